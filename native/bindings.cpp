@@ -1,0 +1,172 @@
+// The Python module hanlin._native: a thin skin over the core. Long work runs without the GIL; C++ exceptions become ValueError,
+// OverflowError or MemoryError with their message.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+
+#include "counter.hpp"
+#include "encoder.hpp"
+#include "scanner.hpp"
+#include "trainer.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace hanlin {
+namespace {
+
+// The bytes of a Python str (as UTF-8) or bytes object, which must outlive the view.
+std::string_view view_of(nb::handle text) {
+  if (PyUnicode_Check(text.ptr())) {
+    Py_ssize_t size = 0;
+    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+    if (data == nullptr) throw nb::python_error();
+    return {data, static_cast<std::size_t>(size)};
+  }
+  char* data = nullptr;
+  Py_ssize_t size = 0;
+  if (PyBytes_AsStringAndSize(text.ptr(), &data, &size) != 0) throw nb::python_error();
+  return {data, static_cast<std::size_t>(size)};
+}
+
+// Views of the items of a sequence, and the references that keep them alive while the GIL is released.
+struct Texts {
+  std::vector<nb::object> owners;
+  std::vector<std::string_view> views;
+
+  explicit Texts(nb::sequence texts) {
+    for (nb::handle text : texts) {
+      owners.push_back(nb::borrow(text));
+      views.push_back(view_of(text));
+    }
+  }
+};
+
+template <typename T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(owned->data(), {owned->size()}, owner);
+}
+
+nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
+
+void count_texts(PretokenCounter& counter, nb::sequence texts) {
+  const Texts items(texts);
+  nb::gil_scoped_release release;
+  for (const std::string_view text : items.views) counter.add(text);
+}
+
+nb::list counted_words(const PretokenCounter& counter) {
+  nb::list result;
+  for (const Word& word : counter.words()) result.append(nb::make_tuple(to_bytes(word.bytes), word.count));
+  return result;
+}
+
+nb::list train_merges(const PretokenCounter& counter, std::size_t new_tokens, std::int64_t min_frequency, std::size_t max_characters, bool aligned,
+                      nb::object progress) {
+  std::vector<LearntMerge> merges;
+  {
+    nb::gil_scoped_release release;
+    merges = train(counter.words(), {new_tokens, min_frequency, max_characters, aligned}, [&](std::size_t learnt) {
+      nb::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      if (!progress.is_none()) progress(learnt);
+    });
+  }
+  nb::list result;
+  for (const LearntMerge& merge : merges) result.append(nb::make_tuple(to_bytes(merge.left), to_bytes(merge.right), merge.count, merge.is_new));
+  return result;
+}
+
+nb::list pretokens(nb::handle text) {
+  Scanner scanner(view_of(text));
+  nb::list result;
+  for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) result.append(to_bytes(word));
+  return result;
+}
+
+std::unique_ptr<Encoder> make_encoder(nb::sequence tokens, std::size_t ordinary, const std::vector<std::tuple<Id, Id, Id>>& merges) {
+  std::vector<std::string> spellings;
+  for (nb::handle token : tokens) spellings.emplace_back(view_of(token));
+  std::vector<Merge> ranked;
+  ranked.reserve(merges.size());
+  for (const auto& [left, right, result] : merges) ranked.push_back({left, right, result});
+  return std::make_unique<Encoder>(std::move(spellings), ordinary, std::move(ranked));
+}
+
+nb::list encode_text(const Encoder& encoder, nb::handle text) {
+  const std::string_view bytes = view_of(text);
+  std::vector<Id> ids;
+  {
+    nb::gil_scoped_release release;
+    Encoder::Scratch scratch;
+    encoder.encode(bytes, ids, scratch);
+  }
+  nb::list result;
+  for (const Id id : ids) result.append(id);
+  return result;
+}
+
+nb::tuple encode_texts(const Encoder& encoder, nb::sequence texts) {
+  const Texts items(texts);
+  std::vector<Id> ids;
+  std::vector<std::uint64_t> offsets{0};
+  {
+    nb::gil_scoped_release release;
+    Encoder::Scratch scratch;
+    offsets.reserve(items.views.size() + 1);
+    for (const std::string_view text : items.views) {
+      encoder.encode(text, ids, scratch);
+      offsets.push_back(ids.size());
+    }
+  }
+  return nb::make_tuple(to_numpy(std::move(ids)), to_numpy(std::move(offsets)));
+}
+
+nb::bytes decode_ids(const Encoder& encoder, const std::vector<Id>& ids) {
+  std::string bytes;
+  for (const Id id : ids) {
+    if (!encoder.decode(id, bytes)) {
+      throw nb::index_error(("token id " + std::to_string(id) + " is not below the vocabulary size " + std::to_string(encoder.size())).c_str());
+    }
+  }
+  return to_bytes(bytes);
+}
+
+}  // namespace
+}  // namespace hanlin
+
+NB_MODULE(_native, m) {
+  using namespace hanlin;
+  m.doc() = "The C++ core of the tokenizer: pre-token counting, BPE training, encoding.";
+
+  nb::class_<PretokenCounter>(m, "PretokenCounter", "Counts the pre-tokens of texts.")
+      .def(nb::init<>())
+      .def("add", &count_texts, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
+      .def("merge", &PretokenCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another counter's counts.")
+      .def("words", &counted_words, "List of (bytes, count), the most frequent first.")
+      .def_prop_ro("distinct", &PretokenCounter::distinct)
+      .def_prop_ro("total", &PretokenCounter::total)
+      .def_prop_ro("bytes", &PretokenCounter::bytes);
+
+  m.def("train", &train_merges, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "aligned"_a = true,
+        "progress"_a = nb::none(), "Learn merges: list of (left, right, count, is_new), at most `new_tokens` of them new.");
+  m.def("pretokens", &pretokens, "text"_a, "Cut str or bytes into pre-tokens.");
+
+  nb::class_<Encoder>(m, "Encoder", "Byte-pair encoding by rank.")
+      .def(nb::new_(&make_encoder), "tokens"_a, "ordinary"_a, "merges"_a,
+           "tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank.")
+      .def("encode", &encode_text, "text"_a, "Ids of str or bytes.")
+      .def("encode_batch", &encode_texts, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
+      .def("decode", &decode_ids, "ids"_a, "The bytes that ids spell; IndexError if an id does not exist.")
+      .def("unreachable", &Encoder::unreachable, nb::call_guard<nb::gil_scoped_release>(), "Ordinary ids no text was found to produce.")
+      .def_prop_ro("aligned", &Encoder::aligned)
+      .def("__len__", &Encoder::size);
+}

@@ -1,0 +1,261 @@
+#include "encoder.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <functional>
+#include <stdexcept>
+
+#include "counter.hpp"
+#include "scanner.hpp"
+
+namespace hanlin {
+
+namespace {
+
+constexpr Id kNoToken = 0xFFFFFFFF;
+constexpr std::size_t kShort = 64;  // units up to which scanning all ranks beats a queue
+constexpr std::uint32_t kCharTable = 0x10000;
+
+}  // namespace
+
+void MergeTable::reserve(std::size_t merges) {
+  const std::size_t size = std::bit_ceil(std::max<std::size_t>(merges * 3, 16));
+  slots_.assign(size, kFree);
+  mask_ = size - 1;
+  shift_ = 64 - static_cast<unsigned>(std::countr_zero(size));
+}
+
+void MergeTable::insert(Id left, Id right, std::uint32_t rank) {
+  const std::uint64_t key = key_of(left, right);
+  std::size_t slot = home(key);
+  for (; slots_[slot] != kFree; slot = (slot + 1) & mask_) {
+    if (slots_[slot] >> 22 == key) return;
+  }
+  slots_[slot] = key << 22 | rank;
+}
+
+Encoder::Encoder(std::vector<std::string> tokens, std::size_t ordinary, std::vector<Merge> merges)
+    : tokens_(std::move(tokens)), ordinary_(ordinary), merges_(std::move(merges)) {
+  std::fill(std::begin(byte_ids_), std::end(byte_ids_), kNoToken);
+  for (std::size_t id = 0; id < std::min(ordinary_, tokens_.size()); ++id) {
+    if (tokens_[id].size() == 1) byte_ids_[static_cast<unsigned char>(tokens_[id][0])] = static_cast<Id>(id);
+  }
+  check();
+  table_.reserve(merges_.size());
+  for (std::size_t rank = 0; rank < merges_.size(); ++rank) table_.insert(merges_[rank].left, merges_[rank].right, static_cast<std::uint32_t>(rank));
+  if (is_aligned()) {
+    std::vector<Id> ids(kCharTable, kNoToken);
+    Scratch scratch;
+    std::vector<Id> encoded;
+    for (std::size_t id = 0; id < ordinary_; ++id) {
+      const std::string& bytes = tokens_[id];
+      if (bytes.empty()) continue;
+      const Unit unit = decode_unit(bytes, 0);
+      if (unit.size != bytes.size() || unit.code_point >= kCharTable) continue;
+      encoded.clear();
+      encode_pretoken(bytes, encoded, scratch);
+      if (encoded.size() == 1) ids[unit.code_point] = encoded[0];
+    }
+    char_ids_.swap(ids);
+    aligned_ = true;
+  }
+  index_words();
+}
+
+void Encoder::check() const {
+  if (tokens_.size() > MergeTable::kMaxTokens) throw std::invalid_argument("more than 2^21 - 1 tokens");
+  if (merges_.size() >= MergeTable::kNoRank) throw std::invalid_argument("2^22 - 1 merges or more");
+  if (ordinary_ > tokens_.size()) throw std::invalid_argument("more ordinary tokens than tokens");
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    if (byte_ids_[byte] == kNoToken) throw std::invalid_argument("byte " + std::to_string(byte) + " has no token");
+  }
+  for (std::size_t rank = 0; rank < merges_.size(); ++rank) {
+    const Merge& merge = merges_[rank];
+    const bool known = merge.left < ordinary_ && merge.right < ordinary_ && merge.result < ordinary_;
+    if (!known || tokens_[merge.left] + tokens_[merge.right] != tokens_[merge.result]) {
+      throw std::invalid_argument("merge " + std::to_string(rank) + " does not spell a token of the vocabulary");
+    }
+  }
+}
+
+// Whether encoding may start from whole characters. True if no merge mixes pieces of a character with anything outside it, and if
+// every token is put together before it is used: then a character is complete by the time any merge with its neighbours could come.
+bool Encoder::is_aligned() const {
+  std::vector<std::uint32_t> made(tokens_.size(), 0);  // one past the last rank that makes the token
+  for (std::size_t rank = 0; rank < merges_.size(); ++rank) made[merges_[rank].result] = static_cast<std::uint32_t>(rank + 1);
+  for (std::size_t rank = 0; rank < merges_.size(); ++rank) {
+    const Merge& merge = merges_[rank];
+    if (made[merge.left] > rank || made[merge.right] > rank) return false;
+    const Shape result = shape_of(tokens_[merge.result]);
+    const bool within = result.piece || result.characters == 1;
+    const bool between = result.whole && shape_of(tokens_[merge.left]).whole && shape_of(tokens_[merge.right]).whole;
+    if (!within && !between) return false;
+  }
+  return true;
+}
+
+// Tokens that are the encoding of their own bytes: a pre-token equal to one of them needs no merging.
+void Encoder::index_words() {
+  words_.assign(std::bit_ceil(std::max<std::size_t>(ordinary_ * 2, 16)), {0, kNoToken});
+  const std::size_t mask = words_.size() - 1;
+  std::vector<std::pair<std::uint64_t, Id>> found;
+  Scratch scratch;
+  std::vector<Id> encoded;
+  for (std::size_t id = 0; id < ordinary_; ++id) {
+    encoded.clear();
+    if (tokens_[id].empty()) continue;
+    encode_pretoken(tokens_[id], encoded, scratch);
+    if (encoded.size() != 1) continue;
+    found.emplace_back(hash_bytes(tokens_[id]), encoded[0]);
+  }
+  for (const auto& [hash, id] : found) {
+    std::size_t slot = hash & mask;
+    while (words_[slot].id != kNoToken) slot = (slot + 1) & mask;
+    words_[slot] = {hash, id};
+    longest_word_ = std::max(longest_word_, tokens_[id].size());
+  }
+}
+
+bool Encoder::whole_word(std::string_view word, Id& id) const {
+  if (word.size() > longest_word_) return false;  // also before the index is made
+  const std::size_t mask = words_.size() - 1;
+  const std::uint64_t hash = hash_bytes(word);
+  for (std::size_t slot = hash & mask; words_[slot].id != kNoToken; slot = (slot + 1) & mask) {
+    if (words_[slot].hash == hash && tokens_[words_[slot].id] == word) {
+      id = words_[slot].id;
+      return true;
+    }
+  }
+  return false;
+}
+
+void Encoder::encode(std::string_view text, std::vector<Id>& ids, Scratch& scratch) const {
+  Scanner scanner(text);
+  for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) encode_pretoken(word, ids, scratch);
+}
+
+void Encoder::encode_pretoken(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const {
+  Id id;
+  if (whole_word(word, id)) {
+    ids.push_back(id);
+    return;
+  }
+  std::vector<Id>& parts = scratch.ids;
+  parts.clear();
+  if (char_ids_.empty()) {
+    for (const char byte : word) parts.push_back(byte_ids_[static_cast<unsigned char>(byte)]);
+  } else {
+    for (std::size_t position = 0; position < word.size();) {
+      const Unit unit = decode_unit(word, position);
+      const Id whole = unit.code_point < kCharTable ? char_ids_[unit.code_point] : kNoToken;
+      if (whole != kNoToken) {
+        parts.push_back(whole);
+      } else {
+        for (std::uint32_t byte = 0; byte < unit.size; ++byte) parts.push_back(byte_ids_[static_cast<unsigned char>(word[position + byte])]);
+      }
+      position += unit.size;
+    }
+  }
+  if (parts.size() <= kShort) {
+    merge_short(parts, scratch);
+  } else {
+    merge_long(parts, scratch);
+  }
+  ids.insert(ids.end(), parts.begin(), parts.end());
+}
+
+// ranks[i] is the rank of the pair (ids[i], ids[i + 1]).
+void Encoder::merge_short(std::vector<Id>& ids, Scratch& scratch) const {
+  if (ids.size() < 2) return;
+  std::vector<std::uint32_t>& ranks = scratch.ranks;
+  ranks.resize(ids.size() - 1);
+  for (std::size_t at = 0; at + 1 < ids.size(); ++at) ranks[at] = table_.rank(ids[at], ids[at + 1]);
+  while (!ranks.empty()) {
+    const auto best = std::min_element(ranks.begin(), ranks.end());
+    if (*best == MergeTable::kNoRank) break;
+    const auto at = static_cast<std::size_t>(best - ranks.begin());
+    ids[at] = merges_[*best].result;
+    ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+    ranks.erase(best);
+    if (at > 0) ranks[at - 1] = table_.rank(ids[at - 1], ids[at]);
+    if (at + 1 < ids.size()) ranks[at] = table_.rank(ids[at], ids[at + 1]);
+  }
+}
+
+// A linked list in arrays and a queue of (rank, place), both packed into 64 bits; entries that are out of date are skipped.
+void Encoder::merge_long(std::vector<Id>& ids, Scratch& scratch) const {
+  constexpr unsigned kPlaceBits = 42;
+  const std::size_t size = ids.size();
+  std::vector<std::size_t>&previous = scratch.previous, &next = scratch.next;
+  std::vector<std::uint32_t>& ranks = scratch.ranks;
+  std::vector<std::uint64_t>& queue = scratch.queue;
+  previous.resize(size);
+  next.resize(size);
+  ranks.assign(size, MergeTable::kNoRank);
+  queue.clear();
+  const auto entry = [](std::uint32_t rank, std::size_t place) { return std::uint64_t{rank} << kPlaceBits | place; };
+  for (std::size_t at = 0; at < size; ++at) {
+    previous[at] = at - 1;
+    next[at] = at + 1;
+    if (at + 1 == size) break;
+    ranks[at] = table_.rank(ids[at], ids[at + 1]);
+    if (ranks[at] != MergeTable::kNoRank) queue.push_back(entry(ranks[at], at));
+  }
+  std::make_heap(queue.begin(), queue.end(), std::greater<>());
+  const auto update = [&](std::size_t at) {
+    ranks[at] = next[at] < size ? table_.rank(ids[at], ids[next[at]]) : MergeTable::kNoRank;
+    if (ranks[at] == MergeTable::kNoRank) return;
+    queue.push_back(entry(ranks[at], at));
+    std::push_heap(queue.begin(), queue.end(), std::greater<>());
+  };
+  while (!queue.empty()) {
+    const auto rank = static_cast<std::uint32_t>(queue.front() >> kPlaceBits);
+    const auto at = static_cast<std::size_t>(queue.front() & ((std::uint64_t{1} << kPlaceBits) - 1));
+    std::pop_heap(queue.begin(), queue.end(), std::greater<>());
+    queue.pop_back();
+    if (ranks[at] != rank) continue;
+    const std::size_t gone = next[at];
+    ids[at] = merges_[rank].result;
+    ranks[gone] = MergeTable::kNoRank;
+    next[at] = next[gone];
+    if (next[at] < size) previous[next[at]] = at;
+    update(at);
+    if (at > 0) update(previous[at]);
+  }
+  std::size_t kept = 0;
+  for (std::size_t at = 0; at < size; at = next[at]) ids[kept++] = ids[at];
+  ids.resize(kept);
+}
+
+bool Encoder::decode(Id id, std::string& bytes) const {
+  if (id >= tokens_.size()) return false;
+  bytes += tokens_[id];
+  return true;
+}
+
+std::vector<Id> Encoder::unreachable() const {
+  std::vector<Id> lost;
+  for (std::size_t id = 0; id < ordinary_; ++id) {
+    if (!reachable(static_cast<Id>(id))) lost.push_back(static_cast<Id>(id));
+  }
+  return lost;
+}
+
+bool Encoder::reachable(Id id) const {
+  static constexpr std::string_view kBefore[] = {"", "a", "!", " ", "\n", "1", "\xE4", "\xE4\xB8", "\xF0\x9F\x98", "\xC3"};
+  static constexpr std::string_view kAfter[] = {"", "a", "!", " ", "\n", "1", "\x80", "\x80\x80", "\x80\x80\x80"};
+  Scratch scratch;
+  std::vector<Id> ids;
+  std::string text;
+  for (const std::string_view before : kBefore) {
+    for (const std::string_view after : kAfter) {
+      text.assign(before).append(tokens_[id]).append(after);
+      ids.clear();
+      encode(text, ids, scratch);
+      if (std::find(ids.begin(), ids.end(), id) != ids.end()) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace hanlin

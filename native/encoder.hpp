@@ -1,0 +1,106 @@
+// Text to token ids and back: byte-pair encoding by rank.
+//
+// Within a pre-token, the neighbouring pair whose merge was learnt first is merged, the leftmost where there are several, until no
+// neighbours can be merged. This defines the result; how it is reached here differs only in speed:
+// short pre-tokens by scanning an array of ranks, long ones by a queue, so that 10 MB of one character take n log n steps;
+// and a vocabulary whose merges never mix pieces of characters with other characters starts from whole characters.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "unicode.hpp"
+
+namespace hanlin {
+
+using Id = std::uint32_t;
+
+// Merges by their pair: one 64-bit word per slot holds left (21 bits), right (21 bits) and rank (22 bits).
+class MergeTable {
+ public:
+  static constexpr std::uint32_t kNoRank = (1u << 22) - 1;
+  static constexpr std::size_t kMaxTokens = (std::size_t{1} << 21) - 1;
+
+  void reserve(std::size_t merges);
+  void insert(Id left, Id right, std::uint32_t rank);  // an earlier rank of the same pair stays
+
+  std::uint32_t rank(Id left, Id right) const {
+    const std::uint64_t key = key_of(left, right);
+    for (std::size_t slot = home(key);; slot = (slot + 1) & mask_) {
+      const std::uint64_t value = slots_[slot];
+      if (value >> 22 == key) return static_cast<std::uint32_t>(value & kNoRank);
+      if (value == kFree) return kNoRank;
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t kFree = ~std::uint64_t{0};
+  static std::uint64_t key_of(Id left, Id right) { return std::uint64_t{left} << 21 | right; }
+  std::size_t home(std::uint64_t key) const { return static_cast<std::size_t>((key * 0x9E3779B97F4A7C15ull) >> shift_) & mask_; }
+
+  std::vector<std::uint64_t> slots_;
+  std::size_t mask_ = 0;
+  unsigned shift_ = 63;
+};
+
+struct Merge {
+  Id left, right, result;
+};
+
+class Encoder {
+ public:
+  // Working memory of one thread.
+  struct Scratch {
+    std::vector<Id> ids;
+    std::vector<std::uint32_t> ranks;
+    std::vector<std::size_t> previous, next;
+    std::vector<std::uint64_t> queue;
+  };
+
+  // `tokens[id]` is what an id spells; the first `ordinary` of them come from the merges, the rest (control tokens) are only ever decoded.
+  // Throws std::invalid_argument if a byte has no token, a merge does not spell its result, or the sizes pass the tables' limits.
+  Encoder(std::vector<std::string> tokens, std::size_t ordinary, std::vector<Merge> merges);
+
+  // Appends the ids of `text`, any bytes at all.
+  void encode(std::string_view text, std::vector<Id>& ids, Scratch& scratch) const;
+
+  // Appends the bytes of one token; false if there is no such id.
+  bool decode(Id id, std::string& bytes) const;
+
+  // Ordinary tokens for which no text was found whose encoding contains them. Tried, in this order: the token's own bytes, and those
+  // between characters of other classes or the rest of a character cut in two.
+  std::vector<Id> unreachable() const;
+
+  bool aligned() const { return aligned_; }
+  std::size_t size() const { return tokens_.size(); }
+
+ private:
+  struct WordSlot {
+    std::uint64_t hash;
+    Id id;
+  };
+
+  void check() const;
+  bool is_aligned() const;
+  void index_words();
+  void encode_pretoken(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const;
+  void merge_short(std::vector<Id>& ids, Scratch& scratch) const;
+  void merge_long(std::vector<Id>& ids, Scratch& scratch) const;
+  bool whole_word(std::string_view word, Id& id) const;
+  bool reachable(Id id) const;
+
+  std::vector<std::string> tokens_;
+  std::size_t ordinary_;
+  std::vector<Merge> merges_;
+  MergeTable table_;
+  Id byte_ids_[256];
+  bool aligned_ = false;
+  std::vector<Id> char_ids_;  // by code point below 0x10000, kNoToken where the character is several tokens; only if aligned
+  std::vector<WordSlot> words_;  // tokens that encode to themselves, by their bytes
+  std::size_t longest_word_ = 0;
+};
+
+}  // namespace hanlin

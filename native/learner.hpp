@@ -1,0 +1,125 @@
+// Learns byte-pair merges, one at a time, on a fixed set of weighted words: the heart of the trainer.
+//
+// State: every word is a sequence of tokens. A pair's count is the number of places where its two tokens are neighbours, each
+// weighted by its word's count. merge() replaces the candidate, in every word from left to right, by one new token.
+//
+// Memory is flat. All words lie behind one another in `units_`, one entry per unit (a byte, or a character); a token that spans
+// several units has its id at its first and at its last one, so both neighbours are found without links. Words are sorted by
+// count, so the weight of a place is found among a few thousand segments. A pair remembers the places where it was
+// born; a place that has changed since is recognised when it is visited, and skipped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <queue>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "pair_table.hpp"
+
+namespace hanlin {
+
+using Id = std::uint32_t;
+
+// Words as sequences of units, the most frequent first.
+struct UnitWords {
+  std::vector<std::string> alphabet;  // what each unit id spells
+  std::vector<Id> units;              // all words, each followed by kWordEnd
+  struct Segment {
+    std::size_t begin;  // index into units where words of this count begin
+    std::int64_t count;
+  };
+  std::vector<Segment> segments;
+
+  static constexpr Id kWordEnd = 0xFFFFFFFF;
+  void begin_word(std::int64_t count);
+  void end_word() { units.push_back(kWordEnd); }
+};
+
+struct LearnerLimits {
+  std::int64_t min_count = 2;         // pairs that occur less often are never merged, nor remembered
+  std::size_t max_characters = 0;     // of a token; 0: no limit
+};
+
+class Learner {
+ public:
+  struct Candidate {
+    Id left, right;
+    std::int64_t count;
+  };
+
+  // Throws std::length_error if there are 2^32 units or more.
+  Learner(UnitWords words, LearnerLimits limits);
+  Learner(const Learner&) = delete;
+  Learner& operator=(const Learner&) = delete;
+
+  // The pair to merge next: the highest count, then the smaller left token by its bytes, then the smaller right one.
+  // False when no pair is left.
+  bool peek(Candidate& candidate);
+
+  // Merges what peek() found. True if the token is new, false if another pair of tokens had spelled the same before.
+  bool merge();
+
+  std::string_view spelling(Id token) const { return tokens_[token].bytes; }
+
+ private:
+  struct Token {
+    std::string bytes;
+    std::uint32_t units;       // of the words' units
+    std::uint32_t characters;  // bytes that are no UTF-8 continuation
+  };
+  struct Pair {
+    Id left, right;
+    std::int64_t count;
+    std::vector<std::uint32_t> places;  // of the left token's first unit, ascending
+    bool merged = false;
+  };
+  struct Entry {  // of the queue; out of date where `count` is not the pair's
+    std::int64_t count;
+    std::uint32_t pair;
+  };
+  struct Later {
+    const Learner* learner;
+    bool operator()(const Entry& a, const Entry& b) const;
+  };
+  // What the neighbours on one side of the merged pair amount to.
+  struct Side {
+    struct Event {
+      Id neighbour;
+      std::uint32_t place;  // of the new pair's left token
+    };
+    struct Sum {
+      std::int64_t count = 0;
+      std::size_t places = 0;
+      std::uint32_t pair = 0;  // the new pair, while its places are filled in
+    };
+    std::vector<Event> events;
+    std::vector<Sum> sums;     // by neighbour
+    std::vector<Id> present;   // neighbours with a sum
+  };
+
+  void count_all();
+  Id token_for(const Pair& pair, bool& is_new);
+  void replace(std::vector<std::uint32_t> places, Id left, Id right, Id token);
+  static void note(Side& side, Id neighbour, std::uint32_t place, std::int64_t count);
+  static void clear(Side& side);
+  void bury(const Side& side, Id token, Id part, bool on_left);
+  void give_birth(Side& side, Id token, bool on_left);
+  std::uint32_t add_pair(Id left, Id right, std::int64_t count, std::size_t places);
+  void recount(Id token);
+  std::int64_t weight_at(std::uint32_t place, std::size_t& segment) const;
+
+  std::vector<Id> units_;
+  std::vector<UnitWords::Segment> segments_;
+  LearnerLimits limits_;
+  std::vector<Token> tokens_;
+  std::unordered_map<std::string, Id> by_spelling_;  // of tokens of more than one unit
+  std::vector<Pair> pairs_;
+  PairTable table_;  // (left, right) → index into pairs_
+  std::priority_queue<Entry, std::vector<Entry>, Later> queue_;
+  Side left_, right_;
+};
+
+}  // namespace hanlin

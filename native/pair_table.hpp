@@ -1,0 +1,63 @@
+// A hash table from pairs of 32-bit ids to a 32-bit value: open addressing, insertion only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace hanlin {
+
+class PairTable {
+ public:
+  static constexpr std::uint32_t kMissing = 0xFFFFFFFF;
+
+  std::size_t size() const { return size_; }
+
+  // Pointer to the value, or nullptr; valid until the next insertion.
+  std::uint32_t* find(std::uint32_t left, std::uint32_t right) {
+    if (slots_.empty()) return nullptr;
+    Slot& slot = slots_[locate(key_of(left, right))];
+    return slot.value == kMissing ? nullptr : &slot.value;
+  }
+
+  // Reference to the value, kMissing if it was not there: the caller then stores one.
+  std::uint32_t& operator()(std::uint32_t left, std::uint32_t right) {
+    if ((size_ + 1) * 2 > slots_.size()) grow();
+    Slot& slot = slots_[locate(key_of(left, right))];
+    if (slot.value == kMissing) {
+      slot.key = key_of(left, right);
+      ++size_;
+    }
+    return slot.value;
+  }
+
+ private:
+  struct Slot {
+    std::uint64_t key = 0;
+    std::uint32_t value = kMissing;
+  };
+
+  static std::uint64_t key_of(std::uint32_t left, std::uint32_t right) { return std::uint64_t{left} << 32 | right; }
+
+  std::size_t locate(std::uint64_t key) const {
+    std::uint64_t hash = key * 0x9E3779B97F4A7C15ull;
+    hash ^= hash >> 32;
+    const std::size_t mask = slots_.size() - 1;
+    std::size_t slot = static_cast<std::size_t>(hash) & mask;
+    while (slots_[slot].value != kMissing && slots_[slot].key != key) slot = (slot + 1) & mask;
+    return slot;
+  }
+
+  void grow() {
+    std::vector<Slot> old(slots_.empty() ? 1024 : slots_.size() * 2);
+    old.swap(slots_);
+    for (const Slot& slot : old) {
+      if (slot.value != kMissing) slots_[locate(slot.key)] = slot;
+    }
+  }
+
+  std::vector<Slot> slots_;  // a power of two
+  std::size_t size_ = 0;
+};
+
+}  // namespace hanlin

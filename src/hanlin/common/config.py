@@ -1,0 +1,164 @@
+"""Configuration: frozen dataclasses from YAML and dotted overrides; an unknown key is an error with a suggestion."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from .errors import HanlinError
+
+T = TypeVar("T")
+
+
+def load_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a YAML mapping; a missing file, broken syntax or another type is a `HanlinError` with the line."""
+    path = Path(path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HanlinError(f"找不到配置文件 {path}。请检查路径。", f"No such config file: {path}. Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HanlinError(f"{path} 不是合法的 YAML：{error}", f"{path} is not valid YAML: {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise HanlinError(f"{path} 应是键值对，读到的是 {type(value).__name__}。", f"{path} should be a mapping, not a {type(value).__name__}.")
+    return value
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `config` with `a.b.c=value` strings applied; values are read as YAML, so `true`, `3e-4` and `[1,2]` work."""
+    result = _copy(config)
+    for item in overrides:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise HanlinError(f"覆盖项 {item!r} 应写成 键.键=值，例如 pretrain.steps=200。", f"Override {item!r} should read key.key=value, such as pretrain.steps=200.")
+        node = result
+        *path, last = name.split(".")
+        for part in path:
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise HanlinError(f"覆盖项 {item!r}：{part} 不是一个小节。", f"Override {item!r}: {part} is not a section.")
+            node = child
+        value = yaml.safe_load(text)
+        node[last] = _as_number(value) if isinstance(value, str) else value
+    return result
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "") -> T:
+    """Make the dataclass `cls` from a mapping, checking every key and type, sections within sections.
+
+    Args:
+        where: the file or command the values came from, for messages.
+
+    Raises:
+        HanlinError: an unknown key (with the nearest known one), a missing key, a value of the wrong type,
+            or what `__post_init__` of the dataclass refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            close = difflib.get_close_matches(str(name), fields, n=1)
+            zh_hint = f"是不是 {prefix}{close[0]}？" if close else f"可用的键：{'、'.join(fields)}。"
+            en_hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known keys: {', '.join(fields)}."
+            raise HanlinError(f"{where}：未知的键 {prefix}{name}。{zh_hint}", f"{where}: unknown key {prefix}{name}. {en_hint}")
+        arguments[name] = _convert(hints[name], value, where, f"{prefix}{name}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in arguments and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise HanlinError(f"{where}：缺少 {prefix}{missing[0]}。", f"{where}: {prefix}{missing[0]} is missing.")
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise HanlinError(f"{where}：{prefix.rstrip('.') or cls.__name__}：{error}", f"{where}: {prefix.rstrip('.') or cls.__name__}: {error}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain, JSON-able form of a config dataclass."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _as_number(text: str) -> Any:
+    """YAML 1.1 reads `3e-4` as a string; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            if option is not type(None):
+                return _convert(option, value, where, name)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise _wrong(where, name, "一个小节 (键值对)", "a section (mapping)", value)
+        return build(hint, value, where, f"{name}.")  # type: ignore[arg-type]
+    if origin is typing.Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            shown = " | ".join(map(str, choices))
+            raise _wrong(where, name, shown, shown, value)
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(where, name, "列表", "a list", value)
+        item_hint = typing.get_args(hint)[0]
+        items = [_convert(item_hint, item, where, f"{name}[{index}]") for index, item in enumerate(value)]
+        return tuple(items) if origin is tuple else items
+    if origin is dict or hint is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong(where, name, "键值对", "a mapping", value)
+        return dict(value)
+    if hint is float:
+        if isinstance(value, str):
+            value = _as_number(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _wrong(where, name, "数字", "a number", value)
+        return float(value)
+    if hint is int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong(where, name, "整数", "an integer", value)
+        return value
+    if hint in (bool, str):
+        if not isinstance(value, hint):
+            raise _wrong(where, name, {bool: "true 或 false", str: "文字"}[hint], {bool: "true or false", str: "text"}[hint], value)
+        return value
+    if hint is Path:
+        return Path(value)
+    return value
+
+
+def _wrong(where: str, name: str, zh: str, en: str, value: Any) -> HanlinError:
+    return HanlinError(f"{where}：{name} 应为{zh}，得到 {value!r}。", f"{where}: {name} should be {en}, not {value!r}.")

@@ -1,0 +1,38 @@
+"""Errors for people: what happened and where, why it matters, what to do next."""
+
+from __future__ import annotations
+
+import locale
+import os
+
+
+def prefers_chinese() -> bool:
+    """Whether messages should be Chinese: `HANLIN_LANG` (zh or en) wins, then the locale environment."""
+    choice = os.environ.get("HANLIN_LANG")
+    if choice:
+        return choice.lower().startswith("zh")
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        value = os.environ.get(name)
+        if value:
+            return value.lower().startswith("zh")
+    return (locale.getlocale()[0] or "").lower().startswith(("zh", "chinese"))
+
+
+def tr(zh: str, en: str) -> str:
+    """The Chinese or the English form of a message, by `prefers_chinese`."""
+    return zh if prefers_chinese() else en
+
+
+class HanlinError(Exception):
+    """A mistake or accident the user can act on; the command line prints it without a stack trace and exits 1.
+
+    Both languages are required, so that no message exists in only one of them.
+    """
+
+    def __init__(self, zh: str, en: str):
+        super().__init__(tr(zh, en))
+        self.zh = zh
+        self.en = en
+
+    def __reduce__(self):
+        return (type(self), (self.zh, self.en))

@@ -1,0 +1,167 @@
+"""Artefacts: directories that explain themselves by a `manifest.json`, and are checked before they are used."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .atomic import atomic_directory, read_json, write_json
+from .errors import HanlinError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_PACKAGES = ("hanlin", "torch", "numpy", "tokenizers", "safetensors")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Hex SHA-256 of a JSON-able value with sorted keys."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Versions of what the result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What an artefact says of itself.
+
+    Attributes:
+        kind: corpus, tokenizer, dataset, model, reward_model …
+        parents: content hash of every artefact this one was made from, by role.
+        config: the resolved configuration it was made with.
+        files: size and SHA-256 by relative path.
+        metrics: headline figures.
+        key: hash of everything that determines the content; a pipeline compares it to know what may be kept.
+    """
+
+    kind: str
+    parents: dict[str, str]
+    config: dict[str, Any]
+    seed: int | None
+    files: dict[str, dict[str, Any]]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+    created: float
+    key: str = ""
+    format: int = FORMAT_VERSION
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of kind and file contents alone: equal content, equal hash, whenever and wherever it was made."""
+        return hash_json([self.kind, {name: entry["sha256"] for name, entry in self.files.items()}])
+
+
+class ArtifactWriter:
+    """The open side of `artifact`: a temporary directory, and what the manifest will say."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def artifact(
+    path: Path | str,
+    kind: str,
+    *,
+    parents: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    key: str = "",
+) -> Iterator[ArtifactWriter]:
+    """Write an artefact atomically: fill `writer.path`, set `writer.metrics`; the manifest is added at the end.
+
+    Example:
+        with artifact(out, "tokenizer", config=config) as writer:
+            (writer.path / "tokenizer.json").write_bytes(data)
+    """
+    with atomic_directory(path) as temporary:
+        writer = ArtifactWriter(temporary)
+        yield writer
+        files = {
+            str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            for file in sorted(temporary.rglob("*"))
+            if file.is_file()
+        }
+        manifest = Manifest(
+            kind, dict(parents or {}), dict(config or {}), seed, files, writer.metrics, package_versions(), time.time(), key
+        )
+        write_json(temporary / MANIFEST, dataclasses.asdict(manifest))
+
+
+def read_manifest(path: Path | str, kind: str | tuple[str, ...] | None = None, *, verify: bool = True) -> Manifest:
+    """Read an artefact's manifest and, unless `verify` is false, check every file's size and SHA-256.
+
+    Raises:
+        HanlinError: no artefact there, another kind, an unknown format, a missing, truncated or altered file.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).is_file():
+        raise HanlinError(
+            f"{path} 里没有 {MANIFEST}，它不是 Hanlin 的产物（或没有写完）。请检查路径，或重新运行生成它的命令。",
+            f"{path} holds no {MANIFEST}: it is not a Hanlin artefact, or was never finished. Check the path or run the command that makes it.",
+        )
+    raw = read_json(path / MANIFEST)
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT_VERSION:
+        raise HanlinError(
+            f"{path / MANIFEST} 的格式版本不是 {FORMAT_VERSION}。请用写它的那个 Hanlin 版本，或重新生成。",
+            f"{path / MANIFEST} is not of format {FORMAT_VERSION}. Use the Hanlin version that wrote it, or make it again.",
+        )
+    names = {field.name for field in dataclasses.fields(Manifest)}
+    manifest = Manifest(**{name: value for name, value in raw.items() if name in names})
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if kinds and manifest.kind not in kinds:
+        raise HanlinError(
+            f"{path} 是 {manifest.kind}，这里需要 {'/'.join(kinds)}。请检查是不是传错了目录。",
+            f"{path} is a {manifest.kind}; a {'/'.join(kinds)} is needed here. Was another directory meant?",
+        )
+    if verify:
+        verify_files(path, manifest)
+    return manifest
+
+
+def verify_files(path: Path, manifest: Manifest) -> None:
+    """Raise `HanlinError` unless every file of the manifest is there, whole and unaltered."""
+    for name, entry in manifest.files.items():
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise HanlinError(f"{path / MANIFEST} 里的文件名 {name!r} 指向目录之外，已拒绝。", f"{path / MANIFEST} names {name!r}, outside its directory: refused.")
+        file = path / name
+        if not file.is_file():
+            problem = ("不见了", "is missing")
+        elif file.stat().st_size != entry["bytes"]:
+            size = file.stat().st_size
+            problem = (f"大小是 {size} 字节，应为 {entry['bytes']}", f"has {size} bytes, should have {entry['bytes']}")
+        elif sha256_file(file) != entry["sha256"]:
+            problem = ("内容与记录的 SHA-256 不符", "differs from its recorded SHA-256")
+        else:
+            continue
+        raise HanlinError(
+            f"产物损坏：{file} {problem[0]}。为避免用坏数据继续，已停止。请删除 {path} 后重新运行生成它的命令。",
+            f"Damaged artefact: {file} {problem[1]}. Stopped rather than go on with bad data. Remove {path} and run the command that makes it.",
+        )

@@ -1,0 +1,206 @@
+"""The words of the small world: people, places, things with their measure words, days, weather, and the fixed map."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Thing(NamedTuple):
+    """Something one can hold. `unit` is its measure word, `use` what it is for (a verb phrase)."""
+
+    name: str
+    unit: str
+    category: str
+    colourful: bool
+    use: str
+
+
+class Place(NamedTuple):
+    """Somewhere one can be. `near` and `side` fix where it lies; `sells` names categories or things sold there."""
+
+    name: str
+    indoor: bool
+    sells: tuple[str, ...]
+    activities: tuple[str, ...]
+    near: str
+    side: str
+    has: tuple[str, ...]
+
+
+BOYS = (
+    "小明 小刚 小军 小强 小杰 小龙 小亮 小宇 小东 小松 小北 小林 小海 小虎 小伟 大伟 文杰 志远 春生 海文 家明 思远 一凡 云飞 书文 浩然 "
+    "子轩 立新 子林 冬冬 亮亮 豆豆 洋洋 壮壮 阿牛"
+).split()
+GIRLS = (
+    "小红 小丽 小芳 小兰 小玉 小梅 小月 小燕 小青 小文 小云 小静 小敏 小美 小秋 小英 丽丽 圆圆 佳佳 晶晶 贝贝 果果 朵朵 甜甜 思思 宁宁 "
+    "苗苗 欢欢 妞妞 雨晴 可心 若云 心怡 春梅 秋月"
+).split()
+MEN = "张老师 赵医生 陈叔叔 孙叔叔 王爷爷".split()
+WOMEN = "王老师 李老师 刘阿姨 周阿姨 李奶奶".split()
+CHILDREN = tuple(BOYS + GIRLS)
+ADULTS = tuple(MEN + WOMEN)
+PEOPLE = CHILDREN + ADULTS
+KIN = ("妈妈", "爸爸", "奶奶", "爷爷", "哥哥", "姐姐")
+PRONOUN = {**{name: "他" for name in BOYS + MEN + ["爸爸", "爷爷", "哥哥"]}, **{name: "她" for name in GIRLS + WOMEN + ["妈妈", "奶奶", "姐姐"]}}
+
+COLOURS = ("红色", "黄色", "蓝色", "绿色", "白色", "黑色", "紫色", "粉色")
+WEEKDAYS = ("星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日")
+TIMES = ("早上", "上午", "中午", "下午", "傍晚")
+ANIMALS = ("小猫", "小狗", "小鸟", "小鱼", "兔子", "小鸡", "鸭子", "小羊", "小马", "猴子", "老虎", "大象")
+HOBBIES = ("画画", "唱歌", "跳舞", "跑步", "游泳", "下棋", "看书", "写字", "爬山", "骑车", "打球", "种花", "做饭", "钓鱼", "听音乐", "讲故事")
+
+# weather: (names of it in a sentence opening, whether one stays indoors, things it makes useful)
+WEATHER = {
+    "晴": (("天气很好", "阳光很好", "天气晴朗", "太阳出来了"), False, ("帽子", "水壶", "扇子")),
+    "雨": (("外面下着雨", "下起了小雨", "雨下得很大"), True, ("雨伞",)),
+    "雪": (("外面下着雪", "下了一夜的雪"), True, ("围巾", "手套", "毛衣")),
+    "风": (("外面刮着大风", "风很大"), True, ("围巾", "外套")),
+    "冷": (("天气很冷", "天气变冷了"), False, ("手套", "围巾", "外套")),
+    "热": (("天气很热", "太阳很大"), False, ("扇子", "水壶", "帽子")),
+}
+
+_THINGS = """
+故事书 本 书 - 看故事
+词典 本 书 - 查生字
+画册 本 书 - 看图画
+地图 张 书 - 认路
+报纸 份 书 - 看新闻
+日记本 本 文具 + 写日记
+铅笔 支 文具 + 写字
+钢笔 支 文具 + 写字
+毛笔 支 文具 - 写大字
+尺子 把 文具 + 画直线
+橡皮 块 文具 + 擦错字
+彩笔 盒 文具 - 画画
+剪刀 把 文具 + 剪纸
+书包 个 文具 + 装书
+足球 个 玩具 + 踢球
+篮球 个 玩具 + 打球
+皮球 个 玩具 + 玩
+风筝 只 玩具 + 放着玩
+气球 个 玩具 + 玩
+玩具车 辆 玩具 + 玩
+布娃娃 个 玩具 - 玩
+积木 盒 玩具 - 搭房子
+跳绳 根 玩具 + 锻炼身体
+小鼓 面 玩具 + 打拍子
+口琴 把 玩具 - 吹歌
+笛子 支 玩具 - 吹歌
+帽子 顶 衣物 + 挡太阳
+围巾 条 衣物 + 保暖
+手套 副 衣物 + 保暖
+毛衣 件 衣物 + 保暖
+外套 件 衣物 + 挡风
+裙子 条 衣物 + 跳舞
+运动鞋 双 衣物 + 跑步
+雨伞 把 用品 + 挡雨
+钥匙 把 用品 - 开门
+杯子 个 用品 + 喝水
+水壶 个 用品 + 装水
+毛巾 条 用品 + 擦脸
+扇子 把 用品 + 扇风
+镜子 面 用品 + 照一照
+梳子 把 用品 + 梳头
+篮子 个 用品 - 装东西
+手表 块 用品 + 看时间
+手电筒 个 用品 - 照亮
+相机 台 用品 - 拍照
+眼镜 副 用品 - 看清楚
+灯笼 个 用品 + 照亮
+照片 张 纸品 - 留作纪念
+邮票 张 纸品 - 寄信
+贺卡 张 纸品 + 送祝福
+玫瑰 朵 花 + 送人
+菊花 朵 花 + 送人
+兰花 盆 花 - 放在家里看
+苹果 个 水果 - 吃
+桃子 个 水果 - 吃
+橘子 个 水果 - 吃
+梨子 个 水果 - 吃
+香蕉 根 水果 - 吃
+西瓜 个 水果 - 吃
+葡萄 串 水果 - 吃
+面包 个 点心 - 吃
+蛋糕 块 点心 - 吃
+饼干 块 点心 - 吃
+月饼 块 点心 - 吃
+包子 个 点心 - 吃
+粽子 个 点心 - 吃
+鸡蛋 个 点心 - 吃
+玉米 根 点心 - 吃
+牛奶 瓶 饮料 - 喝
+果汁 瓶 饮料 - 喝
+豆浆 杯 饮料 - 喝
+"""
+THINGS = tuple(
+    Thing(name, unit, category, mark == "+", use) for name, unit, category, mark, use in (line.split() for line in _THINGS.split("\n") if line)
+)
+THING = {thing.name: thing for thing in THINGS}
+EATEN = {"水果": "吃", "点心": "吃", "饮料": "喝"}
+LOSABLE = tuple(t.name for t in THINGS if t.name in "钥匙 手套 帽子 围巾 铅笔 钢笔 橡皮 皮球 手表 照片 邮票 尺子 雨伞 毛巾 气球".split())
+IN_BAG = tuple(t.name for t in THINGS if t.category in ("书", "文具", "点心", "水果", "纸品") and t.name not in ("书包", "西瓜", "豆浆"))
+
+# name | indoor | sells | activities | near, side | what one finds there
+_PLACES = """
+图书馆|+||看书、写作业、查资料|公园 东边|很多书、安静的座位
+公园|-||散步、跑步、看花、下棋、拍照|广场 南边|一个小湖、很多花、长长的小路
+学校|+||上课、写作业、排练节目|图书馆 对面|宽大的操场、明亮的教室
+教室|+||写作业、听故事、画画|操场 旁边|整齐的桌椅、一块大黑板
+操场|-||跑步、踢球、做游戏|学校 后面|一条红色跑道、两个球门
+超市|+|点心、饮料、用品|买菜|车站 对面|各种吃的、各种用品
+商场|+|衣物、玩具、用品|逛街|广场 北边|漂亮的衣服、好玩的玩具
+菜市场|+|水果、鸡蛋、玉米|买菜|河边 西边|新鲜的蔬菜、活鱼
+水果店|+|水果|挑水果|医院 旁边|又红又大的苹果、甜甜的西瓜
+书店|+|书、文具|看书|邮局 对面|新书、画册
+文具店|+|文具、贺卡|看新本子|学校 旁边|各种笔、各种本子
+玩具店|+|玩具|看玩具|商场 旁边|会跑的小车、可爱的娃娃
+面包店|+|点心、牛奶|闻香味|超市 旁边|刚出炉的面包、香香的蛋糕
+花店|+|花|看花|医院 对面|红玫瑰、白菊花
+医院|+||看病、看望病人|银行 东边|医生、护士、干净的病房
+车站|-||等车、接朋友、送朋友|邮局 南边|很多公共汽车、等车的人
+邮局|+||寄信、取包裹|银行 旁边|绿色的邮筒、漂亮的邮票
+银行|+||存钱、取钱|广场 东边|取号的机器、排队的人
+动物园|-||看老虎、看猴子、看大象|公园 西边|老虎、猴子、大象
+电影院|+||看电影|商场 对面|大大的屏幕、软软的座位
+博物馆|+||参观、看展览|广场 西边|古老的画、有名的石头
+体育馆|+||打球、看比赛、锻炼身体|学校 南边|很多球、高高的看台
+游泳馆|+||游泳、学游泳|体育馆 旁边|清清的池水、教练
+河边|-||散步、钓鱼、看船|树林 南边|清清的河水、一座小桥
+海边|-||看海、玩沙子、吹海风|码头 北边|细细的沙子、白色的海鸟
+湖边|-||散步、喂鸭子、拍照|公园 里面|几只鸭子、一条小船
+山上|-||爬山、看风景、听鸟叫|农场 后面|高高的松树、一座亭子
+广场|-||跳舞、看表演、骑车|银行 前面|一个喷泉、一群白鸽
+院子|-||晒太阳、浇花、喂小鸡|厨房 外面|一口水井、几棵果树
+花园|-||看花、浇花、画画|院子 后面|红花、绿草、飞来飞去的蝴蝶
+厨房|+||做饭、洗碗、包饺子|院子 北边|锅、碗、刚洗好的菜
+办公室|+||开会、打电话、整理资料|教室 楼上|一张大桌子、很多文件
+农场|-||喂小羊、看小马、干活|山上 下面|小羊、小马、一片菜地
+果园|-||看果树、帮忙干活|农场 东边|苹果树、桃树、梨树
+茶馆|+||喝茶、听故事、下棋|河边 北边|香香的茶、讲故事的老人
+食堂|+||吃饭、帮忙洗菜|体育馆 西边|热热的饭菜、长长的桌子
+码头|-||看船、等船|海边 南边|大大小小的船、忙着搬东西的人
+树林|-||散步、听鸟叫、画画|河边 对岸|高高的树、唱歌的小鸟
+"""
+
+
+def _place(line: str) -> Place:
+    name, indoor, sells, activities, where, has = line.split("|")
+    near, side = where.split()
+    return Place(name, indoor == "+", tuple(sells.split("、")) if sells else (), tuple(activities.split("、")), near, side, tuple(has.split("、")))
+
+
+PLACES = tuple(_place(line) for line in _PLACES.split("\n") if line)
+PLACE = {place.name: place for place in PLACES}
+SOLD_AT = {place.name: tuple(t.name for t in THINGS if t.category in place.sells or t.name in place.sells) for place in PLACES if place.sells}
+SELLERS = {t.name: tuple(place for place, sold in SOLD_AT.items() if t.name in sold) for t in THINGS}
+SCHOOL_PLACES = ("学校", "教室", "操场", "办公室", "食堂")
+
+INDOOR_SPOTS = ("桌子上", "椅子上", "窗台上", "柜子里", "箱子里", "架子上", "门后面")
+OUTDOOR_SPOTS = ("大树下", "长椅上", "石头上", "草地上", "台阶上", "木箱里")
+SPOTS = INDOOR_SPOTS + OUTDOOR_SPOTS
+NUMERALS = ("零", "一", "两", "三", "四", "五", "六", "七", "八", "九", "十")
+
+
+def a(thing: str, colour: str = "") -> str:
+    """A thing as first mentioned: 一把红色的雨伞."""
+    return f"一{THING[thing].unit}{colour}的{thing}" if colour else f"一{THING[thing].unit}{thing}"

@@ -1,0 +1,235 @@
+"""Rows of packed documents, as a pure function of (seed, sample index): one integer resumes the data order.
+
+Text is a stream: documents in a seeded order, cut every `seq_len` tokens, nothing padded but the last row of an epoch.
+Conversations stay whole: best-fit packing in windows of the seeded order. In both, `doc_ids` keep documents apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..common.errors import HanlinError
+from .shards import TokenDataset
+
+IGNORE = -100
+
+
+@dataclasses.dataclass
+class Batch:
+    """Packed rows, all (B, T) int64.
+
+    Attributes:
+        ids: tokens read.
+        labels: the token to predict at each place, `IGNORE` where none is.
+        positions: place of each token in its document (or in the part of it that this row holds).
+        doc_ids: equal within a document.
+        documents: for the error report of a bad step: dataset indices of the documents in these rows.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    doc_ids: torch.Tensor
+    documents: list[int]
+
+    @functools.cached_property
+    def targets(self) -> int:
+        """Number of tokens to predict."""
+        return int((self.labels != IGNORE).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on a device."""
+        moved = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels, self.positions, self.doc_ids))
+        return Batch(*moved, self.documents)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser (Steele et al. 2014): the same bits on every platform and numpy version."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of 0 … count-1, int64, that depends on seed and epoch alone."""
+    start = np.asarray([seed * 1_000_003 + epoch + 1], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        keys = _mix(np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _mix(start))
+    return np.argsort(keys, kind="stable")
+
+
+class _Rows:
+    """What both kinds of packing share: sample index → (epoch, row), and rows → batches."""
+
+    def __init__(self, dataset: TokenDataset, seq_len: int, seed: int):
+        if not len(dataset):
+            raise HanlinError(f"数据集 {dataset.path} 是空的。", f"Dataset {dataset.path} is empty.")
+        self.dataset = dataset
+        self.seq_len = seq_len
+        self.seed = seed
+        self._plan = functools.lru_cache(maxsize=2)(self._plan_epoch)
+        self._first: list[int] = [0]  # sample index at which each epoch begins
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a resumed run would see other samples."""
+        return f"{self.dataset.manifest.content_hash}/{type(self).__name__}/{self.seq_len}/{self.seed}"
+
+    def _plan_epoch(self, epoch: int):
+        raise NotImplementedError
+
+    def _epoch_rows(self, epoch: int) -> int:
+        raise NotImplementedError
+
+    def _pieces(self, epoch: int, row: int) -> list[tuple[int, int, int]]:
+        """(document, first token, end) of what a row holds, tokens counted within the document."""
+        raise NotImplementedError
+
+    def rows_in_epoch(self, epoch: int = 0) -> int:
+        """Number of rows one pass over the data takes."""
+        return self._epoch_rows(epoch)
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Epoch and row of a global sample index."""
+        while self._first[-1] <= sample:
+            self._first.append(self._first[-1] + self._epoch_rows(len(self._first) - 1))
+        epoch = int(np.searchsorted(self._first, sample, side="right")) - 1
+        return epoch, sample - self._first[epoch]
+
+    def batch(self, samples: list[int]) -> Batch:
+        """Rows of the given global sample indices."""
+        tokens, mask, starts = self.dataset.tokens, self.dataset.mask, self.dataset.starts
+        writer = _BatchWriter(len(samples), self.seq_len)
+        for row, sample in enumerate(samples):
+            for document, first, end in self._pieces(*self.locate(sample)):
+                begin, stop, last = starts[document] + first, starts[document] + end, starts[document + 1]
+                following = slice(begin + 1, min(stop + 1, last))
+                writer.add(row, document, tokens[begin:stop], tokens[following], None if mask is None else mask[following])
+        return writer.finish()
+
+
+class _BatchWriter:
+    """Fills the arrays of a `Batch`, one piece of a document after another."""
+
+    def __init__(self, rows: int, seq_len: int):
+        shape = (rows, seq_len)
+        self.ids, self.labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
+        self.positions, self.doc_ids = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
+        self.documents: list[int] = []
+        self._used = [0] * rows
+
+    def add(self, row: int, document: int, ids: np.ndarray, following: np.ndarray, mask: np.ndarray | None) -> None:
+        """Put `ids` after what the row holds; `following` are their next tokens, learned where `mask` is set."""
+        at, size = self._used[row], len(ids)
+        self.ids[row, at : at + size] = ids
+        labels = np.asarray(following, dtype=np.int64)
+        self.labels[row, at : at + len(following)] = labels if mask is None else np.where(mask, labels, IGNORE)
+        self.positions[row, at : at + size] = np.arange(size)
+        self.doc_ids[row, at : at + size] = len(self.documents)
+        self.documents.append(int(document))
+        self._used[row] += size
+
+    def finish(self) -> Batch:
+        """The batch as tensors."""
+        return Batch(*(torch.from_numpy(array) for array in (self.ids, self.labels, self.positions, self.doc_ids)), self.documents)
+
+
+def pack_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], seq_len: int, numbers: Sequence[int] | None = None) -> Batch:
+    """Pack whole (ids, mask) sequences into as few rows as best fit finds.
+
+    Args:
+        numbers: what `Batch.documents` calls each sequence; its index when absent.
+
+    Raises:
+        ValueError: a sequence is longer than `seq_len`.
+    """
+    lengths = np.asarray([len(ids) for ids, _ in sequences])
+    if lengths.max() > seq_len:
+        raise ValueError(f"a sequence has {lengths.max()} tokens, more than seq_len {seq_len}")
+    rows = pack_best_fit(np.arange(len(sequences)), lengths, seq_len)
+    writer = _BatchWriter(len(rows), seq_len)
+    for row, members in enumerate(rows):
+        for index in members:
+            ids, mask = (np.asarray(part) for part in sequences[index])
+            writer.add(row, index if numbers is None else numbers[index], ids, ids[1:], mask[1:])
+    return writer.finish()
+
+
+class TextRows(_Rows):
+    """Pretraining rows: a seeded stream of documents cut every `seq_len` tokens; no token is lost or padded away."""
+
+    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        order = permutation(len(self.dataset), self.seed, epoch)
+        return order, np.concatenate([[0], np.cumsum(self.dataset.lengths[order])])
+
+    def _epoch_rows(self, epoch: int) -> int:
+        return -(-int(self.dataset.starts[-1]) // self.seq_len)
+
+    def _pieces(self, epoch: int, row: int) -> list[tuple[int, int, int]]:
+        order, offsets = self._plan(epoch)
+        begin, end = row * self.seq_len, min((row + 1) * self.seq_len, int(offsets[-1]))
+        index = int(np.searchsorted(offsets, begin, side="right")) - 1
+        pieces = []
+        while begin < end:
+            stop = min(end, int(offsets[index + 1]))
+            if stop > begin:
+                pieces.append((order[index], begin - int(offsets[index]), stop - int(offsets[index])))
+            begin, index = stop, index + 1
+        return pieces
+
+
+class ConversationRows(_Rows):
+    """Fine-tuning rows: whole conversations, best-fit packed within windows of the seeded order.
+
+    Raises:
+        HanlinError: a conversation is longer than a row.
+    """
+
+    window = 2048
+
+    def __init__(self, dataset: TokenDataset, seq_len: int, seed: int):
+        super().__init__(dataset, seq_len, seed)
+        longest = int(dataset.lengths.max())
+        if longest > seq_len:
+            raise HanlinError(
+                f"数据集 {dataset.path} 中最长的对话有 {longest} 个词元，超过 seq_len={seq_len}。请加大 seq_len 或用更小的 max_length 重建数据集。",
+                f"The longest conversation in {dataset.path} has {longest} tokens, more than seq_len={seq_len}. Raise seq_len or rebuild with a smaller max_length.",
+            )
+
+    def _plan_epoch(self, epoch: int) -> list[list[int]]:
+        order = permutation(len(self.dataset), self.seed, epoch)
+        lengths = self.dataset.lengths
+        rows: list[list[int]] = []
+        for start in range(0, len(order), self.window):
+            window = order[start : start + self.window]
+            rows += pack_best_fit(window, lengths[window], self.seq_len)
+        shuffled = permutation(len(rows), self.seed + 1, epoch)  # best fit leaves the rows sorted by length
+        return [rows[index] for index in shuffled]
+
+    def _epoch_rows(self, epoch: int) -> int:
+        return len(self._plan(epoch))
+
+    def _pieces(self, epoch: int, row: int) -> list[tuple[int, int, int]]:
+        lengths = self.dataset.lengths
+        return [(document, 0, int(lengths[document])) for document in self._plan(epoch)[row]]
+
+
+def pack_best_fit(items: np.ndarray, lengths: np.ndarray, capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: each item, longest first, goes to the fullest bin that still has room for it."""
+    bins: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # bins with exactly that much room
+    for index in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[index])
+        room = next((room for room in range(length, capacity) if by_room[room]), capacity)
+        target = by_room[room].pop() if by_room[room] else len(bins)
+        if target == len(bins):
+            bins.append([])
+        bins[target].append(int(items[index]))
+        by_room[room - length].append(target)
+    return bins

@@ -1,0 +1,82 @@
+"""The GPT-2 family (Radford et al. 2019): learned positions, LayerNorm, GELU, biases; the baseline most projects began from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .attention import attend
+from .config import ModelConfig
+
+if TYPE_CHECKING:
+    from .transformer import Context
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is stored (in, out), as GPT-2 checkpoints have it."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight.t(), self.bias)
+
+
+class GPT2Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.per_head
+        self.c_attn = Conv1D(config.hidden_size, 3 * config.hidden_size)
+        self.c_proj = Conv1D(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        batch, length, hidden = x.shape
+        q, k, v = (part.view(batch, length, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x).split(hidden, dim=-1))
+        k, v = context.remember(self.layer, k, v)
+        return self.c_proj(attend(q, k, v, context.mask).transpose(1, 2).reshape(batch, length, hidden))
+
+
+class GPT2MLP(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.c_fc = Conv1D(config.hidden_size, config.feed_forward)
+        self.c_proj = Conv1D(config.feed_forward, config.hidden_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class GPT2Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.hidden_size, eps=1e-5)
+        self.attn = GPT2Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.hidden_size, eps=1e-5)
+        self.mlp = GPT2MLP(config)
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), context)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2Decoder(nn.Module):
+    """Embedding, blocks and final norm (`transformer.` in the checkpoint)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.ln_f = nn.LayerNorm(config.hidden_size, eps=1e-5)
+
+    def forward(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+        x = self.wte(ids) + self.wpe(context.positions)
+        for block in self.h:
+            x = block(x, context)
+        return self.ln_f(x)

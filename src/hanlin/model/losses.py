@@ -1,0 +1,113 @@
+"""Losses over a vocabulary that never build the logits of a whole batch."""
+
+from __future__ import annotations
+
+import torch
+
+CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, which stays in the CPU's last-level cache
+
+
+def _chunk_rows(vocab_size: int) -> int:
+    return max(64, CHUNK_ELEMENTS // vocab_size)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Σ weight·(-log p(label)) + z_loss·weight·logsumexp², gradients computed while the logits are at hand."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, weights, z_loss):
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        nll_total = torch.zeros_like(total)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        rows = _chunk_rows(weight.shape[0])
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            logits = (hidden[part] @ weight.t()).float()  # (n, V)
+            logsumexp = logits.logsumexp(-1)
+            nll = logsumexp - logits.gather(1, labels[part, None]).squeeze(1)
+            scale = weights[part]
+            nll_total += (nll * scale).sum()
+            total += ((nll + z_loss * logsumexp.square()) * scale).sum()
+            # d/dlogits = p·(1 + 2·z·logsumexp) - onehot
+            grad = logits.sub_(logsumexp[:, None]).exp_().mul_(((1 + 2 * z_loss * logsumexp) * scale)[:, None])
+            grad.scatter_add_(1, labels[part, None], -scale[:, None])
+            grad = grad.to(hidden.dtype)
+            torch.mm(grad, weight, out=grad_hidden[part])
+            grad_weight += grad.t() @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(nll_total)
+        return total, nll_total
+
+    @staticmethod
+    def backward(ctx, grad_total, _):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_total.to(grad_hidden.dtype), grad_weight * grad_total.to(grad_weight.dtype), None, None, None
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor | None = None, z_loss: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross entropy of a linear head, with optional z-loss (PaLM, Chowdhery et al. 2022, §5), in chunks.
+
+    Args:
+        hidden: (N, d) states, one for each predicted token; drop ignored ones before the call.
+        weight: (V, d) head.
+        labels: (N,) int64.
+        weights: (N,) float32 weight per token, all one when absent.
+        z_loss: coefficient of logsumexp², which keeps logits from drifting.
+
+    Returns:
+        (loss to differentiate, plain negative log likelihood in nats), both sums over tokens, float32.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        weight = weight.to(hidden.dtype)
+    if weights is None:
+        weights = torch.ones(labels.shape[0], dtype=torch.float32, device=hidden.device)
+    return _LinearCrossEntropy.apply(hidden, weight, labels, weights, z_loss)
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """log p(label) per token; the logits are computed again in backward instead of being kept."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, temperature):
+        result = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        rows = _chunk_rows(weight.shape[0])
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            logits = (hidden[part] @ weight.t()).float() / temperature
+            result[part] = logits.gather(1, labels[part, None]).squeeze(1) - logits.logsumexp(-1)
+        ctx.save_for_backward(hidden, weight, labels)
+        ctx.temperature = temperature
+        return result
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        hidden, weight, labels = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        rows = _chunk_rows(weight.shape[0])
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            scale = grad_output[part, None] / ctx.temperature
+            grad = torch.softmax((hidden[part] @ weight.t()).float() / ctx.temperature, dim=-1).mul_(-scale)
+            grad.scatter_add_(1, labels[part, None], scale)
+            grad = grad.to(hidden.dtype)
+            torch.mm(grad, weight, out=grad_hidden[part])
+            grad_weight += grad.t() @ hidden[part]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def token_log_probs(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """log p(label) of each token under softmax(hidden·weightᵀ / temperature), differentiable, in chunks.
+
+    Args:
+        hidden: (N, d); weight: (V, d); labels: (N,) int64.
+
+    Returns:
+        (N,) float32, in nats.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        weight = weight.to(hidden.dtype)
+    return _TokenLogProbs.apply(hidden, weight, labels, temperature)

@@ -1,0 +1,246 @@
+"""One transformer in three families. Modules carry the Hugging Face names, so state_dict keys are the file's keys."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .attention import attend, cache_mask, packed_mask
+from .cache import KVCache
+from .config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang & Sennrich 2019), computed in float32."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def rotary_table(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of every position, each (max_position_embeddings, head_dim), the half-split layout (Su et al. 2021)."""
+    half = config.per_head // 2
+    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, half, dtype=torch.float32) * 2 / config.per_head)
+    angles = torch.outer(torch.arange(config.max_position_embeddings, dtype=torch.float32), frequencies)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn queries or keys x (B, H, T, D) by their positions' angles cos, sin (B, 1, T, D)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; qwen3 normalises each head's queries and keys before the rotation (QK-norm)."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.per_head
+        hidden, queries, keys = config.hidden_size, config.num_attention_heads * config.per_head, config.key_value_heads * config.per_head
+        self.q_proj = nn.Linear(hidden, queries, bias=False)
+        self.k_proj = nn.Linear(hidden, keys, bias=False)
+        self.v_proj = nn.Linear(hidden, keys, bias=False)
+        self.o_proj = nn.Linear(queries, hidden, bias=False)
+        if config.family == "qwen3":
+            self.q_norm = RMSNorm(config.per_head, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.per_head, config.rms_norm_eps)
+        else:
+            self.q_norm = self.k_norm = nn.Identity()
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        batch, length, _ = x.shape
+        shape = (batch, length, -1, self.head_dim)
+        q = self.q_norm(self.q_proj(x).view(shape)).transpose(1, 2)  # (B, H, T, D)
+        k = self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2)  # (B, Hkv, T, D)
+        v = self.v_proj(x).view(shape).transpose(1, 2)
+        q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
+        k, v = context.remember(self.layer, k, v)
+        return self.o_proj(attend(q, k, v, context.mask).transpose(1, 2).reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.feed_forward, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.feed_forward, bias=False)
+        self.down_proj = nn.Linear(config.feed_forward, config.hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), context)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Context:
+    """What every layer of one forward pass shares: positions, rotation angles, attention mask, cache."""
+
+    def __init__(self, ids: torch.Tensor, positions: torch.Tensor | None, doc_ids: torch.Tensor | None, cache: KVCache | None, dtype: torch.dtype):
+        batch, length = ids.shape
+        steps = torch.arange(length, device=ids.device)
+        self.cache = cache
+        if cache is not None:
+            self.positions = cache.lengths[:, None] + steps
+            self.filled = int(self.positions.max()) + 1
+            self.mask = cache_mask(self.positions, self.filled, dtype)
+        else:
+            self.positions = steps.expand(batch, length) if positions is None else positions
+            self.mask = None if doc_ids is None else packed_mask(doc_ids, dtype)
+        self.cos = self.sin = torch.empty(0)
+
+    def remember(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store this pass's keys and values; return all that the queries may look at."""
+        if self.cache is None:
+            return k, v
+        self.cache.update(layer, k, v, self.positions)
+        return self.cache.keys[layer][:, :, : self.filled], self.cache.values[layer][:, :, : self.filled]
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and final norm of qwen3 and llama (`model.` in the checkpoint)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        cos, sin = rotary_table(config)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+        x = self.embed_tokens(ids)
+        context.cos = self.cos[context.positions][:, None].to(x.dtype)  # (B, 1, T, D)
+        context.sin = self.sin[context.positions][:, None].to(x.dtype)
+        for layer in self.layers:
+            x = layer(x, context)
+        return self.norm(x)
+
+
+class CausalLM(nn.Module):
+    """A language model. `forward` gives logits; `hidden` stops before the head, for losses that never build all logits."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        if config.family == "gpt2":
+            from .gpt2 import GPT2Decoder
+
+            self.transformer = GPT2Decoder(config)
+        else:
+            self.model = Decoder(config)
+            if not config.tie_word_embeddings:
+                self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The trunk, whatever its family calls it."""
+        return self.transformer if self.config.family == "gpt2" else self.model
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """Output matrix (vocab_size, hidden_size); the embedding itself when tied."""
+        if self.config.family == "gpt2":
+            return self.transformer.wte.weight
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def hidden(
+        self,
+        ids: torch.Tensor,
+        *,
+        positions: torch.Tensor | None = None,
+        doc_ids: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            ids: (B, T) int64.
+            positions: (B, T) position of each token in its document; 0 … T-1 when absent. Ignored with a cache.
+            doc_ids: (B, T) for packed rows: tokens attend only within equal ids.
+            cache: keys and values of earlier tokens; see `KVCache`.
+
+        Returns:
+            (B, T, hidden_size).
+        """
+        weight = self.head_weight
+        dtype = torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else weight.dtype
+        return self.decoder(ids, Context(ids, positions, doc_ids, cache, dtype))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores of every vocabulary entry, (…, vocab_size)."""
+        return F.linear(hidden, self.head_weight)
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        *,
+        positions: torch.Tensor | None = None,
+        doc_ids: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Logits (B, T, vocab_size) for token ids (B, T); arguments as in `hidden`."""
+        return self.logits(self.hidden(ids, positions=positions, doc_ids=doc_ids, cache=cache))
+
+
+class RewardModel(nn.Module):
+    """A trunk with one score per sequence, stock `…ForSequenceClassification` with a single label (names `model.`, `score.`)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        if config.family == "gpt2":
+            raise ValueError("a reward model needs family qwen3 or llama")
+        self.config = config
+        self.model = Decoder(config)
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+
+    def forward(self, ids: torch.Tensor, *, positions: torch.Tensor | None = None, doc_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
+        hidden = self.model(ids, Context(ids, positions, doc_ids, None, self.score.weight.dtype))
+        return self.score(hidden).squeeze(-1)
+
+
+def init_weights(model: nn.Module, seed: int) -> None:
+    """Initialise in place, the same on every platform and device.
+
+    Matrices N(0, 1/fan_in); projections that write to the residual stream start at zero, so every block starts as the
+    identity (as nanochat does); embeddings N(0, 0.02²), small so that tied logits start near uniform; norms one; biases zero.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    writes_residual = ("o_proj.weight", "down_proj.weight", "c_proj.weight")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            if name.endswith(writes_residual):
+                parameter.zero_()
+                continue
+            gpt2_matrix = name.endswith(("c_attn.weight", "c_fc.weight"))  # stored (in, out)
+            fan_in = parameter.shape[0] if gpt2_matrix else parameter.shape[1]
+            embedding = name.endswith(("embed_tokens.weight", "wte.weight", "wpe.weight", "lm_head.weight", "score.weight"))
+            std = 0.02 if embedding else fan_in**-0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)

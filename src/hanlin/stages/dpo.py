@@ -1,0 +1,100 @@
+"""Direct Preference Optimisation (Rafailov et al. 2023), length-normalised, with a small SFT anchor.
+
+    L = -log σ(β·(Δchosen - Δrejected)) + α·NLL(chosen),   Δ = (log π(y|x) - log π_ref(y|x)) / |y|
+
+Without the anchor and the division by |y|, small models lower the likelihood of both answers and ramble.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..common.config import to_dict
+from ..common.devices import resolve_device
+from ..common.progress import Progress
+from ..common.tracking import MetricsLog
+from ..dataset import IGNORE, Batch, TokenDataset
+from ..model import load_model, token_log_probs
+from ..tokenizer import load_tokenizer
+from ..training import TrainConfig, TrainResult, train
+from .pairs import PairConfig, PairSource, split_pairs, sum_by_document
+from .supervised import check_length, content_hash, training_metrics, write_model
+
+
+@dataclasses.dataclass(frozen=True)
+class DPOConfig(PairConfig):
+    """β scales the implicit reward; `length_normalized` divides it by the answer's tokens; `sft_weight` is α."""
+
+    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(learning_rate=3e-4, muon=False))
+    beta: float = 2.0
+    length_normalized: bool = True
+    sft_weight: float = 0.2
+
+
+class DPOLoss:
+    """The objective; the reference is the model as it was when training began."""
+
+    def __init__(self, reference: Any, config: DPOConfig):
+        self.reference, self.config = reference, config
+
+    def weight(self, batch: Batch) -> float:
+        """Pairs."""
+        return len(batch.documents) / 2
+
+    def answer_log_probs(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """log π of each document's answer, and its tokens; (documents,) each."""
+        learned = batch.labels != IGNORE
+        hidden = model.hidden(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids)[learned]
+        return sum_by_document(token_log_probs(hidden, model.head_weight, batch.labels[learned]), batch)
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed loss over the pairs of a micro-batch."""
+        log_probs, lengths = self.answer_log_probs(model, batch)
+        with torch.no_grad():
+            reference, _ = self.answer_log_probs(self.reference, batch)
+        scale = lengths if self.config.length_normalized else torch.ones_like(lengths)
+        chosen, rejected = split_pairs((log_probs - reference) / scale, batch)
+        margin = self.config.beta * (chosen - rejected)
+        anchor = -split_pairs(log_probs / lengths, batch)[0]
+        loss = (-F.logsigmoid(margin) + self.config.sft_weight * anchor).sum()
+        count = len(margin)
+        figures = {"accuracy": float((margin > 0).sum()), "margin": float(margin.detach().sum()), "chosen_logp": float(-anchor.detach().sum())}
+        return loss, figures | {f"{name}_count": count for name in figures}
+
+
+def dpo(
+    parent: Path | str,
+    dataset: Path | str,
+    config: DPOConfig,
+    out: Path | str,
+    work: Path,
+    progress: Progress,
+    *,
+    seed: int,
+    key: str = "",
+    device: str | None = None,
+    trackers: tuple[str, ...] = (),
+) -> TrainResult:
+    """Teach a model which of two answers is preferred, and publish it.
+
+    Raises:
+        HanlinError: the pairs were encoded by another tokenizer.
+    """
+    model, tokenizer, data = load_model(parent, device=str(resolve_device(device))), load_tokenizer(parent), TokenDataset(dataset)
+    data.require_tokenizer(tokenizer)
+    check_length(model, config.seq_len)
+    reference = copy.deepcopy(model).requires_grad_(False)
+    log = MetricsLog(work / "metrics.jsonl", trackers, name=work.name, config=to_dict(config))
+    result = train(model, PairSource(data, config, seed), DPOLoss(reference, config), config.train, work, progress, log=log)
+    log.close()
+    write_model(
+        out, model, tokenizer, parents={"model": content_hash(parent), "dataset": data.manifest.content_hash},
+        config=config, seed=seed, metrics=training_metrics(result), key=key,
+    )  # fmt: skip
+    return result

@@ -1,0 +1,199 @@
+"""Group-relative policy optimisation, in the unbiased form of Dr. GRPO (Liu et al. 2025), strictly on-policy.
+
+For every prompt the model writes a group of answers; each answer's advantage is its reward less the group's mean, not
+divided by the deviation (which favours prompts that are too easy or too hard), and token losses are summed and divided
+by a constant, not by each answer's length (which favours long wrong answers):
+
+    L = - 1/(P·G·L_max) · Σ_answers A · Σ_tokens log π(token)   [+ kl_coef · k3(π‖π_ref)]
+
+With one update per rollout the importance ratio is one and clipping would never act, so there is none.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..common.config import to_dict
+from ..common.devices import resolve_device
+from ..common.manifest import hash_json
+from ..common.progress import Progress
+from ..common.tracking import MetricsLog
+from ..dataset import IGNORE, Batch, pack_sequences, permutation
+from ..inference import Engine, SamplingParams
+from ..model import CausalLM, load_model, token_log_probs
+from ..tokenizer import Tokenizer, load_tokenizer
+from ..training import TrainConfig, TrainResult, train
+from .supervised import check_length, content_hash, training_metrics, write_model
+
+RewardFunction = Callable[[dict[str, Any], str], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig:
+    """How to roll out and learn.
+
+    Attributes:
+        prompts: prompts per step, each answered `group_size` times.
+        max_new_tokens: longest answer; an answer that does not end by then gets what its text is worth.
+        kl_coef: weight of the k3 estimate of KL to the starting model; 0 leaves the reference out.
+        thinking: `None` lets the model decide whether to think, true and false decide for it.
+    """
+
+    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(learning_rate=2e-4, muon=False))
+    seq_len: int = 256
+    prompts: int = 16
+    group_size: int = 8
+    max_new_tokens: int = 96
+    temperature: float = 1.0
+    kl_coef: float = 0.0
+    thinking: bool | None = None
+
+    def __post_init__(self):
+        if self.group_size < 2:
+            raise ValueError(f"group_size must be at least 2 (the mean of a group of one teaches nothing), not {self.group_size}")
+
+
+@dataclasses.dataclass
+class RolloutBatch:
+    """Packed answers with their advantages (documents,) and the figures of the whole rollout."""
+
+    rows: Batch
+    advantages: torch.Tensor
+    reward: float
+    answers: int
+    answer_tokens: int
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """Of the packed rows."""
+        return self.rows.ids
+
+    @property
+    def documents(self) -> list[int]:
+        """Prompt indices of the answers."""
+        return self.rows.documents
+
+    def to(self, device: torch.device) -> RolloutBatch:
+        """On a device."""
+        return dataclasses.replace(self, rows=self.rows.to(device), advantages=self.advantages.to(device))
+
+
+class RolloutSource:
+    """Answers of the model as it is now, judged by the reward function: a pure function of step, seed and weights."""
+
+    def __init__(self, records: Sequence[dict[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int):
+        self.records, self.reward, self.tokenizer, self.config, self.seed = records, reward, tokenizer, config, seed
+        self._digest = hash_json([record["messages"] for record in records])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the prompts, their order and the rollout's shape."""
+        return f"{self._digest}/{self.config.prompts}x{self.config.group_size}/{self.seed}"
+
+    def micro_batches(self, step: int, model: nn.Module) -> list[RolloutBatch]:
+        """Generate, judge, and pack the answers of the groups that disagree among themselves."""
+        config, count = self.config, len(self.records)
+        places = range(step * config.prompts, (step + 1) * config.prompts)
+        chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
+        prompts = [
+            self.tokenizer.encode_conversation(prompt_of(self.records[index]), add_generation_prompt=True, thinking=config.thinking)[0] for index in chosen
+        ]
+        repeated = [prompt for prompt in prompts for _ in range(config.group_size)]
+        model.eval()
+        engine = Engine(model, [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=len(repeated))
+        completions = engine.generate(
+            repeated, SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=self.seed * 1_000_003 + step)
+        )
+        model.train()
+        texts = [self.tokenizer.decode(completion.ids) for completion in completions]
+        rewards = torch.tensor([self.reward(self.records[chosen[i // config.group_size]], text) for i, text in enumerate(texts)])
+        groups = rewards.view(config.prompts, config.group_size)
+        advantages = (groups - groups.mean(1, keepdim=True)).flatten()
+        useful = [i for i in range(len(repeated)) if float(advantages[i]) != 0.0] or [0]
+        sequences = [
+            (list(repeated[i]) + list(completions[i].ids), [0] * len(repeated[i]) + [1] * len(completions[i].ids)) for i in useful
+        ]
+        rows = pack_sequences(sequences, config.seq_len, useful)
+        ordered = advantages[rows.documents]
+        rows.documents = [chosen[i // config.group_size] for i in rows.documents]
+        return [RolloutBatch(rows, ordered, float(rewards.mean()), len(repeated), sum(len(c.ids) for c in completions))]
+
+
+def prompt_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages before the last assistant turn."""
+    messages = record["messages"]
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+class PolicyGradient:
+    """The objective."""
+
+    def __init__(self, config: GRPOConfig, reference: CausalLM | None):
+        self.config, self.reference = config, reference
+
+    def weight(self, batch: RolloutBatch) -> float:
+        """The constant P·G·L_max."""
+        return float(batch.answers * self.config.max_new_tokens)
+
+    def __call__(self, model: Any, batch: RolloutBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed loss over the answers' tokens."""
+        rows = batch.rows
+        learned = rows.labels != IGNORE
+
+        def log_probs(policy: Any) -> torch.Tensor:
+            hidden = policy.hidden(rows.ids, positions=rows.positions, doc_ids=rows.doc_ids)[learned]
+            return token_log_probs(hidden, policy.head_weight, rows.labels[learned], self.config.temperature)
+
+        now = log_probs(model)
+        loss = -(batch.advantages[rows.doc_ids[learned]] * now).sum()
+        figures = {"reward": batch.reward * batch.answers, "answer_length": float(batch.answer_tokens)}
+        figures |= {f"{name}_count": float(batch.answers) for name in figures}
+        if self.reference is not None:
+            with torch.no_grad():
+                before = log_probs(self.reference)
+            difference = before - now
+            k3 = (difference.exp() - difference - 1).sum()  # Schulman 2020
+            loss = loss + self.config.kl_coef * k3
+            figures |= {"kl": float(k3.detach()), "kl_count": float(learned.sum())}
+        return loss, figures
+
+
+def grpo(
+    parent: Path | str,
+    records: Sequence[dict[str, Any]],
+    reward: RewardFunction,
+    config: GRPOConfig,
+    out: Path | str,
+    work: Path,
+    progress: Progress,
+    *,
+    seed: int,
+    key: str = "",
+    device: str | None = None,
+    trackers: tuple[str, ...] = (),
+) -> TrainResult:
+    """Let a model improve by trying, and publish it.
+
+    Args:
+        records: conversations whose last user turn is the prompt; whatever else they hold goes to `reward`.
+        reward: judges one answer's text (special tokens included).
+    """
+    model, tokenizer = load_model(parent, device=str(resolve_device(device))), load_tokenizer(parent)
+    check_length(model, config.seq_len)
+    reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
+    log = MetricsLog(work / "metrics.jsonl", trackers, name=work.name, config=to_dict(config))
+    source = RolloutSource(records, reward, tokenizer, config, seed)
+    result = train(model, source, PolicyGradient(config, reference), config.train, work, progress, log=log)
+    log.close()
+    write_model(
+        out, model, tokenizer, parents={"model": content_hash(parent), "prompts": source.fingerprint},
+        config=config, seed=seed, metrics=training_metrics(result) | {"reward": result.last.get("reward")}, key=key,
+    )  # fmt: skip
+    return result

@@ -1,0 +1,114 @@
+"""Preference pairs as packed rows: what DPO and the reward model read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..common.errors import HanlinError
+from ..common.manifest import artifact
+from ..dataset import IGNORE, Batch, TokenDataset, TokenDatasetWriter, pack_sequences, permutation
+from ..tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConfig:
+    """Rows and batches of preference pairs: `pairs` per step, packed into rows of `seq_len` tokens."""
+
+    seq_len: int = 256
+    pairs: int = 32
+
+    def __post_init__(self):
+        if self.pairs < 1:
+            raise ValueError(f"pairs must be at least 1, not {self.pairs}")
+
+
+def build_pair_dataset(
+    records: Iterable[dict[str, Any]], tokenizer: Tokenizer, out: Path | str, *, max_length: int, parents: dict[str, str] | None = None, key: str = ""
+) -> TokenDataset:
+    """Encode `{"prompt", "chosen", "rejected"}`: documents 2i and 2i+1 are the chosen and the rejected conversation of pair i.
+
+    Pairs of which a side is longer than `max_length` are left out whole and counted.
+
+    Raises:
+        HanlinError: no pair is left.
+    """
+    config = {"tokenizer": tokenizer.content_hash, "masked": True, "pairs": True, "max_length": max_length}
+    with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
+        writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
+        too_long = 0
+        for record in records:
+            sides = [tokenizer.encode_conversation(conversation(record["prompt"], record[side])) for side in ("chosen", "rejected")]
+            if max(len(ids) for ids, _ in sides) > max_length:
+                too_long += 1
+                continue
+            for ids, mask in sides:
+                writer.add(ids, mask)
+        writer.close()
+        if not writer.lengths:
+            raise HanlinError(
+                f"没有可用的偏好对（{too_long} 对超过 {max_length} 个词元）。请检查数据，或加大 seq_len。",
+                f"No usable preference pair ({too_long} longer than {max_length} tokens). Check the data, or raise seq_len.",
+            )
+        written.metrics = {"pairs": len(writer.lengths) // 2, "too_long": too_long, "tokens": sum(writer.lengths)}
+    return TokenDataset(out, verify=False)
+
+
+def conversation(prompt: str | list[dict[str, Any]], answer: str | dict[str, Any]) -> list[dict[str, Any]]:
+    """A prompt (text or messages) with one answer, as messages."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return [*messages, {"role": "assistant", "content": answer} if isinstance(answer, str) else answer]
+
+
+class PairSource:
+    """Pairs in a seeded order, both sides of a pair always in the same micro-batch."""
+
+    def __init__(self, dataset: TokenDataset, config: PairConfig, seed: int):
+        self.dataset, self.config, self.seed = dataset, config, seed
+        self.count = len(dataset) // 2
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data, their order and the batch."""
+        return f"{self.dataset.manifest.content_hash}/{self.config.seq_len}/{self.config.pairs}/{self.seed}"
+
+    def micro_batches(self, step: int, model: nn.Module) -> list[Batch]:
+        """The pairs of a step, as one packed batch."""
+        positions = range(step * self.config.pairs, (step + 1) * self.config.pairs)
+        pairs = [int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions]
+        return [self.pack(pairs)]
+
+    def pack(self, pairs: Iterable[int]) -> Batch:
+        """Both sides of the given pairs; `Batch.documents` holds dataset indices, even for chosen."""
+        documents = [document for pair in pairs for document in (2 * pair, 2 * pair + 1)]
+        starts, mask = self.dataset.starts, self.dataset.mask
+        assert mask is not None
+        sequences = [(self.dataset.document(d), mask[starts[d] : starts[d + 1]]) for d in documents]
+        return pack_sequences(sequences, self.config.seq_len, documents)
+
+
+def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum per-target values over each document of a batch.
+
+    Args:
+        values: (targets,), in the order of `batch.labels != IGNORE`.
+
+    Returns:
+        sums and numbers of targets, both (documents,).
+    """
+    owner = batch.doc_ids[batch.labels != IGNORE]
+    count = len(batch.documents)
+    sums = torch.zeros(count, device=values.device).index_add(0, owner, values)
+    return sums, torch.zeros(count, device=values.device).index_add(0, owner, torch.ones_like(values))
+
+
+def split_pairs(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-document values (documents,) as (chosen, rejected), each (pairs,), aligned."""
+    place = {document: index for index, document in enumerate(batch.documents)}
+    chosen = sorted(document for document in batch.documents if document % 2 == 0)
+    return values[[place[d] for d in chosen]], values[[place[d + 1] for d in chosen]]

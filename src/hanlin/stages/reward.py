@@ -1,0 +1,104 @@
+"""Reward model: the Bradley-Terry likelihood of preferences, -log σ(r_chosen - r_rejected) + c·(r_chosen + r_rejected)².
+
+The second term centres the scores (as TRL does, c = 0.01); the score is read at a conversation's last token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..common.config import to_dict
+from ..common.devices import resolve_device
+from ..common.progress import Progress
+from ..common.tracking import MetricsLog
+from ..dataset import Batch, TokenDataset
+from ..model import RewardModel, load_model
+from ..tokenizer import load_tokenizer
+from ..training import TrainConfig, TrainResult, train
+from .pairs import PairConfig, PairSource, split_pairs
+from .supervised import check_length, content_hash, training_metrics, write_model
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig(PairConfig):
+    """`centering` is c."""
+
+    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(learning_rate=1e-3, muon=False))
+    centering: float = 0.01
+
+
+def scores(model: Any, batch: Batch) -> torch.Tensor:
+    """Score of each document of a batch, read at its last token, (documents,)."""
+    values = model(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids).flatten()
+    owner = batch.doc_ids.flatten()
+    place = torch.arange(len(owner), device=owner.device)
+    last = torch.zeros(len(batch.documents), dtype=torch.int64, device=owner.device)
+    last.scatter_reduce_(0, owner[owner >= 0], place[owner >= 0], "amax")
+    return values[last]
+
+
+class BradleyTerry:
+    """The objective."""
+
+    def __init__(self, config: RewardConfig):
+        self.config = config
+
+    def weight(self, batch: Batch) -> float:
+        """Pairs."""
+        return len(batch.documents) / 2
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed loss over the pairs of a micro-batch."""
+        chosen, rejected = split_pairs(scores(model, batch), batch)
+        loss = (-F.logsigmoid(chosen - rejected) + self.config.centering * (chosen + rejected).square()).sum()
+        return loss, {"accuracy": float((chosen > rejected).sum()), "accuracy_count": len(chosen)}
+
+
+def reward(
+    parent: Path | str,
+    dataset: Path | str,
+    config: RewardConfig,
+    out: Path | str,
+    work: Path,
+    progress: Progress,
+    *,
+    seed: int,
+    key: str = "",
+    device: str | None = None,
+    trackers: tuple[str, ...] = (),
+) -> TrainResult:
+    """Train a reward model from a language model's trunk, and publish it as a stock sequence classifier."""
+    trunk, tokenizer, data = load_model(parent, device=str(resolve_device(device))), load_tokenizer(parent), TokenDataset(dataset)
+    data.require_tokenizer(tokenizer)
+    check_length(trunk, config.seq_len)
+    model = RewardModel(trunk.config).to(trunk.head_weight.device)
+    model.model.load_state_dict(trunk.model.state_dict())
+    with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
+        std = (trunk.config.hidden_size + 1) ** -0.5
+        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(seed)) * std)
+    log = MetricsLog(work / "metrics.jsonl", trackers, name=work.name, config=to_dict(config))
+    result = train(model, PairSource(data, config, seed), BradleyTerry(config), config.train, work, progress, log=log)
+    log.close()
+    write_model(
+        out, model, tokenizer, parents={"model": content_hash(parent), "dataset": data.manifest.content_hash},
+        config=config, seed=seed, metrics=training_metrics(result), key=key,
+    )  # fmt: skip
+    return result
+
+
+@torch.no_grad()
+def score_pairs(model: RewardModel, dataset: TokenDataset, config: PairConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of every pair of a dataset: (chosen, rejected), each (pairs,)."""
+    source = PairSource(dataset, config, seed=0)
+    chosen, rejected = [], []
+    for start in range(0, source.count, config.pairs):
+        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(model.score.weight.device)
+        for values, side in zip(split_pairs(scores(model, batch), batch), (chosen, rejected), strict=True):
+            side.append(values.cpu().numpy())
+    return np.concatenate(chosen), np.concatenate(rejected)

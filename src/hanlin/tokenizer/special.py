@@ -1,0 +1,61 @@
+"""Control tokens, the split pattern, and the letters by which byte-level BPE files write bytes."""
+
+from __future__ import annotations
+
+from hanlin.common.errors import HanlinError
+
+END_OF_TEXT = "<|endoftext|>"
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+THINK = "<think>"
+END_THINK = "</think>"
+TOOL_CALL = "<tool_call>"
+END_TOOL_CALL = "</tool_call>"
+TOOL_RESPONSE = "<tool_response>"
+END_TOOL_RESPONSE = "</tool_response>"
+
+NAMED = (END_OF_TEXT, IM_START, IM_END, THINK, END_THINK, TOOL_CALL, END_TOOL_CALL, TOOL_RESPONSE, END_TOOL_RESPONSE)
+
+# llama.cpp's "qwen2" pattern, letter for letter. The form with (?i:…) found elsewhere also takes 'ſ (U+017F) for 's in Oniguruma,
+# and not in llama.cpp. native/scanner.hpp is the same pattern by hand.
+PATTERN = (
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BYTES = 256
+
+
+def special_tokens(count: int) -> list[str]:
+    """The control tokens in the order of their ids: the named ones, then reserves up to `count`.
+
+    Raises:
+        HanlinError: fewer than the named ones were asked for.
+    """
+    if count < len(NAMED):
+        raise HanlinError(
+            f"num_special={count} 太小：对话模板需要 {len(NAMED)} 个控制符。请传 {len(NAMED)} 或更大（默认 16）。",
+            f"num_special={count} is too small: the chat template needs {len(NAMED)} control tokens. Pass {len(NAMED)} or more (16 by default).",
+        )
+    return [*NAMED, *(f"<|reserved_{index}|>" for index in range(count - len(NAMED)))]
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's way of writing bytes as text: visible Latin-1 characters stand for themselves, the others follow from U+0100."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in visible else chr(next(hidden)) for byte in range(BYTES)]
+
+
+BYTE_LETTERS = _byte_letters()
+LETTER_BYTES = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
+_TO_LETTERS = dict(enumerate(BYTE_LETTERS))
+
+
+def to_letters(token: bytes) -> str:
+    """Bytes as they are written in `tokenizer.json`."""
+    return token.decode("latin-1").translate(_TO_LETTERS)
+
+
+def from_letters(text: str) -> bytes:
+    """The bytes that a vocabulary entry of `tokenizer.json` stands for; KeyError for a letter that stands for none."""
+    return bytes([LETTER_BYTES[letter] for letter in text])

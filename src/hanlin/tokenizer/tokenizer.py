@@ -1,0 +1,159 @@
+"""`Tokenizer`: text to ids and back, and conversations to ids with the mask of what the assistant learns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hanlin.common.errors import HanlinError
+
+from . import chat
+from .files import FILES, Vocabulary, content_hash, read_files
+from .special import END_OF_TEXT, END_THINK, IM_END, THINK
+
+if TYPE_CHECKING:
+    import numpy
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """Open a tokenizer directory, or the tokenizer inside a model directory.
+
+    Raises:
+        HanlinError: nothing there, damaged, or not a tokenizer of Hanlin's.
+    """
+    path = Path(path)
+    return Tokenizer(read_files(path), path)
+
+
+class Tokenizer:
+    """Byte-level BPE with control tokens and the chat template.
+
+    Attributes:
+        path: the directory it was read from.
+        special: control tokens and their ids.
+        eos_id: <|endoftext|>, between documents and for padding.
+        im_end_id: <|im_end|>, at the end of a message.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, path: Path):
+        from hanlin._native import Encoder
+
+        self.path = path
+        self.vocabulary = vocabulary
+        ordinary = len(vocabulary.tokens)
+        self.special = {name: ordinary + index for index, name in enumerate(vocabulary.special)}
+        self.eos_id = self.special[END_OF_TEXT]
+        self.im_end_id = self.special[IM_END]
+        self.think_id = self.special[THINK]
+        self.end_think_id = self.special[END_THINK]
+        self._encoder = Encoder([*vocabulary.tokens, *(name.encode() for name in vocabulary.special)], ordinary, vocabulary.merges)
+        # Longest first: a regex takes the first alternative that matches.
+        self._control = re.compile("(" + "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) + ")")
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this number; control tokens are among them."""
+        return len(self._encoder)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of the tokenizer's files: equal where the ids of every text and the chat template are."""
+        return content_hash(self.path)
+
+    def encode(self, text: str | bytes, special: bool = False) -> list[int]:
+        """Ids of a text; control tokens are recognised in it only if `special`.
+
+        Any bytes are accepted, also such as are not UTF-8; a lone surrogate in a str counts as its three bytes.
+        """
+        if not special:
+            return self._encoder.encode(_plain(text))
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "surrogateescape")
+        ids: list[int] = []
+        for index, part in enumerate(self._control.split(text)):
+            if index % 2:
+                ids.append(self.special[part])
+            elif part:
+                ids += self._encoder.encode(part.encode("utf-8", "surrogateescape") if not part.isascii() else part)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str | bytes]) -> list[list[int]]:
+        """Ids of each text, without control tokens."""
+        ids, offsets = self.encode_arrays(texts)
+        flat, bounds = ids.tolist(), offsets.tolist()
+        return [flat[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+
+    def encode_arrays(self, texts: Sequence[str | bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Ids of all texts as one uint32 array, and a uint64 array of where each text's begin (one entry more than texts).
+
+        Runs without the GIL, so several threads may encode at once; without control tokens.
+        """
+        return self._encoder.encode_batch([_plain(text) for text in texts])
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that ids spell, control tokens by their names: the exact inverse of `encode`."""
+        ids = list(ids)
+        try:
+            return self._encoder.decode(ids)
+        except (IndexError, TypeError):
+            wrong = next(item for item in ids if not 0 <= int(item) < self.vocab_size)
+            raise HanlinError(
+                f"id {wrong} 不在词表内（词表大小 {self.vocab_size}）。这些 id 可能来自另一个分词器。",
+                f"Id {wrong} is not in the vocabulary (of size {self.vocab_size}). Were these ids made by another tokenizer?",
+            ) from None
+
+    def decode(self, ids: Iterable[int], special: bool = True) -> str:
+        """The text that ids spell; without the control tokens if not `special`. Bytes that form no character become U+FFFD."""
+        if not special:
+            ordinary = len(self.vocabulary.tokens)
+            ids = [item for item in ids if item < ordinary]
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def render(
+        self,
+        messages: Sequence[chat.Message],
+        add_generation_prompt: bool = False,
+        thinking: bool | None = None,
+        tools: Sequence[Any] | None = None,
+    ) -> str:
+        """The conversation as text; see `hanlin.tokenizer.chat.pieces`."""
+        return chat.render(messages, add_generation_prompt, thinking, tools)
+
+    def encode_conversation(
+        self,
+        messages: Sequence[chat.Message],
+        add_generation_prompt: bool = False,
+        thinking: bool | None = None,
+        tools: Sequence[Any] | None = None,
+    ) -> tuple[list[int], list[int]]:
+        """The conversation as ids, and a mask: 1 on the tokens the assistant must learn.
+
+        Those are its content, reasoning with the tags around it, tool calls, and the closing <|im_end|>. What people, tools and
+        models wrote can never become a control token. The ids of a prompt are the head of the ids of the conversation that goes on
+        from it; they equal those of the rendered text unless an assistant's content begins with white space that holds a newline.
+        """
+        ids: list[int] = []
+        mask: list[int] = []
+        for piece in chat.pieces(messages, add_generation_prompt, thinking, tools):
+            new = [self.special[piece.text]] if piece.control else self.encode(piece.text)
+            ids += new
+            mask += [int(piece.learn)] * len(new)
+        return ids, mask
+
+    def save(self, directory: Path | str) -> None:
+        """Copy the tokenizer's files into a model's directory."""
+        for name in FILES:
+            (Path(directory) / name).write_bytes((self.path / name).read_bytes())
+
+
+def _plain(text: str | bytes) -> str | bytes:
+    """What the core takes: it reads a str's UTF-8 in place, which a lone surrogate does not have."""
+    if isinstance(text, str) and not text.isascii():
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            return text.encode("utf-8", "surrogatepass")
+    return text
