@@ -5,6 +5,7 @@
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include "counter.hpp"
 #include "encoder.hpp"
+#include "reachability.hpp"
 #include "scanner.hpp"
 #include "trainer.hpp"
 
@@ -81,7 +83,7 @@ nb::list train_merges(const PretokenCounter& counter, std::size_t new_tokens, st
     });
   }
   nb::list result;
-  for (const LearntMerge& merge : merges) result.append(nb::make_tuple(to_bytes(merge.left), to_bytes(merge.right), merge.count, merge.is_new));
+  for (const LearntMerge& merge : merges) result.append(nb::make_tuple(to_bytes(merge.left), to_bytes(merge.right), merge.count));
   return result;
 }
 
@@ -150,6 +152,8 @@ NB_MODULE(_native, m) {
   nb::class_<PretokenCounter>(m, "PretokenCounter", "Counts the pre-tokens of texts.")
       .def(nb::init<>())
       .def("add", &count_texts, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
+      .def("add_word", [](PretokenCounter& counter, nb::handle word, std::int64_t count) { counter.add_word(view_of(word), count); }, "word"_a, "count"_a,
+           "Count one pre-token as it is.")
       .def("merge", &PretokenCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another counter's counts.")
       .def("words", &counted_words, "List of (bytes, count), the most frequent first.")
       .def_prop_ro("distinct", &PretokenCounter::distinct)
@@ -157,7 +161,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("bytes", &PretokenCounter::bytes);
 
   m.def("train", &train_merges, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "aligned"_a = true,
-        "progress"_a = nb::none(), "Learn merges: list of (left, right, count, is_new), at most `new_tokens` of them new.");
+        "progress"_a = nb::none(), "Learn merges: list of (left, right, count), at most `new_tokens`.");
   m.def("pretokens", &pretokens, "text"_a, "Cut str or bytes into pre-tokens.");
 
   nb::class_<Encoder>(m, "Encoder", "Byte-pair encoding by rank.")
@@ -166,7 +170,7 @@ NB_MODULE(_native, m) {
       .def("encode", &encode_text, "text"_a, "Ids of str or bytes.")
       .def("encode_batch", &encode_texts, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
       .def("decode", &decode_ids, "ids"_a, "The bytes that ids spell; IndexError if an id does not exist.")
-      .def("unreachable", &Encoder::unreachable, nb::call_guard<nb::gil_scoped_release>(), "Ordinary ids no text was found to produce.")
+      .def("unreachable", &unreachable, nb::call_guard<nb::gil_scoped_release>(), "Ordinary ids no text was found to produce.")
       .def_prop_ro("aligned", &Encoder::aligned)
       .def("__len__", &Encoder::size);
 }

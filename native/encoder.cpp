@@ -233,29 +233,4 @@ bool Encoder::decode(Id id, std::string& bytes) const {
   return true;
 }
 
-std::vector<Id> Encoder::unreachable() const {
-  std::vector<Id> lost;
-  for (std::size_t id = 0; id < ordinary_; ++id) {
-    if (!reachable(static_cast<Id>(id))) lost.push_back(static_cast<Id>(id));
-  }
-  return lost;
-}
-
-bool Encoder::reachable(Id id) const {
-  static constexpr std::string_view kBefore[] = {"", "a", "!", " ", "\n", "1", "\xE4", "\xE4\xB8", "\xF0\x9F\x98", "\xC3"};
-  static constexpr std::string_view kAfter[] = {"", "a", "!", " ", "\n", "1", "\x80", "\x80\x80", "\x80\x80\x80"};
-  Scratch scratch;
-  std::vector<Id> ids;
-  std::string text;
-  for (const std::string_view before : kBefore) {
-    for (const std::string_view after : kAfter) {
-      text.assign(before).append(tokens_[id]).append(after);
-      ids.clear();
-      encode(text, ids, scratch);
-      if (std::find(ids.begin(), ids.end(), id) != ids.end()) return true;
-    }
-  }
-  return false;
-}
-
 }  // namespace hanlin

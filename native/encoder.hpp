@@ -70,12 +70,10 @@ class Encoder {
   // Appends the bytes of one token; false if there is no such id.
   bool decode(Id id, std::string& bytes) const;
 
-  // Ordinary tokens for which no text was found whose encoding contains them. Tried, in this order: the token's own bytes, and those
-  // between characters of other classes or the rest of a character cut in two.
-  std::vector<Id> unreachable() const;
-
   bool aligned() const { return aligned_; }
   std::size_t size() const { return tokens_.size(); }
+  std::size_t ordinary() const { return ordinary_; }
+  std::string_view spelling(Id id) const { return tokens_[id]; }
 
  private:
   struct WordSlot {
@@ -90,7 +88,6 @@ class Encoder {
   void merge_short(std::vector<Id>& ids, Scratch& scratch) const;
   void merge_long(std::vector<Id>& ids, Scratch& scratch) const;
   bool whole_word(std::string_view word, Id& id) const;
-  bool reachable(Id id) const;
 
   std::vector<std::string> tokens_;
   std::size_t ordinary_;

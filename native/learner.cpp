@@ -86,42 +86,33 @@ bool Learner::peek(Candidate& candidate) {
   while (!queue_.empty()) {
     const Entry top = queue_.top();
     const Pair& pair = pairs_[top.pair];
-    if (top.count == pair.count && !pair.merged) {
+    if (top.count == pair.count) {
       candidate = {pair.left, pair.right, pair.count};
       return true;
     }
     queue_.pop();
-    if (!pair.merged && pair.count < top.count && pair.count >= limits_.min_count) queue_.push({pair.count, top.pair});
+    if (pair.count >= limits_.min_count) queue_.push({pair.count, top.pair});
   }
   return false;
 }
 
-bool Learner::merge() {
-  Candidate candidate;
-  if (!peek(candidate)) throw std::logic_error("no pair is left to merge");
+void Learner::merge() {
+  Candidate best;
+  if (!peek(best)) throw std::logic_error("no pair is left to merge");
   const std::uint32_t index = queue_.top().pair;
   queue_.pop();
-  bool is_new = false;
-  const Id token = token_for(pairs_[index], is_new);
-  replace(std::move(pairs_[index].places), candidate.left, candidate.right, token);
-
-  // In a run such as "aaaa" a new token is the left neighbour of the next one: that place was counted once as (new, a), which
-  // it no longer is.
-  if (left_.sums[token].count > 0) right_.sums[candidate.left].count -= left_.sums[token].count;
-  bury(left_, token, candidate.left, true);
-  bury(right_, token, candidate.right, false);
-  if (is_new) {
-    give_birth(left_, token, true);
-    give_birth(right_, token, false);
-  }
+  const Id token = new_token(best.left, best.right);
+  replace(std::move(pairs_[index].places), best.left, best.right, token);
+  bury(left_, token, best.left, true);
+  bury(right_, token, best.right, false);
+  // In "abab" the first new token notes the second a as its right neighbour, the second one the first as its left neighbour: what
+  // was counted as (new, a) has become (new, new).
+  right_.sums[best.left].count -= left_.sums[token].count;
+  give_birth(left_, token, true);
+  give_birth(right_, token, false);
   clear(left_);
   clear(right_);
-  Pair& pair = pairs_[index];
-  pair.count = 0;
-  pair.merged = true;
-  release(pair.places);
-  if (!is_new) recount(token);
-  return is_new;
+  pairs_[index].count = 0;
 }
 
 // Puts `token` in every place where the pair still stands, and notes its neighbours there.
@@ -161,8 +152,6 @@ void Learner::bury(const Side& side, Id token, Id part, bool on_left) {
     const std::uint32_t* index = on_left ? table_.find(neighbour, part) : table_.find(part, neighbour);
     if (index == nullptr) continue;
     Pair& pair = pairs_[*index];
-    // The run "aaa" notes (a, a), the pair being merged: its count is set to 0 by merge(). A correction of (new, a) for runs may
-    // exceed what is subtracted here for others never.
     pair.count -= side.sums[neighbour].count;
     if (pair.count < limits_.min_count) release(pair.places);
   }
@@ -191,65 +180,20 @@ void Learner::clear(Side& side) {
 std::uint32_t Learner::add_pair(Id left, Id right, std::int64_t count, std::size_t places) {
   if (count < limits_.min_count) return kNone;
   if (limits_.max_characters > 0 && std::size_t{tokens_[left].characters} + tokens_[right].characters > limits_.max_characters) return kNone;
-  std::uint32_t& index = table_(left, right);
-  if (index == kNone) {
-    if (pairs_.size() >= kNone) throw std::length_error("2^32 pairs or more");
-    index = static_cast<std::uint32_t>(pairs_.size());
-    pairs_.push_back({left, right, 0, {}, false});
-  }
-  Pair& pair = pairs_[index];
-  if (pair.merged) return kNone;
-  pair.count = count;
-  pair.places.clear();
-  pair.places.reserve(places);
+  const auto index = static_cast<std::uint32_t>(pairs_.size());  // fewer than units, hence below 2^32
+  table_(left, right) = index;
+  pairs_.push_back({left, right, count, {}});
+  pairs_.back().places.reserve(places);
   queue_.push({count, index});
   return index;
 }
 
-Id Learner::token_for(const Pair& pair, bool& is_new) {
-  std::string bytes = tokens_[pair.left].bytes + tokens_[pair.right].bytes;
-  const auto [found, inserted] = by_spelling_.try_emplace(bytes, static_cast<Id>(tokens_.size()));
-  is_new = inserted;
-  if (inserted) {
-    const Token& left = tokens_[pair.left];
-    const Token& right = tokens_[pair.right];
-    tokens_.push_back({std::move(bytes), left.units + right.units, left.characters + right.characters});
-    left_.sums.emplace_back();
-    right_.sums.emplace_back();
-  }
-  return found->second;
-}
-
-// Counts the pairs of `token` afresh. Needed where two different merges spell the same token, which is the only way a
-// count can rise; it is so rare on real text that a scan of everything costs nothing.
-void Learner::recount(Id token) {
-  for (Pair& pair : pairs_) {
-    if (pair.left == token || pair.right == token) {
-      pair.count = 0;
-      release(pair.places);
-    }
-  }
-  std::size_t segment = 0;
-  for (std::size_t at = 0; at < units_.size();) {
-    if (units_[at] == UnitWords::kWordEnd) {
-      ++at;
-      continue;
-    }
-    const Id left = units_[at];
-    const std::size_t next = at + tokens_[left].units;
-    const Id right = units_[next];
-    const auto place = static_cast<std::uint32_t>(at);
-    if (right == token) {
-      note(left_, left, place, weight_at(place, segment));
-    } else if (left == token && right != UnitWords::kWordEnd) {
-      note(right_, right, place, weight_at(place, segment));
-    }
-    at = next;
-  }
-  give_birth(left_, token, true);
-  give_birth(right_, token, false);
-  clear(left_);
-  clear(right_);
+Id Learner::new_token(Id left, Id right) {
+  const Token &head = tokens_[left], &tail = tokens_[right];
+  tokens_.push_back({head.bytes + tail.bytes, head.units + tail.units, head.characters + tail.characters});
+  left_.sums.emplace_back();
+  right_.sums.emplace_back();
+  return static_cast<Id>(tokens_.size() - 1);
 }
 
 // The count of the word at `place`; `segment` is where the last search ended, a good guess for the next.

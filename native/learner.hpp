@@ -7,6 +7,10 @@
 // several units has its id at its first and at its last one, so both neighbours are found without links. Words are sorted by
 // count, so the weight of a place is found among a few thousand segments. A pair remembers the places where it was
 // born; a place that has changed since is recognised when it is visited, and skipped.
+//
+// Two merges never spell the same token. A stretch of a word whose ends no merge has crossed is cut exactly as it would be
+// as a word of its own; so once (A, B) has made AB, every such stretch that reads AB is one token, and none is left for (C, D). Hence
+// a pair containing a token is born in the merge that makes the token, and its count can only fall from then on.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +18,6 @@
 #include <queue>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "pair_table.hpp"
@@ -59,8 +62,8 @@ class Learner {
   // False when no pair is left.
   bool peek(Candidate& candidate);
 
-  // Merges what peek() found. True if the token is new, false if another pair of tokens had spelled the same before.
-  bool merge();
+  // Merges what peek() found.
+  void merge();
 
   std::string_view spelling(Id token) const { return tokens_[token].bytes; }
 
@@ -74,7 +77,6 @@ class Learner {
     Id left, right;
     std::int64_t count;
     std::vector<std::uint32_t> places;  // of the left token's first unit, ascending
-    bool merged = false;
   };
   struct Entry {  // of the queue; out of date where `count` is not the pair's
     std::int64_t count;
@@ -101,21 +103,19 @@ class Learner {
   };
 
   void count_all();
-  Id token_for(const Pair& pair, bool& is_new);
+  Id new_token(Id left, Id right);
   void replace(std::vector<std::uint32_t> places, Id left, Id right, Id token);
   static void note(Side& side, Id neighbour, std::uint32_t place, std::int64_t count);
   static void clear(Side& side);
   void bury(const Side& side, Id token, Id part, bool on_left);
   void give_birth(Side& side, Id token, bool on_left);
   std::uint32_t add_pair(Id left, Id right, std::int64_t count, std::size_t places);
-  void recount(Id token);
   std::int64_t weight_at(std::uint32_t place, std::size_t& segment) const;
 
   std::vector<Id> units_;
   std::vector<UnitWords::Segment> segments_;
   LearnerLimits limits_;
   std::vector<Token> tokens_;
-  std::unordered_map<std::string, Id> by_spelling_;  // of tokens of more than one unit
   std::vector<Pair> pairs_;
   PairTable table_;  // (left, right) → index into pairs_
   std::priority_queue<Entry, std::vector<Entry>, Later> queue_;

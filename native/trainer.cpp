@@ -84,22 +84,19 @@ std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOption
   }
 
   std::vector<LearntMerge> merges;
-  std::size_t learnt = 0;
   Learner::Candidate piece{}, token{};
-  while (learnt < options.new_tokens) {
+  while (merges.size() < options.new_tokens) {
     const bool has_piece = pieces && pieces->peek(piece);
     const bool has_token = tokens->peek(token);
     if (!has_piece && !has_token) break;
     const bool take_piece = has_piece && (!has_token || piece.count >= token.count);
     Learner& learner = take_piece ? *pieces : *tokens;
     const Learner::Candidate best = take_piece ? piece : token;
-    LearntMerge merge{std::string(learner.spelling(best.left)), std::string(learner.spelling(best.right)), best.count, false};
-    merge.is_new = learner.merge();
-    learnt += merge.is_new;
-    merges.push_back(std::move(merge));
-    if (progress && merges.size() % 256 == 0) progress(learnt);
+    merges.push_back({std::string(learner.spelling(best.left)), std::string(learner.spelling(best.right)), best.count});
+    learner.merge();
+    if (progress && merges.size() % 256 == 0) progress(merges.size());
   }
-  if (progress) progress(learnt);
+  if (progress) progress(merges.size());
   return merges;
 }
 

@@ -33,10 +33,9 @@ struct TrainOptions {
 struct LearntMerge {
   std::string left, right;
   std::int64_t count;
-  bool is_new;  // false where an earlier merge spells the same token
 };
 
-// Called now and then with the number of new tokens; may throw to stop the training.
+// Called now and then with the number of tokens learnt; may throw to stop the training.
 using TrainProgress = std::function<void(std::size_t)>;
 
 // Merges in the order they were learnt; fewer than asked for if the words give no more.

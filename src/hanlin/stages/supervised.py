@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,8 @@ class NextToken:
 
 def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
     """UTF-8 bytes behind each token id, (V,) int64; zero for control tokens."""
-    return torch.tensor(tokenizer.token_byte_lengths(), dtype=torch.int64)
+    ordinary = [len(token) for token in tokenizer.vocabulary.tokens]
+    return torch.tensor(ordinary + [0] * (tokenizer.vocab_size - len(ordinary)), dtype=torch.int64)
 
 
 def write_model(
@@ -112,8 +112,7 @@ def write_model(
     kind = "reward_model" if isinstance(model, RewardModel) else "model"
     with artifact(out, kind, parents=parents, config=to_dict(config), seed=seed, key=key) as written:
         save_weights(model, written.path, im_end_id=tokenizer.im_end_id)
-        for file in tokenizer.files():
-            shutil.copyfile(file, written.path / file.name)
+        tokenizer.save(written.path)
         written.metrics = metrics
 
 

@@ -51,7 +51,8 @@ class Tokenizer:
         self.end_think_id = self.special[END_THINK]
         self._encoder = Encoder([*vocabulary.tokens, *(name.encode() for name in vocabulary.special)], ordinary, vocabulary.merges)
         # Longest first: a regex takes the first alternative that matches.
-        self._control = re.compile("(" + "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) + ")")
+        names = sorted((name.encode() for name in self.special), key=len, reverse=True)
+        self._control = re.compile(b"(" + b"|".join(map(re.escape, names)) + b")")
 
     @property
     def vocab_size(self) -> int:
@@ -68,16 +69,15 @@ class Tokenizer:
 
         Any bytes are accepted, also such as are not UTF-8; a lone surrogate in a str counts as its three bytes.
         """
+        plain = _plain(text)
         if not special:
-            return self._encoder.encode(_plain(text))
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "surrogateescape")
+            return self._encoder.encode(plain)
         ids: list[int] = []
-        for index, part in enumerate(self._control.split(text)):
+        for index, part in enumerate(self._control.split(plain.encode() if isinstance(plain, str) else plain)):
             if index % 2:
-                ids.append(self.special[part])
+                ids.append(self.special[part.decode()])
             elif part:
-                ids += self._encoder.encode(part.encode("utf-8", "surrogateescape") if not part.isascii() else part)
+                ids += self._encoder.encode(part)
         return ids
 
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[list[int]]:
@@ -142,6 +142,10 @@ class Tokenizer:
             ids += new
             mask += [int(piece.learn)] * len(new)
         return ids, mask
+
+    def unreachable(self) -> list[int]:
+        """Ordinary ids that no text was found to produce; see native/reachability.hpp for what is tried."""
+        return self._encoder.unreachable()
 
     def save(self, directory: Path | str) -> None:
         """Copy the tokenizer's files into a model's directory."""

@@ -15,7 +15,7 @@ _FEWEST, _MOST = 3, 5
 
 
 class Problem(NamedTuple):
-    """A start and signed steps; every running total lies in 0 … 50."""
+    """A start and signed steps; every running total lies in 1 … 50."""
 
     start: int
     steps: tuple[int, ...]
@@ -69,12 +69,12 @@ def check_problem(record: dict[str, Any], text: str) -> bool:
 
 
 def draw_problem(draw: Draw) -> Problem:
-    """A start of 2 … 20 and three to five steps of 1 … 9 that stay within 0 … 50; some go up and some down."""
+    """A start of 2 … 20 and three to five steps of 1 … 9 whose totals stay within 1 … 50."""
     total = start = draw.between(2, 20)
     steps = []
     for _ in range(draw.between(_FEWEST, _MOST)):
         size = draw.between(1, 9)
-        if size <= total and (total + size > LARGEST or draw.chance(0.5)):
+        if size < total and (total + size > LARGEST or draw.chance(0.5)):
             size = -size
         steps.append(size)
         total += size
@@ -105,7 +105,7 @@ _COUNTED = (
 _OWNING = _Setting(
     "{who}有{n}{u}{t}。",
     ("{kin}又给了{he}{n}{u}", "{he}又买了{n}{u}", "{friend}送给{he}{n}{u}", "老师奖给{he}{n}{u}", "{he}又得到{n}{u}"),
-    ("{he}送给{friend}{n}{u}", "{he}分给同学{n}{u}", "{he}给了{kin}{n}{u}", "弄丢了{n}{u}", "{friend}拿走了{n}{u}"),
+    ("{he}送给{friend}{n}{u}", "{he}分给同学{n}{u}", "{he}给了{kin}{n}{u}", "{he}弄丢了{n}{u}", "{friend}拿走了{n}{u}"),
     ("{who}现在有几{u}{t}？", "{who}还有几{u}{t}？", "现在{who}一共有几{u}{t}？"),
 )
 _SETTINGS = (
@@ -157,7 +157,7 @@ def word_problem(problem: Problem, draw: Draw) -> str:
     setting = _OWNING if owning else draw.pick(_SETTINGS)
     words = {"who": who, "friend": friend, "kin": draw.pick(KIN), "he": PRONOUN[who], "u": unit, "t": thing, "place": draw.pick(_PLACE_NAMES)}
     place = words["place"]
-    fewer = (*setting.fewer, "吃了{n}{u}") if owning and food else setting.fewer
+    fewer = (*setting.fewer, "{he}吃了{n}{u}") if owning and food else setting.fewer
     last = ""
     parts = []
     for step in problem.steps:

@@ -43,6 +43,7 @@ PEOPLE = CHILDREN + ADULTS
 KIN = ("妈妈", "爸爸", "奶奶", "爷爷", "哥哥", "姐姐")
 PRONOUN = {**{name: "他" for name in BOYS + MEN + ["爸爸", "爷爷", "哥哥"]}, **{name: "她" for name in GIRLS + WOMEN + ["妈妈", "奶奶", "姐姐"]}}
 
+FLOWER_COLOURS = ("红色", "黄色", "白色", "粉色", "紫色")
 COLOURS = ("红色", "黄色", "蓝色", "绿色", "白色", "黑色", "紫色", "粉色")
 WEEKDAYS = ("星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日")
 TIMES = ("早上", "上午", "中午", "下午", "傍晚")
@@ -74,18 +75,18 @@ _THINGS = """
 彩笔 盒 文具 - 画画
 剪刀 把 文具 + 剪纸
 书包 个 文具 + 装书
-足球 个 玩具 + 踢球
-篮球 个 玩具 + 打球
+足球 个 玩具 + 锻炼身体
+篮球 个 玩具 + 锻炼身体
 皮球 个 玩具 + 玩
-风筝 只 玩具 + 放着玩
+风筝 只 玩具 + 放到天上
 气球 个 玩具 + 玩
 玩具车 辆 玩具 + 玩
 布娃娃 个 玩具 - 玩
 积木 盒 玩具 - 搭房子
 跳绳 根 玩具 + 锻炼身体
 小鼓 面 玩具 + 打拍子
-口琴 把 玩具 - 吹歌
-笛子 支 玩具 - 吹歌
+口琴 把 玩具 - 吹曲子
+笛子 支 玩具 - 吹曲子
 帽子 顶 衣物 + 挡太阳
 围巾 条 衣物 + 保暖
 手套 副 衣物 + 保暖
@@ -94,7 +95,7 @@ _THINGS = """
 裙子 条 衣物 + 跳舞
 运动鞋 双 衣物 + 跑步
 雨伞 把 用品 + 挡雨
-钥匙 把 用品 - 开门
+钥匙 把 钥匙 - 开门
 杯子 个 用品 + 喝水
 水壶 个 用品 + 装水
 毛巾 条 用品 + 擦脸
@@ -102,11 +103,11 @@ _THINGS = """
 镜子 面 用品 + 照一照
 梳子 把 用品 + 梳头
 篮子 个 用品 - 装东西
-手表 块 用品 + 看时间
+手表 块 贵重 + 看时间
 手电筒 个 用品 - 照亮
-相机 台 用品 - 拍照
-眼镜 副 用品 - 看清楚
-灯笼 个 用品 + 照亮
+相机 台 贵重 - 拍照
+眼镜 副 贵重 - 看清楚
+灯笼 个 玩具 + 照亮
 照片 张 纸品 - 留作纪念
 邮票 张 纸品 - 寄信
 贺卡 张 纸品 + 送祝福
@@ -148,7 +149,7 @@ _PLACES = """
 教室|+||写作业、听故事、画画|操场 旁边|整齐的桌椅、一块大黑板
 操场|-||跑步、踢球、做游戏|学校 后面|一条红色跑道、两个球门
 超市|+|点心、饮料、用品|买菜|车站 对面|各种吃的、各种用品
-商场|+|衣物、玩具、用品|逛街|广场 北边|漂亮的衣服、好玩的玩具
+商场|+|衣物、玩具、用品、贵重|逛街|广场 北边|漂亮的衣服、好玩的玩具
 菜市场|+|水果、鸡蛋、玉米|买菜|河边 西边|新鲜的蔬菜、活鱼
 水果店|+|水果|挑水果|医院 旁边|又红又大的苹果、甜甜的西瓜
 书店|+|书、文具|看书|邮局 对面|新书、画册
@@ -156,7 +157,7 @@ _PLACES = """
 玩具店|+|玩具|看玩具|商场 旁边|会跑的小车、可爱的娃娃
 面包店|+|点心、牛奶|闻香味|超市 旁边|刚出炉的面包、香香的蛋糕
 花店|+|花|看花|医院 对面|红玫瑰、白菊花
-医院|+||看病、看望病人|银行 东边|医生、护士、干净的病房
+医院|+||看牙、看望病人|银行 东边|医生、护士、干净的病房
 车站|-||等车、接朋友、送朋友|邮局 南边|很多公共汽车、等车的人
 邮局|+||寄信、取包裹|银行 旁边|绿色的邮筒、漂亮的邮票
 银行|+||存钱、取钱|广场 东边|取号的机器、排队的人
@@ -174,7 +175,7 @@ _PLACES = """
 花园|-||看花、浇花、画画|院子 后面|红花、绿草、飞来飞去的蝴蝶
 厨房|+||做饭、洗碗、包饺子|院子 北边|锅、碗、刚洗好的菜
 办公室|+||开会、打电话、整理资料|教室 楼上|一张大桌子、很多文件
-农场|-||喂小羊、看小马、干活|山上 下面|小羊、小马、一片菜地
+农场|-||喂小羊、看小马、干活|树林 后面|小羊、小马、一片菜地
 果园|-||看果树、帮忙干活|农场 东边|苹果树、桃树、梨树
 茶馆|+||喝茶、听故事、下棋|河边 北边|香香的茶、讲故事的老人
 食堂|+||吃饭、帮忙洗菜|体育馆 西边|热热的饭菜、长长的桌子
@@ -195,10 +196,35 @@ SOLD_AT = {place.name: tuple(t.name for t in THINGS if t.category in place.sells
 SELLERS = {t.name: tuple(place for place, sold in SOLD_AT.items() if t.name in sold) for t in THINGS}
 SCHOOL_PLACES = ("学校", "教室", "操场", "办公室", "食堂")
 
-INDOOR_SPOTS = ("桌子上", "椅子上", "窗台上", "柜子里", "箱子里", "架子上", "门后面")
-OUTDOOR_SPOTS = ("大树下", "长椅上", "石头上", "草地上", "台阶上", "木箱里")
-SPOTS = INDOOR_SPOTS + OUTDOOR_SPOTS
+# Where something can be put down; what a place has depends on what it is.
+_INDOOR_SPOTS = ("桌子上", "椅子上", "窗台上", "柜子里", "箱子里", "架子上", "门后面")
+_GREEN_SPOTS = ("大树下", "石头上", "草地上", "长椅上")
+_TOWN_SPOTS = ("长椅上", "台阶上", "木箱里", "路灯下")
+_GREEN = ("公园", "河边", "湖边", "山上", "花园", "果园", "农场", "树林", "院子")
+_FORMAL = ("医院", "银行", "邮局", "电影院", "博物馆", "车站")
+SPOTS_AT = {p.name: (_INDOOR_SPOTS[:4] if p.name in _FORMAL else _INDOOR_SPOTS) if p.indoor else _GREEN_SPOTS if p.name in _GREEN else _TOWN_SPOTS for p in PLACES}
+SPOTS = tuple(dict.fromkeys(_INDOOR_SPOTS + _GREEN_SPOTS + _TOWN_SPOTS))
+INDOOR_SPOTS = _INDOOR_SPOTS
+
+# Why somebody would like a thing; only what is true whatever happened before.
+WANTS = {
+    **dict.fromkeys(("围巾", "手套", "毛衣", "外套"), "觉得有点冷"),
+    **dict.fromkeys(("帽子", "扇子"), "觉得有点热"),
+    **{t.name: f"想{t.use}" for t in THINGS if t.category in ("书", "文具") and t.name != "书包"},
+    **{t.name: "肚子饿了" if t.category == "点心" else "口渴了" for t in THINGS if t.category in ("点心", "饮料")},
+    **dict.fromkeys(("气球", "皮球", "玩具车", "布娃娃", "积木", "小鼓"), "也想玩"),
+    **{t: f"想{THING[t].use}" for t in ("口琴", "笛子", "跳绳", "杯子", "毛巾", "镜子", "梳子", "手表", "相机", "邮票")},
+    **{t.name: f"想吃{t.name}" for t in THINGS if t.category == "水果"},
+    **dict.fromkeys(("玫瑰", "菊花", "兰花"), "很喜欢花"),
+    "眼镜": "看不清楚",
+}
 NUMERALS = ("零", "一", "两", "三", "四", "五", "六", "七", "八", "九", "十")
+
+
+def colours_of(thing: str) -> tuple[str, ...]:
+    """The colours a thing comes in; none if its colour is not worth a word."""
+    found = THING[thing]
+    return () if not found.colourful else FLOWER_COLOURS if found.category == "花" else COLOURS
 
 
 def a(thing: str, colour: str = "") -> str:

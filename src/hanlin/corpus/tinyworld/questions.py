@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .draw import Draw, check_split
 from .lexicon import COLOURS, EATEN, KIN, NUMERALS, PEOPLE, PLACES, SPOTS, THING, THINGS, WEEKDAYS
 from .telling import tell
-from .world import State, Story, plan, replay
+from .world import Event, Item, State, Story, plan, replay
 
 LONGEST_STORY = 110  # characters; keeps story, question and answer within a 128-token row at 1.7 characters a token
 
@@ -102,19 +103,20 @@ def ask(story: Story, draw: Draw, exclude: tuple[str, ...] = ()) -> Question:
 
 
 _WEIGHT = {
-    "where": 22.0,
+    "where": 16.0,
     "who_has": 16.0,
-    "what_has": 12.0,
-    "where_object": 9.0,
-    "object_place": 10.0,
-    "who_gave": 8.0,
-    "what_given": 5.0,
+    "what_has": 13.0,
+    "where_object": 12.0,
+    "object_place": 6.0,
+    "holder_place": 5.0,
+    "who_gave": 9.0,
+    "what_given": 6.0,
     "who_met": 6.0,
-    "bought": 4.0,
+    "bought": 6.0,
     "colour": 5.0,
     "doing": 5.0,
-    "ate": 4.0,
-    "yes_no": 8.0,
+    "ate": 5.0,
+    "yes_no": 7.0,
     "count_people": 3.0,
     "when": 3.0,
 }
@@ -122,9 +124,12 @@ _WEIGHT = {
 
 def _askable(story: Story, state: State) -> list[tuple[Any, ...]]:
     """Every fact with exactly one answer, as (kind, question subject …, key)."""
+    return _of_state(story, state) + _of_events(story.events) + ([("when", story.weekday)] if story.weekday else [])
+
+
+def _of_state(story: Story, state: State) -> list[tuple[Any, ...]]:
     facts: list[tuple[Any, ...]] = []
-    events = story.events
-    places = sorted(set(state.place.values()) | {e[2] for e in events if e[0] in ("go", "be", "come")})
+    places = sorted(set(state.place.values()) | {e[2] for e in story.events if e[0] in ("go", "be", "come")})
     for who, place in state.place.items():
         facts.append(("where", who, place))
         facts.append(("yes_no", who, place, place))
@@ -132,39 +137,45 @@ def _askable(story: Story, state: State) -> list[tuple[Any, ...]]:
     heads = list(state.place.values())
     facts.extend(("count_people", place, f"{NUMERALS[heads.count(place)]}个人") for place in sorted(set(heads)))
     for who, held in state.held.items():
-        if len(held) == 1 and who in state.place:
+        if len(held) == 1:
             facts.append(("what_has", who, held[0][0]))
         for name, _ in held:
             facts.append(("who_has", name, who))
             facts.append(("object_place", name, state.place[who]))
+            facts.append(("holder_place", name, who, state.place[who]))
     facts.extend(("where_object", name, spot) for (name, _), (spot, _) in state.spot.items())
-    given: dict[tuple[str, str], list[str]] = {}
-    sought: dict[tuple[str, str], list[str]] = {}
-    met: dict[str, list[str]] = {}
-    bought: dict[str, list[str]] = {}
+    return facts
+
+
+def _of_events(events: tuple[Event, ...]) -> list[tuple[Any, ...]]:
+    facts: list[tuple[Any, ...]] = []
+    holders: dict[Item, list[str]] = {}  # everyone who has held a thing so far
+    several: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}  # what must be the only one of its sort to be asked
     for event in events:
         verb, who = event[0], event[1]
         if verb in ("give", "handed"):
             giver, taker = (who, event[2]) if verb == "give" else (event[2], who)
-            given.setdefault((event[3][0], taker), []).append(giver)
-            sought.setdefault((giver, taker), []).append(event[3][0])
+            name, returned = event[3][0], taker in holders.get(event[3], ())
+            several.setdefault(("who_gave", name, taker), []).append((name, taker, "" if returned else giver))
+            several.setdefault(("what_given", giver, taker), []).append((giver, taker, "" if returned else name))
         elif verb == "meet":
-            met.setdefault(who, []).append(event[2])
+            several.setdefault(("who_met", who), []).append((who, event[2]))
         elif verb == "buy":
-            bought.setdefault(who, []).append(event[2][0])
+            several.setdefault(("bought", who), []).append((who, event[2][0]))
         elif verb == "eat":
             facts.append(("ate", event[2][0], who))
-        elif verb in ("go", "be") and event[3] and sum(e[0] in ("go", "be") and e[1:3] == event[1:3] for e in events) == 1:
-            facts.append(("doing", who, event[2], event[3]))
-        for part in event[2:]:
-            if isinstance(part, tuple) and part[1] and ("colour", *part) not in facts:
-                facts.append(("colour", *part))
-    facts.extend(("who_gave", name, taker, givers[0]) for (name, taker), givers in given.items() if len(givers) == 1)
-    facts.extend(("what_given", giver, taker, names[0]) for (giver, taker), names in sought.items() if len(names) == 1)
-    facts.extend(("who_met", who, others[0]) for who, others in met.items() if len(others) == 1)
-    facts.extend(("bought", who, names[0]) for who, names in bought.items() if len(names) == 1)
-    if story.weekday:
-        facts.append(("when", story.weekday))
+        elif verb in ("go", "be") and event[3]:
+            several.setdefault(("doing", who, event[2]), []).append((who, event[2], event[3]))
+        for item in event[2:]:
+            if isinstance(item, tuple):
+                if item not in holders and item[1]:
+                    facts.append(("colour", *item))
+                holders.setdefault(item, []).append(event[2] if verb == "give" else who)
+    doing = Counter((e[1], replay(events[: at + 1]).place[e[1]]) for at, e in enumerate(events) if e[0] == "share")
+    doing.update((e[2], replay(events[: at + 1]).place[e[1]]) for at, e in enumerate(events) if e[0] == "share")
+    for (kind, *_), found in several.items():
+        if len(set(found)) == 1 and found[0][-1] and not (kind == "doing" and doing[found[0][:2]]):
+            facts.append((kind, *found[0]))
     return facts
 
 
@@ -185,7 +196,8 @@ _WORDING: dict[str, tuple[tuple[str, ...], str]] = {
     "who_has": (("{0}在谁手里？", "谁拿着{0}？", "现在{0}在谁手里？"), "{0}在{1}手里。"),
     "what_has": (("{0}手里有什么？", "{0}拿着什么？", "{0}现在拿着什么？"), "{0}拿着{1}。"),
     "where_object": (("{0}放在哪里？", "{0}放在什么地方？"), "{0}放在{1}。"),
-    "object_place": (("拿着{0}的人在哪里？", "{0}现在在哪个地方？"), "{0}在{1}。"),
+    "object_place": (("{0}现在在哪个地方？", "{0}被带到了哪里？"), "{0}在{1}。"),
+    "holder_place": (("拿着{0}的人在哪里？", "拿着{0}的人现在在哪里？"), "{1}在{2}。"),
     "who_gave": (("{0}是谁给{1}的？", "谁把{0}给了{1}？"), "{0}是{2}给{1}的。"),
     "what_given": (("{0}给了{1}什么？", "{0}把什么给了{1}？"), "{0}给了{1}{2}。"),
     "who_met": (("{0}遇见了谁？", "{0}遇到了谁？"), "{0}遇见了{1}。"),

@@ -15,6 +15,7 @@ An event is a tuple (verb, who, …); a thing is carried as (name, colour) with 
     put      who, thing, spot
     fetch    who, thing, spot
     eat      who, thing
+    share    who, other, activity           both do it where they are
 """
 
 from __future__ import annotations
@@ -25,22 +26,21 @@ from .draw import Draw
 from .lexicon import (
     ADULTS,
     CHILDREN,
-    COLOURS,
     EATEN,
     IN_BAG,
-    INDOOR_SPOTS,
     KIN,
     LOSABLE,
-    OUTDOOR_SPOTS,
     PLACE,
     PLACES,
     SCHOOL_PLACES,
     SOLD_AT,
+    SPOTS_AT,
     THING,
     THINGS,
     TIMES,
     WEATHER,
     WEEKDAYS,
+    colours_of,
 )
 
 Event = tuple[Any, ...]
@@ -102,6 +102,8 @@ class State:
             self.held[who].append(event[2])
         elif verb == "eat":
             self.held[who].remove(event[2])
+        elif verb == "share":
+            pass
         else:
             raise ValueError(f"unknown event {event!r}")
 
@@ -127,7 +129,7 @@ _WEATHERS = ((30.0, ""), (25.0, "晴"), (8.0, "雨"), (4.0, "雪"), (4.0, "风")
 _NAMES = tuple(thing.name for thing in THINGS)
 _CARRIED = tuple(thing.name for thing in THINGS if thing.name not in ("豆浆",))
 _MOVES = frozenset(("go", "come", "together", "be", "meet"))
-_GAINS = frozenset(("buy", "find", "take_out", "fetch", "carry", "handed"))
+_NOT_FOR_FUN = frozenset(("医院", "银行", "办公室", "邮局"))
 
 
 def plan(draw: Draw, fewest: int = 3, most: int = 7) -> Story:
@@ -153,7 +155,8 @@ class _Planner:
         self.events: list[Event] = []
         self.seen: set[str] = set()
         self.gained = 0
-        self.swapped = False
+        self.swapped = self.shared = False
+        self.found: Item = ("", "")
 
     def run(self, count: int) -> Story:
         self.begin(self.cast[0])
@@ -167,10 +170,10 @@ class _Planner:
         self.state.apply(event)
 
     def item(self, name: str) -> Item:
-        """The named thing, with a colour three times in four if it comes in colours; each name only once in a story."""
+        """The named thing, with a colour more often than not if it comes in colours; each name only once in a story."""
         self.seen.add(name)
         self.gained += 1
-        return (name, self.draw.pick(COLOURS)) if THING[name].colourful and self.draw.chance(0.6) else (name, "")
+        return (name, self.draw.pick(colours_of(name))) if THING[name].colourful and self.draw.chance(0.6) else (name, "")
 
     def new_name(self, names: tuple[str, ...]) -> str:
         while True:
@@ -225,7 +228,8 @@ class _Planner:
                 if THING[thing[0]].category in EATEN:
                     options.append((1.5 * weight, ("eat", who, thing)))
                 if beside and not self.swapped and not just_got:
-                    options.extend((1.5, ("swap", who, other, thing, state.held[other][-1])) for other in beside if state.held[other])
+                    trades = ((other, state.held[other][-1]) for other in beside if state.held[other])
+                    options.extend((1.5, ("swap", who, other, thing, theirs)) for other, theirs in trades if self.found not in (thing, theirs))
             if len(held) < 2 and self.gained < 3:
                 if state.place[who] in SOLD_AT:
                     options.append((3.0 * weight / (1 + len(held)), ("buy", who)))
@@ -238,6 +242,8 @@ class _Planner:
             options.append(((0.3 if just_moved else 2.0) * weight, ("go", who)))
             if beside and not just_moved:
                 options.append((1.2, ("together", who, draw.pick(beside))))
+            if beside and not self.shared and state.place[who] not in _NOT_FOR_FUN:
+                options.append((1.5 * weight, ("share", who, draw.pick(beside))))
         self.settle(draw.weighted(options))
 
     def settle(self, choice: tuple[Any, ...]) -> None:
@@ -252,13 +258,19 @@ class _Planner:
         elif verb == "buy":
             self.add("buy", who, self.item(self.new_name(SOLD_AT[state.place[who]])))
         elif verb in ("find", "take_out"):
-            self.add(verb, who, self.item(self.new_name(LOSABLE if verb == "find" else IN_BAG)))
+            item = self.item(self.new_name(LOSABLE if verb == "find" else IN_BAG))
+            if verb == "find":
+                self.found = item
+            self.add(verb, who, item)
         elif verb == "put":
-            self.add("put", who, choice[2], draw.pick(INDOOR_SPOTS if PLACE[state.place[who]].indoor else OUTDOOR_SPOTS))
+            self.add("put", who, choice[2], draw.pick(SPOTS_AT[state.place[who]]))
         elif verb == "come":
             if self.gained < 3 and draw.chance(0.4):
                 self.add("carry", who, self.item(self.new_name(_CARRIED)))
             self.add(*choice)
+        elif verb == "share":
+            self.shared = True
+            self.add(*choice, draw.pick(PLACE[state.place[who]].activities))
         else:
             self.swapped |= verb == "swap"
             self.add(*choice)

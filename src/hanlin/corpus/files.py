@@ -1,0 +1,273 @@
+"""Bytes of a file as UTF-8 lines, whatever its compression and encoding, in bounded memory.
+
+Nothing here knows what a line means; `readers.py` does.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import glob
+import lzma
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from ..common.errors import HanlinError
+from .characters import plausibility
+
+BLOCK = 1 << 20
+READABLE = (".jsonl", ".ndjson", ".json", ".txt", ".text", ".md", ".markdown", ".csv", ".tsv", ".parquet", ".html", ".htm", ".xml")
+COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
+_MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\x00": "xz", b"BZh": "bz2"}
+_FOREIGN = {b"PK\x03\x04": "zip", b"%PDF": "PDF", b"\x7fELF": "ELF", b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"SQLite": "SQLite", b"Rar!": "RAR", b"7z\xbc\xaf": "7z"}
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """What a file may do to this machine.
+
+    Attributes:
+        record_bytes: a longer line or JSON value is quarantined unread.
+        output_bytes: how much one compressed file may expand to.
+        ratio: expanded ÷ compressed bytes allowed, looked at once 64 MiB have come out. Real text stays below 30.
+    """
+
+    record_bytes: int = 64 << 20
+    output_bytes: int = 1 << 40
+    ratio: float = 1000.0
+
+
+def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
+    """Files named by paths, directories (searched below, known extensions only) and quoted globs, sorted within each.
+
+    Raises:
+        HanlinError: a path is missing, a glob matches nothing, a directory holds nothing readable.
+    """
+    found: dict[Path, None] = {}
+    for item in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
+        path = Path(item)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and _known(file) and not _hidden(file, path))
+            if not files:
+                raise HanlinError(
+                    f"目录 {path} 里没有可读的文件。支持的扩展名：{' '.join(READABLE)}，以及它们的 {' '.join(COMPRESSED)} 压缩形式。",
+                    f"Directory {path} holds no readable file. Known extensions: {' '.join(READABLE)}, also compressed as {' '.join(COMPRESSED)}.",
+                )
+        elif path.is_file():
+            files = [path]
+        elif glob.has_magic(str(item)):
+            files = sorted(Path(name) for name in glob.glob(str(item), recursive=True) if os.path.isfile(name))
+            if not files:
+                raise HanlinError(f"没有文件符合 {item}。请检查路径和通配符。", f"No file matches {item}. Check the path and the pattern.")
+        else:
+            raise HanlinError(f"找不到文件 {path}。请检查路径。", f"No such file: {path}. Check the path.")
+        found.update(dict.fromkeys(files))
+    if not found:
+        raise HanlinError("没有给出任何输入文件。", "No input file was given.")
+    return list(found)
+
+
+def inner_suffix(path: Path) -> str:
+    """The extension below the compression's: `.jsonl` of `a.jsonl.zst`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in READABLE else ""
+
+
+def stem(path: Path) -> str:
+    """The file's name without directory, compression and type: the default name of a source."""
+    name = path.name
+    for suffix in (*COMPRESSED, *READABLE):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    return name or path.name
+
+
+def blocks(path: Path, limits: ReadLimits) -> Iterator[bytes]:
+    """The file's bytes, decompressed, in pieces of about 1 MiB.
+
+    Raises:
+        HanlinError: truncated or damaged compressed data, or expansion beyond `limits`.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            file.seek(0)
+            kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+            if kind is None:
+                while block := file.read(BLOCK):
+                    yield block
+                return
+            total = 0
+            for block in _decompress(file, kind):
+                total += len(block)
+                if total > limits.output_bytes or (total > 64 << 20 and total > limits.ratio * file.tell()):
+                    raise HanlinError(
+                        f"{path} 解压后已超过限制（{total:,} 字节，压缩比 {total / file.tell():.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
+                        f"{path} expands beyond the limit ({total:,} bytes, ratio {total / file.tell():.0f}) and may be a decompression bomb. "
+                        "If it is genuine, decompress it yourself first.",
+                    )
+                yield block
+    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError) as error:
+        raise HanlinError(
+            f"{path} 的压缩数据不完整或已损坏（{error}）。请重新下载或重新压缩这个文件。",
+            f"{path} is truncated or damaged ({error}). Download or compress it again.",
+        ) from error
+    except OSError as error:
+        raise HanlinError(f"读不了 {path}：{error.strerror or error}。", f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _decompress(file, kind: str) -> Iterator[bytes]:
+    """Bounded pieces of a gz, xz, bz2 or zstd stream of one or more members; EOFError when it stops inside one."""
+    make = {"gz": lambda: zlib.decompressobj(31), "xz": lzma.LZMADecompressor, "bz2": bz2.BZ2Decompressor, "zst": lambda: zstandard.ZstdDecompressor().decompressobj()}[kind]
+    decoder, data, feed = make(), b"", 1024
+    while True:
+        if not data:
+            data = file.read(feed)
+            if not data:
+                break
+        if kind == "zst":  # this decoder has no output bound: a frame's block is ≤ 128 KiB from ≥ 4 bytes, so bound what goes in
+            out, data = decoder.decompress(data), b""
+            feed = 1024 if len(out) > 8 * BLOCK else min(feed * 2, 1 << 17)
+        elif kind == "gz":
+            out, data, feed = decoder.decompress(data, BLOCK), decoder.unconsumed_tail, BLOCK
+        else:
+            out, data, feed = decoder.decompress(data, BLOCK), b"", BLOCK
+            while out and not decoder.eof and not decoder.needs_input:
+                yield out
+                out = decoder.decompress(b"", BLOCK)
+        if out:
+            yield out
+        if decoder.eof:
+            data = decoder.unused_data
+            while data[:1] == b"\0":  # some tools pad members with zeros
+                data = data.lstrip(b"\0")
+            if not data:
+                data = file.read(feed)
+                if not data:
+                    return
+            decoder = make()
+    raise EOFError("unexpected end")
+
+
+def detect_encoding(sample: bytes, path: Path, *, whole: bool) -> str:
+    """Name the encoding of `sample`: byte-order mark, then strict UTF-8, then the more plausible of GB18030 and Big5.
+
+    Args:
+        whole: the sample is the entire file; otherwise its last character may be cut.
+
+    Raises:
+        HanlinError: binary data, or text that is plausible in none of them.
+    """
+    for mark, name in _MARKS:
+        if sample.startswith(mark):
+            return name
+    foreign = next((kind for magic, kind in _FOREIGN.items() if sample.startswith(magic)), None)
+    if foreign or sample.count(0) > len(sample) // 1000:
+        what = foreign or ("二进制数据", "binary data")
+        zh, en = (what, what) if isinstance(what, str) else what
+        raise HanlinError(
+            f"{path} 是{zh}，不是文本。请先转成文本、JSON 或解压。", f"{path} is {en}, not text. Convert or unpack it to text or JSON first."
+        )
+    if _decodes(sample, "utf-8", whole):
+        return "utf-8"
+    scores = {}
+    for name in ("gb18030", "big5hkscs"):
+        text = sample.decode(name, "replace")
+        # A wrong reading of Chinese shows as undecodable bytes or as characters hardly anybody uses.
+        scores[name] = plausibility(text) - 20 * text.count("\ufffd") / max(1, len(text))
+    damaged = sample.decode("utf-8", "replace")
+    if damaged.count("\ufffd") < len(damaged) / 50 and plausibility(damaged) >= max(scores.values()):
+        return "utf-8"  # with a few bad bytes: the records that hold them are quarantined
+    best = max(scores, key=lambda name: scores[name])
+    if scores[best] < 0.25:
+        raise HanlinError(
+            f"认不出 {path} 的文字编码（已试 UTF-8、UTF-16、GB18030、Big5）。请先转成 UTF-8，例如 iconv -f 原编码 -t UTF-8。",
+            f"The encoding of {path} is none of UTF-8, UTF-16, GB18030, Big5. Convert it to UTF-8 first, e.g. iconv -f ENCODING -t UTF-8.",
+        )
+    return best
+
+
+def utf8_blocks(path: Path, limits: ReadLimits) -> tuple[str, Iterator[bytes]]:
+    """The encoding found, and the file's bytes without byte-order mark; UTF-16 and UTF-32 already turned into UTF-8.
+
+    GB18030 and Big5 stay as they are: a newline is never part of one of their characters, so lines can be cut first
+    and decoded one by one, and a bad byte costs one record.
+
+    Raises:
+        HanlinError: see `blocks` and `detect_encoding`.
+    """
+    stream = blocks(path, limits)
+    sample = b""
+    for block in stream:
+        sample += block
+        if len(sample) >= BLOCK:
+            break
+    encoding = detect_encoding(sample, path, whole=len(sample) < BLOCK) if sample else "utf-8"
+
+    def chained() -> Iterator[bytes]:
+        yield sample
+        yield from stream
+
+    if encoding in ("utf-16", "utf-32"):
+        return encoding, _recoded(chained(), encoding)
+    if encoding == "utf-8-sig":
+        sample = sample[len(codecs.BOM_UTF8) :]
+        return "utf-8", chained()
+    return encoding, chained()
+
+
+def lines(stream: Iterator[bytes], limits: ReadLimits) -> Iterator[tuple[int, int, bytes | None]]:
+    """(line number from 1, byte offset, line without its end); the line is None when longer than `limits.record_bytes`."""
+    number, offset, skipped = 1, 0, 0
+    held: list[bytes] = []
+    length = 0
+    for block in stream:
+        start = 0
+        while (end := block.find(b"\n", start)) >= 0:
+            piece = block[start:end]
+            size = length + skipped + len(piece)
+            too_long = skipped or size > limits.record_bytes
+            yield number, offset, None if too_long else (b"".join([*held, piece]) if held else piece).rstrip(b"\r")
+            number, offset, skipped, length, start = number + 1, offset + size + 1, 0, 0, end + 1
+            held.clear()
+        rest = block[start:]
+        if skipped or length + len(rest) > limits.record_bytes:
+            skipped += length + len(rest)
+            held.clear()
+            length = 0
+        elif rest:
+            held.append(rest)
+            length += len(rest)
+    if skipped or held:
+        yield number, offset, None if skipped else b"".join(held).rstrip(b"\r")
+
+
+def _recoded(stream: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for block in stream:
+        yield decoder.decode(block).encode("utf-8", "replace")
+    yield decoder.decode(b"", True).encode("utf-8", "replace")
+
+
+def _decodes(sample: bytes, encoding: str, whole: bool) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(sample, whole)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _known(path: Path) -> bool:
+    return bool(inner_suffix(path))
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)

@@ -1,0 +1,156 @@
+"""Repair of text that is meant to stay: wrong decodings, invisible characters, HTML residue, white space.
+
+Full-width Chinese punctuation is left alone (NFC, never NFKC), and so is everything inside code fences.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+import unicodedata
+
+import numpy as np
+
+from .characters import GBK_TRACE, HAN, code_points, flags, plausibility, table
+
+# C0 and C1 controls, zero-width and direction marks, soft hyphen, private use; a joiner stays between emoji.
+_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])")
+_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+_TRAILING = re.compile(r"[ \t\u3000]+$|^\u3000+", re.M)
+_BLANK = re.compile(r"\n{3,}")
+_ODD = re.compile("[^\t\n\x20-\x7e\u00b7\u2010-\u2027\u2030-\u205e\u2070-\udfff\uf900-\ufefe\uff00-\uffee\U00010000-\U0010ffff]|\ufeff|[\ue000-\uf8ff]|\u3000(?:\n|$)|^\u3000", re.M)
+
+_CODE = r"```.*?(?:```|\Z)|`[^`\n]+`"
+_TAGGED = re.compile(r"<[a-zA-Z/!?]|&[#a-zA-Z]")
+_PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
+_HIDDEN = re.compile(
+    r"(" + _CODE + r")|<!--.*?-->|<!\[CDATA\[(.*?)\]\]>|<(script|style|noscript|head|nav|footer|iframe|svg|select|template)\b[^>]*>.*?(?:</\3\s*>|\Z)|<[!?][a-zA-Z][^>]*>",
+    re.S | re.I,
+)
+_BLOCK = "p|div|br|hr|li|ul|ol|dl|dt|dd|tr|td|th|table|tbody|thead|tfoot|caption|h[1-6]|blockquote|section|article|aside|header|main|figure|figcaption|form|fieldset|legend|center|pre|address|html|body|title|option|details|summary"
+_INLINE = "a|b|i|u|s|em|strong|span|font|img|input|label|sup|sub|small|big|code|abbr|acronym|cite|tt|kbd|samp|var|wbr|ruby|rt|rp|rb|video|audio|source|embed|object|param|button|textarea|link|meta|base|map|area|del|ins|mark|nobr|strike|time|q|canvas|o:p|col|colgroup|frame|frameset|script|style"
+_TAG = re.compile(r"(" + _CODE + r")|<(/?)(?:(" + _BLOCK + r")|(?:" + _INLINE + r"))(?:\s[^<>]*|/)?>", re.S | re.I)
+_ANY_TAG = re.compile(r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]*|/)?>")
+_ENTITY = re.compile(r"(" + _CODE + r")|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
+_SCRIPT = re.compile(r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w.#-]+\s*\{[^{}]*:[^{}]*[;}]|^\s*[{}();]+\s*$")
+
+# What a UTF-8 or GBK byte looks like once read as Windows-1252; bytes that code page leaves undefined read as Latin-1.
+_CP1252 = {bytes([value]).decode("cp1252", "replace"): value for value in range(0x80, 0x100)}
+_CP1252.pop("\ufffd", None)
+_CP1252 |= {chr(value): value for value in range(0x80, 0x100)}
+_WESTERN = re.compile("[" + "".join(re.escape(character) for character in _CP1252 if character not in "·×÷°±«»©®–—‘’“”•…™§²³¹µ\xa0\x85") + "]")
+_LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
+
+
+def normalize(text: str) -> tuple[str, bool]:
+    """Visible, composed, tidy text, and whether HTML was removed from it."""
+    tagged = False
+    if _TAGGED.search(text):
+        stripped = strip_html(text)
+        tagged = stripped != text
+        text = stripped
+    if _ODD.search(text):
+        text = _BREAKS.sub("\n", text)
+        text = _SPACES.sub(" ", text)
+        text = _INVISIBLE.sub("", text)
+        text = unicodedata.normalize("NFC", text)
+    text = _TRAILING.sub("", text)
+    return _BLANK.sub("\n\n", text).strip("\n"), tagged
+
+
+def strip_html(text: str) -> str:
+    """Text without tags, comments, scripts and entities; code fences and `inline code` keep theirs.
+
+    Only names HTML has are taken for tags, so `a<b` and generics of program code survive; a whole page loses every tag.
+    """
+    page = bool(_PAGE.match(text))
+    for _ in range(2):  # feeds carry HTML as entities inside XML: a second round strips what the first unescaped
+        before = text
+        text = _HIDDEN.sub(lambda found: found[1] or found[2] or "\n", text)
+        text = _TAG.sub(lambda found: found[1] or ("\n" if found[3] else ""), text)
+        if page:
+            text = _ANY_TAG.sub("\n", text)
+        if text == before and "&" not in text:
+            break
+        unescaped = _ENTITY.sub(lambda found: found[1] or html.unescape(found[0]), text)
+        changed, text = unescaped != text, unescaped
+        if not (changed and _TAGGED.search(text)):
+            break
+    if page or text.count("{") + text.count("(") > 1:
+        text = "\n".join(line for line in text.split("\n") if not is_script(line))
+    return text
+
+
+def is_script(line: str) -> bool:
+    """Whether a line is JavaScript or CSS left over from a page: code by its look, and no Chinese to lose."""
+    return bool(_SCRIPT.search(line)) and not re.search("[\u3400-\u9fff]{2}", line)
+
+
+def repair_mojibake(text: str) -> tuple[str, int]:
+    """Text with wrongly decoded lines set right, and the number of characters in lines that are beyond repair.
+
+    Knows UTF-8 and GBK read as Windows-1252/Latin-1, UTF-8 read as GBK, and the leftovers 锟斤拷 and 烫烫烫 of a lossy
+    round trip. A line is touched only when it shows such marks; lines beyond repair are taken out.
+    """
+    if not (_WESTERN.search(text) or _traces(text) or _LOST.search(text)):
+        return text, 0
+    kept, lost = [], 0
+    for line in text.split("\n"):
+        fixed = _repair_line(line)
+        if fixed is None:
+            lost += len(line)
+        else:
+            kept.append(fixed)
+    return "\n".join(kept), lost
+
+
+def _repair_line(line: str) -> str | None:
+    """The line as it should read, the line itself when nothing is wrong with it, or None."""
+    size = len(line.replace(" ", ""))
+    western = len(_WESTERN.findall(line))
+    if western >= 3 and western > 0.15 * size:
+        data = b"".join(bytes([_CP1252[c]]) if c in _CP1252 else c.encode("utf-8", "replace") for c in line)
+        return _first_plausible(data, ("utf-8", "gb18030"), line if _western_language(line) else None)
+    if _gbk_traced(line):
+        try:
+            return _first_plausible(line.encode("gb18030"), ("utf-8",), None)
+        except UnicodeEncodeError:
+            return None
+    lost = sum(map(len, _LOST.findall(line)))
+    return None if lost and lost > 0.05 * size else line
+
+
+def _first_plausible(data: bytes, encodings: tuple[str, ...], otherwise: str | None) -> str | None:
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if plausibility(text) > 0.35:
+            return text
+    return otherwise
+
+
+def _western_language(line: str) -> bool:
+    """Accents of a European language sit singly inside words; those of mojibake stand in rows."""
+    return not re.search("[\x80-\xff\u0152-\u0192\u20ac\u2122\ufffd]{3}", line)
+
+
+@functools.cache
+def _trace_class() -> re.Pattern[str]:
+    points = np.flatnonzero(table() & GBK_TRACE)
+    return re.compile("[" + "".join(map(chr, points)) + "€]")
+
+
+def _traces(text: str) -> bool:
+    pattern = _trace_class()
+    return len(pattern.findall(text, 0, 2000)) > 0.08 * min(len(text), 2000) or (len(text) > 2000 and len(pattern.findall(text)) > 0.02 * len(text))
+
+
+def _gbk_traced(line: str) -> bool:
+    """UTF-8 read as GBK: about every second character carries a byte pair that few characters in use have."""
+    kinds = flags(code_points(line))
+    han = int(((kinds & HAN) != 0).sum())
+    return han >= 4 and int(((kinds & GBK_TRACE) != 0).sum()) > 0.25 * han and plausibility(line) < 0.3

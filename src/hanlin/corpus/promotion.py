@@ -1,0 +1,97 @@
+"""Lines that sell something or belong to a page's frame rather than to its text.
+
+No list of forbidden words: a line is judged by what advertisements are made of (a way to reach the seller, an address, an
+offer, a call to act, shouting), each worth points, so that one of them alone, as ordinary prose has, costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+_PHONE = r"(?<![\dA-Za-z.])(?:1[3-9]\d[- ]?\d{4}[- ]?\d{4}|[48]00[- ]?\d{3,4}[- ]?\d{3,4}|0\d{2,3}[-－ ]\d{7,8})(?![\d.])"
+_HANDLE = r"(?:Q{1,2}群?|扣{1,2}群?|企鹅号?|微信号?|微信公众号|公众号|[vV]信|[vV][xX]|[wW][xX]|薇信?|威信|徽信|电报|[tT]elegram|[wW]hats[aA]pp|飞机号?|加群|群号|客服)\s*(?:号码?|群|客服|[iI][dD])?\s*[:：＋+=＝是为]{0,2}\s*@?(?=[\w-]*\d)[A-Za-z0-9][\w-]{4,}"
+_ADD = r"[加＋+]\s*(?:我|老师|客服)?\s*(?:的)?\s*(?:QQ|[vV微薇威徽]|[wW][xX]|[vV][xX]|扣|群)"
+_MAIL = r"[\w.+-]+@[\w-]+\.[A-Za-z]{2,}"
+_URL = r"(?:https?://|www\.)[^\s\u4e00-\u9fff，。）]+|(?<![\w@.])[a-z0-9][a-z0-9-]{1,30}(?:\.[a-z0-9-]{2,20})?\.(?:com|cn|net|cc|top|xyz|vip|info|club|shop|site|online|app|live|icu|tk|me|tv|asia|biz|wang)\b(?!\.\w)"
+_OFFER = (
+    r"\d+(?:\.\d+)?\s*折(?![叠磨合射断])|满\s*\d+\s*(?:元|块)?\s*[减送]|[¥￥]\s*\d|(?:仅|只)(?:需|要|售|卖)\s*[¥￥]?\d|\d+\s*元?起[售批]?(?![来床身源])|原价|现价|特价|低价|超值|优惠|折扣|打折|"
+    r"[免包]邮|免费(?:领|送|试|咨询|下载|注册|体验|获取|加入)|限时|限量|限购|秒杀|抢购|促销|清仓|甩卖|买[一二三\d]送|赠送|送\s*\d+\s*[元块]|红包|返[利现点]|彩金|首[充存]|提现|到账|"
+    r"[日月年周]\s*[赚入]\s*[\d百千万过]|稳赚|包赚|高[薪回]报?|零(?:风险|投资|首付|门槛|基础)|无(?:抵押|担保|需经验)|保本|秒[批到]|放款|兼职|刷单|代[开办刷理写考练]|加盟|招商|诚招|批发|货源|厂家直[销供]|直销"
+)
+_CALL = (
+    r"点击|点我|戳我|戳这|猛戳|扫码|扫一扫|扫描.{0,6}二维码|长按.{0,6}二维码|关注.{0,10}(?:公众号|微信)|立[即刻](?:购买|下载|注册|咨询|领取|报名|体验|抢购|加入|拨打|下单|联系|预约|参与|试玩|开户)|"
+    r"(?:马上|赶快|赶紧|快来|速来|火速|抓紧)(?:加入|下单|购买|领取|抢购|联系|注册|报名|咨询|拨打|来|加)|欢迎(?:来电|咨询|致电|选购|订购|订货|加盟|洽谈|联系|垂询|加入|广大)|"
+    r"(?:咨询|订购|联系|客服|服务|加盟|报名|预约|销售|招商|报价)\s*(?:热线|电话|方式|微信|QQ|请)|来电|致电|拨打|热线|下单|抢先|不容错过|机不可失|错过.{0,4}(?:后悔|再等|不再)|先到先得|手慢无|详[情询]请?(?:点|咨|联|致|登|加|见|扫)|在线(?:客服|咨询|观看|播放)|专业(?:办理|代办|承接)|长期有效|诚信经营|信誉(?:保证|第一)|货到付款|质量保证|全国包|量大从优|官方(?:网站|正版|认证|入口)|官网|登录入口|备用网址|最新网址"
+)
+_STAKE = (
+    r"博彩|娱乐[城场]|百家乐|老虎机|真人视讯|真钱|棋牌(?:游戏|平台|娱乐)|(?:体育|电子|电竞|在线)投注|注册即?送|开户(?:即?送|链接)|下注|时时彩|六合彩|北京赛车|幸运\d+|"
+    r"裸聊|约炮|成人(?:电影|视频|网站)|激情(?:视频|电影)|无码(?!头)|代开.{0,4}发票|发票代开|办证刻章|刻章办证|"
+    # a betting brand and the way into it: 某某体育app, xx国际登录, yabo手机版
+    r"(?:体育|娱乐|国际|棋牌|彩票|电竞|贵宾会|现金网|直营网|游戏体育|体会|[a-z]{3,}\d{0,4}|\d{3,4}[a-z]{0,3})(?:手机版?)?(?:app官网|app下载|官网登[录陆入]|手机版登[录陆]|登[录陆](?:器|官网|平台|入口|网址)|中文版|下载手机版|备用网址|网址|手机下载|官方(?:网站|平台|入口|版下载))|"
+    r"(?:体育|娱乐|国际|棋牌|彩票|电竞|贵宾会|现金网|体会)(?:app|APP|官方|官网)"
+)
+_SHOUT = re.compile(r"[！!]{2,}|[★☆◆◇■□▲△▼●○◎※❤♥♦♣♠✔✅☑➤➜→⬇↓【】『』〖〗]|[\U0001F300-\U0001FAFF]")
+
+_CONTACT_ANY = re.compile(f"{_PHONE}|{_HANDLE}|{_ADD}|{_MAIL}")
+_URL_ANY = re.compile(_URL)
+_OFFER_ANY, _CALL_ANY, _STAKE_ANY = re.compile(_OFFER), re.compile(_CALL), re.compile(_STAKE)
+_DIGITS = re.compile(r"(?<!\d)\d{7,}(?!\d)")
+
+_FRAME = re.compile(
+    r"""^[\s\[【（(<>«»|·•*#-]*(?:
+      (?:上|下)一?[篇页章]\s*(?:[:：].*)?|返回\s*(?:首页|顶部|列表|上一页|目录)?|(?:您|你)?(?:现在|当前)?的?所?在?位置\s*[:：].*|首页\s*[>»/|›→-].*|网站首页|
+      (?:相关|热门|推荐|最新|更多|精彩|延伸|猜你喜欢|编辑)\s*(?:阅读|文章|推荐|新闻|链接|标签|内容|资讯|资料|搜索|评论)\s*[:：]?|猜你喜欢|
+      本文(?:关键词|标签|链接|地址|网址|来源|访问地址|由.{0,20}(?:整理|发布|提供|编辑)).*|标签\s*[:：].{0,60}|
+      版权所有.*|版权声明\s*[:：].*|copyright\b.*|©.*|.{0,12}ICP[备证].*|.{0,6}公网安备.*|all\ rights\ reserved.*|
+      (?:责任编辑|责编|编辑|校对|审核|监制)\s*[:：]\s*\S{1,12}(?:\s*\S{1,6})?|(?:来源|出处|作者|发布者|发布时间|更新时间|日期|时间)\s*[:：]\s*\S{0,20}(?:\s+\d[\d:\-/\s]*)?\s*(?:点击|浏览|阅读|人气).*|
+      (?:点击|浏览|阅读|访问|人气|评论|点赞|收藏|转发|分享)(?:量|数|次数)?\s*[:：(（]?\s*\d+\s*(?:次|人|条)?[)）]?|
+      (?:登录|注册|登陆|收藏|分享|打印|举报|评论|点赞|关注|搜索|关闭|字体|大|中|小|赞|踩)(?:[\s|/·]+(?:登录|注册|登陆|收藏|分享|打印|举报|评论|点赞|关注|搜索|关闭窗口?|字体|大|中|小|赞|踩|首页))+|
+      分享\s*(?:到|至)\s*[:：]?.*|(?:展开|收起)(?:全文|更多|全部)?|(?:查看|阅读|点击)(?:更多|原文|全文|详情|查看.{0,8}|阅读全文|进入.{0,6})\s*[>»…]*|阅读全文.*|更多\s*[>»….]+|read\ more.*|
+      未经.{0,16}(?:授权|许可|同意)[，,\s]*(?:请勿|谢绝|严禁|禁止|不得)(?:擅自|非法|私自)?(?:转载|复制|搬运|引用).{0,16}|(?:欢迎)?转载(?:请|需|须|务必|时).{0,4}(?:注明|联系|标明|保留).{0,40}|请勿(?:非法)?转载.*|
+      扫(?:一扫|码|描).{0,16}(?:关注|下载|二维码|查看|加群|咨询).{0,20}|.{0,8}没有了[！。]?
+    )[\s\]】）)>»|]*$""",
+    re.X | re.I,
+)
+_HINT = re.compile(f"{_PHONE}|{_MAIL}|{_URL}|{_OFFER}|{_CALL}|{_STAKE}|{_ADD}|{_HANDLE}")
+_FRAME_HINT = re.compile(
+    r"[上下]一?[篇页章]|返回|位置|首页|相关|热门|推荐|最新|更多|精彩|延伸|喜欢|编辑|本文|关键词|标签|版权|copyright|©|ICP|安备|rights|责编|校对|审核|监制|来源|出处|作者|发布|更新时间|日期|点击|浏览|阅读|访问|人气|登录|登陆|注册|收藏|打印|举报|评论|字体|分享|展开|收起|查看|read more|未经|转载|扫|没有了",
+    re.I,
+)
+
+
+def frame_line(line: str) -> bool:
+    """Whether a line is page furniture: navigation, copyright, counters, sharing."""
+    return len(line) <= 80 and bool(_FRAME_HINT.search(line)) and bool(_FRAME.match(line))
+
+
+def stakes(text: str) -> int:
+    """How often a document names betting, pornography or forged papers the way their sellers do."""
+    return len(_STAKE_ANY.findall(text))
+
+
+def promotional_points(line: str) -> float:
+    """How much of an advertisement is in a line, in points; 3 and above is one (see `CleanConfig.promotion_points`).
+
+    A way of contact 2 (at most 3), an address 1 (at most 2), offers and calls 1 each by distinct phrase (at most 2 without
+    any of the harder marks, 3 with), stakes 1.5 each (at most 3), shouting 1, a long number 0.5. Prose spreads such words
+    thinly: a long line needs more points in proportion.
+    """
+    if not _HINT.search(line):
+        return 0.0
+    contact = min(3.0, 2.0 * len(_CONTACT_ANY.findall(line)))
+    address = min(2.0, 1.0 * len(_URL_ANY.findall(line)))
+    staked = min(3.0, 1.5 * len(set(_STAKE_ANY.findall(line))))
+    calls, offers = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line))
+    phrases = sum(map(len, calls | offers))
+    words = float(len(calls) + len(offers))
+    if words > 1 and phrases > 0.25 * len(line):
+        words += 1.0
+    shout = 1.0 if len(_SHOUT.findall(line)) >= 2 or line.count("！") + line.count("!") >= 2 else 0.0
+    number = 0.5 if _DIGITS.search(line) and not contact else 0.0
+    hard = contact + address + staked + shout + number
+    words = min(words, 3.0 if hard or (calls and offers) else 2.0)
+    points = hard + words
+    # an address or a phone number alone is a reference, not an offer
+    if not words and not staked:
+        points = min(points, 2.0)
+    return points * min(1.0, 120 / max(len(line), 1)) if len(line) > 120 else points

@@ -1,0 +1,428 @@
+"""Batched generation with continuous batching: a finished row leaves at once and a waiting prompt takes its place.
+
+Rows live in slots 0 … n-1 of one preallocated cache, always without holes, so a decode step works on a view of the first
+n rows: no gather, no allocation, no work for rows that are done. When a row ends, the last row moves into its slot.
+Prompts are read in right-padded groups of similar length straight into the free slots; a prompt that occurs several
+times (samples of one GRPO group, `n` choices of one request) is read once and its keys and values are copied.
+
+`Engine` is not thread-safe: one thread owns it.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+
+from ..common.errors import HanlinError
+from ..model import CausalLM, KVCache
+from .sampling import Sampler, SamplingParams, derive_seed
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+# Padded tokens read in one pass; bounds the activations' memory and how long running rows wait for newcomers.
+PREFILL_TOKENS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One continuation.
+
+    Attributes:
+        ids: the new tokens; the stop token is the last of them when `finish_reason` is "stop".
+        logprobs: log-probability of each under the model at temperature 1, if asked for.
+        finish_reason: "stop", or "length" when `max_new_tokens` or the context ended it.
+    """
+
+    ids: list[int]
+    finish_reason: FinishReason
+    logprobs: list[float] | None = None
+
+
+class Generation:
+    """One submitted prompt, waiting, running or done; the handle that `Engine.submit` returns.
+
+    Attributes:
+        ids, logprobs: the tokens so far when there is an `on_token`, else filled at the end.
+        top: per token the most likely (id, log-probability) pairs, if asked for.
+        finish_reason: None until done.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        on_token: Callable[[Generation, int], None] | None = None,
+        on_finish: Callable[[Generation], None] | None = None,
+    ):
+        self.prompt = list(prompt)
+        self.params = params
+        self.on_token = on_token
+        self.on_finish = on_finish
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.top: list[list[tuple[int, float]]] = []
+        self.finish_reason: FinishReason | None = None
+        self.limit = 0
+
+
+class Engine:
+    """Continues prompts with one model, up to `max_batch` at a time.
+
+    Args:
+        model: its present weights are used at every step, so the model may be trained between calls.
+        eos_ids: a tokenizer (its `im_end_id` and `eos_id`) or the ids that end a reply.
+        max_length: positions per row, prompt and reply together; the model's own limit when absent.
+        cache_dtype: type of keys and values; the model's when absent.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        eos_ids: Iterable[int] | object,
+        *,
+        max_batch: int = 64,
+        max_length: int | None = None,
+        cache_dtype: torch.dtype | None = None,
+    ):
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, not {max_batch}")
+        weight = model.head_weight
+        self.model = model
+        self.device = weight.device
+        self.eos_ids = eos_of(eos_ids)
+        self.max_batch = max_batch
+        self.max_length = min(max_length or model.config.max_position_embeddings, model.config.max_position_embeddings)
+        self._cache_dtype = cache_dtype or weight.dtype
+        self._waiting: collections.deque[Generation] = collections.deque()
+        self._reset()
+
+    @property
+    def active(self) -> int:
+        """Rows being generated now."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Prompts that have no slot yet."""
+        return len(self._waiting)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Completion]:
+        """Continue all prompts; results come in the order of the prompts.
+
+        Args:
+            prompts: token ids, of any lengths.
+            params: for all, or one per prompt. One set with a seed gives every prompt its own stream of that seed.
+            on_token: called with (prompt index, token id) as tokens are drawn.
+
+        Raises:
+            HanlinError: an empty prompt, an id outside the vocabulary, logits that are not finite.
+        """
+        if self._running or self._waiting:
+            raise RuntimeError("generate() needs an idle engine; use submit() and step() beside other requests")
+        if params is None or isinstance(params, SamplingParams):
+            shared = params or SamplingParams()
+            every = [
+                shared if shared.seed is None else dataclasses.replace(shared, seed=derive_seed(shared.seed, i))
+                for i in range(len(prompts))
+            ]
+        else:
+            every = list(params)
+        index: dict[int, int] = {}
+        listener = None if on_token is None else (lambda generation, token: on_token(index[id(generation)], token))
+        generations = [Generation(prompt, p, listener) for prompt, p in zip(prompts, every, strict=True)]
+        index.update((id(generation), i) for i, generation in enumerate(generations))
+        # Long prompts first: groups of similar length waste little padding, equal prompts meet, and the last rows to run are short.
+        for generation in sorted(generations, key=lambda g: (len(g.prompt), g.prompt), reverse=True):
+            self.submit(generation)
+        admit_at = max(1, self.max_batch // 8)
+        try:
+            while self.step(admit_at):
+                pass
+        except BaseException:
+            self.abort()
+            raise
+        if any(g.finish_reason == "error" for g in generations):
+            raise HanlinError(
+                "模型输出了非有限的 logits（NaN 或无穷大），无法生成。权重可能已经发散；请用更早的检查点，或降低学习率重新训练。",
+                "The model's logits are not finite (NaN or infinity), so nothing can be generated. Its weights have probably "
+                "diverged; use an earlier checkpoint, or train again with a lower learning rate.",
+            )
+        return [Completion(g.ids, g.finish_reason or "length", g.logprobs if g.params.logprobs else None) for g in generations]
+
+    def submit(self, generation: Generation) -> Generation:
+        """Queue a prompt; it runs during the following calls of `step`.
+
+        Raises:
+            HanlinError: the prompt is empty or has an id outside the vocabulary.
+        """
+        size = self.model.config.vocab_size
+        if not generation.prompt:
+            raise HanlinError(
+                "提示为空，没有可以续写的内容。请至少给一个词元。",
+                "The prompt is empty: there is nothing to continue. Give at least one token.",
+            )
+        if min(generation.prompt) < 0 or max(generation.prompt) >= size:
+            raise HanlinError(
+                f"提示里有词表之外的词元编号（应在 0 到 {size - 1} 之间）。分词器和模型可能不是一对。",
+                f"The prompt has a token id outside the vocabulary (0 … {size - 1}). Tokenizer and model may not belong together.",
+            )
+        generation.limit = min(generation.params.max_new_tokens, self.max_length - len(generation.prompt))
+        if generation.limit <= 0:
+            self._finish(generation, "length")
+        else:
+            self._waiting.append(generation)
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """End a generation; its slot is free from the next `step` on. No effect on a finished one."""
+        if generation.finish_reason is None:
+            generation.finish_reason = "cancelled"
+            self._cancelled = True
+
+    def step(self, admit_at: int = 1) -> bool:
+        """Read waiting prompts if there is room, then draw one token for every running row.
+
+        Args:
+            admit_at: free slots to wait for before reading prompts; larger groups read faster, 1 answers soonest.
+
+        Returns:
+            Whether anything is left to do.
+        """
+        with torch.inference_mode():
+            self._drop_cancelled()
+            if self._waiting and self.max_batch - self.active >= min(admit_at, len(self._waiting)):
+                self._admit()
+                self._drop_cancelled()
+            if self._running:
+                self._decode()
+        return bool(self._running or self._waiting)
+
+    def abort(self, reason: FinishReason = "error") -> list[Generation]:
+        """End everything, as after a failed step, and start anew; returns what was ended."""
+        ended = [*self._running, *self._waiting]
+        self._waiting.clear()
+        self._reset()
+        for generation in ended:
+            self._finish(generation, generation.finish_reason or reason)
+        return ended
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int], top: int = 0) -> tuple[list[float], list[list[tuple[int, float]]]]:
+        """Log-probability of every token after the first given those before it, and the `top` most likely ones there."""
+        row = torch.tensor([list(ids)], dtype=torch.int64, device=self.device)
+        logprobs = self.model(row)[0, :-1].float().log_softmax(dim=-1)
+        own = logprobs.gather(1, row[0, 1:, None])[:, 0].tolist()
+        return own, _top_pairs(logprobs, top) if top else []
+
+    def _reset(self) -> None:
+        """Forget all rows and release the cache."""
+        self._running: list[Generation] = []
+        self._cancelled = False
+        self._cache: KVCache | None = None
+        self._views: dict[tuple[int, int], KVCache] = {}
+        self._sampler = Sampler(self.max_batch, self.model.config.vocab_size, self.device)
+        self._tokens = torch.zeros(self.max_batch, dtype=torch.int64, device=self.device)
+        self._drawn = torch.zeros(self.max_batch, dtype=torch.int64, device=self.device)
+        self._limits = torch.zeros(self.max_batch, dtype=torch.int64, device=self.device)
+        self._stops = torch.full((self.max_batch, 1), -2, dtype=torch.int64, device=self.device)
+        self._written = torch.zeros(self.max_batch, 0, dtype=torch.int64, device=self.device)
+        self._logprobs = torch.zeros(self.max_batch, 0, device=self.device)
+
+    def _rows(self, start: int, stop: int) -> KVCache:
+        """A cache that is slots start … stop-1 of the big one, sharing its memory."""
+        view = self._views.get((start, stop))
+        if view is None:
+            assert self._cache is not None
+            if len(self._views) > 4 * self.max_batch:
+                self._views.clear()
+            view = copy.copy(self._cache)
+            view.keys = [keys[start:stop] for keys in self._cache.keys]
+            view.values = [values[start:stop] for values in self._cache.values]
+            view.lengths = self._cache.lengths[start:stop]
+            self._views[start, stop] = view
+        return view
+
+    def _reserve(self, length: int, written: int, stops: int) -> None:
+        """Grow the cache to `length` positions, the token record to `written` and the stop table to `stops` columns."""
+        if self._cache is None or self._cache.max_length < length:
+            old, size = self._cache, 0 if self._cache is None else self._cache.max_length
+            size = min(self.max_length, max(length, 2 * size, 64))
+            self._cache = KVCache(self.model.config, self.max_batch, size, self.device, self._cache_dtype)
+            self._views = {}
+            if old is not None:
+                n, filled = self.active, old.max_length
+                self._cache.lengths[:n] = old.lengths[:n]
+                for new_table, old_table in zip(self._cache.keys + self._cache.values, old.keys + old.values, strict=True):
+                    new_table[:n, :, :filled] = old_table[:n]
+        self._written = _widen(self._written, written, 0)
+        self._logprobs = _widen(self._logprobs, written, 0)
+        self._stops = _widen(self._stops, stops, -2)
+
+    def _admit(self) -> None:
+        """Read as many waiting prompts as fit, and draw their first tokens."""
+        group: list[Generation] = []
+        slots: list[int] = []  # which distinct prompt each row of the group continues
+        distinct: dict[tuple[int, ...], int] = {}
+        longest = 0
+        while self._waiting and self.active + len(group) < self.max_batch:
+            key = tuple(self._waiting[0].prompt)
+            if group and key not in distinct and max(longest, len(key)) * (len(distinct) + 1) > PREFILL_TOKENS:
+                break
+            longest = max(longest, len(key))
+            group.append(self._waiting.popleft())
+            slots.append(distinct.setdefault(key, len(distinct)))
+        start, stop = self.active, self.active + len(group)
+        stop_ids = [tuple(g.params.stop_ids) + (() if g.params.ignore_eos else self.eos_ids) for g in group]
+        self._reserve(max(len(g.prompt) + g.limit for g in group), max(g.limit for g in group), max(1, *map(len, stop_ids)))
+        lengths = torch.tensor([len(key) for key in distinct], dtype=torch.int64, device=self.device)
+        ids = torch.tensor([[*key, *[0] * (longest - len(key))] for key in distinct], dtype=torch.int64, device=self.device)
+        rows = self._rows(start, start + len(distinct))
+        rows.lengths.zero_()
+        hidden = self.model.hidden(ids, cache=rows)
+        logits = self.model.logits(hidden[torch.arange(len(distinct), device=self.device), lengths - 1])
+        rows.lengths += lengths
+        if len(distinct) < len(group):
+            chosen = torch.tensor(slots, dtype=torch.int64, device=self.device)
+            copies = self._rows(start, stop)
+            copies.lengths[:] = rows.lengths[chosen]
+            for table, whole in zip(rows.keys + rows.values, copies.keys + copies.values, strict=True):
+                whole[:, :, :longest] = table[chosen, :, :longest]
+            logits = logits[chosen]
+        self._running.extend(group)
+        self._sampler.append([g.params for g in group], [g.prompt for g in group])
+        self._limits[start:stop] = torch.tensor([g.limit for g in group], device=self.device)
+        self._drawn[start:stop] = 0
+        width = self._stops.shape[1]
+        self._stops[start:stop] = torch.tensor([[*ids, *[-2] * (width - len(ids))] for ids in stop_ids], device=self.device)
+        self._draw(logits, start)
+
+    def _decode(self) -> None:
+        """One token for every running row."""
+        rows = self._rows(0, self.active)
+        hidden = self.model.hidden(self._tokens[: self.active, None], cache=rows)
+        rows.lengths += 1
+        self._draw(self.model.logits(hidden[:, -1]), 0)
+
+    def _draw(self, logits: torch.Tensor, start: int) -> None:
+        """Sample the rows from `start` on, record the tokens, tell the listeners, retire what is done."""
+        stop = start + logits.shape[0]
+        tokens, logprobs = self._sampler(logits, start)
+        failed = tokens < 0
+        tokens = tokens.clamp_min(0)
+        drawn = self._drawn[start:stop]
+        self._tokens[start:stop] = tokens
+        self._written[start:stop].scatter_(1, drawn[:, None], tokens[:, None])
+        if logprobs is not None:
+            self._logprobs[start:stop].scatter_(1, drawn[:, None], logprobs[:, None])
+        drawn += 1
+        stopped = (tokens[:, None] == self._stops[start:stop]).any(dim=1)
+        done = stopped | failed | (drawn >= self._limits[start:stop])
+        self._tell(start, tokens, logprobs, logits, failed)
+        if bool(done.any()):
+            state = (done.long() + stopped.long() + 2 * failed.long()).tolist()  # 0 runs, 1 length, 2 stop, 3 or more failed
+            ended = [start + i for i, s in enumerate(state) if s]
+            self._collect(ended)
+            for slot in ended:
+                generation = self._running[slot]
+                reason = ("length", "stop")[state[slot - start] - 1] if state[slot - start] < 3 else "error"
+                self._finish(generation, generation.finish_reason or reason)
+            self._remove(ended)
+
+    def _tell(self, start: int, tokens: torch.Tensor, logprobs: torch.Tensor | None, logits: torch.Tensor, failed: torch.Tensor) -> None:
+        """Hand new tokens to the rows that listen; rows that only want the end cost nothing here."""
+        group = self._running[start:]
+        most = max((g.params.top_logprobs for g in group), default=0)
+        if most:
+            pairs = _top_pairs(logits.float().log_softmax(dim=-1), most)
+            for generation, top in zip(group, pairs, strict=True):
+                if generation.params.top_logprobs:
+                    generation.top.append(top[: generation.params.top_logprobs])
+        if not any(g.on_token for g in group):
+            return
+        token_list, bad = tokens.tolist(), failed.tolist()
+        logprob_list = None if logprobs is None else logprobs.tolist()
+        for i, generation in enumerate(group):
+            if generation.on_token is not None and generation.finish_reason is None and not bad[i]:
+                generation.ids.append(token_list[i])
+                if logprob_list is not None and generation.params.logprobs:
+                    generation.logprobs.append(logprob_list[i])
+                generation.on_token(generation, token_list[i])
+
+    def _collect(self, slots: list[int]) -> None:
+        """Give finished rows without a listener their tokens."""
+        for slot in slots:
+            generation = self._running[slot]
+            if generation.on_token is None:
+                count = int(self._drawn[slot])
+                generation.ids = self._written[slot, :count].tolist()
+                if generation.params.logprobs:
+                    generation.logprobs = self._logprobs[slot, :count].tolist()
+
+    def _finish(self, generation: Generation, reason: FinishReason) -> None:
+        generation.finish_reason = reason
+        if generation.on_finish is not None:
+            generation.on_finish(generation)
+
+    def _drop_cancelled(self) -> None:
+        """Free the slots and queue places of cancelled generations."""
+        if not self._cancelled:
+            return
+        self._cancelled = False
+        gone = [g for g in [*self._running, *self._waiting] if g.finish_reason == "cancelled"]
+        self._waiting = collections.deque(g for g in self._waiting if g.finish_reason is None)
+        self._remove([slot for slot, g in enumerate(self._running) if g.finish_reason is not None])
+        for generation in gone:
+            self._finish(generation, "cancelled")
+
+    def _remove(self, slots: list[int]) -> None:
+        """Take rows out; the last rows move into the holes, so that slots 0 … n-1 stay full."""
+        if not slots:
+            return
+        remaining = self.active - len(slots)
+        gone = set(slots)
+        holes = [slot for slot in slots if slot < remaining]
+        movers = [slot for slot in range(remaining, self.active) if slot not in gone]
+        if holes and self._cache is not None:
+            filled = int(self._cache.lengths[movers].max())
+            for table in self._cache.keys + self._cache.values:
+                table[holes, :, :filled] = table[movers, :, :filled]
+            for column in (self._cache.lengths, self._tokens, self._drawn, self._limits, self._stops, self._written, self._logprobs):
+                column[holes] = column[movers]
+        for hole, mover in zip(holes, movers, strict=True):
+            self._running[hole] = self._running[mover]
+        del self._running[remaining:]
+        self._sampler.move(movers, holes, remaining)
+
+
+def eos_of(source: Iterable[int] | object) -> tuple[int, ...]:
+    """The ids that end a reply: a tokenizer's end-of-turn and end-of-document tokens, or the given ids."""
+    if hasattr(source, "im_end_id") and hasattr(source, "eos_id"):
+        return (int(source.im_end_id), int(source.eos_id))  # type: ignore[attr-defined]
+    if isinstance(source, Iterable):
+        return tuple(int(token) for token in source)
+    raise TypeError(f"eos_ids must be a tokenizer or token ids, not {type(source).__name__}")
+
+
+def _widen(table: torch.Tensor, width: int, fill: int) -> torch.Tensor:
+    """The table with at least `width` columns, new ones filled with `fill`."""
+    if table.shape[1] >= width:
+        return table
+    wider = table.new_full((table.shape[0], max(width, 2 * table.shape[1])), fill)
+    wider[:, : table.shape[1]] = table
+    return wider
+
+
+def _top_pairs(logprobs: torch.Tensor, top: int) -> list[list[tuple[int, float]]]:
+    """The `top` most likely (id, log-probability) of each row."""
+    best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
+    return [list(zip(ids, values, strict=True)) for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)]

@@ -1,0 +1,116 @@
+"""The short way from prompts to texts, and from a run's directory to the model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.atomic import read_json
+from ..common.errors import HanlinError
+from ..model import CausalLM, load_model
+from .engine import Engine
+from .sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+
+
+def resolve_model_dir(path: Path | str) -> Path:
+    """The model directory meant by `path`: itself, or the `model` in a run's directory.
+
+    Raises:
+        HanlinError: there is no model in either place.
+    """
+    path = Path(path)
+    for folder in (path / "model", path):
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise HanlinError(
+            f"找不到 {path}。请检查路径；还没有模型的话，先运行 hanlin run demo --out runs/demo。",
+            f"There is no {path}. Check the path; if there is no model yet, run hanlin run demo --out runs/demo first.",
+        )
+    raise HanlinError(
+        f"{path} 里没有模型（既没有 config.json，也没有 model/config.json）。如果运行还没有完成，请用同一条命令继续。",
+        f"{path} holds no model (neither config.json nor model/config.json). If its run is unfinished, the same command goes on with it.",
+    )
+
+
+def load_chat_model(path: Path | str, device: str | None = None) -> tuple[CausalLM, Tokenizer]:
+    """Model and tokenizer of a model or run directory, checked to belong together.
+
+    Raises:
+        HanlinError: no model, no tokenizer, or the tokenizer has more entries than the model's vocabulary.
+    """
+    from ..tokenizer import load_tokenizer
+
+    folder = resolve_model_dir(path)
+    model, tokenizer = load_model(folder, device=device), load_tokenizer(folder)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise HanlinError(
+            f"{folder} 的分词器有 {tokenizer.vocab_size} 个词元，模型只认识 {model.config.vocab_size} 个。两者不是一对；请从同一次运行里取。",
+            f"The tokenizer of {folder} has {tokenizer.vocab_size} tokens, its model knows {model.config.vocab_size}. They do not belong together; take both from one run.",
+        )
+    return model, tokenizer
+
+
+def sampling_defaults(path: Path | str) -> dict[str, float]:
+    """The sampling settings a model directory recommends in its `generation_config.json`: temperature, top_p and their like."""
+    file = resolve_model_dir(path) / "generation_config.json"
+    raw = read_json(file) if file.is_file() else {}
+    if raw.get("do_sample") is False:
+        return {"temperature": 0.0}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: raw[name] for name in names if isinstance(raw.get(name), int | float)}
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message], thinking: bool | None = None) -> list[int]:
+    """Token ids of a prompt: plain text as it is, messages through the chat template up to the assistant's turn.
+
+    Args:
+        thinking: True opens the reasoning, False closes it empty, None leaves it to the model. Only for messages.
+    """
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt) or [tokenizer.eos_id]
+    return tokenizer.encode_conversation([dict(message) for message in prompt], add_generation_prompt=True, thinking=thinking)[0]
+
+
+def generate_text(
+    model: CausalLM | Engine,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[Message]],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    thinking: bool | None = None,
+    max_batch: int = 64,
+    params: SamplingParams | None = None,
+) -> list[str]:
+    """Continue texts, or answer conversations.
+
+    Args:
+        model: a model, or an idle engine to reuse.
+        prompts: strings are continued as text; lists of messages are answered through the chat template.
+        seed: the same seed gives the same texts, whatever else is in the batch; random when absent.
+        thinking: see `encode_prompt`.
+        params: all sampling settings at once, in place of the five before.
+
+    Returns:
+        The new text of each prompt, without end-of-turn tokens; reasoning stays in it between its tags
+        (with `thinking=True` the opening tag is in the prompt, so only the closing one appears).
+    """
+    engine = model if isinstance(model, Engine) else Engine(model, tokenizer, max_batch=max_batch)
+    settings = params or SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    ids = [encode_prompt(tokenizer, prompt, thinking) for prompt in prompts]
+    ends = set(engine.eos_ids) | set(settings.stop_ids)
+    texts = []
+    for completion in engine.generate(ids, settings):
+        kept = completion.ids[:-1] if completion.finish_reason == "stop" and completion.ids[-1] in ends else completion.ids
+        texts.append(tokenizer.decode([token for token in kept if token < tokenizer.vocab_size]))
+    return texts

@@ -1,0 +1,211 @@
+"""A recipe: the whole life of one model, as frozen dataclasses read from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..common.config import apply_overrides, build, load_yaml
+from ..common.errors import HanlinError
+from ..corpus import CleanConfig, DedupConfig
+from ..model import ModelConfig
+from ..model.config import Family
+from ..stages.dpo import DPOConfig
+from ..stages.grpo import GRPOConfig
+from ..stages.reward import RewardConfig
+from ..stages.supervised import SupervisedConfig
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+STAGES = ("corpus", "tokenizer", "dataset", "pretrain", "sft", "distill", "dpo", "reward", "grpo", "evaluation", "gguf")
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusSection:
+    """Where text comes from: `files` (paths, globs, directories), or the embedded tinyworld when there are none.
+
+    Attributes:
+        documents: tinyworld: how many to generate; files: the most to read, 0 for all.
+        dirt: tinyworld: share of injected dirt, so that cleaning can be checked against the truth.
+        preset: cleaning rules to begin with; `clean` overrides single thresholds.
+        heldout: documents per source kept out of training, to measure bits per byte on.
+    """
+
+    files: tuple[str, ...] = ()
+    documents: int = 0
+    dirt: float = 0.06
+    preset: str = "zh-web"
+    clean: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dedup: DedupConfig = dataclasses.field(default_factory=DedupConfig)
+    heldout: int = 500
+
+    def cleaning(self) -> CleanConfig:
+        """The preset with its overrides."""
+        base = dataclasses.asdict(CleanConfig.preset(self.preset))
+        return build(CleanConfig, base | self.clean, "recipe", "corpus.clean.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSection:
+    """Vocabulary size with special tokens; longest token in characters; special tokens to reserve."""
+
+    vocab_size: int = 6400
+    max_token_chars: int = 8
+    num_special: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSection:
+    """Shape of the model; the vocabulary comes from the tokenizer. See `ModelConfig`."""
+
+    family: Family = "qwen3"
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int | None = None
+    max_position_embeddings: int = 512
+    rope_theta: float = 100000.0
+    tie_word_embeddings: bool = True
+
+    def shape(self, vocab_size: int, eos_id: int) -> ModelConfig:
+        """The full configuration."""
+        return ModelConfig(vocab_size=vocab_size, eos_token_id=eos_id, pad_token_id=eos_id, **dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversationSection(SupervisedConfig):
+    """A fine-tuning stage: `files` of conversations, or `examples` generated ones where tinyworld is the corpus.
+
+    Attributes:
+        limit: the most conversations to read from files, 0 for all.
+    """
+
+    files: tuple[str, ...] = ()
+    examples: int = 0
+    limit: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillSection(ConversationSection):
+    """Chain-of-thought distillation; `think_share` of the problems are shown with their reasoning, the rest answered directly."""
+
+    think_share: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class DPOSection(DPOConfig):
+    """Preference pairs from `files`, or `examples` generated ones."""
+
+    files: tuple[str, ...] = ()
+    examples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSection(RewardConfig):
+    """The same pairs, for a reward model."""
+
+    files: tuple[str, ...] = ()
+    examples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOSection(GRPOConfig):
+    """Problems with a known answer from `files` (an `answer` beside the messages), or `examples` generated ones.
+
+    Attributes:
+        seeds: runs, each beside its own control of equal wall time; the first is the one that may be published.
+    """
+
+    files: tuple[str, ...] = ()
+    examples: int = 2000
+    seeds: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSection:
+    """`count` held-out items per task; answers end after `max_new_tokens`; `temperature` of free answers."""
+
+    count: int = 500
+    max_new_tokens: int = 128
+    temperature: float = 0.7
+    prompts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on besides its data. Sections that are absent are stages that do not run."""
+
+    name: str
+    seed: int = 1
+    description: dict[str, str] = dataclasses.field(default_factory=dict)
+    corpus: CorpusSection = dataclasses.field(default_factory=CorpusSection)
+    tokenizer: TokenizerSection = dataclasses.field(default_factory=TokenizerSection)
+    model: ModelSection = dataclasses.field(default_factory=ModelSection)
+    pretrain: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
+    sft: ConversationSection | None = None
+    distill: DistillSection | None = None
+    dpo: DPOSection | None = None
+    reward: RewardSection | None = None
+    grpo: GRPOSection | None = None
+    evaluation: EvaluationSection = dataclasses.field(default_factory=EvaluationSection)
+    device: str = "auto"
+    track: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        self.model.shape(max(self.tokenizer.vocab_size, 300), 0)  # refuse an impossible shape before anything runs
+        stages = {name: getattr(self, name) for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo")}
+        for name, section in stages.items():
+            if section is not None and section.seq_len > self.model.max_position_embeddings:
+                raise ValueError(f"{name}.seq_len {section.seq_len} exceeds model.max_position_embeddings {self.model.max_position_embeddings}")
+        if not self.corpus.files and self.corpus.documents < 1:
+            raise ValueError("corpus.files is empty: give text files (--corpus), or corpus.documents to generate tinyworld")
+        if self.tinyworld:
+            return
+        if self.sft is not None and not self.sft.files:
+            raise ValueError("sft.files is empty: give conversations (--sft), or leave the section out")
+        for name in ("distill", "dpo", "reward", "grpo"):
+            if stages[name] is not None and not stages[name].files:
+                raise ValueError(f"{name}.files is empty: give its data, or leave the section out")
+
+    @property
+    def tinyworld(self) -> bool:
+        """Whether the embedded corpus is used, with data and judges for every stage."""
+        return not self.corpus.files
+
+    def stages(self) -> list[str]:
+        """Names of the stages that run, in order."""
+        return [name for name in STAGES if name not in ("sft", "distill", "dpo", "reward", "grpo") or getattr(self, name) is not None]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Recipe:
+    """Read a shipped recipe by name, or a YAML file by path, and apply dotted overrides.
+
+    Args:
+        extra: values set by flags, by section, e.g. `{"corpus": {"files": (…)}}`; they win over everything.
+
+    Raises:
+        HanlinError: no such recipe, an unknown key, an impossible value.
+    """
+    path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+        if not path.is_file():
+            raise HanlinError(
+                f"没有名为 {name} 的配方，也没有这个文件。自带的配方：{'、'.join(recipe_names())}。",
+                f"There is no recipe called {name}, and no such file. Shipped recipes: {', '.join(recipe_names())}.",
+            )
+    values = apply_overrides(load_yaml(path), overrides)
+    for section, entries in (extra or {}).items():
+        if isinstance(entries, dict):
+            values[section] = dict(values.get(section) or {}) | entries
+        else:
+            values[section] = entries
+    return build(Recipe, {"name": path.stem} | values, str(path))

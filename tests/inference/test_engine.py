@@ -1,0 +1,197 @@
+"""The engine: batching, prefill groups, compaction and cancelling change nothing that a row says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from hanlin.common.errors import HanlinError
+from hanlin.inference import Engine, Generation, SamplingParams, derive_seed
+from tests.inference.tiny import random_prompts, tiny_model
+
+FAMILIES = {"qwen3": {}, "llama": {"family": "llama"}, "gpt2": {"family": "gpt2", "num_key_value_heads": None}}
+
+
+@torch.inference_mode()
+def slow_greedy(model, prompt: list[int], count: int, stops: set[int]) -> list[int]:
+    """One token at a time over the whole text, without cache or batch."""
+    ids = list(prompt)
+    for _ in range(min(count, model.config.max_position_embeddings - len(prompt))):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        if ids[-1] in stops:
+            break
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_greedy_equals_one_by_one(family):
+    model = tiny_model(1, **FAMILIES[family])
+    size = model.config.vocab_size
+    prompts = random_prompts(23, 40, size, seed=3)
+    prompts += prompts[:4] + [prompts[5][:1] * 120]  # repeated prompts, and one near the context's end
+    stops = set(range(0, 12))
+    engine = Engine(model, stops, max_batch=5)
+    found = engine.generate(prompts, SamplingParams(max_new_tokens=20, temperature=0))
+    for prompt, completion in zip(prompts, found, strict=True):
+        assert completion.ids == slow_greedy(model, prompt, 20, stops)
+        stopped = completion.ids[-1] in stops
+        assert completion.finish_reason == ("stop" if stopped else "length")
+    assert engine.active == engine.waiting == 0
+    assert {c.finish_reason for c in found} == {"stop", "length"}
+
+
+def test_samples_do_not_depend_on_the_batch():
+    model = tiny_model(2)
+    prompts = random_prompts(12, 30, model.config.vocab_size, seed=4)
+    params = SamplingParams(max_new_tokens=15, temperature=0.8, top_p=0.9, seed=11, logprobs=True)
+    together = Engine(model, [1], max_batch=7).generate(prompts, params)
+    for index, prompt in enumerate(prompts):
+        alone = Engine(model, [1], max_batch=1).generate([prompt], [dataclasses.replace(params, seed=derive_seed(11, index))])[0]
+        assert alone.ids == together[index].ids
+        assert alone.logprobs == pytest.approx(together[index].logprobs, abs=1e-4)
+    again = Engine(model, [1], max_batch=3).generate(prompts, params)
+    assert [c.ids for c in again] == [c.ids for c in together]
+
+
+def test_equal_prompts_with_one_seed_differ_and_without_a_seed_too():
+    model = tiny_model(2)
+    for seed in (5, None):
+        found = Engine(model, []).generate([[3, 4, 5]] * 6, SamplingParams(max_new_tokens=12, seed=seed))
+        assert len({tuple(c.ids) for c in found}) == 6
+
+
+def test_logprobs_are_those_of_a_full_forward_pass():
+    model = tiny_model(3)
+    prompts = random_prompts(9, 20, model.config.vocab_size, seed=6)
+    for completion, prompt in zip(Engine(model, [2], max_batch=4).generate(prompts, SamplingParams(max_new_tokens=10, logprobs=True, seed=1)), prompts, strict=True):
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([prompt + completion.ids]))[0].log_softmax(dim=-1)
+        expected = [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(completion.ids)]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_score_is_the_sequences_likelihood():
+    model = tiny_model(3)
+    ids = random_prompts(1, 20, model.config.vocab_size, seed=8)[0] + [1, 2]
+    own, top = Engine(model, []).score(ids, top=3)
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids]))[0].log_softmax(dim=-1)
+    assert own == pytest.approx([float(logprobs[i, token]) for i, token in enumerate(ids[1:])], abs=1e-5)
+    assert len(top) == len(own) and all(len(pairs) == 3 and pairs[0][1] >= pairs[1][1] for pairs in top)
+
+
+def test_the_engine_follows_weights_that_change_between_calls():
+    model = tiny_model(4)
+    engine = Engine(model, [])
+    params = SamplingParams(max_new_tokens=8, temperature=0)
+    engine.generate([[1, 2, 3]], params)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)).abs() + 0.5)
+    assert engine.generate([[1, 2, 3]], params)[0].ids == slow_greedy(model, [1, 2, 3], 8, set())
+    model.train()
+    loss = model(torch.tensor([[1, 2, 3]])).sum()
+    loss.backward()  # nothing that generation left behind stops training
+
+
+def test_requests_that_arrive_while_others_run():
+    model = tiny_model(5)
+    prompts = random_prompts(30, 30, model.config.vocab_size, seed=10)
+    stops = set(range(20))
+    engine = Engine(model, stops, max_batch=4)
+    seen: dict[int, list[int]] = {}
+    handles = []
+    for index, prompt in enumerate(prompts):
+        seen[index] = []
+        handles.append(engine.submit(Generation(prompt, SamplingParams(max_new_tokens=12, temperature=0), lambda g, token, index=index: seen[index].append(token))))
+        if index % 3 == 0:
+            engine.step()
+    while engine.step():
+        assert engine.active <= 4
+    for index, (prompt, handle) in enumerate(zip(prompts, handles, strict=True)):
+        assert handle.ids == seen[index] == slow_greedy(model, prompt, 12, stops)
+        assert handle.finish_reason in ("stop", "length")
+
+
+def test_cancel_frees_the_slot_within_a_step_and_disturbs_nobody():
+    model = tiny_model(6)
+    engine = Engine(model, [], max_batch=3)
+    ended: list[Generation] = []
+    params = SamplingParams(max_new_tokens=40, temperature=0)
+    handles = [engine.submit(Generation([i + 1, i + 2], params, on_finish=ended.append)) for i in range(5)]
+    engine.step()
+    assert (engine.active, engine.waiting) == (3, 2)
+    engine.cancel(handles[0])  # running
+    engine.cancel(handles[4])  # waiting
+    engine.step()
+    assert (engine.active, engine.waiting) == (3, 0)
+    assert [g.finish_reason for g in ended] == ["cancelled", "cancelled"]
+    while engine.step():
+        pass
+    for i in (1, 2, 3):
+        assert handles[i].ids == slow_greedy(model, [i + 1, i + 2], 40, set())
+    assert len(ended) == 5
+    engine.cancel(handles[1])
+    assert handles[1].finish_reason == "length"
+
+
+def test_a_listener_may_cancel_from_inside():
+    model = tiny_model(6)
+    engine = Engine(model, [], max_batch=2)
+
+    def stop_at_three(generation: Generation, token: int) -> None:
+        if len(generation.ids) == 3:
+            engine.cancel(generation)
+
+    handle = engine.submit(Generation([1, 2], SamplingParams(max_new_tokens=40), stop_at_three))
+    while engine.step():
+        pass
+    assert len(handle.ids) == 3 and handle.finish_reason == "cancelled" and engine.active == 0
+
+
+def test_limits():
+    model = tiny_model(7)
+    engine = Engine(model, [], max_batch=2, max_length=32)
+    long, full, none = engine.generate([[1] * 30, [1] * 32, [1]], [SamplingParams(max_new_tokens=9, temperature=0)] * 2 + [SamplingParams(max_new_tokens=0)])
+    assert (len(long.ids), long.finish_reason) == (2, "length")
+    assert (full.ids, full.finish_reason) == ([], "length")
+    assert (none.ids, none.finish_reason) == ([], "length")
+    assert engine.generate([], SamplingParams()) == []
+
+
+def test_stop_ids_and_ignore_eos():
+    model = tiny_model(8)
+    free = Engine(model, []).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0))[0].ids
+    stop = free[4]
+    first = free.index(stop)
+    assert Engine(model, []).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, stop_ids=(stop,)))[0].ids == free[: first + 1]
+    assert Engine(model, [stop]).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0))[0].finish_reason == "stop"
+    assert Engine(model, [stop]).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, ignore_eos=True))[0].ids == free
+
+
+@pytest.mark.parametrize("prompt", [[], [-1], [10**6]])
+def test_bad_prompts_are_refused(prompt):
+    with pytest.raises(HanlinError):
+        Engine(tiny_model(), []).generate([prompt])
+
+
+def test_a_diverged_model_is_an_error_not_noise():
+    model = tiny_model(9)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    engine = Engine(model, [])
+    with pytest.raises(HanlinError, match="NaN"):
+        engine.generate([[1, 2]], SamplingParams(temperature=0))
+    assert engine.active == 0
+
+
+def test_top_logprobs_begin_with_the_greedy_token():
+    model = tiny_model(10)
+    engine = Engine(model, [])
+    handle = engine.submit(Generation([4, 5], SamplingParams(max_new_tokens=5, temperature=0, logprobs=True, top_logprobs=4), lambda g, t: None))
+    while engine.step():
+        pass
+    for token, logprob, top in zip(handle.ids, handle.logprobs, handle.top, strict=True):
+        assert top[0][0] == token and top[0][1] == pytest.approx(logprob, abs=1e-5) and len(top) == 4
