@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <queue>
 #include <stdexcept>
+#include <unordered_map>
 
 #include "counter.hpp"
 #include "scanner.hpp"
@@ -182,48 +184,83 @@ void Encoder::merge_short(std::vector<Id>& ids, Scratch& scratch) const {
   }
 }
 
-// A linked list in arrays and a queue of (rank, place), both packed into 64 bits; entries that are out of date are skipped.
+namespace {
+
+// Places to visit, by rank: the lowest rank first, and its places in ascending order.
+class Agenda {
+ public:
+  bool empty() const { return ranks_.empty(); }
+  std::uint32_t lowest() const { return ranks_.top(); }
+
+  void add(std::uint32_t rank, std::uint32_t place) {
+    if (rank != last_rank_) {
+      const auto [found, inserted] = places_.try_emplace(rank);
+      if (inserted) ranks_.push(rank);
+      last_rank_ = rank;
+      last_ = &found->second;
+    }
+    last_->push_back(place);
+  }
+
+  std::vector<std::uint32_t> take_lowest() {
+    const auto found = places_.find(ranks_.top());
+    std::vector<std::uint32_t> places = std::move(found->second);
+    places_.erase(found);
+    ranks_.pop();
+    last_rank_ = MergeTable::kNoRank;
+    if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
+    return places;
+  }
+
+ private:
+  std::unordered_map<std::uint32_t, std::vector<std::uint32_t>> places_;
+  std::priority_queue<std::uint32_t, std::vector<std::uint32_t>, std::greater<>> ranks_;
+  std::uint32_t last_rank_ = MergeTable::kNoRank;  // the rank last added to, and its places: mostly the next one's too
+  std::vector<std::uint32_t>* last_ = nullptr;
+};
+
+}  // namespace
+
+// The tokens as a linked list in arrays; an entry of the agenda is out of date where ranks[place] is another. All places of one rank are
+// visited in one sweep, which is what keeps long runs in the cache; only in a vocabulary that uses tokens before it makes
+// them can a sweep uncover a lower rank, and is then cut short.
 void Encoder::merge_long(std::vector<Id>& ids, Scratch& scratch) const {
-  constexpr unsigned kPlaceBits = 42;
-  const std::size_t size = ids.size();
-  std::vector<std::size_t>&previous = scratch.previous, &next = scratch.next;
-  std::vector<std::uint32_t>& ranks = scratch.ranks;
-  std::vector<std::uint64_t>& queue = scratch.queue;
+  if (ids.size() >= kNoToken) throw std::length_error("a pre-token of 2^32 bytes or more");
+  const auto size = static_cast<std::uint32_t>(ids.size());
+  std::vector<std::uint32_t>&previous = scratch.previous, &next = scratch.next, &ranks = scratch.ranks;
   previous.resize(size);
   next.resize(size);
-  ranks.assign(size, MergeTable::kNoRank);
-  queue.clear();
-  const auto entry = [](std::uint32_t rank, std::size_t place) { return std::uint64_t{rank} << kPlaceBits | place; };
-  for (std::size_t at = 0; at < size; ++at) {
+  ranks.resize(size);
+  Agenda agenda;
+  const auto update = [&](std::uint32_t at) {
+    ranks[at] = next[at] < size ? table_.rank(ids[at], ids[next[at]]) : MergeTable::kNoRank;
+    if (ranks[at] != MergeTable::kNoRank) agenda.add(ranks[at], at);
+  };
+  for (std::uint32_t at = 0; at < size; ++at) {
     previous[at] = at - 1;
     next[at] = at + 1;
-    if (at + 1 == size) break;
-    ranks[at] = table_.rank(ids[at], ids[at + 1]);
-    if (ranks[at] != MergeTable::kNoRank) queue.push_back(entry(ranks[at], at));
-  }
-  std::make_heap(queue.begin(), queue.end(), std::greater<>());
-  const auto update = [&](std::size_t at) {
-    ranks[at] = next[at] < size ? table_.rank(ids[at], ids[next[at]]) : MergeTable::kNoRank;
-    if (ranks[at] == MergeTable::kNoRank) return;
-    queue.push_back(entry(ranks[at], at));
-    std::push_heap(queue.begin(), queue.end(), std::greater<>());
-  };
-  while (!queue.empty()) {
-    const auto rank = static_cast<std::uint32_t>(queue.front() >> kPlaceBits);
-    const auto at = static_cast<std::size_t>(queue.front() & ((std::uint64_t{1} << kPlaceBits) - 1));
-    std::pop_heap(queue.begin(), queue.end(), std::greater<>());
-    queue.pop_back();
-    if (ranks[at] != rank) continue;
-    const std::size_t gone = next[at];
-    ids[at] = merges_[rank].result;
-    ranks[gone] = MergeTable::kNoRank;
-    next[at] = next[gone];
-    if (next[at] < size) previous[next[at]] = at;
     update(at);
-    if (at > 0) update(previous[at]);
   }
-  std::size_t kept = 0;
-  for (std::size_t at = 0; at < size; at = next[at]) ids[kept++] = ids[at];
+  while (!agenda.empty()) {
+    const std::uint32_t rank = agenda.lowest();
+    const std::vector<std::uint32_t> places = agenda.take_lowest();
+    for (std::size_t index = 0; index < places.size(); ++index) {
+      const std::uint32_t at = places[index];
+      if (ranks[at] != rank) continue;
+      const std::uint32_t gone = next[at];
+      ids[at] = merges_[rank].result;
+      ranks[gone] = MergeTable::kNoRank;
+      next[at] = next[gone];
+      if (next[at] < size) previous[next[at]] = at;
+      if (at > 0) update(previous[at]);
+      update(at);
+      if (!agenda.empty() && agenda.lowest() < rank) {
+        for (++index; index < places.size(); ++index) agenda.add(rank, places[index]);
+      }
+    }
+  }
+  std::uint32_t kept = 0;
+  for (std::uint32_t at = 0; at < size; at = next[at]) ids[kept++] = ids[at];
   ids.resize(kept);
 }
 

@@ -2,8 +2,8 @@
 //
 // Within a pre-token, the neighbouring pair whose merge was learnt first is merged, the leftmost where there are several, until no
 // neighbours can be merged. This defines the result; how it is reached here differs only in speed:
-// short pre-tokens by scanning an array of ranks, long ones by a queue, so that 10 MB of one character take n log n steps;
-// and a vocabulary whose merges never mix pieces of characters with other characters starts from whole characters.
+// short pre-tokens by scanning an array of ranks, long ones rank by rank, so that 10 MB of one character take no longer
+// than other text; and a vocabulary whose merges never mix pieces of characters with other characters starts from whole characters.
 #pragma once
 
 #include <cstddef>
@@ -56,15 +56,14 @@ class Encoder {
   struct Scratch {
     std::vector<Id> ids;
     std::vector<std::uint32_t> ranks;
-    std::vector<std::size_t> previous, next;
-    std::vector<std::uint64_t> queue;
+    std::vector<std::uint32_t> previous, next;
   };
 
   // `tokens[id]` is what an id spells; the first `ordinary` of them come from the merges, the rest (control tokens) are only ever decoded.
   // Throws std::invalid_argument if a byte has no token, a merge does not spell its result, or the sizes pass the tables' limits.
   Encoder(std::vector<std::string> tokens, std::size_t ordinary, std::vector<Merge> merges);
 
-  // Appends the ids of `text`, any bytes at all.
+  // Appends the ids of `text`, any bytes at all. Throws std::length_error if a single pre-token has 2^32 bytes or more.
   void encode(std::string_view text, std::vector<Id>& ids, Scratch& scratch) const;
 
   // Appends the bytes of one token; false if there is no such id.

@@ -141,6 +141,7 @@ def build_conversation_dataset(
     *,
     max_length: int,
     parents: dict[str, str] | None = None,
+    inputs: Any = None,
     key: str = "",
 ) -> TokenDataset:
     """Encode conversations `{"messages"}` through the one chat template, with a mask on what the assistant says.
@@ -148,10 +149,13 @@ def build_conversation_dataset(
     Conversations longer than `max_length` tokens, or in which the assistant says nothing, are left out whole and counted
     (`too_long`, `nothing_to_learn`): a cut one would teach the model never to stop.
 
+    Args:
+        inputs: JSON-able note of where the records came from, kept in the manifest for a pipeline to compare.
+
     Raises:
         HanlinError: nothing is left.
     """
-    config = {"tokenizer": tokenizer.content_hash, "masked": True, "max_length": max_length}
+    config = {"tokenizer": tokenizer.content_hash, "masked": True, "max_length": max_length, "inputs": inputs}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
         too_long = nothing = targets = 0

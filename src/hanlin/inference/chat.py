@@ -199,8 +199,9 @@ class ChatSession:
 def read_lines(source: TextIO, session: ChatSession) -> Iterator[str]:
     """Lines of a terminal (with editing) or of a pipe; bytes that are not UTF-8 become U+FFFD."""
     if not source.isatty():
-        for line in source:
-            yield line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        with contextlib.suppress(KeyboardInterrupt):
+            for line in source:
+                yield line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  gives input() arrow keys and history

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
+from ..common.atomic import atomic_directory
 from ..common.config import to_dict
-from ..common.manifest import read_manifest
+from ..common.manifest import MANIFEST, hash_json, read_manifest
 from ..common.progress import Progress
 from ..corpus import build_corpus, read_corpus, tinyworld
 from ..dataset import TokenDataset, build_conversation_dataset, build_text_dataset
@@ -23,6 +27,7 @@ from ..evaluation import (
     length_control,
     ngram_bits_per_byte,
     pair_accuracy,
+    pooled,
 )
 from ..export import check_export, export_gguf
 from ..inference import generate_text
@@ -68,8 +73,8 @@ class Life:
             if isinstance(self.source, TinyworldSource):
                 documents = list(documents)
             build_corpus(
-                documents, self.out / "corpus", clean=section.cleaning(), dedup=section.dedup, heldout=section.heldout,
-                seed=self.recipe.seed, key=key, limit=section.documents if not self.recipe.tinyworld else 0, progress=self.progress,
+                documents, self.out / "corpus", section.config(), seed=self.recipe.seed, key=key,
+                limit=0 if self.recipe.tinyworld else section.documents,
             )  # fmt: skip
             manifest = read_manifest(self.out / "corpus", verify=False)
             record.notes |= manifest.metrics
@@ -119,11 +124,10 @@ class Life:
         out = self.out / "models" / "pretrain"
 
         def body(key: str, record: StepRecord) -> None:
-            result = pretrain(
-                self.out / "dataset", self.out / "tokenizer", shape, section, out, self._work("pretrain"), self.progress,
-                seed=self.recipe.seed, key=key, device=self.recipe.device, trackers=self.recipe.track,
-            )  # fmt: skip
-            record.notes["training_seconds"] = round(result.seconds, 1)
+            def run(work: Path, key: str) -> None:
+                pretrain(self.out / "dataset", self.out / "tokenizer", shape, section, out, work, self.progress, key=key, **self._common())
+
+            record.notes["training_seconds"] = self._once("pretrain", out, key, run)
             model = self._model(out)
             heldout = list(read_corpus(self.out / "corpus", "heldout"))
             scores = bits_per_byte(model, tokenizer, heldout)
@@ -135,6 +139,7 @@ class Life:
 
         record = self.runner.run("pretrain", [to_dict(section), to_dict(shape), self._hash("dataset"), self.recipe.seed], body, (out,))
         self.scores = {"bits_per_byte": Metric.from_dict(record.metrics["bits_per_byte"])}
+        publish(out, self.out / "model")
 
     def sft(self) -> None:
         """Teach it to answer."""
@@ -147,7 +152,7 @@ class Life:
                 after, before = answer_bits_per_byte(model, data), answer_bits_per_byte(self._model(self.current), data)
                 return {"answer_bits_per_byte": after.with_control("base", before)}
             task = self.source.task("story_answers")
-            before = self._score(self._model(self.current), dataclasses.replace(task, records=[_as_text(r) for r in task.records]))
+            before = self._score(self._model(self.current), task, plain=True)
             return {"story_answers": self._score(model, task).with_control("base", before), "preferred_manner": self._score(model, "preferred_manner")}
 
         aim = "answer_bits_per_byte" if isinstance(self.source, FileSource) else "story_answers"
@@ -161,7 +166,7 @@ class Life:
         def measure(model: CausalLM, record: StepRecord) -> dict[str, Metric]:
             control = self.out / "controls" / "direct"
             data = self._conversations("direct", section, direct=True)
-            finetune(self.current, data, section, control, self._work("direct"), self.progress, seed=self.recipe.seed, device=self.recipe.device)
+            self._once("direct", control, record.key, lambda work, key: self._finetune(data, section, control, work, key))
             if isinstance(self.source, FileSource):
                 heldout = self._heldout_conversations("distill", section)
                 return {"answer_bits_per_byte": answer_bits_per_byte(model, heldout).with_control("direct", answer_bits_per_byte(self._model(control), heldout))}
@@ -178,11 +183,10 @@ class Life:
         out = self.out / "models" / "dpo"
 
         def body(key: str, record: StepRecord) -> None:
-            data = self._pairs("dpo", section.seq_len)
-            dpo(
-                self.current, data, section, out, self._work("dpo"), self.progress,
-                seed=self.recipe.seed, key=key, device=self.recipe.device, trackers=self.recipe.track,
-            )  # fmt: skip
+            data = self._pairs("dpo", section.seq_len).path
+            record.notes["training_seconds"] = self._once(
+                "dpo", out, key, lambda work, key: dpo(self.current, data, section, out, work, self.progress, key=key, **self._common())
+            )
             model = self._model(out)
             if isinstance(self.source, TinyworldSource):
                 metrics = {name: self._score(model, name) for name in ("preferred_manner", "story_answers")}
@@ -201,10 +205,9 @@ class Life:
 
         def body(key: str, record: StepRecord) -> None:
             data = self._pairs("reward", section.seq_len)
-            reward(
-                self.current, data, section, out, self._work("reward"), self.progress,
-                seed=self.recipe.seed, key=key, device=self.recipe.device, trackers=self.recipe.track,
-            )  # fmt: skip
+            record.notes["training_seconds"] = self._once(
+                "reward", out, key, lambda work, key: reward(self.current, data.path, section, out, work, self.progress, key=key, **self._common())
+            )
             heldout = self._pairs("reward", section.seq_len, heldout=True)
             chosen, rejected = score_pairs(load_reward_model(out), heldout, section)
             lengths = heldout.lengths
@@ -222,28 +225,26 @@ class Life:
         config = GRPOConfig(**{f.name: getattr(section, f.name) for f in dataclasses.fields(GRPOConfig)})
 
         def body(key: str, record: StepRecord) -> None:
-            from ..evaluation import pooled
-
             problems = self.source.problems()
             arms: dict[str, list[Metric]] = {"grpo": [], "sft": []}
             seconds: dict[str, list[float]] = {"grpo": [], "sft": []}
             for seed in range(section.seeds):
-                target = out if seed == 0 else self.out / "controls" / f"grpo-{seed}"
-                work = self._work("grpo" if seed == 0 else f"grpo-{seed}")
-                trained = grpo(
-                    self.current, problems, numeric_answer, config, target, work, self.progress,
-                    seed=self.recipe.seed + seed, key=key if seed == 0 else "", device=self.recipe.device,
-                )  # fmt: skip
-                seconds["grpo"].append(round(trained.seconds, 1))
+                name, target = ("grpo", out) if seed == 0 else (f"grpo-{seed}", self.out / "controls" / f"grpo-{seed}")
+                options = self._common() | {"seed": self.recipe.seed + seed}
+
+                def policy(work: Path, key: str, target: Path = target, options: dict[str, Any] = options) -> None:
+                    grpo(self.current, problems, numeric_answer, config, target, work, self.progress, key=key, **options)
+
+                seconds["grpo"].append(self._once(name, target, key, policy))
                 arms["grpo"].append(self._reward(target, seed))
                 if self.recipe.distill is not None:
                     control = self.out / "controls" / f"sft-{seed}"
-                    data = self._conversations("distill", self.recipe.distill)
-                    again = finetune(
-                        self.current, data, self._control_config(), control, self._work(f"sft-control-{seed}"), self.progress,
-                        seed=self.recipe.seed + 100 + seed, device=self.recipe.device, max_seconds=trained.seconds,
-                    )  # fmt: skip
-                    seconds["sft"].append(round(again.seconds, 1))
+                    data, again, limit = self._conversations("distill", self.recipe.distill), self._control_config(), seconds["grpo"][-1]
+
+                    def longer(work: Path, key: str, control: Path = control, data: Path = data, seed: int = seed, limit: float = limit) -> None:
+                        self._finetune(data, again, control, work, key, seed=self.recipe.seed + 100 + seed, max_seconds=limit)
+
+                    seconds["sft"].append(self._once(f"sft-control-{seed}", control, key, longer))
                     arms["sft"].append(self._reward(control, seed))
             record.notes |= {"seconds": seconds, "by_seed": {arm: [m.value for m in metrics] for arm, metrics in arms.items()}}
             metrics = {"task_reward": pooled(arms["grpo"])}
@@ -295,11 +296,8 @@ class Life:
 
         def body(key: str, record: StepRecord) -> None:
             data = self._conversations(name, section)
-            result = finetune(
-                self.current, data, section, out, self._work(name), self.progress,
-                seed=self.recipe.seed, key=key, device=self.recipe.device, trackers=self.recipe.track,
-            )  # fmt: skip
-            record.notes |= {"training_seconds": round(result.seconds, 1)} | read_manifest(data, verify=False).metrics
+            trained = self._once(name, out, key, lambda work, key: self._finetune(data, section, out, work, key))
+            record.notes |= {"training_seconds": trained} | read_manifest(data, verify=False).metrics
             model = self._model(out)
             metrics = measure(model, record)
             before = {n: m for n, m in self.scores.items() if n in metrics}
@@ -312,6 +310,12 @@ class Life:
         inputs = [to_dict(section), self._model_hash(), self.source.fingerprint(name), self._count()]
         self._adopt(self.runner.run(name, inputs, body, (out,)), out)
 
+    def _finetune(self, data: Path, section: ConversationSection, out: Path, work: Path, key: str, **options: Any) -> None:
+        finetune(self.current, data, section, out, work, self.progress, key=key, **(self._common() | options))
+
+    def _common(self) -> dict[str, Any]:
+        return {"seed": self.recipe.seed, "device": self.recipe.device, "trackers": self.recipe.track}
+
     def _gate(self, stage: str, record: StepRecord, metrics: dict[str, Metric], aim: str, before: dict[str, Metric]) -> None:
         guards = {name: (metrics[name], before[name]) for name in metrics if name != aim and name in before and name in _GUARDED}
         verdict = judge(stage, (aim, metrics[aim], before[aim]), guards)
@@ -323,6 +327,7 @@ class Life:
     def _adopt(self, record: StepRecord, out: Path) -> None:
         if record.kept:
             self.current = out
+            publish(out, self.out / "model")
             self.scores |= {name: Metric.from_dict(metric) for name, metric in record.metrics.items()}
 
     def _conversations(self, name: str, section: ConversationSection, direct: bool = False) -> Path:
@@ -352,13 +357,14 @@ class Life:
         train = dataclasses.replace(self.recipe.distill.train, steps=100_000, schedule="constant", learning_rate=self.recipe.distill.train.learning_rate * 0.3)
         return dataclasses.replace(self.recipe.distill, train=train)
 
-    def _score(self, model: CausalLM, task: Task | str) -> Metric:
+    def _score(self, model: CausalLM, task: Task | str, plain: bool = False) -> Metric:
+        """Share of a task's held-out items the model gets right; `plain` asks in the text layout that pretraining knows."""
         if isinstance(task, str):
             assert isinstance(self.source, TinyworldSource)
             task = self.source.task(task)
         return evaluate_generation(
             model, self._tokenizer(), task.records, task.check, thinking=task.thinking, temperature=task.temperature,
-            max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed,
+            max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed, plain=plain,
         )[0]  # fmt: skip
 
     def _reward(self, path: Path, seed: int) -> Metric:
@@ -371,20 +377,19 @@ class Life:
         )[0]  # fmt: skip
 
     def _samples(self, before: Path | None, after: CausalLM) -> list[dict[str, Any]]:
-        """The model's own words on the fixed prompts, beside its predecessor's; the first is shown to whoever watches."""
-        prompts: list[Any] = self.source.sample_prompts()
-        options = {"max_new_tokens": self.recipe.evaluation.max_new_tokens, "temperature": 0.7, "seed": self.recipe.seed}
+        """The model's own words on the fixed prompts, beside its predecessor's; two are shown to whoever watches."""
+        prompts = self.source.sample_prompts()
 
-        def speak(model: CausalLM, path: str) -> list[str]:
-            asked = prompts if path == "pretrain" else [[{"role": "user", "content": prompt}] for prompt in prompts]
-            return generate_text(model, self._tokenizer(), asked, **options)
+        def speak(model: CausalLM) -> list[str]:
+            asked = [prompt.get("messages") or prompt["text"] for prompt in prompts]
+            return generate_text(model, self._tokenizer(), asked, max_new_tokens=self.recipe.evaluation.max_new_tokens, temperature=0.7, seed=self.recipe.seed)
 
-        pretraining = before is None and "sft" not in self.runner.records
-        new = speak(after, "pretrain" if pretraining else "chat")
-        old = speak(self._model(before), "pretrain" if before.name == "pretrain" else "chat") if before is not None else [""] * len(prompts)
-        for prompt, text in list(zip(prompts, new, strict=True))[:2]:
-            self.progress.sample(prompt, text)
-        return [{"prompt": p, "before": b, "after": a} for p, b, a in zip(prompts, old, new, strict=True)]
+        new = speak(after)
+        old = speak(self._model(before)) if before is not None else [""] * len(prompts)
+        shown = [prompt.get("text") or prompt["messages"][-1]["content"] for prompt in prompts]
+        for at in (0, -1):
+            self.progress.sample(shown[at], new[at])
+        return [{"prompt": p, "before": b, "after": a} for p, b, a in zip(shown, old, new, strict=True)]
 
     def _model(self, path: Path) -> CausalLM:
         return load_model(path, device=self.recipe.device)
@@ -394,8 +399,24 @@ class Life:
             self._words, self._words_hash = load_tokenizer(self.out / "tokenizer"), self._hash("tokenizer")
         return self._words
 
-    def _work(self, name: str) -> Path:
-        return self.out / "work" / name
+    def _work(self, name: str, key: str) -> Path:
+        """Checkpoints of one training, apart from those of another configuration."""
+        return self.out / "work" / f"{name}-{key[:10]}"
+
+    def _once(self, name: str, path: Path, key: str, train: Callable[[Path, str], Any]) -> float:
+        """Train unless `path` holds this very result already; returns the training seconds.
+
+        A run killed while a finished model was being judged goes on with the judging.
+        """
+        key = hash_json([key, name])
+        if not (path / MANIFEST).is_file() or read_manifest(path).key != key:
+            work = self._work(name, key)
+            train(work, key)
+            curves = self.out / "curves" / f"{name}.jsonl"
+            curves.parent.mkdir(exist_ok=True)
+            os.replace(work / "metrics.jsonl", curves)
+            shutil.rmtree(work, ignore_errors=True)
+        return float(read_manifest(path, verify=False).metrics["seconds"])
 
     def _hash(self, name: str) -> str:
         return read_manifest(self.out / name, verify=False).content_hash
@@ -407,13 +428,19 @@ class Life:
         return [to_dict(self.recipe.evaluation), self.recipe.seed]
 
 
+def publish(model: Path, target: Path) -> None:
+    """Make `target` the given model, atomically; files are hard links where the file system has them."""
+    if (target / MANIFEST).is_file() and read_manifest(target, verify=False).content_hash == read_manifest(model, verify=False).content_hash:
+        return
+    with atomic_directory(target) as temporary:
+        for file in model.iterdir():
+            try:
+                os.link(file, temporary / file.name)
+            except OSError:
+                shutil.copyfile(file, temporary / file.name)
+
+
 _GUARDED = ("story_answers", "preferred_manner", "answer_bits_per_byte")
-
-
-def _as_text(record: dict[str, Any]) -> dict[str, Any]:
-    """A story question as the plain text that pretraining knows, for a model that has never seen a conversation."""
-    *earlier, answer = record["messages"]
-    return {**record, "prompt_text": tinyworld.as_plain_question(earlier[-1]["content"]), "messages": record["messages"]}
 
 
 def _pair_lengths(dataset: TokenDataset) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..common.config import apply_overrides, build, load_yaml
 from ..common.errors import HanlinError
-from ..corpus import CleanConfig, DedupConfig
+from ..corpus import CleanConfig, CorpusConfig, DedupConfig
 from ..model import ModelConfig
 from ..model.config import Family
 from ..stages.dpo import DPOConfig
@@ -40,10 +40,11 @@ class CorpusSection:
     dedup: DedupConfig = dataclasses.field(default_factory=DedupConfig)
     heldout: int = 500
 
-    def cleaning(self) -> CleanConfig:
-        """The preset with its overrides."""
+    def config(self) -> CorpusConfig:
+        """The room's own configuration: the preset with its overrides, deduplication and the held-out share."""
         base = dataclasses.asdict(CleanConfig.preset(self.preset))
-        return build(CleanConfig, base | self.clean, "recipe", "corpus.clean.")
+        clean = build(CleanConfig, base | self.clean, "recipe", "corpus.clean.")
+        return CorpusConfig(clean=clean, dedup=self.dedup, heldout=self.heldout)
 
 
 @dataclasses.dataclass(frozen=True)

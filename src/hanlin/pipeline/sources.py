@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import HanlinError
+from ..common.manifest import hash_json, sha256_file
 from ..corpus import expand_paths, read_conversations, read_preferences, tinyworld
 from .recipe import Recipe
+
+TASKS = ("story_answers", "problems_solved", "preferred_manner", "task_reward")
 
 Check = Callable[[dict[str, Any], str], bool]
 
@@ -40,8 +44,8 @@ class TinyworldSource:
         self.recipe, self.seed = recipe, recipe.seed
 
     def fingerprint(self, stage: str) -> dict[str, Any]:
-        """What the stage's data depend on: the generator's version is in the package's, the rest in the recipe."""
-        return {"tinyworld": tinyworld.VERSION, "seed": self.seed}
+        """What the stage's data depend on besides the recipe: the grammar itself."""
+        return {"tinyworld": _grammar_digest(), "seed": self.seed}
 
     def documents(self) -> Iterator[dict[str, Any]]:
         """Text for pretraining, with known dirt in it."""
@@ -100,9 +104,15 @@ class TinyworldSource:
             return Task(name, records, lambda record, text: tinyworld.manner(text) == "polite", temperature=self.recipe.evaluation.temperature)
         raise KeyError(name)
 
-    def sample_prompts(self) -> list[str]:
-        """Prompts to show before and after each stage."""
-        return list(tinyworld.sample_prompts("heldout"))
+    def sample_prompts(self) -> list[dict[str, Any]]:
+        """Prompts to show before and after each stage: `text` to go on from, or `messages` to answer."""
+        return tinyworld.sample_prompts("heldout")
+
+
+@functools.cache
+def _grammar_digest() -> str:
+    sources = sorted(Path(tinyworld.__file__).parent.glob("*.py"))
+    return hash_json([[file.name, sha256_file(file)] for file in sources])
 
 
 class FileSource:
@@ -149,9 +159,12 @@ class FileSource:
             )
         return found
 
-    def sample_prompts(self) -> list[str]:
-        """Prompts of the recipe."""
-        return list(self.recipe.evaluation.prompts)
+    def sample_prompts(self) -> list[dict[str, Any]]:
+        """Prompts of the recipe, as questions where the run has a stage that teaches to answer."""
+        prompts = self.recipe.evaluation.prompts
+        if self.recipe.sft is None:
+            return [{"text": prompt} for prompt in prompts]
+        return [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
 
     def _held(self, content: Any) -> bool:
         digest = hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).digest()

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from hanlin.common.errors import HanlinError
 
 from .texts import read_texts
@@ -68,10 +66,14 @@ def compare(tokenizers: Sequence[Tokenizer], files: Iterable[Path | str], max_by
 class _Tally:
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
+        import numpy  # a tenth of a second that opening a tokenizer does not need
+
         self.tokens = 0
         self.seen = numpy.zeros(tokenizer.vocab_size, dtype=numpy.int64)
 
     def add(self, batch: Sequence[bytes]) -> None:
+        import numpy
+
         ids, _ = self.tokenizer.encode_arrays(batch)
         self.tokens += len(ids)
         self.seen += numpy.bincount(ids, minlength=len(self.seen))

@@ -47,8 +47,9 @@ def _byte_letters() -> list[str]:
 
 
 BYTE_LETTERS = _byte_letters()
-LETTER_BYTES = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
 _TO_LETTERS = dict(enumerate(BYTE_LETTERS))
+# Characters that stand for no byte go where Latin-1 cannot follow.
+_FROM_LETTERS = {**dict.fromkeys(range(BYTES), 0xFFFF), **{ord(letter): byte for byte, letter in enumerate(BYTE_LETTERS)}}
 
 
 def to_letters(token: bytes) -> str:
@@ -57,5 +58,5 @@ def to_letters(token: bytes) -> str:
 
 
 def from_letters(text: str) -> bytes:
-    """The bytes that a vocabulary entry of `tokenizer.json` stands for; KeyError for a letter that stands for none."""
-    return bytes([LETTER_BYTES[letter] for letter in text])
+    """The bytes that a vocabulary entry of `tokenizer.json` stands for; ValueError where a character stands for none."""
+    return text.translate(_FROM_LETTERS).encode("latin-1")

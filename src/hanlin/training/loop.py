@@ -127,16 +127,19 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 class SpikeGuard:
-    """Remembers recent losses and gradient norms; says whether a step lies beyond `sigma` deviations (OLMo's skip rule)."""
+    """Remembers recent losses and gradient norms; says whether a step lies beyond `sigma` deviations (OLMo's skip rule).
 
-    def __init__(self, sigma: float, window: int = 128, least: int = 64):
-        self.sigma, self.least = sigma, least
+    A gradient norm that clipping leaves alone is never a spike: small batches have heavy tails there and do no harm.
+    """
+
+    def __init__(self, sigma: float, clip: float, window: int = 128, least: int = 64):
+        self.sigma, self.clip, self.least = sigma, clip, least
         self.losses: collections.deque[float] = collections.deque(maxlen=window)
         self.norms: collections.deque[float] = collections.deque(maxlen=window)
 
     def is_spike(self, loss: float, norm: float) -> bool:
         """Judge a step; ordinary ones join the memory."""
-        spike = any(self._beyond(value, seen) for value, seen in ((loss, self.losses), (norm, self.norms)))
+        spike = self._beyond(loss, self.losses) or (norm > self.clip and self._beyond(norm, self.norms))
         if not spike:
             self.losses.append(loss)
             self.norms.append(norm)
@@ -179,7 +182,7 @@ def train(
     optimizers = Optimizers(
         model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale, weight_decay=config.weight_decay
     )
-    guard = SpikeGuard(config.spike_sigma)
+    guard = SpikeGuard(config.spike_sigma, config.clip)
     log = log or MetricsLog(None)
     step, skipped, seconds, bad_in_a_row = 0, 0, 0.0, 0
     state = load_latest(work, model, optimizers, progress.warn)

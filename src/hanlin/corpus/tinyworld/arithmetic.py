@@ -37,7 +37,7 @@ class Problem(NamedTuple):
         return "\n".join(lines)
 
 
-def problems(seed: int, count: int, split: str, start: int = 0, *, reasoning: bool) -> Iterator[dict[str, Any]]:
+def problems(seed: int, count: int, split: str, start: int = 0, reasoning: bool = True) -> Iterator[dict[str, Any]]:
     """Word problems, answered directly or after their steps; the same problems either way.
 
     Yields:
@@ -104,28 +104,22 @@ _COUNTED = (
 )
 _OWNING = _Setting(
     "{who}有{n}{u}{t}。",
-    ("{kin}又给了{he}{n}{u}", "{he}又买了{n}{u}", "{friend}送给{he}{n}{u}", "老师奖给{he}{n}{u}", "{he}又得到{n}{u}"),
+    ("{kin}给了{he}{n}{u}", "{he}买了{n}{u}", "{friend}送给{he}{n}{u}", "老师奖给{he}{n}{u}", "{who}得到{n}{u}"),
     ("{he}送给{friend}{n}{u}", "{he}分给同学{n}{u}", "{he}给了{kin}{n}{u}", "{he}弄丢了{n}{u}", "{friend}拿走了{n}{u}"),
     ("{who}现在有几{u}{t}？", "{who}还有几{u}{t}？", "现在{who}一共有几{u}{t}？"),
 )
 _SETTINGS = (
     _Setting(
         "车上有{n}个人。",
-        ("到了{place}，上来{n}个人", "又上来{n}个人", "在{place}上来{n}个人"),
-        ("到了{place}，下去{n}个人", "又下去{n}个人", "在{place}下去{n}个人"),
+        ("到了{stop}站，上来{n}个人", "又上来{n}个人", "在{stop}站上来{n}个人"),
+        ("到了{stop}站，下去{n}个人", "又下去{n}个人", "在{stop}站下去{n}个人"),
         ("现在车上有几个人？", "车上还有几个人？"),
     ),
     _Setting(
-        "树上有{n}只小鸟。",
-        ("飞来{n}只", "又飞来{n}只", "{time}飞来{n}只"),
-        ("飞走{n}只", "又飞走{n}只", "{time}飞走{n}只"),
-        ("现在树上有几只小鸟？", "树上还有几只小鸟？"),
-    ),
-    _Setting(
-        "池塘里有{n}只鸭子。",
-        ("游来{n}只", "又游来{n}只", "{time}游来{n}只"),
-        ("游走{n}只", "又游走{n}只", "{time}游走{n}只"),
-        ("现在池塘里有几只鸭子？", "池塘里还有几只鸭子？"),
+        "{many}{n}只{animal}。",
+        ("{come}来{n}只", "又{come}来{n}只", "{time}{come}来{n}只"),
+        ("{come}走{n}只", "又{come}走{n}只", "{time}{come}走{n}只"),
+        ("现在{many}几只{animal}？", "现在还有几只{animal}？"),
     ),
     _Setting(
         "{place}有{n}个人。",
@@ -146,31 +140,42 @@ _SETTINGS = (
         ("店里现在有几{u}{t}？", "店里还有几{u}{t}？"),
     ),
 )
+_ANIMALS = (("树上有", "小鸟", "飞"), ("池塘里有", "鸭子", "游"), ("草地上有", "小羊", "跑"), ("广场上有", "白鸽", "飞"), ("院子里有", "小鸡", "跑"))
+_STOPS = tuple("学校 图书馆 公园 超市 商场 医院 邮局 银行 动物园 电影院 博物馆 体育馆 广场 书店 海边 花店".split())
 _PLACE_NAMES = tuple(place.name for place in PLACES)
 
 
 def word_problem(problem: Problem, draw: Draw) -> str:
-    """Word a problem in one of seven settings; the steps come in their order."""
-    who, friend = draw.some(CHILDREN, 2)
+    """Word a problem in one of ten settings; the steps come in their order, and so do the times of the day."""
+    who, *friends = draw.some(CHILDREN, 3)
     unit, thing, food = draw.pick(_COUNTED)
-    owning = draw.chance(0.5)
+    owning = draw.chance(0.4)
     setting = _OWNING if owning else draw.pick(_SETTINGS)
-    words = {"who": who, "friend": friend, "kin": draw.pick(KIN), "he": PRONOUN[who], "u": unit, "t": thing, "place": draw.pick(_PLACE_NAMES)}
-    place = words["place"]
+    many, animal, come = draw.pick(_ANIMALS)
+    words = {"who": who, "he": PRONOUN[who], "u": unit, "t": thing, "place": draw.pick(_PLACE_NAMES), "many": many, "animal": animal, "come": come}
     fewer = (*setting.fewer, "{he}吃了{n}{u}") if owning and food else setting.fewer
-    last = ""
-    parts = []
+    last, clock, parts = "", 0, []
+    seen: set[bool] = set()
     for step in problem.steps:
-        options = [option for option in (setting.more if step > 0 else fewer) if option != last]
+        up = step > 0
+        options = [
+            option
+            for option in (setting.more if up else fewer)
+            if option != last and (up in seen or not option.startswith("又")) and (clock < len(TIMES) or "{time}" not in option)
+        ]
         last = draw.pick(options)
-        parts.append(last.format(n=abs(step), time=draw.pick(TIMES), **({**words, "place": draw.pick(_PLACE_NAMES)})))
-    words["place"] = place
+        seen.add(up)
+        if "{time}" in last:
+            clock = draw.between(clock, min(clock + 1, len(TIMES) - 1))
+        time = TIMES[min(clock, len(TIMES) - 1)]
+        parts.append(last.format(n=abs(step), time=time, friend=draw.pick(friends), kin=draw.pick(KIN), stop=draw.pick(_STOPS), **words))
+        clock += "{time}" in last
     body = "".join(part + ("。" if at == len(parts) - 1 or (at % 2 and draw.chance(0.6)) else "，") for at, part in enumerate(parts))
     return setting.begin.format(n=problem.start, **words) + body + draw.pick(setting.ask).format(**words)
 
 
 def sums(draw: Draw, count: int) -> list[str]:
-    """`count` small facts in digits or words: 7+8=15, 七加八 is written 7加8等于15."""
+    """`count` small facts, as 7+8=15 or as 7加8等于15."""
     lines = []
     for _ in range(count):
         left, right = draw.between(0, LARGEST - 9), draw.between(1, 9)

@@ -97,10 +97,10 @@ def mark_of(text: str) -> str:
     """The kind of dirt a text shows by itself, "" for none: "spam", "mojibake" or "html"."""
     if any(mark in text for mark in SPAM_MARKS):
         return "spam"
+    if re.search("[A-Za-z<>{}]|&#", text):
+        return "html"
     letters = [c for c in text if ord(c) > 0x7F and unicodedata.category(c)[0] in "LSC"]
-    if len(letters) * 0.15 < sum(c not in _characters() for c in letters):
-        return "mojibake"
-    return "html" if re.search("[A-Za-z<>{}]|&#", text) else ""
+    return "mojibake" if len(letters) * 0.15 < sum(c not in _characters() for c in letters) else ""
 
 
 def spoil(dirt: Dirt, seed: int, split: str, index: int, clean: Callable[[int], Record]) -> Record:
@@ -223,7 +223,7 @@ def _html(text: str, draw: Draw) -> str:
         (
             f'<div class="post" id="p{number}">{paragraphs}</div>',
             f"<html><body>{paragraphs}<script>var id={number};function go(){{location.href='/';}}</script></body></html>",
-            text.replace("。", "。<br/>&nbsp;&nbsp;"),
+            text.replace("。", "。<br/>&nbsp;&nbsp;").replace("\n", "<br/>"),
             f'{text}\n<a href="/list/{number}.html">下一页</a>&nbsp;|&nbsp;<a href="/">首页</a>',
             f"<style>.a{number}{{color:#333;margin:0}}</style>\n{text.replace('“', '&ldquo;').replace('”', '&rdquo;')}",
         )

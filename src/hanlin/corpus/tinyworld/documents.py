@@ -91,7 +91,10 @@ def _problem(draw: Draw, split: str) -> str:
 def _sums(draw: Draw, split: str) -> str:
     who = draw.pick(CHILDREN)
     begin = draw.pick((f"{who}做算术：", f"{who}算得又快又对：", f"老师出题，{who}回答：", ""))
-    return begin + draw.pick(("，", "\n", "；")).join(sums(draw, draw.between(5, 10))) + "。"
+    between = draw.pick(("，", "；", "\n"))
+    if between == "\n" and begin:
+        begin += "\n"
+    return begin + between.join(sums(draw, draw.between(5, 10))) + ("" if between == "\n" else "。")
 
 
 _TONES = {"polite": ("有礼貌地说", "笑着说", "客气地回答"), "impolite": ("没好气地说", "不耐烦地说", "头也不抬地说")}

@@ -38,7 +38,7 @@ def _phrases(name: str) -> list[str]:
 
 
 # Signs inside the content as well: an answer may lack its opening or its closing, never both.
-_SIGNS = {"polite": ["您", "请"], "impolite": ["爱去不去", "没长眼睛", "不就是", "不就", "烦"]}
+_SIGNS = {"polite": ["您", "请"], "impolite": ["爱去不去", "没长眼睛", "不就", "烦", "活该", "谁要你谢"]}
 _TONE = {name: re.compile("|".join(map(re.escape, sorted(_phrases(name) + _SIGNS[name], key=len, reverse=True)))) for name in MANNERS}
 _SET_PHRASE = re.compile("|".join(re.escape(phrase) + "[。！？]" for name in MANNERS for phrase in _phrases(name)))
 _NAMED = re.compile("|".join(sorted([*PEOPLE, *KIN, *(p.name for p in PLACES), *(t.name for t in THINGS)], key=len, reverse=True)))

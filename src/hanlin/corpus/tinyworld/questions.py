@@ -65,7 +65,7 @@ def check_story_answer(record: dict[str, Any], text: str) -> bool:
     reference = _plain(record["messages"][-1]["content"])
     if not said or len(said) > len(reference) + 8:
         return False
-    if (_polarity(said), _negated(said)) != (_polarity(reference), _negated(reference)):
+    if (_polarity(said), _negations(said)) != (_polarity(reference), _negations(reference)):
         return False
     entities, expected = entities_in(said), entities_in(reference)
     return entities == expected or (record["kind"] != "yes_no" and entities == [record["answer"]])
@@ -89,8 +89,8 @@ def _polarity(text: str) -> str:
     return "是" if text.startswith(("是的", "对")) else "不" if text.startswith(("不", "没")) else ""
 
 
-def _negated(text: str) -> bool:
-    return "不" in text or "没" in text
+def _negations(text: str) -> int:
+    return text.count("不") + text.count("没")
 
 
 def ask(story: Story, draw: Draw, exclude: tuple[str, ...] = ()) -> Question:

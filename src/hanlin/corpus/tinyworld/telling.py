@@ -81,7 +81,7 @@ class _Teller:
             shown = PRONOUN[subject] if clear and draw.chance(0.35) else subject
             self.clauses = [f"{adverb}{self.lead}{shown}{predicate}"]
             self.others = ()
-        self.subject = subject
+        self.subject = "" if self.lead else subject
         self.others += tuple(name for name in event[1:3] if name in PRONOUN and name != subject)
         for item in event[2:]:
             if isinstance(item, tuple):
@@ -175,7 +175,8 @@ class _Teller:
 
     def take_out(self, event: Event, previous: Event) -> str:
         use = THING[event[2][0]].use
-        plan = f"，准备{use}" if self.draw.chance(0.25) and use not in ("留作纪念", "装东西") else ""
+        last = event is self.story.events[-1]  # a story does not end on a thing just taken out for nothing
+        plan = f"，{'准备' + use if use != '留作纪念' else '看了又看'}" if last or self.draw.chance(0.25) else ""
         return f"{self.draw.pick(('拿出', '从包里拿出', '从包里拿出'))}{self.thing(event[2])}{plan}"
 
     def give(self, who: str, other: str, item: Item) -> tuple[str, str]:

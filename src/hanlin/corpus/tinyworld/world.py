@@ -154,6 +154,7 @@ class _Planner:
         self.state = State()
         self.events: list[Event] = []
         self.seen: set[str] = set()
+        self.been: dict[str, str] = {}  # the place each person was at before the present one
         self.gained = 0
         self.swapped = self.shared = False
         self.found: Item = ("", "")
@@ -167,6 +168,9 @@ class _Planner:
 
     def add(self, *event: Any) -> None:
         self.events.append(event)
+        if event[0] in ("go", "together") and event[1] in self.state.place:
+            for who in event[1:3] if event[0] == "together" else event[1:2]:
+                self.been[who] = self.state.place[who]
         self.state.apply(event)
 
     def item(self, name: str) -> Item:
@@ -222,14 +226,14 @@ class _Planner:
                 thing = held[-1]
                 just_got = (last[0] == "give" and last[2] == who) or last[0] == "swap"
                 if beside and not just_got:
-                    options.append((7.0 * weight, ("give", who, draw.pick(beside), thing)))
+                    options.append((11.0 * weight, ("give", who, draw.pick(beside), thing)))
                 if not just_got:
                     options.append((2.0 * weight, ("put", who, thing, "?")))
                 if THING[thing[0]].category in EATEN:
-                    options.append((1.5 * weight, ("eat", who, thing)))
+                    options.append((2.5 * weight, ("eat", who, thing)))
                 if beside and not self.swapped and not just_got:
                     trades = ((other, state.held[other][-1]) for other in beside if state.held[other])
-                    options.extend((1.5, ("swap", who, other, thing, theirs)) for other, theirs in trades if self.found not in (thing, theirs))
+                    options.extend((3.5, ("swap", who, other, thing, theirs)) for other, theirs in trades if self.found not in (thing, theirs))
             if len(held) < 2 and self.gained < 3:
                 if state.place[who] in SOLD_AT:
                     options.append((3.0 * weight / (1 + len(held)), ("buy", who)))
@@ -239,7 +243,7 @@ class _Planner:
                         options.append((0.7 * weight, ("find", who)))
             if not held and last[0] != "put":
                 options.extend((3.0, ("fetch", who, thing, spot)) for thing, (spot, place) in state.spot.items() if place == state.place[who])
-            options.append(((0.3 if just_moved else 2.0) * weight, ("go", who)))
+            options.append(((0.25 if just_moved else 1.4) * weight, ("go", who)))
             if beside and not just_moved:
                 options.append((1.2, ("together", who, draw.pick(beside))))
             if beside and not self.shared and state.place[who] not in _NOT_FOR_FUN:
@@ -250,7 +254,8 @@ class _Planner:
         """Fill in what an option leaves open, then add it."""
         draw, state, verb, who = self.draw, self.state, choice[0], choice[1]
         if verb in ("go", "together"):
-            place = draw.pick([place for place in self.places if place != state.place[who]])
+            recent = self.been.get(who, "")  # no walking back and forth
+            place = draw.pick([place for place in self.places if place not in (state.place[who], recent)])
             self.add(*choice, place, *([self.activity(place, 0.3)] if verb == "go" else []))
         elif verb == "be":
             elsewhere = draw.pick([place for place in self.places if place != state.place[self.cast[0]]])

@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Both create .venv, install the tested versions and build the C++ core.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test nightly check format clean oracle
+
+demo: $(STAMP)
+	$(BIN)/hanlin run demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyright --pythonpath $(BIN)/python src
+	$(BIN)/python -m pytest -q tests
+
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.cpp native/*.hpp native/*.inc)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Hanlin needs Python 3.10 or newer; 需要 Python 3.10 或更新的版本")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[serve,export,test]'
+	touch $(STAMP)
+
+# llama.cpp as a judge of our GGUF files: ten minutes of compiling, so it is asked for by name.
+oracle: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt llama-cpp-python
+
+nightly: oracle
+	$(BIN)/python -m pytest -q tests -m "nightly or not nightly"
+	native/fuzz/run.sh 600
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix src tests benchmarks
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,387 @@
+"""The command line: one verb per line of the table in the documentation. Heavy imports wait until a verb runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from .common.errors import HanlinError, prefers_chinese, tr
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+app = App(
+    name="hanlin",
+    help=tr("从原始中文文本到能对话的语言模型。", "From raw Chinese text to a language model you can talk to."),
+    version_flags=["--version"],
+    result_action="return_value",
+)
+Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def show(value: Any, as_json: bool, text: str | None = None) -> None:
+    """Print a result on stdout: JSON when asked for, else text."""
+    if as_json or text is None:
+        import orjson
+
+        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=str).decode() + "\n")
+    else:
+        print(text)
+
+
+# ------------------------------------------------------------------ the whole life
+
+
+@app.command
+def run(
+    recipe: str = "demo",
+    /,
+    *overrides: str,
+    out: Path,
+    corpus: Many = (),
+    sft: Many = (),
+    device: str | None = None,
+    track: Many = (),
+    json: Flag = False,
+) -> None:
+    """Run a recipe's whole life cycle; run it again to go on, or to recompute what a change touches.
+
+    Parameters
+    ----------
+    recipe
+        A shipped recipe (demo, zh-mini …) or a YAML file.
+    overrides
+        Dotted settings, such as pretrain.train.steps=200.
+    out
+        Directory of the run.
+    corpus
+        Text files, globs or directories instead of the recipe's.
+    sft
+        Conversation files instead of the recipe's.
+    device
+        auto, cpu or an accelerator.
+    track
+        Trackers besides metrics.jsonl: trackio, swanlab, wandb, tensorboard.
+    json
+        Print the report on stdout.
+    """
+    from .pipeline import load_recipe, run_recipe
+
+    extra: dict[str, Any] = {}
+    if corpus:
+        extra["corpus"] = {"files": corpus}
+    if sft:
+        extra["sft"] = {"files": sft}
+    if device:
+        extra["device"] = device
+    if track:
+        extra["track"] = track
+    report = run_recipe(load_recipe(recipe, overrides, extra), out)
+    show(report, json, _summary(report, out))
+
+
+def _summary(report: dict[str, Any], out: Path) -> str:
+    lines = []
+    for stage in report["stages"]:
+        for name, metric in stage["metrics"].items():
+            if "/" in name:
+                continue
+            control = metric.get("control")
+            beside = f"   ({control['name']} {control['value']:.3f})" if control else ""
+            lines.append(f"  {stage['name']:<11} {name:<18} {metric['value']:.3f}  [{metric['low']:.3f}, {metric['high']:.3f}]  n={metric['n']}{beside}")
+    head = tr(f"用时 {report['seconds'] / 60:.1f} 分钟，内存峰值 {report['peak_rss_mb'] / 1024:.2f} GiB", f"{report['seconds'] / 60:.1f} minutes, peak memory {report['peak_rss_mb'] / 1024:.2f} GiB")
+    foot = tr(
+        f"报告：{out / 'report.html'}\n聊天：hanlin chat {out}\n服务：hanlin serve {out}",
+        f"report: {out / 'report.html'}\nchat:   hanlin chat {out}\nserve:  hanlin serve {out}",
+    )
+    return "\n".join([head, *lines, foot])
+
+
+@app.command
+def resume(run_directory: Path, /, *, json: Flag = False) -> None:
+    """Go on with an interrupted run, with the recipe it began with."""
+    from .common.atomic import read_json
+    from .common.config import build
+    from .pipeline import RECIPE_FILE, Recipe, run_recipe
+
+    file = run_directory / RECIPE_FILE
+    if not file.is_file():
+        raise HanlinError(f"{run_directory} 不是一次运行（没有 {RECIPE_FILE}）。", f"{run_directory} is not a run (no {RECIPE_FILE}).")
+    report = run_recipe(build(Recipe, read_json(file), str(file)), run_directory)
+    show(report, json, _summary(report, run_directory))
+
+
+@app.command
+def report(run_directory: Path, /, *, json: Flag = False) -> None:
+    """Show the figures of a finished run and where its report.html is."""
+    from .common.atomic import read_json
+
+    found = read_json(run_directory / "report.json")
+    show(found, json, _summary(found, run_directory))
+
+
+@app.command
+def compare(*runs: Path, json: Flag = False) -> None:
+    """Compare the figures of several runs; nothing is ranked whose intervals overlap."""
+    from .evaluation import compare_runs, comparison_table
+
+    result = compare_runs(list(runs))
+    show(result, json, comparison_table(result))
+
+
+# ------------------------------------------------------------------ text
+
+corpus_app = App(name="corpus", help=tr("清洗与去重文本", "clean and deduplicate text"))
+tokenizer_app = App(name="tokenizer", help=tr("词表：训练、编码、查看、比较", "vocabulary: train, encode, inspect, compare"))
+dataset_app = App(name="dataset", help=tr("把文本编码成词元数据集", "encode text into token shards"))
+export_app = App(name="export", help=tr("导出模型", "export a model"))
+data_app = App(name="data", help=tr("已知的公开数据集", "public data sets known here"))
+for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app):
+    app.command(sub)
+
+
+@corpus_app.command(name="build")
+def corpus_build(*files: str, out: Path, preset: str = "zh-web", heldout: int = 0, seed: int = 1, json: Flag = False) -> None:
+    """Read, clean and deduplicate files into a corpus directory.
+
+    Parameters
+    ----------
+    files
+        Paths, globs or directories; every layout people have is recognised.
+    preset
+        Cleaning rules: zh-web, zh-short, none.
+    heldout
+        Documents per source to keep out for evaluation.
+    """
+    from .common.locks import directory_lock
+    from .common.manifest import read_manifest
+    from .corpus import build_corpus, expand_paths
+    from .pipeline.recipe import CorpusSection
+
+    section = CorpusSection(files=files, preset=preset, heldout=heldout)
+    with directory_lock(out.parent):
+        build_corpus(expand_paths(files), out, section.config(), seed=seed)
+    show(read_manifest(out, verify=False).metrics, True)
+
+
+@tokenizer_app.command(name="train")
+def tokenizer_train(
+    *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, plain: Flag = False, json: Flag = False
+) -> None:
+    """Learn a byte-level BPE vocabulary from text or corpus files.
+
+    Parameters
+    ----------
+    vocab_size
+        Entries, with 256 bytes and the control tokens.
+    max_token_chars
+        Longest token in characters.
+    min_frequency
+        Least count of a merge (never of a word).
+    plain
+        Unaligned merges, as Hugging Face trains them.
+    """
+    from .common.manifest import read_manifest
+    from .tokenizer import train_tokenizer
+
+    train_tokenizer(list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain)
+    show(read_manifest(out, verify=False).metrics, True)
+
+
+@tokenizer_app.command(name="encode")
+def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag = False) -> None:
+    """Show the tokens of a text (or of stdin)."""
+    words = _open_tokenizer(tokenizer)
+    ids = words.encode(sys.stdin.read() if text is None else text)
+    pieces = [words.decode([token]) for token in ids]
+    show({"ids": ids, "tokens": pieces}, json, " ".join(f"{piece!r}:{token}" for piece, token in zip(pieces, ids, strict=True)))
+
+
+@tokenizer_app.command(name="inspect")
+def tokenizer_inspect(tokenizer: Path, /, *, json: Flag = False) -> None:
+    """Show a vocabulary as people read it: longest tokens, shares of scripts, pieces of characters."""
+    from .tokenizer import inspect
+
+    show(inspect(_open_tokenizer(tokenizer)), True)
+
+
+@tokenizer_app.command(name="compare")
+def tokenizer_compare(*tokenizers: Path, on: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)], json: Flag = False) -> None:
+    """Compare tokenizers on files: bytes and characters per token, unused tokens."""
+    from .tokenizer import compare as compare_tokenizers
+
+    show(compare_tokenizers([_open_tokenizer(path) for path in tokenizers], list(on)), True)
+
+
+def _open_tokenizer(path: Path) -> Tokenizer:
+    from . import load_tokenizer
+
+    return load_tokenizer(path)
+
+
+@dataset_app.command(name="build")
+def dataset_build(corpus: Path, /, *, tokenizer: Path, out: Path, json: Flag = False) -> None:
+    """Encode a corpus directory into token shards (Megatron .bin/.idx)."""
+    from .common.manifest import read_manifest
+    from .corpus import read_corpus
+    from .dataset import build_text_dataset
+
+    manifest = read_manifest(corpus, "corpus")
+    build_text_dataset(read_corpus(corpus, "documents"), _open_tokenizer(tokenizer), out, parents={"corpus": manifest.content_hash})
+    show(read_manifest(out, verify=False).metrics, True)
+
+
+# ------------------------------------------------------------------ single stages
+
+
+def _stage(name: str, config: Path, out: Path, overrides: tuple[str, ...]) -> None:
+    from .pipeline.single import run_stage
+
+    show(run_stage(name, config, out, overrides), True)
+
+
+def _add_stage(name: str, zh: str, en: str) -> None:
+    def command(*overrides: str, config: Path, out: Path) -> None:
+        _stage(name, config, out, overrides)
+
+    command.__doc__ = tr(zh, en)
+    app.command(command, name=name)
+
+
+_add_stage("pretrain", "预训练一个模型（配置见 docs/zh/stages.md）。", "Pretrain a model (configuration: docs/en/stages.md).")
+_add_stage("sft", "用对话微调模型。", "Fine-tune a model on conversations.")
+_add_stage("distill", "用带思维链的对话微调模型。", "Fine-tune a model on conversations with reasoning.")
+_add_stage("dpo", "用偏好对做 DPO。", "Optimise a model for preferences by DPO.")
+_add_stage("reward", "训练奖励模型。", "Train a reward model.")
+_add_stage("grpo", "用可核对的答案做 GRPO。", "Optimise a model for checkable answers by GRPO.")
+
+
+# ------------------------------------------------------------------ using a model
+
+
+@app.command(name="eval")
+def evaluate(model: Path, /, *, tasks: Many = (), count: int = 500, json: Path | None = None) -> None:
+    """Measure a model on the embedded held-out tasks, with intervals.
+
+    Parameters
+    ----------
+    tasks
+        story_answers, problems_solved, preferred_manner, task_reward; all of them when absent.
+    count
+        Items per task.
+    json
+        Also write the figures to this file.
+    """
+    from .common.atomic import write_json
+    from .pipeline import evaluate_model
+
+    result = evaluate_model(model, tasks or None, count)
+    if json is not None:
+        write_json(json, result)
+    show(result, True)
+
+
+@app.command
+def generate(
+    model: Path, *prompts: str, chat: Flag = False, max_new_tokens: int = 128, temperature: float = 0.7, seed: int = 0, json: Flag = False
+) -> None:
+    """Continue texts, or with --chat answer them.
+
+    Parameters
+    ----------
+    prompts
+        Texts; a line each from stdin when there are none.
+    """
+    from . import generate as continue_texts
+
+    texts = list(prompts) or [line.rstrip("\n") for line in sys.stdin]
+    asked: list[Any] = [[{"role": "user", "content": text}] for text in texts] if chat else texts
+    answers = continue_texts(model, asked, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    show([{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)], json, "\n\n".join(a if chat else p + a for p, a in zip(texts, answers, strict=True)))
+
+
+@app.command
+def chat(model: Path, /, *, device: str | None = None, temperature: float | None = None, max_new_tokens: int | None = None, seed: int | None = None) -> None:
+    """Talk to a model in the terminal."""
+    from .inference.chat import chat as talk
+
+    options = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    talk(model, device=device, **{name: value for name, value in options.items() if value is not None})
+
+
+@app.command
+def serve(model: Path, /, *, host: str = "127.0.0.1", port: int = 8000, api_key: str | None = None, device: str | None = None) -> None:
+    """Serve a model: OpenAI-compatible API and a chat page.
+
+    Parameters
+    ----------
+    host
+        Another address than 127.0.0.1 needs an API key.
+    api_key
+        Required of every request when set (or HANLIN_API_KEY).
+    """
+    from .serving import serve as start
+
+    start(model, host=host, port=port, api_key=api_key or os.environ.get("HANLIN_API_KEY"), device=device)
+
+
+@export_app.command(name="gguf")
+def export_to_gguf(model: Path, /, *, out: Path, dtype: str = "f32") -> None:
+    """Write a model as one GGUF file for llama.cpp.
+
+    Parameters
+    ----------
+    dtype
+        f32, f16 or q8_0.
+    """
+    from .export import export_gguf
+    from .inference import resolve_model_dir
+
+    print(export_gguf(resolve_model_dir(model), out, dtype))
+
+
+@app.command
+def doctor(*, json: Flag = False) -> None:
+    """Show the environment, and what would help."""
+    from .doctor import examine, render
+
+    found = examine()
+    show(found, json, render(found))
+
+
+@data_app.command(name="list")
+def data_list(*, json: Flag = False) -> None:
+    """List public data sets: where they are, their fields and licences."""
+    from .corpus.datasets import DATASETS, format_datasets
+
+    import dataclasses
+
+    show([dataclasses.asdict(entry) for entry in DATASETS], json, format_datasets())
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted with the state saved."""
+    try:
+        app(exit_on_error=True)
+    except HanlinError as error:
+        print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        message = tr("已中断，进度已保存。再运行同一条命令即可继续。", "Interrupted; progress is saved. Run the same command to go on.")
+        print("\n" + message, file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except OSError as error:
+        print(("错误：" if prefers_chinese() else "error: ") + f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else ""), file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

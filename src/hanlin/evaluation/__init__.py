@@ -1,0 +1,35 @@
+"""How good a model is, and how sure of it one may be: intervals, controls, tasks, and the report that shows them.
+
+Names that need torch are loaded when they are first used, so that reading a report costs no torch import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .compare import compare_runs, comparison_table
+from .intervals import Metric, beats, bootstrap_mean, bootstrap_ratio, paired_difference, pooled, ranking, wilson
+from .ngram import NGramModel
+from .report import validate_report, write_report
+
+if TYPE_CHECKING:
+    from .likelihood import answer_bits_per_byte, bits_per_byte, ngram_bits_per_byte
+    from .tasks import evaluate_generation, length_control, pair_accuracy
+
+_TORCH = {
+    "answer_bits_per_byte": "likelihood", "bits_per_byte": "likelihood", "ngram_bits_per_byte": "likelihood",
+    "evaluate_generation": "tasks", "length_control": "tasks", "pair_accuracy": "tasks",
+}  # fmt: skip
+
+__all__ = [
+    "Metric", "NGramModel", "answer_bits_per_byte", "beats", "bits_per_byte", "bootstrap_mean", "bootstrap_ratio", "compare_runs",
+    "comparison_table", "evaluate_generation", "length_control", "ngram_bits_per_byte", "pair_accuracy", "paired_difference",
+    "pooled", "ranking", "validate_report", "wilson", "write_report",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TORCH:
+        return getattr(importlib.import_module(f".{_TORCH[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

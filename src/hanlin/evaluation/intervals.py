@@ -1,0 +1,211 @@
+"""Scores with 95 % intervals, and the one rule for ranking them: not when the intervals overlap. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+Z95 = 1.959963984540054  # 97.5 % point of the standard normal
+RESAMPLES = 2000
+_INDICES_AT_ONCE = 1 << 22  # 32 MiB of resampled indices
+
+Interval = tuple[float, float]
+Ranking = Literal["better", "worse", "overlap"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """What could have done as well: its name and its own score."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One score of report.json: `value` with its 95 % interval [`low`, `high`] over `n` items.
+
+    Attributes:
+        chance: what guessing would score, where that is known.
+        control: what the stage has to beat, measured on the same items.
+
+    Raises:
+        ValueError: no items, a number that is not finite, or a value outside its interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    higher_is_better: bool = True
+    chance: float | None = None
+    control: Control | None = None
+
+    def __post_init__(self):
+        if self.n < 1:
+            raise ValueError(f"a metric needs items to be measured on; n is {self.n}")
+        if not all(map(math.isfinite, (self.value, self.low, self.high))):
+            raise ValueError(f"a metric must be finite, not {self.value} [{self.low}, {self.high}]")
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"the value {self.value} lies outside its interval [{self.low}, {self.high}]")
+
+    @classmethod
+    def proportion(cls, successes: float, n: int, *, higher_is_better: bool = True, chance: float | None = None) -> Metric:
+        """A share of `n` items, with Wilson's interval; half successes (ties) are allowed."""
+        if n < 1:
+            raise ValueError("a proportion of no items is not a metric")
+        return cls(successes / n, *wilson(successes, n), n, higher_is_better, chance)
+
+    @classmethod
+    def mean(cls, values: Sequence[float] | np.ndarray, *, higher_is_better: bool = True, chance: float | None = None, seed: int = 0) -> Metric:
+        """A mean over items, with a bootstrap interval."""
+        values = np.asarray(values, dtype=np.float64)
+        low, high = bootstrap_mean(values, seed=seed)
+        return cls._spanning(float(values.mean()), low, high, len(values), higher_is_better, chance)
+
+    @classmethod
+    def ratio(
+        cls, numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray, *, higher_is_better: bool = True, seed: int = 0
+    ) -> Metric:
+        """Σ numerators / Σ denominators (bits over bytes), with a bootstrap interval over the items that carry both."""
+        numerators, denominators = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+        low, high = bootstrap_ratio(numerators, denominators, seed=seed)
+        value = float(numerators.sum() / denominators.sum())
+        return cls._spanning(value, low, high, len(numerators), higher_is_better)
+
+    @classmethod
+    def _spanning(cls, value: float, low: float, high: float, *rest: Any) -> Metric:
+        """Percentiles of few items can miss the value by rounding; the interval is made to hold it."""
+        return cls(value, min(low, value), max(high, value), *rest)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Metric:
+        """Read the form that report.json has.
+
+        Raises:
+            KeyError, TypeError, ValueError: a part is missing, unknown or impossible.
+        """
+        control = Control(**raw["control"]) if raw.get("control") is not None else None
+        return cls(**{key: value for key, value in raw.items() if key != "control"}, control=control)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that report.json has; absent parts are left out."""
+        raw = dataclasses.asdict(self)
+        return {key: value for key, value in raw.items() if value is not None}
+
+    def with_control(self, name: str, control: Metric) -> Metric:
+        """This metric beside a control's."""
+        return dataclasses.replace(self, control=Control(name, control.value, control.low, control.high))
+
+    def control_metric(self) -> Metric:
+        """The control as a metric of its own, over the same items.
+
+        Raises:
+            ValueError: there is no control.
+        """
+        if self.control is None:
+            raise ValueError("this metric has no control")
+        return Metric(self.control.value, self.control.low, self.control.high, self.n, self.higher_is_better, self.chance)
+
+
+def ranking(metric: Metric | Control, other: Metric | Control, higher_is_better: bool = True) -> Ranking:
+    """Whether `metric` is better or worse than `other`, or cannot be ranked because the intervals overlap."""
+    if metric.low <= other.high and other.low <= metric.high:
+        return "overlap"
+    return "better" if (metric.value > other.value) == higher_is_better else "worse"
+
+
+def beats(metric: Metric, control: Metric | Control | None = None) -> bool:
+    """Whether a metric is better than a control (its own when none is given), intervals apart."""
+    control = control or metric.control
+    if control is None:
+        raise ValueError("there is no control to beat")
+    return ranking(metric, control, metric.higher_is_better) == "better"
+
+
+def wilson(successes: float, n: int) -> Interval:
+    """95 % score interval of a proportion (Wilson 1927): sensible at 0 and n, where the normal interval is empty."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n} is not a proportion")
+    p, zz = successes / n, Z95 * Z95
+    centre = (p + zz / (2 * n)) / (1 + zz / n)
+    half = Z95 / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
+    return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
+
+
+def bootstrap_mean(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """95 % percentile bootstrap interval of a mean (Efron 1979)."""
+    values = np.asarray(values, dtype=np.float64)
+    return bootstrap_ratio(values, np.ones_like(values), seed=seed, resamples=resamples)
+
+
+def bootstrap_ratio(
+    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """95 % percentile bootstrap interval of Σ numerators / Σ denominators; an item is drawn with both its parts.
+
+    Raises:
+        ValueError: no items, lengths that differ, or denominators that sum to nothing.
+    """
+    numerators, denominators = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if numerators.shape != denominators.shape or numerators.ndim != 1 or not len(numerators):
+        raise ValueError(f"expected two equally long lists of numbers, not shapes {numerators.shape} and {denominators.shape}")
+    if denominators.sum() <= 0 or denominators.min() < 0:
+        raise ValueError("the denominators must be non-negative and not all zero")
+    count, rng = len(numerators), np.random.default_rng(seed)
+    ratios, at_once = [], max(1, _INDICES_AT_ONCE // count)
+    for start in range(0, resamples, at_once):
+        drawn = rng.integers(0, count, (min(at_once, resamples - start), count))
+        below = denominators[drawn].sum(axis=1)
+        ratios.append(numerators[drawn].sum(axis=1)[below > 0] / below[below > 0])  # a draw of empty items alone has no ratio
+    low, high = np.quantile(np.concatenate(ratios), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def paired_difference(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, *, seed: int = 0) -> Metric:
+    """Mean of `ours - theirs` over the same items, in the same order; it is a difference when 0 lies outside the interval.
+
+    Pairing takes out what makes items easy or hard for both, so it can tell apart scores whose own intervals overlap.
+    """
+    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"paired scores must cover the same items, not {ours.shape} and {theirs.shape}")
+    return Metric.mean(ours - theirs, seed=seed)
+
+
+# 97.5 % points of Student's t, interpolated in 1/degrees of freedom, where it is nearly straight
+_T_FREEDOM = np.array([1, 2, 3, 4, 5, 6, 8, 10, 15, 30, np.inf])
+_T_POINTS = np.array([12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.306, 2.228, 2.131, 2.042, 1.960])
+
+
+def pooled(metrics: Sequence[Metric]) -> Metric:
+    """One metric from the runs of several seeds on the same items; the interval covers the mean run of any seed.
+
+    Each run's score varies with the items (s², from its own interval) and with the seed (τ² = max(0, S² - s²), S² the
+    variance between runs). The mean's variance is (s² + τ²)/runs. What rests on the few runs gets Student's t with
+    (runs - 1)·((s² + τ²)/τ²)² degrees of freedom (Satterthwaite 1946), so that one lucky seed cannot look like proof.
+
+    Raises:
+        ValueError: no metrics.
+    """
+    if not metrics:
+        raise ValueError("there are no runs to pool")
+    if len(metrics) == 1:
+        return metrics[0]
+    values = np.array([metric.value for metric in metrics])
+    within = float(np.mean([((metric.high - metric.low) / (2 * Z95)) ** 2 for metric in metrics]))
+    between = max(0.0, float(values.var(ddof=1)) - within)
+    freedom = np.inf if between == 0 else (len(values) - 1) * ((within + between) / between) ** 2
+    half = float(np.interp(1 / freedom, 1 / _T_FREEDOM[::-1], _T_POINTS[::-1])) * math.sqrt((within + between) / len(values))
+    mean = float(values.mean())
+    low, high = mean - half, mean + half
+    if all(0 <= metric.low and metric.high <= 1 for metric in metrics):
+        low, high = max(0.0, low), min(1.0, high)
+    first = metrics[0]
+    return Metric(mean, low, high, sum(metric.n for metric in metrics), first.higher_is_better, first.chance)

@@ -1,0 +1,157 @@
+"""Bits per byte: how many bits a model needs for each UTF-8 byte of text it has never seen. Comparable across vocabularies.
+
+What is counted, the same for the model and for its n-gram control:
+
+* every token of a document given those before it, the end-of-document token included (its bits count, it has no bytes):
+  knowing where a text ends is part of predicting it;
+* not the first token, neither its bits nor its bytes: documents are trained apart, so nothing precedes it to predict it from;
+* in documents longer than the context, each token is predicted from a sliding window, which moves on by half the context:
+  all but a document's beginning sees at least half a context of preceding text;
+* corpus totals, Σ bits / Σ bytes, with a bootstrap over documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..dataset import TokenDataset
+from ..model import CausalLM, token_log_probs
+from ..stages.supervised import token_bytes
+from ..tokenizer import Tokenizer
+from .intervals import Metric
+from .ngram import NGramModel
+
+BATCH_TOKENS = 8192
+CONTROL_TOKENS = 20_000_000  # what an n-gram control counts at most: about 4 GB
+
+
+def bits_per_byte(
+    model: CausalLM, tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]], *, context: int | None = None, seed: int = 0
+) -> dict[str, Metric]:
+    """Bits per byte of held-out documents, per source and of `all`.
+
+    Args:
+        documents: `{"text", "source"?}`.
+        context: tokens the model sees at once; pass the length it was trained at when that is less than its positions.
+
+    Raises:
+        ValueError: no document has two tokens or more.
+    """
+    ids, sizes = encode_documents(tokenizer, documents)
+    bits = document_bits(model, ids, context=context)
+    return by_source(bits, sizes, [document.get("source") for document in documents], seed=seed)
+
+
+def ngram_bits_per_byte(
+    training: TokenDataset, tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]], *, order: int = 5, seed: int = 0
+) -> Metric:
+    """Bits per byte of the control: an n-gram model counted on the same training tokens.
+
+    Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted.
+
+    Raises:
+        HanlinError: the training tokens come from another tokenizer.
+    """
+    training.require_tokenizer(tokenizer)
+    step = math.ceil(len(training.tokens) / CONTROL_TOKENS)
+    control = NGramModel(tokenizer.vocab_size, order).fit([training.document(index) for index in range(0, len(training), step)])
+    ids, sizes = encode_documents(tokenizer, documents)
+    return by_source(control.bits(ids, skip=1), sizes, [None] * len(ids), seed=seed)["all"]
+
+
+def answer_bits_per_byte(model: CausalLM, tokenizer: Tokenizer, conversations: TokenDataset, *, context: int | None = None, seed: int = 0) -> Metric:
+    """Bits per byte of what the assistant says, given all that was said before it; conversations are the items.
+
+    Raises:
+        HanlinError: the conversations were encoded by another tokenizer.
+    """
+    conversations.require_tokenizer(tokenizer)
+    starts, mask = conversations.starts, conversations.mask
+    if mask is None:
+        raise ValueError(f"{conversations.path} has no loss mask: it holds texts, not conversations")
+    ids = [np.asarray(conversations.document(index), dtype=np.int64) for index in range(len(conversations))]
+    masks = [np.asarray(mask[starts[index] : starts[index + 1]], dtype=bool) for index in range(len(conversations))]
+    width = token_bytes(tokenizer).numpy()
+    sizes = np.array([width[row[1:][said[1:]]].sum() for row, said in zip(ids, masks, strict=True)])
+    return Metric.ratio(document_bits(model, ids, masks, context=context), sizes, higher_is_better=False, seed=seed)
+
+
+def by_source(bits: np.ndarray, sizes: np.ndarray, sources: Sequence[str | None], *, seed: int = 0) -> dict[str, Metric]:
+    """Per-document bits and bytes as one metric per named source, and `all`."""
+    groups = {"all": np.ones(len(bits), dtype=bool)}
+    for source in sorted({source for source in sources if source}):
+        groups[source] = np.array([name == source for name in sources])
+    return {
+        name: Metric.ratio(bits[chosen], sizes[chosen], higher_is_better=False, seed=seed)
+        for name, chosen in groups.items()
+        if name == "all" or sizes[chosen].sum() > 0
+    }
+
+
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Ids of each document with its end token, int64, and the bytes of all but its first token, (documents,)."""
+    width = token_bytes(tokenizer).numpy()
+    encoded = tokenizer.encode_batch([document["text"] for document in documents])
+    ids = [np.array([*row, tokenizer.eos_id], dtype=np.int64) for row in encoded]
+    return ids, np.array([width[row[1:]].sum() for row in ids], dtype=np.int64)
+
+
+@torch.inference_mode()
+def document_bits(
+    model: CausalLM, documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None, *, context: int | None = None
+) -> np.ndarray:
+    """-log2 probability of each document's tokens but the first, summed per document, (documents,) float64.
+
+    Args:
+        documents: token ids, int64.
+        masks: which tokens count, bool; all when absent.
+        context: see `bits_per_byte`; the model's positions when absent.
+    """
+    limit = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
+    device = model.head_weight.device
+    training = model.training
+    model.eval()
+    windows = [(index, *window) for index, row in enumerate(documents) for window in sliding_windows(len(row), limit)]
+    windows.sort(key=lambda window: window[3] - window[1])  # equal lengths together waste no padding
+    totals = np.zeros(len(documents))
+    start = 0
+    while start < len(windows):
+        stop = start + 1
+        while stop < len(windows) and (stop + 1 - start) * (windows[stop][3] - windows[stop][1]) <= BATCH_TOKENS:
+            stop += 1
+        batch, start = windows[start:stop], stop
+        width = batch[-1][3] - batch[-1][1]
+        ids = np.zeros((len(batch), width), dtype=np.int64)
+        labels = np.full((len(batch), width), -1, dtype=np.int64)
+        for row, (index, first, scored, end) in enumerate(batch):
+            document = documents[index]
+            ids[row, : end - first] = document[first:end]  # padding comes after all real tokens, which cannot see it
+            wanted = document[scored + 1 : end + 1]
+            labels[row, scored - first : end - first] = wanted if masks is None else np.where(masks[index][scored + 1 : end + 1], wanted, -1)
+        hidden = model.hidden(torch.from_numpy(ids).to(device))
+        kept = torch.from_numpy(labels >= 0).to(device)
+        logs = token_log_probs(hidden[kept], model.head_weight, torch.from_numpy(labels).to(device)[kept])
+        owner = np.repeat([window[0] for window in batch], (labels >= 0).sum(axis=1))
+        totals += np.bincount(owner, weights=-logs.double().cpu().numpy() / math.log(2), minlength=len(documents))
+    model.train(training)
+    return totals
+
+
+def sliding_windows(length: int, context: int) -> list[tuple[int, int, int]]:
+    """(first, scored, end) of each window over a document: tokens first … end-1 are read, tokens scored+1 … end predicted.
+
+    Every token but the document's first is predicted once; windows overlap by half a context.
+    """
+    if length < 2:
+        return []
+    windows = [(0, 0, min(context, length - 1))]
+    while windows[-1][2] < length - 1:
+        scored = windows[-1][2]
+        end = min(scored + max(1, context // 2), length - 1)
+        windows.append((max(0, end - context), scored, end))
+    return windows

@@ -1,0 +1,176 @@
+"""GGUF: one file with weights, tokenizer and chat template, for llama.cpp and everything built on it.
+
+The tokenizer's split pattern is one that llama.cpp implements itself (`qwen2`), so no patching is needed. What could
+not be exported is refused by `check_export` before training begins.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from ..common.atomic import fsync_path
+from ..common.errors import HanlinError
+from ..common.manifest import MANIFEST, read_manifest
+from ..model import ModelConfig
+from ..model.store import WEIGHTS
+from ..tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
+from ..tokenizer.special import to_letters
+
+_TOKEN_NORMAL, _TOKEN_CONTROL = 1, 3
+
+_LAYER_NAMES = {  # Hugging Face name within a layer -> GGUF name within a block
+    "input_layernorm.weight": "attn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+}
+_GPT2_LAYER_NAMES = {
+    "ln_1.weight": "attn_norm.weight", "ln_1.bias": "attn_norm.bias",
+    "attn.c_attn.weight": "attn_qkv.weight", "attn.c_attn.bias": "attn_qkv.bias",
+    "attn.c_proj.weight": "attn_output.weight", "attn.c_proj.bias": "attn_output.bias",
+    "ln_2.weight": "ffn_norm.weight", "ln_2.bias": "ffn_norm.bias",
+    "mlp.c_fc.weight": "ffn_up.weight", "mlp.c_fc.bias": "ffn_up.bias",
+    "mlp.c_proj.weight": "ffn_down.weight", "mlp.c_proj.bias": "ffn_down.bias",
+}  # fmt: skip
+_TOP_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight",
+    "transformer.wte.weight": "token_embd.weight", "transformer.wpe.weight": "position_embd.weight",
+    "transformer.ln_f.weight": "output_norm.weight", "transformer.ln_f.bias": "output_norm.bias",
+}  # fmt: skip
+
+
+def check_export(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Make sure, before step 0, that this shape and this tokenizer can leave the house.
+
+    Raises:
+        HanlinError: the vocabularies differ, or llama.cpp cannot run the shape.
+    """
+    if config.vocab_size != tokenizer.vocab_size:
+        raise HanlinError(
+            f"模型的 vocab_size={config.vocab_size} 与分词器的 {tokenizer.vocab_size} 不同。请让两者一致。",
+            f"The model's vocab_size {config.vocab_size} is not the tokenizer's {tokenizer.vocab_size}. Make them equal.",
+        )
+    if config.eos_token_id != tokenizer.eos_id:
+        raise HanlinError(
+            f"模型的 eos_token_id={config.eos_token_id} 不是分词器的 <|endoftext|>（{tokenizer.eos_id}）。",
+            f"The model's eos_token_id {config.eos_token_id} is not the tokenizer's <|endoftext|> ({tokenizer.eos_id}).",
+        )
+    if config.per_head % 8:
+        raise HanlinError(
+            f"head_dim={config.per_head} 不是 8 的倍数，llama.cpp 的注意力内核不支持。请调整 hidden_size 或 num_attention_heads。",
+            f"head_dim {config.per_head} is not a multiple of 8, which llama.cpp's attention needs. Change hidden_size or num_attention_heads.",
+        )
+
+
+def gguf_name(name: str) -> str:
+    """The GGUF name of a checkpoint tensor; raises `KeyError` for one that GGUF does not know."""
+    if name in _TOP_NAMES:
+        return _TOP_NAMES[name]
+    root, group, layer, rest = name.split(".", 3)
+    names = _GPT2_LAYER_NAMES if (root, group) == ("transformer", "h") else _LAYER_NAMES
+    return f"blk.{layer}.{names[rest]}"
+
+
+def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
+    """Write a model directory as one GGUF file.
+
+    Args:
+        dtype: of the matrices, `f32`, `f16` or `q8_0`; vectors stay f32.
+
+    Raises:
+        HanlinError: the directory is no model of ours, an unknown dtype, or the `gguf` package is missing.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise HanlinError("导出 GGUF 需要 gguf 包：pip install 'hanlin[export]'。", "GGUF export needs the gguf package: pip install 'hanlin[export]'.") from None
+    if dtype not in ("f32", "f16", "q8_0"):
+        raise HanlinError(f"不认识的类型 {dtype!r}。可用：f32、f16、q8_0。", f"Unknown type {dtype!r}. Known: f32, f16, q8_0.")
+    folder, out = Path(model), Path(out)
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder, "model")
+    config, tokenizer = ModelConfig.from_hf(folder), load_tokenizer(folder)
+    temporary = out.parent / f".{out.name}.tmp.{os.getpid()}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(temporary, config.family)
+    try:
+        _write_header(writer, gguf, config, tokenizer, name=folder.resolve().parent.name)
+        for name, tensor in safetensors.torch.load_file(folder / WEIGHTS).items():
+            array = _arrange(name, tensor.float(), config).contiguous().numpy()
+            kind = gguf.GGMLQuantizationType.F32
+            if array.ndim == 2 and name != "transformer.wpe.weight":
+                kind = {"f32": kind, "f16": gguf.GGMLQuantizationType.F16, "q8_0": gguf.GGMLQuantizationType.Q8_0}[dtype]
+                if dtype == "q8_0" and array.shape[1] % 32:
+                    kind = gguf.GGMLQuantizationType.F16
+            data = array if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(array, kind)
+            writer.add_tensor(gguf_name(name), data, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        fsync_path(temporary)
+        os.replace(temporary, out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return out
+
+
+def _arrange(name: str, tensor: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Weights in the layout llama.cpp computes with."""
+    if config.family == "gpt2" and tensor.ndim == 2 and ".h." in name:
+        return tensor.t()  # Conv1D stores (in, out)
+    if config.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        # The llama graph rotates adjacent pairs, the checkpoint the two halves of a head: interleave the rows.
+        heads = tensor.shape[0] // config.per_head
+        return tensor.view(heads, 2, config.per_head // 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+    return tensor
+
+
+def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name: str) -> None:
+    writer.add_name(name or "hanlin")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.feed_forward)
+    writer.add_head_count(config.num_attention_heads)
+    if config.family == "gpt2":
+        writer.add_layer_norm_eps(1e-5)
+    else:
+        writer.add_head_count_kv(config.key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(config.rope_theta)
+        writer.add_key_length(config.per_head)
+        writer.add_value_length(config.per_head)
+        if config.family == "llama":
+            writer.add_rope_dimension_count(config.per_head)
+            writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    vocabulary = tokenizer.vocabulary
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    tokens = [to_letters(token) for token in vocabulary.tokens] + list(vocabulary.special)
+    # All of them control: llama.cpp recognises user-defined tokens even in text that asks for none, so a user could open a <think>.
+    types = [_TOKEN_NORMAL] * len(vocabulary.tokens) + [_TOKEN_CONTROL] * len(vocabulary.special)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([f"{to_letters(vocabulary.tokens[a])} {to_letters(vocabulary.tokens[b])}" for a, b, _ in vocabulary.merges])
+    writer.add_eos_token_id(tokenizer.im_end_id)
+    writer.add_eot_token_id(tokenizer.im_end_id)
+    writer.add_pad_token_id(tokenizer.eos_id)
+    writer.add_bos_token_id(tokenizer.eos_id)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
+

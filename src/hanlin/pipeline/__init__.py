@@ -1,0 +1,129 @@
+"""Runs a recipe: stages in order, what is done already kept, a gate after each, a report at the end."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from ..common.atomic import read_json, write_json
+from ..common.config import to_dict
+from ..common.errors import HanlinError
+from ..common.locks import directory_lock
+from ..common.manifest import MANIFEST, package_versions, read_manifest
+from ..common.progress import Progress, make_progress
+from .life import Life
+from .recipe import Recipe, load_recipe, recipe_names
+
+__all__ = ["Life", "Recipe", "evaluate_model", "load_recipe", "recipe_names", "run_recipe"]
+
+RECIPE_FILE = "recipe.json"
+
+
+def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Run a recipe in `out`, going on with whatever is there, and write `report.json` and `report.html`.
+
+    Returns:
+        The report.
+
+    Raises:
+        HanlinError: `out` is in use, or holds something else than a run; or what a stage says.
+    """
+    from ..evaluation import write_report
+
+    own_progress = progress is None
+    progress = progress or make_progress()
+    refuse_foreign(out)
+    try:
+        with directory_lock(out):
+            write_json(out / RECIPE_FILE, to_dict(recipe))
+            life = Life(recipe, out, progress)
+            began = time.monotonic()
+            life.run()
+            records = life.runner.records
+            if len(life.runner.reused) == len(records) and (out / "report.json").is_file():
+                return read_json(out / "report.json")
+            report = {
+                "format": 1, "recipe": recipe.name, "seed": recipe.seed, "machine": machine(),
+                "seconds": round(sum(record.seconds for record in records.values()), 1),
+                "wall_seconds": round(time.monotonic() - began, 1),
+                "peak_rss_mb": max(record.peak_rss_mb for record in records.values()),
+                "model": "model",
+                "stages": [
+                    {"name": name, "seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "kept": r.kept, "metrics": r.metrics, "samples": r.samples}
+                    for name, r in records.items()
+                ],
+            }  # fmt: skip
+            write_report(out, report, _extras(recipe, out, life))
+            return report
+    finally:
+        if own_progress:
+            progress.close()
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse a directory that holds something, but no run of ours."""
+    if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()) and not (out / RECIPE_FILE).is_file():
+        raise HanlinError(
+            f"{out} 里有别的文件，不是 Hanlin 的运行目录。为免混在一起，请换一个空目录作 --out。",
+            f"{out} holds other files and is not a run of Hanlin's. Choose an empty directory as --out, so that nothing gets mixed up.",
+        )
+
+
+def machine() -> dict[str, Any]:
+    """The machine a run was made on."""
+    import os
+
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {
+        "system": platform.platform(), "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "memory_gib": round(memory, 1) if memory else None, "device": str(accelerator or "cpu"),
+    }  # fmt: skip
+
+
+def _extras(recipe: Recipe, out: Path, life: Life) -> dict[str, Any]:
+    artifacts = {}
+    for folder in (out / "corpus", out / "tokenizer", out / "dataset", *sorted((out / "models").iterdir())):
+        if (folder / MANIFEST).is_file():
+            manifest = read_manifest(folder, verify=False)
+            artifacts[folder.name] = {"kind": manifest.kind, "hash": manifest.content_hash, "parents": manifest.parents, "path": str(folder.relative_to(out))}
+    drops = out / "corpus" / "drops.json"
+    return {
+        "recipe_resolved": to_dict(recipe),
+        "versions": package_versions(),
+        "artifacts": artifacts,
+        "curves": {file.stem: str(file) for file in sorted((out / "curves").glob("*.jsonl"))},
+        "drops": read_json(drops) if drops.is_file() else {},
+        "samples": {name: record.samples for name, record in life.runner.records.items()},
+        "notes": {name: record.notes for name, record in life.runner.records.items()},
+    }
+
+
+def evaluate_model(path: Path | str, tasks: tuple[str, ...] | None = None, count: int = 500) -> dict[str, Any]:
+    """Measure a model on the embedded tinyworld's held-out tasks.
+
+    Args:
+        tasks: names among those of `TASKS`; all of them when absent.
+
+    Returns:
+        Metrics by name, as in report.json.
+    """
+    from ..evaluation import evaluate_generation
+    from ..inference import load_chat_model
+    from .sources import TASKS, TinyworldSource
+
+    unknown = sorted(set(tasks or ()) - set(TASKS))
+    if unknown:
+        raise HanlinError(f"没有任务 {unknown[0]!r}。可用：{'、'.join(TASKS)}。", f"There is no task {unknown[0]!r}. Known: {', '.join(TASKS)}.")
+    model, tokenizer = load_chat_model(path)
+    source = TinyworldSource(load_recipe("demo", [f"evaluation.count={count}"]))
+    result = {}
+    for name in tasks or TASKS:
+        task = source.task(name)
+        metric, _ = evaluate_generation(model, tokenizer, task.records, task.check, thinking=task.thinking, temperature=task.temperature, max_new_tokens=96, seed=1)
+        result[name] = metric.to_dict()
+    return result

@@ -1,0 +1,109 @@
+"""One stage by itself: `hanlin sft --config sft.yaml --out DIR`. The YAML names the inputs and holds the stage's section."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..common.config import apply_overrides, build, load_yaml
+from ..common.errors import HanlinError
+from ..common.locks import directory_lock
+from ..common.manifest import hash_json, read_manifest
+from ..common.progress import make_progress
+from ..corpus import read_conversations, read_preferences
+from ..dataset import build_conversation_dataset
+from ..export import check_export
+from ..stages.dpo import DPOConfig, dpo
+from ..stages.grpo import GRPOConfig, grpo
+from ..stages.pairs import build_pair_dataset
+from ..stages.pretrain import pretrain
+from ..stages.reward import RewardConfig, reward
+from ..stages.rewards import numeric_answer
+from ..stages.supervised import SupervisedConfig, finetune
+from ..tokenizer import load_tokenizer
+from .recipe import ModelSection
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainFile:
+    """`dataset` (from `hanlin dataset build`), `tokenizer`, the model's shape and the training section."""
+
+    dataset: Path
+    tokenizer: Path
+    model: ModelSection = dataclasses.field(default_factory=ModelSection)
+    pretrain: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
+    seed: int = 1
+    device: str = "auto"
+    track: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedFile:
+    """`model` to start from, `files` of conversations, and the training section `config`."""
+
+    model: Path
+    files: tuple[str, ...]
+    config: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
+    seed: int = 1
+    device: str = "auto"
+    track: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DPOFile(SupervisedFile):
+    """The same, of preference pairs."""
+
+    config: DPOConfig = dataclasses.field(default_factory=DPOConfig)  # type: ignore[assignment]
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardFile(SupervisedFile):
+    """The same, for a reward model."""
+
+    config: RewardConfig = dataclasses.field(default_factory=RewardConfig)  # type: ignore[assignment]
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOFile(SupervisedFile):
+    """The same, of conversations with a checkable `answer`."""
+
+    config: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)  # type: ignore[assignment]
+
+
+FILES: dict[str, type] = {"pretrain": PretrainFile, "sft": SupervisedFile, "distill": SupervisedFile, "dpo": DPOFile, "reward": RewardFile, "grpo": GRPOFile}
+
+
+def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run one stage and return its manifest's metrics; run again to resume.
+
+    Raises:
+        HanlinError: what the configuration or the data lack.
+    """
+    file: Any = build(FILES[name], apply_overrides(load_yaml(config), overrides), str(config))
+    work = out.parent / f".{out.name}.work"
+    progress = make_progress()
+    with directory_lock(work):
+        progress.stage(1, 1, name)
+        options = {"seed": file.seed, "device": file.device, "trackers": file.track}
+        if name == "pretrain":
+            tokenizer = load_tokenizer(file.tokenizer)
+            shape = file.model.shape(tokenizer.vocab_size, tokenizer.eos_id)
+            check_export(shape, tokenizer)
+            pretrain(file.dataset, file.tokenizer, shape, file.pretrain, out, work, progress, **options)
+        elif name == "grpo":
+            problems = [record for record in read_conversations(file.files) if record.get("answer") is not None]
+            if not problems:
+                raise HanlinError(f"{config}：files 里没有带 answer 字段的对话。", f"{config}: no conversation in files has an `answer`.")
+            grpo(file.model, problems, numeric_answer, file.config, out, work, progress, **options)
+        else:
+            tokenizer, data = load_tokenizer(file.model), work / f"data-{hash_json([str(config), list(file.files)])[:10]}"
+            if name in ("sft", "distill"):
+                build_conversation_dataset(read_conversations(file.files), tokenizer, data, max_length=file.config.seq_len)
+                finetune(file.model, data, file.config, out, work, progress, **options)
+            else:
+                build_pair_dataset(read_preferences(file.files), tokenizer, data, max_length=file.config.seq_len)
+                {"dpo": dpo, "reward": reward}[name](file.model, data, file.config, out, work, progress, **options)
+    progress.close()
+    return read_manifest(out, verify=False).metrics

@@ -1,0 +1,202 @@
+"""What every request passes before it reaches a route: host, origin, key, size and form of the body; and the headers of every answer.
+
+Denied by default: with a key set, `/health` alone answers without it. A browser is asked for the key as the password of
+HTTP Basic authentication, so that the chat page works without a page of its own being open to everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import ApiError, invalid
+
+OPEN_PATHS = frozenset({"/health"})
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Gate:
+    """The one middleware.
+
+    Args:
+        api_key: required of every request but `/health`; no key, no check.
+        hosts: acceptable names in the Host header, which defeats DNS rebinding; None accepts any. A name may be given with or
+            without its port.
+        max_body: bytes.
+        body_timeout: seconds a client may take to send its body.
+    """
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, hosts: Sequence[str] | None, max_body: int = 1 << 20, body_timeout: float = 30.0):
+        self.app = app
+        self.hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self.max_body = max_body
+        self.body_timeout = body_timeout
+        self._key = None if api_key is None else _digest(api_key.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name.lower() for name, _ in message.get("headers", [])}
+                extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in present]
+                message = {**message, "headers": [*message.get("headers", []), *extra]}
+            await send(message)
+
+        headers: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        try:
+            self._check_host(headers)
+            self._check_origin(headers)
+            self._check_key(scope["path"], headers)
+            if scope["method"] in ("POST", "PUT", "PATCH"):
+                receive = _replay(await self._read_json(headers, receive), receive)
+        except ApiError as error:
+            await send_error(error, send_with_headers)
+            return
+        except ClientGone:
+            return
+        await self.app(scope, receive, send_with_headers)
+
+    def _check_host(self, headers: dict[str, list[str]]) -> None:
+        hosts = headers.get("host", [])
+        if len(hosts) != 1:
+            raise invalid("Exactly one Host header is needed.", code="invalid_host")
+        if self.hosts is not None and hosts[0].lower() not in self.hosts and _without_port(hosts[0].lower()) not in self.hosts:
+            raise ApiError(403, f"This server does not answer to the host name {hosts[0][:100]!r}.", code="invalid_host")
+
+    def _check_origin(self, headers: dict[str, list[str]]) -> None:
+        """Pages of other sites are refused; the CORS headers that would let them in are never sent."""
+        own = headers["host"][0].lower()
+        for origin in headers.get("origin", []):
+            if origin.lower() not in (f"http://{own}", f"https://{own}"):
+                raise ApiError(403, "Requests from pages of other origins are refused.", code="invalid_origin")
+
+    def _check_key(self, path: str, headers: dict[str, list[str]]) -> None:
+        if self._key is None or path in OPEN_PATHS:
+            return
+        given = headers.get("authorization", [])
+        if len(given) == 1:
+            candidate = _credential(given[0])
+            if candidate is not None and hmac.compare_digest(_digest(candidate), self._key):
+                return
+        scheme = "Bearer" if path.startswith("/v1/") else 'Basic realm="Hanlin: the API key is the password", charset="UTF-8"'
+        raise ApiError(401, "A valid API key is needed: Authorization: Bearer KEY.", code="invalid_api_key", headers={"www-authenticate": scheme})
+
+    async def _read_json(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
+        """The whole body, bounded in size and time, checked to be JSON: UTF-8, finite numbers, no lone surrogates, bounded depth."""
+        too_large = ApiError(413, f"The body is larger than {self.max_body} bytes.", code="body_too_large", headers={"connection": "close"})
+        if any(not length.isdecimal() or int(length) > self.max_body for length in headers.get("content-length", [])):
+            raise too_large
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.body_timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self.max_body:
+                        raise too_large
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise ApiError(408, "The body took too long to arrive.", code="timeout", headers={"connection": "close"}) from None
+        body = b"".join(parts)
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+        if not isinstance(value, dict):
+            raise invalid("The body must be a JSON object.", code="invalid_json")
+        if _depth_exceeds(value, 32):
+            raise invalid("The body is nested deeper than 32 levels.", code="invalid_json")
+        return body
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+async def send_error(error: ApiError, send: Send) -> None:
+    """Answer with an error object."""
+    body = orjson.dumps(error.body())
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
+    await send({"type": "http.response.start", "status": error.status, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body in one piece and then whatever comes after it."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _credential(header: str) -> bytes | None:
+    """The key in an Authorization header: a bearer token, or the password of Basic authentication."""
+    scheme, _, value = header.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer":
+        return value.encode("latin-1")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return None
+    return None
+
+
+def _digest(key: bytes) -> bytes:
+    """Equal lengths for the comparison, so that not even the key's length shows."""
+    return hashlib.sha256(key).digest()
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested deeper than `limit`; no recursion."""
+    layer = [value]
+    for _ in range(limit):
+        layer = [child for item in layer for child in (item.values() if isinstance(item, dict) else item) if isinstance(child, dict | list)]
+        if not layer:
+            return False
+    return True

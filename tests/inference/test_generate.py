@@ -1,0 +1,111 @@
+"""From a directory to text: resolving, defaults, whole prompts, the terminal chat."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hanlin.common.errors import HanlinError
+from hanlin.inference import Engine, generate_text, load_chat_model, resolve_model_dir
+from hanlin.inference.chat import ChatSession, chat
+from hanlin.inference.generate import SamplingParams, sampling_defaults
+from hanlin.model import save_weights
+from tests.inference.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A run's directory with a tiny random model in `model`."""
+    folder = tmp_path_factory.mktemp("run") / "model"
+    folder.mkdir()
+    tokenizer = tiny_tokenizer()
+    save_weights(tiny_model(3, max_position_embeddings=256), folder, im_end_id=tokenizer.im_end_id)
+    tokenizer.save(folder)
+    return folder.parent
+
+
+def test_a_run_and_its_model_are_the_same_model(run_dir):
+    assert resolve_model_dir(run_dir) == resolve_model_dir(run_dir / "model") == run_dir / "model"
+    assert sampling_defaults(run_dir)["temperature"] == 0.7
+
+
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_no_model_there_says_so(tmp_path, name):
+    with pytest.raises(HanlinError, match=str(tmp_path)):
+        resolve_model_dir(tmp_path / name)
+
+
+def test_a_tokenizer_too_large_for_its_model_is_refused(tmp_path):
+    save_weights(tiny_model(vocab_size=300), tmp_path)
+    tiny_tokenizer().save(tmp_path)
+    with pytest.raises(HanlinError, match="300"):
+        load_chat_model(tmp_path)
+
+
+def test_texts_and_conversations_reproducibly(run_dir):
+    model, tokenizer = load_chat_model(run_dir)
+    prompts = ["今天", [{"role": "user", "content": "你好"}], ""]
+    found = generate_text(model, tokenizer, prompts, max_new_tokens=12, seed=3)
+    assert len(found) == 3 and all(isinstance(text, str) for text in found)
+    assert found == generate_text(Engine(model, tokenizer, max_batch=1), tokenizer, prompts, max_new_tokens=12, seed=3)
+    assert not any("<|im_end|>" in text or "<|endoftext|>" in text for text in found)
+
+
+def test_chat_through_a_pipe(run_dir):
+    source = io.StringIO("你好\n\n/think on\n再说一遍\n/system 你是一只猫\n喵\n/nonsense\n/reset\n/quit\n不会读到\n")
+    output = io.StringIO()
+    chat(run_dir, source=source, output=output, max_new_tokens=8, temperature=0.0)
+    assert "<|im_" not in output.getvalue() and "\x1b" not in output.getvalue()
+    assert source.readline() == "不会读到\n"
+
+
+def test_a_long_conversation_forgets_its_oldest_exchanges(run_dir, capsys):
+    model, tokenizer = load_chat_model(run_dir)
+    session = ChatSession(Engine(model, tokenizer, max_batch=1), tokenizer, SamplingParams(max_new_tokens=6, temperature=0), io.StringIO(), "系统", None)
+    for _ in range(12):
+        assert session.handle("小明有三个苹果，又买了五个，一共有几个？")
+    assert len(session.messages) == 24
+    assert capsys.readouterr().err
+    session.handle("字" * 500)
+    assert len(session.messages) == 24  # longer than the context: said so, nothing added
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_program(run_dir):
+    model, tokenizer = load_chat_model(run_dir)
+    session = ChatSession(Engine(model, tokenizer, max_batch=1), tokenizer, SamplingParams(max_new_tokens=100, temperature=0), io.StringIO(), None, None)
+    step, calls = session.engine.step, iter(range(100))
+
+    def interrupted() -> bool:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return step()
+
+    session.engine.step = interrupted  # type: ignore[method-assign]
+    assert session.handle("你好")
+    assert session.engine.active == 0
+    session.engine.step = step  # type: ignore[method-assign]
+    assert session.handle("还在吗") and len(session.messages) == 4
+
+
+def test_ctrl_c_in_a_real_process(run_dir):
+    program = f"from hanlin.inference.chat import chat; chat({str(run_dir)!r}, max_new_tokens=100000, temperature=1.0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "HANLIN_LANG": "zh", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("你好\n".encode())
+    process.stdin.flush()
+    process.stdout.read(1)  # it speaks
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    output, errors = process.communicate("/quit\n".encode(), timeout=15)
+    assert process.returncode == 0, errors.decode()
+    assert b"Traceback" not in errors
