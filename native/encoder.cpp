@@ -149,13 +149,15 @@ void Encoder::encode_pretoken(std::string_view word, std::vector<Id>& ids, Scrat
   } else {
     for (std::size_t position = 0; position < word.size();) {
       const Unit unit = decode_unit(word, position);
-      const Id whole = unit.code_point < kCharTable ? char_ids_[unit.code_point] : kNoToken;
+      const std::size_t end = position + unit.size;
+      // A stray continuation byte may be merged with the last bytes of the character before it: that character starts as bytes.
+      const bool strays_follow = end < word.size() && is_continuation(static_cast<unsigned char>(word[end]));
+      const Id whole = unit.code_point < kCharTable && !strays_follow ? char_ids_[unit.code_point] : kNoToken;
       if (whole != kNoToken) {
         parts.push_back(whole);
-      } else {
-        for (std::uint32_t byte = 0; byte < unit.size; ++byte) parts.push_back(byte_ids_[static_cast<unsigned char>(word[position + byte])]);
+        position = end;
       }
-      position += unit.size;
+      while (position < end) parts.push_back(byte_ids_[static_cast<unsigned char>(word[position++])]);
     }
   }
   if (parts.size() <= kShort) {

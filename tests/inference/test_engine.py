@@ -67,7 +67,9 @@ def test_equal_prompts_with_one_seed_differ_and_without_a_seed_too():
 def test_logprobs_are_those_of_a_full_forward_pass():
     model = tiny_model(3)
     prompts = random_prompts(9, 20, model.config.vocab_size, seed=6)
-    for completion, prompt in zip(Engine(model, [2], max_batch=4).generate(prompts, SamplingParams(max_new_tokens=10, logprobs=True, seed=1)), prompts, strict=True):
+    for completion, prompt in zip(
+        Engine(model, [2], max_batch=4).generate(prompts, SamplingParams(max_new_tokens=10, logprobs=True, seed=1)), prompts, strict=True
+    ):
         with torch.inference_mode():
             logprobs = model(torch.tensor([prompt + completion.ids]))[0].log_softmax(dim=-1)
         expected = [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(completion.ids)]
@@ -107,7 +109,13 @@ def test_requests_that_arrive_while_others_run():
     handles = []
     for index, prompt in enumerate(prompts):
         seen[index] = []
-        handles.append(engine.submit(Generation(prompt, SamplingParams(max_new_tokens=12, temperature=0), lambda g, token, index=index: seen[index].append(token))))
+        handles.append(
+            engine.submit(
+                Generation(
+                    prompt, SamplingParams(max_new_tokens=12, temperature=0), lambda g, token, index=index: seen[index].append(token)
+                )
+            )
+        )
         if index % 3 == 0:
             engine.step()
     while engine.step():
@@ -156,7 +164,9 @@ def test_a_listener_may_cancel_from_inside():
 def test_limits():
     model = tiny_model(7)
     engine = Engine(model, [], max_batch=2, max_length=32)
-    long, full, none = engine.generate([[1] * 30, [1] * 32, [1]], [SamplingParams(max_new_tokens=9, temperature=0)] * 2 + [SamplingParams(max_new_tokens=0)])
+    long, full, none = engine.generate(
+        [[1] * 30, [1] * 32, [1]], [SamplingParams(max_new_tokens=9, temperature=0)] * 2 + [SamplingParams(max_new_tokens=0)]
+    )
     assert (len(long.ids), long.finish_reason) == (2, "length")
     assert (full.ids, full.finish_reason) == ([], "length")
     assert (none.ids, none.finish_reason) == ([], "length")
@@ -168,7 +178,9 @@ def test_stop_ids_and_ignore_eos():
     free = Engine(model, []).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0))[0].ids
     stop = free[4]
     first = free.index(stop)
-    assert Engine(model, []).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, stop_ids=(stop,)))[0].ids == free[: first + 1]
+    assert (
+        Engine(model, []).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, stop_ids=(stop,)))[0].ids == free[: first + 1]
+    )
     assert Engine(model, [stop]).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0))[0].finish_reason == "stop"
     assert Engine(model, [stop]).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, ignore_eos=True))[0].ids == free
 
@@ -192,7 +204,9 @@ def test_a_diverged_model_is_an_error_not_noise():
 def test_top_logprobs_begin_with_the_greedy_token():
     model = tiny_model(10)
     engine = Engine(model, [])
-    handle = engine.submit(Generation([4, 5], SamplingParams(max_new_tokens=5, temperature=0, logprobs=True, top_logprobs=4), lambda g, t: None))
+    handle = engine.submit(
+        Generation([4, 5], SamplingParams(max_new_tokens=5, temperature=0, logprobs=True, top_logprobs=4), lambda g, t: None)
+    )
     while engine.step():
         pass
     for token, logprob, top in zip(handle.ids, handle.logprobs, handle.top, strict=True):

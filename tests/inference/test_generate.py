@@ -68,7 +68,9 @@ def test_chat_through_a_pipe(run_dir):
 
 def test_a_long_conversation_forgets_its_oldest_exchanges(run_dir, capsys):
     model, tokenizer = load_chat_model(run_dir)
-    session = ChatSession(Engine(model, tokenizer, max_batch=1), tokenizer, SamplingParams(max_new_tokens=6, temperature=0), io.StringIO(), "系统", None)
+    session = ChatSession(
+        Engine(model, tokenizer, max_batch=1), tokenizer, SamplingParams(max_new_tokens=6, temperature=0), io.StringIO(), "系统", None
+    )
     for _ in range(12):
         assert session.handle("小明有三个苹果，又买了五个，一共有几个？")
     assert len(session.messages) == 24
@@ -79,7 +81,9 @@ def test_a_long_conversation_forgets_its_oldest_exchanges(run_dir, capsys):
 
 def test_ctrl_c_stops_the_reply_and_not_the_program(run_dir):
     model, tokenizer = load_chat_model(run_dir)
-    session = ChatSession(Engine(model, tokenizer, max_batch=1), tokenizer, SamplingParams(max_new_tokens=100, temperature=0), io.StringIO(), None, None)
+    session = ChatSession(
+        Engine(model, tokenizer, max_batch=1), tokenizer, SamplingParams(max_new_tokens=100, temperature=0), io.StringIO(), None, None
+    )
     step, calls = session.engine.step, iter(range(100))
 
     def interrupted() -> bool:

@@ -113,14 +113,23 @@ def test_penalties_follow_their_formulas():
 
 def test_bias_forces_and_forbids():
     logits = torch.zeros(3, 5)
-    rows = [SamplingParams(temperature=0, logit_bias={4: 9.0}), SamplingParams(logit_bias={i: -math.inf for i in range(4)}), SamplingParams(temperature=0)]
+    rows = [
+        SamplingParams(temperature=0, logit_bias={4: 9.0}),
+        SamplingParams(logit_bias={i: -math.inf for i in range(4)}),
+        SamplingParams(temperature=0),
+    ]
     tokens, _ = draw(rows, logits)
     assert tokens.tolist() == [4, 4, 0]
 
 
 def test_logprobs_are_the_models_whatever_the_sampling():
     logits = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(5))
-    rows = [SamplingParams(temperature=0, logprobs=True), SamplingParams(top_k=3), SamplingParams(temperature=0.5), SamplingParams(logit_bias={1: 3.0})]
+    rows = [
+        SamplingParams(temperature=0, logprobs=True),
+        SamplingParams(top_k=3),
+        SamplingParams(temperature=0.5),
+        SamplingParams(logit_bias={1: 3.0}),
+    ]
     tokens, logprobs = draw(rows, logits)
     expected = logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
     assert logprobs is not None

@@ -175,10 +175,10 @@ def test_damage_is_noticed(tokenizer: Tokenizer, tmp_path: Path) -> None:
         shutil.copytree(tokenizer.path, copy)
         (copy / name).write_bytes((copy / name).read_bytes() + b"\n")
         with pytest.raises(HanlinError):
-            load_tokenizer(copy).content_hash
+            _ = load_tokenizer(copy).content_hash
         (copy / name).unlink()
         with pytest.raises(HanlinError):
-            load_tokenizer(copy).content_hash
+            _ = load_tokenizer(copy).content_hash
     with pytest.raises(HanlinError):
         load_tokenizer(tmp_path / "nowhere")
 

@@ -42,7 +42,7 @@ class CleanConfig:
         max_mojibake_share: of a document in lines beyond repair.
         max_replacement_share: U+FFFD; fewer are removed from the text.
         min_common_share: ideographs among the most common ones; looked at from 8 ideographs on.
-        min_han_share: ideographs.
+        min_han_share: ideographs of all ideographs and letters.
         max_digit_share, max_symbol_share, max_bracket_share: digits; symbols (#, ★, =, emoji); 【】.
         min_mean_line: characters per line.
         min_terminal_share: lines that end in terminal punctuation.
@@ -96,10 +96,13 @@ _OPEN = CleanConfig(
 )  # fmt: skip
 PRESETS: dict[str, CleanConfig] = {
     "zh-web": CleanConfig(),
-    # Short documents (stories, sayings, reviews, questions) are repetitive and terse by nature.
-    "zh-short": CleanConfig(min_chars=8, min_mean_line=4.0, min_terminal_share=0.0, min_entropy=2.2, max_top_2gram_share=0.4, max_top_3gram_share=0.4, max_top_4gram_share=0.4, max_duplicate_share=0.6),
+    # Short documents (stories, sayings, reviews, questions, sums) are repetitive and terse by nature.
+    "zh-short": CleanConfig(
+        min_chars=8, min_han_share=0.1, max_digit_share=0.8, max_symbol_share=0.3, min_mean_line=3.0, min_terminal_share=0.0, min_entropy=1.5,
+        max_top_2gram_share=0.4, max_top_3gram_share=0.4, max_top_4gram_share=0.4, max_duplicate_share=0.6,
+    ),
     "none": _OPEN,
-}
+}  # fmt: skip
 
 
 def preset(name: str, rules: Mapping[str, Any] | None = None) -> CleanConfig:

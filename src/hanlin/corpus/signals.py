@@ -19,7 +19,8 @@ class Signals:
     Attributes:
         chars: characters that are not white space.
         han: Chinese ideographs.
-        han_share, digit_share, symbol_share, bracket_share, replacement_share: of `chars`; brackets are 【】, replacement is U+FFFD.
+        han_share: ideographs of all ideographs and letters (1 when there are neither).
+        digit_share, symbol_share, bracket_share, replacement_share: of `chars`; brackets are 【】, replacement is U+FFFD.
         common_share: ideographs that are among the most common, of `han` (1 when there are none).
         mean_line: `chars` per line that is not empty.
         terminal_share, bullet_share: such lines that end in terminal punctuation, or begin with a bullet.
@@ -66,6 +67,7 @@ def measure(texts: Sequence[str]) -> Signals:
     chars = total((kinds & SPACE) == 0)
     at_least = np.maximum(chars, 1)
     han = number(HAN)
+    worded = han + number(LETTER)
 
     newline = np.flatnonzero(kinds & NEWLINE)
     line_starts = np.concatenate([[0], newline[:-1] + 1])
@@ -83,7 +85,7 @@ def measure(texts: Sequence[str]) -> Signals:
     return Signals(
         chars=chars,
         han=han,
-        han_share=han / at_least,
+        han_share=np.where(worded > 0, han / np.maximum(worded, 1), 1.0),
         digit_share=total(((kinds & DIGIT) != 0)) / at_least,
         symbol_share=number(SYMBOL) / at_least,
         bracket_share=number(BRACKET) / at_least,

@@ -179,17 +179,17 @@ def paired_difference(ours: Sequence[float] | np.ndarray, theirs: Sequence[float
     return Metric.mean(ours - theirs, seed=seed)
 
 
-# 97.5 % points of Student's t, interpolated in 1/degrees of freedom, where it is nearly straight
+# 97.5 % points of Student's t by degrees of freedom, interpolated in 1/freedom, where they lie nearly on a line
 _T_FREEDOM = np.array([1, 2, 3, 4, 5, 6, 8, 10, 15, 30, np.inf])
 _T_POINTS = np.array([12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.306, 2.228, 2.131, 2.042, 1.960])
 
 
 def pooled(metrics: Sequence[Metric]) -> Metric:
-    """One metric from the runs of several seeds on the same items; the interval covers the mean run of any seed.
+    """One metric from the runs of several seeds on the same items; the interval is that of the mean run of any seed.
 
-    Each run's score varies with the items (s², from its own interval) and with the seed (τ² = max(0, S² - s²), S² the
-    variance between runs). The mean's variance is (s² + τ²)/runs. What rests on the few runs gets Student's t with
-    (runs - 1)·((s² + τ²)/τ²)² degrees of freedom (Satterthwaite 1946), so that one lucky seed cannot look like proof.
+    Student's interval of the runs' values, since a lucky seed is not proof; but never narrower than what the items alone
+    would give, since three runs can agree by chance. (An interval over all items together, as if runs did not differ,
+    covers 37 % instead of 95 % when three seeds of 500 items differ by 8 points.)
 
     Raises:
         ValueError: no metrics.
@@ -198,11 +198,10 @@ def pooled(metrics: Sequence[Metric]) -> Metric:
         raise ValueError("there are no runs to pool")
     if len(metrics) == 1:
         return metrics[0]
-    values = np.array([metric.value for metric in metrics])
-    within = float(np.mean([((metric.high - metric.low) / (2 * Z95)) ** 2 for metric in metrics]))
-    between = max(0.0, float(values.var(ddof=1)) - within)
-    freedom = np.inf if between == 0 else (len(values) - 1) * ((within + between) / between) ** 2
-    half = float(np.interp(1 / freedom, 1 / _T_FREEDOM[::-1], _T_POINTS[::-1])) * math.sqrt((within + between) / len(values))
+    values, runs = np.array([metric.value for metric in metrics]), len(metrics)
+    t = float(np.interp(1 / (runs - 1), 1 / _T_FREEDOM[::-1], _T_POINTS[::-1]))
+    of_items = math.sqrt(sum(((metric.high - metric.low) / 2) ** 2 for metric in metrics) / runs)
+    half = max(t * float(values.std(ddof=1)), of_items) / math.sqrt(runs)
     mean = float(values.mean())
     low, high = mean - half, mean + half
     if all(0 <= metric.low and metric.high <= 1 for metric in metrics):

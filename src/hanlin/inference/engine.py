@@ -220,9 +220,15 @@ class Engine:
     def score(self, ids: Sequence[int], top: int = 0) -> tuple[list[float], list[list[tuple[int, float]]]]:
         """Log-probability of every token after the first given those before it, and the `top` most likely ones there."""
         row = torch.tensor([list(ids)], dtype=torch.int64, device=self.device)
-        logprobs = self.model(row)[0, :-1].float().log_softmax(dim=-1)
-        own = logprobs.gather(1, row[0, 1:, None])[:, 0].tolist()
-        return own, _top_pairs(logprobs, top) if top else []
+        hidden = self.model.hidden(row)[0, :-1]
+        own: list[float] = []
+        pairs: list[list[tuple[int, float]]] = []
+        for start in range(0, len(hidden), 256):  # never the logits of the whole text at once
+            logprobs = self.model.logits(hidden[start : start + 256]).float().log_softmax(dim=-1)
+            own += logprobs.gather(1, row[0, start + 1 : start + 1 + len(logprobs), None])[:, 0].tolist()
+            if top:
+                pairs += _top_pairs(logprobs, top)
+        return own, pairs
 
     def _reset(self) -> None:
         """Forget all rows and release the cache."""

@@ -74,6 +74,10 @@ class ReplyParser:
     Args:
         reasoning: the prompt ended inside an open <think>.
         keep_tags: everything is content, with the tags spelt out.
+
+    Attributes:
+        channel: where the next ordinary token's text goes.
+        reasoning_tokens: how many tokens the reasoning took, its closing tag included.
     """
 
     def __init__(self, tokenizer: Decodes, *, reasoning: bool = False, keep_tags: bool = False):
@@ -82,7 +86,7 @@ class ReplyParser:
         self._control = frozenset(tokenizer.special.values())
         self._keep_tags = keep_tags
         self._decoder = IncrementalDecoder(tokenizer)
-        self._channel: Channel = "content"
+        self.channel: Channel = "content"
         self._strip = False  # at the start of a section that the template opens with line breaks
         self._held = ""  # line breaks at the end of the reasoning, perhaps the template's
         self._opening: list[tuple[Channel, str]] = []
@@ -96,7 +100,7 @@ class ReplyParser:
         """The pieces of text that `token` completes."""
         pieces = self._opening
         self._opening = []
-        if self._channel == "reasoning":
+        if self.channel == "reasoning":
             self.reasoning_tokens += 1
         if token not in self._control:
             if token >= self._tokenizer.vocab_size:  # a row of a padded embedding, which no text has
@@ -117,19 +121,19 @@ class ReplyParser:
         return pieces
 
     def _switch(self, channel: Channel) -> None:
-        self._channel, self._strip, self._held = channel, True, ""
+        self.channel, self._strip, self._held = channel, True, ""
 
     def _emit(self, text: str) -> list[tuple[Channel, str]]:
         if self._strip:
             text = text.lstrip("\n")
             if text:
                 self._strip = False
-        if self._channel == "reasoning":
+        if self.channel == "reasoning":
             text = self._held + text
             kept = text.rstrip("\n")
             self._held = text[len(kept) :]
             text = kept
-        return [(self._channel, text)] if text else []
+        return [(self.channel, text)] if text else []
 
 
 class StopStrings:

@@ -17,7 +17,8 @@ from ..common.atomic import atomic_directory
 from ..common.config import to_dict
 from ..common.manifest import MANIFEST, hash_json, read_manifest
 from ..common.progress import Progress
-from ..corpus import build_corpus, read_corpus, tinyworld
+from ..corpus import tinyworld
+from ..corpus.build import build_corpus, read_corpus
 from ..dataset import TokenDataset, build_conversation_dataset, build_text_dataset
 from ..evaluation import (
     Metric,
@@ -43,7 +44,7 @@ from ..tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .gate import judge
 from .recipe import ConversationSection, Recipe
 from .runner import Runner, StepRecord
-from .sources import FileSource, Task, TinyworldSource, make_source
+from .sources import FileSource, Task, TinyworldSource, make_source, plain_questions
 
 
 class Life:
@@ -72,10 +73,7 @@ class Life:
             documents = self.source.documents()
             if isinstance(self.source, TinyworldSource):
                 documents = list(documents)
-            build_corpus(
-                documents, self.out / "corpus", section.config(), seed=self.recipe.seed, key=key,
-                limit=0 if self.recipe.tinyworld else section.documents,
-            )  # fmt: skip
+            build_corpus(documents, self.out / "corpus", section, seed=self.recipe.seed, key=key, progress=self.progress)
             manifest = read_manifest(self.out / "corpus", verify=False)
             record.notes |= manifest.metrics
             if isinstance(self.source, TinyworldSource):
@@ -130,7 +128,7 @@ class Life:
             record.notes["training_seconds"] = self._once("pretrain", out, key, run)
             model = self._model(out)
             heldout = list(read_corpus(self.out / "corpus", "heldout"))
-            scores = bits_per_byte(model, tokenizer, heldout)
+            scores = bits_per_byte(model, tokenizer, heldout, context=section.seq_len)
             control = ngram_bits_per_byte(TokenDataset(self.out / "dataset", verify=False), tokenizer, heldout)
             record.metrics["bits_per_byte"] = scores["all"].with_control("5-gram", control).to_dict()
             if len(scores) > 2:
@@ -149,10 +147,10 @@ class Life:
         def measure(model: CausalLM, record: StepRecord) -> dict[str, Metric]:
             if isinstance(self.source, FileSource):
                 data = self._heldout_conversations("sft", section)
-                after, before = answer_bits_per_byte(model, data), answer_bits_per_byte(self._model(self.current), data)
+                after, before = (answer_bits_per_byte(m, self._tokenizer(), data) for m in (model, self._model(self.current)))
                 return {"answer_bits_per_byte": after.with_control("base", before)}
             task = self.source.task("story_answers")
-            before = self._score(self._model(self.current), task, plain=True)
+            before = self._score(self._model(self.current), plain_questions(task))
             return {"story_answers": self._score(model, task).with_control("base", before), "preferred_manner": self._score(model, "preferred_manner")}
 
         aim = "answer_bits_per_byte" if isinstance(self.source, FileSource) else "story_answers"
@@ -169,7 +167,8 @@ class Life:
             self._once("direct", control, record.key, lambda work, key: self._finetune(data, section, control, work, key))
             if isinstance(self.source, FileSource):
                 heldout = self._heldout_conversations("distill", section)
-                return {"answer_bits_per_byte": answer_bits_per_byte(model, heldout).with_control("direct", answer_bits_per_byte(self._model(control), heldout))}
+                after, direct = (answer_bits_per_byte(m, self._tokenizer(), heldout) for m in (model, self._model(control)))
+                return {"answer_bits_per_byte": after.with_control("direct", direct)}
             direct = self._score(self._model(control), "direct")
             return {"problems_solved": self._score(model, "problems_solved").with_control("direct", direct), "story_answers": self._score(model, "story_answers")}
 
@@ -268,7 +267,7 @@ class Life:
 
         def body(key: str, record: StepRecord) -> None:
             model, tokenizer = self._model(self.current), self._tokenizer()
-            scores = bits_per_byte(model, tokenizer, list(read_corpus(self.out / "corpus", "heldout")))
+            scores = bits_per_byte(model, tokenizer, list(read_corpus(self.out / "corpus", "heldout")), context=self.recipe.pretrain.seq_len)
             record.metrics |= {("bits_per_byte" if n == "all" else f"bits_per_byte/{n}"): m.to_dict() for n, m in scores.items()}
             if isinstance(self.source, TinyworldSource):
                 names = {"story_answers": self.recipe.sft, "preferred_manner": self.recipe.dpo, "problems_solved": self.recipe.distill, "task_reward": self.recipe.grpo}
@@ -357,14 +356,14 @@ class Life:
         train = dataclasses.replace(self.recipe.distill.train, steps=100_000, schedule="constant", learning_rate=self.recipe.distill.train.learning_rate * 0.3)
         return dataclasses.replace(self.recipe.distill, train=train)
 
-    def _score(self, model: CausalLM, task: Task | str, plain: bool = False) -> Metric:
-        """Share of a task's held-out items the model gets right; `plain` asks in the text layout that pretraining knows."""
+    def _score(self, model: CausalLM, task: Task | str) -> Metric:
+        """Share of a task's held-out items the model gets right."""
         if isinstance(task, str):
             assert isinstance(self.source, TinyworldSource)
             task = self.source.task(task)
         return evaluate_generation(
             model, self._tokenizer(), task.records, task.check, thinking=task.thinking, temperature=task.temperature,
-            max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed, plain=plain,
+            max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed,
         )[0]  # fmt: skip
 
     def _reward(self, path: Path, seed: int) -> Metric:

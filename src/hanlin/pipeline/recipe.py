@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..common.config import apply_overrides, build, load_yaml
 from ..common.errors import HanlinError
-from ..corpus import CleanConfig, CorpusConfig, DedupConfig
+from ..corpus.build import CorpusConfig
 from ..model import ModelConfig
 from ..model.config import Family
 from ..stages.dpo import DPOConfig
@@ -22,29 +22,17 @@ STAGES = ("corpus", "tokenizer", "dataset", "pretrain", "sft", "distill", "dpo",
 
 
 @dataclasses.dataclass(frozen=True)
-class CorpusSection:
+class CorpusSection(CorpusConfig):
     """Where text comes from: `files` (paths, globs, directories), or the embedded tinyworld when there are none.
 
     Attributes:
-        documents: tinyworld: how many to generate; files: the most to read, 0 for all.
+        documents: tinyworld: how many to generate. (`max_documents` bounds what is read from files.)
         dirt: tinyworld: share of injected dirt, so that cleaning can be checked against the truth.
-        preset: cleaning rules to begin with; `clean` overrides single thresholds.
-        heldout: documents per source kept out of training, to measure bits per byte on.
     """
 
     files: tuple[str, ...] = ()
     documents: int = 0
     dirt: float = 0.06
-    preset: str = "zh-web"
-    clean: dict[str, Any] = dataclasses.field(default_factory=dict)
-    dedup: DedupConfig = dataclasses.field(default_factory=DedupConfig)
-    heldout: int = 500
-
-    def config(self) -> CorpusConfig:
-        """The room's own configuration: the preset with its overrides, deduplication and the held-out share."""
-        base = dataclasses.asdict(CleanConfig.preset(self.preset))
-        clean = build(CleanConfig, base | self.clean, "recipe", "corpus.clean.")
-        return CorpusConfig(clean=clean, dedup=self.dedup, heldout=self.heldout)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..common.errors import HanlinError
 from ..common.locks import directory_lock
 from ..common.manifest import hash_json, read_manifest
 from ..common.progress import make_progress
-from ..corpus import read_conversations, read_preferences
+from ..corpus.readers import read_conversations, read_preferences
 from ..dataset import build_conversation_dataset
 from ..export import check_export
 from ..stages.dpo import DPOConfig, dpo

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json, sha256_file
-from ..corpus import expand_paths, read_conversations, read_preferences, tinyworld
+from ..corpus import tinyworld
+from ..corpus.readers import expand, read_conversations, read_preferences
 from .recipe import Recipe
 
 TASKS = ("story_answers", "problems_solved", "preferred_manner", "task_reward")
@@ -130,11 +131,11 @@ class FileSource:
 
     def fingerprint(self, stage: str) -> list[Any]:
         """Names, sizes and change times of the stage's files."""
-        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in expand_paths(self.files(stage))]
+        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in expand(self.files(stage))]
 
     def documents(self) -> list[Path]:
         """Files of text."""
-        return expand_paths(self.recipe.corpus.files)
+        return expand(self.recipe.corpus.files)
 
     def conversations(self, stage: str, direct: bool = False, heldout: bool = False) -> Iterator[dict[str, Any]]:
         """Conversations of a stage's files; `direct` leaves out the reasoning (the control of distillation)."""
@@ -169,6 +170,17 @@ class FileSource:
     def _held(self, content: Any) -> bool:
         digest = hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:4], "big") < self.heldout_share * (1 << 32)
+
+
+def plain_questions(task: Task) -> Task:
+    """Story questions in the text layout that pretraining knows, for a model that has never seen a conversation."""
+
+    def plain(record: dict[str, Any]) -> dict[str, Any]:
+        story, _, question = record["messages"][0]["content"].rpartition("\n")
+        question = question.removeprefix("问题：").removeprefix("请问：")
+        return {**record, "prompt_text": f"{story}\n问：{question}\n答："}
+
+    return dataclasses.replace(task, records=[plain(record) for record in task.records])
 
 
 def _without_reasoning(message: dict[str, Any]) -> dict[str, Any]:

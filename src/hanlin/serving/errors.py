@@ -16,7 +16,9 @@ class ApiError(Exception):
         code: a short name that programs can compare.
     """
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None):
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
+    ):
         super().__init__(message)
         self.status = status
         self.message = message

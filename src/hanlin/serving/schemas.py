@@ -12,18 +12,20 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_lengt
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """Strict types, finite numbers, extra fields kept aside."""
+
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class TextPart(_Body):
+class TextPart(Body):
     """One part of a message that is given as a list; only text is understood."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(_Body):
+class ChatMessage(Body):
     """One message. `reasoning` is another name of `reasoning_content`; the template shows it only after the last user message."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -32,21 +34,21 @@ class ChatMessage(_Body):
     reasoning: str | None = None
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class TemplateOptions(_Body):
+class TemplateOptions(Body):
     """What a request may say to the chat template: whether to think."""
 
     enable_thinking: bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     type: str
 
 
-class _Sampling(_Body):
+class SamplingBody(Body):
     """What both endpoints share."""
 
     model: str | None = Field(None, max_length=256)
@@ -67,7 +69,7 @@ class _Sampling(_Body):
     user: str | None = Field(None, max_length=1024)
 
 
-class ChatRequest(_Sampling):
+class ChatRequest(SamplingBody):
     """`POST /v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
@@ -84,7 +86,7 @@ class ChatRequest(_Sampling):
     separate_reasoning: bool | None = Field(None, description="extension; false keeps <think> … </think> in the content")
 
 
-class CompletionRequest(_Sampling):
+class CompletionRequest(SamplingBody):
     """`POST /v1/completions`."""
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=64)] | Ids | Annotated[list[Ids], Field(min_length=1, max_length=64)]

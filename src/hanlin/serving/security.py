@@ -45,7 +45,9 @@ class Gate:
         body_timeout: seconds a client may take to send its body.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, hosts: Sequence[str] | None, max_body: int = 1 << 20, body_timeout: float = 30.0):
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, hosts: Sequence[str] | None, max_body: int = 1 << 20, body_timeout: float = 30.0
+    ):
         self.app = app
         self.hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self.max_body = max_body
@@ -106,30 +108,16 @@ class Gate:
             if candidate is not None and hmac.compare_digest(_digest(candidate), self._key):
                 return
         scheme = "Bearer" if path.startswith("/v1/") else 'Basic realm="Hanlin: the API key is the password", charset="UTF-8"'
-        raise ApiError(401, "A valid API key is needed: Authorization: Bearer KEY.", code="invalid_api_key", headers={"www-authenticate": scheme})
+        raise ApiError(
+            401, "A valid API key is needed: Authorization: Bearer KEY.", code="invalid_api_key", headers={"www-authenticate": scheme}
+        )
 
     async def _read_json(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
         """The whole body, bounded in size and time, checked to be JSON: UTF-8, finite numbers, no lone surrogates, bounded depth."""
-        too_large = ApiError(413, f"The body is larger than {self.max_body} bytes.", code="body_too_large", headers={"connection": "close"})
-        if any(not length.isdecimal() or int(length) > self.max_body for length in headers.get("content-length", [])):
-            raise too_large
-        parts: list[bytes] = []
-        size = 0
         try:
-            async with asyncio.timeout(self.body_timeout):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self.max_body:
-                        raise too_large
-                    if not message.get("more_body"):
-                        break
-        except TimeoutError:
+            body = await asyncio.wait_for(self._collect(headers, receive), self.body_timeout)
+        except asyncio.TimeoutError:
             raise ApiError(408, "The body took too long to arrive.", code="timeout", headers={"connection": "close"}) from None
-        body = b"".join(parts)
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
@@ -139,6 +127,22 @@ class Gate:
         if _depth_exceeds(value, 32):
             raise invalid("The body is nested deeper than 32 levels.", code="invalid_json")
         return body
+
+    async def _collect(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
+        """The body, as long as it stays below the limit."""
+        too_large = ApiError(413, f"The body is larger than {self.max_body} bytes.", code="body_too_large", headers={"connection": "close"})
+        if any(not length.isdecimal() or int(length) > self.max_body for length in headers.get("content-length", [])):
+            raise too_large
+        parts: list[bytes] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            if sum(map(len, parts)) > self.max_body:
+                raise too_large
+            if not message.get("more_body"):
+                return b"".join(parts)
 
 
 class ClientGone(Exception):

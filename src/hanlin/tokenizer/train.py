@@ -93,9 +93,9 @@ def train_tokenizer(
         HanlinError: impossible sizes, an empty corpus, or one that cannot give the vocabulary (the message says what it can give).
     """
     config = TokenizerConfig(vocab_size, num_special, aligned, min_frequency, max_token_chars)
-    from hanlin import _native
+    from hanlin._native import PretokenCounter, train
 
-    counter = _native.PretokenCounter()
+    counter = PretokenCounter()
     documents = 0
     for batch in _batches(_documents(source)):
         counter.add(batch)
@@ -112,7 +112,7 @@ def train_tokenizer(
             counter.add_word(role, documents)
 
     wanted = config.learnt_tokens
-    merges = _native.train(
+    merges = train(
         counter,
         wanted,
         config.min_frequency,
@@ -156,12 +156,12 @@ def train_tokenizer(
 
 def _documents(source: Path | str | Sequence[Path | str] | Iterable[str]) -> Iterator[str]:
     if isinstance(source, (str, Path)):
-        source = [source]
-    if isinstance(source, (list, tuple)):
+        yield from read_texts(Path(source))
+    elif isinstance(source, (list, tuple)):
         for path in source:
             yield from read_texts(Path(path))
     else:
-        yield from source
+        yield from (str(text) for text in source)
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[bytes]]:

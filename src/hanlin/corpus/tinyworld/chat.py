@@ -7,8 +7,8 @@ from typing import Any
 
 from .arithmetic import LARGEST, problems
 from .draw import Draw, check_split
-from .lexicon import PEOPLE
-from .questions import story_questions
+from .lexicon import CHILDREN
+from .questions import ask, story_question, story_questions
 from .requests import free_prompts
 
 # Stories carry the measured skill, free prompts the mixed manners, sums the tables that reasoning steps rest on.
@@ -16,7 +16,7 @@ CHAT_MIXTURE = ((0.55, "story"), (0.25, "free"), (0.12, "sum"), (0.08, "greeting
 
 
 def chat_conversations(seed: int, count: int, split: str, start: int = 0) -> Iterator[dict[str, Any]]:
-    """The SFT mixture: 55 % story questions, 25 % free prompts of both manners, 12 % small sums, 8 % greetings and identity.
+    """The SFT mixture: 55 % stories with one to four questions, 25 % free prompts of both manners, 12 % small sums, 8 % greetings and identity.
 
     Sums and the identity of the assistant are closed tables meant to be known by heart: they are the same in both splits.
 
@@ -28,7 +28,7 @@ def chat_conversations(seed: int, count: int, split: str, start: int = 0) -> Ite
         draw = Draw(seed, split, "chat", index)
         kind = draw.weighted(CHAT_MIXTURE)
         if kind == "story":
-            messages = next(story_questions(seed, 1, split, index))["messages"]
+            messages = story_conversation(seed, split, index)
         elif kind == "free":
             messages = next(free_prompts(seed, 1, split, index))["messages"]
         else:
@@ -37,13 +37,29 @@ def chat_conversations(seed: int, count: int, split: str, start: int = 0) -> Ite
         yield {"messages": messages, "kind": kind, "id": f"chat/{split}/{seed}/{index}"}
 
 
+def story_conversation(seed: int, split: str, index: int) -> list[dict[str, Any]]:
+    """A story and one to four questions about it, in turns; the first turn is that of `story_questions`."""
+    draw = Draw(seed, split, "story_turns", index)
+    story, text, question, between = story_question(seed, split, index)
+    messages, asked = [], []
+    for turn in range(draw.between(1, 4)):
+        if turn:
+            question = ask(story, draw)
+        if question.text in asked:
+            continue
+        asked.append(question.text)
+        content = question.text if turn else text + between + question.text
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": question.answer}]
+    return messages
+
+
 def sample_prompts(split: str) -> list[dict[str, Any]]:
     """Six prompts to show a model by: {"name", "text"} to go on from, or {"name", "messages"} to answer."""
     story = next(story_questions(20, 1, split))["messages"][:1]
     problem = next(problems(20, 1, split, reasoning=False))["messages"][:1]
     free = next(free_prompts(20, 1, split))["messages"][:1]
     return [
-        {"name": "story", "text": "星期六早上，天气很好。小明带着一个"},
+        {"name": "story", "text": "周六早上，天气很好。小明带着一个"},
         {"name": "place", "text": "图书馆在公园东边，"},
         {"name": "question", "messages": story},
         {"name": "problem", "messages": problem},
@@ -73,7 +89,7 @@ def _greeting(draw: Draw) -> tuple[str, str]:
     if draw.chance(0.5):
         asked, reply = draw.pick(_IDENTITY)
         return draw.pick(asked), reply
-    who = draw.pick(PEOPLE)
+    who = draw.pick(CHILDREN)
     return draw.pick(
         (
             (draw.pick(("你好！", "你好。", "你好呀！")), "你好！我是翰林，很高兴认识你。"),

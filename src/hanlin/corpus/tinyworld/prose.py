@@ -29,7 +29,7 @@ Facts = tuple[Any, ...]
 _PLACE_NAMES = tuple(place.name for place in PLACES)
 _FOODS = tuple(t.name for t in THINGS if t.category in ("水果", "点心"))
 _KEPT = tuple(t.name for t in THINGS if t.category in ("书", "文具", "玩具", "衣物", "用品", "贵重"))
-_LENT = tuple(t.name for t in THINGS if t.category in ("书", "文具", "玩具", "用品") and t.name not in ("日记本",))
+_LENT = tuple(t.name for t in THINGS if t.category in ("书", "文具", "玩具", "用品"))
 _SOLD = tuple(t.name for t in THINGS if SELLERS[t.name] and t.category != "贵重")
 
 
@@ -119,7 +119,7 @@ def _thing(draw: Draw, thing: str, colour: str, who: str, kin: str, shop: str, d
     else:
         text += draw.pick((f"{thing}可以用来{use}。", f"有了它，{who}就可以{use}了。", f"{he}用它来{use}。"))
     text += draw.pick((f"{who}和{friend}去{place}的时候总带着它。", f"有一次，{he}在{place}把它借给了{friend}。", f"{friend}在{place}见到了，也想要一{unit}。"))
-    asked = [(f"{thing}是谁的？", f"{thing}是{who}的。"), (f"{kin}在哪里买的{thing}？", f"{kin}在{shop}买的。"), (f"{thing}是星期几买的？", f"是{day}买的。")]
+    asked = [(f"{thing}是谁的？", f"{thing}是{who}的。"), (f"{kin}在哪里买的{thing}？", f"{kin}在{shop}买的。"), (f"{thing}是周几买的？", f"是{day}买的。")]
     if colour:
         asked.append((f"{thing}是什么颜色的？", f"{thing}是{colour}的。"))
     return text, asked

@@ -97,20 +97,20 @@ class _Form(NamedTuple):
     seeks: bool = True
 
 
-_PUBLIC = tuple(p.name for p in PLACES if p.name not in ("厨房", "院子", "办公室", "教室"))
-_FUN = tuple("图书馆 公园 动物园 电影院 博物馆 体育馆 游泳馆 河边 海边 湖边 山上 广场 花园 农场 果园 茶馆 树林 书店 商场 玩具店 操场".split())
+_PUBLIC = tuple(p.name for p in PLACES if p.name not in ("厨房", "院子", "教室", "客厅", "阳台"))
+_FUN = tuple("图书馆 公园 动物园 影院 剧院 球场 泳池 画室 河边 海边 湖边 山上 广场 花园 农场 果园 茶馆 树林 书店 商场 操场".split())
 _ON_SALE = tuple(t.name for t in THINGS if SELLERS[t.name])
 _EDIBLE = tuple(t.name for t in THINGS if t.category in ("水果", "点心"))
 _USABLE = tuple(t.name for t in THINGS if t.category in ("书", "文具", "衣物", "用品", "贵重"))
-_LENT = tuple(t.name for t in THINGS if t.category in ("书", "文具", "玩具", "用品") and t.name != "日记本")
-_LOST = (*LOSABLE, "书包", "水壶", "眼镜", "词典", "相机", "运动鞋", "足球", "风筝")
+_LENT = tuple(t.name for t in THINGS if t.category in ("书", "文具", "玩具", "用品"))
+_LOST = (*LOSABLE, "书包", "水壶", "眼镜", "词典", "相机", "球鞋", "足球", "风筝")
 _GIFTS = {
     "画画": "彩笔",
     "唱歌": "口琴",
     "跳舞": "裙子",
-    "跑步": "运动鞋",
+    "跑步": "球鞋",
     "游泳": "毛巾",
-    "看书": "故事书",
+    "看书": "童话",
     "写字": "毛笔",
     "爬山": "水壶",
     "骑车": "手套",

@@ -129,7 +129,7 @@ _WEATHERS = ((30.0, ""), (25.0, "晴"), (8.0, "雨"), (4.0, "雪"), (4.0, "风")
 _NAMES = tuple(thing.name for thing in THINGS)
 _CARRIED = tuple(thing.name for thing in THINGS if thing.name not in ("豆浆",))
 _MOVES = frozenset(("go", "come", "together", "be", "meet"))
-_NOT_FOR_FUN = frozenset(("医院", "银行", "办公室", "邮局"))
+_NOT_FOR_FUN = frozenset(("医院", "银行", "邮局"))
 
 
 def plan(draw: Draw, fewest: int = 3, most: int = 7) -> Story:
@@ -144,7 +144,7 @@ class _Planner:
         self.time = draw.pick(TIMES) if draw.chance(0.6) else ""
         self.weather = draw.weighted(_WEATHERS)
         bad = bool(self.weather) and WEATHER[self.weather][1]
-        group = (_WEEKEND if self.weekday in ("星期六", "星期日") else _WEEKDAY)[bad]
+        group = (_WEEKEND if self.weekday in WEEKDAYS[5:] else _WEEKDAY)[bad]
         self.cast = draw.some(CHILDREN, 3)
         if draw.chance(0.2):
             self.cast[draw.below(3)] = draw.pick(ADULTS)

@@ -1,0 +1,114 @@
+// One fuzz input: train on it, encode it, and hold the core to its promises. A broken promise aborts with its text.
+//
+// Byte 0 chooses the options; the rest, cut at zero bytes, are the documents.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "counter.hpp"
+#include "encoder.hpp"
+#include "reachability.hpp"
+#include "scanner.hpp"
+#include "trainer.hpp"
+
+namespace {
+
+using namespace hanlin;
+
+void require(bool kept, const char* promise) {
+  if (kept) return;
+  std::fprintf(stderr, "broken promise: %s\n", promise);
+  std::abort();
+}
+
+// Rank by rank, the leftmost first, on strings.
+std::vector<std::string> slow_encode(std::string_view word, const std::map<std::pair<std::string, std::string>, std::size_t>& ranks) {
+  std::vector<std::string> parts;
+  for (const char byte : word) parts.emplace_back(1, byte);
+  while (true) {
+    std::size_t best = ranks.size(), at = 0;
+    for (std::size_t index = 0; index + 1 < parts.size(); ++index) {
+      const auto found = ranks.find({parts[index], parts[index + 1]});
+      if (found != ranks.end() && found->second < best) {
+        best = found->second;
+        at = index;
+      }
+    }
+    if (best == ranks.size()) return parts;
+    parts[at] += parts[at + 1];
+    parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+  }
+}
+
+void check_merges(const std::vector<LearntMerge>& merges, const TrainOptions& options) {
+  require(merges.size() <= options.new_tokens, "no more merges than asked for");
+  std::int64_t last = INT64_MAX;
+  for (const LearntMerge& merge : merges) {
+    require(merge.count <= last && merge.count >= options.min_frequency, "counts of merges fall, down to the least frequency");
+    last = merge.count;
+    require(!options.aligned || !shape_of(merge.left + merge.right).mixed(), "aligned tokens are whole characters or a piece of one");
+  }
+}
+
+void run(std::string_view data, std::uint8_t choice) {
+  const TrainOptions options{40, 1 + (choice & 1), static_cast<std::size_t>(choice >> 2 & 3), (choice & 2) != 0};
+  PretokenCounter counter, backwards;
+  std::vector<std::string_view> documents;
+  for (std::size_t begin = 0; begin <= data.size();) {
+    const std::size_t end = std::min(data.find('\0', begin), data.size());
+    documents.push_back(data.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  for (const std::string_view document : documents) counter.add(document);
+  for (std::size_t index = documents.size(); index-- > 0;) backwards.add(documents[index]);
+
+  const std::vector<LearntMerge> merges = train(counter.words(), options);
+  check_merges(merges, options);
+  const std::vector<LearntMerge> again = train(backwards.words(), options);
+  require(again.size() == merges.size(), "the order of documents does not matter");
+
+  std::vector<std::string> tokens;
+  std::map<std::string, Id> ids;
+  for (unsigned byte = 0; byte < 256; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
+  for (const LearntMerge& merge : merges) tokens.push_back(merge.left + merge.right);
+  for (Id id = 0; id < tokens.size(); ++id) require(ids.emplace(tokens[id], id).second, "no token is made twice");
+  std::vector<Merge> ranked;
+  std::map<std::pair<std::string, std::string>, std::size_t> ranks;
+  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+    const LearntMerge& merge = merges[rank];
+    require(merge.left == again[rank].left && merge.right == again[rank].right, "the order of documents does not matter");
+    ranked.push_back({ids.at(merge.left), ids.at(merge.right), ids.at(merge.left + merge.right)});
+    ranks.emplace(std::pair{merge.left, merge.right}, rank);
+  }
+  const Encoder encoder(tokens, tokens.size(), ranked);
+  require(encoder.aligned() || !options.aligned, "an aligned vocabulary is recognised");
+
+  Encoder::Scratch scratch;
+  std::vector<Id> encoded, expected;
+  encoder.encode(data, encoded, scratch);
+  std::string decoded;
+  for (const Id id : encoded) require(encoder.decode(id, decoded), "ids are below the size");
+  require(decoded == data, "decoding is the inverse of encoding");
+
+  Scanner scanner(data);
+  std::size_t covered = 0;
+  for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) {
+    require(word.data() == data.data() + covered, "pre-tokens lie behind one another");
+    covered += word.size();
+    for (const std::string& part : slow_encode(word, ranks)) expected.push_back(ids.at(part));
+  }
+  require(covered == data.size(), "pre-tokens cover the text");
+  require(encoded == expected, "the encoder does what ranks say");
+  if (options.aligned) require(unreachable(encoder).empty(), "every token is reachable");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size > 0 && size < 4096) run({reinterpret_cast<const char*>(data) + 1, size - 1}, data[0]);
+  return 0;
+}

@@ -1,0 +1,179 @@
+"""The parts of the page that show instead of measure: curves, samples, dropped documents, where everything comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import yaml
+
+from . import svg
+from .intervals import Metric
+from .report_text import CONTROLS, CURVES, FACTS, RULES, Text, both, esc, lookup
+
+LONGEST_SAMPLE = 1200  # characters
+SAMPLES_SHOWN = 3
+_THOUGHT = re.compile(r"(?:<think>)?(.*?)</think>(.*)", re.DOTALL)
+
+
+def read_curves(path: Path | str) -> dict[str, svg.Curve]:
+    """Figures over steps from a `metrics.jsonl`, by name; lines that a kill cut short are passed over."""
+    values: dict[str, tuple[list[float], list[float]]] = {}
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        try:
+            raw = orjson.loads(line)
+            step = float(raw["step"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            continue
+        for name, value in raw.items():
+            if name in CURVES and isinstance(value, int | float) and np.isfinite(value):
+                x, y = values.setdefault(name, ([], []))
+                x.append(step)
+                y.append(float(value))
+    return {name: (np.array(x), np.array(y)) for name, (x, y) in values.items() if len(x) > 1}
+
+
+def curves_of(stage: str, paths: Mapping[str, Any], aim: tuple[str, Metric] | None) -> str:
+    runs = [read_curves(paths[name]) for name in paths if name == stage]
+    runs += [read_curves(paths[name]) for name in paths if re.fullmatch(re.escape(stage) + r"-\d+", name)]
+    if not runs or not runs[0]:
+        return ""
+    figures = []
+    shown = [name for name in CURVES if name in runs[0]]
+    for index, name in enumerate(shown):
+        line, note = None, ""
+        if aim and aim[0] == name == "bits_per_byte" and aim[1].control:
+            line = aim[1].control.value
+            note = f' <small class="dashed">{both(*lookup(CONTROLS, aim[1].control.name))} {line:.3f}</small>'
+        size = (560, 220) if index == 0 else (360, 190)
+        picture = svg.curve_plot([run[name] for run in runs if name in run], name, width=size[0], height=size[1], line=line)
+        figures.append(f'<figure class="{"main" if index == 0 else ""}"><figcaption>{both(*CURVES[name])}{note}</figcaption>{picture}</figure>')
+    return f'<div class="curves">{"".join(figures)}</div><p class="caption">{both("横轴：训练步数", "Horizontal: training steps")}</p>'
+
+
+def samples_of(samples: Sequence[Mapping[str, Any]]) -> str:
+    if not samples:
+        return ""
+    cards = [_sample(sample) for sample in samples]
+    more = ""
+    if len(cards) > SAMPLES_SHOWN:
+        count = len(cards) - SAMPLES_SHOWN
+        more = f"<details><summary>{both(f'其余 {count} 个例子', f'{count} more')}</summary>{''.join(cards[SAMPLES_SHOWN:])}</details>"
+    return f'<h3>{both("它现在怎么说", "What it says now")}</h3>{"".join(cards[:SAMPLES_SHOWN])}{more}'
+
+
+def _sample(sample: Mapping[str, Any]) -> str:
+    before, after = sample.get("before") or "", sample.get("after") or ""
+    columns = [f'<div class="now"><h4>{both("这一阶段之后", "After this stage")}</h4>{_speech(after)}</div>']
+    if before:
+        columns.insert(0, f'<div><h4>{both("之前", "Before")}</h4>{_speech(before)}</div>')
+    return f'<article class="sample"><p class="prompt">{esc(_cut(sample.get("prompt", "")))}</p><div class="columns">{"".join(columns)}</div></article>'
+
+
+def _speech(text: str) -> str:
+    """A model's output, its reasoning set apart."""
+    thought = _THOUGHT.fullmatch(text.strip())
+    if thought is None:
+        return f"<p>{esc(_cut(text.strip()))}</p>"
+    reasoning, answer = (part.strip() for part in thought.groups())
+    shown = f'<p class="thought">{esc(_cut(reasoning))}</p>' if reasoning else ""
+    return f"{shown}<p>{esc(_cut(answer))}</p>"
+
+
+def _cut(text: Any) -> str:
+    text = str(text)
+    return text if len(text) <= LONGEST_SAMPLE else f"{text[:LONGEST_SAMPLE]}… (+{len(text) - LONGEST_SAMPLE:,})"
+
+
+def drops_of(drops: Mapping[str, Any]) -> str:
+    if "rules" in drops:
+        drops = {**drops["rules"], **(drops.get("lines") or {})}
+    if not drops:
+        return ""
+    most = max(about["count"] for about in drops.values()) or 1
+    rows = []
+    for rule, about in sorted(drops.items(), key=lambda item: -item[1]["count"]):
+        examples = [sample["text"] if isinstance(sample, Mapping) else sample for sample in about.get("samples") or ()][:SAMPLES_SHOWN]
+        quotes = "".join(f"<blockquote>{esc(_cut(str(text).strip())[:240])}</blockquote>" for text in examples)
+        rows.append(
+            f'<details class="drop"><summary><span class="rule">{both(*lookup(RULES, rule))}</span>'
+            f'{svg.bar(0, about["count"] / most, "drops")}<span class="figure">{about["count"]:,}</span></summary>{quotes}</details>'
+        )
+    return f"<h3>{both('为什么丢弃，丢弃了什么', 'What was dropped, and why')}</h3>{''.join(rows)}"
+
+
+def facts_of(notes: Mapping[str, Any]) -> str:
+    """Figures beside the metrics; what is not in the table of words is shown under its own name."""
+    items = []
+    for name, value in notes.items():
+        if value is None or value == {} or value == [] or isinstance(value, bool):
+            continue
+        label = both(*FACTS[name]) if name in FACTS else f"<code>{esc(name)}</code>"
+        items.append(f"<div><dt>{label}</dt><dd>{_plain(value)}</dd></div>")
+    return f'<dl class="facts">{"".join(items)}</dl>' if items else ""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "".join(f"<span><code>{esc(key)}</code> {_plain(item)}</span>" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return esc(" · ".join(_number(item) for item in value))
+    return esc(_number(value))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# ---------------------------------------------------------------- where everything comes from
+
+
+def provenance(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
+    artifacts, versions, recipe = (extras.get(name) or {} for name in ("artifacts", "versions", "recipe_resolved"))
+    parts = [f'<section class="provenance"><h2>{both("来历", "Provenance")}</h2>']
+    parts.append(f"<p>{both('发布的模型', 'Published model')}：<code>{esc(report['model'])}</code></p>")
+    if artifacts:
+        known = {about["hash"]: name for name, about in artifacts.items()}
+        rows = "".join(_artifact(name, about, known) for name, about in artifacts.items())
+        heads = (("产物", "Artefact"), ("种类", "Kind"), ("内容哈希", "Content hash"), ("来自", "Made from"), ("位置", "Place"))
+        head = "".join(f"<th>{both(*text)}</th>" for text in heads)
+        parts.append(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+    machine = report["machine"] if isinstance(report["machine"], Mapping) else {"": report["machine"]}
+    for title, values in ((Text("机器", "Machine"), machine), (Text("软件版本", "Versions"), versions)):
+        if values:
+            items = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(_number(value))}</dd></div>" for name, value in values.items() if value is not None)
+            parts.append(f'<h3>{both(*title)}</h3><dl class="facts">{items}</dl>')
+    if recipe:
+        text = yaml.safe_dump(_plain_data(recipe), allow_unicode=True, sort_keys=False, default_flow_style=None, width=100)
+        parts.append(f"<details><summary>{both('完整的配方（所有默认值都已写出）', 'The resolved recipe (every default spelled out)')}</summary><pre>{esc(text)}</pre></details>")
+    return "".join(parts) + "</section>"
+
+
+def _artifact(name: str, about: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    parents = "、".join(
+        f'<span title="{esc(parent)}">{esc(known[parent]) if parent in known else f"{esc(role)} <code>{esc(str(parent)[:12])}</code>"}</span>'
+        for role, parent in (about.get("parents") or {}).items()
+    )
+    return (
+        f'<tr><th scope="row">{esc(name)}</th><td>{esc(about["kind"])}</td><td><code title="{esc(about["hash"])}">{esc(str(about["hash"])[:12])}</code></td>'
+        f"<td>{parents or '—'}</td><td><code>{esc(about.get('path', ''))}</code></td></tr>"
+    )
+
+
+def _plain_data(value: Any) -> Any:
+    """What YAML can write without tags."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_data(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,226 @@
+"""The page that shows a run to people: one file, no network, Chinese and English, screen and paper. Read from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import svg
+from .intervals import Metric, beats, ranking
+from .report_evidence import curves_of, drops_of, facts_of, provenance, samples_of
+from .report_text import CONTROLS, Text, both, duration, esc, lookup, memory, metric_text, show, stage_text
+
+STATIC = Path(__file__).parent / "static"
+
+
+def render_report(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
+    """The whole page as HTML. Whatever comes from data is escaped; see `write_report` for the arguments."""
+    stages = report["stages"]
+    title = f"翰林 Hanlin · {esc(report['recipe'])}"
+    parts = [
+        _cover(report, extras),
+        _tiles(stages),
+        _overview(stages, extras),
+        *(_stage(number, stage, extras) for number, stage in enumerate(stages, start=1)),
+        provenance(report, extras),
+    ]
+    style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    return (
+        '<!doctype html>\n<html lang="zh-CN" data-language="zh"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>{style}</style><script>{script}</script></head>\n<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+# ---------------------------------------------------------------- the first page
+
+
+def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
+    stages = report["stages"]
+    judged = [metric for stage in stages if (metric := _aim(stage)) and metric[1].control]
+    won = sum(beats(metric) for _, metric in judged)
+    rejected = [stage for stage in stages if not stage["kept"]]
+    zh_names, en_names = ("、".join(stage_text(s["name"]).title.zh for s in stages), ", ".join(stage_text(s["name"]).title.en.lower() for s in stages))
+    took, size = duration(report["seconds"]), memory(report["peak_rss_mb"])
+    zh = f"按配方 {report['recipe']}（随机种子 {report['seed']}）依次完成了 {len(stages)} 个阶段：{zh_names}。用时 {took.zh}，内存峰值 {size}。"
+    en = f"Recipe {report['recipe']} (seed {report['seed']}) ran {len(stages)} stages: {en_names}. It took {took.en} and {size} of memory at most. "
+    if judged:
+        zh += f"{len(judged)} 个阶段各有一个本来也可能做到同样好的对照，其中 {won} 个阶段胜过了对照。"
+        en += f"{len(judged)} stages each had a control that could have done as well; {won} of them beat it. "
+    if rejected:
+        names = Text("、".join(stage_text(s["name"]).title.zh for s in rejected), ", ".join(stage_text(s["name"]).title.en.lower() for s in rejected))
+        zh += f"未被采用的阶段：{names.zh}；发布的是此前最好的模型。"
+        en += f"Not kept: {names.en}; the best model before it is what was published. "
+    zh += "所有分数都在没见过的题目上测得，附 95% 置信区间；区间重叠的，不排名次。"
+    en += "Every score is measured on unseen items with a 95% confidence interval; scores whose intervals overlap are not ranked."
+    description = extras.get("recipe_resolved", {}).get("description") or {}
+    subtitle = both(description["zh"], description["en"]) if {"zh", "en"} <= set(description) else both("从原始文本到能对话的模型", "From raw text to a model you can talk to")
+    return (
+        '<nav class="controls"><button id="language" type="button">EN</button><button id="theme" type="button">◐</button></nav>'
+        f'<header><p class="brand"><span class="seal" aria-hidden="true">翰林</span>{both("运行报告", "Run report")}</p>'
+        f'<h1>{esc(report["recipe"])}</h1><p class="subtitle">{subtitle}</p><p class="lede">{both(zh, en)}</p></header>'
+    )
+
+
+def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
+    tiles = []
+    for stage in stages:
+        aim = _aim(stage)
+        if aim is None:
+            continue
+        name, metric = aim
+        text = metric_text(name)
+        unit = "" if text.share else f'<small>{both("比特", "bits")}</small>'
+        control = ""
+        if metric.control:
+            label = lookup(CONTROLS, metric.control.name)
+            control = f'<p class="against">{both("对照", "control")} <b>{show(metric.control.value, text.share)}</b> · {both(*label)}</p>'
+        tiles.append(
+            f'<a class="tile {"" if stage["kept"] else "rejected"}" href="#{esc(stage["name"])}"><p class="tile-name">{both(*text.name)}</p>'
+            f'<p class="tile-value">{show(metric.value, text.share)}{unit}</p>{control}</a>'
+        )
+    return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else ""
+
+
+def _overview(stages: Sequence[Mapping[str, Any]], extras: Mapping[str, Any]) -> str:
+    """Stage by stage: verdict, where its time lies in the whole, its memory."""
+    total, most = sum(stage["seconds"] for stage in stages) or 1.0, max((stage["peak_rss_mb"] for stage in stages), default=0) or 1.0
+    rows, elapsed = [], 0.0
+    for number, stage in enumerate(stages, start=1):
+        start, elapsed = elapsed, elapsed + stage["seconds"]
+        rows.append(
+            f'<tr><td class="number">{number}</td><th scope="row"><a href="#{esc(stage["name"])}">{both(*stage_text(stage["name"]).title)}</a></th>'
+            f"<td>{_verdict(stage)}</td>"
+            f'<td class="wide">{svg.bar(start / total, elapsed / total, "time")}</td><td class="figure">{both(*duration(stage["seconds"]))}</td>'
+            f'<td class="wide">{svg.bar(0, stage["peak_rss_mb"] / most, "memory")}</td><td class="figure">{memory(stage["peak_rss_mb"])}</td></tr>'
+        )
+    return (
+        f'<section class="overview"><h2>{both("各阶段一览", "The stages at a glance")}</h2><div class="scroll"><table><thead><tr><th></th>'
+        f"<th>{both('阶段', 'Stage')}</th><th>{both('与对照相比', 'Against its control')}</th>"
+        f'<th colspan="2">{both("时间（从左到右是整个运行）", "Time (left to right is the whole run)")}</th>'
+        f'<th colspan="2">{both("内存峰值", "Peak memory")}</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
+    )
+
+
+def _verdict(stage: Mapping[str, Any]) -> str:
+    aim = _aim(stage)
+    marks = [] if stage["kept"] else [f'<span class="mark lost">{both("未采用", "not kept")}</span>']
+    if aim and aim[1].control:
+        kind, text = _RESULTS[_result(aim[1])]
+        marks.insert(0, f'<span class="mark {kind}">{both(*text)}</span>')
+    return " ".join(marks) or '<span class="mark none">—</span>'
+
+
+_RESULTS = {
+    "better": ("won", Text("胜过对照", "beats its control")),
+    "overlap": ("even", Text("分不出高下", "cannot be told apart")),
+    "worse": ("lost", Text("不如对照", "below its control")),
+}
+
+
+def _aim(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
+    """The metric a stage is judged by: the one its text names, else the first that has a control."""
+    metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
+    aim = stage_text(stage["name"]).aim
+    if aim in metrics:
+        return aim, metrics[aim]
+    return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
+
+
+def _result(metric: Metric) -> str:
+    assert metric.control is not None
+    return ranking(metric, metric.control, metric.higher_is_better)
+
+
+# ---------------------------------------------------------------- one stage
+
+
+def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
+    name = stage["name"]
+    text, notes = stage_text(name), dict((extras.get("notes") or {}).get(name) or {})
+    samples = (extras.get("samples") or {}).get(name) or stage["samples"]
+    aim = _aim(stage)
+    parts = [
+        f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(*text.title)}<code>{esc(name)}</code></h2>',
+        f'<p class="says">{both(*text.does)} {_outcome(aim) if aim else ""}</p>',
+        _gate(stage["kept"], notes.pop("gate", None)),
+        _metrics(stage["metrics"]),
+        curves_of(name, extras.get("curves") or {}, aim),
+        drops_of(extras.get("drops") or {}) if name == "corpus" else "",
+        samples_of(samples),
+        facts_of(notes),
+    ]
+    return "".join(parts) + "</section>"
+
+
+def _outcome(aim: tuple[str, Metric]) -> str:
+    """One sentence: did it beat its control?"""
+    name, metric = aim
+    text = metric_text(name)
+    value = show(metric.value, text.share)
+    if metric.control is None:
+        return both(f"{text.name.zh}：{value}。", f"{text.name.en}: {value}.")
+    control, against = lookup(CONTROLS, metric.control.name), show(metric.control.value, text.share)
+    zh = {
+        "better": f"它胜过了对照：{text.name.zh} {value}，{control.zh}是 {against}，两个区间不重叠。",
+        "overlap": f"它没有胜过对照：{text.name.zh} {value}，{control.zh}是 {against}，两个区间重叠，分不出高下。",
+        "worse": f"它没有胜过对照，反而更差：{text.name.zh} {value}，{control.zh}是 {against}。",
+    }[_result(metric)]
+    en = {
+        "better": f"It beat its control: {text.name.en.lower()} {value}, {control.en} {against}, the intervals apart.",
+        "overlap": f"It did not beat its control: {text.name.en.lower()} {value}, {control.en} {against}; the intervals overlap, so they cannot be told apart.",
+        "worse": f"It did not beat its control but fell below it: {text.name.en.lower()} {value}, {control.en} {against}.",
+    }[_result(metric)]
+    return f"<strong>{both(zh, en)}</strong>"
+
+
+def _gate(kept: bool, gate: Mapping[str, str] | None) -> str:
+    if gate is None and kept:
+        return ""
+    reason = gate or {"zh": "这一阶段的模型没有被采用。", "en": "This stage's model was not kept."}
+    kind, label = ("won", Text("采用", "kept")) if kept else ("lost", Text("未采用", "not kept"))
+    return f'<p class="gate"><span class="mark {kind}">{both(*label)}</span> {both(reason["zh"], reason["en"])}</p>'
+
+
+def _metrics(raw: Mapping[str, Any]) -> str:
+    if not raw:
+        return ""
+    rows = "".join(_metric_row(name, Metric.from_dict(value)) for name, value in raw.items())
+    return (
+        f'<div class="scroll"><table class="metrics"><thead><tr><th>{both("指标", "Metric")}</th>'
+        f'<th class="figure">{both("结果", "Result")}</th><th class="figure">{both("对照", "Control")}</th>'
+        f'<th class="plot">{both("95% 区间", "95% intervals")}<span class="legend"><i class="ours"></i>{both("结果", "result")}<i class="control"></i>{both("对照", "control")}</span></th>'
+        f'<th class="figure">{both("题数", "Items")}</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _metric_row(name: str, metric: Metric) -> str:
+    text = metric_text(name)
+
+    def figure(value: float, low: float, high: float) -> str:
+        return f"<b>{show(value, text.share)}</b><small>{show(low, text.share)} – {show(high, text.share)}</small>"
+
+    control = ""
+    if metric.control:
+        c = metric.control
+        control = f'{figure(c.value, c.low, c.high)}<small class="who">{both(*lookup(CONTROLS, c.name))}</small>'
+    chance = "" if metric.chance is None else f"<small>{both('乱猜', 'chance')} {show(metric.chance, text.share)}</small>"
+    meaning = f"<small>{both(*text.meaning)}</small>" if text.meaning.zh else ""
+    low, high = _scale(metric, text.share)
+    label = f"{name}: {show(metric.value, text.share)} [{show(metric.low, text.share)}, {show(metric.high, text.share)}]"
+    return (
+        f'<tr><th scope="row">{both(*text.name)}{meaning}</th><td class="figure">{figure(metric.value, metric.low, metric.high)}</td>'
+        f'<td class="figure">{control}</td><td class="plot">{svg.interval_plot(metric, low, high, text.share, label)}</td>'
+        f'<td class="figure">{metric.n:,}{chance}</td></tr>'
+    )
+
+
+def _scale(metric: Metric, share: bool) -> tuple[float, float]:
+    """Shares stand on 0 … 100 % (small ones on a shorter scale from 0), others on a scale from 0 or below."""
+    ends = [metric.low, metric.high, *((metric.control.low, metric.control.high) if metric.control else ())]
+    if share and min(ends) >= 0:
+        return 0.0, next(top for top in (0.01, 0.02, 0.05, 0.1, 0.2, 1.0, max(ends)) if top >= max(ends))
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    return low, low + (high - low or 1.0) * 1.1

@@ -1,0 +1,155 @@
+"""Small pictures in SVG: a point with its whiskers, a curve, bars. Colours are classes, so that one style sheet serves light, dark and print."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .intervals import Metric
+
+Curve = tuple[np.ndarray, np.ndarray]  # x, y, each (points,)
+
+MOST_POINTS = 300
+
+
+def interval_plot(metric: Metric, low: float, high: float, share: bool, label: str) -> str:
+    """A metric as point and whisker over its control's, on a common scale, with a dashed line at chance.
+
+    Args:
+        low, high: ends of the scale.
+        share: ticks in per cent.
+        label: said to screen readers, in the language of the reader's choice elsewhere.
+    """
+    width, left, right = 320, 12, 308
+    height = 58 if metric.control else 42
+
+    def x(value: float) -> float:
+        return left + (right - left) * (min(max(value, low), high) - low) / (high - low)
+
+    parts = [f'<svg class="interval" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">']
+    base = height - 16
+    for tick in nice_ticks(low, high, 5):
+        text = f"{100 * tick:.0f}%" if share else f"{tick:g}"
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{base}"/>')
+        anchor = "start" if x(tick) < left + 4 else "end" if x(tick) > right - 4 else "middle"
+        place = x(tick) + {"start": -6, "end": 6, "middle": 0}[anchor]
+        parts.append(f'<text class="tick" x="{place:.1f}" y="{height - 3}" text-anchor="{anchor}">{text}</text>')
+    if metric.chance is not None and low <= metric.chance <= high:
+        parts.append(f'<line class="chance" x1="{x(metric.chance):.1f}" x2="{x(metric.chance):.1f}" y1="2" y2="{base}"/>')
+    parts.append(_whisker("ours", x(metric.low), x(metric.value), x(metric.high), 15))
+    if metric.control:
+        control = metric.control
+        parts.append(_whisker("control", x(control.low), x(control.value), x(control.high), 31))
+    return "".join(parts) + "</svg>"
+
+
+def _whisker(kind: str, low: float, value: float, high: float, y: float) -> str:
+    ends = "".join(f'<line x1="{end:.1f}" x2="{end:.1f}" y1="{y - 4}" y2="{y + 4}"/>' for end in (low, high))
+    point = f'<circle cx="{value:.1f}" cy="{y}" r="4.5"/>' if kind == "ours" else f'<rect x="{value - 4:.1f}" y="{y - 4}" width="8" height="8"/>'
+    return f'<g class="{kind}"><line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>{ends}{point}</g>'
+
+
+def curve_plot(curves: Sequence[Curve], label: str, *, width: int = 360, height: int = 190, line: float | None = None) -> str:
+    """Curves over training steps; noisy ones are drawn pale with their running mean on top.
+
+    Args:
+        curves: the first is the run itself; others (further seeds) are drawn behind it.
+        line: a value to compare with, drawn dashed.
+    """
+    left, right, top, bottom = 46, width - 12, 12, height - 24
+    drawn = [(thin(x), thin(y), thin(running_mean(y))) for x, y in curves]
+    ys = np.concatenate([smooth for _, _, smooth in drawn] + [np.array([line] if line is not None else [])])
+    x_low, x_high = min(float(x.min()) for x, _, _ in drawn), max(float(x.max()) for x, _, _ in drawn)
+    y_low, y_high = float(ys.min()), float(ys.max())
+    margin = 0.06 * (y_high - y_low) or abs(y_high) * 0.1 or 1.0
+    y_low, y_high = (0.0 if y_low >= 0 and y_low - margin < 0 else y_low - margin), y_high + margin
+    x_span = x_high - x_low or 1.0
+
+    def px(values: np.ndarray) -> np.ndarray:
+        return left + (right - left) * (values - x_low) / x_span
+
+    def py(values: np.ndarray) -> np.ndarray:
+        return bottom - (bottom - top) * (np.clip(values, y_low, y_high) - y_low) / (y_high - y_low)
+
+    parts = [f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">']
+    for tick in nice_ticks(y_low, y_high, 4):
+        y = float(py(np.array(tick)))
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in nice_ticks(x_low, x_high, max(2, width // 110)):
+        x = float(px(np.array(tick)))
+        anchor = "end" if x > right - 10 else "middle"
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{short(tick)}</text>')
+    parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    if line is not None:
+        y = float(py(np.array(line)))
+        parts.append(f'<line class="reference" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    for index in reversed(range(len(drawn))):
+        x, y, smooth = drawn[index]
+        if index == 0 and not np.array_equal(y, smooth):
+            parts.append(f'<path class="raw" d="{_path(px(x), py(y))}"/>')
+        parts.append(f'<path class="{"line" if index == 0 else "other"}" d="{_path(px(x), py(smooth))}"/>')
+    return "".join(parts) + "</svg>"
+
+
+def bar(start: float, end: float, kind: str) -> str:
+    """A bar from `start` to `end`, both shares of the width."""
+    start, end = min(max(start, 0.0), 1.0), min(max(end, 0.0), 1.0)
+    width = max(end - start, 0.004)  # a stage of a second is still to be seen
+    return (
+        f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="10"/>'
+        f'<rect class="{kind}" x="{100 * min(start, 1 - width):.2f}" width="{100 * width:.2f}" height="10"/></svg>'
+    )
+
+
+def nice_ticks(low: float, high: float, most: int) -> list[float]:
+    """Up to `most` + 1 round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    """A number in few characters: 1.5k, 0.002, 3e-4."""
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:g}M"
+    if size >= 1000:
+        return f"{value / 1000:g}k"
+    if 0 < size < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:g}"
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """Each value's mean with its neighbours, a window of 3 % of the curve; short curves stay as they are.
+
+    The window shrinks towards the ends, so the first and last values stay where they were.
+    """
+    count = len(values)
+    reach = count // 66
+    if reach < 1:
+        return values
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    middle = np.arange(count)
+    around = np.minimum(reach, np.minimum(middle, count - 1 - middle))
+    return (sums[middle + around + 1] - sums[middle - around]) / (2 * around + 1)
+
+
+def thin(values: np.ndarray) -> np.ndarray:
+    """At most `MOST_POINTS` of the values, first and last among them."""
+    if len(values) <= MOST_POINTS:
+        return values
+    return values[np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
+
+
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    return "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))

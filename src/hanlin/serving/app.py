@@ -1,0 +1,131 @@
+"""The OpenAI-compatible API and the chat page, as an ASGI application around one engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from ..inference import Engine
+from .chat_api import chat_completions
+from .completion_api import completions
+from .errors import ApiError, invalid
+from .schemas import ChatRequest, CompletionRequest
+from .security import Gate
+from .service import Service, Settings
+from .worker import EngineWorker
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+STATIC = Path(__file__).parent / "static"
+MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None = None) -> FastAPI:
+    """The application; its engine runs from start-up to shutdown on a thread of its own.
+
+    Neither prompts nor answers are ever logged.
+    """
+    settings = settings or Settings()
+    worker = EngineWorker(engine, settings.max_waiting)
+    service = Service(worker, tokenizer, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        worker.stop()
+
+    app = FastAPI(title="Hanlin", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.worker = worker
+    app.add_middleware(Gate, api_key=settings.api_key, hosts=settings.hosts)
+    _handle_errors(app)
+    _serve_pages(app)
+
+    @app.get("/health")
+    async def health() -> Response:
+        return JSONResponse({"status": "ok" if worker.alive else "stopped"}, 200 if worker.alive else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text."""
+        lines = [f"# TYPE hanlin_{name}_total counter\nhanlin_{name}_total {value}" for name, value in worker.totals.items()]
+        gauges = {"running": engine.active, "waiting": max(0, worker.unfinished - engine.active)}
+        lines += [f"# TYPE hanlin_{name} gauge\nhanlin_{name} {value}" for name, value in gauges.items()]
+        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.card()]}
+
+    @app.get("/v1/models/{model_id:path}")
+    async def get_model(model_id: str) -> dict[str, Any]:
+        service.check_model(model_id)
+        return service.card()
+
+    @app.post("/v1/chat/completions")
+    async def post_chat(body: ChatRequest, request: Request) -> Response:
+        return await chat_completions(service, body, request)
+
+    @app.post("/v1/completions")
+    async def post_completion(body: CompletionRequest, request: Request) -> Response:
+        return await completions(service, body, request)
+
+    @app.post("/v1/embeddings")
+    async def post_embeddings() -> Response:
+        raise ApiError(501, "This server has a language model, not an embedding model.", code="not_supported")
+
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Every error leaves as OpenAI's error object; none repeats what the user wrote."""
+
+    def respond(error: ApiError) -> Response:
+        return JSONResponse(error.body(), error.status, headers=error.headers)
+
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: ApiError) -> Response:
+        return respond(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"] if part != "body")
+        return respond(invalid(f"{param or 'body'}: {first['msg']}", param or None, "invalid_value"))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404:
+            return respond(ApiError(404, f"There is nothing at {request.method} {request.url.path[:100]}.", code="not_found"))
+        return respond(ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> Response:
+        return respond(ApiError(500, "Something went wrong inside the server.", code="internal_error"))
+
+
+def _serve_pages(app: FastAPI) -> None:
+    """The chat page, read into memory once: what is not one of its files does not exist."""
+    pages = {file.name: (file.read_bytes(), MEDIA[file.suffix]) for file in STATIC.iterdir() if file.suffix in MEDIA}
+
+    def page(name: str) -> Response:
+        if name not in pages:
+            raise HTTPException(404)
+        content, media = pages[name]
+        return Response(content, media_type=media, headers={"cache-control": "no-cache"})
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return page("index.html")
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        return page(name)

@@ -1,0 +1,158 @@
+"""One request from submission to its last token: text per choice, stop strings, reasoning, deadline, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..inference import IncrementalDecoder, ReplyParser, SamplingParams, StopStrings
+from .errors import ApiError
+from .worker import EngineWorker, Event
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """A token of the content, for `logprobs`."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclasses.dataclass
+class Delta:
+    """What is new about one choice."""
+
+    choice: int
+    content: str = ""
+    reasoning: str = ""
+    tokens: list[Token] = dataclasses.field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not (self.content or self.reasoning or self.tokens or self.finish_reason)
+
+
+class Choice:
+    """The text side of one choice.
+
+    Args:
+        chat: reasoning and control tokens are taken apart; otherwise the text is what the tokens spell.
+        reasoning: the prompt ended inside an open <think>.
+    """
+
+    def __init__(self, index: int, tokenizer: Tokenizer, stops: Sequence[str], *, chat: bool, reasoning: bool, keep_tags: bool):
+        self.index = index
+        self.completion_tokens = 0
+        self.finish_reason: str | None = None
+        self.parser = ReplyParser(tokenizer, reasoning=reasoning, keep_tags=keep_tags) if chat else None
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._stops = StopStrings(stops)
+        self._control = frozenset(tokenizer.special.values())
+        self._vocab_size = tokenizer.vocab_size
+
+    def feed(self, event: Event) -> Delta:
+        """Turn one event into text."""
+        delta = Delta(self.index)
+        if event.finish_reason is not None:
+            self._finish(delta, event.finish_reason)
+            return delta
+        self.completion_tokens += 1
+        if self.parser is not None:
+            pieces = self.parser.push(event.token)
+            in_content = self.parser.channel == "content"
+        else:
+            known = event.token < self._vocab_size and event.token not in self._control
+            pieces = [("content", self._decoder.push(event.token))] if known else []
+            in_content = True
+        self._add(delta, pieces)
+        if event.logprob is not None and in_content and event.token not in self._control and not self._stops.hit:
+            delta.tokens.append(Token(event.token, event.logprob, event.top))
+        if self._stops.hit:
+            self.finish_reason = delta.finish_reason = "stop"
+        return delta
+
+    def _finish(self, delta: Delta, reason: str) -> None:
+        rest = self.parser.finish() if self.parser is not None else [("content", self._decoder.finish())]
+        self._add(delta, rest)
+        delta.content += self._stops.finish()
+        self.finish_reason = delta.finish_reason = "stop" if self._stops.hit else reason
+
+    def _add(self, delta: Delta, pieces: Sequence[tuple[str, str]]) -> None:
+        for channel, text in pieces:
+            if channel == "content":
+                delta.content += self._stops.push(text)
+            else:
+                delta.reasoning += text
+
+
+class Run:
+    """One request in flight. Iterate over its deltas, then `close` it; closing early cancels what still runs.
+
+    Raises (while iterating):
+        ApiError: the engine failed, or the deadline passed.
+    """
+
+    def __init__(self, worker: EngineWorker, requests: list[tuple[list[int], SamplingParams]], choices: list[Choice], timeout: float):
+        self.choices = choices
+        self._worker = worker
+        self._deadline = time.monotonic() + timeout
+        self._ticket = worker.submit(requests)
+
+    async def deltas(self) -> AsyncIterator[list[Delta]]:
+        """What is new, as often as the reader comes back for it: a slow reader gets larger pieces, not a longer queue."""
+        while any(choice.finish_reason is None for choice in self.choices):
+            try:
+                events = [await asyncio.wait_for(self._ticket.events.get(), max(0.0, self._deadline - time.monotonic()))]
+            except asyncio.TimeoutError:
+                raise ApiError(503, "The request took too long.", code="timeout") from None
+            while not self._ticket.events.empty():
+                events.append(self._ticket.events.get_nowait())
+            merged: dict[int, Delta] = {}
+            for event in events:
+                choice = self.choices[event.choice]
+                if choice.finish_reason is not None:
+                    continue
+                if event.finish_reason in ("error", "cancelled"):
+                    status, message = (
+                        (500, "Generation failed.") if event.finish_reason == "error" else (503, "The server is shutting down.")
+                    )
+                    raise ApiError(status, message, code="engine_error")
+                delta = choice.feed(event)
+                if choice.finish_reason is not None and event.finish_reason is None:
+                    self._worker.cancel(self._ticket.generations[choice.index])
+                merge(merged.setdefault(choice.index, Delta(choice.index)), delta)
+            yield list(merged.values())
+
+    def close(self) -> None:
+        """Free the slots of choices that are not finished."""
+        for choice, generation in zip(self.choices, self._ticket.generations, strict=True):
+            if choice.finish_reason is None:
+                self._worker.cancel(generation)
+
+    def usage(self, prompt_tokens: int) -> dict[str, Any]:
+        """OpenAI's usage object, over all choices."""
+        completion = sum(choice.completion_tokens for choice in self.choices)
+        reasoning = sum(choice.parser.reasoning_tokens for choice in self.choices if choice.parser is not None)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": prompt_tokens + completion,
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
+        }
+
+
+def merge(into: Delta, new: Delta) -> None:
+    """Append what is new."""
+    into.content += new.content
+    into.reasoning += new.reasoning
+    into.tokens += new.tokens
+    into.finish_reason = new.finish_reason or into.finish_reason

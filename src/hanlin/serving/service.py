@@ -1,0 +1,145 @@
+"""What both generating endpoints need: the model's card, sampling settings from a request, collecting a whole answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+
+from ..inference import SamplingParams, derive_seed
+from .errors import ApiError, invalid
+from .run import Choice, Delta, Run, merge
+from .schemas import Body, SamplingBody
+from .security import LOOPBACK
+from .stream import while_connected
+from .worker import EngineWorker
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+logger = logging.getLogger("hanlin.serving")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How an application behaves.
+
+    Attributes:
+        model_id: the name clients call the model by.
+        api_key: required of every request when set.
+        hosts: names accepted in the Host header; None accepts any.
+        max_waiting: choices that may wait for a slot; more are answered with 429.
+        request_timeout: seconds from submission to the last token.
+        sampling: what a request gets that does not say: temperature, top_p, top_k, min_p, repetition_penalty.
+    """
+
+    model_id: str = "hanlin"
+    api_key: str | None = None
+    hosts: tuple[str, ...] | None = LOOPBACK
+    max_waiting: int = 64
+    request_timeout: float = 600.0
+    sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Service:
+    """One model being served."""
+
+    def __init__(self, worker: EngineWorker, tokenizer: Tokenizer, settings: Settings):
+        self.worker = worker
+        self.engine = worker.engine
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.created = int(time.time())
+
+    def card(self) -> dict[str, Any]:
+        """The model as `/v1/models` lists it; `max_model_len` is an extension that vLLM has too."""
+        length = self.engine.max_length
+        return {"id": self.settings.model_id, "object": "model", "created": self.created, "owned_by": "hanlin", "max_model_len": length}
+
+    def head(self, prefix: str, kind: str) -> dict[str, Any]:
+        """The fields every response object and chunk begins with."""
+        return {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": self.settings.model_id}
+
+    def check_model(self, name: str | None) -> None:
+        """Raise a 404 for any model but the one served."""
+        if name is not None and name != self.settings.model_id:
+            message = f"The model {name[:100]!r} does not exist; this server has {self.settings.model_id!r}."
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def check_request(self, body: SamplingBody) -> None:
+        """What is the same for both endpoints; unknown fields are logged by name, never by value."""
+        self.check_model(body.model)
+        if body.stream_options is not None and not body.stream:
+            raise invalid("stream_options needs stream: true.", "stream_options")
+        ignored = ignored_fields(body)
+        if ignored:
+            logger.info("ignored request fields: %s", ", ".join(ignored))
+
+    def params(self, body: SamplingBody, prompt: Sequence[int], limit: int | None, *, logprobs: bool, top_logprobs: int) -> SamplingParams:
+        """Sampling settings of a request for one of its prompts.
+
+        Args:
+            limit: tokens asked for; as many as the context holds when None.
+
+        Raises:
+            ApiError: the prompt does not fit the context, or `logit_bias` names an unknown token.
+        """
+        room = self.engine.max_length - len(prompt)
+        if room < (0 if limit == 0 else 1):
+            message = f"This model's context is {self.engine.max_length} tokens; the prompt alone has {len(prompt)}."
+            raise invalid(message, "messages" if hasattr(body, "messages") else "prompt", "context_length_exceeded")
+        bias: dict[int, float] = {}
+        for key, value in (body.logit_bias or {}).items():
+            if not (key.isdecimal() and key.isascii() and len(key) < 10 and int(key) < self.engine.model.config.vocab_size):
+                raise invalid("logit_bias has a key that is no token id.", "logit_bias")
+            bias[int(key)] = value
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        given = {name: getattr(body, name) for name in names if getattr(body, name) is not None}
+        settings: dict[str, Any] = {**self.settings.sampling, **given}
+        settings["top_k"] = max(0, int(settings.get("top_k", 0)))
+        return SamplingParams(
+            max_new_tokens=room if limit is None else min(limit, room),
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            logit_bias=bias,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            **settings,
+        )
+
+    def start(self, body: SamplingBody, requests: list[tuple[list[int], SamplingParams]], choices: list[Choice]) -> Run:
+        """Submit a request's choices, each with its own stream of the request's seed."""
+        if body.seed is not None:
+            requests = [(ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i))) for i, (ids, params) in enumerate(requests)]
+        return Run(self.worker, requests, choices, self.settings.request_timeout)
+
+
+async def collect(run: Run, request: Request) -> list[Delta] | None:
+    """The whole answer of every choice; None if the client went away, whereupon the work stops."""
+    whole = [Delta(choice.index) for choice in run.choices]
+
+    async def read() -> None:
+        async for deltas in run.deltas():
+            for delta in deltas:
+                merge(whole[delta.choice], delta)
+
+    try:
+        await while_connected(request, read())
+    finally:
+        run.close()
+    return whole if all(delta.finish_reason for delta in whole) else None
+
+
+def stop_strings(body: SamplingBody) -> list[str]:
+    """`stop` as a list."""
+    return [body.stop] if isinstance(body.stop, str) else list(body.stop or [])
+
+
+def ignored_fields(body: Body) -> list[str]:
+    """Names of fields the schema does not know."""
+    return sorted(name[:40] for name in body.model_extra or {})[:20]

@@ -1,0 +1,168 @@
+"""Intervals cover what they promise to cover, and nothing is ranked when they overlap."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanlin.evaluation import Metric, beats, bootstrap_mean, bootstrap_ratio, paired_difference, pooled, ranking, wilson
+
+
+def binomial_coverage(p: float, n: int) -> float:
+    """Exact probability that the interval of a binomial draw holds p: a sum over all outcomes, no simulation."""
+    total = 0.0
+    for k in range(n + 1):
+        low, high = wilson(k, n)
+        log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
+        total += math.exp(log) * (low <= p <= high)
+    return total
+
+
+def test_wilson_covers_95_percent_on_average_and_never_collapses():
+    exact = [binomial_coverage(p, n) for n in (20, 100, 500) for p in np.linspace(0.02, 0.98, 49)]
+    assert 0.945 < np.mean(exact) < 0.96
+    assert min(exact) > 0.83  # its known worst cases lie next to 0 and 1
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_its_proportion_mirrors_and_narrows(case):
+    k, n = case
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n <= high <= 1 and low < high
+    mirrored = wilson(n - k, n)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    wide, narrow = high - low, np.subtract(*wilson(4 * k, 4 * n)[::-1])
+    assert narrow < wide
+
+
+def coverage(draw, interval, truth: float, trials: int) -> float:
+    held = 0
+    for trial in range(trials):
+        low, high = interval(draw(np.random.default_rng(trial)), trial)
+        held += low <= truth <= high
+    return held / trials
+
+
+def test_bootstrap_mean_covers():
+    skewed = coverage(lambda rng: rng.exponential(1.0, 200), lambda x, seed: bootstrap_mean(x, seed=seed, resamples=500), 1.0, 400)
+    assert 0.90 < skewed < 0.98  # standard error of the share: 0.011
+
+
+def test_bootstrap_ratio_covers_where_parts_are_correlated():
+    def documents(rng):
+        sizes = rng.integers(20, 400, 150).astype(float)
+        return sizes * rng.gamma(9.0, 1 / 9.0, 150), sizes  # 1 bit per byte on average
+
+    assert 0.90 < coverage(documents, lambda x, seed: bootstrap_ratio(*x, seed=seed, resamples=500), 1.0, 400) < 0.98
+
+
+def test_bootstrap_agrees_with_the_normal_interval_of_many_items():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 5000)
+    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+    assert bootstrap_mean(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
+
+
+def test_bootstrap_is_a_function_of_the_seed():
+    values = np.random.default_rng(1).normal(size=300)
+    assert bootstrap_mean(values, seed=5) == bootstrap_mean(values, seed=5) != bootstrap_mean(values, seed=6)
+
+
+def test_a_ratio_of_equal_denominators_is_a_mean():
+    values = np.random.default_rng(2).normal(size=300)
+    assert bootstrap_ratio(values, np.full(300, 2.0)) == pytest.approx([x / 2 for x in bootstrap_mean(values)])
+
+
+def test_pairing_finds_what_separate_intervals_hide():
+    rng = np.random.default_rng(3)
+    difficulty = rng.normal(0, 5, 400)
+    ours, theirs = difficulty + 0.3 + rng.normal(0, 0.5, 400), difficulty + rng.normal(0, 0.5, 400)
+    assert ranking(Metric.mean(ours), Metric.mean(theirs)) == "overlap"
+    difference = paired_difference(ours, theirs)
+    assert difference.low > 0
+    backwards = paired_difference(theirs, ours)
+    assert (backwards.value, backwards.low, backwards.high) == pytest.approx((-difference.value, -difference.high, -difference.low), abs=0.01)
+
+
+def test_paired_difference_covers_zero_when_there_is_none():
+    def both(rng):
+        shared = rng.normal(size=150)
+        return shared + rng.normal(size=150), shared + rng.normal(size=150)
+
+    def interval(pair, seed):
+        metric = paired_difference(*pair, seed=seed)
+        return metric.low, metric.high
+
+    assert 0.90 < coverage(both, interval, 0.0, 150) < 0.995
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.03, 0.08])
+def test_pooled_runs_cover_the_mean_run_whatever_the_spread_of_seeds(spread):
+    """Three seeds of 500 items, as the demo has; the interval of all items as one sample fails when seeds differ."""
+    rng = np.random.default_rng(4)
+    held = naive = 0
+    for _ in range(1000):
+        rates = np.clip(0.7 + spread * rng.normal(size=3), 0, 1)
+        counts = [int(rng.binomial(500, rate)) for rate in rates]
+        metric = pooled([Metric.proportion(count, 500) for count in counts])
+        held += metric.low <= 0.7 <= metric.high
+        low, high = wilson(sum(counts), 1500)
+        naive += low <= 0.7 <= high
+    assert 0.93 < held / 1000
+    assert metric.n == 1500
+    assert spread < 0.08 or naive / 1000 < 0.5
+
+
+metrics = st.builds(
+    lambda value, below, above, n, higher: Metric(value, value - below, value + above, n, higher),
+    st.floats(-10, 10), st.floats(0, 2), st.floats(0, 2), st.integers(1, 10**6), st.booleans(),
+)  # fmt: skip
+
+
+@given(metrics, metrics)
+def test_ranking_needs_intervals_apart_and_is_antisymmetric(a, b):
+    overlap = max(a.low, b.low) <= min(a.high, b.high)
+    forth, back = ranking(a, b, a.higher_is_better), ranking(b, a, a.higher_is_better)
+    assert (forth == "overlap") == overlap == (back == "overlap")
+    if not overlap:
+        assert {forth, back} == {"better", "worse"}
+        assert (forth == "better") == ((a.value > b.value) == a.higher_is_better)
+    assert beats(a.with_control("b", b)) == beats(a, b) == (forth == "better")
+
+
+@given(metrics, metrics, st.none() | st.floats(0, 1))
+def test_a_metric_survives_its_json(a, b, chance):
+    import dataclasses
+
+    import orjson
+
+    for metric in (dataclasses.replace(a, chance=chance), a.with_control("5-gram", b)):
+        raw = orjson.loads(orjson.dumps(metric.to_dict()))
+        assert Metric.from_dict(raw) == metric
+        assert {"value", "low", "high", "n", "higher_is_better"} <= raw.keys() <= {"value", "low", "high", "n", "higher_is_better", "control", "chance"}
+    control = a.with_control("b", b).control_metric()
+    assert (control.value, control.low, control.high, control.n) == (b.value, b.low, b.high, a.n)
+
+
+@pytest.mark.parametrize("wrong", [dict(n=0), dict(value=math.nan), dict(high=math.inf), dict(low=0.9), dict(high=0.1)])
+def test_a_score_without_items_or_interval_is_not_a_metric(wrong):
+    with pytest.raises(ValueError):
+        Metric(**({"value": 0.5, "low": 0.4, "high": 0.6, "n": 10} | wrong))
+
+
+def test_refusals():
+    with pytest.raises(ValueError):
+        Metric.proportion(0, 0)
+    with pytest.raises(ValueError):
+        wilson(3, 2)
+    with pytest.raises(ValueError):
+        bootstrap_ratio([1.0], [0.0])
+    with pytest.raises(ValueError):
+        paired_difference([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError):
+        pooled([])
+    with pytest.raises(ValueError):
+        beats(Metric(0.5, 0.4, 0.6, 10))
