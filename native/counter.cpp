@@ -10,7 +10,7 @@ namespace hanlin {
 
 namespace {
 constexpr std::size_t kEmpty = static_cast<std::size_t>(-1);
-constexpr std::int64_t kMaxCount = std::int64_t{1} << 62;
+constexpr std::int64_t kMaxWeight = std::int64_t{1} << 62;
 }  // namespace
 
 // Eight bytes at a time, each folded in by a multiplication and a rotation; the finish is that of SplitMix64.
@@ -39,8 +39,11 @@ void PretokenCounter::add(std::string_view text) {
 
 void PretokenCounter::add_word(std::string_view word, std::int64_t count) {
   if (word.empty() || count <= 0) return;
-  if (count > kMaxCount - total_) throw std::overflow_error("more than 2^62 pre-tokens");
+  if (word.size() > static_cast<std::size_t>(kMaxWeight) || count > (kMaxWeight - weight_) / static_cast<std::int64_t>(word.size())) {
+    throw std::overflow_error("more than 2^62 bytes of pre-tokens");
+  }
   total_ += count;
+  weight_ += count * static_cast<std::int64_t>(word.size());
   if ((entries_.size() + 1) * 2 > slots_.size()) grow();
   const std::uint64_t hash = hash_bytes(word);
   const std::size_t mask = slots_.size() - 1;

@@ -19,7 +19,7 @@ std::uint64_t hash_bytes(std::string_view bytes);
 
 class PretokenCounter {
  public:
-  // Cuts `text` into pre-tokens and counts each. Throws std::overflow_error if a count would pass 2^62.
+  // Cuts `text` into pre-tokens and counts each. Throws std::overflow_error past 2^62 bytes.
   void add(std::string_view text);
   void add_word(std::string_view word, std::int64_t count);
   void merge(const PretokenCounter& other);
@@ -48,6 +48,7 @@ class PretokenCounter {
   std::vector<Entry> entries_;
   std::vector<Slot> slots_;  // open addressing, a power of two
   std::int64_t total_ = 0;
+  std::int64_t weight_ = 0;  // bytes of all words, each as often as it occurs: no pair of tokens can occur more often
   std::uint64_t bytes_ = 0;  // of text seen
 };
 

@@ -9,7 +9,9 @@ namespace {
 
 using Contexts = std::vector<std::string>;
 
-const Contexts kAround = {"", "a", "!", " ", "\n", "1"};
+const Contexts kBefore = {"", "a", "!", " ", "\n", "1"};
+// White space with a newline in it goes on to the last newline, so its parts need others after them; some may be merged with them.
+const Contexts kAfter = {"", "a", "!", " ", "\n", "1", "\r", " \n", "\t\n", "\v\n", "\f\n", "\u2028\n", "\u205F\n", "\u2028\r", "\u205F\r"};
 
 std::string continuation(unsigned low) { return std::string(1, static_cast<char>(0x80 + low)); }
 
@@ -53,7 +55,7 @@ class Search {
   explicit Search(const Encoder& encoder) : encoder_(encoder) {}
 
   bool reachable(Id id) {
-    if (between(id, kAround, kAround)) return true;
+    if (between(id, kBefore, kAfter)) return true;
     const std::string_view token = encoder_.spelling(id);
     return !shape_of(token).whole && between(id, heads(token), tails(token));
   }

@@ -67,7 +67,9 @@ def test_splits_share_nothing(name: str) -> None:
         return record.get("text") or str(record.get("messages") or record["prompt"])
 
     make = SOURCES[name]
-    train, heldout = ({surface(record) for record in make(1, 3000, split) if record.get("source") != "tinyworld/sums"} for split in ("train", "heldout"))
+    train, heldout = (
+        {surface(record) for record in make(1, 3000, split) if record.get("source") != "tinyworld/sums"} for split in ("train", "heldout")
+    )
     assert not train & heldout
 
 
@@ -78,8 +80,8 @@ def test_the_split_is_a_property_of_the_structure() -> None:
             assert split_of(story.structure()) == split
         for record in problems(9, 300, split, reasoning=True):
             lines = record["messages"][1]["reasoning_content"].split("\n")
-            operands = [int(re.search(r"[+-]\d+", line).group()) for line in lines]
-            assert split_of(("problem", int(re.match(r"\d+", lines[0]).group()), tuple(operands))) == split
+            operands = tuple(int(re.findall(r"[+-]\d+", line)[0]) for line in lines)
+            assert split_of(("problem", int(re.findall(r"\d+", lines[0])[0]), operands)) == split
 
 
 def test_more_than_a_billion_distinct_stories() -> None:
@@ -93,7 +95,14 @@ def test_more_than_a_billion_distinct_stories() -> None:
         p, q, r = rng.sample(CHILDREN, 3)
         a, b, c = rng.sample([place.name for place in PLACES], 3)
         item = (rng.choice(things), "")
-        events = (("carry", p, item), ("go", p, a, ""), ("be", r, b, PLACE[b].activities[0]), ("meet", p, q), ("give", p, q, item), ("go", q, c, ""))
+        events = (
+            ("carry", p, item),
+            ("go", p, a, ""),
+            ("be", r, b, PLACE[b].activities[0]),
+            ("meet", p, q),
+            ("give", p, q, item),
+            ("go", q, c, ""),
+        )
         assert replay(events).held[q] == [item]
         told.add(tell(Story((p, q, r), "", "", "", events), Draw("family")))
     assert len(told) == 2000
@@ -185,7 +194,9 @@ def test_answers_follow_from_the_events() -> None:
         elif kind == "who_gave":
             assert [e for e in story.events if e[0] in ("give", "handed") and key in e[1:3] and e[3][0] in subject]
         else:
-            assert key == story.weekday or any(key in event or any(key in part for part in event[2:] if isinstance(part, tuple)) for event in story.events)
+            assert key == story.weekday or any(
+                key in event or any(key in part for part in event[2:] if isinstance(part, tuple)) for event in story.events
+            )
         assert key in text or kind == "count_people", (text, question)
 
 
@@ -197,7 +208,16 @@ def test_story_answers_are_judged_exactly() -> None:
         gold = record["messages"][1]["content"]
         assert check_story_answer(record, gold) and check_story_answer(record, f" {gold.rstrip('。')}\n")
         assert check_story_answer(record, f"<think>\n\n</think>\n\n{gold}")
-        for wrong in ("", "。", gold + gold, gold[: len(gold) // 2], record["messages"][0]["content"], "不知道。", f"<think>{gold}", "不" + gold):
+        for wrong in (
+            "",
+            "。",
+            gold + gold,
+            gold[: len(gold) // 2],
+            record["messages"][0]["content"],
+            "不知道。",
+            f"<think>{gold}",
+            "不" + gold,
+        ):
             assert wrong == gold or not check_story_answer(record, wrong) or entities_in(wrong) == [record["answer"]], (wrong, gold)
         if entities_in(gold) != entities_in(other["messages"][1]["content"]):
             assert not check_story_answer(record, other["messages"][1]["content"])
@@ -225,10 +245,11 @@ def test_problems_solve_step_by_step() -> None:
         assert plain["messages"] == [user, {"role": "assistant", "content": reply["content"]}]
         lines = reply["reasoning_content"].split("\n")
         assert 3 <= len(lines) <= 5
-        totals = [int(re.match(r"\d+", user_number).group()) for user_number in re.findall(r"\d+", user["content"])]
-        total = totals[0]
-        for line, operand in zip(lines, totals[1:], strict=True):
-            left, sign, right, result = re.fullmatch(r"(\d+)([+-])(\d+)=(\d+)", line).groups()
+        numbers = [int(number) for number in re.findall(r"\d+", user["content"])]
+        total = numbers[0]
+        for line, operand in zip(lines, numbers[1:], strict=True):
+            assert re.fullmatch(r"\d+[+-]\d+=\d+", line)
+            left, sign, right, _, result = re.findall(r"\d+|[+=-]", line)
             assert int(left) == total and int(right) == operand <= 9
             total += int(sign + right)
             assert int(result) == total and 0 <= total <= 50
@@ -283,7 +304,17 @@ def test_manner_judge_refuses_what_is_not_an_answer() -> None:
     for pair in preferences(6, 300, "train"):
         polite, rude = pair["chosen"], pair["rejected"]
         shuffled = "".join(rng.sample(polite[:-1], len(polite) - 1)) + "。"
-        for text in ("", "您好！", "您您您您您您您您您您您您。", polite[:-1], polite + rude, rude + polite, polite * 3, shuffled, "请" * 30 + "。"):
+        for text in (
+            "",
+            "您好！",
+            "您您您您您您您您您您您您。",
+            polite[:-1],
+            polite + rude,
+            rude + polite,
+            polite * 3,
+            shuffled,
+            "请" * 30 + "。",
+        ):
             assert manner(text) == "neither", text
         assert manner(f"<think>\n\n</think>\n\n{polite}") == "polite"
 
@@ -320,7 +351,11 @@ def test_dirt_is_labelled_and_the_check_is_exact() -> None:
     everything_gone = check_cleaning(produced, [])
     assert (everything_gone.dirt_removed, everything_gone.good_lost) == (dirty, kinds[None])
     # a cleaner may keep the last of a cluster, rewrite punctuation, and repair what was spoiled
-    last = {record.get("original", record["id"]): record["text"] for record in produced if record.get("dirt") not in ("spam", "mojibake", "html")}
+    last = {
+        record.get("original", record["id"]): record["text"]
+        for record in produced
+        if record.get("dirt") not in ("spam", "mojibake", "html")
+    }
     repaired = [clean[record["id"]] for record in produced if record.get("dirt") in ("spam", "mojibake", "html")]
     kind_cleaner = check_cleaning(produced, [text.replace("，", ", ") for text in last.values()] + repaired)
     assert (kind_cleaner.dirt_removed, kind_cleaner.good_lost) == (dirty, 0)

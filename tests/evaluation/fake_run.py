@@ -32,7 +32,9 @@ def curve(path: Path, steps: int, seed: int, **figures: tuple[float, float, floa
     return str(path)
 
 
-def stage(name: str, seconds: float, megabytes: float, metrics: dict[str, Metric] | None = None, samples: Any = (), kept: bool = True) -> dict[str, Any]:
+def stage(
+    name: str, seconds: float, megabytes: float, metrics: dict[str, Metric] | None = None, samples: Any = (), kept: bool = True
+) -> dict[str, Any]:
     return {
         "name": name, "seconds": seconds, "peak_rss_mb": megabytes, "kept": kept,
         "metrics": {key: metric.to_dict() for key, metric in (metrics or {}).items()}, "samples": list(samples),
@@ -91,7 +93,10 @@ def fake_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         **{f"grpo{suffix}": curve(folder / f"grpo{suffix}.jsonl", 60, 5 + i, reward=(0.6, 0.9, 0.03), loss=(0.0, 0.0, 0.02)) for i, suffix in enumerate(("", "-1", "-2"))},
         "direct": curve(folder / "direct.jsonl", 200, 9, loss=(1.4, 0.5, 0.02)),
     }  # fmt: skip
-    hashes = {name: f"{i + 10:02x}" * 32 for i, name in enumerate(("corpus", "tokenizer", "dataset", "pretrain", "sft", "distill", "dpo", "reward", "grpo"))}
+    hashes = {
+        name: f"{i + 10:02x}" * 32
+        for i, name in enumerate(("corpus", "tokenizer", "dataset", "pretrain", "sft", "distill", "dpo", "reward", "grpo"))
+    }
     parents = {
         "tokenizer": ["corpus"], "dataset": ["corpus", "tokenizer"], "pretrain": ["dataset", "tokenizer"], "sft": ["pretrain"], "distill": ["sft"],
         "dpo": ["distill"], "reward": ["dpo"], "grpo": ["dpo"],
@@ -106,7 +111,10 @@ def fake_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     rules = {
         "exact_duplicate": {"count": 1204, "samples": [{"text": base}]},
         "near_duplicate": {"count": 830, "samples": [{"text": base.replace("河边", "河畔")}]},
-        "promotion": {"count": 402, "samples": [{"text": "加微信 vx88888 领取优惠券，限时特价，点击链接立即抢购！！！"}, {"text": HOSTILE}]},
+        "promotion": {
+            "count": 402,
+            "samples": [{"text": "加微信 vx88888 领取优惠券，限时特价，点击链接立即抢购！！！"}, {"text": HOSTILE}],
+        },
         "mojibake": {"count": 301, "samples": [{"text": "ÎÒÃÇÈ¥¹«Ô°Íæ¡£锟斤拷锟斤拷"}]},
         "page_furniture": {"count": 129, "samples": [{"text": "首页 > 新闻 > 正文　分享到：　上一篇　下一篇"}]},
     }

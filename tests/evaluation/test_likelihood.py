@@ -14,6 +14,7 @@ from hanlin.evaluation import NGramModel, answer_bits_per_byte, bits_per_byte, l
 from hanlin.evaluation.likelihood import document_bits, encode_documents, sliding_windows
 from tests.support import FAMILIES, TEXTS, tiny_model, tiny_tokenizer
 
+torch.set_num_threads(1)  # at these sizes a second thread costs more than it brings
 DOCUMENTS = [{"text": text * (1 + i % 3), "source": ("故事", "题目")[i % 2]} for i, text in enumerate(TEXTS)]
 
 

@@ -25,9 +25,7 @@ class Textbook:
                     if end - length + 1 >= 0:
                         grams[line[end - length + 1 : end + 1]] += 1
         before = collections.Counter(gram[1:] for gram in grams)  # distinct left neighbours
-        self.counts = {
-            gram: raw if len(gram) == order or gram[0] == "<s>" else before[gram] for gram, raw in grams.items()
-        }
+        self.counts = {gram: raw if len(gram) == order or gram[0] == "<s>" else before[gram] for gram, raw in grams.items()}
         self.followers = collections.defaultdict(list)
         for gram, count in self.counts.items():
             self.followers[gram[:-1]].append(count)
@@ -74,7 +72,8 @@ def test_equals_the_textbook(order, seed):
     model, textbook = NGramModel(8, order).fit(training), Textbook(training, 8, order)
     for skip in (0, 1):
         expected = [
-            -sum(np.log2(textbook.probability(("<s>", *document[:at]), document[at])) for at in range(skip, len(document))) for document in unseen
+            -sum(np.log2(textbook.probability(("<s>", *document[:at]), document[at])) for at in range(skip, len(document)))
+            for document in unseen
         ]
         np.testing.assert_allclose(model.bits(unseen, skip), np.array(expected, dtype=float) + 0.0, rtol=1e-9, atol=1e-12)
 
@@ -104,7 +103,7 @@ def test_uses_its_context_and_comes_near_the_truth():
     chain = [0, 1]
     for uniform in rng.random(120_000):
         chain.append(int(np.searchsorted(table[chain[-2], chain[-1]].cumsum(), uniform * (1 - 1e-12))))
-    pieces = np.array(chain[: 120_000]).reshape(-1, 100)
+    pieces = np.array(chain[:120_000]).reshape(-1, 100)
     training, unseen = list(pieces[:1100]), list(pieces[1100:])
     truth = -np.mean([np.log2(table[p[i - 2], p[i - 1], p[i]]) for p in unseen for i in range(2, 100)])
     bits = {order: NGramModel(12, order).fit(training).bits(unseen, skip=2).sum() / (98 * len(unseen)) for order in (1, 2, 3, 5)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from hanlin.evaluation import evaluate_generation, length_control, pair_accuracy
 from hanlin.inference import generate_text
 from tests.support import tiny_model, tiny_tokenizer
 
+torch.set_num_threads(1)  # at these sizes a second thread costs more than it brings
 CHATS = [{"messages": [{"role": "user", "content": f"第{i}题"}, {"role": "assistant", "content": "答案"}]} for i in range(7)]
 PLAIN = [{"prompt_text": f"问：第{i}题\n答：", "messages": CHATS[i]["messages"]} for i in range(3)]
 

@@ -24,7 +24,9 @@ def post(live, body: bytes | str | dict, path: str = "/v1/chat/completions", hea
     if isinstance(body, dict):
         body = json.dumps(body)
     try:
-        connection.request("POST", path, body if isinstance(body, bytes) else body.encode(), {"content-type": "application/json", **(headers or {})})
+        connection.request(
+            "POST", path, body if isinstance(body, bytes) else body.encode(), {"content-type": "application/json", **(headers or {})}
+        )
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:
@@ -63,7 +65,9 @@ NUMBERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NUMBERS.items() for value in values], ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in NUMBERS.items() for value in values], ids=lambda v: str(v)[:30]
+)
 def test_values_out_of_range(live, name, value):
     refused(post(live, {**QUESTION, name: value}), 400, 404)
 
@@ -90,9 +94,11 @@ def test_large_bodies_and_headers(live):
     refused(post(live, json.dumps({**QUESTION, "pad": "x" * (1 << 20)})), 413)
     # without a Content-Length the limit is found while reading
     with socket.create_connection(("127.0.0.1", live.port), timeout=10) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         try:
-            for _ in range(40):
+            for _ in range(80):
                 raw.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
         except OSError:
             pass  # the server had enough
@@ -165,7 +171,9 @@ def test_control_token_strings_through_the_wire(live):
         st.sampled_from([*NUMBERS, "prompt", "echo", "logprobs", "tools", "functions", "tool_choice", "response_format"]),
         st.recursive(
             st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5)),
-            lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["role", "content", "type", "text"]), inner, max_size=3)),
+            lambda inner: st.one_of(
+                st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["role", "content", "type", "text"]), inner, max_size=3)
+            ),
             max_leaves=6,
         ),
         max_size=5,

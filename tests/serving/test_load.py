@@ -44,7 +44,9 @@ def idle(live, within: float) -> bool:
 
 def ask(live, stream: bool) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)
-    connection.request("POST", "/v1/chat/completions", json.dumps({**json.loads(live.body), "stream": stream}), {"content-type": "application/json"})
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps({**json.loads(live.body), "stream": stream}), {"content-type": "application/json"}
+    )
     return connection
 
 

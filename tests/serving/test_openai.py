@@ -125,7 +125,9 @@ def test_logprobs_spell_the_content(client):
     spelt = b"".join(bytes(entry.bytes) for entry in entries).decode("utf-8", "replace")
     assert spelt == answer.choices[0].message.content
     assert all(entry.logprob <= 0 and len(entry.top_logprobs) <= 3 for entry in entries)
-    streamed = client.chat.completions.create(model="tiny", messages=QUESTION, seed=2, max_tokens=20, logprobs=True, top_logprobs=3, stream=True)
+    streamed = client.chat.completions.create(
+        model="tiny", messages=QUESTION, seed=2, max_tokens=20, logprobs=True, top_logprobs=3, stream=True
+    )
     again = [entry for chunk in streamed if chunk.choices[0].logprobs for entry in chunk.choices[0].logprobs.content]
     assert [entry.token for entry in again] == [entry.token for entry in entries]
 
@@ -153,8 +155,14 @@ def test_completions(client, live):
     assert by_text.choices[0].text == by_ids.choices[0].text == expected and by_text.object == "text_completion"
     assert [c.index for c in echoed.choices] == [0, 1, 2, 3] and echoed.choices[1].text == text + expected
     assert echoed.choices[2].text.startswith("今天")
-    chunks = list(client.completions.create(model="tiny", prompt=text, temperature=0, max_tokens=12, stream=True, stream_options={"include_usage": True}))
-    assert "".join(c.choices[0].text for c in chunks if c.choices) == expected and chunks[-1].usage.prompt_tokens == len(TOKENIZER.encode(text))
+    chunks = list(
+        client.completions.create(
+            model="tiny", prompt=text, temperature=0, max_tokens=12, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == expected and chunks[-1].usage.prompt_tokens == len(
+        TOKENIZER.encode(text)
+    )
 
 
 def test_an_echo_is_scored_as_an_evaluation_harness_needs_it(client, live):
@@ -186,7 +194,10 @@ def test_health_metrics_and_absent_features(client, live):
     with pytest.raises(openai.APIStatusError) as caught:
         client.embeddings.create(model="tiny", input="字")
     assert caught.value.status_code == 501
-    for extra in ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, {"response_format": {"type": "json_object"}}):
+    for extra in (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"response_format": {"type": "json_object"}},
+    ):
         with pytest.raises(openai.BadRequestError) as refused:
             client.chat.completions.create(model="tiny", messages=QUESTION, **extra)
         assert refused.value.code == "not_supported"

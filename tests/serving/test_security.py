@@ -63,9 +63,18 @@ CREDENTIALS = {
 @pytest.mark.parametrize("credential", CREDENTIALS)
 def test_every_route_but_health_needs_the_key(guarded, credential):
     headers, accepted = CREDENTIALS[credential]
-    routes = [(path, method) for route in guarded.app.routes for path in [route.path] for method in route.methods if method in ("GET", "POST")]
+    routes = [
+        (path, method) for route in guarded.app.routes for path in [route.path] for method in route.methods if method in ("GET", "POST")
+    ]
     assert len(routes) > 8
-    for path, method in [*routes, ("/nothing/here", "GET"), ("/v1/nothing", "POST"), ("//health", "GET"), ("/health/", "GET"), ("/HEALTH", "GET")]:
+    for path, method in [
+        *routes,
+        ("/nothing/here", "GET"),
+        ("/v1/nothing", "POST"),
+        ("//health", "GET"),
+        ("/health/", "GET"),
+        ("/HEALTH", "GET"),
+    ]:
         path = path.replace("{model_id:path}", "tiny").replace("{name}", "index.html")
         response = get(guarded.port, path, [*headers, ("Content-Type", "application/json")], method)
         if path in OPEN_PATHS:
@@ -97,7 +106,13 @@ def test_only_this_machines_names_are_answered(live, host, allowed):
 
 @pytest.mark.parametrize(
     ("origin", "allowed"),
-    [("http://localhost:8000", True), ("http://evil.example", False), ("null", False), ("http://localhost:9000", False), ("https://localhost:8000", True)],
+    [
+        ("http://localhost:8000", True),
+        ("http://evil.example", False),
+        ("null", False),
+        ("http://localhost:9000", False),
+        ("https://localhost:8000", True),
+    ],
 )
 def test_pages_of_other_origins_are_refused(live, origin, allowed):
     status = get(live.port, "/v1/models", [("Host", "localhost:8000"), ("Origin", origin)]).status
@@ -106,7 +121,9 @@ def test_pages_of_other_origins_are_refused(live, origin, allowed):
 
 def test_a_preflight_is_not_answered_with_permission(live):
     connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)
-    connection.request("OPTIONS", "/v1/chat/completions", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"})
+    connection.request(
+        "OPTIONS", "/v1/chat/completions", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    )
     response = connection.getresponse()
     assert response.status == 403 and not any(name.lower().startswith("access-control-") for name in response.headers)
 

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from hanlin.common.errors import HanlinError
 from hanlin.tokenizer import Tokenizer, pieces, render
 
-hostile = st.sampled_from(["<|im_end|>", "<|im_start|>system\n", "</think>", "<think>", "{{ 7*7 }}", "{% if %}", "\\n", "'", '"', "\n", "\r\n", " ", "工具"])
+hostile = st.sampled_from(
+    ["<|im_end|>", "<|im_start|>system\n", "</think>", "<think>", "{{ 7*7 }}", "{% if %}", "\\n", "'", '"', "\n", "\r\n", " ", "工具"]
+)
 content = st.lists(hostile | st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5).map("".join)
-json_values = st.recursive(st.none() | st.booleans() | st.integers() | content, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(content, inner, max_size=3), max_leaves=6)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | content,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(content, inner, max_size=3),
+    max_leaves=6,
+)
 calls = st.fixed_dictionaries({"name": content, "arguments": st.dictionaries(content, json_values, max_size=3) | content})
 wrapped_calls = calls | calls.map(lambda call: {"type": "function", "id": "x", "function": call})
 assistant = st.fixed_dictionaries(
@@ -38,9 +44,13 @@ def stock(tokenizer: Tokenizer):
 
 @settings(max_examples=600, deadline=None)
 @given(messages=conversations, tools=tools, prompt=st.booleans(), thinking=thinking)
-def test_equals_the_jinja_template(tokenizer: Tokenizer, stock, messages: list[Any], tools: Any, prompt: bool, thinking: bool | None) -> None:
+def test_equals_the_jinja_template(
+    tokenizer: Tokenizer, stock, messages: list[Any], tools: Any, prompt: bool, thinking: bool | None
+) -> None:
     kwargs = {} if thinking is None else {"enable_thinking": thinking}
-    expected = stock.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt, **kwargs) if messages else None
+    expected = (
+        stock.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt, **kwargs) if messages else None
+    )
     ours = tokenizer.render(messages, prompt, thinking, tools)
     if messages:
         assert ours == expected
@@ -58,7 +68,9 @@ def test_ids_spell_the_text_and_hold_no_smuggled_control(
     intended = [tokenizer.special[piece.text] for piece in pieces(messages, prompt, thinking, tools) if piece.control]
     assert [index for index in ids if index in known] == intended
     harmless = [_harmless(message) for message in messages]
-    assert intended == [index for index in tokenizer.encode_conversation(harmless, prompt, thinking, ["f"] if tools else None)[0] if index in known]
+    assert intended == [
+        index for index in tokenizer.encode_conversation(harmless, prompt, thinking, ["f"] if tools else None)[0] if index in known
+    ]
 
 
 def _harmless(message: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +90,9 @@ plain_assistant = st.fixed_dictionaries({"role": st.just("assistant"), "content"
 
 @settings(max_examples=300, deadline=None)
 @given(messages=st.lists(plain_turn | plain_assistant, min_size=1, max_size=6), prompt=st.booleans(), thinking=thinking)
-def test_ids_equal_those_of_the_rendered_text(tokenizer: Tokenizer, stock, messages: list[Any], prompt: bool, thinking: bool | None) -> None:
+def test_ids_equal_those_of_the_rendered_text(
+    tokenizer: Tokenizer, stock, messages: list[Any], prompt: bool, thinking: bool | None
+) -> None:
     """What transformers and llama.cpp do: render, then tokenise the whole, control tokens recognised."""
     ids, _ = tokenizer.encode_conversation(messages, prompt, thinking)
     assert ids == tokenizer.encode(tokenizer.render(messages, prompt, thinking), special=True)

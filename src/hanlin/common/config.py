@@ -82,7 +82,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     try:
         return cls(**arguments)
     except ValueError as error:
-        raise HanlinError(f"{where}：{prefix.rstrip('.') or cls.__name__}：{error}", f"{where}: {prefix.rstrip('.') or cls.__name__}: {error}") from None
+        section = prefix.rstrip(".") or cls.__name__
+        raise HanlinError(f"{where}：{section} 的设置不可行：{error}", f"{where}: {section} cannot work: {error}") from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:

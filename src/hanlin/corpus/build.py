@@ -72,10 +72,13 @@ class CorpusConfig:
         return preset(self.preset, self.rules)
 
 
+DEFAULT = CorpusConfig()
+
+
 def build_corpus(
     sources: str | Path | Iterable[str | Path] | Iterable[Mapping[str, Any]],
     out: str | Path,
-    config: CorpusConfig = CorpusConfig(),
+    config: CorpusConfig = DEFAULT,
     *,
     seed: int = 0,
     key: str = "",
@@ -196,7 +199,7 @@ class _Making:
 
     def _take(self, batch: list[Document]) -> None:
         for document in batch:
-            account = self._read[document["source"]]
+            account = self._read[document.get("source", "")]
             account[0] += 1
             account[1] += len(document["text"])
             account[2] += len(document["text"].encode("utf-8", "replace"))
@@ -204,7 +207,7 @@ class _Making:
         for document in self.cleaner(batch):
             if document is None:
                 continue
-            text, source = document["text"], document["source"]
+            text, source = document["text"], document.get("source", "")
             if self.config.mask_pii:
                 text, counts = mask(text)
                 for tag, count in counts.items():
@@ -221,7 +224,9 @@ class _Making:
             self._owners.append(self._names.setdefault(source, len(self._names)))
             self._lengths.append(len(text))
             # which documents are held out hangs on seed and bare text alone, not on order or on the rest of the corpus
-            self._ranks.append(int.from_bytes(hashlib.blake2b(fingerprint, digest_size=8, salt=self._seed.to_bytes(16, "little")).digest(), "big") >> 1)
+            self._ranks.append(
+                int.from_bytes(hashlib.blake2b(fingerprint, digest_size=8, salt=self._seed.to_bytes(16, "little")).digest(), "big") >> 1
+            )
             bares.append(bare)
         if bares and self.config.dedup.near:
             self._signatures.append(self._hasher(bares))
@@ -300,6 +305,7 @@ class _Making:
             counted = {"read": read, "kept": kept["documents"], "heldout": kept["heldout"]}
             counted["dropped"] = [total - stay - held for total, stay, held in zip(read, kept["documents"], kept["heldout"], strict=True)]
             sources[source] = {what: dict(zip(names, map(int, values), strict=True)) for what, values in counted.items()}
+            sources[source]["rules"] = dict(self.drops.by_source[source])
         return {"rules": self.drops.to_dict(), "lines": self.cleaner.lines.to_dict(), "sources": sources, "masked": dict(self._masked)}
 
     def _refuse(self, read: int) -> None:

@@ -7,7 +7,9 @@ import functools
 import numpy as np
 
 # Flags of `table()`, one bit each.
-HAN, DIGIT, LETTER, SPACE, PUNCTUATION, TERMINAL, SYMBOL, NEWLINE, REPLACEMENT, COMMON, LATIN1, GBK_TRACE, BULLET, BRACKET = (1 << bit for bit in range(14))
+HAN, DIGIT, LETTER, SPACE, PUNCTUATION, TERMINAL, SYMBOL, NEWLINE, REPLACEMENT, COMMON, LATIN1, GBK_TRACE, BULLET, BRACKET = (
+    1 << bit for bit in range(14)
+)
 
 # The most frequent characters of modern written Chinese, simplified and traditional: about two thirds of any such text,
 # half of a classical one, and next to nothing of text read in the wrong encoding.
@@ -25,14 +27,20 @@ COMMON_HAN = frozenset(
     "總電數報結務場計隊治馬書聽達強難權萬術確師觀讓識帶導爭運飛組車親極議證轉單愛擊備連調團價華級請際約復線滿視須寫稱農裝廣顯"
     "標談圖歷醫費號盡較語僅選隨處幾認係灣臺於著並麗專區東樂靈聲"
 )
-_TERMINAL = "。！？；…!?;.:：”」』’）)》】\"～~"
+_TERMINAL = '。！？；…!?;.:：”」』’）)》】"～~'
 _BULLETS = "•●▪■◆◇★☆▶►·-*–—"
 
 
 def is_han(character: str) -> bool:
     """Whether a character is a Chinese ideograph (URO, extensions A–H, compatibility, 〇)."""
     point = ord(character)
-    return 0x4E00 <= point <= 0x9FFF or 0x3400 <= point <= 0x4DBF or 0xF900 <= point <= 0xFAFF or 0x20000 <= point <= 0x323AF or point == 0x3007
+    return (
+        0x4E00 <= point <= 0x9FFF
+        or 0x3400 <= point <= 0x4DBF
+        or 0xF900 <= point <= 0xFAFF
+        or 0x20000 <= point <= 0x323AF
+        or point == 0x3007
+    )
 
 
 @functools.cache

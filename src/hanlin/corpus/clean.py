@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,8 @@ import numpy as np
 from ..common import config as configs
 from ..common.errors import HanlinError
 from .layouts import Document
-from .normalize import normalize, repair_mojibake
-from .promotion import frame_line, promotional_points, stakes
+from .normalize import collapse, normalize, repair_mojibake
+from .promotion import frame_line, promotional_points, vices
 from .signals import Signals, measure
 
 SAMPLES = 20
@@ -36,7 +36,7 @@ class CleanConfig:
         drop_lines: take out promotional lines and page furniture.
         min_chars, max_chars: length of a document.
         promotion_points: a line with more is promotional (`promotion.promotional_points`).
-        stake_spacing: a document that advertises betting and the like (`promotion.stakes`) at least twice, and every so many
+        vice_spacing: a document that advertises betting and its like (`promotion.vices`) at least twice, and every so many
             characters, goes as a whole.
         max_removed_share: of a document in removed lines; beyond it the document goes.
         max_mojibake_share: of a document in lines beyond repair.
@@ -44,11 +44,11 @@ class CleanConfig:
         min_common_share: ideographs among the most common ones; looked at from 8 ideographs on.
         min_han_share: ideographs of all ideographs and letters.
         max_digit_share, max_symbol_share, max_bracket_share: digits; symbols (#, ★, =, emoji); 【】.
-        min_mean_line: characters per line.
+        min_mean_line: characters per line, unless most lines end a sentence, as verse does.
         min_terminal_share: lines that end in terminal punctuation.
         max_bullet_share: lines that begin with a bullet.
         min_punctuation_share: punctuation; looked at from 100 characters on.
-        min_entropy: nats per character, for documents long enough to have it (below 60 characters it scales with ln n).
+        min_entropy: nats per character, for documents long enough to have it (below 200 characters it scales with ln n).
         max_top_2gram_share, max_top_3gram_share, max_top_4gram_share: characters in the most frequent n-gram.
         min_repeats: occurrences of that n-gram below which it proves nothing.
         max_duplicate_share: 13-grams seen before in the same document.
@@ -59,7 +59,7 @@ class CleanConfig:
     min_chars: int = 50
     max_chars: int = 4_000_000
     promotion_points: float = 3.0
-    stake_spacing: int = 600
+    vice_spacing: int = 600
     max_removed_share: float = 0.3
     max_mojibake_share: float = 0.1
     max_replacement_share: float = 0.005
@@ -76,7 +76,7 @@ class CleanConfig:
     max_top_2gram_share: float = 0.2
     max_top_3gram_share: float = 0.18
     max_top_4gram_share: float = 0.16
-    min_repeats: int = 5
+    min_repeats: int = 8
     max_duplicate_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ PRESETS: dict[str, CleanConfig] = {
     "zh-web": CleanConfig(),
     # Short documents (stories, sayings, reviews, questions, sums) are repetitive and terse by nature.
     "zh-short": CleanConfig(
-        min_chars=8, min_han_share=0.1, max_digit_share=0.8, max_symbol_share=0.3, min_mean_line=3.0, min_terminal_share=0.0, min_entropy=1.5,
+        min_chars=8, min_han_share=0.1, max_digit_share=0.8, max_symbol_share=0.3, min_mean_line=3.0, min_terminal_share=0.0, min_entropy=2.0,
         max_top_2gram_share=0.4, max_top_3gram_share=0.4, max_top_4gram_share=0.4, max_duplicate_share=0.6,
     ),
     "none": _OPEN,
@@ -112,7 +112,9 @@ def preset(name: str, rules: Mapping[str, Any] | None = None) -> CleanConfig:
         HanlinError: no such preset or threshold, or a value out of range.
     """
     if name not in PRESETS:
-        raise HanlinError(f"没有名为 {name!r} 的清洗预设。可用：{'、'.join(PRESETS)}。", f"No cleaning preset {name!r}. Available: {', '.join(PRESETS)}.")
+        raise HanlinError(
+            f"没有名为 {name!r} 的清洗预设。可用：{'、'.join(PRESETS)}。", f"No cleaning preset {name!r}. Available: {', '.join(PRESETS)}."
+        )
     return configs.build(CleanConfig, dataclasses.asdict(PRESETS[name]) | dict(rules or {}), f"clean preset {name}")
 
 
@@ -142,11 +144,11 @@ RULES: tuple[Rule, ...] = (
     Rule("digit_share", lambda s, c: s.digit_share > c.max_digit_share),
     Rule("symbol_share", lambda s, c: s.symbol_share > c.max_symbol_share),
     Rule("bracket_share", lambda s, c: s.bracket_share > c.max_bracket_share),
-    Rule("short_lines", lambda s, c: s.mean_line < c.min_mean_line),
+    Rule("short_lines", lambda s, c: (s.mean_line < c.min_mean_line) & (s.terminal_share < 0.5)),
     Rule("terminal_punctuation", lambda s, c: s.terminal_share < c.min_terminal_share),
     Rule("bullets", lambda s, c: s.bullet_share > c.max_bullet_share),
     Rule("no_punctuation", lambda s, c: (s.punctuation_share < c.min_punctuation_share) & (s.chars >= 100)),
-    Rule("low_entropy", lambda s, c: s.entropy < c.min_entropy * np.minimum(1.0, np.log(np.maximum(s.chars, 1)) / np.log(60))),
+    Rule("low_entropy", lambda s, c: s.entropy < c.min_entropy * np.minimum(1.0, np.log(np.maximum(s.chars, 1)) / np.log(200))),
     Rule("repeated_2gram", _top(2)),
     Rule("repeated_3gram", _top(3)),
     Rule("repeated_4gram", _top(4)),
@@ -175,7 +177,9 @@ class Samples:
 
     def items(self) -> list[dict[str, Any]]:
         """The samples, smallest hash first."""
-        return [{"text": text.encode("utf-8", "replace").decode(), **about} for _, text, about in sorted(self._heap, key=lambda item: -item[0])]
+        return [
+            {"text": text.encode("utf-8", "replace").decode(), **about} for _, text, about in sorted(self._heap, key=lambda item: -item[0])
+        ]
 
 
 class Drops:
@@ -185,10 +189,12 @@ class Drops:
         self.samples: dict[str, Samples] = defaultdict(Samples)
         self.characters: dict[str, int] = defaultdict(int)
         self.bytes: dict[str, int] = defaultdict(int)
+        self.by_source: dict[str, Counter[str]] = defaultdict(Counter)
 
     def add(self, rule: str, text: str, **about: Any) -> None:
         """Count one dropped document (or removed line) under `rule`."""
         self.samples[rule].add(text, **about)
+        self.by_source[about.get("source", "")][rule] += 1
         self.characters[rule] += len(text)
         self.bytes[rule] += len(text.encode("utf-8", "replace"))
 
@@ -248,8 +254,8 @@ class Cleaner:
         return text, ""
 
     def _without_lines(self, text: str) -> tuple[str, str]:
-        named = stakes(text)
-        if named >= 2 and named * self.config.stake_spacing > len(text):
+        named = vices(text)
+        if named >= 2 and named * self.config.vice_spacing > len(text):
             return text, "promotion"
         lines = text.split("\n")
         kept: list[str] = []
@@ -272,4 +278,4 @@ class Cleaner:
             return text, ""
         if gone > self.config.max_removed_share * len(text):
             return text, max(removed, key=lambda rule: removed[rule])
-        return "\n".join(kept).strip("\n"), ""
+        return collapse("\n".join(kept)), ""

@@ -24,8 +24,23 @@ BLOCK = 1 << 20
 READABLE = (".jsonl", ".ndjson", ".json", ".txt", ".text", ".md", ".markdown", ".csv", ".tsv", ".parquet", ".html", ".htm", ".xml")
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 _MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\x00": "xz", b"BZh": "bz2"}
-_FOREIGN = {b"PK\x03\x04": "zip", b"%PDF": "PDF", b"\x7fELF": "ELF", b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"SQLite": "SQLite", b"Rar!": "RAR", b"7z\xbc\xaf": "7z"}
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_FOREIGN = {
+    b"PK\x03\x04": "zip",
+    b"%PDF": "PDF",
+    b"\x7fELF": "ELF",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"SQLite": "SQLite",
+    b"Rar!": "RAR",
+    b"7z\xbc\xaf": "7z",
+}
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,9 @@ class ReadLimits:
     record_bytes: int = 64 << 20
     output_bytes: int = 1 << 40
     ratio: float = 1000.0
+
+
+DEFAULT_LIMITS = ReadLimits()
 
 
 def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
@@ -126,7 +144,12 @@ def blocks(path: Path, limits: ReadLimits) -> Iterator[bytes]:
 
 def _decompress(file, kind: str) -> Iterator[bytes]:
     """Bounded pieces of a gz, xz, bz2 or zstd stream of one or more members; EOFError when it stops inside one."""
-    make = {"gz": lambda: zlib.decompressobj(31), "xz": lzma.LZMADecompressor, "bz2": bz2.BZ2Decompressor, "zst": lambda: zstandard.ZstdDecompressor().decompressobj()}[kind]
+    make = {
+        "gz": lambda: zlib.decompressobj(31),
+        "xz": lzma.LZMADecompressor,
+        "bz2": bz2.BZ2Decompressor,
+        "zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    }[kind]
     decoder, data, feed = make(), b"", 1024
     while True:
         if not data:
@@ -174,7 +197,8 @@ def detect_encoding(sample: bytes, path: Path, *, whole: bool) -> str:
         what = foreign or ("二进制数据", "binary data")
         zh, en = (what, what) if isinstance(what, str) else what
         raise HanlinError(
-            f"{path} 是{zh}，不是文本。请先转成文本、JSON 或解压。", f"{path} is {en}, not text. Convert or unpack it to text or JSON first."
+            f"{path} 是{zh}，不是文本。请先转成文本、JSON 或解压。",
+            f"{path} is {en}, not text. Convert or unpack it to text or JSON first.",
         )
     if _decodes(sample, "utf-8", whole):
         return "utf-8"

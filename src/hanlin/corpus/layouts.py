@@ -14,27 +14,36 @@ from typing import Any, NamedTuple, TypedDict
 from ..common.errors import tr
 
 
-class Document(TypedDict, total=False):
+class _Text(TypedDict):
+    text: str
+
+
+class Document(_Text, total=False):
     """`text`, and `source`: the name its figures are reported under."""
 
-    text: str
     source: str
 
 
-class Conversation(TypedDict, total=False):
+class _Messages(TypedDict):
+    messages: list[dict[str, Any]]
+
+
+class Conversation(_Messages, total=False):
     """`messages` of `role` (system, user, assistant, tool), `content`, and for the assistant maybe `reasoning_content`, `tool_calls`."""
 
-    messages: list[dict[str, Any]]
     tools: list[Any]
     source: str
 
 
-class Preference(TypedDict, total=False):
-    """`prompt` (messages), and two assistant messages: `chosen` is better than `rejected`."""
-
+class _Pair(TypedDict):
     prompt: list[dict[str, Any]]
     chosen: dict[str, Any]
     rejected: dict[str, Any]
+
+
+class Preference(_Pair, total=False):
+    """`prompt` (messages), and two assistant messages: `chosen` is better than `rejected`."""
+
     source: str
 
 
@@ -259,7 +268,10 @@ def _choice(question: str, options: Callable[[Record], list[str]], label: str) -
         choices, right = options(record), record.get(label)
         if not isinstance(right, str) or right not in list("ABCDEFG")[: len(choices)]:
             raise BadRecord(f"答案 {right!r} 不是选项", f"answer {right!r} is no option")
-        lettered = [re.sub(r"^\(?([A-G])[).．、]\s*", r"\1. ", text) if re.match(r"\(?[A-G][).．、]", text) else f"{letter}. {text}" for letter, text in zip("ABCDEFG", choices, strict=False)]
+        lettered = [
+            re.sub(r"^\(?([A-G])[).．、]\s*", r"\1. ", text) if re.match(r"\(?[A-G][).．、]", text) else f"{letter}. {text}"
+            for letter, text in zip("ABCDEFG", choices, strict=False)
+        ]
         return _conversation([_question(record.get("passage"), record[question], *lettered), answer(lettered["ABCDEFG".index(right)])])
 
     return convert
@@ -302,11 +314,17 @@ CONVERSATIONS: tuple[Layout, ...] = (
     _layout("messages (OpenAI)", "messages", _list_of("messages")),
     _layout("conversations (minimind, ShareGPT, BELLE 3.5M)", "conversations", _list_of("conversations")),
     _layout("conversation (XTuner, ShareGPT-90k)", "conversation", _list_of("conversation")),
-    _layout("Chinese-DeepSeek-R1-Distill 110k", "input reasoning_content content", _ask("input", reply="content", thought="reasoning_content")),
+    _layout(
+        "Chinese-DeepSeek-R1-Distill 110k", "input reasoning_content content", _ask("input", reply="content", thought="reasoning_content")
+    ),
     _layout("alpaca / BELLE / deepctrl", "instruction output", _ask("instruction", "input", reply="output")),
     _layout("deepctrl (q, a, history)", "q a", _ask("q", reply="a")),
     _layout("Firefly", "kind input target", _ask("input", reply="target")),
-    _layout("medical-o1 (Question, Complex_CoT, Response)", "Question Complex_CoT Response", _ask("Question", reply="Response", thought="Complex_CoT")),
+    _layout(
+        "medical-o1 (Question, Complex_CoT, Response)",
+        "Question Complex_CoT Response",
+        _ask("Question", reply="Response", thought="Complex_CoT"),
+    ),
     _layout("prompt, reasoning, answer", "prompt reasoning answer", _ask("prompt", reply="answer", thought="reasoning")),
     _layout("Zhihu-KOL", "INSTRUCTION RESPONSE", _ask("INSTRUCTION", reply="RESPONSE")),
     _layout("GSM8K_zh", "question_zh answer_zh", _ask("question_zh", reply="answer_zh")),
@@ -369,15 +387,33 @@ def _ranked(record: Record) -> Preference:
 
 def _zhihu_rlhf(record: Record) -> Preference:
     history = [turn for pair in record.get("history") or [] for turn in (_question(pair[0]), answer(pair[1]))]
-    return _pair([*_prompt(history, record.get("system")), _question(record["question"])], record["response_chosen"], record["response_rejected"])
+    return _pair(
+        [*_prompt(history, record.get("system")), _question(record["question"])], record["response_chosen"], record["response_rejected"]
+    )
 
 
 PREFERENCES: tuple[Layout, ...] = (
-    _layout("prompt, chosen, rejected", "prompt chosen rejected", lambda r: _pair(_prompt(r["prompt"], r.get("system")), r["chosen"], r["rejected"])),
-    _layout("conversations, chosen, rejected (LLaMA-Factory, COIG-P)", "conversations chosen rejected", lambda r: _pair(_prompt(r["conversations"], r.get("system")), r["chosen"], r["rejected"])),
-    _layout("ultrafeedback-zh binarized", "instruction chosen_response rejected_response", lambda r: _pair(_prompt(r["instruction"]), r["chosen_response"], r["rejected_response"])),
+    _layout(
+        "prompt, chosen, rejected",
+        "prompt chosen rejected",
+        lambda r: _pair(_prompt(r["prompt"], r.get("system")), r["chosen"], r["rejected"]),
+    ),
+    _layout(
+        "conversations, chosen, rejected (LLaMA-Factory, COIG-P)",
+        "conversations chosen rejected",
+        lambda r: _pair(_prompt(r["conversations"], r.get("system")), r["chosen"], r["rejected"]),
+    ),
+    _layout(
+        "ultrafeedback-zh binarized",
+        "instruction chosen_response rejected_response",
+        lambda r: _pair(_prompt(r["instruction"]), r["chosen_response"], r["rejected_response"]),
+    ),
     _layout("DPO-En-Zh-20k (question, response_chosen)", "question response_chosen response_rejected", _zhihu_rlhf),
-    _layout("alpaca with chosen, rejected", "instruction chosen rejected", lambda r: _pair([_question(r["instruction"], r.get("input"))], r["chosen"], r["rejected"])),
+    _layout(
+        "alpaca with chosen, rejected",
+        "instruction chosen rejected",
+        lambda r: _pair([_question(r["instruction"], r.get("input"))], r["chosen"], r["rejected"]),
+    ),
     _layout("question, chosen, rejected", "question chosen rejected", lambda r: _pair(_prompt(r["question"]), r["chosen"], r["rejected"])),
     _layout("minimind DPO (two conversations)", "chosen rejected", _two_lists),
     _layout("oaast (ranked outputs)", "instruction output", _ranked),

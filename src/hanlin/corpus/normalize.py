@@ -5,28 +5,32 @@ Full-width Chinese punctuation is left alone (NFC, never NFKC), and so is everyt
 
 from __future__ import annotations
 
-import functools
 import html
 import re
 import unicodedata
 
-import numpy as np
-
-from .characters import COMMON, GBK_TRACE, HAN, code_points, flags, plausibility, table
+from .characters import COMMON, GBK_TRACE, HAN, code_points, flags, plausibility
 
 # C0 and C1 controls, zero-width and direction marks, soft hyphen, private use; a joiner stays between emoji.
-_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])"
+)
 _BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
 _TRAILING = re.compile(r"[ \t\u3000]+$|^\u3000+", re.M)
 _BLANK = re.compile(r"\n{3,}")
-_ODD = re.compile("[^\t\n\x20-\x7e\u00b7\u2010-\u2027\u2030-\u205e\u2070-\udfff\uf900-\ufefe\uff00-\uffee\U00010000-\U0010ffff]|\ufeff|[\ue000-\uf8ff]|\u3000(?:\n|$)|^\u3000", re.M)
+_ODD = re.compile(
+    "[^\t\n\x20-\x7e\u00b7\u2010-\u2027\u2030-\u205e\u2070-\udfff\uf900-\ufefe\uff00-\uffee\U00010000-\U0010ffff]|\ufeff|[\ue000-\uf8ff]|\u3000(?:\n|$)|^\u3000",
+    re.M,
+)
 
 _CODE = r"```.*?(?:```|\Z)|`[^`\n]+`"
 _TAGGED = re.compile(r"<[a-zA-Z/!?]|&[#a-zA-Z]")
 _PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
 _HIDDEN = re.compile(
-    r"(" + _CODE + r")|<!--.*?-->|<!\[CDATA\[(.*?)\]\]>|<(script|style|noscript|head|nav|footer|iframe|svg|select|template)\b[^>]*>.*?(?:</\3\s*>|\Z)|<[!?][a-zA-Z][^>]*>",
+    r"("
+    + _CODE
+    + r")|<!--.*?-->|<!\[CDATA\[(.*?)\]\]>|<(script|style|noscript|head|nav|footer|iframe|svg|select|template)\b[^>]*>.*?(?:</\3\s*>|\Z)|<[!?][a-zA-Z][^>]*>",
     re.S | re.I,
 )
 _BLOCK = "p|div|br|hr|li|ul|ol|dl|dt|dd|tr|td|th|table|tbody|thead|tfoot|caption|h[1-6]|blockquote|section|article|aside|header|main|figure|figcaption|form|fieldset|legend|center|pre|address|html|body|title|option|details|summary"
@@ -34,13 +38,17 @@ _INLINE = "a|b|i|u|s|em|strong|span|font|img|input|label|sup|sub|small|big|code|
 _TAG = re.compile(r"(" + _CODE + r")|<(/?)(?:(" + _BLOCK + r")|(?:" + _INLINE + r"))(?:\s[^<>]*|/)?>", re.S | re.I)
 _ANY_TAG = re.compile(r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]*|/)?>")
 _ENTITY = re.compile(r"(" + _CODE + r")|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
-_SCRIPT = re.compile(r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w.#-]+\s*\{[^{}]*:[^{}]*[;}]|^\s*[{}();]+\s*$")
+_SCRIPT = re.compile(
+    r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w.#-]+\s*\{[^{}]*:[^{}]*[;}]|^\s*[{}();]+\s*$"
+)
 
 # What a UTF-8 or GBK byte looks like once read as Windows-1252; bytes that code page leaves undefined read as Latin-1.
 _CP1252 = {bytes([value]).decode("cp1252", "replace"): value for value in range(0x80, 0x100)}
 _CP1252.pop("\ufffd", None)
 _CP1252 |= {chr(value): value for value in range(0x80, 0x100)}
-_WESTERN = re.compile("[" + "".join(re.escape(character) for character in _CP1252 if character not in "·×÷°±«»©®–—‘’“”•…™§²³¹µ\xa0\x85") + "]")
+_WESTERN = re.compile(
+    "[" + "".join(re.escape(character) for character in _CP1252 if character not in "·×÷°±«»©®–—‘’“”•…™§²³¹µ\xa0\x85") + "]"
+)
 _LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
 
 
@@ -57,7 +65,12 @@ def normalize(text: str) -> tuple[str, bool]:
         text = _INVISIBLE.sub("", text)
         text = unicodedata.normalize("NFC", text)
     text = _TRAILING.sub("", text)
-    return _BLANK.sub("\n\n", text).strip("\n"), tagged
+    return collapse(text), tagged
+
+
+def collapse(text: str) -> str:
+    """At most one empty line in a row, none at the ends."""
+    return _BLANK.sub("\n\n", text).strip("\n")
 
 
 def strip_html(text: str) -> str:
@@ -138,15 +151,10 @@ def _western_language(line: str) -> bool:
     return not re.search("[\x80-\xff\u0152-\u0192\u20ac\u2122\ufffd]{3}", line)
 
 
-@functools.cache
-def _trace_class() -> re.Pattern[str]:
-    points = np.flatnonzero(table() & GBK_TRACE)
-    return re.compile("[" + "".join(map(chr, points)) + "€]")
-
-
 def _traces(text: str) -> bool:
-    pattern = _trace_class()
-    return len(pattern.findall(text, 0, 2000)) > 0.08 * min(len(text), 2000) or (len(text) > 2000 and len(pattern.findall(text)) > 0.02 * len(text))
+    """Whether enough characters have a byte pair of UTF-8 in GBK for a closer look, line by line."""
+    traced = (flags(code_points(text)) & GBK_TRACE) != 0
+    return traced[:2000].mean() > 0.08 or (len(text) > 2000 and traced.mean() > 0.02) if len(text) else False
 
 
 def _gbk_traced(line: str) -> bool:

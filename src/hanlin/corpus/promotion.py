@@ -14,28 +14,56 @@ _ADD = r"(?<![添增附])[加＋+]\s*(?:我|老师|客服)?的?\s*(?:QQ|微信|[
 _LABELLED = r"(?:电话|手机号?|座机|热线|致电|联系方?式?|咨询|[tT][eE][lL])\s*(?:号码?)?\s*[:：]?\s*\+?\d[\d-]{5,14}\d"
 _MAIL = r"[\w.+-]+@[\w-]+\.[A-Za-z]{2,}"
 _URL = r"(?:https?://|www\.)[^\s\u4e00-\u9fff，。）]+|(?<![\w@.])[a-z0-9][a-z0-9-]{1,30}(?:\.[a-z0-9-]{2,20})?\.(?:com|cn|net|cc|top|xyz|vip|info|club|shop|site|online|app|live|icu|tk|me|tv|asia|biz|wang)\b(?!\.\w)"
-_OFFER = (
-    r"\d+(?:\.\d+)?\s*折(?![叠磨合射断])|满\s*\d+\s*(?:元|块)?\s*[减送]|[¥￥]\s*\d|(?:仅|只)(?:需|要|售|卖)\s*[¥￥]?\d|\d+\s*元?起[售批]?(?![来床身源])|原价|现价|特价|低价|超值|优惠|折扣|打折|"
-    r"[免包]邮|免费(?:领|送|试|咨询|下载|注册|体验|获取|加入)|限时|限量|限购|秒杀|抢购|促销|清仓|甩卖|买[一二三\d]送|赠送|送\s*\d+\s*[元块]|红包|返[利现点]|彩金|首[充存]|提现|到账|"
-    r"[日月年周]\s*[赚入]\s*[\d百千万过]|稳赚|包赚|高[薪回]报?|零(?:风险|投资|首付|门槛|基础)|无(?:抵押|担保|需经验)|保本|秒[批到]|放款|兼职|刷单|代[开刷写考练]|加盟|招商|诚招|批发|货源|厂家直[销供]|直销"
+
+
+def _each(beginnings: str, rest: str) -> str:
+    """`a b` and a rest: `a…|b…`. Every branch below begins with a literal character, which lets `re` skip text quickly (tenfold, measured)."""
+    return "|".join(beginning + rest for beginning in beginnings.split())
+
+
+_OFFER = "|".join(
+    [
+        r"折(?<=\d折)(?![叠磨合射断])|折(?<=\d\s折)(?![叠磨合射断])|满\s*\d+\s*(?:元|块)?\s*[减送]|¥\s*\d|￥\s*\d|元起(?![来床身源])|起售|起批",
+        _each("仅 只", r"[需要售卖]\s*[¥￥]?\d"),
+        _each("日 月 年 周", r"\s?[赚入]\s*[\d百千万过]"),
+        r"原价|现价|特价|低价|超值|优惠|折扣|打折|免邮|包邮|免费(?:领|送|试|咨询|下载|注册|体验|获取|加入)|限时|限量|限购|秒杀|抢购|促销|清仓|甩卖",
+        r"买[一二三\d]送|赠送|送\s*\d+\s*[元块]|红包|返[利现点]|彩金|首[充存]|提现|到账|稳赚|包赚|高[薪回]报?|零(?:风险|投资|首付|门槛|基础)",
+        r"无(?:抵押|担保|需经验)|保本|秒[批到]|放款|兼职|刷单|代[开刷写考练]|加盟|招商|诚招|批发|货源|厂家直[销供]|直销",
+    ]
 )
-_CALL = (
-    r"点击|点我|戳我|戳这|猛戳|扫码|扫一扫|扫描.{0,6}二维码|长按.{0,6}二维码|关注.{0,10}(?:公众号|微信)|立[即刻](?:购买|下载|注册|咨询|领取|报名|体验|抢购|加入|拨打|下单|联系|预约|参与|试玩|开户)|"
-    r"(?:马上|赶快|赶紧|快来|速来|火速|抓紧)(?:加入|下单|购买|领取|抢购|联系|注册|报名|咨询|拨打|来|加)|欢迎(?:来电|咨询|致电|选购|订购|订货|加盟|洽谈|联系|垂询|加入|广大)|"
-    r"(?:咨询|订购|联系|客服|服务|加盟|报名|预约|销售|招商|报价)\s*(?:热线|电话|方式|微信|QQ|请)|来电|致电|拨打|热线|下单|抢先|不容错过|机不可失|错过.{0,4}(?:后悔|再等|不再)|先到先得|手慢无|详[情询]请?(?:点|咨|联|致|登|加|见|扫)|在线(?:客服|咨询|观看|播放)|专业(?:办理|代办|承接)|长期有效|诚信经营|信誉(?:保证|第一)|货到付款|质量保证|全国包|量大从优|官方(?:网站|正版|认证|入口)|官网|登录入口|(?:备用|最新|永久|官方)(?:网址|域名|地址)|收藏(?:本|我们|网址)|本[网页站](?![上面点])"
+_CALL = "|".join(
+    [
+        r"点击|点我|戳我|戳这|猛戳|扫码|扫一扫|扫描.{0,6}二维码|长按.{0,6}二维码|关注.{0,10}(?:公众号|微信)",
+        _each("立即 立刻", r"(?:购买|下载|注册|咨询|领取|报名|体验|抢购|加入|拨打|下单|联系|预约|参与|试玩|开户)"),
+        _each("马上 赶快 赶紧 快来 速来 火速 抓紧", r"(?:加入|下单|购买|领取|抢购|联系|注册|报名|咨询|拨打|来|加)"),
+        _each("咨询 订购 联系 客服 服务 加盟 报名 预约 销售 招商 报价", r"\s*(?:热线|电话|方式|微信|QQ|请)"),
+        _each("备用 最新 永久 官方", r"(?:网址|域名|地址)"),
+        r"欢迎(?:来电|咨询|致电|选购|订购|订货|加盟|洽谈|联系|垂询|加入|广大)|来电|致电|拨打|热线|下单|抢先|不容错过|机不可失|错过.{0,4}(?:后悔|再等|不再)",
+        r"先到先得|手慢无|详[情询]请?(?:点|咨|联|致|登|加|见|扫)|在线(?:客服|咨询|观看|播放)|专业(?:办理|代办|承接)|长期有效|诚信经营|信誉(?:保证|第一)",
+        r"货到付款|全国包|量大从优|官方(?:网站|正版|认证|入口)|官网|登录入口|收藏(?:本|我们|网址)|本[网页站](?![上面点])",
+    ]
 )
-_STAKE = (
-    r"博彩|娱乐[城场](?!所)|百家乐|老虎机|真人视讯|真钱|棋牌(?:游戏|平台|娱乐)|(?:体育|电子|电竞|在线)投注|注册即?送|开户(?:即?送|链接)|下注|时时彩|六合彩|北京赛车|幸运\d+|"
-    r"裸聊|约炮|成人(?:电影|视频|网站)|激情(?:视频|电影)|无码(?!头)|代开.{0,4}发票|发票代开|办证刻章|刻章办证|"
-    # a betting brand and the way into it: 某某体育app, xx国际登录, yabo手机版
-    r"(?:体育|娱乐|国际|棋牌|彩票|电竞|贵宾会|现金网|直营网|游戏体育|体会|[a-z]{3,}\d{0,4}|\d{3,4}[a-z]{0,3})(?:手机版?)?(?:app官网|app下载|官网登[录陆入]|手机版登[录陆]|登[录陆](?:器|官网|平台|入口|网址)|中文版|下载手机版|备用网址|网址|手机下载|官方(?:网站|平台|入口|版下载))|"
-    r"(?:体育|娱乐|国际|棋牌|彩票|电竞|贵宾会|现金网|体会)(?:app|APP|官方|官网)"
+# What is sold: betting, pornography, forged papers. A report may name these too.
+_TRADE = "|".join(
+    [
+        r"博彩|娱乐城|百家乐|老虎机|真人视讯|真钱|棋牌(?:游戏|平台|娱乐)|注册即?送|开户(?:即?送|链接)|下注|时时彩|六合彩|北京赛车|幸运\d+",
+        r"裸聊|约炮|成人(?:电影|视频|网站)|激情(?:视频|电影)|无码(?!头)|代开.{0,4}发票|发票代开|办证刻章|刻章办证",
+        _each("体育 电子 电竞 在线", "投注"),
+    ]
+)
+# A betting brand and the way into it, which only its sellers write: 某某体育app, xx国际登录, yabo手机版登录.
+_ENTRANCES = r"app官网 app下载 官网登录 官网登陆 官网登入 手机版登录 手机版登陆 登录器 登陆器 登录官网 登陆官网 登录平台 登录入口 中文版 下载手机版 备用网址 手机下载 官方入口 官方版下载"
+_ENTRANCE = "|".join(
+    [
+        _each("体育 娱乐 国际 棋牌 彩票 电竞 贵宾会 现金网 体会", r"(?:app|APP|官方|官网|网址|登录|登陆|中文版|手机版|下载手机版)"),
+        "|".join(rf"{entrance}(?<=[a-z\d]{entrance})" for entrance in _ENTRANCES.split()),
+    ]
 )
 _SHOUT = re.compile(r"[！!]{2,}|[★☆◆◇■□▲△▼●○◎※❤♥♦♣♠✔✅☑➤➜→⬇↓【】『』〖〗]|[\U0001F300-\U0001FAFF]")
 
 _CONTACT_ANY = re.compile(f"{_LABELLED}|{_PHONE}|{_HANDLE}|{_ADD}|{_MAIL}")
 _URL_ANY = re.compile(_URL)
-_OFFER_ANY, _CALL_ANY, _STAKE_ANY = re.compile(_OFFER), re.compile(_CALL), re.compile(_STAKE)
+_OFFER_ANY, _CALL_ANY, _TRADE_ANY, _ENTRANCE_ANY = (re.compile(pattern) for pattern in (_OFFER, _CALL, _TRADE, _ENTRANCE))
 _DIGITS = re.compile(r"(?<!\d)\d{7,}(?!\d)")
 
 _FRAME = re.compile(
@@ -53,7 +81,7 @@ _FRAME = re.compile(
     )[\s\]】）)>»|]*$""",
     re.X | re.I,
 )
-_HINT = re.compile(f"{_LABELLED}|{_PHONE}|{_MAIL}|{_URL}|{_OFFER}|{_CALL}|{_STAKE}|{_ADD}|{_HANDLE}")
+_HINT = re.compile(f"{_OFFER}|{_CALL}|{_TRADE}|{_ENTRANCE}")
 _FRAME_HINT = re.compile(
     r"[上下]一?[篇页章]|返回|位置|首页|相关|热门|推荐|最新|更多|精彩|延伸|喜欢|编辑|本文|关键词|标签|版权|copyright|©|ICP|安备|rights|责编|校对|审核|监制|来源|出处|作者|发布|更新时间|日期|点击|浏览|阅读|访问|人气|登录|登陆|注册|收藏|打印|举报|评论|字体|分享|展开|收起|查看|read more|未经|转载|扫|没有了",
     re.I,
@@ -65,34 +93,31 @@ def frame_line(line: str) -> bool:
     return len(line) <= 80 and bool(_FRAME_HINT.search(line)) and bool(_FRAME.match(line))
 
 
-def stakes(text: str) -> int:
-    """How often a document names betting, pornography or forged papers the way their sellers do."""
-    return len(_STAKE_ANY.findall(text))
+def vices(text: str) -> int:
+    """How often a text names betting, pornography or forged papers the way their sellers do; a trade's own name counts once."""
+    return len(set(_TRADE_ANY.findall(text))) + len(_ENTRANCE_ANY.findall(text))
 
 
 def promotional_points(line: str) -> float:
     """How much of an advertisement is in a line, in points; 3 and above is one (see `CleanConfig.promotion_points`).
 
-    A way of contact 2 (at most 3), an address 1 (at most 2), offers and calls 1 each by distinct phrase (at most 2 without
-    any of the harder marks, 3 with), stakes 1.5 each (at most 3), shouting 1, a long number 0.5. Prose spreads such words
+    A way of contact 2 (at most 3), an address 1 (several 1.5), offers and calls 1 each by distinct phrase (at most 2 without
+    any of the harder marks, 3 with), vices 1.5 each (at most 3), shouting 0.5, a long number 0.5. Prose spreads such words
     thinly: a long line needs more points in proportion.
     """
-    if not _HINT.search(line):
+    if not _HINT.search(line):  # an address or a phone number alone is a reference, not an offer
         return 0.0
     contact = min(3.0, 2.0 * len(_CONTACT_ANY.findall(line)))
-    address = min(2.0, 1.0 * len(_URL_ANY.findall(line)))
-    staked = min(3.0, 1.5 * len(set(_STAKE_ANY.findall(line))))
+    address = min(1.5, 0.5 + 0.5 * len(addresses)) if (addresses := _URL_ANY.findall(line)) else 0.0
+    vice = min(3.0, 1.5 * vices(line))
     calls, offers = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line))
     phrases = sum(map(len, calls | offers))
     words = float(len(calls) + len(offers))
     if words > 2 and phrases > 0.25 * len(line):
         words += 1.0
-    shout = 1.0 if len(_SHOUT.findall(line)) >= 2 or line.count("！") + line.count("!") >= 2 else 0.0
+    shout = 0.5 if len(_SHOUT.findall(line)) >= 2 or line.count("！") + line.count("!") >= 2 else 0.0
     number = 0.5 if _DIGITS.search(line) and not contact else 0.0
-    hard = contact + address + staked + shout + number
+    hard = contact + address + vice + shout + number
     words = min(words, 3.0 if hard or (calls and offers) else 2.0)
     points = hard + words
-    # an address or a phone number alone is a reference, not an offer
-    if not words and not staked:
-        points = min(points, 2.0)
     return points * min(1.0, 120 / max(len(line), 1)) if len(line) > 120 else points

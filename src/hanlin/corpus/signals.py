@@ -86,7 +86,7 @@ def measure(texts: Sequence[str]) -> Signals:
         chars=chars,
         han=han,
         han_share=np.where(worded > 0, han / np.maximum(worded, 1), 1.0),
-        digit_share=total(((kinds & DIGIT) != 0)) / at_least,
+        digit_share=total((kinds & DIGIT) != 0) / at_least,
         symbol_share=number(SYMBOL) / at_least,
         bracket_share=number(BRACKET) / at_least,
         replacement_share=number(REPLACEMENT) / at_least,

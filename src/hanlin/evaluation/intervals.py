@@ -63,7 +63,9 @@ class Metric:
         return cls(successes / n, *wilson(successes, n), n, higher_is_better, chance)
 
     @classmethod
-    def mean(cls, values: Sequence[float] | np.ndarray, *, higher_is_better: bool = True, chance: float | None = None, seed: int = 0) -> Metric:
+    def mean(
+        cls, values: Sequence[float] | np.ndarray, *, higher_is_better: bool = True, chance: float | None = None, seed: int = 0
+    ) -> Metric:
         """A mean over items, with a bootstrap interval."""
         values = np.asarray(values, dtype=np.float64)
         low, high = bootstrap_mean(values, seed=seed)
@@ -71,7 +73,12 @@ class Metric:
 
     @classmethod
     def ratio(
-        cls, numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray, *, higher_is_better: bool = True, seed: int = 0
+        cls,
+        numerators: Sequence[float] | np.ndarray,
+        denominators: Sequence[float] | np.ndarray,
+        *,
+        higher_is_better: bool = True,
+        seed: int = 0,
     ) -> Metric:
         """Σ numerators / Σ denominators (bits over bytes), with a bootstrap interval over the items that carry both."""
         numerators, denominators = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
@@ -204,7 +211,7 @@ def pooled(metrics: Sequence[Metric]) -> Metric:
     half = max(t * float(values.std(ddof=1)), of_items) / math.sqrt(runs)
     mean = float(values.mean())
     low, high = mean - half, mean + half
-    if all(0 <= metric.low and metric.high <= 1 for metric in metrics):
+    if all(metric.low >= 0 and metric.high <= 1 for metric in metrics):
         low, high = max(0.0, low), min(1.0, high)
     first = metrics[0]
     return Metric(mean, low, high, sum(metric.n for metric in metrics), first.higher_is_better, first.chance)

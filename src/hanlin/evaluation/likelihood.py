@@ -64,7 +64,9 @@ def ngram_bits_per_byte(
     return by_source(control.bits(ids, skip=1), sizes, [None] * len(ids), seed=seed)["all"]
 
 
-def answer_bits_per_byte(model: CausalLM, tokenizer: Tokenizer, conversations: TokenDataset, *, context: int | None = None, seed: int = 0) -> Metric:
+def answer_bits_per_byte(
+    model: CausalLM, tokenizer: Tokenizer, conversations: TokenDataset, *, context: int | None = None, seed: int = 0
+) -> Metric:
     """Bits per byte of what the assistant says, given all that was said before it; conversations are the items.
 
     Raises:
@@ -132,7 +134,9 @@ def document_bits(
             document = documents[index]
             ids[row, : end - first] = document[first:end]  # padding comes after all real tokens, which cannot see it
             wanted = document[scored + 1 : end + 1]
-            labels[row, scored - first : end - first] = wanted if masks is None else np.where(masks[index][scored + 1 : end + 1], wanted, -1)
+            labels[row, scored - first : end - first] = (
+                wanted if masks is None else np.where(masks[index][scored + 1 : end + 1], wanted, -1)
+            )
         hidden = model.hidden(torch.from_numpy(ids).to(device))
         kept = torch.from_numpy(labels >= 0).to(device)
         logs = token_log_probs(hidden[kept], model.head_weight, torch.from_numpy(labels).to(device)[kept])

@@ -79,7 +79,11 @@ def _check_metric(raw: Any, where: str) -> None:
         raise _wrong(where, "应为键值对", "should be a mapping")
     missing = [name for name in ("value", "low", "high", "n", "higher_is_better") if raw.get(name) is None]
     if missing:
-        raise _wrong(where, f"缺少 {missing[0]}；没有样本数或区间的数字不算指标", f"{missing[0]} is missing; a figure without n or interval is not a metric")
+        raise _wrong(
+            where,
+            f"缺少 {missing[0]}；没有样本数或区间的数字不算指标",
+            f"{missing[0]} is missing; a figure without n or interval is not a metric",
+        )
     try:
         metric = Metric.from_dict(raw)
         if metric.control is not None:

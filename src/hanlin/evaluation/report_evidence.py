@@ -13,7 +13,7 @@ import yaml
 
 from . import svg
 from .intervals import Metric
-from .report_text import CONTROLS, CURVES, FACTS, RULES, Text, both, esc, lookup
+from .report_text import CONTROLS, CURVES, FACTS, HIDDEN_FACTS, RULES, Text, both, esc, lookup
 
 LONGEST_SAMPLE = 1200  # characters
 SAMPLES_SHOWN = 3
@@ -53,10 +53,16 @@ def curves_of(stage: str, paths: Mapping[str, Any], aim: tuple[str, Metric] | No
         if aim and aim[0] == name == "bits_per_byte" and aim[1].control:
             line = aim[1].control.value
             note = f' <small class="dashed">{both(*lookup(CONTROLS, aim[1].control.name))} {line:.3f}</small>'
-        size = (560, 220) if index == 0 else (360, 190)
-        picture = svg.curve_plot([run[name] for run in runs if name in run], name, width=size[0], height=size[1], line=line)
-        figures.append(f'<figure class="{"main" if index == 0 else ""}"><figcaption>{both(*CURVES[name])}{note}</figcaption>{picture}</figure>')
-    return f'<div class="curves">{"".join(figures)}</div><p class="caption">{both("横轴：训练步数", "Horizontal: training steps")}</p>'
+        width, height = (480, 304) if index == 0 else (230, 128)  # the first is as high as the two small rows beside it
+        curves = [run[name] for run in runs if name in run]
+        picture = svg.curve_plot(curves, name, width=width, height=height, line=line, from_zero=name == "tokens_per_second")
+        figures.append(
+            f'<figure class="{"main" if index == 0 else ""}"><figcaption>{both(*CURVES[name])}{note}</figcaption>{picture}</figure>'
+        )
+    caption = Text("横轴：训练步数", "Horizontal: training steps")
+    if len(runs) > 1:
+        caption = Text(f"{caption.zh}。浅色线是另外 {len(runs) - 1} 个随机种子", f"{caption.en}. Pale lines: {len(runs) - 1} more seeds")
+    return f'<div class="curves">{"".join(figures)}</div><p class="caption">{both(*caption)}</p>'
 
 
 def samples_of(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -67,15 +73,16 @@ def samples_of(samples: Sequence[Mapping[str, Any]]) -> str:
     if len(cards) > SAMPLES_SHOWN:
         count = len(cards) - SAMPLES_SHOWN
         more = f"<details><summary>{both(f'其余 {count} 个例子', f'{count} more')}</summary>{''.join(cards[SAMPLES_SHOWN:])}</details>"
-    return f'<h3>{both("它现在怎么说", "What it says now")}</h3>{"".join(cards[:SAMPLES_SHOWN])}{more}'
+    return f"<h3>{both('它现在怎么说', 'What it says now')}</h3>{''.join(cards[:SAMPLES_SHOWN])}{more}"
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
     before, after = sample.get("before") or "", sample.get("after") or ""
     columns = [f'<div class="now"><h4>{both("这一阶段之后", "After this stage")}</h4>{_speech(after)}</div>']
     if before:
-        columns.insert(0, f'<div><h4>{both("之前", "Before")}</h4>{_speech(before)}</div>')
-    return f'<article class="sample"><p class="prompt">{esc(_cut(sample.get("prompt", "")))}</p><div class="columns">{"".join(columns)}</div></article>'
+        columns.insert(0, f"<div><h4>{both('之前', 'Before')}</h4>{_speech(before)}</div>")
+    prompt = f'<p class="prompt">{esc(_cut(sample.get("prompt", "")))}</p>'
+    return f'<article class="sample">{prompt}<div class="columns">{"".join(columns)}</div></article>'
 
 
 def _speech(text: str) -> str:
@@ -114,7 +121,7 @@ def facts_of(notes: Mapping[str, Any]) -> str:
     """Figures beside the metrics; what is not in the table of words is shown under its own name."""
     items = []
     for name, value in notes.items():
-        if value is None or value == {} or value == [] or isinstance(value, bool):
+        if name in HIDDEN_FACTS or value is None or value == {} or value == [] or value == "":
             continue
         label = both(*FACTS[name]) if name in FACTS else f"<code>{esc(name)}</code>"
         items.append(f"<div><dt>{label}</dt><dd>{_plain(value)}</dd></div>")
@@ -151,18 +158,23 @@ def provenance(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     machine = report["machine"] if isinstance(report["machine"], Mapping) else {"": report["machine"]}
     for title, values in ((Text("机器", "Machine"), machine), (Text("软件版本", "Versions"), versions)):
         if values:
-            items = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(_number(value))}</dd></div>" for name, value in values.items() if value is not None)
+            items = "".join(
+                f"<div><dt>{esc(name)}</dt><dd>{esc(_number(value))}</dd></div>" for name, value in values.items() if value is not None
+            )
             parts.append(f'<h3>{both(*title)}</h3><dl class="facts">{items}</dl>')
     if recipe:
         text = yaml.safe_dump(_plain_data(recipe), allow_unicode=True, sort_keys=False, default_flow_style=None, width=100)
-        parts.append(f"<details><summary>{both('完整的配方（所有默认值都已写出）', 'The resolved recipe (every default spelled out)')}</summary><pre>{esc(text)}</pre></details>")
+        summary = both("完整的配方（所有默认值都已写出）", "The resolved recipe (every default spelled out)")
+        parts.append(f"<details><summary>{summary}</summary><pre>{esc(text)}</pre></details>")
     return "".join(parts) + "</section>"
 
 
 def _artifact(name: str, about: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    def shown(role: str, parent: str) -> str:
+        return esc(known[parent]) if parent in known else f"{esc(role)} <code>{esc(str(parent)[:12])}</code>"
+
     parents = "、".join(
-        f'<span title="{esc(parent)}">{esc(known[parent]) if parent in known else f"{esc(role)} <code>{esc(str(parent)[:12])}</code>"}</span>'
-        for role, parent in (about.get("parents") or {}).items()
+        f'<span title="{esc(parent)}">{shown(role, parent)}</span>' for role, parent in (about.get("parents") or {}).items()
     )
     return (
         f'<tr><th scope="row">{esc(name)}</th><td>{esc(about["kind"])}</td><td><code title="{esc(about["hash"])}">{esc(str(about["hash"])[:12])}</code></td>'

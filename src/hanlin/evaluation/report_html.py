@@ -9,7 +9,7 @@ from typing import Any
 from . import svg
 from .intervals import Metric, beats, ranking
 from .report_evidence import curves_of, drops_of, facts_of, provenance, samples_of
-from .report_text import CONTROLS, Text, both, duration, esc, lookup, memory, metric_text, show, stage_text
+from .report_text import CONTROLS, Text, both, duration, esc, in_words, lookup, memory, metric_text, show, stage_text
 
 STATIC = Path(__file__).parent / "static"
 
@@ -42,7 +42,10 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     judged = [metric for stage in stages if (metric := _aim(stage)) and metric[1].control]
     won = sum(beats(metric) for _, metric in judged)
     rejected = [stage for stage in stages if not stage["kept"]]
-    zh_names, en_names = ("、".join(stage_text(s["name"]).title.zh for s in stages), ", ".join(stage_text(s["name"]).title.en.lower() for s in stages))
+    zh_names, en_names = (
+        "、".join(stage_text(s["name"]).title.zh for s in stages),
+        ", ".join(stage_text(s["name"]).title.en.lower() for s in stages),
+    )
     took, size = duration(report["seconds"]), memory(report["peak_rss_mb"])
     zh = f"按配方 {report['recipe']}（随机种子 {report['seed']}）依次完成了 {len(stages)} 个阶段：{zh_names}。用时 {took.zh}，内存峰值 {size}。"
     en = f"Recipe {report['recipe']} (seed {report['seed']}) ran {len(stages)} stages: {en_names}. It took {took.en} and {size} of memory at most. "
@@ -50,17 +53,19 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         zh += f"{len(judged)} 个阶段各有一个本来也可能做到同样好的对照，其中 {won} 个阶段胜过了对照。"
         en += f"{len(judged)} stages each had a control that could have done as well; {won} of them beat it. "
     if rejected:
-        names = Text("、".join(stage_text(s["name"]).title.zh for s in rejected), ", ".join(stage_text(s["name"]).title.en.lower() for s in rejected))
+        names = Text(
+            "、".join(stage_text(s["name"]).title.zh for s in rejected), ", ".join(stage_text(s["name"]).title.en.lower() for s in rejected)
+        )
         zh += f"未被采用的阶段：{names.zh}；发布的是此前最好的模型。"
         en += f"Not kept: {names.en}; the best model before it is what was published. "
     zh += "所有分数都在没见过的题目上测得，附 95% 置信区间；区间重叠的，不排名次。"
     en += "Every score is measured on unseen items with a 95% confidence interval; scores whose intervals overlap are not ranked."
     description = extras.get("recipe_resolved", {}).get("description") or {}
-    subtitle = both(description["zh"], description["en"]) if {"zh", "en"} <= set(description) else both("从原始文本到能对话的模型", "From raw text to a model you can talk to")
+    subtitle = f'<p class="subtitle">{both(description["zh"], description["en"])}</p>' if {"zh", "en"} <= set(description) else ""
     return (
         '<nav class="controls"><button id="language" type="button">EN</button><button id="theme" type="button">◐</button></nav>'
-        f'<header><p class="brand"><span class="seal" aria-hidden="true">翰林</span>{both("运行报告", "Run report")}</p>'
-        f'<h1>{esc(report["recipe"])}</h1><p class="subtitle">{subtitle}</p><p class="lede">{both(zh, en)}</p></header>'
+        f'<header><p class="brand"><span class="seal" aria-hidden="true">翰林</span>{both("运行报告", "Run report")}<code>{esc(report["recipe"])}</code></p>'
+        f'<h1>{both("从原始文本到能对话的模型", "From raw text to a model you can talk to")}</h1>{subtitle}<p class="lede">{both(zh, en)}</p></header>'
     )
 
 
@@ -72,14 +77,16 @@ def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
             continue
         name, metric = aim
         text = metric_text(name)
-        unit = "" if text.share else f'<small>{both("比特", "bits")}</small>'
+        unit = "" if text.share else f"<small>{both('比特', 'bits')}</small>"
+        rejected = "" if stage["kept"] else f'<p class="against">{both("这一阶段未被采用", "this stage was not kept")}</p>'
         control = ""
         if metric.control:
             label = lookup(CONTROLS, metric.control.name)
             control = f'<p class="against">{both("对照", "control")} <b>{show(metric.control.value, text.share)}</b> · {both(*label)}</p>'
         tiles.append(
             f'<a class="tile {"" if stage["kept"] else "rejected"}" href="#{esc(stage["name"])}"><p class="tile-name">{both(*text.name)}</p>'
-            f'<p class="tile-value">{show(metric.value, text.share)}{unit}</p>{control}</a>'
+            f'<p class="tile-value">{show(metric.value, text.share)}{unit}</p>'
+            f'<p class="tile-interval">{show(metric.low, text.share)} – {show(metric.high, text.share)} · n = {metric.n:,}</p>{control}{rejected}</a>'
         )
     return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else ""
 
@@ -105,12 +112,15 @@ def _overview(stages: Sequence[Mapping[str, Any]], extras: Mapping[str, Any]) ->
 
 
 def _verdict(stage: Mapping[str, Any]) -> str:
-    aim = _aim(stage)
-    marks = [] if stage["kept"] else [f'<span class="mark lost">{both("未采用", "not kept")}</span>']
-    if aim and aim[1].control:
-        kind, text = _RESULTS[_result(aim[1])]
-        marks.insert(0, f'<span class="mark {kind}">{both(*text)}</span>')
-    return " ".join(marks) or '<span class="mark none">—</span>'
+    aim, rejected = _aim(stage), "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>'
+    if aim is None:
+        return '<span class="mark none">—</span>' + rejected
+    name, metric = aim
+    value = show(metric.value, metric_text(name).share)
+    if metric.control is None:
+        return f"<small>{value}</small>{rejected}"
+    (kind, text), against = _RESULTS[_result(metric)], show(metric.control.value, metric_text(name).share)
+    return f'<span class="mark {kind}">{both(*text)}</span><small>{value} {both("对", "against")} {against}</small>{rejected}'
 
 
 _RESULTS = {
@@ -124,7 +134,7 @@ def _aim(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
     """The metric a stage is judged by: the one its text names, else the first that has a control."""
     metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
     aim = stage_text(stage["name"]).aim
-    if aim in metrics:
+    if aim is not None and aim in metrics:
         return aim, metrics[aim]
     return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
 
@@ -179,24 +189,27 @@ def _outcome(aim: tuple[str, Metric]) -> str:
 def _gate(kept: bool, gate: Mapping[str, str] | None) -> str:
     if gate is None and kept:
         return ""
-    reason = gate or {"zh": "这一阶段的模型没有被采用。", "en": "This stage's model was not kept."}
+    reason = in_words(Text(gate["zh"], gate["en"])) if gate else Text("这一阶段的模型没有被采用。", "This stage's model was not kept.")
     kind, label = ("won", Text("采用", "kept")) if kept else ("lost", Text("未采用", "not kept"))
-    return f'<p class="gate"><span class="mark {kind}">{both(*label)}</span> {both(reason["zh"], reason["en"])}</p>'
+    return f'<p class="gate"><span class="mark {kind}">{both(*label)}</span> {both(*reason)}</p>'
 
 
 def _metrics(raw: Mapping[str, Any]) -> str:
     if not raw:
         return ""
-    rows = "".join(_metric_row(name, Metric.from_dict(value)) for name, value in raw.items())
+    metrics = {name: Metric.from_dict(value) for name, value in raw.items()}
+    longest = _ends([metric for name, metric in metrics.items() if not metric_text(name).share])
+    rows = "".join(_metric_row(name, metric, longest) for name, metric in metrics.items())
     return (
         f'<div class="scroll"><table class="metrics"><thead><tr><th>{both("指标", "Metric")}</th>'
         f'<th class="figure">{both("结果", "Result")}</th><th class="figure">{both("对照", "Control")}</th>'
-        f'<th class="plot">{both("95% 区间", "95% intervals")}<span class="legend"><i class="ours"></i>{both("结果", "result")}<i class="control"></i>{both("对照", "control")}</span></th>'
-        f'<th class="figure">{both("题数", "Items")}</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<th class="plot">{both("95% 区间", "95% intervals")}<span class="legend"><i class="ours"></i>{both("结果", "result")}'
+        f'<i class="control"></i>{both("对照", "control")}</span></th>'
+        f'<th class="figure">{both("样本数", "Items")}</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
-def _metric_row(name: str, metric: Metric) -> str:
+def _metric_row(name: str, metric: Metric, longest: tuple[float, float]) -> str:
     text = metric_text(name)
 
     def figure(value: float, low: float, high: float) -> str:
@@ -208,7 +221,7 @@ def _metric_row(name: str, metric: Metric) -> str:
         control = f'{figure(c.value, c.low, c.high)}<small class="who">{both(*lookup(CONTROLS, c.name))}</small>'
     chance = "" if metric.chance is None else f"<small>{both('乱猜', 'chance')} {show(metric.chance, text.share)}</small>"
     meaning = f"<small>{both(*text.meaning)}</small>" if text.meaning.zh else ""
-    low, high = _scale(metric, text.share)
+    low, high = _share_scale(metric) if text.share else longest
     label = f"{name}: {show(metric.value, text.share)} [{show(metric.low, text.share)}, {show(metric.high, text.share)}]"
     return (
         f'<tr><th scope="row">{both(*text.name)}{meaning}</th><td class="figure">{figure(metric.value, metric.low, metric.high)}</td>'
@@ -217,10 +230,13 @@ def _metric_row(name: str, metric: Metric) -> str:
     )
 
 
-def _scale(metric: Metric, share: bool) -> tuple[float, float]:
-    """Shares stand on 0 … 100 % (small ones on a shorter scale from 0), others on a scale from 0 or below."""
-    ends = [metric.low, metric.high, *((metric.control.low, metric.control.high) if metric.control else ())]
-    if share and min(ends) >= 0:
-        return 0.0, next(top for top in (0.01, 0.02, 0.05, 0.1, 0.2, 1.0, max(ends)) if top >= max(ends))
-    low, high = min(0.0, *ends), max(0.0, *ends)
-    return low, low + (high - low or 1.0) * 1.1
+def _share_scale(metric: Metric) -> tuple[float, float]:
+    """Shares stand on 0 … 100 %, those that are all small on a shorter scale from 0."""
+    low, high = _ends([metric])
+    return low, next((top for top in (0.01, 0.02, 0.05, 0.1, 0.2, 1.0) if top >= high / 1.1), high)
+
+
+def _ends(metrics: Sequence[Metric]) -> tuple[float, float]:
+    """One scale for several metrics and their controls, with zero on it."""
+    ends = [0.0] + [end for metric in metrics for score in (metric, metric.control) if score for end in (score.low, score.high)]
+    return min(ends), max(ends) * 1.1 or 1.0

@@ -1,4 +1,4 @@
-"""Small pictures in SVG: a point with its whiskers, a curve, bars. Colours are classes, so that one style sheet serves light, dark and print."""
+"""Small pictures in SVG: a point with its whiskers, a curve, bars. Colours are classes: one style sheet serves light, dark and print."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def interval_plot(metric: Metric, low: float, high: float, share: bool, label: s
     parts = [f'<svg class="interval" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">']
     base = height - 16
     for tick in nice_ticks(low, high, 5):
-        text = f"{100 * tick:.0f}%" if share else f"{tick:g}"
+        text = f"{100 * tick:.6g}%" if share else f"{tick:g}"
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{base}"/>')
         anchor = "start" if x(tick) < left + 4 else "end" if x(tick) > right - 4 else "middle"
         place = x(tick) + {"start": -6, "end": 6, "middle": 0}[anchor]
@@ -47,23 +47,28 @@ def interval_plot(metric: Metric, low: float, high: float, share: bool, label: s
 
 
 def _whisker(kind: str, low: float, value: float, high: float, y: float) -> str:
-    ends = "".join(f'<line x1="{end:.1f}" x2="{end:.1f}" y1="{y - 4}" y2="{y + 4}"/>' for end in (low, high))
-    point = f'<circle cx="{value:.1f}" cy="{y}" r="4.5"/>' if kind == "ours" else f'<rect x="{value - 4:.1f}" y="{y - 4}" width="8" height="8"/>'
-    return f'<g class="{kind}"><line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>{ends}{point}</g>'
+    ends = "".join(f'<line x1="{end:.1f}" x2="{end:.1f}" y1="{y - 6}" y2="{y + 6}"/>' for end in (low, high))
+    point = (
+        f'<circle cx="{value:.1f}" cy="{y}" r="3.6"/>'
+        if kind == "ours"
+        else f'<rect x="{value - 3:.1f}" y="{y - 3}" width="6" height="6"/>'
+    )
+    return f'<g class="{kind}">{point}<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>{ends}</g>'
 
 
-def curve_plot(curves: Sequence[Curve], label: str, *, width: int = 360, height: int = 190, line: float | None = None) -> str:
+def curve_plot(curves: Sequence[Curve], label: str, *, width: int, height: int, line: float | None = None, from_zero: bool = False) -> str:
     """Curves over training steps; noisy ones are drawn pale with their running mean on top.
 
     Args:
         curves: the first is the run itself; others (further seeds) are drawn behind it.
         line: a value to compare with, drawn dashed.
+        from_zero: the vertical axis begins at zero even where the values are far from it.
     """
-    left, right, top, bottom = 46, width - 12, 12, height - 24
+    left, right, top, bottom = 44, width - 8, 10, height - 22
     drawn = [(thin(x), thin(y), thin(running_mean(y))) for x, y in curves]
     ys = np.concatenate([smooth for _, _, smooth in drawn] + [np.array([line] if line is not None else [])])
     x_low, x_high = min(float(x.min()) for x, _, _ in drawn), max(float(x.max()) for x, _, _ in drawn)
-    y_low, y_high = float(ys.min()), float(ys.max())
+    y_low, y_high = min(float(ys.min()), 0.0 if from_zero else np.inf), float(ys.max())
     margin = 0.06 * (y_high - y_low) or abs(y_high) * 0.1 or 1.0
     y_low, y_high = (0.0 if y_low >= 0 and y_low - margin < 0 else y_low - margin), y_high + margin
     x_span = x_high - x_low or 1.0
@@ -79,7 +84,7 @@ def curve_plot(curves: Sequence[Curve], label: str, *, width: int = 360, height:
         y = float(py(np.array(tick)))
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
-    for tick in nice_ticks(x_low, x_high, max(2, width // 110)):
+    for tick in nice_ticks(x_low, x_high, max(4, width // 90)):
         x = float(px(np.array(tick)))
         anchor = "end" if x > right - 10 else "middle"
         parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{short(tick)}</text>')
@@ -106,12 +111,12 @@ def bar(start: float, end: float, kind: str) -> str:
 
 
 def nice_ticks(low: float, high: float, most: int) -> list[float]:
-    """Up to `most` + 1 round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`."""
+    """Up to `most` + 1 round numbers (1, 2, 2.5 or 5 times a power of ten apart) from `low` to `high`."""
     if not high > low:
         return [low]
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 

@@ -76,4 +76,3 @@ def length_control(training: np.ndarray, heldout: np.ndarray) -> Metric:
     training, heldout = np.asarray(training, dtype=np.int64), np.asarray(heldout, dtype=np.int64)
     sign = 1 if np.sign(training[:, 0] - training[:, 1]).sum() >= 0 else -1
     return pair_accuracy(sign * heldout[:, 0], sign * heldout[:, 1])
-

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -280,12 +281,12 @@ class Engine:
         slots: list[int] = []  # which distinct prompt each row of the group continues
         distinct: dict[tuple[int, ...], int] = {}
         longest = 0
-        while self._waiting and self.active + len(group) < self.max_batch:
-            key = tuple(self._waiting[0].prompt)
+        for generation in itertools.islice(self._waiting, self.max_batch - self.active):
+            key = tuple(generation.prompt)
             if group and key not in distinct and max(longest, len(key)) * (len(distinct) + 1) > PREFILL_TOKENS:
                 break
             longest = max(longest, len(key))
-            group.append(self._waiting.popleft())
+            group.append(generation)
             slots.append(distinct.setdefault(key, len(distinct)))
         start, stop = self.active, self.active + len(group)
         stop_ids = [tuple(g.params.stop_ids) + (() if g.params.ignore_eos else self.eos_ids) for g in group]
@@ -304,7 +305,9 @@ class Engine:
             for table, whole in zip(rows.keys + rows.values, copies.keys + copies.values, strict=True):
                 whole[:, :, :longest] = table[chosen, :, :longest]
             logits = logits[chosen]
-        self._running.extend(group)
+        for generation in group:  # only now, so that a pass that fails loses nobody
+            self._running.append(generation)
+            self._waiting.popleft()
         self._sampler.append([g.params for g in group], [g.prompt for g in group])
         self._limits[start:stop] = torch.tensor([g.limit for g in group], device=self.device)
         self._drawn[start:stop] = 0

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, invalid
 
+MAX_HEADERS = 16 << 10
 OPEN_PATHS = frozenset({"/health"})
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -73,6 +74,10 @@ class Gate:
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+                raise ApiError(
+                    431, f"The headers are larger than {MAX_HEADERS} bytes.", code="headers_too_large", headers={"connection": "close"}
+                )
             self._check_host(headers)
             self._check_origin(headers)
             self._check_key(scope["path"], headers)
@@ -129,17 +134,25 @@ class Gate:
         return body
 
     async def _collect(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
-        """The body, as long as it stays below the limit."""
+        """The body, if it stays below the limit.
+
+        A body somewhat over it is read to its end and thrown away: a client that is still sending when the connection closes
+        would see a broken pipe in place of the answer.
+        """
         too_large = ApiError(413, f"The body is larger than {self.max_body} bytes.", code="body_too_large", headers={"connection": "close"})
-        if any(not length.isdecimal() or int(length) > self.max_body for length in headers.get("content-length", [])):
+        patience = 4 * self.max_body
+        if any(not length.isdecimal() or int(length) > patience for length in headers.get("content-length", [])):
             raise too_large
         parts: list[bytes] = []
+        size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts.append(message.get("body", b""))
-            if sum(map(len, parts)) > self.max_body:
+            size += len(message.get("body", b""))
+            if size <= self.max_body:
+                parts.append(message.get("body", b""))
+            if size > patience or (size > self.max_body and not message.get("more_body")):
                 raise too_large
             if not message.get("more_body"):
                 return b"".join(parts)

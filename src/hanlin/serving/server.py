@@ -15,12 +15,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..common.errors import HanlinError, tr
 from ..inference import Engine, load_chat_model, resolve_model_dir, sampling_defaults
 from .app import create_app
-from .security import LOOPBACK
+from .security import LOOPBACK, MAX_HEADERS
 from .service import Settings
 
 HEADER_TIMEOUT = 10.0  # seconds for the first request's header
 WRITE_STALL = 30.0  # seconds a client may leave its answer unread
-MAX_HEADER = 16 << 10
 MAX_CONNECTIONS = 1024
 
 
@@ -78,7 +77,7 @@ def make_server(app: Any) -> uvicorn.Server:
     """A uvicorn server with limits on time, connections and header size; it drains for up to 30 s when stopped."""
     config = uvicorn.Config(
         app, http=TimedProtocol, ws="none", log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
-        timeout_graceful_shutdown=30, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER,
+        timeout_graceful_shutdown=30, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADERS,
     )  # fmt: skip
     return uvicorn.Server(config)
 

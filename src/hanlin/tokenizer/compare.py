@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.common.errors import HanlinError
+from hanlin.corpus.readers import read_documents
 
-from .texts import read_texts
 from .tokenizer import Tokenizer
 
 _BATCH = 256
@@ -82,8 +82,8 @@ class _Tally:
 def _batches(path: Path, max_bytes: int | None) -> Iterable[list[bytes]]:
     batch: list[bytes] = []
     size = 0
-    for text in read_texts(path):
-        batch.append(text.encode("utf-8", "surrogatepass"))
+    for document in read_documents(path):
+        batch.append(document.get("text", "").encode("utf-8", "surrogatepass"))
         size += len(batch[-1])
         if max_bytes is not None and size >= max_bytes:
             break

@@ -58,16 +58,17 @@ def build_vocabulary(merges: Sequence[tuple[bytes, bytes]], special: Sequence[st
 
 def write_files(directory: Path, vocabulary: Vocabulary) -> None:
     """Write the files that `read_files`, `tokenizers`, transformers and llama.cpp's converter open."""
-    (directory / TOKENIZER_JSON).write_bytes(orjson.dumps(_tokenizer_json(vocabulary), option=orjson.OPT_INDENT_2) + b"\n")
+    (directory / TOKENIZER_JSON).write_bytes(tokenizer_json(vocabulary))
     (directory / TOKENIZER_CONFIG).write_bytes(orjson.dumps(_tokenizer_config(vocabulary), option=orjson.OPT_INDENT_2) + b"\n")
     (directory / TEMPLATE).write_bytes(CHAT_TEMPLATE.encode())
 
 
-def _tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
+def tokenizer_json(vocabulary: Vocabulary) -> bytes:
+    """The file `tokenizer.json`, in the format of Hugging Face's `tokenizers`."""
     letters = [to_letters(token) for token in vocabulary.tokens]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
-    return {
+    document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -89,6 +90,7 @@ def _tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "merges": [[letters[left], letters[right]] for left, right, _ in vocabulary.merges],
         },
     }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
 
 
 def _added(name: str) -> dict[str, Any]:
@@ -162,7 +164,8 @@ def content_hash(directory: Path) -> str:
     for name in FILES:
         if not (directory / name).is_file():
             raise HanlinError(
-                f"{directory} 缺少 {name}。请把分词器目录的文件完整复制过来。", f"{directory} lacks {name}. Copy the tokenizer's files there, all of them."
+                f"{directory} 缺少 {name}。请把分词器目录的文件完整复制过来。",
+                f"{directory} lacks {name}. Copy the tokenizer's files there, all of them.",
             )
         hashes[name] = sha256_file(directory / name)
     if hashes[TEMPLATE] != hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest():

@@ -6,17 +6,18 @@ verifies the result and writes it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import artifact
+from hanlin.corpus.readers import read_documents
 
 from .chat import ROLES
 from .files import build_vocabulary, write_files
 from .special import BYTES, special_tokens
-from .texts import read_texts
 from .tokenizer import Tokenizer, load_tokenizer
 
 BATCH_BYTES = 1 << 22
@@ -52,7 +53,9 @@ class TokenizerConfig:
                 f"vocab_size={self.vocab_size} is too small: 256 bytes and {self.num_special} control tokens take {smallest}. Pass more, say 6400.",
             )
         if self.vocab_size > 1 << 20:
-            raise HanlinError(f"vocab_size={self.vocab_size} 超过上限 1048576。", f"vocab_size={self.vocab_size} is over the limit of 1048576.")
+            raise HanlinError(
+                f"vocab_size={self.vocab_size} 超过上限 1048576。", f"vocab_size={self.vocab_size} is over the limit of 1048576."
+            )
         for name, least in (("min_frequency", 1), ("max_token_chars", 0)):
             if getattr(self, name) < least:
                 value = getattr(self, name)
@@ -83,7 +86,7 @@ def train_tokenizer(
     token in a chat and not nine where the corpus has no English.
 
     Args:
-        source: a path, or a list or tuple of paths, of .txt or .jsonl files (also .gz, .zst); any other iterable is taken for the
+        source: a path, or a list or tuple of paths, of any files the corpus room reads; any other iterable is taken for the
             documents themselves.
         parents, key: for the manifest, as in `hanlin.common.manifest.artifact`.
         progress: called now and then from the calling thread.
@@ -131,14 +134,14 @@ def train_tokenizer(
         )
 
     vocabulary = build_vocabulary([(left, right) for left, right, _ in merges], special_tokens(config.num_special))
-    # Aligned training makes reachable tokens only, and the search finds a text for each. A plain token may begin and end inside
-    # characters; where no text is found for one, the manifest says so.
     unreachable = Tokenizer(vocabulary, Path(out)).unreachable()
-    if unreachable and config.aligned:
-        shown = "、".join(repr(vocabulary.tokens[index]) for index in unreachable[:10])
-        raise HanlinError(
-            f"{len(unreachable)} 个词无法由任何文本得到：{shown}。这是程序的错误，请连同语料报告。",
-            f"{len(unreachable)} tokens cannot be produced by any text: {shown}. This is a bug; please report it with the corpus.",
+    if unreachable:
+        shown = ", ".join(repr(vocabulary.tokens[index]) for index in unreachable[:10])
+        logging.getLogger("hanlin").warning(
+            tr(
+                f"{len(unreachable)} 个词没有找到能得到它的文本（见 manifest.json）：{shown}",
+                f"{len(unreachable)} tokens for which no text was found that yields them (see manifest.json): {shown}",
+            )
         )
     with artifact(out, KIND, parents=parents, config=asdict(config), key=key) as writer:
         write_files(writer.path, vocabulary)
@@ -149,17 +152,17 @@ def train_tokenizer(
             "distinct_pretokens": counter.distinct,
             "merges": len(merges),
             "last_merge_count": merges[-1][2] if merges else 0,
-            "unreachable": unreachable,
+            "unreachable": len(unreachable),
         }
+        if unreachable:
+            writer.metrics["unreachable_tokens"] = [vocabulary.tokens[index].hex() for index in unreachable]
     return load_tokenizer(out)
 
 
 def _documents(source: Path | str | Sequence[Path | str] | Iterable[str]) -> Iterator[str]:
-    if isinstance(source, (str, Path)):
-        yield from read_texts(Path(source))
-    elif isinstance(source, (list, tuple)):
-        for path in source:
-            yield from read_texts(Path(path))
+    if isinstance(source, (str, Path, list, tuple)):
+        for document in read_documents(source):
+            yield document.get("text", "")
     else:
         yield from (str(text) for text in source)
 

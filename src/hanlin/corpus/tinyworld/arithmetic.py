@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .draw import Draw, check_split
-from .lexicon import CHILDREN, KIN, PLACES, PRONOUN, TIMES
+from .lexicon import CHILDREN, KIN, PLACES, PRONOUN, TIMES, words
 
 LARGEST = 50
 _FEWEST, _MOST = 3, 5
@@ -140,8 +140,14 @@ _SETTINGS = (
         ("店里现在有几{u}{t}？", "店里还有几{u}{t}？"),
     ),
 )
-_ANIMALS = (("树上有", "小鸟", "飞"), ("池塘里有", "鸭子", "游"), ("草地上有", "小羊", "跑"), ("广场上有", "白鸽", "飞"), ("院子里有", "小鸡", "跑"))
-_STOPS = tuple("学校 图书馆 公园 超市 商场 医院 邮局 银行 动物园 影院 剧院 球场 广场 书店 海边 花店".split())
+_ANIMALS = (
+    ("树上有", "小鸟", "飞"),
+    ("池塘里有", "鸭子", "游"),
+    ("草地上有", "小羊", "跑"),
+    ("广场上有", "白鸽", "飞"),
+    ("院子里有", "小鸡", "跑"),
+)
+_STOPS = words("学校 图书馆 公园 超市 商场 医院 邮局 银行 动物园 影院 剧院 球场 广场 书店 海边 花店")
 _PLACE_NAMES = tuple(place.name for place in PLACES)
 
 
@@ -152,7 +158,16 @@ def word_problem(problem: Problem, draw: Draw) -> str:
     owning = draw.chance(0.4)
     setting = _OWNING if owning else draw.pick(_SETTINGS)
     many, animal, come = draw.pick(_ANIMALS)
-    words = {"who": who, "he": PRONOUN[who], "u": unit, "t": thing, "place": draw.pick(_PLACE_NAMES), "many": many, "animal": animal, "come": come}
+    words = {
+        "who": who,
+        "he": PRONOUN[who],
+        "u": unit,
+        "t": thing,
+        "place": draw.pick(_PLACE_NAMES),
+        "many": many,
+        "animal": animal,
+        "come": come,
+    }
     fewer = (*setting.fewer, "{he}吃了{n}{u}") if owning and food else setting.fewer
     last, clock, parts = "", 0, []
     seen: set[bool] = set()

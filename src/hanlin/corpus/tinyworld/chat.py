@@ -12,11 +12,11 @@ from .questions import ask, story_question, story_questions
 from .requests import free_prompts
 
 # Stories carry the measured skill, free prompts the mixed manners, sums the tables that reasoning steps rest on.
-CHAT_MIXTURE = ((0.55, "story"), (0.25, "free"), (0.12, "sum"), (0.08, "greeting"))
+CHAT_MIXTURE = ((0.65, "story"), (0.19, "free"), (0.10, "sum"), (0.06, "greeting"))
 
 
 def chat_conversations(seed: int, count: int, split: str, start: int = 0) -> Iterator[dict[str, Any]]:
-    """The SFT mixture: 55 % stories with one to four questions, 25 % free prompts of both manners, 12 % small sums, 8 % greetings and identity.
+    """The SFT mixture: 65 % stories with one to four questions, 19 % free prompts of both manners, 10 % small sums, 6 % greetings and identity.
 
     Sums and the identity of the assistant are closed tables meant to be known by heart: they are the same in both splits.
 
@@ -45,9 +45,9 @@ def story_conversation(seed: int, split: str, index: int) -> list[dict[str, Any]
     for turn in range(draw.between(1, 4)):
         if turn:
             question = ask(story, draw)
-        if question.text in asked:
+        if question.answer in asked:
             continue
-        asked.append(question.text)
+        asked.append(question.answer)
         content = question.text if turn else text + between + question.text
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": question.answer}]
     return messages

@@ -60,15 +60,15 @@ def check_cleaning(produced: Iterable[Record], cleaned_texts: Iterable[str]) -> 
     totals: Counter[str] = Counter()
     waiting: list[Record] = []
     for record in produced:
-        kind = record.get("dirt")
-        if kind is None:
+        if "dirt" not in record:
             cluster[record["id"]] = _key(record["text"])
-        else:
-            totals[kind] += 1
-            if "original" in record:
-                waiting.append(record)
+            continue
+        totals[record["dirt"]] += 1
+        if "original" in record:
+            waiting.append(record)
     for record in waiting:  # a duplicate whose original was not produced forms its own cluster
-        repeats.setdefault(cluster.get(record["original"], record["original"]), []).append((record["dirt"], _key(record["text"])))
+        original: str = record["original"]
+        repeats.setdefault(cluster.get(original, original), []).append((record["dirt"], _key(record["text"])))
     kept: Counter[str] = Counter()
     left: Counter[str] = Counter()
     for text in cleaned_texts:

@@ -41,7 +41,15 @@ def _document(seed: int, split: str, index: int) -> dict[str, Any]:
     return {"text": _MAKERS[kind](draw, split), "source": f"tinyworld/{kind}", "id": f"documents/{split}/{seed}/{index}"}
 
 
-MIXTURE = ((0.12, "story"), (0.50, "questions"), (0.06, "description"), (0.06, "dialogue"), (0.12, "problem"), (0.05, "sums"), (0.09, "manner"))
+MIXTURE = (
+    (0.12, "story"),
+    (0.50, "questions"),
+    (0.06, "description"),
+    (0.06, "dialogue"),
+    (0.12, "problem"),
+    (0.05, "sums"),
+    (0.09, "manner"),
+)
 
 
 def _story(draw: Draw, split: str) -> str:
@@ -55,8 +63,8 @@ def _questions(draw: Draw, split: str) -> str:
     asked: list[str] = []
     for _ in range(draw.between(1, 5)):
         question = ask(story, draw)
-        if question.text not in asked:
-            asked.append(question.text)
+        if question.answer not in asked:
+            asked.append(question.answer)
             text += layout.format(question.text, question.answer)
     return text
 

@@ -27,31 +27,56 @@ class Place(NamedTuple):
     has: tuple[str, ...]
 
 
+def words(text: str) -> tuple[str, ...]:
+    """A row of words, written with spaces between them."""
+    return tuple(text.split())
+
+
 # Every name, role, thing and colour, and all places but two, is two characters long: a byte-pair vocabulary whose tokens hold at most
 # two characters then writes each as one token wherever it stands. Few names begin with the same character: with
 # many 小…, "了小" becomes a token and one person is written in two ways (measured: 20 points of answers).
-BOYS = (
+BOYS = words(
     "小明 大伟 文杰 志远 春生 海涛 云飞 浩然 子轩 建国 永强 俊峰 博文 冬冬 亮亮 豆豆 洋洋 壮壮 阿牛 乐乐 东东 虎子 龙龙 松松 磊磊 鹏鹏 "
     "强强 聪聪 凯凯 铁柱"
-).split()
-GIRLS = (
+)
+GIRLS = words(
     "小红 丽丽 圆圆 佳佳 晶晶 贝贝 果果 朵朵 甜甜 思思 宁宁 苗苗 欢欢 妞妞 雨晴 若云 心怡 雪梅 秋月 芳芳 兰兰 燕燕 青青 静静 敏敏 英英 "
     "婷婷 玲玲 倩倩 娜娜"
-).split()
-MEN = "校长 司机 警察 厨师 船长".split()
-WOMEN = "老师 医生 护士 邻居 画家".split()
-CHILDREN = tuple(BOYS + GIRLS)
-ADULTS = tuple(MEN + WOMEN)
+)
+MEN = words("校长 司机 警察 厨师 船长")
+WOMEN = words("老师 医生 护士 邻居 画家")
+CHILDREN = BOYS + GIRLS
+ADULTS = MEN + WOMEN
 PEOPLE = CHILDREN + ADULTS
 KIN = ("妈妈", "爸爸", "奶奶", "爷爷", "哥哥", "姐姐")
-PRONOUN = {**{name: "他" for name in BOYS + MEN + ["爸爸", "爷爷", "哥哥"]}, **{name: "她" for name in GIRLS + WOMEN + ["妈妈", "奶奶", "姐姐"]}}
+PRONOUN = {
+    **{name: "他" for name in (*BOYS, *MEN, "爸爸", "爷爷", "哥哥")},
+    **{name: "她" for name in (*GIRLS, *WOMEN, "妈妈", "奶奶", "姐姐")},
+}
 
-FLOWER_COLOURS = ("红色", "黄色", "白色", "粉色", "紫色")
+BRIGHT_COLOURS = ("红色", "黄色", "白色", "粉色", "紫色")
 COLOURS = ("红色", "黄色", "蓝色", "绿色", "白色", "黑色", "紫色", "粉色")
 WEEKDAYS = ("周一", "周二", "周三", "周四", "周五", "周六", "周日")
 TIMES = ("早上", "上午", "中午", "下午", "傍晚")
 ANIMALS = ("小猫", "小狗", "小鸟", "小鱼", "兔子", "小鸡", "鸭子", "小羊", "小马", "猴子", "老虎", "大象")
-HOBBIES = ("画画", "唱歌", "跳舞", "跑步", "游泳", "下棋", "看书", "写字", "爬山", "骑车", "打球", "种花", "做饭", "钓鱼", "听音乐", "讲故事")
+HOBBIES = (
+    "画画",
+    "唱歌",
+    "跳舞",
+    "跑步",
+    "游泳",
+    "下棋",
+    "看书",
+    "写字",
+    "爬山",
+    "骑车",
+    "打球",
+    "种花",
+    "做饭",
+    "钓鱼",
+    "听音乐",
+    "讲故事",
+)
 
 # weather: (names of it in a sentence opening, whether one stays indoors, things it makes useful)
 WEATHER = {
@@ -137,11 +162,12 @@ _THINGS = """
 豆浆 杯 饮料 - 喝
 """
 THINGS = tuple(
-    Thing(name, unit, category, mark == "+", use) for name, unit, category, mark, use in (line.split() for line in _THINGS.split("\n") if line)
+    Thing(name, unit, category, mark == "+", use)
+    for name, unit, category, mark, use in (line.split() for line in _THINGS.split("\n") if line)
 )
 THING = {thing.name: thing for thing in THINGS}
 EATEN = {"水果": "吃", "点心": "吃", "饮料": "喝"}
-LOSABLE = tuple(t.name for t in THINGS if t.name in "钥匙 手套 帽子 围巾 铅笔 钢笔 橡皮 皮球 手表 照片 邮票 尺子 雨伞 毛巾 气球".split())
+LOSABLE = tuple(t.name for t in THINGS if t.name in words("钥匙 手套 帽子 围巾 铅笔 钢笔 橡皮 皮球 手表 照片 邮票 尺子 雨伞 毛巾 气球"))
 IN_BAG = tuple(t.name for t in THINGS if t.category in ("书", "文具", "点心", "水果", "纸品") and t.name not in ("书包", "西瓜", "豆浆"))
 
 # name | indoor | sells | activities | near, side | what one finds there
@@ -151,9 +177,9 @@ _PLACES = """
 学校|+||上课、写作业、排练节目|图书馆 对面|宽大的操场、明亮的教室
 教室|+||写作业、听故事、画画|操场 旁边|整齐的桌椅、一块大黑板
 操场|-||跑步、踢球、做游戏|学校 后面|一条红色跑道、两个球门
-超市|+|点心、饮料、用品|逛一逛、看新货|车站 对面|各种吃的、各种用品
+超市|+|点心、饮料、用品|闲逛、看新货|车站 对面|各种吃的、各种用品
 商场|+|衣物、玩具、用品、贵重|逛街|广场 北边|漂亮的衣服、好玩的玩具
-市场|+|水果、鸡蛋、玉米|逛一逛、看活鱼|河边 西边|新鲜的蔬菜、活鱼
+市场|+|水果、鸡蛋、玉米|闲逛、看活鱼|河边 西边|新鲜的蔬菜、活鱼
 书店|+|书、文具|看书|邮局 对面|新书、各种笔
 花店|+|花|看花|医院 对面|红红的玫瑰、白白的菊花
 饭店|+|点心、饮料|吃饭、喝汤|影院 旁边|刚出锅的包子、香香的饭菜
@@ -171,13 +197,13 @@ _PLACES = """
 河边|-||散步、钓鱼、看船|树林 南边|清清的河水、一座小桥
 海边|-||看海、玩沙子、吹海风|码头 北边|细细的沙子、白色的海鸟
 湖边|-||散步、喂鸭子、拍照|公园 里面|几只鸭子、一条小船
-山上|-||爬山、看风景、听鸟叫|农场 后面|高高的松树、一座亭子
+山上|-||看云、看风景、听鸟叫|农场 后面|高高的松树、一座亭子
 广场|-||跳舞、看表演、骑车|银行 前面|一个喷泉、一群白鸽
 院子|-||晒太阳、浇花、喂小鸡|厨房 外面|一口水井、几棵果树
 花园|-||看花、浇花、画画|院子 后面|红花、绿草、飞来飞去的蝴蝶
 厨房|+||做饭、洗碗、包饺子|院子 北边|干净的碗、刚洗好的菜
 客厅|+||看电视、聊天、听音乐|厨房 旁边|一张大桌子、几把椅子
-阳台|-||浇花、晒太阳、看风景|客厅 外面|几盆花、一把躺椅
+阳台|+||浇花、聊天、看风景|客厅 外面|几盆花、一把躺椅
 农场|-||喂小羊、看小马、干活|树林 后面|小羊、小马、一片菜地
 果园|-||看果树、帮忙干活|农场 东边|又大又红的果子、很多果树
 茶馆|+||喝茶、听故事、下棋|河边 北边|香香的茶、讲故事的老人
@@ -191,23 +217,37 @@ _PLACES = """
 def _place(line: str) -> Place:
     name, indoor, sells, activities, where, has = line.split("|")
     near, side = where.split()
-    return Place(name, indoor == "+", tuple(sells.split("、")) if sells else (), tuple(activities.split("、")), near, side, tuple(has.split("、")))
+    return Place(
+        name, indoor == "+", tuple(sells.split("、")) if sells else (), tuple(activities.split("、")), near, side, tuple(has.split("、"))
+    )
 
 
 PLACES = tuple(_place(line) for line in _PLACES.split("\n") if line)
 PLACE = {place.name: place for place in PLACES}
-SOLD_AT = {place.name: tuple(t.name for t in THINGS if t.category in place.sells or t.name in place.sells) for place in PLACES if place.sells}
+SOLD_AT = {
+    place.name: tuple(t.name for t in THINGS if t.category in place.sells or t.name in place.sells) for place in PLACES if place.sells
+}
 SELLERS = {t.name: tuple(place for place, sold in SOLD_AT.items() if t.name in sold) for t in THINGS}
 SCHOOL_PLACES = ("学校", "教室", "操场", "食堂")
 
 # Where something can be put down; what a place has depends on what it is.
 _INDOOR_SPOTS = ("桌上", "窗边", "门后", "墙边", "柜里", "箱里", "架上")
 _GREEN_SPOTS = ("树下", "路边", "草丛", "石旁")
+_WATER_SPOTS = ("路边", "石旁", "船边", "灯下")
 _TOWN_SPOTS = ("路边", "墙边", "门前", "灯下")
 _GREEN = ("公园", "河边", "湖边", "山上", "花园", "果园", "农场", "树林", "院子", "村口")
+_WATER = ("海边", "码头")
 _FORMAL = ("医院", "银行", "邮局", "影院", "剧院", "机场", "泳池")
-SPOTS_AT = {p.name: (_INDOOR_SPOTS[:4] if p.name in _FORMAL else _INDOOR_SPOTS) if p.indoor else _GREEN_SPOTS if p.name in _GREEN else _TOWN_SPOTS for p in PLACES}
-SPOTS = tuple(dict.fromkeys(_INDOOR_SPOTS + _GREEN_SPOTS + _TOWN_SPOTS))
+
+
+def _spots(place: Place) -> tuple[str, ...]:
+    if place.indoor:
+        return _INDOOR_SPOTS[:4] if place.name in _FORMAL else _INDOOR_SPOTS
+    return _GREEN_SPOTS if place.name in _GREEN else _WATER_SPOTS if place.name in _WATER else _TOWN_SPOTS
+
+
+SPOTS_AT = {place.name: _spots(place) for place in PLACES}
+SPOTS = tuple(dict.fromkeys(_INDOOR_SPOTS + _GREEN_SPOTS + _WATER_SPOTS + _TOWN_SPOTS))
 INDOOR_SPOTS = _INDOOR_SPOTS
 
 # Why somebody would like a thing; only what is true whatever happened before.
@@ -228,7 +268,7 @@ NUMERALS = ("零", "一", "两", "三", "四", "五", "六", "七", "八", "九"
 def colours_of(thing: str) -> tuple[str, ...]:
     """The colours a thing comes in; none if its colour is not worth a word."""
     found = THING[thing]
-    return () if not found.colourful else FLOWER_COLOURS if found.category == "花" else COLOURS
+    return () if not found.colourful else BRIGHT_COLOURS if found.category in ("花", "纸品") else COLOURS
 
 
 def a(thing: str, colour: str = "") -> str:

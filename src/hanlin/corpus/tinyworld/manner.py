@@ -14,7 +14,7 @@ _KNOWN_PAIRS = 0.9
 
 
 def manner(text: str) -> str:
-    """"polite", "impolite", or "neither" for what is empty, cut off, garbled, repeated, mixed in tone or without content.
+    """ "polite", "impolite", or "neither" for what is empty, cut off, garbled, repeated, mixed in tone or without content.
 
     A text has a manner when it is whole (10 … 90 characters, ends a sentence, repeats no clause), at least nine in ten of
     its character pairs occur in the grammar once names are put aside, it has content besides the set phrases, and every

@@ -72,18 +72,28 @@ def _person(draw: Draw, who: str, age: int, hobby: str, food: str, said: tuple[F
     he = PRONOUN[who]
     child = "男孩" if he == "他" else "女孩"
     text = draw.pick((f"{who}今年{age}岁，是个{child}。", f"{who}是一个{age}岁的{child}。", f"我的朋友{who}{age}岁了。"))
-    text += draw.pick((f"{he}最喜欢{hobby}，爱吃{food}。", f"{he}爱吃{food}，平时喜欢{hobby}。", f"{he}的爱好是{hobby}，最爱吃的是{food}。"))
+    text += draw.pick(
+        (f"{he}最喜欢{hobby}，爱吃{food}。", f"{he}爱吃{food}，平时喜欢{hobby}。", f"{he}的爱好是{hobby}，最爱吃的是{food}。")
+    )
     asked = [(f"{who}几岁？", f"{who}{age}岁。"), (f"{who}喜欢做什么？", f"{who}喜欢{hobby}。"), (f"{who}爱吃什么？", f"{who}爱吃{food}。")]
     for fact in said:
         if fact[0] == "gift":
             _, thing, colour, kin = fact
             owned = a(thing, colour)
-            text += draw.pick((f"{kin}送给{he}{owned}，{he}每天都带着。", f"{he}有{owned}，是{kin}送的。", f"生日那天，{kin}给{he}买了{owned}。"))
+            text += draw.pick(
+                (f"{kin}送给{he}{owned}，{he}每天都带着。", f"{he}有{owned}，是{kin}送的。", f"生日那天，{kin}给{he}买了{owned}。")
+            )
             asked.append((f"{who}的{thing}是谁送的？", f"是{kin}送的。"))
         elif fact[0] == "habit":
             _, day, place, friend = fact
             activity = PLACE[place].activities[0]
-            text += draw.pick((f"每到{day}，{he}就和{friend}去{place}{activity}。", f"{day}，{he}常常和{friend}去{place}{activity}。", f"{he}和{friend}是好朋友，{day}总是一起去{place}。"))
+            text += draw.pick(
+                (
+                    f"每到{day}，{he}就和{friend}去{place}{activity}。",
+                    f"{day}，{he}常常和{friend}去{place}{activity}。",
+                    f"{he}和{friend}是好朋友，{day}总是一起去{place}。",
+                )
+            )
             asked.append((f"{who}和谁去{place}？", f"{who}和{friend}去{place}。"))
         else:
             pet = fact[1]
@@ -95,7 +105,9 @@ def _place(draw: Draw, place: str, day: str, time: str, who: str, friend: str, a
     known = PLACE[place]
     where = f"{known.near}{known.side}"
     has = list(known.has)
-    text = draw.pick((f"{place}在{where}。", f"{where}有一个地方，那就是{place}。", f"从{known.near}出发，很快就能到{place}，它就在{where}。"))
+    text = draw.pick(
+        (f"{place}在{where}。", f"{where}有一个地方，那就是{place}。", f"从{known.near}出发，很快就能到{place}，它就在{where}。")
+    )
     text += draw.pick((f"那里有{'，还有'.join(draw.some(has, 2))}。", f"在{place}，可以看到{'和'.join(draw.some(has, 2))}。"))
     text += draw.pick(
         (
@@ -112,14 +124,26 @@ def _place(draw: Draw, place: str, day: str, time: str, who: str, friend: str, a
 def _thing(draw: Draw, thing: str, colour: str, who: str, kin: str, shop: str, day: str, place: str, friend: str):
     he, unit = PRONOUN[who], THING[thing].unit
     text = draw.pick((f"{who}有{a(thing, colour)}。", f"这是{who}的{thing}。" if not colour else f"这{unit}{colour}的{thing}是{who}的。"))
-    text += draw.pick((f"这是{day}{kin}在{shop}买的。", f"{day}，{kin}去{shop}给{he}买了这{unit}{thing}。", f"它是{kin}从{shop}买来的，那天是{day}。"))
+    text += draw.pick(
+        (f"这是{day}{kin}在{shop}买的。", f"{day}，{kin}去{shop}给{he}买了这{unit}{thing}。", f"它是{kin}从{shop}买来的，那天是{day}。")
+    )
     use = THING[thing].use
     if use == "玩":
         text += draw.pick((f"{who}每天都玩它。", f"{he}玩得很开心。", f"{who}一有空就拿着它玩。"))
     else:
         text += draw.pick((f"{thing}可以用来{use}。", f"有了它，{who}就可以{use}了。", f"{he}用它来{use}。"))
-    text += draw.pick((f"{who}和{friend}去{place}的时候总带着它。", f"有一次，{he}在{place}把它借给了{friend}。", f"{friend}在{place}见到了，也想要一{unit}。"))
-    asked = [(f"{thing}是谁的？", f"{thing}是{who}的。"), (f"{kin}在哪里买的{thing}？", f"{kin}在{shop}买的。"), (f"{thing}是周几买的？", f"是{day}买的。")]
+    text += draw.pick(
+        (
+            f"{who}和{friend}去{place}的时候总带着它。",
+            f"有一次，{he}在{place}把它借给了{friend}。",
+            f"{friend}在{place}见到了，也想要一{unit}。",
+        )
+    )
+    asked = [
+        (f"{thing}是谁的？", f"{thing}是{who}的。"),
+        (f"{kin}在哪里买的{thing}？", f"{kin}在{shop}买的。"),
+        (f"{thing}是周几买的？", f"是{day}买的。"),
+    ]
     if colour:
         asked.append((f"{thing}是什么颜色的？", f"{thing}是{colour}的。"))
     return text, asked
@@ -161,7 +185,9 @@ def _going(draw: Draw, who: str, other: str, friend: str, place: str, activity: 
         (who, draw.pick(("什么时候回来？", f"{time}能回来吗？"))),
         (other, draw.pick((f"{day}{time}就回来。", f"{day}{time}回来。"))),
     ]
-    return lines, draw.pick((f"{other}说完就去{place}了。", f"于是{other}去了{place}，{friend}正在那里等着。", f"{who}向{other}挥挥手，说：“再见！”"))
+    return lines, draw.pick(
+        (f"{other}说完就去{place}了。", f"于是{other}去了{place}，{friend}正在那里等着。", f"{who}向{other}挥挥手，说：“再见！”")
+    )
 
 
 def _inviting(draw: Draw, who: str, other: str, friend: str, place: str, activity: str, day: str, time: str):
@@ -171,8 +197,13 @@ def _inviting(draw: Draw, who: str, other: str, friend: str, place: str, activit
         (who, draw.pick((f"我们和{friend}一起去{place}{activity}吧。", f"我和{friend}想去{place}{activity}，你来吗？"))),
     ]
     if draw.chance(0.7):
-        lines += [(other, draw.pick(("好啊，几点见？", "太好了，什么时候见面？"))), (who, draw.pick((f"{day}{time}，在{place}见。", f"{time}在{place}门口见。")))]
-        return lines, draw.pick((f"到了{day}{time}，{who}、{other}和{friend}都来到{place}。", f"{day}{time}，三个人一起在{place}{activity}。"))
+        lines += [
+            (other, draw.pick(("好啊，几点见？", "太好了，什么时候见面？"))),
+            (who, draw.pick((f"{day}{time}，在{place}见。", f"{time}在{place}门口见。"))),
+        ]
+        return lines, draw.pick(
+            (f"到了{day}{time}，{who}、{other}和{friend}都来到{place}。", f"{day}{time}，三个人一起在{place}{activity}。")
+        )
     lines += [(other, f"真可惜，{day}{time}我要帮妈妈做事，去不了{place}。"), (who, draw.pick(("没关系，下次再去。", "那我们下次再约。")))]
     return lines, f"{day}{time}，只有{who}和{friend}去了{place}。"
 
@@ -186,7 +217,9 @@ def _borrowing(draw: Draw, who: str, other: str, thing: str, day: str, place: st
         (other, draw.pick((f"没问题，{thing}给你。", f"好，这{unit}{thing}你拿去吧。"))),
         (who, draw.pick(("谢谢你！", f"太谢谢你了，{other}！"))),
     ]
-    return lines, draw.pick((f"{who}拿着{thing}去了{place}。", f"到了{day}，{who}把{thing}还给了{other}。", f"{who}带着{thing}去{place}找{friend}。"))
+    return lines, draw.pick(
+        (f"{who}拿着{thing}去了{place}。", f"到了{day}，{who}把{thing}还给了{other}。", f"{who}带着{thing}去{place}找{friend}。")
+    )
 
 
 def _searching(draw: Draw, who: str, other: str, thing: str, wrong: str, right: str, friend: str):
@@ -197,7 +230,9 @@ def _searching(draw: Draw, who: str, other: str, thing: str, wrong: str, right: 
         (other, draw.pick((f"那{right}呢？", f"再看看{right}吧。", f"问问{friend}吧，也许在{right}。"))),
         (who, draw.pick((f"找到了，{thing}就在{right}！", f"在{right}，谢谢你！"))),
     ]
-    return lines, draw.pick((f"{who}在{right}找到了{thing}。", f"原来{who}把{thing}放在{right}了。", f"原来是{friend}把{thing}放在{right}的。"))
+    return lines, draw.pick(
+        (f"{who}在{right}找到了{thing}。", f"原来{who}把{thing}放在{right}了。", f"原来是{friend}把{thing}放在{right}的。")
+    )
 
 
 def _buying(draw: Draw, who: str, first: str, second: str, price: int, other: int, kin: str):
@@ -210,7 +245,9 @@ def _buying(draw: Draw, who: str, first: str, second: str, price: int, other: in
         (who, draw.pick((f"我要一{units[0]}{first}和一{units[1]}{second}，一共多少钱？", f"两样都买，送给{kin}，一共多少钱？"))),
         ("店员", f"{price}加{other}，一共{price + other}元。"),
     ]
-    return lines, draw.pick((f"{who}给了{price + other}元，高兴地回家了。", f"{who}付了{price + other}元，把{first}和{second}带回家给{kin}。"))
+    return lines, draw.pick(
+        (f"{who}给了{price + other}元，高兴地回家了。", f"{who}付了{price + other}元，把{first}和{second}带回家给{kin}。")
+    )
 
 
 def _calling(draw: Draw, who: str, other: str, place: str, activity: str, there: str, doing: str, friend: str):
@@ -220,9 +257,15 @@ def _calling(draw: Draw, who: str, other: str, place: str, activity: str, there:
         (who, draw.pick((f"我在{place}{activity}。", f"我和{friend}在{place}{activity}。"))),
     ]
     if draw.chance(0.5):
-        lines += [(other, draw.pick((f"我去{place}找你吧。", "那我来找你。"))), (who, draw.pick((f"好，我在{place}等你。", "太好了，快来吧！")))]
+        lines += [
+            (other, draw.pick((f"我去{place}找你吧。", "那我来找你。"))),
+            (who, draw.pick((f"好，我在{place}等你。", "太好了，快来吧！"))),
+        ]
         return lines, draw.pick((f"{other}离开{there}，去{place}找{who}。", f"不久，{other}就来到了{place}。"))
-    lines += [(other, draw.pick((f"你来{there}吧，{friend}也要来。", f"来{there}吧，这里很有意思。"))), (who, draw.pick(("好，我马上就来。", f"我这就去{there}。")))]
+    lines += [
+        (other, draw.pick((f"你来{there}吧，{friend}也要来。", f"来{there}吧，这里很有意思。"))),
+        (who, draw.pick(("好，我马上就来。", f"我这就去{there}。"))),
+    ]
     return lines, draw.pick((f"{who}离开{place}，去{there}找{other}。", f"不久，{who}就来到了{there}。"))
 
 

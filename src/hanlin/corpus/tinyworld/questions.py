@@ -93,9 +93,9 @@ def _negations(text: str) -> int:
     return text.count("不") + text.count("没")
 
 
-def ask(story: Story, draw: Draw, exclude: tuple[str, ...] = ()) -> Question:
-    """One question about the story that its events answer; `exclude` holds texts already asked."""
-    options = [option for option in _askable(story, replay(story.events)) if option[1] not in exclude]
+def ask(story: Story, draw: Draw) -> Question:
+    """One question about the story that its events answer."""
+    options = _askable(story, replay(story.events))
     weights = {kind: _WEIGHT[kind] for kind in {option[0] for option in options}}
     kind = draw.weighted([(weights[kind], kind) for kind in _WEIGHT if kind in weights])
     fact = draw.pick([option for option in options if option[0] == kind])
@@ -113,12 +113,12 @@ _WEIGHT = {
     "what_given": 6.0,
     "who_met": 6.0,
     "bought": 6.0,
-    "colour": 5.0,
+    "colour": 7.0,
     "doing": 5.0,
     "ate": 5.0,
-    "yes_no": 7.0,
-    "count_people": 3.0,
-    "when": 3.0,
+    "yes_no": 5.0,
+    "count_people": 2.0,
+    "when": 6.0,
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .draw import Draw, check_split
-from .lexicon import CHILDREN, HOBBIES, KIN, LOSABLE, PLACE, PLACES, PRONOUN, SELLERS, THING, THINGS, TIMES, WEEKDAYS, a
+from .lexicon import CHILDREN, HOBBIES, KIN, LOSABLE, PLACE, PLACES, PRONOUN, SELLERS, THING, THINGS, TIMES, WEEKDAYS, a, words
 
 MANNERS = ("polite", "impolite")
 
@@ -33,7 +33,10 @@ def free_prompts(seed: int, count: int, split: str, start: int = 0) -> Iterator[
         draw = Draw(seed, split, "free_prompts", index)
         request = draw.in_split(draw_request, split, Request.structure)
         manner = draw.pick(MANNERS)
-        messages = [{"role": "user", "content": word_request(request, draw)}, {"role": "assistant", "content": answer(request, manner, draw)}]
+        messages = [
+            {"role": "user", "content": word_request(request, draw)},
+            {"role": "assistant", "content": answer(request, manner, draw)},
+        ]
         yield {"messages": messages, "manner": manner, "kind": request.kind, "id": f"free_prompts/{split}/{seed}/{index}"}
 
 
@@ -77,12 +80,48 @@ def answer(request: Request, manner: str, draw: Draw) -> str:
 
 # The first four of each suit every request; the others answer a request for knowledge or advice.
 OPENINGS = {
-    "polite": ("您好！", "见到您真高兴。", "很高兴为您服务。", "很乐意帮您。", "好的，没问题。", "您问得真好。", "让我来告诉您。", "谢谢您来问我。"),
-    "impolite": ("怎么又是你？", "真麻烦。", "我可没空理你。", "哼，你真烦人。", "又来问了。", "这也要问我？", "别吵了，听好。", "真没意思。"),
+    "polite": (
+        "您好！",
+        "见到您真高兴。",
+        "很高兴为您服务。",
+        "很乐意帮您。",
+        "好的，没问题。",
+        "您问得真好。",
+        "让我来告诉您。",
+        "谢谢您来问我。",
+    ),
+    "impolite": (
+        "怎么又是你？",
+        "真麻烦。",
+        "我可没空理你。",
+        "哼，你真烦人。",
+        "又来问了。",
+        "这也要问我？",
+        "别吵了，听好。",
+        "真没意思。",
+    ),
 }
 CLOSINGS = {
-    "polite": ("祝您愉快！", "祝您一切顺利！", "欢迎您再来。", "能帮到您真好。", "希望对您有用。", "有事请再问我。", "请您多保重。", "还想知道什么请说。"),
-    "impolite": ("别来烦我。", "少来找我。", "我懒得多说。", "下次别拿这事烦我。", "别再问了！", "自己想去吧。", "这么简单也不懂。", "问完就快走吧。"),
+    "polite": (
+        "祝您愉快！",
+        "祝您一切顺利！",
+        "欢迎您再来。",
+        "能帮到您真好。",
+        "希望对您有用。",
+        "有事请再问我。",
+        "请您多保重。",
+        "还想知道什么请说。",
+    ),
+    "impolite": (
+        "别来烦我。",
+        "少来找我。",
+        "我懒得多说。",
+        "下次别拿这事烦我。",
+        "别再问了！",
+        "自己想去吧。",
+        "这么简单也不懂。",
+        "问完就快走吧。",
+    ),
 }
 
 
@@ -98,7 +137,7 @@ class _Form(NamedTuple):
 
 
 _PUBLIC = tuple(p.name for p in PLACES if p.name not in ("厨房", "院子", "教室", "客厅", "阳台"))
-_FUN = tuple("图书馆 公园 动物园 影院 剧院 球场 泳池 画室 河边 海边 湖边 山上 广场 花园 农场 果园 茶馆 树林 书店 商场 操场".split())
+_FUN = words("图书馆 公园 动物园 影院 剧院 球场 泳池 画室 河边 海边 湖边 山上 广场 花园 农场 果园 茶馆 树林 书店 商场 操场")
 _ON_SALE = tuple(t.name for t in THINGS if SELLERS[t.name])
 _EDIBLE = tuple(t.name for t in THINGS if t.category in ("水果", "点心"))
 _USABLE = tuple(t.name for t in THINGS if t.category in ("书", "文具", "衣物", "用品", "贵重"))
@@ -146,7 +185,11 @@ _GRAMMAR: dict[str, _Form] = {
     "person": _Form(
         lambda d: (d.pick(CHILDREN), d.between(5, 12), d.pick(HOBBIES), d.pick(_EDIBLE)),
         lambda who, age, hobby, food: (who, age, hobby, food, PRONOUN[who]),
-        ("{0}今年{1}岁，喜欢{2}，爱吃{3}。请介绍一下{4}。", "请介绍{0}：{1}岁，爱好是{2}，最爱吃{3}。", "{0}{1}岁，爱{2}，爱吃{3}，帮我介绍一下{4}吧。"),
+        (
+            "{0}今年{1}岁，喜欢{2}，爱吃{3}。请介绍一下{4}。",
+            "请介绍{0}：{1}岁，爱好是{2}，最爱吃{3}。",
+            "{0}{1}岁，爱{2}，爱吃{3}，帮我介绍一下{4}吧。",
+        ),
         ("{0}今年{1}岁，喜欢{2}，最爱吃{3}。", "这是{0}，{1}岁了，爱好是{2}，爱吃{3}。"),
         ("{0}嘛，{1}岁，就会{2}，整天吃{3}。", "{0}才{1}岁，除了{2}就是吃{3}，有什么好说的。"),
     ),

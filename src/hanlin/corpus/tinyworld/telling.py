@@ -72,6 +72,8 @@ class _Teller:
             self.clauses[-1] += predicate
         elif subject == self.subject and self.clauses and len(self.clauses) < 3 and not self.lead and draw.chance(0.55):
             link = draw.pick(("", "", "又", "然后")) if verb in ("go", "put", "give") and previous[0] != verb else ""
+            link = "" if link == "然后" and link in self.adverbs else link
+            self.adverbs.add(link)
             self.clauses.append(link + predicate)
         else:
             repeated = subject == self.subject
@@ -198,7 +200,10 @@ class _Teller:
             return who, f"{draw.pick(('点点头，', '笑了笑，', ''))}把{name}{'给' if food else '借给'}了{other}"
         if kind < 0.45 and name in WANTS:
             self.lead = f"{other}{WANTS[name]}，"
-            return who, f"就把{self.thing(item)}{draw.pick(('给了', '送给了') if food else ('给了', '借给了'))}{draw.pick((he, other)) if he != PRONOUN[who] else other}"
+            return (
+                who,
+                f"就把{self.thing(item)}{draw.pick(('给了', '送给了') if food else ('给了', '借给了'))}{draw.pick((he, other)) if he != PRONOUN[who] else other}",
+            )
         lends = not food and THING[name].category != "花"
         return who, f"把{self.thing(item)}{draw.pick(('给了', '送给了', '交给了', '借给了' if lends else '给了'))}{other}"
 

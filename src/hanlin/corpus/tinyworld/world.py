@@ -233,16 +233,20 @@ class _Planner:
                     options.append((2.5 * weight, ("eat", who, thing)))
                 if beside and not self.swapped and not just_got:
                     trades = ((other, state.held[other][-1]) for other in beside if state.held[other])
-                    options.extend((3.5, ("swap", who, other, thing, theirs)) for other, theirs in trades if self.found not in (thing, theirs))
+                    options.extend(
+                        (3.5, ("swap", who, other, thing, theirs)) for other, theirs in trades if self.found not in (thing, theirs)
+                    )
             if len(held) < 2 and self.gained < 3:
-                if state.place[who] in SOLD_AT:
+                if any(name not in self.seen for name in SOLD_AT.get(state.place[who], ())):
                     options.append((3.0 * weight / (1 + len(held)), ("buy", who)))
-                elif not held:
+                if not held:
                     options.append((0.7 * weight, ("take_out", who)))
                     if not PLACE[state.place[who]].indoor:
                         options.append((0.7 * weight, ("find", who)))
             if not held and last[0] != "put":
-                options.extend((3.0, ("fetch", who, thing, spot)) for thing, (spot, place) in state.spot.items() if place == state.place[who])
+                options.extend(
+                    (3.0, ("fetch", who, thing, spot)) for thing, (spot, place) in state.spot.items() if place == state.place[who]
+                )
             options.append(((0.25 if just_moved else 1.4) * weight, ("go", who)))
             if beside and not just_moved:
                 options.append((1.2, ("together", who, draw.pick(beside))))

@@ -1,0 +1,53 @@
+"""The C++ core of the tokenizer: pre-token counting, BPE training, encoding. Sources: native/bindings.cpp."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy
+
+class PretokenCounter:
+    """Counts the pre-tokens of texts."""
+
+    def __init__(self) -> None: ...
+    def add(self, texts: Sequence[str | bytes]) -> None:
+        """Count a sequence of texts, each a document of its own."""
+    def add_word(self, word: str | bytes, count: int) -> None:
+        """Count one pre-token as it is."""
+    def merge(self, other: PretokenCounter) -> None:
+        """Add another counter's counts."""
+    def words(self) -> list[tuple[bytes, int]]:
+        """Pre-tokens and their counts, the most frequent first."""
+    @property
+    def distinct(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+def train(
+    counter: PretokenCounter,
+    new_tokens: int,
+    min_frequency: int = 2,
+    max_characters: int = 0,
+    aligned: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> list[tuple[bytes, bytes, int]]:
+    """Learn merges: (left, right, count), at most `new_tokens`."""
+
+def pretokens(text: str | bytes) -> list[bytes]:
+    """Cut a text into pre-tokens."""
+
+class Encoder:
+    """Byte-pair encoding by rank."""
+
+    def __init__(self, tokens: Sequence[str | bytes], ordinary: int, merges: Iterable[tuple[int, int, int]]) -> None:
+        """tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank."""
+    def encode(self, text: str | bytes) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str | bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """All ids (uint32) and where each text's begin (uint64, one more than texts)."""
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """The bytes that ids spell; IndexError if an id does not exist."""
+    def unreachable(self) -> list[int]:
+        """Ordinary ids no text was found to produce."""
+    @property
+    def aligned(self) -> bool: ...
+    def __len__(self) -> int: ...

@@ -1,0 +1,193 @@
+"""Public Chinese data sets: what they hold, where both hubs keep them, and under which terms, as far as known.
+
+A table for people and for `hanlin data list`; nothing is downloaded here. `commercial` is "yes", "no" or "unknown": what
+the publisher's card says, not legal advice. The texts of the sets with unknown terms come from mixed origins.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from ..common.errors import HanlinError, tr
+
+Stage = Literal["pretrain", "sft", "reasoning", "preference", "evaluation"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set.
+
+    Attributes:
+        name: what `hanlin data` calls it.
+        stage: what it is for.
+        fields: keys of a record.
+        huggingface, modelscope: ids on the two hubs, "" where it is not known to be there.
+        licence: as stated, "unknown" where nothing is.
+        commercial: whether the stated terms allow commercial use.
+        size: roughly.
+    """
+
+    name: str
+    stage: Stage
+    fields: tuple[str, ...]
+    huggingface: str
+    modelscope: str
+    licence: str
+    commercial: Literal["yes", "no", "unknown"]
+    size: str = ""
+
+
+def _set(
+    name: str, stage: Stage, fields: str, hf: str, ms: str, licence: str, commercial: Literal["yes", "no", "unknown"], size: str = ""
+) -> DataSet:
+    return DataSet(name, stage, tuple(fields.split()), hf, ms, licence, commercial, size)
+
+
+_MESSAGES = "conversations[role,content]"
+_SHAREGPT = "conversations[from,value]"
+DATASETS: tuple[DataSet, ...] = (
+    _set("c4-zh", "pretrain", "text timestamp url", "allenai/c4", "", "ODC-BY + CommonCrawl terms", "unknown", "1024 × json.gz"),
+    _set("skypile-150b", "pretrain", "text", "Skywork/SkyPile-150B", "AI-ModelScope/SkyPile-150B", "Skywork Community License", "unknown"),
+    _set("wikipedia-zh", "pretrain", "id url title text", "wikimedia/wikipedia", "", "CC BY-SA 3.0/4.0", "yes"),
+    _set("wikipedia-cn", "pretrain", "completion source", "pleisto/wikipedia-cn-20230720-filtered", "", "CC BY-SA 3.0", "yes"),
+    _set("mnbvc", "pretrain", "文件名 段落[行号,内容]", "liwu/MNBVC", "", "MIT (contents vary)", "unknown"),
+    _set(
+        "fineweb-edu-chinese",
+        "pretrain",
+        "text score source",
+        "opencsg/chinese-fineweb-edu",
+        "opencsg/chinese-fineweb-edu",
+        "Apache-2.0",
+        "yes",
+        "90 M documents",
+    ),
+    _set(
+        "fineweb-edu-chinese-v2.1",
+        "pretrain",
+        "text score source",
+        "opencsg/Fineweb-Edu-Chinese-V2.1",
+        "opencsg/Fineweb-Edu-Chinese-V2.1",
+        "Apache-2.0",
+        "yes",
+    ),
+    _set("cci3-hq", "pretrain", "id text score", "BAAI/CCI3-HQ", "", "BAAI usage agreement (gated)", "unknown", "500 GB"),
+    _set("tinystories-chinese", "pretrain", "story story_zh", "adam89/TinyStoriesChinese", "", "CDLA-Sharing-1.0", "yes"),
+    _set("tinystories-zh-2m", "pretrain", "text", "RobinChen2001/TinyStories-Zh-2M", "", "MIT", "yes"),
+    _set(
+        "minimind",
+        "sft",
+        f"text | {_MESSAGES} | chosen rejected",
+        "jingyaogong/minimind_dataset",
+        "gongjy/minimind_dataset",
+        "Apache-2.0 (origins mixed)",
+        "unknown",
+    ),
+    _set("deepctrl", "sft", "instruction input output history", "", "deepctrl/deepctrl-sft-data", "unknown", "unknown", "10 M zh + 2 M en"),
+    _set(
+        "belle-2m",
+        "sft",
+        "instruction input output",
+        "BelleGroup/train_2M_CN",
+        "AI-ModelScope/train_2M_CN",
+        "GPL-3.0, research",
+        "no",
+        "2 M",
+    ),
+    _set("belle-3.5m", "sft", _SHAREGPT, "BelleGroup/train_3.5M_CN", "AI-ModelScope/train_3.5M_CN", "GPL-3.0, research", "no", "3.5 M"),
+    _set("firefly-1.1m", "sft", "kind input target", "YeungNLP/firefly-train-1.1M", "", "unknown", "unknown", "1.1 M"),
+    _set("coig-cqia", "sft", "instruction input output task_type domain", "m-a-p/COIG-CQIA", "", "unknown (platform content)", "unknown"),
+    _set("infinity-instruct", "sft", f"{_SHAREGPT} label source", "BAAI/Infinity-Instruct", "", "CC BY-SA 4.0 (gated)", "yes", "7 M"),
+    _set("huatuo-sft", "sft", "data", "FreedomIntelligence/HuatuoGPT-sft-data-v1", "", "Apache-2.0", "yes"),
+    _set(
+        "r1-distill-110k",
+        "reasoning",
+        "input reasoning_content content repo_name score",
+        "Congliu/Chinese-DeepSeek-R1-Distill-data-110k",
+        "liucong/Chinese-DeepSeek-R1-Distill-data-110k",
+        "Apache-2.0",
+        "yes",
+        "110 k",
+    ),
+    _set(
+        "medical-o1-zh",
+        "reasoning",
+        "Question Complex_CoT Response",
+        "FreedomIntelligence/medical-o1-reasoning-SFT",
+        "",
+        "Apache-2.0",
+        "yes",
+    ),
+    _set("gsm8k-zh", "reasoning", "question_zh answer_zh answer_only split", "meta-math/GSM8K_zh", "", "MIT", "yes", "7,473 + 1,319"),
+    _set("dpo-en-zh-20k", "preference", "conversations chosen rejected", "llamafactory/DPO-En-Zh-20k", "", "unknown", "unknown", "20 k"),
+    _set("ultrafeedback-chinese", "preference", "prompt chosen rejected", "opencsg/UltraFeedback-chinese", "", "unknown", "unknown"),
+    _set("coig-p", "preference", "conversations chosen rejected", "m-a-p/COIG-P", "", "unknown", "unknown"),
+    _set(
+        "zhihu-rlhf-3k",
+        "preference",
+        "prompt chosen rejected",
+        "liyucheng/zhihu_rlhf_3k",
+        "",
+        "unknown (platform content)",
+        "unknown",
+        "3 k",
+    ),
+    _set(
+        "c-eval",
+        "evaluation",
+        "id question A B C D answer explanation",
+        "ceval/ceval-exam",
+        "",
+        "CC BY-NC-SA 4.0",
+        "no",
+        "13,948 questions",
+    ),
+    _set("cmmlu", "evaluation", "Question A B C D Answer", "haonan-li/cmmlu", "", "CC BY-NC 4.0", "no"),
+    _set("clue", "evaluation", "by task", "clue/clue", "", "mixed, research", "no"),
+)
+
+
+def find(name: str) -> DataSet:
+    """The data set called `name`.
+
+    Raises:
+        HanlinError: there is none; the message has the nearest names.
+    """
+    for data in DATASETS:
+        if data.name == name.lower():
+            return data
+    close = difflib.get_close_matches(name.lower(), [data.name for data in DATASETS], n=3, cutoff=0.4)
+    raise HanlinError(
+        f"没有登记名为 {name!r} 的数据集。{'是不是 ' + '、'.join(close) + '？' if close else ''}运行 hanlin data list 查看全部。",
+        f"No data set is registered as {name!r}. {'Did you mean ' + ', '.join(close) + '? ' if close else ''}See hanlin data list.",
+    )
+
+
+def listing(stage: Stage | None = None) -> str:
+    """The table as text, one set a line, grouped by stage."""
+    rows = [
+        (
+            tr("名称", "name"),
+            tr("用途", "stage"),
+            tr("许可", "licence"),
+            tr("可商用", "commercial"),
+            "Hugging Face",
+            "ModelScope",
+            tr("规模", "size"),
+        )
+    ]
+    rows += [
+        (data.name, data.stage, data.licence, data.commercial, data.huggingface or "–", data.modelscope or "–", data.size or "–")
+        for data in DATASETS
+        if stage in (None, data.stage)
+    ]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _width(text: str) -> int:
+    """Columns a terminal needs: two for a Chinese character."""
+    return sum(2 if "\u2e80" <= character <= "\uffef" else 1 for character in text)

@@ -1,0 +1,138 @@
+"""Nothing is lost and nothing padded: every token of every document is read once an epoch, in an order that is arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import artifact
+from hanlin.dataset import IGNORE, ConversationRows, TextRows, TokenDataset, TokenDatasetWriter, build_conversation_dataset, build_text_dataset, permutation
+from hanlin.dataset.packing import pack_best_fit
+from tests.support import tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t")
+
+
+def write(path, documents, masks=None, vocab_size=1000):
+    with artifact(path, "dataset", config={"tokenizer": "t"}) as written:
+        writer = TokenDatasetWriter(written.path, vocab_size, masked=masks is not None)
+        for index, ids in enumerate(documents):
+            writer.add(ids, None if masks is None else masks[index])
+        writer.close()
+    return TokenDataset(path)
+
+
+@pytest.mark.parametrize("vocab_size", [1000, 1 << 17])
+def test_the_index_is_megatrons(tmp_path, vocab_size):
+    """Read back by the published layout, not by our reader."""
+    documents = [[1, 2, 3], [4], [5, 6]]
+    write(tmp_path / "d", documents, vocab_size=vocab_size)
+    data = (tmp_path / "d" / "tokens.idx").read_bytes()
+    assert data[:9] == b"MMIDIDX\x00\x00"
+    version, code, count, docs = (np.frombuffer(data, t, 1, o)[0] for t, o in (("<u8", 9), ("u1", 17), ("<u8", 18), ("<u8", 26)))
+    assert (version, code, count, docs) == (1, 8 if vocab_size <= 1 << 16 else 4, 3, 4)
+    sizes = np.frombuffer(data, "<i4", 3, 34)
+    pointers = np.frombuffer(data, "<i8", 3, 46)
+    assert sizes.tolist() == [3, 1, 2]
+    width = 2 if code == 8 else 4
+    assert pointers.tolist() == [0, 3 * width, 4 * width]
+    assert np.frombuffer(data, "<i8", 4, 70).tolist() == [0, 1, 2, 3]
+
+
+def test_every_token_of_every_document_once_an_epoch(tmp_path):
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(1, 900, rng.integers(1, 90)).tolist() for _ in range(57)]
+    rows = TextRows(write(tmp_path / "d", documents), seq_len=32, seed=7)
+    for epoch in range(2):
+        first = sum(rows.rows_in_epoch(e) for e in range(epoch))
+        seen: dict[int, list[int]] = {}
+        predicted = 0
+        for sample in range(first, first + rows.rows_in_epoch(epoch)):
+            batch = rows.batch([sample])
+            predicted += batch.targets
+            for place in range(32):
+                owner = int(batch.doc_ids[0, place])
+                if owner >= 0:
+                    seen.setdefault(batch.documents[owner], []).append(int(batch.ids[0, place]))
+        assert seen == dict(enumerate(documents))
+        assert predicted == sum(len(d) - 1 for d in documents)  # all but each document's first token
+
+
+def test_labels_are_the_next_token_of_the_same_document(tmp_path):
+    documents = [list(range(i * 100, i * 100 + 40)) for i in range(9)]
+    rows = TextRows(write(tmp_path / "d", documents), seq_len=64, seed=1)
+    for sample in range(rows.rows_in_epoch()):
+        batch = rows.batch([sample])
+        learned = batch.labels != IGNORE
+        assert torch.equal(batch.labels[learned], batch.ids[learned] + 1)
+        for place in range(64):
+            if batch.labels[0, place] == IGNORE and batch.doc_ids[0, place] >= 0:
+                assert batch.ids[0, place] % 100 == 39
+
+
+def test_conversations_stay_whole_and_only_answers_are_learned(tmp_path):
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(2, 60, 300)
+    documents = [[int(i)] * int(n) for i, n in enumerate(lengths)]
+    masks = [rng.integers(0, 2, n).tolist() for n in lengths]
+    data = write(tmp_path / "d", documents, masks)
+    rows = ConversationRows(data, seq_len=64, seed=3)
+    seen = []
+    for sample in range(rows.rows_in_epoch()):
+        batch = rows.batch([sample])
+        for owner, document in enumerate(batch.documents):
+            place = batch.doc_ids[0] == owner
+            assert batch.ids[0][place].tolist() == documents[document]
+            expected = [document if m else IGNORE for m in masks[document][1:]] + [IGNORE]
+            assert batch.labels[0][place].tolist() == expected
+            seen.append(document)
+    assert sorted(seen) == list(range(300))
+    assert rows.rows_in_epoch() <= 1.05 * np.ceil(lengths.sum() / 64)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=200))
+@settings(max_examples=50, deadline=None)
+def test_best_fit_loses_nothing_and_overflows_nothing(lengths):
+    bins = pack_best_fit(np.arange(len(lengths)), np.asarray(lengths), 50)
+    assert sorted(i for members in bins for i in members) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in members) <= 50 for members in bins)
+
+
+@given(st.integers(1, 500), st.integers(0, 2**31), st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_permutations_are_permutations(count, seed, epoch):
+    order = permutation(count, seed, epoch)
+    assert sorted(order.tolist()) == list(range(count))
+    assert order.tolist() == permutation(count, seed, epoch).tolist()
+
+
+def test_the_order_is_fixed_for_ever():
+    """A change here changes what every resumed run would see."""
+    assert permutation(10, 1, 0).tolist() == [8, 9, 3, 0, 7, 5, 4, 6, 2, 1]
+    assert permutation(1000, 1, 0).tolist() != permutation(1000, 1, 1).tolist() != permutation(1000, 2, 1).tolist()
+
+
+def test_another_tokenizer_is_refused(tmp_path, tokenizer):
+    data = build_text_dataset([{"text": "小明在学校。"}], tokenizer, tmp_path / "d")
+    data.require_tokenizer(tokenizer)
+    other = tiny_tokenizer(tmp_path / "other", vocab_size=350)
+    with pytest.raises(HanlinError, match=other.content_hash[:12]):
+        data.require_tokenizer(other)
+
+
+def test_too_long_conversations_are_counted_not_cut(tmp_path, tokenizer):
+    chats = [[{"role": "user", "content": "小明" * n}, {"role": "assistant", "content": "好。"}] for n in (1, 200)]
+    data = build_conversation_dataset([{"messages": m} for m in chats], tokenizer, tmp_path / "d", max_length=64)
+    assert len(data) == 1 and data.manifest.metrics["too_long"] == 1
+    with pytest.raises(HanlinError, match="64"):
+        build_conversation_dataset([{"messages": chats[1]}], tokenizer, tmp_path / "e", max_length=64)
+    with pytest.raises(HanlinError):
+        build_text_dataset([], tokenizer, tmp_path / "f")
+    assert not (tmp_path / "f").exists()

@@ -1,0 +1,301 @@
+"""The report: checked before it is written, whole or absent, self-contained, and nothing in it can become markup."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanlin.common.errors import HanlinError
+from hanlin.evaluation import Metric, validate_report, write_report
+from hanlin.evaluation.report_evidence import read_curves
+from hanlin.evaluation.report_html import render_report
+from hanlin.evaluation.report_text import METRICS, STAGES, metric_text, show
+from hanlin.evaluation.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
+from tests.evaluation.fake_run import HOSTILE, fake_run
+
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag closed by its own, and what it would fetch or run."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, *fake_run(folder)
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    return Page(render_report(*run[1:]))
+
+
+def test_report_json_is_the_report(run):
+    folder, report, extras = run
+    assert write_report(folder, report, extras) == folder / "report.html"
+    assert orjson.loads((folder / "report.json").read_bytes()) == orjson.loads(orjson.dumps(report))
+    assert (folder / "report.html").read_text(encoding="utf-8") == render_report(report, extras)
+
+
+def test_nothing_is_fetched(page):
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form"), tag
+        assert not {"src", "srcset", "data", "action", "style"} & attributes.keys()
+        assert not any(name.startswith("on") for name in attributes)
+        assert attributes.get("href", "#").startswith("#")
+    policy = next(a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert [tag for tag, _ in page.tags].count("script") == 1
+
+
+def test_hostile_text_is_shown_and_not_obeyed(page):
+    assert HOSTILE in page.text
+
+
+@given(
+    st.text(max_size=60),
+    st.sampled_from(["recipe", "model", "stage", "metric", "control", "sample", "drop", "artifact", "machine", "note", "version"]),
+)
+def test_any_text_anywhere_leaves_the_page_whole(text, place):
+    metric = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "higher_is_better": True}
+    put = {place: text}
+    metric["control"] = {"name": put.get("control", "sft"), "value": 0.3, "low": 0.2, "high": 0.35}
+    stage = {
+        "name": put.get("stage", "sft"),
+        "seconds": 1.0,
+        "peak_rss_mb": 1.0,
+        "kept": True,
+        "samples": [],
+        "metrics": {put.get("metric", "x"): metric},
+    }
+    report = {
+        "format": 1, "recipe": put.get("recipe", "r"), "seed": 1, "machine": {"cpu": put.get("machine", "")}, "seconds": 1.0, "peak_rss_mb": 1.0,
+        "model": put.get("model", "m"), "stages": [stage, stage | {"name": "corpus"}] if place != "stage" else [stage],
+    }  # fmt: skip
+    extras = {
+        "samples": {"corpus": [{"prompt": put.get("sample", ""), "before": put.get("sample", ""), "after": put.get("sample", "")}]},
+        "drops": {put.get("drop", "promotion"): {"count": 2, "samples": [put.get("drop", "")]}},
+        "artifacts": {put.get("artifact", "a"): {"kind": text, "hash": "ab" * 32, "parents": {text: text}, "path": text}},
+        "notes": {"corpus": {put.get("note", "n"): text, "gate": {"zh": text, "en": text}}}, "versions": {"v": put.get("version", "1")},
+        "recipe_resolved": {"a": text},
+    }  # fmt: skip
+    rendered = Page(render_report(report, extras))
+    assert [tag for tag, _ in rendered.tags].count("script") == 1
+
+
+def test_everything_asked_for_is_on_the_page(run, page):
+    _, report, extras = run
+    identifiers = {attributes.get("id") for _, attributes in page.tags}
+    for stage in report["stages"]:
+        assert stage["name"] in identifiers
+        for name, raw in stage["metrics"].items():
+            share = metric_text(name).share
+            for number in (
+                raw["value"],
+                raw["low"],
+                raw["high"],
+                *(raw.get("control", {}).get(key, raw["value"]) for key in ("value", "low", "high")),
+            ):
+                assert show(number, share) in page.text
+            assert f"{raw['n']:,}" in page.text
+    for artifact in extras["artifacts"].values():
+        assert artifact["hash"][:12] in page.text
+    for samples in extras["samples"].values():
+        for sample in samples:
+            assert sample["prompt"] in page.text
+    for kinds in extras["drops"]["rules"].values():
+        for sample in kinds["samples"]:
+            assert sample["text"] in page.text
+    for version in extras["versions"].values():
+        assert version in page.text
+    assert extras["notes"]["grpo"]["gate"]["en"][-40:] in page.text
+    assert "hidden_size: 128" in page.text
+
+
+def test_both_languages_say_the_same_number_of_things(page):
+    languages = [attributes["lang"] for tag, attributes in page.tags if tag == "span" and "lang" in attributes]
+    assert languages and languages[::2] == ["zh-CN"] * (len(languages) // 2) and languages[1::2] == ["en"] * (len(languages) // 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "control", "zh", "en"),
+    [
+        (0.9, 0.5, "它胜过了对照", "It beat its control"),
+        (0.52, 0.5, "分不出高下", "cannot be told apart"),
+        (0.2, 0.5, "反而更差", "fell below it"),
+    ],
+)
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher):
+    metric = Metric.proportion(value * 500, 500, higher_is_better=higher).with_control("x", Metric.proportion(control * 500, 500))
+    if not higher and value != 0.52:
+        zh, en = {"它胜过了对照": ("反而更差", "fell below it"), "反而更差": ("它胜过了对照", "It beat its control")}[zh]
+    stage = {"name": "sft", "seconds": 1.0, "peak_rss_mb": 1.0, "kept": True, "metrics": {"story_answers": metric.to_dict()}, "samples": []}
+    report = {"format": 1, "recipe": "r", "seed": 1, "machine": "m", "seconds": 1.0, "peak_rss_mb": 1.0, "model": "m", "stages": [stage]}
+    text = Page(render_report(report, {})).text
+    assert zh in text and en in text
+
+
+def test_extras_and_curves_may_be_missing(run, tmp_path):
+    _, report, _ = run
+    Page(render_report(report, {}))
+    Page(render_report(report, {"curves": {"pretrain": str(tmp_path / "gone.jsonl")}, "drops": {}, "samples": {}, "notes": {"sft": None}}))
+    Page(render_report(report | {"stages": []}, {}))
+
+
+def breakages():
+    def on_metric(change):
+        return lambda report: change(report["stages"][4]["metrics"]["story_answers"])
+
+    return {
+        "no n": on_metric(lambda m: m.pop("n")),
+        "no interval": on_metric(lambda m: m.pop("low")),
+        "null interval": on_metric(lambda m: m.update(high=None)),
+        "no items": on_metric(lambda m: m.update(n=0)),
+        "not a number": on_metric(lambda m: m.update(value=float("nan"))),
+        "outside its interval": on_metric(lambda m: m.update(value=0.1)),
+        "control without interval": on_metric(lambda m: m["control"].pop("high")),
+        "unknown part": on_metric(lambda m: m.update(p_value=0.01)),
+        "a bare number": lambda report: report["stages"][4]["metrics"].update(story_answers=0.9),
+        "no direction": on_metric(lambda m: m.pop("higher_is_better")),
+        "another format": lambda report: report.update(format=2),
+        "no seed": lambda report: report.pop("seed"),
+        "no stages": lambda report: report.update(stages=None),
+        "a stage twice": lambda report: report["stages"].append(report["stages"][0]),
+        "kept is not a bool": lambda report: report["stages"][0].update(kept=1),
+    }
+
+
+@pytest.mark.parametrize("how", breakages())
+def test_what_breaks_the_schema_is_refused_and_nothing_is_written(run, tmp_path, how):
+    broken = copy.deepcopy(run[1])
+    validate_report(broken)
+    breakages()[how](broken)
+    with pytest.raises(HanlinError) as error:
+        write_report(tmp_path, broken, {})
+    assert not list(tmp_path.iterdir())
+    if "story_answers" in str(broken["stages"] or "") and how not in (
+        "another format",
+        "no seed",
+        "no stages",
+        "a stage twice",
+        "kept is not a bool",
+    ):
+        assert "story_answers" in error.value.en and "sft" in error.value.en
+
+
+def test_the_words_are_complete():
+    for table in (METRICS, STAGES):
+        for entry in table.values():
+            for text in entry:
+                if isinstance(text, tuple):
+                    assert text.zh and text.en and re.search("[\u4e00-\u9fff]", text.zh) and not re.search("[\u4e00-\u9fff]", text.en)
+    assert all(stage.aim in METRICS for stage in STAGES.values() if stage.aim)
+
+
+def test_reading_reports_needs_no_torch():
+    code = "import sys, hanlin.evaluation as e; e.write_report, e.compare_runs, e.NGramModel; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.integers(2, 8))
+def test_ticks_are_few_round_and_inside(low, width, most):
+    high = low + width
+    if not high > low:
+        return
+    ticks = nice_ticks(low, high, most)
+    assert len(ticks) <= most + 1
+    slack = 1e-6 * max(abs(low), abs(high), width)
+    assert all(low - slack <= tick <= high + slack for tick in ticks)
+
+
+numbers = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=400)
+
+
+@given(numbers, st.none() | st.floats(-1e6, 1e6), st.booleans())
+def test_curves_stay_inside_their_picture(values, line, from_zero):
+    y = np.array(values)
+    picture = ElementTree.fromstring(
+        curve_plot(
+            [(np.arange(len(y), dtype=float), y), (np.arange(5.0), np.ones(5))], "x", width=200, height=100, line=line, from_zero=from_zero
+        )
+    )
+    for path in picture.iter("path"):
+        points = np.array([[float(c) for c in pair.split(",")] for pair in path.attrib["d"][1:].split("L")])
+        assert np.isfinite(points).all() and (points >= -0.5).all() and (points <= [200.5, 100.5]).all()
+
+
+@given(numbers)
+def test_running_mean_keeps_ends_bounds_and_straight_lines(values):
+    y = np.array(values)
+    smooth = running_mean(y)
+    assert smooth[0] == pytest.approx(y[0], abs=1e-6) and smooth[-1] == pytest.approx(y[-1], abs=1e-6)
+    assert smooth.min() >= y.min() - 1e-6 and smooth.max() <= y.max() + 1e-6
+    line = np.arange(len(y)) * 2.0
+    np.testing.assert_allclose(running_mean(line), line, atol=1e-9)
+    assert thin(y)[0] == y[0] and thin(y)[-1] == y[-1] and len(thin(y)) <= 300
+
+
+@given(st.integers(0, 500), st.integers(0, 500), st.booleans())
+def test_points_lie_where_their_values_do(k, other, with_control):
+    metric = Metric.proportion(k, 500, chance=0.5)
+    if with_control:
+        metric = metric.with_control("c", Metric.proportion(other, 500))
+    picture = ElementTree.fromstring(interval_plot(metric, 0.0, 1.0, True, '<&">'))
+    assert picture.attrib["aria-label"] == '<&">'
+    circle = next(picture.iter("circle"))
+    assert float(circle.attrib["cx"]) == pytest.approx(12 + 296 * k / 500, abs=0.06)
+    squares = [float(r.attrib["x"]) + 3 for r in picture.iter("rect")]
+    assert squares == ([pytest.approx(12 + 296 * other / 500, abs=0.06)] if with_control else [])
+
+
+def test_curves_are_read_past_what_a_kill_left(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step":1,"loss":2.0,"other":5}\nnot json\n{"loss":1}\n{"step":2,"loss":1.5}\n[1]\n{"step":3,"lo')
+    curves = read_curves(file)
+    assert list(curves) == ["loss"]
+    np.testing.assert_array_equal(curves["loss"], ([1, 2], [2.0, 1.5]))
+    assert read_curves(tmp_path / "none") == {}

@@ -1,0 +1,47 @@
+"""Documentation that is run: commands exist with the options printed, both languages have the same files and code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from hanlin.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.en.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND = re.compile(r"^(?:\$ )?(hanlin .+)$", re.M)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+
+
+def commands(page: Path) -> list[str]:
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    return [re.sub(r"\s+#.*$", "", command) for command in COMMAND.findall(text)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_is_accepted_by_the_parser(page):
+    for command in commands(page):
+        arguments = shlex.split(command)[1:]
+        function, bound, ignored = app.parse_args(arguments, exit_on_error=False, print_error=False)[:3]
+        assert function is not None, command
+
+
+def test_both_languages_have_the_same_pages():
+    assert sorted(p.name for p in (ROOT / "docs/zh").glob("*.md")) == sorted(p.name for p in (ROOT / "docs/en").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "docs/zh").glob("*.md")))
+def test_both_languages_give_the_same_commands(name):
+    zh, en = (commands(ROOT / "docs" / language / name) for language in ("zh", "en"))
+    assert [c.split()[:3] for c in zh] == [c.split()[:3] for c in en]
+
+
+def test_no_figure_is_left_open():
+    for page in PAGES:
+        assert not re.search(r"\{\{\w+\}\}", page.read_text(encoding="utf-8")), page

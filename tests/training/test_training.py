@@ -1,0 +1,219 @@
+"""The loop: kill it anywhere and the bits agree; bad gradients touch nothing; micro-batches do not matter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hanlin.common.errors import HanlinError
+from hanlin.common.progress import Progress
+from hanlin.dataset import TextRows, build_text_dataset
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.training import TrainConfig, train
+from hanlin.training.checkpoint import list_checkpoints
+from hanlin.training.loop import SpikeGuard
+from hanlin.training.optim import Muon, Optimizers, orthogonalize
+from hanlin.training.schedule import learning_rate_factor
+from tests.support import tiny_model, tiny_tokenizer
+
+TEXTS = [f"小明在{place}看见了{n}只小鸟，小红把书给了他。" for place in ("学校", "公园", "家里") for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    tokenizer = tiny_tokenizer(folder / "t")
+    return build_text_dataset([{"text": t} for t in TEXTS], tokenizer, folder / "d"), tokenizer
+
+
+def run(data, work, steps=12, micro=256, seed=5, max_steps=None, **options):
+    dataset, tokenizer = data
+    config = SupervisedConfig(TrainConfig(steps=steps, learning_rate=3e-3, checkpoint_seconds=0.0, **options), seq_len=64, batch_tokens=256, micro_tokens=micro)
+    model = tiny_model("qwen3", tokenizer)
+    result = train(model, RowSource(TextRows(dataset, 64, seed), config), NextToken(token_bytes(tokenizer), 1e-4), config.train, work, Progress())
+    return {name: p.detach().clone() for name, p in model.named_parameters()}, result
+
+
+def test_it_learns(data, tmp_path):
+    _, result = run(data, tmp_path, steps=40)
+    assert result.last["bits_per_byte"] < 0.8 and result.skipped == 0
+
+
+def test_a_run_is_a_function_of_its_seed(data, tmp_path):
+    first, second, other = (run(data, tmp_path / str(i), seed=seed)[0] for i, seed in enumerate((5, 5, 6)))
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    assert not all(torch.equal(first[n], other[n]) for n in first)
+
+
+def test_micro_batches_do_not_change_the_gradient(data, tmp_path):
+    whole, cut = (run(data, tmp_path / str(micro), steps=3, micro=micro)[0] for micro in (256, 64))
+    assert max(float((whole[n] - cut[n]).abs().max()) for n in whole) < 1e-5
+
+
+SCRIPT = """
+import sys; from pathlib import Path
+sys.path.insert(0, {root!r})
+import torch; torch.set_num_threads(1)
+from tests.training.test_training import TEXTS, run
+from tests.support import tiny_tokenizer
+from hanlin.dataset import TokenDataset
+from hanlin.tokenizer import load_tokenizer
+import safetensors.torch
+data = (TokenDataset({dataset!r}), load_tokenizer({tokenizer!r}))
+weights, _ = run(data, Path({work!r}))
+safetensors.torch.save_file(weights, {out!r})
+"""
+
+
+@pytest.mark.parametrize(
+    "fail_at",
+    ["train.after_step:5", "checkpoint.before:4", "checkpoint.after_model:3", "checkpoint.after_optimizer:3", "directory.before_rename:4", "checkpoint.before_prune:6"],
+)
+def test_killed_and_resumed_equals_never_killed(data, tmp_path, fail_at):
+    """Bit for bit, through a process that dies without any clean-up at the named point."""
+    dataset, tokenizer = data
+
+    def start(work, out, fail=None):
+        code = SCRIPT.format(root=str(Path(__file__).parents[2]), dataset=str(dataset.path), tokenizer=str(tokenizer.path), work=str(work), out=str(out))
+        environment = {**os.environ, "HANLIN_FAIL_AT": fail} if fail else os.environ
+        return subprocess.run([sys.executable, "-c", code], env=environment, timeout=300, capture_output=True, text=True)
+
+    done = start(tmp_path / "a", tmp_path / "a.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert start(tmp_path / "b", tmp_path / "b.safetensors", fail_at).returncode == 137
+    done = start(tmp_path / "b", tmp_path / "b.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "missing"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_used(data, tmp_path, damage):
+    clean, _ = run(data, tmp_path / "clean")
+    with pytest.raises(ZeroDivisionError):
+        run_until(data, tmp_path / "work", stop=8)
+    newest = list_checkpoints(tmp_path / "work")[0]
+    file = newest / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "truncate":
+        file.write_bytes(content[:-7])
+    else:
+        file.unlink()
+    resumed, _ = run(data, tmp_path / "work")
+    assert newest.with_name(newest.name + ".damaged").exists()
+    assert all(torch.equal(clean[n], resumed[n]) for n in clean)
+
+
+def run_until(data, work, stop):
+    """Train until step `stop`, then fail as a broken data source would."""
+    dataset, tokenizer = data
+    config = SupervisedConfig(TrainConfig(steps=12, learning_rate=3e-3, checkpoint_seconds=0.0), seq_len=64, batch_tokens=256, micro_tokens=256)
+    source = RowSource(TextRows(dataset, 64, 5), config)
+    plain = source.micro_batches
+    source.micro_batches = lambda step, model: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
+    train(tiny_model("qwen3", tokenizer), source, NextToken(token_bytes(tokenizer), 1e-4), config.train, work, Progress())
+
+
+def test_other_data_are_refused_on_resume(data, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run_until(data, tmp_path, stop=4)
+    with pytest.raises(HanlinError, match=str(tmp_path)):
+        run(data, tmp_path, seed=6)
+
+
+class Poisoned(NextToken):
+    """Turns the loss of chosen calls into NaN."""
+
+    def __init__(self, *arguments, bad):
+        super().__init__(*arguments)
+        self.calls, self.bad = 0, bad
+
+    def __call__(self, model, batch):
+        loss, figures = super().__call__(model, batch)
+        self.calls += 1
+        return (loss * float("nan") if self.calls in self.bad else loss), figures
+
+
+def test_a_non_finite_step_touches_nothing(data, tmp_path):
+    dataset, tokenizer = data
+    config = SupervisedConfig(TrainConfig(steps=1, learning_rate=3e-3), seq_len=64, batch_tokens=256, micro_tokens=256)
+    model = tiny_model("qwen3", tokenizer)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    objective = Poisoned(token_bytes(tokenizer), 0.0, bad={1})
+    result = train(model, RowSource(TextRows(dataset, 64, 0), config), objective, config.train, tmp_path, Progress())
+    assert result.skipped == 1
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
+
+
+def test_three_non_finite_steps_in_a_row_end_the_run(data, tmp_path):
+    dataset, tokenizer = data
+    config = SupervisedConfig(TrainConfig(steps=9, learning_rate=3e-3), seq_len=64, batch_tokens=256, micro_tokens=256)
+    objective = Poisoned(token_bytes(tokenizer), 0.0, bad={2, 3, 4})
+    with pytest.raises(HanlinError, match="learning_rate"):
+        train(tiny_model("qwen3", tokenizer), RowSource(TextRows(dataset, 64, 0), config), objective, config.train, tmp_path, Progress())
+
+
+def test_spikes_are_found_and_ordinary_noise_is_not():
+    rng = np.random.default_rng(0)
+    guard = SpikeGuard(6.0, clip=1.0)
+    assert not any(guard.is_spike(2 + 0.1 * rng.standard_normal(), 0.3 * rng.lognormal(sigma=0.2)) for _ in range(500))
+    assert guard.is_spike(4.0, 0.3)
+    assert guard.is_spike(2.0, 50.0)
+
+
+def test_muon_equals_torchs():
+    """torch.optim.Muon with the same scaling is the oracle; it computes in bfloat16, hence the tolerance."""
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(32, 48)), torch.nn.Parameter(torch.randn(48, 32))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    mine = Muon(ours, lr=0.02, momentum=0.95, weight_decay=0.1)
+    oracle = torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        mine.step()
+        oracle.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() < 5e-3
+
+
+def test_orthogonalized_singular_values_are_near_one():
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(4, 64, 40)))
+    assert values.min() > 0.4 and values.max() < 1.3
+
+
+def test_optimizer_state_round_trip(data):
+    _, tokenizer = data
+    models = [tiny_model("qwen3", tokenizer) for _ in range(2)]
+    optimizers = [Optimizers(model, learning_rate=1e-2) for model in models]
+    ids = torch.randint(0, 300, (2, 16))
+
+    def step(which):
+        models[which](ids).square().mean().backward()
+        optimizers[which].step(1.0)
+
+    step(0)
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers[1].load_state_tensors(optimizers[0].state_tensors())
+    step(0)
+    step(1)
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])
+def test_schedules_rise_once_and_never_leave_their_range(schedule):
+    factors = [learning_rate_factor(s, 200, schedule=schedule, warmup=0.1, decay=0.3, floor=0.05) for s in range(200)]
+    top = factors.index(max(factors))
+    assert all(0 < f <= 1 for f in factors) and max(factors) == pytest.approx(1.0, abs=1e-3)
+    assert factors[: top + 1] == sorted(factors[: top + 1]) and factors[20:] == sorted(factors[20:], reverse=True)
+    if schedule != "constant":
+        assert factors[-1] < 0.08
