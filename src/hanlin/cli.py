@@ -368,7 +368,7 @@ def main() -> None:
     # Threads that sleep while they wait: on a machine with other work, spinning ones slow training tenfold (measured here).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(exit_on_error=True)
+        app(sys.argv[1:])
     except HanlinError as error:
         print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
         raise SystemExit(1) from None

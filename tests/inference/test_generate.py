@@ -110,6 +110,6 @@ def test_ctrl_c_in_a_real_process(run_dir):
     process.stdout.read(1)  # it speaks
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
-    output, errors = process.communicate("/quit\n".encode(), timeout=15)
+    output, errors = process.communicate(b"/quit\n", timeout=15)
     assert process.returncode == 0, errors.decode()
     assert b"Traceback" not in errors

@@ -28,7 +28,7 @@ from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
 from .clean import CleanConfig, Cleaner, preset
 from .dedup import DedupConfig, MinHasher, digest, near_duplicates, skeleton
-from .layouts import Document
+from .messages import Document
 from .pii import mask
 from .readers import Quarantine, expand, read_documents
 

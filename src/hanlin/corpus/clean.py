@@ -19,7 +19,7 @@ import numpy as np
 
 from ..common import config as configs
 from ..common.errors import HanlinError
-from .layouts import Document
+from .messages import Document
 from .normalize import collapse, normalize, repair_mojibake
 from .promotion import frame_line, promotional_points, vices
 from .signals import Signals, measure

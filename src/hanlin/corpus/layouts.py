@@ -6,52 +6,11 @@ A layout is recognised by its keys alone; the tables are tried in order, most sp
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
-from ..common.errors import tr
-
-
-class _Text(TypedDict):
-    text: str
-
-
-class Document(_Text, total=False):
-    """`text`, and `source`: the name its figures are reported under."""
-
-    source: str
-
-
-class _Messages(TypedDict):
-    messages: list[dict[str, Any]]
-
-
-class Conversation(_Messages, total=False):
-    """`messages` of `role` (system, user, assistant, tool), `content`, and for the assistant maybe `reasoning_content`, `tool_calls`."""
-
-    tools: list[Any]
-    source: str
-
-
-class _Pair(TypedDict):
-    prompt: list[dict[str, Any]]
-    chosen: dict[str, Any]
-    rejected: dict[str, Any]
-
-
-class Preference(_Pair, total=False):
-    """`prompt` (messages), and two assistant messages: `chosen` is better than `rejected`."""
-
-    source: str
-
-
-class BadRecord(ValueError):
-    """A record of a known layout that cannot be used; the message says why."""
-
-    def __init__(self, zh: str, en: str):
-        super().__init__(tr(zh, en))
+from .messages import BadRecord, Conversation, Preference, answer, message, question, text_of, unquoted
 
 
 class Layout(NamedTuple):
@@ -63,15 +22,7 @@ class Layout(NamedTuple):
 
 
 Record = Mapping[str, Any]
-_THINK = re.compile(r"^\s*<think>(.*?)</think>\s*", re.S)
 _WRAPPED = re.compile(r"<\|im_start\|>|<\|im_end\|>|<\|endoftext\|>|</?s>")
-_ROLES = {
-    **dict.fromkeys(("user", "human", "client", "q", "问", "usr"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "counselor", "chatgpt", "bing", "bard", "答", "sys"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function", "ipython"), "tool"),
-    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
-    **dict.fromkeys(("system", "developer"), "system"),
-}
 
 
 def recognise(record: Any, layouts: tuple[Layout, ...]) -> Layout | None:
@@ -84,19 +35,6 @@ def recognise(record: Any, layouts: tuple[Layout, ...]) -> Layout | None:
         return None
     keys = record.keys()
     return next((layout for layout in layouts if layout.keys <= keys), None)
-
-
-def text_of(value: Any, *, empty: bool = False) -> str:
-    """A value that must be text; lone surrogates (half an emoji, cut by somebody) become U+FFFD."""
-    if not isinstance(value, str):
-        raise BadRecord(f"应为文字的地方是 {type(value).__name__}", f"{type(value).__name__} where text belongs")
-    if not empty and not value.strip():
-        raise BadRecord("文字为空", "empty text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
 
 
 # --- documents -----------------------------------------------------------------------------------------------------------
@@ -154,63 +92,6 @@ DOCUMENTS: tuple[Layout, ...] = (
 # --- conversations -------------------------------------------------------------------------------------------------------
 
 
-def answer(content: Any, reasoning: Any = None) -> dict[str, Any]:
-    """An assistant message; a leading `<think>…</think>` in the content becomes `reasoning_content`."""
-    content = text_of(content, empty=True)
-    if isinstance(reasoning, str) and reasoning.strip():
-        return {"role": "assistant", "content": content.strip(), "reasoning_content": text_of(reasoning).strip()}
-    thought = _THINK.match(content)
-    if thought:
-        rest = content[thought.end() :].strip()
-        return {"role": "assistant", "content": rest} | ({"reasoning_content": thought[1].strip()} if thought[1].strip() else {})
-    return {"role": "assistant", "content": content}
-
-
-def _question(*parts: Any) -> dict[str, Any]:
-    return {"role": "user", "content": text_of("\n".join(text_of(part, empty=True) for part in parts if part is not None and part != ""))}
-
-
-def _json(value: Any) -> Any:
-    """Tools and tool calls are often JSON inside a string."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def message(item: Any, position: int = 0) -> dict[str, Any]:
-    """One message of any dialect: role/content, from/value, typed content parts, or content alone (role by position)."""
-    if isinstance(item, str):
-        item = {"content": item}
-    if not isinstance(item, Mapping):
-        raise BadRecord(f"消息是 {type(item).__name__}", f"a message is a {type(item).__name__}")
-    name = item.get("role") or item.get("from") or ("assistant" if position % 2 else "user")
-    role = _ROLES.get(str(name).lower())
-    if role is None:
-        raise BadRecord(f"未知的角色 {name!r}", f"unknown role {name!r}")
-    content = next((item[key] for key in ("content", "value", "message", "text") if item.get(key) is not None), "")
-    reasoning, calls = item.get("reasoning_content"), _json(item.get("tool_calls"))
-    if isinstance(content, list):
-        parts: dict[str, list[Any]] = {}
-        for part in content:
-            part = part if isinstance(part, Mapping) else {"type": "text", "text": part}
-            parts.setdefault(str(part.get("type", "text")), []).append(part.get("value", part.get("text", "")))
-        unknown = set(parts) - {"text", "reasoning", "tool_call"}
-        if unknown:
-            raise BadRecord(f"不支持的内容类型 {sorted(unknown)}", f"unsupported content parts {sorted(unknown)}")
-        content = "".join(parts.get("text", []))
-        reasoning = reasoning or "".join(parts.get("reasoning", []))
-        calls = calls or [_json(call) for call in parts.get("tool_call", [])]
-    if role == "function_call":
-        call = _json(content)
-        return {"role": "assistant", "content": "", "tool_calls": call if isinstance(call, list) else [call]}
-    if role != "assistant":
-        return {"role": role, "content": text_of(content, empty=True)}
-    return answer(content, reasoning) | ({"tool_calls": calls} if calls else {})
-
-
 def _conversation(messages: list[dict[str, Any]], record: Any = None, system: Any = None) -> Conversation:
     if isinstance(system, str) and system.strip() and messages and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
@@ -219,7 +100,7 @@ def _conversation(messages: list[dict[str, Any]], record: Any = None, system: An
     if not any(item["role"] == "assistant" and (item["content"].strip() or item.get("tool_calls")) for item in messages):
         raise BadRecord("没有回答", "no answer")
     result: Conversation = {"messages": messages}
-    tools = _json(record.get("tools")) if isinstance(record, Mapping) else None
+    tools = unquoted(record.get("tools")) if isinstance(record, Mapping) else None
     if tools:
         result["tools"] = tools if isinstance(tools, list) else [tools]
     return result
@@ -233,9 +114,9 @@ def _turns(items: Any, record: Any = None) -> Conversation:
     first = items[0]
     if isinstance(first, Mapping) and {"human", "assistant"} <= first.keys():
         pairs = [(item["human"], item["assistant"]) for item in items]
-        return _conversation([turn for q, a in pairs for turn in (_question(q), answer(a))], record)
+        return _conversation([turn for q, a in pairs for turn in (question(q), answer(a))], record)
     if isinstance(first, Mapping) and "output" in first:  # XTuner: system only in the first turn
-        messages = [turn for item in items for turn in (_question(item.get("instruction"), item.get("input")), answer(item["output"]))]
+        messages = [turn for item in items for turn in (question(item.get("instruction"), item.get("input")), answer(item["output"]))]
         return _conversation(messages, record, first.get("system"))
     return _conversation([message(item, position) for position, item in enumerate(items)], record, (record or {}).get("system"))
 
@@ -244,24 +125,24 @@ def _list_of(key: str) -> Callable[[Record], Conversation]:
     return lambda record: _turns(record[key], record)
 
 
-def _ask(*question: str, reply: str, thought: str = "", history: str = "history") -> Callable[[Record], Conversation]:
-    """question keys joined by a newline, the reply, maybe a thought, maybe earlier [question, answer] pairs."""
+def _ask(*asked: str, reply: str, thought: str = "", history: str = "history") -> Callable[[Record], Conversation]:
+    """Keys of the question (joined by a newline), of the reply, maybe of a thought and of earlier [question, answer] pairs."""
 
     def convert(record: Record) -> Conversation:
         messages: list[dict[str, Any]] = []
         for pair in record.get(history) or []:
-            messages += [_question(pair[0]), answer(pair[1])]
+            messages += [question(pair[0]), answer(pair[1])]
         value = record[reply]
         value = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
         last = answer(text_of(value), record.get(thought) if thought else None)
         if not last["content"].strip():
             raise BadRecord("回答为空", "an empty answer")
-        return _conversation([*messages, _question(*(record.get(key) for key in question)), last], record, record.get("system"))
+        return _conversation([*messages, question(*(record.get(key) for key in asked)), last], record, record.get("system"))
 
     return convert
 
 
-def _choice(question: str, options: Callable[[Record], list[str]], label: str) -> Callable[[Record], Conversation]:
+def _choice(asked: str, options: Callable[[Record], list[str]], label: str) -> Callable[[Record], Conversation]:
     """An exam question with its options; the reply is the label and the option's text."""
 
     def convert(record: Record) -> Conversation:
@@ -272,7 +153,7 @@ def _choice(question: str, options: Callable[[Record], list[str]], label: str) -
             re.sub(r"^\(?([A-G])[).．、]\s*", r"\1. ", text) if re.match(r"\(?[A-G][).．、]", text) else f"{letter}. {text}"
             for letter, text in zip("ABCDEFG", choices, strict=False)
         ]
-        return _conversation([_question(record.get("passage"), record[question], *lettered), answer(lettered["ABCDEFG".index(right)])])
+        return _conversation([question(record.get("passage"), record[asked], *lettered), answer(lettered["ABCDEFG".index(right)])])
 
     return convert
 
@@ -281,7 +162,7 @@ def _c3(record: Record) -> Conversation:
     dialogue, questions, *_ = record["[]"]
     messages = []
     for index, item in enumerate(questions):
-        asked = _question("\n".join(dialogue) if not index else None, item["question"], *item["choice"])
+        asked = question("\n".join(dialogue) if not index else None, item["question"], *item["choice"])
         messages += [asked, answer(item["answer"])]
     return _conversation(messages)
 
@@ -306,7 +187,7 @@ def _moss_chat(record: Record) -> Conversation:
     messages = []
     for turn in record["chat"].values():
         said = [re.sub(r"^<\|\w+\|>:\s*|\s*<eo\w+>\s*$", "", turn[key]) for key in ("Human", "MOSS")]
-        messages += [_question(said[0]), answer(said[1])]
+        messages += [question(said[0]), answer(said[1])]
     return _conversation(messages)
 
 
@@ -364,7 +245,7 @@ def _last(messages: Any) -> dict[str, Any]:
 
 
 def _prompt(value: Any, system: Any = None) -> list[dict[str, Any]]:
-    messages = [message(item, position) for position, item in enumerate(value)] if isinstance(value, list) else [_question(value)]
+    messages = [message(item, position) for position, item in enumerate(value)] if isinstance(value, list) else [question(value)]
     return [{"role": "system", "content": system}, *messages] if isinstance(system, str) and system.strip() else messages
 
 
@@ -381,14 +262,14 @@ def _ranked(record: Record) -> Preference:
     answers = record["output"]
     if len(answers) < 2:
         raise BadRecord("只有一个回答", "only one answer")
-    history = [turn for pair in record.get("history") or [] for turn in (_question(pair[0]), answer(pair[1]))]
-    return _pair([*history, _question(record["instruction"], record.get("input"))], answers[0], answers[-1])
+    history = [turn for pair in record.get("history") or [] for turn in (question(pair[0]), answer(pair[1]))]
+    return _pair([*history, question(record["instruction"], record.get("input"))], answers[0], answers[-1])
 
 
 def _zhihu_rlhf(record: Record) -> Preference:
-    history = [turn for pair in record.get("history") or [] for turn in (_question(pair[0]), answer(pair[1]))]
+    history = [turn for pair in record.get("history") or [] for turn in (question(pair[0]), answer(pair[1]))]
     return _pair(
-        [*_prompt(history, record.get("system")), _question(record["question"])], record["response_chosen"], record["response_rejected"]
+        [*_prompt(history, record.get("system")), question(record["question"])], record["response_chosen"], record["response_rejected"]
     )
 
 
@@ -412,7 +293,7 @@ PREFERENCES: tuple[Layout, ...] = (
     _layout(
         "alpaca with chosen, rejected",
         "instruction chosen rejected",
-        lambda r: _pair([_question(r["instruction"], r.get("input"))], r["chosen"], r["rejected"]),
+        lambda r: _pair([question(r["instruction"], r.get("input"))], r["chosen"], r["rejected"]),
     ),
     _layout("question, chosen, rejected", "question chosen rejected", lambda r: _pair(_prompt(r["question"]), r["chosen"], r["rejected"])),
     _layout("minimind DPO (two conversations)", "chosen rejected", _two_lists),
@@ -435,8 +316,3 @@ def recognise_for(record: Any, schema: str) -> Layout | None:
         "documents": "content" in layout.keys and ("role" in record or recognise(record, CONVERSATIONS) is not None),
     }
     return None if foreign[schema] else layout
-
-
-def is_message(record: Any) -> bool:
-    """Whether a JSON value is one chat message, so that an array of such is one conversation."""
-    return isinstance(record, Mapping) and bool({"role", "from"} & record.keys()) and bool({"content", "value"} & record.keys())

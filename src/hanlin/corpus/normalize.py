@@ -20,7 +20,7 @@ _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
 _TRAILING = re.compile(r"[ \t\u3000]+$|^\u3000+", re.M)
 _BLANK = re.compile(r"\n{3,}")
 _ODD = re.compile(
-    "[^\t\n\x20-\x7e\u00b7\u2010-\u2027\u2030-\u205e\u2070-\udfff\uf900-\ufefe\uff00-\uffee\U00010000-\U0010ffff]|\ufeff|[\ue000-\uf8ff]|\u3000(?:\n|$)|^\u3000",
+    "[^\t\n\x20-\x7e\u00b7\u2010-\u2027\u2030-\u205e\u2070-\udfff\ufb00-\ufefe\uff00-\uffee\U00010000-\U0010ffff]|\ufeff|[\ue000-\uf8ff]|\u3000(?:\n|$)|^\u3000",
     re.M,
 )
 
@@ -33,8 +33,15 @@ _HIDDEN = re.compile(
     + r")|<!--.*?-->|<!\[CDATA\[(.*?)\]\]>|<(script|style|noscript|head|nav|footer|iframe|svg|select|template)\b[^>]*>.*?(?:</\3\s*>|\Z)|<[!?][a-zA-Z][^>]*>",
     re.S | re.I,
 )
-_BLOCK = "p|div|br|hr|li|ul|ol|dl|dt|dd|tr|td|th|table|tbody|thead|tfoot|caption|h[1-6]|blockquote|section|article|aside|header|main|figure|figcaption|form|fieldset|legend|center|pre|address|html|body|title|option|details|summary"
-_INLINE = "a|b|i|u|s|em|strong|span|font|img|input|label|sup|sub|small|big|code|abbr|acronym|cite|tt|kbd|samp|var|wbr|ruby|rt|rp|rb|video|audio|source|embed|object|param|button|textarea|link|meta|base|map|area|del|ins|mark|nobr|strike|time|q|canvas|o:p|col|colgroup|frame|frameset|script|style"
+_BLOCK = (
+    "p|div|br|hr|li|ul|ol|dl|dt|dd|tr|td|th|table|tbody|thead|tfoot|caption|h[1-6]|blockquote|section|article|aside|header|"
+    "main|figure|figcaption|form|fieldset|legend|center|pre|address|html|body|title|option|details|summary"
+)
+_INLINE = (
+    "a|b|i|u|s|em|strong|span|font|img|input|label|sup|sub|small|big|code|abbr|acronym|cite|tt|kbd|samp|var|wbr|ruby|rt|rp|"
+    "rb|video|audio|source|embed|object|param|button|textarea|link|meta|base|map|area|del|ins|mark|nobr|strike|time|q|"
+    "canvas|o:p|col|colgroup|frame|frameset|script|style"
+)
 _TAG = re.compile(r"(" + _CODE + r")|<(/?)(?:(" + _BLOCK + r")|(?:" + _INLINE + r"))(?:\s[^<>]*|/)?>", re.S | re.I)
 _ANY_TAG = re.compile(r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]*|/)?>")
 _ENTITY = re.compile(r"(" + _CODE + r")|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)

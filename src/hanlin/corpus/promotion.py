@@ -9,15 +9,21 @@ from __future__ import annotations
 import re
 
 _PHONE = r"(?<![\dA-Za-z.])(?:1[3-9]\d[- ]?\d{4}[- ]?\d{4}|[48]00[- ]?\d{3,4}[- ]?\d{3,4}|0\d{2,3}[-－ ]\d{7,8})(?![\d.])"
-_HANDLE = r"(?:Q{1,2}群?|扣{1,2}群?|企鹅号?|微信号?|微信公众号|公众号|[vV]信|[vV][xX]|[wW][xX]|薇信?|威信|徽信|电报|[tT]elegram|[wW]hats[aA]pp|飞机号?|加群|群号|客服)\s*(?:号码?|群|客服|[iI][dD])?\s*[:：＋+=＝是为]{0,2}\s*@?(?=[\w-]*\d)[A-Za-z0-9][\w-]{4,}"
+_HANDLE = (
+    r"(?:Q{1,2}群?|扣{1,2}群?|企鹅号?|微信号?|微信公众号|公众号|[vV]信|[vV][xX]|[wW][xX]|薇信?|威信|徽信|电报|[tT]elegram|[wW]hats[aA]pp|飞机号?|加群|群号|客服)"
+    r"\s*(?:号码?|群|客服|[iI][dD])?\s*[:：＋+=＝是为]{0,2}\s*@?(?=[\w-]*\d)[A-Za-z0-9][\w-]{4,}"
+)
 _ADD = r"(?<![添增附])[加＋+]\s*(?:我|老师|客服)?的?\s*(?:QQ|微信|[vV]信|[vV][xX]?(?![A-Za-z])|[wW][xX](?![A-Za-z])|薇信?|威信|扣扣|群)"
 _LABELLED = r"(?:电话|手机号?|座机|热线|致电|联系方?式?|咨询|[tT][eE][lL])\s*(?:号码?)?\s*[:：]?\s*\+?\d[\d-]{5,14}\d"
 _MAIL = r"[\w.+-]+@[\w-]+\.[A-Za-z]{2,}"
-_URL = r"(?:https?://|www\.)[^\s\u4e00-\u9fff，。）]+|(?<![\w@.])[a-z0-9][a-z0-9-]{1,30}(?:\.[a-z0-9-]{2,20})?\.(?:com|cn|net|cc|top|xyz|vip|info|club|shop|site|online|app|live|icu|tk|me|tv|asia|biz|wang)\b(?!\.\w)"
+_URL = (
+    r"(?:https?://|www\.)[^\s\u4e00-\u9fff，。）]+|(?<![\w@.])[a-z0-9][a-z0-9-]{1,30}(?:\.[a-z0-9-]{2,20})?"
+    r"\.(?:com|cn|net|cc|top|xyz|vip|info|club|shop|site|online|app|live|icu|tk|me|tv|asia|biz|wang)\b(?!\.\w)"
+)
 
 
 def _each(beginnings: str, rest: str) -> str:
-    """`a b` and a rest: `a…|b…`. Every branch below begins with a literal character, which lets `re` skip text quickly (tenfold, measured)."""
+    """`a b` and a rest: `a…|b…`. Every branch below begins with a literal character: `re` then skips other text quickly."""
     return "|".join(beginning + rest for beginning in beginnings.split())
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from ..common.errors import HanlinError, tr
 from .files import DEFAULT_LIMITS, ReadLimits, expand, stem
-from .layouts import SCHEMAS, BadRecord, Conversation, Document, Preference, recognise_for
+from .layouts import SCHEMAS, recognise_for
+from .messages import BadRecord, Conversation, Document, Preference
 from .records import Quarantine, Raw, records
 
 Paths = str | Path | Sequence[str | Path]

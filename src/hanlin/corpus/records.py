@@ -21,7 +21,8 @@ import orjson
 
 from ..common.errors import HanlinError, tr
 from .files import ReadLimits, inner_suffix, lines, utf8_blocks
-from .layouts import SCHEMAS, is_message, recognise_for
+from .layouts import SCHEMAS, recognise_for
+from .messages import is_message
 
 _SEPARATOR = "<|endoftext|>"
 _CHUNK = 1 << 20  # characters of plain text that make one document at most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import sys
@@ -70,7 +71,8 @@ def serve(
             flush=True,
         )
     app = create_app(Engine(model, tokenizer, max_batch=max_batch), tokenizer, settings)
-    make_server(app).run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
+        make_server(app).run(sockets=[listener])
 
 
 def make_server(app: Any) -> uvicorn.Server:

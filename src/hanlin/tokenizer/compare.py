@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.readers import read_documents
 
 from .tokenizer import Tokenizer
 
@@ -80,6 +79,8 @@ class _Tally:
 
 
 def _batches(path: Path, max_bytes: int | None) -> Iterable[list[bytes]]:
+    from hanlin.corpus.readers import read_documents  # not needed to open a tokenizer
+
     batch: list[bytes] = []
     size = 0
     for document in read_documents(path):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import artifact
-from hanlin.corpus.readers import read_documents
 
 from .chat import ROLES
 from .files import build_vocabulary, write_files
@@ -161,6 +160,8 @@ def train_tokenizer(
 
 def _documents(source: Path | str | Sequence[Path | str] | Iterable[str]) -> Iterator[str]:
     if isinstance(source, (str, Path, list, tuple)):
+        from hanlin.corpus.readers import read_documents  # not needed to open a tokenizer, which should be instant
+
         for document in read_documents(source):
             yield document.get("text", "")
     else:

@@ -1,0 +1,123 @@
+"""A run goes on where it was, keeps what is done, recomputes what a change touches, and never publishes a worse model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hanlin.common.errors import HanlinError
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import read_manifest
+from hanlin.common.progress import Progress
+from hanlin.evaluation import Metric, validate_report
+from hanlin.inference import load_chat_model
+from hanlin.pipeline import load_recipe, run_recipe
+from hanlin.pipeline.gate import judge
+
+TINY = [
+    "corpus.documents=500", "model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2", "model.num_key_value_heads=1",
+    "tokenizer.vocab_size=700", "pretrain.train.steps=3", "sft.examples=60", "sft.train.steps=2", "distill.examples=40", "distill.train.steps=2",
+    "dpo.examples=12", "dpo.pairs=4", "dpo.train.steps=2", "reward.examples=12", "reward.pairs=4", "reward.train.steps=2",
+    "grpo.seeds=2", "grpo.examples=8", "grpo.prompts=2", "grpo.group_size=2", "grpo.max_new_tokens=4", "grpo.train.steps=1",
+    "evaluation.count=8", "evaluation.max_new_tokens=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished tiny run and its report."""
+    out = tmp_path_factory.mktemp("run") / "demo"
+    return out, run_recipe(load_recipe("demo", TINY), out, Progress())
+
+
+def seconds(out: Path) -> dict[str, float]:
+    return {file.stem: json.loads(file.read_text())["seconds"] for file in (out / "steps").glob("*.json")}
+
+
+def test_every_stage_reports_by_the_schema(finished):
+    out, report = finished
+    validate_report(report)
+    assert [stage["name"] for stage in report["stages"]] == load_recipe("demo").stages()
+    named = {name for stage in report["stages"] for name in stage["metrics"]}
+    promised = {"dirt_removed", "good_lost", "bits_per_byte", "story_answers", "problems_solved", "preferred_manner", "pair_accuracy", "task_reward"}
+    assert promised <= named
+    controls = {name: m["control"]["name"] for s in report["stages"] for name, m in s["metrics"].items() if "control" in m}
+    assert controls["bits_per_byte"] == "5-gram" and controls["problems_solved"] == "direct" and controls["pair_accuracy"] == "length"
+    assert controls["task_reward"] == "sft" and (out / "report.html").is_file() and (out / "model.gguf").is_file()
+
+
+def test_the_published_model_is_whole(finished):
+    out, _ = finished
+    read_manifest(out / "model", "model")
+    model, tokenizer = load_chat_model(out)
+    assert model.config.vocab_size == tokenizer.vocab_size
+
+
+def test_a_finished_run_recomputes_nothing(finished):
+    out, report = finished
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name not in (".lock", "recipe.json")}
+    assert run_recipe(load_recipe("demo", TINY), out, Progress()) == report
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_a_change_recomputes_what_depends_on_it_and_nothing_else(finished, tmp_path):
+    out = tmp_path / "changed"
+    shutil.copytree(finished[0], out)
+    before = {name: (out / "steps" / f"{name}.json").stat().st_mtime_ns for name in seconds(out)}
+    run_recipe(load_recipe("demo", [*TINY, "reward.train.steps=3"]), out, Progress())
+    after = {name: (out / "steps" / f"{name}.json").stat().st_mtime_ns for name in seconds(out)}
+    assert {name for name in after if after[name] != before[name]} == {"reward"}
+
+
+def test_a_damaged_artefact_is_made_again(finished, tmp_path):
+    out = tmp_path / "damaged"
+    shutil.copytree(finished[0], out)
+    reference = read_manifest(out / "dataset").content_hash
+    (out / "dataset" / "tokens.bin").write_bytes(b"\0" * 10)
+    run_recipe(load_recipe("demo", TINY), out, Progress())
+    assert read_manifest(out / "dataset").content_hash == reference
+
+
+@pytest.mark.parametrize("fail_at", ["directory.before_rename:2", "directory.between_renames:1", "train.after_step:2", "train.after_step:6"])
+def test_killed_and_started_again_ends_with_the_same_models(finished, tmp_path, fail_at):
+    """Every model that does not depend on wall-clock time (controls of equal time do) has the same bytes."""
+    out = tmp_path / "killed"
+    code = "from pathlib import Path; from hanlin.pipeline import *; from hanlin.common.progress import Progress; run_recipe(load_recipe('demo', %r), Path(%r), Progress())"
+    command = [sys.executable, "-c", code % ([*TINY, "reward=null", "grpo=null"], str(out))]
+    first = subprocess.run(command, env={**os.environ, "HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300)
+    assert first.returncode == (0 if "between" in fail_at and first.returncode == 0 else 137), first.stderr
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    for name in ("pretrain", "sft", "distill", "dpo"):
+        assert read_manifest(out / "models" / name).files["model.safetensors"] == read_manifest(finished[0] / "models" / name).files["model.safetensors"], name
+
+
+def test_two_runs_in_one_directory(tmp_path):
+    with directory_lock(tmp_path / "run"):
+        code = "from hanlin.common.locks import directory_lock\nwith directory_lock(%r): pass" % str(tmp_path / "run")
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert other.returncode == 1 and f"pid {os.getpid()}" in other.stderr
+
+
+def test_a_foreign_directory_is_refused(tmp_path):
+    (tmp_path / "thesis.docx").write_text("precious")
+    with pytest.raises(HanlinError, match=str(tmp_path)):
+        run_recipe(load_recipe("demo", TINY), tmp_path, Progress())
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_the_gate_keeps_the_better_model():
+    def metric(successes, better=True):
+        return Metric.proportion(successes, 100, higher_is_better=better)
+
+    assert judge("dpo", ("x", metric(60), metric(50)), {}).kept
+    assert not judge("dpo", ("x", metric(40), metric(50)), {}).kept
+    assert not judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(80), metric(90))}).kept
+    assert judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(89), metric(90))}).kept
+    assert not judge("sft", ("loss", metric(60, False), metric(50, False)), {}).kept
