@@ -49,6 +49,7 @@ class CorpusConfig:
         heldout_max: documents set aside per source at most.
         source: `record` names documents by their own `source` field where they have one, `file` by their file.
         max_documents: read no more than so many; 0 reads all.
+        sample: share of each source's documents to take, chosen by the hash of their text; the rest is counted, not cleaned.
     """
 
     preset: str = "zh-web"
@@ -59,8 +60,11 @@ class CorpusConfig:
     heldout_max: int = 500
     source: Literal["record", "file"] = "record"
     max_documents: int = 0
+    sample: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.sample <= 1:
+            raise ValueError(f"sample = {self.sample}: 0 < … ≤ 1")
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction = {self.heldout_fraction}: 0 ≤ … < 1")
         if min(self.heldout_max, self.max_documents) < 0:
@@ -151,6 +155,11 @@ def _documents(sources: Any) -> tuple[list[Path] | None, Iterable[Document]]:
     return None, chained()
 
 
+def _position(text: str) -> float:
+    """Where a text falls in [0, 1), evenly and for ever."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"sample").digest(), "big") / 2**64
+
+
 class _Making:
     """One build: what has been read, kept and dropped so far."""
 
@@ -168,6 +177,7 @@ class _Making:
         self._ranks: list[int] = []
         self._names: dict[str, int] = {}
         self._masked: dict[str, int] = defaultdict(int)
+        self.unsampled = 0
         self._read = defaultdict(lambda: [0, 0, 0])  # source → documents, characters, bytes
 
     def take(self, documents: Iterable[Mapping[str, Any]], total: int) -> None:
@@ -181,6 +191,9 @@ class _Making:
                     f"第 {sum(count for count, _, _ in self._read.values()) + len(batch) + 1} 篇文档没有 text，只有 {sorted(document)}。",
                     f"Document {sum(count for count, _, _ in self._read.values()) + len(batch) + 1} has no text, only {sorted(document)}.",
                 )
+            if self.config.sample < 1 and _position(text) >= self.config.sample:
+                self.unsampled += 1
+                continue
             batch.append({"text": text, "source": str(document.get("source") or "corpus")})
             size += len(text)
             read += 1
@@ -291,6 +304,8 @@ class _Making:
         figures |= {"documents_kept": parts["documents"][0], "characters_kept": parts["documents"][1], "bytes_kept": parts["documents"][2]}
         figures |= {"heldout_documents": parts["heldout"][0], "heldout_bytes": parts["heldout"][2]}
         named: dict[str, Any] = {name: int(value) for name, value in figures.items()}
+        if self.config.sample < 1:
+            named["documents_not_sampled"] = self.unsampled
         named["dropped"] = {rule: about["count"] for rule, about in self.drops.to_dict().items()}
         if self.config.mask_pii:
             named["masked"] = dict(self._masked)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _BLOCK = 1 << 18  # shingles hashed at once: permutation rows of 1 MiB stay in the cache
-_WIDE_BUCKET = 256
+_WIDE_BUCKET = 512  # documents that stay, of one bucket, with which a newcomer is compared
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -129,6 +129,8 @@ def near_duplicates(signatures: np.ndarray, bare: Callable[[int], str], config: 
         bare: the bare text of a document, fetched only for candidates.
     """
     keeper = np.arange(len(signatures))
+    if not len(signatures):
+        return keeper
     cache: dict[int, np.ndarray] = {}
 
     def shingles(index: int) -> np.ndarray:
@@ -139,49 +141,43 @@ def near_duplicates(signatures: np.ndarray, bare: Callable[[int], str], config: 
             found = cache[index] = np.unique(shingle_hashes([bare(index)], config.shingle)[0])
         return found
 
-    for early, late in _candidates(signatures, config):
-        if keeper[late] == late and keeper[early] == early and jaccard(shingles(early), shingles(late)) >= config.threshold:
-            keeper[late] = early
+    # An estimate from k values is off by √(J(1−J)/k); five such below the threshold, a pair is not worth fetching.
+    floor = config.threshold - 5 * (config.threshold * (1 - config.threshold) / signatures.shape[1]) ** 0.5
+    members, groups = _shared_bands(signatures, config)
+    kept_of: dict[int, list[int]] = {}  # a crowd of copies costs little: only documents that stay are compared with
+    for document, group in zip(members, groups, strict=True):
+        early = np.array(sorted({index for name in group for index in kept_of.get(name, ())}), np.int64)
+        if len(early):
+            early = early[(signatures[early] == signatures[document]).mean(axis=1) >= floor]
+        twin = next((int(index) for index in early if jaccard(shingles(int(index)), shingles(document)) >= config.threshold), document)
+        keeper[document] = twin
+        if twin == document:
+            for name in group:
+                kept = kept_of.setdefault(name, [])
+                if len(kept) < _WIDE_BUCKET:
+                    kept.append(document)
     return keeper
 
 
-def _candidates(signatures: np.ndarray, config: DedupConfig) -> list[tuple[int, int]]:
-    """Pairs (earlier, later) that share a band and whose signatures do not rule the threshold out, by the later one."""
-    count = len(signatures)
-    found: list[np.ndarray] = []
-    # An estimate from k values is off by √(J(1−J)/k); five such below the threshold, a pair is not worth fetching.
-    floor = config.threshold - 5 * (config.threshold * (1 - config.threshold) / signatures.shape[1]) ** 0.5 if count else 0.0
+def _shared_bands(signatures: np.ndarray, config: DedupConfig) -> tuple[list[int], list[list[int]]]:
+    """Documents that share a band with another, in order, and for each the numbers of the (band, value) groups it is in."""
+    documents: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
+    numbered = 0
     for band in range(config.bands):
-        rows = np.ascontiguousarray(signatures[:, band * config.rows : (band + 1) * config.rows])
-        keys = np.zeros(count, np.uint64)
-        for column in rows.T:
+        keys = np.zeros(len(signatures), np.uint64)
+        for column in signatures[:, band * config.rows : (band + 1) * config.rows].T:
             keys = (keys ^ column) * _PRIME
             keys ^= keys >> np.uint64(31)
-        order = np.argsort(keys, kind="stable")  # members of a bucket stay in document order
+        order = np.argsort(keys)
         ordered = keys[order]
-        edges = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]])) if count else np.zeros(1, int)
-        for begin, end in zip(edges[:-1][np.diff(edges) > 1], edges[1:][np.diff(edges) > 1], strict=True):
-            pairs = _bucket_pairs(order[begin:end])
-            alike = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1)
-            pairs = pairs[alike >= floor]
-            if len(pairs):
-                found.append(pairs)
-    if not found:
-        return []
-    pairs = np.unique(np.concatenate(found)[:, ::-1], axis=0)  # by the later document, then by the earlier
-    return [(int(early), int(late)) for late, early in pairs]
-
-
-def _bucket_pairs(members: np.ndarray) -> np.ndarray:
-    """Every pair of a bucket; of a very wide one each member with the first 128 and the 128 before it."""
-    size = len(members)
-    if size <= _WIDE_BUCKET:
-        late, early = np.tril_indices(size, -1)
-    else:
-        half = _WIDE_BUCKET // 2
-        index = np.arange(size)[:, None]
-        early = np.concatenate([np.broadcast_to(np.arange(half), (size, half)), index - np.arange(1, half + 1)], axis=1)
-        late = np.broadcast_to(index, early.shape)
-        valid = (early >= 0) & (early < late)
-        early, late = early[valid], late[valid]
-    return np.stack([members[early], members[late]], axis=1)
+        same = ordered[1:] == ordered[:-1]
+        shared = np.concatenate([same, [False]]) | np.concatenate([[False], same])
+        first = np.concatenate([[True], ~same])
+        documents.append(order[shared])
+        groups.append(numbered + np.cumsum(first)[shared])
+        numbered += len(keys)
+    document, group = np.concatenate(documents), np.concatenate(groups)
+    order = np.argsort(document, kind="stable")
+    members, starts = np.unique(document[order], return_index=True)
+    return members.tolist(), [part.tolist() for part in np.split(group[order], starts[1:])] if len(members) else []

@@ -55,7 +55,7 @@ class ReadLimits:
 
     record_bytes: int = 64 << 20
     output_bytes: int = 1 << 40
-    ratio: float = 1000.0
+    ratio: float = 200.0
 
 
 DEFAULT_LIMITS = ReadLimits()

@@ -107,14 +107,14 @@ def vices(text: str) -> int:
 def promotional_points(line: str) -> float:
     """How much of an advertisement is in a line, in points; 3 and above is one (see `CleanConfig.promotion_points`).
 
-    A way of contact 2 (at most 3), an address 1 (several 1.5), offers and calls 1 each by distinct phrase (at most 2 without
+    A way of contact 2 (at most 3), an address 0.5 (several 1), offers and calls 1 each by distinct phrase (at most 2 without
     any of the harder marks, 3 with), vices 1.5 each (at most 3), shouting 0.5, a long number 0.5. Prose spreads such words
     thinly: a long line needs more points in proportion.
     """
     if not _HINT.search(line):  # an address or a phone number alone is a reference, not an offer
         return 0.0
     contact = min(3.0, 2.0 * len(_CONTACT_ANY.findall(line)))
-    address = min(1.5, 0.5 + 0.5 * len(addresses)) if (addresses := _URL_ANY.findall(line)) else 0.0
+    address = min(1.0, 0.5 * len(_URL_ANY.findall(line)))
     vice = min(3.0, 1.5 * vices(line))
     calls, offers = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line))
     phrases = sum(map(len, calls | offers))

@@ -197,10 +197,11 @@ def _values(path: Path, blocks: Iterator[str], quarantine: Quarantine, limits: R
 
     After a broken one, reading goes on at the next `{` that follows a `}`: one bad record costs itself.
     """
-    buffer, position, line, more = "", 0, 1, True
-    started = not opening
+    buffer, position, more, started = "", 0, True, not opening
+    line, counted = 1, 0  # of the text before buffer[counted]
     while True:
         position = _skip(buffer, position, " \t\r\n,\ufeff" if started else " \t\r\n\ufeff")
+        line, counted = line + buffer.count("\n", counted, position), position
         if not started and position < len(buffer):
             position, started = position + 1, True
             continue
@@ -210,17 +211,18 @@ def _values(path: Path, blocks: Iterator[str], quarantine: Quarantine, limits: R
         if position < len(buffer):
             try:
                 value, end = _DECODER.raw_decode(buffer, position)
-                if end < len(buffer) or not more or buffer[end - 1] in '}]"':
-                    yield Raw(line + buffer.count("\n", 0, position), -1, value)
+                # a number or a word is whole only when something that cannot belong to it follows
+                if buffer[end - 1] in '}]"' or buffer[end : end + 1] in (*" \t\r\n,]",) or (not more and end == len(buffer)):
+                    yield Raw(line, -1, value)
                     position = end
                     continue
             except json.JSONDecodeError as caught:
                 error = caught
         near_end = error is None or error.pos >= len(buffer) - 16 or error.msg.startswith("Unterminated")
         if more and near_end and len(buffer) - position <= limits.record_bytes:
-            line += buffer.count("\n", 0, position)
             # doubling the buffer keeps repeated attempts at one long value linear
-            buffer, position, want = buffer[position:], 0, max(len(buffer) - position, 1)
+            buffer, position, counted = buffer[position:], 0, 0
+            want = max(len(buffer), 1)
             while want > 0 and more:
                 block = next(blocks, None)
                 more = block is not None
@@ -229,15 +231,14 @@ def _values(path: Path, blocks: Iterator[str], quarantine: Quarantine, limits: R
             continue
         if position >= len(buffer):
             return
+        quarantine.add(path, line, -1, tr("不是合法的 JSON", "not valid JSON"), buffer[position : position + 200])
         following = _NEXT_OBJECT.search(buffer, max(position + 1, error.pos if error else 0))
-        quarantine.add(
-            path, line + buffer.count("\n", 0, position), -1, tr("不是合法的 JSON", "not valid JSON"), buffer[position : position + 200]
-        )
         while following is None and more:
-            line += buffer.count("\n", 0, max(0, len(buffer) - 64))
             block = next(blocks, None)
             more = block is not None
-            buffer, position = buffer[-64:] + (block or ""), 0
+            cut = max(counted, len(buffer) - 64)  # the end of a record may lie across two blocks
+            line += buffer.count("\n", counted, cut)
+            buffer, counted = buffer[cut:] + (block or ""), 0
             following = _NEXT_OBJECT.search(buffer)
         if following is None:
             return

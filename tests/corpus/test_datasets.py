@@ -1,0 +1,31 @@
+"""The table of data sets is consistent, and a wrong name gets a suggestion."""
+
+from __future__ import annotations
+
+import pytest
+
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.datasets import DATASETS, find, listing
+
+
+def test_the_table_is_consistent():
+    assert len({data.name for data in DATASETS}) == len(DATASETS)
+    for data in DATASETS:
+        assert data.fields and data.licence and (data.huggingface or data.modelscope)
+        assert all(hub == "" or hub.count("/") == 1 for hub in (data.huggingface, data.modelscope))
+        if any(mark in data.licence for mark in ("NC", "GPL", "research")):
+            assert data.commercial == "no"
+        if "unknown" in data.licence:
+            assert data.commercial == "unknown"
+        assert find(data.name) is data
+
+
+def test_listing_shows_every_set_and_its_licence():
+    text = listing()
+    assert all(data.name in text and data.licence in text for data in DATASETS)
+    assert "c-eval" not in listing("sft") and "deepctrl" in listing("sft")
+
+
+def test_a_wrong_name_gets_a_suggestion():
+    with pytest.raises(HanlinError, match="belle-2m"):
+        find("bele-2m")

@@ -1,0 +1,66 @@
+"""Personal data is masked by kind, look-alikes are not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hanlin.corpus.pii import id_card_valid, luhn_valid, mask
+
+
+def id_card(draw: random.Random) -> str:
+    body = f"11010519{draw.randint(50, 99)}{draw.randint(1, 12):02d}{draw.randint(1, 28):02d}{draw.randint(0, 999):03d}"
+    total = sum(int(d) * w for d, w in zip(body, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True))
+    return body + "10X98765432"[total % 11]
+
+
+def test_check_digits():
+    draw = random.Random(0)
+    for _ in range(200):
+        number = id_card(draw)
+        assert id_card_valid(number)
+        wrong = number[:10] + str((int(number[10]) + 1) % 10) + number[11:]
+        assert not id_card_valid(wrong)
+        place = draw.randrange(14, 17)
+        assert not id_card_valid(number[:place] + str((int(number[place]) + draw.randint(1, 9)) % 10) + number[place + 1 :])
+    assert luhn_valid("4111111111111111") and not luhn_valid("4111111111111112")
+    assert id_card_valid("11010519491231002X") and not id_card_valid("110105194912310021")
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("我的手机是13812345678，请打", "我的手机是[PHONE]，请打"),
+        ("座机010-62345678转1", "座机[PHONE]转1"),
+        ("身份证11010519491231002X号", "身份证[ID_CARD]号"),
+        ("卡号4111111111111111。", "卡号[BANK_CARD]。"),
+        ("写信到zhang.san@example.com.cn吧", "写信到[EMAIL]吧"),
+        ("服务器8.8.8.8不通", "服务器[IP]不通"),
+        ("车牌京A12345，粤B·D12345", "车牌[PLATE]，[PLATE]"),
+        ("护照E12345678", "护照[PASSPORT]"),
+        ("加QQ：12345678聊", "加QQ：[QQ]聊"),
+        ("微信号：zhang_san88", "微信号：[WECHAT]"),
+    ],
+)
+def test_each_kind_has_its_tag(text, masked):
+    assert mask(text)[0] == masked
+    assert sum(mask(text)[1].values()) == masked.count("[")
+    assert mask(masked)[0] == masked  # nothing is masked twice
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "编号138123456789",
+        "圆周率3.1415926535897932384626",
+        "内网192.168.1.1和127.0.0.1",
+        "版本1.2.3.4.5",
+        "订单110105194912310021",
+        "2023年12月25日",
+        "京剧A座12345",
+        "QQ很好用，微信也是",
+    ],
+)
+def test_look_alikes_stay(text):
+    assert mask(text)[0] == text
