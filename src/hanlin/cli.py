@@ -356,9 +356,9 @@ def doctor(*, json: Flag = False) -> None:
 @data_app.command(name="list")
 def data_list(*, json: Flag = False) -> None:
     """List public data sets: where they are, their fields and licences."""
-    from .corpus.datasets import DATASETS, format_datasets
-
     import dataclasses
+
+    from .corpus.datasets import DATASETS, format_datasets
 
     show([dataclasses.asdict(entry) for entry in DATASETS], json, format_datasets())
 

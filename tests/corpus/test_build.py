@@ -176,3 +176,16 @@ def test_real_web_text_end_to_end(tmp_path, shared):
     assert len(train) + len(held) <= 50  # the other two files hold nothing new
     clean = sum(item is not None for item in Cleaner(PRESETS["zh-web"])(list(read_documents(paths[0]))))
     assert len(train) + len(held) >= clean - 2
+
+
+def test_a_sample_hangs_on_each_text_alone(tmp_path, prose):
+    documents = [{"text": prose(i, 80), "source": "s"} for i in range(600)]
+    kept = {}
+    for name, sample in (("third", 0.3), ("half", 0.5)):
+        train, held = parts(build_corpus(documents, tmp_path / name, CorpusConfig(preset="zh-short", sample=sample)))
+        kept[name] = {item["text"] for item in train + held}
+        assert abs(len(kept[name]) - 600 * sample) < 4 * (600 * sample * (1 - sample)) ** 0.5
+    assert kept["third"] < kept["half"]  # a larger sample holds the smaller one
+    random.Random(0).shuffle(documents)
+    again = parts(build_corpus(documents, tmp_path / "again", CorpusConfig(preset="zh-short", sample=0.3)))
+    assert {item["text"] for part in again for item in part} == kept["third"]

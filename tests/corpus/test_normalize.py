@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
@@ -110,6 +111,52 @@ def test_html_goes_code_stays():
         "x &copy y",
     ):
         assert strip_html(same) == same
+    assert "正文" in strip_html("先讲 <script> 和 <select> 两个标签。\n正文在这里。")
+    assert "正文" in strip_html("页面分为 <nav> 和正文，最后是 </nav> 与 <footer>。")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        " ",
+        "a",
+        "字",
+        "<",
+        "<a",
+        "<script>",
+        "&",
+        "&a",
+        "`",
+        "```",
+        "{",
+        "a{",
+        "1",
+        "1-",
+        "a.",
+        "@",
+        "a@",
+        "【",
+        "！",
+        "\u3000",
+        "点击",
+        "http://",
+        "<!--",
+        "Ã",
+        "\n",
+        "\r",
+    ],
+)
+def test_no_input_takes_more_than_linear_time(unit):
+    from hanlin.corpus.clean import PRESETS, Cleaner
+    from hanlin.corpus.dedup import skeleton
+    from hanlin.corpus.pii import mask
+
+    began = time.process_time()
+    for text in (unit * (200_000 // len(unit)), "点击" + unit * (200_000 // len(unit)) + "b"):
+        Cleaner(PRESETS["zh-web"])([{"text": text}])
+        skeleton(text)
+        mask(text)
+    assert time.process_time() - began < 4
 
 
 def test_html_residue_of_real_pages(shared):

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
-from hanlin.dataset import IGNORE, ConversationRows, TextRows, TokenDataset, TokenDatasetWriter, build_conversation_dataset, build_text_dataset, permutation
+from hanlin.dataset import (
+    IGNORE,
+    ConversationRows,
+    TextRows,
+    TokenDataset,
+    TokenDatasetWriter,
+    build_conversation_dataset,
+    build_text_dataset,
+    permutation,
+)
 from hanlin.dataset.packing import pack_best_fit
 from tests.support import tiny_tokenizer
 

@@ -28,9 +28,10 @@ from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
 from .clean import CleanConfig, Cleaner, preset
 from .dedup import DedupConfig, MinHasher, digest, near_duplicates, skeleton
+from .files import COMPRESSED, expand
 from .messages import Document
 from .pii import mask
-from .readers import Quarantine, expand, read_documents
+from .readers import Quarantine, read_documents
 
 _BATCH_CHARACTERS = 1 << 20
 Part = Literal["documents", "heldout"]
@@ -110,7 +111,8 @@ def build_corpus(
             if paths is not None:
                 documents = read_documents(paths, quarantine=quarantine, source=config.source)
             making = _Making(config, spill, progress or Progress(), seed)
-            making.take(documents, sum(path.stat().st_size for path in paths or []))
+            # compressed Chinese is about a third of its text: a guess, good enough for a bar
+            making.take(documents, sum(path.stat().st_size * (3 if path.suffix in COMPRESSED else 1) for path in paths or []))
             making.drop_near_duplicates()
             making.split()
             making.write(writer.path)
@@ -200,9 +202,8 @@ class _Making:
             if size >= _BATCH_CHARACTERS:
                 self._take(batch)
                 batch, size = [], 0
-                # compressed Chinese is about a third of its text: a guess, good enough for a bar
                 done = sum(byte for _, _, byte in self._read.values())
-                self._progress.update(min(done // 3, max(total - 1, 0)) if total else read, total or read + 1, {"documents": float(read)})
+                self._progress.update(min(done, total - 1) if total else read, total or read + 1, {"documents": float(read)})
             if read == self.config.max_documents:
                 break
         self._take(batch)

@@ -17,7 +17,7 @@ _INVISIBLE = re.compile(
 )
 _BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
-_TRAILING = re.compile(r"[ \t\u3000]+$|^\u3000+", re.M)
+_TRAILING = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$|^\u3000+", re.M)  # the guard keeps long runs of spaces linear
 _BLANK = re.compile(r"\n{3,}")
 _ODD = re.compile(
     "[^\t\n\x20-\x7e\u00b7\u2010-\u2027\u2030-\u205e\u2070-\udfff\ufb00-\ufefe\uff00-\uffee\U00010000-\U0010ffff]|\ufeff|[\ue000-\uf8ff]|\u3000(?:\n|$)|^\u3000",
@@ -27,26 +27,28 @@ _ODD = re.compile(
 _CODE = r"```.*?(?:```|\Z)|`[^`\n]+`"
 _TAGGED = re.compile(r"<[a-zA-Z/!?]|&[#a-zA-Z]")
 _PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
-_HIDDEN = re.compile(
-    r"("
-    + _CODE
-    + r")|<!--.*?-->|<!\[CDATA\[(.*?)\]\]>|<(script|style|noscript|head|nav|footer|iframe|svg|select|template)\b[^>]*>.*?(?:</\3\s*>|\Z)|<[!?][a-zA-Z][^>]*>",
+# Each start is searched only up to the next start of its kind: many openings without an end stay linear.
+_DECLARED = r"<!--(?:(?!<!--).)*?-->|<!\[CDATA\[(?P<data>(?:(?!<!\[CDATA\[).)*?)\]\]>|<[!?][a-zA-Z][^<>]*>"
+# With their content; in a fragment only what never holds text, since an article may well mention <nav> and </nav>.
+_HIDDEN = re.compile(rf"(?P<code>{_CODE})|{_DECLARED}|<(script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<\3\b).)*?</\3\s*>", re.S | re.I)
+_HIDDEN_OF_PAGE = re.compile(
+    rf"(?P<code>(?!))|{_DECLARED}|<(script|style|noscript|iframe|svg|head|nav|footer|select|template)\b[^<>]*>(?:(?!<\3\b).)*?(?:</\3\s*>|(?=<body\b))",
     re.S | re.I,
 )
 _BLOCK = (
     "p|div|br|hr|li|ul|ol|dl|dt|dd|tr|td|th|table|tbody|thead|tfoot|caption|h[1-6]|blockquote|section|article|aside|header|"
-    "main|figure|figcaption|form|fieldset|legend|center|pre|address|html|body|title|option|details|summary"
+    "main|nav|head|footer|figure|figcaption|form|fieldset|legend|center|pre|address|html|body|title|option|details|summary"
 )
 _INLINE = (
     "a|b|i|u|s|em|strong|span|font|img|input|label|sup|sub|small|big|code|abbr|acronym|cite|tt|kbd|samp|var|wbr|ruby|rt|rp|"
     "rb|video|audio|source|embed|object|param|button|textarea|link|meta|base|map|area|del|ins|mark|nobr|strike|time|q|"
-    "canvas|o:p|col|colgroup|frame|frameset|script|style"
+    "canvas|o:p|noscript|iframe|svg|select|template|col|colgroup|frame|frameset|script|style"
 )
 _TAG = re.compile(r"(" + _CODE + r")|<(/?)(?:(" + _BLOCK + r")|(?:" + _INLINE + r"))(?:\s[^<>]*|/)?>", re.S | re.I)
 _ANY_TAG = re.compile(r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]*|/)?>")
 _ENTITY = re.compile(r"(" + _CODE + r")|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
 _SCRIPT = re.compile(
-    r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w.#-]+\s*\{[^{}]*:[^{}]*[;}]|^\s*[{}();]+\s*$"
+    r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w)\]]\s*\{[^{}]{0,400}:[^{}]{0,400}[;}]|^\s*[{}();]+\s*$"
 )
 
 # What a UTF-8 or GBK byte looks like once read as Windows-1252; bytes that code page leaves undefined read as Latin-1.
@@ -88,7 +90,7 @@ def strip_html(text: str) -> str:
     page = bool(_PAGE.match(text))
     for _ in range(2):  # feeds carry HTML as entities inside XML: a second round strips what the first unescaped
         before = text
-        text = _HIDDEN.sub(lambda found: found[1] or found[2] or "\n", text)
+        text = (_HIDDEN_OF_PAGE if page else _HIDDEN).sub(lambda found: found["code"] or found["data"] or "\n", text)
         text = _TAG.sub(lambda found: found[1] or ("\n" if found[3] else ""), text)
         if page:
             text = _ANY_TAG.sub("\n", text)

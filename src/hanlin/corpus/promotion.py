@@ -15,7 +15,7 @@ _HANDLE = (
 )
 _ADD = r"(?<![添增附])[加＋+]\s*(?:我|老师|客服)?的?\s*(?:QQ|微信|[vV]信|[vV][xX]?(?![A-Za-z])|[wW][xX](?![A-Za-z])|薇信?|威信|扣扣|群)"
 _LABELLED = r"(?:电话|手机号?|座机|热线|致电|联系方?式?|咨询|[tT][eE][lL])\s*(?:号码?)?\s*[:：]?\s*\+?\d[\d-]{5,14}\d"
-_MAIL = r"[\w.+-]+@[\w-]+\.[A-Za-z]{2,}"
+_MAIL = r"[\w.+-]{1,64}@[\w-]{1,64}\.[A-Za-z]{2,}"
 _URL = (
     r"(?:https?://|www\.)[^\s\u4e00-\u9fff，。）]+|(?<![\w@.])[a-z0-9][a-z0-9-]{1,30}(?:\.[a-z0-9-]{2,20})?"
     r"\.(?:com|cn|net|cc|top|xyz|vip|info|club|shop|site|online|app|live|icu|tk|me|tv|asia|biz|wang)\b(?!\.\w)"

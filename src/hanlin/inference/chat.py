@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..common.errors import HanlinError, tr
-from .engine import Engine, Generation
+from .engine import Engine
 from .generate import encode_prompt, load_chat_model, sampling_defaults
+from .generation import Generation
 from .sampling import SamplingParams
 from .text import ReplyParser
 

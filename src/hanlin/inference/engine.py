@@ -16,15 +16,13 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
 
 import torch
 
 from ..common.errors import HanlinError
 from ..model import CausalLM, KVCache
+from .generation import Completion, FinishReason, Generation
 from .sampling import Sampler, SamplingParams, derive_seed
-
-FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 # Padded tokens read in one pass; bounds the activations' memory and how long running rows wait for newcomers.
 PREFILL_TOKENS = 8192
@@ -32,48 +30,6 @@ PREFILL_TOKENS = 8192
 # Rows x parameters up to which a step runs on one thread. Two threads bring nothing to products of so few rows, and cost a
 # barrier per operation: beside another busy process a step of a 6M model took 31 ms on two threads and 4 ms on one.
 SINGLE_THREAD_WORK = 24_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """One continuation.
-
-    Attributes:
-        ids: the new tokens; the stop token is the last of them when `finish_reason` is "stop".
-        logprobs: log-probability of each under the model at temperature 1, if asked for.
-        finish_reason: "stop", or "length" when `max_new_tokens` or the context ended it.
-    """
-
-    ids: list[int]
-    finish_reason: FinishReason
-    logprobs: list[float] | None = None
-
-
-class Generation:
-    """One submitted prompt, waiting, running or done; the handle that `Engine.submit` returns.
-
-    Attributes:
-        ids, logprobs: the tokens so far when there is an `on_token`, else filled at the end.
-        top: per token the most likely (id, log-probability) pairs, if asked for.
-        finish_reason: None until done.
-    """
-
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        on_token: Callable[[Generation, int], None] | None = None,
-        on_finish: Callable[[Generation], None] | None = None,
-    ):
-        self.prompt = list(prompt)
-        self.params = params
-        self.on_token = on_token
-        self.on_finish = on_finish
-        self.ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.top: list[list[tuple[int, float]]] = []
-        self.finish_reason: FinishReason | None = None
-        self.limit = 0
 
 
 class Engine:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-
 from ..common.atomic import atomic_directory
 from ..common.config import to_dict
 from ..common.manifest import MANIFEST, hash_json, read_manifest
@@ -378,6 +377,8 @@ class Life:
     def _samples(self, before: Path | None, after: CausalLM) -> list[dict[str, Any]]:
         """The model's own words on the fixed prompts, beside its predecessor's; two are shown to whoever watches."""
         prompts = self.source.sample_prompts()
+        if "sft" in self.runner.records:  # from here on the model answers; it no longer goes on with bare text
+            prompts = [prompt for prompt in prompts if "messages" in prompt]
 
         def speak(model: CausalLM) -> list[str]:
             asked = [prompt.get("messages") or prompt["text"] for prompt in prompts]

@@ -76,12 +76,24 @@ class TinyworldSource:
                 yield chat
 
     def preferences(self, stage: str, heldout: bool = False) -> Iterator[dict[str, Any]]:
-        """Pairs of a polite and an impolite answer."""
+        """Pairs of a polite and an impolite answer to open requests.
+
+        For DPO, every third pair is a chat (a story question, a greeting, a sum) with its right answer preferred to a rude one:
+        preference on open requests alone makes a small model answer everything, greetings included, in their style.
+        """
         if heldout:
-            return tinyworld.preferences(self.seed, self.recipe.evaluation.count, "heldout")
+            yield from tinyworld.preferences(self.seed, self.recipe.evaluation.count, "heldout")
+            return
         section = self.recipe.dpo if stage == "dpo" else self.recipe.reward
         assert section is not None
-        return tinyworld.preferences(self.seed + (stage == "reward"), section.examples, "train")
+        pairs = tinyworld.preferences(self.seed + (stage == "reward"), section.examples, "train")
+        chats = (c for c in tinyworld.chat_conversations(self.seed + 5, 4 * section.examples, "train") if c["kind"] != "free")
+        for index, pair in enumerate(pairs):
+            if stage == "dpo" and index % 3 == 2:
+                *prompt, reply = next(chats)["messages"]
+                yield {"prompt": prompt, "chosen": reply["content"], "rejected": pair["rejected"]}
+            else:
+                yield pair
 
     def problems(self, heldout: bool = False) -> list[dict[str, Any]]:
         """Word problems with their answers, for reinforcement learning."""

@@ -8,7 +8,6 @@ const $ = (id) => document.getElementById(id);
 const settings = loadSettings();
 let model = { id: null, max_model_len: 1024 };
 let chat = newChat();
-let views = [];
 let running = null; // the AbortController of the reply in progress
 
 // ---- conversation -------------------------------------------------------------------------------------------------
@@ -20,8 +19,7 @@ function show(next) {
 }
 
 function render() {
-  views = chat.messages.map((message) => new MessageView(message, actions));
-  if (chat.messages.length) $("messages").replaceChildren(...views.map((view) => view.root));
+  if (chat.messages.length) $("messages").replaceChildren(...chat.messages.map((message) => new MessageView(message, actions).root));
   else $("messages").replaceChildren(greeting());
   $("title").textContent = chatTitle(chat) || t("untitled");
   document.title = chat.messages.length ? `${chatTitle(chat)} · 翰林` : "翰林 Hanlin";
@@ -50,10 +48,18 @@ function greeting() {
 function ask(text) {
   if (running || !text.trim()) return;
   if (!chat.messages.length) chat.system = settings.system;
-  chat.messages.push({ role: "user", content: text.trim() });
+  const message = { role: "user", content: text.trim() };
+  chat.messages.push(message);
   save();
-  render();
+  if (chat.messages.length === 1) render(); // the greeting goes, the title comes
+  else append(message);
   reply();
+}
+
+function append(message) {
+  const view = new MessageView(message, actions);
+  $("messages").append(view.root);
+  return view;
 }
 
 // Requests the answer to the last question and shows it as it comes.
@@ -63,9 +69,7 @@ async function reply() {
   message.forgotten = chat.messages.length - history.length;
   const mine = chat;
   chat.messages.push(message);
-  const view = new MessageView(message, actions);
-  views.push(view);
-  $("messages").append(view.root);
+  const view = append(message);
   running = new AbortController();
   const controller = running;
   setBusy(true);
@@ -160,6 +164,7 @@ const actions = {
   resend(message, text) {
     stop();
     chat.messages.length = chat.messages.indexOf(message);
+    render();
     ask(text);
   },
   async copy(text, button) {

@@ -67,12 +67,12 @@ const WORDS = {
   probability: ["概率 {0}%", "Probability {0}%"],
 };
 
-// The models are Chinese in either language of the page.
+// The models speak Chinese whatever the language of the page; these are things the demo's small world knows about.
 export const SUGGESTIONS = [
-  "讲一个发生在公园里的小故事。",
-  "小红有三个苹果，又买了五个，现在一共有几个？",
-  "小明把书放在桌上，妈妈又把书放进了书包。书现在在哪里？",
-  "你好，请介绍一下你自己。",
+  "你好，你是谁？",
+  "树上有9只小鸟。早上飞来4只，又飞走5只。现在还有几只小鸟？",
+  "今天中午，甜甜拿着一支笛子来到学校，把笛子放到箱里，去了广场。\n笛子在哪里？",
+  "请问动物园在哪里？我和小明在公园。",
 ];
 
 let index = 0;
