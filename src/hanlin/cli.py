@@ -358,9 +358,9 @@ def data_list(*, json: Flag = False) -> None:
     """List public data sets: where they are, their fields and licences."""
     import dataclasses
 
-    from .corpus.datasets import DATASETS, format_datasets
+    from .corpus.datasets import DATASETS, listing
 
-    show([dataclasses.asdict(entry) for entry in DATASETS], json, format_datasets())
+    show([dataclasses.asdict(entry) for entry in DATASETS], json, listing())
 
 
 def main() -> None:

@@ -312,3 +312,11 @@ def test_lines_of_an_array_are_counted(tmp_path):
     quarantine = Quarantine()
     assert len(list(read_documents(path, quarantine=quarantine))) == 2
     assert [entry.line for entry in quarantine.entries] == [4, 5, 6]
+
+
+def test_the_checkable_answer_beside_the_messages_is_kept(tmp_path):
+    """What GRPO compares with; other layouts' `answer` is the reply itself."""
+    file = tmp_path / "problems.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "1加1？"}, {"role": "assistant", "content": "2"}], "answer": 2}\n', encoding="utf-8")
+    (record,) = read_conversations(file)
+    assert record["answer"] == 2

@@ -157,6 +157,8 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
             raise _wrong(where, name, {bool: "true 或 false", str: "文字"}[hint], {bool: "true or false", str: "text"}[hint], value)
         return value
     if hint is Path:
+        if not isinstance(value, (str, Path)):
+            raise _wrong(where, name, "路径", "a path", value)
         return Path(value)
     return value
 

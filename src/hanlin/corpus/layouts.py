@@ -103,6 +103,8 @@ def _conversation(messages: list[dict[str, Any]], record: Any = None, system: An
     tools = unquoted(record.get("tools")) if isinstance(record, Mapping) else None
     if tools:
         result["tools"] = tools if isinstance(tools, list) else [tools]
+    if isinstance(record, Mapping) and "messages" in record and record.get("answer") is not None:
+        result["answer"] = record["answer"]
     return result
 
 

@@ -41,6 +41,7 @@ class Conversation(_Messages, total=False):
 
     tools: list[Any]
     source: str
+    answer: Any  # what a verifiable reward compares with
 
 
 class _Pair(TypedDict):

@@ -20,7 +20,7 @@ from .records import Quarantine, Raw, records
 
 Paths = str | Path | Sequence[str | Path]
 _LOOK = 100  # records without one of a known layout, from the start of a file, before it is refused
-_FLAGS = {"documents": "--corpus", "conversations": "--sft", "preferences": "--preferences"}
+_FLAGS = {"documents": "--corpus", "conversations": "--sft", "preferences": "dpo.files"}
 
 
 def read_documents(

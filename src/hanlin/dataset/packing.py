@@ -44,8 +44,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on a device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels, self.positions, self.doc_ids))
-        return Batch(*moved, self.documents)
+        ids, labels, positions, doc_ids = (t.to(device, non_blocking=True) for t in (self.ids, self.labels, self.positions, self.doc_ids))
+        return Batch(ids, labels, positions, doc_ids, self.documents)
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -137,10 +137,11 @@ class _BatchWriter:
 
     def finish(self) -> Batch:
         """The batch as tensors."""
-        return Batch(*(torch.from_numpy(array) for array in (self.ids, self.labels, self.positions, self.doc_ids)), self.documents)
+        ids, labels, positions, doc_ids = map(torch.from_numpy, (self.ids, self.labels, self.positions, self.doc_ids))
+        return Batch(ids, labels, positions, doc_ids, self.documents)
 
 
-def pack_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], seq_len: int, numbers: Sequence[int] | None = None) -> Batch:
+def pack_sequences(sequences: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]], seq_len: int, numbers: Sequence[int] | None = None) -> Batch:
     """Pack whole (ids, mask) sequences into as few rows as best fit finds.
 
     Args:

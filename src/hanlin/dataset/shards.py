@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class TokenDataset:
 
 
 def build_text_dataset(
-    documents: Iterable[dict[str, Any]], tokenizer: Tokenizer, out: Path | str, *, parents: dict[str, str] | None = None, key: str = ""
+    documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, out: Path | str, *, parents: dict[str, str] | None = None, key: str = ""
 ) -> TokenDataset:
     """Encode documents `{"text"}`, each ended by the end-of-document token, into a dataset directory.
 
@@ -135,7 +135,7 @@ def build_text_dataset(
 
 
 def build_conversation_dataset(
-    records: Iterable[dict[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     out: Path | str,
     *,

@@ -27,9 +27,11 @@ from .sampling import Sampler, SamplingParams, derive_seed
 # Padded tokens read in one pass; bounds the activations' memory and how long running rows wait for newcomers.
 PREFILL_TOKENS = 8192
 
-# Rows x parameters up to which a step runs on one thread. Two threads bring nothing to products of so few rows, and cost a
-# barrier per operation: beside another busy process a step of a 6M model took 31 ms on two threads and 4 ms on one.
-SINGLE_THREAD_WORK = 24_000_000
+# Rows x parameters up to which a decode step runs on one thread. Measured with two cores, 64 rows: a second thread brings 14 %
+# for a 1M model and 41 % for a 6M model. But each operation ends in a barrier that spins, and beside another busy process every
+# barrier waits for a time slice: 486 answers of a 1M model took 62 s on two threads, 1.3 s on one.
+SINGLE_THREAD_WORK = 64_000_000
+SINGLE_THREAD_PREFILL = 1_000_000_000  # tokens x parameters, about 20 ms on one core
 
 
 class Engine:
@@ -167,7 +169,7 @@ class Engine:
                 self._admit()
                 self._drop_cancelled()
             if self._running:
-                with self._threads_for(self.active):
+                with self._threads_for(self.active, SINGLE_THREAD_WORK):
                     self._decode()
         return bool(self._running or self._waiting)
 
@@ -258,8 +260,9 @@ class Engine:
         ids = torch.tensor([[*key, *[0] * (longest - len(key))] for key in distinct], dtype=torch.int64, device=self.device)
         rows = self._rows(start, start + len(distinct))
         rows.lengths.zero_()
-        hidden = self.model.hidden(ids, cache=rows)
-        logits = self.model.logits(hidden[torch.arange(len(distinct), device=self.device), lengths - 1])
+        with self._threads_for(ids.numel(), SINGLE_THREAD_PREFILL):
+            hidden = self.model.hidden(ids, cache=rows)
+            logits = self.model.logits(hidden[torch.arange(len(distinct), device=self.device), lengths - 1])
         rows.lengths += lengths
         if len(distinct) < len(group):
             chosen = torch.tensor(slots, dtype=torch.int64, device=self.device)
@@ -276,7 +279,8 @@ class Engine:
         self._drawn[start:stop] = 0
         width = self._stops.shape[1]
         self._stops[start:stop] = torch.tensor([[*ids, *[-2] * (width - len(ids))] for ids in stop_ids], device=self.device)
-        self._draw(logits, start)
+        with self._threads_for(len(group), SINGLE_THREAD_WORK):
+            self._draw(logits, start)
 
     def _decode(self) -> None:
         """One token for every running row."""
@@ -286,10 +290,10 @@ class Engine:
         self._draw(self.model.logits(hidden[:, -1]), 0)
 
     @contextlib.contextmanager
-    def _threads_for(self, rows: int) -> Iterator[None]:
-        """One thread for a step too small to share; switching back and forth costs 0.2 µs (measured)."""
+    def _threads_for(self, tokens: int, limit: int) -> Iterator[None]:
+        """One thread for a pass too small to share; switching back and forth costs 0.2 µs (measured)."""
         threads = torch.get_num_threads()
-        alone = self.device.type == "cpu" and threads > 1 and rows * self._parameters <= SINGLE_THREAD_WORK
+        alone = self.device.type == "cpu" and threads > 1 and tokens * self._parameters <= limit
         if alone:
             torch.set_num_threads(1)
         try:

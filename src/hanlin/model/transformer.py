@@ -122,6 +122,9 @@ class Context:
 class Decoder(nn.Module):
     """Embedding, blocks and final norm of qwen3 and llama (`model.` in the checkpoint)."""
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)

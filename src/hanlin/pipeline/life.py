@@ -69,7 +69,7 @@ class Life:
         section = self.recipe.corpus
 
         def body(key: str, record: StepRecord) -> None:
-            documents = self.source.documents()
+            documents: Any = self.source.documents()
             if isinstance(self.source, TinyworldSource):
                 documents = list(documents)
             build_corpus(documents, self.out / "corpus", section, seed=self.recipe.seed, key=key, progress=self.progress)

@@ -149,7 +149,7 @@ class FileSource:
         """Files of text."""
         return expand(self.recipe.corpus.files)
 
-    def conversations(self, stage: str, direct: bool = False, heldout: bool = False) -> Iterator[dict[str, Any]]:
+    def conversations(self, stage: str, direct: bool = False, heldout: bool = False) -> Iterator[Any]:
         """Conversations of a stage's files; `direct` leaves out the reasoning (the control of distillation)."""
         section = getattr(self.recipe, stage)
         records = (record for record in read_conversations(section.files) if self._held(record["messages"]) == heldout)
@@ -157,12 +157,12 @@ class FileSource:
         for record in limited:
             yield {**record, "messages": [_without_reasoning(m) for m in record["messages"]]} if direct else record
 
-    def preferences(self, stage: str, heldout: bool = False) -> Iterator[dict[str, Any]]:
+    def preferences(self, stage: str, heldout: bool = False) -> Iterator[Any]:
         """Preference pairs of a stage's files."""
         records = (record for record in read_preferences(self.files(stage)) if self._held(record["prompt"]) == heldout)
         return islice(records, self.heldout_most if heldout else None)
 
-    def problems(self, heldout: bool = False) -> list[dict[str, Any]]:
+    def problems(self, heldout: bool = False) -> list[Any]:
         """Conversations with a checkable `answer` beside the messages."""
         found = [r for r in read_conversations(self.files("grpo")) if r.get("answer") is not None and self._held(r["messages"]) == heldout]
         if not found:

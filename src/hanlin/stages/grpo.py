@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ from ..tokenizer import Tokenizer, load_tokenizer
 from ..training import TrainConfig, TrainResult, train
 from .supervised import check_length, content_hash, training_metrics, write_model
 
-RewardFunction = Callable[[dict[str, Any], str], float]
+RewardFunction = Callable[[Any, str], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class RolloutBatch:
 class RolloutSource:
     """Answers of the model as it is now, judged by the reward function: a pure function of step, seed and weights."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int):
+    def __init__(self, records: Sequence[Mapping[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int):
         self.records, self.reward, self.tokenizer, self.config, self.seed = records, reward, tokenizer, config, seed
         self._digest = hash_json([record["messages"] for record in records])
 
@@ -107,7 +107,7 @@ class RolloutSource:
         ]
         repeated = [prompt for prompt in prompts for _ in range(config.group_size)]
         model.eval()
-        engine = Engine(model, [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=len(repeated))
+        engine = Engine(cast(CausalLM, model), [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=len(repeated))
         completions = engine.generate(
             repeated, SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=self.seed * 1_000_003 + step)
         )
@@ -126,7 +126,7 @@ class RolloutSource:
         return [RolloutBatch(rows, ordered, float(rewards.mean()), len(repeated), sum(len(c.ids) for c in completions))]
 
 
-def prompt_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+def prompt_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The messages before the last assistant turn."""
     messages = record["messages"]
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
@@ -167,7 +167,7 @@ class PolicyGradient:
 
 def grpo(
     parent: Path | str,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     reward: RewardFunction,
     config: GRPOConfig,
     out: Path | str,

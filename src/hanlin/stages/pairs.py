@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class PairConfig:
 
 
 def build_pair_dataset(
-    records: Iterable[dict[str, Any]], tokenizer: Tokenizer, out: Path | str, *, max_length: int, parents: dict[str, str] | None = None, key: str = ""
+    records: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, out: Path | str, *, max_length: int, parents: dict[str, str] | None = None, key: str = ""
 ) -> TokenDataset:
     """Encode `{"prompt", "chosen", "rejected"}`: documents 2i and 2i+1 are the chosen and the rejected conversation of pair i.
 

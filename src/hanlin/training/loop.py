@@ -197,7 +197,7 @@ def train(
         guard.norms.extend(state["norms"])
         log.rewind(step)
         progress.note(f"从第 {step} 步继续", f"resuming at step {step}")
-    forward = torch.compile(model) if config.compile else model
+    forward: Any = torch.compile(model) if config.compile else model
     autocast = traits(device).train_dtype
     last: dict[str, float] = {}
     began = saved = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,20 +48,20 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                grads = [p.grad for p in parameters]
-                buffers = [self._buffer(p) for p in parameters]
-                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-                nesterov = torch._foreach_lerp(grads, buffers, group["momentum"])
-                updates = orthogonalize(torch.stack(nesterov))
+                nesterov = [self._momentum(p, group["momentum"]) for p in parameters]
                 scale = 0.2 * max(shape) ** 0.5
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
+                for parameter, update in zip(parameters, orthogonalize(torch.stack(nesterov)), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-group["lr"] * scale)
 
-    def _buffer(self, parameter: nn.Parameter) -> torch.Tensor:
+    def _momentum(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
+        """Add the gradient to the parameter's momentum; return the Nesterov form of it."""
+        assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        return state["momentum_buffer"]
+        state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["momentum_buffer"], momentum)
 
 
 class Optimizers:
@@ -95,7 +96,7 @@ class Optimizers:
                 tables.append(parameter)
             else:
                 matrices.append(parameter)
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         groups = [
             {"params": tables, "lr": learning_rate * embedding_scale, "weight_decay": 0.0},
             {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
@@ -135,7 +136,7 @@ class Optimizers:
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take back what `state_tensors` gave."""
         by_name = {name: parameter for parameter, name in self._names.items()}
-        owner = {p: optimizer for optimizer in self.all for group in optimizer.param_groups for p in group["params"]}
+        owner: dict[torch.Tensor, Any] = {p: optimizer for optimizer in self.all for group in optimizer.param_groups for p in group["params"]}
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = by_name[name]
