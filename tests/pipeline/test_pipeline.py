@@ -100,7 +100,7 @@ def test_killed_and_started_again_ends_with_the_same_models(finished, tmp_path, 
 
 def test_two_runs_in_one_directory(tmp_path):
     with directory_lock(tmp_path / "run"):
-        code = "from hanlin.common.locks import directory_lock\nwith directory_lock(%r): pass" % str(tmp_path / "run")
+        code = f"from hanlin.common.locks import directory_lock\nwith directory_lock({str(tmp_path / 'run')!r}): pass"
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert other.returncode == 1 and f"pid {os.getpid()}" in other.stderr
 

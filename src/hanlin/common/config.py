@@ -71,7 +71,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
             zh_hint = f"是不是 {prefix}{close[0]}？" if close else f"可用的键：{'、'.join(fields)}。"
             en_hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known keys: {', '.join(fields)}."
             raise HanlinError(f"{where}：未知的键 {prefix}{name}。{zh_hint}", f"{where}: unknown key {prefix}{name}. {en_hint}")
-        arguments[name] = _convert(hints[name], value, where, f"{prefix}{name}")
+        arguments[name] = _convert(hints[name], _over_default(fields[name], value), where, f"{prefix}{name}")
     missing = [
         name
         for name, field in fields.items()
@@ -84,6 +84,14 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     except ValueError as error:
         section = prefix.rstrip(".") or cls.__name__
         raise HanlinError(f"{where}：{section} 的设置不可行：{error}", f"{where}: {section} cannot work: {error}") from None
+
+
+def _over_default(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A section given in part keeps the field's own defaults for the rest, not its class's."""
+    if not isinstance(value, Mapping) or field.default_factory is dataclasses.MISSING:
+        return value
+    default = field.default_factory()
+    return dataclasses.asdict(default) | dict(value) if dataclasses.is_dataclass(default) and not isinstance(default, type) else value
 
 
 def to_dict(config: Any) -> dict[str, Any]:

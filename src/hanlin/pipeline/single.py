@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.config import apply_overrides, build, load_yaml
+from ..common.config import apply_overrides, build, load_yaml, to_dict
 from ..common.errors import HanlinError
 from ..common.locks import directory_lock
 from ..common.manifest import hash_json, read_manifest
@@ -82,9 +82,10 @@ def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = ())
         HanlinError: what the configuration or the data lack.
     """
     file: Any = build(FILES[name], apply_overrides(load_yaml(config), overrides), str(config))
-    work = out.parent / f".{out.name}.work"
+    root = out.parent / f".{out.name}.work"
     progress = make_progress()
-    with directory_lock(work):
+    with directory_lock(root):
+        work = root / hash_json([name, to_dict(file)])[:10]  # another configuration never resumes these checkpoints
         progress.stage(1, 1, name)
         options = {"seed": file.seed, "device": file.device, "trackers": file.track}
         if name == "pretrain":

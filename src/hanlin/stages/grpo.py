@@ -22,6 +22,7 @@ from torch import nn
 
 from ..common.config import to_dict
 from ..common.devices import resolve_device
+from ..common.errors import HanlinError
 from ..common.manifest import hash_json
 from ..common.progress import Progress
 from ..common.tracking import MetricsLog
@@ -105,6 +106,13 @@ class RolloutSource:
         prompts = [
             self.tokenizer.encode_conversation(prompt_of(self.records[index]), add_generation_prompt=True, thinking=config.thinking)[0] for index in chosen
         ]
+        longest = max(map(len, prompts))
+        if longest + config.max_new_tokens > config.seq_len:
+            raise HanlinError(
+                f"最长的提示有 {longest} 个词元，加上 max_new_tokens={config.max_new_tokens} 超过 seq_len={config.seq_len}。请加大 seq_len，或减小 max_new_tokens。",
+                f"The longest prompt has {longest} tokens; with max_new_tokens={config.max_new_tokens} that exceeds seq_len={config.seq_len}. "
+                "Raise seq_len, or lower max_new_tokens.",
+            )
         repeated = [prompt for prompt in prompts for _ in range(config.group_size)]
         model.eval()
         engine = Engine(cast(CausalLM, model), [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=len(repeated))
