@@ -27,7 +27,7 @@ oracle: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt llama-cpp-python
 
 nightly: oracle
-	$(BIN)/python -m pytest -q tests -m "nightly or not nightly"
+	$(BIN)/python -m pytest -q tests
 	native/fuzz/run.sh 600
 
 format: $(STAMP)

@@ -118,6 +118,6 @@ def test_the_gate_keeps_the_better_model():
 
     assert judge("dpo", ("x", metric(60), metric(50)), {}).kept
     assert not judge("dpo", ("x", metric(40), metric(50)), {}).kept
-    assert not judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(80), metric(90))}).kept
-    assert judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(89), metric(90))}).kept
+    assert not judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(80), metric(90), 0.02)}).kept
+    assert judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(89), metric(90), 0.02)}).kept
     assert not judge("sft", ("loss", metric(60, False), metric(50, False)), {}).kept

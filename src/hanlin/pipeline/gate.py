@@ -17,12 +17,12 @@ class Verdict:
     en: str
 
 
-def judge(stage: str, aim: tuple[str, Metric, Metric], guards: Mapping[str, tuple[Metric, Metric]], tolerance: float = 0.02) -> Verdict:
+def judge(stage: str, aim: tuple[str, Metric, Metric], guards: Mapping[str, tuple[Metric, Metric, float]]) -> Verdict:
     """Decide on a stage's model.
 
     Args:
         aim: name, new and previous value of what the stage is for; the new one must not be lower (or higher, where lower is better).
-        guards: new and previous values of what earlier stages taught; a drop beyond `tolerance` fails.
+        guards: new and previous values of what earlier stages taught, and the drop that is tolerated.
     """
     name, new, old = aim
     sign = 1.0 if new.higher_is_better else -1.0
@@ -32,7 +32,7 @@ def judge(stage: str, aim: tuple[str, Metric, Metric], guards: Mapping[str, tupl
             f"{stage} 未被采用：{name} 从 {old.value:.3f} 变为 {new.value:.3f}，变差了；继续使用上一阶段的模型。",
             f"{stage} was not kept: {name} went from {old.value:.3f} to {new.value:.3f}, for the worse; the previous model stays.",
         )
-    for guard, (after, before) in guards.items():
+    for guard, (after, before, tolerance) in guards.items():
         sign = 1.0 if after.higher_is_better else -1.0
         if sign * (after.value - before.value) < -tolerance:
             return Verdict(

@@ -173,7 +173,7 @@ class Life(Workshop):
             )
             model = self._model(out)
             if isinstance(self.source, TinyworldSource):
-                metrics = {name: self._score(model, name) for name in ("preferred_manner", "story_answers")}
+                metrics = {name: self._score(model, name) for name in ("preferred_manner", *self._learned())}
                 before = {name: self.scores.get(name) or self._score(self._model(self.current), name) for name in metrics}
                 metrics["preferred_manner"] = metrics["preferred_manner"].with_control("before", before["preferred_manner"])
                 self._gate("dpo", record, metrics, "preferred_manner", before)
@@ -237,7 +237,7 @@ class Life(Workshop):
                 metrics["task_reward"] = metrics["task_reward"].with_control("sft", pooled(arms["sft"]))
             model = self._model(out)
             if isinstance(self.source, TinyworldSource):
-                for name in ("story_answers", "preferred_manner"):
+                for name in ("preferred_manner", *self._learned()):
                     metrics[name] = self._score(model, name)
                     before[name] = self.scores.get(name) or self._score(self._model(self.current), name)
             self._gate("grpo", record, metrics, "task_reward", before)

@@ -78,8 +78,9 @@ class TinyworldSource:
     def preferences(self, stage: str, heldout: bool = False) -> Iterator[dict[str, Any]]:
         """Pairs of a polite and an impolite answer to open requests.
 
-        For DPO, every third pair is a chat (a story question, a greeting, a sum) with its right answer preferred to a rude one:
-        preference on open requests alone makes a small model answer everything, greetings included, in their style.
+        For DPO, every other pair is something the model can do already (a problem, with or without thinking, a story question,
+        a greeting), its right answer preferred to a rude one. Open requests alone spoil the rest: measured here, greetings
+        turned into small talk and problems solved by thinking fell from 90 % to 37 %.
         """
         if heldout:
             yield from tinyworld.preferences(self.seed, self.recipe.evaluation.count, "heldout")
@@ -87,11 +88,11 @@ class TinyworldSource:
         section = self.recipe.dpo if stage == "dpo" else self.recipe.reward
         assert section is not None
         pairs = tinyworld.preferences(self.seed + (stage == "reward"), section.examples, "train")
-        chats = (c for c in tinyworld.chat_conversations(self.seed + 5, 4 * section.examples, "train") if c["kind"] != "free")
+        known = (c for c in self.conversations("distill" if self.recipe.distill else "sft") if c.get("kind") != "free")
         for index, pair in enumerate(pairs):
-            if stage == "dpo" and index % 3 == 2:
-                *prompt, reply = next(chats)["messages"]
-                yield {"prompt": prompt, "chosen": reply["content"], "rejected": pair["rejected"]}
+            if stage == "dpo" and index % 2:
+                *prompt, reply = next(known)["messages"]
+                yield {"prompt": prompt, "chosen": reply, "rejected": pair["rejected"]}
             else:
                 yield pair
 

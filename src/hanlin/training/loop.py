@@ -256,7 +256,8 @@ def train(
                 "tokens_per_second": tokens / elapsed, "seconds": seconds + time.monotonic() - began,
             } | _means(figures)  # fmt: skip
             log.log(last, step)
-            progress.update(step, config.steps, last)
+            bound = config.steps if max_seconds is None else min(config.steps, max(step, round(step * max_seconds / last["seconds"])))
+            progress.update(step, bound, last)
             if stop_requested():
                 save()
                 raise Interrupted
