@@ -140,4 +140,4 @@ class Optimizers:
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = by_name[name]
-            owner[parameter].state[parameter][key] = value.to(parameter.device) if value.ndim else value
+            owner[parameter].state[parameter][key] = value.to(parameter.device, copy=True) if value.ndim else value.clone()
