@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import logging
 import socket
 import threading
 import time
+import types
 
 import openai
 import pytest
 
 from hanlin.serving import server as server_module
+from hanlin.serving.run import Choice, Run
 from hanlin.serving.service import Settings
+from hanlin.serving.worker import Event, Ticket
+from tests.inference.tiny import tiny_tokenizer
 
 BODY = {"messages": [{"role": "user", "content": "你好"}], "temperature": 1, "logit_bias": {}, "max_tokens": 100000}
 
@@ -73,6 +78,30 @@ def test_the_queue_has_an_end_and_says_when_to_come_back(slow):
     for connection in connections:
         connection.close()
     assert idle(slow, 1.0)
+
+
+def test_leaving_at_the_moment_a_token_comes_is_noticed():
+    """A cancellation and an event in one turn of the loop: the reader ends (Python < 3.12's `asyncio.wait_for` lost it)."""
+
+    async def scene() -> bool:
+        ticket = Ticket(asyncio.get_running_loop())
+        worker = types.SimpleNamespace(submit=lambda _: ticket)
+        run = Run(worker, [], [Choice(0, tiny_tokenizer(), [], chat=False, reasoning=False, keep_tags=False)], timeout=60)
+
+        async def read() -> None:
+            async for _ in run.deltas():
+                pass
+
+        reader = asyncio.ensure_future(read())
+        for _ in range(3):
+            await asyncio.sleep(0)  # until it waits
+        ticket.events.put_nowait(Event(0, token=5))
+        await asyncio.sleep(0)  # whatever hands the event on has done so
+        reader.cancel()
+        await asyncio.wait([reader], timeout=1)
+        return reader.cancelled()
+
+    assert asyncio.run(scene())
 
 
 def test_many_requests_share_the_batch_and_all_are_served(serve_with):

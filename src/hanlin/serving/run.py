@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -104,20 +102,20 @@ class Run:
     def __init__(self, worker: EngineWorker, requests: list[tuple[list[int], SamplingParams]], choices: list[Choice], timeout: float):
         self.choices = choices
         self._worker = worker
-        self._deadline = time.monotonic() + timeout
         self._ticket = worker.submit(requests)
+        # The deadline is an event like any other: `asyncio.wait_for` before Python 3.12 can lose a cancellation that comes with one.
+        self._timer = self._ticket.loop.call_later(timeout, self._ticket.events.put_nowait, Event(0, finish_reason="timeout"))
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
         """What is new, as often as the reader comes back for it: a slow reader gets larger pieces, not a longer queue."""
         while any(choice.finish_reason is None for choice in self.choices):
-            try:
-                events = [await asyncio.wait_for(self._ticket.events.get(), max(0.0, self._deadline - time.monotonic()))]
-            except asyncio.TimeoutError:
-                raise ApiError(503, "The request took too long.", code="timeout") from None
+            events = [await self._ticket.events.get()]
             while not self._ticket.events.empty():
                 events.append(self._ticket.events.get_nowait())
             merged: dict[int, Delta] = {}
             for event in events:
+                if event.finish_reason == "timeout":
+                    raise ApiError(503, "The request took too long.", code="timeout")
                 choice = self.choices[event.choice]
                 if choice.finish_reason is not None:
                     continue
@@ -134,6 +132,7 @@ class Run:
 
     def close(self) -> None:
         """Free the slots of choices that are not finished."""
+        self._timer.cancel()
         for choice, generation in zip(self.choices, self._ticket.generations, strict=True):
             if choice.finish_reason is None:
                 self._worker.cancel(generation)
