@@ -12,7 +12,7 @@ from hanlin import cli
 from hanlin.common import atomic
 from hanlin.common.errors import HanlinError
 from hanlin.dataset import build_text_dataset
-from hanlin.stages.supervised import write_model
+from hanlin.stages.job import write_model
 from tests.support import tiny_model, tiny_tokenizer
 
 TEXT = "小明在学校里看书，小红在公园里唱歌。今天的天气很好，大家都很高兴。\n"

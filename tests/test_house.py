@@ -101,7 +101,7 @@ def test_every_recipe_parses_and_its_model_can_exist(name):
     from hanlin.model import CausalLM
 
     recipe = load_recipe(name)
-    shape = recipe.model.shape(recipe.tokenizer.vocab_size, 0)
+    shape = recipe.model.config(recipe.tokenizer.vocab_size, 0)
     assert sum(p.numel() for p in CausalLM(shape).parameters()) == shape.parameters()
     assert recipe.stages()[0] == "corpus" and recipe.stages()[-1] == "gguf"
     assert set(recipe.description) == {"zh", "en"}

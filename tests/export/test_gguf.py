@@ -14,7 +14,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.export import check_export, export_gguf
 from hanlin.inference import Engine, SamplingParams
 from hanlin.model import ModelConfig, load_model
-from hanlin.stages.supervised import write_model
+from hanlin.stages.job import write_model
 from hanlin.tokenizer import load_tokenizer
 from tests.support import FAMILIES, TEXTS, tiny_model, tiny_tokenizer
 

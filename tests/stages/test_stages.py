@@ -15,14 +15,20 @@ from hanlin.dataset import IGNORE
 from hanlin.model import load_reward_model
 from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo
 from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource, grpo
+from hanlin.stages.job import Job, write_model
 from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, split_pairs
 from hanlin.stages.reward import RewardConfig, reward, score_pairs, scores
 from hanlin.stages.rewards import numeric_answer
-from hanlin.stages.supervised import SupervisedConfig, finetune, write_model
+from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from tests.support import tiny_model, tiny_tokenizer
 
 PAIRS = [{"prompt": [{"role": "user", "content": f"小明{n}在学校吗？"}], "chosen": "小明在学校。" * (1 + n % 3), "rejected": "12345" * (1 + n % 2)} for n in range(24)]
+
+
+def job(folder, name: str) -> Job:
+    """A stage's surroundings."""
+    return Job(folder / name, folder / "work", Progress(), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def test_dpo_loss_is_its_formula(world, normalized):
                     anchor = -ours / count
             expected += -F.logsigmoid(0.7 * (delta[0] - delta[1])) + 0.3 * anchor
             right += int(delta[0] > delta[1])
-    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
     assert figures["accuracy"] == right
 
 
@@ -88,7 +94,7 @@ def test_pairs_stay_together_and_in_order(world):
 def test_scores_are_read_at_the_last_token(world, tmp_path):
     folder, tokenizer, _, data = world
     config = RewardConfig(seq_len=128, pairs=4, train=TrainConfig(steps=2, muon=False))
-    reward(folder / "model", data.path, config, tmp_path / "rm", tmp_path / "work", Progress(), seed=0)
+    reward(folder / "model", data.path, config, job(tmp_path, "rm"))
     model = load_reward_model(tmp_path / "rm")
     batch = PairSource(data, config, 0).pack(range(4))
     packed = scores(model, batch)
@@ -104,7 +110,7 @@ def test_scores_are_read_at_the_last_token(world, tmp_path):
 def test_a_reward_model_learns_an_easy_preference(world, tmp_path):
     folder, _, _, data = world
     config = RewardConfig(seq_len=128, pairs=8, train=TrainConfig(steps=30, learning_rate=3e-3, muon=False))
-    reward(folder / "model", data.path, config, tmp_path / "rm", tmp_path / "work", Progress(), seed=0)
+    reward(folder / "model", data.path, config, job(tmp_path, "rm"))
     chosen, rejected = score_pairs(load_reward_model(tmp_path / "rm"), data, config)
     assert (chosen > rejected).mean() > 0.9
 
@@ -112,7 +118,7 @@ def test_a_reward_model_learns_an_easy_preference(world, tmp_path):
 def test_dpo_raises_the_preferred_answer(world, tmp_path):
     folder, _, _, data = world
     config = DPOConfig(seq_len=128, pairs=8, train=TrainConfig(steps=15, learning_rate=1e-3, muon=False))
-    result = dpo(folder / "model", data.path, config, tmp_path / "dpo", tmp_path / "work", Progress(), seed=0)
+    result = dpo(folder / "model", data.path, config, job(tmp_path, "dpo"))
     assert result.last["accuracy"] > 0.9
 
 
@@ -134,7 +140,7 @@ def test_policy_gradient_is_its_formula(world):
                 if label != IGNORE:
                     d = before[i, label] - now[i, label]
                     expected += -batch.advantages[owner] * now[i, label] + 0.5 * (d.exp() - d - 1)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
     assert figures["kl"] >= 0
 
 
@@ -161,7 +167,7 @@ def test_grpo_finds_what_is_rewarded(world, tmp_path):
     folder, tokenizer, _, _ = world
     records = [{"messages": [{"role": "user", "content": "说一个字。"}], "answer": 0}]
     config = GRPOConfig(seq_len=64, prompts=4, group_size=8, max_new_tokens=4, train=TrainConfig(steps=25, learning_rate=3e-3, muon=False))
-    grpo(folder / "model", records, lambda record, text: float("小" in text), config, tmp_path / "grpo", tmp_path / "work", Progress(), seed=0)
+    grpo(folder / "model", records, lambda record, text: float("小" in text), config, job(tmp_path, "grpo"))
     rewards = [json.loads(line)["reward"] for line in (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()]
     assert len(rewards) == 25
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3, rewards
@@ -190,5 +196,5 @@ def test_rows_longer_than_the_model_are_refused(world, tmp_path):
     folder, _, _, data = world
     config = SupervisedConfig(seq_len=512, batch_tokens=512, micro_tokens=512)
     with pytest.raises(HanlinError, match="max_position_embeddings"):
-        finetune(folder / "model", data.path, config, tmp_path / "out", tmp_path / "work", Progress(), seed=0)
+        finetune(folder / "model", data.path, config, job(tmp_path, "out"))
     assert not (tmp_path / "out").exists()

@@ -6,9 +6,11 @@ Conversations stay whole: best-fit packing in windows of the seeded order. In bo
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +66,7 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(keys, kind="stable")
 
 
-class _Rows:
+class _Rows(abc.ABC):
     """What both kinds of packing share: sample index → (epoch, row), and rows → batches."""
 
     def __init__(self, dataset: TokenDataset, seq_len: int, seed: int):
@@ -81,15 +83,17 @@ class _Rows:
         """Changes when a resumed run would see other samples."""
         return f"{self.dataset.manifest.content_hash}/{type(self).__name__}/{self.seq_len}/{self.seed}"
 
-    def _plan_epoch(self, epoch: int):
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _plan_epoch(self, epoch: int) -> Any:
+        """The order of an epoch, as `_pieces` needs it; computed once and kept."""
 
+    @abc.abstractmethod
     def _epoch_rows(self, epoch: int) -> int:
-        raise NotImplementedError
+        """Rows of an epoch."""
 
+    @abc.abstractmethod
     def _pieces(self, epoch: int, row: int) -> list[tuple[int, int, int]]:
         """(document, first token, end) of what a row holds, tokens counted within the document."""
-        raise NotImplementedError
 
     def rows_in_epoch(self, epoch: int = 0) -> int:
         """Number of rows one pass over the data takes."""

@@ -1,12 +1,12 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
 
 from .cache import KVCache
-from .config import ModelConfig
+from .config import ModelConfig, ModelShape
 from .losses import linear_cross_entropy, token_log_probs
 from .store import load_model, load_reward_model, load_weights, save_weights
 from .transformer import CausalLM, RewardModel, init_weights
 
 __all__ = [
-    "CausalLM", "KVCache", "ModelConfig", "RewardModel", "init_weights", "linear_cross_entropy",
+    "CausalLM", "KVCache", "ModelConfig", "ModelShape", "RewardModel", "init_weights", "linear_cross_entropy",
     "load_model", "load_reward_model", "load_weights", "save_weights", "token_log_probs",
 ]  # fmt: skip

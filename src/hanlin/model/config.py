@@ -15,18 +15,13 @@ ARCHITECTURES: dict[str, str] = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaFor
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A decoder-only transformer.
+class ModelShape:
+    """What one chooses about a model; the rest of its configuration comes from the tokenizer.
 
     Field names are those of Hugging Face. `None` derives the usual value: `intermediate_size` 8/3 (SwiGLU) or 4 (GELU)
     times `hidden_size` rounded up to 32, `num_key_value_heads` = `num_attention_heads`, `head_dim` = hidden/heads.
-
-    Raises:
-        ValueError: a combination that the stock architecture of the family could not load; found here, before step 0,
-            because a run once had to be repeated when six heads of 48 did not make 512.
     """
 
-    vocab_size: int
     family: Family = "qwen3"
     hidden_size: int = 128
     num_hidden_layers: int = 4
@@ -38,6 +33,22 @@ class ModelConfig:
     rope_theta: float = 100000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
+
+    def config(self, vocab_size: int, eos_id: int) -> ModelConfig:
+        """The whole configuration, for a tokenizer's vocabulary."""
+        return ModelConfig(vocab_size=vocab_size, eos_token_id=eos_id, pad_token_id=eos_id, **dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(ModelShape):
+    """A decoder-only transformer.
+
+    Raises:
+        ValueError: a combination that the stock architecture of the family could not load; found here, before step 0,
+            because a run once had to be repeated when six heads of 48 did not make 512.
+    """
+
+    vocab_size: int = dataclasses.field(kw_only=True)
     eos_token_id: int = 0
     pad_token_id: int = 0
 

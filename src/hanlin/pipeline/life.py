@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from ..stages.grpo import GRPOConfig, grpo
 from ..stages.pretrain import pretrain
 from ..stages.reward import reward, score_pairs
 from ..stages.rewards import numeric_answer
+from ..stages.supervised import finetune
 from ..tokenizer import train_tokenizer
 from .runner import StepRecord
 from .sources import FileSource, TinyworldSource, plain_questions
@@ -85,7 +85,7 @@ class Life(Workshop):
     def dataset(self) -> None:
         """Encode the text once; check, before a step is taken, that the model to come can be exported."""
         tokenizer = self._tokenizer()
-        shape = self.recipe.model.shape(tokenizer.vocab_size, tokenizer.eos_id)
+        shape = self.recipe.model.config(tokenizer.vocab_size, tokenizer.eos_id)
         check_export(shape, tokenizer)
 
         def body(key: str, record: StepRecord) -> None:
@@ -101,15 +101,14 @@ class Life(Workshop):
     def pretrain(self) -> None:
         """A model from nothing; its bits per byte on held-out text beside a 5-gram model of the same tokens."""
         tokenizer, section = self._tokenizer(), self.recipe.pretrain
-        shape = self.recipe.model.shape(tokenizer.vocab_size, tokenizer.eos_id)
+        shape = self.recipe.model.config(tokenizer.vocab_size, tokenizer.eos_id)
         out = self.out / "models" / "pretrain"
         trained = hash_json([to_dict(section), to_dict(shape), self._hash("dataset"), self.recipe.seed])
 
         def body(key: str, record: StepRecord) -> None:
-            def run(work: Path, key: str) -> None:
-                pretrain(self.out / "dataset", self.out / "tokenizer", shape, section, out, work, self.progress, key=key, **self._common())
-
-            record.notes["training_seconds"] = self._once("pretrain", out, trained, run)
+            record.notes["training_seconds"] = self._once(
+                "pretrain", out, trained, lambda job: pretrain(self.out / "dataset", self.out / "tokenizer", shape, section, job)
+            )
             model = self._model(out)
             heldout = list(read_corpus(self.out / "corpus", "heldout"))
             scores = bits_per_byte(model, tokenizer, heldout, context=section.seq_len)
@@ -148,7 +147,7 @@ class Life(Workshop):
         def measure(model: CausalLM, record: StepRecord) -> dict[str, Metric]:
             control = self.out / "controls" / "direct"
             data = self._conversations("direct", section, direct=True)
-            self._once("direct", control, self._inputs("distill", section), lambda work, key: self._finetune(data, section, control, work, key))
+            self._once("direct", control, self._inputs("distill", section), lambda job: finetune(self.current, data, section, job))
             if isinstance(self.source, FileSource):
                 heldout = self._heldout_conversations("distill", section)
                 after, direct = (answer_bits_per_byte(m, self._tokenizer(), heldout) for m in (model, self._model(control)))
@@ -168,9 +167,7 @@ class Life(Workshop):
 
         def body(key: str, record: StepRecord) -> None:
             data = self._pairs("dpo", section.seq_len).path
-            record.notes["training_seconds"] = self._once(
-                "dpo", out, inputs, lambda work, key: dpo(self.current, data, section, out, work, self.progress, key=key, **self._common())
-            )
+            record.notes["training_seconds"] = self._once("dpo", out, inputs, lambda job: dpo(self.current, data, section, job))
             model = self._model(out)
             if isinstance(self.source, TinyworldSource):
                 metrics = {name: self._score(model, name) for name in ("preferred_manner", *self._learned())}
@@ -190,9 +187,7 @@ class Life(Workshop):
 
         def body(key: str, record: StepRecord) -> None:
             data = self._pairs("reward", section.seq_len)
-            record.notes["training_seconds"] = self._once(
-                "reward", out, inputs, lambda work, key: reward(self.current, data.path, section, out, work, self.progress, key=key, **self._common())
-            )
+            record.notes["training_seconds"] = self._once("reward", out, inputs, lambda job: reward(self.current, data.path, section, job))
             heldout = self._pairs("reward", section.seq_len, heldout=True)
             chosen, rejected = score_pairs(load_reward_model(out), heldout, section)
             lengths = heldout.lengths
@@ -216,19 +211,16 @@ class Life(Workshop):
             seconds: dict[str, list[float]] = {"grpo": [], "sft": []}
             for seed in range(section.seeds):
                 name, target = ("grpo", out) if seed == 0 else (f"grpo-{seed}", self.out / "controls" / f"grpo-{seed}")
-                options = self._common() | {"seed": self.recipe.seed + seed}
-
-                def policy(work: Path, key: str, target: Path = target, options: dict[str, Any] = options) -> None:
-                    grpo(self.current, problems, numeric_answer, config, target, work, self.progress, key=key, **options)
-
-                seconds["grpo"].append(self._once(name, target, inputs, policy))
+                seed_of_run = self.recipe.seed + seed
+                seconds["grpo"].append(
+                    self._once(name, target, inputs, lambda job: grpo(self.current, problems, numeric_answer, config, job), seed=seed_of_run)
+                )
                 arms["grpo"].append(self._reward(target, seed))
                 if self.recipe.distill is not None:
                     control = self.out / "controls" / f"sft-{seed}"
-                    data, again, limit = self._conversations("distill", self.recipe.distill), self._control_config(), seconds["grpo"][-1]
-
-                    longer = functools.partial(self._finetune, data, again, control, seed=self.recipe.seed + 100 + seed, max_seconds=limit)
-                    seconds["sft"].append(self._once(f"sft-control-{seed}", control, inputs, longer))
+                    data, longer, limit = self._conversations("distill", self.recipe.distill), self._control_config(), seconds["grpo"][-1]
+                    more = functools.partial(finetune, self.current, data, longer)
+                    seconds["sft"].append(self._once(f"sft-control-{seed}", control, inputs, more, seed=seed_of_run + 100, max_seconds=limit))
                     arms["sft"].append(self._reward(control, seed))
             record.notes |= {"seconds": seconds, "by_seed": {arm: [m.value for m in metrics] for arm, metrics in arms.items()}}
             metrics = {"task_reward": pooled(arms["grpo"])}

@@ -10,8 +10,7 @@ from typing import Any
 from ..common.config import apply_overrides, build, load_yaml
 from ..common.errors import HanlinError
 from ..corpus.build import CorpusConfig
-from ..model import ModelConfig
-from ..model.config import Family
+from ..model import ModelShape
 from ..stages.dpo import DPOConfig
 from ..stages.grpo import GRPOConfig
 from ..stages.reward import RewardConfig
@@ -42,26 +41,6 @@ class TokenizerSection:
     vocab_size: int = 6400
     max_token_chars: int = 8
     num_special: int = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSection:
-    """Shape of the model; the vocabulary comes from the tokenizer. See `ModelConfig`."""
-
-    family: Family = "qwen3"
-    hidden_size: int = 128
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    intermediate_size: int | None = None
-    max_position_embeddings: int = 512
-    rope_theta: float = 100000.0
-    tie_word_embeddings: bool = True
-
-    def shape(self, vocab_size: int, eos_id: int) -> ModelConfig:
-        """The full configuration."""
-        return ModelConfig(vocab_size=vocab_size, eos_token_id=eos_id, pad_token_id=eos_id, **dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +111,7 @@ class Recipe:
     description: dict[str, str] = dataclasses.field(default_factory=dict)
     corpus: CorpusSection = dataclasses.field(default_factory=CorpusSection)
     tokenizer: TokenizerSection = dataclasses.field(default_factory=TokenizerSection)
-    model: ModelSection = dataclasses.field(default_factory=ModelSection)
+    model: ModelShape = dataclasses.field(default_factory=ModelShape)
     pretrain: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
     sft: ConversationSection | None = None
     distill: DistillSection | None = None
@@ -144,7 +123,7 @@ class Recipe:
     track: tuple[str, ...] = ()
 
     def __post_init__(self):
-        self.model.shape(max(self.tokenizer.vocab_size, 300), 0)  # refuse an impossible shape before anything runs
+        self.model.config(max(self.tokenizer.vocab_size, 300), 0)  # refuse an impossible shape before anything runs
         stages = {name: getattr(self, name) for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo")}
         for name, section in stages.items():
             if section is not None and section.seq_len > self.model.max_position_embeddings:

@@ -15,15 +15,16 @@ from ..common.progress import make_progress
 from ..corpus.readers import read_conversations, read_preferences
 from ..dataset import build_conversation_dataset
 from ..export import check_export
+from ..model import ModelShape
 from ..stages.dpo import DPOConfig, dpo
 from ..stages.grpo import GRPOConfig, grpo
+from ..stages.job import Job
 from ..stages.pairs import build_pair_dataset
 from ..stages.pretrain import pretrain
 from ..stages.reward import RewardConfig, reward
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import SupervisedConfig, finetune
 from ..tokenizer import load_tokenizer
-from .recipe import ModelSection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PretrainFile:
 
     dataset: Path
     tokenizer: Path
-    model: ModelSection = dataclasses.field(default_factory=ModelSection)
+    model: ModelShape = dataclasses.field(default_factory=ModelShape)
     pretrain: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
     seed: int = 1
     device: str = "auto"
@@ -87,24 +88,24 @@ def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = ())
     with directory_lock(root):
         work = root / hash_json([name, to_dict(file)])[:10]  # another configuration never resumes these checkpoints
         progress.stage(1, 1, name)
-        options = {"seed": file.seed, "device": file.device, "trackers": file.track}
+        job = Job(out, work, progress, file.seed, device=file.device, trackers=file.track)
         if name == "pretrain":
             tokenizer = load_tokenizer(file.tokenizer)
-            shape = file.model.shape(tokenizer.vocab_size, tokenizer.eos_id)
+            shape = file.model.config(tokenizer.vocab_size, tokenizer.eos_id)
             check_export(shape, tokenizer)
-            pretrain(file.dataset, file.tokenizer, shape, file.pretrain, out, work, progress, **options)
+            pretrain(file.dataset, file.tokenizer, shape, file.pretrain, job)
         elif name == "grpo":
             problems = [record for record in read_conversations(file.files) if record.get("answer") is not None]
             if not problems:
                 raise HanlinError(f"{config}：files 里没有带 answer 字段的对话。", f"{config}: no conversation in files has an `answer`.")
-            grpo(file.model, problems, numeric_answer, file.config, out, work, progress, **options)
+            grpo(file.model, problems, numeric_answer, file.config, job)
         else:
             tokenizer, data = load_tokenizer(file.model), work / f"data-{hash_json([str(config), list(file.files)])[:10]}"
             if name in ("sft", "distill"):
                 build_conversation_dataset(read_conversations(file.files), tokenizer, data, max_length=file.config.seq_len)
-                finetune(file.model, data, file.config, out, work, progress, **options)
+                finetune(file.model, data, file.config, job)
             else:
                 build_pair_dataset(read_preferences(file.files), tokenizer, data, max_length=file.config.seq_len)
-                {"dpo": dpo, "reward": reward}[name](file.model, data, file.config, out, work, progress, **options)
+                {"dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)
     progress.close()
     return read_manifest(out, verify=False).metrics

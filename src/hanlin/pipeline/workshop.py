@@ -19,6 +19,7 @@ from ..dataset import TokenDataset, build_conversation_dataset
 from ..evaluation import Metric, evaluate_generation
 from ..inference import generate_text
 from ..model import CausalLM, load_model
+from ..stages.job import Job
 from ..stages.pairs import build_pair_dataset
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import finetune
@@ -44,14 +45,13 @@ class Workshop:
         self._words: tuple[str, Tokenizer] | None = None
         self.scores: dict[str, Metric] = {}  # of the current model
 
-
     def _supervised(self, name: str, section: ConversationSection, measure: Any, aim: str) -> None:
         out = self.out / "models" / name
         inputs = self._inputs(name, section)
 
         def body(key: str, record: StepRecord) -> None:
             data = self._conversations(name, section)
-            trained = self._once(name, out, inputs, lambda work, key: self._finetune(data, section, out, work, key))
+            trained = self._once(name, out, inputs, lambda job: finetune(self.current, data, section, job))
             record.notes |= {"training_seconds": trained} | read_manifest(data, verify=False).metrics
             model = self._model(out)
             metrics = measure(model, record)
@@ -64,9 +64,6 @@ class Workshop:
 
         self._adopt(self.runner.run(name, [inputs, self._judging()], body, (out,)), out)
 
-    def _finetune(self, data: Path, section: ConversationSection, out: Path, work: Path, key: str, **options: Any) -> None:
-        finetune(self.current, data, section, out, work, self.progress, key=key, **(self._common() | options))
-
     def _holds(self, path: Path, wanted: Callable[[Manifest], bool]) -> bool:
         """Whether a whole artefact is there that is the wanted one; a damaged one is reported and made again."""
         try:
@@ -78,9 +75,6 @@ class Workshop:
     def _learned(self) -> list[str]:
         """Tasks that the stages so far have taught."""
         return [task for stage, task in (("sft", "story_answers"), ("distill", "problems_solved")) if stage in self.runner.records]
-
-    def _common(self) -> dict[str, Any]:
-        return {"seed": self.recipe.seed, "device": self.recipe.device, "trackers": self.recipe.track}
 
     def _gate(self, stage: str, record: StepRecord, metrics: dict[str, Metric], aim: str, before: dict[str, Metric]) -> None:
         guards = {name: (metrics[name], before[name], _GUARDED[name]) for name in metrics if name != aim and name in before and name in _GUARDED}
@@ -168,24 +162,24 @@ class Workshop:
             self._words = wanted, load_tokenizer(self.out / "tokenizer")
         return self._words[1]
 
-    def _work(self, name: str, key: str) -> Path:
-        """Checkpoints of one training, apart from those of another configuration."""
-        return self.out / "work" / f"{name}-{key[:10]}"
+    def _once(
+        self, name: str, out: Path, inputs: str, train: Callable[[Job], Any], *, seed: int | None = None, max_seconds: float | None = None
+    ) -> float:
+        """Train unless `out` holds this very result already; returns the training seconds.
 
-    def _once(self, name: str, path: Path, key: str, train: Callable[[Path, str], Any]) -> float:
-        """Train unless `path` holds this very result already; returns the training seconds.
-
-        A run killed while a finished model was being judged goes on with the judging.
+        A run killed while a finished model was being judged goes on with the judging. Checkpoints lie apart from those of
+        another configuration.
         """
-        key = hash_json([key, name])
-        if not self._holds(path, lambda manifest: manifest.key == key):
-            work = self._work(name, key)
-            train(work, key)
+        key = hash_json([inputs, name])
+        if not self._holds(out, lambda manifest: manifest.key == key):
+            work = self.out / "work" / f"{name}-{key[:10]}"
+            seed = self.recipe.seed if seed is None else seed
+            train(Job(out, work, self.progress, seed, key, self.recipe.device, self.recipe.track, max_seconds))
             curves = self.out / "curves" / f"{name}.jsonl"
             curves.parent.mkdir(exist_ok=True)
             os.replace(work / "metrics.jsonl", curves)
             shutil.rmtree(work, ignore_errors=True)
-        return float(read_manifest(path, verify=False).metrics["seconds"])
+        return float(read_manifest(out, verify=False).metrics["seconds"])
 
     def _hash(self, name: str) -> str:
         return read_manifest(self.out / name, verify=False).content_hash

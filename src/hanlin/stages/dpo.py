@@ -15,16 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..common.config import to_dict
-from ..common.devices import resolve_device
-from ..common.progress import Progress
-from ..common.tracking import MetricsLog
 from ..dataset import IGNORE, Batch, TokenDataset
-from ..model import load_model, token_log_probs
-from ..tokenizer import load_tokenizer
-from ..training import TrainConfig, TrainResult, train
+from ..model import token_log_probs
+from ..training import TrainConfig, TrainResult
+from .job import Job, content_hash
 from .pairs import PairConfig, PairSource, split_pairs, sum_by_document
-from .supervised import check_length, content_hash, training_metrics, write_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,33 +63,15 @@ class DPOLoss:
         return loss, figures | {f"{name}_count": count for name in figures}
 
 
-def dpo(
-    parent: Path | str,
-    dataset: Path | str,
-    config: DPOConfig,
-    out: Path | str,
-    work: Path,
-    progress: Progress,
-    *,
-    seed: int,
-    key: str = "",
-    device: str | None = None,
-    trackers: tuple[str, ...] = (),
-) -> TrainResult:
+def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) -> TrainResult:
     """Teach a model which of two answers is preferred, and publish it.
 
     Raises:
         HanlinError: the pairs were encoded by another tokenizer.
     """
-    model, tokenizer, data = load_model(parent, device=str(resolve_device(device))), load_tokenizer(parent), TokenDataset(dataset)
+    model, tokenizer = job.load(parent, config.seq_len)
+    data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
-    check_length(model, config.seq_len)
     reference = copy.deepcopy(model).requires_grad_(False)
-    log = MetricsLog(work / "metrics.jsonl", trackers, name=work.name, config=to_dict(config))
-    result = train(model, PairSource(data, config, seed), DPOLoss(reference, config), config.train, work, progress, log=log)
-    log.close()
-    write_model(
-        out, model, tokenizer, parents={"model": content_hash(parent), "dataset": data.manifest.content_hash},
-        config=config, seed=seed, metrics=training_metrics(result), key=key,
-    )  # fmt: skip
-    return result
+    result = job.train(model, PairSource(data, config, job.seed), DPOLoss(reference, config), config)
+    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})

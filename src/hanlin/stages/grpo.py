@@ -20,18 +20,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..common.config import to_dict
-from ..common.devices import resolve_device
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json
-from ..common.progress import Progress
-from ..common.tracking import MetricsLog
 from ..dataset import IGNORE, Batch, pack_sequences, permutation
 from ..inference import Engine, SamplingParams
-from ..model import CausalLM, load_model, token_log_probs
-from ..tokenizer import Tokenizer, load_tokenizer
-from ..training import TrainConfig, TrainResult, train
-from .supervised import check_length, content_hash, training_metrics, write_model
+from ..model import CausalLM, token_log_probs
+from ..tokenizer import Tokenizer
+from ..training import TrainConfig, TrainResult
+from .job import Job, content_hash
 
 RewardFunction = Callable[[Any, str], float]
 
@@ -174,18 +170,7 @@ class PolicyGradient:
 
 
 def grpo(
-    parent: Path | str,
-    records: Sequence[Mapping[str, Any]],
-    reward: RewardFunction,
-    config: GRPOConfig,
-    out: Path | str,
-    work: Path,
-    progress: Progress,
-    *,
-    seed: int,
-    key: str = "",
-    device: str | None = None,
-    trackers: tuple[str, ...] = (),
+    parent: Path | str, records: Sequence[Mapping[str, Any]], reward: RewardFunction, config: GRPOConfig, job: Job
 ) -> TrainResult:
     """Let a model improve by trying, and publish it.
 
@@ -193,15 +178,9 @@ def grpo(
         records: conversations whose last user turn is the prompt; whatever else they hold goes to `reward`.
         reward: judges one answer's text (special tokens included).
     """
-    model, tokenizer = load_model(parent, device=str(resolve_device(device))), load_tokenizer(parent)
-    check_length(model, config.seq_len)
+    model, tokenizer = job.load(parent, config.seq_len)
     reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
-    log = MetricsLog(work / "metrics.jsonl", trackers, name=work.name, config=to_dict(config))
-    source = RolloutSource(records, reward, tokenizer, config, seed)
-    result = train(model, source, PolicyGradient(config, reference), config.train, work, progress, log=log)
-    log.close()
-    write_model(
-        out, model, tokenizer, parents={"model": content_hash(parent), "prompts": source.fingerprint},
-        config=config, seed=seed, metrics=training_metrics(result) | {"reward": result.last.get("reward")}, key=key,
-    )  # fmt: skip
-    return result
+    source = RolloutSource(records, reward, tokenizer, config, job.seed)
+    result = job.train(model, source, PolicyGradient(config, reference), config)
+    parents = {"model": content_hash(parent), "prompts": source.fingerprint}
+    return job.publish(model, tokenizer, result, config, parents, reward=result.last.get("reward"))

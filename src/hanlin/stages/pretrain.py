@@ -5,28 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..common.devices import resolve_device
-from ..common.progress import Progress
 from ..dataset import TokenDataset
 from ..model import CausalLM, ModelConfig, init_weights
 from ..tokenizer import load_tokenizer
 from ..training import TrainResult
-from .supervised import SupervisedConfig, check_length, content_hash, run_supervised, training_metrics, write_model
+from .job import Job, check_length, content_hash
+from .supervised import SupervisedConfig, next_token_training
 
 
-def pretrain(
-    dataset: Path | str,
-    tokenizer: Path | str,
-    shape: ModelConfig,
-    config: SupervisedConfig,
-    out: Path | str,
-    work: Path,
-    progress: Progress,
-    *,
-    seed: int,
-    key: str = "",
-    device: str | None = None,
-    trackers: tuple[str, ...] = (),
-) -> TrainResult:
+def pretrain(dataset: Path | str, tokenizer: Path | str, shape: ModelConfig, config: SupervisedConfig, job: Job) -> TrainResult:
     """Train a model of the given shape on a token dataset and publish it.
 
     Raises:
@@ -35,11 +22,8 @@ def pretrain(
     words, data = load_tokenizer(tokenizer), TokenDataset(dataset)
     model = CausalLM(shape)
     check_length(model, config.seq_len)
-    init_weights(model, seed)
-    model.to(resolve_device(device))
-    result = run_supervised(model, data, words, config, work, progress, seed=seed, trackers=trackers)
-    write_model(
-        out, model, words, parents={"dataset": data.manifest.content_hash, "tokenizer": content_hash(tokenizer)},
-        config=config, seed=seed, metrics={"parameters": shape.parameters()} | training_metrics(result), key=key,
-    )  # fmt: skip
-    return result
+    init_weights(model, job.seed)
+    model.to(resolve_device(job.device))
+    result = next_token_training(job, model, data, words, config)
+    parents = {"dataset": data.manifest.content_hash, "tokenizer": content_hash(tokenizer)}
+    return job.publish(model, words, result, config, parents, parameters=shape.parameters())

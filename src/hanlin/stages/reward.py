@@ -13,16 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..common.config import to_dict
-from ..common.devices import resolve_device
-from ..common.progress import Progress
-from ..common.tracking import MetricsLog
 from ..dataset import Batch, TokenDataset
-from ..model import RewardModel, load_model
-from ..tokenizer import load_tokenizer
-from ..training import TrainConfig, TrainResult, train
+from ..model import RewardModel
+from ..training import TrainConfig, TrainResult
+from .job import Job, content_hash
 from .pairs import PairConfig, PairSource, split_pairs
-from .supervised import check_length, content_hash, training_metrics, write_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,36 +55,22 @@ class BradleyTerry:
         return loss, {"accuracy": float((chosen > rejected).sum()), "accuracy_count": len(chosen)}
 
 
-def reward(
-    parent: Path | str,
-    dataset: Path | str,
-    config: RewardConfig,
-    out: Path | str,
-    work: Path,
-    progress: Progress,
-    *,
-    seed: int,
-    key: str = "",
-    device: str | None = None,
-    trackers: tuple[str, ...] = (),
-) -> TrainResult:
-    """Train a reward model from a language model's trunk, and publish it as a stock sequence classifier."""
-    trunk, tokenizer, data = load_model(parent, device=str(resolve_device(device))), load_tokenizer(parent), TokenDataset(dataset)
+def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: Job) -> TrainResult:
+    """Train a reward model from a language model's trunk, and publish it as a stock sequence classifier.
+
+    Raises:
+        HanlinError: the pairs were encoded by another tokenizer.
+    """
+    trunk, tokenizer = job.load(parent, config.seq_len)
+    data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
-    check_length(trunk, config.seq_len)
     model = RewardModel(trunk.config).to(trunk.head_weight.device)
     model.model.load_state_dict(trunk.model.state_dict())
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
-        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(seed)) * std)
-    log = MetricsLog(work / "metrics.jsonl", trackers, name=work.name, config=to_dict(config))
-    result = train(model, PairSource(data, config, seed), BradleyTerry(config), config.train, work, progress, log=log)
-    log.close()
-    write_model(
-        out, model, tokenizer, parents={"model": content_hash(parent), "dataset": data.manifest.content_hash},
-        config=config, seed=seed, metrics=training_metrics(result), key=key,
-    )  # fmt: skip
-    return result
+        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(job.seed)) * std)
+    result = job.train(model, PairSource(data, config, job.seed), BradleyTerry(config), config)
+    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})
 
 
 @torch.no_grad()

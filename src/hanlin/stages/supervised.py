@@ -9,16 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.config import to_dict
-from ..common.devices import resolve_device
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, artifact, read_manifest
-from ..common.progress import Progress
-from ..common.tracking import MetricsLog
 from ..dataset import IGNORE, Batch, ConversationRows, TextRows, TokenDataset
-from ..model import CausalLM, RewardModel, linear_cross_entropy, load_model, save_weights
-from ..tokenizer import Tokenizer, load_tokenizer
-from ..training import TrainConfig, TrainResult, train
+from ..model import CausalLM, linear_cross_entropy
+from ..tokenizer import Tokenizer
+from ..training import TrainConfig, TrainResult
+from .job import Job, content_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,94 +92,20 @@ def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
     return torch.tensor(ordinary + [0] * (tokenizer.vocab_size - len(ordinary)), dtype=torch.int64)
 
 
-def write_model(
-    out: Path | str,
-    model: CausalLM | RewardModel,
-    tokenizer: Tokenizer,
-    *,
-    parents: dict[str, str],
-    config: Any,
-    seed: int,
-    metrics: dict[str, Any],
-    key: str = "",
-) -> None:
-    """Publish a model directory: weights, config, tokenizer, chat template, manifest. Stock transformers opens it."""
-    kind = "reward_model" if isinstance(model, RewardModel) else "model"
-    with artifact(out, kind, parents=parents, config=to_dict(config), seed=seed, key=key) as written:
-        save_weights(model, written.path, im_end_id=tokenizer.im_end_id)
-        tokenizer.save(written.path)
-        written.metrics = metrics
-
-
-def run_supervised(
-    model: CausalLM,
-    dataset: TokenDataset,
-    tokenizer: Tokenizer,
-    config: SupervisedConfig,
-    work: Path,
-    progress: Progress,
-    *,
-    seed: int,
-    trackers: tuple[str, ...] = (),
-    max_seconds: float | None = None,
-) -> TrainResult:
+def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokenizer: Tokenizer, config: SupervisedConfig) -> TrainResult:
     """Train `model` in place on a dataset's documents, or on the assistant's tokens where it has a mask.
 
     Raises:
         HanlinError: the dataset was made with another tokenizer, or holds conversations longer than a row.
     """
     dataset.require_tokenizer(tokenizer)
-    rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, seed)
-    log = MetricsLog(work / "metrics.jsonl", trackers, name=work.name, config=to_dict(config))
-    try:
-        return train(
-            model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss), config.train, work, progress,
-            log=log, max_seconds=max_seconds,
-        )  # fmt: skip
-    finally:
-        log.close()
+    rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
+    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss), config)
 
 
-def finetune(
-    parent: Path | str,
-    dataset: Path | str,
-    config: SupervisedConfig,
-    out: Path | str,
-    work: Path,
-    progress: Progress,
-    *,
-    seed: int,
-    key: str = "",
-    device: str | None = None,
-    trackers: tuple[str, ...] = (),
-    max_seconds: float | None = None,
-) -> TrainResult:
+def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:
     """Continue a model on a dataset of conversations and publish the result: SFT, distillation and their controls."""
-    model, tokenizer, data = load_model(parent, device=str(resolve_device(device))), load_tokenizer(parent), TokenDataset(dataset)
-    check_length(model, config.seq_len)
-    result = run_supervised(model, data, tokenizer, config, work, progress, seed=seed, trackers=trackers, max_seconds=max_seconds)
-    write_model(
-        out, model, tokenizer, parents={"model": content_hash(parent), "dataset": data.manifest.content_hash},
-        config=config, seed=seed, metrics=training_metrics(result), key=key,
-    )  # fmt: skip
-    return result
-
-
-def check_length(model: CausalLM | RewardModel, seq_len: int) -> None:
-    """Refuse rows longer than the positions the model knows."""
-    limit = model.config.max_position_embeddings
-    if seq_len > limit:
-        raise HanlinError(
-            f"seq_len={seq_len} 超过模型的 max_position_embeddings={limit}。请减小 seq_len，或用更大的 max_position_embeddings 重新预训练。",
-            f"seq_len={seq_len} exceeds the model's max_position_embeddings={limit}. Lower seq_len, or pretrain with a larger max_position_embeddings.",
-        )
-
-
-def content_hash(path: Path | str) -> str:
-    """Content hash of an artefact already verified, or `external` for a model that is not ours."""
-    return read_manifest(path, verify=False).content_hash if (Path(path) / MANIFEST).is_file() else "external"
-
-
-def training_metrics(result: TrainResult) -> dict[str, Any]:
-    """Headline figures of a finished loop for a manifest."""
-    return {"seconds": round(result.seconds, 2), "skipped": result.skipped} | {k: v for k, v in result.last.items() if k in ("loss", "bits_per_byte")}
+    model, tokenizer = job.load(parent, config.seq_len)
+    data = TokenDataset(dataset)
+    result = next_token_training(job, model, data, tokenizer, config)
+    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})

@@ -1,0 +1,99 @@
+"""What every stage does besides its own mathematics: start from a model, run the loop with a log, publish the result."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..common.config import to_dict
+from ..common.devices import resolve_device
+from ..common.errors import HanlinError
+from ..common.manifest import MANIFEST, artifact, read_manifest
+from ..common.progress import Progress
+from ..common.tracking import MetricsLog
+from ..model import CausalLM, RewardModel, load_model, save_weights
+from ..tokenizer import Tokenizer, load_tokenizer
+from ..training import BatchSource, Objective, TrainResult, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training of one model.
+
+    Attributes:
+        out: directory the finished model is published in, whole or not at all.
+        work: directory of checkpoints and `metrics.jsonl`; a job with the same one goes on where it was interrupted.
+        key: what the result depends on, recorded in its manifest.
+        max_seconds: the loop stops there, with the model it has.
+    """
+
+    out: Path
+    work: Path
+    progress: Progress
+    seed: int = 1
+    key: str = ""
+    device: str | None = None
+    trackers: tuple[str, ...] = ()
+    max_seconds: float | None = None
+
+    def load(self, parent: Path | str, seq_len: int) -> tuple[CausalLM, Tokenizer]:
+        """The model to start from and its tokenizer.
+
+        Raises:
+            HanlinError: no model there, or rows of `seq_len` are longer than the positions it knows.
+        """
+        model = load_model(parent, device=str(resolve_device(self.device)))
+        check_length(model, seq_len)
+        return model, load_tokenizer(parent)
+
+    def train(self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: Any) -> TrainResult:
+        """Run the loop with the stage's `config.train`, logging to `work`."""
+        log = MetricsLog(self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config))
+        try:
+            return train(model, source, objective, config.train, self.work, self.progress, log=log, max_seconds=self.max_seconds)
+        finally:
+            log.close()
+
+    def publish(
+        self, model: CausalLM | RewardModel, tokenizer: Tokenizer, result: TrainResult, config: Any, parents: dict[str, str], **metrics: Any
+    ) -> TrainResult:
+        """Write the model directory, with the loop's headline figures in its manifest; returns `result`."""
+        figures = {"seconds": round(result.seconds, 2), "skipped": result.skipped}
+        figures |= {name: value for name, value in result.last.items() if name in ("loss", "bits_per_byte")}
+        write_model(self.out, model, tokenizer, parents=parents, config=config, seed=self.seed, metrics=figures | metrics, key=self.key)
+        return result
+
+
+def write_model(
+    out: Path | str,
+    model: CausalLM | RewardModel,
+    tokenizer: Tokenizer,
+    *,
+    parents: dict[str, str],
+    config: Any,
+    seed: int,
+    metrics: dict[str, Any],
+    key: str = "",
+) -> None:
+    """Publish a model directory: weights, config, tokenizer, chat template, manifest. Stock transformers opens it."""
+    kind = "reward_model" if isinstance(model, RewardModel) else "model"
+    with artifact(out, kind, parents=parents, config=to_dict(config), seed=seed, key=key) as written:
+        save_weights(model, written.path, im_end_id=tokenizer.im_end_id)
+        tokenizer.save(written.path)
+        written.metrics = metrics
+
+
+def check_length(model: CausalLM | RewardModel, seq_len: int) -> None:
+    """Refuse rows longer than the positions the model knows."""
+    limit = model.config.max_position_embeddings
+    if seq_len > limit:
+        raise HanlinError(
+            f"seq_len={seq_len} 超过模型的 max_position_embeddings={limit}。请减小 seq_len，或用更大的 max_position_embeddings 重新预训练。",
+            f"seq_len={seq_len} exceeds the model's max_position_embeddings={limit}. Lower seq_len, or pretrain with a larger max_position_embeddings.",
+        )
+
+
+def content_hash(path: Path | str) -> str:
+    """Content hash of an artefact already verified, or `external` for a model that is not ours."""
+    return read_manifest(path, verify=False).content_hash if (Path(path) / MANIFEST).is_file() else "external"
