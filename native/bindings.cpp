@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -59,7 +60,8 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
 
 nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
 
-void count_texts(PretokenCounter& counter, nb::sequence texts) {
+template <typename Counter>
+void count_texts(Counter& counter, nb::sequence texts) {
   const Texts items(texts);
   nb::gil_scoped_release release;
   for (const std::string_view text : items.views) counter.add(text);
@@ -71,20 +73,40 @@ nb::list counted_words(const PretokenCounter& counter) {
   return result;
 }
 
-nb::list train_merges(const PretokenCounter& counter, std::size_t new_tokens, std::int64_t min_frequency, std::size_t max_characters, bool aligned,
-                      nb::object progress) {
-  std::vector<LearntMerge> merges;
-  {
-    nb::gil_scoped_release release;
-    merges = train(counter.words(), {new_tokens, min_frequency, max_characters, aligned}, [&](std::size_t learnt) {
-      nb::gil_scoped_acquire acquire;
-      if (PyErr_CheckSignals() != 0) throw nb::python_error();
-      if (!progress.is_none()) progress(learnt);
-    });
-  }
+// Reports to Python, if it wants to know, and lets Ctrl-C through.
+TrainProgress report_to(nb::object progress) {
+  return [progress](std::size_t learnt) {
+    nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (!progress.is_none()) progress(learnt);
+  };
+}
+
+nb::list to_list(const std::vector<LearntMerge>& merges) {
   nb::list result;
   for (const LearntMerge& merge : merges) result.append(nb::make_tuple(to_bytes(merge.left), to_bytes(merge.right), merge.count));
   return result;
+}
+
+nb::tuple train_from_pieces(PieceCounter& counter, std::size_t new_tokens, std::int64_t min_frequency, std::size_t max_characters, nb::object progress) {
+  const TrainProgress report = report_to(progress);
+  PieceTraining training;
+  {
+    nb::gil_scoped_release release;
+    training = train_pieces(counter, {new_tokens, min_frequency, max_characters, true}, report);
+  }
+  return nb::make_tuple(to_list(training.merges), training.least, training.complete);
+}
+
+nb::list train_merges(const PretokenCounter& counter, std::size_t new_tokens, std::int64_t min_frequency, std::size_t max_characters, bool aligned,
+                      nb::object progress) {
+  const TrainProgress report = report_to(progress);
+  std::vector<LearntMerge> merges;
+  {
+    nb::gil_scoped_release release;
+    merges = train(counter.words(), {new_tokens, min_frequency, max_characters, aligned}, report);
+  }
+  return to_list(merges);
 }
 
 nb::list pretokens(nb::handle text) {
@@ -157,7 +179,7 @@ NB_MODULE(_native, m) {
 
   nb::class_<PretokenCounter>(m, "PretokenCounter", "Counts the pre-tokens of texts.")
       .def(nb::init<>())
-      .def("add", &count_texts, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
+      .def("add", &count_texts<PretokenCounter>, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
       .def("add_word", [](PretokenCounter& counter, nb::handle word, std::int64_t count) { counter.add_word(view_of(word), count); }, "word"_a, "count"_a,
            "Count one pre-token as it is.")
       .def("merge", &PretokenCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another counter's counts.")
@@ -166,6 +188,28 @@ NB_MODULE(_native, m) {
       .def_prop_ro("total", &PretokenCounter::total)
       .def_prop_ro("bytes", &PretokenCounter::bytes);
 
+  nb::class_<Census>(m, "Census", "Counts characters and bigrams: see native/census.hpp.")
+      .def(nb::init<>())
+      .def("add", &count_texts<Census>, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
+      .def("add_word", [](Census& census, nb::handle word, std::int64_t count) { census.add_word(view_of(word), count); }, "word"_a, "count"_a,
+           "Count one pre-token as it is.")
+      .def("merge", &Census::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another census's counts.")
+      .def("floor_that_leaves", &Census::floor_that_leaves, "bigrams"_a, nb::call_guard<nb::gil_scoped_release>(),
+           "The highest count that so many bigrams have or exceed.")
+      .def_prop_ro("bytes", &Census::bytes);
+
+  nb::class_<PieceCounter>(m, "PieceCounter", "Counts pieces of pre-tokens, cut at bigrams rarer than a floor: see native/pieces.hpp.")
+      .def(nb::init<std::shared_ptr<Census>, std::int64_t>(), "census"_a, "floor"_a)
+      .def("add", &count_texts<PieceCounter>, "texts"_a, "Count a sequence of str or bytes that the census has seen.")
+      .def("add_word", [](PieceCounter& counter, nb::handle word, std::int64_t count) { counter.add_word(view_of(word), count); }, "word"_a, "count"_a,
+           "Count one pre-token as it is.")
+      .def("merge", &PieceCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another counter's counts.")
+      .def_prop_ro("distinct", &PieceCounter::distinct)
+      .def_prop_ro("floor", &PieceCounter::floor)
+      .def_prop_ro("bytes", &PieceCounter::bytes);
+
+  m.def("train_pieces", &train_from_pieces, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "progress"_a = nb::none(),
+        "Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough).");
   m.def("train", &train_merges, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "aligned"_a = true,
         "progress"_a = nb::none(), "Learn merges: list of (left, right, count), at most `new_tokens`.");
   m.def("pretokens", &pretokens, "text"_a, "Cut str or bytes into pre-tokens.");

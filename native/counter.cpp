@@ -3,14 +3,24 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "scanner.hpp"
 
 namespace hanlin {
 
 namespace {
-constexpr std::size_t kEmpty = static_cast<std::size_t>(-1);
+
 constexpr std::int64_t kMaxWeight = std::int64_t{1} << 62;
+
+std::uint32_t tag_of(std::string_view word) { return static_cast<std::uint32_t>(hash_bytes(word)); }
+
+void prefetch([[maybe_unused]] const void* address) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(address);
+#endif
+}
+
 }  // namespace
 
 // Eight bytes at a time, each folded in by a multiplication and a rotation; the finish is that of SplitMix64.
@@ -31,63 +41,117 @@ std::uint64_t hash_bytes(std::string_view bytes) {
   return hash ^ (hash >> 31);
 }
 
-void PretokenCounter::add(std::string_view text) {
-  Scanner scanner(text);
-  for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) add_word(word, 1);
-  bytes_ += text.size();
+void WordTable::add(std::string_view word, std::int64_t count) {
+  if (word.empty() || count <= 0) return;
+  weigh(word.size(), count);
+  this->count(word, tag_of(word), count);
 }
 
-void PretokenCounter::add_word(std::string_view word, std::int64_t count) {
-  if (word.empty() || count <= 0) return;
-  if (word.size() > static_cast<std::size_t>(kMaxWeight) || count > (kMaxWeight - weight_) / static_cast<std::int64_t>(word.size())) {
-    throw std::overflow_error("more than 2^62 bytes of pre-tokens");
+void WordTable::add_all(const WordTable& other) {
+  if (this == &other) throw std::invalid_argument("a table cannot be added to itself");
+  for (std::size_t index = 0; index < other.size(); ++index) add(other[index].bytes, other[index].count);
+}
+
+void WordTable::add_later(std::string_view word) {
+  waiting_.push_back({word, tag_of(word)});
+  if (!slots_.empty()) prefetch(&slots_[waiting_.back().tag & (slots_.size() - 1)]);
+  if (waiting_.size() == kBatch) flush();
+}
+
+// Three sweeps over the batch, each asking for what the next one reads: the slot, the word's entry, its bytes.
+void WordTable::flush() {
+  if (slots_.empty()) grow();
+  const std::size_t mask = slots_.size() - 1;
+  for (const Waiting& item : waiting_) {
+    const Slot& slot = slots_[item.tag & mask];
+    if (slot.index != kEmpty) prefetch(&entries_[slot.index]);
+  }
+  for (const Waiting& item : waiting_) {
+    const Slot& slot = slots_[item.tag & mask];
+    if (slot.index != kEmpty) prefetch(arena_.data() + entries_[slot.index].begin);
+  }
+  for (const Waiting& item : waiting_) {
+    weigh(item.word.size(), 1);
+    count(item.word, item.tag, 1);
+  }
+  waiting_.clear();
+}
+
+void WordTable::weigh(std::size_t size, std::int64_t count) {
+  if (size > static_cast<std::size_t>(kMaxWeight) || count > (kMaxWeight - weight_) / static_cast<std::int64_t>(size)) {
+    throw std::overflow_error("more than 2^62 bytes of words");
   }
   total_ += count;
-  weight_ += count * static_cast<std::int64_t>(word.size());
-  if ((entries_.size() + 1) * 2 > slots_.size()) grow();
-  const std::uint64_t hash = hash_bytes(word);
+  weight_ += count * static_cast<std::int64_t>(size);
+}
+
+void WordTable::count(std::string_view word, std::uint32_t tag, std::int64_t count) {
+  if ((size() + 1) * 3 > slots_.size() * 2) grow();
   const std::size_t mask = slots_.size() - 1;
-  for (std::size_t slot = hash & mask;; slot = (slot + 1) & mask) {
-    if (slots_[slot].entry == kEmpty) {
-      slots_[slot] = {hash, entries_.size()};
-      entries_.push_back({arena_.size(), word.size(), count});
+  for (std::size_t place = tag & mask;; place = (place + 1) & mask) {
+    Slot& slot = slots_[place];
+    if (slot.index == kEmpty) {
+      if (size() >= kEmpty) throw std::length_error("2^32 - 1 distinct words or more");
+      slot = {tag, static_cast<std::uint32_t>(size())};
+      entries_.back().count = count;
       arena_.append(word);
+      entries_.push_back({arena_.size(), 0});
       return;
     }
-    if (slots_[slot].hash == hash) {
-      Entry& entry = entries_[slots_[slot].entry];
-      if (entry.size == word.size() && std::memcmp(arena_.data() + entry.offset, word.data(), word.size()) == 0) {
-        entry.count += count;
-        return;
-      }
+    if (slot.tag == tag && (*this)[slot.index].bytes == word) {
+      entries_[slot.index].count += count;
+      return;
     }
   }
+}
+
+void WordTable::grow() {
+  std::vector<Slot> larger(std::max<std::size_t>(1024, slots_.size() * 2), Slot{0, kEmpty});
+  const std::size_t mask = larger.size() - 1;
+  for (const Slot& old : slots_) {
+    if (old.index == kEmpty) continue;
+    std::size_t place = old.tag & mask;
+    while (larger[place].index != kEmpty) place = (place + 1) & mask;
+    larger[place] = old;
+  }
+  slots_.swap(larger);
+}
+
+std::vector<std::uint32_t> WordTable::by_count() const {
+  constexpr std::int64_t kCommon = 256;  // most counts are small: those are dealt out, the others sorted
+  std::vector<std::size_t> begins(kCommon + 1, 0);
+  const auto bin = [&](std::size_t index) { return static_cast<std::size_t>(kCommon - std::min(entries_[index].count, kCommon)); };
+  for (std::size_t index = 0; index < size(); ++index) ++begins[bin(index)];
+  std::size_t sum = 0;
+  for (std::size_t& begin : begins) sum += std::exchange(begin, sum);
+  const auto rare = static_cast<std::ptrdiff_t>(begins[1]);
+  std::vector<std::uint32_t> order(size());
+  for (std::uint32_t index = 0; index < size(); ++index) order[begins[bin(index)]++] = index;
+  std::sort(order.begin(), order.begin() + rare, [&](std::uint32_t a, std::uint32_t b) {
+    return entries_[a].count != entries_[b].count ? entries_[a].count > entries_[b].count : a < b;
+  });
+  return order;
+}
+
+void PretokenCounter::add(std::string_view text) {
+  Scanner scanner(text);
+  for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) table_.add_later(word);
+  table_.flush();
+  bytes_ += text.size();
 }
 
 void PretokenCounter::merge(const PretokenCounter& other) {
   if (this == &other) throw std::invalid_argument("a counter cannot be merged into itself");
-  for (const Entry& entry : other.entries_) add_word({other.arena_.data() + entry.offset, entry.size}, entry.count);
+  table_.add_all(other.table_);
   bytes_ += other.bytes_;
 }
 
 std::vector<Word> PretokenCounter::words() const {
   std::vector<Word> words;
-  words.reserve(entries_.size());
-  for (const Entry& entry : entries_) words.push_back({{arena_.data() + entry.offset, entry.size}, entry.count});
+  words.reserve(table_.size());
+  for (std::size_t index = 0; index < table_.size(); ++index) words.push_back(table_[index]);
   std::sort(words.begin(), words.end(), [](const Word& a, const Word& b) { return a.count != b.count ? a.count > b.count : a.bytes < b.bytes; });
   return words;
-}
-
-void PretokenCounter::grow() {
-  std::vector<Slot> larger(std::max<std::size_t>(1024, slots_.size() * 2), Slot{0, kEmpty});
-  const std::size_t mask = larger.size() - 1;
-  for (const Slot& old : slots_) {
-    if (old.entry == kEmpty) continue;
-    std::size_t slot = old.hash & mask;
-    while (larger[slot].entry != kEmpty) slot = (slot + 1) & mask;
-    larger[slot] = old;
-  }
-  slots_.swap(larger);
 }
 
 }  // namespace hanlin

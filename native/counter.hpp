@@ -1,4 +1,4 @@
-// Counts pre-tokens: the only thing the trainer needs to know of a corpus, whatever the order it was read in.
+// Counts distinct words: the only thing the trainer needs to know of a corpus, whatever the order it was read in.
 #pragma once
 
 #include <cstddef>
@@ -17,38 +17,75 @@ struct Word {
 
 std::uint64_t hash_bytes(std::string_view bytes);
 
+// A table of words and their counts. Words lie behind one another in the order of their first appearance.
+class WordTable {
+ public:
+  // Throws std::overflow_error past 2^62 bytes of words, each as often as it occurs, and std::length_error at 2^32 - 1 distinct ones.
+  void add(std::string_view word, std::int64_t count);
+  void add_all(const WordTable& other);
+
+  // Counts one occurrence, by the next flush at the latest: a few dozen words are looked up together, so that the memory they lie in is
+  // fetched at once. `word` must last until then.
+  void add_later(std::string_view word);
+  void flush();
+
+  std::size_t size() const { return entries_.size() - 1; }
+  std::int64_t total() const { return total_; }
+  Word operator[](std::size_t index) const {
+    const Entry &entry = entries_[index], &next = entries_[index + 1];
+    return {{arena_.data() + entry.begin, static_cast<std::size_t>(next.begin - entry.begin)}, entry.count};
+  }
+
+  // Indices of all words, the most frequent first; equals in no particular order.
+  std::vector<std::uint32_t> by_count() const;
+
+ private:
+  struct Slot {
+    std::uint32_t tag;    // of the hash: chooses the home, and tells most others apart
+    std::uint32_t index;  // kEmpty, or of a word
+  };
+  struct Entry {
+    std::uint64_t begin;  // in the arena; the next entry's is the end
+    std::int64_t count;
+  };
+  struct Waiting {
+    std::string_view word;
+    std::uint32_t tag;
+  };
+  static constexpr std::uint32_t kEmpty = 0xFFFFFFFF;
+  static constexpr std::size_t kBatch = 64;
+
+  void weigh(std::size_t size, std::int64_t count);
+  void count(std::string_view word, std::uint32_t tag, std::int64_t count);
+  void grow();
+
+  std::string arena_;
+  std::vector<Entry> entries_{{0, 0}};  // one more than words
+  std::vector<Slot> slots_;  // open addressing, a power of two
+  std::int64_t total_ = 0;   // words
+  std::int64_t weight_ = 0;  // bytes of all words, each as often as it occurs: no pair of tokens can occur more often
+  std::vector<Waiting> waiting_;
+};
+
+// Counts whole pre-tokens.
 class PretokenCounter {
  public:
-  // Cuts `text` into pre-tokens and counts each. Throws std::overflow_error past 2^62 bytes.
+  // Cuts `text` into pre-tokens and counts each. Throws as WordTable does.
   void add(std::string_view text);
-  void add_word(std::string_view word, std::int64_t count);
+  void add_word(std::string_view word, std::int64_t count) { table_.add(word, count); }
   void merge(const PretokenCounter& other);
 
   // Distinct words, the most frequent first, equals by their bytes: the same for every order of reading.
   // The views live as long as the counter is not changed.
   std::vector<Word> words() const;
 
-  std::size_t distinct() const { return entries_.size(); }
-  std::int64_t total() const { return total_; }
+  const WordTable& table() const { return table_; }
+  std::size_t distinct() const { return table_.size(); }
+  std::int64_t total() const { return table_.total(); }
   std::uint64_t bytes() const { return bytes_; }
 
  private:
-  struct Entry {
-    std::size_t offset, size;
-    std::int64_t count;
-  };
-  struct Slot {
-    std::uint64_t hash;
-    std::size_t entry;  // kEmpty, or an index into entries_
-  };
-
-  void grow();
-
-  std::string arena_;  // the distinct words' bytes, one after the other
-  std::vector<Entry> entries_;
-  std::vector<Slot> slots_;  // open addressing, a power of two
-  std::int64_t total_ = 0;
-  std::int64_t weight_ = 0;  // bytes of all words, each as often as it occurs: no pair of tokens can occur more often
+  WordTable table_;
   std::uint64_t bytes_ = 0;  // of text seen
 };
 

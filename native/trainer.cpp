@@ -1,7 +1,6 @@
 #include "trainer.hpp"
 
 #include <algorithm>
-#include <memory>
 #include <unordered_map>
 
 #include "learner.hpp"
@@ -62,35 +61,24 @@ CharacterView character_words(const std::vector<Word>& words) {
   return view;
 }
 
-UnitWords words_of_characters(const CharacterView& view) {
-  std::vector<Word> characters;
-  for (std::size_t unit = 0; unit < view.counts.size(); ++unit) characters.push_back({view.words.alphabet[unit], view.counts[unit]});
-  std::sort(characters.begin(), characters.end(), [](const Word& a, const Word& b) { return a.count > b.count; });
-  return byte_words(characters);
+// Characters, the most frequent first, as words over bytes.
+template <typename Characters>
+UnitWords words_of_characters(const Characters& characters) {
+  std::vector<Word> words;
+  for (const auto& character : characters) words.push_back({character.bytes, character.count});
+  return byte_words(words);
 }
 
-}  // namespace
-
-std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress) {
-  const LearnerLimits within{options.min_frequency, 0};
-  const LearnerLimits between{options.min_frequency, options.max_characters};
-  std::unique_ptr<Learner> pieces, tokens;  // merges within characters (aligned only), and all others
-  if (options.aligned) {
-    CharacterView view = character_words(words);
-    pieces = std::make_unique<Learner>(words_of_characters(view), within);
-    tokens = std::make_unique<Learner>(std::move(view.words), between);
-  } else {
-    tokens = std::make_unique<Learner>(byte_words(words), between);
-  }
-
+// Takes at each step the better candidate of two learners, down to the count `least`; `pieces` may be absent.
+std::vector<LearntMerge> learn(Learner* pieces, Learner& tokens, std::int64_t least, const TrainOptions& options, const TrainProgress& progress) {
   std::vector<LearntMerge> merges;
   Learner::Candidate piece{}, token{};
   while (merges.size() < options.new_tokens) {
-    const bool has_piece = pieces && pieces->peek(piece);
-    const bool has_token = tokens->peek(token);
+    const bool has_piece = pieces != nullptr && pieces->peek(piece) && piece.count >= least;
+    const bool has_token = tokens.peek(token);
     if (!has_piece && !has_token) break;
     const bool take_piece = has_piece && (!has_token || piece.count >= token.count);
-    Learner& learner = take_piece ? *pieces : *tokens;
+    Learner& learner = take_piece ? *pieces : tokens;
     const Learner::Candidate best = take_piece ? piece : token;
     merges.push_back({std::string(learner.spelling(best.left)), std::string(learner.spelling(best.right)), best.count});
     learner.merge();
@@ -98,6 +86,32 @@ std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOption
   }
   if (progress) progress(merges.size());
   return merges;
+}
+
+}  // namespace
+
+std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress) {
+  const LearnerLimits limits{options.min_frequency, options.max_characters};
+  if (!options.aligned) {
+    Learner tokens(byte_words(words), limits);
+    return learn(nullptr, tokens, options.min_frequency, options, progress);
+  }
+  CharacterView view = character_words(words);
+  std::vector<Word> characters;
+  for (std::size_t unit = 0; unit < view.counts.size(); ++unit) characters.push_back({view.words.alphabet[unit], view.counts[unit]});
+  std::sort(characters.begin(), characters.end(), [](const Word& a, const Word& b) { return a.count > b.count; });
+  Learner pieces(words_of_characters(characters), {options.min_frequency, 0});
+  Learner tokens(std::move(view.words), limits);
+  return learn(&pieces, tokens, options.min_frequency, options, progress);
+}
+
+PieceTraining train_pieces(PieceCounter& counter, const TrainOptions& options, const TrainProgress& progress) {
+  PieceTraining result{{}, std::max(options.min_frequency, counter.floor()), false};
+  Learner pieces(words_of_characters(counter.census().characters()), {options.min_frequency, 0});
+  Learner tokens(counter.take_words(), {result.least, options.max_characters});
+  result.merges = learn(&pieces, tokens, result.least, options, progress);
+  result.complete = result.merges.size() == options.new_tokens || result.least <= options.min_frequency;
+  return result;
 }
 
 }  // namespace hanlin

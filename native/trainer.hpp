@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "counter.hpp"
+#include "pieces.hpp"
 
 namespace hanlin {
 
@@ -40,5 +41,14 @@ using TrainProgress = std::function<void(std::size_t)>;
 
 // Merges in the order they were learnt; fewer than asked for if the words give no more.
 std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress = {});
+
+struct PieceTraining {
+  std::vector<LearntMerge> merges;
+  std::int64_t least;  // the count down to which merges were learnt
+  bool complete;       // as many as asked for, or all there are; if not, count pieces with a lower floor
+};
+
+// The same merges as train(…) of the uncut pre-tokens, aligned. Takes the counter's pieces.
+PieceTraining train_pieces(PieceCounter& counter, const TrainOptions& options, const TrainProgress& progress = {});
 
 }  // namespace hanlin

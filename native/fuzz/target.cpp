@@ -1,16 +1,20 @@
 // One fuzz input: train on it, encode it, and hold the core to its promises. A broken promise aborts with its text.
 //
 // Byte 0 chooses the options; the rest, cut at zero bytes, are the documents.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "census.hpp"
 #include "counter.hpp"
 #include "encoder.hpp"
+#include "pieces.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "trainer.hpp"
@@ -54,6 +58,19 @@ void check_merges(const std::vector<LearntMerge>& merges, const TrainOptions& op
   }
 }
 
+// Aligned merges learnt from pieces, cut at a floor that is lowered until it is low enough.
+std::vector<LearntMerge> train_cut(const std::vector<std::string_view>& documents, const TrainOptions& options) {
+  const auto census = std::make_shared<Census>();
+  for (const std::string_view document : documents) census->add(document);
+  for (std::int64_t floor = census->floor_that_leaves(documents.size());; floor = std::max(options.min_frequency, floor / 2)) {
+    PieceCounter pieces(census, floor);
+    for (const std::string_view document : documents) pieces.add(document);
+    PieceTraining training = train_pieces(pieces, options);
+    if (training.complete) return training.merges;
+    require(floor > options.min_frequency, "learning down to the least frequency is complete");
+  }
+}
+
 void run(std::string_view data, std::uint8_t choice) {
   const TrainOptions options{40, 1 + (choice & 1), static_cast<std::size_t>(choice >> 2 & 3), (choice & 2) != 0};
   PretokenCounter counter, backwards;
@@ -70,6 +87,14 @@ void run(std::string_view data, std::uint8_t choice) {
   check_merges(merges, options);
   const std::vector<LearntMerge> again = train(backwards.words(), options);
   require(again.size() == merges.size(), "the order of documents does not matter");
+  if (options.aligned) {
+    const std::vector<LearntMerge> cut = train_cut(documents, options);
+    require(cut.size() == merges.size(), "cutting changes no merge");
+    for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+      require(cut[rank].left == merges[rank].left && cut[rank].right == merges[rank].right && cut[rank].count == merges[rank].count,
+              "cutting changes no merge");
+    }
+  }
 
   std::vector<std::string> tokens;
   std::map<std::string, Id> ids;

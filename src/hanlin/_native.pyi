@@ -23,6 +23,47 @@ class PretokenCounter:
     @property
     def bytes(self) -> int: ...
 
+class Census:
+    """Counts characters and bigrams of texts."""
+
+    def __init__(self) -> None: ...
+    def add(self, texts: Sequence[str | bytes]) -> None:
+        """Count a sequence of texts, each a document of its own."""
+    def add_word(self, word: str | bytes, count: int) -> None:
+        """Count one pre-token as it is."""
+    def merge(self, other: Census) -> None:
+        """Add another census's counts."""
+    def floor_that_leaves(self, bigrams: int) -> int:
+        """The highest count that so many bigrams have or exceed."""
+    @property
+    def bytes(self) -> int: ...
+
+class PieceCounter:
+    """Counts pieces of pre-tokens, cut at bigrams rarer than a floor."""
+
+    def __init__(self, census: Census, floor: int) -> None: ...
+    def add(self, texts: Sequence[str | bytes]) -> None:
+        """Count a sequence of texts that the census has seen; ValueError if it has not."""
+    def add_word(self, word: str | bytes, count: int) -> None:
+        """Count one pre-token as it is."""
+    def merge(self, other: PieceCounter) -> None:
+        """Add the counts of another counter of the same census and floor."""
+    @property
+    def distinct(self) -> int: ...
+    @property
+    def floor(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+def train_pieces(
+    counter: PieceCounter,
+    new_tokens: int,
+    min_frequency: int = 2,
+    max_characters: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[list[tuple[bytes, bytes, int]], int, bool]:
+    """Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough)."""
+
 def train(
     counter: PretokenCounter,
     new_tokens: int,

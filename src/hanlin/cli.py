@@ -12,6 +12,8 @@ from cyclopts import App, Parameter
 from .common.errors import HanlinError, prefers_chinese, tr
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .tokenizer import Tokenizer
 
 app = App(
@@ -170,7 +172,7 @@ def corpus_build(*files: str, out: Path, preset: str = "zh-web", heldout: float 
 
 @tokenizer_app.command(name="train")
 def tokenizer_train(
-    *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, plain: Flag = False, json: Flag = False
+    *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, threads: int = 0, plain: Flag = False, json: Flag = False
 ) -> None:
     """Learn a byte-level BPE vocabulary from text or corpus files.
 
@@ -182,14 +184,36 @@ def tokenizer_train(
         Longest token in characters.
     min_frequency
         Least count of a merge (never of a word).
+    threads
+        That count; all cores when 0. The result does not depend on it.
     plain
         Unaligned merges, as Hugging Face trains them.
     """
     from .common.manifest import read_manifest
     from .tokenizer import train_tokenizer
 
-    train_tokenizer(list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain)
+    train_tokenizer(
+        list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain,
+        threads=threads if threads > 0 else os.cpu_count() or 1, progress=_tokenizer_progress(),
+    )  # fmt: skip
     show(read_manifest(out, verify=False).metrics, True)
+
+
+def _tokenizer_progress() -> Callable[[str, int, int], None]:
+    """Megabytes counted and tokens learnt, shown on stderr every now and then."""
+    import time
+
+    shown = time.monotonic()
+
+    def show_progress(phase: str, done: int, total: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown < 2 and done != total:
+            return
+        shown = time.monotonic()
+        text = tr(f"已读 {done / 1e6:,.0f} MB", f"{done / 1e6:,.0f} MB read") if phase == "count" else tr(f"已学 {done}/{total}", f"{done}/{total} learnt")
+        print(text, file=sys.stderr, flush=True)
+
+    return show_progress
 
 
 @tokenizer_app.command(name="encode")
@@ -365,8 +389,10 @@ def data_list(*, json: Flag = False) -> None:
 
 def main() -> None:
     """Entry point: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted with the state saved."""
-    # Threads that sleep while they wait: on a machine with other work, spinning ones slow training tenfold (measured here).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for some microseconds and then sleep. Spinning on, as they do by themselves, slows training tenfold on a machine
+    # with other work; sleeping at once costs a fifth of the speed on one without (both measured here, docs/*/lab-log.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(sys.argv[1:])
     except HanlinError as error:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from hanlin.common.errors import HanlinError
 from hanlin.model import CausalLM, KVCache, ModelConfig, linear_cross_entropy, load_model, save_weights, token_log_probs
+from hanlin.model.functions import rms_norm, rotate
 from tests.support import FAMILIES, tiny_model
 
 transformers = pytest.importorskip("transformers")
@@ -135,3 +136,39 @@ def test_parameter_arithmetic():
         model = tiny_model(family)
         assert sum(p.numel() for p in model.parameters()) == model.config.parameters()
         assert isinstance(model, CausalLM)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8), (2, 3, 4, 6)])
+def test_rms_norm_and_its_gradients_are_torch_s(shape):
+    x, weight, grad = torch.randn(shape, dtype=torch.float32), torch.rand(shape[-1]) + 0.5, torch.randn(shape)
+    results = []
+    for norm in (lambda x, w: rms_norm(x, w, 1e-6), lambda x, w: torch.nn.functional.rms_norm(x, w.shape, w, 1e-6)):
+        leaf, scale = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = norm(leaf, scale)
+        y.backward(grad)
+        results.append((y.detach(), leaf.grad, scale.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_rotation_and_its_gradient_are_a_complex_product_s():
+    x, grad, angles = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 1, 5, 4)
+    turn = torch.polar(torch.ones_like(angles), angles)
+    results = []
+    for rotation in (
+        lambda x: rotate(x, angles.cos(), angles.sin()),
+        lambda x: torch.cat([(product := torch.complex(*x.chunk(2, -1)) * turn).real, product.imag], -1),
+    ):
+        leaf = x.clone().requires_grad_()
+        y = rotation(leaf)
+        y.backward(grad)
+        results.append((y.detach(), leaf.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norm_and_rotation_keep_the_type(dtype):
+    x = torch.randn(2, 3, 5, 8, dtype=dtype)
+    assert rms_norm(x, torch.ones(8), 1e-6).dtype == rotate(x, torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)).dtype == dtype
+    torch.testing.assert_close(rotate(x, torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)), x)

@@ -9,6 +9,7 @@ from torch import nn
 from .attention import attend, cache_mask, packed_mask
 from .cache import KVCache
 from .config import ModelConfig
+from .functions import rms_norm, rotate
 
 
 class RMSNorm(nn.Module):
@@ -20,22 +21,15 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rotary_table(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position, each (max_position_embeddings, head_dim), the half-split layout (Su et al. 2021)."""
+    """cos and sin of every position, each (max_position_embeddings, head_dim/2)."""
     half = config.per_head // 2
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, half, dtype=torch.float32) * 2 / config.per_head)
     angles = torch.outer(torch.arange(config.max_position_embeddings, dtype=torch.float32), frequencies)
-    angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn queries or keys x (B, H, T, D) by their positions' angles cos, sin (B, 1, T, D)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -136,7 +130,7 @@ class Decoder(nn.Module):
 
     def forward(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         x = self.embed_tokens(ids)
-        context.cos = self.cos[context.positions][:, None].to(x.dtype)  # (B, 1, T, D)
+        context.cos = self.cos[context.positions][:, None].to(x.dtype)  # (B, 1, T, D/2)
         context.sin = self.sin[context.positions][:, None].to(x.dtype)
         for layer in self.layers:
             x = layer(x, context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import os
 from typing import Any
 
 import numpy as np
@@ -73,10 +74,9 @@ class Life(Workshop):
         section, corpus = self.recipe.tokenizer, self.out / "corpus"
 
         def body(key: str, record: StepRecord) -> None:
-            texts = (document["text"] for document in read_corpus(corpus, "documents"))
             train_tokenizer(
-                texts, vocab_size=section.vocab_size, out=self.out / "tokenizer", max_token_chars=section.max_token_chars,
-                num_special=section.num_special, parents={"corpus": self._hash("corpus")}, key=key,
+                corpus / "documents.jsonl.zst", vocab_size=section.vocab_size, out=self.out / "tokenizer", max_token_chars=section.max_token_chars,
+                num_special=section.num_special, threads=os.cpu_count() or 1, parents={"corpus": self._hash("corpus")}, key=key,
             )  # fmt: skip
             record.notes |= read_manifest(self.out / "tokenizer", verify=False).metrics
 

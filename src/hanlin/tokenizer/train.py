@@ -6,10 +6,16 @@ verifies the result and writes it.
 
 from __future__ import annotations
 
+import collections
+import functools
 import logging
+import queue
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import artifact
@@ -20,6 +26,8 @@ from .special import BYTES, special_tokens
 from .tokenizer import Tokenizer, load_tokenizer
 
 BATCH_BYTES = 1 << 22
+COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
+BIGRAMS_PER_MERGE = 1.5  # kept whole: the rarest of them is then a third to three quarters as frequent as the last merge (measured here)
 KIND = "tokenizer"
 
 # Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown): bytes, then tokens.
@@ -75,6 +83,7 @@ def train_tokenizer(
     aligned: bool = True,
     min_frequency: int = 2,
     max_token_chars: int = 16,
+    threads: int = 1,
     parents: Mapping[str, str] | None = None,
     key: str = "",
     progress: Progress | None = None,
@@ -87,6 +96,7 @@ def train_tokenizer(
     Args:
         source: a path, or a list or tuple of paths, of any files the corpus room reads; any other iterable is taken for the
             documents themselves.
+        threads: to count with; the result does not depend on it.
         parents, key: for the manifest, as in `hanlin.common.manifest.artifact`.
         progress: called now and then from the calling thread.
         The others: see `TokenizerConfig`.
@@ -95,40 +105,17 @@ def train_tokenizer(
         HanlinError: impossible sizes, an empty corpus, or one that cannot give the vocabulary (the message says what it can give).
     """
     config = TokenizerConfig(vocab_size, num_special, aligned, min_frequency, max_token_chars)
-    from hanlin._native import PretokenCounter, train
-
-    counter = PretokenCounter()
-    documents = 0
-    for batch in _batches(_documents(source)):
-        counter.add(batch)
-        documents += len(batch)
-        if progress:
-            progress("count", counter.bytes, 0)
-    if counter.bytes == 0:
-        raise HanlinError(
-            f"语料是空的（{documents} 篇文档，0 字节），无法训练分词器。请检查输入文件。",
-            f"The corpus is empty ({documents} documents, 0 bytes): no tokenizer can be trained on it. Check the input files.",
-        )
-    if config.aligned:  # plain training is to be what Hugging Face's trainer does, and no more
-        for role in ROLES:
-            counter.add_word(role, documents)
-
     wanted = config.learnt_tokens
-    merges = train(
-        counter,
-        wanted,
-        config.min_frequency,
-        config.max_token_chars,
-        config.aligned,
-        (lambda done: progress("merge", done, wanted)) if progress else None,
-    )
+    with _Texts(source, threads) as texts:
+        learnt = (_learn_aligned if config.aligned else _learn_plain)(texts, config, progress)
+    merges = learnt.merges
     if len(merges) < wanted:
         possible = config.vocab_size - wanted + len(merges)
         zh_hint = "或传 --min-frequency 1，" if config.min_frequency > 1 else ""
         en_hint = "or --min-frequency 1, " if config.min_frequency > 1 else ""
         raise HanlinError(
-            f"语料（{counter.bytes} 字节）只够 {len(merges)} 次合并，vocab_size={config.vocab_size} 需要 {wanted} 次。请传 --vocab-size {possible}，{zh_hint}或增加语料。",
-            f"The corpus ({counter.bytes} bytes) gives {len(merges)} merges, vocab_size={config.vocab_size} needs {wanted}. "
+            f"语料（{texts.bytes} 字节）只够 {len(merges)} 次合并，vocab_size={config.vocab_size} 需要 {wanted} 次。请传 --vocab-size {possible}，{zh_hint}或增加语料。",
+            f"The corpus ({texts.bytes} bytes) gives {len(merges)} merges, vocab_size={config.vocab_size} needs {wanted}. "
             f"Pass --vocab-size {possible}, {en_hint}or more text.",
         )
 
@@ -145,17 +132,135 @@ def train_tokenizer(
     with artifact(out, KIND, parents=parents, config=asdict(config), key=key) as writer:
         write_files(writer.path, vocabulary)
         writer.metrics = {
-            "documents": documents,
-            "bytes": counter.bytes,
-            "pretokens": counter.total,
-            "distinct_pretokens": counter.distinct,
+            "documents": texts.documents,
+            "bytes": texts.bytes,
             "merges": len(merges),
             "last_merge_count": merges[-1][2] if merges else 0,
             "unreachable": len(unreachable),
-        }
+        } | learnt.figures
         if unreachable:
             writer.metrics["unreachable_tokens"] = [vocabulary.tokens[index].hex() for index in unreachable]
     return load_tokenizer(out)
+
+
+@dataclass
+class _Learnt:
+    """Merges as (left, right, count), and figures about how they were found."""
+
+    merges: list[tuple[bytes, bytes, int]]
+    figures: dict[str, int]
+
+
+def _learn_plain(texts: _Texts, config: TokenizerConfig, progress: Progress | None) -> _Learnt:
+    from hanlin._native import PretokenCounter, train
+
+    counter = texts.count(PretokenCounter, progress)
+    figures = {"distinct_pretokens": counter.distinct}
+    merges = train(counter, config.learnt_tokens, config.min_frequency, config.max_token_chars, False, _merging(progress, config))
+    return _Learnt(merges, figures)
+
+
+def _learn_aligned(texts: _Texts, config: TokenizerConfig, progress: Progress | None) -> _Learnt:
+    """Cut pre-tokens where no merge can span and learn from the pieces: exact, see docs/*/tokenizer.md.
+
+    The floor below which bigrams are cut is a guess at the count of the last merge, from the low side; were it too high, learning would
+    stop there, and pieces are counted again with a lower one.
+    """
+    from hanlin._native import Census, PieceCounter, train_pieces
+
+    census = texts.count(Census, progress)
+    for role in ROLES:
+        census.add_word(role, texts.documents)
+    floor = census.floor_that_leaves(int(BIGRAMS_PER_MERGE * config.learnt_tokens))
+    passes = 1
+    while True:
+        passes += 1
+        pieces = texts.count(functools.partial(PieceCounter, census, floor), progress)
+        for role in ROLES:
+            pieces.add_word(role, texts.documents)
+        figures = {"distinct_pieces": pieces.distinct, "bigram_floor": floor, "passes": passes}
+        merges, least, complete = train_pieces(
+            pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config)
+        )
+        if complete:
+            return _Learnt(merges, figures)
+        floor = max(config.min_frequency, least // 4)
+
+
+def _merging(progress: Progress | None, config: TokenizerConfig) -> Callable[[int], None] | None:
+    return (lambda done: progress("merge", done, config.learnt_tokens)) if progress else None
+
+
+class _Texts:
+    """A source's documents as UTF-8, counted as often as need be; an iterator, which gives them once, is kept in a temporary file.
+
+    Attributes:
+        documents, bytes: of one reading.
+    """
+
+    def __init__(self, source: Path | str | Sequence[Path | str] | Iterable[str], threads: int):
+        self._source, self._threads = source, threads
+        self._copy = tempfile.SpooledTemporaryFile(COPY_BYTES) if isinstance(source, Iterator) else None  # noqa: SIM115
+        self.documents = self.bytes = 0
+
+    def __enter__(self) -> _Texts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._copy is not None:
+            self._copy.close()
+
+    def count(self, make_counter: Callable[[], Any], progress: Progress | None) -> Any:
+        """Count all documents; each thread has a counter of its own, and they are merged.
+
+        Raises:
+            HanlinError: there is nothing to read.
+        """
+        counters = [make_counter() for _ in range(self._threads)]
+        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for counter in counters:
+            free.put(counter)
+
+        def add(batch: list[bytes]) -> None:
+            counter = free.get()
+            try:
+                counter.add(batch)
+            finally:
+                free.put(counter)
+
+        documents = size = 0
+        running: collections.deque[Future[None]] = collections.deque()
+        with ThreadPoolExecutor(self._threads) as pool:
+            for batch in self._batches():
+                running.append(pool.submit(add, batch))
+                documents, size = documents + len(batch), size + sum(map(len, batch))
+                while len(running) > self._threads:
+                    running.popleft().result()
+                if progress:
+                    progress("count", size, 0)
+            for future in running:
+                future.result()
+        self.documents, self.bytes = documents, size
+        if size == 0:
+            raise HanlinError(
+                f"语料是空的（{documents} 篇文档，0 字节），无法训练分词器。请检查输入文件。",
+                f"The corpus is empty ({documents} documents, 0 bytes): no tokenizer can be trained on it. Check the input files.",
+            )
+        for other in counters[1:]:
+            counters[0].merge(other)
+        return counters[0]
+
+    def _batches(self) -> Iterator[list[bytes]]:
+        if self._copy is not None and self.documents:
+            self._copy.seek(0)
+            while head := self._copy.read(8):
+                yield [self._copy.read(int.from_bytes(head, "little"))]
+            return
+        for batch in _batches(_documents(self._source)):
+            if self._copy is not None:
+                for text in batch:
+                    self._copy.write(len(text).to_bytes(8, "little") + text)
+            yield batch
 
 
 def _documents(source: Path | str | Sequence[Path | str] | Iterable[str]) -> Iterator[str]:

@@ -1,0 +1,172 @@
+#include "census.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <new>
+#include <stdexcept>
+
+#include "scanner.hpp"
+
+namespace hanlin {
+
+namespace {
+
+constexpr Id kNobody = 0xFFFFFFFF;
+constexpr std::int64_t kMaxWeight = std::int64_t{1} << 62;
+
+// Zeroed memory that costs nothing before it is touched.
+template <typename T>
+T* untouched(std::size_t size) {
+  auto* memory = static_cast<T*>(std::calloc(size, sizeof(T)));
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+Id* Alphabet::zeros() { return untouched<Id>(kCodePoints); }
+
+BigramTable::BigramTable() : square_(untouched<std::uint32_t>(std::size_t{kSquare} * kSquare)), slots_(1024) {}
+
+std::size_t BigramTable::locate(std::uint64_t key) const {
+  std::uint64_t hash = key * 0x9E3779B97F4A7C15ull;
+  hash ^= hash >> 32;
+  const std::size_t mask = slots_.size() - 1;
+  std::size_t slot = static_cast<std::size_t>(hash) & mask;
+  while (slots_[slot].key != kFree && slots_[slot].key != key) slot = (slot + 1) & mask;
+  return slot;
+}
+
+std::int64_t BigramTable::count(Id left, Id right) const {
+  if ((left | right) < kSquare) {
+    const std::uint32_t cell = square_.get()[left << kSquareBits | right];
+    return carried_.empty() ? cell : cell + carried(left, right);
+  }
+  return slots_[locate(key_of(left, right))].count;
+}
+
+std::int64_t BigramTable::count_at_rank(std::size_t rank) const {
+  std::vector<std::int64_t> counts;
+  each([&](Id, Id, std::int64_t count) { counts.push_back(count); });
+  if (rank >= counts.size()) return 0;
+  const auto place = counts.begin() + static_cast<std::ptrdiff_t>(rank);
+  std::nth_element(counts.begin(), place, counts.end(), std::greater<>());
+  return *place;
+}
+
+void BigramTable::add_slowly(Id left, Id right, std::int64_t count) {
+  if ((left | right) < kSquare) {
+    std::uint32_t& cell = square_.get()[left << kSquareBits | right];
+    const std::int64_t sum = cell + count, low = std::min<std::int64_t>(sum, kFull - 1);
+    cell = static_cast<std::uint32_t>(low);
+    if (sum > low) carried_[key_of(left, right)] += sum - low;
+    return;
+  }
+  Slot* slot = &slots_[locate(key_of(left, right))];
+  if (slot->key == kFree) {
+    if ((used_ + 1) * 3 > slots_.size() * 2) {
+      grow();
+      slot = &slots_[locate(key_of(left, right))];
+    }
+    slot->key = key_of(left, right);
+    ++used_;
+  }
+  slot->count += count;
+}
+
+void BigramTable::carry(std::uint32_t& cell, Id left, Id right) {
+  carried_[key_of(left, right)] += cell - 1;
+  cell = 1;  // never 0: that is a bigram never seen
+}
+
+std::int64_t BigramTable::carried(Id left, Id right) const {
+  if (carried_.empty()) return 0;
+  const auto found = carried_.find(key_of(left, right));
+  return found == carried_.end() ? 0 : found->second;
+}
+
+void BigramTable::grow() {
+  std::vector<Slot> old(slots_.size() * 2);
+  old.swap(slots_);
+  for (const Slot& slot : old) {
+    if (slot.key != kFree) slots_[locate(slot.key)] = slot;
+  }
+}
+
+void Census::add(std::string_view text) {
+  Scanner scanner(text);
+  for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) count(word, 1);
+  bytes_ += text.size();
+}
+
+void Census::add_word(std::string_view word, std::int64_t count) {
+  if (count > 0) this->count(word, count);
+}
+
+void Census::count(std::string_view word, std::int64_t times) {
+  const auto size = static_cast<std::int64_t>(word.size());
+  if (size > 0 && times > (kMaxWeight - weight_) / size) throw std::overflow_error("more than 2^62 bytes of text");
+  weight_ += times * size;
+  Id previous = kNobody;
+  for (std::size_t position = 0; position < word.size();) {
+    const Unit unit = decode_unit(word, position);
+    position += unit.size;
+    if (unit.code_point == kInvalid) {
+      previous = kNobody;
+      continue;
+    }
+    const Id id = alphabet_.id_of(unit.code_point);
+    if (id == counts_.size()) counts_.push_back(0);
+    counts_[id] += times;
+    if (previous != kNobody) bigrams_.add(previous, id, times);
+    previous = id;
+  }
+}
+
+void Census::merge(const Census& other) {
+  if (this == &other) throw std::invalid_argument("a census cannot be merged into itself");
+  if (other.weight_ > kMaxWeight - weight_) throw std::overflow_error("more than 2^62 bytes of text");
+  std::vector<Id> ours;
+  for (Id id = 0; id < other.alphabet_.size(); ++id) {
+    ours.push_back(alphabet_.id_of(other.alphabet_.code_point(id)));
+    if (ours.back() == counts_.size()) counts_.push_back(0);
+    counts_[ours.back()] += other.counts_[id];
+  }
+  other.bigrams_.each([&](Id left, Id right, std::int64_t count) { bigrams_.add(ours[left], ours[right], count); });
+  bytes_ += other.bytes_;
+  weight_ += other.weight_;
+}
+
+std::int64_t Census::floor_that_leaves(std::size_t bigrams) const {
+  return bigrams == 0 ? bigrams_.count_at_rank(0) + 1 : std::max<std::int64_t>(bigrams_.count_at_rank(bigrams - 1), 1);
+}
+
+std::vector<Census::Character> Census::characters() const {
+  std::vector<Character> characters;
+  for (Id id = 0; id < alphabet_.size(); ++id) characters.push_back({utf8(alphabet_.code_point(id)), counts_[id]});
+  std::sort(characters.begin(), characters.end(), [](const Character& a, const Character& b) { return a.count > b.count; });
+  return characters;
+}
+
+std::string utf8(std::uint32_t code_point) {
+  std::string bytes;
+  const auto put = [&](std::uint32_t byte) { bytes.push_back(static_cast<char>(byte)); };
+  if (code_point < 0x80) {
+    put(code_point);
+  } else if (code_point < 0x800) {
+    put(0xC0 | code_point >> 6);
+    put(0x80 | (code_point & 0x3F));
+  } else if (code_point < 0x10000) {
+    put(0xE0 | code_point >> 12);
+    put(0x80 | (code_point >> 6 & 0x3F));
+    put(0x80 | (code_point & 0x3F));
+  } else {
+    put(0xF0 | code_point >> 18);
+    put(0x80 | (code_point >> 12 & 0x3F));
+    put(0x80 | (code_point >> 6 & 0x3F));
+    put(0x80 | (code_point & 0x3F));
+  }
+  return bytes;
+}
+
+}  // namespace hanlin

@@ -1,0 +1,83 @@
+"""Learning from pieces gives the merges that learning from uncut pre-tokens gives, however the text was cut."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanlin import _native
+from hanlin.tokenizer import train_tokenizer
+
+from .test_trainer import some_text
+
+texts = st.lists(st.text(alphabet="ab 你好吗我们的，\n0é😀", max_size=24), min_size=1, max_size=14)
+
+
+def learn(documents: list[str], new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1):
+    """Merges from pieces, cut at the floor that is asked for at first, and how often they were counted."""
+    counted = [_native.Census() for _ in range(shards)]
+    for index, document in enumerate(documents):
+        counted[index % shards].add([document])
+    census = counted[0]
+    for other in counted[1:]:
+        census.merge(other)
+    floor = census.floor_that_leaves(2 * new_tokens) if floor is None else floor
+    passes = 0
+    while True:
+        passes += 1
+        counters = [_native.PieceCounter(census, floor) for _ in range(shards)]
+        for index, document in enumerate(documents):
+            counters[index % shards].add([document])
+        for other in counters[1:]:
+            counters[0].merge(other)
+        merges, least, complete = _native.train_pieces(counters[0], new_tokens, min_frequency, max_characters)
+        assert all(count >= least >= min_frequency for *_, count in merges)
+        if complete:
+            return merges, passes
+        floor = max(min_frequency, least // 4)
+
+
+def uncut(documents: list[str], new_tokens: int, min_frequency: int, max_characters: int):
+    counter = _native.PretokenCounter()
+    counter.add(documents)
+    return _native.train(counter, new_tokens, min_frequency, max_characters, True)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(texts, st.integers(1, 30), st.integers(1, 4), st.integers(0, 3), st.sampled_from([None, 1, 3, 1000]), st.integers(1, 3))
+def test_pieces_give_what_uncut_words_give(documents, new_tokens, min_frequency, max_characters, floor, shards):
+    merges, passes = learn(documents, new_tokens, min_frequency, max_characters, floor, shards)
+    assert merges == uncut(documents, new_tokens, min_frequency, max_characters) and passes < 8
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=20).map(lambda data: data.replace(b"\0", "你好".encode())), min_size=1, max_size=8))
+def test_any_bytes_can_be_counted(documents):
+    assert learn(documents, 20, 1, 0)[0] == uncut(documents, 20, 1, 0)
+
+
+@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "classical.jsonl.zst", "law.jsonl.zst"])
+def test_pieces_give_what_uncut_words_give_on_real_text(name: str):
+    documents = some_text(name, 3_000_000)
+    merges, passes = learn(documents, 6000, 2, 0)
+    assert merges == uncut(documents, 6000, 2, 0) and passes == 1
+    random.Random(1).shuffle(documents)
+    assert learn(documents, 6000, 2, 8, shards=2)[0] == uncut(documents, 6000, 2, 8)
+
+
+def test_text_the_census_has_not_seen_is_refused():
+    census = _native.Census()
+    census.add(["你好"])
+    with pytest.raises(ValueError, match="not seen"):
+        _native.PieceCounter(census, 1).add(["再见"])
+
+
+def test_an_iterator_may_be_read_twice(tmp_path: Path):
+    documents = ["甲乙丙丁戊己庚辛" * 2 + "，今天天气好。你好吗？我们很好。"] * 3
+    once = train_tokenizer(iter(documents), 256 + 16 + 20, tmp_path / "once")
+    again = train_tokenizer(iter(documents[::-1]), 256 + 16 + 20, tmp_path / "again")
+    assert once.vocabulary == again.vocabulary
