@@ -12,7 +12,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python src
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest tests
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.cpp native/*.hpp native/*.inc)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Hanlin needs Python 3.10 or newer; 需要 Python 3.10 或更新的版本")'
@@ -27,7 +27,7 @@ oracle: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt llama-cpp-python
 
 nightly: oracle
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest tests
 	native/fuzz/run.sh 600
 
 format: $(STAMP)

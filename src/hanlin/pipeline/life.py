@@ -116,7 +116,7 @@ class Life(Workshop):
             record.metrics["bits_per_byte"] = scores["all"].with_control("5-gram", control).to_dict()
             if len(scores) > 2:
                 record.metrics |= {f"bits_per_byte/{name}": metric.to_dict() for name, metric in scores.items() if name != "all"}
-            record.samples = self._samples(None, model)
+            record.samples = self._samples(None, model, answers=False)
 
         record = self.runner.run("pretrain", [trained, self._hash("corpus")], body, (out,))
         self.scores = {"bits_per_byte": Metric.from_dict(record.metrics["bits_per_byte"])}
@@ -249,7 +249,7 @@ class Life(Workshop):
             if isinstance(self.source, TinyworldSource):
                 names = {"story_answers": self.recipe.sft, "preferred_manner": self.recipe.dpo, "problems_solved": self.recipe.distill, "task_reward": self.recipe.grpo}
                 record.metrics |= {name: self._score(model, name).to_dict() for name, section in names.items() if section is not None}
-            record.samples = self._samples(None, model)
+            record.samples = self._samples(None, model, answers=self.recipe.sft is not None)
 
         self.runner.run("evaluation", [to_dict(self.recipe.evaluation), self._model_hash(), self._hash("corpus")], body)
 

@@ -174,11 +174,8 @@ class FileSource:
         return found
 
     def sample_prompts(self) -> list[dict[str, Any]]:
-        """Prompts of the recipe, as questions where the run has a stage that teaches to answer."""
-        prompts = self.recipe.evaluation.prompts
-        if self.recipe.sft is None:
-            return [{"text": prompt} for prompt in prompts]
-        return [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
+        """Prompts of the recipe, to go on from and to answer."""
+        return [{"text": prompt, "messages": [{"role": "user", "content": prompt}]} for prompt in self.recipe.evaluation.prompts]
 
     def _held(self, content: Any) -> bool:
         digest = hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).digest()

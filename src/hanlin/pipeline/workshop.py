@@ -136,19 +136,21 @@ class Workshop:
             temperature=self.recipe.grpo.temperature, max_new_tokens=self.recipe.grpo.max_new_tokens, seed=seed,
         )[0]  # fmt: skip
 
-    def _samples(self, before: Path | None, after: CausalLM) -> list[dict[str, Any]]:
-        """The model's own words on the fixed prompts, beside its predecessor's; two are shown to whoever watches."""
-        prompts = self.source.sample_prompts()
-        if "sft" in self.runner.records:  # from here on the model answers; it no longer goes on with bare text
-            prompts = [prompt for prompt in prompts if "messages" in prompt]
+    def _samples(self, before: Path | None, after: CausalLM, answers: bool = True) -> list[dict[str, Any]]:
+        """The model's own words on the fixed prompts, beside its predecessor's; two are shown to whoever watches.
+
+        A model that was never taught to answer goes on with bare text.
+        """
+        kind = "messages" if answers else "text"
+        prompts = [prompt for prompt in self.source.sample_prompts() if kind in prompt]
 
         def speak(model: CausalLM) -> list[str]:
-            asked = [prompt.get("messages") or prompt["text"] for prompt in prompts]
+            asked = [prompt[kind] for prompt in prompts]
             return generate_text(model, self._tokenizer(), asked, max_new_tokens=self.recipe.evaluation.max_new_tokens, temperature=0.7, seed=self.recipe.seed)
 
         new = speak(after)
         old = speak(self._model(before)) if before is not None else [""] * len(prompts)
-        shown = [prompt.get("text") or prompt["messages"][-1]["content"] for prompt in prompts]
+        shown = [prompt["messages"][-1]["content"] if answers else prompt["text"] for prompt in prompts]
         for at in (0, -1):
             self.progress.sample(shown[at], new[at])
         return [{"prompt": p, "before": b, "after": a} for p, b, a in zip(shown, old, new, strict=True)]
