@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly check format clean oracle
+.PHONY: demo test nightly format clean oracle bench-tokenizer
 
 demo: $(STAMP)
 	$(BIN)/hanlin run demo --out runs/demo
@@ -25,6 +25,12 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.cpp 
 # llama.cpp as a judge of our GGUF files: ten minutes of compiling, so it is asked for by name.
 oracle: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt llama-cpp-python
+
+# Against the fastest peers, on the same text; FILES names it.
+FILES ?= $(wildcard ../shared/data/pretrain_zh/*.jsonl.zst)
+bench-tokenizer: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt tokenizers gigabpe tiktoken fastokens
+	$(BIN)/python benchmarks/tokenizer.py $(FILES)
 
 nightly: oracle
 	$(BIN)/python -m pytest tests

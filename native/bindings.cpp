@@ -199,12 +199,16 @@ NB_MODULE(_native, m) {
       .def_prop_ro("bytes", &Census::bytes);
 
   nb::class_<PieceCounter>(m, "PieceCounter", "Counts pieces of pre-tokens, cut at bigrams rarer than a floor: see native/pieces.hpp.")
-      .def(nb::init<std::shared_ptr<Census>, std::int64_t>(), "census"_a, "floor"_a)
+      .def(nb::new_([](std::shared_ptr<Census> census, std::int64_t floor, std::size_t table_bytes, std::size_t symbols, const std::string& folder) {
+             return std::make_unique<PieceCounter>(std::move(census), floor, PieceMemory{table_bytes, symbols, folder});
+           }),
+           "census"_a, "floor"_a, "table_bytes"_a = 0, "symbols"_a = 0, "folder"_a = "")
       .def("add", &count_texts<PieceCounter>, "texts"_a, "Count a sequence of str or bytes that the census has seen.")
       .def("add_word", [](PieceCounter& counter, nb::handle word, std::int64_t count) { counter.add_word(view_of(word), count); }, "word"_a, "count"_a,
            "Count one pre-token as it is.")
-      .def("merge", &PieceCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another counter's counts.")
+      .def("merge", &PieceCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Take another counter's counts.")
       .def_prop_ro("distinct", &PieceCounter::distinct)
+      .def_prop_ro("thinning", &PieceCounter::thinning)
       .def_prop_ro("floor", &PieceCounter::floor)
       .def_prop_ro("bytes", &PieceCounter::bytes);
 

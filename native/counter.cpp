@@ -117,22 +117,6 @@ void WordTable::grow() {
   slots_.swap(larger);
 }
 
-std::vector<std::uint32_t> WordTable::by_count() const {
-  constexpr std::int64_t kCommon = 256;  // most counts are small: those are dealt out, the others sorted
-  std::vector<std::size_t> begins(kCommon + 1, 0);
-  const auto bin = [&](std::size_t index) { return static_cast<std::size_t>(kCommon - std::min(entries_[index].count, kCommon)); };
-  for (std::size_t index = 0; index < size(); ++index) ++begins[bin(index)];
-  std::size_t sum = 0;
-  for (std::size_t& begin : begins) sum += std::exchange(begin, sum);
-  const auto rare = static_cast<std::ptrdiff_t>(begins[1]);
-  std::vector<std::uint32_t> order(size());
-  for (std::uint32_t index = 0; index < size(); ++index) order[begins[bin(index)]++] = index;
-  std::sort(order.begin(), order.begin() + rare, [&](std::uint32_t a, std::uint32_t b) {
-    return entries_[a].count != entries_[b].count ? entries_[a].count > entries_[b].count : a < b;
-  });
-  return order;
-}
-
 void PretokenCounter::add(std::string_view text) {
   Scanner scanner(text);
   for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) table_.add_later(word);

@@ -36,8 +36,8 @@ class WordTable {
     return {{arena_.data() + entry.begin, static_cast<std::size_t>(next.begin - entry.begin)}, entry.count};
   }
 
-  // Indices of all words, the most frequent first; equals in no particular order.
-  std::vector<std::uint32_t> by_count() const;
+  // Memory in use.
+  std::size_t memory() const { return arena_.capacity() + entries_.capacity() * sizeof(Entry) + slots_.capacity() * sizeof(Slot); }
 
  private:
   struct Slot {

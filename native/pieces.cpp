@@ -1,13 +1,30 @@
 #include "pieces.hpp"
 
+#include <algorithm>
+#include <functional>
+#include <map>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "scanner.hpp"
 
 namespace hanlin {
 
-PieceCounter::PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor) : census_(std::move(census)), floor_(floor) {}
+namespace {
+
+constexpr std::int64_t kMostThinning = 1 << 20;
+constexpr std::int64_t kFew = 4096;
+
+std::size_t characters_of(std::string_view piece) {
+  return static_cast<std::size_t>(
+      std::count_if(piece.begin(), piece.end(), [](char byte) { return !is_continuation(static_cast<unsigned char>(byte)); }));
+}
+
+}  // namespace
+
+PieceCounter::PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor, PieceMemory memory)
+    : census_(std::move(census)), floor_(floor), memory_(std::move(memory)), spill_(memory_.folder) {}
 
 // Calls close(piece) for every piece of two characters or more: single ones hold no pair, and the census has counted them.
 template <typename Close>
@@ -46,32 +63,91 @@ void PieceCounter::add(std::string_view text) {
   }
   table_.flush();
   bytes_ += text.size();
+  spill_if_full();
 }
 
 void PieceCounter::add_word(std::string_view word, std::int64_t count) {
   cut(word, [&](std::string_view piece) { table_.add(piece, count); });
 }
 
-void PieceCounter::merge(const PieceCounter& other) {
-  if (census_ != other.census_ || floor_ != other.floor_) throw std::invalid_argument("pieces of another census or floor");
-  table_.add_all(other.table_);
-  bytes_ += other.bytes_;
+void PieceCounter::merge(PieceCounter& other) {
+  if (this == &other || census_ != other.census_ || floor_ != other.floor_) throw std::invalid_argument("pieces of another census or floor");
+  if (memory_.table > 0 && !memory_.folder.empty() && table_.memory() + other.table_.memory() > memory_.table) {
+    other.spill_.write(other.table_);
+  } else {
+    table_.add_all(other.table_);
+  }
+  other.table_ = WordTable();
+  spill_.absorb(other.spill_);
+  bytes_ += std::exchange(other.bytes_, 0);
 }
 
+void PieceCounter::spill_if_full() {
+  if (memory_.table == 0 || table_.memory() <= memory_.table) return;
+  spill_.write(table_);
+  table_ = WordTable();
+}
+
+void PieceCounter::each(const Visit& visit) const {
+  if (!spill_.empty()) return spill_.each(table_, visit);
+  for (std::size_t index = 0; index < table_.size(); ++index) visit(table_[index].bytes, table_[index].count);
+}
+
+// What a piece counts for after thinning: its count, or w for the share count/w of the rarer ones, or nothing.
+std::int64_t PieceCounter::weight_of(std::string_view piece, std::int64_t count) const {
+  if (count >= thinning_) return count;
+  const std::uint64_t draw = hash_bytes(piece) >> 32;  // uniform below 2^32; tables use the other half
+  return draw * static_cast<std::uint64_t>(thinning_) < static_cast<std::uint64_t>(count) << 32 ? thinning_ : 0;
+}
+
+// Counts symbols by weight first, so that every piece can be put where those of its weight belong.
 UnitWords PieceCounter::take_words() {
   const Alphabet& alphabet = census_->alphabet();
+  std::vector<std::size_t> few(kFew, 0);                     // symbols by weight, while that is small
+  std::map<std::int64_t, std::size_t, std::greater<>> many;  // and where it is not
+  const auto of_weight = [&](std::int64_t weight) -> std::size_t& { return weight < kFew ? few[static_cast<std::size_t>(weight)] : many[weight]; };
+  const auto measure = [&] {
+    std::size_t sum = 0;
+    std::fill(few.begin(), few.end(), 0);
+    many.clear();
+    distinct_ = 0;
+    each([&](std::string_view piece, std::int64_t count) {
+      ++distinct_;
+      const std::int64_t weight = weight_of(piece, count);
+      if (weight == 0) return;
+      const std::size_t size = characters_of(piece) + 1;
+      of_weight(weight) += size;
+      sum += size;
+    });
+    return sum;
+  };
+  std::size_t sum = measure();
+  while (memory_.symbols > 0 && sum > memory_.symbols && thinning_ < kMostThinning) {
+    thinning_ *= 2;
+    sum = measure();
+  }
+
   UnitWords words;
   for (Id id = 0; id < alphabet.size(); ++id) words.alphabet.push_back(utf8(alphabet.code_point(id)));
-  for (const std::uint32_t index : table_.by_count()) {
-    const Word word = table_[index];
-    words.begin_word(word.count);
-    for (std::size_t position = 0; position < word.bytes.size();) {
-      const Unit unit = decode_unit(word.bytes, position);
-      words.units.push_back(alphabet.known_id(unit.code_point));
+  words.units.resize(sum);
+  std::size_t begin = 0;  // sizes become places
+  const auto open_segment = [&](std::int64_t weight, std::size_t& size) {
+    if (size > 0) words.segments.push_back({begin, weight});
+    begin += std::exchange(size, begin);
+  };
+  for (auto& [weight, size] : many) open_segment(weight, size);
+  for (std::int64_t weight = kFew - 1; weight > 0; --weight) open_segment(weight, few[static_cast<std::size_t>(weight)]);
+  each([&](std::string_view piece, std::int64_t count) {
+    const std::int64_t weight = weight_of(piece, count);
+    if (weight == 0) return;
+    std::size_t& place = of_weight(weight);
+    for (std::size_t position = 0; position < piece.size();) {
+      const Unit unit = decode_unit(piece, position);
+      words.units[place++] = alphabet.known_id(unit.code_point);
       position += unit.size;
     }
-    words.end_word();
-  }
+    words.units[place++] = UnitWords::kWordEnd;
+  });
   table_ = WordTable();
   return words;
 }

@@ -1,44 +1,71 @@
 // Counts the pieces of pre-tokens, cut at rare bigrams: all that aligned training needs to know of a corpus, in memory that grows far
 // slower than the corpus, because pieces are short and repeat where clauses do not.
+//
+// Within a given memory: when the table of pieces is full it goes to disk as a sorted run, and the runs are merged at the end, so counts
+// stay exact. Should even the distinct pieces be too many to learn from, rare ones are thinned: of those that occur c < w times a share of
+// c/w is kept, chosen by their hash, as if they occurred w times. The expected count of every pair of tokens stays what it was, the
+// deviation of a count n is at most sqrt(w·n), and the choice depends on the pieces alone. Rare pieces hold much of a Chinese corpus:
+// dropping them, as "min_frequency" on words does, costs a tenth of the compression.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "census.hpp"
 #include "counter.hpp"
 #include "learner.hpp"
+#include "spill.hpp"
 
 namespace hanlin {
+
+struct PieceMemory {
+  std::size_t table = 0;   // bytes of the table of pieces, 0: no limit
+  std::size_t symbols = 0; // characters, and ends, of distinct pieces to learn from, 0: no limit
+  std::string folder;      // for runs
+};
 
 class PieceCounter {
  public:
   // `census`: of all the text that will be added, and not changed any more. Bigrams that occur fewer than `floor` times are cut.
-  PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor);
+  PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor, PieceMemory memory = {});
 
-  // Counts the pieces of a text, or of one pre-token. Throws std::invalid_argument where the census has not seen a character.
+  // Counts the pieces of a text, or of one pre-token. Throws std::invalid_argument where the census has not seen a character,
+  // std::runtime_error where a run cannot be written.
   void add(std::string_view text);
   void add_word(std::string_view word, std::int64_t count);
-  void merge(const PieceCounter& other);  // of the same census and floor
+  void merge(PieceCounter& other);  // of the same census and floor; takes its pieces
 
-  // The pieces over the alphabet's ids. They are given away, to have less in memory while they are learnt from.
+  // The pieces over the alphabet's ids, thinned if they are too many. They are given away, to have less in memory while they are learnt
+  // from.
   UnitWords take_words();
 
   const Census& census() const { return *census_; }
   std::int64_t floor() const { return floor_; }
-  std::size_t distinct() const { return table_.size(); }
   std::uint64_t bytes() const { return bytes_; }
+  std::size_t distinct() const { return distinct_; }     // once taken: pieces that were counted
+  std::int64_t thinning() const { return thinning_; }    // once taken: w, 1 if none
 
  private:
+  using Visit = std::function<void(std::string_view, std::int64_t)>;
+
   template <typename Close>
   void cut(std::string_view word, Close&& close) const;
+  void spill_if_full();
+  void each(const Visit& visit) const;
+  std::int64_t weight_of(std::string_view piece, std::int64_t count) const;
 
   std::shared_ptr<const Census> census_;
   std::int64_t floor_;
+  PieceMemory memory_;
   WordTable table_;
+  Spill spill_;
   std::uint64_t bytes_ = 0;  // of text seen
+  std::size_t distinct_ = 0;
+  std::int64_t thinning_ = 1;
 };
 
 }  // namespace hanlin

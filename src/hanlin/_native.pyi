@@ -41,15 +41,20 @@ class Census:
 class PieceCounter:
     """Counts pieces of pre-tokens, cut at bigrams rarer than a floor."""
 
-    def __init__(self, census: Census, floor: int) -> None: ...
+    def __init__(self, census: Census, floor: int, table_bytes: int = 0, symbols: int = 0, folder: str = "") -> None:
+        """table_bytes: beyond it the table goes to a file in `folder`; symbols: beyond as many, rare pieces are thinned; 0: no limit."""
     def add(self, texts: Sequence[str | bytes]) -> None:
         """Count a sequence of texts that the census has seen; ValueError if it has not."""
     def add_word(self, word: str | bytes, count: int) -> None:
         """Count one pre-token as it is."""
     def merge(self, other: PieceCounter) -> None:
-        """Add the counts of another counter of the same census and floor."""
+        """Take the counts of another counter of the same census and floor."""
     @property
-    def distinct(self) -> int: ...
+    def distinct(self) -> int:
+        """Pieces that were counted; known once they have been learnt from."""
+    @property
+    def thinning(self) -> int:
+        """What a piece that was thinned counts for; 1 if none was. Known once they have been learnt from."""
     @property
     def floor(self) -> int: ...
     @property

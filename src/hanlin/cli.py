@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,8 +173,9 @@ def corpus_build(*files: str, out: Path, preset: str = "zh-web", heldout: float 
 
 @tokenizer_app.command(name="train")
 def tokenizer_train(
-    *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, threads: int = 0, plain: Flag = False, json: Flag = False
-) -> None:
+    *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, threads: int = 0,
+    memory: str = "", plain: Flag = False, json: Flag = False,
+) -> None:  # fmt: skip
     """Learn a byte-level BPE vocabulary from text or corpus files.
 
     Parameters
@@ -186,6 +188,8 @@ def tokenizer_train(
         Least count of a merge (never of a word).
     threads
         That count; all cores when 0. The result does not depend on it.
+    memory
+        To stay within, such as 4GiB; half of the machine's when absent.
     plain
         Unaligned merges, as Hugging Face trains them.
     """
@@ -194,9 +198,20 @@ def tokenizer_train(
 
     train_tokenizer(
         list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain,
-        threads=threads if threads > 0 else os.cpu_count() or 1, progress=_tokenizer_progress(),
+        threads=threads if threads > 0 else os.cpu_count() or 1, memory=_bytes_of(memory), progress=_tokenizer_progress(),
     )  # fmt: skip
     show(read_manifest(out, verify=False).metrics, True)
+
+
+def _bytes_of(size: str) -> int:
+    """`4GiB` or `500MB` as bytes; half of the machine's memory for an empty one."""
+    if not size:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 0
+    units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", size.strip().lower())
+    if match is None or match[2] not in units:
+        raise HanlinError(f"看不懂的大小 {size!r}，请写成 4GiB 或 500MB。", f"Not a size: {size!r}. Write it as 4GiB or 500MB.")
+    return int(float(match[1]) * units[match[2]])
 
 
 def _tokenizer_progress() -> Callable[[str, int, int], None]:
@@ -248,14 +263,17 @@ def _open_tokenizer(path: Path) -> Tokenizer:
 
 
 @dataset_app.command(name="build")
-def dataset_build(corpus: Path, /, *, tokenizer: Path, out: Path, json: Flag = False) -> None:
-    """Encode a corpus directory into token shards (Megatron .bin/.idx)."""
+def dataset_build(corpus: Path, /, *, tokenizer: Path, out: Path, threads: int = 0, json: Flag = False) -> None:
+    """Encode a corpus directory into token shards (Megatron .bin/.idx), on all cores unless --threads says otherwise."""
     from .common.manifest import read_manifest
     from .corpus.build import read_corpus
     from .dataset import build_text_dataset
 
     manifest = read_manifest(corpus, "corpus")
-    build_text_dataset(read_corpus(corpus, "documents"), _open_tokenizer(tokenizer), out, parents={"corpus": manifest.content_hash})
+    build_text_dataset(
+        read_corpus(corpus, "documents"), _open_tokenizer(tokenizer), out,
+        threads=threads if threads > 0 else os.cpu_count() or 1, parents={"corpus": manifest.content_hash},
+    )  # fmt: skip
     show(read_manifest(out, verify=False).metrics, True)
 
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanlin import _native
@@ -17,7 +17,7 @@ from .test_trainer import some_text
 texts = st.lists(st.text(alphabet="ab 你好吗我们的，\n0é😀", max_size=24), min_size=1, max_size=14)
 
 
-def learn(documents: list[str], new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1):
+def learn(documents, new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1, runs: Path | None = None):
     """Merges from pieces, cut at the floor that is asked for at first, and how often they were counted."""
     counted = [_native.Census() for _ in range(shards)]
     for index, document in enumerate(documents):
@@ -29,7 +29,8 @@ def learn(documents: list[str], new_tokens: int, min_frequency: int, max_charact
     passes = 0
     while True:
         passes += 1
-        counters = [_native.PieceCounter(census, floor) for _ in range(shards)]
+        limits = {} if runs is None else {"table_bytes": 1, "folder": str(runs)}  # a run for every document
+        counters = [_native.PieceCounter(census, floor, **limits) for _ in range(shards)]
         for index, document in enumerate(documents):
             counters[index % shards].add([document])
         for other in counters[1:]:
@@ -67,6 +68,45 @@ def test_pieces_give_what_uncut_words_give_on_real_text(name: str):
     assert merges == uncut(documents, 6000, 2, 0) and passes == 1
     random.Random(1).shuffle(documents)
     assert learn(documents, 6000, 2, 8, shards=2)[0] == uncut(documents, 6000, 2, 8)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts, st.integers(1, 30), st.integers(1, 3))
+def test_counts_on_disk_are_the_same(tmp_path, documents, new_tokens, shards):
+    merges, _ = learn(documents, new_tokens, 1, 0, None, shards, tmp_path)
+    assert merges == uncut(documents, new_tokens, 1, 0)
+    assert list(tmp_path.iterdir()) == []  # and nothing is left there
+
+
+def test_a_run_that_cannot_be_written_is_an_error(tmp_path):
+    census = _native.Census()
+    census.add(["你好吗"])
+    with pytest.raises(RuntimeError, match="No such file"):
+        _native.PieceCounter(census, 1, 1, 0, str(tmp_path / "nowhere")).add(["你好吗"])
+
+
+def test_thinning_is_a_function_of_the_pieces_and_costs_little():
+    """A quarter of the memory the pieces need: other merges, in part, but the text is as short."""
+    documents = some_text("web_translated.jsonl.zst", 4_000_000)
+    train, heldout = documents[:-100], documents[-100:]
+    census = _native.Census()
+    census.add(train)
+    floor = census.floor_that_leaves(4500)
+    lengths, thinned = {}, {}
+    for symbols in (0, 100_000):
+        learnt = []
+        for order in (train, train[::-1]):
+            pieces = _native.PieceCounter(census, floor, 0, symbols)
+            pieces.add(order)
+            learnt.append(_native.train_pieces(pieces, 3000)[0])
+            thinned[symbols] = pieces.thinning
+        assert learnt[0] == learnt[1]
+        tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right, _ in learnt[0]]
+        ids = {token: index for index, token in enumerate(tokens)}
+        encoder = _native.Encoder(tokens, len(tokens), [(ids[a], ids[b], ids[a + b]) for a, b, _ in learnt[0]])
+        lengths[symbols] = len(encoder.encode_batch(heldout)[0])
+    assert thinned[0] == 1 and thinned[100_000] >= 4
+    assert lengths[100_000] < 1.005 * lengths[0]
 
 
 def test_text_the_census_has_not_seen_is_refused():

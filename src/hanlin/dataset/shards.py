@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import collections
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,11 @@ class TokenDatasetWriter:
         if self._mask is not None:
             self._mask.write(np.asarray(mask, dtype=np.uint8).tobytes())
         self.lengths.append(len(array))
+
+    def add_many(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Append documents that lie behind one another in `ids`, without a mask."""
+        self._tokens.write(ids.astype(self.dtype).tobytes())
+        self.lengths += lengths.tolist()
 
     def close(self) -> None:
         """Finish the files."""
@@ -104,9 +111,18 @@ class TokenDataset:
 
 
 def build_text_dataset(
-    documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, out: Path | str, *, parents: dict[str, str] | None = None, key: str = ""
+    documents: Iterable[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    out: Path | str,
+    *,
+    threads: int = 1,
+    parents: dict[str, str] | None = None,
+    key: str = "",
 ) -> TokenDataset:
     """Encode documents `{"text"}`, each ended by the end-of-document token, into a dataset directory.
+
+    Args:
+        threads: that encode; the files are the same for any number of them.
 
     Raises:
         HanlinError: there is no document.
@@ -115,23 +131,50 @@ def build_text_dataset(
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size)
         text_bytes = 0
-        batch: list[str] = []
-
-        def flush() -> None:
-            for ids in tokenizer.encode_batch(batch):
-                writer.add([*ids, tokenizer.eos_id])
-            batch.clear()
-
-        for document in documents:
-            batch.append(document["text"])
-            text_bytes += len(document["text"].encode())
-            if len(batch) == 4096:
-                flush()
-        flush()
+        for ids, lengths, size in _encoded(documents, tokenizer, threads):
+            writer.add_many(ids, lengths)
+            text_bytes += size
         writer.close()
         _refuse_empty(writer, out)
         written.metrics = {"documents": len(writer.lengths), "tokens": sum(writer.lengths), "bytes": text_bytes}
     return TokenDataset(out, verify=False)
+
+
+def _encoded(documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Ids of some documents at a time with their ends, each document's length, and bytes of text; in order, a few batches ahead."""
+
+    def encode(batch: list[bytes]) -> tuple[np.ndarray, np.ndarray, int]:
+        ids, offsets = tokenizer.encode_arrays(batch)
+        lengths = np.diff(offsets.astype(np.int64)) + 1
+        ended = np.full(len(ids) + len(batch), tokenizer.eos_id, dtype=ids.dtype)
+        ends = np.cumsum(lengths) - 1
+        inside = np.ones(len(ended), dtype=bool)
+        inside[ends] = False
+        ended[inside] = ids
+        return ended, lengths, sum(map(len, batch))
+
+    running: collections.deque[Future[tuple[np.ndarray, np.ndarray, int]]] = collections.deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in _batches(documents):
+            running.append(pool.submit(encode, batch))
+            if len(running) > threads + 1:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _batches(documents: Iterable[Mapping[str, Any]], size: int = 1 << 22) -> Iterator[list[bytes]]:
+    """Texts as UTF-8, about `size` bytes at a time."""
+    batch: list[bytes] = []
+    held = 0
+    for document in documents:
+        batch.append(document["text"].encode("utf-8", "surrogatepass"))
+        held += len(batch[-1])
+        if held >= size:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
 
 
 def build_conversation_dataset(

@@ -91,7 +91,7 @@ class Life(Workshop):
         def body(key: str, record: StepRecord) -> None:
             documents = read_corpus(self.out / "corpus", "documents")
             parents = {"corpus": self._hash("corpus"), "tokenizer": self._hash("tokenizer")}
-            build_text_dataset(documents, tokenizer, self.out / "dataset", parents=parents, key=key)
+            build_text_dataset(documents, tokenizer, self.out / "dataset", threads=os.cpu_count() or 1, parents=parents, key=key)
             record.notes |= read_manifest(self.out / "dataset", verify=False).metrics
 
         self.runner.run("dataset", [self._hash("corpus"), self._hash("tokenizer")], body, (self.out / "dataset",))

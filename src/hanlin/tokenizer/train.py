@@ -7,6 +7,7 @@ verifies the result and writes it.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import queue
@@ -26,6 +27,8 @@ from .special import BYTES, special_tokens
 from .tokenizer import Tokenizer, load_tokenizer
 
 BATCH_BYTES = 1 << 22
+TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: it doubles when it grows
+BYTES_PER_SYMBOL = 16  # of a distinct piece, while merges are learnt
 COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
 BIGRAMS_PER_MERGE = 1.5  # kept whole: the rarest of them is then a third to three quarters as frequent as the last merge (measured here)
 KIND = "tokenizer"
@@ -84,6 +87,7 @@ def train_tokenizer(
     min_frequency: int = 2,
     max_token_chars: int = 16,
     threads: int = 1,
+    memory: int = 0,
     parents: Mapping[str, str] | None = None,
     key: str = "",
     progress: Progress | None = None,
@@ -97,6 +101,8 @@ def train_tokenizer(
         source: a path, or a list or tuple of paths, of any files the corpus room reads; any other iterable is taken for the
             documents themselves.
         threads: to count with; the result does not depend on it.
+        memory: bytes to stay within, 0 for no limit. Counts then go to disk (beside `out`) and stay exact; only where even the
+            distinct pieces do not fit are rare ones thinned, without bias, and the manifest says so (`thinning`). Aligned only.
         parents, key: for the manifest, as in `hanlin.common.manifest.artifact`.
         progress: called now and then from the calling thread.
         The others: see `TokenizerConfig`.
@@ -107,7 +113,7 @@ def train_tokenizer(
     config = TokenizerConfig(vocab_size, num_special, aligned, min_frequency, max_token_chars)
     wanted = config.learnt_tokens
     with _Texts(source, threads) as texts:
-        learnt = (_learn_aligned if config.aligned else _learn_plain)(texts, config, progress)
+        learnt = _learn_aligned(texts, config, progress, memory, Path(out)) if config.aligned else _learn_plain(texts, config, progress)
     merges = learnt.merges
     if len(merges) < wanted:
         possible = config.vocab_size - wanted + len(merges)
@@ -123,11 +129,9 @@ def train_tokenizer(
     unreachable = Tokenizer(vocabulary, Path(out)).unreachable()
     if unreachable:
         shown = ", ".join(repr(vocabulary.tokens[index]) for index in unreachable[:10])
-        logging.getLogger("hanlin").warning(
-            tr(
-                f"{len(unreachable)} 个词没有找到能得到它的文本（见 manifest.json）：{shown}",
-                f"{len(unreachable)} tokens for which no text was found that yields them (see manifest.json): {shown}",
-            )
+        _warn(
+            f"{len(unreachable)} 个词没有找到能得到它的文本（见 manifest.json）：{shown}",
+            f"{len(unreachable)} tokens for which no text was found that yields them (see manifest.json): {shown}",
         )
     with artifact(out, KIND, parents=parents, config=asdict(config), key=key) as writer:
         write_files(writer.path, vocabulary)
@@ -160,7 +164,7 @@ def _learn_plain(texts: _Texts, config: TokenizerConfig, progress: Progress | No
     return _Learnt(merges, figures)
 
 
-def _learn_aligned(texts: _Texts, config: TokenizerConfig, progress: Progress | None) -> _Learnt:
+def _learn_aligned(texts: _Texts, config: TokenizerConfig, progress: Progress | None, memory: int, out: Path) -> _Learnt:
     """Cut pre-tokens where no merge can span and learn from the pieces: exact, see docs/*/tokenizer.md.
 
     The floor below which bigrams are cut is a guess at the count of the last merge, from the low side; were it too high, learning would
@@ -175,16 +179,41 @@ def _learn_aligned(texts: _Texts, config: TokenizerConfig, progress: Progress | 
     passes = 1
     while True:
         passes += 1
-        pieces = texts.count(functools.partial(PieceCounter, census, floor), progress)
-        for role in ROLES:
-            pieces.add_word(role, texts.documents)
-        figures = {"distinct_pieces": pieces.distinct, "bigram_floor": floor, "passes": passes}
-        merges, least, complete = train_pieces(
-            pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config)
-        )
+        with _runs_folder(out, memory) as folder:
+            table_bytes = memory // TABLE_SHARE // texts.threads
+            make_counter = functools.partial(PieceCounter, census, floor, table_bytes, memory // BYTES_PER_SYMBOL, folder)
+            pieces = texts.count(make_counter, progress)
+            for role in ROLES:
+                pieces.add_word(role, texts.documents)
+            merges, least, complete = train_pieces(
+                pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config)
+            )
         if complete:
+            figures = {"distinct_pieces": pieces.distinct, "bigram_floor": floor, "passes": passes}
+            if pieces.thinning > 1:
+                figures["thinning"] = pieces.thinning
+                _warn(
+                    f"不同的片段太多，放不进 {memory / 1e9:.1f} GB：出现不到 {pieces.thinning} 次的按比例抽样，保留的以 {pieces.thinning} 次计（无偏）。",
+                    f"The distinct pieces do not fit in {memory / 1e9:.1f} GB: of those that occur fewer than {pieces.thinning} times "
+                    f"a proportional share was kept, counted as {pieces.thinning} each (unbiased).",
+                )
             return _Learnt(merges, figures)
         floor = max(config.min_frequency, least // 4)
+
+
+@contextlib.contextmanager
+def _runs_folder(out: Path, memory: int) -> Iterator[str]:
+    """Where counts go that do not fit in memory."""
+    if not memory:
+        yield ""
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        yield folder
+
+
+def _warn(zh: str, en: str) -> None:
+    logging.getLogger("hanlin").warning(tr(zh, en))
 
 
 def _merging(progress: Progress | None, config: TokenizerConfig) -> Callable[[int], None] | None:
@@ -199,7 +228,7 @@ class _Texts:
     """
 
     def __init__(self, source: Path | str | Sequence[Path | str] | Iterable[str], threads: int):
-        self._source, self._threads = source, threads
+        self._source, self.threads = source, threads
         self._copy = tempfile.SpooledTemporaryFile(COPY_BYTES) if isinstance(source, Iterator) else None  # noqa: SIM115
         self.documents = self.bytes = 0
 
@@ -216,7 +245,7 @@ class _Texts:
         Raises:
             HanlinError: there is nothing to read.
         """
-        counters = [make_counter() for _ in range(self._threads)]
+        counters = [make_counter() for _ in range(self.threads)]
         free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for counter in counters:
             free.put(counter)
@@ -230,11 +259,11 @@ class _Texts:
 
         documents = size = 0
         running: collections.deque[Future[None]] = collections.deque()
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for batch in self._batches():
                 running.append(pool.submit(add, batch))
                 documents, size = documents + len(batch), size + sum(map(len, batch))
-                while len(running) > self._threads:
+                while len(running) > self.threads:
                     running.popleft().result()
                 if progress:
                     progress("count", size, 0)
