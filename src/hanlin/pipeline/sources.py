@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,11 +55,7 @@ class TinyworldSource:
         return tinyworld.documents(self.seed, section.documents, dirt=tinyworld.Dirt(section.dirt))
 
     def conversations(self, stage: str, direct: bool = False) -> Iterator[dict[str, Any]]:
-        """Training conversations of `sft` or `distill`, some of several subjects behind one another."""
-        return _joined(self._single(stage, direct), self.seed)
-
-    def _single(self, stage: str, direct: bool = False) -> Iterator[dict[str, Any]]:
-        """Conversations on one subject each.
+        """Training conversations of `sft` or `distill`.
 
         SFT: chats (stories with questions, greetings, free requests in both manners). Distillation: word problems, of which
         `think_share` show their reasoning and the others the bare answer, with SFT chats between them so that nothing is
@@ -94,7 +89,7 @@ class TinyworldSource:
         section = self.recipe.dpo if stage == "dpo" else self.recipe.reward
         assert section is not None
         pairs = tinyworld.preferences(self.seed + (stage == "reward"), section.examples, "train")
-        known = (c for c in self._single("distill" if self.recipe.distill else "sft") if c.get("kind") != "free")
+        known = (c for c in self.conversations("distill" if self.recipe.distill else "sft") if c.get("kind") != "free")
         for index, pair in enumerate(pairs):
             if stage == "dpo" and index % 2:
                 *prompt, reply = next(known)["messages"]
@@ -127,26 +122,6 @@ class TinyworldSource:
     def sample_prompts(self) -> list[dict[str, Any]]:
         """Prompts to show before and after each stage: `text` to go on from, or `messages` to answer."""
         return tinyworld.sample_prompts("heldout")
-
-
-def _joined(records: Iterable[dict[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
-    """Three in ten conversations made of two or three records, so that a model keeps its head when the subject changes.
-
-    A record that shows its reasoning only ever comes last: the chat template leaves out the reasoning of earlier turns.
-    """
-    draw = random.Random(f"turns/{seed}")
-    messages: list[dict[str, Any]] = []
-    left = 0
-    for record in records:
-        if not left:
-            left = draw.choices((1, 2, 3), (0.7, 0.2, 0.1))[0]
-        messages += record["messages"]
-        left -= 1
-        if not left or any("reasoning_content" in message for message in record["messages"]):
-            yield {"messages": messages}
-            messages, left = [], 0
-    if messages:
-        yield {"messages": messages}
 
 
 @functools.cache
