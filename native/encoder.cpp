@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <functional>
 #include <queue>
 #include <stdexcept>
@@ -17,11 +18,16 @@ namespace {
 constexpr Id kNoToken = 0xFFFFFFFF;
 constexpr std::size_t kShort = 64;  // units up to which scanning all ranks beats a queue
 constexpr std::uint32_t kCharTable = 0x10000;
+constexpr unsigned kJointBits = 21;  // 256 KiB, which stays in the second cache; a false alarm costs a look-up
+
+std::size_t joint_of(std::uint32_t left, std::uint32_t right) {
+  return static_cast<std::size_t>((std::uint64_t{left} << 21 | right) * 0x9E3779B97F4A7C15ull >> (64 - kJointBits));
+}
 
 }  // namespace
 
 void MergeTable::reserve(std::size_t merges) {
-  const std::size_t size = std::bit_ceil(std::max<std::size_t>(merges * 3, 16));
+  const std::size_t size = std::bit_ceil(std::max<std::size_t>(merges * 3 / 2, 16));
   slots_.assign(size, kFree);
   mask_ = size - 1;
   shift_ = 64 - static_cast<unsigned>(std::countr_zero(size));
@@ -62,6 +68,7 @@ Encoder::Encoder(std::vector<std::string> tokens, std::size_t ordinary, std::vec
     aligned_ = true;
   }
   index_words();
+  if (aligned_) index_joints();
 }
 
 void Encoder::check() const {
@@ -98,33 +105,56 @@ bool Encoder::is_aligned() const {
 
 // Tokens that are the encoding of their own bytes: a pre-token equal to one of them needs no merging.
 void Encoder::index_words() {
-  words_.assign(std::bit_ceil(std::max<std::size_t>(ordinary_ * 2, 16)), {0, kNoToken});
+  words_.assign(std::bit_ceil(std::max<std::size_t>(ordinary_ * 2, 16)), {0, 0, kNoWord});
   const std::size_t mask = words_.size() - 1;
-  std::vector<std::pair<std::uint64_t, Id>> found;
+  std::vector<WordSlot> found;
+  std::string spellings;
   Scratch scratch;
   std::vector<Id> encoded;
   for (std::size_t id = 0; id < ordinary_; ++id) {
     encoded.clear();
-    if (tokens_[id].empty()) continue;
+    if (tokens_[id].empty() || tokens_[id].size() >> kSizeBits != 0) continue;
     encode_pretoken(tokens_[id], encoded, scratch);
     if (encoded.size() != 1) continue;
-    found.emplace_back(hash_bytes(tokens_[id]), encoded[0]);
+    const auto size = static_cast<std::uint32_t>(tokens_[id].size());
+    found.push_back({hash_bytes(tokens_[id]), static_cast<std::uint32_t>(spellings.size()), encoded[0] << kSizeBits | size});
+    spellings += tokens_[id];  // at most 2^21 tokens of 2^11 bytes: below 2^32
   }
-  for (const auto& [hash, id] : found) {
-    std::size_t slot = hash & mask;
-    while (words_[slot].id != kNoToken) slot = (slot + 1) & mask;
-    words_[slot] = {hash, id};
-    longest_word_ = std::max(longest_word_, tokens_[id].size());
+  word_bytes_.swap(spellings);
+  for (const WordSlot& word : found) {
+    std::size_t slot = word.hash & mask;
+    while (words_[slot].id_and_size != kNoWord) slot = (slot + 1) & mask;
+    words_[slot] = word;
+    longest_word_ = std::max(longest_word_, word.size());
   }
+}
+
+void Encoder::index_joints() {
+  std::vector<std::uint64_t> joints((std::size_t{1} << kJointBits) / 64, 0);
+  for (std::size_t id = 0; id < ordinary_; ++id) {
+    const std::string& bytes = tokens_[id];
+    std::uint32_t previous = kInvalid;
+    for (std::size_t position = 0; position < bytes.size();) {
+      const Unit unit = decode_unit(bytes, position);
+      if (previous != kInvalid && unit.code_point != kInvalid) {
+        const std::size_t joint = joint_of(previous, unit.code_point);
+        joints[joint / 64] |= std::uint64_t{1} << joint % 64;
+      }
+      previous = unit.code_point;
+      position += unit.size;
+    }
+  }
+  joints_.swap(joints);
 }
 
 bool Encoder::whole_word(std::string_view word, Id& id) const {
   if (word.size() > longest_word_) return false;  // also before the index is made
   const std::size_t mask = words_.size() - 1;
   const std::uint64_t hash = hash_bytes(word);
-  for (std::size_t slot = hash & mask; words_[slot].id != kNoToken; slot = (slot + 1) & mask) {
-    if (words_[slot].hash == hash && tokens_[words_[slot].id] == word) {
-      id = words_[slot].id;
+  for (std::size_t slot = hash & mask; words_[slot].id_and_size != kNoWord; slot = (slot + 1) & mask) {
+    const WordSlot& found = words_[slot];
+    if (found.hash == hash && found.size() == word.size() && std::memcmp(word_bytes_.data() + found.begin, word.data(), word.size()) == 0) {
+      id = found.id();
       return true;
     }
   }
@@ -137,6 +167,52 @@ void Encoder::encode(std::string_view text, std::vector<Id>& ids, Scratch& scrat
 }
 
 void Encoder::encode_pretoken(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const {
+  if (joints_.empty()) return encode_whole(word, ids, scratch);
+  const std::size_t already = ids.size();
+  std::size_t begin = 0, units = 0;  // of the piece that is open
+  std::uint32_t previous = 0;
+  Id first = kNoToken, second = kNoToken;  // its first two characters
+  const auto close = [&](std::size_t end) {
+    if (units == 1 && first != kNoToken) {
+      ids.push_back(first);
+    } else if (units == 2 && first != kNoToken && second != kNoToken) {
+      const std::uint32_t rank = table_.rank(first, second);
+      if (rank != MergeTable::kNoRank) {
+        ids.push_back(merges_[rank].result);
+      } else {
+        ids.push_back(first);
+        ids.push_back(second);
+      }
+    } else if (units > 0) {
+      encode_whole(word.substr(begin, end - begin), ids, scratch);
+    }
+    begin = end;
+    units = 0;
+  };
+  for (std::size_t position = 0; position < word.size();) {
+    const Unit unit = decode_unit(word, position);
+    if (unit.code_point == kInvalid) {  // stray bytes may be merged with pieces of the character before them
+      ids.resize(already);
+      return encode_whole(word, ids, scratch);
+    }
+    if (units > 0) {
+      const std::size_t joint = joint_of(previous, unit.code_point);
+      if ((joints_[joint / 64] >> joint % 64 & 1) == 0) close(position);
+    }
+    const Id id = unit.code_point < kCharTable ? char_ids_[unit.code_point] : kNoToken;
+    if (units == 0) {
+      first = id;
+    } else if (units == 1) {
+      second = id;
+    }
+    ++units;
+    previous = unit.code_point;
+    position += unit.size;
+  }
+  close(word.size());
+}
+
+void Encoder::encode_whole(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const {
   Id id;
   if (whole_word(word, id)) {
     ids.push_back(id);

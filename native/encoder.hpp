@@ -3,7 +3,8 @@
 // Within a pre-token, the neighbouring pair whose merge was learnt first is merged, the leftmost where there are several, until no
 // neighbours can be merged. This defines the result; how it is reached here differs only in speed:
 // short pre-tokens by scanning an array of ranks, long ones rank by rank, so that 10 MB of one character take no longer
-// than other text; and a vocabulary whose merges never mix pieces of characters with other characters starts from whole characters.
+// than other text. A vocabulary whose merges never mix pieces of characters with other characters starts from whole characters, and cuts a
+// pre-token wherever no token holds the two characters side by side: what is left is mostly one or two characters, or a token.
 #pragma once
 
 #include <cstddef>
@@ -77,13 +78,21 @@ class Encoder {
  private:
   struct WordSlot {
     std::uint64_t hash;
-    Id id;
+    std::uint32_t begin;       // of its bytes in word_bytes_
+    std::uint32_t id_and_size; // 21 bits and 11, kNoWord where there is none
+
+    Id id() const { return id_and_size >> kSizeBits; }
+    std::size_t size() const { return id_and_size & ((1u << kSizeBits) - 1); }
   };
+  static constexpr unsigned kSizeBits = 11;
+  static constexpr std::uint32_t kNoWord = 0xFFFFFFFF;
 
   void check() const;
   bool is_aligned() const;
   void index_words();
+  void index_joints();
   void encode_pretoken(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const;
+  void encode_whole(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const;
   void merge_short(std::vector<Id>& ids, Scratch& scratch) const;
   void merge_long(std::vector<Id>& ids, Scratch& scratch) const;
   bool whole_word(std::string_view word, Id& id) const;
@@ -95,7 +104,9 @@ class Encoder {
   Id byte_ids_[256];
   bool aligned_ = false;
   std::vector<Id> char_ids_;  // by code point below 0x10000, kNoToken where the character is several tokens; only if aligned
+  std::vector<std::uint64_t> joints_;  // one bit for every hash of two characters that stand side by side in a token; only if aligned
   std::vector<WordSlot> words_;  // tokens that encode to themselves, by their bytes
+  std::string word_bytes_;
   std::size_t longest_word_ = 0;
 };
 
