@@ -18,11 +18,6 @@ namespace {
 constexpr Id kNoToken = 0xFFFFFFFF;
 constexpr std::size_t kShort = 64;  // units up to which scanning all ranks beats a queue
 constexpr std::uint32_t kCharTable = 0x10000;
-constexpr unsigned kJointBits = 21;  // 256 KiB, which stays in the second cache; a false alarm costs a look-up
-
-std::size_t joint_of(std::uint32_t left, std::uint32_t right) {
-  return static_cast<std::size_t>((std::uint64_t{left} << 21 | right) * 0x9E3779B97F4A7C15ull >> (64 - kJointBits));
-}
 
 }  // namespace
 
@@ -130,21 +125,22 @@ void Encoder::index_words() {
 }
 
 void Encoder::index_joints() {
-  std::vector<std::uint64_t> joints((std::size_t{1} << kJointBits) / 64, 0);
-  for (std::size_t id = 0; id < ordinary_; ++id) {
-    const std::string& bytes = tokens_[id];
-    std::uint32_t previous = kInvalid;
-    for (std::size_t position = 0; position < bytes.size();) {
-      const Unit unit = decode_unit(bytes, position);
-      if (previous != kInvalid && unit.code_point != kInvalid) {
-        const std::size_t joint = joint_of(previous, unit.code_point);
-        joints[joint / 64] |= std::uint64_t{1} << joint % 64;
+  std::size_t pairs = 0;
+  const auto each_pair = [&](auto&& visit) {
+    for (std::size_t id = 0; id < ordinary_; ++id) {
+      std::uint32_t previous = kInvalid;
+      for (std::size_t position = 0; position < tokens_[id].size();) {
+        const Unit unit = decode_unit(tokens_[id], position);
+        if (previous != kInvalid && unit.code_point != kInvalid) visit(previous, unit.code_point);
+        previous = unit.code_point;
+        position += unit.size;
       }
-      previous = unit.code_point;
-      position += unit.size;
     }
-  }
-  joints_.swap(joints);
+  };
+  each_pair([&](std::uint32_t, std::uint32_t) { ++pairs; });
+  JointSet joints(pairs);
+  each_pair([&](std::uint32_t left, std::uint32_t right) { joints.add(left, right); });
+  joints_ = std::move(joints);
 }
 
 bool Encoder::whole_word(std::string_view word, Id& id) const {
@@ -195,10 +191,7 @@ void Encoder::encode_pretoken(std::string_view word, std::vector<Id>& ids, Scrat
       ids.resize(already);
       return encode_whole(word, ids, scratch);
     }
-    if (units > 0) {
-      const std::size_t joint = joint_of(previous, unit.code_point);
-      if ((joints_[joint / 64] >> joint % 64 & 1) == 0) close(position);
-    }
+    if (units > 0 && !joints_.has(previous, unit.code_point)) close(position);
     const Id id = unit.code_point < kCharTable ? char_ids_[unit.code_point] : kNoToken;
     if (units == 0) {
       first = id;

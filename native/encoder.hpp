@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "joint_set.hpp"
 #include "unicode.hpp"
 
 namespace hanlin {
@@ -104,7 +105,7 @@ class Encoder {
   Id byte_ids_[256];
   bool aligned_ = false;
   std::vector<Id> char_ids_;  // by code point below 0x10000, kNoToken where the character is several tokens; only if aligned
-  std::vector<std::uint64_t> joints_;  // one bit for every hash of two characters that stand side by side in a token; only if aligned
+  JointSet joints_;  // characters that stand side by side in a token; only if aligned
   std::vector<WordSlot> words_;  // tokens that encode to themselves, by their bytes
   std::string word_bytes_;
   std::size_t longest_word_ = 0;

@@ -24,15 +24,22 @@ std::size_t characters_of(std::string_view piece) {
 }  // namespace
 
 PieceCounter::PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor, PieceMemory memory)
-    : census_(std::move(census)), floor_(floor), memory_(std::move(memory)), spill_(memory_.folder) {}
+    : census_(std::move(census)), floor_(floor), memory_(std::move(memory)), spill_(memory_.folder) {
+  std::size_t kept = 0;
+  census_->bigrams().each([&](Id, Id, std::int64_t count) { kept += count >= floor_; });
+  kept_ = JointSet(kept);
+  const Alphabet& alphabet = census_->alphabet();
+  census_->bigrams().each([&](Id left, Id right, std::int64_t count) {
+    if (count >= floor_) kept_.add(alphabet.code_point(left), alphabet.code_point(right));
+  });
+}
 
 // Calls close(piece) for every piece of two characters or more: single ones hold no pair, and the census has counted them.
 template <typename Close>
 void PieceCounter::cut(std::string_view word, Close&& close) const {
   const Alphabet& alphabet = census_->alphabet();
-  const BigramTable& bigrams = census_->bigrams();
   std::size_t begin = 0, units = 0;  // of the piece that is open
-  Id previous = 0;
+  std::uint32_t previous = 0;
   for (std::size_t position = 0; position < word.size();) {
     const Unit unit = decode_unit(word, position);
     if (unit.code_point == kInvalid) {
@@ -43,20 +50,24 @@ void PieceCounter::cut(std::string_view word, Close&& close) const {
       continue;
     }
     if (!alphabet.knows(unit.code_point)) throw std::invalid_argument("text that the census has not seen");
-    const Id id = alphabet.known_id(unit.code_point);
-    if (units > 0 && bigrams.count(previous, id) < floor_) {
+    if (units > 0 && !kept_.has(previous, unit.code_point)) {
       if (units > 1) close(word.substr(begin, position - begin));
       begin = position;
       units = 0;
     }
     ++units;
-    previous = id;
+    previous = unit.code_point;
     position += unit.size;
   }
   if (units > 1) close(word.substr(begin));
 }
 
+void PieceCounter::require_census() const {
+  if (!census_) throw std::invalid_argument("the pieces have been taken");
+}
+
 void PieceCounter::add(std::string_view text) {
+  require_census();
   Scanner scanner(text);
   for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) {
     cut(word, [&](std::string_view piece) { table_.add_later(piece); });
@@ -67,6 +78,7 @@ void PieceCounter::add(std::string_view text) {
 }
 
 void PieceCounter::add_word(std::string_view word, std::int64_t count) {
+  require_census();
   cut(word, [&](std::string_view piece) { table_.add(piece, count); });
 }
 
@@ -102,6 +114,7 @@ std::int64_t PieceCounter::weight_of(std::string_view piece, std::int64_t count)
 
 // Counts symbols by weight first, so that every piece can be put where those of its weight belong.
 UnitWords PieceCounter::take_words() {
+  require_census();
   const Alphabet& alphabet = census_->alphabet();
   std::vector<std::size_t> few(kFew, 0);                     // symbols by weight, while that is small
   std::map<std::int64_t, std::size_t, std::greater<>> many;  // and where it is not
@@ -149,6 +162,8 @@ UnitWords PieceCounter::take_words() {
     words.units[place++] = UnitWords::kWordEnd;
   });
   table_ = WordTable();
+  kept_ = JointSet();
+  census_.reset();
   return words;
 }
 

@@ -17,6 +17,7 @@
 
 #include "census.hpp"
 #include "counter.hpp"
+#include "joint_set.hpp"
 #include "learner.hpp"
 #include "spill.hpp"
 
@@ -39,11 +40,14 @@ class PieceCounter {
   void add_word(std::string_view word, std::int64_t count);
   void merge(PieceCounter& other);  // of the same census and floor; takes its pieces
 
-  // The pieces over the alphabet's ids, thinned if they are too many. They are given away, to have less in memory while they are learnt
-  // from.
+  // The pieces over the alphabet's ids, thinned if they are too many. They are given away, and the census with them, to have less in
+  // memory while they are learnt from: nothing can be added afterwards.
   UnitWords take_words();
 
-  const Census& census() const { return *census_; }
+  const Census& census() const {
+    require_census();
+    return *census_;
+  }
   std::int64_t floor() const { return floor_; }
   std::uint64_t bytes() const { return bytes_; }
   std::size_t distinct() const { return distinct_; }     // once taken: pieces that were counted
@@ -54,11 +58,13 @@ class PieceCounter {
 
   template <typename Close>
   void cut(std::string_view word, Close&& close) const;
+  void require_census() const;
   void spill_if_full();
   void each(const Visit& visit) const;
   std::int64_t weight_of(std::string_view piece, std::int64_t count) const;
 
   std::shared_ptr<const Census> census_;
+  JointSet kept_;  // bigrams at or above the floor; where it wrongly says yes, a cut is not made that could have been
   std::int64_t floor_;
   PieceMemory memory_;
   WordTable table_;

@@ -86,6 +86,7 @@ def _convert(path: Path, found: Iterator[Raw], schema: str, quarantine: Quaranti
     """Records into the schema; refuse the file when none of its first records has a known layout."""
     unknown: list[Raw] = []
     known = False
+    name = stem(path)
     for raw in itertools.chain(found, [None]):
         if not known and unknown and (raw is None or len(unknown) >= _LOOK):
             raise _unrecognised(path, [item.value for item in unknown], schema)
@@ -120,7 +121,7 @@ def _convert(path: Path, found: Iterator[Raw], schema: str, quarantine: Quaranti
             continue
         item = {"text": made} if schema == "documents" else made
         named = record.get("source") if source == "record" and isinstance(record, Mapping) else None
-        item["source"] = named if isinstance(named, str) and named else stem(path)
+        item["source"] = named if isinstance(named, str) and named else name
         yield item
 
 

@@ -24,7 +24,7 @@ from hanlin.common.manifest import artifact
 from .chat import ROLES
 from .files import build_vocabulary, write_files
 from .special import BYTES, special_tokens
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer
 
 BATCH_BYTES = 1 << 22
 TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: it doubles when it grows
@@ -126,7 +126,8 @@ def train_tokenizer(
         )
 
     vocabulary = build_vocabulary([(left, right) for left, right, _ in merges], special_tokens(config.num_special))
-    unreachable = Tokenizer(vocabulary, Path(out)).unreachable()
+    tokenizer = Tokenizer(vocabulary, Path(out))
+    unreachable = tokenizer.unreachable()
     if unreachable:
         shown = ", ".join(repr(vocabulary.tokens[index]) for index in unreachable[:10])
         _warn(
@@ -144,7 +145,7 @@ def train_tokenizer(
         } | learnt.figures
         if unreachable:
             writer.metrics["unreachable_tokens"] = [vocabulary.tokens[index].hex() for index in unreachable]
-    return load_tokenizer(out)
+    return tokenizer
 
 
 @dataclass
@@ -172,17 +173,18 @@ def _learn_aligned(texts: _Texts, config: TokenizerConfig, progress: Progress | 
     """
     from hanlin._native import Census, PieceCounter, train_pieces
 
-    census = texts.count(Census, progress)
-    for role in ROLES:
-        census.add_word(role, texts.documents)
-    floor = census.floor_that_leaves(int(BIGRAMS_PER_MERGE * config.learnt_tokens))
-    passes = 1
+    floor = passes = 0
     while True:
-        passes += 1
+        passes += 2
+        census = texts.count(Census, progress)
+        for role in ROLES:
+            census.add_word(role, texts.documents)
+        floor = floor or census.floor_that_leaves(int(BIGRAMS_PER_MERGE * config.learnt_tokens))
         with _runs_folder(out, memory) as folder:
             table_bytes = memory // TABLE_SHARE // texts.threads
             make_counter = functools.partial(PieceCounter, census, floor, table_bytes, memory // BYTES_PER_SYMBOL, folder)
             pieces = texts.count(make_counter, progress)
+            del census, make_counter  # while merges are learnt the census is not needed
             for role in ROLES:
                 pieces.add_word(role, texts.documents)
             merges, least, complete = train_pieces(
