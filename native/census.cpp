@@ -28,21 +28,12 @@ Id* Alphabet::zeros() { return untouched<Id>(kCodePoints); }
 
 BigramTable::BigramTable() : square_(untouched<std::uint32_t>(std::size_t{kSquare} * kSquare)), slots_(1024) {}
 
-std::size_t BigramTable::locate(std::uint64_t key) const {
-  std::uint64_t hash = key * 0x9E3779B97F4A7C15ull;
-  hash ^= hash >> 32;
+std::size_t BigramTable::locate(std::uint32_t key) const {
+  const std::uint64_t hash = key * 0x9E3779B97F4A7C15ull;
   const std::size_t mask = slots_.size() - 1;
-  std::size_t slot = static_cast<std::size_t>(hash) & mask;
-  while (slots_[slot].key != kFree && slots_[slot].key != key) slot = (slot + 1) & mask;
+  std::size_t slot = static_cast<std::size_t>(hash >> 32) & mask;
+  while (slots_[slot].count != 0 && slots_[slot].key != key) slot = (slot + 1) & mask;
   return slot;
-}
-
-std::int64_t BigramTable::count(Id left, Id right) const {
-  if ((left | right) < kSquare) {
-    const std::uint32_t cell = square_.get()[left << kSquareBits | right];
-    return carried_.empty() ? cell : cell + carried(left, right);
-  }
-  return slots_[locate(key_of(left, right))].count;
 }
 
 std::int64_t BigramTable::count_at_rank(std::size_t rank) const {
@@ -55,41 +46,46 @@ std::int64_t BigramTable::count_at_rank(std::size_t rank) const {
 }
 
 void BigramTable::add_slowly(Id left, Id right, std::int64_t count) {
-  if ((left | right) < kSquare) {
-    std::uint32_t& cell = square_.get()[left << kSquareBits | right];
-    const std::int64_t sum = cell + count, low = std::min<std::int64_t>(sum, kFull - 1);
-    cell = static_cast<std::uint32_t>(low);
-    if (sum > low) carried_[key_of(left, right)] += sum - low;
+  if ((left | right) >= kCompact) {
+    map_[key_of(left, right)] += count;
     return;
   }
-  Slot* slot = &slots_[locate(key_of(left, right))];
-  if (slot->key == kFree) {
+  if ((left | right) < kSquare) return add_to(square_.get()[left << kSquareBits | right], key_of(left, right), count);
+  const std::uint32_t key = left << 16 | right;
+  Slot* slot = &slots_[locate(key)];
+  if (slot->count == 0) {
     if ((used_ + 1) * 3 > slots_.size() * 2) {
       grow();
-      slot = &slots_[locate(key_of(left, right))];
+      slot = &slots_[locate(key)];
     }
-    slot->key = key_of(left, right);
+    slot->key = key;
     ++used_;
   }
-  slot->count += count;
+  add_to(slot->count, key_of(left, right), count);
 }
 
-void BigramTable::carry(std::uint32_t& cell, Id left, Id right) {
-  carried_[key_of(left, right)] += cell - 1;
+void BigramTable::add_to(std::uint32_t& cell, std::uint64_t key, std::int64_t count) {
+  const std::int64_t sum = cell + count, low = std::min<std::int64_t>(sum, kFull - 1);
+  cell = static_cast<std::uint32_t>(low);
+  if (sum > low) map_[key] += sum - low;
+}
+
+void BigramTable::carry(std::uint32_t& cell, std::uint64_t key) {
+  map_[key] += cell - 1;
   cell = 1;  // never 0: that is a bigram never seen
 }
 
-std::int64_t BigramTable::carried(Id left, Id right) const {
-  if (carried_.empty()) return 0;
-  const auto found = carried_.find(key_of(left, right));
-  return found == carried_.end() ? 0 : found->second;
+std::int64_t BigramTable::in_map(std::uint64_t key) const {
+  if (map_.empty()) return 0;
+  const auto found = map_.find(key);
+  return found == map_.end() ? 0 : found->second;
 }
 
 void BigramTable::grow() {
   std::vector<Slot> old(slots_.size() * 2);
   old.swap(slots_);
   for (const Slot& slot : old) {
-    if (slot.key != kFree) slots_[locate(slot.key)] = slot;
+    if (slot.count != 0) slots_[locate(slot.key)] = slot;
   }
 }
 

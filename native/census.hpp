@@ -5,8 +5,8 @@
 // occurs at most as often as the bigram ab; so no merge that occurs `floor` times or more ever spans a bigram that occurs less often,
 // and cutting there changes the count of no pair of tokens that could be merged, down to a count of `floor`.
 //
-// The 2,048 characters seen first are the frequent ones of any language, and their bigrams lie in a square table; the others share a hash
-// table.
+// The 2,048 characters seen first are the frequent ones of any language, and their bigrams lie in a square table; those of the first 65,536
+// share a hash table of eight bytes a slot; the few that are left, and what does not fit 32 bits, are in an ordinary map.
 #pragma once
 
 #include <cstddef>
@@ -57,13 +57,11 @@ class BigramTable {
   void add(Id left, Id right, std::int64_t count) {
     if ((left | right) < kSquare && count == 1) {
       std::uint32_t& cell = square_.get()[left << kSquareBits | right];
-      if (++cell == kFull) carry(cell, left, right);
+      if (++cell == kFull) carry(cell, key_of(left, right));
     } else {
       add_slowly(left, right, count);
     }
   }
-
-  std::int64_t count(Id left, Id right) const;
 
   // The count of the bigram of the given rank, 0 for the most frequent; 0 if there are not as many.
   std::int64_t count_at_rank(std::size_t rank) const;
@@ -72,31 +70,30 @@ class BigramTable {
   template <typename Visit>
   void each(Visit&& visit) const;
 
-  std::size_t bytes() const { return slots_.size() * sizeof(Slot) + std::size_t{kSquare} * kSquare * sizeof(std::uint32_t); }
-
  private:
   static constexpr unsigned kSquareBits = 11;
   static constexpr Id kSquare = 1u << kSquareBits;
   static constexpr std::uint32_t kFull = 0xFFFFFFFF;
-  static constexpr std::uint64_t kFree = ~std::uint64_t{0};
+  static constexpr Id kCompact = 1u << 16;
 
   struct Slot {
-    std::uint64_t key = kFree;
-    std::int64_t count = 0;
+    std::uint32_t key = 0;    // left and right, 16 bits each
+    std::uint32_t count = 0;  // 0: free
   };
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
 
   static std::uint64_t key_of(Id left, Id right) { return std::uint64_t{left} << 32 | right; }
-  std::size_t locate(std::uint64_t key) const;
+  std::size_t locate(std::uint32_t key) const;
   void add_slowly(Id left, Id right, std::int64_t count);
-  void carry(std::uint32_t& cell, Id left, Id right);
-  std::int64_t carried(Id left, Id right) const;
+  void add_to(std::uint32_t& cell, std::uint64_t key, std::int64_t count);
+  void carry(std::uint32_t& cell, std::uint64_t key);
+  std::int64_t in_map(std::uint64_t key) const;
   void grow();
 
   std::unique_ptr<std::uint32_t, Free> square_;
-  std::unordered_map<std::uint64_t, std::int64_t> carried_;  // what did not fit the square's 32 bits
+  std::unordered_map<std::uint64_t, std::int64_t> map_;  // bigrams of late characters, and what did not fit 32 bits of the others
   std::vector<Slot> slots_;                                  // open addressing, a power of two
   std::size_t used_ = 0;
 };
@@ -106,11 +103,16 @@ void BigramTable::each(Visit&& visit) const {
   for (Id left = 0; left < kSquare; ++left) {
     for (Id right = 0; right < kSquare; ++right) {
       const std::uint32_t cell = square_.get()[left << kSquareBits | right];
-      if (cell != 0) visit(left, right, cell + carried(left, right));
+      if (cell != 0) visit(left, right, cell + in_map(key_of(left, right)));
     }
   }
   for (const Slot& slot : slots_) {
-    if (slot.key != kFree) visit(static_cast<Id>(slot.key >> 32), static_cast<Id>(slot.key), slot.count);
+    const Id left = slot.key >> 16, right = slot.key & (kCompact - 1);
+    if (slot.count != 0) visit(left, right, slot.count + in_map(key_of(left, right)));
+  }
+  for (const auto& [key, count] : map_) {
+    const auto left = static_cast<Id>(key >> 32), right = static_cast<Id>(key);
+    if ((left | right) >= kCompact) visit(left, right, count);
   }
 }
 

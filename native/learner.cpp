@@ -56,30 +56,30 @@ void Learner::count_all() {
     Id left, right;
     std::int64_t count;
     std::uint32_t places;
+    std::uint32_t pair;
   };
   std::vector<Sum> sums;
   PairTable seen;
-  const auto each_pair = [&](auto&& visit) {
-    std::size_t segment = 0;
-    for (std::size_t place = 0; place + 1 < units_.size(); ++place) {
-      if (units_[place] == UnitWords::kWordEnd || units_[place + 1] == UnitWords::kWordEnd) continue;
-      visit(units_[place], units_[place + 1], static_cast<std::uint32_t>(place), weight_at(static_cast<std::uint32_t>(place), segment));
-    }
-  };
-  each_pair([&](Id left, Id right, std::uint32_t, std::int64_t count) {
+  std::vector<std::uint32_t> sum_at(units_.size(), kNone);  // so that the second pass looks nothing up
+  std::size_t segment = 0;
+  for (std::size_t place = 0; place + 1 < units_.size(); ++place) {
+    const Id left = units_[place], right = units_[place + 1];
+    if (left == UnitWords::kWordEnd || right == UnitWords::kWordEnd) continue;
     std::uint32_t& index = seen(left, right);
     if (index == kNone) {
       index = static_cast<std::uint32_t>(sums.size());
-      sums.push_back({left, right, 0, 0});
+      sums.push_back({left, right, 0, 0, kNone});
     }
-    sums[index].count += count;
+    sum_at[place] = index;
+    sums[index].count += weight_at(static_cast<std::uint32_t>(place), segment);
     sums[index].places += 1;
-  });
-  for (const Sum& sum : sums) add_pair(sum.left, sum.right, sum.count, sum.places);
-  each_pair([&](Id left, Id right, std::uint32_t place, std::int64_t) {
-    const std::uint32_t* index = table_.find(left, right);
-    if (index != nullptr) pairs_[*index].places.push_back(place);
-  });
+  }
+  for (Sum& sum : sums) sum.pair = add_pair(sum.left, sum.right, sum.count, sum.places);
+  for (std::size_t place = 0; place < units_.size(); ++place) {
+    if (sum_at[place] == kNone) continue;
+    const std::uint32_t pair = sums[sum_at[place]].pair;
+    if (pair != kNone) pairs_[pair].places.push_back(static_cast<std::uint32_t>(place));
+  }
 }
 
 bool Learner::peek(Candidate& candidate) {

@@ -256,6 +256,26 @@ def tokenizer_compare(*tokenizers: Path, on: Annotated[tuple[Path, ...], Paramet
     show(compare_tokenizers([_open_tokenizer(path) for path in tokenizers], list(on)), True)
 
 
+@tokenizer_app.command(name="advise")
+def tokenizer_advise(*, params: str, hidden_size: int | None = None, json: Flag = False) -> None:
+    """Advise on a vocabulary size for a model of so many parameters, such as 26m."""
+    import dataclasses
+
+    from .tokenizer.advise import advise
+
+    advice = advise(params, hidden_size)
+    reason = {
+        "law": tr("词表的规模律，乘以 1.6（小模型读的文本远多于规模律的最优）", "the scaling law of vocabularies, times 1.6 (small models read far more text than its optimum)"),
+        "floor": tr("常用汉字需要的余地，规模律要的更少", "room for the common characters; the law alone asks for less"),
+        "share": tr("模型太小，嵌入不宜超过三分之一", "the model is small, and its embedding should not take more than a third"),
+    }[advice.why]
+    text = tr(
+        f"--vocab-size {advice.vocab_size}：宽度 {advice.hidden_size} 时嵌入占全部参数的 {advice.embedding_share:.0%}。依据：{reason}（规模律：{advice.law}）。",
+        f"--vocab-size {advice.vocab_size}: at width {advice.hidden_size} the embedding is {advice.embedding_share:.0%} of all parameters. Because of {reason} (the law: {advice.law}).",
+    )
+    show(dataclasses.asdict(advice), json, text)
+
+
 def _open_tokenizer(path: Path) -> Tokenizer:
     from . import load_tokenizer
 

@@ -121,3 +121,20 @@ def test_an_iterator_may_be_read_twice(tmp_path: Path):
     once = train_tokenizer(iter(documents), 256 + 16 + 20, tmp_path / "once")
     again = train_tokenizer(iter(documents[::-1]), 256 + 16 + 20, tmp_path / "again")
     assert once.vocabulary == again.vocabulary
+
+
+def test_counts_beyond_32_bits():
+    """In the square, in the table beside it, and of characters that are later than either."""
+    census = _native.Census()
+    census.add(["".join(map(chr, range(0x4E00, 0x4E00 + 3000))), "".join(map(chr, range(0x20000, 0x20000 + 64_000)))])
+    for word in ("一丁", chr(0x4E00 + 2500) + chr(0x4E00 + 2800), chr(0x20000 + 63_990) * 2):
+        for count in (2**32 - 2, 1, 1, 2**33, 5):
+            census.add_word(word, count)
+    counts = [census.floor_that_leaves(rank) for rank in (1, 2, 3, 4)]
+    assert counts == [2**32 + 2**33 + 6, 2**32 + 2**33 + 5, 2**32 + 2**33 + 5, 1]  # the first stands in the text as well
+
+
+def test_more_characters_than_sixteen_bits():
+    plane = [chr(point) for point in range(0x20000, 0x20000 + 70_000)]
+    documents = ["".join(plane)] + [(plane[-1] + plane[-2]) * 3 + plane[5] + "你好" for _ in range(4)]
+    assert learn(documents, 12, 2, 0)[0] == uncut(documents, 12, 2, 0)

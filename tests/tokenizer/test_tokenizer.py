@@ -18,6 +18,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.corpus.readers import read_documents
 from hanlin.tokenizer import Tokenizer, compare, inspect, load_tokenizer, train_tokenizer
+from hanlin.tokenizer.advise import advise
 from hanlin.tokenizer.files import FILES
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -204,3 +205,17 @@ def test_inspect_and_compare_add_up(tokenizer: Tokenizer, corpus: list[str], tmp
 def test_loading_needs_no_torch(tokenizer: Tokenizer) -> None:
     code = f"import sys, hanlin.tokenizer as t; t.load_tokenizer({str(tokenizer.path)!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("parameters,least,most", [("0.94m", 1024, 3000), ("26m", 6400, 9000), ("100m", 12_000, 20_000), ("0.3b", 26_000, 38_000), (900e6, 45_000, 64_000)])
+def test_advice_is_what_is_in_use(parameters, least, most):
+    advice = advise(parameters)
+    assert least <= advice.vocab_size <= most and advice.vocab_size % 128 == 0
+    assert advice.embedding_share == pytest.approx(advice.vocab_size * advice.hidden_size / (float(parameters.rstrip("mb")) * {"m": 1e6, "b": 1e9}[parameters[-1]] if isinstance(parameters, str) else parameters))
+    assert advice.embedding_share <= 0.36
+
+
+@pytest.mark.parametrize("wrong", ["", "26x", "-5m", "12", "nan"])
+def test_advice_on_nonsense_is_refused(wrong):
+    with pytest.raises(HanlinError):
+        advise(wrong)

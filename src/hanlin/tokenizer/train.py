@@ -26,9 +26,9 @@ from .files import build_vocabulary, write_files
 from .special import BYTES, special_tokens
 from .tokenizer import Tokenizer
 
-BATCH_BYTES = 1 << 22
+BATCH_BYTES = 1 << 20
 TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: it doubles when it grows
-BYTES_PER_SYMBOL = 16  # of a distinct piece, while merges are learnt
+BYTES_PER_SYMBOL = 11  # of the distinct pieces, while merges are learnt: 9 measured here
 COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
 BIGRAMS_PER_MERGE = 1.5  # kept whole: the rarest of them is then a third to three quarters as frequent as the last merge (measured here)
 KIND = "tokenizer"
