@@ -6,6 +6,7 @@ A layout is recognised by its keys alone; the tables are tried in order, most sp
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ class Layout(NamedTuple):
 
 
 Record = Mapping[str, Any]
+_BEGINS_WRAPPED = re.compile(r"\s*<(?:\|im_start\||s)>")
 _WRAPPED = re.compile(r"<\|im_start\|>|<\|im_end\|>|<\|endoftext\|>|</?s>")
 
 
@@ -42,7 +44,7 @@ def recognise(record: Any, layouts: tuple[Layout, ...]) -> Layout | None:
 
 def _plain(record: Record | str) -> str:
     text = text_of(record if isinstance(record, str) else record["text"])
-    if text.lstrip().startswith(("<|im_start|>", "<s>")):  # minimind's pretrain_hq wraps each sample in chat markers
+    if _BEGINS_WRAPPED.match(text):  # minimind's pretrain_hq wraps each sample in chat markers
         text = "\n".join(part.strip() for part in _WRAPPED.split(text) if part.strip())
     return text
 
@@ -307,14 +309,22 @@ SCHEMAS: dict[str, tuple[Layout, ...]] = {"documents": DOCUMENTS, "conversations
 
 def recognise_for(record: Any, schema: str) -> Layout | None:
     """The layout of `record` for a schema (a key of `SCHEMAS`), told apart from other schemas' records with the same keys."""
+    if schema == "documents" and isinstance(record, Mapping):
+        return _document_layout(tuple(record))
     layout = recognise(record, SCHEMAS[schema])
     if layout is None or not isinstance(record, Mapping):
         return layout
     ranked = isinstance(record.get("output"), list)
-    foreign = {
-        "preferences": layout.convert is _ranked and not ranked,
-        "conversations": ranked or {"chosen", "rejected"} <= record.keys(),
-        # `content` is a document's in WanJuan and WuDao, and a message's or an answer's elsewhere.
-        "documents": "content" in layout.keys and ("role" in record or recognise(record, CONVERSATIONS) is not None),
-    }
+    foreign = {"preferences": layout.convert is _ranked and not ranked, "conversations": ranked or {"chosen", "rejected"} <= record.keys()}
     return None if foreign[schema] else layout
+
+
+@functools.lru_cache(1024)
+def _document_layout(keys: tuple[str, ...]) -> Layout | None:
+    """A document's layout depends on its keys alone, and most files have one set of them."""
+    record = dict.fromkeys(keys)
+    layout = recognise(record, DOCUMENTS)
+    if layout is None or "content" not in layout.keys:
+        return layout
+    # `content` is a document's in WanJuan and WuDao, and a message's or an answer's elsewhere.
+    return None if "role" in record or recognise(record, CONVERSATIONS) is not None else layout
