@@ -88,14 +88,25 @@ std::vector<LearntMerge> learn(Learner* pieces, Learner& tokens, std::int64_t le
   return merges;
 }
 
+// Learns down to a guess at the last merge's count, lower each time it was too high: a pair that is rarer when it is born can never be
+// merged, and need not be remembered.
+std::vector<LearntMerge> train_plain(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress) {
+  Census census;
+  for (const Word& word : words) census.add_word(word.bytes, word.count);
+  std::int64_t least = std::max(options.min_frequency, census.floor_that_leaves(2 * options.new_tokens));
+  while (true) {
+    Learner tokens(byte_words(words), {least, options.max_characters});
+    std::vector<LearntMerge> merges = learn(nullptr, tokens, least, options, progress);
+    if (merges.size() == options.new_tokens || least <= options.min_frequency) return merges;
+    least = std::max(options.min_frequency, least / 4);
+  }
+}
+
 }  // namespace
 
 std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress) {
   const LearnerLimits limits{options.min_frequency, options.max_characters};
-  if (!options.aligned) {
-    Learner tokens(byte_words(words), limits);
-    return learn(nullptr, tokens, options.min_frequency, options, progress);
-  }
+  if (!options.aligned) return train_plain(words, options, progress);
   CharacterView view = character_words(words);
   std::vector<Word> characters;
   for (std::size_t unit = 0; unit < view.counts.size(); ++unit) characters.push_back({view.words.alphabet[unit], view.counts[unit]});
