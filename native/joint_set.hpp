@@ -13,7 +13,7 @@ class JointSet {
  public:
   JointSet() = default;
 
-  // For `pairs` of them; wrong in about one case of 32 then.
+  // For `pairs` of them; wrong in at most one case of 32 then.
   explicit JointSet(std::size_t pairs)
       : shift_(64 - static_cast<unsigned>(std::countr_zero(std::bit_ceil((pairs < 2048 ? 2048 : pairs) * 32)))), bits_((std::size_t{1} << (64 - shift_)) / 64, 0) {}
 

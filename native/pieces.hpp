@@ -4,7 +4,8 @@
 // Within a given memory: when the table of pieces is full it goes to disk as a sorted run, and the runs are merged at the end, so counts
 // stay exact. Should even the distinct pieces be too many to learn from, rare ones are thinned: of those that occur c < w times a share of
 // c/w is kept, chosen by their hash, as if they occurred w times. The expected count of every pair of tokens stays what it was, the
-// deviation of a count n is at most sqrt(w·n), and the choice depends on the pieces alone. Rare pieces hold much of a Chinese corpus:
+// deviation of a count n is at most sqrt(w·n) for a pair that no piece holds twice (sqrt(k·w·n) for one held k times), and the choice
+// depends on the pieces alone. Rare pieces hold much of a Chinese corpus:
 // dropping them, as "min_frequency" on words does, costs a tenth of the compression.
 #pragma once
 

@@ -39,7 +39,8 @@ struct LearntMerge {
 // Called now and then with the number of tokens learnt; may throw to stop the training.
 using TrainProgress = std::function<void(std::size_t)>;
 
-// Merges in the order they were learnt; fewer than asked for if the words give no more.
+// Merges in the order they were learnt; fewer than asked for if the words give no more. For aligned training this is the plain definition
+// that train_pieces is tested against.
 std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress = {});
 
 struct PieceTraining {

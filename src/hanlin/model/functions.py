@@ -1,6 +1,6 @@
 """Norm and rotation with their backward passes written out: fewer passes over memory than autograd's.
 
-Measured here on two Zen 3 cores, (16, 256, 128) float32, forward and backward: RMS norm 5.1 → 1.7 ms, rotation 2.9 → 1.6 ms.
+Measured here on one core, float32, forward and backward: RMS norm of (16, 256, 128) 5.1 → 1.7 ms, rotation of (16, 4, 256, 32) 2.9 → 1.6 ms.
 """
 
 from __future__ import annotations
