@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanlin import _native
+from hanlin.common.errors import HanlinError
 from hanlin.tokenizer import train_tokenizer
 
 from .test_trainer import some_text
@@ -83,6 +86,12 @@ def test_a_run_that_cannot_be_written_is_an_error(tmp_path):
     census.add(["你好吗"])
     with pytest.raises(RuntimeError, match="No such file"):
         _native.PieceCounter(census, 1, 1, 0, str(tmp_path / "nowhere")).add(["你好吗"])
+
+
+def test_a_full_disk_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: contextlib.nullcontext(str(tmp_path / "gone")))
+    with pytest.raises(HanlinError, match="memory"):
+        train_tokenizer(iter(["你好吗，我很好。" * 40] * 3), 300, tmp_path / "t", memory=4)
 
 
 def test_thinning_is_a_function_of_the_pieces_and_costs_little():

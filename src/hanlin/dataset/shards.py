@@ -18,7 +18,9 @@ import numpy as np
 from ..common.errors import HanlinError
 from ..common.manifest import Manifest, artifact, read_manifest
 from ..tokenizer import Tokenizer
+from ..tokenizer.texts import utf8_batches
 
+BATCH_BYTES = 1 << 22  # of text, encoded by one thread at a time
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES: dict[int, type] = {8: np.uint16, 4: np.int32}  # Megatron's codes
 
@@ -155,26 +157,12 @@ def _encoded(documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, threa
 
     running: collections.deque[Future[tuple[np.ndarray, np.ndarray, int]]] = collections.deque()
     with ThreadPoolExecutor(threads) as pool:
-        for batch in _batches(documents):
+        for batch in utf8_batches((document["text"] for document in documents), BATCH_BYTES):
             running.append(pool.submit(encode, batch))
             if len(running) > threads + 1:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-
-
-def _batches(documents: Iterable[Mapping[str, Any]], size: int = 1 << 22) -> Iterator[list[bytes]]:
-    """Texts as UTF-8, about `size` bytes at a time."""
-    batch: list[bytes] = []
-    held = 0
-    for document in documents:
-        batch.append(document["text"].encode("utf-8", "surrogatepass"))
-        held += len(batch[-1])
-        if held >= size:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
 
 
 def build_conversation_dataset(

@@ -24,6 +24,7 @@ from hanlin.common.manifest import artifact
 from .chat import ROLES
 from .files import build_vocabulary, write_files
 from .special import BYTES, special_tokens
+from .texts import utf8_batches
 from .tokenizer import Tokenizer
 
 BATCH_BYTES = 1 << 20
@@ -256,6 +257,12 @@ class _Texts:
             counter = free.get()
             try:
                 counter.add(batch)
+            except RuntimeError as error:  # a run that could not be written
+                raise HanlinError(
+                    f"计数写不到磁盘（{error}）。请在输出目录所在的磁盘腾出空间，或加大 --memory，再运行同一条命令。",
+                    f"Counts could not be written to disk ({error}). Make room on the disk of the output directory, or raise --memory, and run "
+                    "the same command again.",
+                ) from None
             finally:
                 free.put(counter)
 
@@ -287,7 +294,7 @@ class _Texts:
             while head := self._copy.read(8):
                 yield [self._copy.read(int.from_bytes(head, "little"))]
             return
-        for batch in _batches(_documents(self._source)):
+        for batch in utf8_batches(_documents(self._source), BATCH_BYTES):
             if self._copy is not None:
                 for text in batch:
                     self._copy.write(len(text).to_bytes(8, "little") + text)
@@ -302,18 +309,3 @@ def _documents(source: Path | str | Sequence[Path | str] | Iterable[str]) -> Ite
             yield document.get("text", "")
     else:
         yield from (str(text) for text in source)
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[bytes]]:
-    """Documents as UTF-8, a few megabytes at a time; a lone surrogate becomes its three bytes, which no merge touches if aligned."""
-    batch: list[bytes] = []
-    size = 0
-    for document in documents:
-        data = document.encode("utf-8", "surrogatepass")
-        batch.append(data)
-        size += len(data)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
