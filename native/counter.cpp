@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "prefetch.hpp"
 #include "scanner.hpp"
 
 namespace hanlin {
@@ -14,12 +15,6 @@ namespace {
 constexpr std::int64_t kMaxWeight = std::int64_t{1} << 62;
 
 std::uint32_t tag_of(std::string_view word) { return static_cast<std::uint32_t>(hash_bytes(word)); }
-
-void prefetch([[maybe_unused]] const void* address) {
-#if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(address);
-#endif
-}
 
 }  // namespace
 

@@ -2,9 +2,10 @@
 //
 // Within a pre-token, the neighbouring pair whose merge was learnt first is merged, the leftmost where there are several, until no
 // neighbours can be merged. This defines the result; how it is reached here differs only in speed:
-// short pre-tokens by scanning an array of ranks, long ones rank by rank, so that 10 MB of one character take no longer
+// short pieces by scanning an array of ranks, long ones rank by rank, so that 10 MB of one character take no longer
 // than other text. A vocabulary whose merges never mix pieces of characters with other characters starts from whole characters, and cuts a
-// pre-token wherever no token holds the two characters side by side: what is left is mostly one or two characters, or a token.
+// pre-token wherever no token holds the two characters side by side: what is left is mostly one or two characters, or a token. Pieces
+// wait until a few hundred of them can be looked up together, because the tables are larger than the fast caches.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "joint_set.hpp"
+#include "prefetch.hpp"
 #include "unicode.hpp"
 
 namespace hanlin {
@@ -28,6 +30,8 @@ class MergeTable {
 
   void reserve(std::size_t merges);
   void insert(Id left, Id right, std::uint32_t rank);  // an earlier rank of the same pair stays
+
+  void prefetch(Id left, Id right) const { hanlin::prefetch(&slots_[home(key_of(left, right))]); }
 
   std::uint32_t rank(Id left, Id right) const {
     const std::uint64_t key = key_of(left, right);
@@ -54,9 +58,17 @@ struct Merge {
 
 class Encoder {
  public:
-  // Working memory of one thread.
+  // A stretch of text that no merge crosses, as the tokens it starts from.
+  struct Piece {
+    std::size_t begin;   // in Scratch::parts
+    std::size_t size;    // in parts
+    std::uint64_t hash;  // of the parts, if there are three or more
+    Id word;             // that it is as a whole, if it is one
+  };
+  // Working memory of one thread: the pieces that wait, and lists of the merging.
   struct Scratch {
-    std::vector<Id> ids;
+    std::vector<Id> parts;
+    std::vector<Piece> pieces;
     std::vector<std::uint32_t> ranks;
     std::vector<std::uint32_t> previous, next;
   };
@@ -79,8 +91,8 @@ class Encoder {
  private:
   struct WordSlot {
     std::uint64_t hash;
-    std::uint32_t begin;       // of its bytes in word_bytes_
-    std::uint32_t id_and_size; // 21 bits and 11, kNoWord where there is none
+    std::uint32_t begin;        // of its parts in word_parts_
+    std::uint32_t id_and_size;  // 21 bits and 11, kNoWord where there is none
 
     Id id() const { return id_and_size >> kSizeBits; }
     std::size_t size() const { return id_and_size & ((1u << kSizeBits) - 1); }
@@ -88,26 +100,32 @@ class Encoder {
   static constexpr unsigned kSizeBits = 11;
   static constexpr std::uint32_t kNoWord = 0xFFFFFFFF;
 
-  void check() const;
-  bool is_aligned() const;
+  void check(const std::vector<Merge>& merges) const;
+  bool is_aligned(const std::vector<Merge>& merges) const;
+  void index_characters();
   void index_words();
   void index_joints();
-  void encode_pretoken(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const;
-  void encode_whole(std::string_view word, std::vector<Id>& ids, Scratch& scratch) const;
-  void merge_short(std::vector<Id>& ids, Scratch& scratch) const;
-  void merge_long(std::vector<Id>& ids, Scratch& scratch) const;
-  bool whole_word(std::string_view word, Id& id) const;
+  void cut(std::string_view word, Scratch& scratch) const;
+  void close(Scratch& scratch) const;
+  void finish(std::vector<Id>& ids, Scratch& scratch) const;
+  Id find_word(const Piece& piece, const Id* parts) const;
+  void append_merged(const Piece& piece, std::vector<Id>& ids, Scratch& scratch) const;
+  std::size_t merge_short(Id* parts, std::size_t size, Scratch& scratch) const;
+  std::size_t merge_long(Id* parts, std::size_t size, Scratch& scratch) const;
+  Id result_of(std::uint32_t rank) const { return consecutive_ ? first_result_ + rank : results_[rank]; }
 
   std::vector<std::string> tokens_;
   std::size_t ordinary_;
-  std::vector<Merge> merges_;
+  std::vector<Id> results_;   // of merges, by rank
+  bool consecutive_ = true;   // whether each is one more than the one before, as the trainer has it: then nothing is looked up
+  Id first_result_ = 0;
   MergeTable table_;
   Id byte_ids_[256];
   bool aligned_ = false;
   std::vector<Id> char_ids_;  // by code point below 0x10000, kNoToken where the character is several tokens; only if aligned
   JointSet joints_;  // characters that stand side by side in a token; only if aligned
-  std::vector<WordSlot> words_;  // tokens that encode to themselves, by their bytes
-  std::string word_bytes_;
+  std::vector<WordSlot> words_;  // tokens of three parts or more that encode to themselves, by their parts
+  std::vector<Id> word_parts_;   // of all of them, one behind the other
   std::size_t longest_word_ = 0;
 };
 

@@ -58,7 +58,8 @@ def test_counts_cannot_overflow() -> None:
 
 def test_interrupt_stops_training_within_a_second() -> None:
     code = """
-import random, sys
+import random, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 from hanlin import _native
 rng = random.Random(0)
 counter = _native.PretokenCounter()
