@@ -14,6 +14,7 @@
 
 #include "counter.hpp"
 #include "encoder.hpp"
+#include "json_lines.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "trainer.hpp"
@@ -59,6 +60,11 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
 }
 
 nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
+
+template <typename Counter>
+void count_batch(Counter& counter, const TextBatch& texts) {
+  for (std::size_t index = 0; index < texts.size(); ++index) counter.add(texts[index]);
+}
 
 template <typename Counter>
 void count_texts(Counter& counter, nb::sequence texts) {
@@ -144,20 +150,25 @@ nb::list encode_text(const Encoder& encoder, nb::handle text) {
   return result;
 }
 
-nb::tuple encode_texts(const Encoder& encoder, nb::sequence texts) {
-  const Texts items(texts);
+template <typename Batch>
+nb::tuple encode_all(const Encoder& encoder, const Batch& texts) {
   std::vector<Id> ids;
   std::vector<std::uint64_t> offsets{0};
   {
     nb::gil_scoped_release release;
     Encoder::Scratch scratch;
-    offsets.reserve(items.views.size() + 1);
-    for (const std::string_view text : items.views) {
-      encoder.encode(text, ids, scratch);
+    offsets.reserve(texts.size() + 1);
+    for (std::size_t index = 0; index < texts.size(); ++index) {
+      encoder.encode(texts[index], ids, scratch);
       offsets.push_back(ids.size());
     }
   }
   return nb::make_tuple(to_numpy(std::move(ids)), to_numpy(std::move(offsets)));
+}
+
+nb::tuple encode_texts(const Encoder& encoder, nb::sequence texts) {
+  const Texts items(texts);
+  return encode_all(encoder, items.views);
 }
 
 nb::bytes decode_ids(const Encoder& encoder, const std::vector<Id>& ids) {
@@ -177,8 +188,30 @@ NB_MODULE(_native, m) {
   using namespace hanlin;
   m.doc() = "The C++ core of the tokenizer: pre-token counting, BPE training, encoding.";
 
+  nb::class_<TextBatch>(m, "TextBatch", "Texts as UTF-8, behind one another.")
+      .def(nb::init<>())
+      .def("append", [](TextBatch& batch, nb::handle text) { batch.append(view_of(text)); }, "text"_a, "Add str or bytes.")
+      .def("__len__", &TextBatch::size)
+      .def("__getitem__", [](const TextBatch& batch, std::size_t index) {
+             if (index >= batch.size()) throw nb::index_error("no such text");
+             return to_bytes(batch[index]);
+           }, "index"_a, "A text's bytes.")
+      .def_prop_ro("bytes", &TextBatch::bytes);
+
+  nb::class_<JsonLines>(m, "JsonLines", "Reads the texts of plain JSON lines: see native/json_lines.hpp.")
+      .def(nb::init<std::string, std::size_t>(), "text_key"_a, "longest"_a)
+      .def("know", &JsonLines::know, "keys"_a, "Objects with just these keys, in this order, are plain from now on.")
+      .def("read", [](const JsonLines& reader, nb::bytes block, std::size_t begin, TextBatch& texts) {
+             const std::string_view lines = view_of(block);
+             nb::gil_scoped_release release;
+             std::size_t passed = 0;
+             const std::size_t end = reader.read(lines, begin, texts, passed);
+             return std::make_tuple(end, passed);
+           }, "block"_a, "begin"_a, "texts"_a, "Append texts until a line is not plain: (where that is, or the end; lines passed).");
+
   nb::class_<PretokenCounter>(m, "PretokenCounter", "Counts the pre-tokens of texts.")
       .def(nb::init<>())
+      .def("add", &count_batch<PretokenCounter>, "texts"_a, nb::call_guard<nb::gil_scoped_release>(), "Count a batch of documents.")
       .def("add", &count_texts<PretokenCounter>, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
       .def("add_word", [](PretokenCounter& counter, nb::handle word, std::int64_t count) { counter.add_word(view_of(word), count); }, "word"_a, "count"_a,
            "Count one pre-token as it is.")
@@ -190,10 +223,14 @@ NB_MODULE(_native, m) {
 
   nb::class_<Census>(m, "Census", "Counts characters and bigrams: see native/census.hpp.")
       .def(nb::init<>())
+      .def("add", &count_batch<Census>, "texts"_a, nb::call_guard<nb::gil_scoped_release>(), "Count a batch of documents.")
       .def("add", &count_texts<Census>, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
       .def("add_word", [](Census& census, nb::handle word, std::int64_t count) { census.add_word(view_of(word), count); }, "word"_a, "count"_a,
            "Count one pre-token as it is.")
       .def("merge", &Census::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another census's counts.")
+      .def("save", &Census::save, "path"_a, nb::call_guard<nb::gil_scoped_release>(), "Write it to a file; RuntimeError if that fails.")
+      .def_static("load", [](const std::string& path) { return std::shared_ptr<Census>(Census::load(path)); }, "path"_a,
+                  nb::call_guard<nb::gil_scoped_release>(), "Read what was saved; RuntimeError if that fails.")
       .def("floor_that_leaves", &Census::floor_that_leaves, "bigrams"_a, nb::call_guard<nb::gil_scoped_release>(),
            "The highest count that so many bigrams have or exceed.")
       .def_prop_ro("bytes", &Census::bytes);
@@ -203,14 +240,16 @@ NB_MODULE(_native, m) {
              return std::make_unique<PieceCounter>(std::move(census), floor, PieceMemory{table_bytes, symbols, folder});
            }),
            "census"_a, "floor"_a, "table_bytes"_a = 0, "symbols"_a = 0, "folder"_a = "")
+      .def("add", &count_batch<PieceCounter>, "texts"_a, nb::call_guard<nb::gil_scoped_release>(), "Count a batch of documents.")
       .def("add", &count_texts<PieceCounter>, "texts"_a, "Count a sequence of str or bytes that the census has seen.")
       .def("add_word", [](PieceCounter& counter, nb::handle word, std::int64_t count) { counter.add_word(view_of(word), count); }, "word"_a, "count"_a,
            "Count one pre-token as it is.")
       .def("merge", &PieceCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Take another counter's counts.")
+      .def("save", &PieceCounter::save, nb::call_guard<nb::gil_scoped_release>(), "Write all counts to runs in the folder; their paths.")
+      .def("adopt", &PieceCounter::adopt, "run"_a, "Count a run that an earlier process wrote.")
       .def_prop_ro("distinct", &PieceCounter::distinct)
       .def_prop_ro("thinning", &PieceCounter::thinning)
-      .def_prop_ro("floor", &PieceCounter::floor)
-      .def_prop_ro("bytes", &PieceCounter::bytes);
+      .def_prop_ro("floor", &PieceCounter::floor);
 
   m.def("train_pieces", &train_from_pieces, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "progress"_a = nb::none(),
         "Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough).");
@@ -222,6 +261,7 @@ NB_MODULE(_native, m) {
       .def(nb::new_(&make_encoder), "tokens"_a, "ordinary"_a, "merges"_a,
            "tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank.")
       .def("encode", &encode_text, "text"_a, "Ids of str or bytes.")
+      .def("encode_batch", &encode_all<TextBatch>, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
       .def("encode_batch", &encode_texts, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
       .def("decode", &decode_ids, "ids"_a, "The bytes that ids spell; IndexError if an id does not exist.")
       .def("unreachable", &unreachable, nb::call_guard<nb::gil_scoped_release>(), "Ordinary ids no text was found to produce.")

@@ -5,6 +5,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "file.hpp"
 #include "scanner.hpp"
 
 namespace hanlin {
@@ -133,6 +134,33 @@ void Census::merge(const Census& other) {
   weight_ += other.weight_;
 }
 
+// Numbers of 64 bits: how many characters there are, then each with its count, then the bigrams as left, right, count to the end.
+void Census::save(const std::string& path) const {
+  FileWriter file(path);
+  file.put({alphabet_.size(), bytes_, static_cast<std::uint64_t>(weight_)});
+  for (Id id = 0; id < alphabet_.size(); ++id) file.put({alphabet_.code_point(id), static_cast<std::uint64_t>(counts_[id])});
+  bigrams_.each([&](Id left, Id right, std::int64_t count) { file.put({left, right, static_cast<std::uint64_t>(count)}); });
+  file.close();
+}
+
+std::unique_ptr<Census> Census::load(const std::string& path) {
+  FileReader file(path);
+  auto census = std::make_unique<Census>();
+  std::uint64_t head[3], character[2], bigram[3];
+  if (!file.get(head, 3)) file.fail("empty");
+  census->bytes_ = head[1];
+  census->weight_ = static_cast<std::int64_t>(head[2]);
+  for (std::uint64_t id = 0; id < head[0]; ++id) {
+    if (!file.get(character, 2) || character[0] >= kCodePoints || census->alphabet_.id_of(static_cast<std::uint32_t>(character[0])) != id) file.fail("damaged");
+    census->counts_.push_back(static_cast<std::int64_t>(character[1]));
+  }
+  while (file.get(bigram, 3)) {
+    if (bigram[0] >= head[0] || bigram[1] >= head[0]) file.fail("damaged");
+    census->bigrams_.add(static_cast<Id>(bigram[0]), static_cast<Id>(bigram[1]), static_cast<std::int64_t>(bigram[2]));
+  }
+  return census;
+}
+
 std::int64_t Census::floor_that_leaves(std::size_t bigrams) const {
   return bigrams == 0 ? bigrams_.count_at_rank(0) + 1 : std::max<std::int64_t>(bigrams_.count_at_rank(bigrams - 1), 1);
 }
@@ -142,27 +170,6 @@ std::vector<Census::Character> Census::characters() const {
   for (Id id = 0; id < alphabet_.size(); ++id) characters.push_back({utf8(alphabet_.code_point(id)), counts_[id]});
   std::sort(characters.begin(), characters.end(), [](const Character& a, const Character& b) { return a.count > b.count; });
   return characters;
-}
-
-std::string utf8(std::uint32_t code_point) {
-  std::string bytes;
-  const auto put = [&](std::uint32_t byte) { bytes.push_back(static_cast<char>(byte)); };
-  if (code_point < 0x80) {
-    put(code_point);
-  } else if (code_point < 0x800) {
-    put(0xC0 | code_point >> 6);
-    put(0x80 | (code_point & 0x3F));
-  } else if (code_point < 0x10000) {
-    put(0xE0 | code_point >> 12);
-    put(0x80 | (code_point >> 6 & 0x3F));
-    put(0x80 | (code_point & 0x3F));
-  } else {
-    put(0xF0 | code_point >> 18);
-    put(0x80 | (code_point >> 12 & 0x3F));
-    put(0x80 | (code_point >> 6 & 0x3F));
-    put(0x80 | (code_point & 0x3F));
-  }
-  return bytes;
 }
 
 }  // namespace hanlin

@@ -123,6 +123,10 @@ class Census {
   void add_word(std::string_view word, std::int64_t count);  // one pre-token
   void merge(const Census& other);
 
+  // To a file and back. Throw std::runtime_error, with the system's reason, where that is not possible.
+  void save(const std::string& path) const;
+  static std::unique_ptr<Census> load(const std::string& path);
+
   // The highest floor at which `bigrams` of them are left or more.
   std::int64_t floor_that_leaves(std::size_t bigrams) const;
 
@@ -146,7 +150,5 @@ class Census {
   std::uint64_t bytes_ = 0;
   std::int64_t weight_ = 0;  // characters, each as often as it occurs
 };
-
-std::string utf8(std::uint32_t code_point);
 
 }  // namespace hanlin

@@ -100,6 +100,15 @@ void PieceCounter::spill_if_full() {
   table_ = WordTable();
 }
 
+const std::vector<std::string>& PieceCounter::save() {
+  require_census();
+  if (table_.size() > 0) {
+    spill_.write(table_);
+    table_ = WordTable();
+  }
+  return spill_.runs();
+}
+
 void PieceCounter::each(const Visit& visit) const {
   if (!spill_.empty()) return spill_.each(table_, visit);
   for (std::size_t index = 0; index < table_.size(); ++index) visit(table_[index].bytes, table_[index].count);

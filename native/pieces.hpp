@@ -41,6 +41,10 @@ class PieceCounter {
   void add_word(std::string_view word, std::int64_t count);
   void merge(PieceCounter& other);  // of the same census and floor; takes its pieces
 
+  // Writes what it holds to disk; the runs it has then, for adopt() in another process.
+  const std::vector<std::string>& save();
+  void adopt(std::string run) { spill_.adopt(std::move(run)); }
+
   // The pieces over the alphabet's ids, thinned if they are too many. They are given away, and the census with them, to have less in
   // memory while they are learnt from: nothing can be added afterwards.
   UnitWords take_words();

@@ -2,31 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
-#include <cstring>
 #include <memory>
 #include <queue>
-#include <stdexcept>
+
+#include "file.hpp"
 
 namespace hanlin {
 
 namespace {
-
-constexpr std::size_t kBuffer = std::size_t{1} << 20;
-
-struct Close {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
-using File = std::unique_ptr<std::FILE, Close>;
-
-[[noreturn]] void fail(const std::string& path) { throw std::runtime_error(path + ": " + std::strerror(errno)); }
-
-File open(const std::string& path, const char* mode) {
-  File file(std::fopen(path.c_str(), mode));
-  if (!file) fail(path);
-  std::setvbuf(file.get(), nullptr, _IOFBF, kBuffer);
-  return file;
-}
 
 // Indices of a table's words, by hash, equals by their bytes.
 struct Order {
@@ -47,7 +30,7 @@ std::vector<Order> by_hash(const WordTable& table) {
 // One sorted sequence of words: a run's file, or a table.
 class Cursor {
  public:
-  explicit Cursor(const std::string& path) : path_(path), file_(open(path, "rb")) { next(); }
+  explicit Cursor(const std::string& path) : file_(std::make_unique<FileReader>(path)) { next(); }
   explicit Cursor(const WordTable& table) : table_(&table), order_(by_hash(table)) { next(); }
 
   bool done() const { return done_; }
@@ -66,20 +49,17 @@ class Cursor {
       return;
     }
     std::uint64_t head[2];  // size, count
-    const std::size_t read = std::fread(head, sizeof(std::uint64_t), 2, file_.get());
-    done_ = read == 0 && std::feof(file_.get()) != 0;
+    done_ = !file_->get(head, 2);
     if (done_) return;
-    if (read != 2) throw std::runtime_error(path_ + ": cut short");
     bytes_.resize(head[0]);
-    if (std::fread(bytes_.data(), 1, bytes_.size(), file_.get()) != bytes_.size()) throw std::runtime_error(path_ + ": cut short");
+    file_->get(bytes_);
     word_ = bytes_;
     count_ = static_cast<std::int64_t>(head[1]);
     hash_ = hash_bytes(word_);
   }
 
  private:
-  std::string path_;
-  File file_;
+  std::unique_ptr<FileReader> file_;
   const WordTable* table_ = nullptr;
   std::vector<Order> order_;
   std::size_t place_ = 0;
@@ -92,24 +72,17 @@ class Cursor {
 
 }  // namespace
 
-Spill::~Spill() {
-  for (const std::string& run : runs_) std::remove(run.c_str());
-}
-
 void Spill::write(const WordTable& table) {
   static std::atomic<unsigned> serial{0};
   const std::string path = folder_ + "/run-" + std::to_string(serial++);
-  runs_.push_back(path);  // so that half a file is removed as well
-  const File file = open(path, "wb");
+  FileWriter file(path);
   for (const Order& item : by_hash(table)) {
     const Word word = table[item.index];
-    const std::uint64_t head[2] = {word.bytes.size(), static_cast<std::uint64_t>(word.count)};
-    if (std::fwrite(head, sizeof(std::uint64_t), 2, file.get()) != 2 ||
-        std::fwrite(word.bytes.data(), 1, word.bytes.size(), file.get()) != word.bytes.size()) {
-      fail(path);
-    }
+    file.put({word.bytes.size(), static_cast<std::uint64_t>(word.count)});
+    file.put(word.bytes);
   }
-  if (std::fflush(file.get()) != 0) fail(path);
+  file.close();
+  runs_.push_back(path);
 }
 
 void Spill::absorb(Spill& other) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -14,17 +13,17 @@ namespace hanlin {
 
 class Spill {
  public:
-  // `folder` must exist and last; the files in it are removed with the spill.
+  // `folder` must exist and last. Whose it is removes the runs in it; until then another spill can adopt them, in another process too.
   explicit Spill(std::string folder) : folder_(std::move(folder)) {}
-  ~Spill();
-  Spill(const Spill&) = delete;
-  Spill& operator=(const Spill&) = delete;
 
   // Writes a table's words as a run. Throws std::runtime_error, with the system's reason, if that is not possible.
   void write(const WordTable& table);
 
-  // Takes over another spill's runs.
+  // Takes over another spill's runs, or those of an earlier process.
   void absorb(Spill& other);
+  void adopt(std::string run) { runs_.push_back(std::move(run)); }
+
+  const std::vector<std::string>& runs() const { return runs_; }
 
   bool empty() const { return runs_.empty(); }
 

@@ -40,6 +40,27 @@ const CharClass* char_classes() {
   return classes.data();
 }
 
+std::string utf8(std::uint32_t code_point) {
+  std::string bytes;
+  const auto put = [&](std::uint32_t byte) { bytes.push_back(static_cast<char>(byte)); };
+  if (code_point < 0x80) {
+    put(code_point);
+  } else if (code_point < 0x800) {
+    put(0xC0 | code_point >> 6);
+    put(0x80 | (code_point & 0x3F));
+  } else if (code_point < 0x10000) {
+    put(0xE0 | code_point >> 12);
+    put(0x80 | (code_point >> 6 & 0x3F));
+    put(0x80 | (code_point & 0x3F));
+  } else {
+    put(0xF0 | code_point >> 18);
+    put(0x80 | (code_point >> 12 & 0x3F));
+    put(0x80 | (code_point >> 6 & 0x3F));
+    put(0x80 | (code_point & 0x3F));
+  }
+  return bytes;
+}
+
 Shape shape_of(std::string_view token) {
   Shape shape{0, true, false};
   for (std::size_t position = 0; position < token.size();) {

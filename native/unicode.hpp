@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace hanlin {
@@ -55,6 +56,9 @@ inline Unit decode_unit(std::string_view text, std::size_t position) {
 inline CharClass class_of(const CharClass* classes, Unit unit) {
   return unit.code_point == kInvalid ? CharClass::Other : classes[unit.code_point];
 }
+
+// The encoding of a code point.
+std::string utf8(std::uint32_t code_point);
 
 // Characters in a token: 0 for a piece of one character (or stray bytes), else how many whole characters it spells.
 // A token that mixes whole characters with pieces has no such number; `mixed` tells.

@@ -4,11 +4,34 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy
 
+class TextBatch:
+    """Texts as UTF-8, behind one another."""
+
+    def __init__(self) -> None: ...
+    def append(self, text: str | bytes) -> None:
+        """Add a text."""
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> bytes:
+        """A text's bytes."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of all texts."""
+
+class JsonLines:
+    """Reads the texts of plain JSON lines; stops in front of every other line."""
+
+    def __init__(self, text_key: str, longest: int) -> None:
+        """text_key: the key of the text; longest: bytes of a line beyond which it is not plain."""
+    def know(self, keys: list[str]) -> None:
+        """Objects with just these keys, in this order, are plain from now on."""
+    def read(self, block: bytes, begin: int, texts: TextBatch) -> tuple[int, int]:
+        """Append texts until a line is not plain: (where that is, or the end; lines passed)."""
+
 class PretokenCounter:
     """Counts the pre-tokens of texts."""
 
     def __init__(self) -> None: ...
-    def add(self, texts: Sequence[str | bytes]) -> None:
+    def add(self, texts: Sequence[str | bytes] | TextBatch) -> None:
         """Count a sequence of texts, each a document of its own."""
     def add_word(self, word: str | bytes, count: int) -> None:
         """Count one pre-token as it is."""
@@ -27,12 +50,17 @@ class Census:
     """Counts characters and bigrams of texts."""
 
     def __init__(self) -> None: ...
-    def add(self, texts: Sequence[str | bytes]) -> None:
+    def add(self, texts: Sequence[str | bytes] | TextBatch) -> None:
         """Count a sequence of texts, each a document of its own."""
     def add_word(self, word: str | bytes, count: int) -> None:
         """Count one pre-token as it is."""
     def merge(self, other: Census) -> None:
         """Add another census's counts."""
+    def save(self, path: str) -> None:
+        """Write it to a file; RuntimeError if that fails."""
+    @staticmethod
+    def load(path: str) -> Census:
+        """Read what was saved; RuntimeError if that fails."""
     def floor_that_leaves(self, bigrams: int) -> int:
         """The highest count that so many bigrams have or exceed."""
     @property
@@ -43,12 +71,16 @@ class PieceCounter:
 
     def __init__(self, census: Census, floor: int, table_bytes: int = 0, symbols: int = 0, folder: str = "") -> None:
         """table_bytes: beyond it the table goes to a file in `folder`; symbols: beyond as many, rare pieces are thinned; 0: no limit."""
-    def add(self, texts: Sequence[str | bytes]) -> None:
+    def add(self, texts: Sequence[str | bytes] | TextBatch) -> None:
         """Count a sequence of texts that the census has seen; ValueError if it has not."""
     def add_word(self, word: str | bytes, count: int) -> None:
         """Count one pre-token as it is."""
     def merge(self, other: PieceCounter) -> None:
         """Take the counts of another counter of the same census and floor."""
+    def save(self) -> list[str]:
+        """Write all counts to runs in the folder; their paths. RuntimeError if that fails."""
+    def adopt(self, run: str) -> None:
+        """Count a run that an earlier process wrote."""
     @property
     def distinct(self) -> int:
         """Pieces that were counted; known once they have been learnt from."""
@@ -57,8 +89,6 @@ class PieceCounter:
         """What a piece that was thinned counts for; 1 if none was. Known once they have been learnt from."""
     @property
     def floor(self) -> int: ...
-    @property
-    def bytes(self) -> int: ...
 
 def train_pieces(
     counter: PieceCounter,
@@ -88,7 +118,7 @@ class Encoder:
     def __init__(self, tokens: Sequence[str | bytes], ordinary: int, merges: Iterable[tuple[int, int, int]]) -> None:
         """tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank."""
     def encode(self, text: str | bytes) -> list[int]: ...
-    def encode_batch(self, texts: Sequence[str | bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def encode_batch(self, texts: Sequence[str | bytes] | TextBatch) -> tuple[numpy.ndarray, numpy.ndarray]:
         """All ids (uint32) and where each text's begin (uint64, one more than texts)."""
     def decode(self, ids: Sequence[int]) -> bytes:
         """The bytes that ids spell; IndexError if an id does not exist."""

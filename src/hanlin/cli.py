@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -198,7 +199,7 @@ def tokenizer_train(
 
     train_tokenizer(
         list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain,
-        threads=threads if threads > 0 else os.cpu_count() or 1, memory=_bytes_of(memory), progress=_tokenizer_progress(),
+        threads=threads if threads > 0 else os.cpu_count() or 1, memory=_bytes_of(memory), progress=_show_progress(),
     )  # fmt: skip
     show(read_manifest(out, verify=False).metrics, True)
 
@@ -214,13 +215,13 @@ def _bytes_of(size: str) -> int:
     return int(float(match[1]) * units[match[2]])
 
 
-def _tokenizer_progress() -> Callable[[str, int, int], None]:
-    """Megabytes counted and tokens learnt, shown on stderr every now and then."""
+def _show_progress() -> Callable[..., None]:
+    """Megabytes read and tokens learnt, shown on stderr every now and then."""
     import time
 
     shown = time.monotonic()
 
-    def show_progress(phase: str, done: int, total: int) -> None:
+    def show_progress(phase: str, done: int, total: int = 0) -> None:
         nonlocal shown
         if time.monotonic() - shown < 2 and done != total:
             return
@@ -283,16 +284,24 @@ def _open_tokenizer(path: Path) -> Tokenizer:
 
 
 @dataset_app.command(name="build")
-def dataset_build(corpus: Path, /, *, tokenizer: Path, out: Path, threads: int = 0, json: Flag = False) -> None:
-    """Encode a corpus directory into token shards (Megatron .bin/.idx), on all cores unless --threads says otherwise."""
-    from .common.manifest import read_manifest
-    from .corpus.build import read_corpus
+def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, json: Flag = False) -> None:
+    """Encode a corpus directory, or files of any layout, into token shards (Megatron .bin/.idx).
+
+    Parameters
+    ----------
+    threads
+        That encode; all cores when 0. The files do not depend on it.
+    """
+    from .common.manifest import MANIFEST, read_manifest
     from .dataset import build_text_dataset
 
-    manifest = read_manifest(corpus, "corpus")
+    sources, parents = list(corpus), {}
+    if len(sources) == 1 and (sources[0] / MANIFEST).is_file():
+        parents = {"corpus": read_manifest(sources[0], "corpus").content_hash}
+        sources = [sources[0] / "documents.jsonl.zst"]
     build_text_dataset(
-        read_corpus(corpus, "documents"), _open_tokenizer(tokenizer), out,
-        threads=threads if threads > 0 else os.cpu_count() or 1, parents={"corpus": manifest.content_hash},
+        sources, _open_tokenizer(tokenizer), out, threads=threads if threads > 0 else os.cpu_count() or 1, parents=parents,
+        progress=functools.partial(_show_progress(), "count"),
     )  # fmt: skip
     show(read_manifest(out, verify=False).metrics, True)
 

@@ -19,9 +19,9 @@ from hanlin.dataset import (
     build_conversation_dataset,
     build_text_dataset,
     permutation,
-    shards,
 )
 from hanlin.dataset.packing import pack_best_fit
+from hanlin.tokenizer import texts
 from tests.support import tiny_tokenizer
 
 
@@ -159,7 +159,7 @@ def test_too_long_conversations_are_counted_not_cut(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_text_is_encoded_in_order_whatever_the_threads(tmp_path, tokenizer, threads, monkeypatch):
-    monkeypatch.setattr(shards, "BATCH_BYTES", 50)
+    monkeypatch.setattr(texts, "BATCH_BYTES", 50)
     documents = [{"text": text} for text in ("小明在公园。", "", "你好" * 40, "a\ud800b", "好") * 5]
     data = build_text_dataset(documents, tokenizer, tmp_path / str(threads), threads=threads)
     assert [data.document(i).tolist() for i in range(len(data))] == [[*tokenizer.encode(d["text"]), tokenizer.eos_id] for d in documents]

@@ -254,30 +254,51 @@ def utf8_blocks(path: Path, limits: ReadLimits) -> tuple[str, Iterator[bytes]]:
     return encoding, chained()
 
 
+def line_blocks(stream: Iterator[bytes], limits: ReadLimits) -> Iterator[tuple[int, int, bytes | None]]:
+    """(number of the first line from 1, its byte offset, some whole lines); None in place of a single line above `limits.record_bytes`.
+
+    Only lines that cross the stream's blocks are looked at for their length.
+    """
+    number, offset, length = 1, 0, 0
+    held: list[bytes] = []  # the beginning of a line, unless it is too long already
+    for block in stream:
+        end = block.rfind(b"\n") + 1
+        if not end:
+            length += len(block)
+            if length <= limits.record_bytes:
+                held.append(block)
+            else:
+                held.clear()
+            continue
+        start = block.find(b"\n") + 1 if length else 0
+        if length + start - 1 > limits.record_bytes:
+            yield number, offset, None
+            number, offset = number + 1, offset + length + start
+            held.clear()
+        else:
+            start = 0
+        whole = b"".join([*held, block[start:end]])
+        if whole:
+            yield number, offset, whole
+            number, offset = number + whole.count(b"\n"), offset + len(whole)
+        held = [block[end:]] if 0 < len(block) - end <= limits.record_bytes else []
+        length = len(block) - end
+    if length:
+        yield number, offset, b"".join(held) if held else None
+
+
 def lines(stream: Iterator[bytes], limits: ReadLimits) -> Iterator[tuple[int, int, bytes | None]]:
     """(line number from 1, byte offset, line without its end); the line is None when longer than `limits.record_bytes`."""
-    number, offset, skipped = 1, 0, 0
-    held: list[bytes] = []
-    length = 0
-    for block in stream:
+    for number, offset, block in line_blocks(stream, limits):
+        if block is None:
+            yield number, offset, None
+            continue
         start = 0
-        while (end := block.find(b"\n", start)) >= 0:
-            piece = block[start:end]
-            size = length + skipped + len(piece)
-            too_long = skipped or size > limits.record_bytes
-            yield number, offset, None if too_long else (b"".join([*held, piece]) if held else piece).rstrip(b"\r")
-            number, offset, skipped, length, start = number + 1, offset + size + 1, 0, 0, end + 1
-            held.clear()
-        rest = block[start:]
-        if skipped or length + len(rest) > limits.record_bytes:
-            skipped += length + len(rest)
-            held.clear()
-            length = 0
-        elif rest:
-            held.append(rest)
-            length += len(rest)
-    if skipped or held:
-        yield number, offset, None if skipped else b"".join(held).rstrip(b"\r")
+        while start < len(block):
+            end = block.find(b"\n", start)
+            end = len(block) if end < 0 else end
+            yield number, offset + start, None if end - start > limits.record_bytes else block[start:end].rstrip(b"\r")
+            number, start = number + 1, end + 1
 
 
 def _recoded(stream: Iterator[bytes], encoding: str) -> Iterator[bytes]:

@@ -319,6 +319,12 @@ def recognise_for(record: Any, schema: str) -> Layout | None:
     return None if foreign[schema] else layout
 
 
+def is_plain_text(record: Mapping[str, Any]) -> bool:
+    """Whether a document's text is, as far as its keys tell, what it has under `text`."""
+    layout = recognise_for(record, "documents")
+    return layout is not None and layout.convert is _plain
+
+
 @functools.lru_cache(1024)
 def _document_layout(keys: tuple[str, ...]) -> Layout | None:
     """A document's layout depends on its keys alone, and most files have one set of them."""

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin._native import TextBatch
+
 from ..common.errors import HanlinError, tr
-from .files import DEFAULT_LIMITS, ReadLimits, expand, stem
+from .files import BLOCK, DEFAULT_LIMITS, ReadLimits, expand, stem
 from .layouts import SCHEMAS, recognise_for
 from .messages import BadRecord, Conversation, Document, Preference
 from .records import Quarantine, Raw, records
@@ -39,6 +41,28 @@ def read_documents(
     return _read(paths, "documents", quarantine, limits, source)
 
 
+def read_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[TextBatch]:
+    """Stream the texts of `read_documents`, many in one batch (of about a MiB) that the core can take; several times as fast from JSON lines.
+
+    Raises:
+        HanlinError: as `read_documents`.
+    """
+    batch = TextBatch()
+    for item in _read(paths, "documents", quarantine, limits, "file", texts=True):
+        if isinstance(item, TextBatch):
+            if len(batch):
+                yield batch
+                batch = TextBatch()
+            yield item
+        else:
+            batch.append(item["text"])
+            if batch.bytes >= BLOCK:
+                yield batch
+                batch = TextBatch()
+    if len(batch):
+        yield batch
+
+
 def read_conversations(
     paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record"
 ) -> Iterator[Conversation]:
@@ -53,17 +77,19 @@ def read_preferences(
     return _read(paths, "preferences", quarantine, limits, source)
 
 
-def _read(paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str) -> Iterator[Any]:
+def _read(paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str, *, texts: bool = False) -> Iterator[Any]:
     files = expand(paths)  # here and not in the generator: a wrong path should be heard of at once
-    return _stream(files, schema, quarantine or Quarantine(), limits, source, report=quarantine is None)
+    return _stream(files, schema, quarantine or Quarantine(), limits, source, texts=texts, report=quarantine is None)
 
 
-def _stream(files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, report: bool) -> Iterator[Any]:
+def _stream(
+    files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, report: bool
+) -> Iterator[Any]:
     before, total = quarantine.count, 0
     for path in files:
         read = 0
-        for item in _convert(path, records(path, schema, quarantine, limits), schema, quarantine, source):
-            read += 1
+        for item in _convert(path, records(path, schema, quarantine, limits, texts=texts), schema, quarantine, source):
+            read += len(item) if isinstance(item, TextBatch) else 1
             yield item
         if not read and quarantine.count == before:
             if len(files) == 1:
@@ -82,8 +108,8 @@ def _stream(files: list[Path], schema: str, quarantine: Quarantine, limits: Read
         )
 
 
-def _convert(path: Path, found: Iterator[Raw], schema: str, quarantine: Quarantine, source: str) -> Iterator[Any]:
-    """Records into the schema; refuse the file when none of its first records has a known layout."""
+def _convert(path: Path, found: Iterator[Raw | TextBatch], schema: str, quarantine: Quarantine, source: str) -> Iterator[Any]:
+    """Records into the schema, batches of texts as they are; refuse the file when none of its first records has a known layout."""
     unknown: list[Raw] = []
     known = False
     name = stem(path)
@@ -92,6 +118,9 @@ def _convert(path: Path, found: Iterator[Raw], schema: str, quarantine: Quaranti
             raise _unrecognised(path, [item.value for item in unknown], schema)
         if raw is None:
             return
+        if isinstance(raw, TextBatch):
+            yield raw
+            continue
         layout = recognise_for(raw.value, schema)
         if layout is None:
             reason = tr(f"不认识的布局：{_keys([raw.value])}", f"unrecognised layout: {_keys([raw.value])}")

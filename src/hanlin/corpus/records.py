@@ -19,9 +19,11 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
+from hanlin._native import JsonLines, TextBatch
+
 from ..common.errors import HanlinError, tr
-from .files import ReadLimits, inner_suffix, lines, utf8_blocks
-from .layouts import SCHEMAS, recognise_for
+from .files import ReadLimits, inner_suffix, line_blocks, lines, utf8_blocks
+from .layouts import SCHEMAS, is_plain_text, recognise_for
 from .messages import is_message
 
 _SEPARATOR = "<|endoftext|>"
@@ -79,8 +81,11 @@ class Raw(NamedTuple):
     value: Any
 
 
-def records(path: Path, schema: str, quarantine: Quarantine, limits: ReadLimits) -> Iterator[Raw]:
+def records(path: Path, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False) -> Iterator[Raw | TextBatch]:
     """Stream the records of `path`; `schema` (a key of `layouts.SCHEMAS`) only tells how to read an array of chat messages.
+
+    Args:
+        texts: of JSON lines that plainly are documents, give the texts alone, many in one batch.
 
     Raises:
         HanlinError: see `files.utf8_blocks`; an unknown kind of file; parquet without pyarrow.
@@ -100,6 +105,8 @@ def records(path: Path, schema: str, quarantine: Quarantine, limits: ReadLimits)
             return _array(path, _decoded(whole, encoding, path, quarantine), schema, quarantine, limits)
         if start == b"{" and _pretty(first):
             return _values(path, _decoded(whole, encoding, path, quarantine), quarantine, limits)
+        if texts and encoding == "utf-8":
+            return _text_batches(path, line_blocks(whole, limits), quarantine, limits)
         return _json_lines(path, lines(whole, limits), encoding, quarantine, limits)
     if suffix not in ("", ".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xml"):
         raise HanlinError(f"{path}：不支持的文件类型 {suffix}。", f"{path}: unsupported file type {suffix}.")
@@ -166,6 +173,33 @@ def _json_lines(
                 yield Raw(number, offset, value)
             continue
         yield Raw(number, offset, value)
+
+
+def _text_batches(
+    path: Path, blocks: Iterator[tuple[int, int, bytes | None]], quarantine: Quarantine, limits: ReadLimits
+) -> Iterator[Raw | TextBatch]:
+    """The texts of lines that the core can read, and the other lines' records, in the order of the file."""
+    reader = JsonLines("text", limits.record_bytes)
+    for number, offset, block in blocks:
+        if block is None:
+            yield from _json_lines(path, iter([(number, offset, None)]), "utf-8", quarantine, limits)
+            continue
+        begin = 0
+        while True:
+            batch = TextBatch()
+            begin, passed = reader.read(block, begin, batch)
+            number += passed
+            if len(batch):
+                yield batch
+            if begin == len(block):
+                break
+            end = block.find(b"\n", begin) + 1 or len(block)
+            [(_, _, line)] = lines(iter([block[begin:end]]), limits)
+            for raw in _json_lines(path, iter([(number, offset + begin, line)]), "utf-8", quarantine, limits):
+                if isinstance(raw.value, dict) and is_plain_text(raw.value):
+                    reader.know(list(raw.value))
+                yield raw
+            number, begin = number + 1, end
 
 
 def _mended(line: str) -> Iterator[Any]:

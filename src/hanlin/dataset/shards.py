@@ -7,54 +7,77 @@
 from __future__ import annotations
 
 import collections
+import itertools
+import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from ..common.errors import HanlinError
-from ..common.manifest import Manifest, artifact, read_manifest
-from ..tokenizer import Tokenizer
-from ..tokenizer.texts import utf8_batches
+from hanlin._native import TextBatch
 
-BATCH_BYTES = 1 << 22  # of text, encoded by one thread at a time
+from ..common.errors import HanlinError
+from ..common.failpoints import failpoint
+from ..common.manifest import Manifest, artifact, read_manifest
+from ..common.savepoint import Savepoint, files_key
+from ..corpus.files import expand
+from ..corpus.readers import read_texts
+from ..tokenizer import Tokenizer
+from ..tokenizer.texts import text_batches
+
+_LENGTHS = "lengths.bin"  # of the documents, while a dataset is written
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES: dict[int, type] = {8: np.uint16, 4: np.int32}  # Megatron's codes
 
 
 class TokenDatasetWriter:
-    """Appends documents to `tokens.bin` (and `mask.bin`); `close` writes the index."""
+    """Appends documents to `tokens.bin` (and `mask.bin`); `close` writes the index.
 
-    def __init__(self, folder: Path, vocab_size: int, *, masked: bool = False):
+    Attributes:
+        documents, tokens: written so far.
+
+    Args:
+        documents: that an earlier writer has flushed to the same folder, to go on behind them; for a dataset without a mask.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int, *, masked: bool = False, documents: int = 0):
         self.code = 8 if vocab_size <= 1 << 16 else 4
         self.dtype = np.dtype(_DTYPES[self.code])
         self._folder = folder
-        self._tokens = open(folder / "tokens.bin", "wb")  # noqa: SIM115 - closed by close()
+        lengths = np.fromfile(folder / _LENGTHS, dtype=np.int32, count=documents) if documents else np.empty(0, np.int32)
+        self.documents, self.tokens = documents, int(lengths.sum(dtype=np.int64))
+        self._tokens = _reopened(folder / "tokens.bin", self.tokens * self.dtype.itemsize)
+        self._lengths = _reopened(folder / _LENGTHS, documents * lengths.itemsize)
         self._mask = open(folder / "mask.bin", "wb") if masked else None  # noqa: SIM115
-        self.lengths: list[int] = []
 
     def add(self, ids: Iterable[int] | np.ndarray, mask: Iterable[int] | np.ndarray | None = None) -> None:
         """Append one document, with its loss mask when the dataset has one."""
         array = np.asarray(ids, dtype=self.dtype)
-        self._tokens.write(array.tobytes())
+        self.add_many(array, np.asarray([len(array)]))
         if self._mask is not None:
             self._mask.write(np.asarray(mask, dtype=np.uint8).tobytes())
-        self.lengths.append(len(array))
 
     def add_many(self, ids: np.ndarray, lengths: np.ndarray) -> None:
         """Append documents that lie behind one another in `ids`, without a mask."""
         self._tokens.write(ids.astype(self.dtype).tobytes())
-        self.lengths += lengths.tolist()
+        self._lengths.write(lengths.astype(np.int32).tobytes())
+        self.documents, self.tokens = self.documents + len(lengths), self.tokens + len(ids)
 
-    def close(self) -> None:
-        """Finish the files."""
-        self._tokens.close()
-        if self._mask is not None:
-            self._mask.close()
-        sizes = np.asarray(self.lengths, dtype=np.int32)
+    def flush(self) -> None:
+        """Bring all that was appended to the disk."""
+        for file in (self._tokens, self._lengths):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self, folder: Path | None = None) -> None:
+        """Finish the files, and move them to `folder` if it is another one."""
+        for file in (self._tokens, self._lengths, self._mask):
+            if file is not None:
+                file.close()
+        sizes = np.fromfile(self._folder / _LENGTHS, dtype=np.int32)
         pointers = np.zeros(len(sizes), dtype=np.int64)
         np.cumsum(sizes[:-1].astype(np.int64) * self.dtype.itemsize, out=pointers[1:])
         with open(self._folder / "tokens.idx", "wb") as file:
@@ -63,6 +86,18 @@ class TokenDatasetWriter:
             file.write(sizes.tobytes())
             file.write(pointers.tobytes())
             file.write(np.arange(len(sizes) + 1, dtype=np.int64).tobytes())
+        (self._folder / _LENGTHS).unlink()
+        if folder is not None:
+            for name in ("tokens.bin", "tokens.idx"):
+                os.replace(self._folder / name, folder / name)
+
+
+def _reopened(path: Path, size: int) -> BinaryIO:
+    """The file, to go on writing behind its first `size` bytes."""
+    file = open(path, "r+b" if size else "wb")  # noqa: SIM115
+    file.truncate(size)
+    file.seek(size)
+    return file
 
 
 class TokenDataset:
@@ -113,39 +148,63 @@ class TokenDataset:
 
 
 def build_text_dataset(
-    documents: Iterable[Mapping[str, Any]],
+    source: Path | str | Sequence[Path | str] | Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     out: Path | str,
     *,
     threads: int = 1,
     parents: dict[str, str] | None = None,
     key: str = "",
+    progress: Callable[[int], None] | None = None,
 ) -> TokenDataset:
-    """Encode documents `{"text"}`, each ended by the end-of-document token, into a dataset directory.
+    """Encode documents, each ended by the end-of-document token, into a dataset directory.
+
+    What is encoded is saved every minute (beside `out`, removed at the end): after a kill, the same call on the same files goes on from there.
 
     Args:
+        source: one path or several, of any files the corpus room reads; or documents `{"text"}`.
         threads: that encode; the files are the same for any number of them.
+        progress: called with the bytes of text encoded so far.
 
     Raises:
         HanlinError: there is no document.
     """
     config = {"tokenizer": tokenizer.content_hash, "masked": False}
-    with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
-        writer = TokenDatasetWriter(written.path, tokenizer.vocab_size)
-        text_bytes = 0
-        for ids, lengths, size in _encoded(documents, tokenizer, threads):
+    paths = _paths(source)
+    batches = text_batches(document["text"] for document in cast(Any, source)) if paths is None else read_texts(paths)
+    with (
+        Savepoint(Path(out), files_key(paths, config) if paths is not None else "") as savepoint,
+        artifact(out, "dataset", parents=parents, config=config, key=key) as written,
+    ):
+        state = savepoint.state or {"documents": 0, "batches": 0, "bytes": 0}
+        done, size = state["batches"], state["bytes"]
+        writer = TokenDatasetWriter(savepoint.folder, tokenizer.vocab_size, documents=state["documents"])
+        for ids, lengths, read in _encoded(itertools.islice(batches, done, None), tokenizer, threads):
             writer.add_many(ids, lengths)
-            text_bytes += size
-        writer.close()
+            done, size = done + 1, size + read
+            if savepoint.due:
+                writer.flush()
+                savepoint.save({"documents": writer.documents, "batches": done, "bytes": size})
+                failpoint("dataset.saved")
+            if progress:
+                progress(size)
         _refuse_empty(writer, out)
-        written.metrics = {"documents": len(writer.lengths), "tokens": sum(writer.lengths), "bytes": text_bytes}
+        writer.close(written.path)
+        written.metrics = {"documents": writer.documents, "tokens": writer.tokens, "bytes": size}
     return TokenDataset(out, verify=False)
 
 
-def _encoded(documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Ids of some documents at a time with their ends, each document's length, and bytes of text; in order, a few batches ahead."""
+def _paths(source: Any) -> list[Path] | None:
+    """The files of a source, or None if it is documents."""
+    if isinstance(source, (str, Path)):
+        return expand(source)
+    return expand(source) if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, Path)) else None
 
-    def encode(batch: list[bytes]) -> tuple[np.ndarray, np.ndarray, int]:
+
+def _encoded(batches: Iterable[TextBatch], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Ids of each batch with their ends, each document's length, and bytes of text; in order, a few batches ahead."""
+
+    def encode(batch: TextBatch) -> tuple[np.ndarray, np.ndarray, int]:
         ids, offsets = tokenizer.encode_arrays(batch)
         lengths = np.diff(offsets.astype(np.int64)) + 1
         ended = np.full(len(ids) + len(batch), tokenizer.eos_id, dtype=ids.dtype)
@@ -153,11 +212,11 @@ def _encoded(documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, threa
         inside = np.ones(len(ended), dtype=bool)
         inside[ends] = False
         ended[inside] = ids
-        return ended, lengths, sum(map(len, batch))
+        return ended, lengths, batch.bytes
 
     running: collections.deque[Future[tuple[np.ndarray, np.ndarray, int]]] = collections.deque()
     with ThreadPoolExecutor(threads) as pool:
-        for batch in utf8_batches((document["text"] for document in documents), BATCH_BYTES):
+        for batch in batches:
             running.append(pool.submit(encode, batch))
             if len(running) > threads + 1:
                 yield running.popleft().result()
@@ -200,19 +259,19 @@ def build_conversation_dataset(
                 writer.add(ids, mask)
                 targets += sum(mask)
         writer.close()
-        if too_long and not writer.lengths:
+        if too_long and not writer.documents:
             raise HanlinError(
                 f"全部 {too_long} 段对话都长于 {max_length} 个词元。请加大 seq_len（以及模型的 max_position_embeddings）。",
                 f"All {too_long} conversations are longer than {max_length} tokens. Raise seq_len (and the model's max_position_embeddings).",
             )
         _refuse_empty(writer, out)
         written.metrics = {
-            "documents": len(writer.lengths), "tokens": sum(writer.lengths), "target_tokens": targets,
+            "documents": writer.documents, "tokens": writer.tokens, "target_tokens": targets,
             "too_long": too_long, "nothing_to_learn": nothing,
         }  # fmt: skip
     return TokenDataset(out, verify=False)
 
 
 def _refuse_empty(writer: TokenDatasetWriter, out: Path | str) -> None:
-    if not writer.lengths:
+    if not writer.documents:
         raise HanlinError(f"没有任何文档可写入 {out}。请检查语料是否为空。", f"There is no document to write to {out}. Is the corpus empty?")

@@ -50,12 +50,12 @@ def build_pair_dataset(
             for ids, mask in sides:
                 writer.add(ids, mask)
         writer.close()
-        if not writer.lengths:
+        if not writer.documents:
             raise HanlinError(
                 f"没有可用的偏好对（{too_long} 对超过 {max_length} 个词元）。请检查数据，或加大 seq_len。",
                 f"No usable preference pair ({too_long} longer than {max_length} tokens). Check the data, or raise seq_len.",
             )
-        written.metrics = {"pairs": len(writer.lengths) // 2, "too_long": too_long, "tokens": sum(writer.lengths)}
+        written.metrics = {"pairs": writer.documents // 2, "too_long": too_long, "tokens": writer.tokens}
     return TokenDataset(out, verify=False)
 
 

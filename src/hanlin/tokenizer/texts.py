@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from hanlin._native import TextBatch
+
+BATCH_BYTES = 1 << 20
+
+# Paths of any files the corpus room reads, or the texts themselves.
+Source = Path | str | Sequence[Path | str] | Iterable[str]
 
 
-def utf8_batches(texts: Iterable[str], size: int) -> Iterator[list[bytes]]:
-    """Texts as UTF-8, some `size` bytes at a time; a lone surrogate becomes its three bytes, which are no character to the core."""
-    batch: list[bytes] = []
-    held = 0
-    for text in texts:
-        batch.append(text.encode("utf-8", "surrogatepass"))
-        held += len(batch[-1])
-        if held >= size:
+def paths_of(source: Source) -> list[Path] | None:
+    """The files of a source, or None if it is an iterable of texts: a list or tuple is taken for paths, anything else for texts."""
+    if not isinstance(source, (str, Path, list, tuple)):
+        return None
+    from hanlin.corpus.files import expand
+
+    return expand(source)
+
+
+def text_batches(source: Source) -> Iterator[TextBatch]:
+    """A source's texts as UTF-8, about a MiB at a time; a lone surrogate becomes its three bytes, which are no character to the core."""
+    if isinstance(source, (str, Path, list, tuple)):
+        from hanlin.corpus.readers import read_texts  # not needed to open a tokenizer, which should be instant
+
+        yield from read_texts(source)
+        return
+    batch = TextBatch()
+    for text in source:
+        batch.append(str(text).encode("utf-8", "surrogatepass"))
+        if batch.bytes >= BATCH_BYTES:
             yield batch
-            batch, held = [], 0
-    if batch:
+            batch = TextBatch()
+    if len(batch):
         yield batch

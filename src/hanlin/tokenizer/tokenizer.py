@@ -17,6 +17,8 @@ from .special import END_OF_TEXT, END_THINK, IM_END, THINK
 if TYPE_CHECKING:
     import numpy
 
+    from hanlin._native import TextBatch
+
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
     """Open a tokenizer directory, or the tokenizer inside a model directory.
@@ -86,12 +88,12 @@ class Tokenizer:
         flat, bounds = ids.tolist(), offsets.tolist()
         return [flat[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
 
-    def encode_arrays(self, texts: Sequence[str | bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def encode_arrays(self, texts: Sequence[str | bytes] | TextBatch) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Ids of all texts as one uint32 array, and a uint64 array of where each text's begin (one entry more than texts).
 
         Runs without the GIL, so several threads may encode at once; without control tokens.
         """
-        return self._encoder.encode_batch([_plain(text) for text in texts])
+        return self._encoder.encode_batch([_plain(text) for text in texts] if isinstance(texts, (list, tuple)) else texts)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids spell, control tokens by their names: the exact inverse of `encode`."""

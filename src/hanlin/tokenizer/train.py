@@ -6,36 +6,24 @@ verifies the result and writes it.
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import functools
 import logging
-import queue
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from hanlin._native import PretokenCounter, train, train_pieces
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import artifact
+from hanlin.common.savepoint import Savepoint, files_key
 
-from .chat import ROLES
+from .counting import AlignedCounts, Progress, Texts, explained_disk
 from .files import build_vocabulary, write_files
 from .special import BYTES, special_tokens
-from .texts import utf8_batches
+from .texts import Source, paths_of
 from .tokenizer import Tokenizer
 
-BATCH_BYTES = 1 << 20
-TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: it doubles when it grows
-BYTES_PER_SYMBOL = 11  # of the distinct pieces, while merges are learnt: 9 measured here
-COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
 BIGRAMS_PER_MERGE = 1.5  # kept whole: the rarest of them is then a third to three quarters as frequent as the last merge (measured here)
 KIND = "tokenizer"
-
-# Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown): bytes, then tokens.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,7 @@ class TokenizerConfig:
 
 
 def train_tokenizer(
-    source: Path | str | Sequence[Path | str] | Iterable[str],
+    source: Source,
     vocab_size: int,
     out: Path | str,
     *,
@@ -95,6 +83,7 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer on a corpus and write it to the directory `out`; it depends only on the multiset of documents.
 
+    Counts are saved every minute (beside `out`, removed at the end): after a kill, the same call on the same files goes on from there.
     Unless training is plain, each document also counts as the head of a message of every role, so that `assistant` costs one
     token in a chat and not nine where the corpus has no English.
 
@@ -113,8 +102,13 @@ def train_tokenizer(
     """
     config = TokenizerConfig(vocab_size, num_special, aligned, min_frequency, max_token_chars)
     wanted = config.learnt_tokens
-    with _Texts(source, threads) as texts:
-        learnt = _learn_aligned(texts, config, progress, memory, Path(out)) if config.aligned else _learn_plain(texts, config, progress)
+    paths = paths_of(source)
+    job = files_key(paths, asdict(config)) if paths is not None and config.aligned else ""
+    with Savepoint(Path(out), job) as savepoint, Texts(source, threads, progress) as texts, explained_disk():
+        if config.aligned:
+            learnt = _learn_aligned(texts, config, savepoint, memory, progress)
+        else:
+            learnt = _learn_plain(texts, config, savepoint, progress)
     merges = learnt.merges
     if len(merges) < wanted:
         possible = config.vocab_size - wanted + len(merges)
@@ -157,42 +151,34 @@ class _Learnt:
     figures: dict[str, int]
 
 
-def _learn_plain(texts: _Texts, config: TokenizerConfig, progress: Progress | None) -> _Learnt:
-    from hanlin._native import PretokenCounter, train
-
-    counter = texts.count(PretokenCounter, progress)
-    figures = {"distinct_pretokens": counter.distinct}
-    merges = train(counter, config.learnt_tokens, config.min_frequency, config.max_token_chars, False, _merging(progress, config))
+def _learn_plain(texts: Texts, config: TokenizerConfig, savepoint: Savepoint, progress: Progress | None) -> _Learnt:
+    counters = [PretokenCounter() for _ in range(texts.threads)]
+    texts.count(counters, savepoint, lambda batches: None)
+    for other in counters[1:]:
+        counters[0].merge(other)
+    figures = {"distinct_pretokens": counters[0].distinct}
+    merges = train(counters[0], config.learnt_tokens, config.min_frequency, config.max_token_chars, False, _merging(progress, config))
     return _Learnt(merges, figures)
 
 
-def _learn_aligned(texts: _Texts, config: TokenizerConfig, progress: Progress | None, memory: int, out: Path) -> _Learnt:
+def _learn_aligned(texts: Texts, config: TokenizerConfig, savepoint: Savepoint, memory: int, progress: Progress | None) -> _Learnt:
     """Cut pre-tokens where no merge can span and learn from the pieces: exact, see docs/*/tokenizer.md.
 
     The floor below which bigrams are cut is a guess at the count of the last merge, from the low side; were it too high, learning would
     stop there, and pieces are counted again with a lower one.
     """
-    from hanlin._native import Census, PieceCounter, train_pieces
-
-    floor = passes = 0
+    counts = AlignedCounts(texts, savepoint, memory)
+    floor = counts.floor
     while True:
-        passes += 2
-        census = texts.count(Census, progress)
-        for role in ROLES:
-            census.add_word(role, texts.documents)
+        census = counts.census()
         floor = floor or census.floor_that_leaves(int(BIGRAMS_PER_MERGE * config.learnt_tokens))
-        with _runs_folder(out, memory) as folder:
-            table_bytes = memory // TABLE_SHARE // texts.threads
-            make_counter = functools.partial(PieceCounter, census, floor, table_bytes, memory // BYTES_PER_SYMBOL, folder)
-            pieces = texts.count(make_counter, progress)
-            del census, make_counter  # while merges are learnt the census is not needed
-            for role in ROLES:
-                pieces.add_word(role, texts.documents)
-            merges, least, complete = train_pieces(
-                pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config)
-            )
+        pieces = counts.pieces(census, floor)
+        del census  # while merges are learnt it is not needed
+        merges, least, complete = train_pieces(
+            pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config)
+        )
         if complete:
-            figures = {"distinct_pieces": pieces.distinct, "bigram_floor": floor, "passes": passes}
+            figures = {"distinct_pieces": pieces.distinct, "bigram_floor": floor, "passes": counts.passes}
             if pieces.thinning > 1:
                 figures["thinning"] = pieces.thinning
                 _warn(
@@ -204,108 +190,9 @@ def _learn_aligned(texts: _Texts, config: TokenizerConfig, progress: Progress | 
         floor = max(config.min_frequency, least // 4)
 
 
-@contextlib.contextmanager
-def _runs_folder(out: Path, memory: int) -> Iterator[str]:
-    """Where counts go that do not fit in memory."""
-    if not memory:
-        yield ""
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        yield folder
-
-
 def _warn(zh: str, en: str) -> None:
     logging.getLogger("hanlin").warning(tr(zh, en))
 
 
 def _merging(progress: Progress | None, config: TokenizerConfig) -> Callable[[int], None] | None:
     return (lambda done: progress("merge", done, config.learnt_tokens)) if progress else None
-
-
-class _Texts:
-    """A source's documents as UTF-8, counted as often as need be; an iterator, which gives them once, is kept in a temporary file.
-
-    Attributes:
-        documents, bytes: of one reading.
-    """
-
-    def __init__(self, source: Path | str | Sequence[Path | str] | Iterable[str], threads: int):
-        self._source, self.threads = source, threads
-        self._copy = tempfile.SpooledTemporaryFile(COPY_BYTES) if isinstance(source, Iterator) else None  # noqa: SIM115
-        self.documents = self.bytes = 0
-
-    def __enter__(self) -> _Texts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._copy is not None:
-            self._copy.close()
-
-    def count(self, make_counter: Callable[[], Any], progress: Progress | None) -> Any:
-        """Count all documents; each thread has a counter of its own, and they are merged.
-
-        Raises:
-            HanlinError: there is nothing to read.
-        """
-        counters = [make_counter() for _ in range(self.threads)]
-        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for counter in counters:
-            free.put(counter)
-
-        def add(batch: list[bytes]) -> None:
-            counter = free.get()
-            try:
-                counter.add(batch)
-            except RuntimeError as error:  # a run that could not be written
-                raise HanlinError(
-                    f"计数写不到磁盘（{error}）。请在输出目录所在的磁盘腾出空间，或加大 --memory，再运行同一条命令。",
-                    f"Counts could not be written to disk ({error}). Make room on the disk of the output directory, or raise --memory, and run "
-                    "the same command again.",
-                ) from None
-            finally:
-                free.put(counter)
-
-        documents = size = 0
-        running: collections.deque[Future[None]] = collections.deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            for batch in self._batches():
-                running.append(pool.submit(add, batch))
-                documents, size = documents + len(batch), size + sum(map(len, batch))
-                while len(running) > self.threads:
-                    running.popleft().result()
-                if progress:
-                    progress("count", size, 0)
-            for future in running:
-                future.result()
-        self.documents, self.bytes = documents, size
-        if size == 0:
-            raise HanlinError(
-                f"语料是空的（{documents} 篇文档，0 字节），无法训练分词器。请检查输入文件。",
-                f"The corpus is empty ({documents} documents, 0 bytes): no tokenizer can be trained on it. Check the input files.",
-            )
-        for other in counters[1:]:
-            counters[0].merge(other)
-        return counters[0]
-
-    def _batches(self) -> Iterator[list[bytes]]:
-        if self._copy is not None and self.documents:
-            self._copy.seek(0)
-            while head := self._copy.read(8):
-                yield [self._copy.read(int.from_bytes(head, "little"))]
-            return
-        for batch in utf8_batches(_documents(self._source), BATCH_BYTES):
-            if self._copy is not None:
-                for text in batch:
-                    self._copy.write(len(text).to_bytes(8, "little") + text)
-            yield batch
-
-
-def _documents(source: Path | str | Sequence[Path | str] | Iterable[str]) -> Iterator[str]:
-    if isinstance(source, (str, Path, list, tuple)):
-        from hanlin.corpus.readers import read_documents  # not needed to open a tokenizer, which should be instant
-
-        for document in read_documents(source):
-            yield document.get("text", "")
-    else:
-        yield from (str(text) for text in source)
