@@ -24,6 +24,25 @@ TEMPLATE = "chat_template.jinja"
 FILES = (TEMPLATE, TOKENIZER_JSON, TOKENIZER_CONFIG)
 
 
+class NotOurs(HanlinError):
+    """A tokenizer that something else wrote.
+
+    Attributes:
+        file: its tokenizer.json.
+    """
+
+    def __init__(self, file: Path, error: Exception):
+        super().__init__(
+            f"{file} 不是 Hanlin 写的分词器（{error}）。翰林只使用自己训练的字节级 BPE（qwen2 切分、无归一化）；请用 hanlin tokenizer train 训练一个。",
+            f"{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the qwen2 pattern and no normaliser; "
+            "train one with hanlin tokenizer train.",
+        )
+        self.file, self.error = file, error
+
+    def __reduce__(self):
+        return (type(self), (self.file, self.error))
+
+
 class Vocabulary:
     """What a tokenizer is made of. One that was read from files makes its lists when they are asked for: encoding needs none of them.
 
@@ -163,7 +182,7 @@ def read_files(directory: Path) -> Vocabulary:
     """Read a tokenizer directory, or a model directory with a tokenizer in it.
 
     Raises:
-        HanlinError: no tokenizer there, damaged, or one that Hanlin did not write (another pattern, normaliser or template).
+        HanlinError: no tokenizer there, damaged, or (`NotOurs`) one that Hanlin did not write: another pattern or normaliser.
     """
     file = directory / TOKENIZER_JSON
     if not file.is_file():
@@ -175,11 +194,7 @@ def read_files(directory: Path) -> Vocabulary:
         return _parse(file.read_bytes())
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         read_json(file)  # which refuses a damaged file in words of its own
-        raise HanlinError(
-            f"{file} 不是 Hanlin 写的分词器（{error}）。翰林只使用自己训练的字节级 BPE（qwen2 切分、无归一化）；请用 hanlin tokenizer train 训练一个。",
-            f"{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the qwen2 pattern and no normaliser; "
-            "train one with hanlin tokenizer train.",
-        ) from None
+        raise NotOurs(file, error) from None
 
 
 def _parse(content: bytes) -> Vocabulary:
