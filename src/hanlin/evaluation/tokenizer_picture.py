@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..common.errors import tr
-from ..common.terminal import width
 from .svg import nice_ticks
 
 _STYLE = """
@@ -64,8 +63,8 @@ def comparison_picture(comparison: Mapping[str, Any], names: list[str], class_na
     label = html.escape(tr(f"分词器比较：{title}", f"Tokenizers compared: {title}"), quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" height="{height:.0f}" role="img" '
-        f'aria-label="{label}"><style>{_STYLE}</style><text class="title" x="20" y="34">{title}</text>'
-        f'<text class="pale" x="{20 + 9.5 * width(title) + 16:.0f}" y="34">{tr("越长，同样的上下文装得越多", "longer bars: more text in the same context")}</text>'
+        f'aria-label="{label}"><style>{_STYLE}</style><text x="20" y="34"><tspan class="title">{title}</tspan>'
+        f'<tspan class="pale" dx="16">{tr("越长，同样的上下文装得越多", "longer bars: more text in the same context")}</tspan></text>'
         f"{legend}{''.join(grid)}{''.join(bars)}</svg>\n"
     )
 
