@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include "counter.hpp"
 #include "encoder.hpp"
@@ -18,6 +19,7 @@
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "trainer.hpp"
+#include "vocabulary.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -131,6 +133,35 @@ std::unique_ptr<Encoder> make_encoder(nb::sequence tokens, std::size_t ordinary,
   return std::make_unique<Encoder>(std::move(spellings), ordinary, std::move(ranked));
 }
 
+nb::tuple vocabulary_of_json(nb::bytes json) {
+  const std::string_view document(json.c_str(), json.size());
+  auto vocabulary = std::make_unique<Vocabulary>();
+  std::string rest;
+  {
+    nb::gil_scoped_release release;
+    *vocabulary = read_vocabulary(document, rest);
+  }
+  return nb::make_tuple(std::move(vocabulary), to_bytes(rest));
+}
+
+nb::list spellings(const Vocabulary& vocabulary) {
+  nb::list result;
+  for (const std::string& token : vocabulary.tokens) result.append(to_bytes(token));
+  return result;
+}
+
+nb::list ranked_merges(const Vocabulary& vocabulary) {
+  nb::list result;
+  for (const Merge& merge : vocabulary.merges) result.append(nb::make_tuple(merge.left, merge.right, merge.result));
+  return result;
+}
+
+std::unique_ptr<Encoder> encoder_of(const Vocabulary& vocabulary, nb::sequence control) {
+  std::vector<std::string> tokens = vocabulary.tokens;
+  for (nb::handle name : control) tokens.emplace_back(view_of(name));
+  return std::make_unique<Encoder>(std::move(tokens), vocabulary.tokens.size(), vocabulary.merges);
+}
+
 nb::list encode_text(const Encoder& encoder, nb::handle text) {
   const std::string_view bytes = view_of(text);
   std::vector<Id> ids;
@@ -179,6 +210,92 @@ nb::bytes decode_ids(const Encoder& encoder, const std::vector<Id>& ids) {
     }
   }
   return to_bytes(bytes);
+}
+
+template <typename T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Where each of several stretches of an array begins and the last one ends: ascending, and within its `size` elements.
+std::vector<std::size_t> bounds_of(const Array<std::uint64_t>& offsets, std::size_t size) {
+  if (offsets.size() == 0) throw std::invalid_argument("offsets is empty: it takes one entry more than there are stretches");
+  std::vector<std::size_t> bounds(offsets.data(), offsets.data() + offsets.size());  // a copy: another thread could change the original
+  for (std::size_t index = 0; index < bounds.size(); ++index) {
+    const bool ascending = index == 0 || bounds[index - 1] <= bounds[index];
+    if (!ascending || bounds[index] > size) {
+      throw std::invalid_argument("offsets[" + std::to_string(index) + "] = " + std::to_string(bounds[index]) +
+                                  (ascending ? " is past the end, " + std::to_string(size) : " is below the one before it"));
+    }
+  }
+  return bounds;
+}
+
+nb::tuple encode_buffer(const Encoder& encoder, const Array<std::uint8_t>& bytes, const Array<std::uint64_t>& offsets) {
+  std::vector<Id> ids;
+  std::vector<std::uint64_t> begins{0};
+  {
+    nb::gil_scoped_release release;
+    const std::vector<std::size_t> bounds = bounds_of(offsets, bytes.size());
+    const char* data = reinterpret_cast<const char*>(bytes.data());
+    Encoder::Scratch scratch;
+    begins.reserve(bounds.size());
+    for (std::size_t index = 1; index < bounds.size(); ++index) {
+      encoder.encode({data + bounds[index - 1], bounds[index] - bounds[index - 1]}, ids, scratch);
+      begins.push_back(ids.size());
+    }
+  }
+  return nb::make_tuple(to_numpy(std::move(ids)), to_numpy(std::move(begins)));
+}
+
+// Ids of any integer type; an id that does not exist is an IndexError that names it.
+template <typename T>
+void decode_into(const Encoder& encoder, const T* ids, std::size_t count, std::string& bytes) {
+  for (std::size_t index = 0; index < count; ++index) {
+    const T id = ids[index];
+    if (std::cmp_less(id, 0) || std::cmp_greater_equal(id, encoder.size()) || !encoder.decode(static_cast<Id>(id), bytes)) {
+      throw std::out_of_range(std::to_string(id));
+    }
+  }
+}
+
+using Ids = nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <typename Use>
+void with_type_of(const Ids& ids, const Use& use) {
+  const nb::dlpack::dtype type = ids.dtype();
+  const bool is_signed = type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int);
+  if (!is_signed && type.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt)) throw nb::type_error("ids must be integers");
+  switch (type.bits) {
+    case 8: return is_signed ? use(static_cast<const std::int8_t*>(ids.data())) : use(static_cast<const std::uint8_t*>(ids.data()));
+    case 16: return is_signed ? use(static_cast<const std::int16_t*>(ids.data())) : use(static_cast<const std::uint16_t*>(ids.data()));
+    case 32: return is_signed ? use(static_cast<const std::int32_t*>(ids.data())) : use(static_cast<const std::uint32_t*>(ids.data()));
+    case 64: return is_signed ? use(static_cast<const std::int64_t*>(ids.data())) : use(static_cast<const std::uint64_t*>(ids.data()));
+    default: throw nb::type_error("ids must be integers");
+  }
+}
+
+nb::bytes decode_array(const Encoder& encoder, const Ids& ids) {
+  std::string bytes;
+  {
+    nb::gil_scoped_release release;
+    with_type_of(ids, [&](const auto* values) { decode_into(encoder, values, ids.size(), bytes); });
+  }
+  return to_bytes(bytes);
+}
+
+nb::tuple decode_buffer(const Encoder& encoder, const Ids& ids, const Array<std::uint64_t>& offsets) {
+  std::string bytes;
+  std::vector<std::uint64_t> begins;
+  {
+    nb::gil_scoped_release release;
+    const std::vector<std::size_t> bounds = bounds_of(offsets, ids.size());
+    with_type_of(ids, [&](const auto* values) {
+      for (std::size_t index = 0; index < bounds.size(); ++index) {
+        if (index > 0) decode_into(encoder, values + bounds[index - 1], bounds[index] - bounds[index - 1], bytes);
+        begins.push_back(bytes.size());
+      }
+    });
+  }
+  return nb::make_tuple(to_numpy(std::vector<std::uint8_t>(bytes.begin(), bytes.end())), to_numpy(std::move(begins)));
 }
 
 }  // namespace
@@ -257,13 +374,26 @@ NB_MODULE(_native, m) {
         "progress"_a = nb::none(), "Learn merges: list of (left, right, count), at most `new_tokens`.");
   m.def("pretokens", &pretokens, "text"_a, "Cut str or bytes into pre-tokens.");
 
+  nb::class_<Vocabulary>(m, "Vocabulary", "Tokens and merges as tokenizer.json spells them: see native/vocabulary.hpp.")
+      .def_static("of_json", &vocabulary_of_json, "json"_a,
+                  "The vocabulary of a tokenizer.json, and the document with it emptied; ValueError with what does not fit.")
+      .def("tokens", &spellings, "What each id spells, a list of bytes.")
+      .def("merges", &ranked_merges, "(left, right, result) ids by rank, a list.")
+      .def("encoder", &encoder_of, "control"_a, "An Encoder; the control tokens' ids follow.")
+      .def("__len__", [](const Vocabulary& vocabulary) { return vocabulary.tokens.size(); });
+
   nb::class_<Encoder>(m, "Encoder", "Byte-pair encoding by rank.")
       .def(nb::new_(&make_encoder), "tokens"_a, "ordinary"_a, "merges"_a,
            "tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank.")
       .def("encode", &encode_text, "text"_a, "Ids of str or bytes.")
       .def("encode_batch", &encode_all<TextBatch>, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
       .def("encode_batch", &encode_texts, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
+      .def("encode_buffer", &encode_buffer, nb::arg("bytes").noconvert(), nb::arg("offsets").noconvert(),
+           "As encode_batch, of texts that lie one after another in an array: from offsets[i] to offsets[i + 1].")
       .def("decode", &decode_ids, "ids"_a, "The bytes that ids spell; IndexError if an id does not exist.")
+      .def("decode_array", &decode_array, nb::arg("ids").noconvert(), "As decode, of an array of integers; the IndexError's text is the id.")
+      .def("decode_buffer", &decode_buffer, nb::arg("ids").noconvert(), nb::arg("offsets").noconvert(),
+           "Bytes (uint8) and offsets (uint64) of texts whose ids lie one after another in an array.")
       .def("unreachable", &unreachable, nb::call_guard<nb::gil_scoped_release>(), "Ordinary ids no text was found to produce.")
       .def_prop_ro("aligned", &Encoder::aligned)
       .def("__len__", &Encoder::size);

@@ -112,6 +112,20 @@ def train(
 def pretokens(text: str | bytes) -> list[bytes]:
     """Cut a text into pre-tokens."""
 
+class Vocabulary:
+    """Tokens and merges as tokenizer.json spells them."""
+
+    @staticmethod
+    def of_json(json: bytes) -> tuple[Vocabulary, bytes]:
+        """The vocabulary of a tokenizer.json, and the document with it emptied; ValueError with what does not fit."""
+    def tokens(self) -> list[bytes]:
+        """What each id spells."""
+    def merges(self) -> list[tuple[int, int, int]]:
+        """(left, right, result) ids by rank."""
+    def encoder(self, control: Sequence[str | bytes]) -> Encoder:
+        """An encoder; the control tokens' ids follow."""
+    def __len__(self) -> int: ...
+
 class Encoder:
     """Byte-pair encoding by rank."""
 
@@ -120,8 +134,14 @@ class Encoder:
     def encode(self, text: str | bytes) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str | bytes] | TextBatch) -> tuple[numpy.ndarray, numpy.ndarray]:
         """All ids (uint32) and where each text's begin (uint64, one more than texts)."""
+    def encode_buffer(self, bytes: numpy.ndarray, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """As encode_batch, of texts that lie one after another in an array of uint8: from offsets[i] to offsets[i + 1] (uint64)."""
     def decode(self, ids: Sequence[int]) -> bytes:
         """The bytes that ids spell; IndexError if an id does not exist."""
+    def decode_array(self, ids: numpy.ndarray) -> bytes:
+        """As decode, of an array of integers; the IndexError's text is the id."""
+    def decode_buffer(self, ids: numpy.ndarray, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Bytes (uint8) and offsets (uint64) of texts whose ids lie one after another in an array."""
     def unreachable(self) -> list[int]:
         """Ordinary ids no text was found to produce."""
     @property

@@ -25,6 +25,7 @@ app = App(
     result_action="return_value",
 )
 Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+Files = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -33,7 +34,7 @@ def show(value: Any, as_json: bool, text: str | None = None) -> None:
     if as_json or text is None:
         import orjson
 
-        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=str).decode() + "\n")
+        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
     else:
         print(text)
 
@@ -242,19 +243,52 @@ def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag 
 
 
 @tokenizer_app.command(name="inspect")
-def tokenizer_inspect(tokenizer: Path, /, *, json: Flag = False) -> None:
-    """Show a vocabulary as people read it: longest tokens, shares of scripts, pieces of characters."""
-    from .tokenizer import inspect
+def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, json: Flag = False) -> None:
+    """Show a vocabulary as people read it: shares of scripts, longest, rarest and suspicious tokens.
 
-    show(inspect(_open_tokenizer(tokenizer)), True)
+    Parameters
+    ----------
+    on
+        Files on which to count the use of each token.
+    limit
+        Entries per list.
+    """
+    from .tokenizer import inspect
+    from .tokenizer.show import vocabulary_text
+
+    found = inspect(_open_tokenizer(tokenizer), max(limit, 1), on or None)
+    show(found, json, vocabulary_text(found, max(limit, 1)))
 
 
 @tokenizer_app.command(name="compare")
-def tokenizer_compare(*tokenizers: Path, on: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)], json: Flag = False) -> None:
-    """Compare tokenizers on files: bytes and characters per token, unused tokens."""
-    from .tokenizer import compare as compare_tokenizers
+def tokenizer_compare(*tokenizers: Path, on: Files, picture: Path | None = None, max_bytes: str = "", json: Flag = False) -> None:
+    """Compare tokenizers on files: bytes and characters per token, by class of text; unused and unreachable tokens.
 
-    show(compare_tokenizers([_open_tokenizer(path) for path in tokenizers], list(on)), True)
+    Parameters
+    ----------
+    tokenizers
+        Directories of Hanlin's tokenizers or models, or a tokenizer.json of anyone's.
+    on
+        Text or corpus files.
+    picture
+        Also write an SVG here.
+    max_bytes
+        To read of each file, such as 20MB; all of it when absent.
+    """
+    from . import _model_directory
+    from .tokenizer import compare as compare_tokenizers
+    from .tokenizer.foreign import open_any
+    from .tokenizer.show import class_names, comparison_text, short_names
+
+    if not tokenizers:
+        raise HanlinError("请给出至少一个分词器。例：hanlin tokenizer compare a b --on text.jsonl", "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl")
+    result = compare_tokenizers([open_any(_model_directory(path)) for path in tokenizers], list(on), _bytes_of(max_bytes) if max_bytes else None)
+    if picture is not None:
+        from .common.atomic import atomic_write
+        from .evaluation.tokenizer_picture import comparison_picture
+
+        atomic_write(picture, comparison_picture(result, short_names([found["path"] for found in result["tokenizers"]]), class_names()))
+    show(result, json, comparison_text(result))
 
 
 @tokenizer_app.command(name="advise")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common import terminal
 from ..common.atomic import read_json
 from ..common.errors import HanlinError, tr
 from .intervals import Metric, beats
@@ -60,9 +60,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         text, title = metric_text(row["name"]), stage_text(row["stage"]).title
         cells = ["—" if raw is None else _cell(Metric.from_dict(raw), text.share) for raw in row["values"]]
         table.append([tr(*title), tr(*text.name), *cells, _verdict(row, names)])
-    widths = [max(_width(line[column]) for line in table) for column in range(len(head))]
-    for line in table:
-        lines.append("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip())
+    lines += terminal.table(table)
     return "\n".join(lines)
 
 
@@ -102,7 +100,3 @@ def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> str:
 def _cell(metric: Metric, share: bool) -> str:
     return f"{show(metric.value, share)} [{show(metric.low, share)}, {show(metric.high, share)}] n={metric.n}"
 
-
-def _width(text: str) -> int:
-    """Columns a terminal gives the text: two for each wide character."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -1,10 +1,16 @@
 """Byte-level BPE: train, encode, decode, inspect, compare; control tokens and the chat template. The work is done by the C++ core."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .chat import CHAT_TEMPLATE, Piece, pieces, render
 from .compare import compare
 from .inspect import inspect
 from .tokenizer import Tokenizer, load_tokenizer
-from .train import TokenizerConfig, train_tokenizer
+
+if TYPE_CHECKING:
+    from .train import TokenizerConfig, train_tokenizer
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -18,3 +24,12 @@ __all__ = [
     "render",
     "train_tokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Training waits until it is asked for: opening a tokenizer should be instant."""
+    if name in ("TokenizerConfig", "train_tokenizer"):
+        from . import train
+
+        return getattr(train, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
-from hanlin.common.manifest import MANIFEST, hash_json, sha256_file
 
 from .chat import CHAT_TEMPLATE
-from .special import BYTES, END_OF_TEXT, IM_END, PATTERN, from_letters, to_letters
+from .special import BYTES, END_OF_TEXT, END_THINK, IM_END, IM_START, PATTERN, THINK, to_letters
+
+if TYPE_CHECKING:
+    from hanlin import _native
 
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -22,18 +24,79 @@ TEMPLATE = "chat_template.jinja"
 FILES = (TEMPLATE, TOKENIZER_JSON, TOKENIZER_CONFIG)
 
 
-class Vocabulary(NamedTuple):
-    """What a tokenizer is made of.
+class NotOurs(HanlinError):
+    """A tokenizer that something else wrote.
 
     Attributes:
-        tokens: the bytes each ordinary id spells.
-        merges: (left, right, result) ids, in the order of their ranks.
+        file: its tokenizer.json.
+    """
+
+    def __init__(self, file: Path, error: Exception):
+        super().__init__(
+            f"{file} 不是 Hanlin 写的分词器（{error}）。翰林只使用自己训练的字节级 BPE（qwen2 切分、无归一化）；请用 hanlin tokenizer train 训练一个。",
+            f"{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the qwen2 pattern and no normaliser; "
+            "train one with hanlin tokenizer train.",
+        )
+        self.file, self.error = file, error
+
+    def __reduce__(self):
+        return (type(self), (self.file, self.error))
+
+
+class Vocabulary:
+    """What a tokenizer is made of. One that was read from files makes its lists when they are asked for: encoding needs none of them.
+
+    Attributes:
         special: control tokens; their ids follow those of `tokens`.
     """
 
-    tokens: list[bytes]
-    merges: list[tuple[int, int, int]]
-    special: list[str]
+    def __init__(self, tokens: list[bytes], merges: list[tuple[int, int, int]], special: list[str]):
+        self.tokens, self.merges, self.special = tokens, merges, special
+
+    @classmethod
+    def of_core(cls, core: _native.Vocabulary, special: list[str]) -> Vocabulary:
+        """What the core read, with control tokens."""
+        vocabulary = cls.__new__(cls)
+        vocabulary._core, vocabulary.special = core, special
+        return vocabulary
+
+    _core: _native.Vocabulary | None = None
+
+    @cached_property
+    def tokens(self) -> list[bytes]:
+        """The bytes each ordinary id spells."""
+        assert self._core is not None
+        return self._core.tokens()
+
+    @cached_property
+    def merges(self) -> list[tuple[int, int, int]]:
+        """(left, right, result) ids, in the order of their ranks."""
+        assert self._core is not None
+        return self._core.merges()
+
+    @cached_property
+    def encoder(self) -> _native.Encoder:
+        """The core's encoder, which decodes control tokens but never makes them.
+
+        Raises:
+            ValueError: a byte has no token, or a merge does not spell its result.
+        """
+        from hanlin._native import Encoder
+
+        control = [name.encode() for name in self.special]
+        return self._core.encoder(control) if self._core else Encoder([*self.tokens, *control], len(self.tokens), self.merges)
+
+    @property
+    def ordinary(self) -> int:
+        """Number of ids that are not control tokens."""
+        return len(self._core) if self._core else len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return (self.tokens, self.merges, self.special) == (other.tokens, other.merges, other.special)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def build_vocabulary(merges: Sequence[tuple[bytes, bytes]], special: Sequence[str]) -> Vocabulary:
@@ -119,7 +182,7 @@ def read_files(directory: Path) -> Vocabulary:
     """Read a tokenizer directory, or a model directory with a tokenizer in it.
 
     Raises:
-        HanlinError: no tokenizer there, damaged, or one that Hanlin did not write (another pattern, normaliser or template).
+        HanlinError: no tokenizer there, damaged, or (`NotOurs`) one that Hanlin did not write: another pattern or normaliser.
     """
     file = directory / TOKENIZER_JSON
     if not file.is_file():
@@ -127,31 +190,30 @@ def read_files(directory: Path) -> Vocabulary:
             f"{directory} 里没有 {TOKENIZER_JSON}，不是分词器目录。请检查路径，或先运行 hanlin tokenizer train。",
             f"{directory} holds no {TOKENIZER_JSON}: it is no tokenizer. Check the path, or run hanlin tokenizer train first.",
         )
-    document = read_json(file)
     try:
-        return _parse(document)
+        return _parse(file.read_bytes())
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise HanlinError(
-            f"{file} 不是 Hanlin 写的分词器（{error}）。翰林只使用自己训练的字节级 BPE（qwen2 切分、无归一化）；请用 hanlin tokenizer train 训练一个。",
-            f"{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the qwen2 pattern and no normaliser; "
-            "train one with hanlin tokenizer train.",
-        ) from None
+        read_json(file)  # which refuses a damaged file in words of its own
+        raise NotOurs(file, error) from None
 
 
-def _parse(document: dict[str, Any]) -> Vocabulary:
+def _parse(content: bytes) -> Vocabulary:
+    from hanlin._native import Vocabulary as Core
+
+    core, rest = Core.of_json(content)
+    document = orjson.loads(rest)
     stages = document["pre_tokenizer"]["pretokenizers"]
     if document["normalizer"] is not None or stages[0]["pattern"]["Regex"] != PATTERN or len(stages) != 2:
         raise ValueError("pre_tokenizer or normalizer")
-    letters = sorted(document["model"]["vocab"].items(), key=lambda item: item[1])
-    if [index for _, index in letters] != list(range(len(letters))):
-        raise ValueError("vocab ids")
-    ids = dict(letters)
-    tokens = [from_letters(text) for text, _ in letters]
-    merges = [(ids[left], ids[right], ids[left + right]) for left, right in document["model"]["merges"]]
     added = document["added_tokens"]
-    if [item["id"] for item in added] != list(range(len(tokens), len(tokens) + len(added))):
+    if [item["id"] for item in added] != list(range(len(core), len(core) + len(added))):
         raise ValueError("added_tokens ids")
-    return Vocabulary(tokens, merges, [item["content"] for item in added])
+    vocabulary = Vocabulary.of_core(core, [item["content"] for item in added])
+    missing = {END_OF_TEXT, IM_START, IM_END, THINK, END_THINK}.difference(vocabulary.special)
+    if missing:
+        raise ValueError(f"added_tokens: no {min(missing)}")
+    _ = vocabulary.encoder  # refuses what does not fit together
+    return vocabulary
 
 
 def content_hash(directory: Path) -> str:
@@ -160,6 +222,10 @@ def content_hash(directory: Path) -> str:
     Raises:
         HanlinError: a file of it is missing, or differs from what the directory's manifest recorded.
     """
+    import hashlib
+
+    from hanlin.common.manifest import MANIFEST, hash_json, sha256_file  # not needed to open a tokenizer, which should be instant
+
     hashes = {}
     for name in FILES:
         if not (directory / name).is_file():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from .tokenizer import Tokenizer
@@ -11,23 +13,38 @@ from .tokenizer import Tokenizer
 CLASSES = ("han", "kana", "latin", "digit", "space", "punctuation", "other", "piece", "byte", "control")
 
 
-def inspect(tokenizer: Tokenizer, limit: int = 50) -> dict[str, Any]:
+def inspect(tokenizer: Tokenizer, limit: int = 50, on: Iterable[Path | str] | None = None) -> dict[str, Any]:
     """Describe a vocabulary.
 
     Args:
         limit: entries per list.
+        on: files on which to count the tokens' use; the corpus that the vocabulary was learnt from says most.
 
     Returns:
         `size`; `classes`: number of tokens by what they are made of; `shares`: the same as fractions; `lengths`: number of tokens by
-        characters; `longest`, `longest_han`: entries with the most characters; `newest`: the last learnt, hence the rarest;
-        `repeats`: one character three times or more; `pieces`: parts of one character. An entry is {"id", "text", "characters", "class"}.
+        characters; `longest`, `longest_han`: entries with the most characters; `newest`: the last learnt; `rarest`: those used least on
+        the files, the same as `newest` without any; `unused`: how many never occurred there, None without files; `suspicious`: {criterion:
+        {"count", "tokens"}}, see `hanlin.tokenizer.suspicious`, and `suspicious_tokens`: how many meet at least one criterion;
+        `repeats`: one character three times or more; `pieces`: parts of one character.
+        An entry is {"id", "text", "characters", "class"}, with "count" where use was counted, and "found" (the part that meets the
+        criterion) among the suspicious.
+
+    Raises:
+        HanlinError: unreadable files.
     """
-    entries = [_entry(index, token) for index, token in enumerate(tokenizer.vocabulary.tokens)]
+    tokens = tokenizer.vocabulary.tokens
+    counts = _counts(tokenizer, on) if on is not None else None
+    entries = [_entry(index, token) for index, token in enumerate(tokens)]
+    if counts is not None:
+        for entry in entries:
+            entry["count"] = counts[entry["id"]]
     words = [entry for entry in entries if entry["class"] not in ("piece", "byte")]
     by_length = sorted(words, key=lambda entry: (-entry["characters"], entry["id"]))
+    newest = list(reversed(words))
     classes = Counter(entry["class"] for entry in entries)
     classes["control"] = len(tokenizer.special)
     size = tokenizer.vocab_size
+    suspicious, suspected = _suspicious(tokens, entries, limit)
     return {
         "size": size,
         "classes": {name: classes[name] for name in CLASSES},
@@ -35,11 +52,45 @@ def inspect(tokenizer: Tokenizer, limit: int = 50) -> dict[str, Any]:
         "lengths": dict(sorted(Counter(entry["characters"] for entry in words).items())),
         "longest": by_length[:limit],
         "longest_han": [entry for entry in by_length if entry["class"] == "han"][:limit],
-        "newest": [entry for entry in reversed(words)][:limit],
+        "newest": newest[:limit],
+        "rarest": sorted(newest, key=lambda entry: entry.get("count", 0))[:limit],
+        "unused": None if counts is None else sum(entry["count"] == 0 for entry in entries),
+        "suspicious": suspicious,
+        "suspicious_tokens": suspected,
         "repeats": [entry for entry in by_length if entry["characters"] >= 3 and len(set(entry["text"])) == 1][:limit],
         "pieces": [entry for entry in entries if entry["class"] == "piece"][:limit],
         "control": [{"id": index, "text": name} for name, index in tokenizer.special.items()],
     }
+
+
+def _counts(tokenizer: Tokenizer, files: Iterable[Path | str]) -> list[int]:
+    """How often each id occurs in the files."""
+    import numpy
+
+    from .compare import read_batches
+
+    counts = numpy.zeros(tokenizer.vocab_size, numpy.int64)
+    for path in files:
+        for batch in read_batches(Path(path)):
+            ids, _ = tokenizer.encode_arrays(batch)
+            counts += numpy.bincount(ids, minlength=len(counts))
+    return counts.tolist()
+
+
+def _suspicious(tokens: list[bytes], entries: list[dict[str, Any]], limit: int) -> tuple[dict[str, Any], int]:
+    """Entries by criterion, the most used first, the latest learnt first where use was not counted; and how many there are in all."""
+    from .suspicious import CRITERIA, reasons
+
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CRITERIA}
+    suspected = 0
+    for entry, token in zip(reversed(entries), reversed(tokens), strict=True):
+        met = reasons(token)
+        suspected += bool(met)
+        for name, part in met.items():
+            found[name].append({**entry, "found": part})
+    for listed in found.values():
+        listed.sort(key=lambda entry: -entry.get("count", 0))
+    return {name: {"count": len(listed), "tokens": listed[:limit]} for name, listed in found.items()}, suspected
 
 
 def _entry(index: int, token: bytes) -> dict[str, Any]:

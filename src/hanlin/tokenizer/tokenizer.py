@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hanlin.common.errors import HanlinError
 
@@ -41,17 +41,15 @@ class Tokenizer:
     """
 
     def __init__(self, vocabulary: Vocabulary, path: Path):
-        from hanlin._native import Encoder
-
         self.path = path
         self.vocabulary = vocabulary
-        ordinary = len(vocabulary.tokens)
+        ordinary = vocabulary.ordinary
         self.special = {name: ordinary + index for index, name in enumerate(vocabulary.special)}
         self.eos_id = self.special[END_OF_TEXT]
         self.im_end_id = self.special[IM_END]
         self.think_id = self.special[THINK]
         self.end_think_id = self.special[END_THINK]
-        self._encoder = Encoder([*vocabulary.tokens, *(name.encode() for name in vocabulary.special)], ordinary, vocabulary.merges)
+        self._encoder = vocabulary.encoder
         # Longest first: a regex takes the first alternative that matches.
         names = sorted((name.encode() for name in self.special), key=len, reverse=True)
         self._control = re.compile(b"(" + b"|".join(map(re.escape, names)) + b")")
@@ -95,24 +93,85 @@ class Tokenizer:
         """
         return self._encoder.encode_batch([_plain(text) for text in texts] if isinstance(texts, (list, tuple)) else texts)
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that ids spell, control tokens by their names: the exact inverse of `encode`."""
+    def encode_buffer(self, buffer: numpy.ndarray | bytes | memoryview, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Ids of texts that lie one after another in memory; no Python object is made per text or id.
+
+        Runs without the GIL, so several threads may encode at once; without control tokens.
+
+        Args:
+            buffer: the texts' UTF-8, (B,) uint8, or anything with such memory: bytes, a memory-mapped file. Any bytes are accepted.
+            offsets: (N + 1,) integers: text i is `buffer[offsets[i]:offsets[i + 1]]`. What lies before the first or after the last is
+                passed over.
+
+        Returns:
+            ids (T,) uint32, and offsets (N + 1,) uint64: those of text i are `ids[offsets[i]:offsets[i + 1]]`.
+
+        Raises:
+            HanlinError: the buffer is not one row of bytes, or the offsets are not integers that ascend within it.
+        """
+        import numpy
+
+        try:
+            texts = buffer if isinstance(buffer, numpy.ndarray) else numpy.frombuffer(buffer, numpy.uint8)
+            if texts.dtype != numpy.uint8 or texts.ndim != 1:
+                raise ValueError(f"buffer: {texts.dtype}, {texts.ndim}-D")
+            return self._encoder.encode_buffer(numpy.ascontiguousarray(texts), _offsets(offsets))
+        except (TypeError, ValueError) as error:
+            raise _wrong_buffer(error) from None
+
+    def decode_buffer(self, ids: numpy.ndarray, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """The inverse of `encode_buffer`: bytes (B,) uint8 and offsets (N + 1,) uint64 of the texts whose ids lie one after another.
+
+        Args:
+            ids: (T,) of any integer type.
+            offsets: (N + 1,) integers: the ids of text i are `ids[offsets[i]:offsets[i + 1]]`.
+
+        Raises:
+            HanlinError: not integers, offsets that do not ascend within the ids, or an id that is not in the vocabulary.
+        """
+        try:
+            return self._encoder.decode_buffer(_integers(ids), _offsets(offsets))
+        except (TypeError, ValueError) as error:
+            raise _wrong_buffer(error) from None
+        except IndexError as error:
+            raise self._unknown(error) from None
+
+    def decode_bytes(self, ids: Iterable[int] | numpy.ndarray) -> bytes:
+        """The bytes that ids spell, control tokens by their names: the exact inverse of `encode`.
+
+        A numpy array (one row, any integer type) is read in place.
+
+        Raises:
+            HanlinError: an id that is not in the vocabulary, or an array that is not one row of integers.
+        """
+        if _is_array(ids):
+            try:
+                return self._encoder.decode_array(_integers(ids))
+            except (TypeError, ValueError) as error:
+                raise _wrong_buffer(error) from None
+            except IndexError as error:
+                raise self._unknown(error) from None
         ids = list(ids)
         try:
             return self._encoder.decode(ids)
         except (IndexError, TypeError):
-            wrong = next(item for item in ids if not 0 <= int(item) < self.vocab_size)
-            raise HanlinError(
-                f"id {wrong} 不在词表内（词表大小 {self.vocab_size}）。这些 id 可能来自另一个分词器。",
-                f"Id {wrong} is not in the vocabulary (of size {self.vocab_size}). Were these ids made by another tokenizer?",
-            ) from None
+            raise self._unknown(next(item for item in ids if not 0 <= int(item) < self.vocab_size)) from None
 
-    def decode(self, ids: Iterable[int], special: bool = True) -> str:
-        """The text that ids spell; without the control tokens if not `special`. Bytes that form no character become U+FFFD."""
+    def decode(self, ids: Iterable[int] | numpy.ndarray, special: bool = True) -> str:
+        """The text that ids spell; without the control tokens if not `special`. Bytes that form no character become U+FFFD.
+
+        Takes what `decode_bytes` takes and raises what it raises.
+        """
         if not special:
-            ordinary = len(self.vocabulary.tokens)
-            ids = [item for item in ids if item < ordinary]
+            ordinary = self.vocabulary.ordinary
+            ids = ids[ids < ordinary] if _is_array(ids) else [item for item in ids if item < ordinary]
         return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def _unknown(self, wrong: object) -> HanlinError:
+        return HanlinError(
+            f"id {wrong} 不在词表内（词表大小 {self.vocab_size}）。这些 id 可能来自另一个分词器。",
+            f"Id {wrong} is not in the vocabulary (of size {self.vocab_size}). Were these ids made by another tokenizer?",
+        )
 
     def render(
         self,
@@ -163,3 +222,34 @@ def _plain(text: str | bytes) -> str | bytes:
         except UnicodeEncodeError:
             return text.encode("utf-8", "surrogatepass")
     return text
+
+
+def _is_array(value: object) -> TypeGuard[numpy.ndarray]:
+    return hasattr(value, "__array_interface__")  # without importing numpy, which a tokenizer does not need
+
+
+def _integers(array: numpy.ndarray) -> numpy.ndarray:
+    """One row of integers as the core reads it: contiguous, in this machine's byte order."""
+    import numpy
+
+    array = numpy.asarray(array)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):  # an empty array is of floats unless told otherwise
+        raise ValueError(f"{array.dtype}, {array.ndim}-D, instead of one row of integers")
+    return numpy.ascontiguousarray(array, array.dtype.newbyteorder("=") if array.size else numpy.uint32)
+
+
+def _offsets(offsets: numpy.ndarray) -> numpy.ndarray:
+    import numpy
+
+    array = _integers(offsets)
+    if array.dtype.kind == "i" and (array < 0).any():
+        raise ValueError(f"offsets: {array.min()} is negative")
+    return array.astype(numpy.uint64, copy=False)
+
+
+def _wrong_buffer(error: Exception) -> HanlinError:
+    return HanlinError(
+        f"读不懂这些数组（{error}）。文本是一维 uint8，id 是一维整数；offsets 比文本多一个，从小到大，不超过数组长度。",
+        f"These arrays cannot be read ({error}). Text is one row of uint8, ids one row of integers; offsets are one more than the texts, "
+        "ascending, within the array.",
+    )
