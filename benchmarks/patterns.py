@@ -18,6 +18,7 @@ Each run is appended to `FOLDER/runs.jsonl` when it ends; the same command goes 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -231,7 +232,7 @@ class Stream:
                 flat += [tokenizer.eos_id, *ids]
         self._flat, self._document = torch.tensor(flat[:wanted]), torch.tensor(document[:wanted])
         self.bytes = int(tokenizer.byte_lengths()[self._flat[1:]].sum())  # of the text that is predicted
-        self.fingerprint = ""
+        self.fingerprint = hashlib.sha256(self._flat.numpy().tobytes()).hexdigest()  # an interrupted run is not resumed on other tokens
 
     def micro_batches(self, step: int, model: torch.nn.Module) -> list[Batch]:
         """The rows of a step; the last label of a chunk is the <|endoftext|> before the next."""
@@ -244,7 +245,7 @@ class Stream:
         return [Batch(ids, labels, positions, documents, [])]
 
 
-def run(tokenizer: Tokenizer, texts: Texts, seed: int, steps: int, work: Path) -> dict[str, Any]:
+def run(tokenizer: Tokenizer, texts: Texts, seed: int, steps: int, checkpoints: Path) -> dict[str, Any]:
     """Train one model and judge it: bits of every held-out document, and figures of the run."""
     began = time.monotonic()
     widths = tokenizer.byte_lengths()
@@ -252,7 +253,7 @@ def run(tokenizer: Tokenizer, texts: Texts, seed: int, steps: int, work: Path) -
     init_weights(model, seed)
     stream = Stream(tokenizer, texts.chunks, seed, steps)
     config = TrainConfig(steps=steps, learning_rate=LEARNING_RATE, warmup=0.05, decay=0.5, checkpoint_seconds=math.inf)
-    result = train_model(model, stream, NextToken(widths, Z_LOSS), config, work / "checkpoints", PlainProgress(30))
+    result = train_model(model, stream, NextToken(widths, Z_LOSS), config, checkpoints, PlainProgress(30))
     ids = [np.array([tokenizer.eos_id, *row, tokenizer.eos_id]) for row in tokenizer.encode(texts.heldout)]
     return {
         "parameters": model.config.parameters(),
@@ -393,7 +394,7 @@ def main() -> None:
     for seed, name in itertools.product(range(1, options.seeds + 1), options.variants):
         if options.report or any((done["variant"], done["seed"]) == (name, seed) for done in runs):
             continue
-        done = {"variant": name, "seed": seed, **run(made[name], texts, seed, options.steps, options.work)}
+        done = {"variant": name, "seed": seed, **run(made[name], texts, seed, options.steps, options.work / f"{name}, seed {seed}")}
         runs.append(done)
         with open(log, "a") as file:
             file.write(json.dumps(done) + "\n")
