@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "prefetch.hpp"
 #include "unicode.hpp"
 
 namespace hanlin {
@@ -10,6 +11,7 @@ namespace hanlin {
 namespace {
 
 constexpr std::uint32_t kNone = PairTable::kMissing;
+constexpr std::size_t kAhead = 16;  // places ahead of which memory is asked for
 constexpr Id kDead = 0xFFFFFFFE;  // inside a token, where neither of its ends is
 
 std::uint32_t count_characters(std::string_view bytes) {
@@ -47,38 +49,48 @@ Learner::Learner(UnitWords words, LearnerLimits limits)
   }
   left_.sums.resize(tokens_.size());
   right_.sums.resize(tokens_.size());
-  count_all();
+  count_all(words.candidates);
 }
 
 // Two passes over the units, so that places are stored only for pairs that may be merged: most pairs are too rare.
-void Learner::count_all() {
+void Learner::count_all(const std::vector<std::pair<Id, Id>>& candidates) {
   struct Sum {
     Id left, right;
     std::int64_t count;
     std::uint32_t places;
-    std::uint32_t pair;
   };
   std::vector<Sum> sums;
   PairTable seen;
+  const auto new_sum = [&](Id left, Id right) {
+    sums.push_back({left, right, 0, 0});
+    return static_cast<std::uint32_t>(sums.size() - 1);
+  };
+  for (const auto& [left, right] : candidates) seen(left, right) = new_sum(left, right);
   std::vector<std::uint32_t> sum_at(units_.size(), kNone);  // so that the second pass looks nothing up
   std::size_t segment = 0;
   for (std::size_t place = 0; place + 1 < units_.size(); ++place) {
     const Id left = units_[place], right = units_[place + 1];
+    if (place + kAhead + 1 < units_.size()) seen.prefetch(units_[place + kAhead], units_[place + kAhead + 1]);
     if (left == UnitWords::kWordEnd || right == UnitWords::kWordEnd) continue;
-    std::uint32_t& index = seen(left, right);
-    if (index == kNone) {
-      index = static_cast<std::uint32_t>(sums.size());
-      sums.push_back({left, right, 0, 0, kNone});
-    }
+    const std::uint32_t* known = seen.find(left, right);
+    if (known == nullptr && !candidates.empty()) continue;
+    const std::uint32_t index = known != nullptr ? *known : seen(left, right) = new_sum(left, right);
     sum_at[place] = index;
     sums[index].count += weight_at(static_cast<std::uint32_t>(place), segment);
     sums[index].places += 1;
   }
-  for (Sum& sum : sums) sum.pair = add_pair(sum.left, sum.right, sum.count, sum.places);
+  std::vector<std::uint32_t*> ends(sums.size(), nullptr);  // of the places written so far
+  for (std::size_t index = 0; index < sums.size(); ++index) {
+    const Sum& sum = sums[index];
+    const std::uint32_t pair = add_pair(sum.left, sum.right, sum.count, sum.places);
+    if (pair == kNone) continue;
+    pairs_[pair].places.resize(sum.places);
+    ends[index] = pairs_[pair].places.data();
+  }
   for (std::size_t place = 0; place < units_.size(); ++place) {
     if (sum_at[place] == kNone) continue;
-    const std::uint32_t pair = sums[sum_at[place]].pair;
-    if (pair != kNone) pairs_[pair].places.push_back(static_cast<std::uint32_t>(place));
+    std::uint32_t*& end = ends[sum_at[place]];
+    if (end != nullptr) *end++ = static_cast<std::uint32_t>(place);
   }
 }
 
@@ -120,7 +132,9 @@ void Learner::replace(std::vector<std::uint32_t> places, Id left, Id right, Id t
   const std::uint32_t left_size = tokens_[left].units;
   const std::uint32_t size = left_size + tokens_[right].units;
   std::size_t segment = 0;
-  for (const std::uint32_t place : places) {
+  for (std::size_t index = 0; index < places.size(); ++index) {
+    if (index + kAhead < places.size()) prefetch(&units_[places[index + kAhead]]);
+    const std::uint32_t place = places[index];
     const std::uint32_t middle = place + left_size;
     if (units_[place] != left || units_[middle] != right) continue;  // merged with another neighbour meanwhile
     const std::uint32_t last = place + size - 1;

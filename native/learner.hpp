@@ -18,6 +18,7 @@
 #include <queue>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "pair_table.hpp"
@@ -35,6 +36,7 @@ struct UnitWords {
     std::int64_t count;
   };
   std::vector<Segment> segments;
+  std::vector<std::pair<Id, Id>> candidates;  // the pairs of units that may be frequent enough to be merged; all, if there are none
 
   static constexpr Id kWordEnd = 0xFFFFFFFF;
   void begin_word(std::int64_t count);
@@ -102,7 +104,7 @@ class Learner {
     std::vector<Id> present;   // neighbours with a sum
   };
 
-  void count_all();
+  void count_all(const std::vector<std::pair<Id, Id>>& candidates);
   Id new_token(Id left, Id right);
   void replace(std::vector<std::uint32_t> places, Id left, Id right, Id token);
   static void note(Side& side, Id neighbour, std::uint32_t place, std::int64_t count);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "prefetch.hpp"
+
 namespace hanlin {
 
 class PairTable {
@@ -12,6 +14,11 @@ class PairTable {
   static constexpr std::uint32_t kMissing = 0xFFFFFFFF;
 
   std::size_t size() const { return size_; }
+
+  // Asks for the memory that find() will read first.
+  void prefetch(std::uint32_t left, std::uint32_t right) const {
+    if (!slots_.empty()) hanlin::prefetch(&slots_[home(key_of(left, right))]);
+  }
 
   // Pointer to the value, or nullptr; valid until the next insertion.
   std::uint32_t* find(std::uint32_t left, std::uint32_t right) {
@@ -39,11 +46,14 @@ class PairTable {
 
   static std::uint64_t key_of(std::uint32_t left, std::uint32_t right) { return std::uint64_t{left} << 32 | right; }
 
+  std::size_t home(std::uint64_t key) const {
+    const std::uint64_t hash = key * 0x9E3779B97F4A7C15ull;
+    return static_cast<std::size_t>(hash ^ hash >> 32) & (slots_.size() - 1);
+  }
+
   std::size_t locate(std::uint64_t key) const {
-    std::uint64_t hash = key * 0x9E3779B97F4A7C15ull;
-    hash ^= hash >> 32;
     const std::size_t mask = slots_.size() - 1;
-    std::size_t slot = static_cast<std::size_t>(hash) & mask;
+    std::size_t slot = home(key);
     while (slots_[slot].value != kMissing && slots_[slot].key != key) slot = (slot + 1) & mask;
     return slot;
   }

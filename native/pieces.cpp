@@ -170,6 +170,9 @@ UnitWords PieceCounter::take_words() {
     }
     words.units[place++] = UnitWords::kWordEnd;
   });
+  census_->bigrams().each([&](Id left, Id right, std::int64_t count) {
+    if (count >= floor_) words.candidates.emplace_back(left, right);
+  });
   table_ = WordTable();
   kept_ = JointSet();
   census_.reset();
