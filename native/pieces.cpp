@@ -144,9 +144,17 @@ UnitWords PieceCounter::take_words() {
     return sum;
   };
   std::size_t sum = measure();
-  while (memory_.symbols > 0 && sum > memory_.symbols && thinning_ < kMostThinning) {
-    thinning_ *= 2;
-    sum = measure();
+  if (memory_.symbols > 0 && sum > memory_.symbols) {
+    // Of the pieces that occur c < w times the share c/w is expected to be left: the least w that should do, and a little more if need be.
+    const auto expected = [&](std::int64_t thinning) {
+      double kept = static_cast<double>(sum);
+      for (std::int64_t count = 1; count < std::min(thinning, kFew); ++count) {
+        kept -= static_cast<double>(few[static_cast<std::size_t>(count)]) * (1 - static_cast<double>(count) / static_cast<double>(thinning));
+      }
+      return kept;
+    };
+    while (thinning_ < kMostThinning && expected(thinning_) > static_cast<double>(memory_.symbols)) thinning_ += 1 + thinning_ / 32;
+    for (sum = measure(); sum > memory_.symbols && thinning_ < kMostThinning; sum = measure()) thinning_ += 1 + thinning_ / 32;
   }
 
   UnitWords words;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "learner.hpp"
 #include "unicode.hpp"
@@ -69,18 +70,29 @@ UnitWords words_of_characters(const Characters& characters) {
   return byte_words(words);
 }
 
-// Takes at each step the better candidate of two learners, down to the count `least`; `pieces` may be absent.
+// Whether a token is one character of several bytes.
+bool is_wide_character(std::string_view bytes) { return bytes.size() > 1 && bytes.size() <= 4 && decode_unit(bytes, 0).size == bytes.size(); }
+
+// Takes at each step the better candidate of two learners, down to the count `least`; `pieces` may be absent. A character is put together
+// before it is merged with others: a matter of course where counts are exact, but thinned ones may say that a pair is more frequent.
 std::vector<LearntMerge> learn(Learner* pieces, Learner& tokens, std::int64_t least, const TrainOptions& options, const TrainProgress& progress) {
   std::vector<LearntMerge> merges;
+  std::unordered_set<std::string> whole;  // characters that have been put together
+  const auto is_ready = [&](Id id) {
+    const std::string_view spelling = tokens.spelling(id);
+    return pieces == nullptr || !is_wide_character(spelling) || whole.count(std::string(spelling)) > 0;
+  };
   Learner::Candidate piece{}, token{};
   while (merges.size() < options.new_tokens) {
-    const bool has_piece = pieces != nullptr && pieces->peek(piece) && piece.count >= least;
     const bool has_token = tokens.peek(token);
+    const bool too_early = has_token && !(is_ready(token.left) && is_ready(token.right));
+    const bool has_piece = pieces != nullptr && pieces->peek(piece) && (piece.count >= least || too_early);
     if (!has_piece && !has_token) break;
-    const bool take_piece = has_piece && (!has_token || piece.count >= token.count);
+    const bool take_piece = has_piece && (too_early || !has_token || piece.count >= token.count);
     Learner& learner = take_piece ? *pieces : tokens;
     const Learner::Candidate best = take_piece ? piece : token;
     merges.push_back({std::string(learner.spelling(best.left)), std::string(learner.spelling(best.right)), best.count});
+    if (take_piece) whole.insert(merges.back().left + merges.back().right);
     learner.merge();
     if (progress && merges.size() % 256 == 0) progress(merges.size());
   }

@@ -116,6 +116,20 @@ def test_thinning_is_a_function_of_the_pieces_and_costs_little():
     assert lengths[100_000] < 1.005 * lengths[0]
 
 
+@settings(max_examples=300, deadline=None)
+@given(texts, st.integers(1, 40), st.integers(1, 30))
+def test_thinned_counts_still_put_characters_together_first(documents, new_tokens, symbols):
+    """Thinned, a pair may seem more frequent than its characters; it waits for them all the same."""
+    census = _native.Census()
+    census.add(documents)
+    pieces = _native.PieceCounter(census, 1, 0, symbols)
+    pieces.add(documents)
+    known = {bytes([byte]) for byte in range(256)}
+    for left, right, _ in _native.train_pieces(pieces, new_tokens, 1)[0]:
+        assert left in known and right in known
+        known.add(left + right)
+
+
 def test_text_the_census_has_not_seen_is_refused():
     census = _native.Census()
     census.add(["你好"])
