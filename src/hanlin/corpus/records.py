@@ -312,7 +312,7 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
         not (separated or markdown or pages) and len(head) > 1 and len(filled) == len(head) and sum(map(len, filled)) / len(filled) > 300
     )
     line, start, held, size = 1, 1, [], 0
-    for text in _text_lines(itertools.chain([first], blocks), 4 * _CHUNK):
+    for text in _text_lines(itertools.chain([first], blocks), 4 * _CHUNK + 2 * len(_SEPARATOR)):
         if separated and _SEPARATOR in text:
             *ended, text = text.split(_SEPARATOR)
             for piece in ended:
