@@ -109,9 +109,9 @@ def plain_and_hugging_face(texts: list[str], new_tokens: int, min_frequency: int
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"])
 def test_plain_equals_hugging_face_up_to_ties_at_length(name: str) -> None:
-    """As above with 20 times the text, down to the least frequency, where both must stop for want of a pair."""
-    texts = some_text(name, 2_000_000)
-    plain_and_hugging_face(texts, 3000, 2)
+    """As above with 10 times the text, down to the least frequency, where both must stop for want of a pair."""
+    texts = some_text(name, 1_000_000)
+    plain_and_hugging_face(texts, 2000, 2)
     plain_and_hugging_face([text[:300] for text in texts[:40]], 100_000, 8)
 
 
@@ -122,9 +122,9 @@ def test_aligned_pieces_equal_the_slow_reference_on_real_text(name: str, max_cha
     """What `hanlin tokenizer train` does (census, cutting, pieces) beside a recount of every pair of uncut pre-tokens at every step."""
     from .test_pieces import learn as learn_from_pieces
 
-    texts = some_text(name, 400_000)
-    merges, _ = learn_from_pieces(texts, 300, 2, max_characters, shards=3)
-    assert merges == reference.train(dict(count(texts).words()), 300, 2, max_characters, True)
+    texts = some_text(name, 100_000)
+    merges, _ = learn_from_pieces(texts, 200, 2, max_characters, shards=3)
+    assert merges == reference.train(dict(count(texts).words()), 200, 2, max_characters, True)
 
 
 @given(st.lists(st.text(alphabet="ab 你好\n!", max_size=20), max_size=12), st.randoms(use_true_random=False), st.integers(1, 4))
