@@ -263,7 +263,8 @@ def test_a_sample_of_the_real_data(vocabularies: list[Three]) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("unit", ["中", "a", " ", "\n", "0", "!", "\u0301", "中国", "ab", "👩‍👩‍👧‍👦", "\r\n", " \n"])
 def test_ten_megabytes_of_one_thing(vocabularies: list[Three], unit: str) -> None:
-    text = unit * (10_000_000 // len(unit.encode()))
+    """A little less of it: at ten million steps in one pre-token the regex engine of `tokenizers` gives up and panics."""
+    text = unit * (9_990_000 // len(unit.encode()))
     vocabularies[0].check_all([text], repr(unit))
 
 
