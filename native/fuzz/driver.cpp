@@ -38,6 +38,7 @@ Input mutate(Input input, std::mt19937_64& random, const std::vector<Input>& poo
     }
   }
   if (input.size() > 600) input.resize(600);
+  if (!input.empty()) input[0] = static_cast<char>(random());  // the options: mutation alone would hardly ever change them
   return input;
 }
 

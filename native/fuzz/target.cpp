@@ -87,7 +87,7 @@ void run(std::string_view data, std::uint8_t choice) {
   check_merges(merges, options);
   const std::vector<LearntMerge> again = train(backwards.words(), options);
   require(again.size() == merges.size(), "the order of documents does not matter");
-  if (options.aligned) {
+  if (options.aligned && (choice & 0x70) == 0) {  // for one input in eight: the census is large, and slow under the sanitizers
     const std::vector<LearntMerge> cut = train_cut(documents, options);
     require(cut.size() == merges.size(), "cutting changes no merge");
     for (std::size_t rank = 0; rank < merges.size(); ++rank) {

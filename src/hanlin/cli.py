@@ -23,6 +23,7 @@ app = App(
     help=tr("从原始中文文本到能对话的语言模型。", "From raw Chinese text to a language model you can talk to."),
     version_flags=["--version"],
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main() says what became of the work
 )
 Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 Files = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
@@ -480,7 +481,7 @@ def main() -> None:
         print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        message = tr("已中断，进度已保存。再运行同一条命令即可继续。", "Interrupted; progress is saved. Run the same command to go on.")
+        message = tr("已中断。已完成的都已保存，没有写到一半的产物；再运行同一条命令即可继续。", "Interrupted. What was finished is saved and nothing is half-written; run the same command to go on.")
         print("\n" + message, file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:

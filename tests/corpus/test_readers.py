@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hanlin.common.errors import HanlinError
 from hanlin.corpus.files import ReadLimits
 from hanlin.corpus.readers import read_conversations, read_documents, read_preferences
-from hanlin.corpus.records import Quarantine, _values
+from hanlin.corpus.records import Quarantine, _text_lines, _values
 
 # file → (schema, records)
 FIXTURES = {
@@ -304,6 +304,20 @@ def test_plain_text_is_a_document_and_long_text_is_cut_at_paragraphs(tmp_path, p
     assert "\n\n".join(pieces) == text
     (tmp_path / "note.md").write_text("---\ntitle: 题\n---\n# 题\n\n正文。\n", encoding="utf-8")
     assert [item["text"] for item in read_documents(tmp_path / "note.md")] == ["# 题\n\n正文。"]
+
+
+def test_a_line_without_end_is_cut(tmp_path):
+    """Every few million characters, and never within a separator."""
+    line = "".join(map(chr, range(0x4E00, 0x9000))) * 800
+    (tmp_path / "line.txt").write_text(line, encoding="utf-8")
+    pieces = [item["text"] for item in read_documents(tmp_path / "line.txt")]
+    assert "".join(pieces) == line and max(map(len, pieces)) < 6 << 20 and len(pieces) < 6
+    for shift in range(0, 40, 3):
+        first, second = "甲" * ((4 << 20) - shift), "乙" * 100
+        blocks = [first[begin : begin + 349_525] for begin in range(0, len(first), 349_525)]
+        parts = list(_text_lines(iter([*blocks, "<|endoftext|>" + second, "丙" * 30 + "\n丁"]), 4 << 20))
+        assert "".join(parts) == first + "<|endoftext|>" + second + "丙" * 30 + "\n丁"
+        assert sum(part.count("<|endoftext|>") for part in parts) == 1
 
 
 def test_lines_of_an_array_are_counted(tmp_path):

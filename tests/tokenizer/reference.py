@@ -93,7 +93,7 @@ def counts_along(words: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes
             where[pair].add(index)
     for left, right in merges:
         yield counts[left, right], max(counts.values())
-        for index in where.pop((left, right)):
+        for index in where.pop((left, right), ()):
             before, after = state[index], merge_word(state[index], left, right)
             for pair in zip(before, before[1:], strict=False):
                 counts[pair] -= weights[index]

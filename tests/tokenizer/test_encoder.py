@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hanlin import _native
 from hanlin.tokenizer.files import build_vocabulary
 
-from . import reference
+from . import awkward, reference
 
 ALPHABET = "aab你妳好仠é¥½😀😁\n "  # ¥ and ½ are symbols whose bytes also occur next to one another in 你 and 好
 words = st.dictionaries(st.text(alphabet=ALPHABET, min_size=1, max_size=10).map(str.encode), st.integers(1, 5), min_size=1, max_size=12)
@@ -80,6 +81,56 @@ def test_batches_equal_single_texts_and_decode_to_what_they_were(texts: list[byt
     parts = [ids[begin:end].tolist() for begin, end in zip(offsets, offsets[1:], strict=False)]
     assert parts == [encoder.encode(item) for item in texts]
     assert [encoder.decode(part) for part in parts] == texts
+
+
+def round_trip_of_all(encoder: _native.Encoder, strings: list[bytes]) -> None:
+    """Each string's ids decode to it: all together to all of them, and the bytes of each one's tokens are as many as its own."""
+    ids, offsets = encoder.encode_batch(strings)
+    assert encoder.decode(ids.tolist()) == b"".join(strings)
+    sizes = numpy.array([len(encoder.decode([index])) for index in range(len(encoder))])
+    ends = numpy.concatenate([[0], numpy.cumsum(sizes[ids])])[offsets.astype(numpy.int64)]
+    assert numpy.array_equal(numpy.diff(ends), [len(item) for item in strings])
+
+
+def some_encoders() -> list[_native.Encoder]:
+    """Aligned and plain merges of text in which every byte of a character occurs, also beside others than its own."""
+    text = "".join(map(chr, (*range(1, 0x800, 3), *range(0x800, 0xD800, 41), *range(0xE000, 0x10000, 41), *range(0x10000, 0x110000, 4099))))
+    counter = _native.PretokenCounter()
+    counter.add([text, text, text[::-1], "".join(random.Random(3).choices(text, k=len(text)))])
+    learnt = [_native.train(counter, 1500, 1, 0, aligned) for aligned in (True, False)]
+    return [encoder_of([(left, right) for left, right, _ in merges]) for merges in learnt]
+
+
+def test_all_short_byte_strings_come_back() -> None:
+    """Every string of one and two bytes; of those of three, a sample that begins with each byte that may lead a character."""
+    rng = random.Random(5)
+    for encoder in some_encoders():
+        round_trip_of_all(encoder, [b"", *(bytes([byte]) for byte in range(256)), *(bytes([a, b]) for a in range(256) for b in range(256))])
+        round_trip_of_all(encoder, [bytes([lead, *rng.randbytes(2)]) for lead in range(0xC0, 0x100) for _ in range(1500)])
+
+
+@pytest.mark.nightly
+def test_all_byte_strings_of_three_come_back() -> None:
+    for encoder in some_encoders():
+        for first in range(256):
+            round_trip_of_all(encoder, [bytes([first, b, c]) for b in range(256) for c in range(256)])
+
+
+@pytest.mark.nightly
+@settings(max_examples=50_000, deadline=None)
+@given(awkward.raw)
+def test_awkward_bytes_are_encoded_the_slow_way(data: bytes) -> None:
+    """Invalid UTF-8 too, which no peer takes: by the pre-tokens, which test_scanner.py holds to the pattern, and by rank within them."""
+    for pairs, encoder in slow_vocabularies():
+        assert spelt(encoder, data) == slow(pairs, data)
+
+
+@functools.cache
+def slow_vocabularies() -> list[tuple[list[tuple[bytes, bytes]], _native.Encoder]]:
+    counter = _native.PretokenCounter()
+    counter.add([" ".join([*awkward.CLASS_BORDERS, *awkward.HAN]), "".join(awkward.CLASS_BORDERS + awkward.OTHERS + awkward.EMOJI * 3), "你好吗 don't 's's"])
+    learnt = [[(left, right) for left, right, _ in _native.train(counter, 900, 1, 0, aligned)] for aligned in (True, False)]
+    return [(pairs, encoder_of(pairs)) for pairs in learnt]
 
 
 @pytest.mark.parametrize("unit", ["a", "好", "😀", " ", "\n", "\xff", "ab", "!?"])

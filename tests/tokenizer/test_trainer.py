@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -77,27 +78,53 @@ def test_equals_the_reference_on_real_text() -> None:
 @pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"])
 def test_plain_equals_hugging_face_up_to_ties(name: str) -> None:
     """Where counts are equal `tokenizers` prefers smaller ids, we smaller bytes; so each list must be a right choice at every step."""
+    plain_and_hugging_face(some_text(name, 100_000), 500, 2)
+
+
+def plain_and_hugging_face(texts: list[str], new_tokens: int, min_frequency: int) -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    texts = some_text(name, 100_000)
     counter = count(texts)
-    ours = [(left, right) for left, right, _ in _native.train(counter, 500, 2, 0, False)]
+    ours = [(left, right) for left, right, _ in _native.train(counter, new_tokens, min_frequency, 0, False)]
 
     peer = tokenizers.Tokenizer(tokenizers.models.BPE())
     byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
     peer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, byte_level])
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=256 + 500, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
-    peer.train_from_iterator(texts, trainer)
-    import json
-
+    options = {"vocab_size": 256 + new_tokens, "min_frequency": min_frequency, "initial_alphabet": alphabet, "show_progress": False}
+    peer.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(**options))
     theirs = [(from_letters(a), from_letters(b)) for a, b in json.loads(peer.to_str())["model"]["merges"]]
 
     found = dict(counter.words())
-    assert len(ours) == len(theirs) == 500
     for merges in (ours, theirs):
+        assert len(merges) <= new_tokens
         for step, (chosen, highest) in enumerate(reference.counts_along(found, merges)):
-            assert chosen == highest, f"merge {step}: {merges[step]}"
+            assert chosen == highest >= min_frequency, f"merge {step}: {merges[step]}"
+        if len(merges) < new_tokens:  # it ended because no pair was frequent enough: one more step shows it
+            *_, (_, left_over) = reference.counts_along(found, [*merges, (b"", b"")])
+            assert left_over < min_frequency
+    assert len(ours) == new_tokens == len(theirs) or len(ours) < new_tokens > len(theirs)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"])
+def test_plain_equals_hugging_face_up_to_ties_at_length(name: str) -> None:
+    """As above with 10 times the text, down to the least frequency, where both must stop for want of a pair."""
+    texts = some_text(name, 1_000_000)
+    plain_and_hugging_face(texts, 2000, 2)
+    plain_and_hugging_face([text[:300] for text in texts[:40]], 100_000, 8)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"])
+@pytest.mark.parametrize("max_characters", [0, 4])
+def test_aligned_pieces_equal_the_slow_reference_on_real_text(name: str, max_characters: int) -> None:
+    """What `hanlin tokenizer train` does (census, cutting, pieces) beside a recount of every pair of uncut pre-tokens at every step."""
+    from .test_pieces import learn as learn_from_pieces
+
+    texts = some_text(name, 100_000)
+    merges, _ = learn_from_pieces(texts, 200, 2, max_characters, shards=3)
+    assert merges == reference.train(dict(count(texts).words()), 200, 2, max_characters, True)
 
 
 @given(st.lists(st.text(alphabet="ab 你好\n!", max_size=20), max_size=12), st.randoms(use_true_random=False), st.integers(1, 4))

@@ -120,6 +120,7 @@ def blocks(path: Path, limits: ReadLimits) -> Iterator[bytes]:
     Raises:
         HanlinError: truncated or damaged compressed data, or expansion beyond `limits`.
     """
+    at = 0
     try:
         with open(path, "rb") as file:
             head = file.read(8)
@@ -131,6 +132,7 @@ def blocks(path: Path, limits: ReadLimits) -> Iterator[bytes]:
                 return
             total = 0
             for block in _decompress(file, kind):
+                at = file.tell()
                 total += len(block)
                 if total > limits.output_bytes or (total > 64 << 20 and total > limits.ratio * file.tell()):
                     raise HanlinError(
@@ -141,8 +143,8 @@ def blocks(path: Path, limits: ReadLimits) -> Iterator[bytes]:
                 yield block
     except _DAMAGED as error:
         raise HanlinError(
-            f"{path} 的压缩数据不完整或已损坏（{error}）。请重新下载或重新压缩这个文件。",
-            f"{path} is truncated or damaged ({error}). Download or compress it again.",
+            f"{path} 的压缩数据不完整或已损坏（{error}，在压缩文件的第 {at:,} 字节之后）。请重新下载或重新压缩这个文件。",
+            f"{path} is truncated or damaged ({error}, after byte {at:,} of the compressed file). Download or compress it again.",
         ) from error
     except OSError as error:
         raise HanlinError(f"读不了 {path}：{error.strerror or error}。", f"Cannot read {path}: {error.strerror or error}.") from error

@@ -52,6 +52,7 @@ class Quarantine:
     def __init__(self, sink: io.TextIOBase | None = None):
         self.count = 0
         self.reasons: Counter[str] = Counter()
+        self._first: dict[str, str] = {}  # where each reason was met first
         self.entries: list[Entry] = []
         self._sink = sink
 
@@ -63,14 +64,19 @@ class Quarantine:
         entry = Entry(str(file), line, offset, reason, text[:200].encode("utf-8", "replace").decode())
         self.count += 1
         self.reasons[reason] += 1
+        if reason not in self._first:
+            self._first[reason] = f"{file}:{line}" if line else str(file)
         if len(self.entries) < 1000:
             self.entries.append(entry)
         if self._sink is not None:
             self._sink.write(json.dumps(entry._asdict(), ensure_ascii=False) + "\n")
 
     def summary(self) -> str:
-        """The reasons and their counts, most frequent first, on one line."""
-        return "；".join(f"{reason} × {count}" for reason, count in self.reasons.most_common(5))
+        """The reasons, their counts and where each was met first (file:line), most frequent first, on one line."""
+        return tr("；", "; ").join(
+            tr(f"{reason} × {count}（首见于 {self._first[reason]}）", f"{reason} × {count} (first: {self._first[reason]})")
+            for reason, count in self.reasons.most_common(5)
+        )
 
 
 class Raw(NamedTuple):
@@ -302,20 +308,33 @@ def _table(path: Path, blocks: Iterator[str], delimiter: str) -> Iterator[Raw]:
             yield Raw(reader.line_num, -1, dict(zip(header, row, strict=False)))
 
 
-def _text_lines(blocks: Iterator[str]) -> Iterator[str]:
-    rest = ""
+def _text_lines(blocks: Iterator[str], longest: int = sys.maxsize) -> Iterator[str]:
+    """Lines with their ends; one of more than about `longest` characters comes in parts, so that an endless one takes bounded memory."""
+    held, size = [], 0
     for block in blocks:
-        pieces = (rest + block).split("\n")
-        rest = pieces.pop()
-        yield from (piece + "\n" for piece in pieces)
-    if rest:
-        yield rest
+        first, *others = block.split("\n")
+        held.append(first)
+        size += len(first)
+        if others:
+            yield "".join(held) + "\n"
+            *whole, rest = others
+            yield from (line + "\n" for line in whole)
+            held, size = [rest], len(rest)
+        if size > longest:
+            text = "".join(held)
+            separator = text.find(_SEPARATOR, len(text) - 2 * len(_SEPARATOR))
+            cut = separator if separator > 0 else len(text) - len(_SEPARATOR)  # no separator stands across it, nor half of one before it
+            yield text[:cut]
+            held, size = [text[cut:]], len(text) - cut
+    if size:
+        yield "".join(held)
 
 
 def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw]:
     """Documents of a plain file: split at `<|endoftext|>`, or one a line when lines are long, or the file itself.
 
-    A long file is cut at blank lines into documents of at most a MiB, so that memory stays bounded.
+    A long file is cut at blank lines into documents of about a million characters, and where there are none at four million, within a
+    line if need be, so that memory stays bounded.
     """
     first = next(blocks, "")
     if markdown:
@@ -326,8 +345,8 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
     by_line = (
         not (separated or markdown or pages) and len(head) > 1 and len(filled) == len(head) and sum(map(len, filled)) / len(filled) > 300
     )
-    line, start, held, size = 0, 1, [], 0
-    for line, text in enumerate(_text_lines(itertools.chain([first], blocks)), 1):
+    line, start, held, size = 1, 1, [], 0
+    for text in _text_lines(itertools.chain([first], blocks), 4 * _CHUNK + 2 * len(_SEPARATOR)):
         if separated and _SEPARATOR in text:
             *ended, text = text.split(_SEPARATOR)
             for piece in ended:
@@ -338,6 +357,7 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
             held, size, start = [], 0, line
         held.append(text)
         size += len(text)
+        line += text.endswith("\n")
     yield from _joined(start, held)
 
 
