@@ -45,6 +45,8 @@ def texts_of(corpus: Path) -> Iterator[str]:
 def train_hanlin(corpus: Path, vocab_size: int, out: Path) -> Callable[[], Any]:
     """Our trainer, on the file."""
     import hanlin
+    import hanlin.corpus.readers
+    import hanlin.tokenizer.train  # noqa: F401 - loaded when first used, otherwise, and not what is measured
 
     return lambda: hanlin.train_tokenizer([corpus], vocab_size=vocab_size, out=out)
 
@@ -75,6 +77,8 @@ def train_gigabpe(corpus: Path, vocab_size: int, out: Path) -> Callable[[], Any]
 
 def encode_hanlin(corpus: Path, vocab_size: int, out: Path) -> Callable[[], Any]:
     """Our encoder, into arrays."""
+    import numpy  # noqa: F401 - what the arrays are made of is loaded before the clock starts
+
     import hanlin
 
     tokenizer, texts = hanlin.load_tokenizer(out), list(texts_of(corpus))

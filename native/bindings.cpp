@@ -112,7 +112,7 @@ nb::list train_merges(const PretokenCounter& counter, std::size_t new_tokens, st
   std::vector<LearntMerge> merges;
   {
     nb::gil_scoped_release release;
-    merges = train(counter.words(), {new_tokens, min_frequency, max_characters, aligned}, report);
+    merges = train(counter.words_by_count(), {new_tokens, min_frequency, max_characters, aligned}, report);
   }
   return to_list(merges);
 }

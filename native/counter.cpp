@@ -44,11 +44,12 @@ void WordTable::add(std::string_view word, std::int64_t count) {
 
 void WordTable::add_all(const WordTable& other) {
   if (this == &other) throw std::invalid_argument("a table cannot be added to itself");
-  for (std::size_t index = 0; index < other.size(); ++index) add(other[index].bytes, other[index].count);
+  for (std::size_t index = 0; index < other.size(); ++index) add_later(other[index].bytes, other[index].count);
+  flush();
 }
 
-void WordTable::add_later(std::string_view word) {
-  waiting_.push_back({word, tag_of(word)});
+void WordTable::add_later(std::string_view word, std::int64_t count) {
+  waiting_.push_back({word, count, tag_of(word)});
   if (!slots_.empty()) prefetch(&slots_[waiting_.back().tag & (slots_.size() - 1)]);
   if (waiting_.size() == kBatch) flush();
 }
@@ -66,8 +67,8 @@ void WordTable::flush() {
     if (slot.index != kEmpty) prefetch(arena_.data() + entries_[slot.index].begin);
   }
   for (const Waiting& item : waiting_) {
-    weigh(item.word.size(), 1);
-    count(item.word, item.tag, 1);
+    weigh(item.word.size(), item.count);
+    count(item.word, item.tag, item.count);
   }
   waiting_.clear();
 }
@@ -126,10 +127,16 @@ void PretokenCounter::merge(const PretokenCounter& other) {
 }
 
 std::vector<Word> PretokenCounter::words() const {
+  std::vector<Word> words = words_by_count();
+  std::sort(words.begin(), words.end(), [](const Word& a, const Word& b) { return a.count != b.count ? a.count > b.count : a.bytes < b.bytes; });
+  return words;
+}
+
+std::vector<Word> PretokenCounter::words_by_count() const {
   std::vector<Word> words;
   words.reserve(table_.size());
   for (std::size_t index = 0; index < table_.size(); ++index) words.push_back(table_[index]);
-  std::sort(words.begin(), words.end(), [](const Word& a, const Word& b) { return a.count != b.count ? a.count > b.count : a.bytes < b.bytes; });
+  std::stable_sort(words.begin(), words.end(), [](const Word& a, const Word& b) { return a.count > b.count; });
   return words;
 }
 

@@ -24,9 +24,9 @@ class WordTable {
   void add(std::string_view word, std::int64_t count);
   void add_all(const WordTable& other);
 
-  // Counts one occurrence, by the next flush at the latest: a few dozen words are looked up together, so that the memory they lie in is
+  // As add(), by the next flush at the latest: a few dozen words are looked up together, so that the memory they lie in is
   // fetched at once. `word` must last until then.
-  void add_later(std::string_view word);
+  void add_later(std::string_view word, std::int64_t count = 1);
   void flush();
 
   std::size_t size() const { return entries_.size() - 1; }
@@ -50,6 +50,7 @@ class WordTable {
   };
   struct Waiting {
     std::string_view word;
+    std::int64_t count;
     std::uint32_t tag;
   };
   static constexpr std::uint32_t kEmpty = 0xFFFFFFFF;
@@ -78,6 +79,9 @@ class PretokenCounter {
   // Distinct words, the most frequent first, equals by their bytes: the same for every order of reading.
   // The views live as long as the counter is not changed.
   std::vector<Word> words() const;
+
+  // The same, but equals as they came: several times as fast.
+  std::vector<Word> words_by_count() const;
 
   const WordTable& table() const { return table_; }
   std::size_t distinct() const { return table_.size(); }

@@ -173,7 +173,7 @@ void Encoder::encode(std::string_view text, std::vector<Id>& ids, Scratch& scrat
 // Adds a pre-token's pieces to those that wait.
 void Encoder::cut(std::string_view word, Scratch& scratch) const {
   std::vector<Id>& parts = scratch.parts;
-  scratch.pieces.push_back({parts.size(), 0, 0, kNoToken});
+  scratch.pieces.push_back({parts.size(), 0, 0, kNoToken, false});
   if (char_ids_.empty()) {
     for (const char byte : word) parts.push_back(byte_ids_[static_cast<unsigned char>(byte)]);
     return close(scratch);
@@ -184,9 +184,10 @@ void Encoder::cut(std::string_view word, Scratch& scratch) const {
   std::uint32_t previous = kInvalid;
   for (std::size_t position = 0; position < word.size();) {
     const Unit unit = decode_unit(word, position);
+    if (unit.code_point == kInvalid) scratch.pieces.back().has_strays = true;
     if (previous != kInvalid && unit.code_point != kInvalid && !joints_.empty() && !joints_.has(previous, unit.code_point)) {
       close(scratch);
-      scratch.pieces.push_back({parts.size(), 0, 0, kNoToken});
+      scratch.pieces.push_back({parts.size(), 0, 0, kNoToken, false});
     }
     const std::size_t end = position + unit.size;
     // A stray continuation byte may be merged with the last bytes of the character before it: that character starts as bytes.
@@ -210,7 +211,7 @@ void Encoder::close(Scratch& scratch) const {
   piece.size = scratch.parts.size() - piece.begin;
   if (piece.size == 2) {
     table_.prefetch(parts[0], parts[1]);
-  } else if (piece.size > 2 && piece.size <= longest_word_) {
+  } else if (piece.size > 2 && piece.size <= longest_word_ && !piece.has_strays) {
     piece.hash = hash_parts(parts, piece.size);
     prefetch(&words_[piece.hash & (words_.size() - 1)]);
   }
@@ -221,7 +222,7 @@ void Encoder::close(Scratch& scratch) const {
 void Encoder::finish(std::vector<Id>& ids, Scratch& scratch) const {
   const Id* parts = scratch.parts.data();
   for (Piece& piece : scratch.pieces) {
-    if (piece.size < 3) continue;
+    if (piece.size < 3 || piece.has_strays) continue;
     if (piece.size <= longest_word_) piece.word = find_word(piece, parts + piece.begin);
     if (piece.word != kNoToken || piece.size > kShort) continue;
     for (std::size_t at = piece.begin; at + 1 < piece.begin + piece.size; ++at) table_.prefetch(parts[at], parts[at + 1]);
@@ -259,14 +260,13 @@ void Encoder::append_merged(const Piece& piece, std::vector<Id>& ids, Scratch& s
     }
     return;
   }
-  const std::size_t left = piece.size <= kShort ? merge_short(parts, piece.size, scratch) : merge_long(parts, piece.size, scratch);
+  const std::size_t left = piece.size <= kShort ? merge_short(parts, piece.size) : merge_long(parts, piece.size, scratch);
   ids.insert(ids.end(), parts, parts + left);
 }
 
 // Merges the first `size` parts in place; how many are left. ranks[i] is the rank of the pair (parts[i], parts[i + 1]).
-std::size_t Encoder::merge_short(Id* parts, std::size_t size, Scratch& scratch) const {
-  scratch.ranks.resize(std::max(scratch.ranks.size(), kShort));
-  std::uint32_t* ranks = scratch.ranks.data();
+std::size_t Encoder::merge_short(Id* parts, std::size_t size) const {
+  std::uint32_t ranks[kShort];
   for (std::size_t at = 0; at + 1 < size; ++at) ranks[at] = table_.rank(parts[at], parts[at + 1]);
   while (size > 1) {
     std::size_t best = 0;

@@ -64,6 +64,7 @@ class Encoder {
     std::size_t size;    // in parts
     std::uint64_t hash;  // of the parts, if there are three or more
     Id word;             // that it is as a whole, if it is one
+    bool has_strays;     // bytes that are no character: such a piece is not looked up
   };
   // Working memory of one thread: the pieces that wait, and lists of the merging.
   struct Scratch {
@@ -110,7 +111,7 @@ class Encoder {
   void finish(std::vector<Id>& ids, Scratch& scratch) const;
   Id find_word(const Piece& piece, const Id* parts) const;
   void append_merged(const Piece& piece, std::vector<Id>& ids, Scratch& scratch) const;
-  std::size_t merge_short(Id* parts, std::size_t size, Scratch& scratch) const;
+  std::size_t merge_short(Id* parts, std::size_t size) const;
   std::size_t merge_long(Id* parts, std::size_t size, Scratch& scratch) const;
   Id result_of(std::uint32_t rank) const { return consecutive_ ? first_result_ + rank : results_[rank]; }
 

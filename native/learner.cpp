@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::uint32_t kNone = PairTable::kMissing;
 constexpr std::size_t kAhead = 16;  // places ahead of which memory is asked for
+constexpr std::size_t kPause = std::size_t{1} << 20;  // places between two pauses
 constexpr Id kDead = 0xFFFFFFFE;  // inside a token, where neither of its ends is
 
 std::uint32_t count_characters(std::string_view bytes) {
@@ -69,6 +70,7 @@ void Learner::count_all(const std::vector<std::pair<Id, Id>>& candidates) {
   std::vector<std::uint32_t> sum_at(units_.size(), kNone);  // so that the second pass looks nothing up
   std::size_t segment = 0;
   for (std::size_t place = 0; place + 1 < units_.size(); ++place) {
+    if (place % kPause == 0 && limits_.pause) limits_.pause();
     const Id left = units_[place], right = units_[place + 1];
     if (place + kAhead + 1 < units_.size()) seen.prefetch(units_[place + kAhead], units_[place + kAhead + 1]);
     if (left == UnitWords::kWordEnd || right == UnitWords::kWordEnd) continue;
@@ -88,6 +90,7 @@ void Learner::count_all(const std::vector<std::pair<Id, Id>>& candidates) {
     ends[index] = pairs_[pair].places.data();
   }
   for (std::size_t place = 0; place < units_.size(); ++place) {
+    if (place % kPause == 0 && limits_.pause) limits_.pause();
     if (sum_at[place] == kNone) continue;
     std::uint32_t*& end = ends[sum_at[place]];
     if (end != nullptr) *end++ = static_cast<std::uint32_t>(place);

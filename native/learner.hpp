@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <queue>
 #include <string>
 #include <string_view>
@@ -46,6 +47,7 @@ struct UnitWords {
 struct LearnerLimits {
   std::int64_t min_count = 2;         // pairs that occur less often are never merged, nor remembered
   std::size_t max_characters = 0;     // of a token; 0: no limit
+  std::function<void()> pause = {};   // called now and then while pairs are counted; may throw to stop
 };
 
 class Learner {

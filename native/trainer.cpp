@@ -70,6 +70,13 @@ UnitWords words_of_characters(const Characters& characters) {
   return byte_words(words);
 }
 
+constexpr std::size_t kMany = 256;  // merges between two reports
+
+// Learning can be stopped while pairs are counted, too.
+std::function<void()> pauses(const TrainProgress& progress) {
+  return progress ? [&progress] { progress(0); } : std::function<void()>();
+}
+
 // Whether a token is one character of several bytes.
 bool is_wide_character(std::string_view bytes) { return bytes.size() > 1 && bytes.size() <= 4 && decode_unit(bytes, 0).size == bytes.size(); }
 
@@ -94,7 +101,7 @@ std::vector<LearntMerge> learn(Learner* pieces, Learner& tokens, std::int64_t le
     merges.push_back({std::string(learner.spelling(best.left)), std::string(learner.spelling(best.right)), best.count});
     if (take_piece) whole.insert(merges.back().left + merges.back().right);
     learner.merge();
-    if (progress && merges.size() % 256 == 0) progress(merges.size());
+    if (progress && (merges.size() < kMany || merges.size() % kMany == 0)) progress(merges.size());  // the first take longest
   }
   if (progress) progress(merges.size());
   return merges;
@@ -104,10 +111,13 @@ std::vector<LearntMerge> learn(Learner* pieces, Learner& tokens, std::int64_t le
 // merged, and need not be remembered.
 std::vector<LearntMerge> train_plain(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress) {
   Census census;
-  for (const Word& word : words) census.add_word(word.bytes, word.count);
+  for (std::size_t index = 0; index < words.size(); ++index) {
+    if (progress && index % (1 << 18) == 0) progress(0);
+    census.add_word(words[index].bytes, words[index].count);
+  }
   std::int64_t least = std::max(options.min_frequency, census.floor_that_leaves(2 * options.new_tokens));
   while (true) {
-    Learner tokens(byte_words(words), {least, options.max_characters});
+    Learner tokens(byte_words(words), {least, options.max_characters, pauses(progress)});
     std::vector<LearntMerge> merges = learn(nullptr, tokens, least, options, progress);
     if (merges.size() == options.new_tokens || least <= options.min_frequency) return merges;
     least = std::max(options.min_frequency, least / 4);
@@ -117,7 +127,7 @@ std::vector<LearntMerge> train_plain(const std::vector<Word>& words, const Train
 }  // namespace
 
 std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress) {
-  const LearnerLimits limits{options.min_frequency, options.max_characters};
+  const LearnerLimits limits{options.min_frequency, options.max_characters, pauses(progress)};
   if (!options.aligned) return train_plain(words, options, progress);
   CharacterView view = character_words(words);
   std::vector<Word> characters;
@@ -131,7 +141,7 @@ std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOption
 PieceTraining train_pieces(PieceCounter& counter, const TrainOptions& options, const TrainProgress& progress) {
   PieceTraining result{{}, std::max(options.min_frequency, counter.floor()), false};
   Learner pieces(words_of_characters(counter.census().characters()), {options.min_frequency, 0});
-  Learner tokens(counter.take_words(), {result.least, options.max_characters});
+  Learner tokens(counter.take_words(), {result.least, options.max_characters, pauses(progress)});
   result.merges = learn(&pieces, tokens, result.least, options, progress);
   result.complete = result.merges.size() == options.new_tokens || result.least <= options.min_frequency;
   return result;

@@ -223,7 +223,6 @@ def test_a_dataset_is_made_of_a_corpus_and_a_tokenizer(tmp_path, made, capsys, m
     (tmp_path / "c.jsonl").write_bytes(LINES)
     build = ("dataset", "build")
     for corpus, tokenizer, hint in (
-        (tmp_path / "c.jsonl", made / "tokenizer", "manifest.json"),
         (tmp_path / "nowhere", made / "tokenizer", "nowhere"),
         (made / "tokenizer", made / "tokenizer", "corpus"),
     ):
