@@ -14,10 +14,12 @@
 #include "census.hpp"
 #include "counter.hpp"
 #include "encoder.hpp"
+#include "json_lines.hpp"
 #include "pieces.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "trainer.hpp"
+#include "vocabulary.hpp"
 
 namespace {
 
@@ -131,9 +133,49 @@ void run(std::string_view data, std::uint8_t choice) {
   if (options.aligned) require(unreachable(encoder).empty(), "every token is reachable");
 }
 
+bool is_utf8(std::string_view text) {
+  for (std::size_t position = 0; position < text.size();) {
+    const Unit unit = decode_unit(text, position);
+    if (unit.code_point == kInvalid) return false;
+    position += unit.size;
+  }
+  return true;
+}
+
+// The readers, on what may be JSON and mostly is not; half of the time made to look like it.
+void read(std::string_view data, std::uint8_t choice) {
+  std::string json(data);
+  if ((choice & 0x80) != 0) {
+    std::replace(json.begin(), json.end(), '\0', '"');
+    json = "{\"text\": \"" + json + "\", \"n\": [" + json + "]}\n{\"text\":\"" + json + "\"}";
+  }
+  JsonLines reader("text", 2000);
+  reader.know({"text"});
+  reader.know({"text", "n"});
+  TextBatch texts;
+  std::size_t lines = 0;
+  for (std::size_t begin = 0; begin < json.size();) {
+    const std::size_t end = reader.read(json, begin, texts, lines);
+    require(end >= begin && end <= json.size(), "reading stays in the block");
+    if (end == json.size()) break;
+    begin = std::min(json.find('\n', end), json.size() - 1) + 1;  // past the line that is not plain
+  }
+  for (std::size_t index = 0; index < texts.size(); ++index) require(!texts[index].empty() && is_utf8(texts[index]), "texts are text");
+  require(texts.size() <= lines, "a line has one text at most");
+  try {
+    std::string rest;
+    const Vocabulary vocabulary = read_vocabulary((choice & 0x80) != 0 ? "{\"model\": " + json + "}" : json, rest);
+    for (const Merge& merge : vocabulary.merges) require(merge.result < vocabulary.tokens.size(), "merges make tokens");
+  } catch (const std::invalid_argument&) {
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  if (size > 0 && size < 4096) run({reinterpret_cast<const char*>(data) + 1, size - 1}, data[0]);
+  if (size == 0 || size >= 4096) return 0;
+  const std::string_view rest{reinterpret_cast<const char*>(data) + 1, size - 1};
+  run(rest, data[0]);
+  read(rest, data[0]);
   return 0;
 }
