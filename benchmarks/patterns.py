@@ -51,7 +51,7 @@ from hanlin.stages.supervised import NextToken
 from hanlin.tokenizer import train_tokenizer
 from hanlin.tokenizer.chat import ROLES
 from hanlin.tokenizer.files import Vocabulary, build_vocabulary, tokenizer_json
-from hanlin.tokenizer.special import BYTES, END_OF_TEXT, PATTERN, from_letters, special_tokens
+from hanlin.tokenizer.special import BYTES, END_OF_TEXT, PATTERN_NAME, from_letters, special_tokens
 from hanlin.training import TrainConfig
 from hanlin.training import train as train_model
 
@@ -67,12 +67,16 @@ LEARNING_RATE, Z_LOSS = 3e-3, 1e-4
 
 # As in llama.cpp's src/llama-vocab.cpp: expressions applied one after another, each to what the one before it left or cut out.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_QWEN2 = (
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _ASCII_MARK = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
 PATTERNS: dict[str, list[str]] = {
-    "qwen2": [PATTERN],
-    "llama3": [PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")],  # chatglm4's, too
-    "gpt2": [_WORDS],
     "starcoder": [r"\p{N}", _WORDS],
+    "qwen2": [_QWEN2],
+    "llama3": [_QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")],  # chatglm4's, too
+    "gpt2": [_WORDS],
     "deepseek-v3": [
         r"\p{N}{1,3}",
         "[一-龥぀-ゟ゠-ヿ]+",
@@ -84,19 +88,19 @@ PATTERNS: dict[str, list[str]] = {
 class Variant(NamedTuple):
     """What a tokenizer differs in."""
 
-    pattern: str = "qwen2"
+    pattern: str = PATTERN_NAME
     max_token_chars: int = 16
 
 
-DEFAULT = "qwen2"
+DEFAULT = PATTERN_NAME
 VARIANTS = {
     DEFAULT: Variant(),
     "deepseek-v3": Variant("deepseek-v3"),
-    "starcoder": Variant("starcoder"),
+    "qwen2": Variant("qwen2"),
     "llama3": Variant("llama3"),
-    "qwen2, 2 chars": Variant(max_token_chars=2),
-    "qwen2, 4 chars": Variant(max_token_chars=4),
-    "qwen2, 8 chars": Variant(max_token_chars=8),
+    "2 chars": Variant(max_token_chars=2),
+    "4 chars": Variant(max_token_chars=4),
+    "8 chars": Variant(max_token_chars=8),
     "gpt2": Variant("gpt2"),
 }
 
@@ -199,7 +203,7 @@ def check(tokenizer: Tokenizer, variant: Variant, texts: Texts, work: Path) -> N
     """The two engines cut alike; ids spell the text; under our own pattern, merges and ids are those of Hanlin."""
     for text, ids in zip(texts.heldout, tokenizer.encode(texts.heldout), strict=True):
         cut = [piece.encode() for piece in split(PATTERNS[variant.pattern], text)]
-        if cut != tokenizer.pieces(text) or (variant.pattern == "qwen2" and cut != pretokens(text)):
+        if cut != tokenizer.pieces(text) or (variant.pattern == DEFAULT and cut != pretokens(text)):
             raise SystemExit(f"{variant.pattern}: regex, tokenizers and the core do not cut alike: {text!r}")
         if b"".join(tokenizer.vocabulary.tokens[index] for index in ids) != text.encode():
             raise SystemExit(f"{variant}: ids do not spell the text: {text!r}")

@@ -170,7 +170,7 @@ bool is_plain(std::string_view text) {
   for (std::size_t position = 0; position < text.size();) {
     const Unit unit = decode_unit(text, position);
     const CharClass kind = class_of(classes, unit);
-    if (unit.code_point > 0x20 && kind != CharClass::Space && kind != CharClass::Newline) return text[position] != '<';
+    if (unit.code_point > 0x20 && kind != CharClass::Space) return text[position] != '<';
     position += unit.size;
   }
   return false;

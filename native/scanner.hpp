@@ -1,9 +1,9 @@
-// Cuts text into pre-tokens, exactly as this regular expression (the "qwen2" pattern of llama.cpp) would:
+// Cuts text into pre-tokens, exactly as this regular expression would:
 //
-//   (?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]) | [^\r\n\p{L}\p{N}]?\p{L}+ | \p{N} |
-//    ?[^\s\p{L}\p{N}]+[\r\n]* | \s*[\r\n]+ | \s+(?!\S) | \s+
+//   \p{N} | 's | 't | 're | 've | 'm | 'll | 'd |  ?\p{L}+ |  ?[^\s\p{L}\p{N}]+ | \s+(?=\p{N}) | \s+(?!\S) | \s+
 //
-// Bytes that are not valid UTF-8 count as characters that are neither letter, number nor space. Every byte of the text lies
+// It is what llama.cpp calls "starcoder", where it stands in two steps: numbers are cut out one by one, and GPT-2's pattern cuts the rest.
+// No mark is glued to the word behind it. Bytes that are not valid UTF-8 count as characters that are neither letter, number nor space. Every byte of the text lies
 // in exactly one pre-token.
 #pragma once
 
@@ -32,7 +32,7 @@ class Scanner {
   };
 
   Character at(std::size_t position) const {
-    if (position >= text_.size()) return {CharClass::Newline, position};  // no rule reads on past the end
+    if (position >= text_.size()) return {CharClass::Space, position};  // no rule reads on past the end
     const Unit unit = decode_unit(text_, position);
     return {class_of(classes_, unit), position + unit.size};
   }

@@ -20,7 +20,6 @@ std::vector<CharClass> build_classes() {
   for (const Range& range : kRanges) {
     for (std::uint32_t point = range.first; point <= range.last; ++point) classes[point] = range.value;
   }
-  classes['\r'] = classes['\n'] = CharClass::Newline;
   return classes;
 }
 

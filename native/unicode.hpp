@@ -9,11 +9,10 @@
 namespace hanlin {
 
 enum class CharClass : std::uint8_t {
-  Other,    // punctuation, symbols, marks, controls, unassigned, and every byte that is not valid UTF-8
-  Letter,   // \p{L}
-  Number,   // \p{N}
-  Space,    // \s but for the two below
-  Newline,  // \r and \n
+  Other,   // punctuation, symbols, marks, controls, unassigned, and every byte that is not valid UTF-8
+  Letter,  // \p{L}
+  Number,  // \p{N}
+  Space,   // \s
 };
 
 // One unit of text: a character, or a single byte where the text is not valid UTF-8.

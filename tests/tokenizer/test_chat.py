@@ -132,8 +132,8 @@ def test_mask_covers_what_the_assistant_says(tokenizer: Tokenizer) -> None:
     rest = "".join(_runs(tokenizer, ids, mask, 0))
     assert learnt == (
         "[二<|im_end|>]"
-        '[<think>\n想\n</think>\n\n查\n<tool_call>\n{"name": "weather", "arguments": {"city": "京"}}\n</tool_call><|im_end|>]'
-        "[<think>\n再想\n</think>\n\n晴热<|im_end|>]"
+        '[<think>\n想\n</think>\n查\n<tool_call>\n{"name": "weather", "arguments": {"city": "京"}}\n</tool_call><|im_end|>]'
+        "[<think>\n再想\n</think>\n晴热<|im_end|>]"
     )
     assert rest == (
         "[<|im_start|>system\n简短<|im_end|>\n<|im_start|>user\n一<|im_end|>\n<|im_start|>assistant\n]"
@@ -159,7 +159,7 @@ def test_thinking_prompts() -> None:
     assert render(messages) == head
     assert render(messages, True) == head + "<|im_start|>assistant\n"
     assert render(messages, True, True) == head + "<|im_start|>assistant\n<think>\n"
-    assert render(messages, True, False) == head + "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert render(messages, True, False) == head + "<|im_start|>assistant\n<think>\n\n</think>\n"
 
 
 def test_the_tools_are_shown_in_the_system_message() -> None:

@@ -49,7 +49,7 @@ def test_spam_shows_in_a_vocabulary(tmp_path: Path, corpus: list[str]) -> None:
     for phrases in SPAM.values():
         lines += [f"{chance.choice('，。 ')}{phrase}{chance.choice('！，')}" for phrase in phrases for _ in range(40)]
     chance.shuffle(lines)
-    dirty = inspect(train_tokenizer(iter(lines), 900, tmp_path / "dirty"))
+    dirty = inspect(train_tokenizer(iter(lines), 840, tmp_path / "dirty"))
     assert [name for name, listed in dirty["suspicious"].items() if not listed["count"]] == []
     clean = inspect(train_tokenizer(iter(corpus), 500, tmp_path / "clean"))
     assert clean["suspicious_tokens"] == 0

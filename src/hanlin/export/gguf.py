@@ -1,6 +1,6 @@
 """GGUF: one file with weights, tokenizer and chat template, for llama.cpp and everything built on it.
 
-The tokenizer's split pattern is one that llama.cpp implements itself (`qwen2`), so no patching is needed. What could
+The tokenizer's split pattern is one that llama.cpp implements itself (`starcoder`), so no patching is needed. What could
 not be exported is refused by `check_export` before training begins.
 """
 
@@ -18,7 +18,7 @@ from ..common.manifest import MANIFEST, read_manifest
 from ..model import ModelConfig
 from ..model.store import WEIGHTS
 from ..tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
-from ..tokenizer.special import to_letters
+from ..tokenizer.special import PATTERN_NAME, to_letters
 
 _TOKEN_NORMAL, _TOKEN_CONTROL = 1, 3
 
@@ -159,7 +159,7 @@ def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name:
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     vocabulary = tokenizer.vocabulary
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(PATTERN_NAME)
     tokens = [to_letters(token) for token in vocabulary.tokens] + list(vocabulary.special)
     # All of them control: llama.cpp recognises user-defined tokens even in text that asks for none, so a user could open a <think>.
     types = [_TOKEN_NORMAL] * len(vocabulary.tokens) + [_TOKEN_CONTROL] * len(vocabulary.special)

@@ -93,11 +93,15 @@ def pieces(
             yield Piece("\n" if thinking else "\n\n")
         if thinking is False:
             yield Piece(END_THINK, control=True)
-            yield Piece("\n\n")
+            yield Piece("\n")
 
 
 def _assistant(message: Message, index: int, show_reasoning: bool) -> Iterator[Piece]:
-    """Pieces end where a generation prompt may end, so that a prompt's tokens are the head of the whole conversation's."""
+    """Pieces end where a generation prompt may end, so that a prompt's tokens are the head of the whole conversation's.
+
+    One newline follows a block of thought and not two: a run of white space gives its last character to what follows it, so that
+    the ids of two would hang on whether the answer is there already.
+    """
     yield Piece(IM_START, control=True)
     yield Piece("assistant\n")
     reasoning = message.get("reasoning_content")
@@ -111,7 +115,7 @@ def _assistant(message: Message, index: int, show_reasoning: bool) -> Iterator[P
         else:
             yield Piece("\n\n", learn=True)
         yield Piece(END_THINK, control=True, learn=True)
-        yield Piece("\n\n", learn=True)
+        yield Piece("\n", learn=True)
     calls = message.get("tool_calls") or []
     content = _text(message, index, optional=bool(calls))
     if content:
@@ -213,7 +217,7 @@ def _template() -> str:
         {{%- if message.role == 'assistant' %}}
             {{{{- '{IM_START}assistant\\n' }}}}
             {{%- if loop.index0 > state.last_user and message.reasoning_content is string %}}
-                {{{{- '{THINK}\\n' + message.reasoning_content + '\\n{END_THINK}\\n\\n' }}}}
+                {{{{- '{THINK}\\n' + message.reasoning_content + '\\n{END_THINK}\\n' }}}}
             {{%- endif %}}
             {{{{- content }}}}
             {{%- if message.tool_calls %}}
@@ -247,7 +251,7 @@ def _template() -> str:
     {{%- if enable_thinking is defined and enable_thinking is true %}}
         {{{{- '{THINK}\\n' }}}}
     {{%- elif enable_thinking is defined and enable_thinking is false %}}
-        {{{{- '{THINK}\\n\\n{END_THINK}\\n\\n' }}}}
+        {{{{- '{THINK}\\n\\n{END_THINK}\\n' }}}}
     {{%- endif %}}
 {{%- endif %}}
 """

@@ -13,7 +13,7 @@ from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
 
 from .chat import CHAT_TEMPLATE
-from .special import BYTES, END_OF_TEXT, END_THINK, IM_END, IM_START, PATTERN, THINK, to_letters
+from .special import BYTES, END_OF_TEXT, END_THINK, IM_END, IM_START, PATTERN, PATTERN_NAME, THINK, to_letters
 
 if TYPE_CHECKING:
     from hanlin import _native
@@ -33,8 +33,8 @@ class NotOurs(HanlinError):
 
     def __init__(self, file: Path, error: Exception):
         super().__init__(
-            f"{file} 不是 Hanlin 写的分词器（{error}）。翰林只使用自己训练的字节级 BPE（qwen2 切分、无归一化）；请用 hanlin tokenizer train 训练一个。",
-            f"{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the qwen2 pattern and no normaliser; "
+            f"{file} 不是 Hanlin 写的分词器（{error}）。翰林只使用自己训练的字节级 BPE（{PATTERN_NAME} 切分、无归一化）；请用 hanlin tokenizer train 训练一个。",
+            f"{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the {PATTERN_NAME} pattern and no normaliser; "
             "train one with hanlin tokenizer train.",
         )
         self.file, self.error = file, error
