@@ -1,0 +1,161 @@
+"""Work cut into tasks that leave their results on disk: one process, many or a cluster come to the same files, and a kill costs a task.
+
+A task's result is a directory that appears whole (fsync, rename) or not at all; its being there is the marker of completion. What tasks
+there are hangs on the input alone, never on the number of workers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common.atomic import atomic_directory
+from ..common.errors import HanlinError
+from ..common.failpoints import failpoint
+
+_LOOK = 0.5  # seconds between two looks at whether the parent lives
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Tasks that are independent of one another; a phase begins when the one before it is complete.
+
+    Attributes:
+        name: of the phase, and of its folder.
+        folder: where the job works; for workers on several machines, on a file system they share.
+        count: tells how many tasks there are; asked when the phase before is complete.
+        work: `work(task, folder)` fills an empty folder; the same task must always fill it with the same bytes. For other processes
+            it has to be picklable.
+    """
+
+    name: str
+    folder: Path
+    count: Callable[[], int]
+    work: Callable[[int, Path], None]
+
+    def path(self, task: int) -> Path:
+        """The result of a task."""
+        return self.folder / self.name / f"{task:05d}"
+
+    def paths(self) -> list[Path]:
+        """The results of all tasks, in their order."""
+        return [self.path(task) for task in range(self.count())]
+
+    def missing(self) -> list[int]:
+        """Tasks without a result."""
+        return [task for task in range(self.count()) if not self.path(task).is_dir()]
+
+    def run(self, task: int) -> float:
+        """Do one task, unless its result is there; the seconds it took."""
+        path = self.path(task)
+        if path.is_dir():
+            return 0.0
+        began = time.monotonic()
+        with atomic_directory(path) as folder:
+            self.work(task, folder)
+            failpoint("task.before_end")
+        failpoint("task.after_end")
+        return time.monotonic() - began
+
+    def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """Do the tasks of one rank: `rank`, `rank + world_size`, … This is how datatrove's executors (local, Slurm, Ray) call a step.
+
+        With `tasks=N` such an executor runs ranks 0 to N − 1, whatever the number of our tasks.
+        """
+        for task in range(rank, self.count(), world_size):
+            self.run(task)
+
+    def remove(self) -> None:
+        """Remove the results."""
+        shutil.rmtree(self.folder / self.name, ignore_errors=True)
+
+
+def run_phases(phases: Sequence[Phase], workers: int, progress: Callable[[Phase, int, int], None] | None = None) -> dict[str, float]:
+    """Run the phases one after another, each by `workers` processes of this machine.
+
+    Args:
+        progress: told the phase, how many of its tasks are done, and how many there are.
+
+    Returns:
+        Seconds of work per phase, summed over its tasks; those done by an earlier run count nothing.
+
+    Raises:
+        HanlinError: as the work raises it; a process was killed from outside.
+    """
+    seconds = {}
+    with Pool(workers) as pool:
+        for phase in phases:
+            seconds[phase.name] = 0.0
+            count = phase.count()
+            done = count - len(phase.missing())
+            if progress:
+                progress(phase, done, count)
+            for spent in pool.run(phase):
+                seconds[phase.name] += spent
+                done += 1
+                if progress:
+                    progress(phase, done, count)
+    return seconds
+
+
+class Pool:
+    """Processes that do tasks; none but this one when `workers` is 1. They start when they are needed and end with this process, however it ends."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers, self._executor = workers, None
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._executor is not None:
+            for process in list((self._executor._processes or {}).values()):  # a task is not worth waiting for when the others failed
+                process.terminate()
+            self._executor.shutdown(cancel_futures=True)
+
+    def run(self, phase: Phase) -> Iterator[float]:
+        """Do the phase's missing tasks; yields each one's seconds as it ends, in whatever order."""
+        missing = phase.missing()
+        if self._workers <= 1 or len(missing) <= 1:
+            for task in missing:
+                yield phase.run(task)
+            return
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")  # fork and threads, torch's or the core's, do not go together
+            self._executor = ProcessPoolExecutor(self._workers, context, _end_with, (os.getpid(),))
+        waiting: set[Future[float]] = set()
+        try:
+            for task in missing:
+                waiting.add(self._executor.submit(phase.run, task))
+                while len(waiting) >= 2 * self._workers:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        except BrokenProcessPool:
+            raise HanlinError(
+                f"{phase.name} 阶段有一个进程被系统终止了，多半是内存不够。请减小 --workers 或 --memory，再运行同一条命令，会从断点继续。",
+                f"A process of the phase {phase.name} was killed, most likely for want of memory. Lower --workers or --memory and run the same command: "
+                "it goes on from where it was.",
+            ) from None
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: end when the process that started it has ended, however it ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
