@@ -16,9 +16,13 @@
 #include "counter.hpp"
 #include "encoder.hpp"
 #include "json_lines.hpp"
+#include "key_file.hpp"
+#include "minhash.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
+#include "skeleton.hpp"
 #include "trainer.hpp"
+#include "twins.hpp"
 #include "vocabulary.hpp"
 
 namespace nb = nanobind;
@@ -59,6 +63,13 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
   auto* owned = new std::vector<T>(std::move(values));
   nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
   return nb::ndarray<nb::numpy, T, nb::ndim<1>>(owned->data(), {owned->size()}, owner);
+}
+
+template <typename T>
+nb::ndarray<nb::numpy, T, nb::ndim<2>> to_rows(std::vector<T>&& values, std::size_t width) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return nb::ndarray<nb::numpy, T, nb::ndim<2>>(owned->data(), {owned->size() / width, width}, owner);
 }
 
 nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
@@ -298,12 +309,104 @@ nb::tuple decode_buffer(const Encoder& encoder, const Ids& ids, const Array<std:
   return nb::make_tuple(to_numpy(std::vector<std::uint8_t>(bytes.begin(), bytes.end())), to_numpy(std::move(begins)));
 }
 
+// Appends the bare texts of texts[begin …]; where it stopped, and at which page that is not defined (-1: the text is refused).
+nb::tuple append_skeletons(const SkeletonTable& table, const TextBatch& texts, std::size_t begin, TextBatch& out) {
+  std::int64_t page = -1;
+  {
+    nb::gil_scoped_release release;
+    for (; begin < texts.size(); ++begin) {
+      const SkeletonTable::Outcome outcome = table.append(texts[begin], out.open());
+      if (outcome.what == SkeletonTable::Outcome::Undefined) page = outcome.page;
+      if (outcome.what != SkeletonTable::Outcome::Bare) break;
+      out.end();
+    }
+  }
+  return nb::make_tuple(begin, page);
+}
+
+nb::ndarray<nb::numpy, std::uint64_t, nb::ndim<2>> digests(const TextBatch& texts) {
+  std::vector<std::uint64_t> halves;
+  halves.reserve(2 * texts.size());
+  for (std::size_t index = 0; index < texts.size(); ++index) {
+    const Digest digest = digest_of(texts[index]);
+    halves.insert(halves.end(), {digest.first, digest.second});
+  }
+  return to_rows(std::move(halves), 2);
+}
+
+nb::ndarray<nb::numpy, std::uint32_t, nb::ndim<2>> signatures(const MinHasher& hasher, const TextBatch& texts) {
+  std::vector<std::uint32_t> values;
+  {
+    nb::gil_scoped_release release;
+    values.resize(texts.size() * hasher.values());
+    MinHasher::Scratch scratch;
+    for (std::size_t index = 0; index < texts.size(); ++index) hasher.sign(texts[index], values.data() + index * hasher.values(), scratch);
+  }
+  return to_rows(std::move(values), hasher.values());
+}
+
+using Signatures = nb::ndarray<const std::uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void write_bands(KeyWriter& writer, const Signatures& values, std::size_t rows, std::uint32_t first_document) {
+  const nb::gil_scoped_release release;
+  for (std::size_t index = 0; index < values.shape(0); ++index) {
+    writer.add_bands({values.data() + index * values.shape(1), values.shape(1)}, rows, first_document + static_cast<std::uint32_t>(index));
+  }
+}
+
+void write_keys(KeyWriter& writer, const Array<std::uint64_t>& keys, const Array<std::uint32_t>& documents) {
+  if (keys.size() != documents.size()) throw std::invalid_argument("as many keys as documents");
+  const nb::gil_scoped_release release;
+  for (std::size_t index = 0; index < keys.size(); ++index) writer.add(keys.data()[index], documents.data()[index]);
+}
+
+void visit_pairs(const KeyReader& reader, std::uint64_t first, std::uint64_t last, const Array<std::uint8_t>& gone, Width width, std::size_t most,
+                 nb::object visit) {
+  const nb::gil_scoped_release release;
+  each_pair(reader.read(first, last, {gone.data(), gone.size()}), width, most, [&](std::vector<std::uint64_t>&& pairs) {
+    const nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    visit(to_numpy(std::move(pairs)));
+  });
+}
+
+nb::tuple keys_in_common(const KeyReader& reader, std::uint64_t first, std::uint64_t last, std::size_t least) {
+  std::vector<std::uint64_t> keys, counts;
+  {
+    const nb::gil_scoped_release release;
+    common_keys(reader.read(first, last, {}), least, keys, counts);
+  }
+  return nb::make_tuple(to_numpy(std::move(keys)), to_numpy(std::move(counts)));
+}
+
+void add_sets(TwinFinder& finder, const Array<std::uint32_t>& documents, const TextBatch& texts) {
+  if (documents.size() != texts.size()) throw std::invalid_argument("as many documents as texts");
+  const nb::gil_scoped_release release;
+  for (std::size_t index = 0; index < texts.size(); ++index) finder.add(documents.data()[index], texts[index]);
+}
+
+nb::tuple decide(const TwinFinder& finder, const Array<std::uint64_t>& pairs, std::size_t begin,
+                 const nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& stays) {
+  std::vector<Twin> twins;
+  std::vector<std::uint32_t> numbers;
+  std::vector<float> similarities;
+  {
+    const nb::gil_scoped_release release;
+    begin = finder.decide({pairs.data(), pairs.size()}, begin, {stays.data(), stays.size()}, twins);
+    for (const Twin& twin : twins) {
+      numbers.insert(numbers.end(), {twin.document, twin.keeper});
+      similarities.push_back(twin.similarity);
+    }
+  }
+  return nb::make_tuple(begin, to_rows(std::move(numbers), 2), to_numpy(std::move(similarities)));
+}
+
 }  // namespace
 }  // namespace hanlin
 
 NB_MODULE(_native, m) {
   using namespace hanlin;
-  m.doc() = "The C++ core of the tokenizer: pre-token counting, BPE training, encoding.";
+  m.doc() = "The C++ core: pre-token counting, BPE training, encoding; bare texts, MinHash, duplicates.";
 
   nb::class_<TextBatch>(m, "TextBatch", "Texts as UTF-8, behind one another.")
       .def(nb::init<>())
@@ -313,6 +416,16 @@ NB_MODULE(_native, m) {
              if (index >= batch.size()) throw nb::index_error("no such text");
              return to_bytes(batch[index]);
            }, "index"_a, "A text's bytes.")
+      .def("buffer", [](const TextBatch& batch) {
+             std::vector<std::uint8_t> bytes;
+             std::vector<std::uint64_t> ends{0};
+             bytes.reserve(batch.bytes());
+             for (std::size_t index = 0; index < batch.size(); ++index) {
+               bytes.insert(bytes.end(), batch[index].begin(), batch[index].end());
+               ends.push_back(bytes.size());
+             }
+             return nb::make_tuple(to_numpy(std::move(bytes)), to_numpy(std::move(ends)));
+           }, "All bytes (uint8) and where each text's begin (uint64, one more than texts).")
       .def_prop_ro("bytes", &TextBatch::bytes);
 
   nb::class_<JsonLines>(m, "JsonLines", "Reads the texts of plain JSON lines: see native/json_lines.hpp.")
@@ -397,4 +510,45 @@ NB_MODULE(_native, m) {
       .def("unreachable", &unreachable, nb::call_guard<nb::gil_scoped_release>(), "Ordinary ids no text was found to produce.")
       .def_prop_ro("aligned", &Encoder::aligned)
       .def("__len__", &Encoder::size);
+
+  nb::class_<SkeletonTable>(m, "SkeletonTable", "What characters become in bare texts: see native/skeleton.hpp.")
+      .def(nb::init<>())
+      .def("define", &SkeletonTable::define, "page"_a, "mapped"_a, "refused"_a, "Define 256 code points: what each becomes, or that it is refused.")
+      .def("append", &append_skeletons, "texts"_a, "begin"_a, "out"_a,
+           "Append bare texts from texts[begin] on: (where it stopped, the page that is missing, or -1).");
+
+  m.def("digests", &digests, "texts"_a, "128-bit hashes of texts, (N, 2) uint64.");
+
+  nb::class_<MinHasher>(m, "MinHasher", "Signatures of texts: see native/minhash.hpp.")
+      .def(nb::init<std::size_t, std::size_t, std::uint64_t>(), "shingle"_a, "values"_a, "seed"_a)
+      .def("__call__", &signatures, "texts"_a, "Signatures, (N, values) uint32.");
+
+  nb::class_<KeyWriter>(m, "KeyWriter", "Writes keys of documents to a file: see native/key_file.hpp.")
+      .def(nb::init<std::string, std::size_t>(), "path"_a, "memory"_a)
+      .def("add", &write_keys, nb::arg("keys").noconvert(), nb::arg("documents").noconvert(), "Add records; documents ascend.")
+      .def("add_bands", &write_bands, nb::arg("signatures").noconvert(), "rows"_a, "first_document"_a, "Add the keys of the bands of signatures.")
+      .def("close", &KeyWriter::close, nb::call_guard<nb::gil_scoped_release>(), "Write what waits; the file is whole then.");
+
+  nb::class_<KeyReader>(m, "KeyReader", "Reads the files of key writers as one: see native/key_file.hpp.")
+      .def(nb::new_([](const std::vector<std::tuple<std::string, std::uint32_t>>& files) {
+             std::vector<KeyReader::File> named;
+             for (const auto& [path, first] : files) named.push_back({path, first});
+             return std::make_unique<KeyReader>(std::move(named));
+           }), "files"_a)
+      .def_prop_ro("sizes", [](const KeyReader& reader) { return std::vector<std::uint64_t>(reader.sizes().begin(), reader.sizes().end()); },
+                   "Records in each 256th of the keys.")
+      .def("pairs", [](const KeyReader& reader, std::uint64_t first, std::uint64_t last, const Array<std::uint8_t>& gone, std::size_t earliest,
+                       std::size_t neighbours, std::size_t most, nb::object visit) {
+             visit_pairs(reader, first, last, gone, {earliest, neighbours}, most, std::move(visit));
+           }, "first"_a, "last"_a, nb::arg("gone").noconvert(), "earliest"_a, "neighbours"_a, "most"_a, "visit"_a,
+           "Visit ascending pairs (later << 32 | earlier) of documents that share a key from first to last, about `most` at a time.")
+      .def("common", &keys_in_common, "first"_a, "last"_a, "least"_a, "Keys that at least so many documents share, and how many do.");
+
+  nb::class_<TwinFinder>(m, "TwinFinder", "Decides which documents go: see native/twins.hpp.")
+      .def(nb::init<std::size_t, double>(), "shingle"_a, "threshold"_a)
+      .def("add", &add_sets, nb::arg("documents").noconvert(), "texts"_a, "Have the shingles of documents at hand.")
+      .def("clear", &TwinFinder::clear, "Let them go.")
+      .def_prop_ro("bytes", &TwinFinder::bytes)
+      .def("decide", &decide, nb::arg("pairs").noconvert(), "begin"_a, nb::arg("stays").noconvert(),
+           "Decide pairs from `begin` on: (where a document is not at hand, or the end; (K, 2) documents that go and their keepers; similarities).");
 }

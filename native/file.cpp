@@ -1,5 +1,9 @@
 #include "file.hpp"
 
+#ifndef _WIN32
+#include <sys/types.h>
+#endif
+
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
@@ -34,8 +38,18 @@ bool FileReader::get(std::uint64_t* numbers, std::size_t count) {
   return true;
 }
 
-void FileReader::get(std::string& bytes) {
-  if (std::fread(bytes.data(), 1, bytes.size(), file_.get()) != bytes.size()) fail("cut short");
+void FileReader::get(std::string& bytes) { get_bytes(bytes.data(), bytes.size()); }
+
+void FileReader::get_bytes(void* data, std::size_t bytes) {
+  if (std::fread(data, 1, bytes, file_.get()) != bytes) fail("cut short");
+}
+
+void FileReader::seek(std::uint64_t place) {
+#ifdef _WIN32
+  if (_fseeki64(file_.get(), static_cast<long long>(place), SEEK_SET) != 0) fail();
+#else
+  if (fseeko(file_.get(), static_cast<off_t>(place), SEEK_SET) != 0) fail();
+#endif
 }
 
 }  // namespace hanlin

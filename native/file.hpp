@@ -40,6 +40,8 @@ class FileReader : public File {
   explicit FileReader(std::string path) : File(std::move(path), "rb", std::size_t{1} << 18) {}
   bool get(std::uint64_t* numbers, std::size_t count);  // false at the end of the file
   void get(std::string& bytes);                         // as many as it has
+  void get_bytes(void* data, std::size_t bytes);
+  void seek(std::uint64_t place);                       // in bytes from the beginning
 };
 
 }  // namespace hanlin

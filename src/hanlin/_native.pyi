@@ -1,4 +1,4 @@
-"""The C++ core of the tokenizer: pre-token counting, BPE training, encoding. Sources: native/bindings.cpp."""
+"""The C++ core: pre-token counting, BPE training, encoding; bare texts, MinHash, duplicates. Sources: native/bindings.cpp."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,6 +13,8 @@ class TextBatch:
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> bytes:
         """A text's bytes."""
+    def buffer(self) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """A copy of all bytes (uint8), and where each text's begin (uint64, one more than texts)."""
     @property
     def bytes(self) -> int:
         """Bytes of all texts."""
@@ -147,3 +149,63 @@ class Encoder:
     @property
     def aligned(self) -> bool: ...
     def __len__(self) -> int: ...
+
+class SkeletonTable:
+    """What characters become in bare texts."""
+
+    def __init__(self) -> None: ...
+    def define(self, page: int, mapped: Sequence[Sequence[int]], refused: Sequence[bool]) -> None:
+        """Define 256 code points: what each becomes (kind << 24 | code point), or that a text with it is refused."""
+    def append(self, texts: TextBatch, begin: int, out: TextBatch) -> tuple[int, int]:
+        """Append bare texts from texts[begin] on: (where it stopped, or the end; the page that is missing, or -1: the text is refused)."""
+
+def digests(texts: TextBatch) -> numpy.ndarray:
+    """128-bit hashes of texts, (N, 2) uint64."""
+
+class MinHasher:
+    """MinHash signatures of texts."""
+
+    def __init__(self, shingle: int, values: int, seed: int) -> None: ...
+    def __call__(self, texts: TextBatch) -> numpy.ndarray:
+        """Signatures, (N, values) uint32."""
+
+class KeyWriter:
+    """Writes keys of documents to a file; RuntimeError if that fails."""
+
+    def __init__(self, path: str, memory: int) -> None: ...
+    def add(self, keys: numpy.ndarray, documents: numpy.ndarray) -> None:
+        """Add records (uint64, uint32); documents ascend."""
+    def add_bands(self, signatures: numpy.ndarray, rows: int, first_document: int) -> None:
+        """Add the keys of the bands of signatures, of documents numbered on from first_document."""
+    def close(self) -> None:
+        """Write what waits; the file is whole then."""
+
+class KeyReader:
+    """Reads the files of key writers, given with their first document's number, as one; RuntimeError if that fails."""
+
+    def __init__(self, files: Sequence[tuple[str, int]]) -> None: ...
+    @property
+    def sizes(self) -> list[int]:
+        """Records in each 256th of the keys."""
+    def pairs(
+        self, first: int, last: int, gone: numpy.ndarray, earliest: int, neighbours: int, most: int, visit: Callable[[numpy.ndarray], object]
+    ) -> None:
+        """Visit ascending pairs (later << 32 | earlier, uint64) of documents that share a key from first to last, about `most` at a time."""
+    def common(self, first: int, last: int, least: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Keys from first to last that at least so many documents share, ascending, and how many do (uint64)."""
+
+class TwinFinder:
+    """Decides which documents go: those with an earlier twin that stays."""
+
+    def __init__(self, shingle: int, threshold: float) -> None: ...
+    def add(self, documents: numpy.ndarray, texts: TextBatch) -> None:
+        """Have the shingles of documents (uint32) at hand."""
+    def clear(self) -> None:
+        """Let them go."""
+    @property
+    def bytes(self) -> int: ...
+    def decide(self, pairs: numpy.ndarray, begin: int, stays: numpy.ndarray) -> tuple[int, numpy.ndarray, numpy.ndarray]:
+        """Decide ascending pairs from `begin` on, clearing stays[d] (uint8).
+
+        Returns where a document is not at hand, or the end; (K, 2) documents that go and their keepers; their similarities (float32).
+        """

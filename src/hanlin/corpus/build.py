@@ -1,7 +1,6 @@
 """The corpus artefact: read, clean, deduplicate, split off the held-out part, write, and account for every document.
 
-Texts wait in a spill file beside the output while only their signatures stay in memory (about 0.6 kB a document), so a
-corpus may be far larger than memory.
+Texts and what duplicates are found by wait in files beside the output, so a corpus may be far larger than memory.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import hashlib
 import io
 import math
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,11 +27,13 @@ from ..common.errors import HanlinError
 from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
 from .clean import CleanConfig, Cleaner, preset
-from .dedup import DedupConfig, MinHasher, digest, near_duplicates, skeleton
+from .dedup import DedupConfig
+from .duplicates import find_duplicates, read_duplicates
 from .files import COMPRESSED, expand
 from .messages import Document
 from .pii import mask
 from .readers import Quarantine, read_documents
+from .sketches import SketchWriter
 
 _BATCH_CHARACTERS = 1 << 20
 Part = Literal["documents", "heldout"]
@@ -110,13 +112,15 @@ def build_corpus(
             quarantine = Quarantine(cast(io.TextIOBase, sink))
             if paths is not None:
                 documents = read_documents(paths, quarantine=quarantine, source=config.source)
-            making = _Making(config, spill, progress or Progress(), seed)
+            making = _Making(config, spill, writer.path / ".sketch", progress or Progress(), seed)
             # compressed Chinese is about a third of its text: a guess, good enough for a bar
             making.take(documents, sum(path.stat().st_size * (3 if path.suffix in COMPRESSED else 1) for path in paths or []))
-            making.drop_near_duplicates()
+            making.drop_duplicates(writer.path / ".search")
             making.split()
             making.write(writer.path)
         os.unlink(writer.path / ".spill")
+        for name in (".sketch", ".search"):
+            shutil.rmtree(writer.path / name, ignore_errors=True)
         writer.metrics = making.metrics() | {"quarantined": quarantine.count, "quarantine_reasons": dict(quarantine.reasons)}
         write_json(writer.path / "drops.json", making.accounts())
     return out
@@ -165,14 +169,12 @@ def _position(text: str) -> float:
 class _Making:
     """One build: what has been read, kept and dropped so far."""
 
-    def __init__(self, config: CorpusConfig, spill: io.BufferedRandom, progress: Progress, seed: int) -> None:
+    def __init__(self, config: CorpusConfig, spill: io.BufferedRandom, sketch: Path, progress: Progress, seed: int) -> None:
         self.config = config
         self.cleaner = Cleaner(config.cleaning())
         self.drops = self.cleaner.drops
         self._spill, self._progress, self._seed = spill, progress, seed
-        self._hasher = MinHasher(config.dedup)
-        self._seen: dict[bytes, int] = {}
-        self._signatures: list[np.ndarray] = []
+        self._sketch = SketchWriter(sketch, config.dedup)
         self._offsets = [0]
         self._owners: list[int] = []
         self._lengths: list[int] = []
@@ -183,7 +185,11 @@ class _Making:
         self._read = defaultdict(lambda: [0, 0, 0])  # source → documents, characters, bytes
 
     def take(self, documents: Iterable[Mapping[str, Any]], total: int) -> None:
-        """Clean, mask and drop exact duplicates; what stays goes to the spill file."""
+        """Clean and mask; what stays goes to the spill file and, for the search for duplicates, to the sketch."""
+        with self._sketch:
+            self._take_all(documents, total)
+
+    def _take_all(self, documents: Iterable[Mapping[str, Any]], total: int) -> None:
         batch: list[Document] = []
         size = read = 0
         for document in documents:
@@ -217,7 +223,7 @@ class _Making:
             account[0] += 1
             account[1] += len(document["text"])
             account[2] += len(document["text"].encode("utf-8", "replace"))
-        bares: list[str] = []
+        texts: list[bytes] = []
         for document in self.cleaner(batch):
             if document is None:
                 continue
@@ -226,37 +232,29 @@ class _Making:
                 text, counts = mask(text)
                 for tag, count in counts.items():
                     self._masked[tag] += count
-            bare = skeleton(text)
-            fingerprint = digest(bare)
-            first = self._seen.setdefault(fingerprint, len(self._owners))
-            if self.config.dedup.exact and first != len(self._owners):
-                self.drops.add("exact_duplicate", text, source=source, duplicate_of=first)
-                continue
             data = text.encode("utf-8", "replace")
             self._spill.write(data)
             self._offsets.append(self._offsets[-1] + len(data))
             self._owners.append(self._names.setdefault(source, len(self._names)))
             self._lengths.append(len(text))
+            texts.append(data)
+        for digest in self._sketch.add(texts):
             # which documents are held out hangs on seed and bare text alone, not on order or on the rest of the corpus
-            self._ranks.append(
-                int.from_bytes(hashlib.blake2b(fingerprint, digest_size=8, salt=self._seed.to_bytes(16, "little")).digest(), "big") >> 1
-            )
-            bares.append(bare)
-        if bares and self.config.dedup.near:
-            self._signatures.append(self._hasher(bares))
+            salted = hashlib.blake2b(digest.tobytes(), digest_size=8, salt=self._seed.to_bytes(16, "little"))
+            self._ranks.append(int.from_bytes(salted.digest(), "big") >> 1)
 
-    def drop_near_duplicates(self) -> None:
+    def drop_duplicates(self, folder: Path) -> None:
         """Decide which spilled documents stay."""
         self._stays = np.ones(len(self._owners), bool)
-        if not self.config.dedup.near:
+        if not (self.config.dedup.exact or self.config.dedup.near):
             return
-        keeper = near_duplicates(np.concatenate(self._signatures), lambda index: skeleton(self._text(index)), self.config.dedup)
-        self._signatures.clear()
+        found = find_duplicates([self._sketch.path], lambda numbers: map(self._data, numbers), self.config.dedup, folder)
         sources = list(self._names)
-        for index in np.flatnonzero(keeper != np.arange(len(keeper))):
-            self._stays[index] = False
-            twin = self._text(int(keeper[index]))[:300]
-            self.drops.add("near_duplicate", self._text(int(index)), source=sources[self._owners[index]], duplicate_of=twin)
+        for block in read_duplicates(found):
+            for document, keeper, _, exact in block.tolist():
+                self._stays[document] = False
+                rule = "exact_duplicate" if exact else "near_duplicate"
+                self.drops.add(rule, self._text(document), source=sources[self._owners[document]], duplicate_of=self._text(keeper)[:300])
 
     def split(self) -> None:
         """Choose the held-out documents: per source, those of the smallest rank."""
@@ -294,8 +292,11 @@ class _Making:
                 file.close()
 
     def _text(self, index: int) -> str:
+        return self._data(index).decode()
+
+    def _data(self, index: int) -> bytes:
         self._spill.seek(self._offsets[index])
-        return self._spill.read(self._offsets[index + 1] - self._offsets[index]).decode()
+        return self._spill.read(self._offsets[index + 1] - self._offsets[index])
 
     def metrics(self) -> dict[str, Any]:
         """Headline figures of the manifest."""

@@ -1,31 +1,35 @@
-"""Exact and near duplicates: a hash of the bare text, and MinHash-LSH over character 5-grams with every pair verified.
+"""What documents are compared by: the bare text, its 128-bit digest, and its MinHash signature over character 5-grams.
 
-The bare text (`skeleton`) is what is compared: NFKC, lower case, without punctuation and white space, so that a document
-re-typed with other commas is the same document. Signs that carry meaning (+ = < % ¥ and the point in 3.5) stay.
+The bare text (`skeleton`) is NFKC, lower case, without punctuation and white space, so that a document re-typed with other commas
+is the same document. Signs that carry meaning (+ = < % ¥ and the point in 3.5) stay.
 
 MinHash: Broder, On the resemblance and containment of documents, 1997. Banding: with b bands of r rows two documents of
 Jaccard similarity J become candidates with probability 1 − (1 − Jʳ)ᵇ: 0.99996 at 0.9, 0.92 at 0.8, 0.56 at 0.7, 0.05 at 0.5 for 14 × 8.
+
+What is done with them is in `sketches` (one task's share, on disk) and `duplicates` (the search over all of them).
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-_BLOCK = 1 << 18  # shingles hashed at once: permutation rows of 1 MiB stay in the cache
-_WIDE_BUCKET = 512  # documents that stay, of one bucket, with which a newcomer is compared
-_PRIME = np.uint64(0x9E3779B97F4A7C15)
+from .. import _native
+from .._native import TextBatch
+
+_SEED = 1  # of the signatures: those of two corpora can be compared
+_PAGE = 256
+_KEPT, _DIGIT, _SIGN, _DROPPED = (kind << 24 for kind in range(4))  # as native/skeleton.hpp has them
 
 
 @dataclass(frozen=True)
 class DedupConfig:
-    """Near-duplicate search.
+    """Duplicate search.
 
     Attributes:
         exact: drop documents whose bare text was seen before.
@@ -45,139 +49,111 @@ class DedupConfig:
     def __post_init__(self) -> None:
         if min(self.shingle, self.bands, self.rows) < 1:
             raise ValueError(f"shingle {self.shingle}, bands {self.bands}, rows {self.rows}: ≥ 1")
+        if self.shingle > 256:
+            raise ValueError(f"shingle = {self.shingle}: ≤ 256")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold = {self.threshold}: 0 < … ≤ 1")
+
+    def recall(self, similarity: float) -> float:
+        """Probability that two documents of this similarity become candidates, 1 − (1 − Jʳ)ᵇ."""
+        return 1 - (1 - similarity**self.rows) ** self.bands
+
+
+def _dropped(character: str) -> bool:
+    """Punctuation, separators and controls of the basic plane, but for the sign of per cent and those that numbers have."""
+    return ord(character) < 1 << 16 and unicodedata.category(character)[0] in "PZC" and character not in "%-./:"
 
 
 @functools.cache
 def _bare() -> re.Pattern[str]:
-    """Punctuation, separators and controls, except a sign between digits."""
-    dropped = [chr(point) for point in range(1 << 16) if unicodedata.category(chr(point))[0] in "PZC" and chr(point) not in "%-./:"]
+    """What is dropped, and a sign that is not between digits."""
+    dropped = filter(_dropped, map(chr, range(1 << 16)))
     return re.compile("[" + "".join(map(re.escape, dropped)) + r"]+|[-./:](?!\d)|(?<!\d)[-./:]")
 
 
 def skeleton(text: str) -> str:
-    """The bare text two documents are compared by."""
+    """The bare text two documents are compared by. `skeletons` does the same a hundred times as fast."""
     return _bare().sub("", unicodedata.normalize("NFKC", text).lower())
 
 
-def digest(bare: str) -> bytes:
-    """128-bit hash of a bare text."""
-    return hashlib.blake2b(bare.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def skeletons(texts: Sequence[str | bytes] | TextBatch) -> TextBatch:
+    """The bare texts of texts, as UTF-8; of bytes, those that are not UTF-8 are dropped."""
+    if not isinstance(texts, TextBatch):
+        texts = batch_of(texts)
+    table, bare = _table(), TextBatch()
+    done = 0
+    while done < len(texts):
+        done, page = table.append(texts, done, bare)
+        if page >= 0:
+            table.define(page, *_mapping(page))
+        elif done < len(texts):
+            bare.append(skeleton(texts[done].decode("utf-8", "ignore")))
+            done += 1
+    return bare
 
 
-def shingle_hashes(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of every `size`-gram of every text, (S,) uint64, and where each text's begin, (N + 1,).
+@functools.cache
+def _table() -> _native.SkeletonTable:
+    """Filled page by page as pages occur: a page takes a third of a millisecond, all of them a second."""
+    return _native.SkeletonTable()
 
-    A text shorter than `size` is one shingle.
+
+@functools.cache
+def _joining() -> frozenset[str]:
+    """Characters that canonical composition may join to the one before them, combining classes aside."""
+    parts = (unicodedata.decomposition(chr(point)).split() for point in range(0x110000))
+    seconds = {chr(int(pair[1], 16)) for pair in parts if len(pair) == 2 and not pair[0].startswith("<")}
+    return frozenset(seconds | {chr(point) for point in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))})  # Hangul is composed by rule
+
+
+def _mapping(page: int) -> tuple[list[list[int]], list[bool]]:
+    """What each code point of a page becomes in bare texts, and whether that hangs on its neighbours.
+
+    NFKC of a text is that of its characters one by one if none of them begins, decomposed, with a mark or with a character that composes
+    with the one before it; lower case is, but for Σ at the end of a word.
     """
-    padded = [text if len(text) >= size else text + "\0" * (size - len(text)) for text in texts]
-    points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    ends = np.cumsum(np.fromiter(map(len, padded), np.int64, len(padded)))
-    rolled = np.zeros(max(len(points) - size + 1, 0), np.uint64)
-    for offset in range(size):
-        rolled = (rolled + points[offset : offset + len(rolled)]) * _PRIME
-        rolled ^= rolled >> np.uint64(32)
-    inside = np.ones(len(points), bool)  # the last size − 1 positions of a text begin no shingle of it
-    for back in range(1, size):
-        inside[ends - back] = False
-    counts = np.diff(ends, prepend=0) - (size - 1)
-    return rolled[inside[: len(rolled)]], np.concatenate([[0], np.cumsum(counts)])
+    mapped: list[list[int]] = []
+    refused: list[bool] = []
+    for point in range(page * _PAGE, (page + 1) * _PAGE):
+        character = chr(point)
+        first = unicodedata.normalize("NFKD", character)[0]
+        folded = unicodedata.normalize("NFKC", character)
+        refused.append(bool(unicodedata.combining(first)) or first in _joining() or "Σ" in folded)
+        mapped.append([_kind(item) | ord(item) for item in folded.lower()])
+    return mapped, refused
+
+
+def _kind(character: str) -> int:
+    if _dropped(character):
+        return _DROPPED
+    if character in "-./:":
+        return _SIGN
+    return _DIGIT if character.isdecimal() else _KEPT
+
+
+def digests(bare: TextBatch) -> np.ndarray:
+    """128-bit hashes of bare texts, (N, 2) uint64."""
+    return _native.digests(bare)
 
 
 class MinHasher:
-    """Signatures of bands × rows minima of random affine hashes (a odd, mod 2³²) over mixed shingle hashes."""
+    """Signatures of bands × rows minima: see native/minhash.hpp for the hashes and why the estimate is without bias."""
 
-    def __init__(self, config: DedupConfig, seed: int = 1) -> None:
-        generator = np.random.Generator(np.random.PCG64(seed))
-        count = config.bands * config.rows
+    def __init__(self, config: DedupConfig, seed: int = _SEED) -> None:
         self.config = config
-        self._a = generator.integers(0, 1 << 32, count, np.uint32) | np.uint32(1)
-        self._b = generator.integers(0, 1 << 32, count, np.uint32)
+        self._hasher = _native.MinHasher(config.shingle, config.bands * config.rows, seed)
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+    def __call__(self, bare: TextBatch | Sequence[str | bytes]) -> np.ndarray:
         """Signatures of bare texts, (N, bands × rows) uint32."""
-        signatures = np.empty((len(texts), len(self._a)), np.uint32)
-        start = 0
-        while start < len(texts):  # as many texts as fill a block, at least one
-            stop, size = start, 0
-            while stop < len(texts) and (stop == start or size + len(texts[stop]) <= _BLOCK):
-                size += len(texts[stop])
-                stop += 1
-            hashes, bounds = shingle_hashes(texts[start:stop], self.config.shingle)
-            folded = (hashes >> np.uint64(32)).astype(np.uint32)
-            for row, (a, b) in enumerate(zip(self._a, self._b, strict=True)):
-                signatures[start:stop, row] = np.minimum.reduceat(folded * a + b, bounds[:-1])
-            start = stop
-        return signatures
+        return self._hasher(bare if isinstance(bare, TextBatch) else batch_of(bare))
 
 
-def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """Similarity of two sets given as sorted arrays without repeats."""
-    common = len(np.intersect1d(left, right, assume_unique=True))
-    return common / max(1, len(left) + len(right) - common)
-
-
-def near_duplicates(signatures: np.ndarray, bare: Callable[[int], str], config: DedupConfig) -> np.ndarray:
-    """For each document the earliest kept one it duplicates, itself if it is kept; (N,) int64.
-
-    A document goes only when a verified pair ties it to an earlier one that stays, so every dropped text has a kept twin of
-    Jaccard ≥ threshold, and no chain of small changes can pull unlike documents into one cluster.
-
-    Args:
-        signatures: (N, bands × rows) from `MinHasher`, in the order in which documents have precedence.
-        bare: the bare text of a document, fetched only for candidates.
-    """
-    keeper = np.arange(len(signatures))
-    if not len(signatures):
-        return keeper
-    cache: dict[int, np.ndarray] = {}
-
-    def shingles(index: int) -> np.ndarray:
-        found = cache.get(index)
-        if found is None:
-            if len(cache) > 4096:
-                cache.clear()
-            found = cache[index] = np.unique(shingle_hashes([bare(index)], config.shingle)[0])
-        return found
-
-    # An estimate from k values is off by √(J(1−J)/k); five such below the threshold, a pair is not worth fetching.
-    floor = config.threshold - 5 * (config.threshold * (1 - config.threshold) / signatures.shape[1]) ** 0.5
-    members, groups = _shared_bands(signatures, config)
-    kept_of: dict[int, list[int]] = {}  # a crowd of copies costs little: only documents that stay are compared with
-    for document, group in zip(members, groups, strict=True):
-        early = np.array(sorted({index for name in group for index in kept_of.get(name, ())}), np.int64)
-        if len(early):
-            early = early[(signatures[early] == signatures[document]).mean(axis=1) >= floor]
-        twin = next((int(index) for index in early if jaccard(shingles(int(index)), shingles(document)) >= config.threshold), document)
-        keeper[document] = twin
-        if twin == document:
-            for name in group:
-                kept = kept_of.setdefault(name, [])
-                if len(kept) < _WIDE_BUCKET:
-                    kept.append(document)
-    return keeper
-
-
-def _shared_bands(signatures: np.ndarray, config: DedupConfig) -> tuple[list[int], list[list[int]]]:
-    """Documents that share a band with another, in order, and for each the numbers of the (band, value) groups it is in."""
-    documents: list[np.ndarray] = []
-    groups: list[np.ndarray] = []
-    numbered = 0
-    for band in range(config.bands):
-        keys = np.zeros(len(signatures), np.uint64)
-        for column in signatures[:, band * config.rows : (band + 1) * config.rows].T:
-            keys = (keys ^ column) * _PRIME
-            keys ^= keys >> np.uint64(31)
-        order = np.argsort(keys)
-        ordered = keys[order]
-        same = ordered[1:] == ordered[:-1]
-        shared = np.concatenate([same, [False]]) | np.concatenate([[False], same])
-        first = np.concatenate([[True], ~same])
-        documents.append(order[shared])
-        groups.append(numbered + np.cumsum(first)[shared])
-        numbered += len(keys)
-    document, group = np.concatenate(documents), np.concatenate(groups)
-    order = np.argsort(document, kind="stable")
-    members, starts = np.unique(document[order], return_index=True)
-    return members.tolist(), [part.tolist() for part in np.split(group[order], starts[1:])] if len(members) else []
+def batch_of(texts: Iterable[str | bytes]) -> TextBatch:
+    """Texts as they are, in a batch; halves of surrogate pairs, which UTF-8 has no place for, are dropped."""
+    batch = TextBatch()
+    for text in texts:
+        try:
+            batch.append(text)
+        except UnicodeEncodeError:
+            batch.append(text.encode("utf-8", "ignore"))  # type: ignore[union-attr]
+    return batch
