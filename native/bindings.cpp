@@ -18,6 +18,7 @@
 #include "json_lines.hpp"
 #include "key_file.hpp"
 #include "minhash.hpp"
+#include "overlap.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "skeleton.hpp"
@@ -427,6 +428,17 @@ NB_MODULE(_native, m) {
              return nb::make_tuple(to_numpy(std::move(bytes)), to_numpy(std::move(ends)));
            }, "All bytes (uint8) and where each text's begin (uint64, one more than texts).")
       .def_prop_ro("bytes", &TextBatch::bytes);
+
+  nb::class_<OverlapFinder>(m, "OverlapFinder", "Finds passages of benchmarks' items in texts: see native/overlap.hpp.")
+      .def(nb::init<std::size_t>(), "n"_a)
+      .def("add", [](OverlapFinder& finder, nb::handle item) { return finder.add(view_of(item)); }, "item"_a, "Make a bare text the next item; whether it can be found.")
+      .def("find", [](OverlapFinder& finder, const TextBatch& texts, std::uint32_t hits, std::uint32_t longest) {
+             nb::list result;
+             for (const Overlap& found : finder.find(texts, hits, longest)) {
+               result.append(nb::make_tuple(found.text, found.item, found.hits, found.longest, found.begin, found.end));
+             }
+             return result;
+           }, "texts"_a, "hits"_a, "longest"_a, "(text, item, hits, characters of the longest passage, its first byte, its end) of each text that has enough.");
 
   nb::class_<JsonLines>(m, "JsonLines", "Reads the texts of plain JSON lines: see native/json_lines.hpp.")
       .def(nb::init<std::string, std::size_t>(), "text_key"_a, "longest"_a)

@@ -43,11 +43,12 @@ def test_the_same_input_gives_the_same_bytes_and_labels_are_not_looked_at(tmp_pa
     one, two = build_corpus(documents, tmp_path / "a", SHORT, seed=1), build_corpus(iter(labelled), tmp_path / "b", SHORT, seed=1)
     assert read_manifest(one).content_hash == read_manifest(two).content_hash
     assert sorted(file.name for file in one.iterdir()) == [
+        "clusters.jsonl.zst",
         "documents.jsonl.zst",
-        "drops.json",
         "heldout.jsonl.zst",
         "manifest.json",
         "quarantine.jsonl",
+        "report.json",
     ]
 
 
@@ -74,7 +75,7 @@ def test_how_many_are_held_out(tmp_path, prose, count, fraction, most, held):
 def test_accounts_add_up(tmp_path, prose):
     documents = [{"text": text, "source": f"s{i % 3}"} for i in range(90) for text in (prose(i % 80, 90), "短", "x" * 200)]
     path = build_corpus(documents, tmp_path / "c", SHORT)
-    drops, metrics = json.loads((path / "drops.json").read_bytes()), read_manifest(path).metrics
+    drops, metrics = json.loads((path / "report.json").read_bytes()), read_manifest(path).metrics
     train, held = parts(path)
     assert metrics["documents_read"] == 270 and metrics["documents_kept"] == len(train) and metrics["heldout_documents"] == len(held)
     assert metrics["bytes_kept"] == sum(len(item["text"].encode()) for item in train)
@@ -93,9 +94,9 @@ def test_near_duplicates_name_their_twin_and_never_straddle_the_split(tmp_path, 
     path = build_corpus(documents, tmp_path / "c", CorpusConfig(preset="zh-short", heldout_fraction=0.3))
     train, held = parts(path)
     assert len(train) + len(held) == 60
-    for sample in json.loads((path / "drops.json").read_bytes())["rules"]["near_duplicate"]["samples"]:
+    for sample in json.loads((path / "report.json").read_bytes())["rules"]["near_duplicate"]["samples"]:
         assert sample["duplicate_of"][:100] == sample["text"][:100]
-    off = CorpusConfig(preset="none", heldout_fraction=0, dedup=DedupConfig(exact=False, near=False))
+    off = CorpusConfig(shuffle=False, preset="none", heldout_fraction=0, dedup=DedupConfig(exact=False, near=False))
     assert [item["text"] for item in parts(build_corpus(documents, tmp_path / "d", off))[0]] == [item["text"] for item in documents]
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from hanlin.common.errors import HanlinError
+from hanlin.corpus.accounts import SAMPLES, Samples
 from hanlin.corpus.characters import COMMON_HAN, is_han
-from hanlin.corpus.clean import PRESETS, RULES, SAMPLES, CleanConfig, Cleaner, Samples, preset
+from hanlin.corpus.clean import PRESETS, RULES, CleanConfig, Cleaner, preset
 from hanlin.corpus.promotion import frame_line, promotional_points
 from hanlin.corpus.readers import read_documents
 from hanlin.corpus.signals import measure

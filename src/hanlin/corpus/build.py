@@ -1,85 +1,47 @@
-"""The corpus artefact: read, clean, deduplicate, split off the held-out part, write, and account for every document.
+"""The corpus artefact: read, clean, search for duplicates, hold some documents out, mix, shuffle, write, and account for every document.
 
-Texts and what duplicates are found by wait in files beside the output, so a corpus may be far larger than memory.
+A build is a row of phases (`tasks.Phase`), each of independent tasks, that leave their results in `.NAME.state` beside the output. Any
+number of processes, or datatrove's executors on a cluster, come to the same bytes; a build that was killed goes on where it was. Texts
+wait on disk; in memory a task holds a few batches of them, and a few dozen bytes for each of its documents.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
-import math
 import os
-import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import orjson
 import zstandard
 
-from ..common.atomic import write_json
+from ..common.atomic import read_json, write_json
 from ..common.config import to_dict
-from ..common.errors import HanlinError
+from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
-from .clean import CleanConfig, Cleaner, preset
-from .dedup import DedupConfig
-from .duplicates import find_duplicates, read_duplicates
-from .files import COMPRESSED, expand
+from ..common.savepoint import Savepoint, files_key
+from .duplicates import LEAST_MEMORY, DuplicateSearch
+from .files import expand
+from .intake import SKETCH, AllTaken, Intake
 from .messages import Document
-from .pii import mask
-from .readers import Quarantine, read_documents
-from .sketches import SketchWriter
+from .output import Output, gather, sizes_of
+from .overlap import Benchmarks
+from .plan import CorpusConfig, expected_bytes, shards
+from .tasks import Phase, run_phases
 
-_BATCH_CHARACTERS = 1 << 20
+__all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]
+
+MEMORY = 1 << 30
 Part = Literal["documents", "heldout"]
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """How a corpus is made.
-
-    Attributes:
-        preset: cleaning preset, a key of `clean.PRESETS`.
-        rules: thresholds of `CleanConfig` that differ from the preset.
-        dedup: duplicate search.
-        mask_pii: replace personal data by typed tags.
-        heldout_fraction: of each source's documents, set aside for evaluation; at least one of a source with 20 or more.
-        heldout_max: documents set aside per source at most.
-        source: `record` names documents by their own `source` field where they have one, `file` by their file.
-        max_documents: read no more than so many; 0 reads all.
-        sample: share of each source's documents to take, chosen by the hash of their text; the rest is counted, not cleaned.
-    """
-
-    preset: str = "zh-web"
-    rules: dict[str, Any] = field(default_factory=dict)
-    dedup: DedupConfig = field(default_factory=DedupConfig)
-    mask_pii: bool = False
-    heldout_fraction: float = 0.01
-    heldout_max: int = 500
-    source: Literal["record", "file"] = "record"
-    max_documents: int = 0
-    sample: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sample <= 1:
-            raise ValueError(f"sample = {self.sample}: 0 < … ≤ 1")
-        if not 0 <= self.heldout_fraction < 1:
-            raise ValueError(f"heldout_fraction = {self.heldout_fraction}: 0 ≤ … < 1")
-        if min(self.heldout_max, self.max_documents) < 0:
-            raise ValueError(f"heldout_max = {self.heldout_max}, max_documents = {self.max_documents}: ≥ 0")
-        self.cleaning()
-
-    def cleaning(self) -> CleanConfig:
-        """The preset with `rules` applied."""
-        return preset(self.preset, self.rules)
-
-
 DEFAULT = CorpusConfig()
+_NAMES = ("documents", "characters", "bytes")
+_TITLES = {"clean": ("读取与清洗", "read and clean"), "exact": ("完全重复", "exact duplicates"), "pairs": ("候选对", "candidate pairs"),
+           "decide": ("判定近重复", "near duplicates"), "survey": ("统计", "survey"), "clusters": ("重复簇", "clusters"),
+           "write": ("写出", "write"), "seal": ("打乱与压缩", "shuffle and compress")}  # fmt: skip
 
 
 def build_corpus(
@@ -89,40 +51,38 @@ def build_corpus(
     *,
     seed: int = 0,
     key: str = "",
+    workers: int = 1,
+    memory: int = MEMORY,
     progress: Progress | None = None,
 ) -> Path:
     """Write the corpus artefact at `out`.
 
-    `documents.jsonl.zst` and `heldout.jsonl.zst` hold `{"text", "source"}`, `quarantine.jsonl` the records that could not be
-    read, `drops.json` what each rule dropped with samples, and each source's accounts.
+    `documents.jsonl.zst` and `heldout.jsonl.zst` hold `{"text", "source", "tag"?}`, `quarantine.jsonl` the records that could not be
+    read, `report.json` what each rule dropped with samples, and each source's accounts, `clusters.jsonl.zst` the duplicates.
 
     Args:
         sources: paths, directories and globs, or documents `{"text", "source"?}`.
-        seed: decides which documents are held out.
+        seed: decides which documents are held out, and their order.
         key: stored in the manifest for a pipeline to compare.
+        workers: processes. With more than one, a script that calls this needs `if __name__ == "__main__":`, as `multiprocessing` does.
+        memory: bytes that the search for duplicates may take, in all.
 
     Raises:
         HanlinError: unreadable input (see `read_documents`), or nothing left after cleaning.
     """
+    out, progress = Path(out), progress or Progress()
     paths, documents = _documents(sources)
-    out = Path(out)
-    resolved = to_dict(config) | {"cleaning": dataclasses.asdict(config.cleaning())}
-    with artifact(out, "corpus", config=resolved, seed=seed, key=key) as writer:
-        with open(writer.path / "quarantine.jsonl", "w", encoding="utf-8") as sink, open(writer.path / ".spill", "w+b") as spill:
-            quarantine = Quarantine(cast(io.TextIOBase, sink))
-            if paths is not None:
-                documents = read_documents(paths, quarantine=quarantine, source=config.source)
-            making = _Making(config, spill, writer.path / ".sketch", progress or Progress(), seed)
-            # compressed Chinese is about a third of its text: a guess, good enough for a bar
-            making.take(documents, sum(path.stat().st_size * (3 if path.suffix in COMPRESSED else 1) for path in paths or []))
-            making.drop_duplicates(writer.path / ".search")
-            making.split()
-            making.write(writer.path)
-        os.unlink(writer.path / ".spill")
-        for name in (".sketch", ".search"):
-            shutil.rmtree(writer.path / name, ignore_errors=True)
-        writer.metrics = making.metrics() | {"quarantined": quarantine.count, "quarantine_reasons": dict(quarantine.reasons)}
-        write_json(writer.path / "drops.json", making.accounts())
+    named = files_key(paths, [to_dict(config), seed]) if paths is not None else ""
+    with Savepoint(out, named) as savepoint:
+        job = CorpusJob(savepoint.folder, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress)
+        savepoint.save({"begun": True})
+        try:
+            seconds = job.run()
+            job.finish(out, seconds, key)
+        except HanlinError:
+            if not job.phases[0].count() or job.phases[0].missing() or job.fruitless:  # nothing there that would spare work
+                savepoint.state = None
+            raise
     return out
 
 
@@ -134,16 +94,17 @@ def read_corpus(path: str | Path, part: Part = "documents") -> Iterator[Document
     """
     path = Path(path)
     read_manifest(path, "corpus")
-    return _lines(path / f"{part}.jsonl.zst")
+    return read_lines(path / f"{part}.jsonl.zst")
 
 
-def _lines(path: Path) -> Iterator[Document]:
-    with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+def read_lines(path: Path) -> Iterator[Any]:
+    """The values of a compressed file of JSON lines."""
+    with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
         for line in io.BufferedReader(cast(Any, stream), 1 << 20):
             yield orjson.loads(line)
 
 
-def _documents(sources: Any) -> tuple[list[Path] | None, Iterable[Document]]:
+def _documents(sources: Any) -> tuple[list[Path] | None, Iterable[Mapping[str, Any]]]:
     """Paths to read, or the documents themselves; the first item of an iterable tells which."""
     if isinstance(sources, (str, os.PathLike)):
         return expand(sources), ()
@@ -161,175 +122,226 @@ def _documents(sources: Any) -> tuple[list[Path] | None, Iterable[Document]]:
     return None, chained()
 
 
-def _position(text: str) -> float:
-    """Where a text falls in [0, 1), evenly and for ever."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"sample").digest(), "big") / 2**64
+@dataclass(frozen=True)
+class _Search:
+    """The search for duplicates as tasks; each makes its own `DuplicateSearch`, which finds on disk what the others did."""
+
+    config: CorpusConfig
+    taken: tuple[Path, ...]
+    folder: Path
+    memory: int
+
+    def _search(self) -> DuplicateSearch:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return DuplicateSearch([folder / SKETCH for folder in self.taken], self.config.dedup, self.folder, memory=self.memory)
+
+    @property
+    def wanted(self) -> bool:
+        return self.config.dedup.exact or self.config.dedup.near
+
+    @property
+    def result(self) -> Path | None:
+        return self.folder / "duplicates" if self.wanted else None
+
+    def ranges(self) -> int:
+        return len(self._search().ranges()) if self.config.dedup.near else 0
+
+    def exact(self, _: int, __: Path) -> None:
+        self._search().find_exact()
+
+    def pairs(self, task: int, _: Path) -> None:
+        self._search().find_pairs(task)
+
+    def decide(self, _: int, __: Path) -> None:
+        search = self._search()
+        if not search.result.is_file():
+            search.decide(AllTaken(list(self.taken)))
 
 
-class _Making:
-    """One build: what has been read, kept and dropped so far."""
+class CorpusJob:
+    """A build as a row of phases, to be run here or by executors of datatrove.
 
-    def __init__(self, config: CorpusConfig, spill: io.BufferedRandom, sketch: Path, progress: Progress, seed: int) -> None:
-        self.config = config
-        self.cleaner = Cleaner(config.cleaning())
-        self.drops = self.cleaner.drops
-        self._spill, self._progress, self._seed = spill, progress, seed
-        self._sketch = SketchWriter(sketch, config.dedup)
-        self._offsets = [0]
-        self._owners: list[int] = []
-        self._lengths: list[int] = []
-        self._ranks: list[int] = []
-        self._names: dict[str, int] = {}
-        self._masked: dict[str, int] = defaultdict(int)
-        self.unsampled = 0
-        self._read = defaultdict(lambda: [0, 0, 0])  # source → documents, characters, bytes
+    Example, for two nodes of a Ray cluster with a shared file system:
+        job = CorpusJob("/shared/work", config, files)
+        for phase in job.phases:
+            RayPipelineExecutor([phase], tasks=64, logging_dir=f"/shared/logs/{phase.name}").run()
+        job.finish("/shared/corpus")
 
-    def take(self, documents: Iterable[Mapping[str, Any]], total: int) -> None:
-        """Clean and mask; what stays goes to the spill file and, for the search for duplicates, to the sketch."""
-        with self._sketch:
-            self._take_all(documents, total)
+    Attributes:
+        phases: in their order; each is a step that datatrove can run with any number of tasks.
+    """
 
-    def _take_all(self, documents: Iterable[Mapping[str, Any]], total: int) -> None:
-        batch: list[Document] = []
-        size = read = 0
-        for document in documents:
-            text = document.get("text")
-            if not isinstance(text, str):
-                raise HanlinError(
-                    f"第 {sum(count for count, _, _ in self._read.values()) + len(batch) + 1} 篇文档没有 text，只有 {sorted(document)}。",
-                    f"Document {sum(count for count, _, _ in self._read.values()) + len(batch) + 1} has no text, only {sorted(document)}.",
-                )
-            if self.config.sample < 1 and _position(text) >= self.config.sample:
-                self.unsampled += 1
-                continue
-            batch.append({"text": text, "source": str(document.get("source") or "corpus")})
-            size += len(text)
-            read += 1
-            if size >= _BATCH_CHARACTERS:
-                self._take(batch)
-                batch, size = [], 0
-                done = sum(byte for _, _, byte in self._read.values())
-                self._progress.update(min(done, total - 1) if total else read, total or read + 1, {"documents": float(read)})
-            if read == self.config.max_documents:
-                break
-        self._take(batch)
-        self._progress.update(total or read, total or read, {"documents": float(read)})
-        if not self._owners:
-            self._refuse(read)
+    def __init__(
+        self,
+        folder: str | Path,
+        config: CorpusConfig,
+        files: Iterable[str | Path] | None,
+        documents: Iterable[Mapping[str, Any]] = (),
+        *,
+        seed: int = 0,
+        workers: int = 1,
+        memory: int = MEMORY,
+        progress: Progress | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.config, self.seed = config, seed
+        self.fruitless = False
+        self._paths = expand(list(files)) if files is not None else []
+        self._workers, self._progress = workers, progress or Progress()
+        self._read = 0
+        plan = tuple(tuple(shard) for shard in shards(self._paths, config)) if self._paths else ()
+        intake = Intake(config, plan, None if self._paths else documents, self._benchmarks(), self._watch if not self._paths or workers == 1 else None)
+        count = max(len(plan), 1)
 
-    def _take(self, batch: list[Document]) -> None:
-        for document in batch:
-            account = self._read[document.get("source", "")]
-            account[0] += 1
-            account[1] += len(document["text"])
-            account[2] += len(document["text"].encode("utf-8", "replace"))
-        texts: list[bytes] = []
-        for document in self.cleaner(batch):
-            if document is None:
-                continue
-            text, source = document["text"], document.get("source", "")
-            if self.config.mask_pii:
-                text, counts = mask(text)
-                for tag, count in counts.items():
-                    self._masked[tag] += count
-            data = text.encode("utf-8", "replace")
-            self._spill.write(data)
-            self._offsets.append(self._offsets[-1] + len(data))
-            self._owners.append(self._names.setdefault(source, len(self._names)))
-            self._lengths.append(len(text))
-            texts.append(data)
-        for digest in self._sketch.add(texts):
-            # which documents are held out hangs on seed and bare text alone, not on order or on the rest of the corpus
-            salted = hashlib.blake2b(digest.tobytes(), digest_size=8, salt=self._seed.to_bytes(16, "little"))
-            self._ranks.append(int.from_bytes(salted.digest(), "big") >> 1)
+        def folders(name: str) -> tuple[Path, ...]:
+            return tuple(self.folder / name / f"{task:05d}" for task in range(count))
 
-    def drop_duplicates(self, folder: Path) -> None:
-        """Decide which spilled documents stay."""
-        self._stays = np.ones(len(self._owners), bool)
-        if not (self.config.dedup.exact or self.config.dedup.near):
+        taken = folders("clean")
+        self._search = _Search(config, taken, self.folder / "search", self._task_memory(memory // workers))
+        self.output = Output(config, seed, taken, self._search.result, folders("survey"), folders("write"))
+        searching = () if not self._search.wanted else (
+            Phase("exact", self.folder, _One(), self._search.exact),
+            Phase("pairs", self.folder, self._search.ranges, self._search.pairs),
+            Phase("decide", self.folder, _One(), self._search.decide),
+        )  # fmt: skip
+        self.phases: tuple[Phase, ...] = (
+            Phase("clean", self.folder, _One(count), intake),
+            *searching,
+            Phase("survey", self.folder, _One(count), self.output.survey),
+            Phase("clusters", self.folder, _One(), self.output.clusters),
+            Phase("write", self.folder, _One(count), self.output.write, self.output.forget_texts),
+            Phase("seal", self.folder, self.output.buckets, self.output.seal),
+        )
+
+    def _benchmarks(self) -> str:
+        """The benchmarks' texts in one file, which every task reads."""
+        if not self.config.decontaminate:
+            return ""
+        path = self.folder / "benchmarks.json"
+        if not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Benchmarks.read(self.config.decontaminate, self.config.overlap).save(path)
+        return str(path)
+
+    def _task_memory(self, memory: int) -> int:
+        """What one task of the search may take: as it was when the job began, for its tasks hang on it, though not its result."""
+        path = self.folder / "plan.json"
+        if not path.is_file():
+            write_json(path, {"task_memory": max(memory, LEAST_MEMORY)})
+        return read_json(path)["task_memory"]
+
+    def _watch(self, characters: int) -> None:
+        self._read += characters * 3  # bytes, nearly
+        whole = sum(map(expected_bytes, self._paths))
+        self._progress.update(min(self._read, whole - 1) if whole else self._read, whole or self._read + 1, {})
+
+    def run(self) -> dict[str, float]:
+        """All phases, with the processes of this machine; seconds of work per phase."""
+        numbers = {phase.name: number for number, phase in enumerate(self.phases, 1)}
+        shown = ""
+
+        def tell(phase: Phase, done: int, count: int) -> None:
+            nonlocal shown
+            if shown != phase.name:
+                shown = phase.name
+                zh, en = _TITLES[phase.name]
+                self._progress.stage(numbers[phase.name], len(self.phases), tr(zh, en))
+            if count > 1 or done:
+                self._progress.update(done, max(count, 1), {})
+
+        seconds = run_phases(self.phases[:1], self._workers, tell)
+        self._check()
+        return seconds | run_phases(self.phases[1:], self._workers, tell)
+
+    def _check(self) -> None:
+        """Refuse a corpus of which nothing is left, before more is done with it."""
+        accounts, reasons, quarantined, _ = gather(self.output.taken)
+        if sum(size[0] for size in accounts.kept.values()):
             return
-        found = find_duplicates([self._sketch.path], lambda numbers: map(self._data, numbers), self.config.dedup, folder)
-        sources = list(self._names)
-        for block in read_duplicates(found):
-            for document, keeper, _, exact in block.tolist():
-                self._stays[document] = False
-                rule = "exact_duplicate" if exact else "near_duplicate"
-                self.drops.add(rule, self._text(document), source=sources[self._owners[document]], duplicate_of=self._text(keeper)[:300])
+        self.fruitless = True
+        read = sum(size[0] for size in accounts.read.values())
+        if not read and quarantined:
+            named = "; ".join(f"{reason} × {count}" for reason, count in list(reasons.items())[:5])
+            raise HanlinError(f"没有一条可用的记录；{quarantined} 条不可用：{named}。", f"No usable record; {quarantined} were not usable: {named}.")
+        self._refuse(read, {rule: about["count"] for rule, about in accounts.drops.to_dict().items()})
 
-    def split(self) -> None:
-        """Choose the held-out documents: per source, those of the smallest rank."""
-        self._heldout = np.zeros(len(self._owners), bool)
-        owners, ranks = np.array(self._owners), np.array(self._ranks)
-        for owner in range(len(self._names)):
-            members = np.flatnonzero((owners == owner) & self._stays)
-            count = math.floor(len(members) * self.config.heldout_fraction)
-            if not count and len(members) >= 20 and self.config.heldout_fraction:
-                count = 1
-            chosen = members[np.argsort(ranks[members], kind="stable")[: min(count, self.config.heldout_max)]]
-            self._heldout[chosen] = True
-        if not (self._stays & ~self._heldout).any():
-            self._refuse(len(self._owners))
-
-    def write(self, folder: Path) -> None:
-        """Write both parts and count them per source."""
-        self._kept = defaultdict(lambda: {"documents": [0, 0, 0], "heldout": [0, 0, 0]})
-        sources = list(self._names)
-        parts = {name: open(folder / f"{name}.jsonl.zst", "wb") for name in ("documents", "heldout")}  # noqa: SIM115 - closed below
-        try:
-            writers = {name: zstandard.ZstdCompressor(level=6).stream_writer(file, closefd=False) for name, file in parts.items()}
-            for index in np.flatnonzero(self._stays):
-                part = "heldout" if self._heldout[index] else "documents"
-                source = sources[self._owners[index]]
-                writers[part].write(orjson.dumps({"text": self._text(int(index)), "source": source}) + b"\n")
-                account = self._kept[source][part]
-                account[0] += 1
-                account[1] += self._lengths[index]
-                account[2] += self._offsets[index + 1] - self._offsets[index]
-            for writer in writers.values():
-                writer.close()
-        finally:
-            for file in parts.values():
-                file.close()
-
-    def _text(self, index: int) -> str:
-        return self._data(index).decode()
-
-    def _data(self, index: int) -> bytes:
-        self._spill.seek(self._offsets[index])
-        return self._spill.read(self._offsets[index + 1] - self._offsets[index])
-
-    def metrics(self) -> dict[str, Any]:
-        """Headline figures of the manifest."""
-        read = np.sum(list(self._read.values()), axis=0)
-        parts = {part: np.sum([account[part] for account in self._kept.values()], axis=0) for part in ("documents", "heldout")}
-        figures = {"documents_read": read[0], "characters_read": read[1], "bytes_read": read[2]}
-        figures |= {"documents_kept": parts["documents"][0], "characters_kept": parts["documents"][1], "bytes_kept": parts["documents"][2]}
-        figures |= {"heldout_documents": parts["heldout"][0], "heldout_bytes": parts["heldout"][2]}
-        named: dict[str, Any] = {name: int(value) for name, value in figures.items()}
-        if self.config.sample < 1:
-            named["documents_not_sampled"] = self.unsampled
-        named["dropped"] = {rule: about["count"] for rule, about in self.drops.to_dict().items()}
-        if self.config.mask_pii:
-            named["masked"] = dict(self._masked)
-        return named
-
-    def accounts(self) -> dict[str, Any]:
-        """What `drops.json` holds: `rules`, `lines`, and per source what was read, kept and held out."""
-        names = ("documents", "characters", "bytes")
-        sources = {}
-        for source, read in sorted(self._read.items()):
-            kept = self._kept[source]
-            counted = {"read": read, "kept": kept["documents"], "heldout": kept["heldout"]}
-            counted["dropped"] = [total - stay - held for total, stay, held in zip(read, kept["documents"], kept["heldout"], strict=True)]
-            sources[source] = {what: dict(zip(names, map(int, values), strict=True)) for what, values in counted.items()}
-            sources[source]["rules"] = dict(self.drops.by_source[source])
-        return {"rules": self.drops.to_dict(), "lines": self.cleaner.lines.to_dict(), "sources": sources, "masked": dict(self._masked)}
-
-    def _refuse(self, read: int) -> None:
-        reasons = {rule: about["count"] for rule, about in self.drops.to_dict().items()}
+    def _refuse(self, read: int, reasons: Mapping[str, int]) -> None:
         zh = "、".join(f"{rule} {count}" for rule, count in list(reasons.items())[:6])
+        en = ", ".join(f"{rule} {count}" for rule, count in list(reasons.items())[:6])
         raise HanlinError(
             f"语料清洗后没有剩下训练文档（读入 {read} 篇；丢弃：{zh or '无'}）。请换更宽的预设（--preset zh-short 或 none），或检查输入是不是中文文本。",
-            f"No training document is left after cleaning ({read} read; dropped: {', '.join(f'{rule} {count}' for rule, count in list(reasons.items())[:6]) or 'none'}). "
+            f"No training document is left after cleaning ({read} read; dropped: {en or 'none'}). "
             "Choose a wider preset (--preset zh-short or none), or check that the input is Chinese text.",
         )
+
+    def finish(self, out: str | Path, seconds: Mapping[str, float] | None = None, key: str = "") -> Path:
+        """Put the artefact together at `out`, once all phases are complete.
+
+        Raises:
+            HanlinError: a phase is not complete, or no training document is left.
+        """
+        for phase in self.phases:
+            if missing := phase.missing():
+                raise HanlinError(
+                    f"{phase.name} 阶段还有 {len(missing)} 个任务没有完成，不能合成语料。请先运行完它们。",
+                    f"The phase {phase.name} has {len(missing)} tasks to do: the corpus cannot be put together yet. Run them first.",
+                )
+        resolved = to_dict(self.config) | {"cleaning": dataclasses.asdict(self.config.cleaning())}
+        phases = {phase.name: phase for phase in self.phases}
+        with artifact(Path(out), "corpus", config=resolved, seed=self.seed, key=key) as writer:
+            found = self.output.finish(writer.path, phases["seal"].paths(), phases["clusters"].path(0))
+            accounts = found["accounts"]
+            dropped = {rule: about["count"] for rule, about in accounts.drops.to_dict().items()}
+            if not sizes_of(found["documents"])[0]:
+                self.fruitless = True
+                self._refuse(sizes_of(accounts.read)[0], dropped)
+            writer.metrics = self._metrics(found, dropped) | {"seconds": {name: round(value, 2) for name, value in (seconds or {}).items()}}
+            writer.metrics["seconds_of_cleaning"] = {name: round(value, 2) for name, value in found["seconds"].items()}
+            write_json(writer.path / "report.json", self._accounts(found))
+        return Path(out)
+
+    def _metrics(self, found: Mapping[str, Any], dropped: Mapping[str, int]) -> dict[str, Any]:
+        """Headline figures of the manifest."""
+        counts = found["accounts"].counts
+        parts = {"read": found["accounts"].read, "kept": found["documents"], "heldout": found["heldout"]}
+        sizes = {part: dict(zip(_NAMES, sizes_of(size), strict=True)) for part, size in parts.items()}
+        metrics: dict[str, Any] = {f"{name}_{part}": sizes[part][name] for part in ("read", "kept") for name in _NAMES}
+        metrics |= {"heldout_documents": sizes["heldout"]["documents"], "heldout_bytes": sizes["heldout"]["bytes"], "dropped": dict(dropped)}
+        if self.config.sample < 1:
+            metrics["documents_not_sampled"] = counts["documents_not_sampled"]
+        if self.config.mask_pii:
+            metrics["masked"] = _named(counts, "masked ")
+        if self.config.decontaminate:
+            metrics["contaminated"] = _named(counts, "contaminated ")
+        return metrics | {"quarantined": found["quarantined"], "quarantine_reasons": found["reasons"]}
+
+    def _accounts(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """What `report.json` holds: `rules`, `lines`, samples, histograms, and per source what was read, kept, held out and dropped."""
+        accounts, sources = found["accounts"], {}
+        for source, read in sorted(accounts.read.items()):
+            rules = accounts.drops.by_source.get(source, {})
+            sizes = {"read": read, "kept": found["documents"].get(source, [0, 0, 0]), "heldout": found["heldout"].get(source, [0, 0, 0]),
+                     "dropped": sizes_of(rules)}  # fmt: skip
+            sources[source] = {what: dict(zip(_NAMES, values, strict=True)) for what, values in sizes.items()}
+            sources[source]["rules"] = {rule: size[0] for rule, size in sorted(rules.items())}
+            sources[source]["lengths"] = dict(sorted(accounts.lengths[source].items(), key=lambda item: int(item[0])))
+            sources[source]["weight"] = self.config.weight(source)
+        return {
+            "rules": accounts.drops.to_dict(), "lines": accounts.lines.to_dict(), "sources": sources, "kept": accounts.stays.items(),
+            "changed": {"count": accounts.changed.count, "samples": accounts.changed.items()}, "masked": _named(accounts.counts, "masked "),
+            "contaminated": _named(accounts.counts, "contaminated "),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _One:
+    """A number of tasks that is known beforehand."""
+
+    count: int = 1
+
+    def __call__(self) -> int:
+        return self.count
+
+
+def _named(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {name.removeprefix(prefix): count for name, count in sorted(counts.items()) if name.startswith(prefix)}

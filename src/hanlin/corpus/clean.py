@@ -8,9 +8,6 @@ CCNet) where they agree; characters, not segmented words, are counted throughout
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import heapq
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +16,11 @@ import numpy as np
 
 from ..common import config as configs
 from ..common.errors import HanlinError
+from .accounts import Drops
 from .messages import Document
 from .normalize import collapse, normalize, repair_mojibake
 from .promotion import frame_line, promotional_points, vices
 from .signals import Signals, measure
-
-SAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -158,61 +154,13 @@ TEXT_RULES = ("mojibake", "promotion", "page_furniture")
 LINE_RULES = ("promotional_line", "page_furniture_line")
 
 
-class Samples:
-    """The `SAMPLES` items with the smallest hashes: a uniform sample that no order of arrival changes."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._heap: list[tuple[int, str, dict[str, Any]]] = []
-
-    def add(self, text: str, **about: Any) -> None:
-        """Count a text and maybe keep its first 300 characters."""
-        self.count += 1
-        rank = -int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big")
-        if len(self._heap) < SAMPLES or rank > self._heap[0][0]:
-            item = (rank, text[:300], about)
-            if any(kept[:2] == item[:2] for kept in self._heap):
-                return
-            (heapq.heappush if len(self._heap) < SAMPLES else heapq.heapreplace)(self._heap, item)
-
-    def items(self) -> list[dict[str, Any]]:
-        """The samples, smallest hash first."""
-        return [
-            {"text": text.encode("utf-8", "replace").decode(), **about} for _, text, about in sorted(self._heap, key=lambda item: -item[0])
-        ]
-
-
-class Drops:
-    """Per rule: documents, characters and bytes dropped, and samples."""
-
-    def __init__(self) -> None:
-        self.samples: dict[str, Samples] = defaultdict(Samples)
-        self.characters: dict[str, int] = defaultdict(int)
-        self.bytes: dict[str, int] = defaultdict(int)
-        self.by_source: dict[str, Counter[str]] = defaultdict(Counter)
-
-    def add(self, rule: str, text: str, **about: Any) -> None:
-        """Count one dropped document (or removed line) under `rule`."""
-        self.samples[rule].add(text, **about)
-        self.by_source[about.get("source", "")][rule] += 1
-        self.characters[rule] += len(text)
-        self.bytes[rule] += len(text.encode("utf-8", "replace"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """`{rule: {count, characters, bytes, samples}}`, most frequent first."""
-        return {
-            rule: {"count": kept.count, "characters": self.characters[rule], "bytes": self.bytes[rule], "samples": kept.items()}
-            for rule, kept in sorted(self.samples.items(), key=lambda item: (-item[1].count, item[0]))
-        }
-
-
 class Cleaner:
     """Applies a `CleanConfig` to batches and remembers what it dropped, in `drops` (documents) and `lines`."""
 
-    def __init__(self, config: CleanConfig) -> None:
+    def __init__(self, config: CleanConfig, drops: Drops | None = None, lines: Drops | None = None) -> None:
         self.config = config
-        self.drops = Drops()
-        self.lines = Drops()
+        self.drops = drops or Drops()
+        self.lines = lines or Drops()
 
     def __call__(self, batch: Sequence[Document]) -> list[Document | None]:
         """Cleaned documents in the order given, None where one is dropped; keys other than `text` are kept."""

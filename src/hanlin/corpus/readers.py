@@ -26,19 +26,21 @@ _FLAGS = {"documents": "--corpus", "conversations": "--sft", "preferences": "dpo
 
 
 def read_documents(
-    paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record"
-) -> Iterator[Document]:
+    paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record",
+    may_be_empty: bool = False,
+) -> Iterator[Document]:  # fmt: skip
     """Stream `{"text", "source"}` from files of any layout, in the order given.
 
     Args:
         paths: files, directories (searched below) and globs such as `data/*.jsonl.zst`.
         quarantine: receives bad records; without one they are counted and reported in the log.
         source: `record` takes a record's own `source` where it has one, `file` always the file's name.
+        may_be_empty: these are some files of many: that none of their records can be used is then no error.
 
     Raises:
         HanlinError: nothing there, empty, binary, undecodable, damaged, an unknown layout (with the keys seen), no usable record.
     """
-    return _read(paths, "documents", quarantine, limits, source)
+    return _read(paths, "documents", quarantine, limits, source, may_be_empty=may_be_empty)
 
 
 def read_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[TextBatch]:
@@ -77,13 +79,15 @@ def read_preferences(
     return _read(paths, "preferences", quarantine, limits, source)
 
 
-def _read(paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str, *, texts: bool = False) -> Iterator[Any]:
+def _read(
+    paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str, *, texts: bool = False, may_be_empty: bool = False
+) -> Iterator[Any]:
     files = expand(paths)  # here and not in the generator: a wrong path should be heard of at once
-    return _stream(files, schema, quarantine or Quarantine(), limits, source, texts=texts, report=quarantine is None)
+    return _stream(files, schema, quarantine or Quarantine(), limits, source, texts=texts, report=quarantine is None, may_be_empty=may_be_empty)
 
 
 def _stream(
-    files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, report: bool
+    files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, report: bool, may_be_empty: bool
 ) -> Iterator[Any]:
     before, total = quarantine.count, 0
     for path in files:
@@ -92,12 +96,12 @@ def _stream(
             read += len(item) if isinstance(item, TextBatch) else 1
             yield item
         if not read and quarantine.count == before:
-            if len(files) == 1:
+            if len(files) == 1 and not may_be_empty:
                 raise HanlinError(f"{path} 是空文件。", f"{path} is empty.")
             quarantine.add(path, 0, -1, tr("空文件", "empty file"))
         total += read
     bad = quarantine.count - before
-    if not total:
+    if not total and not may_be_empty:
         raise HanlinError(
             f"{_names(files)} 里没有一条可用的记录；{bad} 条不可用：{quarantine.summary()}。",
             f"No usable record in {_names(files)}; {bad} were not usable: {quarantine.summary()}.",

@@ -35,12 +35,14 @@ class Phase:
         count: tells how many tasks there are; asked when the phase before is complete.
         work: `work(task, folder)` fills an empty folder; the same task must always fill it with the same bytes. For other processes
             it has to be picklable.
+        after: what may be done once a task's result is there, such as removing what nobody needs any more.
     """
 
     name: str
     folder: Path
     count: Callable[[], int]
     work: Callable[[int, Path], None]
+    after: Callable[[int], None] | None = None
 
     def path(self, task: int) -> Path:
         """The result of a task."""
@@ -64,6 +66,8 @@ class Phase:
             self.work(task, folder)
             failpoint("task.before_end")
         failpoint("task.after_end")
+        if self.after:
+            self.after(task)
         return time.monotonic() - began
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:

@@ -28,7 +28,7 @@ def write_report(run_dir: Path | str, report: Mapping[str, Any], extras: Mapping
         report: of the schema in DESIGN.md.
         extras: what only the page shows; every part may be absent. `recipe_resolved` and `versions`: mappings.
             `artifacts`: {name: {"kind", "hash", "parents", "path"}}. `curves`: {stage: its metrics.jsonl}; `stage-1`, `stage-2` …
-            are further seeds. `drops`: {rule: {"count", "samples"}}, or the whole of a corpus' drops.json.
+            are further seeds. `drops`: {rule: {"count", "samples"}}, or the whole of a corpus' report.json.
             `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"zh", "en"}, figures …}}.
 
     Returns:

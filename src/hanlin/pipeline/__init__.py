@@ -91,7 +91,7 @@ def _extras(recipe: Recipe, out: Path, life: Life) -> dict[str, Any]:
         if (folder / MANIFEST).is_file():
             manifest = read_manifest(folder, verify=False)
             artifacts[folder.name] = {"kind": manifest.kind, "hash": manifest.content_hash, "parents": manifest.parents, "path": str(folder.relative_to(out))}
-    drops = out / "corpus" / "drops.json"
+    drops = out / "corpus" / "report.json"
     return {
         "recipe_resolved": to_dict(recipe),
         "versions": package_versions(),

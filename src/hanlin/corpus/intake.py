@@ -1,0 +1,248 @@
+"""The first task of a build: read a shard, clean it, and leave its texts on disk with what the later phases must know of each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from .._native import TextBatch
+from ..common.atomic import read_json, write_json
+from ..common.errors import HanlinError
+from .accounts import EXCERPT, Accounts, add_size, size_of
+from .clean import Cleaner
+from .messages import Document
+from .overlap import Benchmarks
+from .pii import mask
+from .plan import CorpusConfig
+from .readers import Quarantine, read_documents
+from .sketches import SketchWriter
+
+_BATCH_CHARACTERS = 1 << 20
+TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = "texts", "ends.npy", "owners.npy", "sketch", "accounts.json", "quarantine.jsonl", "times.json"
+
+
+@dataclass(frozen=True)
+class Intake:
+    """`work(task, folder)` of the phase that reads.
+
+    Attributes:
+        shards: files of each task; empty when `documents` are given.
+        documents: to read instead, in one task.
+        benchmarks: file of `overlap.Benchmarks`, "" for none.
+        watch: told of characters read; only used within this process.
+    """
+
+    config: CorpusConfig
+    shards: tuple[tuple[str, ...], ...]
+    documents: Iterable[Mapping[str, Any]] | None = None
+    benchmarks: str = ""
+    watch: Callable[[int], None] | None = None
+
+    def __call__(self, task: int, folder: Path) -> None:
+        with contextlib.ExitStack() as stack:
+            sink = stack.enter_context(open(folder / QUARANTINE, "w", encoding="utf-8"))
+            quarantine = Quarantine(cast(io.TextIOBase, sink))
+            documents = self.documents
+            if documents is None:
+                documents = read_documents(
+                    self.shards[task], quarantine=quarantine, source=self.config.source, may_be_empty=len(self.shards) > 1
+                )
+            texts = stack.enter_context(open(folder / TEXTS, "wb"))
+            sketch = stack.enter_context(SketchWriter(folder / SKETCH, self.config.dedup))
+            taking = _Taking(self, texts, sketch)
+            for batch in taking.batches(documents):
+                taking.take(batch)
+        taking.save(folder, quarantine)
+
+
+class _Taking:
+    """One shard: what has been read and kept so far."""
+
+    def __init__(self, intake: Intake, texts: io.BufferedWriter, sketch: SketchWriter) -> None:
+        self._config, self._watch = intake.config, intake.watch
+        self._texts, self._sketch = texts, sketch
+        self._accounts = Accounts()
+        self._cleaner = Cleaner(intake.config.cleaning(), self._accounts.drops, self._accounts.lines)
+        self._benchmarks = Benchmarks.load(Path(intake.benchmarks)) if intake.benchmarks else None
+        self._names: dict[str, int] = {}
+        self._owners: list[int] = []
+        self._sizes: list[int] = []
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._read = 0
+
+    def batches(self, documents: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
+        """Documents of about a million characters at a time; counts those that are not sampled."""
+        batch: list[Document] = []
+        size = 0
+        began = time.perf_counter()
+        for document in documents:
+            text = document.get("text")
+            if not isinstance(text, str):
+                raise HanlinError(
+                    f"第 {self._read + 1} 篇文档没有 text，只有 {sorted(document)}。",
+                    f"Document {self._read + 1} has no text, only {sorted(document)}.",
+                )
+            if self._config.sample < 1 and _position(text) >= self._config.sample:
+                self._accounts.counts["documents_not_sampled"] += 1
+                continue
+            self._read += 1
+            batch.append({"text": text, "source": str(document.get("source") or "corpus")})
+            size += len(text)
+            if size >= _BATCH_CHARACTERS:
+                self._seconds["read"] += time.perf_counter() - began
+                yield batch
+                if self._watch:
+                    self._watch(size)
+                batch, size = [], 0
+                began = time.perf_counter()
+            if self._read == self._config.max_documents:
+                break
+        self._seconds["read"] += time.perf_counter() - began
+        if batch:
+            yield batch
+
+    def take(self, batch: list[Document]) -> None:
+        """Clean, mask, compare with benchmarks; what stays goes to the files."""
+        accounts, config = self._accounts, self._config
+        with self._timed("count"):
+            for document in batch:
+                add_size(accounts.read, document.get("source", ""), size_of(document["text"]))
+        with self._timed("clean"):
+            cleaned = self._cleaner(batch)
+        kept = [(document, before) for document, before in zip(cleaned, batch, strict=True) if document is not None]
+        if config.mask_pii:
+            with self._timed("mask"):
+                for document, _ in kept:
+                    document["text"], counts = mask(document["text"])
+                    accounts.counts.update({f"masked {tag}": count for tag, count in counts.items()})
+        if self._benchmarks:
+            with self._timed("decontaminate"):
+                kept = self._without_overlaps(kept)
+        with self._timed("account"):
+            texts = TextBatch()
+            for document, before in kept:
+                text, source = document["text"], document.get("source", "")
+                texts.append(text.encode("utf-8", "replace"))
+                self._owners.append(self._names.setdefault(source, len(self._names)))
+                accounts.lengths[source][str(max(len(text), 1).bit_length() - 1)] += 1
+                accounts.stays.add(text, source=source)
+                if text != before["text"]:
+                    accounts.changed.add(text, source=source, before=before["text"][:EXCERPT].encode("utf-8", "replace").decode())
+        with self._timed("write"):
+            data, bounds = texts.buffer()
+            self._texts.write(data.data)
+            self._sizes.extend(np.diff(bounds).tolist())
+            for (document, _), size in zip(kept, np.diff(bounds).tolist(), strict=True):
+                add_size(accounts.kept, document.get("source", ""), [1, len(document["text"]), size])
+        with self._timed("sketch"):
+            self._sketch.add(texts)
+
+    def _without_overlaps(self, kept: list[tuple[Document, Document]]) -> list[tuple[Document, Document]]:
+        assert self._benchmarks is not None
+        hits = self._benchmarks.find([document["text"] for document, _ in kept], self._config.overlap_hits)
+        for index, hit in hits.items():
+            document = kept[index][0]
+            self._accounts.drops.add(
+                "contaminated", document["text"], source=document.get("source", ""), benchmark=hit.benchmark, item=hit.item, passage=hit.passage
+            )
+            self._accounts.counts[f"contaminated {hit.benchmark}"] += 1
+        return [pair for index, pair in enumerate(kept) if index not in hits]
+
+    @contextlib.contextmanager
+    def _timed(self, block: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._seconds[block] += time.perf_counter() - began
+
+    def save(self, folder: Path, quarantine: Quarantine) -> None:
+        """What the later phases must know."""
+        np.save(folder / ENDS, np.cumsum(self._sizes, dtype=np.uint64) if self._sizes else np.zeros(0, np.uint64))
+        np.save(folder / OWNERS, np.array(self._owners, np.uint32))
+        about = {"sources": list(self._names), "quarantined": quarantine.count, "reasons": dict(quarantine.reasons)}
+        write_json(folder / ACCOUNTS, about | {"accounts": self._accounts.save()})
+        write_json(folder / TIMES, dict(self._seconds))
+
+
+class Taken:
+    """What `Intake` left of one shard.
+
+    Attributes:
+        sources: names; `owners` holds their places, one a document.
+        ends: where each document's text ends in the file of texts, (N,) uint64.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(np.load(self.folder / OWNERS, mmap_mode="r"))
+
+    @cached_property
+    def sources(self) -> list[str]:
+        return read_json(self.folder / ACCOUNTS)["sources"]
+
+    @cached_property
+    def owners(self) -> np.ndarray:
+        return np.load(self.folder / OWNERS)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        return np.load(self.folder / ENDS)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each text, (N,) int64."""
+        return np.diff(self.ends.astype(np.int64), prepend=0)
+
+    def digests(self) -> np.ndarray:
+        """Of the bare texts, (N, 2) uint64."""
+        return np.fromfile(self.folder / SKETCH / "digests", np.uint64).reshape(-1, 2)
+
+    def texts(self, numbers: np.ndarray) -> Iterator[bytes]:
+        """Texts of ascending numbers."""
+        ends = self.ends[numbers].tolist()
+        sizes = self.sizes[numbers].tolist()
+        with open(self.folder / TEXTS, "rb", 1 << 20) as file:
+            for end, size in zip(ends, sizes, strict=True):
+                if file.tell() != end - size:
+                    file.seek(end - size)
+                yield file.read(size)
+
+
+class AllTaken:
+    """The shards behind one another, their documents numbered through. Calling it with ascending numbers gives texts."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.shards = [Taken(folder) for folder in folders]
+        self.firsts = np.cumsum([0, *map(len, self.shards)])
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def __call__(self, numbers: np.ndarray) -> Iterator[bytes]:
+        numbers = numbers.astype(np.int64)
+        cuts = np.searchsorted(numbers, self.firsts)
+        for shard, first, begin, end in zip(self.shards, self.firsts, cuts, cuts[1:], strict=False):
+            if end > begin:
+                yield from shard.texts(numbers[begin:end] - first)
+
+    def source(self, number: int) -> str:
+        """A document's source."""
+        place = int(np.searchsorted(self.firsts, number, "right")) - 1
+        shard = self.shards[place]
+        return shard.sources[int(shard.owners[number - int(self.firsts[place])])]
+
+
+def _position(text: str) -> float:
+    """Where a text falls in [0, 1), evenly and for ever."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"sample").digest(), "big") / 2**64

@@ -1,0 +1,105 @@
+"""Decontamination: documents that hold passages of a benchmark's questions are found before a model can learn them by heart.
+
+Compared are bare texts (`dedup.skeleton`), in runs of 13 characters, the length GPT-3 used for words (Brown et al., 2020, appendix C).
+One such run may be a saying or a title; two that do not overlap, or fifty characters on end, are not chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .._native import OverlapFinder, TextBatch
+from ..common.atomic import atomic_write
+from ..common.errors import HanlinError
+from .dedup import skeletons
+from .files import DEFAULT_LIMITS, expand, stem
+from .readers import Quarantine
+from .records import records
+
+PASSAGE = 50  # characters on end that are enough
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A benchmark item that a document holds passages of.
+
+    Attributes:
+        benchmark: name of its file.
+        item: its number there, from 1.
+        passage: the longest one, bare.
+    """
+
+    benchmark: str
+    item: int
+    passage: str
+
+
+class Benchmarks:
+    """Items of benchmarks, to be looked for in documents.
+
+    Attributes:
+        items: (name of the file, number of the record from 1) of each.
+        short: records too short to be told from chance.
+    """
+
+    def __init__(self, texts: Sequence[tuple[str, int, str]], overlap: int) -> None:
+        self._finder = OverlapFinder(overlap)
+        self._texts = list(texts)
+        self._overlap = overlap
+        self.items = [(name, number) for name, number, _ in texts]
+        batch = skeletons([text for _, _, text in texts])
+        self.short = sum(not self._finder.add(batch[index]) for index in range(len(batch)))
+
+    @classmethod
+    def read(cls, paths: Sequence[str | Path], overlap: int = 13) -> Benchmarks:
+        """All records of files of any layout: question, options, context and whatever else is text.
+
+        Raises:
+            HanlinError: a file is missing, unreadable, or holds no text.
+        """
+        texts: list[tuple[str, int, str]] = []
+        for path in expand(paths):
+            before = len(texts)
+            for number, raw in enumerate(records(path, "documents", Quarantine(), DEFAULT_LIMITS), 1):
+                text = "\n".join(_strings(getattr(raw, "value", raw)))
+                if text:
+                    texts.append((stem(path), number, text))
+            if len(texts) == before:
+                raise HanlinError(f"评测文件 {path} 里没有文字。", f"The benchmark {path} holds no text.")
+        return cls(texts, overlap)
+
+    def save(self, path: Path) -> None:
+        """Write them, for `load` in other processes."""
+        atomic_write(path, orjson.dumps({"overlap": self._overlap, "texts": self._texts}))
+
+    @classmethod
+    def load(cls, path: Path) -> Benchmarks:
+        """Read what `save` wrote."""
+        saved = orjson.loads(path.read_bytes())
+        return cls([tuple(item) for item in saved["texts"]], saved["overlap"])
+
+    def find(self, texts: Sequence[str], hits: int) -> dict[int, Hit]:
+        """For each text that holds `hits` runs of one item, 50 characters on end, or a whole item: the first such item."""
+        bare: TextBatch = skeletons(texts)
+        found = {}
+        for text, item, _, _, begin, end in self._finder.find(bare, hits, PASSAGE):
+            name, number = self.items[item]
+            found[text] = Hit(name, number, bare[text][begin:end].decode("utf-8", "replace"))
+        return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a record, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
