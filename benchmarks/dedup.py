@@ -146,7 +146,7 @@ def shared(left: str, right: str) -> float:
 
 
 def injected(corpus: Path, similarity: float, count: int, draw: random.Random) -> list[tuple[str, str]]:
-    """Bare real texts, each with a copy in which single characters were exchanged until the similarity is as asked for."""
+    """Bare real texts, each with a copy in which single characters were exchanged as long as the similarity is at least as asked for."""
     from hanlin.corpus.dedup import skeleton
 
     pairs: list[tuple[str, str]] = []
@@ -156,8 +156,12 @@ def injected(corpus: Path, similarity: float, count: int, draw: random.Random) -
             if len(text) < 200:
                 continue
             copy, places = list(text), draw.sample(range(len(text)), len(text))
-            while shared(text, "".join(copy)) > similarity and places:
-                copy[places.pop()] = chr(draw.randrange(0x4E00, 0x9FA5))
+            while places:
+                place = places.pop()
+                before, copy[place] = copy[place], chr(draw.randrange(0x4E00, 0x9FA5))
+                if shared(text, "".join(copy)) < similarity:
+                    copy[place] = before
+                    break
             pairs.append((text, "".join(copy)))
             if len(pairs) == count:
                 break
