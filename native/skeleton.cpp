@@ -24,6 +24,14 @@ class Writer {
  public:
   explicit Writer(std::string& out) : out_(out) {}
 
+  // Characters that stay as they are, none of them a digit.
+  void put(std::string_view bytes) {
+    if (bytes.empty()) return;
+    out_.append(bytes);
+    sign_ = 0;
+    digit_ = false;
+  }
+
   void put(std::uint32_t kind, std::uint32_t point) {
     const bool after_digit = digit_;
     digit_ = kind == SkeletonTable::Digit;
@@ -69,26 +77,29 @@ void SkeletonTable::define(std::uint32_t page, const std::vector<std::vector<std
 SkeletonTable::Outcome SkeletonTable::append(std::string_view text, std::string& out) const {
   const std::size_t before = out.size();
   Writer writer(out);
+  std::size_t same = 0;  // from here on, characters stay as they are
   for (std::size_t position = 0; position < text.size();) {
     const Unit unit = decode_unit(text, position);
-    position += unit.size;
-    if (unit.code_point == kInvalid) continue;
-    const Page* page = pages_[unit.code_point / kPageSize].get();
-    if (page == nullptr) {
-      out.resize(before);
-      return {Outcome::Undefined, unit.code_point / kPageSize};
+    const Page* page = unit.code_point == kInvalid ? nullptr : pages_[unit.code_point / kPageSize].get();
+    const std::uint32_t entry = page == nullptr ? kRefused << kKindShift : (*page)[unit.code_point % kPageSize];
+    if (entry == unit.code_point) {  // kept, and itself
+      position += unit.size;
+      continue;
     }
-    const std::uint32_t entry = (*page)[unit.code_point % kPageSize];
+    writer.put(text.substr(same, position - same));
+    same = position += unit.size;
     const std::uint32_t kind = entry >> kKindShift;
     if (kind <= Dropped) {
       writer.put(kind, entry & kPointMask);
     } else if (kind == kSeveral) {
       for (const std::uint32_t item : several_[entry & kPointMask]) writer.put(item >> kKindShift, item & kPointMask);
-    } else {
+    } else if (unit.code_point != kInvalid) {
       out.resize(before);
+      if (page == nullptr) return {Outcome::Undefined, unit.code_point / kPageSize};
       return {Outcome::Refused, 0};
     }
   }
+  writer.put(text.substr(same));
   return {Outcome::Bare, 0};
 }
 

@@ -37,7 +37,6 @@ DUPLICATE = np.dtype([("document", "<u4"), ("keeper", "<u4"), ("similarity", "<f
 # In a group of documents that share a band's key, each is paired with so many of the earliest, and so many of those next to it once the
 # group is sorted by another band's key; so a crowd of n costs n pairs and not n². Up to 65 documents that is everyone with everyone.
 _EARLIEST, _NEIGHBOURS = 32, 32
-_KEYS = 1 << 64
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)  # a pair is (later document << 32 | earlier one)
 _RECORD_BYTES = 48  # of a key while it is sorted
 _SAMPLED = 256
@@ -138,25 +137,7 @@ class DuplicateSearch:
 
     def ranges(self) -> list[tuple[int, int]]:
         """Ranges of keys (first, last) whose records fit in the memory each."""
-        most = self.memory // 2 // _RECORD_BYTES
-        part = _KEYS // 256
-        found: list[tuple[int, int]] = []
-        begin = size = 0
-        for index, records in enumerate(self._reader().sizes):
-            if size + records > most:
-                if size:
-                    found.append((begin, index * part - 1))
-                begin, size = index * part, 0
-            pieces = 1
-            while records > pieces * most and pieces < 1 << 16:  # keys are hashes: halves of a range have half of its records
-                pieces *= 2
-            if pieces > 1:
-                step = part // pieces
-                found += [(begin + piece * step, begin + (piece + 1) * step - 1) for piece in range(pieces)]
-                begin, size = (index + 1) * part, 0
-            else:
-                size += records
-        return [*found, (begin, _KEYS - 1)] if size else found
+        return key_ranges(self._reader().sizes, self.memory // 2)
 
     def _reader(self) -> KeyReader:
         return KeyReader([(str(sketch.path / "bands"), first) for sketch, first in zip(self._sketches, self._firsts, strict=False)])
@@ -226,6 +207,28 @@ class DuplicateSearch:
         fsync_path(temporary)
         os.replace(temporary, self.result)
         fsync_path(self.folder)
+
+
+def key_ranges(sizes: Sequence[int], memory: int) -> list[tuple[int, int]]:
+    """Ranges of 64-bit keys (first, last), given how many records are in each 256th, such that the records of one can be sorted in `memory`."""
+    most = memory // _RECORD_BYTES
+    part = (1 << 64) // len(sizes)
+    found: list[tuple[int, int]] = []
+    begin = size = 0
+    for index, records in enumerate(sizes):
+        if size and size + records > most:
+            found.append((begin, index * part - 1))
+            begin, size = index * part, 0
+        pieces = 1
+        while records > pieces * most and pieces < 1 << 16:  # keys are hashes: half of a range has about half of its records
+            pieces *= 2
+        if pieces > 1:
+            step = part // pieces
+            found += [(begin + piece * step, begin + (piece + 1) * step - 1) for piece in range(pieces)]
+            begin = (index + 1) * part
+        else:
+            size += records
+    return [*found, (begin, (1 << 64) - 1)] if size else found
 
 
 class _Decisions:
@@ -366,7 +369,11 @@ def near_duplicates(texts: Sequence[str], config: DedupConfig, *, memory: int = 
         folder = Path(name)
         with SketchWriter(folder / "sketch", config) as sketch:
             sketch.add(texts)
-        result = find_duplicates([folder / "sketch"], lambda numbers: (texts[number] for number in numbers.tolist()), config, folder / "search", memory=memory)
+
+        def fetch(numbers: np.ndarray) -> Iterator[str]:
+            yield from (texts[int(number)] for number in numbers)
+
+        result = find_duplicates([folder / "sketch"], fetch, config, folder / "search", memory=memory)
         for block in read_duplicates(result):
             keeper[block["document"]] = block["keeper"]
     return keeper

@@ -1,0 +1,126 @@
+"""Lines that many documents of one source have: menus, notices, signatures of a site.
+
+Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared by its bare text. Verse and
+dialogue repeat lines that are no boilerplate, so it is off unless a preset asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .._native import KeyReader, KeyWriter
+from ..common.atomic import atomic_directory, read_json, write_json
+from .clean import Drops
+from .dedup import batch_of, digests, skeletons
+from .duplicates import MEMORY, key_ranges
+
+RULE = "boilerplate_line"
+
+
+@dataclass(frozen=True)
+class BoilerplateConfig:
+    """Which lines are boilerplate.
+
+    Attributes:
+        documents: of one source, that a line is in at least; 0 removes nothing.
+        min_chars, max_chars: length of the lines that are looked at, without white space around them.
+    """
+
+    documents: int = 0
+    min_chars: int = 6
+    max_chars: int = 200
+
+    def __post_init__(self) -> None:
+        if self.documents < 0 or self.documents == 1:
+            raise ValueError(f"documents = {self.documents}: 0, or ≥ 2")
+        if not 1 <= self.min_chars <= self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars}, max_chars {self.max_chars}: 1 ≤ … ≤ …")
+
+
+# By cleaning preset; one that is not named removes nothing.
+PRESETS: dict[str, BoilerplateConfig] = {"zh-web": BoilerplateConfig(documents=30)}
+
+
+def line_keys(texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The lines of these documents that could be boilerplate: keys of source and bare line (L,) uint64, places of their documents
+    (L,) uint32, and the lines."""
+    places: list[int] = []
+    lines: list[str] = []
+    for place, text in enumerate(texts):
+        for line in text.split("\n"):
+            if config.min_chars <= len(line.strip()) <= config.max_chars:
+                places.append(place)
+                lines.append(line)
+    names = list(dict.fromkeys(sources))
+    salts = dict(zip(names, digests(batch_of(names))[:, 1], strict=True))
+    keys = digests(skeletons(lines))[:, 0] ^ np.array([salts[sources[place]] for place in places], np.uint64)
+    return keys, np.array(places, np.uint32), lines
+
+
+class LineCounter:
+    """Writes the keys of one task's lines to a directory, which exists once `count` has returned.
+
+    Args:
+        memory: bytes for keys that wait to be written.
+    """
+
+    def __init__(self, path: Path | str, config: BoilerplateConfig, memory: int = 64 << 20) -> None:
+        self.path, self.config, self.documents = Path(path), config, 0
+        self._memory = memory
+
+    def __enter__(self) -> LineCounter:
+        self._directory = atomic_directory(self.path)
+        self._folder = self._directory.__enter__()
+        self._writer = KeyWriter(str(self._folder / "keys"), self._memory)
+        return self
+
+    def add(self, texts: Sequence[str], sources: Sequence[str]) -> None:
+        """Count the lines of a batch of documents."""
+        keys, places, _ = line_keys(texts, sources, self.config)
+        self._writer.add(keys, places + np.uint32(self.documents))
+        self.documents += len(texts)
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self._writer.close()
+            write_json(self._folder / "lines.json", {"documents": self.documents})
+        self._directory.__exit__(kind, error, trace)
+
+
+class Boilerplate:
+    """Removes the lines that are in many documents, and counts and samples them in `lines`.
+
+    Args:
+        counts: directories of `LineCounter`, of all tasks.
+        memory: bytes for counting; 8 bytes a line that is boilerplate stay in use.
+    """
+
+    def __init__(self, counts: Sequence[Path | str], config: BoilerplateConfig, memory: int = MEMORY) -> None:
+        self.config, self.lines = config, Drops()
+        self._keys = np.empty(0, np.uint64)
+        if config.documents:
+            documents = [read_json(Path(path) / "lines.json")["documents"] for path in counts]
+            firsts = np.cumsum([0, *documents]).tolist()
+            reader = KeyReader([(str(Path(path) / "keys"), first) for path, first in zip(counts, firsts, strict=False)])
+            found = [reader.common(first, last, config.documents)[0] for first, last in key_ranges(reader.sizes, memory)]
+            self._keys = np.concatenate([self._keys, *found])  # ranges ascend, and keys within them
+
+    def __call__(self, texts: Sequence[str], sources: Sequence[str]) -> list[str]:
+        """The documents without boilerplate; one that has none is handed back as it is."""
+        result = list(texts)
+        if not len(self._keys):
+            return result
+        keys, places, lines = line_keys(texts, sources, self.config)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        common: dict[int, set[str]] = {}
+        for index in np.flatnonzero(self._keys[at] == keys).tolist():
+            place, line = int(places[index]), lines[index]
+            common.setdefault(place, set()).add(line)
+            self.lines.add(RULE, line, source=sources[place])
+        for place, gone in common.items():
+            result[place] = "\n".join(line for line in texts[place].split("\n") if line not in gone)
+        return result
