@@ -19,32 +19,37 @@ class RoundTable {
   // Room for so many distinct keys, none of them counted yet.
   void start(std::size_t keys);
 
-  // The key's number, by first appearance in this round.
-  std::uint32_t number_of(std::uint64_t key) {
+  // Counts the key: the number of its slot, which nothing else has in this round.
+  std::uint32_t add(std::uint64_t key) {
     std::size_t place = static_cast<std::size_t>((key * 0x9E3779B97F4A7C15ull) >> shift_);
     while (true) {
       Slot& slot = slots_[place];
       if (slot.round != round_) {
-        slot = {key, round_, count_};
-        return count_++;
+        slot = {key, round_, 1};
+        ++distinct_;
+        return static_cast<std::uint32_t>(place);
       }
-      if (slot.key == key) return slot.number;
+      if (slot.key == key) {
+        ++slot.count;
+        return static_cast<std::uint32_t>(place);
+      }
       place = (place + 1) & mask_;
     }
   }
-  std::uint32_t size() const { return count_; }
+  std::uint32_t count(std::uint32_t slot) const { return slots_[slot].count; }
+  std::size_t distinct() const { return distinct_; }
 
  private:
   struct Slot {
     std::uint64_t key = 0;
     std::uint32_t round = 0;
-    std::uint32_t number = 0;
+    std::uint32_t count = 0;
   };
   std::vector<Slot> slots_;
   std::size_t mask_ = 0;
   unsigned shift_ = 63;
   std::uint32_t round_ = 0;
-  std::uint32_t count_ = 0;
+  std::size_t distinct_ = 0;
 };
 
 class Repetition {
@@ -63,11 +68,14 @@ class Repetition {
  private:
   struct Place {
     std::uint32_t position;
-    std::uint32_t gram;  // the number of the n-gram that begins here
+    std::uint32_t gram;  // the n-gram that begins here: its slot, or the character's number for n = 1
   };
+  template <typename KeyOf>
+  std::size_t without_most_single(std::size_t left, const KeyOf& key_of);
+
   RoundTable table_;
+  std::vector<std::uint8_t> marks_;
   std::vector<Place> places_;
-  std::vector<std::uint32_t> counts_;  // by number of n-gram
 };
 
 }  // namespace hanlin

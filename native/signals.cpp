@@ -24,17 +24,27 @@ bool ends_with(std::string_view line, std::string_view end) {
 }  // namespace
 
 Gauge::Gauge(std::shared_ptr<const CharacterTable> table, std::vector<std::string> more) : table_(std::move(table)), more_(std::move(more)), numbers_(kCodePoints) {
+  for (const std::string& end : more_) close_with(end);
+  for (const std::string_view end : kPointers) close_with(end);
   for (std::size_t count = 0; count < kLogarithms; ++count) weights_.push_back(count < 2 ? 0.0 : static_cast<double>(count) * std::log(static_cast<double>(count)));
+}
+
+void Gauge::close_with(std::string_view end) {
+  std::size_t position = end.size();
+  while (position > 0 && is_continuation(static_cast<unsigned char>(end[--position]))) {}
+  const std::uint32_t point = decode_character(end, position).code_point;
+  closing_[point % closing_.size()] = true;
+  if (point - 'a' < 26) closing_[(point - 32) % closing_.size()] = true;
 }
 
 double Gauge::weight(std::uint32_t count) const { return count < kLogarithms ? weights_[count] : count * std::log(static_cast<double>(count)); }
 
-std::uint32_t Gauge::number_of(std::uint32_t code_point, std::uint32_t flags) {
+std::uint32_t Gauge::number_of(std::uint32_t code_point) {
   Number& known = numbers_[code_point];
   if (known.document != document_) {
     known = {document_, static_cast<std::uint32_t>(counts_.size())};
     points_.push_back(code_point);
-    flags_.push_back(flags);
+    flags_.push_back((*table_)[code_point]);
     counts_.push_back(0);
   }
   ++counts_[known.number];
@@ -50,45 +60,54 @@ Signals Gauge::measure(std::string_view text, std::vector<std::uint64_t>& line_h
   flags_.clear();
   points_.clear();
   counts_.clear();
-  words_.clear();
+  if (words_.size() < text.size()) words_.resize(text.size());
+  std::size_t words = 0;
   Signals signals;
-  const std::size_t first_hash = line_hashes.size();
+  std::size_t words_before = 0;  // the line
+  worded_.clear();
   std::size_t begin = 0;
   std::int64_t in_line = 0;
   std::uint32_t first = 0, last = 0;
   for (std::size_t position = 0; position < text.size();) {
     const Unit unit = decode_character(text, position);
-    const std::uint32_t flags = (*table_)[unit.code_point];
-    const std::uint32_t number = number_of(unit.code_point, flags);
-    if (flags & (kHan | kLetter | kDigit)) words_.push_back(number);
+    const std::uint32_t number = number_of(unit.code_point);
+    const std::uint32_t flags = flags_[number];
+    words_[words] = number;
+    words += (flags & (kHan | kLetter | kDigit)) != 0;
     if (flags & kNewline) {
       if (in_line != 0) end_line(text.substr(begin, position - begin), first, last, line_hashes, signals);
+      if (words > words_before) worded_.push_back(line_hashes.back());
+      words_before = words;
       signals.longest_line = std::max(signals.longest_line, in_line);
       begin = position + unit.size;
       in_line = 0;
     } else {
-      if (in_line++ == 0) first = flags;
-      last = flags;
+      if (in_line++ == 0) first = unit.code_point;
+      last = unit.code_point;
     }
     position += unit.size;
   }
   if (in_line != 0) end_line(text.substr(begin), first, last, line_hashes, signals);
+  if (words > words_before) worded_.push_back(line_hashes.back());
   signals.longest_line = std::max(signals.longest_line, in_line);
 
-  lines_.start(line_hashes.size() - first_hash);
-  for (std::size_t index = first_hash; index < line_hashes.size(); ++index) lines_.number_of(line_hashes[index]);
-  signals.repeated_lines = signals.lines - lines_.size();
+  lines_.start(worded_.size());
+  for (const std::uint64_t hash : worded_) lines_.add(hash);
+  signals.repeated_lines = static_cast<std::int64_t>(worded_.size() - lines_.distinct());
   count_kinds(signals);
-  signals.grams = repetition_.count(words_, counts_);
+  signals.grams = repetition_.count(std::span(words_).first(words), counts_);
   return signals;
 }
 
 void Gauge::end_line(std::string_view line, std::uint32_t first, std::uint32_t last, std::vector<std::uint64_t>& hashes, Signals& signals) {
+  const std::uint32_t last_flags = (*table_)[last];
   hashes.push_back(hash_bytes(line));
   signals.lines += 1;
-  signals.terminal_lines += (last & kTerminal) != 0;
-  signals.bullet_lines += (first & kBullet) != 0;
-  signals.ellipsis_lines += (last & kEllipsis) != 0 || std::ranges::any_of(kDots, [&](std::string_view dots) { return line.ends_with(dots); });
+  signals.terminal_lines += (last_flags & kTerminal) != 0;
+  signals.bullet_lines += ((*table_)[first] & kBullet) != 0;
+  const bool dotted = last == '.' || last == 0x3002;  // 。
+  signals.ellipsis_lines += (last_flags & kEllipsis) != 0 || (dotted && std::ranges::any_of(kDots, [&](std::string_view dots) { return line.ends_with(dots); }));
+  if (!closing_[last % closing_.size()]) return;
   for (bool trimmed = true; trimmed;) {
     trimmed = false;
     for (const std::string_view pointer : kPointers) {

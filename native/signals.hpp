@@ -2,6 +2,7 @@
 // over its n-grams. Only counts: hanlin.corpus.signals makes shares of them.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -22,7 +23,8 @@ struct Signals {
   std::int64_t word = 0;  // ideographs, letters and digits: what n-grams and entropy are made of
   double entropy = 0;     // of those, in nats
   // Lines that are not empty.
-  std::int64_t lines = 0, terminal_lines = 0, bullet_lines = 0, ellipsis_lines = 0, more_lines = 0, repeated_lines = 0;
+  std::int64_t lines = 0, terminal_lines = 0, bullet_lines = 0, ellipsis_lines = 0, more_lines = 0;
+  std::int64_t repeated_lines = 0;  // that occurred earlier, and hold a letter, digit or ideograph
   std::int64_t longest_line = 0;  // in characters
   Repetition::Counts grams;
 };
@@ -39,13 +41,15 @@ class Gauge {
  private:
   static constexpr std::size_t kLogarithms = 1024;
 
-  std::uint32_t number_of(std::uint32_t code_point, std::uint32_t flags);
+  std::uint32_t number_of(std::uint32_t code_point);
   void end_line(std::string_view line, std::uint32_t first, std::uint32_t last, std::vector<std::uint64_t>& hashes, Signals& signals);
   void count_kinds(Signals& signals) const;
+  void close_with(std::string_view end);
   double weight(std::uint32_t count) const;
 
   std::shared_ptr<const CharacterTable> table_;
   std::vector<std::string> more_;
+  std::array<bool, 256> closing_{};  // of characters modulo 256: whether one may be the last of a line that ends in `more`
   std::vector<double> weights_;  // n ln n
 
   struct Number {
@@ -56,7 +60,8 @@ class Gauge {
   std::vector<std::uint32_t> flags_;     // of distinct characters
   std::vector<std::uint32_t> points_;
   std::vector<std::uint32_t> counts_;
-  std::vector<std::uint32_t> words_;     // the document's word characters, by number
+  std::vector<std::uint32_t> words_;     // the document's word characters, by number, and room behind them
+  std::vector<std::uint64_t> worded_;    // hashes of lines with any of those
   RoundTable lines_;
   Repetition repetition_;
 };

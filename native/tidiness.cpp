@@ -46,7 +46,7 @@ std::uint32_t untidy(std::string_view text, const CharacterTable& table) {
       if (point == kIdeographicSpace && previous == '\n') found |= kTrailing;
       if (previous == '<' || previous == '&') found |= begins_tag(previous, point) ? kTagged : 0u;
     }
-    if (flags & kLeftover) found |= leftover ? kMojibake : 0u;
+    if (flags & kLeftover) found |= leftover ? kLeftovers : 0u;
     leftover = (flags & kLeftover) != 0;
     previous = point;
     position += unit.size;

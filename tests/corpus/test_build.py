@@ -11,9 +11,10 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.corpus.build import CorpusConfig, build_corpus, read_corpus
-from hanlin.corpus.clean import PRESETS, Cleaner
+from hanlin.corpus.clean import Cleaner
 from hanlin.corpus.dedup import DedupConfig, skeleton
 from hanlin.corpus.readers import read_documents
+from hanlin.corpus.rules import PRESETS
 
 SHORT = CorpusConfig(preset="zh-short", heldout_fraction=0.05)
 

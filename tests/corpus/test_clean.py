@@ -11,9 +11,10 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.corpus.characters import COMMON_HAN, is_han
-from hanlin.corpus.clean import PRESETS, RULES, SAMPLES, CleanConfig, Cleaner, Samples, preset
+from hanlin.corpus.clean import SAMPLES, Cleaner, Samples
 from hanlin.corpus.promotion import frame_line, promotional_points
 from hanlin.corpus.readers import read_documents
+from hanlin.corpus.rules import PRESETS, RULES, CleanConfig, preset
 from hanlin.corpus.signals import measure
 
 ALPHABET = "的一是不了在人有我他一二三四五魑魅，。！？ab Z9 8#+=★【】\n\n•-\ufffdé𠮷〇"

@@ -26,12 +26,13 @@ from ..common.config import to_dict
 from ..common.errors import HanlinError
 from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
-from .clean import CleanConfig, Cleaner, preset
+from .clean import Cleaner
 from .dedup import DedupConfig, MinHasher, digest, near_duplicates, skeleton
 from .files import COMPRESSED, expand
 from .messages import Document
 from .pii import mask
 from .readers import Quarantine, read_documents
+from .rules import CleanConfig, preset
 
 _BATCH_CHARACTERS = 1 << 20
 Part = Literal["documents", "heldout"]
@@ -42,7 +43,7 @@ class CorpusConfig:
     """How a corpus is made.
 
     Attributes:
-        preset: cleaning preset, a key of `clean.PRESETS`.
+        preset: cleaning preset, a key of `rules.PRESETS`.
         rules: thresholds of `CleanConfig` that differ from the preset.
         dedup: duplicate search.
         mask_pii: replace personal data by typed tags.

@@ -36,7 +36,7 @@ class Signals:
         longest_line: characters of the longest.
         terminal_share, bullet_share, ellipsis_line_share, more_share: such lines that end in terminal punctuation, begin with a
             bullet, end in an ellipsis, end in 展开, 更多, 下一页 and the like (`MORE`).
-        duplicate_line_share: such lines that occurred earlier in the same document.
+        duplicate_line_share: such lines that occurred earlier in the same document and are not mere signs.
         entropy: of single characters, in nats, white space and punctuation left out.
         top_count, top_share: for n = 2, 3, 4 the count of the most frequent n-gram of letters, digits and ideographs, and the
             share of those characters it covers (n × count ÷ their number); (3, N).
