@@ -8,6 +8,8 @@ namespace hanlin {
 
 namespace {
 
+constexpr std::uint32_t kLastSpace = 0x3000;
+
 // ASCII letters to lower case, and with them the four letters that Unicode says are one of those in another case.
 std::uint32_t folded(std::uint32_t point) {
   if (point - 'A' < 26) return point + 32;
@@ -33,7 +35,14 @@ PhraseFinder::PhraseFinder(std::shared_ptr<const CharacterTable> table, const st
     }
   }
   beginnings_ = JointSet(by_beginning_.size());
-  for (const auto& [key, phrases] : by_beginning_) beginnings_.add(static_cast<std::uint32_t>(key >> 32), static_cast<std::uint32_t>(key));
+  for (const auto& [key, phrases] : by_beginning_) {
+    const auto left = static_cast<std::uint32_t>(key >> 32), right = static_cast<std::uint32_t>(key);
+    if (left == 0) {
+      alone_[right % alone_.size()] = true;
+    } else {
+      beginnings_.add(left, right);
+    }
+  }
 }
 
 std::vector<std::uint32_t> PhraseFinder::squeezed(std::string_view phrase) const {
@@ -68,7 +77,11 @@ void PhraseFinder::find(std::string_view text, std::vector<Line>& lines) const {
       continue;
     }
     ++length;
-    if (!((*table_)[unit.code_point] & kSpace)) line.push_back(folded(unit.code_point));
+    if (unit.code_point > kLastSpace) {
+      line.push_back(unit.code_point);  // and has no case
+    } else if (!((*table_)[unit.code_point] & kSpace)) {
+      line.push_back(folded(unit.code_point));
+    }
   }
   end_line();
 }
@@ -84,7 +97,7 @@ std::uint32_t PhraseFinder::groups_in(const std::vector<std::uint32_t>& line) co
     }
   };
   for (std::size_t index = 0; index < line.size(); ++index) {
-    if (beginnings_.has(0, line[index])) look(index, 0, line[index]);
+    if (alone_[line[index] % alone_.size()]) look(index, 0, line[index]);
     if (index + 1 < line.size() && beginnings_.has(line[index], line[index + 1])) look(index, line[index], line[index + 1]);
   }
   return groups;

@@ -4,6 +4,7 @@
 // matches is always found; a line that is found may still not match.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -44,9 +45,10 @@ class PhraseFinder {
   std::uint32_t groups_in(const std::vector<std::uint32_t>& line) const;
 
   std::shared_ptr<const CharacterTable> table_;
-  std::vector<std::size_t> longest_;                                     // by group
-  JointSet beginnings_;                                                  // of phrases: their first two characters; (0, c) for a phrase of one
-  std::unordered_map<std::uint64_t, std::vector<Phrase>> by_beginning_;  // the same, exactly
+  std::vector<std::size_t> longest_;     // by group
+  JointSet beginnings_;                  // of phrases: their first two characters
+  std::array<bool, 256> alone_{};        // of phrases of one character, modulo 256
+  std::unordered_map<std::uint64_t, std::vector<Phrase>> by_beginning_;  // exactly; 0 stands for the first of two where there is only one
 };
 
 }  // namespace hanlin

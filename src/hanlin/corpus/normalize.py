@@ -34,7 +34,6 @@ TAGGED, BROKEN, SPACED, INVISIBLE, UNCOMPOSED, TRAILING, BLANK, MOJIBAKE, LEFTOV
 _INVISIBLE = re.compile(rf"{INVISIBLES}|{JOINER}(?![\u2600-\u27bf\U0001f000-\U0001faff])")
 _BREAKS = re.compile(rf"\r\n|{BREAKS}")
 _SPACES = re.compile(ODD_SPACES)
-_TRAILING = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$|^\u3000+", re.M)  # the guard keeps long runs of spaces linear
 _BLANK = re.compile(r"\n{3,}")
 _CODE = r"```.*?(?:```|\Z)|`[^`\n]+`"
 _TAGGED = re.compile(r"<[a-zA-Z/!?]|&[#a-zA-Z]")
@@ -63,6 +62,7 @@ _SCRIPT = re.compile(
     r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w)\]]\s*\{[^{}]{0,400}:[^{}]{0,400}[;}]|^\s*[{}();]+\s*$"
 )
 
+_CHINESE = re.compile("[\u3400-\u9fff]{2}")
 _WESTERN = re.compile(WESTERNS)
 _LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
 
@@ -101,7 +101,7 @@ def normalize(text: str) -> tuple[str, bool]:
         text = unicodedata.normalize("NFC", text)
         reasons = _reasons(text)
     if reasons & TRAILING:
-        text = _TRAILING.sub("", text)
+        text = "\n".join(line.rstrip(" \t\u3000").lstrip("\u3000") for line in text.split("\n"))
         reasons |= BLANK  # lines of spaces are empty now
     return collapse(text) if reasons & BLANK else text, tagged
 
@@ -140,7 +140,7 @@ def strip_html(text: str) -> str:
 
 def is_script(line: str) -> bool:
     """Whether a line is JavaScript or CSS left over from a page: code by its look, and no Chinese to lose."""
-    return bool(_SCRIPT.search(line)) and not re.search("[\u3400-\u9fff]{2}", line)
+    return not _CHINESE.search(line) and bool(_SCRIPT.search(line))
 
 
 def repair_mojibake(text: str) -> tuple[str, int]:
@@ -164,6 +164,8 @@ def repair_mojibake(text: str) -> tuple[str, int]:
 
 def _repair_line(line: str) -> str | None:
     """The line as it should read, the line itself when nothing is wrong with it, or None."""
+    if line.isascii():
+        return line
     size = len(line.replace(" ", ""))
     western = len(_WESTERN.findall(line))
     if western >= 3 and western > 0.15 * size:
