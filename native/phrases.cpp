@@ -9,6 +9,7 @@ namespace hanlin {
 namespace {
 
 constexpr std::uint32_t kLastSpace = 0x3000;
+constexpr std::uint32_t kPassedOver = kSpace | kBreak | kInvisible;
 
 // ASCII letters to lower case, and with them the four letters that Unicode says are one of those in another case.
 std::uint32_t folded(std::uint32_t point) {
@@ -49,7 +50,7 @@ std::vector<std::uint32_t> PhraseFinder::squeezed(std::string_view phrase) const
   std::vector<std::uint32_t> characters;
   for (std::size_t position = 0; position < phrase.size();) {
     const Unit unit = decode_character(phrase, position);
-    if (!((*table_)[unit.code_point] & kSpace)) characters.push_back(folded(unit.code_point));
+    if (!((*table_)[unit.code_point] & kPassedOver)) characters.push_back(folded(unit.code_point));
     position += unit.size;
   }
   return characters;
@@ -79,7 +80,7 @@ void PhraseFinder::find(std::string_view text, std::vector<Line>& lines) const {
     ++length;
     if (unit.code_point > kLastSpace) {
       line.push_back(unit.code_point);  // and has no case
-    } else if (!((*table_)[unit.code_point] & kSpace)) {
+    } else if (!((*table_)[unit.code_point] & kPassedOver)) {
       line.push_back(folded(unit.code_point));
     }
   }

@@ -1,7 +1,7 @@
 // Finds the lines of a text that hold one of some phrases, so that the patterns those phrases are part of need not be tried on all others.
 //
-// White space is passed over and ASCII letters have no case, on both sides: 日 赚 is 日赚. A line that a pattern made of these phrases
-// matches is always found; a line that is found may still not match.
+// White space of all kinds and what is invisible is passed over, and ASCII letters have no case, on both sides: 日 赚 is 日赚. A line that a
+// pattern made of these phrases matches is always found; a line that is found may still not match.
 #pragma once
 
 #include <array>

@@ -75,8 +75,10 @@ Signals Gauge::measure(std::string_view text, std::vector<std::uint64_t>& line_h
     words_[words] = number;
     words += (flags & (kHan | kLetter | kDigit)) != 0;
     if (flags & kNewline) {
-      if (in_line != 0) end_line(text.substr(begin, position - begin), first, last, line_hashes, signals);
-      if (words > words_before) worded_.push_back(line_hashes.back());
+      if (in_line != 0) {
+        end_line(text.substr(begin, position - begin), first, last, line_hashes, signals);
+        if (words > words_before) worded_.push_back(line_hashes.back());
+      }
       words_before = words;
       signals.longest_line = std::max(signals.longest_line, in_line);
       begin = position + unit.size;
@@ -87,8 +89,10 @@ Signals Gauge::measure(std::string_view text, std::vector<std::uint64_t>& line_h
     }
     position += unit.size;
   }
-  if (in_line != 0) end_line(text.substr(begin), first, last, line_hashes, signals);
-  if (words > words_before) worded_.push_back(line_hashes.back());
+  if (in_line != 0) {
+    end_line(text.substr(begin), first, last, line_hashes, signals);
+    if (words > words_before) worded_.push_back(line_hashes.back());
+  }
   signals.longest_line = std::max(signals.longest_line, in_line);
 
   lines_.start(worded_.size());

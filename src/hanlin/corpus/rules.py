@@ -6,7 +6,7 @@ throughout, so a threshold published for words is taken over only where it means
 FineWeb-2: huggingface/fineweb-2, configs/cmn_Hani.yml. Matrix: MAP-NEO Matrix, chinese_data_clean_pipeline; without its three faults
 (n-grams from 5 on counted as characters, one subtracted from the count of the top n-gram, full-width punctuation made ASCII).
 ChineseWebText: CASIA-LM/ChineseWebText, preprocess.py. Data-Juicer: alpaca-cot-zh-refine. Gopher: arXiv 2112.11446, table A1.
-CodeParrot: the filters of codeparrot-clean, also used by The Stack. Here: set by looking at real text (docs/en/data.md).
+CodeParrot: the filters of codeparrot-clean, also used by The Stack. Here: set by looking at real text.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def verdicts(signals: Signals, config: CleanConfig) -> np.ndarray:
     return result
 
 
-_NO_REPEATS = {f"max_duplicate_{n}gram_share": 1.0 for n in range(5, 11)}
+_NO_REPEATS: dict[str, Any] = {f"max_duplicate_{n}gram_share": 1.0 for n in range(5, 11)}
 _OPEN = CleanConfig(
     normalize=False, drop_lines=False, disabled=TEXT_RULES, min_chars=0, max_chars=1 << 62, max_mojibake_share=1, max_replacement_share=1,
     min_common_share=0, min_han_share=0, max_foreign_share=1, min_alphanumeric_share=0, max_digit_share=1, max_symbol_share=1,
