@@ -1,7 +1,5 @@
 // The Python module hanlin._native: a thin skin over the core. Long work runs without the GIL; C++ exceptions become ValueError,
 // OverflowError or MemoryError with their message.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -19,6 +17,7 @@
 #include "key_file.hpp"
 #include "minhash.hpp"
 #include "overlap.hpp"
+#include "python.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "skeleton.hpp"
@@ -26,54 +25,8 @@
 #include "twins.hpp"
 #include "vocabulary.hpp"
 
-namespace nb = nanobind;
-using namespace nb::literals;
-
 namespace hanlin {
 namespace {
-
-// The bytes of a Python str (as UTF-8) or bytes object, which must outlive the view.
-std::string_view view_of(nb::handle text) {
-  if (PyUnicode_Check(text.ptr())) {
-    Py_ssize_t size = 0;
-    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
-    if (data == nullptr) throw nb::python_error();
-    return {data, static_cast<std::size_t>(size)};
-  }
-  char* data = nullptr;
-  Py_ssize_t size = 0;
-  if (PyBytes_AsStringAndSize(text.ptr(), &data, &size) != 0) throw nb::python_error();
-  return {data, static_cast<std::size_t>(size)};
-}
-
-// Views of the items of a sequence, and the references that keep them alive while the GIL is released.
-struct Texts {
-  std::vector<nb::object> owners;
-  std::vector<std::string_view> views;
-
-  explicit Texts(nb::sequence texts) {
-    for (nb::handle text : texts) {
-      owners.push_back(nb::borrow(text));
-      views.push_back(view_of(text));
-    }
-  }
-};
-
-template <typename T>
-nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
-  auto* owned = new std::vector<T>(std::move(values));
-  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
-  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(owned->data(), {owned->size()}, owner);
-}
-
-template <typename T>
-nb::ndarray<nb::numpy, T, nb::ndim<2>> to_rows(std::vector<T>&& values, std::size_t width) {
-  auto* owned = new std::vector<T>(std::move(values));
-  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
-  return nb::ndarray<nb::numpy, T, nb::ndim<2>>(owned->data(), {owned->size() / width, width}, owner);
-}
-
-nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
 
 template <typename Counter>
 void count_batch(Counter& counter, const TextBatch& texts) {
@@ -407,7 +360,8 @@ nb::tuple decide(const TwinFinder& finder, const Array<std::uint64_t>& pairs, st
 
 NB_MODULE(_native, m) {
   using namespace hanlin;
-  m.doc() = "The C++ core: pre-token counting, BPE training, encoding; bare texts, MinHash, duplicates.";
+  m.doc() = "The C++ core: pre-token counting, BPE training and encoding; cleaning, bare texts and duplicates of corpora.";
+  bind_cleaning(m);
 
   nb::class_<TextBatch>(m, "TextBatch", "Texts as UTF-8, behind one another.")
       .def(nb::init<>())

@@ -9,15 +9,19 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "census.hpp"
 #include "counter.hpp"
 #include "encoder.hpp"
 #include "json_lines.hpp"
+#include "phrases.hpp"
 #include "pieces.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
+#include "signals.hpp"
+#include "tidiness.hpp"
 #include "trainer.hpp"
 #include "vocabulary.hpp"
 
@@ -170,6 +174,49 @@ void read(std::string_view data, std::uint8_t choice) {
   }
 }
 
+// Repetition by counting n-grams one by one.
+void repetition(std::string_view data) {
+  std::vector<std::uint32_t> characters;
+  std::vector<std::uint32_t> occurrences(256);
+  for (const char byte : data) {
+    characters.push_back(static_cast<unsigned char>(byte));
+    ++occurrences[characters.back()];
+  }
+  Repetition repetition;
+  for (int round = 0; round < 2; ++round) {  // its memory is used again
+    const Repetition::Counts counts = repetition.count(characters, occurrences);
+    for (std::size_t n = 2; n <= Repetition::kLongest; ++n) {
+      std::map<std::string_view, std::int64_t> grams;
+      std::int64_t top = 0, repeated = 0;
+      for (std::size_t begin = 0; begin + n <= data.size(); ++begin) {
+        const std::int64_t count = ++grams[data.substr(begin, n)];
+        top = std::max(top, count);
+        repeated += count > 1;
+      }
+      require(counts.top[n] == top && counts.repeated[n] == repeated, "n-grams are counted exactly");
+    }
+  }
+}
+
+// Cleaning, on bytes that may not be text.
+void clean(std::string_view data) {
+  static const auto table = [] {
+    std::vector<std::uint32_t> flags(kCodePoints);
+    for (std::uint32_t point = 0; point < kCodePoints; ++point) flags[point] = point * 0x9E3779B9u & ~(point < 128 || point > 0x3000 ? kSpace | kBreak | kInvisible : 0u);
+    return std::make_shared<const CharacterTable>(std::move(flags));
+  }();
+  static Gauge gauge(table, {"\xE6\x9B\xB4\xE5\xA4\x9A", "more"});
+  static const PhraseFinder finder(table, {{{"ab", "!"}, 100}, {{"\xE6\x9B\xB4\xE5\xA4\x9A"}, 1000}});
+  std::vector<std::uint64_t> hashes;
+  const Signals signals = gauge.measure(data, hashes);
+  require(static_cast<std::size_t>(signals.lines) == hashes.size() && signals.repeated_lines <= signals.lines, "every line has a hash");
+  require(signals.word <= static_cast<std::int64_t>(data.size()) && signals.entropy >= 0, "counts are of characters");
+  std::vector<PhraseFinder::Line> lines;
+  finder.find(data, lines);
+  for (const PhraseFinder::Line& line : lines) require(line.groups != 0 && line.groups < 4, "a line is found for a reason");
+  require(untidy(data, *table) < 1u << 9, "reasons are known ones");
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -177,5 +224,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view rest{reinterpret_cast<const char*>(data) + 1, size - 1};
   run(rest, data[0]);
   read(rest, data[0]);
+  repetition(rest.substr(0, 400));
+  clean(rest);
   return 0;
 }

@@ -1,4 +1,4 @@
-"""The C++ core: pre-token counting, BPE training, encoding; bare texts, MinHash, duplicates. Sources: native/bindings.cpp."""
+"""The C++ core: pre-token counting, BPE training, encoding; cleaning and duplicates of corpora. Sources: native/*bindings.cpp."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -219,3 +219,27 @@ class TwinFinder:
 
         Returns where a document is not at hand, or the end; (K, 2) documents that go and their keepers; their similarities (float32).
         """
+
+class CharacterTable:
+    """What kind of character each code point is."""
+
+    def __init__(self, flags: numpy.ndarray) -> None:
+        """flags: of every code point, (0x110000,) uint32, as hanlin.corpus.characters makes them."""
+    def untidy(self, texts: Sequence[str | bytes]) -> numpy.ndarray:
+        """For each text why it may need normalisation, bits of native/tidiness.hpp, uint32."""
+
+class Gauge:
+    """Counts what cleaning rules look at. Threads that share one wait for each other."""
+
+    def __init__(self, table: CharacterTable, more: list[str]) -> None:
+        """more: what lines that go on elsewhere end with, in lower case."""
+    def measure(self, texts: Sequence[str | bytes]) -> dict[str, numpy.ndarray]:
+        """Counts by name, one value per text each (int64; entropy float64), and line_hashes, one per line (uint64)."""
+
+class PhraseFinder:
+    """Finds lines that hold one of some phrases, white space and the case of ASCII letters aside."""
+
+    def __init__(self, table: CharacterTable, groups: Sequence[tuple[Sequence[str], int]]) -> None:
+        """groups: (phrases, longest line in characters), 32 at most."""
+    def find(self, texts: Sequence[str | bytes]) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+        """Text, line (both from 0) and bits of the groups found, for each line that holds a phrase, uint32."""

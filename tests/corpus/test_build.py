@@ -11,9 +11,10 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.corpus.build import CorpusConfig, build_corpus, read_corpus
-from hanlin.corpus.clean import PRESETS, Cleaner
+from hanlin.corpus.clean import Cleaner
 from hanlin.corpus.dedup import DedupConfig, skeleton
 from hanlin.corpus.readers import read_documents
+from hanlin.corpus.rules import PRESETS
 
 SHORT = CorpusConfig(preset="zh-short", heldout_fraction=0.05)
 
@@ -149,10 +150,13 @@ def test_a_damaged_corpus_is_not_read(tmp_path, prose):
         read_corpus(path)
 
 
-def test_texts_wait_on_disk(tmp_path, prose):
-    """Three times the text needs no more memory: only what is known about each document stays."""
+def test_texts_wait_on_disk(tmp_path, prose, monkeypatch):
+    """Three times the text needs no more memory: only what is known about each document stays, and what is sorted at once."""
     import tracemalloc
 
+    from hanlin.corpus import output
+
+    monkeypatch.setattr(output, "BUCKET_BYTES", 1 << 20)
     long = prose(0, 20_000)
 
     def peak(count: int) -> int:

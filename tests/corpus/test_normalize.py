@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.corpus.characters import plausibility
-from hanlin.corpus.normalize import normalize, repair_mojibake, strip_html
+from hanlin.corpus.normalize import normalize, repair_mojibake, strip_html, tidy, untidy
 from hanlin.corpus.readers import read_documents
 
 LINE = "小明在公园里遇到了小红，他们一起放风筝。"
@@ -91,6 +92,39 @@ def test_normalisation_is_idempotent_and_nfc(text):
     assert unicodedata.is_normalized("NFC", once)
 
 
+def slow(text: str) -> str:
+    """`normalize`, every step taken whether there is a reason or not."""
+    text = strip_html(text)
+    text = re.sub("\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", text)
+    text = re.sub("[\u00a0\u1680\u2000-\u200a\u202f\u205f]", " ", text)
+    hidden = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
+    text = re.sub(hidden + "|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])", "", text)
+    text = unicodedata.normalize("NFC", text)
+    text = re.sub(r"(?<![ \t\u3000])[ \t\u3000]+$|^\u3000+", "", text, flags=re.M)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+
+
+ODD = st.one_of(
+    st.characters(codec="utf-8"),
+    st.sampled_from(" \t\n\r\u3000\u00a0\u200b\u200d\u0301é가\u1161\u11a8\u212b\u2126\uf900\U0002f800\U0001d15e👩<>&;a#/!`斤拷锟烫屯鈥Ã¢\ue000中文。"),
+    st.sampled_from(["<br>", "&amp;", "<!--", "-->", "```", "\r\n", "\n\n\n", "锟斤拷", "烫烫烫", "&#x4e2d;", "ä¸\xad文", "文字"]),
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(ODD, max_size=30).map("".join))
+def test_what_the_core_passes_over_needed_nothing(text):
+    assert normalize(text)[0] == slow(text)
+    repaired, lost = repair_mojibake(text)
+    reasons = int(untidy([text])[0])
+    assert tidy(text, reasons) == (slow(repaired), lost)
+
+
+def test_most_texts_need_nothing(prose):
+    texts = [prose(i) + "\n\n“引号”……——《书》，ＡＢＣ。\n    缩进 x = 1\t2 <3 & 4" for i in range(50)]
+    assert not untidy(texts).any()
+
+
 def test_what_is_invisible_goes_and_what_is_chinese_stays():
     spoiled = "\ufeff\u3000\u3000你\u200b好\u00a0，「世\u00ad界」\x08！\r\n１２３ＡＢＣ：；？\u2028下一行\u3000 \n\n\n\n完\ue420"
     assert normalize(spoiled)[0] == "你好 ，「世界」！\n１２３ＡＢＣ：；？\n下一行\n\n完"
@@ -147,9 +181,10 @@ def test_html_goes_code_stays():
     ],
 )
 def test_no_input_takes_more_than_linear_time(unit):
-    from hanlin.corpus.clean import PRESETS, Cleaner
+    from hanlin.corpus.clean import Cleaner
     from hanlin.corpus.dedup import skeleton
     from hanlin.corpus.pii import mask
+    from hanlin.corpus.rules import PRESETS
 
     began = time.process_time()
     for text in (unit * (200_000 // len(unit)), "点击" + unit * (200_000 // len(unit)) + "b"):
@@ -160,8 +195,6 @@ def test_no_input_takes_more_than_linear_time(unit):
 
 
 def test_html_residue_of_real_pages(shared):
-    import re
-
     for name in ("html_page_0.html", "html_page_1.html", "html_page_2.html", "html_leftovers_news.jsonl", "gb2312_cnblog.org.xml"):
         for item in read_documents(shared(f"fixtures_dirty/{name}")):
             text, tagged = normalize(item["text"])

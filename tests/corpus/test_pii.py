@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hanlin.corpus import pii
 from hanlin.corpus.pii import id_card_valid, luhn_valid, mask
 
 
@@ -41,6 +44,12 @@ def test_check_digits():
         ("护照E12345678", "护照[PASSPORT]"),
         ("加QQ：12345678聊", "加QQ：[QQ]聊"),
         ("微信号：zhang_san88", "微信号：[WECHAT]"),
+        ("vx：zhang_san88", "vx：[WECHAT]"),
+        ("致电138-1234-5678或138 1234 5678", "致电[PHONE]或[PHONE]"),
+        ("+86 13812345678，+8613812345678", "[PHONE]，[PHONE]"),
+        ("电话（010）62345678", "电话（[PHONE]"),
+        ("新能源粤BD12345，粤Z1234港，京A1234警", "新能源[PLATE]，[PLATE]，[PLATE]"),
+        ("护照EA1234567。", "护照[PASSPORT]。"),
     ],
 )
 def test_each_kind_has_its_tag(text, masked):
@@ -60,7 +69,21 @@ def test_each_kind_has_its_tag(text, masked):
         "2023年12月25日",
         "京剧A座12345",
         "QQ很好用，微信也是",
+        "概率是0.13812345678",
+        "每股3.0101234567元",
+        "型号EAB1234567",
     ],
 )
 def test_look_alikes_stay(text):
     assert mask(text)[0] == text
+
+
+PIECES = ["13812345678", "010-62345678", "11010519491231002X", "4111111111111111", "a@b.cn", "8.8.8.8", "京A12345", "E12345678", "QQ", "微信号:", "wx", "abc_def1", "+86", ".", "-", "京", "x", "0", "7", "字"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from([*PIECES, " "]), max_size=8).map("".join))
+def test_what_is_not_looked_for_is_not_there(text):
+    """Each kind's pattern matches only texts that hold what is needed for it."""
+    for _, needed, pattern in pii._KINDS:
+        assert needed.search(text) or not pattern.search(text), (needed.pattern, text)

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._native import KeyReader, KeyWriter
 from ..common.atomic import atomic_directory, read_json, write_json
-from .clean import Drops
+from .accounts import Drops
 from .dedup import batch_of, digests, skeletons
 from .duplicates import MEMORY, key_ranges
 

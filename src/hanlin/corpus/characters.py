@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import functools
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-# Flags of `table()`, one bit each.
-HAN, DIGIT, LETTER, SPACE, PUNCTUATION, TERMINAL, SYMBOL, NEWLINE, REPLACEMENT, COMMON, LATIN1, GBK_TRACE, BULLET, BRACKET = (
-    1 << bit for bit in range(14)
-)
+from hanlin._native import CharacterTable
+
+T = TypeVar("T")
+
+# Flags of `table()`, one bit each, in the order of native/characters.hpp.
+(
+    HAN, DIGIT, LETTER, SPACE, PUNCTUATION, TERMINAL, SYMBOL, NEWLINE, REPLACEMENT, COMMON, TRADITIONAL, BULLET, BRACKET, LATIN, KANA, HANGUL,
+    CYRILLIC, ELLIPSIS, GBK_TRACE, WESTERN, INVISIBLE, BREAK, ODD_SPACE, UNCOMPOSED, LEFTOVER,
+) = (1 << bit for bit in range(25))  # fmt: skip
 
 # The most frequent characters of modern written Chinese, simplified and traditional: about two thirds of any such text,
 # half of a classical one, and next to nothing of text read in the wrong encoding.
@@ -29,6 +38,29 @@ COMMON_HAN = frozenset(
 )
 _TERMINAL = '。！？；…!?;.:：”」』’）)》】"～~'
 _BULLETS = "•●▪■◆◇★☆▶►·-*–—"
+_SCRIPTS = {  # of letters, as regular expressions
+    LATIN: "[A-Za-zªº\u00c0-\u024f\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff3a\uff41-\uff5a]",
+    KANA: "[\u3041-\u309f\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f]",
+    HANGUL: "[\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff\uffa0-\uffdc]",
+    CYRILLIC: "[\u0400-\u052f\u1c80-\u1c8f\u2de0-\u2dff\ua640-\ua69f]",
+}
+
+# What normalisation takes out (C0 and C1 controls, zero-width and direction marks, soft hyphen, private use; a joiner between
+# emoji stays) or puts an ordinary line break or space for.
+INVISIBLES = (
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
+)
+JOINER = "\u200d"
+BREAKS = "[\r\x0b\x0c\x85\u2028\u2029]"
+ODD_SPACES = "[\u00a0\u1680\u2000-\u200a\u202f\u205f]"
+
+# What a UTF-8 or GBK byte looks like once read as Windows-1252; bytes that code page leaves undefined read as Latin-1.
+CP1252 = {bytes([value]).decode("cp1252", "replace"): value for value in range(0x80, 0x100)}
+CP1252.pop("\ufffd", None)
+CP1252 |= {chr(value): value for value in range(0x80, 0x100)}
+WESTERNS = "[" + "".join(re.escape(character) for character in CP1252 if character not in "·×÷°±«»©®–—‘’“”•…™§²³¹µ\xa0\x85") + "]"
+# What lossy round trips leave: 锟斤拷 and its parts, 烫烫烫, 屯屯屯.
+LEFTOVERS = "[锟斤拷烫屯]"
 
 
 def is_han(character: str) -> bool:
@@ -45,45 +77,84 @@ def is_han(character: str) -> bool:
 
 @functools.cache
 def table() -> np.ndarray:
-    """Flags of every code point of the basic plane, (65536,) uint16; see `flags` for the others."""
-    import unicodedata
-
-    flags = np.zeros(1 << 16, np.uint16)
+    """Flags of every code point, (0x110000,) uint32. Beyond the basic plane there are only ideographs and symbols."""
+    result = np.zeros(0x110000, np.uint32)
+    basic = "".join(map(chr, range(0x10000)))
     by_category = {"L": LETTER, "M": LETTER, "N": DIGIT, "P": PUNCTUATION, "S": SYMBOL, "Z": SPACE}
-    for point in range(1 << 16):
-        character = chr(point)
-        category = unicodedata.category(character)
-        value = by_category.get(category[0], 0)
-        if is_han(character):
-            value = HAN
-            lead_trail = character.encode("gbk", "ignore")
-            # UTF-8 of Chinese is E3–E9 (or EF) 80–BF 80–BF; read as GBK pairs, every second character keeps such a pair.
-            if len(lead_trail) == 2 and (0xE3 <= lead_trail[0] <= 0xE9 or lead_trail[0] == 0xEF) and 0x80 <= lead_trail[1] <= 0xBF:
-                value |= GBK_TRACE
-        if character in COMMON_HAN:
-            value |= COMMON
-        if character in _TERMINAL:
-            value |= TERMINAL
-        if character in _BULLETS:
-            value |= BULLET
-        if character in "【】":
-            value |= BRACKET
-        if 0x80 <= point <= 0xFF:
-            value |= LATIN1
-        flags[point] = value
-    flags[ord("\n")] = NEWLINE | SPACE
-    flags[ord("\t")] = SPACE
-    flags[0xFFFD] = REPLACEMENT
+    for point, character in enumerate(basic):
+        result[point] = _han_flags(character) if is_han(character) else by_category.get(unicodedata.category(character)[0], 0)
+    result[0x10000:] = SYMBOL
+    result[0x20000:0x323B0] = HAN
+    result[ord("\n")] = NEWLINE | SPACE
+    result[ord("\t")] = SPACE
+    result[0xFFFD] = REPLACEMENT
+
+    letters = (result[:0x10000] & LETTER) != 0
+    for script, pattern in _SCRIPTS.items():
+        members = _members(pattern, basic)
+        result[members[letters[members]]] |= script
+    marked = {
+        COMMON: "[" + "".join(COMMON_HAN) + "]", TERMINAL: "[" + re.escape(_TERMINAL) + "]", BULLET: "[" + re.escape(_BULLETS) + "]",
+        BRACKET: "[【】]", ELLIPSIS: "[…⋯]", WESTERN: WESTERNS, INVISIBLE: f"{INVISIBLES}|{JOINER}", BREAK: BREAKS, ODD_SPACE: ODD_SPACES,
+        LEFTOVER: LEFTOVERS,
+    }  # fmt: skip
+    for flag, pattern in marked.items():
+        result[_members(pattern, basic)] |= flag
+    result[_uncomposed(basic)] |= UNCOMPOSED
+    result[0x10000:] |= np.where(result[0x10000:] == SYMBOL, UNCOMPOSED, 0).astype(np.uint32)
+    result[0x1F000:0x1FB00] = SYMBOL  # emoji, the only ones among them that are common
+    result[0x2F800:0x2FA20] |= UNCOMPOSED
+    return result
+
+
+def _members(pattern: str, basic: str) -> np.ndarray:
+    return np.array([found.start() for found in re.finditer(pattern, basic)])
+
+
+def _han_flags(character: str) -> int:
+    flags = HAN
+    # UTF-8 of Chinese is E3–E9 (or EF) 80–BF 80–BF; read as GBK pairs, every second character keeps such a pair.
+    pair = character.encode("gbk", "ignore")
+    if len(pair) == 2 and (0xE3 <= pair[0] <= 0xE9 or pair[0] == 0xEF) and 0x80 <= pair[1] <= 0xBF:
+        flags |= GBK_TRACE
+    # The frequent half of Big5 that the simplified standard lacks: traditional forms, and a few rare characters.
+    big5 = character.encode("big5", "ignore")
+    if len(big5) == 2 and 0xA440 <= int.from_bytes(big5, "big") <= 0xC67E and not character.encode("gb2312", "ignore"):
+        flags |= TRADITIONAL
     return flags
 
 
+def _uncomposed(basic: str) -> list[int]:
+    """Characters of the basic plane that NFC may change, alone or after another: what Unicode calls NFC_Quick_Check other than Yes."""
+    found = {point for first, last in ((0x1161, 0x1175), (0x11A8, 0x11C2)) for point in range(first, last + 1)}  # jamo
+    for point, character in enumerate(basic):
+        if 0x4E00 <= point <= 0x9FFF or 0xAC00 <= point <= 0xD7FF:
+            continue
+        parts = unicodedata.decomposition(character)
+        if unicodedata.combining(character) or (parts and unicodedata.normalize("NFC", character) != character):
+            found.add(point)
+        if parts and parts[0] != "<" and " " in parts:
+            found.add(int(parts.split()[1], 16))
+    return sorted(point for point in found if point <= 0xFFFF)
+
+
+@functools.cache
+def native_table() -> CharacterTable:
+    """The same table as the C++ core has it."""
+    return CharacterTable(table())
+
+
 def flags(points: np.ndarray) -> np.ndarray:
-    """Flags of code points, (N,) uint32 → (N,) uint16."""
-    result = table()[np.minimum(points, 0xFFFF)]
-    astral = points > 0xFFFF
-    if astral.any():
-        result[astral] = np.where((points[astral] >= 0x20000) & (points[astral] <= 0x323AF), HAN, SYMBOL)
-    return result
+    """Flags of code points, (N,) uint32 → (N,) uint32."""
+    return table()[points]
+
+
+def with_core(call: Callable[[Sequence[str | bytes]], T], texts: Sequence[str]) -> T:
+    """`call(texts)`, a function of the core; texts with lone surrogates, which have no UTF-8, are handed to it as bytes."""
+    try:
+        return call(texts)
+    except UnicodeEncodeError:
+        return call([text.encode("utf-8", "surrogatepass") for text in texts])
 
 
 def code_points(text: str) -> np.ndarray:

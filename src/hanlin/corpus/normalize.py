@@ -8,22 +8,33 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Sequence
 
-from .characters import COMMON, GBK_TRACE, HAN, code_points, flags, plausibility
+import numpy as np
 
-# C0 and C1 controls, zero-width and direction marks, soft hyphen, private use; a joiner stays between emoji.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])"
+from .characters import (
+    BREAKS,
+    COMMON,
+    CP1252,
+    HAN,
+    INVISIBLES,
+    JOINER,
+    ODD_SPACES,
+    WESTERNS,
+    code_points,
+    flags,
+    native_table,
+    plausibility,
+    with_core,
 )
-_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
-_TRAILING = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$|^\u3000+", re.M)  # the guard keeps long runs of spaces linear
+
+# Why a text may need work: native/tidiness.hpp.
+TAGGED, BROKEN, SPACED, INVISIBLE, UNCOMPOSED, TRAILING, BLANK, MOJIBAKE, LEFTOVERS = (1 << bit for bit in range(9))
+
+_INVISIBLE = re.compile(rf"{INVISIBLES}|{JOINER}(?![\u2600-\u27bf\U0001f000-\U0001faff])")
+_BREAKS = re.compile(rf"\r\n|{BREAKS}")
+_SPACES = re.compile(ODD_SPACES)
 _BLANK = re.compile(r"\n{3,}")
-_ODD = re.compile(
-    "[^\t\n\x20-\x7e\u00b7\u2010-\u2027\u2030-\u205e\u2070-\udfff\ufb00-\ufefe\uff00-\uffee\U00010000-\U0010ffff]|\ufeff|[\ue000-\uf8ff]|\u3000(?:\n|$)|^\u3000",
-    re.M,
-)
-
 _CODE = r"```.*?(?:```|\Z)|`[^`\n]+`"
 _TAGGED = re.compile(r"<[a-zA-Z/!?]|&[#a-zA-Z]")
 _PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
@@ -51,30 +62,52 @@ _SCRIPT = re.compile(
     r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w)\]]\s*\{[^{}]{0,400}:[^{}]{0,400}[;}]|^\s*[{}();]+\s*$"
 )
 
-# What a UTF-8 or GBK byte looks like once read as Windows-1252; bytes that code page leaves undefined read as Latin-1.
-_CP1252 = {bytes([value]).decode("cp1252", "replace"): value for value in range(0x80, 0x100)}
-_CP1252.pop("\ufffd", None)
-_CP1252 |= {chr(value): value for value in range(0x80, 0x100)}
-_WESTERN = re.compile(
-    "[" + "".join(re.escape(character) for character in _CP1252 if character not in "·×÷°±«»©®–—‘’“”•…™§²³¹µ\xa0\x85") + "]"
-)
+_CHINESE = re.compile("[\u3400-\u9fff]{2}")
+_WESTERN = re.compile(WESTERNS)
 _LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
+
+
+def untidy(texts: Sequence[str]) -> np.ndarray:
+    """Why each text may need repair or normalisation, bits TAGGED … LEFTOVERS, (N,) uint32; 0: both would change nothing.
+
+    A bit only says that a closer look is worth while. One pass of the core, several hundred MB/s.
+    """
+    return with_core(native_table().untidy, texts)
+
+
+def tidy(text: str, reasons: int) -> tuple[str, int]:
+    """`repair_mojibake` and then `normalize`, where `untidy` gave reasons to: the text, and the characters lost to mojibake."""
+    lost = 0
+    if reasons & (MOJIBAKE | LEFTOVERS):
+        repaired, lost = repair_mojibake(text)
+        if repaired == text and not reasons & ~(MOJIBAKE | LEFTOVERS):
+            return text, lost
+        text, reasons = repaired, -1
+    return (normalize(text)[0] if reasons else text), lost
 
 
 def normalize(text: str) -> tuple[str, bool]:
     """Visible, composed, tidy text, and whether HTML was removed from it."""
+    reasons = _reasons(text)
     tagged = False
-    if _TAGGED.search(text):
+    if reasons & TAGGED:
         stripped = strip_html(text)
         tagged = stripped != text
-        text = stripped
-    if _ODD.search(text):
-        text = _BREAKS.sub("\n", text)
-        text = _SPACES.sub(" ", text)
-        text = _INVISIBLE.sub("", text)
+        text, reasons = stripped, _reasons(stripped)
+    if reasons & (BROKEN | SPACED | INVISIBLE | UNCOMPOSED):
+        text = _BREAKS.sub("\n", text) if reasons & BROKEN else text
+        text = _SPACES.sub(" ", text) if reasons & SPACED else text
+        text = _INVISIBLE.sub("", text) if reasons & INVISIBLE else text
         text = unicodedata.normalize("NFC", text)
-    text = _TRAILING.sub("", text)
-    return collapse(text), tagged
+        reasons = _reasons(text)
+    if reasons & TRAILING:
+        text = "\n".join(line.rstrip(" \t\u3000").lstrip("\u3000") for line in text.split("\n"))
+        reasons |= BLANK  # lines of spaces are empty now
+    return collapse(text) if reasons & BLANK else text, tagged
+
+
+def _reasons(text: str) -> int:
+    return int(untidy([text])[0])
 
 
 def collapse(text: str) -> str:
@@ -107,7 +140,7 @@ def strip_html(text: str) -> str:
 
 def is_script(line: str) -> bool:
     """Whether a line is JavaScript or CSS left over from a page: code by its look, and no Chinese to lose."""
-    return bool(_SCRIPT.search(line)) and not re.search("[\u3400-\u9fff]{2}", line)
+    return not _CHINESE.search(line) and bool(_SCRIPT.search(line))
 
 
 def repair_mojibake(text: str) -> tuple[str, int]:
@@ -116,7 +149,8 @@ def repair_mojibake(text: str) -> tuple[str, int]:
     Knows UTF-8 and GBK read as Windows-1252/Latin-1, UTF-8 read as GBK, and the leftovers 锟斤拷 and 烫烫烫 of a lossy
     round trip. A line is touched only when it shows such marks; lines beyond repair are taken out.
     """
-    if not (_WESTERN.search(text) or _traces(text) or _LOST.search(text)):
+    reasons = _reasons(text)
+    if not (reasons & MOJIBAKE or (reasons & LEFTOVERS and _LOST.search(text))):
         return text, 0
     kept, lost = [], 0
     for line in text.split("\n"):
@@ -130,10 +164,12 @@ def repair_mojibake(text: str) -> tuple[str, int]:
 
 def _repair_line(line: str) -> str | None:
     """The line as it should read, the line itself when nothing is wrong with it, or None."""
+    if line.isascii():
+        return line
     size = len(line.replace(" ", ""))
     western = len(_WESTERN.findall(line))
     if western >= 3 and western > 0.15 * size:
-        data = b"".join(bytes([_CP1252[c]]) if c in _CP1252 else c.encode("utf-8", "replace") for c in line)
+        data = b"".join(bytes([CP1252[c]]) if c in CP1252 else c.encode("utf-8", "replace") for c in line)
         return _first_plausible(data, ("utf-8", "gb18030"), line if _western_language(line) else None)
     if _gbk_traced(line):
         try:
@@ -158,12 +194,6 @@ def _first_plausible(data: bytes, encodings: tuple[str, ...], otherwise: str | N
 def _western_language(line: str) -> bool:
     """Accents of a European language sit singly inside words; those of mojibake stand in rows."""
     return not re.search("[\x80-\xff\u0152-\u0192\u20ac\u2122\ufffd]{3}", line)
-
-
-def _traces(text: str) -> bool:
-    """Whether enough characters have a byte pair of UTF-8 in GBK for a closer look, line by line."""
-    traced = (flags(code_points(text)) & GBK_TRACE) != 0
-    return traced[:2000].mean() > 0.08 or (len(text) > 2000 and traced.mean() > 0.02) if len(text) else False
 
 
 def _gbk_traced(line: str) -> bool:

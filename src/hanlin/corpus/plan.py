@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from .clean import CleanConfig, preset
 from .dedup import DedupConfig
 from .files import COMPRESSED
+from .rules import CleanConfig, preset
 
 TASK_BYTES = 96 << 20  # of text a task should have; files are not cut
 EXPANSION = 3  # compressed Chinese is about a third of its text: a guess, good enough for tasks and bars
@@ -21,7 +21,7 @@ class CorpusConfig:
     """How a corpus is made.
 
     Attributes:
-        preset: cleaning preset, a key of `clean.PRESETS`.
+        preset: cleaning preset, a key of `rules.PRESETS`.
         rules: thresholds of `CleanConfig` that differ from the preset.
         dedup: duplicate search.
         mask_pii: replace personal data by typed tags.

@@ -7,6 +7,11 @@ offer, a call to act, shouting), each worth points, so that one of them alone, a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from hanlin._native import PhraseFinder
+
+from .characters import native_table
 
 _PHONE = r"(?<![\dA-Za-z.])(?:1[3-9]\d[- ]?\d{4}[- ]?\d{4}|[48]00[- ]?\d{3,4}[- ]?\d{3,4}|0\d{2,3}[-－ ]\d{7,8})(?![\d.])"
 _HANDLE = (
@@ -27,24 +32,42 @@ def _each(beginnings: str, rest: str) -> str:
     return "|".join(beginning + rest for beginning in beginnings.split())
 
 
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+def _pairs(lefts: Iterable[str], rights: Iterable[str]) -> list[str]:
+    return [left + right for left in lefts for right in rights]
+
+
+_DIGIT = "[0-9０-９]"
+_FREE = _words("领 送 试 咨询 下载 注册 体验 获取 加入")
+_AT_ONCE = _words("购买 下载 注册 咨询 领取 报名 体验 抢购 加入 拨打 下单 联系 预约 参与 试玩 开户")
+_HURRY = _words("加入 下单 购买 领取 抢购 联系 注册 报名 咨询 拨打 来 加")
+_DESKS = _words("咨询 订购 联系 客服 服务 加盟 报名 预约 销售 招商 报价")
+_REACHED = _words("热线 电话 方式 微信 QQ 请")
+_WELCOME = _words("来电 咨询 致电 选购 订购 订货 加盟 洽谈 联系 垂询 加入 广大")
+_BRANDS = _words("体育 娱乐 国际 棋牌 彩票 电竞 贵宾会 现金网 体会")
+_BRANDED = _words("app APP 官方 官网 网址 登录 登陆 中文版 手机版 下载手机版")
+
 _OFFER = "|".join(
     [
-        r"折(?<=\d折)(?![叠磨合射断])|折(?<=\d\s折)(?![叠磨合射断])|满\s*\d+\s*(?:元|块)?\s*[减送]|¥\s*\d|￥\s*\d|元起(?![来床身源])|起售|起批",
+        rf"折(?<={_DIGIT}折)(?![叠磨合射断])|折(?<={_DIGIT}\s折)(?![叠磨合射断])|满\s*{_DIGIT}+\s*(?:元|块)?\s*[减送]|¥\s*\d|￥\s*\d|元起(?![来床身源])|起售|起批",
         _each("仅 只", r"[需要售卖]\s*[¥￥]?\d"),
         _each("日 月 年 周", r"\s?[赚入]\s*[\d百千万过]"),
-        r"原价|现价|特价|低价|超值|优惠|折扣|打折|免邮|包邮|免费(?:领|送|试|咨询|下载|注册|体验|获取|加入)|限时|限量|限购|秒杀|抢购|促销|清仓|甩卖",
-        r"买[一二三\d]送|赠送|送\s*\d+\s*[元块]|红包|返[利现点]|彩金|首[充存]|提现|到账|稳赚|包赚|高[薪回]报?|零(?:风险|投资|首付|门槛|基础)",
+        rf"原价|现价|特价|低价|超值|优惠|折扣|打折|免邮|包邮|免费(?:{'|'.join(_FREE)})|限时|限量|限购|秒杀|抢购|促销|清仓|甩卖",
+        rf"买(?:[一二三]|{_DIGIT})送|赠送|送\s*{_DIGIT}+\s*[元块]|红包|返[利现点]|彩金|首[充存]|提现|到账|稳赚|包赚|高[薪回]报?|零(?:风险|投资|首付|门槛|基础)",
         r"无(?:抵押|担保|需经验)|保本|秒[批到]|放款|兼职|刷单|代[开刷写考练]|加盟|招商|诚招|批发|货源|厂家直[销供]|直销",
     ]
 )
 _CALL = "|".join(
     [
         r"点击|点我|戳我|戳这|猛戳|扫码|扫一扫|扫描.{0,6}二维码|长按.{0,6}二维码|关注.{0,10}(?:公众号|微信)",
-        _each("立即 立刻", r"(?:购买|下载|注册|咨询|领取|报名|体验|抢购|加入|拨打|下单|联系|预约|参与|试玩|开户)"),
-        _each("马上 赶快 赶紧 快来 速来 火速 抓紧", r"(?:加入|下单|购买|领取|抢购|联系|注册|报名|咨询|拨打|来|加)"),
-        _each("咨询 订购 联系 客服 服务 加盟 报名 预约 销售 招商 报价", r"\s*(?:热线|电话|方式|微信|QQ|请)"),
+        _each("立即 立刻", f"(?:{'|'.join(_AT_ONCE)})"),
+        _each("马上 赶快 赶紧 快来 速来 火速 抓紧", f"(?:{'|'.join(_HURRY)})"),
+        _each(" ".join(_DESKS), rf"\s*(?:{'|'.join(_REACHED)})"),
         _each("备用 最新 永久 官方", r"(?:网址|域名|地址)"),
-        r"欢迎(?:来电|咨询|致电|选购|订购|订货|加盟|洽谈|联系|垂询|加入|广大)|来电|致电|拨打|热线|下单|抢先|不容错过|机不可失|错过.{0,4}(?:后悔|再等|不再)",
+        rf"欢迎(?:{'|'.join(_WELCOME)})|来电|致电|拨打|热线|下单|抢先|不容错过|机不可失|错过.{{0,4}}(?:后悔|再等|不再)",
         r"先到先得|手慢无|详[情询]请?(?:点|咨|联|致|登|加|见|扫)|在线(?:客服|咨询|观看|播放)|专业(?:办理|代办|承接)|长期有效|诚信经营|信誉(?:保证|第一)",
         r"货到付款|全国包|量大从优|官方(?:网站|正版|认证|入口)|官网|登录入口|收藏(?:本|我们|网址)|本[网页站](?![上面点])",
     ]
@@ -61,10 +84,58 @@ _TRADE = "|".join(
 _ENTRANCES = r"app官网 app下载 官网登录 官网登陆 官网登入 手机版登录 手机版登陆 登录器 登陆器 登录官网 登陆官网 登录平台 登录入口 中文版 下载手机版 备用网址 手机下载 官方入口 官方版下载"
 _ENTRANCE = "|".join(
     [
-        _each("体育 娱乐 国际 棋牌 彩票 电竞 贵宾会 现金网 体会", r"(?:app|APP|官方|官网|网址|登录|登陆|中文版|手机版|下载手机版)"),
+        _each(" ".join(_BRANDS), f"(?:{'|'.join(_BRANDED)})"),
         "|".join(rf"{entrance}(?<=[a-z\d]{entrance})" for entrance in _ENTRANCES.split()),
     ]
 )
+
+
+# Phrases for the core to look for: every line that a pattern above matches has one of them, white space aside (a test draws lines from
+# the patterns). Lines without any need not be tried.
+_NUMBERS = "0123456789０１２３４５６７８９"
+VICE_PHRASES = _words(
+    "博彩 娱乐城 百家乐 老虎机 真人视讯 真钱 棋牌游戏 棋牌平台 棋牌娱乐 注册送 注册即送 开户送 开户即送 开户链接 下注 时时彩 六合彩 北京赛车 幸运 "
+    f"裸聊 约炮 成人电影 成人视频 成人网站 激情视频 激情电影 无码 发票 办证刻章 刻章办证 体育投注 电子投注 电竞投注 在线投注 {_ENTRANCES}"
+) + _pairs(_BRANDS, _BRANDED)
+PROMOTION_PHRASES = [
+    *_words(
+        "¥ ￥ 元起 起售 起批 仅需 仅要 仅售 仅卖 只需 只要 只售 只卖 原价 现价 特价 低价 超值 优惠 折扣 打折 免邮 包邮 限时 限量 限购 秒杀 抢购 促销 清仓 甩卖 "
+        "买一送 买二送 买三送 赠送 红包 返利 返现 返点 彩金 首充 首存 提现 到账 稳赚 包赚 高薪 高回 零风险 零投资 零首付 零门槛 零基础 无抵押 无担保 无需经验 "
+        "保本 秒批 秒到 放款 兼职 刷单 代开 代刷 代写 代考 代练 加盟 招商 诚招 批发 货源 厂家直 直销 点击 点我 戳我 戳这 猛戳 扫码 扫一扫 二维码 公众号 微信 "
+        "来电 致电 拨打 热线 下单 抢先 不容错过 机不可失 错过 先到先得 手慢无 详情 详询 在线客服 在线咨询 在线观看 在线播放 专业办理 专业代办 专业承接 长期有效 "
+        "诚信经营 信誉保证 信誉第一 货到付款 全国包 量大从优 官方网站 官方正版 官方认证 官方入口 官网 登录入口 收藏本 收藏我们 收藏网址 本网 本页 本站"
+    ),
+    *(f"{before}{number}{after}" for number in _NUMBERS for before, after in (("", "折"), ("满", ""), ("买", "送"), ("送", ""))),
+    *_pairs("日月年周", "赚入"),
+    *_pairs(["免费"], _FREE),
+    *_pairs(_words("立即 立刻"), _AT_ONCE),
+    *_pairs(_words("马上 赶快 赶紧 快来 速来 火速 抓紧"), _HURRY),
+    *_pairs(_DESKS, _REACHED),
+    *_pairs(_words("备用 最新 永久 官方"), _words("网址 域名 地址")),
+    *_pairs(["欢迎"], _WELCOME),
+    *VICE_PHRASES,
+]
+FRAME_PHRASES = [
+    *_pairs("上下", ["篇", "页", "章", "一篇", "一页", "一章"]),
+    *_words(
+        "返回 位置 首页 相关 热门 推荐 最新 更多 精彩 延伸 喜欢 编辑 本文 关键词 标签 版权 copyright © ICP 安备 rights 责编 校对 审核 监制 来源 出处 作者 发布 更新时间 日期 "
+        "点击 浏览 阅读 访问 人气 登录 登陆 注册 收藏 打印 举报 评论 字体 分享 展开 收起 查看 readmore 未经 转载 扫 没有了"
+    ),
+]
+# Groups of `suspicious`, one bit each.
+PROMOTIONAL, FRAME, VICE = 1, 2, 4
+_FRAME_LENGTH = 80
+_MOST_POINTS = 10.5  # see `promotional_points`: 3 of contact, 1 of address, 3 of vice, 0.5 of shouting, 3 of words
+
+
+def suspicious(points: float) -> PhraseFinder:
+    """Finds the lines that could have `points` of promotion, be page furniture, or name a vice."""
+    longest = int(_LONG * _MOST_POINTS / points) if points > 0 else 1 << 62
+    groups = [(PROMOTION_PHRASES, max(longest, _LONG)), (FRAME_PHRASES, _FRAME_LENGTH), (VICE_PHRASES, 1 << 62)]
+    return PhraseFinder(native_table(), groups)
+
+
+_LONG = 120  # characters of a line, beyond which it needs more points in proportion
 _SHOUT = re.compile(r"[！!]{2,}|[★☆◆◇■□▲△▼●○◎※❤♥♦♣♠✔✅☑➤➜→⬇↓【】『』〖〗]|[\U0001F300-\U0001FAFF]")
 
 _CONTACT_ANY = re.compile(f"{_LABELLED}|{_PHONE}|{_HANDLE}|{_ADD}|{_MAIL}")
@@ -88,15 +159,12 @@ _FRAME = re.compile(
     re.X | re.I,
 )
 _HINT = re.compile(f"{_OFFER}|{_CALL}|{_TRADE}|{_ENTRANCE}")
-_FRAME_HINT = re.compile(
-    r"[上下]一?[篇页章]|返回|位置|首页|相关|热门|推荐|最新|更多|精彩|延伸|喜欢|编辑|本文|关键词|标签|版权|copyright|©|ICP|安备|rights|责编|校对|审核|监制|来源|出处|作者|发布|更新时间|日期|点击|浏览|阅读|访问|人气|登录|登陆|注册|收藏|打印|举报|评论|字体|分享|展开|收起|查看|read more|未经|转载|扫|没有了",
-    re.I,
-)
+_FRAME_HINT = re.compile("|".join(map(re.escape, [*FRAME_PHRASES, "read more"])), re.I)
 
 
 def frame_line(line: str) -> bool:
     """Whether a line is page furniture: navigation, copyright, counters, sharing."""
-    return len(line) <= 80 and bool(_FRAME_HINT.search(line)) and bool(_FRAME.match(line))
+    return len(line) <= _FRAME_LENGTH and bool(_FRAME_HINT.search(line)) and bool(_FRAME.match(line))
 
 
 def vices(text: str) -> int:
@@ -126,4 +194,4 @@ def promotional_points(line: str) -> float:
     hard = contact + address + vice + shout + number
     words = min(words, 3.0 if hard or (calls and offers) else 2.0)
     points = hard + words
-    return points * min(1.0, 120 / max(len(line), 1)) if len(line) > 120 else points
+    return points * _LONG / len(line) if len(line) > _LONG else points

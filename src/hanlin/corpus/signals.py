@@ -1,136 +1,136 @@
-"""Every figure a cleaning rule looks at, for a batch of documents in a few passes over all their characters at once."""
+"""Every figure a cleaning rule looks at, counted by the core in one pass over each document (native/signals.hpp)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .characters import BRACKET, BULLET, COMMON, DIGIT, HAN, LETTER, NEWLINE, PUNCTUATION, REPLACEMENT, SPACE, SYMBOL, TERMINAL, flags
+from hanlin._native import Gauge
 
-_PRIME = np.uint64(0x9E3779B97F4A7C15)
+from .characters import native_table, with_core
+
+# What a line ends with that hides the rest of it; arrows, dots and brackets may follow.
+MORE = ("展开", "更多", "下一页", "全文", "readmore", "read more", "查看详情", "展开全部")
 
 
 @dataclass(frozen=True)
 class Signals:
-    """One value per document, each (N,).
+    """One value per document, each (N,) unless said otherwise.
 
     Attributes:
         chars: characters that are not white space.
         han: Chinese ideographs.
-        han_share: ideographs of all ideographs and letters (1 when there are neither).
-        digit_share, symbol_share, bracket_share, replacement_share: of `chars`; brackets are 【】, replacement is U+FFFD.
+        han_share, latin_share, kana_share, hangul_share, cyrillic_share: letters of a script, of ideographs and letters together
+            (1 for `han_share`, 0 for the others when there are neither).
+        foreign_share: letters that are neither ideographs nor Latin, of the same.
+        digit_share, symbol_share, bracket_share, replacement_share, ellipsis_share, number_sign_share, punctuation_share: of
+            `chars`; brackets are 【】, replacement is U+FFFD, the number sign is #.
+        alphanumeric_share: letters, digits and ideographs, of `chars` (1 when there are none).
         common_share: ideographs that are among the most common, of `han` (1 when there are none).
-        mean_line: `chars` per line that is not empty.
-        terminal_share, bullet_share: such lines that end in terminal punctuation, or begin with a bullet.
-        punctuation_share: of `chars`.
+        traditional_share: ideographs that only traditional Chinese has, of `han`.
+        lines: lines that are not empty.
+        mean_line: `chars` per such line.
+        longest_line: characters of the longest.
+        terminal_share, bullet_share, ellipsis_line_share, more_share: such lines that end in terminal punctuation, begin with a
+            bullet, end in an ellipsis, end in 展开, 更多, 下一页 and the like (`MORE`).
+        duplicate_line_share: such lines that occurred earlier in the same document and are not mere signs.
         entropy: of single characters, in nats, white space and punctuation left out.
         top_count, top_share: for n = 2, 3, 4 the count of the most frequent n-gram of letters, digits and ideographs, and the
             share of those characters it covers (n × count ÷ their number); (3, N).
-        duplicate_share: character 13-grams that occurred earlier in the same document.
+        duplicate_ngram_share: for n = 5 … 10 the character n-grams that occurred earlier in the same document; (6, N).
+        duplicate_share: the same for n = 13.
+        line_hashes: of the lines that are not empty, 64 bits, all documents' behind one another; (sum of `lines`,).
     """
 
     chars: np.ndarray
     han: np.ndarray
     han_share: np.ndarray
+    latin_share: np.ndarray
+    kana_share: np.ndarray
+    hangul_share: np.ndarray
+    cyrillic_share: np.ndarray
+    foreign_share: np.ndarray
     digit_share: np.ndarray
     symbol_share: np.ndarray
     bracket_share: np.ndarray
     replacement_share: np.ndarray
+    ellipsis_share: np.ndarray
+    number_sign_share: np.ndarray
+    punctuation_share: np.ndarray
+    alphanumeric_share: np.ndarray
     common_share: np.ndarray
+    traditional_share: np.ndarray
+    lines: np.ndarray
     mean_line: np.ndarray
+    longest_line: np.ndarray
     terminal_share: np.ndarray
     bullet_share: np.ndarray
-    punctuation_share: np.ndarray
+    ellipsis_line_share: np.ndarray
+    more_share: np.ndarray
+    duplicate_line_share: np.ndarray
     entropy: np.ndarray
     top_count: np.ndarray
     top_share: np.ndarray
+    duplicate_ngram_share: np.ndarray
     duplicate_share: np.ndarray
+    line_hashes: np.ndarray
 
 
 def measure(texts: Sequence[str]) -> Signals:
     """The signals of `texts`; lines must not end in spaces (see `normalize`)."""
-    count = len(texts)
-    # Each document gets a closing newline: its last line ends like the others, and no segment is empty.
-    points = np.frombuffer("".join(text + "\n" for text in texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-    ends = np.cumsum(np.fromiter((len(text) + 1 for text in texts), np.int64, count))
-    starts = np.concatenate([[0], ends[:-1]])
-    kinds = flags(points)
+    count = with_core(_gauge().measure, texts)
 
-    def total(mask: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(mask, starts, dtype=np.int64)
+    def share(part: np.ndarray, whole: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
+        return np.where(whole > 0, part / np.maximum(whole, 1), otherwise)
 
-    def number(flag: int) -> np.ndarray:
-        return total((kinds & flag) != 0)
+    solid, han, lines, word = count["solid"], count["han"], count["lines"], count["word"]
+    worded = han + count["letter"]
+    foreign = count["letter"] - count["latin"]
+    top = np.stack([count[f"top_{n}"] for n in (2, 3, 4)])
+    lengths = np.array([[2], [3], [4]])
 
-    chars = total((kinds & SPACE) == 0)
-    at_least = np.maximum(chars, 1)
-    han = number(HAN)
-    worded = han + number(LETTER)
+    def duplicates(n: int) -> np.ndarray:
+        return share(count[f"repeated_{n}"], word - n + 1)
 
-    newline = np.flatnonzero(kinds & NEWLINE)
-    line_starts = np.concatenate([[0], newline[:-1] + 1])
-    filled = newline > line_starts
-    first, last = line_starts[filled], newline[filled] - 1
-    owner = np.searchsorted(ends, first, "right")
-    lines = np.bincount(owner, minlength=count)
-    closing = np.bincount(owner, (kinds[last] & TERMINAL) != 0, minlength=count)
-    opening = np.bincount(owner, (kinds[first] & BULLET) != 0, minlength=count)
-    at_least_one_line = np.maximum(lines, 1)
-
-    word = np.flatnonzero(kinds & (HAN | LETTER | DIGIT))
-    owners = np.searchsorted(ends, word, "right").astype(np.uint64)
-    top_count, top_share, entropy, duplicate_share = _repetition(points[word].astype(np.uint64), owners, count)
     return Signals(
-        chars=chars,
+        chars=solid,
         han=han,
-        han_share=np.where(worded > 0, han / np.maximum(worded, 1), 1.0),
-        digit_share=total((kinds & DIGIT) != 0) / at_least,
-        symbol_share=number(SYMBOL) / at_least,
-        bracket_share=number(BRACKET) / at_least,
-        replacement_share=number(REPLACEMENT) / at_least,
-        common_share=np.where(han > 0, number(COMMON) / np.maximum(han, 1), 1.0),
-        mean_line=chars / at_least_one_line,
-        terminal_share=closing / at_least_one_line,
-        bullet_share=opening / at_least_one_line,
-        punctuation_share=number(PUNCTUATION) / at_least,
-        entropy=entropy,
-        top_count=top_count,
-        top_share=top_share,
-        duplicate_share=duplicate_share,
+        han_share=share(han, worded, 1.0),
+        latin_share=share(count["latin"], worded),
+        kana_share=share(count["kana"], worded),
+        hangul_share=share(count["hangul"], worded),
+        cyrillic_share=share(count["cyrillic"], worded),
+        foreign_share=share(foreign, worded),
+        digit_share=share(count["digit"], solid),
+        symbol_share=share(count["symbol"], solid),
+        bracket_share=share(count["bracket"], solid),
+        replacement_share=share(count["replacement"], solid),
+        ellipsis_share=share(count["ellipsis"], solid),
+        number_sign_share=share(count["number_sign"], solid),
+        punctuation_share=share(count["punctuation"], solid),
+        alphanumeric_share=share(word, solid, 1.0),
+        common_share=share(count["common"], han, 1.0),
+        traditional_share=share(count["traditional"], han),
+        lines=lines,
+        mean_line=solid / np.maximum(lines, 1),
+        longest_line=count["longest_line"],
+        terminal_share=share(count["terminal_lines"], lines),
+        bullet_share=share(count["bullet_lines"], lines),
+        ellipsis_line_share=share(count["ellipsis_lines"], lines),
+        more_share=share(count["more_lines"], lines),
+        duplicate_line_share=share(count["repeated_lines"], lines),
+        entropy=count["entropy"],
+        top_count=top,
+        top_share=np.minimum(1.0, lengths * top / np.maximum(word, 1)),
+        duplicate_ngram_share=np.stack([duplicates(n) for n in range(5, 11)]),
+        duplicate_share=duplicates(13),
+        line_hashes=count["line_hashes"],
     )
 
 
-def _repetition(points: np.ndarray, owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Counts of n-grams per document by sorting (document, hash) keys: 20 bits of document, 44 of hash."""
-    sizes = np.bincount(owners.astype(np.int64), minlength=count)
-    top_count, top_share = np.zeros((3, count), np.int64), np.zeros((3, count))
-    entropy, duplicates = np.zeros(count), np.zeros(count)
-    for n in (1, 2, 3, 4, 13):
-        if len(points) < n:
-            break
-        rolled = np.zeros(len(points) - n + 1, np.uint64)
-        for offset in range(n):
-            rolled = rolled * _PRIME + points[offset : len(points) - n + 1 + offset]
-        rolled ^= rolled >> np.uint64(29)
-        rolled *= _PRIME
-        inside = owners[: len(rolled)] == owners[n - 1 :]
-        keys = np.sort(((owners[: len(rolled)] << np.uint64(44)) | (rolled >> np.uint64(20)))[inside])
-        if not len(keys):
-            break
-        begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-        counts = np.diff(np.append(begins, len(keys)))
-        owner = (keys[begins] >> np.uint64(44)).astype(np.int64)
-        grams = np.maximum(sizes - n + 1, 1)
-        if n == 1:
-            share = counts / grams[owner]
-            entropy = -np.bincount(owner, share * np.log(share), minlength=count)
-        elif n < 13:
-            present = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]]))
-            top_count[n - 2, owner[present]] = np.maximum.reduceat(counts, present)
-            top_share[n - 2] = np.minimum(1.0, n * top_count[n - 2] / np.maximum(sizes, 1))
-        else:
-            unique = np.bincount(owner, minlength=count)
-            duplicates = np.where(sizes >= n, 1 - unique / grams, 0.0)
-    return top_count, top_share, entropy, duplicates
+@functools.cache
+def _gauge() -> Gauge:
+    return Gauge(native_table(), list(MORE))

@@ -1,0 +1,63 @@
+// What every part of the Python module needs: texts that come in, arrays that go out.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstddef>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace hanlin {
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+void bind_cleaning(nb::module_& m);  // cleaning_bindings.cpp
+
+// The bytes of a Python str (as UTF-8) or bytes object, which must outlive the view.
+inline std::string_view view_of(nb::handle text) {
+  if (PyUnicode_Check(text.ptr())) {
+    Py_ssize_t size = 0;
+    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+    if (data == nullptr) throw nb::python_error();
+    return {data, static_cast<std::size_t>(size)};
+  }
+  char* data = nullptr;
+  Py_ssize_t size = 0;
+  if (PyBytes_AsStringAndSize(text.ptr(), &data, &size) != 0) throw nb::python_error();
+  return {data, static_cast<std::size_t>(size)};
+}
+
+// Views of the items of a sequence, and the references that keep them alive while the GIL is released.
+struct Texts {
+  std::vector<nb::object> owners;
+  std::vector<std::string_view> views;
+
+  explicit Texts(nb::sequence texts) {
+    for (nb::handle text : texts) {
+      owners.push_back(nb::borrow(text));
+      views.push_back(view_of(text));
+    }
+  }
+};
+
+template <typename T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(owned->data(), {owned->size()}, owner);
+}
+
+// The same as rows of `width` values.
+template <typename T>
+nb::ndarray<nb::numpy, T, nb::ndim<2>> to_rows(std::vector<T>&& values, std::size_t width) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return nb::ndarray<nb::numpy, T, nb::ndim<2>>(owned->data(), {owned->size() / width, width}, owner);
+}
+
+inline nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
+
+}  // namespace hanlin
