@@ -3,8 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
-
+#include "large.hpp"
 #include "prefetch.hpp"
 
 namespace hanlin {
@@ -25,6 +24,11 @@ class PairTable {
     if (slots_.empty()) return nullptr;
     Slot& slot = slots_[locate(key_of(left, right))];
     return slot.value == kMissing ? nullptr : &slot.value;
+  }
+
+  // The value, or kMissing.
+  std::uint32_t value(std::uint32_t left, std::uint32_t right) const {
+    return slots_.empty() ? kMissing : slots_[locate(key_of(left, right))].value;
   }
 
   // Reference to the value, kMissing if it was not there: the caller then stores one.
@@ -59,14 +63,14 @@ class PairTable {
   }
 
   void grow() {
-    std::vector<Slot> old(slots_.empty() ? 1024 : slots_.size() * 2);
+    LargeVector<Slot> old(slots_.empty() ? 1024 : slots_.size() * 2, Slot{});
     old.swap(slots_);
     for (const Slot& slot : old) {
       if (slot.value != kMissing) slots_[locate(slot.key)] = slot;
     }
   }
 
-  std::vector<Slot> slots_;  // a power of two
+  LargeVector<Slot> slots_;  // a power of two
   std::size_t size_ = 0;
 };
 

@@ -96,8 +96,19 @@ def train_pieces(
     min_frequency: int = 2,
     max_characters: int = 0,
     progress: Callable[[int], object] | None = None,
+    threads: int = 1,
 ) -> tuple[list[tuple[bytes, bytes, int]], int, bool]:
     """Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough)."""
+
+def train_plain(
+    counter: PretokenCounter,
+    new_tokens: int,
+    min_frequency: int = 2,
+    max_characters: int = 0,
+    progress: Callable[[int], object] | None = None,
+    threads: int = 1,
+) -> list[tuple[bytes, bytes, int]]:
+    """What `train(…, aligned=False)` gives, in less memory; takes the counter's words."""
 
 def train(
     counter: PretokenCounter,
