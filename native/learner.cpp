@@ -13,19 +13,13 @@ namespace {
 
 constexpr std::uint32_t kNone = PairTable::kMissing;
 constexpr std::size_t kAhead = 16;  // places ahead of which memory is asked for
+constexpr std::size_t kManyEvents = std::size_t{1} << 16;
 constexpr std::size_t kPause = std::size_t{1} << 20;  // places between two pauses
 
 std::uint32_t count_characters(std::string_view bytes) {
   return static_cast<std::uint32_t>(
       std::count_if(bytes.begin(), bytes.end(), [](char byte) { return !is_continuation(static_cast<unsigned char>(byte)); }));
 }
-
-// Gives every pair of ids below `size` an index, as a PairTable does, with nothing to look up.
-struct Square {
-  Id size;
-  void prefetch(Id, Id) const {}
-  std::uint32_t value(Id left, Id right) const { return left * size + right; }
-};
 
 template <typename Values>
 void release(Values& values) {
@@ -59,11 +53,11 @@ bool Learner<Symbol>::Later::operator()(const Entry& a, const Entry& b) const {
 
 template <typename Symbol>
 Learner<Symbol>::Learner(UnitWords<Symbol> words, LearnerLimits limits)
-    : units_(std::move(words.units)), weights_(std::move(words.segments), units_.size()), limits_(limits), alphabet_(words.alphabet.size()), queue_(Later{this}) {
+    : units_(std::move(words.units)), weights_(std::move(words.segments), units_.size()), limits_(limits), alphabet_(words.alphabet.size()), queue_(Later{this}), untidy_(2 * limits_.places_at_once) {
   if (units_.size() >= kNone) throw std::length_error("the distinct pre-tokens hold 2^32 units or more");
   if (alphabet_ > kDead) throw std::length_error("more characters than there are symbols");
   limits_.min_count = std::max<std::int64_t>(limits_.min_count, 1);
-  limits_.threads = std::max<std::size_t>(units_.size() < kPause ? 1 : limits_.threads, 1);
+  limits_.threads = std::max<std::size_t>(limits_.threads, 1);
   tokens_.reserve(alphabet_);
   for (std::string& bytes : words.alphabet) {
     const std::uint32_t characters = count_characters(bytes);
@@ -79,15 +73,20 @@ void Learner<Symbol>::count_all(std::vector<std::pair<Id, Id>> candidates) {
   if (candidates.empty() && alphabet_ <= 256 && units_.size() >= kPause) {  // bytes: all that could be
     const auto size = static_cast<Id>(alphabet_);
     for (Id index = 0; index < size * size; ++index) candidates.emplace_back(index / size, index % size);
-    return count_pairs(candidates, Square{size});
+    index_.all_below(size);
+  } else {
+    if (candidates.empty()) candidates = all_pairs();
+    for (const auto& [left, right] : candidates) index_.add(left, right);
   }
-  if (candidates.empty()) candidates = all_pairs();
-  PairTable known;
-  for (const auto& [left, right] : candidates) {
-    const auto index = static_cast<std::uint32_t>(known.size());
-    known(left, right) = index;
+  unlisted_.assign(candidates.size(), kNone);
+  std::vector<Sums> sums = count_pairs();
+  for (std::size_t index = 0; index < candidates.size(); ++index) {
+    std::int64_t count = 0;
+    for (const Sums& part : sums) count += part[index].count;
+    unlisted_[index] = add_pair(candidates[index].first, candidates[index].second, count, 0);
+    if (unlisted_[index] != kNone) pairs_[unlisted_[index]].listed = false;
   }
-  count_pairs(candidates, known);
+  list_places(sums);
 }
 
 template <typename Symbol>
@@ -105,58 +104,71 @@ std::vector<std::pair<Id, Id>> Learner<Symbol>::all_pairs() const {
   return pairs;
 }
 
-// Two passes over the units, so that places are stored only for pairs that may be merged: most pairs are too rare. Every thread has a
-// stretch of the units; in a pair's places what it found lies behind what those before it found, so they ascend.
+// Calls visit(place, index of the pair) where two units that no merge has touched are neighbours, in one part of the units of `threads`.
 template <typename Symbol>
-template <typename Table>
-void Learner<Symbol>::count_pairs(const std::vector<std::pair<Id, Id>>& pairs, const Table& index_of) {
-  struct Sum {
-    std::int64_t count = 0;
-    std::uint32_t places = 0;
-    std::uint32_t* end = nullptr;  // of the places written so far
-  };
-  const std::size_t threads = limits_.threads;
-  std::vector<std::vector<Sum>> sums(threads);
-  const auto each = [&](std::size_t part, const std::atomic<bool>& stop, const auto& visit) {
-    const std::size_t last = begin_of_part(units_.size(), part + 1, threads), near = units_.size() - std::min(units_.size(), kAhead + 1);
-    for (std::size_t place = begin_of_part(units_.size(), part, threads); place < last; ++place) {
-      if (place % kPause == 0) {
-        if (stop) return;
-        if (part == 0 && limits_.pause) limits_.pause();
-      }
-      if (place < near) index_of.prefetch(units_[place + kAhead], units_[place + kAhead + 1]);
-      const Symbol left = units_[place];
-      if (left == kWordEnd || units_[place + 1] == kWordEnd) continue;  // the last unit is such an end
-      const std::uint32_t index = index_of.value(left, units_[place + 1]);
-      if (index != kNone) visit(place, sums[part][index]);
+template <typename Visit>
+void Learner<Symbol>::each_pair(std::size_t part, const std::atomic<bool>& stop, const Visit& visit) const {
+  const std::size_t begin = begin_of_part(units_.size(), part, limits_.threads), end = begin_of_part(units_.size(), part + 1, limits_.threads);
+  const std::size_t near = units_.size() - std::min(units_.size(), kAhead + 1);
+  for (std::size_t place = begin; place < end; ++place) {
+    if ((place - begin) % kPause == 0) {
+      if (stop) return;
+      if (part == 0 && limits_.pause) limits_.pause();
     }
-  };
-  in_parallel(threads, [&](std::size_t part, const std::atomic<bool>& stop) {
-    sums[part].resize(pairs.size());
+    if (place < near) index_.prefetch(units_[place + kAhead], units_[place + kAhead + 1]);
+    if (units_[place] >= alphabet_ || units_[place + 1] >= alphabet_) continue;  // the last unit is a word's end
+    const std::uint32_t index = index_.of(units_[place], units_[place + 1]);
+    if (index != kNone) visit(place, index);
+  }
+}
+
+template <typename Symbol>
+std::vector<typename Learner<Symbol>::Sums> Learner<Symbol>::count_pairs() const {
+  std::vector<Sums> sums(limits_.threads);
+  in_parallel(limits_.threads, [&](std::size_t part, const std::atomic<bool>& stop) {
+    Sums found(unlisted_.size());
     const std::vector<Segment>& segments = weights_.segments();
     std::size_t segment = 0;
-    each(part, stop, [&](std::size_t place, Sum& sum) {
+    each_pair(part, stop, [&](std::size_t place, std::uint32_t index) {
       while (segment + 1 < segments.size() && segments[segment + 1].begin <= place) ++segment;
-      sum.count += segments[segment].count;
-      sum.places += 1;
+      found[index].count += segments[segment].count;
+      found[index].places += 1;
     });
+    sums[part] = std::move(found);
   });
-  for (std::size_t index = 0; index < pairs.size(); ++index) {
-    std::int64_t count = 0;
-    std::size_t places = 0;
-    for (const auto& part : sums) {
-      count += part[index].count;
-      places += part[index].places;
-    }
-    const std::uint32_t pair = add_pair(pairs[index].first, pairs[index].second, count, 0);
-    if (pair == kNone) continue;
-    pairs_[pair].places.resize(places);
-    std::uint32_t* end = pairs_[pair].places.data();
-    for (auto& part : sums) end = (part[index].end = end) + part[index].places;
+  return sums;
+}
+
+// Lists the places of the most frequent pairs that have no list yet, as many as fit into one round. In a list, what a thread finds lies
+// behind what the threads before it found, so places ascend.
+template <typename Symbol>
+void Learner<Symbol>::list_places(std::vector<Sums>& sums) {
+  std::vector<std::uint32_t> order;
+  for (std::uint32_t index = 0; index < unlisted_.size(); ++index) {
+    if (unlisted_[index] != kNone && pairs_[unlisted_[index]].count >= limits_.min_count) order.push_back(index);
   }
-  in_parallel(threads, [&](std::size_t part, const std::atomic<bool>& stop) {
-    each(part, stop, [&](std::size_t place, Sum& sum) {
-      if (sum.end != nullptr) *sum.end++ = static_cast<std::uint32_t>(place);
+  const auto count_of = [&](std::uint32_t index) { return pairs_[unlisted_[index]].count; };
+  std::sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return count_of(a) > count_of(b); });
+  std::size_t listed = 0;
+  std::int64_t last = 0;  // count of the pair listed last: all of that count are
+  std::vector<std::vector<std::uint32_t*>> ends(sums.size(), std::vector<std::uint32_t*>(unlisted_.size(), nullptr));  // of what is written
+  for (const std::uint32_t index : order) {
+    if (listed > limits_.places_at_once && count_of(index) < last) break;
+    last = count_of(index);
+    std::size_t places = 0;
+    for (const Sums& part : sums) places += part[index].places;
+    Pair& pair = pairs_[std::exchange(unlisted_[index], kNone)];
+    pair.listed = true;
+    pair.places.resize(places);
+    std::uint32_t* end = pair.places.data();
+    for (std::size_t part = 0; part < sums.size(); ++part) end = (ends[part][index] = end) + sums[part][index].places;
+    listed += places;
+  }
+  held_ += listed;
+  in_parallel(limits_.threads, [&](std::size_t part, const std::atomic<bool>& stop) {
+    std::vector<std::uint32_t*>& end = ends[part];
+    each_pair(part, stop, [&](std::size_t place, std::uint32_t index) {
+      if (end[index] != nullptr) *end[index]++ = static_cast<std::uint32_t>(place);
     });
   });
 }
@@ -182,8 +194,14 @@ void Learner<Symbol>::merge() {
   if (!peek(best)) throw std::logic_error("no pair is left to merge");
   const std::uint32_t index = queue_.top().pair;
   queue_.pop();
+  if (!pairs_[index].listed) {
+    std::vector<Sums> sums = count_pairs();
+    list_places(sums);
+  }
   const Id token = new_token(best.left, best.right);
-  replace(std::move(pairs_[index].places), best.left, best.right, token);
+  const Places places = std::move(pairs_[index].places);
+  held_ -= places.size();
+  replace(places, best.left, best.right, token);
   bury(left_, token, best.left, true);
   bury(right_, token, best.right, false);
   // In "abab" the first new token notes the second a as its right neighbour, the second one the first as its left neighbour: what
@@ -194,6 +212,7 @@ void Learner<Symbol>::merge() {
   clear(left_);
   clear(right_);
   pairs_[index].count = 0;
+  if (held_ > untidy_) tidy();
 }
 
 // Puts `token` in every place where the pair still stands, and notes its neighbours there.
@@ -239,7 +258,9 @@ void Learner<Symbol>::bury(const Side& side, Id token, Id part, bool on_left) {
     if (index == nullptr) continue;
     Pair& pair = pairs_[*index];
     pair.count -= side.sums[neighbour].count;
-    if (pair.count < limits_.min_count) release(pair.places);
+    if (pair.count >= limits_.min_count) continue;
+    held_ -= pair.places.size();
+    release(pair.places);
   }
 }
 
@@ -253,7 +274,9 @@ void Learner<Symbol>::give_birth(Side& side, Id token, bool on_left) {
   }
   for (const typename Side::Event& event : side.events) {
     const std::uint32_t index = side.sums[event.neighbour].pair;
-    if (index != kNone) pairs_[index].places.push_back(event.place);
+    if (index == kNone) continue;
+    pairs_[index].places.push_back(event.place);
+    ++held_;
   }
 }
 
@@ -262,6 +285,25 @@ void Learner<Symbol>::clear(Side& side) {
   for (const Id neighbour : side.present) side.sums[neighbour] = {};
   side.present.clear();
   side.events.clear();
+  if (side.events.capacity() > kManyEvents) release(side.events);
+}
+
+// Forgets places that have changed since they were listed: where there are very many, most of those held would be such.
+template <typename Symbol>
+void Learner<Symbol>::tidy() {
+  held_ = 0;
+  for (Pair& pair : pairs_) {
+    const std::uint32_t size = tokens_[pair.left].units;
+    std::size_t standing = 0;
+    for (std::size_t index = 0; index < pair.places.size(); ++index) {
+      if (index + kAhead < pair.places.size()) prefetch(&units_[pair.places[index + kAhead]]);
+      const std::uint32_t place = pair.places[index];
+      if (units_[place] == pair.left && units_[place + size] == pair.right) pair.places[standing++] = place;
+    }
+    Places(pair.places.begin(), pair.places.begin() + static_cast<std::ptrdiff_t>(standing)).swap(pair.places);
+    held_ += standing;
+  }
+  untidy_ = std::max(2 * held_, 2 * limits_.places_at_once);
 }
 
 // Remembers a pair, if it may be merged, with room for its places; its index, or kNone.
@@ -271,7 +313,7 @@ std::uint32_t Learner<Symbol>::add_pair(Id left, Id right, std::int64_t count, s
   if (limits_.max_characters > 0 && std::size_t{tokens_[left].characters} + tokens_[right].characters > limits_.max_characters) return kNone;
   const auto index = static_cast<std::uint32_t>(pairs_.size());  // fewer than units, hence below 2^32
   table_(left, right) = index;
-  pairs_.push_back({left, right, count, {}});
+  pairs_.push_back({left, right, count, {}, true});
   pairs_.back().places.reserve(places);
   queue_.push({count, index});
   return index;

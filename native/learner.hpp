@@ -7,13 +7,15 @@
 // several units has its id at its first and at its last one, so both neighbours are found without links. The entries are `Symbol`s: 16 bits
 // where all ids fit, which halves what must be fetched and held. Words are sorted by count, so the weight of a place is found among a
 // few thousand segments. A pair remembers the places where it was born; a place that has changed since is recognised when it is
-// visited, and skipped.
+// visited, and skipped. Where there are very many places, those of rarer pairs of units are only listed when the first such pair is to
+// be merged: by then most of them have gone.
 //
 // Two merges never spell the same token. A stretch of a word whose ends no merge has crossed is cut exactly as it would be
 // as a word of its own; so once (A, B) has made AB, every such stretch that reads AB is one token, and none is left for (C, D). Hence
 // a pair containing a token is born in the merge that makes the token, and its count can only fall from then on.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -60,6 +62,7 @@ struct LearnerLimits {
   std::size_t max_characters = 0;     // of a token; 0: no limit
   std::function<void()> pause = {};   // called now and then, by the caller's thread, while pairs are counted; may throw to stop
   std::size_t threads = 1;            // to count pairs with
+  std::size_t places_at_once = std::size_t{1} << 26;  // that are listed; tidied when twice as many are held
 };
 
 // The count of the word that a place lies in.
@@ -124,6 +127,7 @@ class Learner {
     Id left, right;
     std::int64_t count;
     Places places;  // of the left token's first unit, ascending
+    bool listed;    // whether they are there
   };
   struct Entry {  // of the queue; out of date where `count` is not the pair's
     std::int64_t count;
@@ -144,19 +148,29 @@ class Learner {
       std::uint32_t places = 0;
       std::uint32_t pair = 0;  // the new pair, while its places are filled in
     };
-    std::vector<Event> events;
+    LargeVector<Event> events;
     std::vector<Sum> sums;     // by neighbour
     std::vector<Id> present;   // neighbours with a sum
   };
 
+  // What a thread finds of the pairs of units, by their index.
+  struct Sum {
+    std::int64_t count = 0;
+    std::uint32_t places = 0;
+  };
+  using Sums = std::vector<Sum>;
+
   void count_all(std::vector<std::pair<Id, Id>> candidates);
   std::vector<std::pair<Id, Id>> all_pairs() const;
-  template <typename Table>
-  void count_pairs(const std::vector<std::pair<Id, Id>>& pairs, const Table& index_of);
+  template <typename Visit>
+  void each_pair(std::size_t part, const std::atomic<bool>& stop, const Visit& visit) const;
+  std::vector<Sums> count_pairs() const;
+  void list_places(std::vector<Sums>& sums);
   Id new_token(Id left, Id right);
   void replace(const Places& places, Id left, Id right, Id token);
   static void note(Side& side, Id neighbour, std::uint32_t place, std::int64_t count);
   static void clear(Side& side);
+  void tidy();
   void bury(const Side& side, Id token, Id part, bool on_left);
   void give_birth(Side& side, Id token, bool on_left);
   std::uint32_t add_pair(Id left, Id right, std::int64_t count, std::size_t places);
@@ -169,6 +183,10 @@ class Learner {
   std::vector<Pair> pairs_;
   PairTable table_;  // (left, right) → index into pairs_
   std::priority_queue<Entry, std::vector<Entry>, Later> queue_;
+  PairIndex index_;                      // of the pairs of units
+  std::vector<std::uint32_t> unlisted_;  // by index, those whose places are not listed yet, as indices into pairs_; kMissing otherwise
+  std::size_t held_ = 0;                 // places in all lists
+  std::size_t untidy_;                   // the lists are tidied when more are held
   Side left_, right_;
 };
 

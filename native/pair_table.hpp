@@ -74,4 +74,23 @@ class PairTable {
   std::size_t size_ = 0;
 };
 
+// Numbers pairs from 0 on in the order they are added; or all pairs of ids below a size, with nothing to look up.
+class PairIndex {
+ public:
+  void all_below(std::uint32_t size) { square_ = size; }
+  void add(std::uint32_t left, std::uint32_t right) {
+    const auto next = static_cast<std::uint32_t>(table_.size());
+    table_(left, right) = next;
+  }
+
+  void prefetch(std::uint32_t left, std::uint32_t right) const {
+    if (square_ == 0) table_.prefetch(left, right);
+  }
+  std::uint32_t of(std::uint32_t left, std::uint32_t right) const { return square_ > 0 ? left * square_ + right : table_.value(left, right); }  // or kMissing
+
+ private:
+  std::uint32_t square_ = 0;
+  PairTable table_;
+};
+
 }  // namespace hanlin

@@ -16,7 +16,6 @@ namespace {
 constexpr std::int64_t kMostThinning = 1 << 20;
 constexpr std::int64_t kMaxWeight = std::int64_t{1} << 62;
 constexpr std::size_t kPause = std::size_t{1} << 18;  // pieces between two pauses
-constexpr std::size_t kWorthThreads = std::size_t{1} << 16;  // pieces
 
 std::size_t characters_of(std::string_view piece) {
   return static_cast<std::size_t>(
@@ -160,9 +159,7 @@ std::int64_t PieceCounter::weight_of(std::string_view piece, std::int64_t count)
 template <typename Symbol>
 UnitWords<Symbol> PieceCounter::take_words(std::size_t threads, const std::function<void()>& pause) {
   require_census();
-  std::size_t held = 0;
-  for (const WordTable& table : tables_) held += table.size();
-  threads = std::max<std::size_t>(held < kWorthThreads ? 1 : threads, 1);
+  threads = std::max<std::size_t>(threads, 1);
   fold(threads);
   std::vector<SizesByWeight> parts(spill_.empty() ? threads : 1);
   const auto measure = [&] {

@@ -79,7 +79,7 @@ UnitWords<std::uint32_t> words_of_characters(const Characters& characters) {
 
 constexpr std::size_t kMany = 256;  // merges between two reports
 constexpr std::size_t kPause = std::size_t{1} << 18;  // words between two pauses
-constexpr std::size_t kWorthThreads = std::size_t{1} << 16;  // words
+constexpr std::size_t kManyWords = std::size_t{1} << 18;
 
 // Learning can be stopped while pairs are counted, too.
 std::function<void()> pauses(const TrainProgress& progress) {
@@ -126,7 +126,7 @@ std::vector<LearntMerge> learn(Learner<std::uint32_t>* pieces, Learner<Symbol>& 
 // The same words over bytes, from a table that is released before anything is learnt.
 template <typename Symbol>
 UnitWords<Symbol> byte_words(WordTable table, std::size_t threads, const std::function<void()>& pause) {
-  std::vector<SizesByWeight> parts(table.size() < kWorthThreads ? 1 : std::max<std::size_t>(threads, 1));
+  std::vector<SizesByWeight> parts(std::max<std::size_t>(threads, 1));
   const auto each = [&](std::size_t part, const std::atomic<bool>& stop, const auto& visit) {
     const std::size_t end = begin_of_part(table.size(), part + 1, parts.size());
     for (std::size_t index = begin_of_part(table.size(), part, parts.size()); index < end && !stop; ++index) {
@@ -148,7 +148,7 @@ UnitWords<Symbol> byte_words(WordTable table, std::size_t threads, const std::fu
 
 // A guess at the last merge's count, from the low side: that of bigrams, of which a corpus' distinct words need not all be seen.
 std::int64_t guess_least(const WordTable& table, const TrainOptions& options, const std::function<void()>& pause) {
-  const std::size_t stride = table.size() < kWorthThreads ? 1 : 4;
+  const std::size_t stride = table.size() < kManyWords ? 1 : 4;
   Census census;
   for (std::size_t index = 0; index < table.size(); index += stride) {
     if (pause && index % kPause == 0) pause();
@@ -165,7 +165,7 @@ std::vector<LearntMerge> learn_plain(WordTable table, const TrainOptions& option
   std::int64_t least = guess_least(table, options, pause);
   UnitWords<Symbol> words = byte_words<Symbol>(std::move(table), options.threads, pause);
   while (true) {
-    Learner<Symbol> tokens(std::move(words), {least, options.max_characters, pause, options.threads});
+    Learner<Symbol> tokens(std::move(words), {least, options.max_characters, pause, options.threads, options.places_at_once});
     std::vector<LearntMerge> merges = learn(nullptr, tokens, least, options, progress);
     if (merges.size() == options.new_tokens || least <= options.min_frequency) return merges;
     least = std::max(options.min_frequency, least / 4);
@@ -177,7 +177,7 @@ template <typename Symbol>
 std::vector<LearntMerge> learn_pieces(PieceCounter& counter, std::int64_t least, const TrainOptions& options, const TrainProgress& progress) {
   const std::function<void()> pause = pauses(progress);
   Learner<std::uint32_t> pieces(words_of_characters(counter.census().characters()), {options.min_frequency, 0});
-  Learner<Symbol> tokens(counter.take_words<Symbol>(options.threads, pause), {least, options.max_characters, pause, options.threads});
+  Learner<Symbol> tokens(counter.take_words<Symbol>(options.threads, pause), {least, options.max_characters, pause, options.threads, options.places_at_once});
   return learn(&pieces, tokens, least, options, progress);
 }
 

@@ -29,7 +29,8 @@ struct TrainOptions {
   std::int64_t min_frequency = 2;  // of a merge
   std::size_t max_characters = 0;  // of a token; 0: no limit
   bool aligned = true;
-  std::size_t threads = 1;  // the merges do not depend on it
+  std::size_t threads = 1;                            // neither on this
+  std::size_t places_at_once = std::size_t{1} << 26;  // nor on this do the merges depend: see LearnerLimits
 };
 
 struct LearntMerge {
