@@ -79,14 +79,16 @@ void Learner<Symbol>::count_all(std::vector<std::pair<Id, Id>> candidates) {
     for (const auto& [left, right] : candidates) index_.add(left, right);
   }
   unlisted_.assign(candidates.size(), kNone);
-  std::vector<Sums> sums = count_pairs();
+  LargeVector<std::uint32_t> found;  // so that nothing is looked up a second time
+  if (!index_.is_square()) found.resize(units_.size());
+  const std::vector<Sums> sums = count_pairs(found);
   for (std::size_t index = 0; index < candidates.size(); ++index) {
     std::int64_t count = 0;
     for (const Sums& part : sums) count += part[index].count;
     unlisted_[index] = add_pair(candidates[index].first, candidates[index].second, count, 0);
     if (unlisted_[index] != kNone) pairs_[unlisted_[index]].listed = false;
   }
-  list_places(sums);
+  list_places(sums, found);
 }
 
 template <typename Symbol>
@@ -122,19 +124,26 @@ void Learner<Symbol>::each_pair(std::size_t part, const std::atomic<bool>& stop,
   }
 }
 
+// In `found`, unless it is empty, goes each place's index.
 template <typename Symbol>
-std::vector<typename Learner<Symbol>::Sums> Learner<Symbol>::count_pairs() const {
+std::vector<typename Learner<Symbol>::Sums> Learner<Symbol>::count_pairs(LargeVector<std::uint32_t>& found) const {
   std::vector<Sums> sums(limits_.threads);
   in_parallel(limits_.threads, [&](std::size_t part, const std::atomic<bool>& stop) {
-    Sums found(unlisted_.size());
+    Sums own(unlisted_.size());
+    if (!found.empty()) {
+      const auto begin = static_cast<std::ptrdiff_t>(begin_of_part(found.size(), part, limits_.threads));
+      const auto end = static_cast<std::ptrdiff_t>(begin_of_part(found.size(), part + 1, limits_.threads));
+      std::fill(found.begin() + begin, found.begin() + end, kNone);
+    }
     const std::vector<Segment>& segments = weights_.segments();
     std::size_t segment = 0;
     each_pair(part, stop, [&](std::size_t place, std::uint32_t index) {
       while (segment + 1 < segments.size() && segments[segment + 1].begin <= place) ++segment;
-      found[index].count += segments[segment].count;
-      found[index].places += 1;
+      own[index].count += segments[segment].count;
+      own[index].places += 1;
+      if (!found.empty()) found[place] = index;
     });
-    sums[part] = std::move(found);
+    sums[part] = std::move(own);
   });
   return sums;
 }
@@ -142,7 +151,7 @@ std::vector<typename Learner<Symbol>::Sums> Learner<Symbol>::count_pairs() const
 // Lists the places of the most frequent pairs that have no list yet, as many as fit into one round. In a list, what a thread finds lies
 // behind what the threads before it found, so places ascend.
 template <typename Symbol>
-void Learner<Symbol>::list_places(std::vector<Sums>& sums) {
+void Learner<Symbol>::list_places(const std::vector<Sums>& sums, const LargeVector<std::uint32_t>& found) {
   std::vector<std::uint32_t> order;
   for (std::uint32_t index = 0; index < unlisted_.size(); ++index) {
     if (unlisted_[index] != kNone && pairs_[unlisted_[index]].count >= limits_.min_count) order.push_back(index);
@@ -167,9 +176,14 @@ void Learner<Symbol>::list_places(std::vector<Sums>& sums) {
   held_ += listed;
   in_parallel(limits_.threads, [&](std::size_t part, const std::atomic<bool>& stop) {
     std::vector<std::uint32_t*>& end = ends[part];
-    each_pair(part, stop, [&](std::size_t place, std::uint32_t index) {
+    const auto list = [&](std::size_t place, std::uint32_t index) {
       if (end[index] != nullptr) *end[index]++ = static_cast<std::uint32_t>(place);
-    });
+    };
+    if (found.empty()) return each_pair(part, stop, list);
+    const std::size_t last = begin_of_part(found.size(), part + 1, limits_.threads);
+    for (std::size_t place = begin_of_part(found.size(), part, limits_.threads); place < last; ++place) {
+      if (found[place] != kNone) list(place, found[place]);
+    }
   });
 }
 
@@ -195,8 +209,8 @@ void Learner<Symbol>::merge() {
   const std::uint32_t index = queue_.top().pair;
   queue_.pop();
   if (!pairs_[index].listed) {
-    std::vector<Sums> sums = count_pairs();
-    list_places(sums);
+    LargeVector<std::uint32_t> none;
+    list_places(count_pairs(none), none);
   }
   const Id token = new_token(best.left, best.right);
   const Places places = std::move(pairs_[index].places);
@@ -252,11 +266,16 @@ void Learner<Symbol>::note(Side& side, Id neighbour, std::uint32_t place, std::i
 // The pairs that the merged token's neighbours formed with its parts have become rarer.
 template <typename Symbol>
 void Learner<Symbol>::bury(const Side& side, Id token, Id part, bool on_left) {
-  for (const Id neighbour : side.present) {
+  for (std::size_t item = 0; item < side.present.size(); ++item) {
+    if (item + kAhead < side.present.size()) {
+      const Id later = side.present[item + kAhead];
+      on_left ? table_.prefetch(later, part) : table_.prefetch(part, later);
+    }
+    const Id neighbour = side.present[item];
     if (neighbour == token) continue;
-    const std::uint32_t* index = on_left ? table_.find(neighbour, part) : table_.find(part, neighbour);
-    if (index == nullptr) continue;
-    Pair& pair = pairs_[*index];
+    const std::uint32_t index = on_left ? table_.value(neighbour, part) : table_.value(part, neighbour);
+    if (index == kNone) continue;
+    Pair& pair = pairs_[index];
     pair.count -= side.sums[neighbour].count;
     if (pair.count >= limits_.min_count) continue;
     held_ -= pair.places.size();

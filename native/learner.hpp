@@ -164,8 +164,8 @@ class Learner {
   std::vector<std::pair<Id, Id>> all_pairs() const;
   template <typename Visit>
   void each_pair(std::size_t part, const std::atomic<bool>& stop, const Visit& visit) const;
-  std::vector<Sums> count_pairs() const;
-  void list_places(std::vector<Sums>& sums);
+  std::vector<Sums> count_pairs(LargeVector<std::uint32_t>& found) const;
+  void list_places(const std::vector<Sums>& sums, const LargeVector<std::uint32_t>& found);
   Id new_token(Id left, Id right);
   void replace(const Places& places, Id left, Id right, Id token);
   static void note(Side& side, Id neighbour, std::uint32_t place, std::int64_t count);

@@ -19,13 +19,6 @@ class PairTable {
     if (!slots_.empty()) hanlin::prefetch(&slots_[home(key_of(left, right))]);
   }
 
-  // Pointer to the value, or nullptr; valid until the next insertion.
-  std::uint32_t* find(std::uint32_t left, std::uint32_t right) {
-    if (slots_.empty()) return nullptr;
-    Slot& slot = slots_[locate(key_of(left, right))];
-    return slot.value == kMissing ? nullptr : &slot.value;
-  }
-
   // The value, or kMissing.
   std::uint32_t value(std::uint32_t left, std::uint32_t right) const {
     return slots_.empty() ? kMissing : slots_[locate(key_of(left, right))].value;
@@ -78,6 +71,7 @@ class PairTable {
 class PairIndex {
  public:
   void all_below(std::uint32_t size) { square_ = size; }
+  bool is_square() const { return square_ > 0; }
   void add(std::uint32_t left, std::uint32_t right) {
     const auto next = static_cast<std::uint32_t>(table_.size());
     table_(left, right) = next;

@@ -26,13 +26,12 @@ std::size_t characters_of(std::string_view piece) {
 
 PieceCounter::PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor, PieceMemory memory)
     : census_(std::move(census)), floor_(floor), memory_(std::move(memory)), spill_(memory_.folder) {
-  std::size_t kept = 0;
-  census_->bigrams().each([&](Id, Id, std::int64_t count) { kept += count >= floor_; });
-  kept_ = JointSet(kept);
-  const Alphabet& alphabet = census_->alphabet();
   census_->bigrams().each([&](Id left, Id right, std::int64_t count) {
-    if (count >= floor_) kept_.add(alphabet.code_point(left), alphabet.code_point(right));
+    if (count >= floor_) candidates_.emplace_back(left, right);
   });
+  kept_ = JointSet(candidates_.size());
+  const Alphabet& alphabet = census_->alphabet();
+  for (const auto& [left, right] : candidates_) kept_.add(alphabet.code_point(left), alphabet.code_point(right));
 }
 
 // Calls close(piece) for every piece of two characters or more: single ones hold no pair, and the census has counted them.
@@ -215,9 +214,7 @@ UnitWords<Symbol> PieceCounter::take_words(std::size_t threads, const std::funct
     }
     return symbols;
   });
-  census_->bigrams().each([&](Id left, Id right, std::int64_t count) {
-    if (count >= floor_) words.candidates.emplace_back(left, right);
-  });
+  words.candidates = std::move(candidates_);
   tables_.clear();
   kept_ = JointSet();
   census_.reset();

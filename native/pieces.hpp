@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "census.hpp"
@@ -73,7 +74,8 @@ class PieceCounter {
   std::int64_t weight_of(std::string_view piece, std::int64_t count) const;
 
   std::shared_ptr<const Census> census_;
-  JointSet kept_;  // bigrams at or above the floor; where it wrongly says yes, a cut is not made that could have been
+  std::vector<std::pair<Id, Id>> candidates_;  // bigrams at or above the floor
+  JointSet kept_;  // the same; where it wrongly says yes, a cut is not made that could have been
   std::int64_t floor_;
   PieceMemory memory_;
   std::vector<WordTable> tables_{1};  // the first is counted in, the others come from other counters
