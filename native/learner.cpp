@@ -311,7 +311,12 @@ void Learner<Symbol>::clear(Side& side) {
 template <typename Symbol>
 void Learner<Symbol>::tidy() {
   held_ = 0;
+  std::size_t rested = 0;
   for (Pair& pair : pairs_) {
+    if (limits_.pause && held_ > rested + kPause) {
+      limits_.pause();
+      rested = held_;
+    }
     const std::uint32_t size = tokens_[pair.left].units;
     std::size_t standing = 0;
     for (std::size_t index = 0; index < pair.places.size(); ++index) {

@@ -91,7 +91,7 @@ def train_tokenizer(
     Args:
         source: a path, or a list or tuple of paths, of any files the corpus room reads; any other iterable is taken for the
             documents themselves.
-        threads: to count with; the result does not depend on it.
+        threads: to work with, 1 for the calling one alone; the result does not depend on it.
         memory: bytes to stay within, 0 for no limit. Counts then go to disk (beside `out`) and stay exact; only where even the
             distinct pieces do not fit are rare ones thinned, without bias, and the manifest says so (`thinning`). Aligned only.
         parents, key: for the manifest, as in `hanlin.common.manifest.artifact`.
