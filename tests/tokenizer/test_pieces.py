@@ -20,7 +20,9 @@ from .test_trainer import some_text
 texts = st.lists(st.text(alphabet="ab 你好吗我们的，\n0é😀", max_size=24), min_size=1, max_size=14)
 
 
-def learn(documents, new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1, runs: Path | None = None):
+def learn(
+    documents, new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1, runs: Path | None = None
+):
     """Merges from pieces, cut at the floor that is asked for at first, and how often they were counted."""
     counted = [_native.Census() for _ in range(shards)]
     for index, document in enumerate(documents):
@@ -84,10 +86,13 @@ def test_counts_on_disk_are_the_same(tmp_path, documents, new_tokens, shards):
 @given(texts, st.integers(0, 30), st.booleans(), st.integers(1, 3), st.integers(0, 3))
 def test_threads_and_memory_change_no_byte(tmp_path_factory, documents, new_tokens, aligned, threads, memory_bits):
     """Memory for hardly any table of pieces, but for all the symbols: what was not thinned must be the same."""
+
     def trained(threads: int, memory: int):
         out = tmp_path_factory.mktemp("tokenizer")
         try:
-            train_tokenizer((text for text in documents), 272 + new_tokens, out / "t", aligned=aligned, min_frequency=1, threads=threads, memory=memory)
+            train_tokenizer(
+                (text for text in documents), 272 + new_tokens, out / "t", aligned=aligned, min_frequency=1, threads=threads, memory=memory
+            )
         except HanlinError as error:
             return str(error)
         return (out / "t" / "tokenizer.json").read_bytes()
