@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -28,23 +29,11 @@ struct LargeAllocator {
 
   T* allocate(std::size_t size) {
     if (size > static_cast<std::size_t>(-1) / 2 / sizeof(T)) throw std::bad_array_new_length();
-    std::size_t bytes = size * sizeof(T);
-    void* memory = nullptr;
-#if defined(__linux__)
-    if (bytes >= 2 * kHugePage) {
-      bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-      memory = std::aligned_alloc(kHugePage, bytes);
-      if (memory != nullptr) madvise(memory, bytes, MADV_HUGEPAGE);  // no more than a wish
-    } else {
-      memory = std::malloc(bytes);
-    }
-#else
-    memory = std::malloc(bytes);
-#endif
+    void* memory = is_large(size) ? map(rounded(size)) : std::malloc(size * sizeof(T));
     if (memory == nullptr) throw std::bad_alloc();
     return static_cast<T*>(memory);
   }
-  void deallocate(T* memory, std::size_t) { std::free(memory); }
+  void deallocate(T* memory, std::size_t size) { is_large(size) ? unmap(memory, rounded(size)) : std::free(memory); }
 
   template <typename Other>
   void construct(Other* place) {
@@ -62,6 +51,28 @@ struct LargeAllocator {
 
  private:
   static constexpr std::size_t kHugePage = std::size_t{1} << 21;
+
+  static std::size_t rounded(std::size_t size) { return (size * sizeof(T) + kHugePage - 1) / kHugePage * kHugePage; }
+
+#if defined(__linux__)
+  // From the system and straight back to it: what malloc keeps of freed memory, for every thread, would count against a limit.
+  static bool is_large(std::size_t size) { return size * sizeof(T) >= 2 * kHugePage; }
+  static void* map(std::size_t bytes) {
+    void* memory = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+    const std::size_t head = (kHugePage - reinterpret_cast<std::uintptr_t>(memory) % kHugePage) % kHugePage;
+    char* begin = static_cast<char*>(memory) + head;
+    if (head > 0) munmap(memory, head);
+    munmap(begin + bytes, kHugePage - head);  // not empty: head is less
+    madvise(begin, bytes, MADV_HUGEPAGE);     // no more than a wish
+    return begin;
+  }
+  static void unmap(void* memory, std::size_t bytes) { munmap(memory, bytes); }
+#else
+  static bool is_large(std::size_t) { return false; }
+  static void* map(std::size_t) { return nullptr; }
+  static void unmap(void*, std::size_t) {}
+#endif
 };
 
 template <typename T>
