@@ -61,12 +61,13 @@ nb::list to_list(const std::vector<LearntMerge>& merges) {
   return result;
 }
 
-nb::tuple train_from_pieces(PieceCounter& counter, std::size_t new_tokens, std::int64_t min_frequency, std::size_t max_characters, nb::object progress) {
+nb::tuple train_from_pieces(PieceCounter& counter, std::size_t new_tokens, std::int64_t min_frequency, std::size_t max_characters, nb::object progress,
+                            std::size_t threads, std::size_t places_at_once) {
   const TrainProgress report = report_to(progress);
   PieceTraining training;
   {
     nb::gil_scoped_release release;
-    training = train_pieces(counter, {new_tokens, min_frequency, max_characters, true}, report);
+    training = train_pieces(counter, {new_tokens, min_frequency, max_characters, true, threads, places_at_once}, report);
   }
   return nb::make_tuple(to_list(training.merges), training.least, training.complete);
 }
@@ -78,6 +79,17 @@ nb::list train_merges(const PretokenCounter& counter, std::size_t new_tokens, st
   {
     nb::gil_scoped_release release;
     merges = train(counter.words_by_count(), {new_tokens, min_frequency, max_characters, aligned}, report);
+  }
+  return to_list(merges);
+}
+
+nb::list train_plain_merges(PretokenCounter& counter, std::size_t new_tokens, std::int64_t min_frequency, std::size_t max_characters, nb::object progress,
+                            std::size_t threads, std::size_t places_at_once) {
+  const TrainProgress report = report_to(progress);
+  std::vector<LearntMerge> merges;
+  {
+    nb::gil_scoped_release release;
+    merges = train_plain(counter, {new_tokens, min_frequency, max_characters, false, threads, places_at_once}, report);
   }
   return to_list(merges);
 }
@@ -448,7 +460,11 @@ NB_MODULE(_native, m) {
       .def_prop_ro("floor", &PieceCounter::floor);
 
   m.def("train_pieces", &train_from_pieces, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "progress"_a = nb::none(),
+        "threads"_a = 1, "places_at_once"_a = std::size_t{1} << 26,
         "Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough).");
+  m.def("train_plain", &train_plain_merges, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "progress"_a = nb::none(),
+        "threads"_a = 1, "places_at_once"_a = std::size_t{1} << 26,
+        "What train(…, aligned=False) gives, in less memory. Takes the counter's words.");
   m.def("train", &train_merges, "counter"_a, "new_tokens"_a, "min_frequency"_a = 2, "max_characters"_a = 0, "aligned"_a = true,
         "progress"_a = nb::none(), "Learn merges: list of (left, right, count), at most `new_tokens`.");
   m.def("pretokens", &pretokens, "text"_a, "Cut str or bytes into pre-tokens.");

@@ -12,6 +12,7 @@ namespace hanlin {
 
 namespace {
 
+constexpr std::int64_t kFew = 4096;
 constexpr Id kNobody = 0xFFFFFFFF;
 constexpr std::int64_t kMaxWeight = std::int64_t{1} << 62;
 
@@ -38,12 +39,20 @@ std::size_t BigramTable::locate(std::uint32_t key) const {
 }
 
 std::int64_t BigramTable::count_at_rank(std::size_t rank) const {
-  std::vector<std::int64_t> counts;
-  each([&](Id, Id, std::int64_t count) { counts.push_back(count); });
-  if (rank >= counts.size()) return 0;
-  const auto place = counts.begin() + static_cast<std::ptrdiff_t>(rank);
-  std::nth_element(counts.begin(), place, counts.end(), std::greater<>());
-  return *place;
+  std::vector<std::size_t> few(kFew, 0);  // bigrams by count, while that is small: most are rare
+  std::vector<std::int64_t> many;
+  each([&](Id, Id, std::int64_t count) { count < kFew ? void(++few[static_cast<std::size_t>(count)]) : many.push_back(count); });
+  if (rank < many.size()) {
+    const auto place = many.begin() + static_cast<std::ptrdiff_t>(rank);
+    std::nth_element(many.begin(), place, many.end(), std::greater<>());
+    return *place;
+  }
+  std::size_t passed = many.size();
+  for (std::int64_t count = kFew - 1; count > 0; --count) {
+    passed += few[static_cast<std::size_t>(count)];
+    if (rank < passed) return count;
+  }
+  return 0;
 }
 
 void BigramTable::add_slowly(Id left, Id right, std::int64_t count) {

@@ -54,23 +54,54 @@ void WordTable::add_later(std::string_view word, std::int64_t count) {
   if (waiting_.size() == kBatch) flush();
 }
 
-// Three sweeps over the batch, each asking for what the next one reads: the slot, the word's entry, its bytes.
-void WordTable::flush() {
-  if (slots_.empty()) grow();
+// Asks for what looking the items up will read: their slots were asked for before, their words' entries and bytes follow.
+template <typename Items>
+void WordTable::fetch(const Items& items) const {
   const std::size_t mask = slots_.size() - 1;
-  for (const Waiting& item : waiting_) {
+  for (const Waiting& item : items) {
     const Slot& slot = slots_[item.tag & mask];
     if (slot.index != kEmpty) prefetch(&entries_[slot.index]);
   }
-  for (const Waiting& item : waiting_) {
+  for (const Waiting& item : items) {
     const Slot& slot = slots_[item.tag & mask];
     if (slot.index != kEmpty) prefetch(arena_.data() + entries_[slot.index].begin);
   }
+}
+
+void WordTable::flush() {
+  if (slots_.empty()) grow();
+  fetch(waiting_);
   for (const Waiting& item : waiting_) {
     weigh(item.word.size(), item.count);
     count(item.word, item.tag, item.count);
   }
   waiting_.clear();
+}
+
+void WordTable::give_known(std::size_t first, std::size_t last, WordTable& other) {
+  if (other.slots_.empty()) return;
+  const std::size_t mask = other.slots_.size() - 1;
+  std::vector<Waiting> batch;
+  while (first < last) {
+    const std::size_t end = std::min(first + kBatch, last);
+    batch.clear();
+    for (std::size_t index = first; index < end; ++index) {
+      const Word word = (*this)[index];
+      batch.push_back({word.bytes, word.count, tag_of(word.bytes)});
+      prefetch(&other.slots_[batch.back().tag & mask]);
+    }
+    other.fetch(batch);
+    for (const Waiting& item : batch) {
+      const std::size_t index = first++;
+      for (std::size_t place = item.tag & mask; other.slots_[place].index != kEmpty; place = (place + 1) & mask) {
+        const Slot& slot = other.slots_[place];
+        if (slot.tag != item.tag || other[slot.index].bytes != item.word) continue;
+        other.entries_[slot.index].count += item.count;
+        entries_[index].count = 0;
+        break;
+      }
+    }
+  }
 }
 
 void WordTable::weigh(std::size_t size, std::int64_t count) {
@@ -90,7 +121,7 @@ void WordTable::count(std::string_view word, std::uint32_t tag, std::int64_t cou
       if (size() >= kEmpty) throw std::length_error("2^32 - 1 distinct words or more");
       slot = {tag, static_cast<std::uint32_t>(size())};
       entries_.back().count = count;
-      arena_.append(word);
+      arena_.insert(arena_.end(), word.begin(), word.end());
       entries_.push_back({arena_.size(), 0});
       return;
     }
@@ -102,7 +133,7 @@ void WordTable::count(std::string_view word, std::uint32_t tag, std::int64_t cou
 }
 
 void WordTable::grow() {
-  std::vector<Slot> larger(std::max<std::size_t>(1024, slots_.size() * 2), Slot{0, kEmpty});
+  LargeVector<Slot> larger(std::max<std::size_t>(1024, slots_.size() * 2), Slot{0, kEmpty});
   const std::size_t mask = larger.size() - 1;
   for (const Slot& old : slots_) {
     if (old.index == kEmpty) continue;

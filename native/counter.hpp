@@ -5,7 +5,10 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
+
+#include "large.hpp"
 
 namespace hanlin {
 
@@ -24,6 +27,10 @@ class WordTable {
   void add(std::string_view word, std::int64_t count);
   void add_all(const WordTable& other);
 
+  // Of the words from index `first` to `last`, those that `other` has count there from now on, and here for nothing. Neither table
+  // moves, so several threads may do this at once, each with other words of one and the same table.
+  void give_known(std::size_t first, std::size_t last, WordTable& other);
+
   // As add(), by the next flush at the latest: a few dozen words are looked up together, so that the memory they lie in is
   // fetched at once. `word` must last until then.
   void add_later(std::string_view word, std::int64_t count = 1);
@@ -31,6 +38,7 @@ class WordTable {
 
   std::size_t size() const { return entries_.size() - 1; }
   std::int64_t total() const { return total_; }
+  std::int64_t weight() const { return weight_; }
   Word operator[](std::size_t index) const {
     const Entry &entry = entries_[index], &next = entries_[index + 1];
     return {{arena_.data() + entry.begin, static_cast<std::size_t>(next.begin - entry.begin)}, entry.count};
@@ -57,12 +65,14 @@ class WordTable {
   static constexpr std::size_t kBatch = 64;
 
   void weigh(std::size_t size, std::int64_t count);
+  template <typename Items>
+  void fetch(const Items& items) const;
   void count(std::string_view word, std::uint32_t tag, std::int64_t count);
   void grow();
 
-  std::string arena_;
-  std::vector<Entry> entries_{{0, 0}};  // one more than words
-  std::vector<Slot> slots_;  // open addressing, a power of two
+  LargeVector<char> arena_;
+  LargeVector<Entry> entries_{{0, 0}};  // one more than words
+  LargeVector<Slot> slots_;  // open addressing, a power of two
   std::int64_t total_ = 0;   // words
   std::int64_t weight_ = 0;  // bytes of all words, each as often as it occurs: no pair of tokens can occur more often
   std::vector<Waiting> waiting_;
@@ -84,6 +94,7 @@ class PretokenCounter {
   std::vector<Word> words_by_count() const;
 
   const WordTable& table() const { return table_; }
+  WordTable take_table() { return std::exchange(table_, WordTable()); }
   std::size_t distinct() const { return table_.size(); }
   std::int64_t total() const { return table_.total(); }
   std::uint64_t bytes() const { return bytes_; }

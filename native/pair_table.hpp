@@ -3,8 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
-
+#include "large.hpp"
 #include "prefetch.hpp"
 
 namespace hanlin {
@@ -20,11 +19,9 @@ class PairTable {
     if (!slots_.empty()) hanlin::prefetch(&slots_[home(key_of(left, right))]);
   }
 
-  // Pointer to the value, or nullptr; valid until the next insertion.
-  std::uint32_t* find(std::uint32_t left, std::uint32_t right) {
-    if (slots_.empty()) return nullptr;
-    Slot& slot = slots_[locate(key_of(left, right))];
-    return slot.value == kMissing ? nullptr : &slot.value;
+  // The value, or kMissing.
+  std::uint32_t value(std::uint32_t left, std::uint32_t right) const {
+    return slots_.empty() ? kMissing : slots_[locate(key_of(left, right))].value;
   }
 
   // Reference to the value, kMissing if it was not there: the caller then stores one.
@@ -59,15 +56,35 @@ class PairTable {
   }
 
   void grow() {
-    std::vector<Slot> old(slots_.empty() ? 1024 : slots_.size() * 2);
+    LargeVector<Slot> old(slots_.empty() ? 1024 : slots_.size() * 2, Slot{});
     old.swap(slots_);
     for (const Slot& slot : old) {
       if (slot.value != kMissing) slots_[locate(slot.key)] = slot;
     }
   }
 
-  std::vector<Slot> slots_;  // a power of two
+  LargeVector<Slot> slots_;  // a power of two
   std::size_t size_ = 0;
+};
+
+// Numbers pairs from 0 on in the order they are added; or all pairs of ids below a size, with nothing to look up.
+class PairIndex {
+ public:
+  void all_below(std::uint32_t size) { square_ = size; }
+  bool is_square() const { return square_ > 0; }
+  void add(std::uint32_t left, std::uint32_t right) {
+    const auto next = static_cast<std::uint32_t>(table_.size());
+    table_(left, right) = next;
+  }
+
+  void prefetch(std::uint32_t left, std::uint32_t right) const {
+    if (square_ == 0) table_.prefetch(left, right);
+  }
+  std::uint32_t of(std::uint32_t left, std::uint32_t right) const { return square_ > 0 ? left * square_ + right : table_.value(left, right); }  // or kMissing
+
+ private:
+  std::uint32_t square_ = 0;
+  PairTable table_;
 };
 
 }  // namespace hanlin

@@ -1,12 +1,12 @@
 #include "pieces.hpp"
 
 #include <algorithm>
-#include <functional>
-#include <map>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
-#include <vector>
 
+#include "layout.hpp"
+#include "parallel.hpp"
 #include "scanner.hpp"
 
 namespace hanlin {
@@ -14,7 +14,8 @@ namespace hanlin {
 namespace {
 
 constexpr std::int64_t kMostThinning = 1 << 20;
-constexpr std::int64_t kFew = 4096;
+constexpr std::int64_t kMaxWeight = std::int64_t{1} << 62;
+constexpr std::size_t kPause = std::size_t{1} << 18;  // pieces between two pauses
 
 std::size_t characters_of(std::string_view piece) {
   return static_cast<std::size_t>(
@@ -25,13 +26,12 @@ std::size_t characters_of(std::string_view piece) {
 
 PieceCounter::PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor, PieceMemory memory)
     : census_(std::move(census)), floor_(floor), memory_(std::move(memory)), spill_(memory_.folder) {
-  std::size_t kept = 0;
-  census_->bigrams().each([&](Id, Id, std::int64_t count) { kept += count >= floor_; });
-  kept_ = JointSet(kept);
-  const Alphabet& alphabet = census_->alphabet();
   census_->bigrams().each([&](Id left, Id right, std::int64_t count) {
-    if (count >= floor_) kept_.add(alphabet.code_point(left), alphabet.code_point(right));
+    if (count >= floor_) candidates_.emplace_back(left, right);
   });
+  kept_ = JointSet(candidates_.size());
+  const Alphabet& alphabet = census_->alphabet();
+  for (const auto& [left, right] : candidates_) kept_.add(alphabet.code_point(left), alphabet.code_point(right));
 }
 
 // Calls close(piece) for every piece of two characters or more: single ones hold no pair, and the census has counted them.
@@ -70,48 +70,82 @@ void PieceCounter::add(std::string_view text) {
   require_census();
   Scanner scanner(text);
   for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) {
-    cut(word, [&](std::string_view piece) { table_.add_later(piece); });
+    cut(word, [&](std::string_view piece) { tables_[0].add_later(piece); });
   }
-  table_.flush();
+  tables_[0].flush();
   bytes_ += text.size();
   spill_if_full();
 }
 
 void PieceCounter::add_word(std::string_view word, std::int64_t count) {
   require_census();
-  cut(word, [&](std::string_view piece) { table_.add(piece, count); });
+  cut(word, [&](std::string_view piece) { tables_[0].add(piece, count); });
 }
 
 void PieceCounter::merge(PieceCounter& other) {
   if (this == &other || census_ != other.census_ || floor_ != other.floor_) throw std::invalid_argument("pieces of another census or floor");
-  if (memory_.table > 0 && !memory_.folder.empty() && table_.memory() + other.table_.memory() > memory_.table) {
-    other.spill_.write(other.table_);
-  } else {
-    table_.add_all(other.table_);
+  std::int64_t left = kMaxWeight;
+  for (const auto* tables : {&tables_, &other.tables_}) {
+    for (const WordTable& table : *tables) {
+      if (table.weight() > left) throw std::overflow_error("more than 2^62 bytes of words");
+      left -= table.weight();
+    }
   }
-  other.table_ = WordTable();
+  for (WordTable& table : other.tables_) tables_.push_back(std::move(table));
+  other.tables_ = std::vector<WordTable>(1);
   spill_.absorb(other.spill_);
   bytes_ += std::exchange(other.bytes_, 0);
 }
 
 void PieceCounter::spill_if_full() {
-  if (memory_.table == 0 || table_.memory() <= memory_.table) return;
-  spill_.write(table_);
-  table_ = WordTable();
+  if (memory_.table == 0 || tables_[0].memory() <= memory_.table) return;
+  spill_.write(tables_[0]);
+  tables_[0] = WordTable();
 }
 
 const std::vector<std::string>& PieceCounter::save() {
   require_census();
-  if (table_.size() > 0) {
-    spill_.write(table_);
-    table_ = WordTable();
+  for (WordTable& table : tables_) {
+    if (table.size() > 0) spill_.write(table);
+    table = WordTable();
   }
   return spill_.runs();
 }
 
-void PieceCounter::each(const Visit& visit) const {
-  if (!spill_.empty()) return spill_.each(table_, visit);
-  for (std::size_t index = 0; index < table_.size(); ++index) visit(table_[index].bytes, table_[index].count);
+// Every piece is counted in one table only: in the others that have it, it counts for nothing. No table grows, so there is no memory to be
+// touched first, and threads need not wait for one another.
+void PieceCounter::fold(std::size_t threads) {
+  if (!spill_.empty()) return;  // the runs and the tables are merged as they are read
+  for (std::size_t from = 1; from < tables_.size(); ++from) {
+    WordTable& table = tables_[from];
+    for (std::size_t into = 0; into < from; ++into) {
+      in_parallel(threads, [&](std::size_t part, const std::atomic<bool>&) {
+        table.give_known(begin_of_part(table.size(), part, threads), begin_of_part(table.size(), part + 1, threads), tables_[into]);
+      });
+    }
+  }
+}
+
+template <typename Visit>
+void PieceCounter::each(std::size_t part, std::size_t parts, const std::atomic<bool>& stop, const std::function<void()>& pause, Visit&& visit) const {
+  std::size_t seen = 0;
+  const auto rest = [&] {
+    if (seen++ % kPause == 0 && part == 0 && pause) pause();
+  };
+  if (!spill_.empty()) {
+    return spill_.each(tables_, [&](std::string_view piece, std::int64_t count) {
+      rest();
+      visit(piece, count);
+    });
+  }
+  for (const WordTable& table : tables_) {
+    const std::size_t end = begin_of_part(table.size(), part + 1, parts);
+    for (std::size_t index = begin_of_part(table.size(), part, parts); index < end && !stop; ++index) {
+      rest();
+      const Word piece = table[index];
+      if (piece.count > 0) visit(piece.bytes, piece.count);
+    }
+  }
 }
 
 // What a piece counts for after thinning: its count, or w for the share count/w of the rarer ones, or nothing.
@@ -121,35 +155,41 @@ std::int64_t PieceCounter::weight_of(std::string_view piece, std::int64_t count)
   return draw * static_cast<std::uint64_t>(thinning_) < static_cast<std::uint64_t>(count) << 32 ? thinning_ : 0;
 }
 
-// Counts symbols by weight first, so that every piece can be put where those of its weight belong.
-UnitWords PieceCounter::take_words() {
+template <typename Symbol>
+UnitWords<Symbol> PieceCounter::take_words(std::size_t threads, const std::function<void()>& pause) {
   require_census();
-  const Alphabet& alphabet = census_->alphabet();
-  std::vector<std::size_t> few(kFew, 0);                     // symbols by weight, while that is small
-  std::map<std::int64_t, std::size_t, std::greater<>> many;  // and where it is not
-  const auto of_weight = [&](std::int64_t weight) -> std::size_t& { return weight < kFew ? few[static_cast<std::size_t>(weight)] : many[weight]; };
+  threads = std::max<std::size_t>(threads, 1);
+  fold(threads);
+  std::vector<SizesByWeight> parts(spill_.empty() ? threads : 1);
   const auto measure = [&] {
-    std::size_t sum = 0;
-    std::fill(few.begin(), few.end(), 0);
-    many.clear();
-    distinct_ = 0;
-    each([&](std::string_view piece, std::int64_t count) {
-      ++distinct_;
-      const std::int64_t weight = weight_of(piece, count);
-      if (weight == 0) return;
-      const std::size_t size = characters_of(piece) + 1;
-      of_weight(weight) += size;
-      sum += size;
+    std::vector<std::size_t> sums(parts.size()), distinct(parts.size());
+    in_parallel(parts.size(), [&](std::size_t part, const std::atomic<bool>& stop) {
+      SizesByWeight sizes;
+      std::size_t pieces = 0, sum = 0;
+      each(part, parts.size(), stop, pause, [&](std::string_view piece, std::int64_t count) {
+        ++pieces;
+        const std::int64_t weight = weight_of(piece, count);
+        if (weight == 0) return;
+        const std::size_t size = characters_of(piece) + 1;
+        sizes[weight] += size;
+        sum += size;
+      });
+      parts[part] = std::move(sizes);
+      sums[part] = sum;
+      distinct[part] = pieces;
     });
-    return sum;
+    distinct_ = std::accumulate(distinct.begin(), distinct.end(), std::size_t{0});
+    return std::accumulate(sums.begin(), sums.end(), std::size_t{0});
   };
   std::size_t sum = measure();
   if (memory_.symbols > 0 && sum > memory_.symbols) {
     // Of the pieces that occur c < w times the share c/w is expected to be left: the least w that should do, and a little more if need be.
     const auto expected = [&](std::int64_t thinning) {
       double kept = static_cast<double>(sum);
-      for (std::int64_t count = 1; count < std::min(thinning, kFew); ++count) {
-        kept -= static_cast<double>(few[static_cast<std::size_t>(count)]) * (1 - static_cast<double>(count) / static_cast<double>(thinning));
+      for (std::int64_t count = 1; count < std::min(thinning, SizesByWeight::kFew); ++count) {
+        std::size_t size = 0;
+        for (SizesByWeight& sizes : parts) size += sizes[count];
+        kept -= static_cast<double>(size) * (1 - static_cast<double>(count) / static_cast<double>(thinning));
       }
       return kept;
     };
@@ -157,34 +197,31 @@ UnitWords PieceCounter::take_words() {
     for (sum = measure(); sum > memory_.symbols && thinning_ < kMostThinning; sum = measure()) thinning_ += 1 + thinning_ / 32;
   }
 
-  UnitWords words;
+  UnitWords<Symbol> words;
+  const Alphabet& alphabet = census_->alphabet();
   for (Id id = 0; id < alphabet.size(); ++id) words.alphabet.push_back(utf8(alphabet.code_point(id)));
-  words.units.resize(sum);
-  std::size_t begin = 0;  // sizes become places
-  const auto open_segment = [&](std::int64_t weight, std::size_t& size) {
-    if (size > 0) words.segments.push_back({begin, weight});
-    begin += std::exchange(size, begin);
+  const auto weighed = [&](std::size_t part, const std::atomic<bool>& stop, const auto& visit) {
+    each(part, parts.size(), stop, pause, [&](std::string_view piece, std::int64_t count) {
+      const std::int64_t weight = weight_of(piece, count);
+      if (weight > 0) visit(piece, weight);
+    });
   };
-  for (auto& [weight, size] : many) open_segment(weight, size);
-  for (std::int64_t weight = kFew - 1; weight > 0; --weight) open_segment(weight, few[static_cast<std::size_t>(weight)]);
-  each([&](std::string_view piece, std::int64_t count) {
-    const std::int64_t weight = weight_of(piece, count);
-    if (weight == 0) return;
-    std::size_t& place = of_weight(weight);
+  lay_out(words, parts, weighed, [&](std::string_view piece, Symbol* symbols) {
     for (std::size_t position = 0; position < piece.size();) {
       const Unit unit = decode_unit(piece, position);
-      words.units[place++] = alphabet.known_id(unit.code_point);
+      *symbols++ = static_cast<Symbol>(alphabet.known_id(unit.code_point));
       position += unit.size;
     }
-    words.units[place++] = UnitWords::kWordEnd;
+    return symbols;
   });
-  census_->bigrams().each([&](Id left, Id right, std::int64_t count) {
-    if (count >= floor_) words.candidates.emplace_back(left, right);
-  });
-  table_ = WordTable();
+  words.candidates = std::move(candidates_);
+  tables_.clear();
   kept_ = JointSet();
   census_.reset();
   return words;
 }
+
+template UnitWords<std::uint16_t> PieceCounter::take_words(std::size_t, const std::function<void()>&);
+template UnitWords<std::uint32_t> PieceCounter::take_words(std::size_t, const std::function<void()>&);
 
 }  // namespace hanlin

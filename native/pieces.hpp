@@ -9,12 +9,15 @@
 // dropping them, as "min_frequency" on words does, costs a tenth of the compression.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "census.hpp"
 #include "counter.hpp"
@@ -46,8 +49,10 @@ class PieceCounter {
   void adopt(std::string run) { spill_.adopt(std::move(run)); }
 
   // The pieces over the alphabet's ids, thinned if they are too many. They are given away, and the census with them, to have less in
-  // memory while they are learnt from: nothing can be added afterwards.
-  UnitWords take_words();
+  // memory while they are learnt from: nothing can be added afterwards. `pause` is called now and then by the caller's thread, and may
+  // throw to stop; then the pieces are still there.
+  template <typename Symbol>
+  UnitWords<Symbol> take_words(std::size_t threads = 1, const std::function<void()>& pause = {});
 
   const Census& census() const {
     require_census();
@@ -59,20 +64,21 @@ class PieceCounter {
   std::int64_t thinning() const { return thinning_; }    // once taken: w, 1 if none
 
  private:
-  using Visit = std::function<void(std::string_view, std::int64_t)>;
-
   template <typename Close>
   void cut(std::string_view word, Close&& close) const;
   void require_census() const;
   void spill_if_full();
-  void each(const Visit& visit) const;
+  void fold(std::size_t threads);
+  template <typename Visit>
+  void each(std::size_t part, std::size_t parts, const std::atomic<bool>& stop, const std::function<void()>& pause, Visit&& visit) const;
   std::int64_t weight_of(std::string_view piece, std::int64_t count) const;
 
   std::shared_ptr<const Census> census_;
-  JointSet kept_;  // bigrams at or above the floor; where it wrongly says yes, a cut is not made that could have been
+  std::vector<std::pair<Id, Id>> candidates_;  // bigrams at or above the floor
+  JointSet kept_;  // the same; where it wrongly says yes, a cut is not made that could have been
   std::int64_t floor_;
   PieceMemory memory_;
-  WordTable table_;
+  std::vector<WordTable> tables_{1};  // the first is counted in, the others come from other counters
   Spill spill_;
   std::uint64_t bytes_ = 0;  // of text seen
   std::size_t distinct_ = 0;

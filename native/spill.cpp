@@ -90,10 +90,10 @@ void Spill::absorb(Spill& other) {
   other.runs_.clear();
 }
 
-void Spill::each(const WordTable& table, const std::function<void(std::string_view, std::int64_t)>& visit) const {
+void Spill::each(const std::vector<WordTable>& tables, const std::function<void(std::string_view, std::int64_t)>& visit) const {
   std::vector<std::unique_ptr<Cursor>> cursors;
   for (const std::string& run : runs_) cursors.push_back(std::make_unique<Cursor>(run));
-  cursors.push_back(std::make_unique<Cursor>(table));
+  for (const WordTable& table : tables) cursors.push_back(std::make_unique<Cursor>(table));
   const auto later = [](const Cursor* a, const Cursor* b) { return a->hash() != b->hash() ? a->hash() > b->hash() : a->word() > b->word(); };
   std::priority_queue<Cursor*, std::vector<Cursor*>, decltype(later)> queue(later);
   for (const auto& cursor : cursors) {

@@ -27,8 +27,8 @@ class Spill {
 
   bool empty() const { return runs_.empty(); }
 
-  // Calls visit(word, count) once for every distinct word of all runs and the table, in an order that only depends on the words.
-  void each(const WordTable& table, const std::function<void(std::string_view, std::int64_t)>& visit) const;
+  // Calls visit(word, count) once for every distinct word of all runs and tables, in an order that only depends on the words.
+  void each(const std::vector<WordTable>& tables, const std::function<void(std::string_view, std::int64_t)>& visit) const;
 
  private:
   std::string folder_;

@@ -29,6 +29,8 @@ struct TrainOptions {
   std::int64_t min_frequency = 2;  // of a merge
   std::size_t max_characters = 0;  // of a token; 0: no limit
   bool aligned = true;
+  std::size_t threads = 1;                            // neither on this
+  std::size_t places_at_once = std::size_t{1} << 26;  // nor on this do the merges depend: see LearnerLimits
 };
 
 struct LearntMerge {
@@ -39,9 +41,12 @@ struct LearntMerge {
 // Called now and then with the number of tokens learnt; may throw to stop the training.
 using TrainProgress = std::function<void(std::size_t)>;
 
-// Merges in the order they were learnt; fewer than asked for if the words give no more. For aligned training this is the plain definition
-// that train_pieces is tested against.
+// Merges in the order they were learnt; fewer than asked for if the words give no more. This is the plain definition that the two below
+// are tested against.
 std::vector<LearntMerge> train(const std::vector<Word>& words, const TrainOptions& options, const TrainProgress& progress = {});
+
+// The same for training that is not aligned, in less memory. Takes the counter's words.
+std::vector<LearntMerge> train_plain(PretokenCounter& counter, const TrainOptions& options, const TrainProgress& progress = {});
 
 struct PieceTraining {
   std::vector<LearntMerge> merges;

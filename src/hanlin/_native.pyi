@@ -108,8 +108,24 @@ def train_pieces(
     min_frequency: int = 2,
     max_characters: int = 0,
     progress: Callable[[int], object] | None = None,
+    threads: int = 1,
+    places_at_once: int = 1 << 26,
 ) -> tuple[list[tuple[bytes, bytes, int]], int, bool]:
-    """Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough)."""
+    """Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough).
+
+    places_at_once: of pairs, that are listed; fewer take less memory and longer, and give the same merges.
+    """
+
+def train_plain(
+    counter: PretokenCounter,
+    new_tokens: int,
+    min_frequency: int = 2,
+    max_characters: int = 0,
+    progress: Callable[[int], object] | None = None,
+    threads: int = 1,
+    places_at_once: int = 1 << 26,
+) -> list[tuple[bytes, bytes, int]]:
+    """What `train(…, aligned=False)` gives, in less memory; takes the counter's words."""
 
 def train(
     counter: PretokenCounter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from pathlib import Path
@@ -19,7 +20,9 @@ from .test_trainer import some_text
 texts = st.lists(st.text(alphabet="ab 你好吗我们的，\n0é😀", max_size=24), min_size=1, max_size=14)
 
 
-def learn(documents, new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1, runs: Path | None = None):
+def learn(
+    documents, new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1, runs: Path | None = None
+):
     """Merges from pieces, cut at the floor that is asked for at first, and how often they were counted."""
     counted = [_native.Census() for _ in range(shards)]
     for index, document in enumerate(documents):
@@ -77,6 +80,37 @@ def test_pieces_give_what_uncut_words_give_on_real_text(name: str):
 def test_counts_on_disk_are_the_same(tmp_path, documents, new_tokens, shards):
     merges, _ = learn(documents, new_tokens, 1, 0, None, shards, tmp_path)
     assert merges == uncut(documents, new_tokens, 1, 0)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts, st.integers(0, 30), st.booleans(), st.integers(1, 3), st.integers(0, 3))
+def test_threads_and_memory_change_no_byte(tmp_path_factory, documents, new_tokens, aligned, threads, memory_bits):
+    """Memory for hardly any table of pieces, but for all the symbols: what was not thinned must be the same."""
+
+    def trained(threads: int, memory: int):
+        out = tmp_path_factory.mktemp("tokenizer")
+        try:
+            train_tokenizer(
+                (text for text in documents), 272 + new_tokens, out / "t", aligned=aligned, min_frequency=1, threads=threads, memory=memory
+            )
+        except HanlinError as error:
+            return str(error)
+        return (out / "t" / "tokenizer.json").read_bytes()
+
+    memory = 11 * (sum(map(len, documents)) + 60) << memory_bits if memory_bits else 0  # the roles' names count, too
+    assert trained(threads, memory) == trained(1, 0)
+
+
+@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "classical.jsonl.zst"])
+def test_threads_and_memory_change_no_byte_on_real_text(tmp_path, name: str):
+    documents = some_text(name, 6_000_000)
+    made = set()
+    for threads, memory in ((1, 0), (2, 0), (3, 0), (1, 40 << 20), (2, 40 << 20), (3, 20 << 20)):
+        out = tmp_path / f"{threads}-{memory}"
+        train_tokenizer(iter(documents), 8000, out, threads=threads, memory=memory)
+        assert json.loads((out / "manifest.json").read_text())["metrics"].get("thinning", 1) == 1
+        made.add((out / "tokenizer.json").read_bytes())
+    assert len(made) == 1
 
 
 def test_a_run_that_cannot_be_written_is_an_error(tmp_path):

@@ -39,6 +39,31 @@ def test_equals_the_reference(counts: dict[bytes, int], new_tokens: int, min_fre
     assert learn(counts, new_tokens, min_frequency, max_characters, aligned) == expected
 
 
+def counted(counts: dict[bytes, int]) -> _native.PretokenCounter:
+    counter = _native.PretokenCounter()
+    for word, count in counts.items():
+        counter.add_word(word, count)
+    return counter
+
+
+@settings(max_examples=1000, deadline=None)
+@given(words, st.integers(0, 40), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.sampled_from([0, 1, 8, 1 << 26]))
+def test_plain_in_little_memory_gives_the_same(counts, new_tokens, min_frequency, max_characters, threads, places_at_once) -> None:
+    """On several threads, with places listed in several rounds and tidied meanwhile."""
+    merges = _native.train_plain(counted(counts), new_tokens, min_frequency, max_characters, None, threads, places_at_once)
+    assert merges == learn(counts, new_tokens, min_frequency, max_characters, aligned=False)
+
+
+@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst"])
+def test_plain_in_little_memory_gives_the_same_on_real_text(name: str) -> None:
+    counter = count(some_text(name, 4_000_000))
+    expected = _native.train(counter, 6000, 2, 16, False)
+    for threads, places_at_once in ((1, 100_000), (2, 1 << 26), (3, 10_000)):
+        copy = _native.PretokenCounter()
+        copy.merge(counter)
+        assert _native.train_plain(copy, 6000, 2, 16, None, threads, places_at_once) == expected
+
+
 @settings(max_examples=1000, deadline=None)
 @given(st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=14).map(str.encode), st.integers(1, 3), min_size=1, max_size=10))
 def test_no_token_is_made_twice(counts: dict[bytes, int]) -> None:

@@ -22,6 +22,7 @@ from .texts import Source, text_batches
 
 TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: it doubles when it grows
 BYTES_PER_SYMBOL = 11  # of the distinct pieces, while merges are learnt: 9 measured here
+WAITING_BATCHES = 2  # for each thread, counted or about to be: one that is slow leaves no other without work
 COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
 
 # Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown): bytes, then tokens.
@@ -51,13 +52,15 @@ class Texts:
     def count(self, counters: Sequence[Any], savepoint: Savepoint, save: Callable[[int], None], skip: int = 0) -> None:
         """Let the counters, one for each thread, count all documents but those of the first `skip` batches.
 
+        One counter counts in the calling thread; several do while that one reads.
+
         Args:
             save: called, while nobody counts, with the number of batches counted so far, whenever the savepoint is due; may replace counters.
 
         Raises:
             HanlinError: there is nothing to read.
         """
-        free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        free: queue.SimpleQueue[int] = queue.SimpleQueue()  # counters that nobody uses
         for index in range(len(counters)):
             free.put(index)
 
@@ -75,13 +78,17 @@ class Texts:
                 running.popleft().result()
 
         self.documents = self.bytes = 0
-        with ThreadPoolExecutor(len(counters)) as pool:
+        alone = len(counters) == 1
+        with ThreadPoolExecutor(len(counters)) as pool:  # which starts no thread before there is work
             for number, batch in enumerate(self._batches(), 1):
                 self.documents, self.bytes = self.documents + len(batch), self.bytes + batch.bytes
                 if number <= skip:
                     continue
-                running.append(pool.submit(add, batch))
-                wait_until(len(counters))
+                if alone:
+                    add(batch)
+                else:
+                    running.append(pool.submit(add, batch))
+                    wait_until(WAITING_BATCHES * len(counters))
                 if savepoint.due:
                     wait_until(0)
                     save(number)

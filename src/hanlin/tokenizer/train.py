@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hanlin._native import PretokenCounter, train, train_pieces
+from hanlin._native import PretokenCounter, train_pieces, train_plain
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import artifact
 from hanlin.common.savepoint import Savepoint, files_key
@@ -91,7 +91,7 @@ def train_tokenizer(
     Args:
         source: a path, or a list or tuple of paths, of any files the corpus room reads; any other iterable is taken for the
             documents themselves.
-        threads: to count with; the result does not depend on it.
+        threads: to work with, 1 for the calling one alone; the result does not depend on it.
         memory: bytes to stay within, 0 for no limit. Counts then go to disk (beside `out`) and stay exact; only where even the
             distinct pieces do not fit are rare ones thinned, without bias, and the manifest says so (`thinning`). Aligned only.
         parents, key: for the manifest, as in `hanlin.common.manifest.artifact`.
@@ -158,7 +158,9 @@ def _learn_plain(texts: Texts, config: TokenizerConfig, savepoint: Savepoint, pr
     for other in counters[1:]:
         counters[0].merge(other)
     figures = {"distinct_pretokens": counters[0].distinct}
-    merges = train(counters[0], config.learnt_tokens, config.min_frequency, config.max_token_chars, False, _merging(progress, config))
+    merges = train_plain(
+        counters[0], config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config), texts.threads
+    )
     return _Learnt(merges, figures)
 
 
@@ -176,7 +178,7 @@ def _learn_aligned(texts: Texts, config: TokenizerConfig, savepoint: Savepoint, 
         pieces = counts.pieces(census, floor)
         del census  # while merges are learnt it is not needed
         merges, least, complete = train_pieces(
-            pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config)
+            pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config), texts.threads
         )
         if complete:
             figures = {"distinct_pieces": pieces.distinct, "bigram_floor": floor, "passes": counts.passes}
