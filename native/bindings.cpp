@@ -141,7 +141,7 @@ std::unique_ptr<Encoder> encoder_of(const Vocabulary& vocabulary, nb::sequence c
 
 nb::list encode_text(const Encoder& encoder, nb::handle text) {
   const std::string_view bytes = view_of(text);
-  std::vector<Id> ids;
+  Ids ids;
   {
     nb::gil_scoped_release release;
     Encoder::Scratch scratch;
@@ -158,25 +158,41 @@ nb::list encode_text(const Encoder& encoder, nb::handle text) {
   return result;
 }
 
-template <typename Batch>
-nb::tuple encode_all(const Encoder& encoder, const Batch& texts) {
-  std::vector<Id> ids;
+// Ids of texts, behind one another, and where each text's begin.
+struct Encoded {
+  Ids ids;
   std::vector<std::uint64_t> offsets{0};
-  {
+  Encoder::Scratch scratch;
+
+  void add(const Encoder& encoder, const TextBatch& texts) {
     nb::gil_scoped_release release;
-    Encoder::Scratch scratch;
-    offsets.reserve(texts.size() + 1);
     for (std::size_t index = 0; index < texts.size(); ++index) {
       encoder.encode(texts[index], ids, scratch);
       offsets.push_back(ids.size());
     }
   }
-  return nb::make_tuple(to_numpy(std::move(ids)), to_numpy(std::move(offsets)));
+  nb::tuple arrays() { return nb::make_tuple(to_numpy(std::move(ids)), to_numpy(std::move(offsets))); }
+};
+
+nb::tuple encode_all(const Encoder& encoder, const TextBatch& texts) {
+  Encoded encoded;
+  encoded.add(encoder, texts);
+  return encoded.arrays();
 }
 
+// By batches that stay in the cache: Python would keep the UTF-8 of every str as long as the str.
 nb::tuple encode_texts(const Encoder& encoder, nb::sequence texts) {
-  const Texts items(texts);
-  return encode_all(encoder, items.views);
+  constexpr std::size_t kBatchBytes = 1 << 18;
+  Encoded encoded;
+  TextBatch batch;
+  for (nb::handle text : texts) {
+    append_copy(batch, text);
+    if (batch.bytes() < kBatchBytes) continue;
+    encoded.add(encoder, batch);
+    batch.clear();
+  }
+  encoded.add(encoder, batch);
+  return encoded.arrays();
 }
 
 nb::bytes decode_ids(const Encoder& encoder, const std::vector<Id>& ids) {
@@ -207,7 +223,7 @@ std::vector<std::size_t> bounds_of(const Array<std::uint64_t>& offsets, std::siz
 }
 
 nb::tuple encode_buffer(const Encoder& encoder, const Array<std::uint8_t>& bytes, const Array<std::uint64_t>& offsets) {
-  std::vector<Id> ids;
+  Ids ids;
   std::vector<std::uint64_t> begins{0};
   {
     nb::gil_scoped_release release;
@@ -377,7 +393,7 @@ NB_MODULE(_native, m) {
 
   nb::class_<TextBatch>(m, "TextBatch", "Texts as UTF-8, behind one another.")
       .def(nb::init<>())
-      .def("append", [](TextBatch& batch, nb::handle text) { batch.append(view_of(text)); }, "text"_a, "Add str or bytes.")
+      .def("append", [](TextBatch& batch, nb::handle text) { append_copy(batch, text); }, "text"_a, "Add str or bytes.")
       .def("__len__", &TextBatch::size)
       .def("__getitem__", [](const TextBatch& batch, std::size_t index) {
              if (index >= batch.size()) throw nb::index_error("no such text");
@@ -481,7 +497,7 @@ NB_MODULE(_native, m) {
       .def(nb::new_(&make_encoder), "tokens"_a, "ordinary"_a, "merges"_a,
            "tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank.")
       .def("encode", &encode_text, "text"_a, "Ids of str or bytes.")
-      .def("encode_batch", &encode_all<TextBatch>, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
+      .def("encode_batch", &encode_all, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
       .def("encode_batch", &encode_texts, "texts"_a, "All ids (uint32) and where each text's begin (uint64, one more than texts).")
       .def("encode_buffer", &encode_buffer, nb::arg("bytes").noconvert(), nb::arg("offsets").noconvert(),
            "As encode_batch, of texts that lie one after another in an array: from offsets[i] to offsets[i + 1].")

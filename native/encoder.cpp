@@ -98,7 +98,7 @@ bool Encoder::is_aligned(const std::vector<Merge>& merges) const {
 void Encoder::index_characters() {
   std::vector<Id> found(kCharTable, kNoToken);
   Scratch scratch;
-  std::vector<Id> encoded;
+  Ids encoded;
   for (std::size_t id = 0; id < ordinary_; ++id) {
     const std::string& bytes = tokens_[id];
     if (bytes.empty()) continue;
@@ -118,7 +118,7 @@ void Encoder::index_words() {
   std::vector<Id> spellings;
   std::size_t longest = 0;
   Scratch scratch;
-  std::vector<Id> encoded;
+  Ids encoded;
   for (std::size_t id = 0; id < ordinary_; ++id) {
     encoded.clear();
     if (tokens_[id].empty()) continue;
@@ -161,7 +161,7 @@ void Encoder::index_joints() {
   joints_ = std::move(joints);
 }
 
-void Encoder::encode(std::string_view text, std::vector<Id>& ids, Scratch& scratch) const {
+void Encoder::encode(std::string_view text, Ids& ids, Scratch& scratch) const {
   Scanner scanner(text);
   for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) {
     cut(word, scratch);
@@ -219,7 +219,7 @@ void Encoder::close(Scratch& scratch) const {
 
 // Appends the ids of all pieces that wait. First those that are words are found, and for the others the ranks asked for; so that memory
 // is waited for once in a batch, not once in a piece.
-void Encoder::finish(std::vector<Id>& ids, Scratch& scratch) const {
+void Encoder::finish(Ids& ids, Scratch& scratch) const {
   const Id* parts = scratch.parts.data();
   for (Piece& piece : scratch.pieces) {
     if (piece.size < 3 || piece.has_strays) continue;
@@ -249,7 +249,7 @@ Id Encoder::find_word(const Piece& piece, const Id* parts) const {
   return kNoToken;
 }
 
-void Encoder::append_merged(const Piece& piece, std::vector<Id>& ids, Scratch& scratch) const {
+void Encoder::append_merged(const Piece& piece, Ids& ids, Scratch& scratch) const {
   Id* parts = scratch.parts.data() + piece.begin;
   if (piece.size == 2) {
     const std::uint32_t rank = table_.rank(parts[0], parts[1]);

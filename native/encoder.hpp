@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "joint_set.hpp"
+#include "large.hpp"
 #include "prefetch.hpp"
 #include "unicode.hpp"
 
@@ -56,6 +57,8 @@ struct Merge {
   Id left, right, result;
 };
 
+using Ids = LargeVector<Id>;
+
 class Encoder {
  public:
   // A stretch of text that no merge crosses, as the tokens it starts from.
@@ -79,7 +82,7 @@ class Encoder {
   Encoder(std::vector<std::string> tokens, std::size_t ordinary, std::vector<Merge> merges);
 
   // Appends the ids of `text`, any bytes at all. Throws std::length_error if a single pre-token has 2^32 bytes or more.
-  void encode(std::string_view text, std::vector<Id>& ids, Scratch& scratch) const;
+  void encode(std::string_view text, Ids& ids, Scratch& scratch) const;
 
   // Appends the bytes of one token; false if there is no such id.
   bool decode(Id id, std::string& bytes) const;
@@ -108,9 +111,9 @@ class Encoder {
   void index_joints();
   void cut(std::string_view word, Scratch& scratch) const;
   void close(Scratch& scratch) const;
-  void finish(std::vector<Id>& ids, Scratch& scratch) const;
+  void finish(Ids& ids, Scratch& scratch) const;
   Id find_word(const Piece& piece, const Id* parts) const;
-  void append_merged(const Piece& piece, std::vector<Id>& ids, Scratch& scratch) const;
+  void append_merged(const Piece& piece, Ids& ids, Scratch& scratch) const;
   std::size_t merge_short(Id* parts, std::size_t size) const;
   std::size_t merge_long(Id* parts, std::size_t size, Scratch& scratch) const;
   Id result_of(std::uint32_t rank) const { return consecutive_ ? first_result_ + rank : results_[rank]; }

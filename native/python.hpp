@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "text_batch.hpp"
+
 namespace hanlin {
 
 namespace nb = nanobind;
@@ -30,6 +32,14 @@ inline std::string_view view_of(nb::handle text) {
   return {data, static_cast<std::size_t>(size)};
 }
 
+// Adds a Python str (as UTF-8) or bytes object to a batch; unlike `view_of`, leaves no copy with the str.
+inline void append_copy(TextBatch& batch, nb::handle text) {
+  if (!PyUnicode_Check(text.ptr())) return batch.append(view_of(text));
+  const nb::object bytes = nb::steal(PyUnicode_AsUTF8String(text.ptr()));
+  if (!bytes.is_valid()) throw nb::python_error();
+  batch.append(view_of(bytes));
+}
+
 // Views of the items of a sequence, and the references that keep them alive while the GIL is released.
 struct Texts {
   std::vector<nb::object> owners;
@@ -43,10 +53,11 @@ struct Texts {
   }
 };
 
-template <typename T>
-nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
-  auto* owned = new std::vector<T>(std::move(values));
-  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+template <typename T, typename Allocator>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T, Allocator>&& values) {
+  using Values = std::vector<T, Allocator>;
+  auto* owned = new Values(std::move(values));
+  nb::capsule owner(owned, [](void* pointer) noexcept { delete static_cast<Values*>(pointer); });
   return nb::ndarray<nb::numpy, T, nb::ndim<1>>(owned->data(), {owned->size()}, owner);
 }
 

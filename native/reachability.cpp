@@ -75,7 +75,7 @@ class Search {
 
   const Encoder& encoder_;
   Encoder::Scratch scratch_;
-  std::vector<Id> ids_;
+  Ids ids_;
   std::string text_;
 };
 

@@ -18,6 +18,10 @@ class TextBatch {
   // For a text that is put together: append to `open()`, then end() or drop() it.
   std::string& open() { return bytes_; }
   void end() { ends_.push_back(bytes_.size()); }
+  void clear() {
+    bytes_.clear();
+    ends_.resize(1);
+  }
   void drop() { bytes_.resize(ends_.back()); }
   std::string_view opened() const { return std::string_view(bytes_).substr(ends_.back()); }
 

@@ -119,7 +119,8 @@ void run(std::string_view data, std::uint8_t choice) {
   require(encoder.aligned() || !options.aligned, "an aligned vocabulary is recognised");
 
   Encoder::Scratch scratch;
-  std::vector<Id> encoded, expected;
+  Ids encoded;
+  Ids expected;
   encoder.encode(data, encoded, scratch);
   std::string decoded;
   for (const Id id : encoded) require(encoder.decode(id, decoded), "ids are below the size");
