@@ -4,6 +4,7 @@
 #include <bit>
 #include <stdexcept>
 
+#include "prefetch.hpp"
 #include "unicode.hpp"
 
 namespace hanlin {
@@ -22,9 +23,10 @@ std::uint64_t spread(std::uint64_t hash) {
 }
 
 struct Found {
-  std::uint32_t item, hits, run;
+  std::uint32_t item, run;
   std::uint32_t longest, longest_end;  // in characters; the end as the number of the window
   std::uint32_t last, free;            // the last window that matched; the first that overlaps no counted one
+  std::vector<std::uint64_t> counted;  // hashes: what a text says twice is one hit
 };
 
 }  // namespace
@@ -73,7 +75,7 @@ void OverlapFinder::index() {
     std::size_t slot = grams_[at].hash & (slots_.size() - 1);
     while (slots_[slot] != kFree) slot = (slot + 1) & (slots_.size() - 1);
     slots_[slot] = static_cast<std::uint32_t>(at);
-    const std::uint64_t bit = (grams_[at].hash >> 20) & (seen_.size() * 64 - 1);
+    const std::uint64_t bit = (grams_[at].hash >> 20) & (seen_.size() * 64 - 1);  // as in `find`
     seen_[bit / 64] |= 1ULL << bit % 64;
   }
   indexed_ = true;
@@ -84,15 +86,17 @@ std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t h
   const auto n = static_cast<std::uint32_t>(n_);
   std::vector<Overlap> result;
   std::vector<Found> found;
+  std::vector<std::uint64_t> hashes;
+  const auto bit_of = [&](std::uint64_t hash) { return (hash >> 20) & (seen_.size() * 64 - 1); };
   for (std::size_t text = 0; text < texts.size(); ++text) {
     found.clear();
-    const auto match = [&](std::uint32_t item, std::uint32_t window) {
+    const auto match = [&](std::uint32_t item, std::uint32_t window, std::uint64_t hash) {
       auto place = std::find_if(found.begin(), found.end(), [&](const Found& one) { return one.item == item; });
-      if (place == found.end()) place = found.insert(found.end(), {item, 0, 0, 0, 0, kFree, 0});
-      place->run = place->last + 1 == window && place->hits > 0 ? place->run + 1 : 1;
+      if (place == found.end()) place = found.insert(found.end(), {item, 0, 0, 0, kFree, 0, {}});
+      place->run = place->last + 1 == window && place->run > 0 ? place->run + 1 : 1;
       place->last = window;
-      if (window >= place->free) {
-        place->hits += 1;
+      if (window >= place->free && std::find(place->counted.begin(), place->counted.end(), hash) == place->counted.end()) {
+        place->counted.push_back(hash);
         place->free = window + n;
       }
       if (place->run + n - 1 > place->longest) {
@@ -100,18 +104,23 @@ std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t h
         place->longest_end = window;
       }
     };
-    each_gram(texts[text], [&](std::uint64_t hash, std::uint32_t window) {
-      const std::uint64_t bit = (hash >> 20) & (seen_.size() * 64 - 1);
-      if ((seen_[bit / 64] >> bit % 64 & 1) == 0) return;
+    hashes.clear();
+    each_gram(texts[text], [&](std::uint64_t hash, std::uint32_t) {
+      prefetch(&seen_[bit_of(hash) / 64]);
+      hashes.push_back(hash);
+    });
+    for (std::uint32_t window = 0; window < hashes.size(); ++window) {
+      const std::uint64_t hash = hashes[window], bit = bit_of(hash);
+      if ((seen_[bit / 64] >> bit % 64 & 1) == 0) continue;
       for (std::size_t slot = hash & (slots_.size() - 1); slots_[slot] != kFree; slot = (slot + 1) & (slots_.size() - 1)) {
         std::size_t at = slots_[slot];
         if (grams_[at].hash != hash) continue;
-        for (std::size_t end = std::min(at + kCrowd, grams_.size()); at < end && grams_[at].hash == hash; ++at) match(grams_[at].item, window);
-        return;
+        for (std::size_t end = std::min(at + kCrowd, grams_.size()); at < end && grams_[at].hash == hash; ++at) match(grams_[at].item, window, hash);
+        break;
       }
-    });
+    }
     const auto told = std::find_if(found.begin(), found.end(), [&](const Found& one) {
-      return one.hits >= hits || one.longest >= longest || one.longest >= lengths_[one.item];
+      return one.counted.size() >= hits || one.longest >= longest || one.longest >= lengths_[one.item];
     });
     if (told == found.end()) continue;
     // Windows are counted in characters; the passage is given in bytes.
@@ -121,7 +130,7 @@ std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t h
       if (character == first) begin = position;
       position += decode_unit(texts[text], position).size;
     }
-    result.push_back({static_cast<std::uint32_t>(text), told->item, told->hits, told->longest, begin, position});
+    result.push_back({static_cast<std::uint32_t>(text), told->item, static_cast<std::uint32_t>(told->counted.size()), told->longest, begin, position});
   }
   return result;
 }
