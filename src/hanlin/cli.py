@@ -218,18 +218,30 @@ def _bytes_of(size: str) -> int:
 
 
 def _show_progress() -> Callable[..., None]:
-    """Megabytes read and tokens learnt, shown on stderr every now and then."""
+    """Megabytes read and tokens learnt, shown on stderr every now and then with the time that is left."""
     import time
 
-    shown = time.monotonic()
+    from .common.progress import format_seconds
+
+    shown = began = time.monotonic()
+    before, first = ("", 0), 0
 
     def show_progress(phase: str, done: int, total: int = 0) -> None:
-        nonlocal shown
-        if time.monotonic() - shown < 2 and done != total:
+        nonlocal shown, began, before, first
+        now = time.monotonic()
+        if phase != before[0] or done < before[1]:  # a phase begins, or the files are read once more
+            began, first = now, done
+        before = (phase, done)
+        if now - shown < 2 and done != total:
             return
-        shown = time.monotonic()
-        text = tr(f"已读 {done / 1e6:,.0f} MB", f"{done / 1e6:,.0f} MB read") if phase == "count" else tr(f"已学 {done}/{total}", f"{done}/{total} learnt")
-        print(text, file=sys.stderr, flush=True)
+        shown = now
+        spent = now - began
+        left = f"  ETA {format_seconds(spent / (done - first) * (total - done))}" if total > done > first and spent > 1 else ""
+        if phase == "count":
+            size = f"{done / 1e6:,.0f} MB" if not total else f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB"
+            print(tr(f"已读 {size}{left}", f"{size} read{left}"), file=sys.stderr, flush=True)
+        else:
+            print(tr(f"已学 {done}/{total}{left}", f"{done}/{total} learnt{left}"), file=sys.stderr, flush=True)
 
     return show_progress
 

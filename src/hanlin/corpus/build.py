@@ -25,12 +25,12 @@ from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
 from ..common.savepoint import Savepoint, files_key
 from .duplicates import LEAST_MEMORY, DuplicateSearch
-from .files import expand
+from .files import expand, expected_bytes
 from .intake import SKETCH, AllTaken, Intake
 from .messages import Document
 from .output import Output, gather, sizes_of
 from .overlap import Benchmarks
-from .plan import CorpusConfig, expected_bytes, shards
+from .plan import CorpusConfig, shards
 from .tasks import Phase, run_phases
 
 __all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]

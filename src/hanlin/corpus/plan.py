@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .dedup import DedupConfig
-from .files import COMPRESSED
+from .files import expected_bytes
 from .rules import CleanConfig, preset
 
 TASK_BYTES = 96 << 20  # of text a task should have; files are not cut
-EXPANSION = 3  # compressed Chinese is about a third of its text: a guess, good enough for tasks and bars
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,6 @@ class CorpusConfig:
     def tag(self, source: str) -> str:
         """`anneal`, or nothing."""
         return "anneal" if any(fnmatchcase(source, pattern) for pattern in self.anneal) else ""
-
-
-def expected_bytes(path: Path) -> int:
-    """About how much text a file holds."""
-    return path.stat().st_size * (EXPANSION if path.suffix.lower() in COMPRESSED else 1)
 
 
 def shards(paths: Sequence[Path], config: CorpusConfig) -> list[list[str]]:

@@ -18,14 +18,15 @@ from hanlin.common.failpoints import failpoint
 from hanlin.common.savepoint import Savepoint
 
 from .chat import ROLES
-from .texts import Source, text_batches
+from .texts import Source, expected_bytes, text_batches
 
 TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: it doubles when it grows
 BYTES_PER_SYMBOL = 11  # of the distinct pieces, while merges are learnt: 9 measured here
 WAITING_BATCHES = 2  # for each thread, counted or about to be: one that is slow leaves no other without work
 COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
 
-# Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown): bytes, then tokens.
+# Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown; a guess the first time that files are
+# read): bytes, then tokens.
 Progress = Callable[[str, int, int], None]
 
 
@@ -41,6 +42,7 @@ class Texts:
         self._copy = tempfile.SpooledTemporaryFile(COPY_BYTES) if isinstance(source, Iterator) else None  # noqa: SIM115
         self._copied = False
         self.documents = self.bytes = 0
+        self._expected = expected_bytes(source)
 
     def __enter__(self) -> Texts:
         return self
@@ -93,8 +95,11 @@ class Texts:
                     wait_until(0)
                     save(number)
                 if self._progress:
-                    self._progress("count", self.bytes, 0)
+                    self._progress("count", self.bytes, max(self._expected, self.bytes + 1) if self._expected else 0)
             wait_until(0)
+        self._expected = self.bytes
+        if self._progress:
+            self._progress("count", self.bytes, self.bytes)
         if self.bytes == 0:
             raise HanlinError(
                 f"语料是空的（{self.documents} 篇文档，0 字节），无法训练分词器。请检查输入文件。",

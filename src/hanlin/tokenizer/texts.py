@@ -22,6 +22,16 @@ def paths_of(source: Source) -> list[Path] | None:
     return expand(source)
 
 
+def expected_bytes(source: Source) -> int:
+    """About how much text files hold, 0 for other sources."""
+    paths = paths_of(source)
+    if paths is None:
+        return 0
+    from hanlin.corpus.files import expected_bytes
+
+    return sum(map(expected_bytes, paths))
+
+
 def text_batches(source: Source) -> Iterator[TextBatch]:
     """A source's texts as UTF-8, about a MiB at a time; a lone surrogate becomes its three bytes, which are no character to the core."""
     if isinstance(source, (str, Path, list, tuple)):
