@@ -261,3 +261,32 @@ def test_a_line_without_end_in_an_archive_costs_itself(tmp_path):
         quarantine = Quarantine()
         assert [item["text"] for item in read_documents(tmp_path / name, quarantine=quarantine, limits=limits)] == ["a", "b"]
         assert [(entry.line, entry.offset) for entry in quarantine.entries] == [(2, 14)]
+
+
+def test_whatever_happens_to_an_archive_is_an_error_in_words(tmp_path):
+    whole = {}
+    for kind in MAKE:
+        MAKE[kind](tmp_path / kind, FILES | OTHERS)
+        whole[kind] = (tmp_path / kind).read_bytes()
+    version = bytearray(whole["x.zip"])
+    version[version.index(b"PK\1\2") + 6] = 255  # "version needed": zipfile answers with NotImplementedError
+    (tmp_path / "x.zip").write_bytes(version)
+    with pytest.raises(HanlinError, match="x.zip"):
+        list(read_documents(tmp_path / "x.zip"))
+    draw = random.Random(seed := 7)
+    for turn in range(1500):
+        kind = draw.choice(list(MAKE))
+        data = bytearray(whole[kind])
+        for _ in range(draw.choice([1, 2, 10])):
+            at = draw.randrange(len(data))
+            if draw.random() < 0.6:
+                data[at] = draw.randrange(256)
+            else:
+                del data[at : at + draw.randrange(1, 200)]
+        (tmp_path / kind).write_bytes(data)
+        try:
+            list(read_documents(tmp_path / kind, quarantine=Quarantine(), limits=ReadLimits(record_bytes=1 << 20)))
+        except HanlinError:
+            pass
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, turn {turn}, {kind}") from error

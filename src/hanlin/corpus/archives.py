@@ -22,7 +22,7 @@ Skip = Callable[[str, str], None]  # name of a member that is not read, and why
 _FREE = 64 << 20  # bytes that may come out before a ratio means anything
 _HEADERS = 4 << 20  # bytes of tar headers between two members
 _DIRECTORY = 64 << 20  # bytes of a zip's table of members
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, struct.error)
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error)
 
 
 class Member:
@@ -150,7 +150,7 @@ def _zip(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
             except NotImplementedError:  # deflate64, which Windows uses above 2 GB
                 skip(name, tr(f"不支持的压缩方法 {info.compress_type}，请先解压", f"compression method {info.compress_type}: unpack it first"))
                 continue
-            except (*_DAMAGED, RuntimeError) as error:
+            except _DAMAGED as error:
                 raise _damaged(f"{path}!{name}", error) from error
             with stream:
                 yield Member(path, name, lambda stream=stream, name=name, grow=grow: _Bounded(f"{path}!{name}", stream, grow))
