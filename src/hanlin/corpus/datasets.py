@@ -1,6 +1,6 @@
 """Public Chinese data sets: what they hold, where both hubs keep them, and under which terms, as far as known.
 
-A table for people and for `hanlin data list`; nothing is downloaded here. `commercial` is "yes", "no" or "unknown": what
+The table behind `hanlin data list` and `hanlin data fetch`; nothing is downloaded here. `commercial` is "yes", "no" or "unknown": what
 the publisher's card says, not legal advice. The texts of the sets with unknown terms come from mixed origins.
 """
 
@@ -10,7 +10,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from ..common.errors import HanlinError, tr
+from ..common.errors import HanlinError, prefers_chinese
+from ..common.terminal import table
 
 Stage = Literal["pretrain", "sft", "reasoning", "preference", "evaluation"]
 
@@ -27,6 +28,7 @@ class DataSet:
         licence: as stated, "unknown" where nothing is.
         commercial: whether the stated terms allow commercial use.
         size: roughly.
+        files: patterns of the files to fetch when none are asked for, where a repository holds more than this data set.
     """
 
     name: str
@@ -37,20 +39,39 @@ class DataSet:
     licence: str
     commercial: Literal["yes", "no", "unknown"]
     size: str = ""
+    files: tuple[str, ...] = ()
 
 
 def _set(
-    name: str, stage: Stage, fields: str, hf: str, ms: str, licence: str, commercial: Literal["yes", "no", "unknown"], size: str = ""
+    name: str,
+    stage: Stage,
+    fields: str,
+    hf: str,
+    ms: str,
+    licence: str,
+    commercial: Literal["yes", "no", "unknown"],
+    size: str = "",
+    files: str = "",
 ) -> DataSet:
-    return DataSet(name, stage, tuple(fields.split()), hf, ms, licence, commercial, size)
+    return DataSet(name, stage, tuple(fields.split()), hf, ms, licence, commercial, size, tuple(files.split()))
 
 
 _MESSAGES = "conversations[role,content]"
 _SHAREGPT = "conversations[from,value]"
 DATASETS: tuple[DataSet, ...] = (
-    _set("c4-zh", "pretrain", "text timestamp url", "allenai/c4", "", "ODC-BY + CommonCrawl terms", "unknown", "1024 × json.gz"),
+    _set(
+        "c4-zh",
+        "pretrain",
+        "text timestamp url",
+        "allenai/c4",
+        "",
+        "ODC-BY + CommonCrawl terms",
+        "unknown",
+        "1024 × json.gz",
+        "multilingual/c4-zh.*.json.gz",
+    ),
     _set("skypile-150b", "pretrain", "text", "Skywork/SkyPile-150B", "AI-ModelScope/SkyPile-150B", "Skywork Community License", "unknown"),
-    _set("wikipedia-zh", "pretrain", "id url title text", "wikimedia/wikipedia", "", "CC BY-SA 3.0/4.0", "yes"),
+    _set("wikipedia-zh", "pretrain", "id url title text", "wikimedia/wikipedia", "", "CC BY-SA 3.0/4.0", "yes", "", "20231101.zh/*"),
     _set("wikipedia-cn", "pretrain", "completion source", "pleisto/wikipedia-cn-20230720-filtered", "", "CC BY-SA 3.0", "yes"),
     _set("mnbvc", "pretrain", "文件名 段落[行号,内容]", "liwu/MNBVC", "", "MIT (contents vary)", "unknown"),
     _set(
@@ -164,30 +185,13 @@ def find(name: str) -> DataSet:
     )
 
 
-def listing(stage: Stage | None = None) -> str:
-    """The table as text, one set a line, grouped by stage."""
-    rows = [
-        (
-            tr("名称", "name"),
-            tr("用途", "stage"),
-            tr("许可", "licence"),
-            tr("可商用", "commercial"),
-            "Hugging Face",
-            "ModelScope",
-            tr("规模", "size"),
-        )
-    ]
+def listing(stage: Stage | None = None, commercial: bool = False) -> str:
+    """The table as text, one set a line, grouped by stage; with `commercial` only those whose stated terms allow that use."""
+    head = ["name", "stage", "licence", "commercial", "Hugging Face", "ModelScope", "size", "fields"]
+    rows = [head if not prefers_chinese() else ["名称", "用途", "许可", "可商用", "Hugging Face", "ModelScope", "规模", "字段"]]
     rows += [
-        (data.name, data.stage, data.licence, data.commercial, data.huggingface or "–", data.modelscope or "–", data.size or "–")
+        [data.name, data.stage, data.licence, data.commercial, data.huggingface or "–", data.modelscope or "–", data.size or "–", " ".join(data.fields)]
         for data in DATASETS
-        if stage in (None, data.stage)
+        if stage in (None, data.stage) and (not commercial or data.commercial == "yes")
     ]
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _width(text: str) -> int:
-    """Columns a terminal needs: two for a Chinese character."""
-    return sum(2 if "\u2e80" <= character <= "\uffef" else 1 for character in text)
+    return "\n".join(table(rows))

@@ -15,7 +15,8 @@ from typing import Any
 from hanlin._native import TextBatch
 
 from ..common.errors import HanlinError, tr
-from .files import BLOCK, DEFAULT_LIMITS, ReadLimits, expand, stem
+from .archives import Member, members
+from .files import BLOCK, DEFAULT_LIMITS, ReadLimits, Source, Unusable, expand, is_archive, stem
 from .layouts import SCHEMAS, recognise_for
 from .messages import BadRecord, Conversation, Document, Preference
 from .records import Quarantine, Raw, records
@@ -90,13 +91,18 @@ def _stream(
     files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, report: bool, may_be_empty: bool
 ) -> Iterator[Any]:
     before, total = quarantine.count, 0
-    for path in files:
-        read = 0
-        for item in _convert(path, records(path, schema, quarantine, limits, texts=texts), schema, quarantine, source):
-            read += len(item) if isinstance(item, TextBatch) else 1
-            yield item
-        if not read and quarantine.count == before:
-            if len(files) == 1 and not may_be_empty:
+    for path in _within(files, quarantine, limits):
+        read, earlier = 0, quarantine.count
+        try:
+            for item in _convert(path, records(path, schema, quarantine, limits, texts=texts), schema, quarantine, source):
+                read += len(item) if isinstance(item, TextBatch) else 1
+                yield item
+        except Unusable as error:
+            if not isinstance(path, Member):
+                raise
+            quarantine.add(path, 0, -1, error.reason)
+        if not read and quarantine.count == earlier:
+            if len(files) == 1 and path is files[0] and not may_be_empty:
                 raise HanlinError(f"{path} 是空文件。", f"{path} is empty.")
             quarantine.add(path, 0, -1, tr("空文件", "empty file"))
         total += read
@@ -112,11 +118,20 @@ def _stream(
         )
 
 
-def _convert(path: Path, found: Iterator[Raw | TextBatch], schema: str, quarantine: Quarantine, source: str) -> Iterator[Any]:
+def _within(files: list[Path], quarantine: Quarantine, limits: ReadLimits) -> Iterator[Path | Member]:
+    """The files, and in place of an archive those inside it; what is passed over there is counted and shown."""
+    for path in files:
+        if is_archive(path):
+            yield from members(path, limits, lambda name, why: quarantine.add(name, 0, -1, why))
+        else:
+            yield path
+
+
+def _convert(path: Path | Member, found: Iterator[Raw | TextBatch], schema: str, quarantine: Quarantine, source: str) -> Iterator[Any]:
     """Records into the schema, batches of texts as they are; refuse the file when none of its first records has a known layout."""
     unknown: list[Raw] = []
     known = False
-    name = stem(path)
+    name = stem(path.archive if isinstance(path, Member) else path)
     for raw in itertools.chain(found, [None]):
         if not known and unknown and (raw is None or len(unknown) >= _LOOK):
             raise _unrecognised(path, [item.value for item in unknown], schema)
@@ -158,16 +173,17 @@ def _convert(path: Path, found: Iterator[Raw | TextBatch], schema: str, quaranti
         yield item
 
 
-def _unrecognised(path: Path, values: list[Any], schema: str) -> HanlinError:
+def _unrecognised(path: Source, values: list[Any], schema: str) -> HanlinError:
     fitting = [other for other in SCHEMAS if other != schema and any(recognise_for(value, other) for value in values)]
     zh_hint, en_hint = "", ""
     if fitting:
         zh_hint = f"它看起来是 {fitting[0]}，应交给 {_FLAGS[fitting[0]]}。"
         en_hint = f"It looks like {fitting[0]}: pass it as {_FLAGS[fitting[0]]}. "
     known = ", ".join(" ".join(sorted(layout.keys)) for layout in SCHEMAS[schema][:6])
-    return HanlinError(
+    return Unusable(
         f"{path}：认不出记录的布局，看到的键是 {_keys(values)}。{zh_hint}请改成已知的键之一（{known} ……）。",
         f"{path}: unrecognised layout, with the keys {_keys(values)}. {en_hint}Rename them to a known set ({known} …).",
+        tr(f"不认识的布局：{_keys(values)}", f"unrecognised layout: {_keys(values)}"),
     )
 
 

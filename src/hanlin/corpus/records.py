@@ -22,7 +22,7 @@ import orjson
 from hanlin._native import JsonLines, TextBatch
 
 from ..common.errors import HanlinError, tr
-from .files import ReadLimits, inner_suffix, line_blocks, lines, utf8_blocks
+from .files import ReadLimits, Source, inner_suffix, line_blocks, lines, utf8_blocks
 from .layouts import SCHEMAS, is_plain_text, recognise_for
 from .messages import is_message
 
@@ -56,7 +56,7 @@ class Quarantine:
         self.entries: list[Entry] = []
         self._sink = sink
 
-    def add(self, file: Path | str, line: int, offset: int, reason: str, record: Any = "") -> None:
+    def add(self, file: Source | str, line: int, offset: int, reason: str, record: Any = "") -> None:
         """Count one record; `line` is its number from 1, `offset` its first byte (after decompression), or -1."""
         if isinstance(record, bytes):
             record = record[:800].decode("utf-8", "replace")
@@ -87,7 +87,7 @@ class Raw(NamedTuple):
     value: Any
 
 
-def records(path: Path, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False) -> Iterator[Raw | TextBatch]:
+def records(path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False) -> Iterator[Raw | TextBatch]:
     """Stream the records of `path`; `schema` (a key of `layouts.SCHEMAS`) only tells how to read an array of chat messages.
 
     Args:
@@ -98,7 +98,7 @@ def records(path: Path, schema: str, quarantine: Quarantine, limits: ReadLimits,
     """
     suffix = inner_suffix(path)
     if suffix == ".parquet":
-        return _parquet(path)
+        return _parquet(cast(Path, path))  # archives pass parquet over
     encoding, stream = utf8_blocks(path, limits)
     encoding = "utf-8" if encoding.startswith("utf") else encoding
     first = next(stream, b"")
@@ -136,7 +136,7 @@ def _pretty(first: bytes) -> bool:
     return line == b"{" or (line.endswith(b",") and not line.endswith(b"},"))
 
 
-def _decoded(stream: Iterator[bytes], encoding: str, path: Path, quarantine: Quarantine) -> Iterator[str]:
+def _decoded(stream: Iterator[bytes], encoding: str, path: Source, quarantine: Quarantine) -> Iterator[str]:
     """Text blocks; undecodable bytes become U+FFFD, once counted per file."""
     decoder, bad = codecs.getincrementaldecoder(encoding)("replace"), 0
     for block in itertools.chain(stream, [None]):
@@ -152,7 +152,7 @@ def _decoded(stream: Iterator[bytes], encoding: str, path: Path, quarantine: Qua
 
 
 def _json_lines(
-    path: Path, source: Iterator[tuple[int, int, bytes | None]], encoding: str, quarantine: Quarantine, limits: ReadLimits
+    path: Source, source: Iterator[tuple[int, int, bytes | None]], encoding: str, quarantine: Quarantine, limits: ReadLimits
 ) -> Iterator[Raw]:
     for number, offset, line in source:
         if line is None:
@@ -182,7 +182,7 @@ def _json_lines(
 
 
 def _text_batches(
-    path: Path, blocks: Iterator[tuple[int, int, bytes | None]], quarantine: Quarantine, limits: ReadLimits
+    path: Source, blocks: Iterator[tuple[int, int, bytes | None]], quarantine: Quarantine, limits: ReadLimits
 ) -> Iterator[Raw | TextBatch]:
     """The texts of lines that the core can read, and the other lines' records, in the order of the file."""
     reader = JsonLines("text", limits.record_bytes)
@@ -219,7 +219,7 @@ def _mended(line: str) -> Iterator[Any]:
             position += 1
 
 
-def _array(path: Path, blocks: Iterator[str], schema: str, quarantine: Quarantine, limits: ReadLimits) -> Iterator[Raw]:
+def _array(path: Source, blocks: Iterator[str], schema: str, quarantine: Quarantine, limits: ReadLimits) -> Iterator[Raw]:
     """Elements of one JSON array, streamed; an array of chat messages is one conversation."""
     elements = _values(path, blocks, quarantine, limits, opening="[")
     first = next(elements, None)
@@ -232,7 +232,7 @@ def _array(path: Path, blocks: Iterator[str], schema: str, quarantine: Quarantin
     yield from elements
 
 
-def _values(path: Path, blocks: Iterator[str], quarantine: Quarantine, limits: ReadLimits, opening: str = "") -> Iterator[Raw]:
+def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits: ReadLimits, opening: str = "") -> Iterator[Raw]:
     """JSON values one after another, separated by commas or space, over any number of lines.
 
     After a broken one, reading goes on at the next `{` that follows a `}`: one bad record costs itself.
@@ -291,7 +291,7 @@ def _skip(text: str, position: int, characters: str) -> int:
     return position
 
 
-def _table(path: Path, blocks: Iterator[str], delimiter: str) -> Iterator[Raw]:
+def _table(path: Source, blocks: Iterator[str], delimiter: str) -> Iterator[Raw]:
     """Rows as mappings by the header; two columns without a header are question and answer."""
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
     reader = csv.reader(_text_lines(blocks), delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)

@@ -1,0 +1,312 @@
+"""Downloads from a stranger: HTTP GET with nothing but the standard library, resumed, bounded and checked.
+
+Redirects to other schemes and bodies longer than announced are refused, and a token goes to no host but its own. Nothing here
+knows a hub's interface; `hub.py` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..common.atomic import disk_full, fsync_path
+from ..common.errors import HanlinError, tr
+from ..common.manifest import sha256_file
+
+BLOCK = 1 << 20
+_ATTEMPTS = 6  # in a row without progress: 1 + 2 + 4 + 8 + 16 s of waiting
+_PROGRESS = 1 << 16  # bytes that make an attempt a success
+_JSON_LIMIT = 64 << 20
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a repository.
+
+    Attributes:
+        path: relative, with `/`.
+        size: bytes.
+        sha256: hex, "" when the hub gives none.
+        blob: git's SHA-1 of the content, "" when unknown; what Hugging Face gives for small files.
+    """
+
+    path: str
+    size: int
+    sha256: str = ""
+    blob: str = ""
+
+
+class _Dropped(Exception):
+    """The connection failed, not the disk; `__cause__` says how."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects stay on HTTP(S), never fall from HTTPS, and take no token to another host."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if new.scheme != "https" and not (old.scheme == new.scheme == "http"):
+            raise urllib.error.HTTPError(newurl, code, msg, headers, fp)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and (new.scheme, new.netloc) == (old.scheme, old.netloc):
+            for name, value in req.unredirected_hdrs.items():
+                request.add_unredirected_header(name, value)
+        return request
+
+
+class Web:
+    """One server.
+
+    Args:
+        endpoint: its address, http(s) only.
+        credentials: headers that go to this server alone.
+        wait: called with seconds between attempts.
+
+    Raises:
+        HanlinError: `endpoint` is no address.
+    """
+
+    def __init__(self, endpoint: str, credentials: Mapping[str, str], wait: Callable[[float], None] = time.sleep):
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise HanlinError(
+                f"{endpoint!r} 不是网址，应形如 https://hf-mirror.com。请检查 HF_ENDPOINT。",
+                f"{endpoint!r} is no address; it should look like https://hf-mirror.com. Check HF_ENDPOINT.",
+            )
+        self.host = parts.netloc.rpartition("@")[2]
+        self._credentials, self._wait = credentials, wait
+        self._page = self._token_variable = ""
+        self._opener = urllib.request.OpenerDirector()  # and not build_opener: no file:, ftp: or data: address can be opened
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(),
+            _Redirects(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+        ):
+            self._opener.add_handler(handler)
+
+    def terms(self, page: str, token_variable: str) -> None:
+        """Where a person accepts the terms and which environment variable holds the token, for the message about a refusal."""
+        self._page, self._token_variable = page, token_variable
+
+    def json(self, url: str, what: str) -> tuple[Any, str]:
+        """The JSON at `url`, and the query of the page that follows it ("" for none).
+
+        Raises:
+            HanlinError: whatever went wrong, in words.
+        """
+        for failures in range(1, _ATTEMPTS + 1):
+            try:
+                with self._open(url) as answer:
+                    data = answer.read(_JSON_LIMIT)
+                    if len(data) < int(answer.headers.get("Content-Length") or 0):
+                        raise http.client.IncompleteRead(b"")
+                    link = re.search(r'<([^>]*)>\s*;\s*rel="?next"?', answer.headers.get("Link", ""))
+                # of the next page only the query: a mirror hands out its original's address
+                return json.loads(data), urlsplit(link[1]).query if link else ""
+            except ValueError as error:
+                raise HanlinError(
+                    f"{self.host} 的回答不是 JSON（{url}）。地址可能不是数据集站点，或被登录页面拦截。请检查网络与 HF_ENDPOINT，或换一个 --from。",
+                    f"{self.host} did not answer with JSON ({url}): perhaps it is no hub, or a login page stands before it. "
+                    "Check the network and HF_ENDPOINT, or try another --from.",
+                ) from error
+            except (OSError, http.client.HTTPException) as error:
+                self._pause(error, failures, what, most=3)
+        raise AssertionError("unreachable: the last _pause raises")
+
+    def download(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None] = lambda have: None) -> None:
+        """Download one file to `target`, going on from an earlier part, and check it before it gets its name.
+
+        Args:
+            progress: called with the bytes that are there.
+
+        Raises:
+            HanlinError: whatever went wrong, in words; what has been received stays for the next time unless it is wrong.
+        """
+        part = part_of(target, file)
+        for last in (False, True):
+            self._receive(url, file, part, progress)
+            problem = difference(part, file)
+            if problem is None:
+                break
+            part.unlink()  # perhaps only the part from last time was bad: once more from the beginning
+            if last:
+                raise HanlinError(
+                    f"{file.path} 下载完整，但校验和不符（{problem}）。数据在 {self.host} 或途中被改动，已删除。请稍后再试，或换一个 --from。",
+                    f"{file.path} came whole but with another checksum ({problem}): it was altered at {self.host} or on the way, and has been removed. "
+                    "Try again later, or with another --from.",
+                )
+        fsync_path(part)
+        os.replace(part, target)
+
+    def _receive(self, url: str, file: RemoteFile, part: Path, progress: Callable[[int], None]) -> None:
+        failures = 0
+        while True:
+            have = part.stat().st_size if part.exists() else 0
+            if have > file.size:
+                part.unlink()
+                have = 0
+            if have == file.size and have:
+                progress(have)
+                return
+            try:
+                body = self._body(url, file, have)
+                with _writing(part):
+                    offset = next(body)
+                    with open(part, "r+b" if part.exists() else "w+b") as out:
+                        out.truncate(offset)
+                        out.seek(offset)
+                        reached = offset
+                        for block in body:
+                            out.write(block)
+                            reached += len(block)
+                            progress(reached)
+                return
+            except _Dropped as dropped:
+                now = part.stat().st_size if part.exists() else 0
+                failures = 0 if now - have >= _PROGRESS else failures + 1
+                self._pause(dropped.__cause__ or dropped, max(1, failures), file.path)
+
+    def _body(self, url: str, file: RemoteFile, have: int) -> Iterator[Any]:
+        """First the offset at which the server begins, then the bytes, exactly as many as were announced."""
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        try:
+            with self._open(url, headers) as answer:
+                offset = 0
+                if answer.status == 206:
+                    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
+                    offset = int(match[1]) if match else -1
+                    if offset != have or (match and match[2] not in ("*", str(file.size))):
+                        raise self._lies(file, answer.headers.get("Content-Range", "–"))
+                length = answer.headers.get("Content-Length")
+                if length is not None and length.strip() != str(file.size - offset):
+                    raise self._lies(file, length)
+                yield offset
+                while True:
+                    block = answer.read(BLOCK)
+                    offset += len(block)
+                    if offset > file.size:
+                        raise self._lies(file, f"> {file.size:,}")
+                    if not block:
+                        break
+                    yield block
+                if offset < file.size:
+                    raise http.client.IncompleteRead(b"", file.size - offset)
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and have:  # the server's file ends before our part does: begin anew
+                yield 0
+            raise _Dropped from error
+        except (OSError, http.client.HTTPException) as error:
+            raise _Dropped from error
+
+    def _lies(self, file: RemoteFile, said: str) -> HanlinError:
+        return HanlinError(
+            f"{self.host} 登记 {file.path} 有 {file.size:,} 字节，发来的却是 {said}，已拒绝。文件可能刚被更新，请稍后再试，或换一个 --from。",
+            f"{self.host} lists {file.path} with {file.size:,} bytes but sends {said}: refused. It may have just been changed; try again later, or with another --from.",
+        )
+
+    def _open(self, url: str, headers: dict[str, str] | None = None):
+        request = urllib.request.Request(url, headers={"User-Agent": "hanlin", "Accept-Encoding": "identity", **(headers or {})})
+        for name, value in self._credentials.items():
+            request.add_unredirected_header(name, value)
+        return self._opener.open(request, timeout=30)
+
+    def _pause(self, error: BaseException, failures: int, what: str, most: int = _ATTEMPTS) -> None:
+        """Wait before another attempt, or raise what the user should know."""
+        code = error.code if isinstance(error, urllib.error.HTTPError) else 0
+        reason = error.reason if isinstance(error, urllib.error.URLError) and not code else error
+        hopeless = (code and code not in (*_PASSING, 416)) or isinstance(reason, ssl.SSLCertVerificationError)
+        if hopeless or failures >= most:
+            raise self._explained(code, reason, what) from error
+        asked = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) and error.headers else ""
+        self._wait(min(60, int(asked)) if asked.isdigit() else 2.0 ** (failures - 1))
+
+    def _explained(self, code: int, reason: Any, what: str) -> HanlinError:
+        page, host = self._page, self.host
+        if code in (401, 403):
+            return HanlinError(
+                f"{host} 不允许下载 {what}（HTTP {code}）。请登录 {page} 接受使用条款，再设置环境变量 {self._token_variable}=你的访问令牌，然后重新运行。",
+                f"{host} does not let you have {what} (HTTP {code}). Log in at {page}, accept the terms there, set {self._token_variable} to your access token, and run again.",
+            )
+        if code == 404:
+            return HanlinError(
+                f"{host} 上没有 {what}（HTTP 404）。它可能已改名、删除或设为私有：请看 {page}，或换一个 --from。",
+                f"{host} has no {what} (HTTP 404). It may have been renamed, removed or made private: see {page}, or try another --from.",
+            )
+        if 300 <= code < 400:
+            return HanlinError(
+                f"{host} 把 {what} 转到了不安全的地址，已拒绝。请换一个 --from。", f"{host} redirects {what} to an address that is not safe: refused. Try another --from."
+            )
+        if code:
+            return HanlinError(
+                f"{host} 暂时不能提供 {what}（HTTP {code}）。已下载的部分会保留；请稍后再运行同一条命令，或换一个 --from。",
+                f"{host} cannot serve {what} now (HTTP {code}). What was received is kept; run the same command later, or with another --from.",
+            )
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return HanlinError(
+                f"{host} 的证书不可信（{reason.verify_message}）。请检查系统时间与代理；不会在没有加密保证的情况下下载。",
+                f"The certificate of {host} cannot be trusted ({reason.verify_message}). Check the clock and the proxy; nothing is downloaded without it.",
+            )
+        if isinstance(reason, socket.gaierror):
+            return HanlinError(
+                f"找不到主机 {host}：没有网络，或域名不能解析。请检查网络与代理（HTTPS_PROXY）；连不上 huggingface.co 可改用 --from hf-mirror 或 modelscope，已有文件可用 --from file。",
+                f"Host {host} cannot be found: there is no network, or no name service. Check the network and the proxy (HTTPS_PROXY); without huggingface.co try "
+                "--from hf-mirror or modelscope, and --from file for files you have.",
+            )
+        return HanlinError(
+            f"连不上 {host}，或连接屡次中断（{reason}）。已下载的部分会保留；请检查网络与代理（HTTPS_PROXY），再运行同一条命令，或换一个 --from。",
+            f"{host} cannot be reached, or keeps dropping the connection ({reason}). What was received is kept; check the network and the proxy (HTTPS_PROXY) and run the same command, "
+            "or try another --from.",
+        )
+
+
+def part_of(target: Path, file: RemoteFile) -> Path:
+    """Where `target` grows: named after its content where that is known, so that parts of two versions never mix."""
+    version = (file.sha256 or file.blob)[:12]
+    return target.with_name(f".{target.name}.{version}.part" if version else f".{target.name}.part")
+
+
+def difference(path: Path, file: RemoteFile) -> str | None:
+    """How a local file differs from what the hub lists, or None; the checksum is compared when the hub gave one."""
+    size = path.stat().st_size
+    if size != file.size:
+        return tr(f"{size:,} 字节，应为 {file.size:,}", f"{size:,} bytes, should be {file.size:,}")
+    if file.sha256:
+        return _differs(sha256_file(path), file.sha256)
+    if file.blob:
+        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        with open(path, "rb") as source:
+            while block := source.read(BLOCK):
+                digest.update(block)
+        return _differs(digest.hexdigest(), file.blob)
+    return None
+
+
+def _differs(have: str, want: str) -> str | None:
+    return None if have == want else tr(f"{have[:16]}…，应为 {want[:16]}…", f"{have[:16]}…, should be {want[:16]}…")
+
+
+@contextlib.contextmanager
+def _writing(part: Path) -> Iterator[None]:
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:  # of the disk: those of the connection are `_Dropped` by now
+        raise disk_full(part, error) from error
