@@ -143,7 +143,7 @@ def compare(*runs: Path, json: Flag = False) -> None:
 
 # ------------------------------------------------------------------ text
 
-corpus_app = App(name="corpus", help=tr("清洗与去重文本", "clean and deduplicate text"))
+corpus_app = App(name="corpus", help=tr("语料：清洗、去重、查看、比较", "corpora: clean and deduplicate, look into, compare"))
 tokenizer_app = App(name="tokenizer", help=tr("词表：训练、编码、查看、比较", "vocabulary: train, encode, inspect, compare"))
 dataset_app = App(name="dataset", help=tr("把文本编码成词元数据集", "encode text into token shards"))
 export_app = App(name="export", help=tr("导出模型", "export a model"))
@@ -152,27 +152,13 @@ for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app):
     app.command(sub)
 
 
-@corpus_app.command(name="build")
-def corpus_build(*files: str, out: Path, preset: str = "zh-web", heldout: float = 0.0, seed: int = 1, json: Flag = False) -> None:
-    """Read, clean and deduplicate files into a corpus directory.
-
-    Parameters
-    ----------
-    files
-        Paths, globs or directories; every layout people have is recognised.
-    preset
-        Cleaning rules: zh-web, zh-short, none.
-    heldout
-        Share of each source's documents to keep out for evaluation.
-    """
-    from .common.locks import directory_lock
-    from .common.manifest import read_manifest
-    from .corpus.build import CorpusConfig, build_corpus
-
-    config = CorpusConfig(preset=preset, heldout_fraction=heldout)
-    with directory_lock(out.parent):
-        build_corpus(list(files), out, config, seed=seed)
-    show(read_manifest(out, verify=False).metrics, True)
+for verb, zh, en in (
+    ("build", "读取、清洗、去重，写成语料目录；每一篇的去向都有账可查", "Read, clean and deduplicate files into a corpus directory that accounts for every document"),
+    ("stats", "各来源、各规则的数字", "Show figures by source and by rule"),
+    ("inspect", "查看丢掉的、改动的、重复的文档", "Look at what was dropped, changed, found twice"),
+    ("diff", "两个语料各自独有的文档", "Show which documents only one of two corpora has"),
+):
+    corpus_app.command(f"hanlin.cli_corpus:{verb}", name=verb, help=tr(zh, en))
 
 
 @corpus_app.command(name="score")
@@ -248,12 +234,12 @@ def tokenizer_train(
 
     train_tokenizer(
         list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain,
-        threads=threads if threads > 0 else os.cpu_count() or 1, memory=_bytes_of(memory), progress=_show_progress(),
+        threads=threads if threads > 0 else os.cpu_count() or 1, memory=bytes_of(memory), progress=_show_progress(),
     )  # fmt: skip
     show(read_manifest(out, verify=False).metrics, True)
 
 
-def _bytes_of(size: str) -> int:
+def bytes_of(size: str) -> int:
     """`4GiB` or `500MB` as bytes; half of the machine's memory for an empty one."""
     if not size:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 0
@@ -342,7 +328,7 @@ def tokenizer_compare(*tokenizers: Path, on: Files, picture: Path | None = None,
 
     if not tokenizers:
         raise HanlinError("请给出至少一个分词器。例：hanlin tokenizer compare a b --on text.jsonl", "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl")
-    result = compare_tokenizers([open_any(_model_directory(path)) for path in tokenizers], list(on), _bytes_of(max_bytes) if max_bytes else None)
+    result = compare_tokenizers([open_any(_model_directory(path)) for path in tokenizers], list(on), bytes_of(max_bytes) if max_bytes else None)
     if picture is not None:
         from .common.atomic import atomic_write
         from .evaluation.tokenizer_picture import comparison_picture

@@ -86,6 +86,8 @@ def test_accounts_add_up(tmp_path, prose):
             assert account["read"][what] == account["kept"][what] + account["heldout"][what] + account["dropped"][what]
         assert account["dropped"]["documents"] == sum(account["rules"].values())
         assert account["kept"]["documents"] == sum(item["source"] == source for item in train)
+        cleaned = 90 - account["rules"]["too_short"] - account["rules"]["han_share"]  # histograms are of what cleaning left
+        assert sum(account["lengths"].values()) == account["scripts"]["simplified"] == cleaned and set(account["scripts"]) == {"simplified"}
     assert drops["rules"]["exact_duplicate"]["count"] == 10
 
 

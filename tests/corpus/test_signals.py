@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hanlin._native import CharacterTable, Gauge
 from hanlin.corpus.characters import COMMON_HAN, TRADITIONAL, is_han, native_table, table
 from hanlin.corpus.readers import read_documents
-from hanlin.corpus.signals import MORE, measure
+from hanlin.corpus.signals import MORE, SCRIPTS, main_scripts, measure
 
 ALPHABET = "的一是不了在人有我他一二三四五國語魑魅，。！？ab Z9 8#+=★【】\n\n•-\ufffdé𠮷〇…かナ한й.ア\u3000\t展开更多>"
 POINTERS = " >.»…。）)】]\u3000"
@@ -159,3 +159,12 @@ def test_the_core_refuses_what_it_cannot_use_and_survives_bytes_that_are_no_text
         gauge.measure([3])  # type: ignore[list-item]
     for bad in (b"\xff\xe4\xb8", b"\xed\xa0", b"\xf0\x9f\x92", b"\x80" * 5):
         assert gauge.measure([bad])["solid"][0] == gauge.measure([bad])["replacement"][0] > 0
+
+
+def test_the_main_script_of_a_document():
+    texts = {
+        "simplified": "今天下了一场雨，路上行人很少。", "traditional": "今天下了一場雨，路上行人很少，國家圖書館關門。", "kana": "今日は雨が降っています。", "hangul": "오늘은 비가 온다.",
+        "latin": "It rains today, 今天下雨, and the streets are empty.", "cyrillic": "Сегодня идёт дождь.", "other": "היום יורד גשם", "none": "2024-11-05 1,200 ¥ !!",
+    }  # fmt: skip
+    assert tuple(texts) == SCRIPTS and main_scripts(measure(list(texts.values()))) == list(texts)
+    assert main_scripts(measure(["", "我国与韩国 한국"])) == ["none", "simplified"]

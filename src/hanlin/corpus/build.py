@@ -325,6 +325,7 @@ class CorpusJob:
             sources[source] = {what: dict(zip(_NAMES, values, strict=True)) for what, values in sizes.items()}
             sources[source]["rules"] = {rule: size[0] for rule, size in sorted(rules.items())}
             sources[source]["lengths"] = dict(sorted(accounts.lengths[source].items(), key=lambda item: int(item[0])))
+            sources[source]["scripts"] = dict(sorted(accounts.scripts[source].items()))
             sources[source]["weight"] = self.config.weight(source)
         return {
             "rules": accounts.drops.to_dict(), "lines": accounts.lines.to_dict(), "sources": sources, "kept": accounts.stays.items(),

@@ -18,7 +18,7 @@ from .messages import Document
 from .normalize import collapse, tidy, untidy
 from .promotion import FRAME, PROMOTIONAL, VICE, frame_line, promotional_points, suspicious, vices
 from .rules import RULES, CleanConfig, verdicts
-from .signals import measure
+from .signals import main_scripts, measure
 
 LINE_RULES = ("promotional_line", "page_furniture_line")
 
@@ -34,8 +34,13 @@ class Cleaner:
 
     def __call__(self, batch: Sequence[Document]) -> list[Document | None]:
         """Cleaned documents in the order given, None where one is dropped; keys other than `text` are kept."""
+        return self.with_scripts(batch)[0]
+
+    def with_scripts(self, batch: Sequence[Document]) -> tuple[list[Document | None], list[str]]:
+        """The same, and each document's main script (`signals.SCRIPTS`), "" where it was dropped unmeasured."""
+        scripts = [""] * len(batch)
         if not batch:
-            return []
+            return [], scripts
         texts = [document["text"] for document in batch]
         broken = [""] * len(batch)  # the rule each text breaks
         if self.config.normalize:
@@ -44,9 +49,11 @@ class Cleaner:
             self._drop_lines(texts, broken)
         kept = [place for place, rule in enumerate(broken) if not rule]
         if kept:
-            for place, number in zip(kept, verdicts(measure([texts[place] for place in kept]), self.config).tolist(), strict=True):
+            signals = measure([texts[place] for place in kept])
+            for place, number, script in zip(kept, verdicts(signals, self.config).tolist(), main_scripts(signals), strict=True):
                 broken[place] = RULES[number].name if number >= 0 else ""
-        return [self._result(document, text, rule) for document, text, rule in zip(batch, texts, broken, strict=True)]
+                scripts[place] = script
+        return [self._result(document, text, rule) for document, text, rule in zip(batch, texts, broken, strict=True)], scripts
 
     def _result(self, document: Document, text: str, rule: str) -> Document | None:
         if rule:

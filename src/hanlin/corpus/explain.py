@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import heapq
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..common.atomic import read_json
 from ..common.errors import HanlinError, tr
-from ..common.manifest import read_manifest
+from ..common.manifest import Manifest, read_manifest, verify_files
 from ..common.terminal import table
 from .build import read_corpus, read_lines
 from .dedup import digests, skeletons
@@ -22,7 +24,7 @@ def stats(path: Path) -> dict[str, Any]:
     Raises:
         HanlinError: not a corpus, or damaged.
     """
-    manifest = read_manifest(path, "corpus")
+    manifest = _checked(path, "report.json")
     accounts = read_json(path / "report.json")
     rules = {rule: {name: about[name] for name in ("count", "characters", "bytes")} for rule, about in accounts["rules"].items()}
     return {"metrics": manifest.metrics, "rules": rules, "sources": accounts["sources"], "contaminated": accounts["contaminated"]}
@@ -61,16 +63,58 @@ def cluster(path: Path, number: int) -> dict[str, Any]:
 
 def clusters(path: Path) -> Iterator[dict[str, Any]]:
     """All clusters of duplicates, ascending by the document that stays."""
-    read_manifest(path, "corpus")
+    _checked(path, "clusters.jsonl.zst")
     return read_lines(path / "clusters.jsonl.zst")
 
 
-def cluster_text(found: Mapping[str, Any]) -> str:
+def cluster_text(found: Mapping[str, Any], limit: int = SHOWN) -> str:
     """A cluster for people: who stays, who went, how like it is."""
     lines = [tr(f"留下 {found['cluster']}（{found['source']}）", f"stays {found['cluster']} ({found['source']})"), f"  {_line(found['text'])}"]
-    for member in found["members"]:
+    for member in found["members"][:limit]:
         kind = tr("完全相同", "the same") if member["exact"] else f"Jaccard {member['similarity']:.3f}"
         lines += [tr(f"去掉 {member['document']}（{member['source']}，{kind}）", f"went  {member['document']} ({member['source']}, {kind})"), f"  {_line(member['text'])}"]
+    if len(found["members"]) > limit:
+        lines.append(tr(f"…… 另有 {len(found['members']) - limit:,} 篇（--limit 可以多看）", f"… {len(found['members']) - limit:,} more (see --limit)"))
+    return "\n".join(lines)
+
+
+def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
+    """What can be looked at: rules and line rules with counts, the number of clusters, and the largest of them.
+
+    Raises:
+        HanlinError: not a corpus, or damaged.
+    """
+    found = stats(path)
+    accounts = read_json(path / "report.json")
+    largest: list[tuple[int, int, dict[str, Any]]] = []
+    count = 0
+    for one in clusters(path):
+        count += 1
+        item = (len(one["members"]), -one["cluster"], one)
+        (heapq.heappush if len(largest) < limit else heapq.heappushpop)(largest, item)
+    shown = [{"cluster": one["cluster"], "members": size, "source": one["source"], "text": one["text"]} for size, _, one in sorted(largest, reverse=True)]
+    return {
+        "rules": {rule: about["count"] for rule, about in found["rules"].items()}, "lines": {rule: about["count"] for rule, about in accounts["lines"].items()},
+        "kept": len(accounts["kept"]), "changed": accounts["changed"]["count"], "clusters": {"count": count, "largest": shown},
+        "quarantined": found["metrics"]["quarantined"],
+    }  # fmt: skip
+
+
+def contents_text(found: Mapping[str, Any], path: Path) -> str:
+    """`contents` for people, with the commands that show each."""
+    begin = f"hanlin corpus inspect {path}"
+    lines = [tr(f"丢弃的文档（{begin} --rule 规则）：", f"Dropped documents ({begin} --rule NAME):")]
+    rows = [[f"  {rule}", f"{count:,}"] for rule, count in found["rules"].items()]
+    lines += table(rows, right=(1,)) if rows else [tr("  没有", "  none")]
+    if found["lines"]:
+        lines += [tr("去掉的行（同上）：", "Removed lines (the same way):"), *table([[f"  {rule}", f"{count:,}"] for rule, count in found["lines"].items()], right=(1,))]
+    lines.append(tr(f"留下的样例（--rule kept），改动过的 {found['changed']:,} 篇（--rule changed）", f"Kept samples (--rule kept), {found['changed']:,} changed documents (--rule changed)"))
+    about = found["clusters"]
+    lines.append(tr(f"重复簇 {about['count']:,} 个（{begin} --cluster 编号）", f"{about['count']:,} clusters of duplicates ({begin} --cluster NUMBER)") + (tr("，最大的：", "; the largest:") if about["largest"] else ""))
+    lines += table([[f"  {one['cluster']}", f"+{one['members']:,}", f"[{one['source']}]", _line(one["text"][:40])] for one in about["largest"]], right=(0, 1)) if about["largest"] else []
+    lines.append(tr(f"含有某段文字的文档：{begin} --find 文字", f"Documents that contain a text: {begin} --find TEXT"))
+    if found["quarantined"]:
+        lines.append(tr(f"读不了的记录 {found['quarantined']:,} 条：{path / 'quarantine.jsonl'}", f"{found['quarantined']:,} unreadable records: {path / 'quarantine.jsonl'}"))
     return "\n".join(lines)
 
 
@@ -94,7 +138,7 @@ def samples(path: Path, rule: str) -> list[dict[str, Any]]:
     Raises:
         HanlinError: no document was dropped by such a rule.
     """
-    read_manifest(path, "corpus")
+    _checked(path, "report.json")
     accounts = read_json(path / "report.json")
     named = {name: about["samples"] for name, about in {**accounts["lines"], **accounts["rules"]}.items()}
     named |= {"kept": accounts["kept"], "changed": accounts["changed"]["samples"]}
@@ -132,6 +176,13 @@ def difference_text(found: Mapping[str, Any]) -> str:
         lines.append(tr(f"只在 {about['path']}：{about['documents']:,} 篇，{about['characters']:,} 字", f"only in {about['path']}: {about['documents']:,} documents, {about['characters']:,} characters"))
         lines += [f"  [{item['source']}] {_line(item['text'])}" for item in about["samples"][:5]]
     return "\n".join(lines)
+
+
+def _checked(path: Path, name: str) -> Manifest:
+    """A corpus' manifest, with one of its files checked against it: the documents may be many gigabytes and are not asked for."""
+    manifest = read_manifest(path, "corpus", verify=False)
+    verify_files(path, dataclasses.replace(manifest, files={file: about for file, about in manifest.files.items() if file == name}))
+    return manifest
 
 
 def _all(path: Path) -> Iterator[Any]:

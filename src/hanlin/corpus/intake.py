@@ -28,6 +28,7 @@ from .readers import Quarantine, read_documents
 from .sketches import SketchWriter
 
 _BATCH_CHARACTERS = 1 << 20
+_Kept = tuple[Document, Document, str]  # as cleaned, as read, main script
 TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = "texts", "ends.npy", "owners.npy", "sketch", "accounts.json", "quarantine.jsonl", "times.json"
 
 
@@ -118,11 +119,11 @@ class _Taking:
             for document in batch:
                 add_size(accounts.read, document.get("source", ""), size_of(document["text"]))
         with self._timed("clean"):
-            cleaned = self._cleaner(batch)
-        kept = [(document, before) for document, before in zip(cleaned, batch, strict=True) if document is not None]
+            cleaned, scripts = self._cleaner.with_scripts(batch)
+        kept = [(document, before, script) for document, before, script in zip(cleaned, batch, scripts, strict=True) if document is not None]
         if config.mask_pii:
             with self._timed("mask"):
-                for document, _ in kept:
+                for document, *_ in kept:
                     document["text"], counts = mask(document["text"])
                     accounts.counts.update({f"masked {tag}": count for tag, count in counts.items()})
         if self._benchmarks:
@@ -130,11 +131,12 @@ class _Taking:
                 kept = self._without_overlaps(kept)
         with self._timed("account"):
             texts = TextBatch()
-            for document, before in kept:
+            for document, before, script in kept:
                 text, source = document["text"], document.get("source", "")
                 texts.append(text.encode("utf-8", "replace"))
                 self._owners.append(self._names.setdefault(source, len(self._names)))
                 accounts.lengths[source][str(max(len(text), 1).bit_length() - 1)] += 1
+                accounts.scripts[source][script] += 1
                 accounts.stays.add(text, source=source)
                 if text != before["text"]:
                     accounts.changed.add(text, source=source, before=before["text"][:EXCERPT].encode("utf-8", "replace").decode())
@@ -142,21 +144,21 @@ class _Taking:
             data, bounds = texts.buffer()
             self._texts.write(data.data)
             self._sizes.extend(np.diff(bounds).tolist())
-            for (document, _), size in zip(kept, np.diff(bounds).tolist(), strict=True):
+            for (document, *_), size in zip(kept, np.diff(bounds).tolist(), strict=True):
                 add_size(accounts.kept, document.get("source", ""), [1, len(document["text"]), size])
         with self._timed("sketch"):
             self._sketch.add(texts)
 
-    def _without_overlaps(self, kept: list[tuple[Document, Document]]) -> list[tuple[Document, Document]]:
+    def _without_overlaps(self, kept: list[_Kept]) -> list[_Kept]:
         assert self._benchmarks is not None
-        hits = self._benchmarks.find([document["text"] for document, _ in kept], self._config.overlap_hits)
+        hits = self._benchmarks.find([document["text"] for document, *_ in kept], self._config.overlap_hits)
         for index, hit in hits.items():
             document = kept[index][0]
             self._accounts.drops.add(
                 "contaminated", document["text"], source=document.get("source", ""), benchmark=hit.benchmark, item=hit.item, passage=hit.passage
             )
             self._accounts.counts[f"contaminated {hit.benchmark}"] += 1
-        return [pair for index, pair in enumerate(kept) if index not in hits]
+        return [item for index, item in enumerate(kept) if index not in hits]
 
     @contextlib.contextmanager
     def _timed(self, block: str) -> Iterator[None]:

@@ -66,7 +66,7 @@ class CorpusConfig:
         if min(self.overlap, self.overlap_hits) < 1:
             raise ValueError(f"overlap = {self.overlap}, overlap_hits = {self.overlap_hits}: ≥ 1")
         for name, weight in self.weights.items():
-            if not 0 <= weight <= self.max_repeats:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= self.max_repeats:
                 raise ValueError(f"weights.{name} = {weight}: 0 … max_repeats = {self.max_repeats}")
         self.cleaning()
 

@@ -131,6 +131,26 @@ def measure(texts: Sequence[str]) -> Signals:
     )
 
 
+# What a document may be written in for the most part; `none` has neither ideographs nor letters.
+SCRIPTS = ("simplified", "traditional", "kana", "hangul", "latin", "cyrillic", "other", "none")
+
+
+def main_scripts(signals: Signals) -> list[str]:
+    """Of each document the script of `SCRIPTS` that most of its ideographs and letters belong to.
+
+    Ideographs count as traditional from a tenth on that only traditional Chinese has (about a third of them in running text), and as
+    Japanese where a fifth of a text is kana.
+    """
+    named = (signals.han_share, signals.hangul_share, signals.latin_share, signals.cyrillic_share)
+    other = 1 - sum(named) - signals.kana_share
+    largest = np.argmax(np.stack([*named, other]), axis=0)
+    found = np.array(["simplified", "hangul", "latin", "cyrillic", "other"], "<U11")[largest]
+    found[(found == "simplified") & (signals.traditional_share >= 0.1)] = "traditional"
+    found[signals.kana_share >= 0.2] = "kana"
+    found[(signals.han == 0) & (signals.han_share == 1)] = "none"
+    return found.tolist()
+
+
 @functools.cache
 def _gauge() -> Gauge:
     return Gauge(native_table(), list(MORE))

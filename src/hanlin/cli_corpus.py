@@ -1,0 +1,131 @@
+"""The verbs of `hanlin corpus`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli import Flag, Many, bytes_of, show
+from .common.errors import HanlinError, tr
+
+if TYPE_CHECKING:
+    from .corpus.plan import CorpusConfig
+
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[^=/]+)*=.*", re.DOTALL)
+
+
+def build(
+    *files: str, out: Path, preset: str | None = None, config: Path | None = None, workers: int = 0, memory: str = "1GiB", heldout: float | None = None,
+    mask_pii: Flag = False, decontaminate: Many = (), seed: int = 1, json: Flag = False,
+) -> None:  # fmt: skip
+    """Read, clean and deduplicate files into a corpus directory, with a page that accounts for every document.
+
+    Killed or interrupted, the same command goes on where it was.
+
+    Parameters
+    ----------
+    files
+        Paths, globs or directories, every layout people have is recognised; and settings such as dedup.threshold=0.7,
+        rules.min_chars=30, weights.web=2.
+    preset
+        Cleaning rules: zh-web, zh-short, books, code, dialogue, none.
+    config
+        YAML file of settings; those on the command line come before it.
+    workers
+        Processes; as many as there are cores when 0. The files do not depend on it.
+    memory
+        That the search for duplicates may take, in all.
+    heldout
+        Share of each source's documents to keep out for evaluation.
+    mask_pii
+        Replace personal data by tags.
+    decontaminate
+        Files of benchmarks; documents that hold passages of them are dropped.
+    seed
+        Decides which documents are held out, and their order.
+    json
+        Print the figures on stdout.
+    """
+    from .common.locks import directory_lock
+    from .common.progress import make_progress
+    from .corpus.build import build_corpus
+    from .corpus.explain import stats, stats_text
+
+    flags = {"preset": preset, "heldout_fraction": heldout, "mask_pii": mask_pii or None, "decontaminate": decontaminate or None}
+    paths, resolved = _settings(files, config, {name: value for name, value in flags.items() if value is not None})
+    progress = make_progress()
+    try:
+        with directory_lock(out.parent):
+            build_corpus(paths, out, resolved, seed=seed, workers=workers if workers > 0 else os.cpu_count() or 1, memory=bytes_of(memory), progress=progress)
+    finally:
+        progress.close()
+    found = stats(out)
+    show(found["metrics"], json, stats_text(found))
+
+
+def _settings(arguments: Sequence[str], file: Path | None, flags: Mapping[str, Any]) -> tuple[list[str], CorpusConfig]:
+    """Paths to read, and the configuration: of the file, then of overrides, then of flags. Here nothing is held out unless it is asked for."""
+    from .common.config import apply_overrides, build, load_yaml
+    from .corpus.plan import CorpusConfig
+
+    overrides = [item for item in arguments if _OVERRIDE.fullmatch(item) and not os.path.lexists(item)]
+    values = {"heldout_fraction": 0.0} | (load_yaml(file) if file else {})
+    values = apply_overrides(values, overrides) | dict(flags)
+    where = str(file) if file and not overrides and not flags else tr("语料配置", "corpus settings")
+    return [item for item in arguments if item not in overrides], build(CorpusConfig, values, where)
+
+
+def stats(corpus: Path, /, *, json: Flag = False) -> None:
+    """Show what a corpus holds: figures by source and by rule."""
+    from .corpus import explain
+
+    found = explain.stats(corpus)
+    show(found, json, explain.stats_text(found))
+
+
+def inspect(
+    corpus: Path, /, *, cluster: int | None = None, rule: str | None = None, find: str | None = None, limit: int = 20, json: Flag = False
+) -> None:
+    """Look into a corpus: what rules dropped or changed, duplicates, documents that contain a text. Without an option: what can be looked at.
+
+    Parameters
+    ----------
+    cluster
+        Number of a cluster of duplicates, or of a document in one.
+    rule
+        Samples of what this rule dropped; `kept` and `changed` for those of documents that stayed.
+    find
+        Documents that contain this text.
+    limit
+        Samples, documents or clusters to show.
+    """
+    from .corpus import explain
+
+    asked = [name for name, value in {"--cluster": cluster, "--rule": rule, "--find": find}.items() if value is not None]
+    if len(asked) > 1:
+        raise HanlinError(f"{'、'.join(asked)} 请一次只用一个。", f"Give one of {', '.join(asked)} at a time.")
+    limit = max(limit, 1)
+    if cluster is not None:
+        found = explain.cluster(corpus, cluster)
+        show(found, json, explain.cluster_text(found, limit))
+    elif rule is not None:
+        found = explain.samples(corpus, rule)[:limit]
+        show(found, json, explain.samples_text(found))
+    elif find is not None:
+        found = explain.find(corpus, find, limit)
+        nothing = tr(f"没有一篇文档含有 {find!r}。", f"No document contains {find!r}.")
+        show(found, json, explain.samples_text(found) if found else nothing)
+    else:
+        found = explain.contents(corpus, limit)
+        show(found, json, explain.contents_text(found, corpus))
+
+
+def diff(left: Path, right: Path, /, *, json: Flag = False) -> None:
+    """Show which documents only one of two corpora has; other punctuation or spaces make no other document."""
+    from .corpus import explain
+
+    found = explain.difference(left, right)
+    show(found, json, explain.difference_text(found))
