@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly format clean oracle bench-tokenizer
+.PHONY: demo test nightly format clean oracle bench-tokenizer bench-corpus
 
 demo: $(STAMP)
 	$(BIN)/hanlin run demo --out runs/demo
@@ -31,6 +31,12 @@ FILES ?= $(wildcard ../shared/data/pretrain_zh/*.jsonl.zst)
 bench-tokenizer: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt tokenizers gigabpe tiktoken fastokens
 	$(BIN)/python benchmarks/tokenizer.py $(FILES)
+
+# Cleaning against its targets, deduplication against peers, the preset zh-web against a reader's labels.
+bench-corpus: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt datatrove rensa
+	status=0; for script in corpus dedup; do $(BIN)/python benchmarks/$$script.py $(FILES) || status=1; done; \
+	$(BIN)/python benchmarks/cleaning.py || status=1; exit $$status
 
 # Everything, also what is marked nightly: about an hour. The real data is looked for beside the checkout.
 nightly: oracle

@@ -20,7 +20,7 @@
 namespace hanlin {
 namespace {
 
-using Flags = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Flags = Array<std::uint32_t>;
 
 // A Gauge that threads take turns with.
 struct SharedGauge {

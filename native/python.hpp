@@ -16,7 +16,14 @@ namespace hanlin {
 namespace nb = nanobind;
 using namespace nb::literals;
 
-void bind_cleaning(nb::module_& m);  // cleaning_bindings.cpp
+// Each in a file of its own.
+void bind_training(nb::module_& m);
+void bind_encoding(nb::module_& m);
+void bind_cleaning(nb::module_& m);
+void bind_duplicates(nb::module_& m);
+
+template <typename T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // The bytes of a Python str (as UTF-8) or bytes object, which must outlive the view.
 inline std::string_view view_of(nb::handle text) {

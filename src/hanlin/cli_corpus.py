@@ -43,7 +43,7 @@ def build(
     mask_pii
         Replace personal data by tags.
     decontaminate
-        Files of benchmarks; documents that hold passages of them are dropped.
+        Files of benchmarks, or names such as c-eval that hanlin data fetch has fetched; documents that hold passages of them are dropped.
     seed
         Decides which documents are held out, and their order.
     json

@@ -6,6 +6,7 @@ One such run may be a saying or a title; two that do not overlap, or fifty chara
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import orjson
 from .._native import OverlapFinder, TextBatch
 from ..common.atomic import atomic_write
 from ..common.errors import HanlinError
+from .datasets import DATASETS
 from .dedup import skeletons
 from .files import DEFAULT_LIMITS, expand, stem
 from .readers import Quarantine
@@ -59,11 +61,14 @@ class Benchmarks:
     def read(cls, paths: Sequence[str | Path], overlap: int = 13) -> Benchmarks:
         """All records of files of any layout: question, options, context and whatever else is text.
 
+        Args:
+            paths: files, directories, globs; or names of evaluation sets that `hanlin data fetch` knows and has fetched to data/NAME.
+
         Raises:
             HanlinError: a file is missing, unreadable, or holds no text.
         """
         texts: list[tuple[str, int, str]] = []
-        for path in expand(paths):
+        for path in expand([_fetched(path) for path in paths]):
             before = len(texts)
             for number, raw in enumerate(records(path, "documents", Quarantine(), DEFAULT_LIMITS), 1):
                 text = "\n".join(_strings(getattr(raw, "value", raw)))
@@ -91,6 +96,19 @@ class Benchmarks:
             name, number = self.items[item]
             found[text] = Hit(name, number, bare[text][begin:end].decode("utf-8", "replace"))
         return found
+
+
+def _fetched(path: str | Path) -> str | Path:
+    """Where an evaluation set that is named instead of a path lies."""
+    if os.path.lexists(path) or not any(data.name == str(path) and data.stage == "evaluation" for data in DATASETS):
+        return path
+    folder = Path("data") / path
+    if not folder.is_dir():
+        raise HanlinError(
+            f"评测集 {path} 还没有下载到 {folder}。先运行 hanlin data fetch {path}，或直接给出文件。",
+            f"The evaluation set {path} is not at {folder} yet. Run hanlin data fetch {path} first, or name files instead.",
+        )
+    return folder
 
 
 def _strings(value: Any) -> Iterator[str]:
