@@ -2,6 +2,7 @@
 // OverflowError, RuntimeError or MemoryError with their message.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <tuple>

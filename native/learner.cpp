@@ -180,8 +180,8 @@ void Learner<Symbol>::list_places(const std::vector<Sums>& sums, const LargeVect
       if (end[index] != nullptr) *end[index]++ = static_cast<std::uint32_t>(place);
     };
     if (found.empty()) return each_pair(part, stop, list);
-    const std::size_t last = begin_of_part(found.size(), part + 1, limits_.threads);
-    for (std::size_t place = begin_of_part(found.size(), part, limits_.threads); place < last; ++place) {
+    const std::size_t next = begin_of_part(found.size(), part + 1, limits_.threads);  // where the next part begins
+    for (std::size_t place = begin_of_part(found.size(), part, limits_.threads); place < next; ++place) {
       if (found[place] != kNone) list(place, found[place]);
     }
   });

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,11 +17,15 @@
 #include "counter.hpp"
 #include "encoder.hpp"
 #include "json_lines.hpp"
+#include "key_file.hpp"
+#include "minhash.hpp"
+#include "overlap.hpp"
 #include "phrases.hpp"
 #include "pieces.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "signals.hpp"
+#include "skeleton.hpp"
 #include "tidiness.hpp"
 #include "trainer.hpp"
 #include "vocabulary.hpp"
@@ -218,6 +223,90 @@ void clean(std::string_view data) {
   require(untidy(data, *table) < 1u << 9, "reasons are known ones");
 }
 
+// Bare texts: with pages on which everything but white space stays, what is left is the text without it.
+void strip(std::string_view data) {
+  SkeletonTable table;
+  std::string bare, expected;
+  for (SkeletonTable::Outcome outcome = table.append(data, bare); outcome.what != SkeletonTable::Outcome::Bare; outcome = table.append(data, bare)) {
+    require(outcome.what == SkeletonTable::Outcome::Undefined && bare.empty(), "a page is asked for once");
+    std::vector<std::vector<std::uint32_t>> mapped;
+    for (std::uint32_t point = outcome.page * SkeletonTable::kPageSize; mapped.size() < SkeletonTable::kPageSize; ++point) {
+      const std::uint32_t kind = point == ' ' ? SkeletonTable::Dropped : SkeletonTable::Kept;
+      mapped.push_back({kind << 24 | point});
+    }
+    table.define(outcome.page, mapped, std::vector<bool>(SkeletonTable::kPageSize));
+  }
+  for (std::size_t position = 0; position < data.size();) {
+    const Unit unit = decode_unit(data, position);
+    if (unit.code_point != kInvalid && unit.code_point != ' ') expected.append(data.substr(position, unit.size));
+    position += unit.size;
+  }
+  require(bare == expected, "bare text is the text without what is dropped");
+}
+
+// Two texts, by their shingles and the passages they share, beside sets of strings.
+void compare(std::string_view one, std::string_view other) {
+  constexpr std::size_t kSize = 4;
+  const auto runs = [](std::string_view text) {
+    std::vector<std::size_t> begins;
+    for (std::size_t position = 0; position < text.size(); position += decode_unit(text, position).size) begins.push_back(position);
+    begins.push_back(text.size());
+    std::set<std::string_view> found;
+    for (std::size_t first = 0; first + kSize < begins.size(); ++first) found.insert(text.substr(begins[first], begins[first + kSize] - begins[first]));
+    return found;
+  };
+  if (!is_utf8(one) || !is_utf8(other)) return;  // stray bytes are all alike to the core
+  const std::set<std::string_view> left = runs(one), right = runs(other);
+  const auto both = static_cast<double>(std::count_if(left.begin(), left.end(), [&](std::string_view run) { return right.contains(run); }));
+  if (!left.empty() && !right.empty()) {
+    const Shingler shingler(kSize);
+    std::vector<std::uint64_t> a, b;
+    shingle_set(shingler, one, a);
+    shingle_set(shingler, other, b);
+    require(jaccard(a, b) == both / (static_cast<double>(left.size() + right.size()) - both), "similarity is that of the sets");
+  }
+  OverlapFinder finder(kSize);
+  require(finder.add(one) == !left.empty(), "an item with a run can be found");
+  TextBatch texts;
+  texts.append(other);
+  const std::vector<Overlap> overlaps = finder.find(texts, 1, 1000);
+  require(overlaps.empty() == (both == 0), "a shared run is found, and nothing else");
+  for (const Overlap& overlap : overlaps) {
+    require(overlap.begin < overlap.end && overlap.end <= other.size(), "a passage lies in the text");
+    for (const std::string_view run : runs(other.substr(overlap.begin, overlap.end - overlap.begin))) require(left.contains(run), "its runs are the item's");
+  }
+}
+
+// Documents by keys: those that share the upper part of one are paired, and keys are common to as many as have them.
+void pair_up(std::string_view data) {
+  std::vector<KeyRecord> records;
+  std::map<std::uint64_t, std::set<std::uint32_t>> groups, exact;
+  for (std::size_t index = 0; index < data.size(); ++index) {
+    const auto byte = static_cast<unsigned char>(data[index]);
+    const std::uint64_t key = std::uint64_t{byte & 0x1Fu} << 59 | std::uint64_t{byte} << 20 | (byte >> 5);
+    records.push_back({key, static_cast<std::uint32_t>(index / 2)});
+    groups[key >> 20].insert(records.back().document);
+    exact[key].insert(records.back().document);
+  }
+  std::set<std::uint64_t> expected, found;
+  for (const auto& [key, documents] : groups) {
+    for (const std::uint32_t later : documents) {
+      for (const std::uint32_t earlier : documents) if (earlier < later) expected.insert(std::uint64_t{later} << 32 | earlier);
+    }
+  }
+  each_pair(records, {data.size(), 0}, 7, [&](std::vector<std::uint64_t>&& pairs) {
+    require(std::is_sorted(pairs.begin(), pairs.end()), "pairs ascend");
+    found.insert(pairs.begin(), pairs.end());
+  });
+  require(found == expected, "documents of one key are paired");
+  std::vector<std::uint64_t> keys, counts;
+  common_keys(records, 2, keys, counts);
+  std::size_t common = 0;
+  for (const auto& [key, documents] : exact) common += documents.size() >= 2;
+  require(keys.size() == common, "common keys are found");
+  for (std::size_t index = 0; index < keys.size(); ++index) require(counts[index] == exact[keys[index]].size(), "documents of a key are counted");
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -227,5 +316,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   read(rest, data[0]);
   repetition(rest.substr(0, 400));
   clean(rest);
+  strip(rest);
+  compare(rest.substr(0, rest.size() / 2), rest.substr(rest.size() / 2));
+  pair_up(rest.substr(0, 200));
   return 0;
 }
