@@ -81,6 +81,19 @@ def test_a_build_drops_what_holds_a_benchmark_and_says_which(tmp_path: Path, pro
         build_corpus(documents, tmp_path / "d", CorpusConfig(preset="zh-short", decontaminate=(str(tmp_path / "none.jsonl"),)))
 
 
+def test_an_evaluation_set_is_named_once_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HanlinError, match="hanlin data fetch c-eval"):
+        Benchmarks.read(["c-eval"])
+    (tmp_path / "data/c-eval").mkdir(parents=True)
+    (tmp_path / "data/c-eval/val.jsonl").write_bytes(orjson.dumps({"question": QUESTION, **OPTIONS}) + b"\n")
+    assert Benchmarks.read(["c-eval"]).items == [("val", 1)]
+    (tmp_path / "c-eval").write_bytes(orjson.dumps({"question": QUESTION}) + b"\n")
+    assert Benchmarks.read(["c-eval"]).items == [("c-eval", 1)]  # a file of that name comes first
+    with pytest.raises(HanlinError, match="firefly"):
+        Benchmarks.read(["firefly-1.1m"])  # not an evaluation set, and no such file
+
+
 def test_real_benchmarks_are_found_where_they_were_put_and_hardly_elsewhere(shared) -> None:
     """Every tenth document gets a question of CMMLU or C3; of the others at most one in two hundred is taken for contaminated."""
     from hanlin.corpus.readers import read_documents
