@@ -94,13 +94,13 @@ class _Stripping:
         dropped = {place for place, document in zip(touched, cleaned, strict=True) if document is None}
         scripts = dict(zip(touched, found, strict=True))
         kept = []
-        for place, text in enumerate(stripped):
-            known = bool(kinds[place] & CHANGED)
+        for place, (text, kind) in enumerate(zip(stripped, kinds.tolist(), strict=True)):
+            known = bool(kind & CHANGED)
             if place in dropped:
                 self._accounts.changed.count -= known
                 continue
             before = texts[place] if place in scripts and not known else ""
-            script = scripts.get(place) or SCRIPTS[kinds[place] & ~CHANGED]
+            script = scripts.get(place) or SCRIPTS[kind & ~CHANGED]
             kept.append(Kept(text, sources[place], script, known or place in scripts, before))
         return kept
 

@@ -35,6 +35,7 @@ def render_corpus(folder: Path, about: Mapping[str, Any]) -> str:
     parts = [
         _cover(report, metrics),
         _tiles(report, metrics),
+        _contents(),
         _funnel(report),
         _by_source(report),
         _histograms(report["sources"]),
@@ -83,6 +84,18 @@ def _tiles(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         f'<a class="tile" href="#{place}"><p class="tile-name">{both(*name)}</p><p class="tile-value">{value}<small>{both(*unit)}</small></p><p class="tile-interval">{note}</p></a>'
         for place, name, value, unit, note in tiles
     ) + "</section>"  # fmt: skip
+
+
+_CONTENTS = {
+    "funnel": Text("漏斗", "Funnel"), "sources": Text("按来源", "By source"), "pictures": Text("长短与文字", "Lengths and scripts"),
+    "rules": Text("因何丢弃", "Why documents went"), "samples": Text("留下的与改动的", "Kept and changed"), "clusters": Text("重复簇", "Duplicates"),
+    "contamination": Text("与评测重合", "Benchmarks"), "quarantine": Text("隔离的记录", "Quarantine"), "times": Text("用时", "Time"),
+    "provenance": Text("来历", "Provenance"),
+}  # fmt: skip
+
+
+def _contents() -> str:
+    return '<nav class="contents">' + "".join(f'<a href="#{place}">{both(*name)}</a>' for place, name in _CONTENTS.items()) + "</nav>"
 
 
 # ---------------------------------------------------------------- where the text went
