@@ -63,7 +63,7 @@ def _cover(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     en = f"{read:,} documents ({taken}) of {sources:,} sources were read and {dropped:,} dropped ({share(dropped, read)}). The training part has {kept:,} documents, {size(metrics['bytes_kept'])}; {held:,} are held out for evaluation. "
     if weighted := [name for name, source in report["sources"].items() if source["weight"] != 1]:
         zh += f"{len(weighted):,} 个来源按权重重复或抽取，训练部分的篇数是之后的。"
-        en += f"{len(weighted):,} sources are repeated or thinned by weight, and the figures of the training part are those after it. "
+        en += f"Repeated or thinned by weight: {len(weighted):,} of the sources; the figures of the training part are those after it. "
     zh += "下面每一个数都能在 report.json 和 manifest.json 里找到；样例按哈希均匀抽取，不是挑出来的。"
     en += "Every figure below is in report.json or manifest.json; samples are drawn evenly by hash, not picked."
     return masthead(Text("语料报告", "Corpus report"), "hanlin corpus build", Text("读了什么，留下什么，丢了什么", "What was read, what stayed, what went"), "", Text(zh, en))
@@ -119,9 +119,9 @@ def _funnel(report: Mapping[str, Any]) -> str:
             bar, level = svg.bar(max(level + step[1], 0) / whole, level / whole, "drops") if step[1] else "", level + step[1]
         else:
             bar, level = svg.bar(0, step[1] / whole, "time"), step[1]
-        shown = [f"{step[0]:+,}" if loss and step[0] else f"{step[0]:,}", *(both(*amount(value)) for value in step[1:2]), size(step[2])]
+        shown = [f"{step[0]:,}", *(both(*amount(value)) for value in step[1:2]), size(step[2])]
         rows.append([f'<span class="{"loss" if loss else "step"}">{both(*name)}</span>', *shown, bar, share(abs(step[1]), read[1])])
-    heads = (Text("", ""), Text("篇", "Documents"), Text("字", "Characters"), Text("字节", "Bytes"), Text("字数，以读入为全长", "Characters, the whole width being what was read"), Text("", ""))
+    heads = (Text("", ""), Text("篇", "Documents"), Text("字", "Characters"), Text("字节", "Bytes"), Text("字数", "Characters, drawn"), Text("占读入", "Of those read"))
     return f'<section id="funnel">{heading("漏斗", "The funnel")}{table(heads, rows, "funnel")}</section>'
 
 
