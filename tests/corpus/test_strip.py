@@ -115,6 +115,15 @@ def test_a_text_that_was_copied_often_is_not_boilerplate(tmp_path: Path, prose) 
     assert sorted(found) == sorted(texts_of(build_corpus(documents, tmp_path / "d", without)))
 
 
+def test_code_stays_whole(tmp_path: Path, prose) -> None:
+    """A line in a code fence is neither counted nor taken out, though the same one outside is."""
+    documents = [{"text": f"{prose(i, 60)}\n{MENU}\n```\n    return result;\n{MENU}\n```", "source": "s"} for i in range(30)]
+    config = CorpusConfig(preset="zh-short", heldout_fraction=0, boilerplate=BoilerplateConfig(documents=20))
+    path = build_corpus(documents, tmp_path / "c", config)
+    assert all(text.endswith(f"。\n```\n    return result;\n{MENU}\n```") and text.count(MENU) == 1 for text in texts_of(path))
+    assert json.loads((path / "report.json").read_bytes())["lines"]["boilerplate_line"]["count"] == 30
+
+
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path, files: list[Path]) -> None:
     paths = [build(files, tmp_path / f"w{workers}", workers=workers) for workers in (1, 2, 7)]
     assert content(paths[0]) == content(paths[1]) == content(paths[2])

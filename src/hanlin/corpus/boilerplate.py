@@ -15,6 +15,7 @@ import numpy as np
 from .._native import KeyReader, KeyWriter
 from ..common.atomic import atomic_directory, read_json, write_json
 from .accounts import Drops
+from .clean import _fenced
 from .dedup import batch_of, digests, skeletons
 from .duplicates import MEMORY, key_ranges
 from .normalize import collapse
@@ -46,20 +47,24 @@ class BoilerplateConfig:
             raise ValueError(f"max_share = {self.max_share}: 0 < … ≤ 1")
 
 
-def line_keys(texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The lines of these documents that could be boilerplate: keys of source and bare line (L,) uint64, places of their documents
-    (L,) uint32, and the lines."""
+def line_keys(texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """The lines of these documents that could be boilerplate, which those in code fences could not: keys of source and bare line
+    (L,) uint64, places of their documents (L,) uint32, and their numbers there from 0."""
     places: list[int] = []
+    numbers: list[int] = []
     lines: list[str] = []
     for place, text in enumerate(texts):
-        for line in text.split("\n"):
-            if config.min_chars <= len(line.strip()) <= config.max_chars:
+        split = text.split("\n")
+        fenced = _fenced(split) if "```" in text else ()
+        for number, line in enumerate(split):
+            if config.min_chars <= len(line.strip()) <= config.max_chars and number not in fenced:
                 places.append(place)
+                numbers.append(number)
                 lines.append(line)
     names = list(dict.fromkeys(sources))
     salts = dict(zip(names, digests(batch_of(names))[:, 1], strict=True))
     keys = digests(skeletons(lines))[:, 0] ^ np.array([salts[sources[place]] for place in places], np.uint64)
-    return keys, np.array(places, np.uint32), lines
+    return keys, np.array(places, np.uint32), numbers
 
 
 class LineCounter:
@@ -122,17 +127,16 @@ class Boilerplate:
         result = list(texts)
         if not len(self._keys):
             return result
-        keys, places, lines = line_keys(texts, sources, self.config)
+        keys, places, numbers = line_keys(texts, sources, self.config)
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        common: dict[int, dict[str, int]] = {}
+        common: dict[int, dict[int, int]] = {}
         for index in np.flatnonzero(self._keys[at] == keys).tolist():
-            common.setdefault(int(places[index]), {})[lines[index]] = int(self._documents[at[index]])
+            common.setdefault(int(places[index]), {})[numbers[index]] = int(self._documents[at[index]])
         for place, gone in common.items():
-            split = texts[place].split("\n")
-            removed = [line for line in split if line in gone]
-            if sum(map(len, removed)) > self.config.max_share * len(texts[place]):
+            lines = texts[place].split("\n")
+            if sum(len(lines[number]) for number in gone) > self.config.max_share * len(texts[place]):
                 continue
-            result[place] = collapse("\n".join(line for line in split if line not in gone))
-            for line in removed:
-                self.lines.add(RULE, line, source=sources[place], documents=gone[line])
+            result[place] = collapse("\n".join(line for number, line in enumerate(lines) if number not in gone))
+            for number, documents in gone.items():
+                self.lines.add(RULE, lines[number], source=sources[place], documents=documents)
         return result
