@@ -155,9 +155,10 @@ def shown_clusters(count: int, largest: Sequence[Mapping[str, Any]], dedup: Mapp
 def _cluster(one: Mapping[str, Any]) -> str:
     members = one["members"]
     near = [member["similarity"] for member in members if not member["exact"]]
-    kinds = both(f"完全相同 {len(members) - len(near):,}", f"{len(members) - len(near):,} the same")
+    same = len(members) - len(near)
+    kinds = both(f"完全相同 {same:,}", f"{same:,} the same") if same else ""
     if near:
-        kinds += " · " + both(f"近似 {len(near):,}，Jaccard {min(near):.3f}–{max(near):.3f}", f"{len(near):,} alike, Jaccard {min(near):.3f}–{max(near):.3f}")
+        kinds += (" · " if same else "") + both(f"近似 {len(near):,}，Jaccard {min(near):.3f}–{max(near):.3f}", f"{len(near):,} alike, Jaccard {min(near):.3f}–{max(near):.3f}")
     ordered = sorted(members, key=lambda member: (member["similarity"], member["document"]))  # the least alike first
     rows = "".join(_member(member, one["text"]) for member in ordered[:MEMBERS])
     rest = more(len(members) - MEMBERS, Text("篇", "documents")) if len(members) > MEMBERS else ""

@@ -135,7 +135,7 @@ def _by_source(report: Mapping[str, Any]) -> str:
         sums = " · ".join(f"{_total(source[part] for source in others)[0]:,}" for part in ("read", "kept", "heldout", "dropped"))
         rest = more(len(others), Text("个来源，读入 · 训练 · 留出 · 丢弃", "sources; read · training · held out · dropped"), sums)
     heads = (Text("来源", "Source"), Text("篇：读入 → 训练", "Documents: read → training"), Text("字", "Characters"), Text("字节", "Bytes"),
-             Text("读入的篇数去了哪里", "Where its documents went"), Text("因何丢弃", "Dropped for"))  # fmt: skip
+             Text("读入的篇数去了哪里", "Where its documents went"), Text("因何丢弃；去掉的行", "Dropped for; lines taken out"))  # fmt: skip
     legend = "".join(f'<i class="{kind}"></i>{both(*text)}' for kind, text in CAUSES.items())
     return f'<section id="sources">{heading("按来源", "By source")}<p class="legend-row">{legend}</p>{table(heads, rows, "sources")}{rest}</section>'
 
