@@ -83,9 +83,18 @@ def test_a_file_with_an_equals_sign_is_a_file(tmp_path: Path, built: Path, monke
     assert read_manifest(tmp_path / "c").metrics["documents_read"] == 33
 
 
+def test_a_build_says_where_its_page_is(tmp_path: Path, built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "c" / "report.html"
+    assert printed(capsys, "build", built / "a.jsonl", "--out", tmp_path / "c", "--workers", 1).rstrip().endswith(str(page))
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    found = json.loads(printed(capsys, "build", built / "a.jsonl", "boilerplate.documents=2", "--out", tmp_path / "d", "--workers", 1, "--json"))
+    assert found["report"] == str(tmp_path / "d" / "report.html") and found["seconds"]["strip"] >= 0
+
+
 def test_stats(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "stats", built / "a")
     assert "exact_duplicate" in text and "too_short" in text and "2,700" in text
+    assert "clean" in text and "seal" in text and "sketch" in text  # seconds by phase and by step
     found = json.loads(printed(capsys, "stats", built / "a", "--json"))
     assert found["rules"]["too_short"] == {"count": 1, "characters": 1, "bytes": 3} and found["metrics"]["documents_kept"] == 30
 

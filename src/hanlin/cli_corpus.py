@@ -51,19 +51,24 @@ def build(
     """
     from .common.locks import directory_lock
     from .common.progress import make_progress
-    from .corpus.build import build_corpus
+    from .corpus.build import PAGE, build_corpus
     from .corpus.explain import stats, stats_text
+    from .evaluation.corpus_page import render_corpus
 
     flags = {"preset": preset, "heldout_fraction": heldout, "mask_pii": mask_pii or None, "decontaminate": decontaminate or None}
     paths, resolved = _settings(files, config, {name: value for name, value in flags.items() if value is not None})
     progress = make_progress()
     try:
         with directory_lock(out.parent):
-            build_corpus(paths, out, resolved, seed=seed, workers=workers if workers > 0 else os.cpu_count() or 1, memory=bytes_of(memory), progress=progress)
+            build_corpus(
+                paths, out, resolved, seed=seed, workers=workers if workers > 0 else os.cpu_count() or 1, memory=bytes_of(memory), progress=progress,
+                page=render_corpus,
+            )  # fmt: skip
     finally:
         progress.close()
     found = stats(out)
-    show(found["metrics"], json, stats_text(found))
+    page = tr(f"报告（用浏览器打开）：{out / PAGE}", f"report (open it in a browser): {out / PAGE}")
+    show(found["metrics"] | {"report": str(out / PAGE)}, json, f"{stats_text(found)}\n\n{page}")
 
 
 def _settings(arguments: Sequence[str], file: Path | None, flags: Mapping[str, Any]) -> tuple[list[str], CorpusConfig]:

@@ -12,7 +12,7 @@ import pytest
 from hanlin._native import KeyReader, KeyWriter
 from hanlin.common.errors import HanlinError
 from hanlin.corpus import duplicates
-from hanlin.corpus.boilerplate import Boilerplate, BoilerplateConfig, LineCounter
+from hanlin.corpus.boilerplate import Boilerplate, BoilerplateConfig, LineCounter, common_lines
 from hanlin.corpus.dedup import DedupConfig, batch_of, skeletons
 from hanlin.corpus.duplicates import (
     Cluster,
@@ -226,11 +226,15 @@ def test_lines_of_many_documents_of_one_source_go(tmp_path):
     for number, (begin, end) in enumerate([(0, 10), (10, 40)]):
         with LineCounter(tmp_path / str(number), config) as counter:
             counter.add(texts[begin:end], sources[begin:end])
-    boilerplate = Boilerplate([tmp_path / "0", tmp_path / "1"], config)
+    common = common_lines([tmp_path / "0", tmp_path / "1"], config)
+    assert common[1].tolist() == [36]
+    boilerplate = Boilerplate(common, config)
     cleaned = boilerplate(texts, sources)
     for number, (before, after) in enumerate(zip(texts, cleaned, strict=True)):
         gone = [line for line in before.split("\n") if line not in after.split("\n")]
         assert [line[:4] for line in gone] == (["版权所有"] if number < 36 else [])  # four documents of the other source are too few
         assert after == "\n".join(line for line in before.split("\n") if line not in gone)
     assert boilerplate.lines.to_dict()["boilerplate_line"]["count"] == 36
-    assert Boilerplate([], BoilerplateConfig())(texts, sources) == texts
+    assert Boilerplate(common[:, :0], config)(texts, sources) == texts
+    small = BoilerplateConfig(documents=5, min_chars=4, max_chars=20, max_share=0.05)
+    assert Boilerplate(common, small)(texts, sources) == texts  # more than that share of each would go

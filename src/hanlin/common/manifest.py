@@ -8,7 +8,7 @@ import functools
 import hashlib
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Manifest:
         kind: corpus, tokenizer, dataset, model, reward_model …
         parents: content hash of every artefact this one was made from, by role.
         config: the resolved configuration it was made with.
-        files: size and SHA-256 by relative path.
+        files: size and SHA-256 by relative path; `"view": true` marks those that only show the others.
         metrics: headline figures.
         key: hash of everything that determines the content; a pipeline compares it to know what may be kept.
     """
@@ -73,8 +73,8 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """Hash of kind and file contents alone: equal content, equal hash, whenever and wherever it was made."""
-        return hash_json([self.kind, {name: entry["sha256"] for name, entry in self.files.items()}])
+        """Hash of kind and file contents alone: equal content, equal hash, whenever and wherever it was made, however it is shown."""
+        return hash_json([self.kind, {name: entry["sha256"] for name, entry in self.files.items() if not entry.get("view")}])
 
 
 class ArtifactWriter:
@@ -94,8 +94,13 @@ def artifact(
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
     key: str = "",
+    views: Collection[str] = (),
 ) -> Iterator[ArtifactWriter]:
     """Write an artefact atomically: fill `writer.path`, set `writer.metrics`; the manifest is added at the end.
+
+    Args:
+        views: files made from the others to look at. They are checked as all are but count nothing in `content_hash`, so a page may
+            say how long the work took.
 
     Example:
         with artifact(out, "tokenizer", config=config) as writer:
@@ -106,6 +111,7 @@ def artifact(
         yield writer
         files = {
             str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            | ({"view": True} if str(file.relative_to(temporary)) in views else {})
             for file in sorted(temporary.rglob("*"))
             if file.is_file()
         }

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 SAMPLES = 20
+HITS = 1000
 EXCERPT = 300  # characters
 Size = list[int]  # documents, characters, bytes
 
@@ -117,6 +118,7 @@ class Accounts:
         read, kept: documents, characters and bytes per source; `kept` is what cleaning left, before duplicates.
         drops, lines: documents dropped and lines removed, by rule.
         stays, changed: samples of documents that were kept, and of kept ones that differ from what was read (`before`).
+        hits: passages of benchmarks that documents were dropped for, with `benchmark`, `item` and `source`.
         lengths, scripts: kept documents by length (the power of two below their characters) and by their main script, per source.
         counts: by name, such as characters masked per tag.
     """
@@ -125,7 +127,7 @@ class Accounts:
         self.read: dict[str, Size] = defaultdict(lambda: [0, 0, 0])
         self.kept: dict[str, Size] = defaultdict(lambda: [0, 0, 0])
         self.drops, self.lines = Drops(), Drops()
-        self.stays, self.changed = Samples(), Samples()
+        self.stays, self.changed, self.hits = Samples(), Samples(), Samples(HITS)
         self.lengths: dict[str, Counter[str]] = defaultdict(Counter)
         self.scripts: dict[str, Counter[str]] = defaultdict(Counter)
         self.counts: Counter[str] = Counter()
@@ -135,17 +137,23 @@ class Accounts:
         for name in ("read", "kept"):
             for source, size in saved[name].items():
                 _add(getattr(self, name)[source], size)
-        for name in ("drops", "lines", "stays", "changed"):
+        for name in ("drops", "lines", "stays", "changed", "hits"):
             getattr(self, name).merge(saved[name])
         for name in ("lengths", "scripts"):
             for source, counts in saved[name].items():
                 getattr(self, name)[source].update(counts)
         self.counts.update(saved["counts"])
 
+    def forget_kept(self) -> None:
+        """Clear all that is said of kept documents, but for samples of the changed ones."""
+        for about in (self.kept, self.lengths, self.scripts):
+            about.clear()
+        self.stays = Samples()
+
     def save(self) -> dict[str, Any]:
         """For `merge`; JSON-able."""
         plain = {name: dict(getattr(self, name)) for name in ("read", "kept", "lengths", "scripts", "counts")}
-        return plain | {name: getattr(self, name).save() for name in ("drops", "lines", "stays", "changed")}
+        return plain | {name: getattr(self, name).save() for name in ("drops", "lines", "stays", "changed", "hits")}
 
 
 def size_of(text: str) -> Size:

@@ -1,7 +1,7 @@
 """Lines that many documents of one source have: menus, notices, signatures of a site.
 
-Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared by its bare text. Verse and
-dialogue repeat lines that are no boilerplate, so it is off unless a preset asks for it.
+Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared by its bare text. Verse, law
+and dialogue repeat lines that are no boilerplate, so it is off unless it is asked for. `strip` makes it a part of a build.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy as np
 from .._native import KeyReader, KeyWriter
 from ..common.atomic import atomic_directory, read_json, write_json
 from .accounts import Drops
+from .clean import _fenced
 from .dedup import batch_of, digests, skeletons
 from .duplicates import MEMORY, key_ranges
+from .normalize import collapse
 
 RULE = "boilerplate_line"
 
@@ -26,43 +28,47 @@ class BoilerplateConfig:
     """Which lines are boilerplate.
 
     Attributes:
-        documents: of one source, that a line is in at least; 0 removes nothing.
+        documents: of one source, that a line is in at least, copies of a document counted once; 0 removes nothing.
         min_chars, max_chars: length of the lines that are looked at, without white space around them.
+        max_share: of a document's characters; one of which more is boilerplate stays as it is, for it is rather a copy of others.
     """
 
     documents: int = 0
     min_chars: int = 6
     max_chars: int = 200
+    max_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.documents < 0 or self.documents == 1:
             raise ValueError(f"documents = {self.documents}: 0, or ≥ 2")
         if not 1 <= self.min_chars <= self.max_chars:
             raise ValueError(f"min_chars {self.min_chars}, max_chars {self.max_chars}: 1 ≤ … ≤ …")
+        if not 0 < self.max_share <= 1:
+            raise ValueError(f"max_share = {self.max_share}: 0 < … ≤ 1")
 
 
-# By cleaning preset; one that is not named removes nothing.
-PRESETS: dict[str, BoilerplateConfig] = {"zh-web": BoilerplateConfig(documents=30)}
-
-
-def line_keys(texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The lines of these documents that could be boilerplate: keys of source and bare line (L,) uint64, places of their documents
-    (L,) uint32, and the lines."""
+def line_keys(texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """The lines of these documents that could be boilerplate, which those in code fences could not: keys of source and bare line
+    (L,) uint64, places of their documents (L,) uint32, and their numbers there from 0."""
     places: list[int] = []
+    numbers: list[int] = []
     lines: list[str] = []
     for place, text in enumerate(texts):
-        for line in text.split("\n"):
-            if config.min_chars <= len(line.strip()) <= config.max_chars:
+        split = text.split("\n")
+        fenced = _fenced(split) if "```" in text else ()
+        for number, line in enumerate(split):
+            if config.min_chars <= len(line.strip()) <= config.max_chars and number not in fenced:
                 places.append(place)
+                numbers.append(number)
                 lines.append(line)
     names = list(dict.fromkeys(sources))
     salts = dict(zip(names, digests(batch_of(names))[:, 1], strict=True))
     keys = digests(skeletons(lines))[:, 0] ^ np.array([salts[sources[place]] for place in places], np.uint64)
-    return keys, np.array(places, np.uint32), lines
+    return keys, np.array(places, np.uint32), numbers
 
 
 class LineCounter:
-    """Writes the keys of one task's lines to a directory, which exists once `count` has returned.
+    """Writes the keys of one task's lines to a directory, which exists once the block has ended.
 
     Args:
         memory: bytes for keys that wait to be written.
@@ -91,36 +97,46 @@ class LineCounter:
         self._directory.__exit__(kind, error, trace)
 
 
+def common_lines(counts: Sequence[Path | str], config: BoilerplateConfig, memory: int = MEMORY) -> np.ndarray:
+    """Keys of the lines that are boilerplate, ascending, and how many documents have each; (2, K) uint64.
+
+    Args:
+        counts: directories of `LineCounter`, of all tasks.
+        memory: bytes for counting; 16 bytes a line that is boilerplate come on top.
+    """
+    documents = [read_json(Path(path) / "lines.json")["documents"] for path in counts]
+    firsts = np.cumsum([0, *documents]).tolist()
+    reader = KeyReader([(str(Path(path) / "keys"), first) for path, first in zip(counts, firsts, strict=False)])
+    found = [reader.common(first, last, config.documents) for first, last in key_ranges(reader.sizes, memory)]
+    return np.concatenate([np.empty((2, 0), np.uint64), *map(np.stack, found)], axis=1)  # ranges ascend, and keys within them
+
+
 class Boilerplate:
     """Removes the lines that are in many documents, and counts and samples them in `lines`.
 
     Args:
-        counts: directories of `LineCounter`, of all tasks.
-        memory: bytes for counting; 8 bytes a line that is boilerplate stay in use.
+        common: what `common_lines` found.
     """
 
-    def __init__(self, counts: Sequence[Path | str], config: BoilerplateConfig, memory: int = MEMORY) -> None:
-        self.config, self.lines = config, Drops()
-        self._keys = np.empty(0, np.uint64)
-        if config.documents:
-            documents = [read_json(Path(path) / "lines.json")["documents"] for path in counts]
-            firsts = np.cumsum([0, *documents]).tolist()
-            reader = KeyReader([(str(Path(path) / "keys"), first) for path, first in zip(counts, firsts, strict=False)])
-            found = [reader.common(first, last, config.documents)[0] for first, last in key_ranges(reader.sizes, memory)]
-            self._keys = np.concatenate([self._keys, *found])  # ranges ascend, and keys within them
+    def __init__(self, common: np.ndarray, config: BoilerplateConfig, lines: Drops | None = None) -> None:
+        self.config, self.lines = config, lines or Drops()
+        self._keys, self._documents = common
 
     def __call__(self, texts: Sequence[str], sources: Sequence[str]) -> list[str]:
         """The documents without boilerplate; one that has none is handed back as it is."""
         result = list(texts)
         if not len(self._keys):
             return result
-        keys, places, lines = line_keys(texts, sources, self.config)
+        keys, places, numbers = line_keys(texts, sources, self.config)
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        common: dict[int, set[str]] = {}
+        common: dict[int, dict[int, int]] = {}
         for index in np.flatnonzero(self._keys[at] == keys).tolist():
-            place, line = int(places[index]), lines[index]
-            common.setdefault(place, set()).add(line)
-            self.lines.add(RULE, line, source=sources[place])
+            common.setdefault(int(places[index]), {})[numbers[index]] = int(self._documents[at[index]])
         for place, gone in common.items():
-            result[place] = "\n".join(line for line in texts[place].split("\n") if line not in gone)
+            lines = texts[place].split("\n")
+            if sum(len(lines[number]) for number in gone) > self.config.max_share * len(texts[place]):
+                continue
+            result[place] = collapse("\n".join(line for number, line in enumerate(lines) if number not in gone))
+            for number, documents in gone.items():
+                self.lines.add(RULE, lines[number], source=sources[place], documents=documents)
         return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 import orjson
 import zstandard
 
-from ..common.atomic import read_json, write_json
+from ..common.atomic import atomic_write, read_json, write_json
 from ..common.config import to_dict
 from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact, read_manifest
@@ -31,17 +31,23 @@ from .messages import Document
 from .output import Output, gather, sizes_of
 from .overlap import Benchmarks
 from .plan import CorpusConfig, shards
+from .strip import Strip
 from .tasks import Phase, run_phases
 
 __all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]
 
 MEMORY = 1 << 30
 Part = Literal["documents", "heldout"]
+Page = Callable[[Path, Mapping[str, Any]], str]
+PAGE = "report.html"
 DEFAULT = CorpusConfig()
 _NAMES = ("documents", "characters", "bytes")
-_TITLES = {"clean": ("读取与清洗", "read and clean"), "exact": ("完全重复", "exact duplicates"), "pairs": ("候选对", "candidate pairs"),
-           "decide": ("判定近重复", "near duplicates"), "survey": ("统计", "survey"), "clusters": ("重复簇", "clusters"),
-           "write": ("写出", "write"), "seal": ("打乱与压缩", "shuffle and compress")}  # fmt: skip
+TITLES = {
+    "clean": ("读取与清洗", "read and clean"), "copies": ("找出原样的副本", "find copies"), "lines": ("数行", "count lines"),
+    "common": ("找出套话行", "find boilerplate"), "strip": ("去掉套话行", "remove boilerplate"), "exact": ("完全重复", "exact duplicates"),
+    "pairs": ("候选对", "candidate pairs"), "decide": ("判定近重复", "near duplicates"), "survey": ("统计", "survey"),
+    "clusters": ("重复簇", "clusters"), "write": ("写出", "write"), "seal": ("打乱与压缩", "shuffle and compress"),
+}  # fmt: skip
 
 
 def build_corpus(
@@ -54,11 +60,13 @@ def build_corpus(
     workers: int = 1,
     memory: int = MEMORY,
     progress: Progress | None = None,
+    page: Page | None = None,
 ) -> Path:
     """Write the corpus artefact at `out`.
 
     `documents.jsonl.zst` and `heldout.jsonl.zst` hold `{"text", "source", "tag"?}`, `quarantine.jsonl` the records that could not be
-    read, `report.json` what each rule dropped with samples, and each source's accounts, `clusters.jsonl.zst` the duplicates.
+    read, `report.json` what each rule dropped with samples, and each source's accounts, `clusters.jsonl.zst` the duplicates,
+    `report.html` shows it all to people.
 
     Args:
         sources: paths, directories and globs, or documents `{"text", "source"?}`.
@@ -66,6 +74,7 @@ def build_corpus(
         key: stored in the manifest for a pipeline to compare.
         workers: processes. With more than one, a script that calls this needs `if __name__ == "__main__":`, as `multiprocessing` does.
         memory: bytes that the search for duplicates may take, in all.
+        page: makes `report.html`, see `CorpusJob.finish`; without it there is none.
 
     Raises:
         HanlinError: unreadable input (see `read_documents`), or nothing left after cleaning.
@@ -78,7 +87,7 @@ def build_corpus(
         savepoint.save({"begun": True})
         try:
             seconds = job.run()
-            job.finish(out, seconds, key)
+            job.finish(out, seconds, key, page)
         except HanlinError:
             if not job.phases[0].count() or job.phases[0].missing() or job.fruitless:  # nothing there that would spare work
                 savepoint.state = None
@@ -157,6 +166,11 @@ class _Search:
         if not search.result.is_file():
             search.decide(AllTaken(list(self.taken)))
 
+    def copies(self, _: int, __: Path) -> None:
+        """The whole search, where it is for equal documents alone."""
+        self.exact(0, self.folder)
+        self.decide(0, self.folder)
+
 
 class CorpusJob:
     """A build as a row of phases, to be run here or by executors of datatrove.
@@ -196,8 +210,12 @@ class CorpusJob:
         def folders(name: str) -> tuple[Path, ...]:
             return tuple(self.folder / name / f"{task:05d}" for task in range(count))
 
-        taken = folders("clean")
-        self._search = _Search(config, taken, self.folder / "search", self._task_memory(memory // workers))
+        memory = self._task_memory(memory // workers)
+        self._cleaned = taken = folders("clean")
+        stripping: tuple[Phase, ...] = ()
+        if config.boilerplate.documents:
+            stripping, taken = self._stripping(taken, folders("lines"), memory), folders("strip")
+        self._search = _Search(config, taken, self.folder / "search", memory)
         self.output = Output(config, seed, taken, self._search.result, folders("survey"), folders("write"))
         searching = () if not self._search.wanted else (
             Phase("exact", self.folder, _One(), self._search.exact),
@@ -206,11 +224,24 @@ class CorpusJob:
         )  # fmt: skip
         self.phases: tuple[Phase, ...] = (
             Phase("clean", self.folder, _One(count), intake),
+            *stripping,
             *searching,
             Phase("survey", self.folder, _One(count), self.output.survey),
             Phase("clusters", self.folder, _One(), self.output.clusters),
             Phase("write", self.folder, _One(count), self.output.write, self.output.forget_texts),
             Phase("seal", self.folder, self.output.buckets, self.output.seal),
+        )
+
+    def _stripping(self, taken: tuple[Path, ...], counted: tuple[Path, ...], memory: int) -> tuple[Phase, ...]:
+        """The phases that take line boilerplate out."""
+        only_equal = dataclasses.replace(self.config, dedup=dataclasses.replace(self.config.dedup, exact=True, near=False))
+        search = _Search(only_equal, taken, self.folder / "equal", memory)
+        strip = Strip(self.config, taken, self.folder / "equal" / "duplicates", counted, self.folder / "common" / "00000", memory)
+        return (
+            Phase("copies", self.folder, _One(), search.copies),
+            Phase("lines", self.folder, _One(len(taken)), strip.count),
+            Phase("common", self.folder, _One(), strip.find),
+            Phase("strip", self.folder, _One(len(taken)), strip.strip, strip.forget_texts),
         )
 
     def _benchmarks(self) -> str:
@@ -244,7 +275,7 @@ class CorpusJob:
             nonlocal shown
             if shown != phase.name:
                 shown = phase.name
-                zh, en = _TITLES[phase.name]
+                zh, en = TITLES[phase.name]
                 self._progress.stage(numbers[phase.name], len(self.phases), tr(zh, en))
             if count > 1 or done:
                 self._progress.update(done, max(count, 1), {})
@@ -255,7 +286,7 @@ class CorpusJob:
 
     def _check(self) -> None:
         """Refuse a corpus of which nothing is left, before more is done with it."""
-        accounts, reasons, quarantined, _ = gather(self.output.taken)
+        accounts, reasons, quarantined, _ = gather(self._cleaned)
         if sum(size[0] for size in accounts.kept.values()):
             return
         self.fruitless = True
@@ -274,8 +305,13 @@ class CorpusJob:
             "Choose a wider preset (--preset zh-short or none), or check that the input is Chinese text.",
         )
 
-    def finish(self, out: str | Path, seconds: Mapping[str, float] | None = None, key: str = "") -> Path:
+    def finish(self, out: str | Path, seconds: Mapping[str, float] | None = None, key: str = "", page: Page | None = None) -> Path:
         """Put the artefact together at `out`, once all phases are complete.
+
+        Args:
+            seconds: of work per phase, as `run` returned them.
+            page: makes `report.html` of the artefact's folder and of `config`, `seed`, `metrics` and `report` (what the manifest and
+                report.json hold), such as `evaluation.corpus_page.render_corpus`; rooms further right are not this one's to know.
 
         Raises:
             HanlinError: a phase is not complete, or no training document is left.
@@ -288,7 +324,7 @@ class CorpusJob:
                 )
         resolved = to_dict(self.config) | {"cleaning": dataclasses.asdict(self.config.cleaning())}
         phases = {phase.name: phase for phase in self.phases}
-        with artifact(Path(out), "corpus", config=resolved, seed=self.seed, key=key) as writer:
+        with artifact(Path(out), "corpus", config=resolved, seed=self.seed, key=key, views=(PAGE,)) as writer:
             found = self.output.finish(writer.path, phases["seal"].paths(), phases["clusters"].path(0))
             accounts = found["accounts"]
             dropped = {rule: about["count"] for rule, about in accounts.drops.to_dict().items()}
@@ -297,7 +333,11 @@ class CorpusJob:
                 self._refuse(sizes_of(accounts.read)[0], dropped)
             writer.metrics = self._metrics(found, dropped) | {"seconds": {name: round(value, 2) for name, value in (seconds or {}).items()}}
             writer.metrics["seconds_of_cleaning"] = {name: round(value, 2) for name, value in found["seconds"].items()}
-            write_json(writer.path / "report.json", self._accounts(found))
+            report = self._accounts(found)
+            write_json(writer.path / "report.json", report)
+            if page is not None:
+                about = {"config": resolved, "seed": self.seed, "metrics": writer.metrics, "report": report}
+                atomic_write(writer.path / PAGE, page(writer.path, about))
         return Path(out)
 
     def _metrics(self, found: Mapping[str, Any], dropped: Mapping[str, int]) -> dict[str, Any]:
@@ -316,21 +356,23 @@ class CorpusJob:
         return metrics | {"quarantined": found["quarantined"], "quarantine_reasons": found["reasons"]}
 
     def _accounts(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """What `report.json` holds: `rules`, `lines`, samples, histograms, and per source what was read, kept, held out and dropped."""
+        """What `report.json` holds: `rules`, `lines`, samples, histograms, and per source what was read, cleaned, kept, held out and dropped."""
         accounts, sources = found["accounts"], {}
         for source, read in sorted(accounts.read.items()):
             rules = accounts.drops.by_source.get(source, {})
-            sizes = {"read": read, "kept": found["documents"].get(source, [0, 0, 0]), "heldout": found["heldout"].get(source, [0, 0, 0]),
+            lines = accounts.lines.by_source.get(source, {})
+            sizes = {"read": read, "cleaned": accounts.kept.get(source, [0, 0, 0]), "kept": found["documents"].get(source, [0, 0, 0]), "heldout": found["heldout"].get(source, [0, 0, 0]),
                      "dropped": sizes_of(rules)}  # fmt: skip
             sources[source] = {what: dict(zip(_NAMES, values, strict=True)) for what, values in sizes.items()}
             sources[source]["rules"] = {rule: size[0] for rule, size in sorted(rules.items())}
+            sources[source]["lines"] = {rule: size[0] for rule, size in sorted(lines.items())}
             sources[source]["lengths"] = dict(sorted(accounts.lengths[source].items(), key=lambda item: int(item[0])))
             sources[source]["scripts"] = dict(sorted(accounts.scripts[source].items()))
             sources[source]["weight"] = self.config.weight(source)
         return {
             "rules": accounts.drops.to_dict(), "lines": accounts.lines.to_dict(), "sources": sources, "kept": accounts.stays.items(),
             "changed": {"count": accounts.changed.count, "samples": accounts.changed.items()}, "masked": _named(accounts.counts, "masked "),
-            "contaminated": _named(accounts.counts, "contaminated "),
+            "contaminated": _named(accounts.counts, "contaminated "), "hits": accounts.hits.items(),
         }  # fmt: skip
 
 

@@ -27,11 +27,12 @@ def stats(path: Path) -> dict[str, Any]:
     manifest = _checked(path, "report.json")
     accounts = read_json(path / "report.json")
     rules = {rule: {name: about[name] for name in ("count", "characters", "bytes")} for rule, about in accounts["rules"].items()}
-    return {"metrics": manifest.metrics, "rules": rules, "sources": accounts["sources"], "contaminated": accounts["contaminated"]}
+    lines = {rule: {name: about[name] for name in ("count", "characters", "bytes")} for rule, about in accounts["lines"].items()}
+    return {"metrics": manifest.metrics, "rules": rules, "lines": lines, "sources": accounts["sources"], "contaminated": accounts["contaminated"]}
 
 
 def stats_text(found: Mapping[str, Any]) -> str:
-    """`stats` as two tables: sources, and rules."""
+    """`stats` as tables: sources, rules, lines, and seconds."""
     head = tr("来源 读入 保留 留出 丢弃 保留的字 权重", "source read kept held-out dropped characters weight").split()
     rows = [head]
     for name, about in found["sources"].items():
@@ -40,7 +41,16 @@ def stats_text(found: Mapping[str, Any]) -> str:
     rules = [tr("规则 篇 字 占读入的字", "rule documents characters share-of-characters").split()]
     read = max(found["metrics"]["characters_read"], 1)
     rules += [[rule, f"{about['count']:,}", f"{about['characters']:,}", f"{about['characters'] / read:.2%}"] for rule, about in found["rules"].items()]
-    return "\n".join([*table(rows, right=range(1, len(head))), "", *table(rules, right=range(1, 4))])
+    tables = [table(rows, right=range(1, len(head))), table(rules, right=range(1, 4))]
+    if found["lines"]:
+        lines = [tr("去掉的行 行 字", "removed-lines lines characters").split()]
+        lines += [[rule, f"{about['count']:,}", f"{about['characters']:,}"] for rule, about in found["lines"].items()]
+        tables.append(table(lines, right=range(1, 3)))
+    if found["metrics"].get("seconds"):
+        spent = [tr("阶段 秒", "phase seconds").split()] + [[name, f"{value:.2f}"] for name, value in found["metrics"]["seconds"].items()]
+        spent += [[f"  {name}", f"{value:.2f}"] for name, value in found["metrics"].get("seconds_of_cleaning", {}).items()]
+        tables.append(table(spent, right=(1,)))
+    return "\n\n".join("\n".join(lines) for lines in tables)
 
 
 def cluster(path: Path, number: int) -> dict[str, Any]:
@@ -67,6 +77,17 @@ def clusters(path: Path) -> Iterator[dict[str, Any]]:
     return read_lines(path / "clusters.jsonl.zst")
 
 
+def largest_clusters(file: Path, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    """How many clusters a file has, and those with the most members, largest first."""
+    largest: list[tuple[int, int, dict[str, Any]]] = []
+    count = 0
+    for one in read_lines(file):
+        count += 1
+        item = (len(one["members"]), -one["cluster"], one)
+        (heapq.heappush if len(largest) < limit else heapq.heappushpop)(largest, item)
+    return count, [one for *_, one in sorted(largest, reverse=True)]
+
+
 def cluster_text(found: Mapping[str, Any], limit: int = SHOWN) -> str:
     """A cluster for people: who stays, who went, how like it is."""
     lines = [tr(f"留下 {found['cluster']}（{found['source']}）", f"stays {found['cluster']} ({found['source']})"), f"  {_line(found['text'])}"]
@@ -86,13 +107,9 @@ def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
     """
     found = stats(path)
     accounts = read_json(path / "report.json")
-    largest: list[tuple[int, int, dict[str, Any]]] = []
-    count = 0
-    for one in clusters(path):
-        count += 1
-        item = (len(one["members"]), -one["cluster"], one)
-        (heapq.heappush if len(largest) < limit else heapq.heappushpop)(largest, item)
-    shown = [{"cluster": one["cluster"], "members": size, "source": one["source"], "text": one["text"]} for size, _, one in sorted(largest, reverse=True)]
+    _checked(path, "clusters.jsonl.zst")
+    count, largest = largest_clusters(path / "clusters.jsonl.zst", limit)
+    shown = [{"cluster": one["cluster"], "members": len(one["members"]), "source": one["source"], "text": one["text"]} for one in largest]
     return {
         "rules": {rule: about["count"] for rule, about in found["rules"].items()}, "lines": {rule: about["count"] for rule, about in accounts["lines"].items()},
         "kept": len(accounts["kept"]), "changed": accounts["changed"]["count"], "clusters": {"count": count, "largest": shown},

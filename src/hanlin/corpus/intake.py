@@ -7,11 +7,11 @@ import hashlib
 import io
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -20,16 +20,20 @@ from ..common.atomic import read_json, write_json
 from ..common.errors import HanlinError
 from .accounts import EXCERPT, Accounts, add_size, size_of
 from .clean import Cleaner
+from .dedup import DedupConfig
 from .messages import Document
 from .overlap import Benchmarks
 from .pii import mask
 from .plan import CorpusConfig
 from .readers import Quarantine, read_documents
+from .signals import SCRIPTS
 from .sketches import SketchWriter
 
-_BATCH_CHARACTERS = 1 << 20
+BATCH_CHARACTERS = 1 << 20
 _Kept = tuple[Document, Document, str]  # as cleaned, as read, main script
 TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = "texts", "ends.npy", "owners.npy", "sketch", "accounts.json", "quarantine.jsonl", "times.json"
+KINDS = "kinds.npy"  # one byte a document: place of its main script in SCRIPTS, and CHANGED
+CHANGED = 0x80
 
 
 @dataclass(frozen=True)
@@ -58,27 +62,108 @@ class Intake:
                 documents = read_documents(
                     self.shards[task], quarantine=quarantine, source=self.config.source, may_be_empty=len(self.shards) > 1
                 )
-            texts = stack.enter_context(open(folder / TEXTS, "wb"))
-            sketch = stack.enter_context(SketchWriter(folder / SKETCH, self.config.dedup))
-            taking = _Taking(self, texts, sketch)
+            accounts = Accounts()
+            dedup = replace(self.config.dedup, near=False) if self.config.boilerplate.documents else self.config.dedup  # what comes later is sketched later
+            shelf = stack.enter_context(Shelf(folder, dedup, accounts))
+            taking = _Taking(self, shelf)
             for batch in taking.batches(documents):
                 taking.take(batch)
-        taking.save(folder, quarantine)
+        shelf.save(quarantine.count, dict(quarantine.reasons))
+
+
+class Kept(NamedTuple):
+    """A document for the shelf.
+
+    Attributes:
+        script: the main one, of `signals.SCRIPTS`.
+        changed: differs from what was read.
+        before: what it was, to be shown beside it; "" shows nothing.
+    """
+
+    text: str
+    source: str
+    script: str
+    changed: bool
+    before: str = ""
+
+
+class Shelf:
+    """A shard's texts on disk with what the later phases must know of each, and the accounts of them.
+
+    Args:
+        folder: that is filled; an empty one.
+        dedup: what the sketch is for.
+        accounts: that what is kept is added to.
+    """
+
+    def __init__(self, folder: Path, dedup: DedupConfig, accounts: Accounts) -> None:
+        self.accounts = accounts
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._folder, self._dedup = folder, dedup
+        self._names: dict[str, int] = {}
+        self._owners: list[int] = []
+        self._sizes: list[int] = []
+        self._kinds = bytearray()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Shelf:
+        self._texts = self._stack.enter_context(open(self._folder / TEXTS, "wb"))
+        self._sketch = self._stack.enter_context(SketchWriter(self._folder / SKETCH, self._dedup))
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @contextlib.contextmanager
+    def timed(self, block: str) -> Iterator[None]:
+        """Add the seconds of a `with` block to those of its name."""
+        began = time.perf_counter()
+        yield
+        self.seconds[block] += time.perf_counter() - began
+
+    def add(self, kept: Sequence[Kept]) -> None:
+        """Append documents."""
+        accounts = self.accounts
+        with self.timed("account"):
+            texts = TextBatch()
+            for text, source, script, changed, before in kept:
+                texts.append(text.encode("utf-8", "replace"))
+                self._owners.append(self._names.setdefault(source, len(self._names)))
+                self._kinds.append(SCRIPTS.index(script) | (CHANGED if changed else 0))
+                accounts.lengths[source][str(max(len(text), 1).bit_length() - 1)] += 1
+                accounts.scripts[source][script] += 1
+                accounts.stays.add(text, source=source)
+                if before:
+                    accounts.changed.add(text, source=source, before=before[:EXCERPT].encode("utf-8", "replace").decode())
+        with self.timed("write"):
+            data, bounds = texts.buffer()
+            self._texts.write(data.data)
+            self._sizes.extend(np.diff(bounds).tolist())
+            for item, size in zip(kept, np.diff(bounds).tolist(), strict=True):
+                add_size(accounts.kept, item.source, [1, len(item.text), size])
+        with self.timed("sketch"):
+            self._sketch.add(texts)
+
+    def save(self, quarantined: int, reasons: Mapping[str, int]) -> None:
+        """What the later phases must know, once the block has ended."""
+        folder = self._folder
+        np.save(folder / ENDS, np.cumsum(self._sizes, dtype=np.uint64) if self._sizes else np.zeros(0, np.uint64))
+        np.save(folder / OWNERS, np.array(self._owners, np.uint32))
+        np.save(folder / KINDS, np.frombuffer(bytes(self._kinds), np.uint8))
+        about = {"sources": list(self._names), "quarantined": quarantined, "reasons": dict(reasons)}
+        write_json(folder / ACCOUNTS, about | {"accounts": self.accounts.save()})
+        write_json(folder / TIMES, dict(self.seconds))
 
 
 class _Taking:
     """One shard: what has been read and kept so far."""
 
-    def __init__(self, intake: Intake, texts: io.BufferedWriter, sketch: SketchWriter) -> None:
+    def __init__(self, intake: Intake, shelf: Shelf) -> None:
         self._config, self._watch = intake.config, intake.watch
-        self._texts, self._sketch = texts, sketch
-        self._accounts = Accounts()
+        self._shelf, self._accounts = shelf, shelf.accounts
         self._cleaner = Cleaner(intake.config.cleaning(), self._accounts.drops, self._accounts.lines)
         self._benchmarks = Benchmarks.load(Path(intake.benchmarks)) if intake.benchmarks else None
-        self._names: dict[str, int] = {}
-        self._owners: list[int] = []
-        self._sizes: list[int] = []
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._seconds, self._timed = shelf.seconds, shelf.timed
         self._read = 0
 
     def batches(self, documents: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
@@ -99,7 +184,7 @@ class _Taking:
             self._read += 1
             batch.append({"text": text, "source": str(document.get("source") or "corpus")})
             size += len(text)
-            if size >= _BATCH_CHARACTERS:
+            if size >= BATCH_CHARACTERS:
                 self._seconds["read"] += time.perf_counter() - began
                 yield batch
                 if self._watch:
@@ -129,50 +214,22 @@ class _Taking:
         if self._benchmarks:
             with self._timed("decontaminate"):
                 kept = self._without_overlaps(kept)
-        with self._timed("account"):
-            texts = TextBatch()
-            for document, before, script in kept:
-                text, source = document["text"], document.get("source", "")
-                texts.append(text.encode("utf-8", "replace"))
-                self._owners.append(self._names.setdefault(source, len(self._names)))
-                accounts.lengths[source][str(max(len(text), 1).bit_length() - 1)] += 1
-                accounts.scripts[source][script] += 1
-                accounts.stays.add(text, source=source)
-                if text != before["text"]:
-                    accounts.changed.add(text, source=source, before=before["text"][:EXCERPT].encode("utf-8", "replace").decode())
-        with self._timed("write"):
-            data, bounds = texts.buffer()
-            self._texts.write(data.data)
-            self._sizes.extend(np.diff(bounds).tolist())
-            for (document, *_), size in zip(kept, np.diff(bounds).tolist(), strict=True):
-                add_size(accounts.kept, document.get("source", ""), [1, len(document["text"]), size])
-        with self._timed("sketch"):
-            self._sketch.add(texts)
+        self._shelf.add([_shelved(*item) for item in kept])
 
     def _without_overlaps(self, kept: list[_Kept]) -> list[_Kept]:
         assert self._benchmarks is not None
         hits = self._benchmarks.find([document["text"] for document, *_ in kept], self._config.overlap_hits)
         for index, hit in hits.items():
-            document = kept[index][0]
-            self._accounts.drops.add(
-                "contaminated", document["text"], source=document.get("source", ""), benchmark=hit.benchmark, item=hit.item, passage=hit.passage
-            )
+            text, source = kept[index][0]["text"], kept[index][0].get("source", "")
+            self._accounts.drops.add("contaminated", text, source=source, benchmark=hit.benchmark, item=hit.item, passage=hit.passage)
+            self._accounts.hits.add(hit.passage, source=source, benchmark=hit.benchmark, item=hit.item)
             self._accounts.counts[f"contaminated {hit.benchmark}"] += 1
         return [item for index, item in enumerate(kept) if index not in hits]
 
-    @contextlib.contextmanager
-    def _timed(self, block: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._seconds[block] += time.perf_counter() - began
 
-    def save(self, folder: Path, quarantine: Quarantine) -> None:
-        """What the later phases must know."""
-        np.save(folder / ENDS, np.cumsum(self._sizes, dtype=np.uint64) if self._sizes else np.zeros(0, np.uint64))
-        np.save(folder / OWNERS, np.array(self._owners, np.uint32))
-        about = {"sources": list(self._names), "quarantined": quarantine.count, "reasons": dict(quarantine.reasons)}
-        write_json(folder / ACCOUNTS, about | {"accounts": self._accounts.save()})
-        write_json(folder / TIMES, dict(self._seconds))
+def _shelved(document: Document, before: Document, script: str) -> Kept:
+    changed = document["text"] != before["text"]
+    return Kept(document["text"], document.get("source", ""), script, changed, before["text"] if changed else "")
 
 
 class Taken:
@@ -206,9 +263,20 @@ class Taken:
         """Bytes of each text, (N,) int64."""
         return np.diff(self.ends.astype(np.int64), prepend=0)
 
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """See `KINDS`, (N,) uint8."""
+        return np.load(self.folder / KINDS)
+
     def digests(self) -> np.ndarray:
         """Of the bare texts, (N, 2) uint64."""
         return np.fromfile(self.folder / SKETCH / "digests", np.uint64).reshape(-1, 2)
+
+    def batches(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Ascending numbers, about a million characters of text at a time, with their texts."""
+        ends = np.cumsum(self.sizes[numbers]) // (3 * BATCH_CHARACTERS)  # a character has three bytes, nearly
+        for part in np.split(numbers, np.flatnonzero(np.diff(ends)) + 1) if len(numbers) else ():
+            yield part, [text.decode("utf-8", "replace") for text in self.texts(part)]
 
     def texts(self, numbers: np.ndarray) -> Iterator[bytes]:
         """Texts of ascending numbers."""

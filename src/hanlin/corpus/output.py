@@ -59,7 +59,7 @@ class Output:
         """Which documents of a shard stay, what goes as a duplicate, and the candidates for being held out."""
         taken, drops = Taken(self.taken[task]), Drops()
         stays = np.ones(len(taken), bool)
-        duplicates, first = self._duplicates_of(task)
+        duplicates, first = duplicates_of(self.duplicates, self.taken, task)
         stays[duplicates["document"].astype(np.int64) - first] = False
         numbers = np.flatnonzero(~stays)
         keepers = dict(zip((duplicates["document"].astype(np.int64) - first).tolist(), duplicates, strict=True))
@@ -85,16 +85,6 @@ class Output:
         texts = dict(zip(keepers.tolist(), AllTaken(list(self.taken))(keepers), strict=True))
         for note in notes:
             note["duplicate_of"] = texts[note["keeper"]].decode("utf-8", "replace")[:EXCERPT]
-
-    def _duplicates_of(self, task: int) -> tuple[np.ndarray, int]:
-        """What was found about a shard's documents, and the number of its first."""
-        sizes = [len(Taken(folder)) for folder in self.taken]
-        first = sum(sizes[:task])
-        if self.duplicates is None or not self.duplicates.stat().st_size:
-            return np.empty(0, DUPLICATE), first
-        found = np.memmap(self.duplicates, DUPLICATE, "r")
-        begin, end = np.searchsorted(found["document"], [first, first + sizes[task]])
-        return np.array(found[begin:end]), first
 
     def _ranks(self, taken: Taken) -> np.ndarray:
         """Which documents are held out hangs on seed and bare text alone, not on order or on the rest of the corpus; (N,) uint64."""
@@ -236,6 +226,17 @@ class Output:
     def forget_texts(self, task: int) -> None:
         """Remove what no later phase asks of a shard that has been written."""
         (self.taken[task] / TEXTS).unlink(missing_ok=True)
+
+
+def duplicates_of(duplicates: Path | None, taken: tuple[Path, ...], task: int) -> tuple[np.ndarray, int]:
+    """What a search found about a shard's documents, (N,) of DUPLICATE, and the number of its first."""
+    sizes = [len(Taken(folder)) for folder in taken]
+    first = sum(sizes[:task])
+    if duplicates is None or not duplicates.stat().st_size:
+        return np.empty(0, DUPLICATE), first
+    found = np.memmap(duplicates, DUPLICATE, "r")
+    begin, end = np.searchsorted(found["document"], [first, first + sizes[task]])
+    return np.array(found[begin:end]), first
 
 
 def gather(folders: tuple[Path, ...]) -> tuple[Accounts, dict[str, int], int, dict[str, float]]:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from .boilerplate import BoilerplateConfig
 from .dedup import DedupConfig
 from .files import expected_bytes
 from .rules import CleanConfig, preset
@@ -22,6 +23,7 @@ class CorpusConfig:
     Attributes:
         preset: cleaning preset, a key of `rules.PRESETS`.
         rules: thresholds of `CleanConfig` that differ from the preset.
+        boilerplate: lines that so many documents of a source share are taken out; `boilerplate.documents=30`, say. Off unless asked for.
         dedup: duplicate search.
         mask_pii: replace personal data by typed tags.
         decontaminate: files of benchmarks; a document that holds passages of one is dropped.
@@ -41,6 +43,7 @@ class CorpusConfig:
 
     preset: str = "zh-web"
     rules: dict[str, Any] = field(default_factory=dict)
+    boilerplate: BoilerplateConfig = field(default_factory=BoilerplateConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     mask_pii: bool = False
     decontaminate: tuple[str, ...] = ()

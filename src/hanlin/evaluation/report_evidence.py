@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 import yaml
 
+from ..common.manifest import package_versions
 from . import svg
 from .intervals import Metric
 from .report_text import CONTROLS, CURVES, FACTS, HIDDEN_FACTS, RULES, Text, both, esc, lookup
@@ -157,16 +158,30 @@ def provenance(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         parts.append(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
     machine = report["machine"] if isinstance(report["machine"], Mapping) else {"": report["machine"]}
     for title, values in ((Text("机器", "Machine"), machine), (Text("软件版本", "Versions"), versions)):
-        if values:
-            items = "".join(
-                f"<div><dt>{esc(name)}</dt><dd>{esc(_number(value))}</dd></div>" for name, value in values.items() if value is not None
-            )
-            parts.append(f'<h3>{both(*title)}</h3><dl class="facts">{items}</dl>')
+        parts.append(_values(title, values))
     if recipe:
-        text = yaml.safe_dump(_plain_data(recipe), allow_unicode=True, sort_keys=False, default_flow_style=None, width=100)
-        summary = both("完整的配方（所有默认值都已写出）", "The resolved recipe (every default spelled out)")
-        parts.append(f"<details><summary>{summary}</summary><pre>{esc(text)}</pre></details>")
+        parts.append(resolved_of(recipe, Text("完整的配方（所有默认值都已写出）", "The resolved recipe (every default spelled out)")))
     return "".join(parts) + "</section>"
+
+
+def provenance_of(config: Mapping[str, Any], seed: int | None) -> str:
+    """What a single artefact was made with."""
+    return (
+        f'<section class="provenance" id="provenance"><h2>{both("来历", "Provenance")}</h2><p>{both("随机种子", "Seed")}：{esc(seed)}</p>'
+        f"{_values(Text('软件版本', 'Versions'), package_versions())}"
+        f"{resolved_of(config, Text('完整的设置（所有默认值都已写出）', 'The resolved settings (every default spelled out)'))}</section>"
+    )
+
+
+def resolved_of(config: Mapping[str, Any], summary: Text) -> str:
+    """A whole configuration, folded."""
+    text = yaml.safe_dump(_plain_data(config), allow_unicode=True, sort_keys=False, default_flow_style=None, width=100)
+    return f"<details><summary>{both(*summary)}</summary><pre>{esc(text)}</pre></details>"
+
+
+def _values(title: Text, values: Mapping[str, Any]) -> str:
+    items = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(_number(value))}</dd></div>" for name, value in values.items() if value is not None)
+    return f'<h3>{both(*title)}</h3><dl class="facts">{items}</dl>' if values else ""
 
 
 def _artifact(name: str, about: Mapping[str, Any], known: Mapping[str, str]) -> str:

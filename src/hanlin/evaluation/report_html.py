@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,37 @@ def render_report(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         *(_stage(number, stage, extras) for number, stage in enumerate(stages, start=1)),
         provenance(report, extras),
     ]
-    style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return (
+    return document(title, parts)
+
+
+def document(title: str, parts: Iterable[str], styles: Sequence[str] = ("report.css",)) -> str:
+    """A page of these parts that needs no network.
+
+    Args:
+        title: HTML.
+        styles: style sheets in `static`.
+    """
+    style, script = ("".join((STATIC / name).read_text(encoding="utf-8") for name in names) for names in (styles, ("report.js",)))
+    page = (
         '<!doctype html>\n<html lang="zh-CN" data-language="zh"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{style}</style><script>{script}</script></head>\n<body>{''.join(parts)}</body></html>\n"
+    )
+    return page.encode("utf-8", "replace").decode()  # halves of surrogate pairs have no UTF-8
+
+
+def masthead(brand: Text, name: str, title: Text, subtitle: str, lede: Text) -> str:
+    """The buttons, and what the page is: a seal, a title, some sentences.
+
+    Args:
+        name: shown as code, escaped here.
+        subtitle: HTML.
+    """
+    return (
+        '<nav class="controls"><button id="language" type="button">EN</button><button id="theme" type="button">◐</button></nav>'
+        f'<header><p class="brand"><span class="seal" aria-hidden="true">翰林</span>{both(*brand)}<code>{esc(name)}</code></p>'
+        f'<h1>{both(*title)}</h1>{subtitle}<p class="lede">{both(*lede)}</p></header>'
     )
 
 
@@ -62,11 +87,8 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     en += "Every score is measured on unseen items with a 95% confidence interval; scores whose intervals overlap are not ranked."
     description = extras.get("recipe_resolved", {}).get("description") or {}
     subtitle = f'<p class="subtitle">{both(description["zh"], description["en"])}</p>' if {"zh", "en"} <= set(description) else ""
-    return (
-        '<nav class="controls"><button id="language" type="button">EN</button><button id="theme" type="button">◐</button></nav>'
-        f'<header><p class="brand"><span class="seal" aria-hidden="true">翰林</span>{both("运行报告", "Run report")}<code>{esc(report["recipe"])}</code></p>'
-        f'<h1>{both("从原始文本到能对话的模型", "From raw text to a model you can talk to")}</h1>{subtitle}<p class="lede">{both(zh, en)}</p></header>'
-    )
+    title = Text("从原始文本到能对话的模型", "From raw text to a model you can talk to")
+    return masthead(Text("运行报告", "Run report"), report["recipe"], title, subtitle, Text(zh, en))
 
 
 def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:

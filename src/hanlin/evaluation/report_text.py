@@ -214,6 +214,8 @@ RULES: dict[str, Text] = {
     "page_furniture": Text("网页残渣", "page furniture"),
     "promotional_line": Text("广告行（只删该行）", "promotional line (line removed)"),
     "page_furniture_line": Text("网页残渣行（只删该行）", "page furniture line (line removed)"),
+    "boilerplate_line": Text("套话行（只删该行）", "boilerplate line (line removed)"),
+    "contaminated": Text("与评测重合", "overlaps a benchmark"),
     "too_short": Text("太短", "too short"),
     "too_long": Text("太长", "too long"),
     "replacement_characters": Text("含替换字符 �", "replacement characters �"),
@@ -222,6 +224,16 @@ RULES: dict[str, Text] = {
     "digit_share": Text("数字过多", "too many digits"),
     "symbol_share": Text("符号过多", "too many symbols"),
     "bracket_share": Text("括号过多", "too many brackets"),
+    "foreign_script": Text("其他文字过多", "too much of another script"),
+    "traditional": Text("繁体字过多", "too many traditional characters"),
+    "alphanumeric_share": Text("字母、数字、汉字太少", "too few letters, digits and ideographs"),
+    "number_signs": Text("井号过多", "too many number signs"),
+    "ellipses": Text("省略号过多", "too many ellipses"),
+    "long_lines": Text("行太长", "lines too long"),
+    "longest_line": Text("有极长的行", "one line too long"),
+    "ellipsis_lines": Text("以省略号结尾的行过多", "too many lines ending in an ellipsis"),
+    "more_lines": Text("以“更多”结尾的行过多", "too many lines ending in “more”"),
+    "duplicate_lines": Text("重复的行过多", "too many repeated lines"),
     "short_lines": Text("短行过多", "too many short lines"),
     "terminal_punctuation": Text("句末缺少标点", "lines without final punctuation"),
     "bullets": Text("项目符号过多", "too many bullets"),
@@ -231,6 +243,7 @@ RULES: dict[str, Text] = {
     "repeated_3gram": Text("重复的三字片段", "repeated 3-grams"),
     "repeated_4gram": Text("重复的四字片段", "repeated 4-grams"),
     "repeated_13gram": Text("大段重复", "long repetitions"),
+    **{f"duplicate_{n}gram": Text(f"{n} 字片段重复过多", f"too many repeated {n}-grams") for n in range(5, 11)},
 }
 
 

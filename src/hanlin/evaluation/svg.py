@@ -1,4 +1,4 @@
-"""Small pictures in SVG: a point with its whiskers, a curve, bars. Colours are classes: one style sheet serves light, dark and print."""
+"""Small pictures in SVG: a point with its whiskers, a curve, bars, a histogram. Colours are classes: one style sheet serves light, dark and print."""
 
 from __future__ import annotations
 
@@ -107,6 +107,40 @@ def bar(start: float, end: float, kind: str) -> str:
     return (
         f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="10"/>'
         f'<rect class="{kind}" x="{100 * min(start, 1 - width):.2f}" width="{100 * width:.2f}" height="10"/></svg>'
+    )
+
+
+def histogram(columns: Sequence[tuple[str, int]], label: str, *, width: int, height: int) -> str:
+    """Counts as columns side by side, each with its name below where there is room, and the largest count on the axis."""
+    left, top, bottom = 44, 8, height - 20
+    most = max((count for _, count in columns), default=0) or 1
+    step = (width - left - 4) / max(len(columns), 1)
+    every = max(1, math.ceil(max((len(name) for name, _ in columns), default=1) * 7 / step))
+    parts = [f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">']
+    for tick in nice_ticks(0, most, 3 if height > 150 else 2):
+        y = bottom - (bottom - top) * tick / most
+        parts.append(f'<line class="grid" x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
+    for place, (name, count) in enumerate(columns):
+        x, tall = left + place * step, (bottom - top) * count / most
+        tall = max(tall, 1.0) if count else 0.0  # one document is still to be seen
+        text = html.escape(name, quote=True)
+        parts.append(f'<rect x="{x + 1:.1f}" y="{bottom - tall:.1f}" width="{max(step - 2, 1):.1f}" height="{tall:.1f}"><title>{text}: {count:,}</title></rect>')
+        if place % every == 0:
+            parts.append(f'<text class="tick" x="{x + step / 2:.1f}" y="{height - 5}" text-anchor="middle">{text}</text>')
+    return "".join(parts) + f'<line class="axis" x1="{left}" x2="{width}" y1="{bottom}" y2="{bottom}"/></svg>'
+
+
+def stack(parts: Sequence[tuple[float, str]]) -> str:
+    """Shares of a whole behind one another, each with its class."""
+    drawn, start = [], 0.0
+    for part, kind in parts:
+        if part > 0:
+            drawn.append(f'<rect class="{kind}" x="{100 * start:.2f}" width="{100 * part:.2f}" height="10"/>')
+        start += max(part, 0.0)
+    return (
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="10"/>'
+        f"{''.join(drawn)}</svg>"
     )
 
 

@@ -24,6 +24,7 @@ from ..evaluation import (
     pair_accuracy,
     pooled,
 )
+from ..evaluation.corpus_page import render_corpus
 from ..export import check_export, export_gguf
 from ..model import CausalLM, load_reward_model
 from ..stages.dpo import dpo
@@ -57,7 +58,7 @@ class Life(Workshop):
             documents: Any = self.source.documents()
             if isinstance(self.source, TinyworldSource):
                 documents = list(documents)
-            build_corpus(documents, self.out / "corpus", section, seed=self.recipe.seed, key=key, progress=self.progress)
+            build_corpus(documents, self.out / "corpus", section, seed=self.recipe.seed, key=key, progress=self.progress, page=render_corpus)
             manifest = read_manifest(self.out / "corpus", verify=False)
             record.notes |= manifest.metrics
             if isinstance(self.source, TinyworldSource):
