@@ -14,6 +14,7 @@ namespace {
 constexpr std::uint64_t kBase = 0x9E3779B97F4A7C15;
 constexpr std::uint32_t kFree = 0xFFFFFFFF;
 constexpr std::size_t kCrowd = 64;  // items looked at that have the same run
+constexpr std::uint32_t kNear = 2;  // runs that count together lie within so many lengths of the item
 
 // Spreads a rolling hash, whose low bits hang on the last characters most.
 std::uint64_t spread(std::uint64_t hash) {
@@ -26,7 +27,12 @@ struct Found {
   std::uint32_t item, run;
   std::uint32_t longest, longest_end;  // in characters; the end as the number of the window
   std::uint32_t last, free;            // the last window that matched; the first that overlaps no counted one
-  std::vector<std::uint64_t> counted;  // hashes: what a text says twice is one hit
+  std::uint32_t most;                  // runs that ever counted together
+  struct Run {
+    std::uint32_t window;
+    std::uint64_t hash;
+  };
+  std::vector<Run> counted;  // different ones: what a text says twice is one hit
 };
 
 }  // namespace
@@ -92,12 +98,16 @@ std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t h
     found.clear();
     const auto match = [&](std::uint32_t item, std::uint32_t window, std::uint64_t hash) {
       auto place = std::find_if(found.begin(), found.end(), [&](const Found& one) { return one.item == item; });
-      if (place == found.end()) place = found.insert(found.end(), {item, 0, 0, 0, kFree, 0, {}});
+      if (place == found.end()) place = found.insert(found.end(), {item, 0, 0, 0, kFree, 0, 0, {}});
       place->run = place->last + 1 == window && place->run > 0 ? place->run + 1 : 1;
       place->last = window;
-      if (window >= place->free && std::find(place->counted.begin(), place->counted.end(), hash) == place->counted.end()) {
-        place->counted.push_back(hash);
-        place->free = window + n;
+      if (window >= place->free) {
+        std::erase_if(place->counted, [&](const Found::Run& run) { return window - run.window > kNear * lengths_[item]; });
+        if (std::none_of(place->counted.begin(), place->counted.end(), [&](const Found::Run& run) { return run.hash == hash; })) {
+          place->counted.push_back({window, hash});
+          place->most = std::max(place->most, static_cast<std::uint32_t>(place->counted.size()));
+          place->free = window + n;
+        }
       }
       if (place->run + n - 1 > place->longest) {
         place->longest = place->run + n - 1;
@@ -120,7 +130,7 @@ std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t h
       }
     }
     const auto told = std::find_if(found.begin(), found.end(), [&](const Found& one) {
-      return one.counted.size() >= hits || one.longest >= longest || one.longest >= lengths_[one.item];
+      return one.most >= hits || one.longest >= longest || one.longest >= lengths_[one.item];
     });
     if (told == found.end()) continue;
     // Windows are counted in characters; the passage is given in bytes.
@@ -130,7 +140,7 @@ std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t h
       if (character == first) begin = position;
       position += decode_unit(texts[text], position).size;
     }
-    result.push_back({static_cast<std::uint32_t>(text), told->item, static_cast<std::uint32_t>(told->counted.size()), told->longest, begin, position});
+    result.push_back({static_cast<std::uint32_t>(text), told->item, told->most, told->longest, begin, position});
   }
   return result;
 }

@@ -13,7 +13,8 @@ namespace hanlin {
 // What a text and an item have in common.
 struct Overlap {
   std::uint32_t text, item;
-  std::uint32_t hits;            // different runs of n characters that they share and that do not overlap one another in the text
+  std::uint32_t hits;            // different runs of n characters that they share, that do not overlap one another in the text, and that
+                                 // begin there within twice the length of the item
   std::uint32_t longest;         // characters of the longest passage: every run of n in it is one of the item's
   std::uint64_t begin, end;      // where that lies in the text, in bytes
 };

@@ -1,7 +1,8 @@
 """Decontamination: documents that hold passages of a benchmark's questions are found before a model can learn them by heart.
 
 Compared are bare texts (`dedup.skeleton`), in runs of 13 characters, the length GPT-3 used for words (Brown et al., 2020, appendix C).
-One such run may be a saying or a title; two that do not overlap, or fifty characters on end, are not chance.
+One such run may be a saying or a title; two that do not overlap and lie near one another, or fifty characters on end, are not chance. Near
+means within twice the length of the item: years of speeches hold any two set phrases somewhere.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Benchmarks:
         return cls([tuple(item) for item in saved["texts"]], saved["overlap"])
 
     def find(self, texts: Sequence[str], hits: int) -> dict[int, Hit]:
-        """For each text that holds `hits` runs of one item, 50 characters on end, or a whole item: the first such item."""
+        """For each text that holds `hits` runs of one item near one another, 50 characters on end, or a whole item: the first such item."""
         bare: TextBatch = skeletons(texts)
         found = {}
         for text, item, _, _, begin, end in self._finder.find(bare, hits, PASSAGE):
