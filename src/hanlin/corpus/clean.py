@@ -1,4 +1,4 @@
-"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules of `rules.py`.
+"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules of `rules.py`, then a trained score.
 
 The core looks at whole batches first; Python works only on the texts and lines that it found a reason for. Every document
 and line that goes is counted under the name of its rule, and samples of them are kept.
@@ -17,20 +17,28 @@ from .characters import with_core
 from .messages import Document
 from .normalize import collapse, tidy, untidy
 from .promotion import FRAME, PROMOTIONAL, VICE, frame_line, promotional_points, suspicious, vices
-from .rules import RULES, CleanConfig, verdicts
+from .rules import RULES, SCORE_RULE, CleanConfig, verdicts
+from .score import Scorer
 from .signals import main_scripts, measure
+from .simplify import Simplifier
 
 LINE_RULES = ("promotional_line", "page_furniture_line")
 
 
 class Cleaner:
-    """Applies a `CleanConfig` to batches and remembers what it dropped, in `drops` (documents) and `lines`."""
+    """Applies a `CleanConfig` to batches and remembers what it dropped, in `drops` (documents) and `lines`.
+
+    Raises:
+        HanlinError: `score_model` is no scorer or is damaged; OpenCC, which `simplify` needs, is not installed.
+    """
 
     def __init__(self, config: CleanConfig, drops: Drops | None = None, lines: Drops | None = None) -> None:
         self.config = config
         self.drops = drops or Drops()
         self.lines = lines or Drops()
         self._suspicious = suspicious(config.promotion_points)
+        self._simplify = Simplifier() if config.simplify else None
+        self._scorer = Scorer.load(config.score_model) if config.score_model and SCORE_RULE not in config.disabled else None
 
     def __call__(self, batch: Sequence[Document]) -> list[Document | None]:
         """Cleaned documents in the order given, None where one is dropped; keys other than `text` are kept."""
@@ -45,6 +53,8 @@ class Cleaner:
         broken = [""] * len(batch)  # the rule each text breaks
         if self.config.normalize:
             self._normalize(texts, broken)
+        if self._simplify:
+            texts = [text if rule else self._simplify(text) for text, rule in zip(texts, broken, strict=True)]
         if self.config.drop_lines:
             self._drop_lines(texts, broken)
         kept = [place for place, rule in enumerate(broken) if not rule]
@@ -53,11 +63,23 @@ class Cleaner:
             for place, number, script in zip(kept, verdicts(signals, self.config).tolist(), main_scripts(signals), strict=True):
                 broken[place] = RULES[number].name if number >= 0 else ""
                 scripts[place] = script
-        return [self._result(document, text, rule) for document, text, rule in zip(batch, texts, broken, strict=True)], scripts
+        scores = self._score(texts, broken) if self._scorer else {}
+        return [self._result(document, texts[place], broken[place], scores.get(place)) for place, document in enumerate(batch)], scripts
 
-    def _result(self, document: Document, text: str, rule: str) -> Document | None:
+    def _score(self, texts: list[str], broken: list[str]) -> dict[int, float]:
+        """Break the rule where the trained score is too low; those scores by place. A text too short to have one is kept."""
+        assert self._scorer
+        kept = [place for place, rule in enumerate(broken) if not rule]
+        scores = self._scorer([texts[place] for place in kept])
+        low = {place: round(score, 4) for place, score in zip(kept, scores.tolist(), strict=True) if score < self.config.min_score}
+        for place in low:
+            broken[place] = SCORE_RULE
+        return low
+
+    def _result(self, document: Document, text: str, rule: str, score: float | None) -> Document | None:
         if rule:
-            self.drops.add(rule, document["text"], source=document.get("source", ""))
+            about = {} if score is None else {"score": score}
+            self.drops.add(rule, document["text"], source=document.get("source", ""), **about)
             return None
         kept: Any = dict(document)
         kept["text"] = text.replace("\ufffd", "") if self.config.normalize else text

@@ -30,6 +30,7 @@ class CleanConfig:
 
     Attributes:
         normalize: repair, compose and tidy the text (False hands it on byte for byte).
+        simplify: put simplified characters for traditional ones (`simplify.Simplifier`), before any rule looks.
         drop_lines: take out promotional lines and page furniture.
         disabled: names of rules that drop nothing.
         min_chars, max_chars: length of a document.
@@ -58,9 +59,12 @@ class CleanConfig:
         min_repeats: occurrences of that n-gram below which it proves nothing.
         max_duplicate_5gram_share … max_duplicate_10gram_share: n-grams seen before in the same document.
         max_duplicate_share: the same of 13-grams.
+        score_model: directory of a trained quality score (`score.Scorer`); "" for none.
+        min_score: its probability below which a document that breaks no other rule goes.
     """
 
     normalize: bool = True
+    simplify: bool = False
     drop_lines: bool = True
     disabled: tuple[str, ...] = ()
     min_chars: int = 50
@@ -101,15 +105,23 @@ class CleanConfig:
     max_duplicate_9gram_share: float = 0.6
     max_duplicate_10gram_share: float = 0.6
     max_duplicate_share: float = 0.5
+    score_model: str = ""
+    min_score: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if "share" in name and not 0 <= value <= 1:
+            if ("share" in name or name == "min_score") and not 0 <= value <= 1:
                 raise ValueError(f"{name} = {value}: 0 … 1")
             if name.startswith(("min_", "max_", "promotion_")) and value < 0:
                 raise ValueError(f"{name} = {value} < 0")
         if self.min_chars > self.max_chars:
             raise ValueError(f"min_chars {self.min_chars} > max_chars {self.max_chars}")
+        if bool(self.score_model) != (self.min_score > 0):
+            raise HanlinError(
+                f"score_model 与大于 0 的 min_score 要一起给：现在是 {self.score_model!r} 与 {self.min_score:g}。阈值可以从评分器 report.json 里的十分位样例来定。",
+                f"score_model and a min_score above 0 go together; here they are {self.score_model!r} and {self.min_score:g}. "
+                "The scorer's report.json has samples at each decile to choose a threshold by.",
+            )
         for name in self.disabled:
             if name not in RULE_NAMES:
                 close = difflib.get_close_matches(name, RULE_NAMES, 1)
@@ -204,7 +216,8 @@ RULES: tuple[Rule, ...] = (
 )
 # Those that look at the text itself, before its signals are measured.
 TEXT_RULES = ("mojibake", "promotion", "page_furniture")
-RULE_NAMES = (*TEXT_RULES, *(rule.name for rule in RULES))
+SCORE_RULE = "quality_score"  # last: only documents that break no other rule are scored
+RULE_NAMES = (*TEXT_RULES, *(rule.name for rule in RULES), SCORE_RULE)
 
 
 def verdicts(signals: Signals, config: CleanConfig) -> np.ndarray:
