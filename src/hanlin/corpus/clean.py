@@ -6,6 +6,7 @@ and line that goes is counted under the name of its rule, and samples of them ar
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from .signals import main_scripts, measure
 from .simplify import Simplifier
 
 LINE_RULES = ("promotional_line", "page_furniture_line")
+_MARKED = re.compile(r"\n(?: {4}|\t|==|--| {0,3}```|\|)")  # what code and underlines cannot do without, but for a fence at the very beginning
+_CODE = re.compile(r"(?: {4}|\t)[^\u3400-\u9fff]*|[-=*_~+|: ]{3,}")
 
 
 class Cleaner:
@@ -59,7 +62,8 @@ class Cleaner:
             self._drop_lines(texts, broken)
         kept = [place for place, rule in enumerate(broken) if not rule]
         if kept:
-            signals = measure([texts[place] for place in kept])
+            judged = [texts[place] for place in kept]
+            signals = measure([*map(outside_code, judged)] if self.config.ignore_code else judged)
             for place, number, script in zip(kept, verdicts(signals, self.config).tolist(), main_scripts(signals), strict=True):
                 broken[place] = RULES[number].name if number >= 0 else ""
                 scripts[place] = script
@@ -144,11 +148,22 @@ class Cleaner:
         return collapse("\n".join(line for number, line in enumerate(lines) if number not in removed)), rule
 
 
+def outside_code(text: str) -> str:
+    """A text without what is no prose in Markdown: fenced code, indented lines without a Chinese character, lines of signs (underlines)."""
+    if not (_MARKED.search(text) or text.startswith("```")):
+        return text
+    lines = text.split("\n")
+    fenced = _fenced(lines) if "```" in text else ()
+    return "\n".join(line for number, line in enumerate(lines) if number not in fenced and not _CODE.fullmatch(line))
+
+
 def _fenced(lines: list[str]) -> set[int]:
-    """Numbers of the lines inside code fences, the opening ones included."""
-    inside, result = False, set()
+    """Numbers of the lines of code fences, from the opening to the closing one; one that is not closed encloses nothing."""
+    result = set[int]()
+    opening = -1
     for number, line in enumerate(lines):
-        inside ^= line.lstrip().startswith("```")
-        if inside:
-            result.add(number)
+        if "```" in line and line.lstrip().startswith("```"):
+            if opening >= 0:
+                result.update(range(opening, number + 1))
+            opening = -1 if opening >= 0 else number
     return result
