@@ -150,14 +150,17 @@ def strip_html(text: str) -> str:
 
 
 def _without_script(text: str, page: bool) -> str:
-    """The text without lines of script; of what is no whole page, Markdown's code keeps them: fenced, or indented by four."""
+    """The text without lines of script; of what is no whole page, Markdown's code keeps them: fenced, or indented after an empty line."""
     if not page and text.count("{") + text.count("(") < 2:
         return text
-    kept, fenced = [], False
+    kept, fenced, indented, before = [], False, False, ""
     for line in text.split("\n"):
-        fenced ^= not page and "```" in line and line.lstrip().startswith("```")
-        if fenced or (not page and line.startswith(("    ", "\t"))) or not is_script(line):
+        if not page:
+            fenced ^= "```" in line and line.lstrip().startswith("```")
+            indented = line.startswith(("    ", "\t")) and (indented or not before)
+        if fenced or indented or not is_script(line):
             kept.append(line)
+        before = line
     return "\n".join(kept)
 
 
