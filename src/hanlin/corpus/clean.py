@@ -125,22 +125,21 @@ class Cleaner:
             if named >= 2 and named * self.config.vice_spacing > len(text):
                 return text, "promotion"
         lines = text.split("\n")
-        fenced = _fenced(lines) if "```" in text else ()
         removed: dict[int, str] = {}
         for number, groups in suspects.items():
             line = lines[number]
-            if number in fenced:
-                continue
             if groups & PROMOTIONAL and promotional_points(line) >= self.config.promotion_points:
                 removed[number] = "promotion"
-                self.lines.add("promotional_line", line)
             elif groups & FRAME and len(lines) > 1 and frame_line(line):
                 removed[number] = "page_furniture"
-                self.lines.add("page_furniture_line", line)
+        if removed and "```" in text:
+            for number in _fenced(lines):
+                removed.pop(number, None)
         if not removed:
             return text, ""
         gone = Counter[str]()
         for number, rule in removed.items():
+            self.lines.add("promotional_line" if rule == "promotion" else "page_furniture_line", lines[number])
             gone[rule] += len(lines[number])
         rule = ""
         if gone.total() > self.config.max_removed_share * len(text):

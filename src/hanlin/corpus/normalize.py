@@ -40,9 +40,10 @@ _PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
 # Each start is searched only up to the next start of its kind: many openings without an end stay linear.
 _DECLARED = r"<!--(?:(?!<!--).)*?-->|<!\[CDATA\[(?P<data>(?:(?!<!\[CDATA\[).)*?)\]\]>|<[!?][a-zA-Z][^<>]*>"
 # With their content; in a fragment only what never holds text, since an article may well mention <nav> and </nav>.
-_HIDDEN = re.compile(rf"(?P<code>{_CODE})|{_DECLARED}|<(script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<\3\b).)*?</\3\s*>", re.S | re.I)
+# Every alternative begins with a literal, here and below: `re` then skips what lies between quickly. Code is matched to be left alone.
+_HIDDEN = re.compile(rf"{_CODE}|{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?</(?P=tag)\s*>", re.S | re.I)
 _HIDDEN_OF_PAGE = re.compile(
-    rf"(?P<code>(?!))|{_DECLARED}|<(script|style|noscript|iframe|svg|head|nav|footer|select|template)\b[^<>]*>(?:(?!<\3\b).)*?(?:</\3\s*>|(?=<body\b))",
+    rf"{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg|head|nav|footer|select|template)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?(?:</(?P=tag)\s*>|(?=<body\b))",
     re.S | re.I,
 )
 _BLOCK = (
@@ -54,9 +55,9 @@ _INLINE = (
     "rb|video|audio|source|embed|object|param|button|textarea|link|meta|base|map|area|del|ins|mark|nobr|strike|time|q|"
     "canvas|o:p|noscript|iframe|svg|select|template|col|colgroup|frame|frameset|script|style"
 )
-_TAG = re.compile(r"(" + _CODE + r")|<(/?)(?:(" + _BLOCK + r")|(?:" + _INLINE + r"))(?:\s[^<>]*|/)?>", re.S | re.I)
+_TAG = re.compile(rf"{_CODE}|</?(?:(?P<block>{_BLOCK})|(?:{_INLINE}))(?:\s[^<>]*|/)?>", re.S | re.I)
 _ANY_TAG = re.compile(r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]*|/)?>")
-_ENTITY = re.compile(r"(" + _CODE + r")|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
+_ENTITY = re.compile(_CODE + r"|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
 # What the three patterns above cannot match without; each begins with a literal, which `re` looks for many times as fast.
 _HIDES = re.compile(r"<(?:[!?]|script|style|noscript|iframe|svg|head|nav|footer|select|template)", re.I)
 _TAGS = re.compile(rf"<(?:/?(?:{_BLOCK}|{_INLINE})[\s/>])", re.I)
@@ -107,7 +108,7 @@ def normalize(text: str, reasons: int | None = None) -> tuple[str, bool]:
         text = _SPACES.sub(" ", text) if reasons & SPACED else text
         text = _INVISIBLE.sub("", text) if reasons & INVISIBLE else text
         text = unicodedata.normalize("NFC", text)
-        reasons = _reasons(text)
+        reasons = BLANK | (TRAILING if any(map(f"\n{text}\n".__contains__, (" \n", "\t\n", "\u3000\n", "\n\u3000"))) else 0)
     if reasons & TRAILING:
         text = "\n".join(line.rstrip(" \t\u3000").lstrip("\u3000") for line in text.split("\n"))
         reasons |= BLANK  # lines of spaces are empty now
@@ -135,18 +136,30 @@ def strip_html(text: str) -> str:
     for _ in range(2):  # feeds carry HTML as entities inside XML: a second round strips what the first unescaped
         before = text
         if _HIDES.search(text):
-            text = (_HIDDEN_OF_PAGE if page else _HIDDEN).sub(lambda found: found["code"] or found["data"] or "\n", text)
+            text = (_HIDDEN_OF_PAGE if page else _HIDDEN).sub(_left_out, text)
         if _TAGS.search(text):
-            text = _TAG.sub(lambda found: found[1] or ("\n" if found[3] else ""), text)
+            text = _TAG.sub(_untagged, text)
         if page:
             text = _ANY_TAG.sub("\n", text)
         if text == before and "&" not in text:
             break
-        unescaped = _ENTITY.sub(lambda found: found[1] or html.unescape(found[0]), text) if _ENTITIES.search(text) else text
+        unescaped = _ENTITY.sub(_unescaped, text) if _ENTITIES.search(text) else text
         changed, text = unescaped != text, unescaped
         if not (changed and _TAGGED.search(text)):
             break
     return _without_script(text, page) if page or text != whole else text
+
+
+def _left_out(found: re.Match[str]) -> str:
+    return found[0] if found[0][0] == "`" else found["data"] or "\n"
+
+
+def _untagged(found: re.Match[str]) -> str:
+    return found[0] if found[0][0] == "`" else "\n" if found["block"] else ""
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return found[0] if found[0][0] == "`" else html.unescape(found[0])
 
 
 def _without_script(text: str, page: bool) -> str:

@@ -207,7 +207,7 @@ RULES: tuple[Rule, ...] = (
     _least("short_lines", "mean_line", "ChineseWebText", lambda s, c: s.terminal_share < 0.5),
     _most("long_lines", "mean_line", "CodeParrot"),
     _most("longest_line", "longest_line", "CodeParrot"),
-    _least("terminal_punctuation", "terminal_share", "FineWeb-2", lambda s, c: (s.lines < 4) | (s.mean_line < c.sentence_line)),
+    _least("terminal_punctuation", "terminal_share", "FineWeb-2; here for lists of sentences", lambda s, c: (s.lines < 4) | (s.mean_line < c.sentence_line)),
     _most("bullets", "bullet_share", "Matrix; Gopher"),
     _most("ellipsis_lines", "ellipsis_line_share", "Matrix; Gopher", lambda s, c: s.lines >= 4),
     _most("more_lines", "more_share", "Matrix"),
