@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hanlin.common.errors import HanlinError
 from hanlin.corpus import promotion
 from hanlin.corpus.accounts import SAMPLES, Samples
-from hanlin.corpus.clean import Cleaner
+from hanlin.corpus.clean import Cleaner, outside_code
 from hanlin.corpus.promotion import FRAME, PROMOTIONAL, VICE, frame_line, promotional_points, suspicious
 from hanlin.corpus.readers import read_documents
 from hanlin.corpus.rules import PRESETS, RULE_NAMES, RULES, CleanConfig, preset
@@ -25,6 +25,9 @@ AT = {rule.name: rule.key[4:] for rule in RULES} | {
 }
 
 
+OPEN = {"min_repeats": 1, "sentence_line": 1e9}
+
+
 def test_every_rule_acts_just_beyond_its_threshold(prose):
     text = "•不了ab12【】=\ufffd#\n• 在人有我他说了……展开\n國語かな\n没有…\n没有…\n" + prose(3, 200) + "魑魅魍魉的一是不了在人有我他这个们中来上" * 10 + "\n没有句号"
     signals = measure([text])
@@ -34,12 +37,58 @@ def test_every_rule_acts_just_beyond_its_threshold(prose):
         at = (values[int(row[:-1])] if row else values)[0].item()
         assert at > 0, rule.name
         beyond = (1 if isinstance(at, int) else 1e-9) * (1 if rule.key.startswith("min_") else -1)
-        kept, dropped = (Cleaner(preset("none", {"min_repeats": 1, rule.key: threshold})) for threshold in (at, at + beyond))
+        kept, dropped = (Cleaner(preset("none", OPEN | {rule.key: threshold})) for threshold in (at, at + beyond))
         assert kept([{"text": text}]) == [{"text": text}], rule.name
         assert dropped([{"text": text}]) == [None], rule.name
         assert list(dropped.drops.samples) == [rule.name]
-        off = Cleaner(preset("none", {"min_repeats": 1, rule.key: at + beyond, "disabled": [rule.name]}))
+        off = Cleaner(preset("none", OPEN | {rule.key: at + beyond, "disabled": [rule.name]}))
         assert off([{"text": text}]) == [{"text": text}], rule.name
+
+
+def test_lists_of_sentences_need_no_full_stops():
+    def kept(lines: list[str], **rules) -> bool:
+        return Cleaner(preset("none", {"min_terminal_share": 0.1, "sentence_line": 30} | rules))([{"text": "\n".join(lines)}]) != [None]
+
+    notes = [f"- 修复在第{i}种情况下，查询语句的执行计划选择不正确而导致内存占用过高的问题" for i in range(4)]
+    assert len(notes[0]) > 30 and kept(notes) and not kept(notes[:3]) and kept([*notes[:3], "完。"])
+    assert not kept(notes, sentence_line=60) and not kept(["首页", "产品介绍", "新闻中心", "联系我们"])
+
+
+PROSE_AND_CODE = """如何查看磁盘的使用情况
+======================
+
+`df` 命令显示每个文件系统的容量、已用的空间和剩余的空间，单位默认是一千字节。它不需要任何权限，也不会改动磁盘上的内容。
+
+```
+{code}
+```
+
+加上选项之后，数字会换成容易读的单位，如下所示。
+
+    $ df -h --total --output=source,size
+    | tmpfs | 1.6G |
+    - 这一行是列表，有汉字，不算代码。
+
+| 列 | 意思 |
+|----|------|
+| 甲 | 文件系统的名字。 |
+"""
+
+
+def test_an_article_is_judged_by_its_prose_and_stays_whole():
+    code = "\n".join(f"tmpfs {i} 1633000 1 % /run/user/{i} ## ## #" for i in range(40))
+    article = PROSE_AND_CODE.format(code=code).strip()
+    (kept,) = Cleaner(PRESETS["zh-web"])([{"text": article}])
+    assert kept == {"text": article}
+    assert Cleaner(preset("zh-web", {"ignore_code": False}))([{"text": article}]) == [None]
+    rest = outside_code(article)
+    assert "tmpfs" not in rest and "===" not in rest and "--total" not in rest and "|----" not in rest
+    assert "不算代码" in rest and "文件系统的名字" in rest and "`df` 命令" in rest
+    for program in (f"```\n{code}\n```", code, "    " + code.replace("\n", "\n    ")):
+        assert Cleaner(PRESETS["zh-web"])([{"text": program}]) == [None]
+    unclosed = f"一段文字。\n```\n{code}"
+    assert outside_code(unclosed) == unclosed  # it may well be a stray mark
+    assert Cleaner(PRESETS["code"])([{"text": f"```\n{code}\n```"}]) == [None]  # # above its share there too: code is what that preset judges
 
 
 def test_every_rule_has_a_source_and_a_key():

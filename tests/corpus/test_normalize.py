@@ -151,6 +151,16 @@ def test_html_goes_code_stays():
     assert "正文" in strip_html("页面分为 <nav> 和正文，最后是 </nav> 与 <footer>。")
 
 
+def test_code_keeps_its_lines_where_html_goes():
+    code = "function foo(a) {\n    var x = jQuery(a);\n  return x;\n}"
+    fenced, indented = f"```js\n{code}\n```", "    " + code.replace("\n", "\n    ")
+    for block in (fenced, indented):
+        assert strip_html(f"先看<b>代码</b>：\n\n{block}\n\n再看&nbsp;说明。") == f"先看代码：\n\n{block}\n\n再看\xa0说明。"
+    assert strip_html(f"比较 a<b 与 List<T>：\n{code}") == f"比较 a<b 与 List<T>：\n{code}"  # no HTML, so not of a page
+    assert strip_html(f"<p>新闻</p>\n{code}\n<p>正文</p>").split() == ["新闻", "return", "x;", "正文"]
+    assert "jQuery" not in strip_html(f"<html><body><p>新闻</p>\n{indented}\n<p>正文</p></body></html>")
+
+
 @pytest.mark.parametrize(
     "unit",
     [

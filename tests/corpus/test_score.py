@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,12 @@ import pytest
 
 from hanlin.cli import app
 from hanlin.common.errors import HanlinError
-from hanlin.common.manifest import read_manifest
+from hanlin.common.manifest import artifact, read_manifest
+from hanlin.corpus.accounts import EXCERPT, SAMPLES
+from hanlin.corpus.build import CorpusConfig, build_corpus
+from hanlin.corpus.clean import Cleaner
+from hanlin.corpus.output import Output
+from hanlin.corpus.rules import SCORE_RULE, preset
 from hanlin.corpus.score import WEIGHTS, ScoreConfig, Scorer, _folded, deciles, norm, score_files, slots
 from tests.corpus.conftest import COMMON
 
@@ -253,3 +259,86 @@ def test_the_command_trains_and_scores(trained, tmp_path, capsys):
     (tmp_path / "m" / WEIGHTS).write_bytes(b"damaged")
     with pytest.raises(HanlinError):
         Scorer.load(tmp_path / "m")
+
+
+# ------------------------------------------------------------------ as a rule
+
+
+def scores_rule(model, threshold: float = 0.5, **rules) -> dict:
+    return {"min_chars": 1, "score_model": str(model), "min_score": threshold} | rules
+
+
+def test_the_rule_drops_below_its_threshold_and_not_at_it(trained):
+    folder, _ = trained
+    mine = Scorer.load(folder / "model")
+    sample = [item["text"] for alphabet in (PROSE, SHOUTING) for item in examples(alphabet, 60, 5, noise=0.6)]
+    scores = mine(sample)
+    at = float(np.sort(scores)[40])
+    cleaner = Cleaner(preset("none", scores_rule(folder / "model", at)))
+    kept = cleaner([{"text": text, "source": "s"} for text in sample])
+    assert [item is not None for item in kept] == (scores >= at).tolist() and sum(item is None for item in kept) == 40
+    (rule, about), *others = cleaner.drops.to_dict().items()
+    assert rule == SCORE_RULE == "quality_score" and about["count"] == 40 and not others
+    found = {text[:EXCERPT]: round(score, 4) for text, score in zip(sample, scores.tolist(), strict=True)}
+    assert len(about["samples"]) == SAMPLES and all(item["score"] == found[item["text"]] <= at for item in about["samples"])
+    off = Cleaner(preset("none", scores_rule(folder / "model", at, disabled=["quality_score"])))
+    assert None not in off([{"text": text} for text in sample])
+
+
+def test_only_documents_that_break_no_other_rule_are_scored_and_as_they_are_kept(trained):
+    folder, _ = trained
+    good, bad = ([item["text"] for item in examples(alphabet, 40, 8) if len(item["text"]) > 90] for alphabet in (PROSE, SHOUTING))
+    cleaner = Cleaner(preset("zh-short", scores_rule(folder / "model", min_chars=50, max_symbol_share=1.0)))
+    result = cleaner([{"text": text} for text in [*good, "短", "", *(f"<p>{text}</p>\u200b" for text in bad)]])
+    counts = {rule: about["count"] for rule, about in cleaner.drops.to_dict().items()}
+    assert counts["too_short"] == 2 and counts["quality_score"] + counts.get("promotion", 0) == len(bad) and counts["quality_score"] > 0
+    assert [item["text"] for item in result if item] == good
+    assert Cleaner(preset("none", scores_rule(folder / "model", min_chars=0)))([{"text": ""}]) == [{"text": ""}]  # nothing to score, nothing to drop
+    assert Cleaner(preset("none", scores_rule(folder / "model")))([]) == []
+
+
+def test_threshold_and_model_go_together(trained, tmp_path):
+    folder, _ = trained
+    for wrong in ({"min_score": 0.3}, {"score_model": str(folder / "model")}, scores_rule(folder / "model", 1.5)):
+        with pytest.raises((HanlinError, ValueError), match="min_score"):
+            preset("zh-web", wrong)
+    source = [{"text": "一篇普通的文章。" * 9}]
+    for path, problem in ((tmp_path / "nothing", "manifest.json"), (folder, "manifest.json")):
+        with pytest.raises(HanlinError, match=problem):
+            Cleaner(preset("zh-web", scores_rule(path)))
+        with pytest.raises(HanlinError, match=problem):
+            build_corpus(source, tmp_path / "c", CorpusConfig(rules=scores_rule(path)))
+    corpus = build_corpus(source, tmp_path / "c", CorpusConfig(preset="none"))
+    with pytest.raises(HanlinError, match="quality_scorer"):
+        build_corpus(source, tmp_path / "d", CorpusConfig(rules=scores_rule(corpus)))
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_corpus_names_the_score_that_made_it_and_another_one_begins_anew(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+    model = tmp_path / "model"
+    shutil.copytree(folder / "model", model)
+    config = CorpusConfig(preset="none", rules=scores_rule(model), heldout_fraction=0.0)
+    files = [folder / "good.jsonl", folder / "bad.jsonl"]
+    corpus = build_corpus(files, tmp_path / "c", config)
+    manifest, report = read_manifest(corpus), json.loads((corpus / "report.json").read_bytes())
+    content = read_manifest(model, "quality_scorer").content_hash
+    assert manifest.parents == {"score_model": content} and content in str(manifest.config["made_with"])
+    dropped = report["rules"]["quality_score"]
+    assert dropped["count"] == manifest.metrics["dropped"]["quality_score"] > 400 and len(dropped["samples"]) == SAMPLES
+    assert report["sources"]["bad"]["rules"]["quality_score"] > 400 and report["sources"]["good"]["rules"].get("quality_score", 0) < 20
+
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "survey", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_corpus(files, tmp_path / "x", config)
+    assert (tmp_path / ".x.state" / "clean" / "00000").is_dir()  # what the score decided waits to be gone on with
+    with artifact(model, "quality_scorer") as writer:
+        np.save(writer.path / WEIGHTS, -np.load(folder / "model" / WEIGHTS))
+        for name in ("scorer.json", "report.json"):
+            shutil.copy(folder / "model" / name, writer.path / name)
+    again, fresh = build_corpus(files, tmp_path / "x", config), build_corpus(files, tmp_path / "y", config)
+    assert read_manifest(again).content_hash == read_manifest(fresh).content_hash != manifest.content_hash

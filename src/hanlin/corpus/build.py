@@ -19,7 +19,6 @@ import orjson
 import zstandard
 
 from ..common.atomic import atomic_write, read_json, write_json
-from ..common.config import to_dict
 from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
@@ -81,7 +80,7 @@ def build_corpus(
     """
     out, progress = Path(out), progress or Progress()
     paths, documents = _documents(sources)
-    named = files_key(paths, [to_dict(config), seed]) if paths is not None else ""
+    named = files_key(paths, [config.identity(), seed]) if paths is not None else ""
     with Savepoint(out, named) as savepoint:
         job = CorpusJob(savepoint.folder, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress)
         savepoint.save({"begun": True})
@@ -199,6 +198,7 @@ class CorpusJob:
     ) -> None:
         self.folder = Path(folder)
         self.config, self.seed = config, seed
+        self._identity, self._parents = config.identity(), config.parents()
         self.fruitless = False
         self._paths = expand(list(files)) if files is not None else []
         self._workers, self._progress = workers, progress or Progress()
@@ -322,9 +322,9 @@ class CorpusJob:
                     f"{phase.name} 阶段还有 {len(missing)} 个任务没有完成，不能合成语料。请先运行完它们。",
                     f"The phase {phase.name} has {len(missing)} tasks to do: the corpus cannot be put together yet. Run them first.",
                 )
-        resolved = to_dict(self.config) | {"cleaning": dataclasses.asdict(self.config.cleaning())}
+        resolved = self._identity | {"cleaning": dataclasses.asdict(self.config.cleaning())}
         phases = {phase.name: phase for phase in self.phases}
-        with artifact(Path(out), "corpus", config=resolved, seed=self.seed, key=key, views=(PAGE,)) as writer:
+        with artifact(Path(out), "corpus", parents=self._parents, config=resolved, seed=self.seed, key=key, views=(PAGE,)) as writer:
             found = self.output.finish(writer.path, phases["seal"].paths(), phases["clusters"].path(0))
             accounts = found["accounts"]
             dropped = {rule: about["count"] for rule, about in accounts.drops.to_dict().items()}

@@ -36,7 +36,7 @@ COMMON_HAN = frozenset(
     "總電數報結務場計隊治馬書聽達強難權萬術確師觀讓識帶導爭運飛組車親極議證轉單愛擊備連調團價華級請際約復線滿視須寫稱農裝廣顯"
     "標談圖歷醫費號盡較語僅選隨處幾認係灣臺於著並麗專區東樂靈聲"
 )
-_TERMINAL = '。！？；…!?;.:：”」』’）)》】"～~'
+_TERMINAL = '。．｡！？；…!?;.:：”」』’）)〕》】"～~'
 _BULLETS = "•●▪■◆◇★☆▶►·-*–—"
 _SCRIPTS = {  # of letters, as regular expressions
     LATIN: "[A-Za-zªº\u00c0-\u024f\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff3a\uff41-\uff5a]",

@@ -1,4 +1,4 @@
-"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules of `rules.py`.
+"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules of `rules.py`, then a trained score.
 
 The core looks at whole batches first; Python works only on the texts and lines that it found a reason for. Every document
 and line that goes is counted under the name of its rule, and samples of them are kept.
@@ -6,6 +6,7 @@ and line that goes is counted under the name of its rule, and samples of them ar
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +18,30 @@ from .characters import with_core
 from .messages import Document
 from .normalize import collapse, tidy, untidy
 from .promotion import FRAME, PROMOTIONAL, VICE, frame_line, promotional_points, suspicious, vices
-from .rules import RULES, CleanConfig, verdicts
+from .rules import RULES, SCORE_RULE, CleanConfig, verdicts
+from .score import Scorer
 from .signals import main_scripts, measure
+from .simplify import Simplifier
 
 LINE_RULES = ("promotional_line", "page_furniture_line")
+_MARKED = re.compile(r"\n(?: {4}|\t|==|--| {0,3}```|\|)")  # what code and underlines cannot do without, but for a fence at the very beginning
+_CODE = re.compile(r"(?: {4}|\t)[^\u3400-\u9fff]*|[-=*_~+|: ]{3,}")
 
 
 class Cleaner:
-    """Applies a `CleanConfig` to batches and remembers what it dropped, in `drops` (documents) and `lines`."""
+    """Applies a `CleanConfig` to batches and remembers what it dropped, in `drops` (documents) and `lines`.
+
+    Raises:
+        HanlinError: `score_model` is no scorer or is damaged; OpenCC, which `simplify` needs, is not installed.
+    """
 
     def __init__(self, config: CleanConfig, drops: Drops | None = None, lines: Drops | None = None) -> None:
         self.config = config
         self.drops = drops or Drops()
         self.lines = lines or Drops()
         self._suspicious = suspicious(config.promotion_points)
+        self._simplify = Simplifier() if config.simplify else None
+        self._scorer = Scorer.load(config.score_model) if config.score_model and SCORE_RULE not in config.disabled else None
 
     def __call__(self, batch: Sequence[Document]) -> list[Document | None]:
         """Cleaned documents in the order given, None where one is dropped; keys other than `text` are kept."""
@@ -45,19 +56,34 @@ class Cleaner:
         broken = [""] * len(batch)  # the rule each text breaks
         if self.config.normalize:
             self._normalize(texts, broken)
+        if self._simplify:
+            texts = [text if rule else self._simplify(text) for text, rule in zip(texts, broken, strict=True)]
         if self.config.drop_lines:
             self._drop_lines(texts, broken)
         kept = [place for place, rule in enumerate(broken) if not rule]
         if kept:
-            signals = measure([texts[place] for place in kept])
+            judged = [texts[place] for place in kept]
+            signals = measure([*map(outside_code, judged)] if self.config.ignore_code else judged)
             for place, number, script in zip(kept, verdicts(signals, self.config).tolist(), main_scripts(signals), strict=True):
                 broken[place] = RULES[number].name if number >= 0 else ""
                 scripts[place] = script
-        return [self._result(document, text, rule) for document, text, rule in zip(batch, texts, broken, strict=True)], scripts
+        scores = self._score(texts, broken) if self._scorer else {}
+        return [self._result(document, texts[place], broken[place], scores.get(place)) for place, document in enumerate(batch)], scripts
 
-    def _result(self, document: Document, text: str, rule: str) -> Document | None:
+    def _score(self, texts: list[str], broken: list[str]) -> dict[int, float]:
+        """Break the rule where the trained score is too low; those scores by place. A text too short to have one is kept."""
+        assert self._scorer
+        kept = [place for place, rule in enumerate(broken) if not rule]
+        scores = self._scorer([texts[place] for place in kept])
+        low = {place: round(score, 4) for place, score in zip(kept, scores.tolist(), strict=True) if score < self.config.min_score}
+        for place in low:
+            broken[place] = SCORE_RULE
+        return low
+
+    def _result(self, document: Document, text: str, rule: str, score: float | None) -> Document | None:
         if rule:
-            self.drops.add(rule, document["text"], source=document.get("source", ""))
+            about = {} if score is None else {"score": score}
+            self.drops.add(rule, document["text"], source=document.get("source", ""), **about)
             return None
         kept: Any = dict(document)
         kept["text"] = text.replace("\ufffd", "") if self.config.normalize else text
@@ -99,22 +125,21 @@ class Cleaner:
             if named >= 2 and named * self.config.vice_spacing > len(text):
                 return text, "promotion"
         lines = text.split("\n")
-        fenced = _fenced(lines) if "```" in text else ()
         removed: dict[int, str] = {}
         for number, groups in suspects.items():
             line = lines[number]
-            if number in fenced:
-                continue
             if groups & PROMOTIONAL and promotional_points(line) >= self.config.promotion_points:
                 removed[number] = "promotion"
-                self.lines.add("promotional_line", line)
             elif groups & FRAME and len(lines) > 1 and frame_line(line):
                 removed[number] = "page_furniture"
-                self.lines.add("page_furniture_line", line)
+        if removed and "```" in text:
+            for number in _fenced(lines):
+                removed.pop(number, None)
         if not removed:
             return text, ""
         gone = Counter[str]()
         for number, rule in removed.items():
+            self.lines.add("promotional_line" if rule == "promotion" else "page_furniture_line", lines[number])
             gone[rule] += len(lines[number])
         rule = ""
         if gone.total() > self.config.max_removed_share * len(text):
@@ -122,11 +147,22 @@ class Cleaner:
         return collapse("\n".join(line for number, line in enumerate(lines) if number not in removed)), rule
 
 
+def outside_code(text: str) -> str:
+    """A text without what is no prose in Markdown: fenced code, indented lines without a Chinese character, lines of signs (underlines)."""
+    if not (_MARKED.search(text) or text.startswith("```")):
+        return text
+    lines = text.split("\n")
+    fenced = _fenced(lines) if "```" in text else ()
+    return "\n".join(line for number, line in enumerate(lines) if number not in fenced and not _CODE.fullmatch(line))
+
+
 def _fenced(lines: list[str]) -> set[int]:
-    """Numbers of the lines inside code fences, the opening ones included."""
-    inside, result = False, set()
+    """Numbers of the lines of code fences, from the opening to the closing one; one that is not closed encloses nothing."""
+    result = set[int]()
+    opening = -1
     for number, line in enumerate(lines):
-        inside ^= line.lstrip().startswith("```")
-        if inside:
-            result.add(number)
+        if "```" in line and line.lstrip().startswith("```"):
+            if opening >= 0:
+                result.update(range(opening, number + 1))
+            opening = -1 if opening >= 0 else number
     return result

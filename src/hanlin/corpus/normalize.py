@@ -34,16 +34,16 @@ TAGGED, BROKEN, SPACED, INVISIBLE, UNCOMPOSED, TRAILING, BLANK, MOJIBAKE, LEFTOV
 _INVISIBLE = re.compile(rf"{INVISIBLES}|{JOINER}(?![\u2600-\u27bf\U0001f000-\U0001faff])")
 _BREAKS = re.compile(rf"\r\n|{BREAKS}")
 _SPACES = re.compile(ODD_SPACES)
-_BLANK = re.compile(r"\n{3,}")
 _CODE = r"```.*?(?:```|\Z)|`[^`\n]+`"
 _TAGGED = re.compile(r"<[a-zA-Z/!?]|&[#a-zA-Z]")
 _PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
 # Each start is searched only up to the next start of its kind: many openings without an end stay linear.
 _DECLARED = r"<!--(?:(?!<!--).)*?-->|<!\[CDATA\[(?P<data>(?:(?!<!\[CDATA\[).)*?)\]\]>|<[!?][a-zA-Z][^<>]*>"
 # With their content; in a fragment only what never holds text, since an article may well mention <nav> and </nav>.
-_HIDDEN = re.compile(rf"(?P<code>{_CODE})|{_DECLARED}|<(script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<\3\b).)*?</\3\s*>", re.S | re.I)
+# Every alternative begins with a literal, here and below: `re` then skips what lies between quickly. Code is matched to be left alone.
+_HIDDEN = re.compile(rf"{_CODE}|{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?</(?P=tag)\s*>", re.S | re.I)
 _HIDDEN_OF_PAGE = re.compile(
-    rf"(?P<code>(?!))|{_DECLARED}|<(script|style|noscript|iframe|svg|head|nav|footer|select|template)\b[^<>]*>(?:(?!<\3\b).)*?(?:</\3\s*>|(?=<body\b))",
+    rf"{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg|head|nav|footer|select|template)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?(?:</(?P=tag)\s*>|(?=<body\b))",
     re.S | re.I,
 )
 _BLOCK = (
@@ -55,15 +55,20 @@ _INLINE = (
     "rb|video|audio|source|embed|object|param|button|textarea|link|meta|base|map|area|del|ins|mark|nobr|strike|time|q|"
     "canvas|o:p|noscript|iframe|svg|select|template|col|colgroup|frame|frameset|script|style"
 )
-_TAG = re.compile(r"(" + _CODE + r")|<(/?)(?:(" + _BLOCK + r")|(?:" + _INLINE + r"))(?:\s[^<>]*|/)?>", re.S | re.I)
+_TAG = re.compile(rf"{_CODE}|</?(?:(?P<block>{_BLOCK})|(?:{_INLINE}))(?:\s[^<>]*|/)?>", re.S | re.I)
 _ANY_TAG = re.compile(r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]*|/)?>")
-_ENTITY = re.compile(r"(" + _CODE + r")|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
+_ENTITY = re.compile(_CODE + r"|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
+# What the three patterns above cannot match without; each begins with a literal, which `re` looks for many times as fast.
+_HIDES = re.compile(r"<(?:[!?]|script|style|noscript|iframe|svg|head|nav|footer|select|template)", re.I)
+_TAGS = re.compile(rf"<(?:/?(?:{_BLOCK}|{_INLINE})[\s/>])", re.I)
+_ENTITIES = re.compile(r"&(?:#|[a-zA-Z]{2})")
 _SCRIPT = re.compile(
     r"document\.\w+|window\.\w+|function\s*\w*\s*\(|\bvar\s+\w+\s*=|\$\(|jQuery|javascript:|addEventListener|@media|[\w)\]]\s*\{[^{}]{0,400}:[^{}]{0,400}[;}]|^\s*[{}();]+\s*$"
 )
 
 _CHINESE = re.compile("[\u3400-\u9fff]{2}")
 _WESTERN = re.compile(WESTERNS)
+_UTF8_HAN = re.compile(rb"[\xe4-\xe9][\x80-\xbf][\x80-\xbf]")  # U+4E00 to U+9FFF, where all common ideographs are
 _LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
 
 
@@ -82,24 +87,28 @@ def tidy(text: str, reasons: int) -> tuple[str, int]:
         repaired, lost = repair_mojibake(text)
         if repaired == text and not reasons & ~(MOJIBAKE | LEFTOVERS):
             return text, lost
-        text, reasons = repaired, -1
-    return (normalize(text)[0] if reasons else text), lost
+        text, reasons = repaired, _reasons(repaired)
+    return (normalize(text, reasons)[0] if reasons else text), lost
 
 
-def normalize(text: str) -> tuple[str, bool]:
-    """Visible, composed, tidy text, and whether HTML was removed from it."""
-    reasons = _reasons(text)
+def normalize(text: str, reasons: int | None = None) -> tuple[str, bool]:
+    """Visible, composed, tidy text, and whether HTML was removed from it.
+
+    Args:
+        reasons: what `untidy` said of the text, if it is known.
+    """
+    reasons = _reasons(text) if reasons is None else reasons
     tagged = False
     if reasons & TAGGED:
         stripped = strip_html(text)
         tagged = stripped != text
-        text, reasons = stripped, _reasons(stripped)
+        text, reasons = stripped, _reasons(stripped) if tagged else reasons
     if reasons & (BROKEN | SPACED | INVISIBLE | UNCOMPOSED):
         text = _BREAKS.sub("\n", text) if reasons & BROKEN else text
         text = _SPACES.sub(" ", text) if reasons & SPACED else text
         text = _INVISIBLE.sub("", text) if reasons & INVISIBLE else text
         text = unicodedata.normalize("NFC", text)
-        reasons = _reasons(text)
+        reasons = BLANK | (TRAILING if any(map(f"\n{text}\n".__contains__, (" \n", "\t\n", "\u3000\n", "\n\u3000"))) else 0)
     if reasons & TRAILING:
         text = "\n".join(line.rstrip(" \t\u3000").lstrip("\u3000") for line in text.split("\n"))
         reasons |= BLANK  # lines of spaces are empty now
@@ -112,30 +121,60 @@ def _reasons(text: str) -> int:
 
 def collapse(text: str) -> str:
     """At most one empty line in a row, none at the ends."""
-    return _BLANK.sub("\n\n", text).strip("\n")
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text.strip("\n")
 
 
 def strip_html(text: str) -> str:
     """Text without tags, comments, scripts and entities; code fences and `inline code` keep theirs.
 
-    Only names HTML has are taken for tags, so `a<b` and generics of program code survive; a whole page loses every tag.
+    Only names HTML has are taken for tags, so `a<b` and generics of program code survive; a whole page loses every tag. Where there was
+    HTML, lines of script that pages leave behind go too.
     """
-    page = bool(_PAGE.match(text))
+    page, whole = bool(_PAGE.match(text)), text
     for _ in range(2):  # feeds carry HTML as entities inside XML: a second round strips what the first unescaped
         before = text
-        text = (_HIDDEN_OF_PAGE if page else _HIDDEN).sub(lambda found: found["code"] or found["data"] or "\n", text)
-        text = _TAG.sub(lambda found: found[1] or ("\n" if found[3] else ""), text)
+        if _HIDES.search(text):
+            text = (_HIDDEN_OF_PAGE if page else _HIDDEN).sub(_left_out, text)
+        if _TAGS.search(text):
+            text = _TAG.sub(_untagged, text)
         if page:
             text = _ANY_TAG.sub("\n", text)
         if text == before and "&" not in text:
             break
-        unescaped = _ENTITY.sub(lambda found: found[1] or html.unescape(found[0]), text)
+        unescaped = _ENTITY.sub(_unescaped, text) if _ENTITIES.search(text) else text
         changed, text = unescaped != text, unescaped
         if not (changed and _TAGGED.search(text)):
             break
-    if page or text.count("{") + text.count("(") > 1:
-        text = "\n".join(line for line in text.split("\n") if not is_script(line))
-    return text
+    return _without_script(text, page) if page or text != whole else text
+
+
+def _left_out(found: re.Match[str]) -> str:
+    return found[0] if found[0][0] == "`" else found["data"] or "\n"
+
+
+def _untagged(found: re.Match[str]) -> str:
+    return found[0] if found[0][0] == "`" else "\n" if found["block"] else ""
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return found[0] if found[0][0] == "`" else html.unescape(found[0])
+
+
+def _without_script(text: str, page: bool) -> str:
+    """The text without lines of script; of what is no whole page, Markdown's code keeps them: fenced, or indented after an empty line."""
+    if not page and text.count("{") + text.count("(") < 2:
+        return text
+    kept, fenced, indented, before = [], False, False, ""
+    for line in text.split("\n"):
+        if not page:
+            fenced ^= "```" in line and line.lstrip().startswith("```")
+            indented = line.startswith(("    ", "\t")) and (indented or not before)
+        if fenced or indented or not is_script(line):
+            kept.append(line)
+        before = line
+    return "\n".join(kept)
 
 
 def is_script(line: str) -> bool:
@@ -201,7 +240,10 @@ def _gbk_traced(line: str) -> bool:
 
     By chance GBK bytes of real text form a UTF-8 ideograph here and there, but hardly ever a common one (1 in 30).
     """
-    back = line.encode("gb18030", "ignore").decode("utf-8", "ignore")
+    data = line.encode("gb18030", "ignore")
+    if len(_UTF8_HAN.findall(data)) < 3:
+        return False
+    back = data.decode("utf-8", "ignore")
     kinds = flags(code_points(back))
     common = int(((kinds & COMMON) != 0).sum())
     return common >= 3 and common > 0.4 * int(((kinds & HAN) != 0).sum())

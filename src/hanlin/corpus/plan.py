@@ -8,10 +8,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from ..common.config import to_dict
+from ..common.manifest import read_manifest
+from . import simplify
 from .boilerplate import BoilerplateConfig
 from .dedup import DedupConfig
 from .files import expected_bytes
 from .rules import CleanConfig, preset
+from .score import KIND as SCORER
 
 TASK_BYTES = 96 << 20  # of text a task should have; files are not cut
 
@@ -76,6 +80,26 @@ class CorpusConfig:
     def cleaning(self) -> CleanConfig:
         """The preset with `rules` applied."""
         return preset(self.preset, self.rules)
+
+    def parents(self) -> dict[str, str]:
+        """Content hash of each artefact that cleaning uses, by role.
+
+        Raises:
+            HanlinError: `rules.score_model` is no scorer, or damaged.
+        """
+        model = self.cleaning().score_model
+        return {"score_model": read_manifest(model, SCORER).content_hash} if model else {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the result hangs on beside the input: the settings, and what is behind the names in them. JSON-able.
+
+        Raises:
+            HanlinError: see `parents`; OpenCC is asked for and not installed.
+        """
+        made_with = {f"sha256 of {role}": content for role, content in self.parents().items()}
+        if self.cleaning().simplify:
+            made_with["opencc"] = simplify.version()
+        return to_dict(self) | ({"made_with": made_with} if made_with else {})
 
     def weight(self, source: str) -> float:
         """How often this source's documents appear: by its name, or by the first pattern that fits."""

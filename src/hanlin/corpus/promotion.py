@@ -158,7 +158,6 @@ _FRAME = re.compile(
     )[\s\]】）)>»|]*$""",
     re.X | re.I,
 )
-_HINT = re.compile(f"{_OFFER}|{_CALL}|{_TRADE}|{_ENTRANCE}")
 _FRAME_HINT = re.compile("|".join(map(re.escape, [*FRAME_PHRASES, "read more"])), re.I)
 
 
@@ -179,12 +178,11 @@ def promotional_points(line: str) -> float:
     any of the harder marks, 3 with), vices 1.5 each (at most 3), shouting 0.5, a long number 0.5. Prose spreads such words
     thinly: a long line needs more points in proportion.
     """
-    if not _HINT.search(line):  # an address or a phone number alone is a reference, not an offer
+    calls, offers, vice = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line)), min(3.0, 1.5 * vices(line))
+    if not (calls or offers or vice):  # an address or a phone number alone is a reference, not an offer
         return 0.0
     contact = min(3.0, 2.0 * len(_CONTACT_ANY.findall(line)))
     address = min(1.0, 0.5 * len(_URL_ANY.findall(line)))
-    vice = min(3.0, 1.5 * vices(line))
-    calls, offers = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line))
     phrases = sum(map(len, calls | offers))
     words = float(len(calls) + len(offers))
     if words > 2 and phrases > 0.25 * len(line):

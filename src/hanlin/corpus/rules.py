@@ -30,7 +30,9 @@ class CleanConfig:
 
     Attributes:
         normalize: repair, compose and tidy the text (False hands it on byte for byte).
+        simplify: put simplified characters for traditional ones (`simplify.Simplifier`), before any rule looks.
         drop_lines: take out promotional lines and page furniture.
+        ignore_code: rules look at a text without its code (`clean.outside_code`): an article is judged by its prose. What stays is whole.
         disabled: names of rules that drop nothing.
         min_chars, max_chars: length of a document.
         promotion_points: a line with more is promotional (`promotion.promotional_points`).
@@ -48,7 +50,8 @@ class CleanConfig:
         max_ellipsis_share: the characters … and ⋯.
         min_mean_line: characters per line, unless most lines end a sentence, as verse does.
         max_mean_line, max_longest_line: characters.
-        min_terminal_share: lines that end in terminal punctuation.
+        min_terminal_share: lines that end in terminal punctuation, unless there are 4 or more of `sentence_line` characters on average,
+            as in lists of whole sentences.
         max_bullet_share, max_ellipsis_line_share, max_more_share: lines that begin with a bullet, end in an ellipsis, end in 展开,
             更多, 下一页 and the like; the second is looked at from 4 lines on.
         max_duplicate_line_share: lines seen before in the same document; looked at from 4 lines on.
@@ -58,10 +61,14 @@ class CleanConfig:
         min_repeats: occurrences of that n-gram below which it proves nothing.
         max_duplicate_5gram_share … max_duplicate_10gram_share: n-grams seen before in the same document.
         max_duplicate_share: the same of 13-grams.
+        score_model: directory of a trained quality score (`score.Scorer`); "" for none.
+        min_score: its probability below which a document that breaks no other rule goes.
     """
 
     normalize: bool = True
+    simplify: bool = False
     drop_lines: bool = True
+    ignore_code: bool = True
     disabled: tuple[str, ...] = ()
     min_chars: int = 50
     max_chars: int = 4_000_000
@@ -84,6 +91,7 @@ class CleanConfig:
     max_mean_line: float = 1e9
     max_longest_line: int = 1 << 62
     min_terminal_share: float = 0.1
+    sentence_line: float = 30.0
     max_bullet_share: float = 0.9
     max_ellipsis_line_share: float = 0.3
     max_more_share: float = 0.3
@@ -101,15 +109,23 @@ class CleanConfig:
     max_duplicate_9gram_share: float = 0.6
     max_duplicate_10gram_share: float = 0.6
     max_duplicate_share: float = 0.5
+    score_model: str = ""
+    min_score: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if "share" in name and not 0 <= value <= 1:
+            if ("share" in name or name == "min_score") and not 0 <= value <= 1:
                 raise ValueError(f"{name} = {value}: 0 … 1")
-            if name.startswith(("min_", "max_", "promotion_")) and value < 0:
+            if name.startswith(("min_", "max_", "promotion_", "sentence_")) and value < 0:
                 raise ValueError(f"{name} = {value} < 0")
         if self.min_chars > self.max_chars:
             raise ValueError(f"min_chars {self.min_chars} > max_chars {self.max_chars}")
+        if bool(self.score_model) != (self.min_score > 0):
+            raise HanlinError(
+                f"score_model 与大于 0 的 min_score 要一起给：现在是 {self.score_model!r} 与 {self.min_score:g}。阈值可以从评分器 report.json 里的十分位样例来定。",
+                f"score_model and a min_score above 0 go together; here they are {self.score_model!r} and {self.min_score:g}. "
+                "The scorer's report.json has samples at each decile to choose a threshold by.",
+            )
         for name in self.disabled:
             if name not in RULE_NAMES:
                 close = difflib.get_close_matches(name, RULE_NAMES, 1)
@@ -191,7 +207,7 @@ RULES: tuple[Rule, ...] = (
     _least("short_lines", "mean_line", "ChineseWebText", lambda s, c: s.terminal_share < 0.5),
     _most("long_lines", "mean_line", "CodeParrot"),
     _most("longest_line", "longest_line", "CodeParrot"),
-    _least("terminal_punctuation", "terminal_share", "FineWeb-2"),
+    _least("terminal_punctuation", "terminal_share", "FineWeb-2; here for lists of sentences", lambda s, c: (s.lines < 4) | (s.mean_line < c.sentence_line)),
     _most("bullets", "bullet_share", "Matrix; Gopher"),
     _most("ellipsis_lines", "ellipsis_line_share", "Matrix; Gopher", lambda s, c: s.lines >= 4),
     _most("more_lines", "more_share", "Matrix"),
@@ -204,7 +220,8 @@ RULES: tuple[Rule, ...] = (
 )
 # Those that look at the text itself, before its signals are measured.
 TEXT_RULES = ("mojibake", "promotion", "page_furniture")
-RULE_NAMES = (*TEXT_RULES, *(rule.name for rule in RULES))
+SCORE_RULE = "quality_score"  # last: only documents that break no other rule are scored
+RULE_NAMES = (*TEXT_RULES, *(rule.name for rule in RULES), SCORE_RULE)
 
 
 def verdicts(signals: Signals, config: CleanConfig) -> np.ndarray:
@@ -218,7 +235,7 @@ def verdicts(signals: Signals, config: CleanConfig) -> np.ndarray:
 
 _NO_REPEATS: dict[str, Any] = {f"max_duplicate_{n}gram_share": 1.0 for n in range(5, 11)}
 _OPEN = CleanConfig(
-    normalize=False, drop_lines=False, disabled=TEXT_RULES, min_chars=0, max_chars=1 << 62, max_mojibake_share=1, max_replacement_share=1,
+    normalize=False, drop_lines=False, ignore_code=False, disabled=TEXT_RULES, min_chars=0, max_chars=1 << 62, max_mojibake_share=1, max_replacement_share=1,
     min_common_share=0, min_han_share=0, max_foreign_share=1, min_alphanumeric_share=0, max_digit_share=1, max_symbol_share=1,
     max_number_sign_share=1, max_bracket_share=1, max_ellipsis_share=1, min_mean_line=0, min_terminal_share=0, max_bullet_share=1,
     max_ellipsis_line_share=1, max_more_share=1, max_duplicate_line_share=1, min_punctuation_share=0, min_entropy=0, max_top_2gram_share=1,
@@ -239,7 +256,7 @@ PRESETS: dict[str, CleanConfig] = {
     ),
     # Programs and their documentation, with or without Chinese comments.
     "code": CleanConfig(
-        drop_lines=False, min_chars=20, max_chars=1_000_000, min_common_share=0.0, min_han_share=0.0, min_alphanumeric_share=0.25,
+        drop_lines=False, ignore_code=False, min_chars=20, max_chars=1_000_000, min_common_share=0.0, min_han_share=0.0, min_alphanumeric_share=0.25,
         max_digit_share=0.5, max_symbol_share=0.5, max_number_sign_share=0.5, min_mean_line=0.0, max_mean_line=100.0, max_longest_line=1000,
         min_terminal_share=0.0, max_bullet_share=1.0, max_duplicate_line_share=0.6, min_punctuation_share=0.0, min_entropy=2.5,
         max_duplicate_share=0.6, **_NO_REPEATS,

@@ -68,7 +68,7 @@ class Life(Workshop):
                 record.metrics["good_lost"] = Metric.proportion(score.good_lost, score.good_total, higher_is_better=False).to_dict()
                 record.notes["by_kind"] = score.by_kind
 
-        self.runner.run("corpus", [to_dict(section), self.source.fingerprint("corpus"), self.recipe.seed], body, (self.out / "corpus",))
+        self.runner.run("corpus", [section.identity(), self.source.fingerprint("corpus"), self.recipe.seed], body, (self.out / "corpus",))
 
     def tokenizer(self) -> None:
         """Learn the vocabulary from the cleaned text."""
