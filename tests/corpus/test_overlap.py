@@ -80,6 +80,9 @@ def test_a_build_drops_what_holds_a_benchmark_and_says_which(tmp_path: Path, pro
     assert read_manifest(path).metrics["contaminated"] == {"poets": 2} and read_manifest(path).metrics["dropped"] == {"contaminated": 2}
     samples = orjson.loads((path / "report.json").read_bytes())["rules"]["contaminated"]["samples"]
     assert all(sample["benchmark"] == "poets" and sample["item"] == 1 and sample["passage"] in skeleton(QUESTION) for sample in samples)
+    before = config.identity()
+    benchmark.write_bytes(orjson.dumps({"Question": QUESTION[::-1]}) + b"\n")
+    assert config.identity() != before  # other benchmarks, another build
     with pytest.raises(HanlinError):
         build_corpus(documents, tmp_path / "d", CorpusConfig(preset="zh-short", decontaminate=(str(tmp_path / "none.jsonl"),)))
 

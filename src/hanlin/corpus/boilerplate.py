@@ -15,7 +15,7 @@ import numpy as np
 from .._native import KeyReader, KeyWriter
 from ..common.atomic import atomic_directory, read_json, write_json
 from .accounts import Drops
-from .clean import _fenced
+from .clean import fenced_lines
 from .dedup import batch_of, digests, skeletons
 from .duplicates import MEMORY, key_ranges
 from .normalize import collapse
@@ -55,7 +55,7 @@ def line_keys(texts: Sequence[str], sources: Sequence[str], config: BoilerplateC
     lines: list[str] = []
     for place, text in enumerate(texts):
         split = text.split("\n")
-        fenced = _fenced(split) if "```" in text else ()
+        fenced = fenced_lines(split) if "```" in text else ()
         for number, line in enumerate(split):
             if config.min_chars <= len(line.strip()) <= config.max_chars and number not in fenced:
                 places.append(place)

@@ -59,7 +59,7 @@ class Cleaner:
         if self._simplify:
             texts = [text if rule else self._simplify(text) for text, rule in zip(texts, broken, strict=True)]
         if self.config.drop_lines:
-            self._drop_lines(texts, broken)
+            self._drop_lines(texts, batch, broken)
         kept = [place for place, rule in enumerate(broken) if not rule]
         if kept:
             judged = [texts[place] for place in kept]
@@ -101,7 +101,7 @@ class Cleaner:
             if lost > self.config.max_mojibake_share * size:
                 self._break(broken, place, "mojibake")
 
-    def _drop_lines(self, texts: list[str], broken: list[str]) -> None:
+    def _drop_lines(self, texts: list[str], batch: Sequence[Document], broken: list[str]) -> None:
         """Take suspicious lines out of texts where a closer look confirms the suspicion."""
         documents, numbers, groups = with_core(self._suspicious.find, texts)
         bounds = np.searchsorted(documents, np.arange(len(texts) + 1))
@@ -110,11 +110,11 @@ class Cleaner:
                 continue
             members = slice(bounds[place], bounds[place + 1])
             suspects = dict(zip(numbers[members].tolist(), groups[members].tolist(), strict=True))
-            texts[place], rule = self._without_lines(texts[place], suspects)
+            texts[place], rule = self._without_lines(texts[place], suspects, batch[place].get("source", ""))
             if rule:
                 self._break(broken, place, rule)
 
-    def _without_lines(self, text: str, suspects: dict[int, int]) -> tuple[str, str]:
+    def _without_lines(self, text: str, suspects: dict[int, int], source: str) -> tuple[str, str]:
         """The text without its promotional lines and page furniture, and the rule that drops it for them, if any.
 
         Args:
@@ -133,13 +133,13 @@ class Cleaner:
             elif groups & FRAME and len(lines) > 1 and frame_line(line):
                 removed[number] = "page_furniture"
         if removed and "```" in text:
-            for number in _fenced(lines):
+            for number in fenced_lines(lines):
                 removed.pop(number, None)
         if not removed:
             return text, ""
         gone = Counter[str]()
         for number, rule in removed.items():
-            self.lines.add("promotional_line" if rule == "promotion" else "page_furniture_line", lines[number])
+            self.lines.add("promotional_line" if rule == "promotion" else "page_furniture_line", lines[number], source=source)
             gone[rule] += len(lines[number])
         rule = ""
         if gone.total() > self.config.max_removed_share * len(text):
@@ -152,11 +152,11 @@ def outside_code(text: str) -> str:
     if not (_MARKED.search(text) or text.startswith("```")):
         return text
     lines = text.split("\n")
-    fenced = _fenced(lines) if "```" in text else ()
+    fenced = fenced_lines(lines) if "```" in text else ()
     return "\n".join(line for number, line in enumerate(lines) if number not in fenced and not _CODE.fullmatch(line))
 
 
-def _fenced(lines: list[str]) -> set[int]:
+def fenced_lines(lines: list[str]) -> set[int]:
     """Numbers of the lines of code fences, from the opening to the closing one; one that is not closed encloses nothing."""
     result = set[int]()
     opening = -1

@@ -63,13 +63,13 @@ class Benchmarks:
         """All records of files of any layout: question, options, context and whatever else is text.
 
         Args:
-            paths: files, directories, globs; or names of evaluation sets that `hanlin data fetch` knows and has fetched to data/NAME.
+            paths: see `benchmark_files`.
 
         Raises:
             HanlinError: a file is missing, unreadable, or holds no text.
         """
         texts: list[tuple[str, int, str]] = []
-        for path in expand([_fetched(path) for path in paths]):
+        for path in benchmark_files(paths):
             before = len(texts)
             for number, raw in enumerate(records(path, "documents", Quarantine(), DEFAULT_LIMITS), 1):
                 text = "\n".join(_strings(getattr(raw, "value", raw)))
@@ -97,6 +97,15 @@ class Benchmarks:
             name, number = self.items[item]
             found[text] = Hit(name, number, bare[text][begin:end].decode("utf-8", "replace"))
         return found
+
+
+def benchmark_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The files behind paths, directories, globs, and names of evaluation sets that `hanlin data fetch` knows and has fetched to data/NAME.
+
+    Raises:
+        HanlinError: there are none, or a set is not fetched.
+    """
+    return expand([_fetched(path) for path in paths])
 
 
 def _fetched(path: str | Path) -> str | Path:

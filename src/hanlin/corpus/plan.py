@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..common.config import to_dict
-from ..common.manifest import read_manifest
+from ..common.manifest import hash_json, read_manifest, sha256_file
 from . import simplify
 from .boilerplate import BoilerplateConfig
 from .dedup import DedupConfig
 from .files import expected_bytes
+from .overlap import benchmark_files
 from .rules import CleanConfig, preset
 from .score import KIND as SCORER
 
@@ -94,9 +95,11 @@ class CorpusConfig:
         """What the result hangs on beside the input: the settings, and what is behind the names in them. JSON-able.
 
         Raises:
-            HanlinError: see `parents`; OpenCC is asked for and not installed.
+            HanlinError: see `parents`; OpenCC is asked for and not installed; a benchmark is missing.
         """
         made_with = {f"sha256 of {role}": content for role, content in self.parents().items()}
+        if self.decontaminate:
+            made_with["sha256 of benchmarks"] = hash_json(sorted(map(sha256_file, benchmark_files(self.decontaminate))))
         if self.cleaning().simplify:
             made_with["opencc"] = simplify.version()
         return to_dict(self) | ({"made_with": made_with} if made_with else {})
