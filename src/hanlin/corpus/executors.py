@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
 import threading
 import time
@@ -134,7 +135,7 @@ class Datatrove:
         address = self.options.get("address")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
         try:
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise HanlinError(
                 f"连不上 Ray 集群 {address or ''}：{error}。请先在各台机器上运行 ray start，或检查地址。",
@@ -163,7 +164,8 @@ class Step:
         return repr(self.phase)
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        began, outcome = time.monotonic(), {"where": os.environ.get("DATATROVE_NODE_IPS", "")}
+        began = time.monotonic()
+        outcome: dict[str, Any] = {"where": os.environ.get("DATATROVE_NODE_IPS", "")}
         here = os.getcwd()
         try:
             os.chdir(self.place)
