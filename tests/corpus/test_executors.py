@@ -312,11 +312,11 @@ class Cluster:
         import socket
 
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+            probe.bind(("127.0.0.2", 0))
+            self.address = f"127.0.0.2:{probe.getsockname()[1]}"
 
     def add(self, *arguments: str) -> None:
-        ip = f"127.0.0.{len(self.nodes) + 1}"
+        ip = f"127.0.0.{len(self.nodes) + 2}"  # 127.0.0.1 it would replace by an outer address
         head = [] if self.nodes else ["--head", "--port", self.address.split(":")[1], "--include-dashboard", "false", "--temp-dir", str(self.folder / "r")]
         join = ["--address", self.address] if self.nodes else []
         command = [
@@ -325,33 +325,34 @@ class Cluster:
         ]  # fmt: skip
         with open(self.folder / f"{ip}.log", "wb") as log:
             self.nodes.append(subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 60
         while not self.raylet(ip):
             assert self.nodes[-1].poll() is None and time.monotonic() < deadline, (self.folder / f"{ip}.log").read_text()
             time.sleep(0.5)
         time.sleep(5)  # the raylet runs; now it makes itself known
 
     def raylet(self, ip: str) -> int:
-        """The process that is this node, 0 if there is none: one that belongs to this cluster."""
+        """The process that is this node, 0 if there is none."""
+        return next((number for number, words in self.processes() if words[0].endswith("/raylet") and f"--node_ip_address={ip}" in words), 0)
+
+    def processes(self) -> Iterator[tuple[int, list[str]]]:
+        """Those that work in this cluster's own folder, and their command lines."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                words = path.read_bytes().decode(errors="replace").split("\0")
+                line = path.read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if words[0].endswith("/raylet") and f"--node_ip_address={ip}" in words and any(self.address in word for word in words):
-                return int(path.parent.name)
-        return 0
+            if str(self.folder) in line:
+                yield int(path.parent.name), line.split("\0")
 
     def stop(self) -> None:
-        for number, node in enumerate(self.nodes, 1):
-            if raylet := self.raylet(f"127.0.0.{number}"):
-                os.kill(raylet, signal.SIGKILL)
-            node.send_signal(signal.SIGTERM)
+        for node in reversed(self.nodes):
+            node.terminate()
+        for number, _ in list(self.processes()):
+            os.kill(number, signal.SIGKILL)
         for node in self.nodes:
-            try:
-                node.wait(30)
-            except subprocess.TimeoutExpired:
-                node.kill()
+            node.kill()
+            node.wait()
 
 
 @pytest.fixture
@@ -391,7 +392,7 @@ def test_two_nodes_of_ray_write_the_same_bytes(tmp_path: Path, files: list[Path]
     assert content(tmp_path / "out") == plain
     for phase in ("clean", "survey", "write"):
         outcomes = [orjson.loads(path.read_bytes()) for path in (tmp_path / "logs_out" / phase / "outcomes").iterdir()]
-        assert len(outcomes) == 5 and {outcome["where"] for outcome in outcomes} == {"127.0.0.1", "127.0.0.2"}, outcomes
+        assert len(outcomes) == 5 and {outcome["where"] for outcome in outcomes} == {"127.0.0.2", "127.0.0.3"}, outcomes
 
 
 @pytest.mark.nightly
@@ -406,7 +407,7 @@ def test_a_lost_driver_and_a_lost_node_change_nothing(tmp_path: Path, files: lis
     child = start_build(tmp_path, cluster, "out")
     await_results(tmp_path, "out", "survey", 2, child)
     assert kept.items() <= {path.name: path.stat().st_ino for path in (tmp_path / ".out.state" / "clean").glob("0*")}.items()
-    os.kill(cluster.raylet("127.0.0.2"), signal.SIGKILL)
+    os.kill(cluster.raylet("127.0.0.3"), signal.SIGKILL)
     try:
         output = child.communicate(timeout=120)[0]
     except subprocess.TimeoutExpired:
