@@ -220,6 +220,30 @@ def test_a_mistake_in_a_rank_is_heard_of(tmp_path: Path, squares: Phase, files: 
     assert content(build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=Datatrove("local", 0, 1))) == plain
 
 
+KILLED = """
+from pathlib import Path
+import sys
+from test_tasks import Count, Phase, Write
+from hanlin.corpus.executors import Datatrove
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    Datatrove("local", 4, 2)([Phase("a", folder, Count(4), Write(folder / "traces", dies=2))])
+"""
+
+
+@pytest.mark.usefixtures("datatrove")
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_killed_rank_is_an_error_in_words(tmp_path: Path) -> None:
+    """datatrove's pool by itself would wait for it for ever."""
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "child.py").write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "HANLIN_LANG": "en"}
+    command = [sys.executable, str(tmp_path / "child.py"), str(tmp_path)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 1 and "ended by SIGKILL" in found.stderr and "--memory" in found.stderr, found.stderr
+    assert not (tmp_path / "a" / "00002").exists()
+
+
 @pytest.mark.usefixtures("datatrove")
 def test_options_are_those_of_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["partition=cpu", "time=20:00:00", "cpus_per_task=2", "requeue=false", "sbatch_args.account=lab", "sbatch_args.nice=5"]
@@ -261,6 +285,7 @@ def slurm(tmp_path: Path, datatrove: None, monkeypatch: pytest.MonkeyPatch) -> P
     return jobs
 
 
+@pytest.mark.nightly
 def test_slurm_runs_the_script_that_datatrove_writes(tmp_path: Path, slurm: Path, files: list[Path], plain: dict[str, str]) -> None:
     options = SLURM | {"max_array_size": 2, "sbatch_args": {"account": "lab"}, "logs": str(tmp_path / "logs")}
     path = build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=Datatrove("slurm", 3, 2, options))
@@ -273,6 +298,7 @@ def test_slurm_runs_the_script_that_datatrove_writes(tmp_path: Path, slurm: Path
     assert {outcome["where"] for outcome in outcomes} == {"node1", "node2"}
 
 
+@pytest.mark.nightly
 def test_slurm_tells_what_went_wrong(tmp_path: Path, slurm: Path, files: list[Path]) -> None:
     files[2].write_bytes(b"\x00\x01\x02\xff" * 50)
     with pytest.raises(HanlinError, match=files[2].name):

@@ -11,9 +11,11 @@ import contextlib
 import inspect
 import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,7 @@ from typing import Any, Literal
 from ..common.atomic import read_json, write_json
 from ..common.errors import HanlinError
 from . import slurm
-from .tasks import Phase, Progress
+from .tasks import Phase, Progress, end_with
 
 Kind = Literal["local", "slurm", "ray"]
 _CLASSES: dict[Kind, str] = {"local": "LocalPipelineExecutor", "slurm": "SlurmPipelineExecutor", "ray": "RayPipelineExecutor"}
@@ -157,29 +159,57 @@ class Step:
         from datatrove.utils.stats import Stats
 
         self.name, self.type = phase.name, "hanlin corpus"
-        self.phase, self.logs, self.place = phase, logs, os.getcwd()
+        self.phase, self.logs, self.place, self.builder = phase, logs, os.getcwd(), os.getpid()
         self.stats = Stats(repr(self))
 
     def __repr__(self) -> str:
         return repr(self.phase)
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        began = time.monotonic()
-        outcome: dict[str, Any] = {"where": os.environ.get("DATATROVE_NODE_IPS", "")}
-        here = os.getcwd()
+        with self.stats.time_stats:
+            if os.getpid() == self.builder or not hasattr(os, "fork"):
+                self._work(rank, world_size)
+            elif died := _apart(lambda: self._work(rank, world_size)):
+                name = signal.Signals(died).name
+                error = HanlinError(
+                    f"{self.name} 阶段的一个进程被 {name} 终止了，多半是内存不够。请减小 --workers 或 --memory，或给每个进程更多内存，再运行同一条命令。",
+                    f"A process of the phase {self.name} was ended by {name}, most likely for want of memory. Lower --workers or --memory, or give each "
+                    "process more memory, and run the same command.",
+                )
+                self._tell(rank, error=[error.zh, error.en])
+        if told := _outcome(self.logs, rank).get("error"):
+            raise HanlinError(told[0], told[1])
+
+    def _work(self, rank: int, world_size: int) -> None:
+        began, here = time.monotonic(), os.getcwd()
         try:
             os.chdir(self.place)
-            with self.stats.time_stats:
-                self.phase(data, rank, world_size)
+            self.phase(None, rank, world_size)
+            self._tell(rank, seconds=time.monotonic() - began)
         except HanlinError as error:
-            outcome["error"] = [error.zh, error.en]
-            raise
+            self._tell(rank, error=[error.zh, error.en])
         except Exception as error:
-            outcome["error"] = [f"{self.name} 阶段出错：{type(error).__name__}: {error}", f"The phase {self.name} failed: {type(error).__name__}: {error}"]
-            raise
+            what = f"{type(error).__name__}: {error}"
+            self._tell(rank, error=[f"{self.name} 阶段出错：{what}", f"The phase {self.name} failed: {what}"], trace=traceback.format_exc())
         finally:
             os.chdir(here)
-            write_json(self.logs / "outcomes" / f"{rank:05d}.json", outcome | {"seconds": time.monotonic() - began})
+
+    def _tell(self, rank: int, **outcome: Any) -> None:
+        write_json(self.logs / "outcomes" / f"{rank:05d}.json", {"where": os.environ.get("DATATROVE_NODE_IPS", ""), **outcome})
+
+
+def _apart(work: Callable[[], None]) -> int:
+    """Do it in a child process, for whose violent end the pools of datatrove's executors would wait for ever; the signal that ended it, or 0."""
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        try:
+            end_with(parent)
+            work()
+        finally:
+            os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def kind_of(name: str) -> Kind:
@@ -265,7 +295,7 @@ def _outcome(logs: Path, rank: int) -> dict[str, Any]:
 def _reported(logs: Path, ranks: set[int]) -> HanlinError | None:
     """The first mistake that a rank told of."""
     errors = (_outcome(logs, rank).get("error") for rank in sorted(ranks))
-    return next((HanlinError(*error) for error in errors if error), None)
+    return next((HanlinError(error[0], error[1]) for error in errors if error), None)
 
 
 def _still_missing(phase: Phase, logs: Path, ranks: set[int], patience: float) -> list[int]:

@@ -203,7 +203,7 @@ class Pool:
             return
         if self._executor is None:
             context = multiprocessing.get_context("spawn")  # fork and threads, torch's or the core's, do not go together
-            self._executor = ProcessPoolExecutor(self._workers, context, _end_with, (os.getpid(),))
+            self._executor = ProcessPoolExecutor(self._workers, context, end_with, (os.getpid(),))
         waiting: set[Future[float]] = set()
         try:
             for task in missing:
@@ -222,7 +222,7 @@ class Pool:
             ) from None
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """In a worker: end when the process that started it has ended, however it ended."""
 
     def watch() -> None:
