@@ -89,7 +89,8 @@ def build_corpus(
         raise HanlinError("在集群上造语料只能从文件读。请先把文档写进文件。", "On a cluster a corpus is made of files. Write the documents to files first.")
     named = files_key(paths, [config.identity(), seed]) if paths is not None else ""
     with Savepoint(out, named) as savepoint:
-        job = CorpusJob(savepoint.folder, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress)
+        work = savepoint.folder / (named[:16] or "work")  # ranks of a job with other settings that still run somewhere stay apart
+        job = CorpusJob(work, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress)
         savepoint.save({"begun": True})
         try:
             seconds = job.run(engine)

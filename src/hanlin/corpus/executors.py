@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -110,7 +111,7 @@ class Datatrove:
         workers = self.workers or -1
         if self.kind == "local":
             workers = min(self.workers or os.cpu_count() or 1, ranks)
-        given = {"pipeline": [Step(phase, logs)], "tasks": ranks, "workers": workers, "logging_dir": str(logs)}
+        given = {"pipeline": [Step(phase, logs, self.kind == "local")], "tasks": ranks, "workers": workers, "logging_dir": str(logs)}
         if self.kind == "slurm":
             slurm.launch(_executor("slurm"), given, options, phase.name)
         else:
@@ -155,12 +156,17 @@ class Step:
     Relative paths are meant from where the build was started, wherever the rank runs.
     """
 
-    def __init__(self, phase: Phase, logs: Path) -> None:
+    def __init__(self, phase: Phase, logs: Path, quiet: bool = False) -> None:
         from datatrove.utils.stats import Stats
 
         self.name, self.type = phase.name, "hanlin corpus"
         self.phase, self.logs, self.place, self.builder = phase, logs, os.getcwd(), os.getpid()
-        self.stats = Stats(repr(self))
+        self.quiet, self.stats = quiet, Stats(repr(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.quiet and os.getpid() != self.builder:  # what datatrove says of ranks is in their logs; it belongs on no one's terminal
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
     def __repr__(self) -> str:
         return repr(self.phase)

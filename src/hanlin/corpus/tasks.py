@@ -27,6 +27,7 @@ from ..common.atomic import disk_full, fsync_path, fsync_tree
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 
+_WHOLE = ".whole"  # in a folder that is being filled
 _LOOK = 0.5  # seconds between two looks at whether the parent lives
 Progress = Callable[["Phase", int, int], None]  # told the phase, how many of its tasks are done, and how many there are
 
@@ -110,7 +111,9 @@ def _result(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_dead(path)
         temporary.mkdir()
+        (temporary / _WHOLE).touch()
         yield temporary
+        (temporary / _WHOLE).unlink()  # not there if the folder was taken away and has come up again
         failpoint("directory.before_fsync")
         fsync_tree(temporary)
         failpoint("directory.before_rename")
