@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ Kind = Literal["local", "slurm", "ray"]
 _CLASSES: dict[Kind, str] = {"local": "LocalPipelineExecutor", "slurm": "SlurmPipelineExecutor", "ray": "RayPipelineExecutor"}
 _OURS = ("pipeline", "tasks", "workers", "logging_dir", "depends", "depends_job_id", "skip_completed", "job_id_retriever", "local_tasks", "local_rank_offset")
 _LOOK = 2.0  # seconds between two looks at how far a phase is
+_LAUNCHES = 3  # of a phase on Ray
 _LATE = 60.0  # seconds a result may need to be seen by this machine, on a network file system
 
 
@@ -92,13 +94,17 @@ class Datatrove:
         _forget(logs, waiting)
         cause = None
         with _followed(phase, count, progress):
-            try:
-                self._launch(phase, ranks, logs)
-            except HanlinError as error:
-                cause = error
-            except Exception as error:  # whatever an executor stumbles over; without a missing result it does not matter
-                cause = _failure(phase, logs, type(error).__name__, f"{error}")
-            missing = _still_missing(phase, logs, waiting, 0.0 if cause or self.kind == "local" else _LATE)
+            for more in reversed(range(_LAUNCHES if self.kind == "ray" else 1)):  # ranks of a node that is lost are there to be done again
+                try:
+                    self._launch(phase, ranks, logs)
+                except HanlinError as error:
+                    cause = error
+                except Exception as error:  # whatever an executor stumbles over; without a missing result it does not matter
+                    cause = _failure(phase, logs, type(error).__name__, f"{error}")
+                missing = _still_missing(phase, logs, waiting, 0.0 if cause or self.kind == "local" else 2.0 if more else _LATE)
+                if not missing or cause or _reported(logs, waiting):
+                    break
+                _forget(logs, {task % ranks for task in missing})
         if missing:
             raise _reported(logs, {task % ranks for task in missing}) or cause or _failure(phase, logs, *self._killed(phase, missing))
         phase.sweep()
@@ -115,7 +121,8 @@ class Datatrove:
         if self.kind == "slurm":
             slurm.launch(_executor("slurm"), given, options, phase.name)
         else:
-            _executor(self.kind)(**given, **options).run()
+            with _unstuck() if self.kind == "ray" else contextlib.nullcontext():
+                _executor(self.kind)(**given, **options).run()
 
     def _killed(self, phase: Phase, missing: Sequence[int]) -> tuple[str, str]:
         zh = f"{len(missing)} 个任务没有结果，多半是进程或机器被终止了（例如内存不够）。"
@@ -338,6 +345,31 @@ def _followed(phase: Phase, count: int, progress: Progress) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def _unstuck() -> Iterator[None]:
+    """Ray ranks that could not be started, as on a node that is lost just then, are given up; datatrove 0.10 would wait for them for ever."""
+    from datatrove.executor import ray as module
+
+    manager: Any = module.RayTaskManager
+
+    class Manager(manager):
+        def submit_task(self, *arguments: Any) -> Future[Any]:
+            future = super().submit_task(*arguments)
+
+            def ended(starting: Future[Any]) -> None:
+                if not starting.cancelled() and (error := starting.exception()) and not future.done():
+                    future.set_exception(error)
+
+            self.pg_futures[-1].add_done_callback(ended)
+            return future
+
+    module.RayTaskManager = Manager
+    try:
+        yield
+    finally:
+        module.RayTaskManager = manager
 
 
 @contextlib.contextmanager
