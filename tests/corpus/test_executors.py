@@ -430,7 +430,7 @@ def test_two_nodes_of_ray_write_the_same_bytes(tmp_path: Path, files: list[Path]
 
 @pytest.mark.nightly
 def test_a_lost_driver_and_a_lost_node_change_nothing(tmp_path: Path, files: list[Path], plain: dict[str, str], cluster: Cluster) -> None:
-    """First the program that gives out the work is killed, then, of the next run, one of the nodes; then it runs on what is left."""
+    """First the program that gives out the work is killed, then, of the next run, one of the nodes; it goes on with what is left."""
     child = start_build(tmp_path, cluster, "out")
     await_results(tmp_path, "out", "clean", 2, child)
     child.kill()
@@ -441,15 +441,9 @@ def test_a_lost_driver_and_a_lost_node_change_nothing(tmp_path: Path, files: lis
     await_results(tmp_path, "out", "survey", 2, child)
     assert kept.items() <= {path.name: path.stat().st_ino for path in (tmp_path / ".out.state").glob("*/clean/0*")}.items()
     os.kill(cluster.raylet("127.0.0.3"), signal.SIGKILL)
-    try:
-        output = child.communicate(timeout=120)[0]
-    except subprocess.TimeoutExpired:
-        child.kill()
-        output = child.communicate()[0]
-    if not (tmp_path / "out").exists():
-        child = start_build(tmp_path, cluster, "out")
-        output += child.communicate(timeout=600)[0]
-    assert content(tmp_path / "out") == plain, output
+    output = child.communicate(timeout=300)[0]
+    assert child.returncode == 0, output
+    assert content(tmp_path / "out") == plain
 
 
 @pytest.mark.nightly

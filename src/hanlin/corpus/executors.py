@@ -349,7 +349,11 @@ def _followed(phase: Phase, count: int, progress: Progress) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unstuck() -> Iterator[None]:
-    """Ray ranks that could not be started, as on a node that is lost just then, are given up; datatrove 0.10 would wait for them for ever."""
+    """Ray ranks that could not be started, as on a node that is lost just then, are given up.
+
+    datatrove 0.10 would wait for them for ever, and keep the room reserved for them, which Ray moves to a node that lives, from the others.
+    """
+    import ray
     from datatrove.executor import ray as module
 
     manager: Any = module.RayTaskManager
@@ -359,7 +363,12 @@ def _unstuck() -> Iterator[None]:
             future = super().submit_task(*arguments)
 
             def ended(starting: Future[Any]) -> None:
-                if not starting.cancelled() and (error := starting.exception()) and not future.done():
+                if starting.cancelled() or not (error := starting.exception()):
+                    return
+                for frame, _ in traceback.walk_tb(error.__traceback__):
+                    if reserved := frame.f_locals.get("pg"):  # named nowhere else
+                        ray.util.remove_placement_group(reserved)
+                if not future.done():
                     future.set_exception(error)
 
             self.pg_futures[-1].add_done_callback(ended)
