@@ -12,6 +12,7 @@ from .cli import Flag, Many, bytes_of, show
 from .common.errors import HanlinError, tr
 
 if TYPE_CHECKING:
+    from .corpus.executors import Datatrove
     from .corpus.plan import CorpusConfig
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[^=/]+)*=.*", re.DOTALL)
@@ -19,7 +20,8 @@ _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[^=/]+)*=.*", re.DOTALL)
 
 def build(
     *files: str, out: Path, preset: str | None = None, config: Path | None = None, workers: int = 0, memory: str = "1GiB", heldout: float | None = None,
-    mask_pii: Flag = False, decontaminate: Many = (), seed: int = 1, json: Flag = False,
+    mask_pii: Flag = False, decontaminate: Many = (), seed: int = 1, executor: str | None = None, tasks: int = 0, executor_option: Many = (),
+    json: Flag = False,
 ) -> None:  # fmt: skip
     """Read, clean and deduplicate files into a corpus directory, with a page that accounts for every document.
 
@@ -35,9 +37,9 @@ def build(
     config
         YAML file of settings; those on the command line come before it.
     workers
-        Processes; as many as there are cores when 0. The files do not depend on it.
+        Processes; as many as there are cores when 0. The files do not depend on it. With Slurm or Ray: ranks at once; no limit when 0.
     memory
-        That the search for duplicates may take, in all.
+        That the search for duplicates may take, in all; with Slurm or Ray for each rank.
     heldout
         Share of each source's documents to keep out for evaluation.
     mask_pii
@@ -46,6 +48,12 @@ def build(
         Files of benchmarks, or names such as c-eval that hanlin data fetch has fetched; documents that hold passages of them are dropped.
     seed
         Decides which documents are held out, and their order.
+    executor
+        Have datatrove run the tasks: local, slurm or ray. All machines must see the files and the output under the same paths.
+    tasks
+        Ranks the executor starts for each phase; one for each task when 0.
+    executor_option
+        name=value for the executor, such as partition=cpu time=20:00:00 (Slurm) or address=auto (Ray).
     json
         Print the figures on stdout.
     """
@@ -57,18 +65,31 @@ def build(
 
     flags = {"preset": preset, "heldout_fraction": heldout, "mask_pii": mask_pii or None, "decontaminate": decontaminate or None}
     paths, resolved = _settings(files, config, {name: value for name, value in flags.items() if value is not None})
+    engine = _engine(executor, tasks, max(workers, 0), executor_option)
+    here = 1 if executor in ("slurm", "ray") else workers if workers > 0 else os.cpu_count() or 1
     progress = make_progress()
     try:
         with directory_lock(out.parent):
             build_corpus(
-                paths, out, resolved, seed=seed, workers=workers if workers > 0 else os.cpu_count() or 1, memory=bytes_of(memory), progress=progress,
-                page=render_corpus,
+                paths, out, resolved, seed=seed, workers=here, memory=bytes_of(memory), progress=progress, page=render_corpus, engine=engine,
             )  # fmt: skip
     finally:
         progress.close()
     found = stats(out)
     page = tr(f"报告（用浏览器打开）：{out / PAGE}", f"report (open it in a browser): {out / PAGE}")
     show(found["metrics"] | {"report": str(out / PAGE)}, json, f"{stats_text(found)}\n\n{page}")
+
+
+def _engine(executor: str | None, tasks: int, workers: int, options: Sequence[str]) -> Datatrove | None:
+    """What runs the tasks, None for processes of ours."""
+    if executor is None:
+        if tasks or options:
+            raise HanlinError("--tasks 和 --executor-option 要与 --executor 一起用。", "--tasks and --executor-option go with --executor.")
+        return None
+    from .corpus.executors import Datatrove, kind_of, parse_options
+
+    kind = kind_of(executor)
+    return Datatrove(kind, tasks, workers, parse_options(kind, options))
 
 
 def _settings(arguments: Sequence[str], file: Path | None, flags: Mapping[str, Any]) -> tuple[list[str], CorpusConfig]:

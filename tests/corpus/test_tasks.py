@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,6 +93,50 @@ def test_ranks_divide_the_tasks_among_them(tmp_path: Path) -> None:
         for rank in reversed(range(world_size)):
             phase(None, rank, world_size)
         assert results(phase) == [str(task * task) for task in range(7)]
+
+
+@dataclass(frozen=True)
+class Overtaken:
+    """A task that another machine finishes while this one is at it; if told so, that one also removes what is read."""
+
+    other: Phase
+    source: Path
+    removes: bool
+
+    def __call__(self, task: int, folder: Path) -> None:
+        (folder / "result").write_text("late")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "elsewhere")
+            self.other.run(task)
+        if self.removes:
+            self.source.unlink()
+        self.source.read_bytes()
+
+
+@pytest.mark.parametrize("removes", [False, True])
+def test_the_first_result_of_a_task_stays(tmp_path: Path, removes: bool) -> None:
+    """As when a node is given up for lost and its task done elsewhere, while it works on."""
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "source").write_text("x")
+    other = Phase("a", tmp_path, Count(3), Write(tmp_path / "traces"))
+    Phase("a", tmp_path, Count(3), Overtaken(other, tmp_path / "source", removes)).run(2)
+    assert (other.path(2) / "result").read_text() == "4"
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["00002"]
+
+
+def test_what_other_processes_are_writing_is_left_alone_until_the_phase_is_complete(tmp_path: Path) -> None:
+    (tmp_path / "traces").mkdir()
+    phase = Phase("a", tmp_path, Count(2), Write(tmp_path / "traces"))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    theirs = [tmp_path / "a" / f".00001.tmp.{name}" for name in (f"{host}.{dead.pid}", f"{host}.{os.getppid()}", f"elsewhere.{dead.pid}")]
+    for path in theirs:
+        path.mkdir(parents=True)
+    phase.run(1)
+    assert [path.exists() for path in theirs] == [False, True, True]
+    run_phases([phase], 1)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["00000", "00001"]
 
 
 CHILD = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -66,11 +67,21 @@ class Savepoint:
     def clear(self, keep: Sequence[str]) -> None:
         """Remove all in the folder but what is named, the state, and the lock."""
         kept = {*keep, ".lock"} | ({"state.json"} if self.state is not None else set())
-        for item in self.folder.iterdir():
+        for item in list(self.folder.iterdir()):
             if item.name not in kept:
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
+                _remove(item) if item.is_dir() else item.unlink()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None or self.state is None:
+            self.state = None
+            self.clear(keep=())
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.__exit__(kind, error, trace)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder at once, not file by file: what a process that has not noticed yet is writing in it must not end up half there."""
+    gone = folder.with_name(f".gone.{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -32,6 +32,7 @@ from .overlap import Benchmarks
 from .plan import CorpusConfig, shards
 from .strip import Strip
 from .tasks import Phase, run_phases
+from .tasks import Progress as Tell
 
 __all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]
 
@@ -39,6 +40,7 @@ MEMORY = 1 << 30
 Part = Literal["documents", "heldout"]
 Page = Callable[[Path, Mapping[str, Any]], str]
 PAGE = "report.html"
+Engine = Callable[[Sequence[Phase], Tell], Mapping[str, float]]  # runs phases one after another; seconds of work of each
 DEFAULT = CorpusConfig()
 _NAMES = ("documents", "characters", "bytes")
 TITLES = {
@@ -60,6 +62,7 @@ def build_corpus(
     memory: int = MEMORY,
     progress: Progress | None = None,
     page: Page | None = None,
+    engine: Engine | None = None,
 ) -> Path:
     """Write the corpus artefact at `out`.
 
@@ -74,21 +77,26 @@ def build_corpus(
         workers: processes. With more than one, a script that calls this needs `if __name__ == "__main__":`, as `multiprocessing` does.
         memory: bytes that the search for duplicates may take, in all.
         page: makes `report.html`, see `CorpusJob.finish`; without it there is none.
+        engine: runs the tasks in place of `workers` processes here, such as `executors.Datatrove`; for files only. With tasks on several
+            machines, each may take `memory` / `workers`.
 
     Raises:
         HanlinError: unreadable input (see `read_documents`), or nothing left after cleaning.
     """
     out, progress = Path(out), progress or Progress()
     paths, documents = _documents(sources)
+    if engine and paths is None:
+        raise HanlinError("在集群上造语料只能从文件读。请先把文档写进文件。", "On a cluster a corpus is made of files. Write the documents to files first.")
     named = files_key(paths, [config.identity(), seed]) if paths is not None else ""
     with Savepoint(out, named) as savepoint:
-        job = CorpusJob(savepoint.folder, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress)
+        work = savepoint.folder / (named[:16] or "work")  # ranks of a job with other settings that still run somewhere stay apart
+        job = CorpusJob(work, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress)
         savepoint.save({"begun": True})
         try:
-            seconds = job.run()
+            seconds = job.run(engine)
             job.finish(out, seconds, key, page)
         except HanlinError:
-            if not job.phases[0].count() or job.phases[0].missing() or job.fruitless:  # nothing there that would spare work
+            if len(job.phases[0].missing()) == job.phases[0].count() or job.fruitless:  # nothing there that would spare work
                 savepoint.state = None
             raise
     return out
@@ -160,21 +168,21 @@ class _Search:
     def pairs(self, task: int, _: Path) -> None:
         self._search().find_pairs(task)
 
-    def decide(self, _: int, __: Path) -> None:
+    def decide(self, _: int, folder: Path) -> None:
         search = self._search()
         if not search.result.is_file():
-            search.decide(AllTaken(list(self.taken)))
+            search.decide(AllTaken(list(self.taken)), scratch=folder)
 
-    def copies(self, _: int, __: Path) -> None:
+    def copies(self, _: int, folder: Path) -> None:
         """The whole search, where it is for equal documents alone."""
-        self.exact(0, self.folder)
-        self.decide(0, self.folder)
+        self.exact(0, folder)
+        self.decide(0, folder)
 
 
 class CorpusJob:
-    """A build as a row of phases, to be run here or by executors of datatrove.
+    """A build as a row of phases, to be run here or by executors of datatrove; `executors.Datatrove` does the whole of it.
 
-    Example, for two nodes of a Ray cluster with a shared file system:
+    Example, for a Ray cluster with a shared file system:
         job = CorpusJob("/shared/work", config, files)
         for phase in job.phases:
             RayPipelineExecutor([phase], tasks=64, logging_dir=f"/shared/logs/{phase.name}").run()
@@ -266,8 +274,9 @@ class CorpusJob:
         whole = sum(map(expected_bytes, self._paths))
         self._progress.update(min(self._read, whole - 1) if whole else self._read, whole or self._read + 1, {})
 
-    def run(self) -> dict[str, float]:
-        """All phases, with the processes of this machine; seconds of work per phase."""
+    def run(self, engine: Engine | None = None) -> dict[str, float]:
+        """All phases, by the processes of this machine or by another engine; seconds of work per phase."""
+        engine = engine or (lambda phases, tell: run_phases(phases, self._workers, tell))
         numbers = {phase.name: number for number, phase in enumerate(self.phases, 1)}
         shown = ""
 
@@ -280,9 +289,9 @@ class CorpusJob:
             if count > 1 or done:
                 self._progress.update(done, max(count, 1), {})
 
-        seconds = run_phases(self.phases[:1], self._workers, tell)
+        seconds = engine(self.phases[:1], tell)
         self._check()
-        return seconds | run_phases(self.phases[1:], self._workers, tell)
+        return {**seconds, **engine(self.phases[1:], tell)}
 
     def _check(self) -> None:
         """Refuse a corpus of which nothing is left, before more is done with it."""

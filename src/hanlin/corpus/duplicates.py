@@ -90,7 +90,7 @@ class DuplicateSearch:
         self.documents: int = self._firsts[-1]
         if self.documents >= 1 << 32:
             raise HanlinError("一次去重最多 2³² − 1 篇文档。", "One search takes 2³² − 1 documents at most.")
-        self._claim([[str(sketch.path), sketch.documents, (sketch.path / "sketch.json").stat().st_mtime_ns] for sketch in self._sketches])
+        self._claim([[str(sketch.path), sketch.documents, sketch.content] for sketch in self._sketches])
 
     def _claim(self, sketches: list[list[object]]) -> None:
         """Make the folder this search's: what another one left in it goes."""
@@ -168,10 +168,14 @@ class DuplicateSearch:
     def _files(self, pattern: str) -> list[Path]:
         return sorted(path for path in self.folder.glob(pattern) if path.suffix != ".done")
 
-    def decide(self, texts: Texts, memory: int | None = None) -> Path:
-        """Verify pairs and write the result; the files of the other steps go."""
-        memory = memory or self.memory
-        near, similarities = self.folder / "near", self.folder / "similarities"
+    def decide(self, texts: Texts, memory: int | None = None, scratch: Path | None = None) -> Path:
+        """Verify pairs and write the result; the files of the other steps go.
+
+        Args:
+            scratch: folder of this call alone, on the same file system: with it, another process may be deciding too.
+        """
+        memory, scratch = memory or self.memory, scratch or self.folder
+        near, similarities = scratch / "near", scratch / "similarities"
         stays = np.uint8(1) - self._gone()
         decisions = _Decisions(texts, self.config, memory // 2)
         with open(near, "wb") as pairs, open(similarities, "wb") as values:
@@ -180,7 +184,7 @@ class DuplicateSearch:
                 values.write(similarity.tobytes())
         self._write_result(near, similarities)
         for path in (near, similarities, *self.folder.glob("pairs-*"), *self.folder.glob("exact-*")):
-            path.unlink()
+            path.unlink(missing_ok=True)
         return self.result
 
     def _write_result(self, near: Path, similarities: Path) -> None:
@@ -195,7 +199,7 @@ class DuplicateSearch:
             went = pairs[place] >> _HALF == documents
             return went, np.where(went, pairs[place] & _LOW, documents), np.where(went, values[place], np.float32(1))
 
-        temporary = self.folder / ".duplicates"
+        temporary = near.parent / ".duplicates"
         with open(temporary, "wb") as file:
             for block in _merged([near, *self._files("exact-*")], self.memory // 4):
                 went, _, similarity = twin_of(block >> _HALF)
@@ -205,6 +209,9 @@ class DuplicateSearch:
                 found["similarity"] = np.where(went, similarity, inherited)
                 file.write(found.tobytes())
         fsync_path(temporary)
+        if self.result.is_file():  # of another process, which may have removed the pairs before this one saw them
+            temporary.unlink()
+            return
         os.replace(temporary, self.result)
         fsync_path(self.folder)
 

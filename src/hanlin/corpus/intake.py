@@ -53,6 +53,9 @@ class Intake:
     benchmarks: str = ""
     watch: Callable[[int], None] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"watch": None}
+
     def __call__(self, task: int, folder: Path) -> None:
         with contextlib.ExitStack() as stack:
             sink = stack.enter_context(open(folder / QUARANTINE, "w", encoding="utf-8"))

@@ -6,6 +6,7 @@ Tasks share nothing, so any number of workers can write theirs; the order of the
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ class SketchWriter:
         self.path, self.config, self.documents = Path(path), config, 0
         self._memory = memory
         self._hasher = MinHasher(config)
+        self._content = hashlib.blake2b(digest_size=16)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> SketchWriter:
@@ -52,6 +54,7 @@ class SketchWriter:
         bare = skeletons(texts if isinstance(texts, TextBatch) else list(texts))
         found = digests(bare)
         self._digests.write(found.tobytes())
+        self._content.update(found.tobytes())
         if self._bands is not None:
             self._bands.add_bands(self._hasher(bare), self.config.rows, self.documents)
         self.documents += len(bare)
@@ -62,7 +65,8 @@ class SketchWriter:
             if self._bands is not None:
                 self._bands.close()
             self._digests.flush()
-            write_json(self._folder / "sketch.json", {"documents": self.documents, "config": to_dict(self.config)})
+            about = {"documents": self.documents, "content": self._content.hexdigest(), "config": to_dict(self.config)}
+            write_json(self._folder / "sketch.json", about)
         self._stack.__exit__(kind, error, trace)
 
 
@@ -71,6 +75,7 @@ class Sketch:
 
     Attributes:
         documents: how many.
+        content: hash of their digests.
 
     Raises:
         HanlinError: it is not there, or was made with another shingle size, bands or rows than `config` has.
@@ -80,6 +85,7 @@ class Sketch:
         self.path = Path(path)
         about = read_json(self.path / "sketch.json")
         self.documents: int = about["documents"]
+        self.content: str = about["content"]
         made, asked = ({name: found[name] for name in _FIELDS} for found in (about["config"], to_dict(config)))
         if made != asked or (config.near and not (self.path / "bands").is_file()):
             raise HanlinError(

@@ -1,14 +1,19 @@
 """Work cut into tasks that leave their results on disk: one process, many or a cluster come to the same files, and a kill costs a task.
 
 A task's result is a directory that appears whole (fsync, rename) or not at all; its being there is the marker of completion. What tasks
-there are hangs on the input alone, never on the number of workers.
+there are hangs on the input alone, never on the number of workers. On a cluster a task may be begun twice, as when a node is given up for
+lost and works on: each works apart, and the first result stays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import multiprocessing
 import os
 import shutil
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import atomic_directory
+from ..common.atomic import disk_full, fsync_path, fsync_tree
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 
+_WHOLE = ".whole"  # in a folder that is being filled
 _LOOK = 0.5  # seconds between two looks at whether the parent lives
+Progress = Callable[["Phase", int, int], None]  # told the phase, how many of its tasks are done, and how many there are
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Phase:
     """Tasks that are independent of one another; a phase begins when the one before it is complete.
 
@@ -43,6 +50,9 @@ class Phase:
     count: Callable[[], int]
     work: Callable[[int, Path], None]
     after: Callable[[int], None] | None = None
+
+    def __repr__(self) -> str:  # schedulers write it to their logs
+        return f"hanlin corpus: {self.name}"
 
     def path(self, task: int) -> Path:
         """The result of a task."""
@@ -62,9 +72,14 @@ class Phase:
         if path.is_dir():
             return 0.0
         began = time.monotonic()
-        with atomic_directory(path) as folder:
-            self.work(task, folder)
-            failpoint("task.before_end")
+        try:
+            with _result(path) as folder:
+                self.work(task, folder)
+                failpoint("task.before_end")
+        except FileNotFoundError:
+            if not path.is_dir():
+                raise
+            return 0.0  # another process has done the task meanwhile, and cleared away what this one was reading or writing
         failpoint("task.after_end")
         if self.after:
             self.after(task)
@@ -78,16 +93,71 @@ class Phase:
         for task in range(rank, self.count(), world_size):
             self.run(task)
 
-    def remove(self) -> None:
-        """Remove the results."""
-        shutil.rmtree(self.folder / self.name, ignore_errors=True)
+    def sweep(self) -> None:
+        """Once all results are there: remove what killed workers left half done."""
+        for leftover in (self.folder / self.name).glob(".*.tmp.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def run_phases(phases: Sequence[Phase], workers: int, progress: Callable[[Phase, int, int], None] | None = None) -> dict[str, float]:
+@contextlib.contextmanager
+def _result(path: Path) -> Iterator[Path]:
+    """Yield an empty directory of this process alone that becomes `path` when the block ends well, unless another one did before.
+
+    Raises:
+        HanlinError: the disk is full or the place cannot be written.
+    """
+    temporary = path.parent / f".{path.name}.tmp.{socket.gethostname()}.{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_dead(path)
+        temporary.mkdir()
+        (temporary / _WHOLE).touch()
+        yield temporary
+        (temporary / _WHOLE).unlink()  # not there if the folder was taken away and has come up again
+        failpoint("directory.before_fsync")
+        fsync_tree(temporary)
+        failpoint("directory.before_rename")
+        with contextlib.suppress(FileExistsError):
+            _rename(temporary, path)
+        fsync_path(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
+            raise disk_full(path, error) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise FileExistsError(errno.EEXIST, "there before", str(path)) from error
+
+
+def _sweep_dead(path: Path) -> None:
+    """Remove what processes of this machine that live no more left of this task; others may still be at work."""
+    for leftover in path.parent.glob(f".{path.name}.tmp.{socket.gethostname()}.*"):
+        if not _alive(int(leftover.name.rpartition(".")[2])):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid() or sys.platform == "win32":  # there signal 0 is none; a build's lock keeps others out
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def run_phases(phases: Sequence[Phase], workers: int, progress: Progress | None = None) -> dict[str, float]:
     """Run the phases one after another, each by `workers` processes of this machine.
-
-    Args:
-        progress: told the phase, how many of its tasks are done, and how many there are.
 
     Returns:
         Seconds of work per phase, summed over its tasks; those done by an earlier run count nothing.
@@ -108,6 +178,7 @@ def run_phases(phases: Sequence[Phase], workers: int, progress: Callable[[Phase,
                 done += 1
                 if progress:
                     progress(phase, done, count)
+            phase.sweep()
     return seconds
 
 
@@ -135,7 +206,7 @@ class Pool:
             return
         if self._executor is None:
             context = multiprocessing.get_context("spawn")  # fork and threads, torch's or the core's, do not go together
-            self._executor = ProcessPoolExecutor(self._workers, context, _end_with, (os.getpid(),))
+            self._executor = ProcessPoolExecutor(self._workers, context, end_with, (os.getpid(),))
         waiting: set[Future[float]] = set()
         try:
             for task in missing:
@@ -154,7 +225,7 @@ class Pool:
             ) from None
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """In a worker: end when the process that started it has ended, however it ended."""
 
     def watch() -> None:
