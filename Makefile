@@ -32,10 +32,11 @@ bench-tokenizer: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt tokenizers gigabpe tiktoken fastokens
 	$(BIN)/python benchmarks/tokenizer.py $(FILES)
 
-# Cleaning against its targets, deduplication against peers, the preset zh-web against a reader's labels.
+# Cleaning against its targets, on sources in Chinese, deduplication against peers, the preset zh-web against a reader's labels.
+CHINESE = $(filter-out %/code_python.jsonl.zst %/en_articles.jsonl.zst,$(FILES))
 bench-corpus: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt datatrove rensa
-	status=0; for script in corpus dedup; do $(BIN)/python benchmarks/$$script.py $(FILES) || status=1; done; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt datatrove rensa xxhash
+	status=0; for script in corpus dedup; do $(BIN)/python benchmarks/$$script.py $(CHINESE) || status=1; done; \
 	$(BIN)/python benchmarks/cleaning.py || status=1; exit $$status
 
 # Everything, also what is marked nightly: about an hour. The real data is looked for beside the checkout.

@@ -1,6 +1,6 @@
 """Speed of the corpus engine on one thread: megabytes of UTF-8 per CPU second, and peak memory.
 
-    python benchmarks/corpus.py FILE… [--megabytes 60] [--rounds 3]
+    python benchmarks/corpus.py FILE… [--megabytes 120] [--rounds 3]
 
 Every run is a process of its own, rounds are interleaved, medians are printed. The text is an equal share of each file, packed as jsonl.zst.
 `rules` measures every signal and applies every rule to texts in memory; `clean` reads the jsonl.zst, normalises, cleans and writes a
@@ -130,7 +130,7 @@ def main() -> int:
     """Measure and print; the exit status says whether the targets were reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--megabytes", type=float, default=60)
+    parser.add_argument("--megabytes", type=float, default=120)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", choices=list(WORKERS), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)

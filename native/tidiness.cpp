@@ -36,8 +36,17 @@ std::uint32_t untidy(std::string_view text, const CharacterTable& table) {
     const Unit unit = decode_character(text, position);
     const std::uint32_t point = unit.code_point, flags = table[point];
     seen |= flags;
-    traces += (flags & kGbkTrace) != 0;
-    if (characters < kHead) in_head = traces;
+    position += unit.size;
+    if (point > kIdeographicSpace && !(flags & (kGbkTrace | kLeftover))) {  // nearly all of Chinese text: nothing below concerns it
+      breaks = 0;
+      leftover = false;
+      previous = point;
+      continue;
+    }
+    if (flags & kGbkTrace) {
+      ++traces;
+      in_head += characters < kHead;
+    }
     if (point == '\n') {
       if (is_blank(previous)) found |= kTrailing;
       if (++breaks > 2 || characters == 0) found |= kBlank;
@@ -49,7 +58,6 @@ std::uint32_t untidy(std::string_view text, const CharacterTable& table) {
     if (flags & kLeftover) found |= leftover ? kLeftovers : 0u;
     leftover = (flags & kLeftover) != 0;
     previous = point;
-    position += unit.size;
   }
   if (characters > 0 && is_blank(previous)) found |= kTrailing;
   if (characters > 0 && previous == '\n') found |= kBlank;

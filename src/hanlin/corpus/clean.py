@@ -26,6 +26,7 @@ from .simplify import Simplifier
 LINE_RULES = ("promotional_line", "page_furniture_line")
 _MARKED = re.compile(r"\n(?: {4}|\t|==|--| {0,3}```|\|)")  # what code and underlines cannot do without, but for a fence at the very beginning
 _CODE = re.compile(r"(?: {4}|\t)[^\u3400-\u9fff]*|[-=*_~+|: ]{3,}")
+_SIGNS = frozenset("\t -=*_~+|:")  # what such a line begins with
 
 
 class Cleaner:
@@ -128,7 +129,7 @@ class Cleaner:
         removed: dict[int, str] = {}
         for number, groups in suspects.items():
             line = lines[number]
-            if groups & PROMOTIONAL and promotional_points(line) >= self.config.promotion_points:
+            if groups & PROMOTIONAL and promotional_points(line, bool(groups & VICE)) >= self.config.promotion_points:
                 removed[number] = "promotion"
             elif groups & FRAME and len(lines) > 1 and frame_line(line):
                 removed[number] = "page_furniture"
@@ -153,7 +154,7 @@ def outside_code(text: str) -> str:
         return text
     lines = text.split("\n")
     fenced = fenced_lines(lines) if "```" in text else ()
-    return "\n".join(line for number, line in enumerate(lines) if number not in fenced and not _CODE.fullmatch(line))
+    return "\n".join(line for number, line in enumerate(lines) if number not in fenced and not (line[:1] in _SIGNS and _CODE.fullmatch(line)))
 
 
 def fenced_lines(lines: list[str]) -> set[int]:

@@ -338,12 +338,12 @@ def lines(stream: Iterator[bytes], limits: ReadLimits) -> Iterator[tuple[int, in
         if block is None:
             yield number, offset, None
             continue
-        start = 0
-        while start < len(block):
-            end = block.find(b"\n", start)
-            end = len(block) if end < 0 else end
-            yield number, offset + start, None if end - start > limits.record_bytes else block[start:end].rstrip(b"\r")
-            number, start = number + 1, end + 1
+        found = block.split(b"\n")
+        if not found[-1]:  # what is behind the last line's end
+            found.pop()
+        for line in found:
+            yield number, offset, None if len(line) > limits.record_bytes else line.rstrip(b"\r")
+            number, offset = number + 1, offset + len(line) + 1
 
 
 def _recoded(stream: Iterator[bytes], encoding: str) -> Iterator[bytes]:

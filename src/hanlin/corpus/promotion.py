@@ -162,8 +162,8 @@ _FRAME_HINT = re.compile("|".join(map(re.escape, [*FRAME_PHRASES, "read more"]))
 
 
 def frame_line(line: str) -> bool:
-    """Whether a line is page furniture: navigation, copyright, counters, sharing."""
-    return len(line) <= _FRAME_LENGTH and bool(_FRAME_HINT.search(line)) and bool(_FRAME.match(line))
+    """Whether a line in which `suspicious` found FRAME is page furniture: navigation, copyright, counters, sharing."""
+    return len(line) <= _FRAME_LENGTH and bool(_FRAME.match(line))
 
 
 def vices(text: str) -> int:
@@ -171,14 +171,17 @@ def vices(text: str) -> int:
     return len(set(_TRADE_ANY.findall(text))) + len(_ENTRANCE_ANY.findall(text))
 
 
-def promotional_points(line: str) -> float:
+def promotional_points(line: str, vicious: bool = True) -> float:
     """How much of an advertisement is in a line, in points; 3 and above is one (see `CleanConfig.promotion_points`).
 
     A way of contact 2 (at most 3), an address 0.5 (several 1), offers and calls 1 each by distinct phrase (at most 2 without
     any of the harder marks, 3 with), vices 1.5 each (at most 3), shouting 0.5, a long number 0.5. Prose spreads such words
     thinly: a long line needs more points in proportion.
+
+    Args:
+        vicious: whether the line may name a vice; `suspicious` tells.
     """
-    calls, offers, vice = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line)), min(3.0, 1.5 * vices(line))
+    calls, offers, vice = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line)), min(3.0, 1.5 * vices(line)) if vicious else 0.0
     if not (calls or offers or vice):  # an address or a phone number alone is a reference, not an offer
         return 0.0
     contact = min(3.0, 2.0 * len(_CONTACT_ANY.findall(line)))
