@@ -7,7 +7,6 @@ wait on disk; in memory a task holds a few batches of them, and a few dozen byte
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import os
@@ -26,7 +25,7 @@ from ..common.progress import Progress
 from ..common.savepoint import Savepoint, files_key
 from .duplicates import LEAST_MEMORY, DuplicateSearch
 from .files import expand, expected_bytes
-from .intake import SEEN, SKETCH, AllTaken, Intake
+from .intake import SKETCH, AllTaken, Intake, read_so_far
 from .messages import Document
 from .output import Output, gather, sizes_of
 from .overlap import Benchmarks
@@ -38,7 +37,6 @@ from .tasks import Progress as Tell
 __all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]
 
 MEMORY = 1 << 30
-_BYTES = 3  # of a character, nearly
 _MEGABYTE = 1_000_000
 Part = Literal["documents", "heldout"]
 Page = Callable[[Path, Mapping[str, Any]], str]
@@ -277,12 +275,9 @@ class CorpusJob:
         if not self._paths:
             self._progress.update(characters // 1000, characters // 1000 + 1, {})
             return
-        read = sum(size for path, size in zip(self._cleaned, self._expected, strict=True) if path.is_dir())
-        for seen in (self.folder / "clean").glob(f".*.tmp.*/{SEEN}"):
-            with contextlib.suppress(OSError, ValueError):  # the task has ended this instant
-                read += min(_BYTES * int(seen.read_text()), self._expected[int(seen.parent.name.split(".")[1])])
-        self._read = max(self._read, read)  # a task that is about to end is neither there nor under way
-        self._progress.update(*(max(size // _MEGABYTE, 1) for size in (self._read, sum(self._expected))), {})
+        self._read = max(self._read, read_so_far(self._cleaned, self._expected))  # a task that is about to end is neither there nor under way
+        whole = sum(self._expected)
+        self._progress.update(max(self._read // _MEGABYTE, 1), max(whole // _MEGABYTE, 1), {})
 
     def run(self, engine: Engine | None = None) -> dict[str, float]:
         """All phases, by the processes of this machine or by another engine; seconds of work per phase."""

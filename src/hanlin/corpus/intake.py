@@ -32,6 +32,7 @@ from .sketches import SketchWriter
 BATCH_CHARACTERS = 1 << 20
 _Kept = tuple[Document, Document, str]  # as cleaned, as read, main script
 SEEN = "seen"  # characters read so far, while a task runs
+_BYTES = 3  # of a character, nearly
 TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = "texts", "ends.npy", "owners.npy", "sketch", "accounts.json", "quarantine.jsonl", "times.json"
 KINDS = "kinds.npy"  # one byte a document: place of its main script in SCRIPTS, and CHANGED
 CHANGED = 0x80
@@ -78,6 +79,19 @@ class Intake:
                     self.watch(characters)
         (folder / SEEN).unlink(missing_ok=True)
         shelf.save(quarantine.count, dict(quarantine.reasons))
+
+
+def read_so_far(folders: Sequence[Path], expected: Sequence[int]) -> int:
+    """Bytes of text that tasks have read, those that run included, where each is expected to read so many.
+
+    Args:
+        folders: of their results, all in one.
+    """
+    read = sum(size for path, size in zip(folders, expected, strict=True) if path.is_dir())
+    for seen in folders[0].parent.glob(f".*.tmp.*/{SEEN}"):
+        with contextlib.suppress(OSError, ValueError):  # the task has ended this instant
+            read += min(_BYTES * int(seen.read_text()), expected[int(seen.parent.name.split(".")[1])])
+    return read
 
 
 class Kept(NamedTuple):
