@@ -1,8 +1,10 @@
 #include "minhash.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "unicode.hpp"
 
@@ -106,9 +108,27 @@ void MinHasher::sign(std::string_view text, std::uint32_t* signature, Scratch& s
   }
 }
 
-void shingle_set(const Shingler& shingler, std::string_view text, std::vector<std::uint64_t>& set) {
+void sort_hashes(std::vector<std::uint64_t>& hashes, HashSorting& scratch) {
+  constexpr std::size_t kFew = 64;
+  if (hashes.size() < kFew) return std::sort(hashes.begin(), hashes.end());
+  const unsigned shift = 64u - static_cast<unsigned>(std::bit_width(hashes.size()));
+  scratch.ends.assign(std::size_t{1} << (64 - shift), 0);
+  for (const std::uint64_t hash : hashes) ++scratch.ends[hash >> shift];
+  std::uint32_t begin = 0;
+  for (std::uint32_t& end : scratch.ends) begin += std::exchange(end, begin);
+  scratch.sorted.resize(hashes.size());
+  for (const std::uint64_t hash : hashes) scratch.sorted[scratch.ends[hash >> shift]++] = hash;
+  begin = 0;
+  for (const std::uint32_t end : scratch.ends) {
+    if (end - begin > 1) std::sort(scratch.sorted.begin() + begin, scratch.sorted.begin() + end);
+    begin = end;
+  }
+  hashes.swap(scratch.sorted);
+}
+
+void shingle_set(const Shingler& shingler, std::string_view text, std::vector<std::uint64_t>& set, HashSorting& scratch) {
   shingler(text, set);
-  std::sort(set.begin(), set.end());
+  sort_hashes(set, scratch);
   set.erase(std::unique(set.begin(), set.end()), set.end());
 }
 

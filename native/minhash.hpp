@@ -55,8 +55,16 @@ class MinHasher {
   std::vector<std::uint32_t> a_, b_;
 };
 
+struct HashSorting {
+  std::vector<std::uint32_t> ends;
+  std::vector<std::uint64_t> sorted;
+};
+
+// Sorts values that are spread evenly: by their upper bits into about as many buckets as there are values, then each bucket.
+void sort_hashes(std::vector<std::uint64_t>& hashes, HashSorting& scratch);
+
 // The set of a text's shingles: their hashes, sorted, each once.
-void shingle_set(const Shingler& shingler, std::string_view text, std::vector<std::uint64_t>& set);
+void shingle_set(const Shingler& shingler, std::string_view text, std::vector<std::uint64_t>& set, HashSorting& scratch);
 
 // Similarity of two such sets, |both| / |either|; of two empty ones, 0.
 double jaccard(const std::vector<std::uint64_t>& left, const std::vector<std::uint64_t>& right);

@@ -9,8 +9,8 @@ namespace hanlin {
 void TwinFinder::add(std::uint32_t document, std::string_view text) {
   std::vector<std::uint64_t>& set = sets_[document];
   if (!set.empty()) return;
-  shingle_set(shingler_, text, set);
-  set.shrink_to_fit();
+  shingle_set(shingler_, text, found_, scratch_);
+  set.assign(found_.begin(), found_.end());
   bytes_ += set.size() * sizeof(std::uint64_t) + 64;  // 64: what a node of the map takes
 }
 

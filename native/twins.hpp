@@ -38,6 +38,8 @@ class TwinFinder {
   double threshold_;
   std::unordered_map<std::uint32_t, std::vector<std::uint64_t>> sets_;
   std::size_t bytes_ = 0;
+  std::vector<std::uint64_t> found_;
+  HashSorting scratch_;
 };
 
 }  // namespace hanlin

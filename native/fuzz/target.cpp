@@ -261,8 +261,10 @@ void compare(std::string_view one, std::string_view other) {
   if (!left.empty() && !right.empty()) {
     const Shingler shingler(kSize);
     std::vector<std::uint64_t> a, b;
-    shingle_set(shingler, one, a);
-    shingle_set(shingler, other, b);
+    HashSorting scratch;
+    shingle_set(shingler, one, a, scratch);
+    shingle_set(shingler, other, b, scratch);
+    require(std::is_sorted(a.begin(), a.end()) && std::is_sorted(b.begin(), b.end()), "sets are sorted");
     require(jaccard(a, b) == both / (static_cast<double>(left.size() + right.size()) - both), "similarity is that of the sets");
   }
   OverlapFinder finder(kSize);

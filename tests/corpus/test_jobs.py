@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -16,7 +17,8 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus import plan
+from hanlin.common.progress import Progress
+from hanlin.corpus import build, plan
 from hanlin.corpus.build import CorpusConfig, CorpusJob, build_corpus, read_corpus, read_lines
 from hanlin.corpus.dedup import DedupConfig
 
@@ -143,3 +145,28 @@ def test_a_build_killed_at_any_instant_goes_on_to_the_same_bytes(tmp_path: Path,
             shutil.rmtree(out)
     build_corpus(files, out, CONFIG, seed=4, workers=2)
     assert killed and content(out) == expected
+
+
+def test_progress_is_in_megabytes_read_by_all_processes(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_MEGABYTE", 1000)
+
+    class Heard(Progress):
+        def __init__(self) -> None:
+            self.stages: list[str] = []
+            self.steps: list[tuple[int, int]] = []
+
+        def stage(self, index: int, count: int, name: str) -> None:
+            self.stages.append(name)
+
+        def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
+            if len(self.stages) == 1:
+                self.steps.append((step, steps))
+
+    for workers in (1, 2):
+        heard = Heard()
+        build_corpus(files, tmp_path / f"c{workers}", CONFIG, seed=4, workers=workers, progress=heard)
+        assert "MB" in heard.stages[0] and len(heard.stages) > 4
+        steps = [step for step, _ in heard.steps]
+        assert steps == sorted(steps) and heard.steps[-1][0] == heard.steps[-1][1] > 100 and len({whole for _, whole in heard.steps}) == 1
+        assert len(set(steps)) > 4
+    assert not [path for path in tmp_path.rglob("seen")]

@@ -25,7 +25,7 @@ from ..common.progress import Progress
 from ..common.savepoint import Savepoint, files_key
 from .duplicates import LEAST_MEMORY, DuplicateSearch
 from .files import expand, expected_bytes
-from .intake import SKETCH, AllTaken, Intake
+from .intake import SKETCH, AllTaken, Intake, read_so_far
 from .messages import Document
 from .output import Output, gather, sizes_of
 from .overlap import Benchmarks
@@ -37,6 +37,7 @@ from .tasks import Progress as Tell
 __all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]
 
 MEMORY = 1 << 30
+_MEGABYTE = 1_000_000
 Part = Literal["documents", "heldout"]
 Page = Callable[[Path, Mapping[str, Any]], str]
 PAGE = "report.html"
@@ -210,10 +211,10 @@ class CorpusJob:
         self.fruitless = False
         self._paths = expand(list(files)) if files is not None else []
         self._workers, self._progress = workers, progress or Progress()
-        self._read = 0
         plan = tuple(tuple(shard) for shard in shards(self._paths, config)) if self._paths else ()
-        intake = Intake(config, plan, None if self._paths else documents, self._benchmarks(), self._watch if not self._paths or workers == 1 else None)
+        intake = Intake(config, plan, None if self._paths else documents, self._benchmarks(), self._show_reading)
         count = max(len(plan), 1)
+        self._read, self._expected = 0, [sum(expected_bytes(Path(path)) for path in shard) for shard in plan]
 
         def folders(name: str) -> tuple[Path, ...]:
             return tuple(self.folder / name / f"{task:05d}" for task in range(count))
@@ -269,10 +270,14 @@ class CorpusJob:
             write_json(path, {"task_memory": max(memory, LEAST_MEMORY)})
         return read_json(path)["task_memory"]
 
-    def _watch(self, characters: int) -> None:
-        self._read += characters * 3  # bytes, nearly
-        whole = sum(map(expected_bytes, self._paths))
-        self._progress.update(min(self._read, whole - 1) if whole else self._read, whole or self._read + 1, {})
+    def _show_reading(self, characters: int = 0) -> None:
+        """Show how many megabytes have been read, of files by all processes; of documents handed over, how many thousand characters."""
+        if not self._paths:
+            self._progress.update(characters // 1000, characters // 1000 + 1, {})
+            return
+        self._read = max(self._read, read_so_far(self._cleaned, self._expected))  # a task that is about to end is neither there nor under way
+        whole = sum(self._expected)
+        self._progress.update(max(self._read // _MEGABYTE, 1), max(whole // _MEGABYTE, 1), {})
 
     def run(self, engine: Engine | None = None) -> dict[str, float]:
         """All phases, by the processes of this machine or by another engine; seconds of work per phase."""
@@ -285,8 +290,11 @@ class CorpusJob:
             if shown != phase.name:
                 shown = phase.name
                 zh, en = TITLES[phase.name]
-                self._progress.stage(numbers[phase.name], len(self.phases), tr(zh, en))
-            if count > 1 or done:
+                unit = "" if phase is not self.phases[0] else tr("（MB）", " (MB)") if self._paths else tr("（千字）", " (thousand characters)")
+                self._progress.stage(numbers[phase.name], len(self.phases), tr(zh, en) + unit)
+            if phase is self.phases[0] and (self._paths or done < count):
+                self._show_reading()
+            elif count > 1 or done:
                 self._progress.update(done, max(count, 1), {})
 
         seconds = engine(self.phases[:1], tell)

@@ -31,6 +31,8 @@ from .sketches import SketchWriter
 
 BATCH_CHARACTERS = 1 << 20
 _Kept = tuple[Document, Document, str]  # as cleaned, as read, main script
+SEEN = "seen"  # characters read so far, while a task runs
+_BYTES = 3  # of a character, nearly
 TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = "texts", "ends.npy", "owners.npy", "sketch", "accounts.json", "quarantine.jsonl", "times.json"
 KINDS = "kinds.npy"  # one byte a document: place of its main script in SCRIPTS, and CHANGED
 CHANGED = 0x80
@@ -44,7 +46,7 @@ class Intake:
         shards: files of each task; empty when `documents` are given.
         documents: to read instead, in one task.
         benchmarks: file of `overlap.Benchmarks`, "" for none.
-        watch: told of characters read; only used within this process.
+        watch: told of characters read; only used within this process. Other processes leave what they have read in a file, `SEEN`.
     """
 
     config: CorpusConfig
@@ -68,10 +70,28 @@ class Intake:
             accounts = Accounts()
             dedup = replace(self.config.dedup, near=False) if self.config.boilerplate.documents else self.config.dedup  # what comes later is sketched later
             shelf = stack.enter_context(Shelf(folder, dedup, accounts))
-            taking = _Taking(self, shelf)
+            taking, characters = _Taking(self, shelf), 0
             for batch in taking.batches(documents):
                 taking.take(batch)
+                characters += sum(len(document["text"]) for document in batch)
+                (folder / SEEN).write_text(str(characters))
+                if self.watch:
+                    self.watch(characters)
+        (folder / SEEN).unlink(missing_ok=True)
         shelf.save(quarantine.count, dict(quarantine.reasons))
+
+
+def read_so_far(folders: Sequence[Path], expected: Sequence[int]) -> int:
+    """Bytes of text that tasks have read, those that run included, where each is expected to read so many.
+
+    Args:
+        folders: of their results, all in one.
+    """
+    read = sum(size for path, size in zip(folders, expected, strict=True) if path.is_dir())
+    for seen in folders[0].parent.glob(f".*.tmp.*/{SEEN}"):
+        with contextlib.suppress(OSError, ValueError):  # the task has ended this instant
+            read += min(_BYTES * int(seen.read_text()), expected[int(seen.parent.name.split(".")[1])])
+    return read
 
 
 class Kept(NamedTuple):
@@ -162,7 +182,7 @@ class _Taking:
     """One shard: what has been read and kept so far."""
 
     def __init__(self, intake: Intake, shelf: Shelf) -> None:
-        self._config, self._watch = intake.config, intake.watch
+        self._config = intake.config
         self._shelf, self._accounts = shelf, shelf.accounts
         self._cleaner = Cleaner(intake.config.cleaning(), self._accounts.drops, self._accounts.lines)
         self._benchmarks = Benchmarks.load(Path(intake.benchmarks)) if intake.benchmarks else None
@@ -190,8 +210,6 @@ class _Taking:
             if size >= BATCH_CHARACTERS:
                 self._seconds["read"] += time.perf_counter() - began
                 yield batch
-                if self._watch:
-                    self._watch(size)
                 batch, size = [], 0
                 began = time.perf_counter()
             if self._read == self._config.max_documents:

@@ -28,8 +28,9 @@ from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 
 _WHOLE = ".whole"  # in a folder that is being filled
+_PAUSE = 2.0  # seconds between two signs of life
 _LOOK = 0.5  # seconds between two looks at whether the parent lives
-Progress = Callable[["Phase", int, int], None]  # told the phase, how many of its tasks are done, and how many there are
+Progress = Callable[["Phase", int, int], None]  # told the phase, how many of its tasks are done, and how many there are; and now and then again
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,8 +175,9 @@ def run_phases(phases: Sequence[Phase], workers: int, progress: Progress | None 
             if progress:
                 progress(phase, done, count)
             for spent in pool.run(phase):
-                seconds[phase.name] += spent
-                done += 1
+                if spent is not None:
+                    seconds[phase.name] += spent
+                    done += 1
                 if progress:
                     progress(phase, done, count)
             phase.sweep()
@@ -197,8 +199,8 @@ class Pool:
                 process.terminate()
             self._executor.shutdown(cancel_futures=True)
 
-    def run(self, phase: Phase) -> Iterator[float]:
-        """Do the phase's missing tasks; yields each one's seconds as it ends, in whatever order."""
+    def run(self, phase: Phase) -> Iterator[float | None]:
+        """Do the phase's missing tasks; yields each one's seconds as it ends, in whatever order, and None now and then while none does."""
         missing = phase.missing()
         if self._workers <= 1 or len(missing) <= 1:
             for task in missing:
@@ -212,11 +214,11 @@ class Pool:
             for task in missing:
                 waiting.add(self._executor.submit(phase.run, task))
                 while len(waiting) >= 2 * self._workers:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
+                    done, waiting = wait(waiting, _PAUSE, FIRST_COMPLETED)
+                    yield from [future.result() for future in done] or [None]
             while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                done, waiting = wait(waiting, _PAUSE, FIRST_COMPLETED)
+                yield from [future.result() for future in done] or [None]
         except BrokenProcessPool:
             raise HanlinError(
                 f"{phase.name} 阶段有一个进程被系统终止了，多半是内存不够。请减小 --workers 或 --memory，再运行同一条命令，会从断点继续。",
