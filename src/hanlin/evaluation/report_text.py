@@ -216,6 +216,7 @@ RULES: dict[str, Text] = {
     "page_furniture_line": Text("网页残渣行（只删该行）", "page furniture line (line removed)"),
     "boilerplate_line": Text("套话行（只删该行）", "boilerplate line (line removed)"),
     "contaminated": Text("与评测重合", "overlaps a benchmark"),
+    "quality_score": Text("质量分太低", "quality score too low"),
     "too_short": Text("太短", "too short"),
     "too_long": Text("太长", "too long"),
     "replacement_characters": Text("含替换字符 �", "replacement characters �"),
