@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -15,7 +14,7 @@ from cyclopts import App, Parameter
 from .common.errors import HanlinError, prefers_chinese, tr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .tokenizer import Tokenizer
 
@@ -157,54 +156,11 @@ for verb, zh, en in (
     ("stats", "各来源、各规则的数字", "Show figures by source and by rule"),
     ("inspect", "查看丢掉的、改动的、重复的文档", "Look at what was dropped, changed, found twice"),
     ("diff", "两个语料各自独有的文档", "Show which documents only one of two corpora has"),
+    ("score", "从好坏例子学一个质量分，或给文件打分", "Train a quality score on good and bad examples, or score files with one"),
 ):
     corpus_app.command(f"hanlin.cli_corpus:{verb}", name=verb, help=tr(zh, en))
-
-
-@corpus_app.command(name="score")
-def corpus_score(
-    *files: str, model: Path | None = None, good: Many = (), bad: Many = (), out: Path | None = None, ngrams: str = "1-3",
-    max_class_chars: int = 8_000_000, seed: int = 1, json: Flag = False,
-) -> None:  # fmt: skip
-    """Train a quality score on good and bad examples, or score files with one.
-
-    Parameters
-    ----------
-    files
-        To be scored: paths, globs or directories.
-    model
-        A trained scorer, for scoring.
-    good
-        Files of good examples, for training.
-    bad
-        Files of bad examples, for training.
-    out
-        Directory for the trained scorer.
-    ngrams
-        Lengths of the character n-grams, such as 1-3 or 2,3.
-    max_class_chars
-        Characters of each class to learn from; a larger class is thinned by hash.
-    """
-    from .corpus.score import ScoreConfig, Scorer, deciles_text, score_files
-
-    if model is not None and files and not (good or bad or out):
-        found = score_files(Scorer.load(model), files)
-        texts = [f"{name}: {tr('文档', 'documents')} {item['documents']}, {tr('平均分', 'mean')} {item['mean']:.3f}, ≥ 0.5: {item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}" for name, item in found.items() if item["documents"]]
-        show(found, json, "\n\n".join(texts))
-        return
-    if not (good and bad and out) or files or model is not None:
-        raise HanlinError(
-            "训练：hanlin corpus score --good 好的文件 --bad 坏的文件 --out 目录；打分：hanlin corpus score 文件 --model 目录。",
-            "To train: hanlin corpus score --good FILES --bad FILES --out DIR. To score: hanlin corpus score FILES --model DIR.",
-        )
-    match = re.fullmatch(r"(\d)-(\d)", ngrams.strip())
-    parts = [str(n) for n in range(int(match[1]), int(match[2]) + 1)] if match else ngrams.split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise HanlinError(f"看不懂的 --ngrams {ngrams!r}，请写成 1-3 或 2,3。", f"Not lengths of n-grams: {ngrams!r}. Write 1-3 or 2,3.")
-    from .corpus.score_fit import fit_scorer, report_text
-
-    report = fit_scorer(good, bad, out, ScoreConfig(orders=tuple(map(int, parts)), max_class_chars=max_class_chars), seed=seed)
-    show(report, json, report_text(report))
+data_app.command("hanlin.cli_data:list_sets", name="list", help=tr("列出公开数据集：在哪里、有哪些字段、什么许可", "List public data sets: where they are, their fields and licences"))
+data_app.command("hanlin.cli_data:fetch_set", name="fetch", help=tr("下载公开数据集：先看许可，断点续传，核对", "Download a public data set, checked and resumed; its licence is shown first"))
 
 
 @tokenizer_app.command(name="train")
@@ -502,114 +458,6 @@ def doctor(*, json: Flag = False) -> None:
 
     found = examine()
     show(found, json, render(found))
-
-
-@data_app.command(name="list")
-def data_list(*, stage: str = "", commercial: Flag = False, json: Flag = False) -> None:
-    """List public data sets: where they are, their fields and licences.
-
-    Parameters
-    ----------
-    stage
-        Only those for pretrain, sft, reasoning, preference or evaluation.
-    commercial
-        Only those whose stated terms allow commercial use.
-    """
-    import dataclasses
-    import typing
-
-    from .corpus.datasets import DATASETS, Stage, listing
-
-    if stage not in ("", *typing.get_args(Stage)):
-        names = ", ".join(typing.get_args(Stage))
-        raise HanlinError(f"没有 {stage!r} 这种用途，可选：{names}。", f"There is no stage {stage!r}; choose from {names}.")
-    chosen = [entry for entry in DATASETS if stage in ("", entry.stage) and (not commercial or entry.commercial == "yes")]
-    show([dataclasses.asdict(entry) for entry in chosen], json, listing(typing.cast(Any, stage or None), commercial))
-
-
-@data_app.command(name="fetch")
-def data_fetch(
-    name: str, /, *, out: Path | None = None, source: Annotated[str, Parameter(name="--from")] = "", path: Path | None = None,
-    files: Many = (), revision: str | None = None, yes: Flag = False, json: Flag = False,
-) -> None:  # fmt: skip
-    """Download a public data set, checked and resumed; its licence is shown first and has to be accepted.
-
-    Parameters
-    ----------
-    name
-        As hanlin data list has it.
-    out
-        Directory for the files; data/NAME when absent.
-    source
-        hf, hf-mirror, modelscope, or file for files that are already here (see --path).
-    path
-        File or directory for --from file.
-    files
-        Only files that match these, such as '*00000*.parquet'.
-    revision
-        Branch, tag or commit.
-    yes
-        Accept the licence without being asked.
-    json
-        Print what was fetched on stdout.
-    """
-    from .corpus.datasets import find
-    from .corpus.fetch import PROVENANCE, describe, fetch, fetch_local, plan_fetch, size_text, terms
-    from .corpus.hub import open_hub
-
-    data = find(name)
-    out = out or Path("data") / data.name
-    if source == "file" or (path is not None and not source):
-        if path is None:
-            raise HanlinError("--from file 需要用 --path 给出已有的文件或目录。", "--from file needs --path, a file or directory you have.")
-        print("\n".join(terms(data)), file=sys.stderr)
-        _accept(yes)
-        record = fetch_local(data, path, out, files)
-    else:
-        plan = plan_fetch(data, open_hub(source or ("hf" if data.huggingface else "modelscope"), data.huggingface, data.modelscope), out, files, revision)
-        print(describe(plan), file=sys.stderr)
-        _accept(yes)
-        with _show_bytes() as progress:
-            record = fetch(plan, progress)
-    total = sum(entry["bytes"] for entry in record["files"].values())
-    text = tr(f"{out}：{len(record['files'])} 个文件，{size_text(total)}；来历与校验和在 {out / PROVENANCE}。", f"{out}: {len(record['files'])} files, {size_text(total)}; origin and checksums are in {out / PROVENANCE}.")
-    show(record, json, text)
-
-
-def _accept(yes: bool) -> None:
-    """Ask for consent to the terms that have been shown."""
-    if yes:
-        return
-    if sys.stdin.isatty():
-        print(tr("接受上述许可并继续吗？[y/N] ", "Accept these terms and go on? [y/N] "), end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() in ("y", "yes", "是"):
-            return
-        raise HanlinError("没有接受许可，什么也没有下载。", "The terms were not accepted; nothing was downloaded.")
-    raise HanlinError("下载前需要接受上述许可。在脚本里请加 --yes。", "The terms above have to be accepted before the download. In a script, add --yes.")
-
-
-@contextlib.contextmanager
-def _show_bytes() -> Iterator[Callable[[str, int, int], None]]:
-    """Bytes of a download on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
-    if not sys.stderr.isatty():
-        import time
-
-        shown = time.monotonic()
-
-        def line(name: str, have: int, total: int) -> None:
-            nonlocal shown
-            if time.monotonic() - shown >= 10:
-                shown = time.monotonic()
-                print(f"{have / 1e6:,.0f}/{total / 1e6:,.0f} MB  {name}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    with Progress(TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        task = bars.add_task("", total=None)
-        yield lambda name, have, total: bars.update(task, description=name[-40:], completed=have, total=total)
 
 
 def main() -> None:

@@ -155,3 +155,48 @@ def diff(left: Path, right: Path, /, *, json: Flag = False) -> None:
 
     found = explain.difference(left, right)
     show(found, json, explain.difference_text(found))
+
+
+def score(
+    *files: str, model: Path | None = None, good: Many = (), bad: Many = (), out: Path | None = None, ngrams: str = "1-3",
+    max_class_chars: int = 8_000_000, seed: int = 1, json: Flag = False,
+) -> None:  # fmt: skip
+    """Train a quality score on good and bad examples, or score files with one.
+
+    Parameters
+    ----------
+    files
+        To be scored: paths, globs or directories.
+    model
+        A trained scorer, for scoring.
+    good
+        Files of good examples, for training.
+    bad
+        Files of bad examples, for training.
+    out
+        Directory for the trained scorer.
+    ngrams
+        Lengths of the character n-grams, such as 1-3 or 2,3.
+    max_class_chars
+        Characters of each class to learn from; a larger class is thinned by hash.
+    """
+    from .corpus.score import ScoreConfig, Scorer, deciles_text, score_files
+
+    if model is not None and files and not (good or bad or out):
+        found = score_files(Scorer.load(model), files)
+        texts = [f"{name}: {tr('文档', 'documents')} {item['documents']}, {tr('平均分', 'mean')} {item['mean']:.3f}, ≥ 0.5: {item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}" for name, item in found.items() if item["documents"]]
+        show(found, json, "\n\n".join(texts))
+        return
+    if not (good and bad and out) or files or model is not None:
+        raise HanlinError(
+            "训练：hanlin corpus score --good 好的文件 --bad 坏的文件 --out 目录；打分：hanlin corpus score 文件 --model 目录。",
+            "To train: hanlin corpus score --good FILES --bad FILES --out DIR. To score: hanlin corpus score FILES --model DIR.",
+        )
+    match = re.fullmatch(r"(\d)-(\d)", ngrams.strip())
+    parts = [str(n) for n in range(int(match[1]), int(match[2]) + 1)] if match else ngrams.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise HanlinError(f"看不懂的 --ngrams {ngrams!r}，请写成 1-3 或 2,3。", f"Not lengths of n-grams: {ngrams!r}. Write 1-3 or 2,3.")
+    from .corpus.score_fit import fit_scorer, report_text
+
+    report = fit_scorer(good, bad, out, ScoreConfig(orders=tuple(map(int, parts)), max_class_chars=max_class_chars), seed=seed)
+    show(report, json, report_text(report))

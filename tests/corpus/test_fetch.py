@@ -466,7 +466,8 @@ def test_the_command_shows_the_terms_and_wants_them_accepted(fake, tmp_path, mon
 
 def test_the_description_names_commercial_use_and_unchecked_files(fake, tmp_path):
     plan = plan_fetch(SET, HuggingFace("who/toy", fake.url), tmp_path / "out")
-    assert SET.licence in describe(plan)
+    assert SET.licence in describe(plan) and "consent" not in describe(plan)
+    assert "consent" in describe(replace(plan, repository=replace(plan.repository, gated=True)))
     unchecked = describe(type(plan)(**{**vars(plan), "missing": (RemoteFile("x", 5),)}))
     assert "checksum" in unchecked or "校验和" in unchecked
 

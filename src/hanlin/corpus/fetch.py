@@ -132,6 +132,8 @@ def describe(plan: Plan) -> str:
         ),
         tr(f"写入      {plan.out}", f"to          {plan.out}"),
     ]
+    if repository.gated:
+        lines.append(tr("注意      发布者要求先在网页上同意条款，再用自己的令牌下载", "note        the publisher wants consent on the page first, and a token of yours for the download"))
     unchecked = sum(1 for file in files if not (file.sha256 or file.blob))
     if unchecked:
         lines.append(

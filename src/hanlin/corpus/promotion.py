@@ -158,7 +158,6 @@ _FRAME = re.compile(
     )[\s\]】）)>»|]*$""",
     re.X | re.I,
 )
-_FRAME_HINT = re.compile("|".join(map(re.escape, [*FRAME_PHRASES, "read more"])), re.I)
 
 
 def frame_line(line: str) -> bool:

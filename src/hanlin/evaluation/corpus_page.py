@@ -112,10 +112,11 @@ def _funnel(report: Mapping[str, Any]) -> str:
     steps += [(Text("各不相同", "distinct"), _minus(_minus(cleaned, exact), near)), (Text("其中留出", "of these held out"), held), (Text("训练部分", "for training"), kept)]
     rows, level, whole = [], read[1], max(read[1], kept[1], 1)
     for name, step in steps:
-        loss = step[0] < 0 or step[1] < 0
-        if name.en == "of these held out":
+        aside = name.en == "of these held out"
+        loss = not aside and (min(step[:2]) < 0 or step == (0, 0, 0) or name.en == "taken out within documents")
+        if aside:
             bar, level = svg.bar(0, step[1] / whole, "memory"), level
-        elif loss or step == (0, 0, 0) or name.en == "taken out within documents":
+        elif loss:
             bar, level = svg.bar(max(level + step[1], 0) / whole, level / whole, "drops") if step[1] else "", level + step[1]
         else:
             bar, level = svg.bar(0, step[1] / whole, "time"), step[1]
