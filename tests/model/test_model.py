@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hanlin.common.errors import HanlinError
-from hanlin.model import CausalLM, KVCache, ModelConfig, linear_cross_entropy, load_model, save_weights, token_log_probs
+from hanlin.model import CausalLM, KVCache, ModelConfig, init_weights, linear_cross_entropy, load_model, save_weights, token_log_probs
 from hanlin.model.functions import rms_norm, rotate
 from tests.support import FAMILIES, tiny_model
 
@@ -172,3 +172,22 @@ def test_norm_and_rotation_keep_the_type(dtype):
     x = torch.randn(2, 3, 5, 8, dtype=dtype)
     assert rms_norm(x, torch.ones(8), 1e-6).dtype == rotate(x, torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)).dtype == dtype
     torch.testing.assert_close(rotate(x, torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)), x)
+
+
+def test_residual_projections_start_as_asked():
+    """zero: blocks are the identity; scaled: 1/sqrt(2·layers) of plain, from the same random numbers."""
+    weights = {}
+    for how in ("zero", "scaled", "plain"):
+        model = CausalLM(ModelConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, residual_init=how))
+        init_weights(model, 3)
+        weights[how] = model.model.layers[0].mlp.down_proj.weight.detach()
+    assert not weights["zero"].any()
+    assert weights["plain"].std() > 0
+    torch.testing.assert_close(weights["scaled"], weights["plain"] / 2)
+
+
+def test_qk_norm_chooses_the_family():
+    assert ModelConfig(vocab_size=300, qk_norm=False).family == "llama"
+    assert ModelConfig(vocab_size=300, family="llama", qk_norm=True).family == "qwen3"
+    with pytest.raises(ValueError, match="QK-norm"):
+        ModelConfig(vocab_size=300, family="gpt2", qk_norm=True)

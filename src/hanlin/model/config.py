@@ -10,6 +10,7 @@ from ..common.atomic import read_json
 from ..common.errors import HanlinError
 
 Family = Literal["qwen3", "llama", "gpt2"]
+ResidualInit = Literal["zero", "scaled", "plain"]
 
 ARCHITECTURES: dict[str, str] = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
 
@@ -20,6 +21,11 @@ class ModelShape:
 
     Field names are those of Hugging Face. `None` derives the usual value: `intermediate_size` 8/3 (SwiGLU) or 4 (GELU)
     times `hidden_size` rounded up to 32, `num_key_value_heads` = `num_attention_heads`, `head_dim` = hidden/heads.
+
+    Attributes:
+        qk_norm: asks for the family with or without it: qwen3 has QK-norm, llama is the same without.
+        residual_init: projections that write to the residual stream start at `zero`, at 1/sqrt(2·layers) of the other
+            matrices (`scaled`, GPT-2's), or like them (`plain`).
     """
 
     family: Family = "qwen3"
@@ -33,6 +39,8 @@ class ModelShape:
     rope_theta: float = 100000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
+    qk_norm: bool | None = None
+    residual_init: ResidualInit = "zero"
 
     def config(self, vocab_size: int, eos_id: int) -> ModelConfig:
         """The whole configuration, for a tokenizer's vocabulary."""
@@ -57,6 +65,10 @@ class ModelConfig(ModelShape):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
+        if self.qk_norm is not None and self.family == "gpt2":
+            raise ValueError("GPT-2 has no QK-norm: leave qk_norm out, or choose family qwen3")
+        if self.qk_norm is not None:
+            object.__setattr__(self, "family", "qwen3" if self.qk_norm else "llama")
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -25,6 +25,7 @@ class SupervisedConfig:
         batch_tokens: tokens in an optimiser step.
         micro_tokens: tokens in one forward pass; the rest is gradient accumulation.
         z_loss: weight of logsumexp², see `linear_cross_entropy`.
+        document_mask: tokens attend within their own document only; without it, to everything before them in the row.
     """
 
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -32,6 +33,7 @@ class SupervisedConfig:
     batch_tokens: int = 8192
     micro_tokens: int = 8192
     z_loss: float = 1e-4
+    document_mask: bool = True
 
     def __post_init__(self):
         if self.seq_len < 2:
@@ -70,8 +72,8 @@ class NextToken:
         token_bytes: UTF-8 length of each token, (V,), to log bits per byte.
     """
 
-    def __init__(self, token_bytes: torch.Tensor, z_loss: float = 0.0):
-        self.token_bytes, self.z_loss = token_bytes, z_loss
+    def __init__(self, token_bytes: torch.Tensor, z_loss: float = 0.0, document_mask: bool = True):
+        self.token_bytes, self.z_loss, self.document_mask = token_bytes, z_loss, document_mask
 
     def weight(self, batch: Batch) -> float:
         """Tokens to learn."""
@@ -79,7 +81,8 @@ class NextToken:
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of a micro-batch, in nats."""
-        hidden = model.hidden(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids)  # (B, T, d)
+        apart = {"positions": batch.positions, "doc_ids": batch.doc_ids} if self.document_mask else {}
+        hidden = model.hidden(batch.ids, **apart)  # (B, T, d)
         learned = batch.labels != IGNORE
         labels = batch.labels[learned]
         loss, nll = linear_cross_entropy(hidden[learned], model.head_weight, labels, z_loss=self.z_loss)
@@ -100,7 +103,7 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
     """
     dataset.require_tokenizer(tokenizer)
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
-    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss), config)
+    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask), config)
 
 
 def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:

@@ -37,6 +37,7 @@ class TrainConfig:
         steps: optimiser steps.
         learning_rate: peak rate of the block matrices (one scale for Muon and AdamW).
         embedding_scale: factor on it for embeddings and head.
+        beta2: decay of AdamW's second moment.
         schedule, warmup, decay, floor: see `learning_rate_factor`; warmup and decay are shares of the steps.
         clip: largest gradient norm.
         spike_sigma: a step whose loss or gradient norm lies this many standard deviations above the last 128 is skipped.
@@ -49,6 +50,7 @@ class TrainConfig:
     embedding_scale: float = 1.0
     muon: bool = True
     weight_decay: float = 0.1
+    beta2: float = 0.95
     schedule: Schedule = "wsd"
     warmup: float = 0.02
     decay: float = 0.5
@@ -180,8 +182,9 @@ def train(
     """
     device = next(model.parameters()).device
     optimizers = Optimizers(
-        model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale, weight_decay=config.weight_decay
-    )
+        model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale, weight_decay=config.weight_decay,
+        betas=(0.9, config.beta2),
+    )  # fmt: skip
     guard = SpikeGuard(config.spike_sigma, config.clip)
     log = log or MetricsLog(None)
     step, skipped, seconds, bad_in_a_row = 0, 0, 0.0, 0
