@@ -1,9 +1,174 @@
-"""Causal attention behind one function; documents packed in one row never see each other."""
+"""Causal attention behind one function; documents packed in one row never see each other.
+
+On a CPU whole rows go through `document_attention`, which multiplies only what a document may see; elsewhere, and while
+generating with a cache, through PyTorch's `scaled_dot_product_attention` with a mask.
+"""
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
+
+TILE = 128  # queries multiplied at once: 64 … 128 are equally fast here, 256 a fifth slower (32 MiB of cache)
+
+
+class Tile(NamedTuple):
+    """Queries `first … last-1` of the flat batch, which look at keys `start … last-1`.
+
+    `mask` (last-first, last-first) is added to the scores among the tile's own tokens; keys before it are all seen.
+    """
+
+    start: int
+    first: int
+    last: int
+    mask: torch.Tensor
+
+
+@functools.lru_cache(maxsize=8)
+def _causal(size: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.full((size, size), float("-inf"), dtype=dtype).triu(1)
+
+
+def tiles_of(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[Tile]:
+    """Cut packed rows into tiles: long documents into equal parts, short neighbours together.
+
+    Args:
+        doc_ids: (B, T) int, equal within a document; rows never share one.
+    """
+    rows, length = doc_ids.shape
+    flat = doc_ids.reshape(-1)
+    begins = torch.ones(flat.shape[0], dtype=torch.bool)
+    torch.ne(flat[1:], flat[:-1], out=begins[1:])
+    begins[::length] = True
+    edges = [*torch.nonzero(begins).squeeze(1).tolist(), rows * length]
+    tiles, index = [], 0
+    while index < len(edges) - 1:
+        start, end = edges[index], edges[index + 1]
+        index += 1
+        if end - start > TILE:
+            parts = -(-(end - start) // TILE)
+            size = -(-(end - start) // parts)
+            for first in range(start, end, size):
+                last = min(first + size, end)
+                tiles.append(Tile(start, first, last, _causal(last - first, dtype)))
+            continue
+        alone = True
+        while index < len(edges) - 1 and edges[index + 1] - start <= TILE:
+            index, end, alone = index + 1, edges[index + 1], False
+        mask = _causal(end - start, dtype)
+        if not alone:
+            document = begins[start:end].cumsum(0)
+            mask = mask.masked_fill(document[:, None] != document[None, :], float("-inf"))
+        tiles.append(Tile(start, start, end, mask))
+    return tiles
+
+
+_last_tiles: list[tuple[torch.Tensor, torch.dtype, list[Tile]]] = []  # of the batch at work: every layer asks for the same
+
+
+def _tiles(doc_ids: torch.Tensor, dtype: torch.dtype) -> list[Tile]:
+    for seen, kind, tiles in _last_tiles:
+        if kind == dtype and torch.equal(seen, doc_ids):
+            return tiles
+    tiles = tiles_of(doc_ids, dtype)
+    _last_tiles[1:] = []
+    _last_tiles.insert(0, (doc_ids.clone(), dtype, tiles))
+    return tiles
+
+
+def _fold(x: torch.Tensor, tile: Tile, heads: int) -> torch.Tensor:
+    """A tile's rows of (N, H, D) as (Hkv, group·rows, D): the queries of one key-value head behind one another."""
+    part = x[tile.first : tile.last]
+    size, group = part.shape[0], x.shape[1] // heads
+    return part.view(size, heads, group, -1).permute(1, 2, 0, 3).reshape(heads, group * size, -1)
+
+
+def _unfold(x: torch.Tensor, out: torch.Tensor, tile: Tile, heads: int) -> None:
+    """Put (Hkv, group·rows, D) back into a tile's rows of (N, H, D)."""
+    size, group = tile.last - tile.first, out.shape[1] // heads
+    out[tile.first : tile.last].view(size, heads, group, -1).copy_(x.view(heads, group, size, -1).permute(2, 0, 1, 3))
+
+
+def _probabilities(queries: torch.Tensor, keys: torch.Tensor, tile: Tile) -> torch.Tensor:
+    """softmax(queries·keysᵀ + mask), (Hkv, group·rows, keys), from queries already scaled."""
+    scores = torch.bmm(queries, keys[:, tile.start : tile.last].mT)
+    size = tile.last - tile.first
+    scores.view(keys.shape[0], -1, size, tile.last - tile.start)[..., tile.first - tile.start :].add_(tile.mask)
+    return torch.softmax(scores, -1)
+
+
+@torch.library.custom_op("hanlin::document_attention", mutates_args=())
+def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_ids: torch.Tensor) -> torch.Tensor:
+    """Causal attention within documents, tile by tile, without the products that a mask would throw away.
+
+    A document of n tokens costs n² / 2 products, whatever else its row holds. Probabilities are computed again in backward.
+    Measured here (two cores, forward and backward) against `scaled_dot_product_attention`: 4 rows of 512 with 8 heads of 64,
+    50 → 36 ms in one document each, 52 → 25 ms in documents of 150 tokens and a mask.
+
+    Args:
+        q: (B, T, H, D); k, v: (B, T, Hkv, D) with H a multiple of Hkv. On a CPU.
+        doc_ids: (B, T) int, equal within a document; rows never share one.
+
+    Returns:
+        (B, T, H, D), contiguous.
+    """
+    q_flat, k_flat, v_flat = q.flatten(0, 1) * q.shape[-1] ** -0.5, k.flatten(0, 1).transpose(0, 1), v.flatten(0, 1).transpose(0, 1)
+    out = torch.empty(q.shape, dtype=q.dtype)
+    flat = out.view(q_flat.shape)
+    heads = k.shape[2]
+    for tile in _tiles(doc_ids, q.dtype):
+        shares = _probabilities(_fold(q_flat, tile, heads), k_flat, tile)
+        _unfold(torch.bmm(shares, v_flat[:, tile.start : tile.last]), flat, tile, heads)
+    return out
+
+
+@torch.library.custom_op("hanlin::document_attention_backward", mutates_args=())
+def _document_attention_backward(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scale = q.shape[-1] ** -0.5
+    q_flat, k_flat, v_flat = q.flatten(0, 1) * scale, k.flatten(0, 1).transpose(0, 1), v.flatten(0, 1).transpose(0, 1)
+    grad_flat = grad.contiguous().flatten(0, 1)
+    grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    k_out, v_out = grad_k.flatten(0, 1).transpose(0, 1), grad_v.flatten(0, 1).transpose(0, 1)
+    heads = k.shape[2]
+    for tile in _tiles(doc_ids, q.dtype):
+        queries, above = _fold(q_flat, tile, heads), _fold(grad_flat, tile, heads)
+        shares = _probabilities(queries, k_flat, tile)
+        seen, own = slice(tile.start, tile.first), slice(tile.first, tile.last)
+        before = tile.first - tile.start
+        grad_shares = torch.bmm(above, v_flat[:, tile.start : tile.last].mT)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_shares, shares, -1, q.dtype)
+        for out, part in ((v_out, torch.bmm(shares.mT, above)), (k_out, torch.bmm(grad_scores.mT, queries))):
+            out[:, own] = part[:, before:]  # this tile is the first to look at its own tokens
+            if before:
+                out[:, seen] += part[:, :before]
+        _unfold(torch.bmm(grad_scores, k_flat[:, tile.start : tile.last]), grad_q.view(q_flat.shape), tile, heads)
+    return grad_q.mul_(scale), grad_k, grad_v
+
+
+@document_attention.register_fake
+def _(q, k, v, doc_ids):
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+@_document_attention_backward.register_fake
+def _(grad, q, k, v, doc_ids):
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+
+
+def _remember(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad):
+    return *_document_attention_backward(grad, *ctx.saved_tensors), None
+
+
+document_attention.register_autograd(_backward, setup_context=_remember)
 
 
 def packed_mask(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -30,7 +195,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
 
     Args:
         q: (B, H, T, D).
-        k, v: (B, Hkv, S, D) with H a multiple of Hkv.
+        k, v: (B, Hkv, S, D), with H a multiple of Hkv.
         mask: additive (B, 1, T, S), or None for plain causal attention with S = T.
 
     Returns:

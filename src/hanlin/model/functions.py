@@ -1,4 +1,4 @@
-"""Norm and rotation with their backward passes written out: fewer passes over memory than autograd's.
+"""Norm, rotation and SwiGLU with their backward passes written out: fewer passes over memory than autograd's, and less kept.
 
 Measured here on one core, float32, forward and backward: RMS norm of (16, 256, 128) 5.1 → 1.7 ms, rotation of (16, 4, 256, 32) 2.9 → 1.6 ms.
 """
@@ -6,6 +6,7 @@ Measured here on one core, float32, forward and backward: RMS norm of (16, 256, 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -38,6 +39,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Returns:
         (…, d) in x's type.
     """
+    if torch.compiler.is_compiling():  # the compiler derives and fuses its own backward pass
+        return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
     return _RMSNorm.apply(x, weight, eps)
 
 
@@ -66,6 +69,40 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """Turn queries or keys by their positions' angles, halves paired with halves (Su et al. 2021; the layout of Hugging Face).
 
     Args:
-        x: (B, H, T, D); cos, sin: (B, 1, T, D/2) in x's type. They get no gradient.
+        x: (B, T, H, D); cos, sin: (B, T, 1, D/2) in x's type. They get no gradient.
     """
+    if torch.compiler.is_compiling():
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return _Rotate.apply(x, cos, sin)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, up, weight):
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(F.silu(gate).mul_(up), weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up, weight = ctx.saved_tensors
+        grad_inner = grad @ weight
+        silu = F.silu(gate)
+        inner = silu * up
+        grad_weight = grad.flatten(0, -2).t() @ inner.flatten(0, -2)
+        grad_gate = torch.ops.aten.silu_backward(torch.mul(grad_inner, up, out=inner), gate)
+        return grad_gate, grad_inner.mul_(silu), grad_weight
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(silu(gate)·up) @ weightᵀ (Shazeer 2020); the product is computed again in backward instead of being kept.
+
+    Args:
+        gate, up: (…, f); weight: (d, f).
+
+    Returns:
+        (…, d).
+    """
+    if torch.compiler.is_compiling():
+        return F.linear(F.silu(gate) * up, weight)
+    return _SwiGLU.apply(gate, up, weight.to(gate.dtype))

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import attend
 from .config import ModelConfig
 
 if TYPE_CHECKING:
@@ -37,9 +36,8 @@ class GPT2Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         batch, length, hidden = x.shape
-        q, k, v = (part.view(batch, length, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x).split(hidden, dim=-1))
-        k, v = context.remember(self.layer, k, v)
-        return self.c_proj(attend(q, k, v, context.mask).transpose(1, 2).reshape(batch, length, hidden))
+        q, k, v = (part.view(batch, length, -1, self.head_dim) for part in self.c_attn(x).split(hidden, dim=-1))
+        return self.c_proj(context.attend(self.layer, q, k, v).view(batch, length, hidden))
 
 
 class GPT2MLP(nn.Module):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 20  # logits held at once: 4 MiB in float32, which stays in a CPU's cache
+CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, half of a desktop CPU's cache
+CHUNK_ROWS = 256  # at least: the gradient of the head is a product over a chunk's rows, a third as fast over 163 as over 512
 
 
 def _chunk_rows(vocab_size: int) -> int:
-    return max(64, CHUNK_ELEMENTS // vocab_size)
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS // vocab_size)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right, within one product where the types allow it."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -37,15 +46,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad.scatter_add_(1, labels[part, None], -scale[:, None])
             grad = grad.to(hidden.dtype)
             torch.mm(grad, weight, out=grad_hidden[part])
-            grad_weight += grad.t() @ hidden[part]
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+            _add_product(grad_weight, grad.t(), hidden[part])
+        ctx.grads = grad_hidden, grad_weight.to(weight.dtype)
         ctx.mark_non_differentiable(nll_total)
         return total, nll_total
 
     @staticmethod
     def backward(ctx, grad_total, _):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_total.to(grad_hidden.dtype), grad_weight * grad_total.to(grad_weight.dtype), None, None, None
+        if ctx.grads is None:
+            raise RuntimeError("linear_cross_entropy can be differentiated once: its gradients are computed with it and then given away")
+        grad_hidden, grad_weight = ctx.grads
+        ctx.grads = None
+        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None
 
 
 def linear_cross_entropy(
@@ -98,7 +110,7 @@ class _TokenLogProbs(torch.autograd.Function):
             grad.scatter_add_(1, labels[part, None], scale)
             grad = grad.to(hidden.dtype)
             torch.mm(grad, weight, out=grad_hidden[part])
-            grad_weight += grad.t() @ hidden[part]
+            _add_product(grad_weight, grad.t(), hidden[part])
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 

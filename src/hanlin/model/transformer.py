@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import attend, cache_mask, packed_mask
+from .attention import attend, cache_mask, document_attention, packed_mask
 from .cache import KVCache
 from .config import ModelConfig
-from .functions import rms_norm, rotate
+from .functions import rms_norm, rotate, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -53,12 +55,10 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         batch, length, _ = x.shape
         shape = (batch, length, -1, self.head_dim)
-        q = self.q_norm(self.q_proj(x).view(shape)).transpose(1, 2)  # (B, H, T, D)
-        k = self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2)  # (B, Hkv, T, D)
-        v = self.v_proj(x).view(shape).transpose(1, 2)
-        q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
-        k, v = context.remember(self.layer, k, v)
-        return self.o_proj(attend(q, k, v, context.mask).transpose(1, 2).reshape(batch, length, -1))
+        q = rotate(self.q_norm(self.q_proj(x).view(shape)), context.cos, context.sin)  # (B, T, H, D)
+        k = rotate(self.k_norm(self.k_proj(x).view(shape)), context.cos, context.sin)  # (B, T, Hkv, D)
+        v = self.v_proj(x).view(shape)
+        return self.o_proj(context.attend(self.layer, q, k, v).view(batch, length, -1))
 
 
 class MLP(nn.Module):
@@ -71,7 +71,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.feed_forward, config.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return swiglu(self.gate_proj(x), self.up_proj(x), self.down_proj.weight)
 
 
 class Block(nn.Module):
@@ -90,27 +90,33 @@ class Block(nn.Module):
 
 
 class Context:
-    """What every layer of one forward pass shares: positions, rotation angles, attention mask, cache."""
+    """What every layer of one forward pass shares: positions, rotation angles, what a token may look at, cache."""
 
     def __init__(self, ids: torch.Tensor, positions: torch.Tensor | None, doc_ids: torch.Tensor | None, cache: KVCache | None, dtype: torch.dtype):
         batch, length = ids.shape
         steps = torch.arange(length, device=ids.device)
-        self.cache = cache
+        self.cache, self.doc_ids, self.mask = cache, None, None
+        self.cos = self.sin = torch.empty(0)
         if cache is not None:
             self.positions = cache.lengths[:, None] + steps
             self.filled = int(self.positions.max()) + 1
             self.mask = cache_mask(self.positions, self.filled, dtype)
-        else:
-            self.positions = steps.expand(batch, length) if positions is None else positions
-            self.mask = None if doc_ids is None else packed_mask(doc_ids, dtype)
-        self.cos = self.sin = torch.empty(0)
+            return
+        self.positions = steps.expand(batch, length) if positions is None else positions
+        if ids.device.type == "cpu":
+            self.doc_ids = torch.arange(batch)[:, None].expand(batch, length) if doc_ids is None else doc_ids
+        elif doc_ids is not None:
+            self.mask = packed_mask(doc_ids, dtype)
 
-    def remember(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store this pass's keys and values; return all that the queries may look at."""
-        if self.cache is None:
-            return k, v
-        self.cache.update(layer, k, v, self.positions)
-        return self.cache.keys[layer][:, :, : self.filled], self.cache.values[layer][:, :, : self.filled]
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Attention of this pass's queries (B, T, H, D) to all that they may look at; (B, T, H, D), contiguous."""
+        if self.doc_ids is not None:
+            return document_attention(q, k, v, self.doc_ids)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if self.cache is not None:
+            self.cache.update(layer, k, v, self.positions)
+            k, v = self.cache.keys[layer][:, :, : self.filled], self.cache.values[layer][:, :, : self.filled]
+        return attend(q, k, v, self.mask).transpose(1, 2).contiguous()
 
 
 class Decoder(nn.Module):
@@ -130,19 +136,44 @@ class Decoder(nn.Module):
 
     def forward(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         x = self.embed_tokens(ids)
-        context.cos = self.cos[context.positions][:, None].to(x.dtype)  # (B, 1, T, D/2)
-        context.sin = self.sin[context.positions][:, None].to(x.dtype)
+        context.cos = self.cos[context.positions][:, :, None].to(x.dtype)  # (B, T, 1, D/2)
+        context.sin = self.sin[context.positions][:, :, None].to(x.dtype)
         for layer in self.layers:
             x = layer(x, context)
         return self.norm(x)
 
 
-class CausalLM(nn.Module):
-    """A language model. `forward` gives logits; `hidden` stops before the head, for losses that never build all logits."""
+class _Model(nn.Module):
+    """A trunk that may be compiled, and something on top of it."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self._compiled: Callable[..., torch.Tensor] | None = None
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The trunk, whatever its family calls it."""
+        trunk = self.transformer if self.config.family == "gpt2" else self.model
+        assert isinstance(trunk, nn.Module)
+        return trunk
+
+    def compile_trunk(self) -> None:
+        """Compile the trunk for whole rows (training); passes with a cache stay as they are. Names and weights do not change."""
+        self._compiled = torch.compile(self.decoder.forward, dynamic=False)
+
+    def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+        """Hidden states (B, T, hidden_size)."""
+        if self._compiled is not None and context.cache is None and torch.is_grad_enabled():
+            return self._compiled(ids, context)
+        return self.decoder(ids, context)
+
+
+class CausalLM(_Model):
+    """A language model. `forward` gives logits; `hidden` stops before the head, for losses that never build all logits."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
         if config.family == "gpt2":
             from .gpt2 import GPT2Decoder
 
@@ -151,11 +182,6 @@ class CausalLM(nn.Module):
             self.model = Decoder(config)
             if not config.tie_word_embeddings:
                 self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The trunk, whatever its family calls it."""
-        return self.transformer if self.config.family == "gpt2" else self.model
 
     @property
     def head_weight(self) -> torch.Tensor:
@@ -185,7 +211,7 @@ class CausalLM(nn.Module):
         """
         weight = self.head_weight
         dtype = torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else weight.dtype
-        return self.decoder(ids, Context(ids, positions, doc_ids, cache, dtype))
+        return self.run_trunk(ids, Context(ids, positions, doc_ids, cache, dtype))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of every vocabulary entry, (…, vocab_size)."""
@@ -203,20 +229,19 @@ class CausalLM(nn.Module):
         return self.logits(self.hidden(ids, positions=positions, doc_ids=doc_ids, cache=cache))
 
 
-class RewardModel(nn.Module):
+class RewardModel(_Model):
     """A trunk with one score per sequence, stock `…ForSequenceClassification` with a single label (names `model.`, `score.`)."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
         if config.family == "gpt2":
             raise ValueError("a reward model needs family qwen3 or llama")
-        self.config = config
+        super().__init__(config)
         self.model = Decoder(config)
         self.score = nn.Linear(config.hidden_size, 1, bias=False)
 
     def forward(self, ids: torch.Tensor, *, positions: torch.Tensor | None = None, doc_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
-        hidden = self.model(ids, Context(ids, positions, doc_ids, None, self.score.weight.dtype))
+        hidden = self.run_trunk(ids, Context(ids, positions, doc_ids, None, self.score.weight.dtype))
         return self.score(hidden).squeeze(-1)
 
 

@@ -19,11 +19,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..common.devices import traits
+from ..common.devices import keep_freed_memory, traits
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 from ..common.progress import Progress
 from ..common.tracking import MetricsLog
+from ..model import CausalLM, RewardModel
 from .checkpoint import load_latest, save_checkpoint
 from .optim import Optimizers
 from .schedule import Schedule, learning_rate_factor
@@ -156,7 +157,7 @@ class SpikeGuard:
 
 
 def train(
-    model: nn.Module,
+    model: CausalLM | RewardModel,
     source: BatchSource,
     objective: Objective,
     config: TrainConfig,
@@ -180,6 +181,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
         HanlinError: the data differ from the checkpoint's, or the loss stays non-finite.
     """
+    keep_freed_memory()
     device = next(model.parameters()).device
     optimizers = Optimizers(
         model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale, weight_decay=config.weight_decay,
@@ -200,7 +202,8 @@ def train(
         guard.norms.extend(state["norms"])
         log.rewind(step)
         progress.note(f"从第 {step} 步继续", f"resuming at step {step}")
-    forward: Any = torch.compile(model) if config.compile else model
+    if config.compile:
+        model.compile_trunk()
     autocast = traits(device).train_dtype
     last: dict[str, float] = {}
     began = saved = time.monotonic()
@@ -226,7 +229,7 @@ def train(
             for batch in batches:
                 batch = batch.to(device)
                 with torch.autocast(device.type, getattr(torch, autocast), enabled=autocast != "float32"):
-                    loss, summed = objective(forward, batch)
+                    loss, summed = objective(model, batch)
                 (loss / total).backward()
                 loss_sum += float(loss.detach())
                 for name, value in summed.items():

@@ -1,0 +1,416 @@
+"""Training speed and memory beside its peers: forward, backward, clipping, AdamW, in float32, interleaved step by step.
+
+    python benchmarks/train.py [--shapes 6m,26m] [--rounds 5] [--data FILES…]
+
+Every implementation lives in a process of its own, so that its peak memory is its own; one works at a time, a few steps per
+round, round after round, and medians over the rounds are compared. Hanlin runs its real loop (`training.train`): reading the
+batch, guards and the log are in its time. Compilation happens before the clock starts; what it costs is printed beside.
+
+The peers: transformers' Llama and Qwen3, a GPT-2 block as the seeds' projects have it (nanoGPT's), and minimind's step
+(its model as published in `model/model_minimind.py`: padded rows, repeated key-value heads, all logits at once), each
+rebuilt here from its description. The last table gives real documents to Hanlin, which packs them, and to minimind's
+step, which pads them, and counts useful tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import queue
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+SHAPES = {
+    "1m": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 352, "vocab": 1536, "length": 256, "rows": 16},
+    "6m": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 704, "vocab": 6400, "length": 256, "rows": 16},
+    "26m": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 1408, "vocab": 6400, "length": 512, "rows": 4},
+}  # fmt: skip
+PEERS = ("minimind", "llama", "qwen3", "gpt2")
+TARGETS = {"eager": 1.05, "compiled": 1.05, "minimind": 1.25, "memory": 0.70, "documents": 2.0}
+
+
+# ------------------------------------------------------------------ workers: one process per implementation
+
+
+def rows_of(shape: dict[str, Any], step: int) -> Any:
+    """Random full rows (B, T), the same for every implementation."""
+    import torch
+
+    generator = torch.Generator().manual_seed(step)
+    return torch.randint(0, shape["vocab"], (shape["rows"], shape["length"]), generator=generator)
+
+
+class Peer:
+    """A plain step of someone else's: logits of the whole batch, cross entropy, clip, AdamW."""
+
+    def __init__(self, name: str, shape: dict[str, Any], documents: list[list[int]] | None):
+        import torch
+
+        base, _, mode = name.partition("+")
+        torch.manual_seed(0)
+        self.shape, self.documents = shape, documents
+        self.model = {"llama": stock, "qwen3": stock, "gpt2": gpt2_block, "minimind": minimind}[base](base, shape)
+        if mode:
+            self.model = torch.compile(self.model)
+        rate = 5e-4
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, fused=True if mode else None)
+        self.useful = 0
+
+    def step(self, step: int) -> None:
+        import torch
+        import torch.nn.functional as F
+
+        ids, labels = self.padded(step) if self.documents else (rows_of(self.shape, step), None)
+        if labels is None:
+            labels = ids
+        logits = self.model(ids)
+        logits = logits if isinstance(logits, torch.Tensor) else logits.logits
+        loss = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    def padded(self, step: int) -> tuple[Any, Any]:
+        """One document per row, cut at the row's length, padded to it: minimind's pretraining data set."""
+        import torch
+
+        assert self.documents is not None
+        rows, length = self.shape["rows"], self.shape["length"]
+        ids, labels = torch.zeros(rows, length, dtype=torch.int64), torch.full((rows, length), -100)
+        for row in range(rows):
+            document = self.documents[(step * rows + row) % len(self.documents)][:length]
+            ids[row, : len(document)] = labels[row, : len(document)] = torch.tensor(document)
+            self.useful += len(document)
+        return ids, labels
+
+
+def stock(name: str, shape: dict[str, Any]) -> Any:
+    """transformers' own model of that architecture."""
+    import transformers
+
+    kind = {"llama": "Llama", "qwen3": "Qwen3"}[name]
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=shape["vocab"], max_position_embeddings=1024, tie_word_embeddings=True, use_cache=False, head_dim=shape["hidden_size"] // shape["num_attention_heads"],
+        **{key: shape[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")},
+    )  # fmt: skip
+    return getattr(transformers, f"{kind}ForCausalLM")(config).train()
+
+
+def gpt2_block(_: str, shape: dict[str, Any]) -> Any:
+    """The GPT-2 block of nanoGPT and the seeds' projects: LayerNorm, one matrix for queries, keys and values, GELU, learned positions."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    width, heads, vocab = shape["hidden_size"], shape["num_attention_heads"], shape["vocab"]
+
+    class GPT2Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.between = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
+            self.joint, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+            self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+
+        def forward(self, x):
+            batch, length, _ = x.shape
+            q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in self.joint(self.before(x)).split(width, dim=2))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, width)
+            x = x + self.out(mixed)
+            return x + self.down(F.gelu(self.up(self.between(x))))
+
+    class GPT2(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.places = nn.Embedding(vocab, width), nn.Embedding(1024, width)
+            self.layers, self.norm = nn.Sequential(*(GPT2Layer() for _ in range(shape["num_hidden_layers"]))), nn.LayerNorm(width, bias=False)
+            nn.init.normal_(self.words.weight, std=0.02)
+
+        def forward(self, ids):
+            x = self.words(ids) + self.places(torch.arange(ids.shape[1]))
+            return F.linear(self.norm(self.layers(x)), self.words.weight)
+
+    return GPT2()
+
+
+def minimind(_: str, shape: dict[str, Any]) -> Any:
+    """minimind's block: norms on float copies, rotation by concatenated halves, key-value heads expanded before attention."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    width, heads, groups = shape["hidden_size"], shape["num_attention_heads"], shape["num_key_value_heads"]
+    size = width // heads
+
+    class Norm(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(dim))
+
+        def forward(self, x):
+            wide = x.float()
+            return (self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6))).type_as(x)
+
+    def turn(x, cos, sin):
+        swapped = torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1)
+        return x * cos[:, None] + swapped * sin[:, None]
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(width, n * size, bias=False) for n in (heads, groups, groups))
+            self.o, self.q_norm, self.k_norm = nn.Linear(width, width, bias=False), Norm(size), Norm(size)
+            self.before, self.between = Norm(width), Norm(width)
+            self.gate, self.up = (nn.Linear(width, shape["intermediate_size"], bias=False) for _ in range(2))
+            self.down = nn.Linear(shape["intermediate_size"], width, bias=False)
+
+        def forward(self, x, cos, sin):
+            batch, length, _ = x.shape
+            y = self.before(x)
+            q, k, v = (project(y).view(batch, length, -1, size) for project in (self.q, self.k, self.v))
+            q, k = turn(self.q_norm(q), cos, sin), turn(self.k_norm(k), cos, sin)
+            k, v = (t[:, :, :, None].expand(batch, length, groups, heads // groups, size).reshape(batch, length, heads, size) for t in (k, v))
+            mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+            x = x + self.o(mixed.transpose(1, 2).reshape(batch, length, width))
+            y = self.between(x)
+            return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+    class MiniMind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.norm = nn.Embedding(shape["vocab"], width), Norm(width)
+            nn.init.normal_(self.words.weight, std=0.02)
+            self.layers = nn.ModuleList(Layer() for _ in range(shape["num_hidden_layers"]))
+            angles = torch.outer(torch.arange(1024), 1e-6 ** (torch.arange(0, size, 2) / size)).repeat(1, 2)
+            self.register_buffer("cos", angles.cos())
+            self.register_buffer("sin", angles.sin())
+
+        def forward(self, ids):
+            x = self.words(ids)
+            for layer in self.layers:
+                x = layer(x, self.cos[: ids.shape[1]], self.sin[: ids.shape[1]])
+            return F.linear(self.norm(x), self.words.weight)
+
+    return MiniMind()
+
+
+class Ours:
+    """Hanlin's loop in a thread; its batch source waits for the word to go, so a step is all the loop does between two batches."""
+
+    def __init__(self, name: str, shape: dict[str, Any], documents: list[list[int]] | None):
+        import torch
+
+        from hanlin.common.progress import Progress
+        from hanlin.dataset import IGNORE, Batch, pack_sequences
+        from hanlin.model import CausalLM, ModelConfig, init_weights
+        from hanlin.stages.supervised import NextToken
+        from hanlin.training import TrainConfig, train
+
+        fields = {field.name for field in dataclasses.fields(ModelConfig)}
+        model = CausalLM(ModelConfig(**{k: v for k, v in shape.items() if k in fields}, vocab_size=shape["vocab"], max_position_embeddings=1024))
+        init_weights(model, 0)
+        self.go: queue.Queue[int] = queue.Queue()
+        self.asked: queue.Queue[None] = queue.Queue()
+        self.useful = 0
+        rows, length = shape["rows"], shape["length"]
+
+        def full(step: int) -> Batch:
+            ids = rows_of(shape, step)
+            labels = torch.cat((ids[:, 1:], torch.full((rows, 1), IGNORE)), 1)
+            return Batch(ids, labels, torch.arange(length).expand(rows, length), torch.arange(rows)[:, None].expand(rows, length), [])
+
+        def packed(step: int) -> Batch:
+            """Documents one after another, cut only where a row ends: what `TextRows` makes."""
+            assert documents is not None
+            taken, room, pieces = self.at, rows * length, []
+            while room > 0:
+                document = documents[taken[0] % len(documents)][taken[1] :]
+                piece = document[: min(room, length - (rows * length - room) % length)]
+                pieces.append((piece, [1] * len(piece)))
+                room -= len(piece)
+                taken = (taken[0] + 1, 0) if len(piece) == len(document) else (taken[0], taken[1] + len(piece))
+            self.at = taken
+            self.useful += rows * length
+            return pack_sequences(pieces, length)
+
+        self.at = (0, 0)
+
+        class Source:
+            fingerprint = "benchmark"
+
+            def micro_batches(_, step: int, model: Any) -> list[Batch]:
+                self.asked.put(None)
+                self.go.get()
+                return [packed(step) if documents else full(step)]
+
+        config = TrainConfig(steps=10**6, muon=False, learning_rate=5e-4, checkpoint_seconds=1e9, compile="compiled" in name)
+        objective = NextToken(torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4)
+        work = Path(tempfile.mkdtemp())
+        threading.Thread(target=train, args=(model, Source(), objective, config, work, Progress()), daemon=True).start()
+        self.asked.get()
+
+    def step(self, step: int) -> None:
+        self.go.put(step)
+        self.asked.get()
+
+
+def worker(name: str, shape: dict[str, Any], documents: list[list[int]] | None) -> None:
+    """Obey lines on stdin: a number of steps to take; answer with their seconds and the peak memory so far."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1)))
+    side: Any = (Ours if name.startswith("hanlin") else Peer)(name, shape, documents)
+    count = 0
+    for line in sys.stdin:
+        times = []
+        side.useful = 0
+        for _ in range(int(line)):
+            began = time.perf_counter()
+            side.step(count)
+            times.append(time.perf_counter() - began)
+            count += 1
+        print(json.dumps({"seconds": times, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "useful": side.useful}), flush=True)
+
+
+class Worker:
+    """The parent's end of a worker."""
+
+    def __init__(self, name: str, shape: dict[str, Any], documents: Path | None):
+        self.name, self.times, self.useful, self.peak = name, [], 0, 0.0
+        environment = os.environ | {"GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, __file__, "--worker", name, "--shape", json.dumps(shape)] + (["--documents", str(documents)] if documents else [])
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+
+    def run(self, steps: int) -> list[float]:
+        """Take some steps; remember their times."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} died with status {self.process.wait()}")
+        answer = json.loads(line)
+        self.peak, self.useful = answer["peak_mb"], answer["useful"]
+        return answer["seconds"]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# ------------------------------------------------------------------ the parent
+
+
+def compare(names: list[str], shape: dict[str, Any], rounds: int, steps: int, documents: Path | None = None) -> dict[str, dict[str, float]]:
+    """Median tokens per second of each implementation (useful ones where documents are given), and its peak memory."""
+    workers = [Worker(name, shape, documents) for name in names]
+    figures: dict[str, dict[str, Any]] = {}
+    for each in workers:
+        warm = each.run(3)
+        figures[each.name] = {"first_step_s": round(warm[0], 2), "rates": [], "step_ms": []}
+    tokens = shape["rows"] * shape["length"]
+    for _ in range(rounds):
+        for each in workers:
+            seconds = each.run(steps)
+            figures[each.name]["rates"].append((each.useful / sum(seconds)) if documents else tokens / statistics.median(seconds))
+            figures[each.name]["step_ms"] += seconds
+    for each in workers:
+        each.close()
+        found = figures[each.name]
+        found["tokens_per_s"] = round(statistics.median(found.pop("rates")), 1)
+        found["step_ms"] = round(1000 * statistics.median(found["step_ms"]), 1)
+        found["peak_mb"] = round(each.peak)
+    return figures
+
+
+def show(title: str, figures: dict[str, dict[str, float]], against: str) -> None:
+    print(f"\n{title}\n{'':<18}{'tokens/s':>10}{'step ms':>10}{'ratio':>8}{'peak MB':>9}{'first step s':>14}")
+    for name, found in figures.items():
+        ratio = found["tokens_per_s"] / figures[against]["tokens_per_s"]
+        print(f"{name:<18}{found['tokens_per_s']:>10,.0f}{found['step_ms']:>10.1f}{ratio:>8.2f}{found['peak_mb']:>9,.0f}{found['first_step_s']:>14.1f}", flush=True)
+
+
+def judge(label: str, value: float, target: float, below: bool = False) -> bool:
+    good = value <= target if below else value >= target
+    print(f"  {'ok  ' if good else 'MISS'} {label}: {value:.2f} (target {'≤' if below else '≥'} {target:.2f})", flush=True)
+    return good
+
+
+def real_documents(files: list[Path], vocab: int, count: int, folder: Path) -> Path:
+    """Token ids of real documents in a seeded order, by a tokenizer trained on them."""
+    import numpy as np
+
+    import hanlin
+    from hanlin.corpus.readers import read_documents
+
+    texts: list[str] = []
+    for file in files:
+        source = [document["text"] for document, _ in zip(read_documents([file]), range(count), strict=False)]
+        texts += source
+    order = np.random.default_rng(0).permutation(len(texts))[: count * 4]
+    chosen = [texts[index] for index in order]
+    sample = folder / "sample.txt"
+    sample.write_text("\n".join(text.replace("\n", " ") for text in chosen), encoding="utf-8")
+    hanlin.train_tokenizer([sample], vocab_size=vocab, out=folder / "tokenizer")
+    words = hanlin.load_tokenizer(folder / "tokenizer")
+    out = folder / "documents.json"
+    out.write_text(json.dumps([[*map(int, ids), words.eos_id] for ids in words.encode_batch(chosen) if len(ids)]))
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--worker")
+    parser.add_argument("--shape")
+    parser.add_argument("--documents", type=Path)
+    parser.add_argument("--shapes", default="6m,26m")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--data", nargs="*", type=Path, default=[])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker, json.loads(options.shape), json.loads(options.documents.read_text()) if options.documents else None)
+        return 0
+    good, record = True, {}
+    for label in options.shapes.split(","):
+        shape = SHAPES[label]
+        names = options.only.split(",") if options.only else ["hanlin", *PEERS, "hanlin+compiled", "llama+compiled", "qwen3+compiled", "gpt2+compiled"]
+        figures = compare(names, shape, options.rounds, options.steps)
+        record[label] = figures
+        show(f"{label}: rows {shape['rows']} x {shape['length']}, vocabulary {shape['vocab']}", figures, "hanlin" if "hanlin" in figures else names[0])
+        rate = {name: found["tokens_per_s"] for name, found in figures.items()}
+        if not options.only:
+            good &= judge("eager, against the best eager peer", rate["hanlin"] / max(rate[name] for name in PEERS), TARGETS["eager"])
+            good &= judge("compiled, against the best compiled peer", rate["hanlin+compiled"] / max(rate[f"{name}+compiled"] for name in PEERS if name != "minimind"), TARGETS["compiled"])
+            good &= judge("against minimind", rate["hanlin"] / rate["minimind"], TARGETS["minimind"])
+            good &= judge("against minimind, compiled as a long run is", rate["hanlin+compiled"] / rate["minimind"], TARGETS["minimind"])
+            good &= judge("peak memory over eager Llama's", figures["hanlin"]["peak_mb"] / figures["llama"]["peak_mb"], TARGETS["memory"], below=True)
+        if options.data:
+            with tempfile.TemporaryDirectory() as folder:
+                documents = real_documents(options.data, shape["vocab"], 1500, Path(folder))
+                lengths = [len(ids) for ids in json.loads(documents.read_text())]
+                figures = compare(["hanlin", "minimind"], shape, options.rounds, options.steps, documents)
+            record[f"{label} documents"] = figures
+            show(f"{label}: {len(lengths)} real documents, median {statistics.median(lengths):.0f} tokens, mean {statistics.mean(lengths):.0f}; useful tokens", figures, "hanlin")
+            good &= judge("useful tokens on real documents, against minimind's padding", figures["hanlin"]["tokens_per_s"] / figures["minimind"]["tokens_per_s"], TARGETS["documents"])
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=2))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
