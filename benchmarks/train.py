@@ -15,17 +15,17 @@ step, which pads them, and counts useful tokens.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
-import queue
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class Peer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         loss.item()
+
+    def obey(self) -> None:
+        for count, _ in enumerate(orders(self)):
+            self.step(count)
 
     def padded(self, step: int) -> tuple[Any, Any]:
         """One document per row, cut at the row's length, padded to it: minimind's pretraining data set."""
@@ -205,7 +209,7 @@ def minimind(_: str, shape: dict[str, Any]) -> Any:
 
 
 class Ours:
-    """Hanlin's loop in a thread; its batch source waits for the word to go, so a step is all the loop does between two batches."""
+    """Hanlin's loop itself: its batch source takes the orders, and a step is all that the loop does from one batch to the next."""
 
     def __init__(self, name: str, shape: dict[str, Any], documents: list[list[int]] | None):
         import torch
@@ -219,8 +223,6 @@ class Ours:
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
         model = CausalLM(ModelConfig(**{k: v for k, v in shape.items() if k in fields}, vocab_size=shape["vocab"], max_position_embeddings=1024))
         init_weights(model, 0)
-        self.go: queue.Queue[int] = queue.Queue()
-        self.asked: queue.Queue[None] = queue.Queue()
         self.useful = 0
         rows, length = shape["rows"], shape["length"]
 
@@ -249,37 +251,37 @@ class Ours:
             fingerprint = "benchmark"
 
             def micro_batches(_, step: int, model: Any) -> list[Batch]:
-                self.asked.put(None)
-                self.go.get()
+                next(self.orders)
                 return [packed(step) if documents else full(step)]
 
         config = TrainConfig(steps=10**6, muon=False, learning_rate=5e-4, checkpoint_seconds=1e9, compile="compiled" in name)
         objective = NextToken(torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4)
         work = Path(tempfile.mkdtemp())
-        threading.Thread(target=train, args=(model, Source(), objective, config, work, Progress()), daemon=True).start()
-        self.asked.get()
+        self.start = lambda: train(model, Source(), objective, config, work, Progress())
 
-    def step(self, step: int) -> None:
-        self.go.put(step)
-        self.asked.get()
+    def obey(self) -> None:
+        self.orders = orders(self)
+        with contextlib.suppress(StopIteration, RuntimeError):
+            self.start()
+
+
+def orders(side: Any) -> Iterator[None]:
+    """Yield once for every step to take, by the numbers on stdin; after each number's steps, answer with their seconds and the peak memory."""
+    for line in sys.stdin:
+        times, side.useful = [], 0
+        for _ in range(int(line)):
+            began = time.perf_counter()
+            yield
+            times.append(time.perf_counter() - began)
+        print(json.dumps({"seconds": times, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "useful": side.useful}), flush=True)
 
 
 def worker(name: str, shape: dict[str, Any], documents: list[list[int]] | None) -> None:
-    """Obey lines on stdin: a number of steps to take; answer with their seconds and the peak memory so far."""
+    """One implementation, until stdin ends."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1)))
-    side: Any = (Ours if name.startswith("hanlin") else Peer)(name, shape, documents)
-    count = 0
-    for line in sys.stdin:
-        times = []
-        side.useful = 0
-        for _ in range(int(line)):
-            began = time.perf_counter()
-            side.step(count)
-            times.append(time.perf_counter() - began)
-            count += 1
-        print(json.dumps({"seconds": times, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "useful": side.useful}), flush=True)
+    (Ours if name.startswith("hanlin") else Peer)(name, shape, documents).obey()
 
 
 class Worker:

@@ -9,24 +9,33 @@ import torch
 import torch.nn.functional as F
 
 
+def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x in float32 over its root mean square, and one over that root, (…, 1)."""
+    wide = x.float()
+    scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return wide * scale, scale
+
+
+def _norm_backward(grad: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of `unit·weight` to the input of the norm and to its weight, in float32."""
+    size = unit.shape[-1]
+    along = (grad * unit).view(-1, size)
+    # d/dx = scale·(w·g - unit·mean(w·g·unit))
+    mean = (along @ (weight / size)).view(scale.shape)
+    return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), along.sum(0)
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # 1 / rms
+        unit, scale = _normalise(x, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight.float()).to(x.dtype)
+        return unit.mul_(weight.float()).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
-        size = x.shape[-1]
-        grad, unit = grad.float(), x.float() * scale
-        along = grad * unit
-        grad_weight = along.reshape(-1, size).sum(0)
-        # d/dx = scale·(w·g - unit·mean(w·g·unit))
-        mean = (along.reshape(-1, size) @ (weight.float() / size)).view(scale.shape)
-        grad_x = torch.addcmul(grad * weight.float(), unit, mean, value=-1).mul_(scale)
+        grad_x, grad_weight = _norm_backward(grad.float(), x.float() * scale, weight.float(), scale)
         return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
 
 
@@ -42,6 +51,46 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if torch.compiler.is_compiling():  # the compiler derives and fuses its own backward pass
         return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
     return _RMSNorm.apply(x, weight, eps)
+
+
+class _NormedLinears(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps, *matrices):
+        unit, scale = _normalise(x, eps)
+        ctx.save_for_backward(x, weight, scale, *matrices)
+        normed = unit.mul_(weight.float()).to(matrices[0].dtype)
+        return tuple(F.linear(normed, matrix) for matrix in matrices)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        x, weight, scale, *matrices = ctx.saved_tensors
+        unit = x.float() * scale
+        normed = (unit * weight.float()).to(matrices[0].dtype).flatten(0, -2)
+        above = [grad.flatten(0, -2) for grad in grads]
+        grad_normed = above[0] @ matrices[0]
+        for grad, matrix in zip(above[1:], matrices[1:], strict=True):
+            grad_normed.addmm_(grad, matrix)
+        grad_matrices = [grad.t() @ normed for grad in above]
+        grad_x, grad_weight = _norm_backward(grad_normed.float().view(x.shape), unit, weight.float(), scale)
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, *grad_matrices
+
+
+def normed_linears(x: torch.Tensor, weight: torch.Tensor, eps: float, *matrices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`rms_norm(x, weight, eps) @ matrixᵀ` for each matrix; the normed input is computed again in backward instead of being kept.
+
+    Args:
+        x: (…, d); weight: (d,); matrices: (n, d) each.
+
+    Returns:
+        (…, n) for each matrix, in the matrices' type (the autocast type where that is on).
+    """
+    if torch.compiler.is_compiling():
+        normed = rms_norm(x, weight, eps)
+        return tuple(F.linear(normed, matrix) for matrix in matrices)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        matrices = tuple(matrix.to(torch.get_autocast_dtype(device)) for matrix in matrices)
+    return _NormedLinears.apply(x, weight, eps, *matrices)
 
 
 class _Rotate(torch.autograd.Function):
@@ -86,12 +135,13 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         gate, up, weight = ctx.saved_tensors
-        grad_inner = grad @ weight
         silu = F.silu(gate)
         inner = silu * up
         grad_weight = grad.flatten(0, -2).t() @ inner.flatten(0, -2)
-        grad_gate = torch.ops.aten.silu_backward(torch.mul(grad_inner, up, out=inner), gate)
-        return grad_gate, grad_inner.mul_(silu), grad_weight
+        grad_inner = grad @ weight
+        torch.mul(grad_inner, up, out=inner)
+        torch.ops.aten.silu_backward.grad_input(inner, gate, grad_input=inner)  # element by element: may write where it reads
+        return inner, grad_inner.mul_(silu), grad_weight
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

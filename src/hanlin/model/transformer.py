@@ -11,7 +11,7 @@ from torch import nn
 from .attention import attend, cache_mask, document_attention, packed_mask
 from .cache import KVCache
 from .config import ModelConfig
-from .functions import rms_norm, rotate, swiglu
+from .functions import normed_linears, rms_norm, rotate, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -52,12 +52,13 @@ class Attention(nn.Module):
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, norm: RMSNorm, context: Context) -> torch.Tensor:
+        """Attention of norm(x), (B, T, hidden_size)."""
         batch, length, _ = x.shape
-        shape = (batch, length, -1, self.head_dim)
-        q = rotate(self.q_norm(self.q_proj(x).view(shape)), context.cos, context.sin)  # (B, T, H, D)
-        k = rotate(self.k_norm(self.k_proj(x).view(shape)), context.cos, context.sin)  # (B, T, Hkv, D)
-        v = self.v_proj(x).view(shape)
+        projected = normed_linears(x, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        q, k, v = (part.view(batch, length, -1, self.head_dim) for part in projected)
+        q = rotate(self.q_norm(q), context.cos, context.sin)  # (B, T, H, D)
+        k = rotate(self.k_norm(k), context.cos, context.sin)  # (B, T, Hkv, D)
         return self.o_proj(context.attend(self.layer, q, k, v).view(batch, length, -1))
 
 
@@ -70,8 +71,10 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.feed_forward, bias=False)
         self.down_proj = nn.Linear(config.feed_forward, config.hidden_size, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return swiglu(self.gate_proj(x), self.up_proj(x), self.down_proj.weight)
+    def forward(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """SwiGLU of norm(x), (B, T, hidden_size)."""
+        gate, up = normed_linears(x, norm.weight, norm.eps, self.gate_proj.weight, self.up_proj.weight)
+        return swiglu(gate, up, self.down_proj.weight)
 
 
 class Block(nn.Module):
@@ -85,8 +88,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), context)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.self_attn(x, self.input_layernorm, context)
+        return x + self.mlp(x, self.post_attention_layernorm)
 
 
 class Context:
