@@ -1,0 +1,110 @@
+"""The fault matrix: whatever happens to a run, it ends with the bits it would have had, or says why it does not."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hanlin.common.manifest import read_manifest
+from hanlin.training.checkpoint import list_checkpoints
+from tests.training.zygote import STAGES, Zygote
+
+FAILPOINTS = [
+    "checkpoint.before:3", "checkpoint.after_model:3", "checkpoint.after_optimizer:3", "checkpoint.after_state:3", "checkpoint.before_manifest:3",
+    "directory.before_fsync:3", "directory.before_rename:3", "checkpoint.after_rename:3", "checkpoint.before_prune:5", "checkpoint.after_prune:5",
+    "checkpoint.after_model:1", "train.after_step:5",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory):
+    found = Zygote(tmp_path_factory.mktemp("faults") / "world")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def clean(zygote, tmp_path_factory):
+    """The answer of an undisturbed run of a stage, computed once."""
+    answers = {}
+
+    def run(stage):
+        if stage not in answers:
+            work = tmp_path_factory.mktemp("clean") / stage
+            answers[stage] = zygote.run(stage, work)
+            assert answers[stage]["code"] == 0, (work / "log.txt").read_text()
+        return answers[stage]
+
+    return run
+
+
+def whole_checkpoints(work: Path) -> int:
+    """How many checkpoints of a killed run verify."""
+    return sum(1 for path in list_checkpoints(work) if read_manifest(path, "checkpoint"))
+
+
+@pytest.mark.parametrize("fail_at", FAILPOINTS)
+def test_killed_at_a_failpoint(zygote, clean, tmp_path, fail_at):
+    assert zygote.run("pretrain", tmp_path, fail_at=fail_at)["code"] == 137
+    if not fail_at.endswith(":1"):
+        assert whole_checkpoints(tmp_path) >= 1
+    again = zygote.run("pretrain", tmp_path)
+    assert again["code"] == 0, (tmp_path / "log.txt").read_text()
+    assert again["digest"] == clean("pretrain")["digest"]
+    assert not list(tmp_path.glob(".step-*")), "what was half-written is gone"
+
+
+@pytest.mark.parametrize("fail_at", ["train.after_step:4", "directory.between_renames:1", "checkpoint.after_model:6", "checkpoint.before:6", "train.after_step:7"])
+def test_killed_around_a_rollback(zygote, clean, tmp_path, fail_at):
+    """Three bad steps send the run back; a kill before, in and after that changes nothing."""
+    first = zygote.run("poisoned", tmp_path, fail_at=fail_at)
+    assert first["code"] == 137, (tmp_path / "log.txt").read_text()
+    again = zygote.run("poisoned", tmp_path)
+    assert again["code"] == 0, (tmp_path / "log.txt").read_text()
+    assert again["digest"] == clean("poisoned")["digest"] != clean("pretrain")["digest"]
+    lines = [json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["data"]) for line in lines] == [(2, 2), (3, 3), (4, 4)], "each bad step once, kill or not"
+
+
+def kill_at_random(zygote, clean, work: Path, stage: str, seed: int) -> int:
+    """SIGKILL after a random while, again and again until the run ends; the number of kills."""
+    generator, kills = random.Random(seed), 0
+    while True:
+        answer = zygote.run(stage, work, kill_after=generator.uniform(0.0, 1.2 * clean(stage)["seconds"]))
+        if answer["code"] == 0:
+            break
+        assert answer["code"] == -9, (work / "log.txt").read_text()
+        kills += 1
+        assert not list(work.glob("step-*.damaged")), "a kill never damages a checkpoint"
+        assert kills < 100
+    assert answer["digest"] == clean(stage)["digest"], f"seed {seed}"
+    return kills
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_instants(zygote, clean, tmp_path, seed):
+    kill_at_random(zygote, clean, tmp_path, "pretrain", seed)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_killed_a_dozen_times(zygote, clean, tmp_path, stage):
+    kills = runs = 0
+    while kills < 12:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        kills += kill_at_random(zygote, clean, tmp_path, stage, seed=runs)
+        runs += 1
+    print(f"{stage}: {kills} kills in {runs} runs")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_every_stage_killed_at_every_failpoint(zygote, clean, tmp_path, stage):
+    for fail_at in FAILPOINTS:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        assert zygote.run(stage, tmp_path, fail_at=fail_at)["code"] == 137, fail_at
+        assert zygote.run(stage, tmp_path).get("digest") == clean(stage)["digest"], fail_at
