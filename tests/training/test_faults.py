@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,20 +23,35 @@ FAILPOINTS = [
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-    found = Zygote(tmp_path_factory.mktemp("faults") / "world")
+def place():
+    """A directory in memory where there is one: a kill does not touch what was written, so nothing waits for a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def work(place):
+    folder = place / "work"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def zygote(place):
+    found = Zygote(place / "world")
     yield found
     found.close()
 
 
 @pytest.fixture(scope="module")
-def clean(zygote, tmp_path_factory):
+def clean(zygote, place):
     """The answer of an undisturbed run of a stage, computed once."""
     answers = {}
 
     def run(stage):
         if stage not in answers:
-            work = tmp_path_factory.mktemp("clean") / stage
+            work = place / "clean" / stage
             answers[stage] = zygote.run(stage, work)
             assert answers[stage]["code"] == 0, (work / "log.txt").read_text()
         return answers[stage]
@@ -48,25 +65,25 @@ def whole_checkpoints(work: Path) -> int:
 
 
 @pytest.mark.parametrize("fail_at", FAILPOINTS)
-def test_killed_at_a_failpoint(zygote, clean, tmp_path, fail_at):
-    assert zygote.run("pretrain", tmp_path, fail_at=fail_at)["code"] == 137
+def test_killed_at_a_failpoint(zygote, clean, work, fail_at):
+    assert zygote.run("pretrain", work, fail_at=fail_at)["code"] == 137
     if not fail_at.endswith(":1"):
-        assert whole_checkpoints(tmp_path) >= 1
-    again = zygote.run("pretrain", tmp_path)
-    assert again["code"] == 0, (tmp_path / "log.txt").read_text()
+        assert whole_checkpoints(work) >= 1
+    again = zygote.run("pretrain", work)
+    assert again["code"] == 0, (work / "log.txt").read_text()
     assert again["digest"] == clean("pretrain")["digest"]
-    assert not list(tmp_path.glob(".step-*")), "what was half-written is gone"
+    assert not list(work.glob(".step-*")), "what was half-written is gone"
 
 
 @pytest.mark.parametrize("fail_at", ["train.after_step:4", "directory.between_renames:1", "checkpoint.after_model:6", "checkpoint.before:6", "train.after_step:7"])
-def test_killed_around_a_rollback(zygote, clean, tmp_path, fail_at):
+def test_killed_around_a_rollback(zygote, clean, work, fail_at):
     """Three bad steps send the run back; a kill before, in and after that changes nothing."""
-    first = zygote.run("poisoned", tmp_path, fail_at=fail_at)
-    assert first["code"] == 137, (tmp_path / "log.txt").read_text()
-    again = zygote.run("poisoned", tmp_path)
-    assert again["code"] == 0, (tmp_path / "log.txt").read_text()
+    first = zygote.run("poisoned", work, fail_at=fail_at)
+    assert first["code"] == 137, (work / "log.txt").read_text()
+    again = zygote.run("poisoned", work)
+    assert again["code"] == 0, (work / "log.txt").read_text()
     assert again["digest"] == clean("poisoned")["digest"] != clean("pretrain")["digest"]
-    lines = [json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (work / "spikes.jsonl").read_text().splitlines()]
     assert [(line["step"], line["data"]) for line in lines] == [(2, 2), (3, 3), (4, 4)], "each bad step once, kill or not"
 
 
@@ -86,25 +103,25 @@ def kill_at_random(zygote, clean, work: Path, stage: str, seed: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_at_random_instants(zygote, clean, tmp_path, seed):
-    kill_at_random(zygote, clean, tmp_path, "pretrain", seed)
+def test_killed_at_random_instants(zygote, clean, work, seed):
+    kill_at_random(zygote, clean, work, "pretrain", seed)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_killed_a_dozen_times(zygote, clean, tmp_path, stage):
+def test_every_stage_killed_a_dozen_times(zygote, clean, work, stage):
     kills = runs = 0
     while kills < 12:
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        kills += kill_at_random(zygote, clean, tmp_path, stage, seed=runs)
+        shutil.rmtree(work, ignore_errors=True)
+        kills += kill_at_random(zygote, clean, work, stage, seed=runs)
         runs += 1
     print(f"{stage}: {kills} kills in {runs} runs")
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("stage", STAGES[1:])
-def test_every_stage_killed_at_every_failpoint(zygote, clean, tmp_path, stage):
+def test_every_stage_killed_at_every_failpoint(zygote, clean, work, stage):
     for fail_at in FAILPOINTS:
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        assert zygote.run(stage, tmp_path, fail_at=fail_at)["code"] == 137, fail_at
-        assert zygote.run(stage, tmp_path).get("digest") == clean(stage)["digest"], fail_at
+        shutil.rmtree(work, ignore_errors=True)
+        assert zygote.run(stage, work, fail_at=fail_at)["code"] == 137, fail_at
+        assert zygote.run(stage, work).get("digest") == clean(stage)["digest"], fail_at

@@ -125,7 +125,7 @@ def serve(world: Path) -> None:
     import hanlin.stages.dpo
     import hanlin.stages.grpo
     import hanlin.stages.pretrain
-    import hanlin.stages.reward
+    import hanlin.stages.reward  # noqa: F401
     import tests.support  # noqa: F401
 
     for line in sys.stdin:

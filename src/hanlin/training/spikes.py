@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def _badness(loss: float | None) -> float:
     if loss is None:
         return -math.inf
     return loss if math.isfinite(loss) else math.inf
+
+
+def keep_spikes(work: Path, target: Path) -> None:
+    """Move the record of bad steps, if there are any, to where it outlives the work directory."""
+    if (work / SPIKES).is_file():
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (SPIKES, RUN):
+            os.replace(work / name, target / name)
 
 
 def write_run_file(work: Path, dataset: Path | str | None, tokenizer: Path | str | None) -> None:
