@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from hanlin.common.manifest import read_manifest
 from hanlin.training.checkpoint import list_checkpoints
-from tests.training.zygote import STAGES, Zygote
+from tests.training.zygote import STAGES, Zygote, alone
 
 FAILPOINTS = [
     "checkpoint.before:3", "checkpoint.after_model:3", "checkpoint.after_optimizer:3", "checkpoint.after_state:3", "checkpoint.before_manifest:3",
@@ -125,3 +126,54 @@ def test_every_stage_killed_at_every_failpoint(zygote, clean, work, stage):
         shutil.rmtree(work, ignore_errors=True)
         assert zygote.run(stage, work, fail_at=fail_at)["code"] == 137, fail_at
         assert zygote.run(stage, work).get("digest") == clean(stage)["digest"], fail_at
+
+
+# ---------------------------------------------------------------- clocks and disks that lie
+
+
+def tool(name: str) -> str:
+    """A program that the machine may lack; the test is then skipped by its name."""
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("clock", ["+10y", "-1d", "+0 x0.1", "+0 x10"])
+def test_the_clock_changes_nothing(zygote, clean, work, clock):
+    code, digest, said = alone([tool("faketime"), "-f", clock], zygote.world, "pretrain", work)
+    assert code == 0, said
+    assert digest == clean("pretrain")["digest"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name, number", [("posix/io/rw/write", 28), ("posix/io/sync/fsync", 5), ("posix/io/dir/rename", 28)])
+def test_calls_that_fail_now_and_then(zygote, clean, work, name, number):
+    """Whatever call fails, what was saved is whole; started again and again, the run ends with the same bits."""
+    fail = f"enable_random name={name},probability=0.05,failinfo={number}"
+    attempts, code, digest = 0, 1, ""
+    while code and attempts < 60:
+        attempts += 1
+        code, digest, said = alone([tool("fiu-run"), "-x", "-c", fail], zygote.world, "pretrain", work)
+        assert code in (0, 1), said
+        assert not list_checkpoints(work) or whole_checkpoints(work)
+    assert code == 0 and digest == clean("pretrain")["digest"]
+    print(f"{name}: ended in attempt {attempts}")
+
+
+@pytest.mark.nightly
+def test_a_disk_that_fills(zygote, clean, place):
+    """A file system with room for one checkpoint and a half: the message names both sizes; with more room it goes on."""
+    disk = place / "disk"
+    disk.mkdir(exist_ok=True)
+    if subprocess.run([tool("mount"), "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        code, _, said = alone([], zygote.world, "pretrain", disk / "work")
+        assert code == 1 and "bytes are needed" in said, said
+        assert whole_checkpoints(disk / "work") >= 1
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        code, digest, said = alone([], zygote.world, "pretrain", disk / "work")
+        assert code == 0 and digest == clean("pretrain")["digest"], said
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)

@@ -115,6 +115,16 @@ def digest(model: Any, source: Any, work: Path) -> str:
     return found.hexdigest()
 
 
+def alone(prefix: list[str], world: Path, stage: str, work: Path) -> tuple[int, str, str]:
+    """One job in a process of its own, behind `prefix` (a clock or a disk that lies): exit code, digest, what it said."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en"}
+    work.mkdir(parents=True, exist_ok=True)
+    command = [*prefix, sys.executable, "-m", "tests.training.zygote", str(world), json.dumps({"stage": stage, "work": str(work)})]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
+    found = done.stdout.strip().splitlines()
+    return done.returncode, found[-1] if found else "", done.stderr
+
+
 def serve(world: Path) -> None:
     """Do the jobs of stdin, each in a child of its own."""
     import torch
@@ -151,8 +161,8 @@ def serve(world: Path) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def run_child(job: dict[str, Any], world: Path, work: Path) -> None:
-    """Never returns."""
+def run_child(job: dict[str, Any], world: Path, work: Path, answer: Any = None) -> None:
+    """Never returns. The digest goes to a file in `work`, or to `answer` where that is given."""
     import random
     import traceback
 
@@ -171,11 +181,15 @@ def run_child(job: dict[str, Any], world: Path, work: Path) -> None:
             result = ""
         else:
             result = train_stage(job["stage"], world, work)
-        (work / "digest.txt").write_text(result)
+        if answer is None:
+            (work / "digest.txt").write_text(result)
+        else:
+            print(result, file=answer, flush=True)
         code = 0
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 
@@ -205,4 +219,7 @@ class Zygote:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        once = json.loads(sys.argv[2])
+        run_child(once, Path(sys.argv[1]), Path(once["work"]), sys.stdout)
     serve(Path(sys.argv[1]))
