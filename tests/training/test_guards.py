@@ -75,9 +75,13 @@ def equal(first, second):
 # ---------------------------------------------------------------- bad steps
 
 
+@pytest.mark.parametrize("on_device", [True, False])
 @pytest.mark.parametrize("muon", [True, False])
-def test_a_bad_step_changes_no_bit(muon):
-    """Parameters, momenta, moments and AdamW's count, with NaN and Inf in the gradients; negative zeros included."""
+def test_a_bad_step_changes_no_bit(muon, on_device):
+    """Parameters, momenta, moments and AdamW's count, with NaN and Inf in the gradients; negative zeros included.
+
+    A CPU reads the verdict; `on_device` goes the way of an accelerator, where it is never read.
+    """
     torch.manual_seed(0)
     model = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(7, 8), "up": torch.nn.Linear(8, 8)})
     optimizers = Optimizers(model, learning_rate=0.1, muon=muon, weight_decay=0.1)
@@ -86,18 +90,26 @@ def test_a_bad_step_changes_no_bit(muon):
         for parameter, value in zip(model.parameters(), values, strict=True):
             parameter.grad = torch.randn_like(parameter) * value
 
+    def step(bad):
+        if on_device:
+            for optimizer in optimizers.all:
+                optimizer.found_inf = torch.tensor(float(bad))  # type: ignore[attr-defined]
+                optimizer.step()
+        else:
+            optimizers.step(1.0, torch.tensor(bad))
+
     gradients(1.0, 1.0, 1.0)
-    optimizers.step(1.0, torch.tensor(False))
+    step(False)
     with torch.no_grad():
         model["up"].weight[0, :4] = -0.0
     before = {**weights(model), **{name: value.clone() for name, value in optimizers.state_tensors().items()}}
     gradients(math.nan, math.inf, 1.0)
-    optimizers.step(1.0, torch.tensor(True))
+    step(True)
     after = {**weights(model), **optimizers.state_tensors()}
     assert before.keys() == after.keys() and len(before) > 6
     assert all(before[name].numpy().tobytes() == after[name].numpy().tobytes() for name in before)
     gradients(1.0, 1.0, 1.0)
-    optimizers.step(1.0, torch.tensor(False))
+    step(False)
     assert not equal(before, weights(model) | optimizers.state_tensors())
 
 

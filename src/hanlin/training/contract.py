@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -43,3 +44,16 @@ class Objective(Protocol):
         A figure that is a 0-d tensor is read a step later, so that nothing waits for the device.
         """
         ...
+
+
+def means(figures: dict[str, float]) -> dict[str, float]:
+    """Turn summed figures into means: `name` over `name_count` where that exists; bits per byte from nats and bytes."""
+    result = {}
+    for name, value in figures.items():
+        if name.endswith("_count") or name in ("nll", "bytes"):
+            continue
+        count = figures.get(f"{name}_count")
+        result[name] = value if count is None else value / max(count, 1e-9)
+    if figures.get("bytes"):
+        result["bits_per_byte"] = figures["nll"] / math.log(2) / figures["bytes"]
+    return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from ..common.progress import Progress
 from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
-from .contract import BatchSource, Objective
+from .contract import BatchSource, Objective, means
 from .guards import BadSteps, SpikeGuard
 from .memory import cut, does_not_fit, halve, is_out_of_memory, release_memory
 from .optim import Optimizers
@@ -254,7 +253,7 @@ class _Run:
                 self._roll_back(launched.step)
                 return False
         figures |= {"tokens_per_second": figures["tokens"] / elapsed, "seconds": self.elapsed()}
-        self.last = _means(figures)
+        self.last = means(figures)
         self.log.log(self.last, launched.step + 1)
         self.progress.update(launched.step + 1, self._bound(launched.step + 1), self.last)
         return True
@@ -351,16 +350,3 @@ class _Run:
         """The step at which the run will probably end."""
         steps = self.config.steps
         return steps if self.max_seconds is None else min(steps, max(step, round(step * self.max_seconds / self.elapsed())))
-
-
-def _means(figures: dict[str, float]) -> dict[str, float]:
-    """Turn summed figures into means: `name` over `name_count` where that exists; bits per byte from nats and bytes."""
-    result = {}
-    for name, value in figures.items():
-        if name.endswith("_count") or name in ("nll", "bytes"):
-            continue
-        count = figures.get(f"{name}_count")
-        result[name] = value if count is None else value / max(count, 1e-9)
-    if figures.get("bytes"):
-        result["bits_per_byte"] = figures["nll"] / math.log(2) / figures["bytes"]
-    return result

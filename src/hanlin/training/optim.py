@@ -130,6 +130,10 @@ class Optimizers:
         Args:
             bad: 0-d bool on the device; where it is true, parameters and state stay as they are to the last bit.
         """
+        if bad is not None and bad.is_cpu:  # nothing is waited for here, and a known verdict saves passes over the state
+            if bool(bad):
+                return self.zero_grad()
+            bad = None
         found_inf = None if bad is None else bad.float()
         for optimizer, peaks in zip(self.all, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
