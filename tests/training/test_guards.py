@@ -129,8 +129,10 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
     assert equal(weights(model), weights(clean))
 
 
-def test_three_bad_steps_roll_back_and_skip_their_samples(world, tmp_path):
-    """Bit for bit the run that never saw the samples between the anchor and the last bad step."""
+@pytest.mark.parametrize("later", [False, True])
+def test_three_bad_steps_roll_back_and_skip_their_samples(world, tmp_path, later, monkeypatch):
+    """Bit for bit the run that never saw the samples between the anchor and the last bad step; figures read at once, or a step later."""
+    monkeypatch.setattr("hanlin.training.loop._reads_later", lambda device: later)
     config, told = section(), Told()
     model, source, objective = setting(world, config)
     result = train(model, source, poison(objective, source, range(5, 8)), config.train, tmp_path / "a", told)

@@ -52,12 +52,13 @@ def train_stage(stage: str, world: Path, work: Path) -> str:
     from hanlin.stages.pretrain import pretrain
     from hanlin.stages.reward import RewardConfig, reward
     from hanlin.stages.supervised import SupervisedConfig, finetune
-    from hanlin.training import TrainConfig, train
+    from hanlin.training import TrainConfig, loop, train
 
     digests: list[str] = []
 
     def watched(model, source, objective, *arguments, **options):
         if stage == "poisoned":
+            loop._reads_later = lambda device: True  # as on an accelerator
             objective = poison(objective, source, range(2, 5))
         result = train(model, source, objective, *arguments, **options)
         digests.append(digest(model, source, work))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..common.errors import HanlinError
 
 RECENT = 100  # steps within which bad ones are counted together
 TOO_MANY = 3  # bad steps among the recent that end trust in what the weights have become
@@ -80,3 +83,12 @@ class BadSteps:
         """Count a bad step; whether there are too many among the recent."""
         self.steps = [earlier for earlier in self.steps if earlier > step - RECENT] + [step]
         return len(self.steps) >= TOO_MANY
+
+
+def no_way_back(step: int, work: Path) -> HanlinError:
+    """The error of bad steps that come again after a rollback, or that nothing sound lies before."""
+    return HanlinError(
+        f"到第 {step} 步，最近一百步里又有三步的损失或梯度异常，退回重来也没有用。检查点在 {work}，没有被这些步碰过。请减小 learning_rate，或运行 hanlin inspect spike {work} 查看这些步里的文档。",
+        f"Up to step {step}, three of the last hundred steps had an abnormal loss or gradient again, and going back did not help. The checkpoints in {work} "
+        f"were not touched by them. Lower learning_rate, or see the documents of those steps with: hanlin inspect spike {work}",
+    )

@@ -24,11 +24,11 @@ from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
 from .contract import BatchSource, Objective, means
-from .guards import BadSteps, SpikeGuard
+from .guards import BadSteps, SpikeGuard, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, release_memory
 from .optim import Optimizers
 from .schedule import Schedule, learning_rate_factor
-from .spikes import SpikeLog, document_losses
+from .spikes import SpikeLog, brief, document_losses
 from .stopping import Interrupted, stop_requests
 
 
@@ -136,9 +136,10 @@ def train(
 
 @dataclasses.dataclass
 class _Launched:
-    """A step the device was given. Its figures stay there, one small tensor (names,), until the next step is launched too."""
+    """A step the device was given at `tick`. Its figures stay there, one small tensor (names,), until the next step is launched too."""
 
     step: int
+    tick: float
     batches: list[Any]
     figures: dict[str, float]
     names: list[str]
@@ -171,12 +172,13 @@ class _Run:
         self.step = self.offset = self.halvings = self.skipped = 0
         self.last: dict[str, float] = {}
         self.pending: _Launched | None = None
-        self.earlier_seconds, self.began, self.saved = 0.0, time.monotonic(), time.monotonic()
+        self.earlier_seconds = 0.0
+        self.began = self.saved = self.read = time.monotonic()
 
     # ---------------------------------------------------------------- one step
 
     def take_step(self) -> None:
-        """Launch a step, then read what the one before it said; read its own at once when a checkpoint is due, or it is the last."""
+        """Launch a step, then read what the one before it said; its own at once where nothing waits, a checkpoint is due, or it is the last."""
         launched = self._launch()
         if not self.read_back():
             return  # rolled back: what was just launched never was
@@ -184,7 +186,7 @@ class _Run:
         failpoint("train.after_step")
         ended, anchor = self.step == self.config.steps, self.step % self.config.anchor_steps == 0
         due = not ended and (anchor or time.monotonic() - self.saved > self.config.checkpoint_seconds)
-        if (ended or due) and self.read_back() and due:
+        if (ended or due or not _reads_later(self.device)) and self.read_back() and due:
             self.save()
 
     def _launch(self) -> _Launched:
@@ -199,8 +201,8 @@ class _Run:
         tensors = {name: value for name, value in figures.items() if isinstance(value, torch.Tensor)}
         tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
-        plain |= {"lr": config.learning_rate * factor, "tokens": float(sum(batch.ids.numel() for batch in batches)), "elapsed": time.monotonic() - tick}
-        return _Launched(self.step, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
+        plain |= {"lr": config.learning_rate * factor, "tokens": float(sum(batch.ids.numel() for batch in batches))}
+        return _Launched(self.step, tick, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
 
     def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor]]:
         """Accumulate a step's gradient, with smaller micro-batches of the same samples where memory asks for it."""
@@ -245,7 +247,7 @@ class _Run:
             return True
         figures = launched.figures | dict(zip(launched.names, launched.values.tolist(), strict=True))
         bad, sigmas = bool(figures.pop("bad")), {"loss": figures.pop("loss_sigmas"), "norm": figures.pop("norm_sigmas")}
-        elapsed = figures.pop("elapsed")
+        elapsed, self.read = time.monotonic() - max(launched.tick, self.read), time.monotonic()
         if bad:
             self.skipped += 1
             self._report(launched, figures, sigmas)
@@ -264,11 +266,9 @@ class _Run:
         """Name the documents of a bad step, to the user and in `spikes.jsonl`."""
         loss, norm = figures["loss"], figures["grad_norm"]
         documents = document_losses(self.objective, self.model, launched.batches, self.device)
-        reason = self.guard.reason(loss, norm, sigmas["loss"])
-        entry = {"step": launched.step, "data": launched.step + self.offset, "reason": reason, "loss": loss, "grad_norm": norm, "sigmas": sigmas}
-        self.spikes.write(entry | {"documents": [{"document": document, "loss": value} for document, value in documents]})
-        shown = ", ".join(f"{document}" if value is None else f"{document} ({value:.2f})" for document, value in documents[:6])
-        shown += " …" if len(documents) > 6 else ""
+        entry = {"step": launched.step, "data": launched.step + self.offset, "loss": loss, "grad_norm": norm, "sigmas": sigmas}
+        self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
+        shown = brief(documents)
         self.progress.warn(
             f"跳过第 {launched.step} 步：loss {loss:.3f}，梯度范数 {norm:.3f}；其中的文档（损失）：{shown}",
             f"skipped step {launched.step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their losses): {shown}",
@@ -280,11 +280,7 @@ class _Run:
         bad, halvings, skipped = self.bad, self.halvings, self.skipped
         state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, at_most=bad.steps[0], multiple_of=self.config.anchor_steps)
         if state is None or state["step"] in bad.rollbacks:
-            raise HanlinError(
-                f"到第 {last_bad} 步，最近一百步里又有三步的损失或梯度异常，退回重来也没有用。检查点在 {self.work}，没有被这些步碰过。请减小 learning_rate，或运行 hanlin inspect spike {self.work} 查看这些步里的文档。",
-                f"Up to step {last_bad}, three of the last hundred steps had an abnormal loss or gradient again, and going back did not help. The checkpoints in {self.work} "
-                f"were not touched by them. Lower learning_rate, or see the documents of those steps with: hanlin inspect spike {self.work}",
-            )
+            raise no_way_back(last_bad, self.work)
         self._restore(state)
         self.offset, self.halvings, self.skipped = following - self.step, halvings, skipped
         self.bad = BadSteps([], [*bad.rollbacks, self.step])
@@ -336,8 +332,6 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         return getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint}
 
-    # ---------------------------------------------------------------- time
-
     def elapsed(self) -> float:
         """Seconds of training, those of interrupted parts included."""
         return self.earlier_seconds + time.monotonic() - self.began
@@ -350,3 +344,8 @@ class _Run:
         """The step at which the run will probably end."""
         steps = self.config.steps
         return steps if self.max_seconds is None else min(steps, max(step, round(step * self.max_seconds / self.elapsed())))
+
+
+def _reads_later(device: torch.device) -> bool:
+    """Whether a step's figures are worth leaving on the device until the next is launched: a CPU has them already."""
+    return device.type != "cpu"

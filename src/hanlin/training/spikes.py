@@ -25,14 +25,14 @@ class SpikeLog:
         self.file = folder / SPIKES
         self._known = {(entry["step"], entry["data"]) for entry in read_spikes(self.file)}
 
-    def write(self, entry: dict[str, Any]) -> None:
+    def write(self, entry: dict[str, Any], documents: list[tuple[int, float | None]]) -> None:
         """Add the line of a bad step; `step` and `data` (its place in the order of samples) say which."""
         if (entry["step"], entry["data"]) in self._known:
             return
         self._known.add((entry["step"], entry["data"]))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.file, "ab") as file:
-            file.write(orjson.dumps(entry) + b"\n")
+            file.write(orjson.dumps(entry | {"documents": [{"document": document, "loss": loss} for document, loss in documents]}) + b"\n")
 
 
 def read_spikes(file: Path) -> list[dict[str, Any]]:
@@ -62,6 +62,12 @@ def document_losses(objective: Any, model: nn.Module, batches: Iterable[Any], de
             if document not in worst or _badness(loss) > _badness(worst[document]):
                 worst[document] = loss
     return sorted(worst.items(), key=lambda item: (-_badness(item[1]), item[0]))
+
+
+def brief(documents: list[tuple[int, float | None]], most: int = 6) -> str:
+    """The first of `document_losses` on one line."""
+    shown = ", ".join(str(document) if loss is None else f"{document} ({loss:.2f})" for document, loss in documents[:most])
+    return shown + (" …" if len(documents) > most else "")
 
 
 def _badness(loss: float | None) -> float:
