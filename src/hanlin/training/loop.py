@@ -178,7 +178,7 @@ class _Run:
     # ---------------------------------------------------------------- one step
 
     def take_step(self) -> None:
-        """Launch a step, then read what the one before it said; its own at once where nothing waits, a checkpoint is due, or it is the last."""
+        """Launch a step, then read what the one before it said; its own at once on a CPU, when a checkpoint is due, or when it is the last."""
         launched = self._launch()
         if not self.read_back():
             return  # rolled back: what was just launched never was
@@ -246,9 +246,9 @@ class _Run:
         if launched is None:
             return True
         figures = launched.figures | dict(zip(launched.names, launched.values.tolist(), strict=True))
-        bad, sigmas = bool(figures.pop("bad")), {"loss": figures.pop("loss_sigmas"), "norm": figures.pop("norm_sigmas")}
+        sigmas = {"loss": figures.pop("loss_sigmas"), "norm": figures.pop("norm_sigmas")}
         elapsed, self.read = time.monotonic() - max(launched.tick, self.read), time.monotonic()
-        if bad:
+        if figures.pop("bad"):
             self.skipped += 1
             self._report(launched, figures, sigmas)
             if self.bad.add(launched.step):
@@ -268,10 +268,9 @@ class _Run:
         documents = document_losses(self.objective, self.model, launched.batches, self.device)
         entry = {"step": launched.step, "data": launched.step + self.offset, "loss": loss, "grad_norm": norm, "sigmas": sigmas}
         self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
-        shown = brief(documents)
         self.progress.warn(
-            f"跳过第 {launched.step} 步：loss {loss:.3f}，梯度范数 {norm:.3f}；其中的文档（损失）：{shown}",
-            f"skipped step {launched.step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their losses): {shown}",
+            f"跳过第 {launched.step} 步：loss {loss:.3f}，梯度范数 {norm:.3f}；其中的文档（损失）：{brief(documents)}",
+            f"skipped step {launched.step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their losses): {brief(documents)}",
         )
 
     def _roll_back(self, last_bad: int) -> None:
@@ -342,8 +341,7 @@ class _Run:
 
     def _bound(self, step: int) -> int:
         """The step at which the run will probably end."""
-        steps = self.config.steps
-        return steps if self.max_seconds is None else min(steps, max(step, round(step * self.max_seconds / self.elapsed())))
+        return self.config.steps if self.max_seconds is None else min(self.config.steps, max(step, round(step * self.max_seconds / self.elapsed())))
 
 
 def _reads_later(device: torch.device) -> bool:
