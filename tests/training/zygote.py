@@ -64,24 +64,27 @@ def train_stage(stage: str, world: Path, work: Path) -> str:
         digests.append(digest(model, source, work))
         return result
 
-    job_module.train = watched
     common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2}
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work, Progress(), seed=3)
     supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=256, micro_tokens=128)
     model = world / "model"
-    if stage in ("pretrain", "poisoned"):
-        shape = ModelConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
-        pretrain(world / "text", world / "tokenizer", shape, supervised, job)
-    elif stage == "sft":
-        finetune(model, world / "talks", supervised, job)
-    elif stage == "dpo":
-        dpo(model, world / "pairs", DPOConfig(seq_len=128, pairs=4, train=adam), job)
-    elif stage == "reward":
-        reward(model, world / "pairs", RewardConfig(seq_len=128, pairs=4, train=adam), job)
-    else:
-        config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6, train=adam)
-        grpo(model, TALKS, lambda record, text: float(len(text) % 3), config, job)
+    job_module.train = watched
+    try:
+        if stage in ("pretrain", "poisoned"):
+            shape = ModelConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+            pretrain(world / "text", world / "tokenizer", shape, supervised, job)
+        elif stage == "sft":
+            finetune(model, world / "talks", supervised, job)
+        elif stage == "dpo":
+            dpo(model, world / "pairs", DPOConfig(seq_len=128, pairs=4, train=adam), job)
+        elif stage == "reward":
+            reward(model, world / "pairs", RewardConfig(seq_len=128, pairs=4, train=adam), job)
+        else:
+            config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6, train=adam)
+            grpo(model, TALKS, lambda record, text: float(len(text) % 3), config, job)
+    finally:
+        job_module.train = train
     return digests[0]
 
 
