@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
+import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,7 +150,8 @@ tokenizer_app = App(name="tokenizer", help=tr("词表：训练、编码、查看
 dataset_app = App(name="dataset", help=tr("把文本编码成词元数据集", "encode text into token shards"))
 export_app = App(name="export", help=tr("导出模型", "export a model"))
 data_app = App(name="data", help=tr("已知的公开数据集", "public data sets known here"))
-for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app):
+inspect_app = App(name="inspect", help=tr("查看一次训练里发生的事", "look into what happened in a training"))
+for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app, inspect_app):
     app.command(sub)
 
 
@@ -161,6 +165,8 @@ for verb, zh, en in (
     corpus_app.command(f"hanlin.cli_corpus:{verb}", name=verb, help=tr(zh, en))
 data_app.command("hanlin.cli_data:list_sets", name="list", help=tr("列出公开数据集：在哪里、有哪些字段、什么许可", "List public data sets: where they are, their fields and licences"))
 data_app.command("hanlin.cli_data:fetch_set", name="fetch", help=tr("下载公开数据集：先看许可，断点续传，核对", "Download a public data set, checked and resumed; its licence is shown first"))
+
+inspect_app.command("hanlin.cli_inspect:spike", name="spike", help=tr("跳过的步里有哪些文档，最坏的在前", "Show the documents of skipped steps, worst first"))
 
 
 @tokenizer_app.command(name="train")
@@ -460,8 +466,17 @@ def doctor(*, json: Flag = False) -> None:
     show(found, json, render(found))
 
 
+def _program() -> str:
+    """How this program was called, to be typed again."""
+    program = sys.argv[0]
+    if os.path.basename(program) in ("cli.py", "__main__.py"):
+        return "hanlin"
+    found = shutil.which(os.path.basename(program))
+    return os.path.basename(program) if found and os.path.realpath(found) == os.path.realpath(program) else program
+
+
 def main() -> None:
-    """Entry point: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted with the state saved."""
+    """Entry point: 0 done, 1 failed with a message, 2 wrong usage, 130 or 143 interrupted (Ctrl-C, SIGTERM) with the state saved."""
     # Threads that spin for some microseconds and then sleep. Spinning on, as they do by themselves, slows training tenfold on a machine
     # with other work; sleeping at once costs a fifth of the speed on one without (both measured here, docs/*/lab-log.md).
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -471,10 +486,14 @@ def main() -> None:
     except HanlinError as error:
         print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        message = tr("已中断。已完成的都已保存，没有写到一半的产物；再运行同一条命令即可继续。", "Interrupted. What was finished is saved and nothing is half-written; run the same command to go on.")
+    except KeyboardInterrupt as error:
+        again = shlex.join([_program(), *sys.argv[1:]])
+        message = tr(
+            f"已中断。已完成的都已保存，没有写到一半的产物。从断点继续：\n  {again}",
+            f"Interrupted. What was finished is saved and nothing is half-written. To go on from there:\n  {again}",
+        )
         print("\n" + message, file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(error, "signal", signal.SIGINT)) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None

@@ -118,7 +118,8 @@ def artifact(
         manifest = Manifest(
             kind, dict(parents or {}), dict(config or {}), seed, files, writer.metrics, package_versions(), time.time(), key
         )
-        write_json(temporary / MANIFEST, dataclasses.asdict(manifest))
+        said = dataclasses.asdict(manifest)
+        write_json(temporary / MANIFEST, said | {"digest": hash_json(said)})
 
 
 def read_manifest(path: Path | str, kind: str | tuple[str, ...] | None = None, *, verify: bool = True) -> Manifest:
@@ -140,7 +141,15 @@ def read_manifest(path: Path | str, kind: str | tuple[str, ...] | None = None, *
             f"{path / MANIFEST} is not of format {FORMAT_VERSION}. Use the Hanlin version that wrote it, or make it again.",
         )
     names = {field.name for field in dataclasses.fields(Manifest)}
-    manifest = Manifest(**{name: value for name, value in raw.items() if name in names})
+    said = {name: value for name, value in raw.items() if name in names}
+    entries = said["files"].values() if isinstance(said.get("files"), dict) else [None]
+    whole = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries) and names - {"key", "format"} <= said.keys()
+    if not whole or raw.get("digest", hash_json(said)) != hash_json(said):
+        raise HanlinError(
+            f"{path / MANIFEST} 已损坏或被改动。为避免用坏数据继续，已停止。请删除 {path} 后重新运行生成它的命令。",
+            f"{path / MANIFEST} is damaged or was edited. Stopped rather than go on with bad data. Remove {path} and run the command that makes it.",
+        )
+    manifest = Manifest(**said)
     kinds = (kind,) if isinstance(kind, str) else kind
     if kinds and manifest.kind not in kinds:
         raise HanlinError(

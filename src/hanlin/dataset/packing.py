@@ -49,6 +49,19 @@ class Batch:
         ids, labels, positions, doc_ids = (t.to(device, non_blocking=True) for t in (self.ids, self.labels, self.positions, self.doc_ids))
         return Batch(ids, labels, positions, doc_ids, self.documents)
 
+    def split(self) -> list[Batch]:
+        """The upper and the lower half of the rows, each with its own documents; itself when there is one row."""
+        rows = self.ids.shape[0]
+        if rows < 2:
+            return [self]
+        parts = []
+        for part in (slice(0, rows // 2), slice(rows // 2, rows)):
+            owners, doc_ids = torch.unique(self.doc_ids[part], return_inverse=True)
+            padded = int(bool(len(owners)) and int(owners[0]) < 0)  # padding comes first and stays at -1
+            documents = [self.documents[owner] for owner in owners[padded:].tolist()]
+            parts.append(Batch(self.ids[part], self.labels[part], self.positions[part], doc_ids - padded, documents))
+        return parts
+
 
 def _mix(values: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser (Steele et al. 2014): the same bits on every platform and numpy version."""

@@ -24,6 +24,7 @@ from ..stages.pairs import build_pair_dataset
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import finetune
 from ..tokenizer import Tokenizer, load_tokenizer
+from ..training.spikes import keep_spikes
 from .gate import judge
 from .recipe import ConversationSection, Recipe
 from .runner import Runner, StepRecord
@@ -180,6 +181,7 @@ class Workshop:
             curves = self.out / "curves" / f"{name}.jsonl"
             curves.parent.mkdir(exist_ok=True)
             os.replace(work / "metrics.jsonl", curves)
+            keep_spikes(work, self.out / "spikes" / name)
             shutil.rmtree(work, ignore_errors=True)
         return float(read_manifest(out, verify=False).metrics["seconds"])
 

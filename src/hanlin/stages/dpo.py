@@ -62,6 +62,11 @@ class DPOLoss:
         figures = {"accuracy": float((margin > 0).sum()), "margin": float(margin.detach().sum()), "chosen_logp": float(-anchor.detach().sum())}
         return loss, figures | {f"{name}_count": count for name in figures}
 
+    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Mean loss per token of each answer, chosen and rejected alike, (documents,)."""
+        log_probs, lengths = self.answer_log_probs(model, batch)
+        return -log_probs / lengths
+
 
 def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) -> TrainResult:
     """Teach a model which of two answers is preferred, and publish it.
@@ -73,5 +78,5 @@ def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) ->
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
     reference = copy.deepcopy(model).requires_grad_(False)
-    result = job.train(model, PairSource(data, config, job.seed), DPOLoss(reference, config), config)
+    result = job.train(model, PairSource(data, config, job.seed), DPOLoss(reference, config), config, dataset=data.path, tokenizer=tokenizer)
     return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})

@@ -77,6 +77,16 @@ class RolloutBatch:
         """Prompt indices of the answers."""
         return self.rows.documents
 
+    def split(self) -> list[RolloutBatch]:
+        """Two halves of the rows whose weights add up to this one's; itself when there is one row."""
+        parts, first = [], 0
+        for rows in self.rows.split():
+            share = len(rows.documents)
+            answers, tokens = (total * (first + share) // len(self.documents) - total * first // len(self.documents) for total in (self.answers, self.answer_tokens))
+            parts.append(RolloutBatch(rows, self.advantages[first : first + share], self.reward, answers, tokens))
+            first += share
+        return parts if len(parts) > 1 else [self]
+
     def to(self, device: torch.device) -> RolloutBatch:
         """On a device."""
         return dataclasses.replace(self, rows=self.rows.to(device), advantages=self.advantages.to(device))
@@ -88,6 +98,11 @@ class RolloutSource:
     def __init__(self, records: Sequence[Mapping[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int):
         self.records, self.reward, self.tokenizer, self.config, self.seed = records, reward, tokenizer, config, seed
         self._digest = hash_json([record["messages"] for record in records])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the prompts of a step depend on."""
+        return {"prompts": self._digest, "prompts_per_step": self.config.prompts, "group_size": self.config.group_size, "seed": self.seed}
 
     @property
     def fingerprint(self) -> str:

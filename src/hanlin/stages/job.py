@@ -15,6 +15,7 @@ from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel, load_model, save_weights
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..training import BatchSource, Objective, TrainResult, train
+from ..training.spikes import write_run_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,15 @@ class Job:
         check_length(model, seq_len)
         return model, load_tokenizer(parent)
 
-    def train(self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: Any) -> TrainResult:
-        """Run the loop with the stage's `config.train`, logging to `work`."""
+    def train(
+        self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: Any, *, dataset: Path | None = None, tokenizer: Tokenizer | None = None
+    ) -> TrainResult:
+        """Run the loop with the stage's `config.train`, logging to `work`.
+
+        Args:
+            dataset: where the documents of a bad step can be read, with `tokenizer`.
+        """
+        write_run_file(self.work, dataset, tokenizer and tokenizer.path)
         log = MetricsLog(self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config))
         try:
             return train(model, source, objective, config.train, self.work, self.progress, log=log, max_seconds=self.max_seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,30 @@ def conversation(prompt: str | list[dict[str, Any]], answer: str | dict[str, Any
     return [*messages, {"role": "assistant", "content": answer} if isinstance(answer, str) else answer]
 
 
+@dataclasses.dataclass
+class PairBatch(Batch):
+    """Packed pairs; `pairs` are their indices, and `pack` makes a batch of some of them."""
+
+    pairs: list[int]
+    pack: Callable[[list[int]], PairBatch]
+
+    def split(self) -> list[Batch]:
+        """Two batches of half the pairs each, both sides of a pair together; itself when it is one pair."""
+        half = len(self.pairs) // 2
+        return [self.pack(self.pairs[:half]), self.pack(self.pairs[half:])] if half else [self]
+
+
 class PairSource:
     """Pairs in a seeded order, both sides of a pair always in the same micro-batch."""
 
     def __init__(self, dataset: TokenDataset, config: PairConfig, seed: int):
         self.dataset, self.config, self.seed = dataset, config, seed
         self.count = len(dataset) // 2
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the pairs of a step depend on."""
+        return {"dataset": self.dataset.manifest.content_hash, "seq_len": self.config.seq_len, "pairs": self.config.pairs, "seed": self.seed}
 
     @property
     def fingerprint(self) -> str:
@@ -83,13 +101,15 @@ class PairSource:
         pairs = [int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions]
         return [self.pack(pairs)]
 
-    def pack(self, pairs: Iterable[int]) -> Batch:
+    def pack(self, pairs: Iterable[int]) -> PairBatch:
         """Both sides of the given pairs; `Batch.documents` holds dataset indices, even for chosen."""
+        pairs = list(pairs)
         documents = [document for pair in pairs for document in (2 * pair, 2 * pair + 1)]
         starts, mask = self.dataset.starts, self.dataset.mask
         assert mask is not None
         sequences = [(self.dataset.document(d), mask[starts[d] : starts[d + 1]]) for d in documents]
-        return pack_sequences(sequences, self.config.seq_len, documents)
+        packed = pack_sequences(sequences, self.config.seq_len, documents)
+        return PairBatch(packed.ids, packed.labels, packed.positions, packed.doc_ids, packed.documents, pairs, self.pack)
 
 
 def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from ..dataset import IGNORE, Batch, ConversationRows, TextRows, TokenDataset
-from ..model import CausalLM, linear_cross_entropy
+from ..model import CausalLM, linear_cross_entropy, token_log_probs
 from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
 from .job import Job, content_hash
+from .pairs import sum_by_document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,12 @@ class RowSource:
         self.rows, self.config = rows, config
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What the samples of a step depend on."""
+        rows = self.rows
+        return {"dataset": rows.dataset.manifest.content_hash, "packing": type(rows).__name__, "seq_len": rows.seq_len, "seed": rows.seed, "rows": self.config.rows}
+
+    @property
     def fingerprint(self) -> str:
         """Of the data, their order and the batch."""
         return f"{self.rows.fingerprint}/{self.config.rows}"
@@ -79,14 +86,22 @@ class NextToken:
         """Tokens to learn."""
         return batch.targets
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
-        apart = {"positions": batch.positions, "doc_ids": batch.doc_ids} if self.document_mask else {}
-        hidden = model.hidden(batch.ids, **apart)  # (B, T, d)
-        learned = batch.labels != IGNORE
-        labels = batch.labels[learned]
+        hidden, labels, learned = self._hidden(model, batch), batch.labels, batch.labels != IGNORE
+        labels = labels[learned]
         loss, nll = linear_cross_entropy(hidden[learned], model.head_weight, labels, z_loss=self.z_loss)
-        return loss, {"nll": float(nll), "bytes": float(self.token_bytes.to(labels.device)[labels].sum())}
+        return loss, {"nll": nll.detach(), "bytes": self.token_bytes.to(labels.device)[labels].sum()}
+
+    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
+        learned = batch.labels != IGNORE
+        sums, counts = sum_by_document(-token_log_probs(self._hidden(model, batch)[learned], model.head_weight, batch.labels[learned]), batch)
+        return sums / counts.clamp(min=1)
+
+    def _hidden(self, model: Any, batch: Batch) -> torch.Tensor:
+        apart = {"positions": batch.positions, "doc_ids": batch.doc_ids} if self.document_mask else {}
+        return model.hidden(batch.ids, **apart)  # (B, T, d)
 
 
 def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
@@ -103,7 +118,7 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
     """
     dataset.require_tokenizer(tokenizer)
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
-    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask), config)
+    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask), config, dataset=dataset.path, tokenizer=tokenizer)
 
 
 def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:

@@ -1,70 +1,238 @@
 """Checkpoints of a run in progress: verified directories, newest first, damaged ones put aside.
 
-Protocol: temporary sibling → files → manifest with SHA-256 → fsync → rename → fsync of the parent → prune. A checkpoint
-holds weights and optimiser state as safetensors and the rest as JSON; nothing in it can run code.
+Protocol: room looked for → temporary sibling → files → manifest with SHA-256 → fsync → rename → fsync of the parent →
+read back → prune. A checkpoint holds weights, optimiser and generator state as safetensors and the rest as JSON; nothing
+in it can run code.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
-from ..common.atomic import read_json, write_json
+from ..common.atomic import disk_full, read_json, sweep_temporaries, write_json
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
-from ..common.manifest import artifact, read_manifest
+from ..common.manifest import MANIFEST, artifact, read_manifest
 from ..model import load_weights
 from .optim import Optimizers
 
+FORMAT = 2  # of state.json and the files beside it
+KEEP = 2
 _STEP = re.compile(r"step-(\d+)$")
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
+
+Warn = Callable[[str, str], None]
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write `folder/step-N` and prune all but the newest `keep` checkpoints.
+def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], *, anchor_steps: int = 0) -> Path:
+    """Write `folder/step-N`, read it back, and prune all but the newest.
 
     Args:
-        state: JSON-able: data fingerprint, counters, guard history.
+        state: JSON-able: what the samples depend on, counters, guard history.
+        anchor_steps: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
+
+    Raises:
+        HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
+            checkpoints before it are untouched.
     """
     path = folder / f"step-{step:08d}"
     failpoint("checkpoint.before")
-    with artifact(path, "checkpoint", config={"step": step}) as written:
-        safetensors.torch.save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, written.path / "model.safetensors")
+    weights, moments, generators = _on_cpu(model.state_dict()), _on_cpu(optimizers.state_tensors()), _generator_tensors(model)
+    _require_room(path, [weights, moments, generators])
+    with artifact(path, "checkpoint", config={"step": step, "format": FORMAT}) as written:
+        _write(weights, written.path / "model.safetensors")
         failpoint("checkpoint.after_model")
-        safetensors.torch.save_file({n: t.detach().cpu().contiguous() for n, t in optimizers.state_tensors().items()}, written.path / "optimizer.safetensors")
+        _write(moments, written.path / "optimizer.safetensors")
+        _write(generators, written.path / "generators.safetensors")
         failpoint("checkpoint.after_optimizer")
-        write_json(written.path / "state.json", state | {"step": step})
+        write_json(written.path / "state.json", state | {"step": step, "format": FORMAT})
+        failpoint("checkpoint.after_state")
+        failpoint("checkpoint.before_manifest")
+    failpoint("checkpoint.after_rename")
+    _read_back(path)
     failpoint("checkpoint.before_prune")
-    for old in list_checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    prune(folder, anchor_steps)
+    failpoint("checkpoint.after_prune")
     return path
+
+
+def step_of(path: Path) -> int:
+    """The step a checkpoint directory is of."""
+    match = _STEP.search(path.name)
+    assert match
+    return int(match[1])
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint directories, newest first; unfinished and quarantined ones do not count."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _STEP.search(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted((path for path in folder.glob("step-*") if _STEP.search(path.name)), key=step_of, reverse=True)
 
 
-def load_latest(folder: Path, model: nn.Module, optimizers: Optimizers, warn) -> dict[str, Any] | None:
+def prune(folder: Path, anchor_steps: int = 0) -> None:
+    """Remove checkpoints but the newest `KEEP` that look whole, and the newest `KEEP` such anchors."""
+    whole = [path for path in list_checkpoints(folder) if _looks_whole(path)]
+    anchors = [path for path in whole if anchor_steps and step_of(path) % anchor_steps == 0]
+    kept = {*whole[:KEEP], *anchors[:KEEP]}
+    for path in list_checkpoints(folder):
+        if kept and path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of steps beyond `step`, newest first: the run does not go that way."""
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left half-written, and put back a checkpoint that was just being replaced."""
+    for leftover in folder.glob(".step-*.*.*"):
+        sweep_temporaries(folder / leftover.name[1:].split(".")[0])
+
+
+def load_latest(folder: Path, model: nn.Module, optimizers: Optimizers, warn: Warn, *, at_most: int | None = None, multiple_of: int = 1) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
     A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is tried.
+
+    Args:
+        at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
     """
     for path in list_checkpoints(folder):
+        if (at_most is not None and step_of(path) > at_most) or step_of(path) % multiple_of:
+            continue
         try:
-            read_manifest(path, "checkpoint")
-            load_weights(model, path / "model.safetensors")
-            optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
-            return read_json(path / "state.json")
+            return _load(path, model, optimizers)
         except HanlinError as error:
             with contextlib.suppress(OSError):
-                os.rename(path, path.with_name(path.name + ".damaged"))
+                aside = path.with_name(path.name + ".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(path, aside)
             warn(f"检查点 {path} 不可用，改用更早的一个：{error.zh}", f"Checkpoint {path} is unusable, trying the one before it: {error.en}")
     return None
+
+
+def other_data(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
+    """The error of a resume with other samples: what differs, the checkpoint's value first."""
+    before = state["identity"]
+    changed = [(name, before.get(name), now.get(name)) for name in {**before, **now} if before.get(name) != now.get(name)]
+    shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "fingerprint"
+    return HanlinError(
+        f"{folder} 里的检查点来自另一份数据，不能接着训练（{shown}）。请恢复原来的数据和设置，或删除 {folder} 从头训练。",
+        f"The checkpoints in {folder} come from other data ({shown}). Restore the data and settings, or remove {folder} to start over.",
+    )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"
+
+
+def _load(path: Path, model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
+    read_manifest(path, "checkpoint")
+    state = read_json(path / "state.json")
+    if state.get("format") != FORMAT:
+        raise HanlinError(f"它由另一个版本的 Hanlin 写成（格式 {state.get('format', 1)}）。", f"another version of Hanlin wrote it (format {state.get('format', 1)}).")
+    load_weights(model, path / "model.safetensors")
+    for optimizer in optimizers.all:
+        optimizer.state.clear()  # what the checkpoint does not know did not exist then
+    try:
+        optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
+    except KeyError as error:
+        raise HanlinError(f"其中的优化器状态不属于这个模型（{error}）。", f"its optimiser state is not this model's ({error}).") from None
+    _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
+    return state
+
+
+def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _require_room(path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
+    """Refuse to begin what cannot be finished."""
+    needed = sum(tensor.nbytes for tensors in parts for tensor in tensors.values()) + (1 << 20)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise HanlinError(
+            f"磁盘空间不够写检查点 {path}：需要 {needed:,} 字节，剩余 {free:,} 字节。先前的检查点完好。请腾出空间，再运行同一条命令，会从断点继续。",
+            f"No room for the checkpoint {path}: {needed:,} bytes are needed, {free:,} are free. The earlier checkpoints are untouched. "
+            "Free some space and run the same command: it goes on from there.",
+        )
+
+
+def _write(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write one file of tensors; trouble of the disk is an `OSError`, as everywhere else."""
+    try:
+        safetensors.torch.save_file(tensors, file)
+    except safetensors.SafetensorError as error:
+        number = _SYSTEM_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+
+
+def _read_back(path: Path) -> None:
+    """Check what was written by its hashes, past the page cache where the system lets us."""
+    try:
+        if hasattr(os, "posix_fadvise"):
+            for file in path.iterdir():
+                descriptor = os.open(file, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
+        read_manifest(path, "checkpoint")
+    except (HanlinError, OSError) as error:
+        with contextlib.suppress(OSError):
+            os.rename(path, path.with_name(path.name + ".damaged"))
+        raise error if isinstance(error, HanlinError) else disk_full(path, error) from error
+
+
+def _looks_whole(path: Path) -> bool:
+    """Whether a checkpoint has its manifest and files of the right sizes; hashes are for those who load it."""
+    try:
+        manifest = read_manifest(path, "checkpoint", verify=False)
+        return (path / MANIFEST).is_file() and all((path / name).stat().st_size == entry["bytes"] for name, entry in manifest.files.items())
+    except (HanlinError, OSError, KeyError, TypeError):
+        return False
+
+
+def _generator_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """State of every random generator that a step might use: torch's, the accelerator's, numpy's, Python's."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - whoever uses it must find it as it was
+    version, words, following = random.getstate()
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*map(int, keys), position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([gauss, 0.0 if following is None else following, following is not None], dtype=torch.float64),
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+    }
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        tensors["accelerator"] = torch.get_device_module(device).get_rng_state(device)
+    return tensors
+
+
+def _restore_generators(tensors: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    *keys, position, has_gauss = tensors["numpy"].tolist()
+    gauss, following, has_following = tensors["numpy_gauss"].tolist()
+    np.random.set_state(("MT19937", np.asarray(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, *words = tensors["python"].tolist()
+    random.setstate((version, tuple(words), following if has_following else None))
+    if "accelerator" in tensors and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+        torch.get_device_module(device).set_rng_state(tensors["accelerator"])

@@ -34,7 +34,13 @@ class Muon(torch.optim.Optimizer):
 
     Updates are scaled by 0.2·sqrt(max(rows, columns)), which gives them the size of AdamW's (Moonlight, Liu et al. 2025),
     so that one learning rate serves both groups. Weight decay is decoupled.
+
+    Attributes:
+        found_inf: 0-d float tensor; where it is not zero a step changes nothing. The name is the one torch's own fused
+            optimisers look for, so nobody has to wait for the device to know.
     """
+
+    found_inf: torch.Tensor | None = None
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -50,8 +56,10 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 nesterov = [self._momentum(p, group["momentum"]) for p in parameters]
                 scale = 0.2 * max(shape) ** 0.5
-                for parameter, update in zip(parameters, orthogonalize(torch.stack(nesterov)), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                updates = self._unless_bad(orthogonalize(torch.stack(nesterov)), 0.0)
+                kept = self._unless_bad(torch.full((), 1 - group["lr"] * group["weight_decay"], device=updates.device), 1.0)
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(kept)
                     parameter.add_(update, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
@@ -60,8 +68,13 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(state["momentum_buffer"], momentum)
+        buffer = state["momentum_buffer"]
+        buffer.copy_(self._unless_bad(buffer.lerp(parameter.grad, 1 - momentum), buffer))
+        return parameter.grad.lerp(buffer, momentum)
+
+    def _unless_bad(self, value: torch.Tensor, otherwise: torch.Tensor | float) -> torch.Tensor:
+        """`value`, or in a bad step `otherwise`: chosen, not multiplied, since zero times NaN is NaN."""
+        return value if self.found_inf is None else torch.where(self.found_inf > 0, otherwise, value)
 
 
 class Optimizers:
@@ -111,11 +124,21 @@ class Optimizers:
             self.all.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True))
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.all]
 
-    def step(self, factor: float) -> None:
-        """Update with every group's peak rate times `factor`, then drop the gradients."""
+    def step(self, factor: float, bad: torch.Tensor | None = None) -> None:
+        """Update with every group's peak rate times `factor`, then drop the gradients.
+
+        Args:
+            bad: 0-d bool on the device; where it is true, parameters and state stay as they are to the last bit.
+        """
+        if bad is not None and bad.is_cpu:  # nothing is waited for here, and a known verdict saves passes over the state
+            if bool(bad):
+                return self.zero_grad()
+            bad = None
+        found_inf = None if bad is None else bad.float()
         for optimizer, peaks in zip(self.all, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]
             optimizer.step()
         self.zero_grad()
 

@@ -1,0 +1,89 @@
+"""The record of bad steps: which documents were in them, worst first. `hanlin inspect spike` reads it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch import nn
+
+from ..common.atomic import write_json
+
+SPIKES = "spikes.jsonl"
+RUN = "run.json"
+
+
+class SpikeLog:
+    """Appends one line per bad step to `spikes.jsonl`; a resumed run that meets the same step again adds none."""
+
+    def __init__(self, folder: Path):
+        self.file = folder / SPIKES
+        self._known = {(entry["step"], entry["data"]) for entry in read_spikes(self.file)}
+
+    def write(self, entry: dict[str, Any], documents: list[tuple[int, float | None]]) -> None:
+        """Add the line of a bad step; `step` and `data` (its place in the order of samples) say which."""
+        if (entry["step"], entry["data"]) in self._known:
+            return
+        self._known.add((entry["step"], entry["data"]))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.file, "ab") as file:
+            file.write(orjson.dumps(entry | {"documents": [{"document": document, "loss": loss} for document, loss in documents]}) + b"\n")
+
+
+def read_spikes(file: Path) -> list[dict[str, Any]]:
+    """The lines of a `spikes.jsonl`, oldest first; one that a kill cut short is left out."""
+    entries = []
+    for line in file.read_bytes().splitlines() if file.is_file() else ():
+        try:
+            entries.append(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            continue
+    return entries
+
+
+@torch.no_grad()
+def document_losses(objective: Any, model: nn.Module, batches: Iterable[Any], device: torch.device) -> list[tuple[int, float | None]]:
+    """The documents of a step with the loss of each by the weights as they are, worst first, not finite before all.
+
+    Where the objective has no `per_document(model, batch) -> (documents,)`, the losses are None. A document of which
+    several pieces were in the step has the worst of theirs.
+    """
+    worst: dict[int, float | None] = {}
+    for batch in batches:
+        documents = getattr(batch, "documents", [])
+        judge = getattr(objective, "per_document", None)
+        losses = [None] * len(documents) if judge is None else judge(model, batch.to(device)).tolist()
+        for document, loss in zip(documents, losses, strict=True):
+            if document not in worst or _badness(loss) > _badness(worst[document]):
+                worst[document] = loss
+    return sorted(worst.items(), key=lambda item: (-_badness(item[1]), item[0]))
+
+
+def brief(documents: list[tuple[int, float | None]], most: int = 6) -> str:
+    """The first of `document_losses` on one line."""
+    shown = ", ".join(str(document) if loss is None else f"{document} ({loss:.2f})" for document, loss in documents[:most])
+    return shown + (" …" if len(documents) > most else "")
+
+
+def _badness(loss: float | None) -> float:
+    if loss is None:
+        return -math.inf
+    return loss if math.isfinite(loss) else math.inf
+
+
+def keep_spikes(work: Path, target: Path) -> None:
+    """Move the record of bad steps, if there are any, to where it outlives the work directory."""
+    if (work / SPIKES).is_file():
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (SPIKES, RUN):
+            os.replace(work / name, target / name)
+
+
+def write_run_file(work: Path, dataset: Path | str | None, tokenizer: Path | str | None) -> None:
+    """Note in `work/run.json` where the documents' text is to be found."""
+    write_json(work / RUN, {"dataset": dataset and str(Path(dataset).resolve()), "tokenizer": tokenizer and str(Path(tokenizer).resolve())})
