@@ -72,14 +72,25 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_used(data, tmp_
     assert all(torch.equal(clean[n], resumed[n]) for n in clean)
 
 
-def run_until(data, work, stop):
+def run_until(data, work, stop, **options):
     """Train until step `stop`, then fail as a broken data source would."""
     dataset, tokenizer = data
-    config = SupervisedConfig(TrainConfig(steps=12, learning_rate=3e-3, checkpoint_seconds=0.0), seq_len=64, batch_tokens=256, micro_tokens=256)
+    config = SupervisedConfig(TrainConfig(steps=12, learning_rate=3e-3, checkpoint_seconds=0.0, **options), seq_len=64, batch_tokens=256, micro_tokens=256)
     source = RowSource(TextRows(dataset, 64, 5), config)
     plain = source.micro_batches
     source.micro_batches = lambda step, model: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
     train(tiny_model("qwen3", tokenizer), source, NextToken(token_bytes(tokenizer), 1e-4), config.train, work, Progress())
+
+
+@pytest.mark.nightly
+def test_a_compiled_run_is_resumed_to_the_same_bits_and_learns_what_an_eager_one_does(data, tmp_path):
+    eager, _ = run(data, tmp_path / "eager")
+    clean, _ = run(data, tmp_path / "clean", compile=True)
+    with pytest.raises(ZeroDivisionError):
+        run_until(data, tmp_path / "work", stop=7, compile=True)
+    resumed, _ = run(data, tmp_path / "work", compile=True)
+    assert all(torch.equal(clean[n], resumed[n]) for n in clean)
+    assert max(float((clean[n] - eager[n]).abs().max()) for n in clean) < 1e-3
 
 
 def test_other_data_are_refused_on_resume(data, tmp_path):

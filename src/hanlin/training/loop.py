@@ -23,6 +23,7 @@ from ..common.progress import Progress
 from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
+from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
 from .guards import BadSteps, SpikeGuard, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, release_memory
@@ -48,7 +49,7 @@ class TrainConfig:
         anchor_steps: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
             where the others lie depends on the clock, and a run may not.
         on_save_error: whether a checkpoint that cannot be written stops the run or is only warned of.
-        compile: `torch.compile` the model (costs a minute on a CPU; pays in long runs).
+        compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back what compiling costs.
     """
 
     steps: int = 100
@@ -66,7 +67,7 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     anchor_steps: int = 250
     on_save_error: Literal["stop", "warn"] = "stop"
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
 
     def __post_init__(self):
         if self.steps < 1:
@@ -165,10 +166,9 @@ class _Run:
             model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale,
             weight_decay=config.weight_decay, betas=(0.9, config.beta2),
         )  # fmt: skip
-        if config.compile:
-            model.compile_trunk()
         self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
+        self.compiles: bool | None = None  # not decided yet
         self.step = self.offset = self.halvings = self.skipped = 0
         self.last: dict[str, float] = {}
         self.pending: _Launched | None = None
@@ -192,7 +192,10 @@ class _Run:
     def _launch(self) -> _Launched:
         """Give the device a whole step: forward, backward, verdict, update. Nothing here waits for it."""
         tick = time.monotonic()
-        batches, loss, figures = self._gradients(cut(self.source.micro_batches(self.step + self.offset, self.model), self.halvings))
+        batches = cut(self.source.micro_batches(self.step + self.offset, self.model), self.halvings)
+        if self.compiles is None:
+            self._decide_to_compile(batches)
+        batches, loss, figures = self._gradients(batches)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         verdict = self.guard.judge(loss, norm)
         config = self.config
@@ -203,6 +206,13 @@ class _Run:
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
         plain |= {"lr": config.learning_rate * factor, "tokens": float(sum(batch.ids.numel() for batch in batches))}
         return _Launched(self.step, tick, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
+
+    def _decide_to_compile(self, batches: list[Any]) -> None:
+        """Once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did."""
+        self.compiles = self.config.compile if isinstance(self.config.compile, bool) else compiling_pays(self.model, batches, self.config.steps, self.device)
+        if self.compiles:
+            self.model.compile_trunk()
+            self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")
 
     def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor]]:
         """Accumulate a step's gradient, with smaller micro-batches of the same samples where memory asks for it."""
