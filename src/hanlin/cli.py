@@ -131,6 +131,12 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
     show(found, json, _summary(found, run_directory))
 
 
+for verb, zh, en in (
+    ("ablate", "消融：每项设置各有多少贡献，带区间的表和图", "Measure what each setting of a pretraining contributes, with intervals, a table and a picture"),
+):
+    app.command(f"hanlin.cli_experiments:{verb}", name=verb, help=tr(zh, en))
+
+
 @app.command
 def compare(*runs: Path, json: Flag = False) -> None:
     """Compare the figures of several runs; nothing is ranked whose intervals overlap."""

@@ -190,5 +190,62 @@ def thin(values: np.ndarray) -> np.ndarray:
     return values[np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
 
 
+_STYLE = """
+svg{background:var(--paper);font:13px/1 system-ui,"Noto Sans CJK SC","Noto Sans SC","PingFang SC","Microsoft YaHei",sans-serif;
+--paper:#fffdf9;--ink:#22201d;--pale:#77716a;--rule:#e6e0d6;--a:#b3392c;--b:#2f6f8f;--c:#c58a1c;--d:#5b7d46;--e:#7a5a94;--f:#8a6d5b}
+@media (prefers-color-scheme:dark){svg{--paper:#1b1a18;--ink:#ece7df;--pale:#a49c91;--rule:#38352f;--a:#e5786a;--b:#6fb2d2;--c:#e3b458;--d:#9bbf83;--e:#b798d3;--f:#c3a792}}
+text{fill:var(--ink)}.pale{fill:var(--pale);font-size:11.5px}.title{font-size:18px;font-weight:600}.strong{font-weight:600}
+.grid{stroke:var(--rule)}.axis{stroke:var(--pale)}.zero{stroke:var(--ink);stroke-dasharray:4 3}
+.better{--k:var(--d)}.worse{--k:var(--a)}.unclear,.one_seed{--k:var(--pale)}.part{--k:var(--pale);opacity:.75}
+.t0{--k:var(--a)}.t1{--k:var(--b)}.t2{--k:var(--c)}.t3{--k:var(--d)}.t4{--k:var(--e)}.t5{--k:var(--f)}
+.mark{fill:var(--k)}.whisker,.line,.fit{stroke:var(--k);fill:none;stroke-width:1.8}.fit{stroke-width:1.2;stroke-dasharray:5 3}.raw{stroke:var(--k);fill:none;opacity:.22}
+""".strip().replace("\n", "")
+COLOURS = 6
+WIDTH = 760
+
+
+def document(title: str, note: str, body: str, height: float) -> str:
+    """A picture that stands by itself, in light and dark: title, a pale remark behind it, and what is drawn below."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" role="img" '
+        f'aria-label="{html.escape(title, quote=True)}"><style>{_STYLE}</style><text class="title" x="20" y="30">{html.escape(title)}</text>'
+        f'<text class="pale" x="20" y="50">{html.escape(note)}</text>{body}</svg>\n'
+    )
+
+
+def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: float) -> tuple[str, float]:
+    """Values with their intervals below one another, about a dashed line at zero; the drawing and where it ends.
+
+    Args:
+        rows: name, remark, value, low, high and class of each; a row without a name belongs to the one above it.
+    """
+    left, right = 300, WIDTH - 30
+    low, high = min([0.0, *(row[3] for row in rows)]), max([0.0, *(row[4] for row in rows)])
+    margin = 0.05 * (high - low) or 0.01
+    low, high = low - margin, high + margin
+
+    def x(value: float) -> float:
+        return left + (right - left) * (value - low) / (high - low)
+
+    drawn, y = [], top
+    for name, remark, value, start, end, kind in rows:
+        y += 14 if not name else 30 if y > top else 12
+        if name:
+            drawn.append(f'<text class="strong" x="{left - 20}" y="{y:.0f}" text-anchor="end">{html.escape(name)}</text>')
+            y += 15
+        drawn.append(f'<text class="pale" x="{left - 20}" y="{y + 4:.0f}" text-anchor="end">{html.escape(remark)}</text>')
+        tip = f"{name or remark}: {value:+.4f} [{start:+.4f}, {end:+.4f}]"
+        drawn.append(
+            f'<g class="{kind}"><title>{html.escape(tip)}</title><line class="whisker" x1="{x(start):.1f}" x2="{x(end):.1f}" y1="{y:.0f}" y2="{y:.0f}"/>'
+            f'<circle class="mark" cx="{x(value):.1f}" cy="{y:.0f}" r="{4.2 if name else 2.8}"/></g>'
+        )
+    bottom = y + 16
+    grid = []
+    for tick in nice_ticks(low, high, 6):
+        grid.append(f'<line class="{"zero" if tick == 0 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
+        grid.append(f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:+g}</text>')
+    return "".join(grid + drawn), bottom + 30
+
+
 def _path(x: np.ndarray, y: np.ndarray) -> str:
     return "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
