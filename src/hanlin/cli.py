@@ -133,6 +133,7 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
 
 for verb, zh, en in (
     ("ablate", "消融：每项设置各有多少贡献，带区间的表和图", "Measure what each setting of a pretraining contributes, with intervals, a table and a picture"),
+    ("scaling", "训练一组大小和长度，拟合规模律，给出预算下的大小", "Train a miniseries, fit the scaling law and advise on the size for a budget"),
 ):
     app.command(f"hanlin.cli_experiments:{verb}", name=verb, help=tr(zh, en))
 

@@ -58,3 +58,48 @@ def ablate(
     plan = plan_ablation(recipe, vary, overrides, seeds=seeds, steps=steps, seconds=seconds, grid=grid, heldout=heldout)
     table = run_ablation(plan, out, jobs=jobs, keep_models=keep_models)
     show(table, json, ablation_text(table) + f"\n{out / 'result'}")
+
+
+def scaling(
+    recipe: str, /, *overrides: str, out: Path, params: str, tokens_per_param: str = "5,10,20,40", budget: Each = (), seeds: int = 1, jobs: int = 1,
+    heldout: Many = (), json: Flag = False,
+) -> None:  # fmt: skip
+    """Train a miniseries of sizes and lengths, fit L(N, D) = E + A/N^α + B/D^β, and advise on the size for a budget.
+
+    The lengths of a size are branches of one run, so each costs its own decay only. The same command goes on where it was.
+
+    Parameters
+    ----------
+    recipe
+        A shipped recipe, a YAML file, or a file of hanlin pretrain (then with --heldout).
+    overrides
+        Dotted settings of every run.
+    out
+        Directory of the series.
+    params
+        Sizes with embeddings, such as 0.3m,0.6m,1.2m,2.4m.
+    tokens_per_param
+        Lengths, in tokens for each parameter.
+    budget
+        90s, 30m, 1h, 2d on this machine, or FLOPs such as 1e16; once for each.
+    seeds
+        Runs of each size.
+    jobs
+        Runs at once; each gets its share of the cores.
+    heldout
+        Corpus directory or text files to measure on, for a file of hanlin pretrain.
+    json
+        Print the law on stdout.
+    """
+    from .evaluation.scaling_page import scaling_text
+    from .pipeline.scaling import plan_scaling, run_scaling
+
+    try:
+        lengths = [float(text) for text in tokens_per_param.split(",")]
+    except ValueError:
+        raise HanlinError(
+            f"--tokens-per-param {tokens_per_param!r} 应写成 5,10,20 这样的数。", f"--tokens-per-param {tokens_per_param!r} should be numbers such as 5,10,20."
+        ) from None
+    plan = plan_scaling(recipe, params.split(","), lengths, overrides, budgets=budget, seeds=seeds, heldout=heldout)
+    found = run_scaling(plan, out, jobs=jobs)
+    show(found, json, scaling_text(found) + f"\n{out / 'result'}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -245,6 +247,79 @@ def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: fl
         grid.append(f'<line class="{"zero" if tick == 0 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
         grid.append(f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:+g}</text>')
     return "".join(grid + drawn), bottom + 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Stroke:
+    """Something drawn in a chart: a `line`, a dashed `fit`, a pale `raw` curve, or `mark`s with whiskers where there are intervals.
+
+    Attributes:
+        colour: number of the series, which is its colour and its line in the legend.
+        low, high: ends of the whiskers, (points,).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    colour: int
+    kind: Literal["line", "fit", "raw", "mark"] = "line"
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def chart(strokes: Sequence[Stroke], *, left: float, right: float, top: float, bottom: float, label: str, log_x: bool = False) -> str:
+    """Axes, grid and strokes within a box of a picture; `label` says what the horizontal axis counts."""
+    xs = np.concatenate([stroke.x for stroke in strokes])
+    ys = np.concatenate([part for stroke in strokes if stroke.kind != "raw" for part in (stroke.y, stroke.low, stroke.high) if part is not None])
+    x_low, x_high = float(xs.min()), float(xs.max())
+    margin = 0.06 * float(ys.max() - ys.min()) or 0.1 * abs(float(ys.max())) or 1.0
+    y_low, y_high = float(ys.min()) - margin, float(ys.max()) + margin
+
+    def px(values: np.ndarray) -> np.ndarray:
+        low, high, values = (np.log(v) for v in (x_low, x_high, values)) if log_x else (x_low, x_high, values)
+        return left + (right - left) * (values - low) / ((high - low) or 1.0)
+
+    def py(values: np.ndarray) -> np.ndarray:
+        return bottom - (bottom - top) * (np.clip(values, y_low, y_high) - y_low) / (y_high - y_low)
+
+    parts = []
+    for tick in nice_ticks(y_low, y_high, 5):
+        y = float(py(np.array(tick)))
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="pale" x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in log_ticks(x_low, x_high) if log_x else nice_ticks(x_low, x_high, max(2, int((right - left) / 80))):
+        x = float(px(np.array(tick)))
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
+        parts.append(f'<text class="pale" x="{x:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{short(tick)}</text>')
+    parts.append(f'<line class="axis" x1="{left:.1f}" x2="{right:.1f}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>')
+    parts.append(f'<text class="pale" x="{(left + right) / 2:.1f}" y="{bottom + 33:.1f}" text-anchor="middle">{html.escape(label)}</text>')
+    for stroke in strokes:
+        x, y = px(stroke.x), py(stroke.y)
+        if stroke.kind != "mark":
+            parts.append(f'<path class="{stroke.kind} t{stroke.colour % COLOURS}" d="{_path(x, y)}"/>')
+            continue
+        if stroke.low is not None and stroke.high is not None:
+            for at, low, high in zip(x, py(stroke.low), py(stroke.high), strict=True):
+                parts.append(f'<line class="whisker t{stroke.colour % COLOURS}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        for at, height in zip(x, y, strict=True):
+            parts.append(f'<circle class="mark t{stroke.colour % COLOURS}" cx="{at:.1f}" cy="{height:.1f}" r="3.4"/>')
+    return "".join(parts)
+
+
+def legend(names: Sequence[str], *, top: float) -> tuple[str, float]:
+    """A line for each series, in its colour; the drawing and where it ends."""
+    parts = []
+    for index, name in enumerate(names):
+        y = top + 19 * index
+        parts.append(f'<rect class="mark t{index % COLOURS}" x="20" y="{y - 10:.0f}" width="12" height="12" rx="2"/>')
+        parts.append(f'<text x="40" y="{y:.0f}">{html.escape(name)}</text>')
+    return "".join(parts), top + 19 * len(names)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from `low` to `high`, or the powers alone where those would be many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return [tick for power in powers for factor in factors if low <= (tick := factor * 10.0**power) <= high]
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:
