@@ -134,17 +134,9 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
 for verb, zh, en in (
     ("ablate", "消融：每项设置各有多少贡献，带区间的表和图", "Measure what each setting of a pretraining contributes, with intervals, a table and a picture"),
     ("scaling", "训练一组大小和长度，拟合规模律，给出预算下的大小", "Train a miniseries, fit the scaling law and advise on the size for a budget"),
+    ("compare", "并排比较几次运行：指标、训练曲线、图", "Compare runs: figures, training curves, a picture"),
 ):
     app.command(f"hanlin.cli_experiments:{verb}", name=verb, help=tr(zh, en))
-
-
-@app.command
-def compare(*runs: Path, json: Flag = False) -> None:
-    """Compare the figures of several runs; nothing is ranked whose intervals overlap."""
-    from .evaluation import compare_runs, comparison_table
-
-    result = compare_runs(list(runs))
-    show(result, json, comparison_table(result))
 
 
 # ------------------------------------------------------------------ text

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from .cli import Flag, Many, show
-from .common.errors import HanlinError
+from .common.errors import HanlinError, tr
 
 Each = Annotated[tuple[str, ...], Parameter(negative=())]  # given once for each
 
@@ -103,3 +103,40 @@ def scaling(
     plan = plan_scaling(recipe, params.split(","), lengths, overrides, budgets=budget, seeds=seeds, heldout=heldout)
     found = run_scaling(plan, out, jobs=jobs)
     show(found, json, scaling_text(found) + f"\n{out / 'result'}")
+
+
+def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", json: Flag = False) -> None:
+    """Compare runs: figures of their reports, none ranked whose intervals overlap, and their training curves.
+
+    Parameters
+    ----------
+    runs
+        Run directories, models, cells of an ablation, or metrics.jsonl files; finished or not.
+    picture
+        Also write the curves as an SVG here.
+    stage
+        Whose curve, for runs of several stages.
+    json
+        Print the figures on stdout.
+    """
+    from .evaluation import compare_runs, comparison_table
+    from .evaluation.curves import compare_curves, curves_picture, curves_text, find_metrics
+
+    if len(runs) < 2:
+        compare_runs(list(runs))  # says what is missing
+    reports = all(run.name == "report.json" or (run / "report.json").is_file() for run in runs)
+    folders = [run.parent if run.name == "report.json" else run for run in runs]
+    result: dict[str, Any] = compare_runs(list(runs)) if reports else {}
+    texts = [comparison_table(result)] if reports else []
+    bare = [str(folder) for folder in folders if find_metrics(folder, stage) is None]
+    if reports and picture is None and bare:
+        texts.append(tr(f"没有 {stage} 的训练曲线：{'、'.join(bare)}", f"No training curve of {stage}: {', '.join(bare)}"))
+    else:
+        found = compare_curves(folders, stage)
+        texts.append(curves_text(found))
+        if picture is not None:
+            from .common.atomic import atomic_write
+
+            atomic_write(picture, curves_picture(found))
+        result["curves"] = {name: value for name, value in found.items() if name != "curves"}
+    show(result, json, "\n\n".join(texts))

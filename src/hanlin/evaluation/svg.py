@@ -245,7 +245,7 @@ def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: fl
     grid = []
     for tick in nice_ticks(low, high, 6):
         grid.append(f'<line class="{"zero" if tick == 0 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
-        grid.append(f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:+g}</text>')
+        grid.append(f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{f"{tick:+g}" if tick else "0"}</text>')
     return "".join(grid + drawn), bottom + 30
 
 
