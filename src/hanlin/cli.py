@@ -162,6 +162,9 @@ data_app.command("hanlin.cli_data:list_sets", name="list", help=tr("列出公开
 data_app.command("hanlin.cli_data:fetch_set", name="fetch", help=tr("下载公开数据集：先看许可，断点续传，核对", "Download a public data set, checked and resumed; its licence is shown first"))
 
 
+dataset_app.command("hanlin.cli_experiments:tail", name="tail", help=tr("各来源的结尾是否比前面脏", "Whether the end of each source is dirtier than the rest of it"))
+
+
 @tokenizer_app.command(name="train")
 def tokenizer_train(
     *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, threads: int = 0,
@@ -328,16 +331,18 @@ def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, j
         That encode; all cores when 0. The files do not depend on it.
     """
     from .common.manifest import MANIFEST, read_manifest
-    from .dataset import build_text_dataset
+    from .dataset import build_text_dataset, tail_alarm
+    from .dataset.tail import tail_text
 
     sources, parents = list(corpus), {}
     if len(sources) == 1 and (sources[0] / MANIFEST).is_file():
         parents = {"corpus": read_manifest(sources[0], "corpus").content_hash}
         sources = [sources[0] / "documents.jsonl.zst"]
-    build_text_dataset(
+    made = build_text_dataset(
         sources, _open_tokenizer(tokenizer), out, threads=threads if threads > 0 else os.cpu_count() or 1, parents=parents,
         progress=functools.partial(_show_progress(), "count"),
     )  # fmt: skip
+    print(tail_text(tail_alarm(made)), file=sys.stderr)
     show(read_manifest(out, verify=False).metrics, True)
 
 

@@ -140,3 +140,22 @@ def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", j
             atomic_write(picture, curves_picture(found))
         result["curves"] = {name: value for name, value in found.items() if name != "curves"}
     show(result, json, "\n\n".join(texts))
+
+
+def tail(dataset: Path, /, *, json: Flag = False) -> None:
+    """Compare the last documents of each source with the rest of it; say which are twice as surprising, or half as much.
+
+    Parameters
+    ----------
+    dataset
+        From hanlin dataset build, in the order its texts came; that of a shuffled corpus has no ends to look at.
+    json
+        Print the figures on stdout.
+    """
+    import dataclasses
+
+    from .dataset import TokenDataset, tail_alarm
+    from .dataset.tail import tail_text
+
+    found = tail_alarm(TokenDataset(dataset))
+    show([dataclasses.asdict(entry) | {"ratio": entry.ratio} for entry in found], json, tail_text(found))
