@@ -69,6 +69,8 @@ def test_a_branch_is_the_run_it_stands_for(tmp_path):
     alone = document_bits(load_model(tmp_path / "m"), ids, context=section.seq_len).sum() / sizes.sum()
     point = max((p for p in found["points"] if p["hidden_size"] == plan.shapes[0].hidden_size and p["layers"] == plan.shapes[0].num_hidden_layers), key=lambda p: p["tokens"])
     assert point["steps"] == long and point["bits_per_byte"]["value"] == pytest.approx(float(alone), rel=1e-4)
+    measured = [json.loads(line)["tokens_per_second"] for line in (folder / f"branch-{long}.jsonl").read_text().splitlines()]
+    assert 0.3 < point["tokens_per_second"] / sorted(measured)[len(measured) // 2] < 3
     assert not (folder / "trunk").exists() and not list(folder.glob("branch-*/"))
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s" / "cells").rglob("result.json")}
     again = run_scaling(plan, tmp_path / "s", jobs=2, progress=Progress())

@@ -78,7 +78,7 @@ class Cell:
 def heldout_documents(place: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The held-out part of a corpus (`corpus`), or the documents of files (`files`)."""
     if place.get("corpus"):
-        return list(read_corpus(Path(place["corpus"]), "heldout"))
+        return [dict(document) for document in read_corpus(Path(place["corpus"]), "heldout")]
     return [dict(document) for document in read_documents([Path(file) for file in place["files"]])]
 
 
@@ -180,9 +180,11 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 def _trained(metrics: Path, model: Path) -> dict[str, Any]:
     lines, said = read_metrics(metrics), read_manifest(model, verify=False).metrics
     tokens = sum(line["tokens"] for line in lines)
+    timed = lines[1:] or lines  # a branch's seconds begin with its trunk's, and the first step is slow
+    spent = lines[-1]["seconds"] - (lines[0]["seconds"] if len(lines) > 1 else 0.0)
     return {
         "steps": lines[-1]["step"], "tokens": tokens, "seconds": said["seconds"], "skipped": said["skipped"],
-        "tokens_per_second": tokens / max(said["seconds"], 1e-9), "peak_rss_mb": round(peak_rss_mb(), 1),
+        "tokens_per_second": sum(line["tokens"] for line in timed) / max(spent, 1e-9), "peak_rss_mb": round(peak_rss_mb(), 1),
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from .recipe import Recipe
 from .single import PretrainFile
 from .workshop import publish
 
-_DATA = ("corpus", "tokenizer", "dataset")
+_DATA: tuple[str, ...] = ("corpus", "tokenizer", "dataset")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
             shutil.copyfile(other, folder / "steps" / "corpus.json")
             break
     life = Life(recipe, folder, progress)
-    life.runner.names = list(_DATA)
+    life.runner.names = [*_DATA]
     for name in _DATA:
         getattr(life, name)()
     heldout = {"corpus": str((folder / "corpus").resolve())}
@@ -164,7 +164,7 @@ class CellPool:
                 results[cell.name] = self._run(cell)
                 with self._lock:
                     if cell.name in self._steps:
-                        self._steps[cell.name] = (self._steps[cell.name][1],) * 2
+                        self._steps[cell.name] = (self._steps[cell.name][1], self._steps[cell.name][1])
                     self.progress.note(f"{len(results)}/{len(cells)} {cell.name} 完成", f"{len(results)}/{len(cells)} {cell.name} done")
             except HanlinError as error:
                 errors[cell.name] = error

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..common.devices import matmul_peak, memory_mb
+from ..model import ModelConfig
 
 
 def step_figures(model: Any, device: torch.device, tokens: int, seconds: float, length: int) -> dict[str, float]:
@@ -22,6 +23,6 @@ def step_figures(model: Any, device: torch.device, tokens: int, seconds: float, 
     """
     config = getattr(model, "config", None)
     figures = memory_mb(device)
-    if hasattr(config, "flops_per_token") and seconds > 0:
+    if isinstance(config, ModelConfig) and seconds > 0:
         figures["mfu"] = config.flops_per_token(length) * tokens / seconds / matmul_peak(device)
     return figures
