@@ -136,7 +136,7 @@ def memory_mb(device: torch.device) -> dict[str, float]:
     if device.type != "cpu":
         import torch
 
-        module = getattr(torch, device.type, None)
-        if hasattr(module, "max_memory_allocated"):
-            found["device_memory_mb"] = module.max_memory_allocated(device) / 2**20
+        most = getattr(getattr(torch, device.type, None), "max_memory_allocated", None)
+        if most is not None:
+            found["device_memory_mb"] = most(device) / 2**20
     return found
