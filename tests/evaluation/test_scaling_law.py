@@ -30,15 +30,15 @@ def test_one_bad_run_does_not_bend_the_law():
     assert fit.residuals[5] == pytest.approx(np.log(1.1), abs=0.005) and np.abs(fit.residuals[others]).max() < 0.005
 
 
-def test_intervals_hold_the_truth():
-    """Of 60 such series 52 held it (87 %, so the nominal 95 % is optimistic); of 8, fewer than 5 would be one in a hundred."""
+def test_intervals_are_of_the_size_of_the_error():
+    """They are optimistic (see `fit_law`), so the truth is looked for in intervals twice as wide, and those must not be vast."""
     rng, hits = np.random.default_rng(0), 0
     for _ in range(8):
         fit = fit_law(SIZES, LENGTHS, TRUE(SIZES, LENGTHS) * np.exp(rng.normal(0, 0.004, len(SIZES))), resamples=25)
         low, high = fit.interval(lambda law: float(law(5e6, 1e8)))
-        hits += low <= TRUE(5e6, 1e8) <= high
-        assert high - low < 0.3
-    assert hits >= 5
+        hits += abs(float(TRUE(5e6, 1e8)) - (low + high) / 2) <= high - low
+        assert high - low < 0.1
+    assert hits >= 7
 
 
 def test_advice_is_the_optimum_of_the_law_and_says_how_far_out_it_is():
