@@ -89,7 +89,7 @@ def fit_law(parameters: Sequence[float], tokens: Sequence[float], losses: Sequen
     Intervals come from refitting the law with noise of the size that the residuals show, itself drawn anew each time since few
     points tell it badly: the sizes and lengths are a design, and drawing points of it anew would often leave one size. They are
     optimistic: on a known law with 16 points and 0.4 % of noise, 52 of 60 of nominally 95 % held the truth, and 25 of 32 in
-    another measurement (of 25 and 60 refits each).
+    another measurement (of 25 and 60 refits each); at twice the largest size they are about a third narrower than repeated series spread.
 
     Raises:
         ValueError: fewer than six points, or fewer than three sizes or lengths per size; a law of five coefficients needs them.
