@@ -134,13 +134,12 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
     show(found, json, _summary(found, run_directory))
 
 
-@app.command
-def compare(*runs: Path, json: Flag = False) -> None:
-    """Compare the figures of several runs; nothing is ranked whose intervals overlap."""
-    from .evaluation import compare_runs, comparison_table
-
-    result = compare_runs(list(runs))
-    show(result, json, comparison_table(result))
+for verb, zh, en in (
+    ("ablate", "消融：每项设置各有多少贡献，带区间的表和图", "Measure what each setting of a pretraining contributes, with intervals, a table and a picture"),
+    ("scaling", "训练一组大小和长度，拟合规模律，给出预算下的大小", "Train a miniseries, fit the scaling law and advise on the size for a budget"),
+    ("compare", "并排比较几次运行：指标、训练曲线、图", "Compare runs: figures, training curves, a picture"),
+):
+    app.command(f"hanlin.cli_experiments:{verb}", name=verb, help=tr(zh, en))
 
 
 # ------------------------------------------------------------------ text
@@ -167,6 +166,9 @@ data_app.command("hanlin.cli_data:list_sets", name="list", help=tr("列出公开
 data_app.command("hanlin.cli_data:fetch_set", name="fetch", help=tr("下载公开数据集：先看许可，断点续传，核对", "Download a public data set, checked and resumed; its licence is shown first"))
 
 inspect_app.command("hanlin.cli_inspect:spike", name="spike", help=tr("跳过的步里有哪些文档，最坏的在前", "Show the documents of skipped steps, worst first"))
+
+
+dataset_app.command("hanlin.cli_experiments:tail", name="tail", help=tr("各来源的结尾是否比前面脏", "Whether the end of each source is dirtier than the rest of it"))
 
 
 @tokenizer_app.command(name="train")
@@ -335,16 +337,18 @@ def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, j
         That encode; all cores when 0. The files do not depend on it.
     """
     from .common.manifest import MANIFEST, read_manifest
-    from .dataset import build_text_dataset
+    from .dataset import build_text_dataset, tail_alarm
+    from .dataset.tail import tail_text
 
     sources, parents = list(corpus), {}
     if len(sources) == 1 and (sources[0] / MANIFEST).is_file():
         parents = {"corpus": read_manifest(sources[0], "corpus").content_hash}
         sources = [sources[0] / "documents.jsonl.zst"]
-    build_text_dataset(
+    made = build_text_dataset(
         sources, _open_tokenizer(tokenizer), out, threads=threads if threads > 0 else os.cpu_count() or 1, parents=parents,
         progress=functools.partial(_show_progress(), "count"),
     )  # fmt: skip
+    print(tail_text(tail_alarm(made)), file=sys.stderr)
     show(read_manifest(out, verify=False).metrics, True)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .errors import tr
 
-_SHOWN = ("loss", "bits_per_byte", "reward", "accuracy", "tokens_per_second")
-_UNITS = {"tokens_per_second": "tok/s", "bits_per_byte": "bits/byte"}
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+SOURCE = "source/"  # what precedes a source's name in figures: its share of the last step's documents
+_MOST_SOURCES = 6
 
 
 def format_seconds(seconds: float) -> str:
@@ -17,6 +21,44 @@ def format_seconds(seconds: float) -> str:
     minutes, seconds = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1024:.1f} GiB" if value >= 10240 else f"{value:.0f} MiB"
+
+
+# Figure → Chinese name, English name, how to show it; what is not here is not shown, and what a step does not have is left out.
+_FIGURES: dict[str, tuple[str, str, Callable[[float], str]]] = {
+    "loss": ("损失", "loss", "{:.3f}".format),
+    "bits_per_byte": ("比特/字节", "bits/byte", "{:.3f}".format),
+    "reward": ("奖励", "reward", "{:.3f}".format),
+    "accuracy": ("正确率", "accuracy", "{:.3f}".format),
+    "tokens_per_second": ("词元/秒", "tok/s", "{:,.0f}".format),
+    "mfu": ("MFU", "MFU", "{:.0%}".format),
+    "memory_mb": ("内存", "memory", _megabytes),
+    "device_memory_mb": ("显存", "device memory", _megabytes),
+    "grad_norm": ("梯度范数", "grad norm", "{:.2f}".format),
+    "lr": ("学习率", "lr", "{:.1e}".format),
+    "skipped": ("跳过", "skipped", "{:.0f}".format),
+}
+_FIRST_LINE = ("loss", "bits_per_byte", "reward", "accuracy", "grad_norm", "lr")
+
+
+def shown_figures(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """(key, name in the reader's language, text) of what is known of a step, in the panel's order; no step skipped is not news."""
+    found = [(key, tr(zh, en), form(figures[key])) for key, (zh, en, form) in _FIGURES.items() if key in figures]
+    return [entry for entry in found if entry[0] != "skipped" or figures["skipped"]]
+
+
+def shown_sources(figures: Mapping[str, float]) -> str:
+    """`web 61% · books 22%`, largest first; empty where sources are not known."""
+    shares = sorted(((value, key[len(SOURCE) :]) for key, value in figures.items() if key.startswith(SOURCE)), reverse=True)
+    total = sum(share for share, _ in shares)
+    if not total:
+        return ""
+    named = [f"{name} {share / total:.0%}" for share, name in shares[:_MOST_SOURCES]]
+    rest = len(shares) - len(named)
+    return " · ".join(named + ([tr(f"另 {rest} 个", f"{rest} more")] if rest > 0 else []))
 
 
 class Progress:
@@ -47,22 +89,20 @@ class PlainProgress(Progress):
     def __init__(self, interval: float = 10.0):
         self._interval = interval
         self._title = ""
-        self._began = self._last = time.monotonic()
-        self._first_step = 0
+        self._clock = _Clock()
+        self._last = time.monotonic()
 
     def stage(self, index: int, count: int, name: str) -> None:
         self._title = f"[{index}/{count} {name}]"
-        self._began, self._last, self._first_step = time.monotonic(), 0.0, -1
+        self._clock, self._last = _Clock(), 0.0
         self._line(tr("开始", "start"))
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if self._first_step < 0:
-            self._first_step, self._began = step - 1, now
+        now = self._clock.at(step)
         if now - self._last < self._interval and step < steps:
             return
         self._last = now
-        self._line(describe(step, steps, figures, now - self._began, self._first_step))
+        self._line(describe(step, steps, figures, self._clock.left(step, steps)))
 
     def note(self, zh: str, en: str) -> None:
         self._line(tr(zh, en))
@@ -77,42 +117,88 @@ class PlainProgress(Progress):
         print(self._title, text, file=sys.stderr, flush=True)
 
 
-def describe(step: int, steps: int, figures: Mapping[str, float], elapsed: float, first: int = 0) -> str:
-    """The one-line form of a step: position, figures, time left."""
-    shown = [f"{figures[name]:,.0f} {_UNITS[name]}" if name == "tokens_per_second" else f"{figures[name]:.3f} {_UNITS.get(name, name)}" for name in _SHOWN if name in figures]
-    done = step - first
-    eta = format_seconds(elapsed / done * (steps - step)) if done > 1 else "?"
-    return f"{step}/{steps}  " + "  ".join(shown) + f"  ETA {eta}"
+class _Clock:
+    """Time since a stage's first step, and what is left of it at that pace."""
+
+    def __init__(self):
+        self.began, self.first = time.monotonic(), -1
+
+    def at(self, step: int) -> float:
+        """The time now; the first call says which step the stage began behind."""
+        now = time.monotonic()
+        if self.first < 0:
+            self.first, self.began = step - 1, now
+        return now
+
+    def left(self, step: int, steps: int) -> str:
+        """`1:13`, or `?` while there is nothing to judge by."""
+        # The first step's end is where the clock begins, so one step fewer has been timed.
+        timed = step - self.first - 1
+        return format_seconds((time.monotonic() - self.began) / timed * (steps - step)) if timed > 0 else "?"
+
+
+def describe(step: int, steps: int, figures: Mapping[str, float], left: str) -> str:
+    """The one-line form of a step: position, figures, sources, time left."""
+    shown = [f"{name} {text}" for _, name, text in shown_figures(figures)]
+    sources = shown_sources(figures)
+    return "  ".join([f"{step}/{steps}", *shown, *([tr("来源 ", "sources ") + sources] if sources else []), tr("剩余 ", "ETA ") + left])
+
+
+def panel(title: str, step: int, steps: int | None, figures: Mapping[str, float], left: str) -> RenderableType:
+    """The live form of a step: a bar, then what is learnt, what it costs, and what was read."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Table.grid(expand=True, padding=(0, 1))
+    head.add_column(ratio=1)
+    head.add_column(justify="right", no_wrap=True)
+    place = Text(f"{step}/{steps}  {step / steps:.0%}  " + tr("剩余 ", "ETA ") + left) if steps else Text(tr("开始", "starting"))
+    head.add_row(ProgressBar(total=steps or 1, completed=step), place)
+    rows: list[RenderableType] = [head]
+    shown = shown_figures(figures)
+    for first in (True, False):
+        line = Text(overflow="fold")
+        for key, name, text in shown:
+            if (key in _FIRST_LINE) == first:
+                style = "bold red" if key == "skipped" else "bold"
+                # No break between a name and its figure: a narrow terminal wraps between them.
+                line.append("   " if line else "").append(f"{name}\u00a0".replace(" ", "\u00a0"), style="dim").append(text.replace(" ", "\u00a0"), style=style)
+        if line:
+            rows.append(line)
+    sources = shown_sources(figures)
+    if sources:
+        rows.append(Text(tr("来源 ", "sources "), style="dim") + Text(sources, style="default"))
+    return Panel(Group(*rows), title=Text(title, style="bold"), title_align="left", border_style="dim", padding=(0, 1))
 
 
 class LiveProgress(Progress):
-    """A panel that redraws in place: stage, bar, figures, time left; notes scroll above it."""
+    """A panel that redraws in place; notes scroll above it."""
 
-    def __init__(self):
+    def __init__(self, console: Console | None = None):
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bars
+        from rich.live import Live
 
-        self._console = Console(stderr=True)
-        self._bars = Bars(TextColumn("[bold]{task.fields[title]}"), BarColumn(), TextColumn("{task.description}"), console=self._console, transient=False)
-        self._bars.start()
-        self._task = None
-        self._began, self._first_step, self._last = time.monotonic(), -1, 0.0
+        self._console = console or Console(stderr=True)
+        self._title, self._step, self._steps = "", 0, 0
+        self._figures: dict[str, Any] = {}
+        self._clock = _Clock()
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False)
+        self._live.start()
+
+    def _render(self) -> RenderableType:
+        if not self._title:
+            return ""
+        return panel(self._title, self._step, self._steps, self._figures, self._clock.left(self._step, self._steps))
 
     def stage(self, index: int, count: int, name: str) -> None:
-        if self._task is not None:
-            self._bars.stop_task(self._task)
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task("", total=None, title=f"{index}/{count} {name}")
-        self._began, self._first_step = time.monotonic(), -1
+        self._title, self._step, self._steps, self._figures, self._clock = f"{index}/{count} {name}", 0, 0, {}, _Clock()
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if self._first_step < 0:
-            self._first_step, self._began = step - 1, now
-        if self._task is not None and (now - self._last > 0.1 or step == steps):
-            self._last = now
-            self._bars.update(self._task, completed=step, total=steps, description=describe(step, steps, figures, now - self._began, self._first_step))
+        self._clock.at(step)
+        self._step, self._steps, self._figures = step, steps, dict(figures)
 
     def note(self, zh: str, en: str) -> None:
         self._console.print(tr(zh, en), markup=False, highlight=False)
@@ -126,7 +212,7 @@ class LiveProgress(Progress):
         self._console.print(Text(prompt, style="dim") + Text(" → ") + Text(text, style="cyan"))
 
     def close(self) -> None:
-        self._bars.stop()
+        self._live.stop()
 
 
 def make_progress() -> Progress:

@@ -19,7 +19,7 @@ from .archives import Member, members
 from .files import BLOCK, DEFAULT_LIMITS, ReadLimits, Source, Unusable, expand, is_archive, stem
 from .layouts import SCHEMAS, recognise_for
 from .messages import BadRecord, Conversation, Document, Preference
-from .records import Quarantine, Raw, records
+from .records import Quarantine, Raw, Sourced, records
 
 Paths = str | Path | Sequence[str | Path]
 _LOOK = 100  # records without one of a known layout, from the start of a file, before it is refused
@@ -66,6 +66,29 @@ def read_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: Re
         yield batch
 
 
+def read_sourced_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[Sourced]:
+    """`read_texts` with the source of each document: a record's own where it has one, the file's name elsewhere.
+
+    Raises:
+        HanlinError: as `read_documents`.
+    """
+    batch, names = TextBatch(), list[str]()
+    for item in _read(paths, "documents", quarantine, limits, "record", texts=True, sources=True):
+        if isinstance(item, Sourced):
+            if len(batch):
+                yield Sourced(batch, names)
+                batch, names = TextBatch(), []
+            yield item
+        else:
+            batch.append(item["text"])
+            names.append(item["source"])
+            if batch.bytes >= BLOCK:
+                yield Sourced(batch, names)
+                batch, names = TextBatch(), []
+    if len(batch):
+        yield Sourced(batch, names)
+
+
 def read_conversations(
     paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record"
 ) -> Iterator[Conversation]:
@@ -81,21 +104,23 @@ def read_preferences(
 
 
 def _read(
-    paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str, *, texts: bool = False, may_be_empty: bool = False
+    paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str, *, texts: bool = False, sources: bool = False,
+    may_be_empty: bool = False,
 ) -> Iterator[Any]:
     files = expand(paths)  # here and not in the generator: a wrong path should be heard of at once
-    return _stream(files, schema, quarantine or Quarantine(), limits, source, texts=texts, report=quarantine is None, may_be_empty=may_be_empty)
+    return _stream(files, schema, quarantine or Quarantine(), limits, source, texts=texts, sources=sources, report=quarantine is None, may_be_empty=may_be_empty)
 
 
 def _stream(
-    files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, report: bool, may_be_empty: bool
+    files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, sources: bool, report: bool,
+    may_be_empty: bool,
 ) -> Iterator[Any]:
     before, total = quarantine.count, 0
     for path in _within(files, quarantine, limits):
         read, earlier = 0, quarantine.count
         try:
-            for item in _convert(path, records(path, schema, quarantine, limits, texts=texts), schema, quarantine, source):
-                read += len(item) if isinstance(item, TextBatch) else 1
+            for item in _convert(path, records(path, schema, quarantine, limits, texts=texts, sources=sources), schema, quarantine, source):
+                read += len(item) if isinstance(item, (TextBatch, Sourced)) else 1
                 yield item
         except Unusable as error:
             if not isinstance(path, Member):
@@ -127,7 +152,7 @@ def _within(files: list[Path], quarantine: Quarantine, limits: ReadLimits) -> It
             yield path
 
 
-def _convert(path: Path | Member, found: Iterator[Raw | TextBatch], schema: str, quarantine: Quarantine, source: str) -> Iterator[Any]:
+def _convert(path: Path | Member, found: Iterator[Raw | TextBatch | Sourced], schema: str, quarantine: Quarantine, source: str) -> Iterator[Any]:
     """Records into the schema, batches of texts as they are; refuse the file when none of its first records has a known layout."""
     unknown: list[Raw] = []
     known = False
@@ -139,6 +164,9 @@ def _convert(path: Path | Member, found: Iterator[Raw | TextBatch], schema: str,
             return
         if isinstance(raw, TextBatch):
             yield raw
+            continue
+        if isinstance(raw, Sourced):
+            yield Sourced(raw.texts, [named or name for named in raw.names] or [name] * len(raw))
             continue
         layout = recognise_for(raw.value, schema)
         if layout is None:

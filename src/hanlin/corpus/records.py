@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -87,11 +88,25 @@ class Raw(NamedTuple):
     value: Any
 
 
-def records(path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False) -> Iterator[Raw | TextBatch]:
+@dataclasses.dataclass(frozen=True)
+class Sourced:
+    """Texts in a batch and the source that each record names, in their order; none where no record names one."""
+
+    texts: TextBatch
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def records(
+    path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False, sources: bool = False
+) -> Iterator[Raw | TextBatch | Sourced]:
     """Stream the records of `path`; `schema` (a key of `layouts.SCHEMAS`) only tells how to read an array of chat messages.
 
     Args:
         texts: of JSON lines that plainly are documents, give the texts alone, many in one batch.
+        sources: with their sources.
 
     Raises:
         HanlinError: see `files.utf8_blocks`; an unknown kind of file; parquet without pyarrow.
@@ -112,7 +127,7 @@ def records(path: Source, schema: str, quarantine: Quarantine, limits: ReadLimit
         if start == b"{" and _pretty(first):
             return _values(path, _decoded(whole, encoding, path, quarantine), quarantine, limits)
         if texts and encoding == "utf-8":
-            return _text_batches(path, line_blocks(whole, limits), quarantine, limits)
+            return _text_batches(path, line_blocks(whole, limits), quarantine, limits, sources)
         return _json_lines(path, lines(whole, limits), encoding, quarantine, limits)
     if suffix not in ("", ".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xml"):
         raise HanlinError(f"{path}：不支持的文件类型 {suffix}。", f"{path}: unsupported file type {suffix}.")
@@ -182,10 +197,10 @@ def _json_lines(
 
 
 def _text_batches(
-    path: Source, blocks: Iterator[tuple[int, int, bytes | None]], quarantine: Quarantine, limits: ReadLimits
-) -> Iterator[Raw | TextBatch]:
+    path: Source, blocks: Iterator[tuple[int, int, bytes | None]], quarantine: Quarantine, limits: ReadLimits, sources: bool
+) -> Iterator[Raw | TextBatch | Sourced]:
     """The texts of lines that the core can read, and the other lines' records, in the order of the file."""
-    reader = JsonLines("text", limits.record_bytes)
+    reader, names = JsonLines("text", limits.record_bytes), _SourceReader(limits)
     for number, offset, block in blocks:
         if block is None:
             yield from _json_lines(path, iter([(number, offset, None)]), "utf-8", quarantine, limits)
@@ -193,10 +208,11 @@ def _text_batches(
         begin = 0
         while True:
             batch = TextBatch()
+            before = begin
             begin, passed = reader.read(block, begin, batch)
             number += passed
             if len(batch):
-                yield batch
+                yield Sourced(batch, names.read(block[before:begin], len(batch))) if sources else batch
             if begin == len(block):
                 break
             end = block.find(b"\n", begin) + 1 or len(block)
@@ -204,8 +220,35 @@ def _text_batches(
             for raw in _json_lines(path, iter([(number, offset + begin, line)]), "utf-8", quarantine, limits):
                 if isinstance(raw.value, dict) and is_plain_text(raw.value):
                     reader.know(list(raw.value))
+                    names.know(list(raw.value))
                 yield raw
             number, begin = number + 1, end
+
+
+class _SourceReader:
+    """The sources of plain lines: read by the core once more where every shape seen has one, not at all where none has."""
+
+    def __init__(self, limits: ReadLimits):
+        self._reader = JsonLines("source", limits.record_bytes)
+        self._named = False
+
+    def know(self, keys: list[str]) -> None:
+        """Objects of these keys will come."""
+        if "source" in keys:
+            self._named = True
+            self._reader.know(keys)
+
+    def read(self, block: bytes, count: int) -> list[str]:
+        """Names of the `count` documents of a block, or none."""
+        if not self._named:
+            return []
+        found = TextBatch()
+        end, _ = self._reader.read(block, 0, found)
+        if end == len(block) and len(found) == count:
+            return [found[index].decode() for index in range(count)]
+        # Some lines name no source, or one that is not plain text.
+        values = [orjson.loads(line).get("source") for line in block.split(b"\n") if line.strip()]
+        return [value if isinstance(value, str) else "" for value in values]
 
 
 def _mended(line: str) -> Iterator[Any]:

@@ -2,8 +2,9 @@
 
 from .packing import IGNORE, Batch, ConversationRows, TextRows, pack_sequences, permutation
 from .shards import TokenDataset, TokenDatasetWriter, build_conversation_dataset, build_text_dataset
+from .tail import Tail, tail_alarm
 
 __all__ = [
-    "IGNORE", "Batch", "ConversationRows", "TextRows", "TokenDataset", "TokenDatasetWriter",
-    "build_conversation_dataset", "build_text_dataset", "pack_sequences", "permutation",
+    "IGNORE", "Batch", "ConversationRows", "Tail", "TextRows", "TokenDataset", "TokenDatasetWriter",
+    "build_conversation_dataset", "build_text_dataset", "pack_sequences", "permutation", "tail_alarm",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Token datasets on disk: Megatron `.bin/.idx` (format 1), an optional loss mask beside it, and a manifest.
 
 `tokens.bin` holds the ids of all documents one after another (uint16, or int32 for vocabularies above 65,536);
-`tokens.idx` says where each begins; `mask.bin`, for conversations, has one byte per token: 1 where the assistant speaks.
+`tokens.idx` says where each begins; `mask.bin`, for conversations, has one byte per token: 1 where the assistant speaks;
+`sources.bin`, where texts name their sources, two bytes per document: the place of its name in the manifest's `metrics["sources"]`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from ..common.failpoints import failpoint
 from ..common.manifest import Manifest, artifact, read_manifest
 from ..common.savepoint import Savepoint, files_key
 from ..corpus.files import expand
-from ..corpus.readers import read_texts
+from ..corpus.readers import read_sourced_texts
 from ..tokenizer import Tokenizer
 from ..tokenizer.texts import text_batches
 
 _LENGTHS = "lengths.bin"  # of the documents, while a dataset is written
+_SOURCES, _MOST_SOURCES = "sources.bin", 1 << 16
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES: dict[int, type] = {8: np.uint16, 4: np.int32}  # Megatron's codes
 
@@ -100,6 +102,44 @@ def _reopened(path: Path, size: int) -> BinaryIO:
     return file
 
 
+class _Sources:
+    """The source of each document, as it is written; `names` is what a resumed job has saved."""
+
+    def __init__(self, folder: Path, documents: int, names: Sequence[str] = ()):
+        self._path = folder / _SOURCES
+        self._file = _reopened(self._path, 2 * documents)
+        self._numbers = {name: number for number, name in enumerate(names)}
+
+    @property
+    def names(self) -> list[str]:
+        """In the order of their numbers."""
+        return list(self._numbers)
+
+    def add(self, names: Sequence[str]) -> None:
+        """Append the source of each of some documents; sources past the 65,535th share one number, `…`."""
+        numbers = self._numbers
+        for name in dict.fromkeys(names):
+            if name not in numbers and len(numbers) < _MOST_SOURCES:
+                numbers[name if len(numbers) < _MOST_SOURCES - 1 else "…"] = len(numbers)
+        other = numbers.get("…", 0)
+        self._file.write(np.fromiter((numbers.get(name, other) for name in names), dtype=np.uint16, count=len(names)).tobytes())
+
+    def flush(self) -> None:
+        """Bring all that was appended to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self, folder: Path) -> dict[str, int]:
+        """Finish the file in `folder`, and count documents by name; nothing is left where no document named a source."""
+        self._file.close()
+        if self.names in ([], [""]):
+            self._path.unlink()
+            return {}
+        counts = np.bincount(np.fromfile(self._path, dtype=np.uint16), minlength=len(self._numbers))
+        os.replace(self._path, folder / _SOURCES)
+        return dict(zip(self.names, counts.tolist(), strict=True))
+
+
 class TokenDataset:
     """A dataset opened for reading; tokens are memory-mapped.
 
@@ -107,6 +147,7 @@ class TokenDataset:
         tokens: all ids, (total,).
         starts: first token of each document, and the total at the end, int64 (documents + 1,).
         mask: 1 where the loss counts, (total,), or None when all of it does.
+        sources: number of each document's source in `source_names`, uint16 (documents,), or None when texts named none.
         manifest: what the dataset says of itself; `config["tokenizer"]` is the content hash of its tokenizer.
     """
 
@@ -122,9 +163,16 @@ class TokenDataset:
         self.tokens = np.memmap(self.path / "tokens.bin", dtype=_DTYPES[code], mode="r")
         mask = self.path / "mask.bin"
         self.mask = np.memmap(mask, dtype=np.uint8, mode="r") if mask.is_file() else None
+        sources = self.path / _SOURCES
+        self.sources = np.memmap(sources, dtype=np.uint16, mode="r") if sources.is_file() else None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def source_names(self) -> list[str]:
+        """Names by number; empty where `sources` is None."""
+        return list(self.manifest.metrics.get("sources", {})) if self.sources is not None else []
 
     @property
     def lengths(self) -> np.ndarray:
@@ -162,7 +210,7 @@ def build_text_dataset(
     What is encoded is saved every minute (beside `out`, removed at the end): after a kill, the same call on the same files goes on from there.
 
     Args:
-        source: one path or several, of any files the corpus room reads; or documents `{"text"}`.
+        source: one path or several, of any files the corpus room reads; or documents `{"text", "source"?}`.
         threads: that encode; the files are the same for any number of them.
         progress: called with the bytes of text encoded so far.
 
@@ -171,26 +219,30 @@ def build_text_dataset(
     """
     config = {"tokenizer": tokenizer.content_hash, "masked": False}
     paths = _paths(source)
-    batches = text_batches(document["text"] for document in cast(Any, source)) if paths is None else read_texts(paths)
+    batches = _sourced(cast(Any, source)) if paths is None else ((batch.texts, batch.names) for batch in read_sourced_texts(paths))
     with (
-        Savepoint(Path(out), files_key(paths, config) if paths is not None else "") as savepoint,
+        Savepoint(Path(out), files_key(paths, [config, _SOURCES]) if paths is not None else "") as savepoint,
         artifact(out, "dataset", parents=parents, config=config, key=key) as written,
     ):
         state = savepoint.state or {"documents": 0, "batches": 0, "bytes": 0}
         done, size = state["batches"], state["bytes"]
         writer = TokenDatasetWriter(savepoint.folder, tokenizer.vocab_size, documents=state["documents"])
-        for ids, lengths, read in _encoded(itertools.islice(batches, done, None), tokenizer, threads):
+        sources = _Sources(savepoint.folder, state["documents"], state.get("sources", ()))
+        for ids, lengths, read, names in _encoded(itertools.islice(batches, done, None), tokenizer, threads):
             writer.add_many(ids, lengths)
+            sources.add(names)
             done, size = done + 1, size + read
             if savepoint.due:
                 writer.flush()
-                savepoint.save({"documents": writer.documents, "batches": done, "bytes": size})
+                sources.flush()
+                savepoint.save({"documents": writer.documents, "batches": done, "bytes": size, "sources": sources.names})
                 failpoint("dataset.saved")
             if progress:
                 progress(size)
         _refuse_empty(writer, out)
         writer.close(written.path)
-        written.metrics = {"documents": writer.documents, "tokens": writer.tokens, "bytes": size}
+        counts = sources.close(written.path)
+        written.metrics = {"documents": writer.documents, "tokens": writer.tokens, "bytes": size} | ({"sources": counts} if counts else {})
     return TokenDataset(out, verify=False)
 
 
@@ -201,10 +253,28 @@ def _paths(source: Any) -> list[Path] | None:
     return expand(source) if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, Path)) else None
 
 
-def _encoded(batches: Iterable[TextBatch], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Ids of each batch with their ends, each document's length, and bytes of text; in order, a few batches ahead."""
+def _sourced(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[TextBatch, list[str]]]:
+    """Texts in batches, with the sources of each batch."""
+    names: list[str] = []
 
-    def encode(batch: TextBatch) -> tuple[np.ndarray, np.ndarray, int]:
+    def texts() -> Iterator[str]:
+        for document in documents:
+            names.append(str(document.get("source") or ""))
+            yield document["text"]
+
+    for batch in text_batches(texts()):
+        count = len(batch)
+        yield batch, names[:count]
+        del names[:count]
+
+
+_Encoded = tuple[np.ndarray, np.ndarray, int, list[str]]
+
+
+def _encoded(batches: Iterable[tuple[TextBatch, list[str]]], tokenizer: Tokenizer, threads: int) -> Iterator[_Encoded]:
+    """Ids of each batch with their ends, each document's length, bytes of text, and sources; in order, a few batches ahead."""
+
+    def encode(batch: TextBatch, names: list[str]) -> _Encoded:
         ids, offsets = tokenizer.encode_arrays(batch)
         lengths = np.diff(offsets.astype(np.int64)) + 1
         ended = np.full(len(ids) + len(batch), tokenizer.eos_id, dtype=ids.dtype)
@@ -212,12 +282,12 @@ def _encoded(batches: Iterable[TextBatch], tokenizer: Tokenizer, threads: int) -
         inside = np.ones(len(ended), dtype=bool)
         inside[ends] = False
         ended[inside] = ids
-        return ended, lengths, batch.bytes
+        return ended, lengths, batch.bytes, names
 
-    running: collections.deque[Future[tuple[np.ndarray, np.ndarray, int]]] = collections.deque()
+    running: collections.deque[Future[_Encoded]] = collections.deque()
     with ThreadPoolExecutor(threads) as pool:
-        for batch in batches:
-            running.append(pool.submit(encode, batch))
+        for batch, names in batches:
+            running.append(pool.submit(encode, batch, names))
             if len(running) > threads + 1:
                 yield running.popleft().result()
         while running:

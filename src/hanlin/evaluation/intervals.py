@@ -191,6 +191,11 @@ _T_FREEDOM = np.array([1, 2, 3, 4, 5, 6, 8, 10, 15, 30, np.inf])
 _T_POINTS = np.array([12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.306, 2.228, 2.131, 2.042, 1.960])
 
 
+def student_t(freedom: int) -> float:
+    """97.5 % point of Student's t."""
+    return float(np.interp(1 / freedom, 1 / _T_FREEDOM[::-1], _T_POINTS[::-1]))
+
+
 def pooled(metrics: Sequence[Metric]) -> Metric:
     """One metric from the runs of several seeds on the same items; the interval is that of the mean run of any seed.
 
@@ -206,7 +211,7 @@ def pooled(metrics: Sequence[Metric]) -> Metric:
     if len(metrics) == 1:
         return metrics[0]
     values, runs = np.array([metric.value for metric in metrics]), len(metrics)
-    t = float(np.interp(1 / (runs - 1), 1 / _T_FREEDOM[::-1], _T_POINTS[::-1]))
+    t = student_t(runs - 1)
     of_items = math.sqrt(sum(((metric.high - metric.low) / 2) ** 2 for metric in metrics) / runs)
     half = max(t * float(values.std(ddof=1)), of_items) / math.sqrt(runs)
     mean = float(values.mean())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -188,6 +190,136 @@ def thin(values: np.ndarray) -> np.ndarray:
     if len(values) <= MOST_POINTS:
         return values
     return values[np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
+
+
+_STYLE = """
+svg{background:var(--paper);font:13px/1 system-ui,"Noto Sans CJK SC","Noto Sans SC","PingFang SC","Microsoft YaHei",sans-serif;
+--paper:#fffdf9;--ink:#22201d;--pale:#77716a;--rule:#e6e0d6;--a:#b3392c;--b:#2f6f8f;--c:#c58a1c;--d:#5b7d46;--e:#7a5a94;--f:#8a6d5b}
+@media (prefers-color-scheme:dark){svg{--paper:#1b1a18;--ink:#ece7df;--pale:#a49c91;--rule:#38352f;--a:#e5786a;--b:#6fb2d2;--c:#e3b458;--d:#9bbf83;--e:#b798d3;--f:#c3a792}}
+text{fill:var(--ink)}.pale{fill:var(--pale);font-size:11.5px}.title{font-size:18px;font-weight:600}.strong{font-weight:600}
+.grid{stroke:var(--rule)}.axis{stroke:var(--pale)}.zero{stroke:var(--ink);stroke-dasharray:4 3}
+.better{--k:var(--d)}.worse{--k:var(--a)}.unclear,.one_seed{--k:var(--pale)}.part{--k:var(--pale);opacity:.75}
+.t0{--k:var(--a)}.t1{--k:var(--b)}.t2{--k:var(--c)}.t3{--k:var(--d)}.t4{--k:var(--e)}.t5{--k:var(--f)}
+.mark{fill:var(--k)}.whisker,.line,.fit{stroke:var(--k);fill:none;stroke-width:1.8}.fit{stroke-width:1.2;stroke-dasharray:5 3}.raw{stroke:var(--k);fill:none;opacity:.22}
+""".strip().replace("\n", "")
+COLOURS = 6
+WIDTH = 760
+
+
+def document(title: str, note: str, body: str, height: float) -> str:
+    """A picture that stands by itself, in light and dark: title, a pale remark behind it, and what is drawn below."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" role="img" '
+        f'aria-label="{html.escape(title, quote=True)}"><style>{_STYLE}</style><text class="title" x="20" y="30">{html.escape(title)}</text>'
+        f'<text class="pale" x="20" y="50">{html.escape(note)}</text>{body}</svg>\n'
+    )
+
+
+def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: float) -> tuple[str, float]:
+    """Values with their intervals below one another, about a dashed line at zero; the drawing and where it ends.
+
+    Args:
+        rows: name, remark, value, low, high and class of each; a row without a name belongs to the one above it.
+    """
+    left, right = 300, WIDTH - 30
+    low, high = min([0.0, *(row[3] for row in rows)]), max([0.0, *(row[4] for row in rows)])
+    margin = 0.05 * (high - low) or 0.01
+    low, high = low - margin, high + margin
+
+    def x(value: float) -> float:
+        return left + (right - left) * (value - low) / (high - low)
+
+    drawn, y = [], top
+    for name, remark, value, start, end, kind in rows:
+        y += 14 if not name else 30 if y > top else 12
+        if name:
+            drawn.append(f'<text class="strong" x="{left - 20}" y="{y:.0f}" text-anchor="end">{html.escape(name)}</text>')
+            y += 15
+        drawn.append(f'<text class="pale" x="{left - 20}" y="{y + 4:.0f}" text-anchor="end">{html.escape(remark)}</text>')
+        tip = f"{name or remark}: {value:+.4f} [{start:+.4f}, {end:+.4f}]"
+        drawn.append(
+            f'<g class="{kind}"><title>{html.escape(tip)}</title><line class="whisker" x1="{x(start):.1f}" x2="{x(end):.1f}" y1="{y:.0f}" y2="{y:.0f}"/>'
+            f'<circle class="mark" cx="{x(value):.1f}" cy="{y:.0f}" r="{4.2 if name else 2.8}"/></g>'
+        )
+    bottom = y + 16
+    grid = []
+    for tick in nice_ticks(low, high, 6):
+        grid.append(f'<line class="{"zero" if tick == 0 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
+        grid.append(f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{f"{tick:+g}" if tick else "0"}</text>')
+    return "".join(grid + drawn), bottom + 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Stroke:
+    """Something drawn in a chart: a `line`, a dashed `fit`, a pale `raw` curve, or `mark`s with whiskers where there are intervals.
+
+    Attributes:
+        colour: number of the series, which is its colour and its line in the legend.
+        low, high: ends of the whiskers, (points,).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    colour: int
+    kind: Literal["line", "fit", "raw", "mark"] = "line"
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def chart(strokes: Sequence[Stroke], *, left: float, right: float, top: float, bottom: float, label: str, log_x: bool = False) -> str:
+    """Axes, grid and strokes within a box of a picture; `label` says what the horizontal axis counts."""
+    xs = np.concatenate([stroke.x for stroke in strokes])
+    ys = np.concatenate([part for stroke in strokes if stroke.kind != "raw" for part in (stroke.y, stroke.low, stroke.high) if part is not None])
+    x_low, x_high = float(xs.min()), float(xs.max())
+    margin = 0.06 * float(ys.max() - ys.min()) or 0.1 * abs(float(ys.max())) or 1.0
+    y_low, y_high = float(ys.min()) - margin, float(ys.max()) + margin
+
+    def px(values: np.ndarray) -> np.ndarray:
+        low, high, values = (np.log(v) for v in (x_low, x_high, values)) if log_x else (x_low, x_high, values)
+        return left + (right - left) * (values - low) / ((high - low) or 1.0)
+
+    def py(values: np.ndarray) -> np.ndarray:
+        return bottom - (bottom - top) * (np.clip(values, y_low, y_high) - y_low) / (y_high - y_low)
+
+    parts = []
+    for tick in nice_ticks(y_low, y_high, 5):
+        y = float(py(np.array(tick)))
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="pale" x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in log_ticks(x_low, x_high) if log_x else nice_ticks(x_low, x_high, max(2, int((right - left) / 80))):
+        x = float(px(np.array(tick)))
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
+        parts.append(f'<text class="pale" x="{x:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{short(tick)}</text>')
+    parts.append(f'<line class="axis" x1="{left:.1f}" x2="{right:.1f}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>')
+    parts.append(f'<text class="pale" x="{(left + right) / 2:.1f}" y="{bottom + 33:.1f}" text-anchor="middle">{html.escape(label)}</text>')
+    for stroke in strokes:
+        x, y = px(stroke.x), py(stroke.y)
+        if stroke.kind != "mark":
+            parts.append(f'<path class="{stroke.kind} t{stroke.colour % COLOURS}" d="{_path(x, y)}"/>')
+            continue
+        if stroke.low is not None and stroke.high is not None:
+            for at, low, high in zip(x, py(stroke.low), py(stroke.high), strict=True):
+                parts.append(f'<line class="whisker t{stroke.colour % COLOURS}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        for at, height in zip(x, y, strict=True):
+            parts.append(f'<circle class="mark t{stroke.colour % COLOURS}" cx="{at:.1f}" cy="{height:.1f}" r="3.4"/>')
+    return "".join(parts)
+
+
+def legend(names: Sequence[str], *, top: float) -> tuple[str, float]:
+    """A line for each series, in its colour; the drawing and where it ends."""
+    parts = []
+    for index, name in enumerate(names):
+        y = top + 19 * index
+        parts.append(f'<rect class="mark t{index % COLOURS}" x="20" y="{y - 10:.0f}" width="12" height="12" rx="2"/>')
+        parts.append(f'<text x="40" y="{y:.0f}">{html.escape(name)}</text>')
+    return "".join(parts), top + 19 * len(names)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from `low` to `high`, or the powers alone where those would be many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return [tick for power in powers for factor in factors if low <= (tick := factor * 10.0**power) <= high]
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:

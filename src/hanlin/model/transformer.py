@@ -163,7 +163,7 @@ class _Model(nn.Module):
 
     def compile_trunk(self) -> None:
         """Compile the trunk for whole rows (training); passes with a cache stay as they are. Names and weights do not change."""
-        self._compiled = torch.compile(self.decoder.forward)
+        self._compiled = torch.compile(self.decoder.forward, dynamic=False)  # each shape by itself: what came before must not change the result
 
     def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Hidden states (B, T, hidden_size)."""

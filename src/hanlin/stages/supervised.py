@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from ..common.progress import SOURCE
 from ..dataset import IGNORE, Batch, ConversationRows, TextRows, TokenDataset
 from ..model import CausalLM, linear_cross_entropy, token_log_probs
 from ..tokenizer import Tokenizer
@@ -53,6 +55,7 @@ class RowSource:
 
     def __init__(self, rows: TextRows | ConversationRows, config: SupervisedConfig):
         self.rows, self.config = rows, config
+        self._read: list[int] = []
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -69,7 +72,17 @@ class RowSource:
         """Rows `step·rows … (step+1)·rows`, cut into micro-batches."""
         first, count = step * self.config.rows, self.config.rows
         micro = max(1, self.config.micro_tokens // self.config.seq_len)
-        return [self.rows.batch(list(range(first + at, first + min(at + micro, count)))) for at in range(0, count, micro)]
+        batches = [self.rows.batch(list(range(first + at, first + min(at + micro, count)))) for at in range(0, count, micro)]
+        self._read = [document for batch in batches for document in batch.documents]
+        return batches
+
+    def figures(self) -> dict[str, float]:
+        """`source/NAME`: each source's share of the documents read last; nothing where the dataset does not know them."""
+        sources, names = self.rows.dataset.sources, self.rows.dataset.source_names
+        if sources is None or not self._read:
+            return {}
+        counts = np.bincount(sources[self._read], minlength=len(names))
+        return {f"{SOURCE}{names[index]}": float(counts[index] / len(self._read)) for index in np.flatnonzero(counts)}
 
 
 class NextToken:

@@ -48,7 +48,7 @@ def advise(parameters: float | str, hidden_size: int | None = None) -> Advice:
     Raises:
         HanlinError: not a number of parameters between 100 thousand and 100 billion.
     """
-    count = _count_of(parameters)
+    count = parameter_count(parameters)
     width = hidden_size or _usual_width(count)
     rest = count
     for _ in range(60):  # the embedding is part of the count: N_v + N_nv = count
@@ -61,7 +61,8 @@ def advise(parameters: float | str, hidden_size: int | None = None) -> Advice:
     return Advice(vocab_size, vocab_size * width / count, width, round(law), why)
 
 
-def _count_of(parameters: float | str) -> float:
+def parameter_count(parameters: float | str) -> float:
+    """`26m` or `0.3b` as a number; raises HanlinError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", str(parameters).strip().lower())
     count = float(match[1]) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}[match[2]] if match else 0.0
     if not 1e5 <= count <= 1e11:

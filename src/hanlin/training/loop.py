@@ -25,6 +25,7 @@ from ..model import CausalLM, RewardModel
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
 from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
+from .figures import step_figures
 from .guards import BadSteps, SpikeGuard, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, release_memory
 from .optim import Optimizers
@@ -205,6 +206,7 @@ class _Run:
         tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
         plain |= {"lr": config.learning_rate * factor, "tokens": float(sum(batch.ids.numel() for batch in batches))}
+        plain |= getattr(self.source, "figures", dict)()
         return _Launched(self.step, tick, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
 
     def _decide_to_compile(self, batches: list[Any]) -> None:
@@ -264,7 +266,8 @@ class _Run:
             if self.bad.add(launched.step):
                 self._roll_back(launched.step)
                 return False
-        figures |= {"tokens_per_second": figures["tokens"] / elapsed, "seconds": self.elapsed()}
+        figures |= {"tokens_per_second": figures["tokens"] / elapsed, "seconds": self.elapsed(), "skipped": float(self.skipped)}
+        figures |= step_figures(self.model, self.device, int(figures["tokens"]), elapsed, launched.batches[0].ids.shape[-1])
         self.last = means(figures)
         self.log.log(self.last, launched.step + 1)
         self.progress.update(launched.step + 1, self._bound(launched.step + 1), self.last)
