@@ -73,8 +73,12 @@ class GPT2Decoder(nn.Module):
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.num_hidden_layers))
         self.ln_f = nn.LayerNorm(config.hidden_size, eps=1e-5)
 
-    def forward(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
-        x = self.wte(ids) + self.wpe(context.positions)
+    def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+        """Embeddings with those of the positions, (B, T, hidden_size)."""
+        return self.wte(ids) + self.wpe(context.positions)
+
+    def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """All blocks and the final norm, (B, T, hidden_size)."""
         for block in self.h:
             x = block(x, context)
         return self.ln_f(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from .attention import attend, cache_mask, document_attention, packed_mask
 from .cache import KVCache
 from .config import ModelConfig
 from .functions import normed_linears, rms_norm, rotate, swiglu
+from .gpt2 import GPT2Decoder
 
 
 class RMSNorm(nn.Module):
@@ -137,10 +139,15 @@ class Decoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+        """Embeddings (B, T, hidden_size); the context learns its rotation angles."""
         x = self.embed_tokens(ids)
         context.cos = self.cos[context.positions][:, :, None].to(x.dtype)  # (B, T, 1, D/2)
         context.sin = self.sin[context.positions][:, :, None].to(x.dtype)
+        return x
+
+    def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """All blocks and the final norm, (B, T, hidden_size)."""
         for layer in self.layers:
             x = layer(x, context)
         return self.norm(x)
@@ -155,21 +162,23 @@ class _Model(nn.Module):
         self._compiled: Callable[..., torch.Tensor] | None = None
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Decoder | GPT2Decoder:
         """The trunk, whatever its family calls it."""
-        trunk = self.transformer if self.config.family == "gpt2" else self.model
-        assert isinstance(trunk, nn.Module)
-        return trunk
+        return cast("Decoder | GPT2Decoder", self.transformer if self.config.family == "gpt2" else self.model)
 
     def compile_trunk(self) -> None:
-        """Compile the trunk for whole rows (training); passes with a cache stay as they are. Names and weights do not change."""
-        self._compiled = torch.compile(self.decoder.forward, dynamic=False)  # each shape by itself: what came before must not change the result
+        """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and weights do not change.
+
+        Embeddings stay outside: the compiler adds up their gradients in no fixed order, and a run would not have its bits again.
+        Each shape is compiled by itself, since what came before must not change a result.
+        """
+        self._compiled = torch.compile(self.decoder.run, dynamic=False)
 
     def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Hidden states (B, T, hidden_size)."""
-        if self._compiled is not None and context.cache is None and torch.is_grad_enabled():
-            return self._compiled(ids, context)
-        return self.decoder(ids, context)
+        compiled = self._compiled is not None and context.cache is None and torch.is_grad_enabled()
+        run = self._compiled if compiled else self.decoder.run
+        return run(self.decoder.embed(ids, context), context)  # type: ignore[misc]
 
 
 class CausalLM(_Model):
@@ -178,8 +187,6 @@ class CausalLM(_Model):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         if config.family == "gpt2":
-            from .gpt2 import GPT2Decoder
-
             self.transformer = GPT2Decoder(config)
         else:
             self.model = Decoder(config)
