@@ -150,7 +150,7 @@ def test_the_compiled_trunk_computes_the_same(family):
         results.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert sorted(model.state_dict()) == sorted(tiny_model(family).state_dict())
     for name in results[0]:
-        torch.testing.assert_close(results[1][name], results[0][name], rtol=1e-4, atol=1e-5, msg=name)
+        assert float((results[1][name] - results[0][name]).abs().max()) <= 1e-4 * float(results[0][name].abs().max()), name
 
 
 def test_rms_norm_of_nothing_is_nothing():

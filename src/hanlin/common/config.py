@@ -135,7 +135,7 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
     if origin is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            shown = " | ".join(map(str, choices))
+            shown = " | ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
             raise _wrong(where, name, shown, shown, value)
         return value
     if origin in (tuple, list):

@@ -68,7 +68,7 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     anchor_steps: int = 250
     on_save_error: Literal["stop", "warn"] = "stop"
-    compile: bool | Literal["auto"] = "auto"
+    compile: Literal[True, False, "auto"] = "auto"
 
     def __post_init__(self):
         if self.steps < 1:
