@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -125,9 +126,11 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        for option in options:
-            if option is not type(None):
+        real = [option for option in options if option is not type(None)]
+        for option in real[:-1]:
+            with contextlib.suppress(HanlinError):
                 return _convert(option, value, where, name)
+        return _convert(real[-1], value, where, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _wrong(where, name, "一个小节 (键值对)", "a section (mapping)", value)

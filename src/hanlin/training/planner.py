@@ -17,9 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..common.devices import free_memory
+from ..common.errors import HanlinError
+from ..common.hardware import GPU_ALLOCATOR
 from ..model import CausalLM, ModelConfig, linear_cross_entropy
 from .loop import TrainConfig
 from .optim import Optimizers
+
+# Bytes that glibc's heap takes for each one in use, measured here on five shapes: 1.55 to 1.76. Blocks below 32 MiB stay in the heap
+# when they are freed, and the holes do not fit the next ones. Returning them at once would cost half of the speed (docs/*/lab-log.md).
+CPU_ALLOCATOR = 1.68
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,21 +183,83 @@ def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _
     return kept
 
 
-def fitting_rows(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_step: int, memory: float) -> tuple[int, StepCost]:
-    """The largest power-of-two number of rows whose step stays within `memory` bytes, `shape.rows` at most; 1 even if it does not.
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A micro-batch that fits: its rows, the cost of the step, the expected peak and the memory there was, in bytes."""
 
-    Returns:
-        The rows, and the cost with them.
+    rows: int
+    cost: StepCost
+    peak: float
+    memory: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """Memory for a training.
+
+    Attributes:
+        memory: bytes that are free.
+        baseline: bytes of them that the framework takes for itself.
+        allocator: bytes taken from the system for each byte in use.
+        most_tokens: of a micro-batch; beyond it nothing is gained.
+    """
+
+    memory: float
+    baseline: float = 0.0
+    allocator: float = CPU_ALLOCATOR
+    most_tokens: int = 8192
+
+    def peak(self, cost: StepCost) -> float:
+        """Bytes that the step will have taken from the system."""
+        return self.baseline + self.allocator * cost.peak
+
+
+def room_for_training(device: torch.device) -> Room:
+    """What is free on a device now, for this process, with a tenth left to others."""
+    if device.type == "cpu":
+        return Room(0.9 * free_memory(device))
+    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536)
+
+
+def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_step: int, room: Room) -> Fit:
+    """The largest power of two of rows, `shape.rows` at most, whose step stays within the room.
+
+    Raises:
+        HanlinError: not even one row fits; names what would help, cheapest first, with the memory each would take.
     """
 
     def cost_of(rows: int) -> StepCost:
         return trace_step(config, train, dataclasses.replace(shape, rows=rows, micros=-(-rows_of_step // rows)))
 
-    rows = 1 << (max(1, min(shape.rows, rows_of_step)).bit_length() - 1)
+    rows = 1 << (max(1, min(shape.rows, rows_of_step, room.most_tokens // shape.seq_len)).bit_length() - 1)
     cost = cost_of(rows)
-    while rows > 1 and cost.peak > memory:
-        lasting = cost.weights + cost.gradients + cost.optimizer
-        room = (memory - lasting) / max(1, cost.peak - lasting) * rows  # what is not lasting grows with the rows
-        rows = max(1, min(rows // 2, 1 << max(0, int(room).bit_length() - 1))) if room >= 1 else 1
+    while rows > 1 and room.peak(cost) > room.memory:
+        lasting = room.baseline + room.allocator * (cost.weights + cost.gradients + cost.optimizer)
+        fitting = int((room.memory - lasting) / max(1.0, room.peak(cost) - lasting) * rows)  # the rest grows with the rows
+        rows = min(rows // 2, 1 << (fitting.bit_length() - 1)) if fitting >= 1 else 1
         cost = cost_of(rows)
-    return rows, cost
+    if room.peak(cost) > room.memory:
+        raise _too_large(config, train, shape, room, cost)
+    return Fit(rows, cost, room.peak(cost), room.memory)
+
+
+def _too_large(config: ModelConfig, train: TrainConfig, shape: StepShape, room: Room, cost: StepCost) -> HanlinError:
+    """What to do, cheapest first: recompute activations, shorter rows, a smaller model."""
+    one = dataclasses.replace(shape, rows=1, micros=2)
+    offers: list[tuple[str, str]] = []
+    if not shape.checkpoint_activations:
+        less = room.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True)))
+        if less < 0.95 * room.peak(cost):
+            offers.append((f"checkpoint_activations: true（{_gib(less)}，慢约三分之一）", f"checkpoint_activations: true ({_gib(less)}, slower by a third or so)"))
+    if shape.seq_len >= 256:
+        less = room.peak(trace_step(config, train, dataclasses.replace(one, seq_len=shape.seq_len // 2)))
+        offers.append((f"seq_len: {shape.seq_len // 2}（{_gib(less)}）", f"seq_len: {shape.seq_len // 2} ({_gib(less)})"))
+    offers.append(("更小的模型（--params）", "a smaller model (--params)"))
+    return HanlinError(
+        f"训练一行 {shape.seq_len} 个词元就要 {_gib(room.peak(cost))}，可用的只有 {_gib(room.memory)}。可以依次试：{'；'.join(zh for zh, _ in offers)}。",
+        f"Training on one row of {shape.seq_len} tokens takes {_gib(room.peak(cost))}, and there is {_gib(room.memory)}. To try, in this order: {'; '.join(en for _, en in offers)}.",
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
