@@ -53,6 +53,14 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
     return result
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections as dotted keys, as overrides write them."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "") -> T:
     """Make the dataclass `cls` from a mapping, checking every key and type, sections within sections.
 

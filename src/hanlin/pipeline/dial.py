@@ -12,7 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ..common.config import apply_overrides, flatten
 from ..common.errors import HanlinError, tr
+from ..common.terminal import table
 from ..model import ModelConfig, ModelShape
 from ..tokenizer.advise import advise, count_of
 
@@ -132,8 +134,8 @@ def turn(
         Setting("pretrain.micro_tokens", "auto", "arithmetic", "开始时按空闲内存选，见 micro_tokens: auto", "chosen to fit the free memory when it starts"),
         Setting("pretrain.train.steps", steps, "arithmetic", f"{_short(budget)} 词元 ÷ 每步 {batch:,}", f"{_short(budget)} tokens, {batch:,} a step"),
         Setting("pretrain.train.learning_rate", _two_digits(learning_rate(outside, budget)), "literature", "Step Law 的六成，不超过 5e-3；与这里实测的 5e-3（0.94M）、2.5e-3（3.6M）相差不到一倍", "six tenths of Step Law, 5e-3 at most; within a factor of two of 5e-3 (0.94M) and 2.5e-3 (3.6M), measured here"),
-        Setting("pretrain.train.muon", True, "measured", "更新按 AdamW 的大小缩放（Moonlight），所以矩阵与嵌入用同一个学习率", "updates have AdamW's size (Moonlight), so matrices and embeddings share one rate"),
-        Setting("pretrain.train.embedding_scale", 1.0, "measured", "嵌入的学习率 = 矩阵的；两个自带配方都是这样", "the embeddings' rate is the matrices'; so in both shipped recipes"),
+        Setting("pretrain.train.muon", True, "literature", "更新按 AdamW 的大小缩放（Moonlight），所以矩阵与嵌入用同一个学习率", "updates have AdamW's size (Moonlight), so matrices and embeddings share one rate"),
+        Setting("pretrain.train.embedding_scale", 1.0, "judgement", "嵌入的学习率 = 矩阵的；两个自带配方都是这样", "the embeddings' rate is the matrices'; so in both shipped recipes"),
         Setting("pretrain.train.weight_decay", 0.1, "literature", "只对矩阵（OLMo、SmolLM3、Moonlight 都用 0.1）", "on matrices only (OLMo, SmolLM3 and Moonlight use 0.1)"),
         Setting("pretrain.train.schedule", "wsd", "literature", "预热、平稳、衰减（MiniCPM），平稳段可以续训", "warm-up, stable, decay (MiniCPM); the stable part can be gone on with"),
         Setting("pretrain.train.warmup", round(min(0.1, max(0.01, size / budget)), 3), "literature", "预热的词元与参数一样多（OLMo），在 1 % 与 10 % 之间", "as many tokens as parameters (OLMo), between 1 % and 10 %"),
@@ -187,7 +189,7 @@ def _shape(asked: float, given: Mapping[str, Any], exact: bool) -> tuple[ModelCo
                 (math.log(shape.parameters() / asked) / 0.01) ** 2 * (1.0 if exact else 0.01)
                 + (math.log(layers / layers_usual) / 0.15) ** 2
                 + (math.log(wide / (width * 8 / 3)) / 0.1) ** 2
-                + (0.0 if (width // shape.per_head) % 2 == 0 else 4.0)
+                + (0.0 if shape.key_value_heads < shape.num_attention_heads else 30.0)  # GQA wants heads in pairs or threes
             )
             if best is None or cost < best[0]:
                 best = cost, shape, advised
@@ -272,6 +274,50 @@ def _short(count: float) -> str:
 
 def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
+
+
+_FOLLOWING = ("sft", "distill", "dpo", "reward", "grpo")
+
+
+def apply_dial(
+    values: Mapping[str, Any], fixed: Mapping[str, Any], *, params: Any = None, depth: Any = None, tokens: Any = None, data_tokens: int | None = None
+) -> tuple[dict[str, Any], Dial]:
+    """A recipe's values with the dial's in them.
+
+    The values of `fixed` (dotted) stand. Rows and positions are the data's affair, so the recipe's stand too. Rates of the later stages
+    keep their proportion to pretraining's, and their micro-batches are chosen to fit.
+
+    Returns:
+        The values to build a recipe from; the dial, whose notes name what it replaced.
+    """
+    flat = flatten(values)
+    data = {key: flat[key] for key in ("pretrain.seq_len", "model.max_position_embeddings", "model.family", "model.qk_norm", "model.residual_init") if key in flat}
+    dial = turn(params=params, depth=depth, tokens=tokens, data_tokens=data_tokens, given={**data, **fixed})
+    derived = dial.values()
+    rate, before = "pretrain.train.learning_rate", flat.get("pretrain.train.learning_rate")
+    for name in _FOLLOWING:
+        key = f"{name}.train.learning_rate"
+        if key in flat and before and key not in fixed:
+            derived[key] = _two_digits(float(flat[key]) * float(derived[rate]) / float(before))
+        if isinstance(values.get(name), Mapping) and name in ("sft", "distill") and f"{name}.micro_tokens" not in fixed:
+            derived[f"{name}.micro_tokens"] = "auto"
+    changes = [f"{key} {flat[key]} → {value}" for key, value in derived.items() if key in flat and flat[key] != value]
+    note = (f"配方里的值被替换：{'，'.join(changes)}", f"values of the recipe were replaced: {', '.join(changes)}")
+    settled = apply_overrides(dict(values), [])
+    for key, value in derived.items():
+        *path, last = key.split(".")
+        node = settled
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return settled, dataclasses.replace(dial, notes=(*dial.notes, note) if changes else dial.notes)
+
+
+def dial_text(dial: Dial) -> str:
+    """The dial as a person reads it: a line for each setting with its grounds, then the notes."""
+    title = tr(f"{dial.parameters / 1e6:.2f}M 参数，{_short(dial.tokens)} 词元", f"{dial.parameters / 1e6:.2f}M parameters, {_short(dial.tokens)} tokens")
+    head = [tr("设置", "setting"), tr("值", "value"), tr("依据", "grounds"), tr("为什么", "why")]
+    return "\n".join([title, "", *table([head, *dial_rows(dial)], right=(1,)), *(f"· {tr(*note)}" for note in dial.notes)])
 
 
 def dial_rows(dial: Dial) -> list[list[str]]:
