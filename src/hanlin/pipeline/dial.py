@@ -182,18 +182,20 @@ def _shape(asked: float, given: Mapping[str, Any], exact: bool) -> tuple[ModelCo
         lowest, highest = math.floor(0.6 * layers_usual), math.ceil(1.7 * layers_usual)
         layers_all = [int(model["num_hidden_layers"])] if model.get("num_hidden_layers") else range(max(1, lowest), highest + 1)
         forward = round(width * 8 / 3 / 32)
-        forwards = [int(model["intermediate_size"])] if model.get("intermediate_size") else [32 * n for n in range(max(2, round(0.85 * forward)), round(1.2 * forward) + 1)]
+        forwards = [int(model["intermediate_size"])] if model.get("intermediate_size") else [32 * n for n in range(max(2, round(0.7 * forward)), round(1.5 * forward) + 1)]
         for layers, wide in itertools.product(layers_all, forwards):
             shape = _config(width, layers, wide, vocab, model, asked)
+            off = abs(math.log(shape.parameters() / asked))
             cost = (
-                (math.log(shape.parameters() / asked) / 0.01) ** 2 * (1.0 if exact else 0.01)
+                (off / 0.01) ** 2 * (1.0 if exact else 0.01)
+                + (1000.0 if exact and off > 0.045 else 0.0)
                 + (math.log(layers / layers_usual) / 0.15) ** 2
                 + (math.log(wide / (width * 8 / 3)) / 0.1) ** 2
                 + (0.0 if shape.key_value_heads < shape.num_attention_heads else 30.0)  # GQA wants heads in pairs or threes
             )
             if best is None or cost < best[0]:
                 best = cost, shape, advised
-    if best is None or (exact and abs(math.log(best[1].parameters() / asked)) > 0.05):
+    if best is None or (exact and abs(math.log(best[1].parameters() / asked)) > 0.045):
         near = "" if best is None else f"{best[1].parameters() / 1e6:.2f}M"
         raise HanlinError(
             f"给定的设置下做不出 {_short(asked)} 参数的模型（最接近的是 {near or '没有'}）。请去掉 model 或 tokenizer 里的一项，或改 --params。",
