@@ -14,7 +14,7 @@ from ..common.terminal import table
 from ..model import ModelConfig
 from ..stages.supervised import SupervisedConfig
 from ..training.planner import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
-from .probe import STEPS, Probe, probe
+from .probe import STEPS, Probe, compiles, probe
 from .recipe import Recipe
 
 # Runs on real Chinese text in the lab log: parameters, tokens read, bits per byte on held-out text.
@@ -101,7 +101,7 @@ def plan_recipe(
     memory = {part: float(getattr(cost, part)) for part in ("weights", "gradients", "optimizer", "activations", "temporary")}
     memory["framework"] = max(0.0, (stages[0].peak or 0.0) - sum(memory.values()))
     notes = [*planner.notes(), _about_bits(recipe, expected)]
-    if pretrain.train.compile:
+    if hardware is not None and pretrain.train.compile is not False:
         notes.append(tr("按不编译推算；torch.compile 的内存更少、速度更快", "reckoned without torch.compile, which takes less memory and time"))
     if hardware is not None and price is None:
         notes.append(tr(f"租价 ¥{hardware.price:g}/小时：{hardware.source[0]}（--price 可改）", f"CNY {hardware.price:g} an hour: {hardware.source[1]} (--price changes it)"))
@@ -186,7 +186,7 @@ class _OnThis:
         self.costs[name] = fit.cost
         settled = dataclasses.replace(section, micro_tokens=fit.rows * section.seq_len)
         step = settled.step_shape(traits(self.device).train_dtype)
-        key = (step, settled.train.muon, settled.train.compile)
+        key = (step, settled.train.muon, compiles(shape, settled.train, step, str(self.device)))
         if key not in self.probes:
             self.progress.note(f"试跑 {name}：{self.steps} 步", f"probing {name}: {self.steps} steps")
             self.probes[key] = probe(shape, settled.train, step, str(self.device), self.steps)

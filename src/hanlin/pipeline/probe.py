@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..dataset import Batch
 from ..model import CausalLM, ModelConfig, ModelShape, init_weights
 from ..stages.supervised import NextToken
 from ..training import TrainConfig, train
+from ..training.compiling import compiling_pays
 from ..training.planner import StepShape
 from .runner import peak_rss_mb
 
@@ -61,6 +63,9 @@ def probe(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: 
     Raises:
         HanlinError: the process died, most likely for want of memory, or not one step was in time.
     """
+    compiled = compiles(config, settings, shape, device)
+    settings = dataclasses.replace(settings, compile=compiled)
+    max_seconds += 150.0 if compiled else 0.0  # compiling comes first
     asked = {
         "config": to_dict(config), "train": to_dict(settings), "shape": to_dict(shape), "device": device, "steps": steps + _DROPPED, "max_seconds": max_seconds,
     }  # fmt: skip
@@ -86,6 +91,15 @@ def probe(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: 
     quartiles = statistics.quantiles(times if shape.micros == 1 else [t / statistics.median(single) for t in single], n=4) if len(times) > 3 and (shape.micros == 1 or len(single) > 1) else None
     spread = (quartiles[2] - quartiles[0]) / 2 / (seconds if shape.micros == 1 else 1.0) if quartiles else 0.0
     return Probe(seconds, spread, found["peak_mb"], found["baseline_mb"], len(times))
+
+
+def compiles(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: str) -> bool:
+    """What the loop will decide for the whole run, of which the probe is a small part."""
+    if isinstance(settings.compile, bool):
+        return settings.compile
+    model: Any = types.SimpleNamespace(config=config)
+    batches = [types.SimpleNamespace(ids=torch.empty(shape.rows, shape.seq_len, device="meta"))] * shape.micros
+    return compiling_pays(model, batches, settings.steps, resolve_device(device))
 
 
 class _RandomRows:
