@@ -16,7 +16,7 @@ from ..common.config import apply_overrides, flatten
 from ..common.errors import HanlinError, tr
 from ..common.terminal import table
 from ..model import ModelConfig, ModelShape
-from ..tokenizer.advise import advise, count_of
+from ..tokenizer.advise import advise, parameter_count
 
 TOKENS_PER_PARAMETER = 20
 EPOCHS = 4  # of repeats that still teach nearly as much as new text (Muennighoff et al. 2023)
@@ -151,7 +151,7 @@ def turn(
 
 
 def _asked(params: float | str) -> float:
-    count = count_of(params)
+    count = parameter_count(params)
     if not LEAST <= count <= MOST:
         raise HanlinError(f"--params {params} 超出范围：这一套规则只在 0.5m 与 1b 之间有依据。", f"--params {params} is out of range: these rules have grounds between 0.5m and 1b only.")
     return count
@@ -260,7 +260,7 @@ def _budget(size: int, tokens: float | str | None, data_tokens: int | None) -> t
 
 def _token_count(tokens: float | str) -> float:
     try:
-        return count_of(tokens)
+        return parameter_count(tokens)
     except HanlinError:
         raise HanlinError(
             f"看不懂的词元数 {tokens!r}。请写 500m、2b 这样的数，在 100k 与 100b 之间。", f"Not a number of tokens: {tokens!r}. Write it as 500m or 2b, between 100k and 100b."
