@@ -19,6 +19,7 @@ from .common.errors import HanlinError, prefers_chinese, tr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .pipeline.dial import Dial
     from .tokenizer import Tokenizer
 
 app = App(
@@ -54,6 +55,9 @@ def run(
     out: Path,
     corpus: Many = (),
     sft: Many = (),
+    params: str | None = None,
+    depth: int | None = None,
+    tokens: str | None = None,
     device: str | None = None,
     track: Many = (),
     json: Flag = False,
@@ -72,6 +76,12 @@ def run(
         Text files, globs or directories instead of the recipe's.
     sft
         Conversation files instead of the recipe's.
+    params
+        Size of the model, such as 26m: shape, vocabulary, steps, batch and rates follow from it instead of the recipe's.
+    depth
+        Layers instead of params.
+    tokens
+        To pretrain on, such as 500m; 20 a parameter when absent.
     device
         auto, cpu or an accelerator.
     track
@@ -90,8 +100,15 @@ def run(
         extra["device"] = device
     if track:
         extra["track"] = track
-    report = run_recipe(load_recipe(recipe, overrides, extra), out)
+    loaded = load_recipe(recipe, overrides, extra, params=params, depth=depth, tokens=tokens, on_dial=_show_dial)
+    report = run_recipe(loaded, out)
     show(report, json, _summary(report, out))
+
+
+def _show_dial(dial: Dial) -> None:
+    from .pipeline.dial import dial_text
+
+    print(dial_text(dial) + "\n", file=sys.stderr)
 
 
 def _summary(report: dict[str, Any], out: Path) -> str:
@@ -109,6 +126,12 @@ def _summary(report: dict[str, Any], out: Path) -> str:
         f"report: {out / 'report.html'}\nchat:   hanlin chat {out}\nserve:  hanlin serve {out}",
     )
     return "\n".join([head, *lines, foot])
+
+
+app.command(
+    "hanlin.cli_plan:plan", name="plan",
+    help=tr("动手之前先算：内存、速度、时间、费用；--params 看各项设置如何推出", "Reckon before running: memory, speed, time, money; with --params, how each setting is derived"),
+)  # fmt: skip
 
 
 @app.command
@@ -369,7 +392,15 @@ def _add_stage(name: str, zh: str, en: str) -> None:
     app.command(command, name=name)
 
 
-_add_stage("pretrain", "预训练一个模型（配置见 docs/zh/stages.md）。", "Pretrain a model (configuration: docs/en/stages.md).")
+def _pretrain(*overrides: str, config: Path, out: Path, params: str | None = None, depth: int | None = None, tokens: str | None = None) -> None:
+    from .pipeline.single import run_stage
+
+    dial = {name: value for name, value in (("params", params), ("depth", depth), ("tokens", tokens)) if value is not None}
+    show(run_stage("pretrain", config, out, overrides, dial), True)
+
+
+_pretrain.__doc__ = tr("预训练一个模型（配置见 docs/zh/stages.md；--params 26m 推出大小、步数与学习率）。", "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates).")
+app.command(_pretrain, name="pretrain")
 _add_stage("sft", "用对话微调模型。", "Fine-tune a model on conversations.")
 _add_stage("distill", "用带思维链的对话微调模型。", "Fine-tune a model on conversations with reasoning.")
 _add_stage("dpo", "用偏好对做 DPO。", "Optimise a model for preferences by DPO.")

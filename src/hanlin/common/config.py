@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -50,6 +51,14 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
         value = yaml.safe_load(text)
         node[last] = _as_number(value) if isinstance(value, str) else value
     return result
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections as dotted keys, as overrides write them."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "") -> T:
@@ -125,9 +134,11 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        for option in options:
-            if option is not type(None):
+        real = [option for option in options if option is not type(None)]
+        for option in real[:-1]:
+            with contextlib.suppress(HanlinError):
                 return _convert(option, value, where, name)
+        return _convert(real[-1], value, where, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _wrong(where, name, "一个小节 (键值对)", "a section (mapping)", value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -144,3 +145,27 @@ def memory_mb(device: torch.device) -> dict[str, float]:
         if most is not None:
             found["device_memory_mb"] = most(device) / 2**20
     return found
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes a new program may take on the device: its own memory, or the system's for a CPU and for shared memory."""
+    import torch
+
+    if device.type != "cpu" and hasattr(torch.accelerator, "get_memory_info"):
+        try:
+            return int(torch.accelerator.get_memory_info(device)[0])
+        except RuntimeError:  # a device whose memory is the system's
+            pass
+    return _free_system_memory()
+
+
+def _free_system_memory() -> int:
+    """What the system says is available, within the limit of the control group (containers) where there is one."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(0, free)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.config import apply_overrides, build, load_yaml
+from ..common.config import apply_overrides, build, flatten, load_yaml
 from ..common.errors import HanlinError
 from ..corpus.build import CorpusConfig
 from ..model import ModelShape
@@ -15,6 +15,7 @@ from ..stages.dpo import DPOConfig
 from ..stages.grpo import GRPOConfig
 from ..stages.reward import RewardConfig
 from ..stages.supervised import SupervisedConfig
+from .dial import Dial, apply_dial
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STAGES = ("corpus", "tokenizer", "dataset", "pretrain", "sft", "distill", "dpo", "reward", "grpo", "evaluation", "gguf")
@@ -153,11 +154,23 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    name: str | Path,
+    overrides: Sequence[str] = (),
+    extra: dict[str, Any] | None = None,
+    *,
+    params: str | None = None,
+    depth: int | None = None,
+    tokens: str | None = None,
+    on_dial: Callable[[Dial], None] | None = None,
+) -> Recipe:
     """Read a shipped recipe by name, or a YAML file by path, and apply dotted overrides.
 
     Args:
         extra: values set by flags, by section, e.g. `{"corpus": {"files": (…)}}`; they win over everything.
+        params, depth, tokens: the dial (`pipeline.dial`): its values replace the file's, overrides win over it. A file may
+            have these keys itself; then all that it says besides wins over the dial too.
+        on_dial: told what the dial came to, when it was turned.
 
     Raises:
         HanlinError: no such recipe, an unknown key, an impossible value.
@@ -170,7 +183,23 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), extra: dict[str
                 f"没有名为 {name} 的配方，也没有这个文件。自带的配方：{'、'.join(recipe_names())}。",
                 f"There is no recipe called {name}, and no such file. Shipped recipes: {', '.join(recipe_names())}.",
             )
-    values = apply_overrides(load_yaml(path), overrides)
+    written = load_yaml(path)
+    asked = {key: written.pop(key) for key in ("params", "depth", "tokens") if key in written}
+    values = apply_overrides(written, overrides)
+    asked |= {key: values.pop(key) for key in ("params", "depth", "tokens") if key in values}
+    flags = {key: value for key, value in (("params", params), ("depth", depth), ("tokens", tokens)) if value is not None}
+    if "params" in flags or "depth" in flags:
+        asked = {key: value for key, value in asked.items() if key == "tokens"}
+        fixed = flatten(apply_overrides({}, overrides))
+    else:
+        fixed = flatten(values)
+    asked |= flags
+    if "params" in asked or "depth" in asked:
+        values, dial = apply_dial(values, fixed, **asked)
+        if on_dial is not None:
+            on_dial(dial)
+    elif asked:
+        raise HanlinError("--tokens 要与 --params 或 --depth 一起用。", "--tokens goes with --params or --depth.")
     for section, entries in (extra or {}).items():
         if isinstance(entries, dict):
             values[section] = dict(values.get(section) or {}) | entries

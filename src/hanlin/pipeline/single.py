@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.config import apply_overrides, build, load_yaml, to_dict
+from ..common.config import apply_overrides, build, flatten, load_yaml, to_dict
 from ..common.errors import HanlinError
 from ..common.locks import directory_lock
 from ..common.manifest import hash_json, read_manifest
 from ..common.progress import make_progress
 from ..corpus.readers import read_conversations, read_preferences
-from ..dataset import build_conversation_dataset
+from ..dataset import TokenDataset, build_conversation_dataset
 from ..export import check_export
 from ..model import ModelShape
 from ..stages.dpo import DPOConfig, dpo
@@ -25,6 +26,7 @@ from ..stages.reward import RewardConfig, reward
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import SupervisedConfig, finetune
 from ..tokenizer import load_tokenizer
+from .dial import apply_dial, dial_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +78,32 @@ class GRPOFile(SupervisedFile):
 FILES: dict[str, type] = {"pretrain": PretrainFile, "sft": SupervisedFile, "distill": SupervisedFile, "dpo": DPOFile, "reward": RewardFile, "grpo": GRPOFile}
 
 
-def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def turned(values: dict[str, Any], overrides: Sequence[str], dial: Mapping[str, Any]) -> dict[str, Any]:
+    """A pretraining file's values as the dial sets them for its tokenizer and its data; what the dial came to goes to stderr."""
+    missing = [key for key in ("tokenizer", "dataset") if key not in values]
+    if missing:
+        raise HanlinError(f"缺少 {missing[0]}：--params 要看词表和数据的大小。", f"{missing[0]} is missing: --params looks at the vocabulary and the data.")
+    words, data = load_tokenizer(Path(values["tokenizer"])), TokenDataset(Path(values["dataset"]), verify=False)
+    fixed = flatten(apply_overrides({}, overrides)) | {"tokenizer.vocab_size": words.vocab_size}
+    plain = {key: value for key, value in values.items() if key != "tokenizer"}
+    settled, found = apply_dial(plain, fixed, data_tokens=int(data.lengths.sum()), **dial)
+    print(dial_text(found), file=sys.stderr)
+    return settled | {"tokenizer": values["tokenizer"]}
+
+
+def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = (), dial: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Run one stage and return its manifest's metrics; run again to resume.
+
+    Args:
+        dial: `params`, `depth`, `tokens` of `pipeline.dial`, for pretraining; its values replace the file's, overrides win over it.
 
     Raises:
         HanlinError: what the configuration or the data lack.
     """
-    file: Any = build(FILES[name], apply_overrides(load_yaml(config), overrides), str(config))
+    values = apply_overrides(load_yaml(config), overrides)
+    if dial:
+        values = turned(values, overrides, dial)
+    file: Any = build(FILES[name], values, str(config))
     root = out.parent / f".{out.name}.work"
     progress = make_progress()
     with directory_lock(root):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..common.progress import SOURCE
+from ..common.atomic import read_json, write_json
+from ..common.devices import traits
+from ..common.progress import SOURCE, Progress
 from ..dataset import IGNORE, Batch, ConversationRows, TextRows, TokenDataset
 from ..model import CausalLM, linear_cross_entropy, token_log_probs
 from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
+from ..training.planner import StepShape, fit_step, room_for_training
 from .job import Job, content_hash
 from .pairs import sum_by_document
 
@@ -26,7 +29,10 @@ class SupervisedConfig:
     Attributes:
         seq_len: tokens in a row.
         batch_tokens: tokens in an optimiser step.
-        micro_tokens: tokens in one forward pass; the rest is gradient accumulation.
+        micro_tokens: tokens in one forward pass; the rest is gradient accumulation. `auto` takes the largest power of two of
+            rows that fits the memory free when the stage first begins, and stays with it.
+        checkpoint_activations: compute each layer again in the backward pass instead of keeping what it left: a third more
+            work, a fraction of the memory.
         z_loss: weight of logsumexp², see `linear_cross_entropy`.
         document_mask: tokens attend within their own document only; without it, to everything before them in the row.
     """
@@ -34,20 +40,31 @@ class SupervisedConfig:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     seq_len: int = 256
     batch_tokens: int = 8192
-    micro_tokens: int = 8192
+    micro_tokens: Literal["auto"] | int = 8192
+    checkpoint_activations: bool = False
     z_loss: float = 1e-4
     document_mask: bool = True
 
     def __post_init__(self):
         if self.seq_len < 2:
             raise ValueError(f"seq_len must be at least 2, not {self.seq_len}")
-        if self.batch_tokens < self.seq_len or self.micro_tokens < self.seq_len:
+        if self.batch_tokens < self.seq_len or (self.micro_tokens != "auto" and self.micro_tokens < self.seq_len):
             raise ValueError(f"batch_tokens {self.batch_tokens} and micro_tokens {self.micro_tokens} must hold at least one row of seq_len {self.seq_len}")
 
     @property
     def rows(self) -> int:
         """Rows in a step."""
         return self.batch_tokens // self.seq_len
+
+    def step_shape(self, dtype: str) -> StepShape:
+        """What the planner needs to know of a step, with products in `dtype`."""
+        micros = -(-self.rows // self.micro_rows)
+        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations)
+
+    @property
+    def micro_rows(self) -> int:
+        """Rows in one forward pass; all of them while `auto` is not settled."""
+        return self.rows if self.micro_tokens == "auto" else min(self.rows, max(1, self.micro_tokens // self.seq_len))
 
 
 class RowSource:
@@ -71,7 +88,7 @@ class RowSource:
     def micro_batches(self, step: int, model: nn.Module) -> list[Batch]:
         """Rows `step·rows … (step+1)·rows`, cut into micro-batches."""
         first, count = step * self.config.rows, self.config.rows
-        micro = max(1, self.config.micro_tokens // self.config.seq_len)
+        micro = self.config.micro_rows
         batches = [self.rows.batch(list(range(first + at, first + min(at + micro, count)))) for at in range(0, count, micro)]
         self._read = [document for batch in batches for document in batch.documents]
         return batches
@@ -117,6 +134,28 @@ class NextToken:
         return model.hidden(batch.ids, **apart)  # (B, T, d)
 
 
+def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, progress: Progress) -> SupervisedConfig:
+    """`micro_tokens: auto` as a number that fits the device's free memory; a resumed run keeps the one it began with.
+
+    Raises:
+        HanlinError: not even one row fits; says what would help, cheapest first.
+    """
+    if config.micro_tokens != "auto":
+        return config
+    file = work / "micro_tokens.json"
+    if file.is_file():
+        return dataclasses.replace(config, micro_tokens=int(read_json(file)["micro_tokens"]))
+    device = next(model.parameters()).device
+    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype), config.rows, room_for_training(device))
+    chosen = fit.rows * config.seq_len
+    progress.note(
+        f"micro_tokens: auto → {chosen:,}（{fit.rows} 行，预计峰值 {fit.peak / 2**30:.2f} GiB，可用 {fit.memory / 2**30:.2f} GiB）",
+        f"micro_tokens: auto → {chosen:,} ({fit.rows} rows, expected peak {fit.peak / 2**30:.2f} GiB, {fit.memory / 2**30:.2f} GiB there)",
+    )
+    write_json(file, {"micro_tokens": chosen})
+    return dataclasses.replace(config, micro_tokens=chosen)
+
+
 def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
     """UTF-8 bytes behind each token id, (V,) int64; zero for control tokens."""
     ordinary = [len(token) for token in tokenizer.vocabulary.tokens]
@@ -130,6 +169,9 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
         HanlinError: the dataset was made with another tokenizer, or holds conversations longer than a row.
     """
     dataset.require_tokenizer(tokenizer)
+    config = settle_micro_batch(config, model, job.work, job.progress)
+    if config.checkpoint_activations:
+        model.checkpoint_activations = True  # type: ignore[assignment]
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
     return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask), config, dataset=dataset.path, tokenizer=tokenizer)
 

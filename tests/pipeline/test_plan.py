@@ -1,0 +1,143 @@
+"""The plan before the run: its arithmetic is the module's own, its refusals say what would help."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from hanlin.common.errors import HanlinError
+from hanlin.common.progress import Progress
+from hanlin.model import CausalLM, ModelShape, linear_cross_entropy
+from hanlin.pipeline.plan import expected_bits_per_byte, plan_recipe, plan_text
+from hanlin.pipeline.recipe import load_recipe
+from hanlin.stages.supervised import SupervisedConfig, settle_micro_batch
+from hanlin.training import TrainConfig
+from hanlin.training.optim import Optimizers
+from hanlin.training.planner import Room, StepShape, fit_step, trace_step
+
+SHAPE = ModelShape(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)
+CONFIG = SHAPE.config(1200, 0)
+STEP = StepShape(seq_len=64, rows=4)
+
+
+def saved_bytes(model, shape):
+    """Bytes of the distinct storages that autograd keeps in a real forward pass, besides weights and tables."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.randint(0, 1200, (shape.rows, shape.seq_len))
+    zeros = torch.zeros_like(ids)
+    place = torch.arange(shape.rows * shape.seq_len)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.hidden(ids, positions=zeros, doc_ids=zeros)
+        loss, _ = linear_cross_entropy(hidden[place // shape.seq_len, place % shape.seq_len], model.head_weight, ids.flatten())
+    return loss, sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_weights_gradients_and_state_are_the_modules_own(muon):
+    settings = TrainConfig(muon=muon)
+    cost = trace_step(CONFIG, settings, STEP)
+    model = CausalLM(CONFIG)
+    optimizers = Optimizers(model, learning_rate=1e-3, muon=muon)
+    loss, _ = saved_bytes(model, STEP)
+    loss.backward()
+    assert cost.gradients == sum(p.grad.nbytes for p in model.parameters()) == 4 * CONFIG.parameters()
+    optimizers.step(1.0)
+    assert cost.weights == sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    assert cost.optimizer == pytest.approx(sum(t.nbytes for t in optimizers.state_tensors().values()), rel=1e-3)
+
+
+def test_activations_are_what_autograd_keeps():
+    """With the gradients that the loss has ready by then, and the batch of 32 bytes a token, to within a hundredth."""
+    cost = trace_step(CONFIG, TrainConfig(), STEP)
+    tokens = STEP.rows * STEP.seq_len
+    _, kept = saved_bytes(CausalLM(CONFIG), STEP)
+    ready = 4 * CONFIG.hidden_size * (CONFIG.vocab_size + tokens)
+    assert kept + ready <= cost.activations <= 1.01 * (kept + ready) + 32 * tokens
+
+
+def test_activations_grow_with_the_rows_and_accumulation_keeps_the_gradients_beside_them():
+    one, two = (trace_step(CONFIG, TrainConfig(), dataclasses.replace(STEP, rows=rows)) for rows in (4, 8))
+    assert two.activations == pytest.approx(2 * one.activations, rel=0.15)
+    many = trace_step(CONFIG, TrainConfig(), dataclasses.replace(STEP, micros=2))
+    assert many.backward_peak - one.backward_peak >= 0.5 * one.gradients
+    halves = trace_step(CONFIG, TrainConfig(), dataclasses.replace(STEP, dtype="bfloat16"))
+    assert halves.activations < one.activations
+
+
+def test_the_work_is_the_models_own_count_and_full_attention():
+    cost = trace_step(CONFIG, TrainConfig(), STEP)
+    tokens = STEP.rows * STEP.seq_len
+    extra = 8.0 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.per_head * STEP.seq_len * tokens  # 14 of full less 6 of causal
+    assert sum(flops for flops, _ in cost.forward_backward) == pytest.approx(CONFIG.flops_per_token(STEP.seq_len) * tokens + extra, rel=0.02)
+
+
+def test_the_largest_power_of_two_that_fits_is_taken():
+    big = dataclasses.replace(STEP, rows=32)
+    costs = {rows: trace_step(CONFIG, TrainConfig(), dataclasses.replace(big, rows=rows, micros=32 // rows)).peak for rows in (1, 2, 4, 8, 16, 32)}
+    for rows in (2, 8, 32):
+        assert fit_step(CONFIG, TrainConfig(), big, 32, Room(costs[rows] + 1000.0, allocator=1.0)).rows == rows
+
+
+def test_what_does_not_fit_is_refused_with_what_would_help():
+    with pytest.raises(HanlinError) as caught:
+        fit_step(CONFIG, TrainConfig(), dataclasses.replace(STEP, seq_len=256), 8, Room(2e6, allocator=1.0))
+    assert "seq_len: 128" in caught.value.zh and "--params" in caught.value.en
+
+
+def test_auto_settles_once_and_keeps_to_it(tmp_path):
+    config = SupervisedConfig(TrainConfig(steps=1), seq_len=64, batch_tokens=1024, micro_tokens="auto")
+    model = CausalLM(CONFIG)
+    first = settle_micro_batch(config, model, tmp_path / "work", Progress())
+    assert first.micro_tokens == 1024
+    (tmp_path / "work" / "micro_tokens.json").write_text('{"micro_tokens": 256}')
+    assert settle_micro_batch(config, model, tmp_path / "work", Progress()).micro_tokens == 256
+
+
+def test_explicit_micro_tokens_stand_and_nonsense_is_refused():
+    assert load_recipe("demo").pretrain.micro_tokens == 4096
+    assert load_recipe("demo", ["pretrain.micro_tokens=auto"]).pretrain.micro_tokens == "auto"
+    with pytest.raises(HanlinError):
+        load_recipe("demo", ["pretrain.micro_tokens=some"])
+
+
+def test_a_plan_by_data_sheet_adds_up():
+    recipe = load_recipe("zh-mini", ["corpus.files=[x]"])
+    one, eight = plan_recipe(recipe, "rtx4090", price=3.6), plan_recipe(recipe, "rtx4090", gpus=8, price=3.6)
+    stage = one.stages[0]
+    assert stage.tokens == 800 * 8192
+    assert stage.seconds * stage.tokens_per_second == pytest.approx(stage.tokens)
+    assert stage.money == pytest.approx(stage.seconds / 1000)
+    assert eight.stages[0].seconds < stage.seconds and eight.stages[0].peak < stage.peak
+    assert sum(one.memory.values()) == pytest.approx(stage.peak)
+    assert "4090" in plan_text(one)
+
+
+def test_a_plan_says_what_it_does_not_know(monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    text = plan_text(plan_recipe(load_recipe("demo"), "h100"))
+    assert "bits per byte: not known" in text and "dpo, reward, grpo: not reckoned" in text
+    assert expected_bits_per_byte(26e6, 500e6) is None
+    value, around = expected_bits_per_byte(3.6e6, 6.55e6)
+    assert abs(value - 2.199) < around
+
+
+@pytest.mark.parametrize("arguments", [{"device": "rtx309"}, {"device": "h100", "gpus": 64}, {"device": "h100", "gpus": 0}, {"device": "this", "gpus": 2}])
+def test_impossible_plans_are_refused(arguments):
+    with pytest.raises(HanlinError):
+        plan_recipe(load_recipe("demo"), **arguments)
+
+
+def test_a_probe_measures_real_steps():
+    from hanlin.pipeline.probe import probe
+
+    found = probe(CONFIG, TrainConfig(), dataclasses.replace(STEP, micros=4), "cpu", steps=6)
+    assert found.seconds > 0 and found.steps == 6
+    assert found.peak_mb >= found.baseline_mb > 0
