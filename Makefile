@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly format clean oracle bench-tokenizer bench-corpus
+.PHONY: demo test nightly format clean oracle bench-tokenizer bench-corpus bench-train
 
 demo: $(STAMP)
 	$(BIN)/hanlin run demo --out runs/demo
@@ -38,6 +38,11 @@ bench-corpus: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt datatrove rensa xxhash
 	status=0; for script in corpus dedup; do $(BIN)/python benchmarks/$$script.py $(CHINESE) || status=1; done; \
 	$(BIN)/python benchmarks/cleaning.py || status=1; exit $$status
+
+# Training against its peers: speed and memory step by step, the plan against what follows, recipes at equal seconds (half an hour).
+bench-train: $(STAMP)
+	status=0; $(BIN)/python benchmarks/train.py --data $(CHINESE) || status=1; $(BIN)/python benchmarks/plan.py || status=1; \
+	$(BIN)/python benchmarks/recipes.py $(CHINESE) || status=1; exit $$status
 
 # Everything, also what is marked nightly: about an hour. The real data is looked for beside the checkout.
 nightly: oracle

@@ -135,6 +135,29 @@ def test_what_a_layer_keeps_for_backward():
     assert sum(storages.values()) <= 4 * tokens * (layer + outside) * 1.02
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_checkpointed_activations_give_the_same_bits_and_keep_less(family):
+    doc_ids = rows_of_documents([[5, 27], [32]])
+    ids, weights = torch.randint(0, 100, (2, 32)), torch.randn(2, 32, 64)
+    results, kept = [], []
+    for again in (False, True):
+        model = tiny_model(family, hidden_size=64, num_hidden_layers=4)
+        model.checkpoint_activations = again
+        sizes: dict[int, int] = {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            hidden = model.hidden(ids, doc_ids=doc_ids)
+        (hidden * weights).sum().backward()
+        kept.append(sum(sizes.values()))
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert kept[1] < kept[0] / 2
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
 def test_the_compiled_trunk_computes_the_same(family):

@@ -5,8 +5,12 @@ Measured here on one core, float32, forward and backward: RMS norm of (16, 256, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,3 +160,10 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.
     if torch.compiler.is_compiling():
         return F.linear(F.silu(gate) * up, weight)
     return _SwiGLU.apply(gate, up, weight.to(gate.dtype))
+
+
+def run_block(block: nn.Module, x: torch.Tensor, context: Any, again: bool) -> torch.Tensor:
+    """A block's output; with `again`, nothing of it is kept for the backward pass but its input."""
+    if again and torch.is_grad_enabled():
+        return checkpoint(block, x, context, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+    return block(x, context)

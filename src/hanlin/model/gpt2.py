@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import ModelConfig
+from .functions import run_block
 
 if TYPE_CHECKING:
     from .transformer import Context
@@ -66,6 +67,8 @@ class GPT2Block(nn.Module):
 class GPT2Decoder(nn.Module):
     """Embedding, blocks and final norm (`transformer.` in the checkpoint)."""
 
+    checkpoints = False
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -80,5 +83,5 @@ class GPT2Decoder(nn.Module):
     def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """All blocks and the final norm, (B, T, hidden_size)."""
         for block in self.h:
-            x = block(x, context)
+            x = run_block(block, x, context, self.checkpoints)
         return self.ln_f(x)
