@@ -89,6 +89,8 @@ def plan_ablation(
         if keys.count(key) > 1:
             raise HanlinError(f"--vary {key} 给了两次；请把值写在一起。", f"--vary {key} is given twice; write its values together.")
     fixed = [*overrides, *([f"pretrain.train.steps={steps}"] if steps is not None else [])]
+    if seconds is not None:  # what pays depends on the steps, and the steps on the speed: so only who asks for it gets it
+        fixed.insert(0, "pretrain.train.compile=false")
     if "pretrain.train.steps" in keys and (steps is not None or seconds is not None):
         raise HanlinError("已用 --steps 或 --seconds 定了长度，不能再比较 pretrain.train.steps。", "The length is fixed by --steps or --seconds, so pretrain.train.steps cannot vary.")
     variants: list[Variant] = []

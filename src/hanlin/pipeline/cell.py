@@ -102,7 +102,8 @@ def probe_cell(cell: Cell) -> dict[str, Any]:
     """How long a step takes, and how long it takes until steps take that long."""
     work = cell.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
-    config = cell.config(steps=1_000_000, schedule="constant", checkpoint_seconds=1e9)
+    compiled = cell.config().train.compile is True  # the many steps below are not what the run will have: auto would take them for a long run
+    config = cell.config(steps=1_000_000, schedule="constant", checkpoint_seconds=1e9, compile=compiled)
     cell.train(config, cell.folder / "model", work, Progress(), max_seconds=cell.spec["seconds"])
     lines = read_metrics(work / METRICS)
     shutil.rmtree(cell.folder / "model")

@@ -171,7 +171,7 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
     dataset.require_tokenizer(tokenizer)
     config = settle_micro_batch(config, model, job.work, job.progress)
     if config.checkpoint_activations:
-        model.checkpoint_activations = True  # type: ignore[assignment]
+        model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
     return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask), config, dataset=dataset.path, tokenizer=tokenizer)
 
