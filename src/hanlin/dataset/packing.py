@@ -40,14 +40,28 @@ class Batch:
     documents: list[int]
 
     @functools.cached_property
+    def learned(self) -> torch.Tensor:
+        """Places of the tokens to predict in the flattened rows, (targets,) int64. Found where the batch was made: to find them on an
+        accelerator, the host would have to wait for it."""
+        return (self.labels.flatten() != IGNORE).nonzero().squeeze(1)
+
+    @property
     def targets(self) -> int:
         """Number of tokens to predict."""
-        return int((self.labels != IGNORE).sum())
+        return len(self.learned)
+
+    def select(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, T, …) → (targets, …): what belongs to the tokens to predict."""
+        return values.flatten(0, 1).index_select(0, self.learned)
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on a device."""
+        if device == self.ids.device:
+            return self
         ids, labels, positions, doc_ids = (t.to(device, non_blocking=True) for t in (self.ids, self.labels, self.positions, self.doc_ids))
-        return Batch(ids, labels, positions, doc_ids, self.documents)
+        moved = Batch(ids, labels, positions, doc_ids, self.documents)
+        moved.learned = self.learned.to(device, non_blocking=True)
+        return moved
 
     def split(self) -> list[Batch]:
         """The upper and the lower half of the rows, each with its own documents; itself when there is one row."""

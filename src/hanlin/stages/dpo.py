@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..dataset import IGNORE, Batch, TokenDataset
+from ..dataset import Batch, TokenDataset
 from ..model import token_log_probs
 from ..training import TrainConfig, TrainResult
 from .job import Job, content_hash
@@ -44,9 +44,8 @@ class DPOLoss:
 
     def answer_log_probs(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """log π of each document's answer, and its tokens; (documents,) each."""
-        learned = batch.labels != IGNORE
-        hidden = model.hidden(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids)[learned]
-        return sum_by_document(token_log_probs(hidden, model.head_weight, batch.labels[learned]), batch)
+        hidden = batch.select(model.hidden(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids))
+        return sum_by_document(token_log_probs(hidden, model.head_weight, batch.select(batch.labels)), batch)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Summed loss over the pairs of a micro-batch."""

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json
-from ..dataset import IGNORE, Batch, pack_sequences, permutation
+from ..dataset import Batch, pack_sequences, permutation
 from ..inference import Engine, SamplingParams
 from ..model import CausalLM, token_log_probs
 from ..tokenizer import Tokenizer
@@ -164,14 +164,13 @@ class PolicyGradient:
     def __call__(self, model: Any, batch: RolloutBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Summed loss over the answers' tokens."""
         rows = batch.rows
-        learned = rows.labels != IGNORE
 
         def log_probs(policy: Any) -> torch.Tensor:
-            hidden = policy.hidden(rows.ids, positions=rows.positions, doc_ids=rows.doc_ids)[learned]
-            return token_log_probs(hidden, policy.head_weight, rows.labels[learned], self.config.temperature)
+            hidden = rows.select(policy.hidden(rows.ids, positions=rows.positions, doc_ids=rows.doc_ids))
+            return token_log_probs(hidden, policy.head_weight, rows.select(rows.labels), self.config.temperature)
 
         now = log_probs(model)
-        loss = -(batch.advantages[rows.doc_ids[learned]] * now).sum()
+        loss = -(batch.advantages[rows.select(rows.doc_ids)] * now).sum()
         figures = {"reward": batch.reward * batch.answers, "answer_length": float(batch.answer_tokens)}
         figures |= {f"{name}_count": float(batch.answers) for name in figures}
         if self.reference is not None:
@@ -180,7 +179,7 @@ class PolicyGradient:
             difference = before - now
             k3 = (difference.exp() - difference - 1).sum()  # Schulman 2020
             loss = loss + self.config.kl_coef * k3
-            figures |= {"kl": float(k3.detach()), "kl_count": float(learned.sum())}
+            figures |= {"kl": float(k3.detach()), "kl_count": float(rows.targets)}
         return loss, figures
 
 

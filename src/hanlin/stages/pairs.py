@@ -12,7 +12,7 @@ from torch import nn
 
 from ..common.errors import HanlinError
 from ..common.manifest import artifact
-from ..dataset import IGNORE, Batch, TokenDataset, TokenDatasetWriter, pack_sequences, permutation
+from ..dataset import Batch, TokenDataset, TokenDatasetWriter, pack_sequences, permutation
 from ..tokenizer import Tokenizer
 
 
@@ -116,12 +116,12 @@ def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, t
     """Sum per-target values over each document of a batch.
 
     Args:
-        values: (targets,), in the order of `batch.labels != IGNORE`.
+        values: (targets,), as `Batch.select` gives them.
 
     Returns:
         sums and numbers of targets, both (documents,).
     """
-    owner = batch.doc_ids[batch.labels != IGNORE]
+    owner = batch.select(batch.doc_ids)
     count = len(batch.documents)
     sums = torch.zeros(count, device=values.device).index_add(0, owner, values)
     return sums, torch.zeros(count, device=values.device).index_add(0, owner, torch.ones_like(values))

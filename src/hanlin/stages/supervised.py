@@ -13,7 +13,7 @@ from torch import nn
 from ..common.atomic import read_json, write_json
 from ..common.devices import traits
 from ..common.progress import SOURCE, Progress
-from ..dataset import IGNORE, Batch, ConversationRows, TextRows, TokenDataset
+from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
 from ..model import CausalLM, linear_cross_entropy, token_log_probs
 from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
@@ -118,20 +118,23 @@ class NextToken:
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
-        hidden, labels, learned = self._hidden(model, batch), batch.labels, batch.labels != IGNORE
-        labels = labels[learned]
-        loss, nll = linear_cross_entropy(hidden[learned], model.head_weight, labels, z_loss=self.z_loss)
-        return loss, {"nll": nll.detach(), "bytes": self.token_bytes.to(labels.device)[labels].sum()}
+        hidden, labels = self._learned(model, batch)
+        loss, nll = linear_cross_entropy(hidden, model.head_weight, labels, z_loss=self.z_loss)
+        if self.token_bytes.device != labels.device:
+            self.token_bytes = self.token_bytes.to(labels.device)
+        return loss, {"nll": nll.detach(), "bytes": self.token_bytes[labels].sum()}
 
     def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
-        learned = batch.labels != IGNORE
-        sums, counts = sum_by_document(-token_log_probs(self._hidden(model, batch)[learned], model.head_weight, batch.labels[learned]), batch)
+        hidden, labels = self._learned(model, batch)
+        sums, counts = sum_by_document(-token_log_probs(hidden, model.head_weight, labels), batch)
         return sums / counts.clamp(min=1)
 
-    def _hidden(self, model: Any, batch: Batch) -> torch.Tensor:
+    def _learned(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (n, d) and labels (n,) of the tokens to learn."""
         apart = {"positions": batch.positions, "doc_ids": batch.doc_ids} if self.document_mask else {}
-        return model.hidden(batch.ids, **apart)  # (B, T, d)
+        hidden = model.hidden(batch.ids, **apart)  # (B, T, d)
+        return batch.select(hidden), batch.select(batch.labels)
 
 
 def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, progress: Progress) -> SupervisedConfig:
