@@ -164,3 +164,12 @@ def test_text_is_encoded_in_order_whatever_the_threads(tmp_path, tokenizer, thre
     data = build_text_dataset(documents, tokenizer, tmp_path / str(threads), threads=threads)
     assert [data.document(i).tolist() for i in range(len(data))] == [[*tokenizer.encode(d["text"]), tokenizer.eos_id] for d in documents]
     assert data.manifest.metrics["bytes"] == sum(len(d["text"].encode("utf-8", "surrogatepass")) for d in documents)
+
+
+def test_select_takes_the_tokens_to_predict():
+    batch = pack_sequences([([1, 2, 3], [0, 1, 1]), ([4, 5], [1, 0])], 6)
+    chosen = batch.labels != IGNORE
+    values = torch.arange(batch.labels.numel()).view(batch.labels.shape)
+    assert batch.targets == int(chosen.sum()) == 2
+    assert torch.equal(batch.select(values), values[chosen])
+    assert torch.equal(batch.select(torch.stack([values, values], -1)), torch.stack([values, values], -1)[chosen])
