@@ -18,6 +18,7 @@ from hanlin.dataset import (
     TokenDatasetWriter,
     build_conversation_dataset,
     build_text_dataset,
+    pack_sequences,
     permutation,
 )
 from hanlin.dataset.packing import pack_best_fit
