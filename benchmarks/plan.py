@@ -49,7 +49,7 @@ def main() -> None:
         ])  # fmt: skip
         bad += [f"{name}: memory {memory:.3f}"] * (abs(memory - 1) > MEMORY) + [f"{name}: memory by trace {by_trace:.3f}"] * (abs(by_trace - 1) > MEMORY)
         bad += [f"{name}: time {time:.3f}"] * (abs(time - 1) > TIME)
-        print(f"{name}: probe of {planned.steps} steps ±{planned.spread:.0%}, run of {run.steps} steps ±{run.spread:.0%}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+        print(f"{name}: memory {memory:.3f}, by trace {by_trace:.3f}, time {time:.3f}; probe of {planned.steps} steps ±{planned.spread:.0%}, run of {run.steps} steps ±{run.spread:.0%}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("\n".join(table(rows, right=range(1, 10))))
     if bad:
