@@ -115,7 +115,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path):
 
 def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
     out = tmp_path / "a"
-    command = [sys.executable, "-m", "hanlin.cli", "ablate", "demo", *TINY, "--vary", "pretrain.z_loss=0,1e-2", "--steps", "60", "--seeds", "1", "--out", str(out)]
+    command = [sys.executable, "-m", "hanlin.cli", "ablate", "demo", *TINY, "--vary", "pretrain.z_loss=0,1e-2", "--steps", "800", "--seeds", "1", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(out.glob("cells/*/work/metrics.jsonl")) and process.poll() is None:
@@ -127,4 +127,4 @@ def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
     assert locks and not any(os.path.exists(f"/proc/{pid}") for pid in locks)
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300, env=os.environ | {"HANLIN_LANG": "en"})
     assert done.returncode == 0, done.stderr
-    assert [row["steps"] for row in json.loads(done.stdout)["variants"]] == [60, 60]
+    assert [row["steps"] for row in json.loads(done.stdout)["variants"]] == [800, 800]

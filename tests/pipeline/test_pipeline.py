@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
@@ -90,9 +91,10 @@ def test_killed_and_started_again_ends_with_the_same_models(finished, tmp_path, 
     out = tmp_path / "killed"
     code = "from pathlib import Path; from hanlin.pipeline import *; from hanlin.common.progress import Progress; run_recipe(load_recipe('demo', %r), Path(%r), Progress())"
     command = [sys.executable, "-c", code % ([*TINY, "reward=null", "grpo=null"], str(out))]
-    first = subprocess.run(command, env={**os.environ, "HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300)
+    alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits are promised for the same number of threads
+    first = subprocess.run(command, env=alike | {"HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300)
     assert first.returncode == (0 if "between" in fail_at and first.returncode == 0 else 137), first.stderr
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(command, env=alike, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     for name in ("pretrain", "sft", "distill", "dpo"):
         assert read_manifest(out / "models" / name).files["model.safetensors"] == read_manifest(finished[0] / "models" / name).files["model.safetensors"], name
