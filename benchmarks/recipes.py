@@ -10,9 +10,10 @@ shuffled so that no recipe has the quiet hours.
 Recipes, each rebuilt here from its published settings, at a batch of 4,096 tokens as Hanlin's:
   hanlin     its default: qwen3 family, zero init of residual projections, documents packed with masks, Muon + AdamW groups, WSD,
              z-loss, clip 1.
-  seed       NanoZhGPT's: a GPT-2 block, N(0, 0.02) for all matrices, windows of the token stream across documents, AdamW 3e-4 (0.9, 0.95),
-             decay 0.1 on everything, warm-up and cosine to a tenth, clip 1.
-  minimind   its pretraining script: its model (float norms, repeated heads), one document per row, cut and padded to 340 tokens, AdamW 5e-4
+  seed       NanoZhGPT's (`train/train_xpu.py`): a GPT-2 block, N(0, 0.02) for all matrices, windows of the token stream across documents,
+             AdamW 3e-4 (0.9, 0.95), decay 0.1 on everything, warm-up over 2 % (500 of 20,000 steps there) and cosine to a tenth, clip 1.
+             Each row is a window of its own here; there a whole micro-batch is one stretch of text, which is less kind.
+  minimind   its pretraining script (`trainer/train_pretrain.py`): its model (float norms, repeated heads), one document per row, cut and padded to 340 tokens, AdamW 5e-4
              (0.9, 0.999), decay 0.01 on everything, no warm-up, cosine to a tenth, clip 1. Long documents are cut into rows
              here, not thrown away, which is kinder than the original.
 """
@@ -203,19 +204,11 @@ def prepare(files: list[Path], folder: Path, per_source: int, held: int) -> None
     for source, text in heldout:
         ids = list(map(int, words.encode(text)))[: 8 * WINDOW]
         windows = [ids[at : at + WINDOW] for at in range(0, len(ids), WINDOW) if len(ids[at : at + WINDOW]) > 1]
-        size = sum(len(words.decode_bytes(window[1:])) if hasattr(words, "decode_bytes") else sum(token_lengths(words)[i] for i in window[1:]) for window in windows)
+        size = sum(len(words.decode_bytes(window[1:])) for window in windows)
         if windows:
             documents.append({"source": source, "windows": windows, "bytes": size})
     (folder / "heldout.json").write_text(json.dumps({"documents": documents}))
     print(f"{len(files)} sources, {len(train_texts):,} training documents, {len(data.tokens):,} tokens; {len(documents)} held out", flush=True)
-
-
-def token_lengths(words: Any) -> list[int]:
-    from hanlin.stages.supervised import token_bytes
-
-    if not hasattr(token_lengths, "kept"):
-        token_lengths.kept = token_bytes(words).tolist()  # type: ignore[attr-defined]
-    return token_lengths.kept  # type: ignore[attr-defined]
 
 
 def bits_per_byte(run: dict[str, Any], source: str | None = None) -> float:

@@ -44,9 +44,10 @@ def _folders(run: Path) -> list[Path]:
 
 def _entries(folder: Path, step: int | None) -> list[dict[str, Any]]:
     """The bad steps of one training, with the text of their worst documents."""
-    from .training.spikes import SPIKES, read_spikes
+    from .common.atomic import read_json_lines
+    from .training.spikes import SPIKES
 
-    entries = [entry for entry in read_spikes(folder / SPIKES) if step is None or entry["step"] == step]
+    entries = [entry for entry in read_json_lines(folder / SPIKES) if step is None or entry["step"] == step]
     if not entries:
         return []
     reader, problem = _reader(folder)

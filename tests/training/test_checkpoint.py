@@ -29,14 +29,7 @@ from hanlin.training.optim import Optimizers
 from tests.support import tiny_model
 from tests.training.zygote import ROOT, build_world, train_stage
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from hanlin.training.spikes import write_run_file
 from tests.support import tiny_model
 from tests.training.zygote import TALKS, build_world, poison
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Told(Progress):
     """Keeps what was said."""
@@ -42,15 +44,6 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guards")
     build_world(folder)
     return folder, load_tokenizer(folder / "tokenizer")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def section(steps=12, micro=256, batch=256, **options):

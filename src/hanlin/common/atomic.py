@@ -132,3 +132,14 @@ def read_json(path: Path | str) -> Any:
             f"{path} 不是完整的 JSON（{error}）。文件可能写到一半或被改动；请删除它所在的目录后重新运行。",
             f"{path} is not whole JSON ({error}). It was cut short or edited; remove its directory and run again.",
         ) from None
+
+
+def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
+    """The objects of a file with one on each line; none where there is no file. A line that is being written, or that a kill cut short, is passed over."""
+    path, found = Path(path), []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            found.append(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            continue
+    return found

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from ..common import terminal
-from ..common.atomic import read_json
+from ..common.atomic import read_json, read_json_lines
 from ..common.errors import HanlinError, tr
 from ..common.progress import format_seconds
 from .svg import Stroke, chart, document, legend, running_mean, thin
@@ -80,12 +79,7 @@ def read_curve(run: Path, stage: str = "pretrain", measure: str | None = None) -
             f"{run} 里没有 {stage} 的训练曲线（metrics.jsonl 或 curves/{stage}.jsonl）。请检查路径，或用 --stage 指出是哪个阶段。",
             f"{run} holds no training curve of {stage} (metrics.jsonl or curves/{stage}.jsonl). Check the path, or name the stage with --stage.",
         )
-    lines = []
-    for line in file.read_bytes().splitlines():
-        try:
-            lines.append(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            continue  # the line being written, or cut short by a kill
+    lines = read_json_lines(file)
     measure = measure or ("bits_per_byte" if lines and "bits_per_byte" in lines[-1] else "loss")
     kept = [line for line in lines if isinstance(line, dict) and {"step", "tokens", "seconds", measure} <= line.keys() and math.isfinite(line[measure])]
     if not kept:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from ..common.atomic import read_json, write_json
+from ..common.atomic import read_json, read_json_lines, write_json
 from ..common.config import build
 from ..common.errors import HanlinError
 from ..common.locks import directory_lock
@@ -105,7 +105,7 @@ def probe_cell(cell: Cell) -> dict[str, Any]:
     compiled = cell.config().train.compile is True  # the many steps below are not what the run will have: auto would take them for a long run
     config = cell.config(steps=1_000_000, schedule="constant", checkpoint_seconds=1e9, compile=compiled)
     cell.train(config, cell.folder / "model", work, Progress(), max_seconds=cell.spec["seconds"])
-    lines = read_metrics(work / METRICS)
+    lines = read_json_lines(work / METRICS)
     shutil.rmtree(cell.folder / "model")
     shutil.rmtree(work)
     skip = min(_FIRST_STEPS, len(lines) - 1)
@@ -167,19 +167,8 @@ class _StopAt(Progress):
         self.progress.warn(zh, en)
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; one that a kill cut short is passed over."""
-    lines = []
-    for line in file.read_bytes().splitlines() if file.is_file() else ():
-        try:
-            lines.append(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            continue
-    return lines
-
-
 def _trained(metrics: Path, model: Path) -> dict[str, Any]:
-    lines, said = read_metrics(metrics), read_manifest(model, verify=False).metrics
+    lines, said = read_json_lines(metrics), read_manifest(model, verify=False).metrics
     tokens = sum(line["tokens"] for line in lines)
     timed = lines[1:] or lines  # a branch's seconds begin with its trunk's, and the first step is slow
     spent = lines[-1]["seconds"] - (lines[0]["seconds"] if len(lines) > 1 else 0.0)

@@ -178,7 +178,7 @@ def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _
     place = torch.zeros(shape.rows * shape.seq_len, dtype=torch.int64)
     with torch.autocast("cpu", getattr(torch, shape.dtype), enabled=shape.dtype != "float32"):
         hidden = model.hidden(ids, **({"positions": positions, "doc_ids": doc_ids} if shape.document_mask else {}))
-        loss, _ = linear_cross_entropy(hidden[place, place], model.head_weight, labels[place, place], z_loss=1e-4)
+        loss, _ = linear_cross_entropy(hidden.flatten(0, 1).index_select(0, place), model.head_weight, labels.flatten().index_select(0, place), z_loss=1e-4)
     del hidden
     kept = ledger.live - before if ledger is not None else 0
     (loss / 2.0).backward()

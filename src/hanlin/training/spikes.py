@@ -12,7 +12,7 @@ import orjson
 import torch
 from torch import nn
 
-from ..common.atomic import write_json
+from ..common.atomic import read_json_lines, write_json
 
 SPIKES = "spikes.jsonl"
 RUN = "run.json"
@@ -23,7 +23,7 @@ class SpikeLog:
 
     def __init__(self, folder: Path):
         self.file = folder / SPIKES
-        self._known = {(entry["step"], entry["data"]) for entry in read_spikes(self.file)}
+        self._known = {(entry["step"], entry["data"]) for entry in read_json_lines(self.file)}
 
     def write(self, entry: dict[str, Any], documents: list[tuple[int, float | None]]) -> None:
         """Add the line of a bad step; `step` and `data` (its place in the order of samples) say which."""
@@ -33,17 +33,6 @@ class SpikeLog:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.file, "ab") as file:
             file.write(orjson.dumps(entry | {"documents": [{"document": document, "loss": loss} for document, loss in documents]}) + b"\n")
-
-
-def read_spikes(file: Path) -> list[dict[str, Any]]:
-    """The lines of a `spikes.jsonl`, oldest first; one that a kill cut short is left out."""
-    entries = []
-    for line in file.read_bytes().splitlines() if file.is_file() else ():
-        try:
-            entries.append(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            continue
-    return entries
 
 
 @torch.no_grad()
