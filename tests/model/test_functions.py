@@ -86,6 +86,25 @@ def test_attention_sees_a_batch_that_took_the_place_of_another():
     assert not torch.allclose(before, after)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
+def test_a_model_learns_alike_with_the_attention_of_accelerators(family, monkeypatch):
+    """Masked attention hands back gradients with heads before tokens; every backward pass must take them so."""
+    doc_ids = rows_of_documents([[5, 11], [16]])
+    ids, weights = torch.randint(0, 100, (2, 16)), torch.randn(2, 16, 64)
+
+    def masked(q, k, v, doc_ids):
+        return attend(*(x.transpose(1, 2) for x in (q, k, v)), packed_mask(doc_ids)).transpose(1, 2).contiguous()
+
+    results = []
+    for attention in (document_attention, masked):
+        monkeypatch.setattr("hanlin.model.transformer.document_attention", attention)
+        model = tiny_model(family)
+        (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    for name, grad in results[0].items():
+        assert float((results[1][name] - grad).abs().max()) <= 1e-4 * float(grad.abs().max()), name
+
+
 def test_norm_with_linear_maps():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 3, 8, dtype=torch.float64), torch.rand(8, dtype=torch.float64) + 0.5

@@ -23,7 +23,7 @@ def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]
 def _norm_backward(grad: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of `unit·weight` to the input of the norm and to its weight, in float32."""
     size = unit.shape[-1]
-    along = (grad * unit).view(-1, size)
+    along = (grad * unit).reshape(-1, size)  # a view where it can be: attention elsewhere than on a CPU gives gradients in another order
     # d/dx = scale·(w·g - unit·mean(w·g·unit))
     mean = (along @ (weight / size)).view(scale.shape)
     return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), along.sum(0)
