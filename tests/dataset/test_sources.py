@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from hanlin.common.manifest import artifact
+from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, TokenDataset, TokenDatasetWriter, build_text_dataset, tail_alarm
 from hanlin.dataset import shards as shards_module
+from hanlin.dataset.packing import IGNORE
 from hanlin.dataset.tail import tail_text
-from hanlin.stages.supervised import RowSource, SupervisedConfig
-from tests.support import tiny_tokenizer
+from hanlin.model import ModelShape
+from hanlin.stages.job import Job
+from hanlin.stages.pretrain import pretrain
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.training import TrainConfig
+from hanlin.training.contract import means
+from tests.support import tiny_model, tiny_tokenizer
 
 DOCUMENTS = [{"text": f"第{i}篇，小明去了图书馆。" * (1 + i % 5), "source": ("网页", "books", "<qa>")[i % 7 % 3]} for i in range(300)]
 
@@ -89,6 +99,29 @@ def test_the_sources_of_a_step_are_those_of_its_documents(tokenizer, tmp_path):
     assert source.figures() == pytest.approx({f"source/{name}": read.count(name) / len(read) for name in set(read)})
 
 
+def test_the_loss_of_each_source_is_that_of_its_documents(tokenizer, tmp_path):
+    """Beside one document after another, whole in its row."""
+    dataset = build_text_dataset(iter(DOCUMENTS[:60]), tokenizer, tmp_path / "d")
+    model, sizes = tiny_model("qwen3", tokenizer), token_bytes(tokenizer)
+    rows = TextRows(dataset, 64, 1)
+    batch = rows.batch([0, 1, 2])
+    objective = NextToken(sizes, dataset=dataset)
+    bits, learned = dict.fromkeys(dataset.source_names, 0.0), dict.fromkeys(dataset.source_names, 0)
+    with torch.no_grad():
+        _, figures = objective(model, batch)
+        for owner, document in enumerate(batch.documents):
+            place = batch.doc_ids == owner
+            ids, labels = batch.ids[place], batch.labels[place]
+            name = DOCUMENTS[document]["source"]
+            kept = labels != IGNORE
+            bits[name] += float(F.cross_entropy(model(ids[None])[0][kept], labels[kept], reduction="sum")) / math.log(2)
+            learned[name] += int(sizes[labels[kept]].sum())
+    shown = means({name: float(value) for name, value in figures.items()})
+    expected = {f"bits_per_byte/{name}": bits[name] / learned[name] for name in bits if learned[name]}
+    assert len(expected) > 1 and {name: value for name, value in shown.items() if "/" in name} == pytest.approx(expected, rel=1e-4)
+    assert shown["bits_per_byte"] == pytest.approx(sum(bits.values()) / sum(learned.values()), rel=1e-4)
+
+
 # ------------------------------------------------------------------ tails
 
 
@@ -141,6 +174,39 @@ def test_a_dirty_tail_is_found_in_its_source_alone(tmp_path, monkeypatch, dirt, 
     for language, word in (("zh", "困惑度"), ("en", "perplexity")):
         monkeypatch.setenv("HANLIN_LANG", language)
         assert word in tail_text(found) and "乙" in tail_text(found) and "甲" not in tail_text(found)
+
+
+def test_the_largest_sources_come_first_and_a_long_tail_is_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr("hanlin.dataset.tail._JUDGED", 100)
+    rng = np.random.default_rng(3)
+    documents, sources = clean(rng, 900), ["小"] * 200 + ["大"] * 700
+    for place in range(700, 900):
+        documents[place] = rng.integers(0, 1000, 80)
+    (found,) = tail_alarm(dataset_of(tmp_path / "d", documents, sources), share=0.25, most=1)
+    assert found.source == "大" and found.suspicious and found.documents == 175 and found.first == 725
+
+
+def test_pretraining_warns_of_a_dirty_tail_once(tmp_path, tokenizer):
+    rng = np.random.default_rng(4)
+    words = ["".join(rng.choice(list("天地人你我他山水火土"), 40)) for _ in range(5)]
+    texts = [{"text": words[i % 5] * 3, "source": "书"} for i in range(400)]
+    for place in range(380, 400):
+        texts[place]["text"] = "".join(chr(code) for code in rng.integers(33, 126, 200))
+    dataset = build_text_dataset(iter(texts), tokenizer, tmp_path / "d")
+
+    class Told(Progress):
+        def __init__(self):
+            self.warnings: list[str] = []
+
+        def warn(self, zh: str, en: str) -> None:
+            self.warnings.append(en)
+
+    told = Told()
+    config = SupervisedConfig(TrainConfig(steps=1), seq_len=64, batch_tokens=128, micro_tokens=128)
+    shape = ModelShape(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).config(tokenizer.vocab_size, tokenizer.eos_id)
+    for _ in range(2):
+        pretrain(dataset.path, tokenizer.path, shape, config, Job(tmp_path / "model", tmp_path / "work", told))
+    assert len(told.warnings) == 1 and "number 380" in told.warnings[0]
 
 
 def test_what_is_too_small_to_judge_is_left_out(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -116,7 +117,8 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path):
 def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
     out = tmp_path / "a"
     command = [sys.executable, "-m", "hanlin.cli", "ablate", "demo", *TINY, "--vary", "pretrain.z_loss=0,1e-2", "--steps", "800", "--seeds", "1", "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job begins with it ignored
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=heard)
     deadline = time.monotonic() + 120
     while not list(out.glob("cells/*/work/metrics.jsonl")) and process.poll() is None:
         assert time.monotonic() < deadline

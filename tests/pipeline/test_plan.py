@@ -92,6 +92,25 @@ def test_what_does_not_fit_is_refused_with_what_would_help():
     assert "seq_len: 128" in caught.value.zh and "--params" in caught.value.en
 
 
+def test_offload_is_offered_where_a_device_has_memory_of_its_own():
+    with pytest.raises(HanlinError) as caught:
+        fit_step(CONFIG, TrainConfig(), STEP, 4, Room(2e5, allocator=1.0, own=True))
+    assert caught.value.zh.index("offload_optimizer") < caught.value.zh.index("--params") and "bus" in caught.value.en
+    with pytest.raises(HanlinError) as caught:
+        fit_step(CONFIG, TrainConfig(), STEP, 4, Room(2e5, allocator=1.0))
+    assert "offload" not in caught.value.en
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_what_is_offloaded_is_not_counted_on_the_device(muon):
+    train = TrainConfig(muon=muon)
+    whole, away = (trace_step(CONFIG, train, dataclasses.replace(STEP, offload=offload)) for offload in (False, True))
+    assert away.host == whole.optimizer and away.optimizer == 0
+    assert whole.backward_peak - away.backward_peak == whole.optimizer and 0.2 * whole.optimizer < whole.update_peak - away.update_peak < whole.optimizer
+    section = SupervisedConfig(dataclasses.replace(train, offload_optimizer=True))
+    assert section.step_shape("float32", own_memory=True).offload and not section.step_shape("float32").offload
+
+
 def test_auto_settles_once_and_keeps_to_it(tmp_path):
     config = SupervisedConfig(TrainConfig(steps=1), seq_len=64, batch_tokens=1024, micro_tokens="auto")
     model = CausalLM(CONFIG)

@@ -12,6 +12,8 @@ from hanlin.cli_inspect import spike
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
+from hanlin.inference import Engine
+from hanlin.model import RewardModel
 from hanlin.stages.dpo import DPOConfig, DPOLoss
 from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource
 from hanlin.stages.pairs import PairSource
@@ -198,7 +200,7 @@ def test_inspect_says_when_the_text_is_gone(world, tmp_path, capsys):
     assert str(tmp_path / "moved") in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stage", ["text", "dpo"])
+@pytest.mark.parametrize("stage", ["text", "dpo", "reward", "grpo"])
 def test_per_document_losses_add_up_to_the_objectives(world, stage):
     folder, tokenizer = world
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
@@ -207,6 +209,18 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         batch = TextRows(TokenDataset(folder / "text"), 64, 5).batch([3, 4, 5])
         expected = float(objective(model, batch)[1]["nll"])
         counts = [int(((batch.doc_ids == owner) & (batch.labels != -100)).sum()) for owner in range(len(batch.documents))]
+    elif stage == "grpo":
+        config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
+        objective = PolicyGradient(config, None)
+        (batch,) = RolloutSource(TALKS, lambda record, text: float(len(text) % 3), tokenizer, config, seed=0).micro_batches(0, model)
+        expected = float(objective(model, batch)[0])
+        counts = [int(((batch.rows.doc_ids == owner) & (batch.rows.labels != -100)).sum()) for owner in range(len(batch.documents))]
+    elif stage == "reward":
+        config = RewardConfig(seq_len=128, pairs=3, centering=0.0)
+        model, objective = RewardModel(model.config), BradleyTerry(config)
+        torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
+        batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
+        expected, counts = 2 * float(objective(model, batch)[0]), [1] * 6  # each pair is both its sides'
     else:
         config = DPOConfig(seq_len=128, pairs=3, sft_weight=1.0, beta=0.0)
         objective = DPOLoss(model, config)
@@ -310,8 +324,6 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
         config = DPOConfig(seq_len=64, pairs=6)
         source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), DPOLoss(reference, config)
     elif stage == "reward":
-        from hanlin.model import RewardModel
-
         config = RewardConfig(seq_len=64, pairs=6)
         model = RewardModel(model.config)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
@@ -327,6 +339,32 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
     assert float(cut_loss) == pytest.approx(float(loss), abs=1e-6)
     assert {name: float(value) for name, value in cut_figures.items()} == pytest.approx({name: float(value) for name, value in figures.items()}, rel=1e-4, abs=1e-4)
     assert sorted(d for piece in batches for d in piece.documents) == sorted(batch.documents)
+
+
+def test_answers_are_the_same_when_memory_is_short_while_they_are_written(world, monkeypatch):
+    _, tokenizer = world
+    model, told = tiny_model("qwen3", tokenizer, hidden_size=32), Told()
+    config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
+
+    def source(progress):
+        return RolloutSource(TALKS, lambda record, text: float(len(text) % 3), tokenizer, config, seed=0, progress=progress)
+
+    (whole,) = source(Progress()).micro_batches(0, model)
+    room, once = 5, Engine.generate
+
+    def crowded(self, prompts, params=None, on_token=None):
+        if self.max_batch > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return once(self, prompts, params, on_token)
+
+    monkeypatch.setattr(Engine, "generate", crowded)
+    limited = source(told)
+    (pieces,) = limited.micro_batches(0, model)
+    assert torch.equal(whole.ids, pieces.ids) and torch.equal(whole.advantages, pieces.advantages)
+    assert limited.at_once == 4 and len(told.warnings) == 2 and "4 at a time" in told.warnings[-1]
+    room = 0
+    with pytest.raises(HanlinError, match="seq_len"):
+        limited.micro_batches(0, model)
 
 
 def test_splitting_keeps_rows_documents_and_padding():

@@ -18,8 +18,9 @@ from tests.support import tiny_model
 FIGURES = {
     "loss": 3.2134, "bits_per_byte": 1.2345, "tokens_per_second": 12345.6, "mfu": 0.412, "memory_mb": 812.3, "device_memory_mb": 14000.0, "grad_norm": 0.453,
     "lr": 5e-3, "skipped": 2, "seconds": 9.0, "source/web": 0.61, "source/books": 0.22, "source/百科": 0.17,
+    "bits_per_byte/web": 1.519, "bits_per_byte/books": 1.706,
 }  # fmt: skip
-TEXTS = ("3.213", "1.234", "12,346", "41%", "812", "13.7", "0.45", "5.0e-03", "620/1080", "57%", "2:13", "web 61% · books 22% · 百科 17%")
+TEXTS = ("3.213", "1.234", "12,346", "41%", "812", "13.7", "0.45", "5.0e-03", "620/1080", "57%", "2:13", "web 61% 1.52 · books 22% 1.71 · 百科 17%")
 NAMES = {"zh": ("损失", "比特/字节", "词元/秒", "内存", "显存", "梯度范数", "学习率", "跳过", "来源", "剩余"), "en": ("loss", "bits/byte", "tok/s", "memory", "grad", "lr", "skipped", "sources", "ETA")}
 
 

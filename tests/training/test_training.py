@@ -211,6 +211,30 @@ def test_optimizer_state_round_trip(data):
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
+@pytest.mark.parametrize("muon", [True, False])
+def test_offloaded_state_gives_the_same_bits_piece_by_piece(data, muon):
+    _, tokenizer = data
+    models = [tiny_model("qwen3", tokenizer) for _ in range(3)]
+    plain, away, back = (Optimizers(model, learning_rate=1e-2, muon=muon, offload=offload) for model, offload in zip(models, (False, True, True), strict=True))
+    ids = torch.randint(0, 300, (2, 16))
+
+    def step(model, optimizers, bad=False):
+        model(ids).square().mean().backward()
+        optimizers.step(0.5, torch.tensor(bad))
+
+    for bad in (False, False, True, False):
+        step(models[0], plain, bad)
+        step(models[1], away, bad)
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+    first, second = plain.state_tensors(), away.state_tensors()
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    models[2].load_state_dict(models[1].state_dict())
+    back.load_state_tensors(second)
+    for model, optimizers in zip(models, (plain, away, back), strict=True):
+        step(model, optimizers)
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*(model.parameters() for model in models), strict=True))
+
+
 @pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])
 def test_schedules_rise_once_and_never_leave_their_range(schedule):
     factors = [learning_rate_factor(s, 200, schedule=schedule, warmup=0.1, decay=0.3, floor=0.05) for s in range(200)]

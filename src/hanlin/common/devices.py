@@ -79,6 +79,11 @@ def traits(device: torch.device) -> DeviceTraits:
     return TRAITS.get(device.type, TRAITS["cpu"])
 
 
+def has_own_memory(device: torch.device) -> bool:
+    """Whether tensors on the device take none of the system's memory."""
+    return device.type not in ("cpu", "mps")
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device's queue, where it has one."""
     if device.type != "cpu":

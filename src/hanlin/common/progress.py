@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 SOURCE = "source/"  # what precedes a source's name in figures: its share of the last step's documents
+SOURCE_LOSS = "bits_per_byte/"  # and its bits per byte in that step
 _MOST_SOURCES = 6
 
 
@@ -51,12 +52,13 @@ def shown_figures(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
 
 
 def shown_sources(figures: Mapping[str, float]) -> str:
-    """`web 61% · books 22%`, largest first; empty where sources are not known."""
+    """`web 61% 1.52 · books 22% 1.71`, largest first, with bits per byte where they are known; empty where sources are not."""
     shares = sorted(((value, key[len(SOURCE) :]) for key, value in figures.items() if key.startswith(SOURCE)), reverse=True)
     total = sum(share for share, _ in shares)
     if not total:
         return ""
-    named = [f"{name} {share / total:.0%}" for share, name in shares[:_MOST_SOURCES]]
+    losses = {name: figures.get(SOURCE_LOSS + name) for _, name in shares}
+    named = [f"{name} {share / total:.0%}" + ("" if losses[name] is None else f" {losses[name]:.2f}") for share, name in shares[:_MOST_SOURCES]]
     rest = len(shares) - len(named)
     return " · ".join(named + ([tr(f"另 {rest} 个", f"{rest} more")] if rest > 0 else []))
 

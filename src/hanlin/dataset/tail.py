@@ -11,7 +11,7 @@ from .shards import TokenDataset
 
 _SHARE, _RATIO = 0.01, 2.0
 _LEAST_DOCUMENTS, _LEAST_TOKENS = 20, 500  # of a tail; fewer say nothing
-_FIT_TOKENS, _JUDGED = 2_000_000, 4000  # at most: tokens to count, and documents of the head to judge
+_FIT_TOKENS, _JUDGED = 2_000_000, 4000  # at most: tokens to count, and documents of the head, and of the tail, to judge
 _BIGRAM = 0.7  # weight of the bigram in the mixture
 _DRAWS, _CHANCE = 2000, 0.001
 
@@ -40,7 +40,7 @@ class Tail:
         return self.perplexity / self.head_perplexity
 
 
-def tail_alarm(dataset: TokenDataset, *, share: float = _SHARE, ratio: float = _RATIO, seed: int = 0) -> list[Tail]:
+def tail_alarm(dataset: TokenDataset, *, share: float = _SHARE, ratio: float = _RATIO, seed: int = 0, most: int | None = None) -> list[Tail]:
     """Compare the last documents of each source, in the order of the dataset, with the rest of it; before training on them.
 
     Only the order in which the texts came can show this: a dataset of a shuffled corpus has its tails everywhere.
@@ -48,6 +48,7 @@ def tail_alarm(dataset: TokenDataset, *, share: float = _SHARE, ratio: float = _
     Args:
         share: of a source's documents that are its tail; at least 20.
         ratio: of perplexities, beyond which (or below whose inverse) a tail is suspicious.
+        most: look at so many sources, those with most documents; at all when absent.
 
     Returns:
         Sources with a tail to judge, the most surprising first; those under 40 documents or 500 tokens of tail are left out.
@@ -55,9 +56,11 @@ def tail_alarm(dataset: TokenDataset, *, share: float = _SHARE, ratio: float = _
     names = dataset.source_names or [""]
     sources = dataset.sources if dataset.sources is not None else np.zeros(len(dataset), dtype=np.uint16)
     order = np.argsort(sources, kind="stable")
-    ends = np.cumsum(np.bincount(sources, minlength=len(names)))
+    sizes = np.bincount(sources, minlength=len(names))
+    ends = np.cumsum(sizes)
     found = []
-    for number, name in enumerate(names):
+    for number in np.argsort(-sizes, kind="stable")[:most].tolist():
+        name = names[number]
         members = order[ends[number - 1] if number else 0 : ends[number]]
         tail = max(_LEAST_DOCUMENTS, round(share * len(members)))
         if len(members) >= 2 * tail and dataset.lengths[members[-tail:]].sum() >= _LEAST_TOKENS:
@@ -70,16 +73,15 @@ def tail_text(tails: list[Tail]) -> str:
     bad = [tail for tail in tails if tail.suspicious]
     if not bad:
         return tr(f"{len(tails)} 个来源的结尾都与前面相像。", f"The tails of {len(tails)} sources are like what comes before them.")
-    lines = []
-    for tail in bad:
-        name = tail.source or tr("（没有来源）", "(no source)")
-        lines.append(
-            tr(
-                f"注意：{name} 最后 {tail.documents} 篇（从第 {tail.first} 篇起）的困惑度是 {tail.perplexity:.0f}，前面是 {tail.head_perplexity:.0f}（{tail.ratio:.2f} 倍）。训练前请看一看，可能混进了脏数据。",
-                f"Warning: the last {tail.documents} documents of {name} (from number {tail.first}) have a perplexity of {tail.perplexity:.0f}, those before {tail.head_perplexity:.0f} ({tail.ratio:.2f} times). Look at them before training: dirt may have got in.",
-            )
-        )
-    return "\n".join(lines)
+    return "\n".join(tr("注意：", "Warning: ") + tr(*tail_warning(tail)) for tail in bad)
+
+
+def tail_warning(tail: Tail) -> tuple[str, str]:
+    """What to say of a suspicious tail, in Chinese and in English."""
+    return (
+        f"{tail.source or '（没有来源）'} 最后 {tail.documents} 篇（从第 {tail.first} 篇起）的困惑度是 {tail.perplexity:.0f}，前面是 {tail.head_perplexity:.0f}（{tail.ratio:.2f} 倍）。训练前请看一看，可能混进了脏数据。",
+        f"the last {tail.documents} documents of {tail.source or '(no source)'} (from number {tail.first}) have a perplexity of {tail.perplexity:.0f}, those before {tail.head_perplexity:.0f} ({tail.ratio:.2f} times). Look at them before training: dirt may have got in.",
+    )
 
 
 def _judge(dataset: TokenDataset, name: str, head: np.ndarray, tail: np.ndarray, ratio: float, rng: np.random.Generator) -> Tail:
@@ -88,7 +90,9 @@ def _judge(dataset: TokenDataset, name: str, head: np.ndarray, tail: np.ndarray,
     counted, judged = head[: len(head) // 2], head[len(head) // 2 :][:_JUDGED]
     lengths = np.cumsum(dataset.lengths[counted])
     counted = counted[: max(1, int(np.searchsorted(lengths, _FIT_TOKENS)))]
-    model = _Bigram(dataset, counted)
+    first, whole = int(tail.min()), len(tail)
+    tail = tail[np.linspace(0, whole - 1, min(whole, _JUDGED)).astype(int)]
+    model = _Bigram(dataset, counted, 1 + max(int(_stream(dataset, part)[0].max()) for part in (counted, judged, tail)))
     nats, tokens = model.nats(judged)
     tail_nats, tail_tokens = model.nats(tail)
     surprise, usual = tail_nats.sum() / tail_tokens.sum(), nats.sum() / tokens.sum()
@@ -96,15 +100,15 @@ def _judge(dataset: TokenDataset, name: str, head: np.ndarray, tail: np.ndarray,
     chance = nats[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
     low, high = np.quantile(chance, (_CHANCE, 1 - _CHANCE))
     apart = abs(surprise - usual) > np.log(ratio) and not low <= surprise <= high
-    return Tail(name, len(tail), int(tail.min()), float(np.exp(surprise)), float(np.exp(usual)), bool(apart))
+    return Tail(name, whole, first, float(np.exp(surprise)), float(np.exp(usual)), bool(apart))
 
 
 class _Bigram:
-    """A bigram model mixed with a unigram one that gives every token something."""
+    """A bigram model of some documents, mixed with a unigram one that gives every id below `size` something."""
 
-    def __init__(self, dataset: TokenDataset, documents: np.ndarray):
+    def __init__(self, dataset: TokenDataset, documents: np.ndarray, size: int):
         tokens, starts = _stream(dataset, documents)
-        self._dataset, self._size = dataset, int(dataset.tokens.max()) + 1
+        self._dataset, self._size = dataset, size
         counts = np.bincount(tokens, minlength=self._size) + 0.1
         self._unigram = counts / counts.sum()
         pairs = (tokens[:-1] * self._size + tokens[1:])[~starts[1:]]

@@ -26,7 +26,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, labels, weights, z_loss):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        nll_total = torch.zeros_like(total)
+        nll = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         rows = _chunk_rows(weight.shape[0])
@@ -38,9 +38,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             powers = logits.sub_(highest[:, None]).exp_()  # in place: the logits are not needed again
             total_power = powers.sum(-1)
             logsumexp = highest + total_power.log()
-            nll = logsumexp - right
-            nll_total += (nll * scale).sum()
-            total += ((nll + z_loss * logsumexp.square()) * scale).sum()
+            nll[part] = logsumexp - right
+            total += ((nll[part] + z_loss * logsumexp.square()) * scale).sum()
             # d/dlogits = p·(1 + 2·z·logsumexp) - onehot, with p = powers / total_power
             grad = powers.mul_(((1 + 2 * z_loss * logsumexp) * scale / total_power)[:, None])
             grad.scatter_add_(1, labels[part, None], -scale[:, None])
@@ -48,8 +47,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             torch.mm(grad, weight, out=grad_hidden[part])
             _add_product(grad_weight, grad.t(), hidden[part])
         ctx.grads = grad_hidden, grad_weight.to(weight.dtype)
-        ctx.mark_non_differentiable(nll_total)
-        return total, nll_total
+        ctx.mark_non_differentiable(nll)
+        return total, nll
 
     @staticmethod
     def backward(ctx, grad_total, _):
@@ -73,7 +72,7 @@ def linear_cross_entropy(
         z_loss: coefficient of logsumexp², which keeps logits from drifting.
 
     Returns:
-        (loss to differentiate, plain negative log likelihood in nats), both sums over tokens, float32.
+        the loss to differentiate, a sum over tokens, and each token's plain negative log likelihood in nats, (N,); float32.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         weight = weight.to(hidden.dtype)

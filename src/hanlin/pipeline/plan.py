@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from ..common.devices import resolve_device, traits
+from ..common.devices import has_own_memory, resolve_device, traits
 from ..common.errors import HanlinError, tr
 from ..common.hardware import BANDWIDTH_SHARE, GPU_ALLOCATOR, GPU_BASELINE_GIB, MATRIX_SHARE, Hardware, find_hardware
 from ..common.progress import Progress, format_seconds
@@ -125,7 +125,7 @@ def _supervised(name: str, section: SupervisedConfig, shape: ModelConfig, planne
 
 def _settled(section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room) -> Fit:
     """The given micro-batch, checked against the room, or the one that fits."""
-    step = section.step_shape(dtype)
+    step = section.step_shape(dtype, room.own)
     if section.micro_tokens == "auto":
         return fit_step(shape, section.train, step, section.rows, room)
     cost = trace_step(shape, section.train, step)
@@ -142,13 +142,15 @@ class _OnTable:
         self.use = 0.0
 
     def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float]:
-        room = Room(0.95 * self.hardware.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536)
+        room = Room(0.95 * self.hardware.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, self.hardware.bus > 0)
         fit = _settled(section, shape, self.hardware.dtype, room)
         if fit.peak > fit.memory:
             self.crowded.append(name)
         self.costs[name] = fit.cost
         micros = -(-section.rows // fit.rows)
         seconds = micros * self._seconds(fit.cost.forward_backward) + self._seconds(fit.cost.update)
+        if fit.cost.host:
+            seconds += 2 * fit.cost.host / (self.hardware.bus * 1e9)
         if self.workers > 1:
             seconds /= _PARALLEL_SHARE
         self.use = self.use or shape.flops_per_token(section.seq_len) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
@@ -185,7 +187,7 @@ class _OnThis:
         fit = _settled(section, shape, traits(self.device).train_dtype, room_for_training(self.device))
         self.costs[name] = fit.cost
         settled = dataclasses.replace(section, micro_tokens=fit.rows * section.seq_len)
-        step = settled.step_shape(traits(self.device).train_dtype)
+        step = settled.step_shape(traits(self.device).train_dtype, has_own_memory(self.device))
         key = (step, settled.train.muon, compiles(shape, settled.train, step, str(self.device)))
         if key not in self.probes:
             self.progress.note(f"试跑 {name}：{self.steps} 步", f"probing {name}: {self.steps} steps")

@@ -47,7 +47,7 @@ class DPOLoss:
         hidden = batch.select(model.hidden(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids))
         return sum_by_document(token_log_probs(hidden, model.head_weight, batch.select(batch.labels)), batch)
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Summed loss over the pairs of a micro-batch."""
         log_probs, lengths = self.answer_log_probs(model, batch)
         with torch.no_grad():
@@ -58,7 +58,7 @@ class DPOLoss:
         anchor = -split_pairs(log_probs / lengths, batch)[0]
         loss = (-F.logsigmoid(margin) + self.config.sft_weight * anchor).sum()
         count = len(margin)
-        figures = {"accuracy": float((margin > 0).sum()), "margin": float(margin.detach().sum()), "chosen_logp": float(-anchor.detach().sum())}
+        figures: dict[str, float | torch.Tensor] = {"accuracy": (margin > 0).sum(), "margin": margin.detach().sum(), "chosen_logp": -anchor.detach().sum()}
         return loss, figures | {f"{name}_count": count for name in figures}
 
     def per_document(self, model: Any, batch: Batch) -> torch.Tensor:

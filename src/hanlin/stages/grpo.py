@@ -22,12 +22,15 @@ from torch import nn
 
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json
+from ..common.progress import Progress
 from ..dataset import Batch, pack_sequences, permutation
-from ..inference import Engine, SamplingParams
+from ..inference import Completion, Engine, SamplingParams
 from ..model import CausalLM, token_log_probs
 from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
+from ..training.memory import does_not_fit, is_out_of_memory, release_memory
 from .job import Job, content_hash
+from .pairs import sum_by_document
 
 RewardFunction = Callable[[Any, str], float]
 
@@ -95,8 +98,12 @@ class RolloutBatch:
 class RolloutSource:
     """Answers of the model as it is now, judged by the reward function: a pure function of step, seed and weights."""
 
-    def __init__(self, records: Sequence[Mapping[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int):
+    def __init__(
+        self, records: Sequence[Mapping[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int, progress: Progress | None = None
+    ):
         self.records, self.reward, self.tokenizer, self.config, self.seed = records, reward, tokenizer, config, seed
+        self.progress = progress or Progress()
+        self.at_once = config.prompts * config.group_size  # answers written side by side
         self._digest = hash_json([record["messages"] for record in records])
 
     @property
@@ -126,10 +133,8 @@ class RolloutSource:
             )
         repeated = [prompt for prompt in prompts for _ in range(config.group_size)]
         model.eval()
-        engine = Engine(cast(CausalLM, model), [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=len(repeated))
-        completions = engine.generate(
-            repeated, SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=self.seed * 1_000_003 + step)
-        )
+        sampling = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=self.seed * 1_000_003 + step)
+        completions = self._generate(cast(CausalLM, model), repeated, sampling)
         model.train()
         texts = [self.tokenizer.decode(completion.ids) for completion in completions]
         rewards = torch.tensor([self.reward(self.records[chosen[i // config.group_size]], text) for i, text in enumerate(texts)])
@@ -143,6 +148,25 @@ class RolloutSource:
         ordered = advantages[rows.documents]
         rows.documents = [chosen[i // config.group_size] for i in rows.documents]
         return [RolloutBatch(rows, ordered, float(rewards.mean()), len(repeated), sum(len(c.ids) for c in completions))]
+
+    def _generate(self, model: CausalLM, prompts: list[list[int]], sampling: SamplingParams) -> list[Completion]:
+        """An answer to each prompt. When memory runs out, all of them again with half as many at a time: each has a stream of its own."""
+        while True:
+            try:
+                engine = Engine(model, [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=self.at_once)
+                return engine.generate(prompts, sampling)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            release_memory(model.head_weight.device)
+            if self.at_once == 1:
+                raise does_not_fit(message)
+            self.at_once = -(-self.at_once // 2)
+            self.progress.warn(
+                f"写答案时内存不足；从此同时写 {self.at_once} 个，答案仍由同样的随机流抽取",
+                f"out of memory while answers were written; from here on {self.at_once} at a time, drawn from the same random streams",
+            )
 
 
 def prompt_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -161,26 +185,31 @@ class PolicyGradient:
         """The constant P·G·L_max."""
         return float(batch.answers * self.config.max_new_tokens)
 
-    def __call__(self, model: Any, batch: RolloutBatch) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(self, model: Any, batch: RolloutBatch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Summed loss over the answers' tokens."""
         rows = batch.rows
-
-        def log_probs(policy: Any) -> torch.Tensor:
-            hidden = rows.select(policy.hidden(rows.ids, positions=rows.positions, doc_ids=rows.doc_ids))
-            return token_log_probs(hidden, policy.head_weight, rows.select(rows.labels), self.config.temperature)
-
-        now = log_probs(model)
+        now = self._log_probs(model, rows)
         loss = -(batch.advantages[rows.select(rows.doc_ids)] * now).sum()
-        figures = {"reward": batch.reward * batch.answers, "answer_length": float(batch.answer_tokens)}
+        figures: dict[str, float | torch.Tensor] = {"reward": batch.reward * batch.answers, "answer_length": float(batch.answer_tokens)}
         figures |= {f"{name}_count": float(batch.answers) for name in figures}
         if self.reference is not None:
             with torch.no_grad():
-                before = log_probs(self.reference)
+                before = self._log_probs(self.reference, rows)
             difference = before - now
             k3 = (difference.exp() - difference - 1).sum()  # Schulman 2020
             loss = loss + self.config.kl_coef * k3
-            figures |= {"kl": float(k3.detach()), "kl_count": float(rows.targets)}
+            figures |= {"kl": k3.detach(), "kl_count": float(rows.targets)}
         return loss, figures
+
+    def per_document(self, model: Any, batch: RolloutBatch) -> torch.Tensor:
+        """-advantage · mean log π of each answer, (documents,)."""
+        sums, lengths = sum_by_document(self._log_probs(model, batch.rows), batch.rows)
+        return -batch.advantages * sums / lengths.clamp(min=1)
+
+    def _log_probs(self, policy: Any, rows: Batch) -> torch.Tensor:
+        """log π of the answers' tokens, (targets,)."""
+        hidden = rows.select(policy.hidden(rows.ids, positions=rows.positions, doc_ids=rows.doc_ids))
+        return token_log_probs(hidden, policy.head_weight, rows.select(rows.labels), self.config.temperature)
 
 
 def grpo(
@@ -194,7 +223,7 @@ def grpo(
     """
     model, tokenizer = job.load(parent, config.seq_len)
     reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
-    source = RolloutSource(records, reward, tokenizer, config, job.seed)
+    source = RolloutSource(records, reward, tokenizer, config, job.seed, job.progress)
     result = job.train(model, source, PolicyGradient(config, reference), config)
     parents = {"model": content_hash(parent), "prompts": source.fingerprint}
     return job.publish(model, tokenizer, result, config, parents, reward=result.last.get("reward"))

@@ -1,16 +1,23 @@
-"""Pretraining: a model from nothing, by predicting the next token of packed documents (Radford et al. 2018)."""
+"""Pretraining: a model from nothing, by predicting the next token of packed documents (Radford et al. 2018).
+
+Before it begins, the end of each of the largest sources is compared with the rest of it, and one that is unlike it is warned of.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..common.devices import resolve_device
-from ..dataset import TokenDataset
+from ..dataset import TokenDataset, tail_alarm
+from ..dataset.tail import tail_warning
 from ..model import CausalLM, ModelConfig, init_weights
 from ..tokenizer import load_tokenizer
 from ..training import TrainResult
+from ..training.spikes import RUN
 from .job import Job, check_length, content_hash
 from .supervised import SupervisedConfig, next_token_training
+
+_MOST_SOURCES = 32
 
 
 def pretrain(dataset: Path | str, tokenizer: Path | str, shape: ModelConfig, config: SupervisedConfig, job: Job) -> TrainResult:
@@ -24,6 +31,10 @@ def pretrain(dataset: Path | str, tokenizer: Path | str, shape: ModelConfig, con
     check_length(model, config.seq_len)
     init_weights(model, job.seed)
     model.to(resolve_device(job.device))
+    if not (job.work / RUN).is_file():  # a run that goes on has been told
+        for tail in tail_alarm(data, most=_MOST_SOURCES):
+            if tail.suspicious:
+                job.progress.warn(*tail_warning(tail))
     result = next_token_training(job, model, data, words, config)
     parents = {"dataset": data.manifest.content_hash, "tokenizer": content_hash(tokenizer)}
     return job.publish(model, words, result, config, parents, parameters=shape.parameters())

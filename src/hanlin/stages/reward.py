@@ -48,11 +48,18 @@ class BradleyTerry:
         """Pairs."""
         return len(batch.documents) / 2
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Summed loss over the pairs of a micro-batch."""
         chosen, rejected = split_pairs(scores(model, batch), batch)
         loss = (-F.logsigmoid(chosen - rejected) + self.config.centering * (chosen + rejected).square()).sum()
-        return loss, {"accuracy": float((chosen > rejected).sum()), "accuracy_count": len(chosen)}
+        return loss, {"accuracy": (chosen > rejected).sum(), "accuracy_count": len(chosen)}
+
+    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+        """The loss of each answer's pair, without the centring, (documents,)."""
+        values = scores(model, batch)
+        partner = [batch.documents.index(document ^ 1) for document in batch.documents]
+        sign = torch.tensor([1.0 - 2.0 * (document % 2) for document in batch.documents], device=values.device)
+        return -F.logsigmoid(sign * (values - values[partner]))
 
 
 def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: Job) -> TrainResult:

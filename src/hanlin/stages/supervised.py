@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,8 @@ import torch
 from torch import nn
 
 from ..common.atomic import read_json, write_json
-from ..common.devices import traits
-from ..common.progress import SOURCE, Progress
+from ..common.devices import has_own_memory, traits
+from ..common.progress import SOURCE, SOURCE_LOSS, Progress
 from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
 from ..model import CausalLM, linear_cross_entropy, token_log_probs
 from ..tokenizer import Tokenizer
@@ -56,10 +57,10 @@ class SupervisedConfig:
         """Rows in a step."""
         return self.batch_tokens // self.seq_len
 
-    def step_shape(self, dtype: str) -> StepShape:
-        """What the planner needs to know of a step, with products in `dtype`."""
+    def step_shape(self, dtype: str, own_memory: bool = False) -> StepShape:
+        """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its own or not."""
         micros = -(-self.rows // self.micro_rows)
-        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations)
+        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations, own_memory and self.train.offload_optimizer)
 
     @property
     def micro_rows(self) -> int:
@@ -107,10 +108,12 @@ class NextToken:
 
     Args:
         token_bytes: UTF-8 length of each token, (V,), to log bits per byte.
+        dataset: where it knows the sources of its documents, bits per byte are logged for each source as well.
     """
 
-    def __init__(self, token_bytes: torch.Tensor, z_loss: float = 0.0, document_mask: bool = True):
+    def __init__(self, token_bytes: torch.Tensor, z_loss: float = 0.0, document_mask: bool = True, dataset: TokenDataset | None = None):
         self.token_bytes, self.z_loss, self.document_mask = token_bytes, z_loss, document_mask
+        self.sources, self.source_names = (None, []) if dataset is None else (dataset.sources, dataset.source_names)
 
     def weight(self, batch: Batch) -> float:
         """Tokens to learn."""
@@ -122,7 +125,19 @@ class NextToken:
         loss, nll = linear_cross_entropy(hidden, model.head_weight, labels, z_loss=self.z_loss)
         if self.token_bytes.device != labels.device:
             self.token_bytes = self.token_bytes.to(labels.device)
-        return loss, {"nll": nll.detach(), "bytes": self.token_bytes[labels].sum()}
+        size = self.token_bytes[labels]
+        return loss, {"nll": nll.sum(), "bytes": size.sum()} | self._by_source(batch, nll, size)
+
+    def _by_source(self, batch: Batch, nll: torch.Tensor, size: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Bits and bytes of each source in a micro-batch; which ones are in it the host knows."""
+        if self.sources is None:
+            return {}
+        present, of_document = np.unique(self.sources[batch.documents], return_inverse=True)
+        of_token = torch.from_numpy(of_document).to(nll.device)[batch.select(batch.doc_ids)]
+        bits = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, nll / math.log(2))
+        learned = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, size.float())
+        names = [f"{SOURCE_LOSS}{self.source_names[index]}" for index in present]
+        return dict(zip(names, bits, strict=True)) | {f"{name}_count": value for name, value in zip(names, learned, strict=True)}
 
     def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
@@ -149,7 +164,7 @@ def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, pr
     if file.is_file():
         return dataclasses.replace(config, micro_tokens=int(read_json(file)["micro_tokens"]))
     device = next(model.parameters()).device
-    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype), config.rows, room_for_training(device))
+    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype, has_own_memory(device)), config.rows, room_for_training(device))
     chosen = fit.rows * config.seq_len
     progress.note(
         f"micro_tokens: auto → {chosen:,}（{fit.rows} 行，预计峰值 {fit.peak / 2**30:.2f} GiB，可用 {fit.memory / 2**30:.2f} GiB）",
@@ -176,7 +191,7 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
     if config.checkpoint_activations:
         model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
-    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask), config, dataset=dataset.path, tokenizer=tokenizer)
+    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset), config, dataset=dataset.path, tokenizer=tokenizer)
 
 
 def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:

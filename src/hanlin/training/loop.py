@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..common.devices import keep_freed_memory, traits
+from ..common.devices import has_own_memory, keep_freed_memory, traits
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 from ..common.locks import directory_lock
@@ -50,6 +50,7 @@ class TrainConfig:
         anchor_steps: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
             where the others lie depends on the clock, and a run may not.
         on_save_error: whether a checkpoint that cannot be written stops the run or is only warned of.
+        offload_optimizer: keep the optimiser's state in host memory, where the device has memory of its own; see `Optimizers`.
         compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back what compiling costs.
     """
 
@@ -68,6 +69,7 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     anchor_steps: int = 250
     on_save_error: Literal["stop", "warn"] = "stop"
+    offload_optimizer: bool = False
     compile: Literal[True, False, "auto"] = "auto"
 
     def __post_init__(self):
@@ -165,7 +167,7 @@ class _Run:
         self.device = next(model.parameters()).device
         self.optimizers = Optimizers(
             model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale,
-            weight_decay=config.weight_decay, betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay, betas=(0.9, config.beta2), offload=config.offload_optimizer and has_own_memory(self.device),
         )  # fmt: skip
         self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)

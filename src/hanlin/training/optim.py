@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
+
+from ..common.devices import synchronize, traits
 
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic iteration of Jordan et al. 2024, tuned for slope at zero
 _NS_STEPS = 5
@@ -77,6 +80,10 @@ class Muon(torch.optim.Optimizer):
         return value if self.found_inf is None else torch.where(self.found_inf > 0, otherwise, value)
 
 
+def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    return tuple(parameter.shape)
+
+
 class Optimizers:
     """The optimisers of one model, stepped and saved together.
 
@@ -86,6 +93,8 @@ class Optimizers:
     Args:
         learning_rate: peak rate of the matrices.
         embedding_scale: factor on it for embeddings and head.
+        offload: keep the state in host memory and bring it to the device piece by piece (the matrices of one shape, one table,
+            all vectors), for the moment of their update. The same bits; each step moves the state twice over the bus.
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class Optimizers:
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
         momentum: float = 0.95,
+        offload: bool = False,
     ):
         matrices, tables, vectors = [], [], []
         for name, parameter in model.named_parameters():
@@ -114,14 +124,17 @@ class Optimizers:
             {"params": tables, "lr": learning_rate * embedding_scale, "weight_decay": 0.0},
             {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
         ]
-        self.all: list[torch.optim.Optimizer] = []
-        if muon and matrices:
-            self.all.append(Muon(matrices, learning_rate, momentum, weight_decay))
-        else:
+        by_muon = [matrices] if muon and matrices else []
+        if not muon:
             groups.append({"params": matrices, "lr": learning_rate, "weight_decay": weight_decay})
-        groups = [group for group in groups if group["params"]]
-        if groups:
-            self.all.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True))
+        by_adam = [[group for group in groups if group["params"]]]
+        if offload:
+            by_muon = [list(same) for some in by_muon for _, same in itertools.groupby(sorted(some, key=_shape), _shape)]
+            by_adam = [[group | {"params": piece}] for group in by_adam[0] for piece in ([vectors] if group["params"] is vectors else [[p] for p in group["params"]])]
+        self.all: list[torch.optim.Optimizer] = [Muon(some, learning_rate, momentum, weight_decay) for some in by_muon]
+        self.all += [torch.optim.AdamW(some, betas=betas, eps=1e-8, fused=True) for some in by_adam if some]
+        self.offload = offload
+        self._host: dict[tuple[torch.Tensor, str], torch.Tensor] = {}
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.all]
 
     def step(self, factor: float, bad: torch.Tensor | None = None) -> None:
@@ -139,8 +152,26 @@ class Optimizers:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+            self._fetch(optimizer)
             optimizer.step()
+            self._put_back(optimizer)
         self.zero_grad()
+
+    def _fetch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Bring an optimiser's state to the device of its parameters."""
+        if self.offload:
+            for parameter, state in optimizer.state.items():
+                state.update({key: value.to(parameter.device, non_blocking=True, copy=True) for key, value in state.items()})
+
+    def _put_back(self, optimizer: torch.optim.Optimizer) -> None:
+        """Bring it to the host. Copies stand in the device's queue, one behind the other, so the next `_fetch` finds what this one wrote."""
+        if self.offload:
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    host = self._host.get((parameter, key))
+                    if host is None:
+                        host = self._host[parameter, key] = torch.empty_like(value, device="cpu", pin_memory=traits(parameter.device).pin_memory)
+                    state[key] = host.copy_(value, non_blocking=True)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -149,6 +180,8 @@ class Optimizers:
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """All state as tensors named `parameter name/state name`."""
+        if self.offload and self._host:
+            synchronize(next(iter(self._host))[0].device)
         return {
             f"{self._names[parameter]}/{key}": value
             for optimizer in self.all
@@ -163,4 +196,7 @@ class Optimizers:
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = by_name[name]
-            owner[parameter].state[parameter][key] = value.to(parameter.device, copy=True) if value.ndim else value.clone()
+            owner[parameter].state[parameter][key] = value.to(parameter.device, copy=True)
+        if self.offload:
+            for optimizer in self.all:
+                self._put_back(optimizer)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from ..common.devices import free_memory
+from ..common.devices import free_memory, has_own_memory
 from ..common.errors import HanlinError
 from ..common.hardware import GPU_ALLOCATOR
 from ..model import CausalLM, ModelConfig, linear_cross_entropy
@@ -40,6 +40,7 @@ class StepShape:
         dtype: type of the matrix products, `float32` or an autocast type such as `bfloat16`.
         document_mask: whether rows carry an attention mask per document.
         checkpoint_activations: whether layers are computed again in the backward pass instead of being kept.
+        offload: whether the optimiser's state is on the host but for the piece that is being updated.
     """
 
     seq_len: int
@@ -48,6 +49,7 @@ class StepShape:
     dtype: str = "float32"
     document_mask: bool = True
     checkpoint_activations: bool = False
+    offload: bool = False
 
 
 Work = tuple[float, float]  # floating-point operations and bytes moved of one kernel
@@ -63,6 +65,7 @@ class StepCost:
         backward_peak: most that is alive at once while gradients are computed; `update_peak`: while weights are updated.
         forward_backward: kernels of one micro-batch.
         update: kernels of clipping and update.
+        host: state of the optimiser that lies in host memory.
     """
 
     weights: int
@@ -73,6 +76,7 @@ class StepCost:
     update_peak: int
     forward_backward: tuple[Work, ...]
     update: tuple[Work, ...]
+    host: int = 0
 
     @property
     def peak(self) -> int:
@@ -151,7 +155,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
         model.train()
         optimizers = Optimizers(
             model, learning_rate=train.learning_rate, muon=train.muon, embedding_scale=train.embedding_scale, weight_decay=train.weight_decay,
-            betas=(0.9, train.beta2),
+            betas=(0.9, train.beta2), offload=shape.offload,
         )  # fmt: skip
         weights = ledger.live
         _forward_backward(model, shape, shape.rows)
@@ -167,6 +171,8 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
         nn.utils.clip_grad_norm_(model.parameters(), train.clip)
         optimizers.step(1.0)
         update_peak, update = ledger.take()
+    if shape.offload:  # the trace has one memory, in which the host's copy was alive throughout
+        return StepCost(weights, gradients, 0, activations, backward_peak - optimizer, update_peak - optimizer, kernels, update, optimizer)
     return StepCost(weights, gradients, optimizer, activations, backward_peak, update_peak, kernels, update)
 
 
@@ -204,12 +210,14 @@ class Room:
         baseline: bytes of them that the framework takes for itself.
         allocator: bytes taken from the system for each byte in use.
         most_tokens: of a micro-batch; beyond it nothing is gained.
+        own: whether it is the device's own memory, beside which the host's can be used.
     """
 
     memory: float
     baseline: float = 0.0
     allocator: float = CPU_ALLOCATOR
     most_tokens: int = 8192
+    own: bool = False
 
     def peak(self, cost: StepCost) -> float:
         """Bytes that the step will have taken from the system."""
@@ -220,7 +228,7 @@ def room_for_training(device: torch.device) -> Room:
     """What is free on a device now, for this process, with a tenth left to others."""
     if device.type == "cpu":
         return Room(0.9 * free_memory(device))
-    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536)
+    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536, has_own_memory(device))
 
 
 def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_step: int, room: Room) -> Fit:
@@ -246,13 +254,22 @@ def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_
 
 
 def _too_large(config: ModelConfig, train: TrainConfig, shape: StepShape, room: Room, cost: StepCost) -> HanlinError:
-    """What to do, cheapest first: recompute activations, shorter rows, a smaller model."""
+    """What to do, cheapest first: recompute activations, keep the optimiser's state on the host, shorter rows, a smaller model."""
     one = dataclasses.replace(shape, rows=1, micros=2)
     offers: list[tuple[str, str]] = []
     if not shape.checkpoint_activations:
         less = room.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True)))
         if less < 0.95 * room.peak(cost):
             offers.append((f"checkpoint_activations: true（{_gib(less)}，慢约三分之一）", f"checkpoint_activations: true ({_gib(less)}, slower by a third or so)"))
+    if room.own and not shape.offload:
+        less = room.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True, offload=True)))
+        moved = _gib(2.0 * cost.optimizer)
+        offers.append(
+            (
+                f"再加 train.offload_optimizer: true（{_gib(less)}，每步在总线上搬 {moved}）",
+                f"train.offload_optimizer: true besides ({_gib(less)}, {moved} over the bus at each step)",
+            )
+        )
     if shape.seq_len >= 256:
         less = room.peak(trace_step(config, train, dataclasses.replace(one, seq_len=shape.seq_len // 2)))
         offers.append((f"seq_len: {shape.seq_len // 2}（{_gib(less)}）", f"seq_len: {shape.seq_len // 2} ({_gib(less)})"))
