@@ -238,7 +238,7 @@ class Stream:
         self.bytes = int(tokenizer.byte_lengths()[self._flat[1:]].sum())  # of the text that is predicted
         self.fingerprint = hashlib.sha256(self._flat.numpy().tobytes()).hexdigest()  # an interrupted run is not resumed on other tokens
 
-    def micro_batches(self, step: int, model: torch.nn.Module) -> list[Batch]:
+    def micro_batches(self, step: int, model: torch.nn.Module, share: Any = None) -> list[Batch]:
         """The rows of a step; the last label of a chunk is the <|endoftext|> before the next."""
         here, following = (slice(step * STEP_TOKENS + shift, (step + 1) * STEP_TOKENS + shift) for shift in (0, 1))
         ids, labels, documents = (values.view(-1, SEQ_LEN) for values in (self._flat[here], self._flat[following], self._document[here]))

@@ -251,7 +251,7 @@ class Ours:
         class Source:
             fingerprint = "benchmark"
 
-            def micro_batches(_, step: int, model: Any) -> list[Batch]:
+            def micro_batches(_, step: int, model: Any, share: Any = None) -> list[Batch]:
                 next(self.orders)
                 return [packed(step) if documents else full(step)]
 

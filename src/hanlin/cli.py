@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from .common.errors import HanlinError, prefers_chinese, tr
+from .common.errors import HanlinError, first_process, prefers_chinese, tr
 
 if TYPE_CHECKING:
 
@@ -215,7 +215,12 @@ def bytes_of(size: str) -> int:
 def _stage(name: str, config: Path, out: Path, overrides: tuple[str, ...]) -> None:
     from .pipeline.single import run_stage
 
-    show(run_stage(name, config, out, overrides), True)
+    _show_once(run_stage(name, config, out, overrides))
+
+
+def _show_once(result: Any) -> None:
+    if first_process():
+        show(result, True)
 
 
 def _add_stage(name: str, zh: str, en: str) -> None:
@@ -230,7 +235,7 @@ def _pretrain(*overrides: str, config: Path, out: Path, params: str | None = Non
     from .pipeline.single import run_stage
 
     dial = {name: value for name, value in (("params", params), ("depth", depth), ("tokens", tokens)) if value is not None}
-    show(run_stage("pretrain", config, out, overrides, dial), True)
+    _show_once(run_stage("pretrain", config, out, overrides, dial))
 
 
 _pretrain.__doc__ = tr("预训练一个模型（配置见 docs/zh/stages.md；--params 26m 推出大小、步数与学习率）。", "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates).")
@@ -353,9 +358,12 @@ def main() -> None:
     try:
         app(sys.argv[1:])
     except HanlinError as error:
-        print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
+        if not error.told:
+            print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
+        if not first_process():
+            raise SystemExit(128 + getattr(error, "signal", signal.SIGINT)) from None
         again = shlex.join([_program(), *sys.argv[1:]])
         message = tr(
             f"已中断。已完成的都已保存，没有写到一半的产物。从断点继续：\n  {again}",

@@ -78,7 +78,7 @@ def run_until(data, work, stop, **options):
     config = SupervisedConfig(TrainConfig(steps=12, learning_rate=3e-3, checkpoint_seconds=0.0, **options), seq_len=64, batch_tokens=256, micro_tokens=256)
     source = RowSource(TextRows(dataset, 64, 5), config)
     plain = source.micro_batches
-    source.micro_batches = lambda step, model: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
+    source.micro_batches = lambda step, model, share: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
     train(tiny_model("qwen3", tokenizer), source, NextToken(token_bytes(tokenizer), 1e-4), config.train, work, Progress())
 
 

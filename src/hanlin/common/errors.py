@@ -18,6 +18,11 @@ def prefers_chinese() -> bool:
     return (locale.getlocale()[0] or "").lower().startswith(("zh", "chinese"))
 
 
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started: the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def tr(zh: str, en: str) -> str:
     """The Chinese or the English form of a message, by `prefers_chinese`."""
     return zh if prefers_chinese() else en
@@ -27,7 +32,12 @@ class HanlinError(Exception):
     """A mistake or accident the user can act on; the command line prints it without a stack trace and exits 1.
 
     Both languages are required, so that no message exists in only one of them.
+
+    Attributes:
+        told: another process says it, so this one may be silent.
     """
+
+    told = False
 
     def __init__(self, zh: str, en: str):
         super().__init__(tr(zh, en))

@@ -76,6 +76,11 @@ class GPT2Decoder(nn.Module):
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.num_hidden_layers))
         self.ln_f = nn.LayerNorm(config.hidden_size, eps=1e-5)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, in order."""
+        return self.h
+
     def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Embeddings with those of the positions, (B, T, hidden_size)."""
         return self.wte(ids) + self.wpe(context.positions)

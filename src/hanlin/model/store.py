@@ -19,11 +19,12 @@ from .transformer import CausalLM, RewardModel
 WEIGHTS = "model.safetensors"
 
 
-def save_weights(model: CausalLM | RewardModel, folder: Path, *, im_end_id: int | None = None) -> None:
+def save_weights(model: CausalLM | RewardModel, folder: Path, *, im_end_id: int | None = None, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write `config.json`, `generation_config.json` and `model.safetensors` into an (unpublished) directory.
 
     Args:
         im_end_id: the token that ends a chat turn; generation stops there as well as at the end of a document.
+        weights: in host memory, where the model itself does not have them all.
     """
     config = model.config.to_hf(dtype=str(next(model.parameters()).dtype).removeprefix("torch."))
     if isinstance(model, RewardModel):
@@ -35,7 +36,7 @@ def save_weights(model: CausalLM | RewardModel, folder: Path, *, im_end_id: int 
     write_json(folder / "config.json", config)
     if not isinstance(model, RewardModel):
         write_json(folder / "generation_config.json", {"eos_token_id": stops, "pad_token_id": model.config.pad_token_id, "do_sample": True, "temperature": 0.7, "top_p": 0.9})
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()} if weights is None else weights
     safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 

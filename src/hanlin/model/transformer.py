@@ -140,6 +140,11 @@ class Decoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, in order."""
+        return self.layers
+
     def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Embeddings (B, T, hidden_size); the context learns its rotation angles."""
         x = self.embed_tokens(ids)

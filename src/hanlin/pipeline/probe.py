@@ -110,7 +110,9 @@ class _RandomRows:
     def __init__(self, vocab_size: int, shape: StepShape):
         self.vocab_size, self.shape = vocab_size, shape
 
-    def micro_batches(self, step: int, model: nn.Module) -> list[Batch]:
+    uniform = True
+
+    def micro_batches(self, step: int, model: nn.Module, share: Any = None) -> list[Batch]:
         return [self._batch(step * 2 + n) for n in range(1 if self.shape.micros == 1 else 1 + step % 2)]
 
     def _batch(self, seed: int) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..common.config import apply_overrides, build, flatten, load_yaml, to_dict
-from ..common.errors import HanlinError
+from ..common.errors import HanlinError, first_process
 from ..common.locks import directory_lock
 from ..common.manifest import hash_json, read_manifest
-from ..common.progress import make_progress
+from ..common.progress import Progress, make_progress
 from ..corpus.readers import read_conversations, read_preferences
 from ..dataset import TokenDataset, build_conversation_dataset
 from ..export import check_export
@@ -26,6 +27,7 @@ from ..stages.reward import RewardConfig, reward
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import SupervisedConfig, finetune
 from ..tokenizer import load_tokenizer
+from ..training.parallel import Team, joined
 from .dial import apply_dial, dial_text
 
 
@@ -87,7 +89,8 @@ def turned(values: dict[str, Any], overrides: Sequence[str], dial: Mapping[str, 
     fixed = flatten(apply_overrides({}, overrides)) | {"tokenizer.vocab_size": words.vocab_size}
     plain = {key: value for key, value in values.items() if key != "tokenizer"}
     settled, found = apply_dial(plain, fixed, data_tokens=int(data.lengths.sum()), **dial)
-    print(dial_text(found), file=sys.stderr)
+    if first_process():
+        print(dial_text(found), file=sys.stderr)
     return settled | {"tokenizer": values["tokenizer"]}
 
 
@@ -104,12 +107,20 @@ def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = (),
     if dial:
         values = turned(values, overrides, dial)
     file: Any = build(FILES[name], values, str(config))
+    section = file.pretrain if name == "pretrain" else file.config
+    with joined(section.train.parallel, file.device) as (team, device):
+        return _run(name, config, file, out, team, device)
+
+
+def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str | None) -> dict[str, Any]:
+    """The stage, in each process of a team; the first one prepares what all read, speaks and writes."""
     root = out.parent / f".{out.name}.work"
-    progress = make_progress()
-    with directory_lock(root):
+    progress = make_progress() if team.first else Progress()
+    with contextlib.ExitStack() as held:
+        team.by_first(lambda: held.enter_context(directory_lock(root)) and None)
         work = root / hash_json([name, to_dict(file)])[:10]  # another configuration never resumes these checkpoints
         progress.stage(1, 1, name)
-        job = Job(out, work, progress, file.seed, device=file.device, trackers=file.track)
+        job = Job(out, work, progress, file.seed, device=device, trackers=file.track, team=team)
         if name == "pretrain":
             tokenizer = load_tokenizer(file.tokenizer)
             shape = file.model.config(tokenizer.vocab_size, tokenizer.eos_id)
@@ -123,10 +134,10 @@ def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = (),
         else:
             tokenizer, data = load_tokenizer(file.model), work / f"data-{hash_json([str(config), list(file.files)])[:10]}"
             if name in ("sft", "distill"):
-                build_conversation_dataset(read_conversations(file.files), tokenizer, data, max_length=file.config.seq_len)
+                team.by_first(lambda: build_conversation_dataset(read_conversations(file.files), tokenizer, data, max_length=file.config.seq_len) and None)
                 finetune(file.model, data, file.config, job)
             else:
-                build_pair_dataset(read_preferences(file.files), tokenizer, data, max_length=file.config.seq_len)
+                team.by_first(lambda: build_pair_dataset(read_preferences(file.files), tokenizer, data, max_length=file.config.seq_len) and None)
                 {"dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)
     progress.close()
-    return read_manifest(out, verify=False).metrics
+    return team.by_first(lambda: read_manifest(out, verify=False).metrics)

@@ -24,11 +24,12 @@ from ..common.errors import HanlinError
 from ..common.manifest import hash_json
 from ..common.progress import Progress
 from ..dataset import Batch, pack_sequences, permutation
-from ..inference import Completion, Engine, SamplingParams
+from ..inference import Completion, Engine, SamplingParams, derive_seed
 from ..model import CausalLM, token_log_probs
 from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
 from ..training.memory import does_not_fit, is_out_of_memory, release_memory
+from ..training.parallel import WHOLE, Share
 from .job import Job, content_hash
 from .pairs import sum_by_document
 
@@ -98,6 +99,8 @@ class RolloutBatch:
 class RolloutSource:
     """Answers of the model as it is now, judged by the reward function: a pure function of step, seed and weights."""
 
+    generates = True  # so the loop brings sharded weights together
+
     def __init__(
         self, records: Sequence[Mapping[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int, progress: Progress | None = None
     ):
@@ -116,10 +119,11 @@ class RolloutSource:
         """Of the prompts, their order and the rollout's shape."""
         return f"{self._digest}/{self.config.prompts}x{self.config.group_size}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module) -> list[RolloutBatch]:
-        """Generate, judge, and pack the answers of the groups that disagree among themselves."""
+    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[RolloutBatch]:
+        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the share's prompts."""
         config, count = self.config, len(self.records)
-        places = range(step * config.prompts, (step + 1) * config.prompts)
+        mine = share.of(config.prompts)
+        places = [step * config.prompts + place for place in mine]
         chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
         prompts = [
             self.tokenizer.encode_conversation(prompt_of(self.records[index]), add_generation_prompt=True, thinking=config.thinking)[0] for index in chosen
@@ -133,14 +137,16 @@ class RolloutSource:
             )
         repeated = [prompt for prompt in prompts for _ in range(config.group_size)]
         model.eval()
-        sampling = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=self.seed * 1_000_003 + step)
+        seed = self.seed * 1_000_003 + step  # each answer has a stream of its own, by its place in the whole step
+        streams = [derive_seed(seed, mine.start * config.group_size + i) for i in range(len(repeated))]
+        sampling = [SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=stream) for stream in streams]
         completions = self._generate(cast(CausalLM, model), repeated, sampling)
         model.train()
         texts = [self.tokenizer.decode(completion.ids) for completion in completions]
         rewards = torch.tensor([self.reward(self.records[chosen[i // config.group_size]], text) for i, text in enumerate(texts)])
-        groups = rewards.view(config.prompts, config.group_size)
+        groups = rewards.view(len(mine), config.group_size)
         advantages = (groups - groups.mean(1, keepdim=True)).flatten()
-        useful = [i for i in range(len(repeated)) if float(advantages[i]) != 0.0] or [0]
+        useful = [i for i in range(len(repeated)) if config.kl_coef or float(advantages[i]) != 0.0] or [0]  # without KL, others teach nothing
         sequences = [
             (list(repeated[i]) + list(completions[i].ids), [0] * len(repeated[i]) + [1] * len(completions[i].ids)) for i in useful
         ]
@@ -149,7 +155,7 @@ class RolloutSource:
         rows.documents = [chosen[i // config.group_size] for i in rows.documents]
         return [RolloutBatch(rows, ordered, float(rewards.mean()), len(repeated), sum(len(c.ids) for c in completions))]
 
-    def _generate(self, model: CausalLM, prompts: list[list[int]], sampling: SamplingParams) -> list[Completion]:
+    def _generate(self, model: CausalLM, prompts: list[list[int]], sampling: list[SamplingParams]) -> list[Completion]:
         """An answer to each prompt. When memory runs out, all of them again with half as many at a time: each has a stream of its own."""
         while True:
             try:

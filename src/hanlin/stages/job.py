@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..common.config import to_dict
 from ..common.devices import resolve_device
 from ..common.errors import HanlinError
@@ -15,6 +17,7 @@ from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel, load_model, save_weights
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..training import BatchSource, Objective, TrainResult, train
+from ..training.parallel import Team
 from ..training.spikes import write_run_file
 
 
@@ -27,6 +30,7 @@ class Job:
         work: directory of checkpoints and `metrics.jsonl`; a job with the same one goes on where it was interrupted.
         key: what the result depends on, recorded in its manifest.
         max_seconds: the loop stops there, with the model it has.
+        team: the processes that do the job together; the first one writes.
     """
 
     out: Path
@@ -37,6 +41,7 @@ class Job:
     device: str | None = None
     trackers: tuple[str, ...] = ()
     max_seconds: float | None = None
+    team: Team = dataclasses.field(default_factory=Team)
 
     def load(self, parent: Path | str, seq_len: int) -> tuple[CausalLM, Tokenizer]:
         """The model to start from and its tokenizer.
@@ -56,10 +61,12 @@ class Job:
         Args:
             dataset: where the documents of a bad step can be read, with `tokenizer`.
         """
-        write_run_file(self.work, dataset, tokenizer and tokenizer.path)
-        log = MetricsLog(self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config))
+        log = MetricsLog(None)
+        if self.team.first:
+            write_run_file(self.work, dataset, tokenizer and tokenizer.path)
+            log = MetricsLog(self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config))
         try:
-            return train(model, source, objective, config.train, self.work, self.progress, log=log, max_seconds=self.max_seconds)
+            return train(model, source, objective, config.train, self.work, self.progress, log=log, max_seconds=self.max_seconds, team=self.team)
         finally:
             log.close()
 
@@ -69,7 +76,10 @@ class Job:
         """Write the model directory, with the loop's headline figures in its manifest; returns `result`."""
         figures = {"seconds": round(result.seconds, 2), "skipped": result.skipped}
         figures |= {name: value for name, value in result.last.items() if name in ("loss", "bits_per_byte")}
-        write_model(self.out, model, tokenizer, parents=parents, config=config, seed=self.seed, metrics=figures | metrics, key=self.key)
+        weights = self.team.full_state(model)
+        self.team.by_first(
+            lambda: write_model(self.out, model, tokenizer, parents=parents, config=config, seed=self.seed, metrics=figures | metrics, key=self.key, weights=weights)
+        )
         return result
 
 
@@ -83,11 +93,12 @@ def write_model(
     seed: int,
     metrics: dict[str, Any],
     key: str = "",
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Publish a model directory: weights, config, tokenizer, chat template, manifest. Stock transformers opens it."""
+    """Publish a model directory: weights (the model's own, unless given), config, tokenizer, chat template, manifest. Stock transformers opens it."""
     kind = "reward_model" if isinstance(model, RewardModel) else "model"
     with artifact(out, kind, parents=parents, config=to_dict(config), seed=seed, key=key) as written:
-        save_weights(model, written.path, im_end_id=tokenizer.im_end_id)
+        save_weights(model, written.path, im_end_id=tokenizer.im_end_id, weights=weights)
         tokenizer.save(written.path)
         written.metrics = metrics
 

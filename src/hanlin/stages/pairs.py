@@ -14,6 +14,7 @@ from ..common.errors import HanlinError
 from ..common.manifest import artifact
 from ..dataset import Batch, TokenDataset, TokenDatasetWriter, pack_sequences, permutation
 from ..tokenizer import Tokenizer
+from ..training.parallel import WHOLE, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +96,9 @@ class PairSource:
         """Of the data, their order and the batch."""
         return f"{self.dataset.manifest.content_hash}/{self.config.seq_len}/{self.config.pairs}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module) -> list[Batch]:
-        """The pairs of a step, as one packed batch."""
-        positions = range(step * self.config.pairs, (step + 1) * self.config.pairs)
+    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Batch]:
+        """The share's pairs of a step, as one packed batch."""
+        positions = [step * self.config.pairs + place for place in share.of(self.config.pairs)]
         pairs = [int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions]
         return [self.pack(pairs)]
 

@@ -18,9 +18,12 @@ from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
 from ..model import CausalLM, linear_cross_entropy, token_log_probs
 from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
+from ..training.parallel import WHOLE, Share, Team
 from ..training.planner import StepShape, fit_step, room_for_training
 from .job import Job, content_hash
 from .pairs import sum_by_document
+
+ALONE = Team()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,8 @@ class SupervisedConfig:
 class RowSource:
     """Packed rows of one dataset, step after step."""
 
+    uniform = True  # every micro-batch of a step's place has the same shape in all steps
+
     def __init__(self, rows: TextRows | ConversationRows, config: SupervisedConfig):
         self.rows, self.config = rows, config
         self._read: list[int] = []
@@ -86,11 +91,12 @@ class RowSource:
         """Of the data, their order and the batch."""
         return f"{self.rows.fingerprint}/{self.config.rows}"
 
-    def micro_batches(self, step: int, model: nn.Module) -> list[Batch]:
-        """Rows `step·rows … (step+1)·rows`, cut into micro-batches."""
-        first, count = step * self.config.rows, self.config.rows
+    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Batch]:
+        """The share's part of rows `step·rows … (step+1)·rows`, cut into micro-batches."""
+        mine = share.of(self.config.rows)
+        samples = [step * self.config.rows + place for place in mine]
         micro = self.config.micro_rows
-        batches = [self.rows.batch(list(range(first + at, first + min(at + micro, count)))) for at in range(0, count, micro)]
+        batches = [self.rows.batch(samples[at : at + micro]) for at in range(0, len(samples), micro)]
         self._read = [document for batch in batches for document in batch.documents]
         return batches
 
@@ -152,8 +158,8 @@ class NextToken:
         return batch.select(hidden), batch.select(batch.labels)
 
 
-def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, progress: Progress) -> SupervisedConfig:
-    """`micro_tokens: auto` as a number that fits the device's free memory; a resumed run keeps the one it began with.
+def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, progress: Progress, team: Team = ALONE) -> SupervisedConfig:
+    """`micro_tokens: auto` as a number that fits the free memory of every process' device; a resumed run keeps the one it began with.
 
     Raises:
         HanlinError: not even one row fits; says what would help, cheapest first.
@@ -161,16 +167,17 @@ def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, pr
     if config.micro_tokens != "auto":
         return config
     file = work / "micro_tokens.json"
-    if file.is_file():
-        return dataclasses.replace(config, micro_tokens=int(read_json(file)["micro_tokens"]))
+    known = team.by_first(lambda: int(read_json(file)["micro_tokens"]) if file.is_file() else 0)
+    if known:
+        return dataclasses.replace(config, micro_tokens=known)
     device = next(model.parameters()).device
-    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype, has_own_memory(device)), config.rows, room_for_training(device))
-    chosen = fit.rows * config.seq_len
+    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype, has_own_memory(device)), -(-config.rows // team.size), room_for_training(device))
+    chosen = min(team.gather(fit.rows)) * config.seq_len
     progress.note(
         f"micro_tokens: auto → {chosen:,}（{fit.rows} 行，预计峰值 {fit.peak / 2**30:.2f} GiB，可用 {fit.memory / 2**30:.2f} GiB）",
         f"micro_tokens: auto → {chosen:,} ({fit.rows} rows, expected peak {fit.peak / 2**30:.2f} GiB, {fit.memory / 2**30:.2f} GiB there)",
     )
-    write_json(file, {"micro_tokens": chosen})
+    team.by_first(lambda: write_json(file, {"micro_tokens": chosen}))
     return dataclasses.replace(config, micro_tokens=chosen)
 
 
@@ -187,7 +194,7 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
         HanlinError: the dataset was made with another tokenizer, or holds conversations longer than a row.
     """
     dataset.require_tokenizer(tokenizer)
-    config = settle_micro_batch(config, model, job.work, job.progress)
+    config = settle_micro_batch(config, model, job.work, job.progress, job.team)
     if config.checkpoint_activations:
         model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)

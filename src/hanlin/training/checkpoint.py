@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -28,6 +28,7 @@ from ..common.failpoints import failpoint
 from ..common.manifest import MANIFEST, artifact, read_manifest
 from ..model import load_weights
 from .optim import Optimizers
+from .parallel import Team, load_shards, names_in, save_shards, shards_of
 
 FORMAT = 2  # of state.json and the files beside it
 KEEP = 2
@@ -35,27 +36,53 @@ _STEP = re.compile(r"step-(\d+)$")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
 Warn = Callable[[str, str], None]
+T = TypeVar("T")
+ALONE = Team()
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], *, anchor_steps: int = 0) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], *, anchor_steps: int = 0, team: Team = ALONE
+) -> Path:
     """Write `folder/step-N`, read it back, and prune all but the newest.
 
     Args:
         state: JSON-able: what the samples depend on, counters, guard history.
         anchor_steps: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
+        team: sharded, every process writes its part; else the first writes for all. Call it in every process.
 
     Raises:
         HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
             checkpoints before it are untouched.
     """
     path = folder / f"step-{step:08d}"
+    if not team.sharded:
+        return team.by_first(lambda: _publish(path, model, optimizers, state, anchor_steps, None))
+    shards = folder / f".shards-{step:08d}"
+    tensors = model.state_dict() | optimizers.state_tensors()
+    team.by_first(lambda: _require_room(path, [tensors]))
+    team.by_first(lambda: shutil.rmtree(shards, ignore_errors=True))
+    save_shards(tensors, shards, team)
+    return team.by_first(lambda: _publish(path, model, optimizers, state, anchor_steps, shards))
+
+
+def _publish(path: Path, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], anchor_steps: int, shards: Path | None) -> Path:
+    """Write the checkpoint, with the tensors of this process or what lies in `shards`."""
+    folder, step = path.parent, step_of(path)
     failpoint("checkpoint.before")
-    weights, moments, generators = _on_cpu(model.state_dict()), _on_cpu(optimizers.state_tensors()), _generator_tensors(model)
-    _require_room(path, [weights, moments, generators])
+    weights, moments, generators = {}, {}, _generator_tensors(model)
+    if shards is None:
+        weights, moments = _on_cpu(model.state_dict()), _on_cpu(optimizers.state_tensors())
+        _require_room(path, [weights, moments, generators])
     with artifact(path, "checkpoint", config={"step": step, "format": FORMAT}) as written:
-        _write(weights, written.path / "model.safetensors")
+        if shards is None:
+            _write(weights, written.path / "model.safetensors")
+        else:
+            for file in shards_of(shards):
+                os.rename(file, written.path / file.name)
+            shutil.rmtree(shards)
         failpoint("checkpoint.after_model")
-        _write(moments, written.path / "optimizer.safetensors")
+        if shards is None:
+            _write(moments, written.path / "optimizer.safetensors")
         _write(generators, written.path / "generators.safetensors")
         failpoint("checkpoint.after_optimizer")
         write_json(written.path / "state.json", state | {"step": step, "format": FORMAT})
@@ -100,23 +127,42 @@ def discard_after(folder: Path, step: int) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed run left half-written, and put back a checkpoint that was just being replaced."""
+    for leftover in folder.glob(".shards-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     for leftover in folder.glob(".step-*.*.*"):
         sweep_temporaries(folder / leftover.name[1:].split(".")[0])
 
 
-def load_latest(folder: Path, model: nn.Module, optimizers: Optimizers, warn: Warn, *, at_most: int | None = None, multiple_of: int = 1) -> dict[str, Any] | None:
+def load_latest(
+    folder: Path, model: nn.Module, optimizers: Optimizers, warn: Warn, *, at_most: int | None = None, multiple_of: int = 1, team: Team = ALONE
+) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
     A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is tried.
 
     Args:
         at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
+        team: takes the same one in every process, by whatever number of processes it was written.
     """
+    if team.size == 1:
+        return _newest(folder, lambda path: _load(path, model, optimizers, team), warn, at_most, multiple_of)
+    found = team.by_first(lambda: _newest(folder, _verified, warn, at_most, multiple_of))
+    return None if found is None else _load(found, model, optimizers, team, verify=False)
+
+
+def _verified(path: Path) -> Path:
+    read_manifest(path, "checkpoint")
+    _require_format(read_json(path / "state.json"))
+    return path
+
+
+def _newest(folder: Path, load: Callable[[Path], T], warn: Warn, at_most: int | None, multiple_of: int) -> T | None:
+    """What `load` makes of the newest checkpoint that it can load."""
     for path in list_checkpoints(folder):
         if (at_most is not None and step_of(path) > at_most) or step_of(path) % multiple_of:
             continue
         try:
-            return _load(path, model, optimizers)
+            return load(path)
         except HanlinError as error:
             with contextlib.suppress(OSError):
                 aside = path.with_name(path.name + ".damaged")
@@ -142,14 +188,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:12] + "…"
 
 
-def _load(path: Path, model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
-    read_manifest(path, "checkpoint")
-    state = read_json(path / "state.json")
+def _require_format(state: dict[str, Any]) -> None:
     if state.get("format") != FORMAT:
         raise HanlinError(f"它由另一个版本的 Hanlin 写成（格式 {state.get('format', 1)}）。", f"another version of Hanlin wrote it (format {state.get('format', 1)}).")
-    load_weights(model, path / "model.safetensors")
+
+
+def _load(path: Path, model: nn.Module, optimizers: Optimizers, team: Team, verify: bool = True) -> dict[str, Any]:
+    if verify:
+        read_manifest(path, "checkpoint")
+    state = read_json(path / "state.json")
+    _require_format(state)
     for optimizer in optimizers.all:
         optimizer.state.clear()  # what the checkpoint does not know did not exist then
+    if team.sharded or shards_of(path):
+        _load_shards(path, model, optimizers, team)
+        _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
+        return state
+    load_weights(model, path / "model.safetensors")
     try:
         optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
     except KeyError as error:
@@ -158,13 +213,22 @@ def _load(path: Path, model: nn.Module, optimizers: Optimizers) -> dict[str, Any
     return state
 
 
+def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, team: Team) -> None:
+    """Weights and optimiser state, however they were cut when they were written and however they are to be cut here."""
+    weights = model.state_dict()
+    found = {name for name in names_in(path, but="generators.safetensors") if "/" in name}
+    moments = optimizers.empty_state(found)
+    load_shards(weights | moments, path, team)
+    optimizers.load_state_tensors(moments)
+
+
 def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _require_room(path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
     """Refuse to begin what cannot be finished."""
-    needed = sum(tensor.nbytes for tensors in parts for tensor in tensors.values()) + (1 << 20)
+    needed = sum(tensor.numel() * tensor.element_size() for tensors in parts for tensor in tensors.values()) + (1 << 20)
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < needed:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from .parallel import WHOLE, Share
+
 
 class BatchSource(Protocol):
     """What to read at each step.
@@ -22,8 +24,9 @@ class BatchSource(Protocol):
         """Changes when the samples of a resumed run would."""
         ...
 
-    def micro_batches(self, step: int, model: nn.Module) -> list[Any]:
-        """The micro-batches of a step, a pure function of the step (and, for reinforcement learning, of the weights).
+    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Any]:
+        """One process' share of a step's samples as micro-batches: a pure function of the step (and, for reinforcement learning, of the
+        weights). The samples of all shares together are the same, in the same order, however many there are.
 
         A micro-batch has `ids` (rows, T), `to(device)`, `documents` for reports, and `split()`: itself in two, for when
         memory runs out, or itself alone when it cannot be cut.

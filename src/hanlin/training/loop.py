@@ -7,6 +7,7 @@ A stage gives it a *batch source* (what to read at step n: a pure function, so o
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..common.devices import has_own_memory, keep_freed_memory, traits
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 from ..common.locks import directory_lock
-from ..common.progress import Progress
+from ..common.progress import SOURCE, Progress
 from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
@@ -27,11 +28,15 @@ from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
 from .figures import step_figures
 from .guards import BadSteps, SpikeGuard, no_way_back
-from .memory import cut, does_not_fit, halve, is_out_of_memory, release_memory
+from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
 from .optim import Optimizers
+from .parallel import Parallel, Team
 from .schedule import Schedule, learning_rate_factor
-from .spikes import SpikeLog, brief, document_losses
+from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
+
+ALONE = Team()
+_COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr"}  # figures that are every process' alike; others are summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,8 @@ class TrainConfig:
         anchor_steps: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
             where the others lie depends on the clock, and a run may not.
         on_save_error: whether a checkpoint that cannot be written stops the run or is only warned of.
+        parallel: how several processes share the work: `ddp` (each has the whole model), `fsdp` (each has a part of it), `hsdp` (parts
+            within a machine, repeated on every one). It changes where things are, not what is computed.
         offload_optimizer: keep the optimiser's state in host memory, where the device has memory of its own; see `Optimizers`.
         compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back what compiling costs.
     """
@@ -70,6 +77,7 @@ class TrainConfig:
     anchor_steps: int = 250
     on_save_error: Literal["stop", "warn"] = "stop"
     offload_optimizer: bool = False
+    parallel: Parallel = "ddp"
     compile: Literal[True, False, "auto"] = "auto"
 
     def __post_init__(self):
@@ -102,6 +110,7 @@ def train(
     *,
     log: MetricsLog | None = None,
     max_seconds: float | None = None,
+    team: Team = ALONE,
 ) -> TrainResult:
     """Train in place, resuming from the newest good checkpoint under `work`.
 
@@ -112,6 +121,7 @@ def train(
 
     Args:
         work: directory of this run's checkpoints, its own.
+        team: the processes that train together, see `parallel.joined`; each calls this with the same arguments.
         max_seconds: stop after this much time instead of `config.steps` (controls of equal time); the schedule still
             counts in steps.
 
@@ -121,19 +131,22 @@ def train(
             disk do not suffice.
     """
     keep_freed_memory()
-    with directory_lock(work):
-        run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds)
+    with contextlib.ExitStack() as held, stop_requests() as stop_requested:
+        team.by_first(lambda: held.enter_context(directory_lock(work)) and None)
+        run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
         run.resume()
         model.train()
-        with stop_requests() as stop_requested:
-            while run.step < config.steps and not run.out_of_time():
-                run.take_step()
-                if stop_requested():
-                    run.read_back()
-                    run.save()
-                    raise Interrupted(stop_requested())
+        run.agree(0)
+        while run.step < config.steps and not run.time_is_over:
+            run.take_step()
+            run.agree(stop_requested())
+            if run.stop:
+                run.read_back()
+                run.save()
+                raise Interrupted(run.stop)
         run.read_back()
         run.log.flush()
+        team.require_same(model)
     model.eval()
     return TrainResult(run.skipped, run.elapsed(), run.last)
 
@@ -160,11 +173,12 @@ class _Run:
 
     def __init__(
         self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: TrainConfig,
-        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None,
+        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team = ALONE,
     ):  # fmt: skip
         self.model, self.source, self.objective, self.config = model, source, objective, config
         self.work, self.progress, self.log, self.max_seconds = work, progress, log, max_seconds
-        self.device = next(model.parameters()).device
+        self.team, self.device = team, next(model.parameters()).device
+        team.prepare(model, objective)
         self.optimizers = Optimizers(
             model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale,
             weight_decay=config.weight_decay, betas=(0.9, config.beta2), offload=config.offload_optimizer and has_own_memory(self.device),
@@ -177,8 +191,17 @@ class _Run:
         self.pending: _Launched | None = None
         self.earlier_seconds = 0.0
         self.began = self.saved = self.read = time.monotonic()
+        self.stop, self.time_is_over, self.save_is_due = 0, False, False
+        self.fitting = 0  # elements of the largest micro-batch that memory has been seen to hold
 
     # ---------------------------------------------------------------- one step
+
+    def agree(self, stop: int) -> None:
+        """Settle for all processes what clocks and signals say: whether to stop, to save after the next step, to end."""
+        now = time.monotonic()
+        over = self.max_seconds is not None and self.elapsed() >= self.max_seconds
+        said = self.team.gather((stop, now - self.saved > self.config.checkpoint_seconds, over))
+        self.stop, (_, self.save_is_due, self.time_is_over) = max(entry[0] for entry in said), said[0]
 
     def take_step(self) -> None:
         """Launch a step, then read what the one before it said; its own at once on a CPU, when a checkpoint is due, or when it is the last."""
@@ -188,18 +211,19 @@ class _Run:
         self.pending, self.step = launched, self.step + 1
         failpoint("train.after_step")
         ended, anchor = self.step == self.config.steps, self.step % self.config.anchor_steps == 0
-        due = not ended and (anchor or time.monotonic() - self.saved > self.config.checkpoint_seconds)
+        due = not ended and (anchor or self.save_is_due)
         if (ended or due or not _reads_later(self.device)) and self.read_back() and due:
             self.save()
 
     def _launch(self) -> _Launched:
         """Give the device a whole step: forward, backward, verdict, update. Nothing here waits for it."""
         tick = time.monotonic()
-        batches = cut(self.source.micro_batches(self.step + self.offset, self.model), self.halvings)
+        writer = self.team.whole(self.model) if getattr(self.source, "generates", False) else self.model
+        batches = cut(self.source.micro_batches(self.step + self.offset, writer, self.team.share), self.halvings)
         if self.compiles is None:
             self._decide_to_compile(batches)
         batches, loss, figures = self._gradients(batches)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = self.team.norm(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         verdict = self.guard.judge(loss, norm)
         config = self.config
         factor = learning_rate_factor(self.step, config.steps, schedule=config.schedule, warmup=config.warmup, decay=config.decay, floor=config.floor)
@@ -213,24 +237,46 @@ class _Run:
 
     def _decide_to_compile(self, batches: list[Any]) -> None:
         """Once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did."""
-        self.compiles = self.config.compile if isinstance(self.config.compile, bool) else compiling_pays(self.model, batches, self.config.steps, self.device)
+        uniform = getattr(self.source, "uniform", False)  # else the next step may have another shape, and compile again
+        if self.team.sharded and self.config.compile is True:
+            self.progress.warn("fsdp/hsdp 目前不编译：compile 已忽略", "fsdp and hsdp do not compile yet: compile is ignored")
+        self.compiles = False if self.team.sharded else self.config.compile if isinstance(self.config.compile, bool) else uniform and compiling_pays(self.model, batches, self.config.steps, self.device)
         if self.compiles:
             self.model.compile_trunk()
             self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")
 
     def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor]]:
-        """Accumulate a step's gradient, with smaller micro-batches of the same samples where memory asks for it."""
+        """Accumulate a step's gradient over all processes, with smaller micro-batches of the same samples where memory asks for it.
+
+        A process that runs out of memory while the others exchange gradients would keep them waiting. So as long as micro-batches of
+        this size have not been seen to fit everywhere, gradients are exchanged only after all have said that theirs are there.
+        """
         while True:
+            size = max(batch.ids.numel() for batch in batches)
+            said = self.team.gather((sum(self.objective.weight(batch) for batch in batches), len(batches), size <= self.fitting))
+            total, passes = sum(entry[0] for entry in said) or 1.0, max(entry[1] for entry in said)
+            at_once = self.team.sharded or (self.team.size > 1 and all(entry[2] for entry in said))
+            message, result = "", None
             try:
-                return batches, *self._accumulate(batches)
+                result = self._accumulate(batches, total, passes, at_once)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 message = str(error).splitlines()[0]
+            if at_once and message:
+                remember_halvings(self.work, self.halvings + 1)
+                raise out_of_step(message)
+            message = max(self.team.gather(message)) if not at_once else ""
+            if not message:
+                assert result is not None
+                if not at_once:
+                    self.team.reduce_gradients()
+                self.fitting = max(self.fitting, size)
+                return batches, self.team.total(result[0]), result[1]
             self.optimizers.zero_grad()
             release_memory(self.device)
             smaller = halve(batches)
-            if len(smaller) == len(batches):
+            if not any(self.team.gather(len(smaller) > len(batches))):
                 raise does_not_fit(message)
             batches, self.halvings = smaller, self.halvings + 1
             rows = max(batch.ids.shape[0] for batch in batches)
@@ -239,16 +285,20 @@ class _Run:
                 f"out of memory at step {self.step}; from here on a micro-batch has {rows} rows at most, with the same samples and gradients",
             )
 
-    def _accumulate(self, batches: list[Any]) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        total = sum(self.objective.weight(batch) for batch in batches) or 1.0
+    def _accumulate(self, batches: list[Any], total: float, passes: int, at_once: bool) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        """Forward and backward of this process' micro-batches; every process makes the same number of passes, empty ones at the end."""
         loss_sum = torch.zeros((), device=self.device)
         figures: dict[str, float | torch.Tensor] = collections.defaultdict(float)
         dtype = traits(self.device).train_dtype
-        for batch in batches:
-            batch = batch.to(self.device)
-            with torch.autocast(self.device.type, getattr(torch, dtype), enabled=dtype != "float32"):
-                loss, summed = self.objective(self.model, batch)
-            (loss / total).backward()
+        for place in range(passes):
+            batch = batches[min(place, len(batches) - 1)].to(self.device)
+            with self.team.accumulating(sync=at_once and place == passes - 1):
+                with torch.autocast(self.device.type, getattr(torch, dtype), enabled=dtype != "float32"):
+                    loss, summed = self.team.loss(batch)
+                if place >= len(batches):
+                    (loss * 0.0).backward()
+                    continue
+                (loss / (total / self.team.size)).backward()  # the engines average over the processes
             loss_sum += loss.detach()
             for name, value in summed.items():
                 figures[name] += value
@@ -259,7 +309,7 @@ class _Run:
         launched, self.pending = self.pending, None
         if launched is None:
             return True
-        figures = launched.figures | dict(zip(launched.names, launched.values.tolist(), strict=True))
+        figures = self._of_all(launched.figures | dict(zip(launched.names, launched.values.tolist(), strict=True)))
         sigmas = {"loss": figures.pop("loss_sigmas"), "norm": figures.pop("norm_sigmas")}
         elapsed, self.read = time.monotonic() - max(launched.tick, self.read), time.monotonic()
         if figures.pop("bad"):
@@ -269,20 +319,32 @@ class _Run:
                 self._roll_back(launched.step)
                 return False
         figures |= {"tokens_per_second": figures["tokens"] / elapsed, "seconds": self.elapsed(), "skipped": float(self.skipped)}
-        figures |= step_figures(self.model, self.device, int(figures["tokens"]), elapsed, launched.batches[0].ids.shape[-1])
+        figures |= step_figures(self.model, self.device, int(figures["tokens"]) // self.team.size, elapsed, launched.batches[0].ids.shape[-1])
         self.last = means(figures)
         self.log.log(self.last, launched.step + 1)
         self.progress.update(launched.step + 1, self._bound(launched.step + 1), self.last)
         return True
+
+    def _of_all(self, figures: dict[str, float]) -> dict[str, float]:
+        """Sums over all processes, and what they have in common as it is."""
+        summed: dict[str, float] = collections.defaultdict(float)
+        for part in self.team.gather({name: value for name, value in figures.items() if name not in _COMMON}):
+            for name, value in part.items():
+                summed[name] += value / self.team.size if name.startswith(SOURCE) else value
+        return {name: summed.get(name, value) for name, value in figures.items()} | summed
 
     # ---------------------------------------------------------------- bad steps
 
     def _report(self, launched: _Launched, figures: dict[str, float], sigmas: dict[str, float]) -> None:
         """Name the documents of a bad step, to the user and in `spikes.jsonl`."""
         loss, norm = figures["loss"], figures["grad_norm"]
-        documents = document_losses(self.objective, self.model, launched.batches, self.device)
+        passes = max(self.team.gather(len(launched.batches)))  # as many in every process
+        batches = launched.batches + launched.batches[-1:] * (passes - len(launched.batches))
+        judge = self.team.per_document if hasattr(self.objective, "per_document") else None
+        documents = worst_first(item for part in self.team.gather(document_losses(judge, batches, self.device)) for item in part)
         entry = {"step": launched.step, "data": launched.step + self.offset, "loss": loss, "grad_norm": norm, "sigmas": sigmas}
-        self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
+        if self.team.first:
+            self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
         self.progress.warn(
             f"跳过第 {launched.step} 步：loss {loss:.3f}，梯度范数 {norm:.3f}；其中的文档（损失）：{brief(documents)}",
             f"skipped step {launched.step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their losses): {brief(documents)}",
@@ -292,13 +354,13 @@ class _Run:
         """Return to the newest anchor before the bad steps, and read on behind them."""
         following, offset = last_bad + 1 + self.offset, self.offset
         bad, halvings, skipped = self.bad, self.halvings, self.skipped
-        state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, at_most=bad.steps[0], multiple_of=self.config.anchor_steps)
+        state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, at_most=bad.steps[0], multiple_of=self.config.anchor_steps, team=self.team)
         if state is None or state["step"] in bad.rollbacks:
             raise no_way_back(last_bad, self.work)
         self._restore(state)
         self.offset, self.halvings, self.skipped = following - self.step, halvings, skipped
         self.bad = BadSteps([], [*bad.rollbacks, self.step])
-        discard_after(self.work, self.step)
+        self.team.by_first(lambda: discard_after(self.work, self.step))
         self.log.rewind(self.step)
         self.save()
         self.progress.warn(
@@ -310,14 +372,17 @@ class _Run:
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint; a new run writes its first, to have somewhere to go back to."""
-        sweep(self.work)
-        state = load_latest(self.work, self.model, self.optimizers, self.progress.warn)
+        self.team.by_first(lambda: sweep(self.work))
+        state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, team=self.team)
+        asked = self.team.by_first(lambda: remembered_halvings(self.work))
         if state is None:
+            self.halvings = asked
             self.save()
             return
         if state["fingerprint"] != self.source.fingerprint:
             raise other_data(self.work, state, self._identity())
         self._restore(state)
+        self.halvings = max(self.halvings, asked)
         self.earlier_seconds = state["seconds"]
         self.log.rewind(self.step)
         if self.step:
@@ -326,12 +391,13 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint of the state between two steps."""
         self.log.flush()
+        self.team.require_same(self.model)
         state = {
             "fingerprint": self.source.fingerprint, "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
             "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "bad": dataclasses.asdict(self.bad),
         }  # fmt: skip
         try:
-            save_checkpoint(self.work, self.step, self.model, self.optimizers, state, anchor_steps=self.config.anchor_steps)
+            save_checkpoint(self.work, self.step, self.model, self.optimizers, state, anchor_steps=self.config.anchor_steps, team=self.team)
         except HanlinError as error:
             if self.config.on_save_error == "stop":
                 raise
@@ -349,10 +415,6 @@ class _Run:
     def elapsed(self) -> float:
         """Seconds of training, those of interrupted parts included."""
         return self.earlier_seconds + time.monotonic() - self.began
-
-    def out_of_time(self) -> bool:
-        """Whether the time given is over."""
-        return self.max_seconds is not None and self.elapsed() >= self.max_seconds
 
     def _bound(self, step: int) -> int:
         """The step at which the run will probably end."""

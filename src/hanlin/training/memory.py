@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..common.atomic import read_json, write_json
 from ..common.errors import HanlinError
 
+_MEMORY = "memory.json"
 _CPU_ALLOCATOR = ("not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -35,6 +38,25 @@ def cut(batches: Sequence[Any], halvings: int) -> list[Any]:
     for _ in range(halvings):
         batches = halve(batches)
     return list(batches)
+
+
+def remember_halvings(work: Path, halvings: int) -> None:
+    """Note for the next start how often micro-batches are to be halved."""
+    write_json(work / _MEMORY, {"halvings": halvings})
+
+
+def remembered_halvings(work: Path) -> int:
+    """What `remember_halvings` noted; 0 if nothing."""
+    return int(read_json(work / _MEMORY)["halvings"]) if (work / _MEMORY).is_file() else 0
+
+
+def out_of_step(message: str) -> HanlinError:
+    """The error when one of several processes has no memory left while the others wait for its gradients."""
+    return HanlinError(
+        f"一个进程内存不足（{message}），此时其他进程正等着它的梯度。请再运行同一条命令（torchrun --max-restarts 会自动这样做）：从最近的检查点继续，微批次减半，样本不变。",
+        f"One process ran out of memory ({message}) while the others waited for its gradients. Run the same command again (torchrun --max-restarts does): "
+        "it goes on from the newest checkpoint with micro-batches half as large and the same samples.",
+    )
 
 
 def does_not_fit(message: str) -> HanlinError:

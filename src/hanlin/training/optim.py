@@ -59,11 +59,11 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 nesterov = [self._momentum(p, group["momentum"]) for p in parameters]
                 scale = 0.2 * max(shape) ** 0.5
-                updates = self._unless_bad(orthogonalize(torch.stack(nesterov)), 0.0)
+                updates = self._unless_bad(orthogonalize(torch.stack([_whole(matrix) for matrix in nesterov])), 0.0)
                 kept = self._unless_bad(torch.full((), 1 - group["lr"] * group["weight_decay"], device=updates.device), 1.0)
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(kept)
-                    parameter.add_(update, alpha=-group["lr"] * scale)
+                    parameter.add_(_sharded_like(update, parameter), alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
         """Add the gradient to the parameter's momentum; return the Nesterov form of it."""
@@ -78,6 +78,25 @@ class Muon(torch.optim.Optimizer):
     def _unless_bad(self, value: torch.Tensor, otherwise: torch.Tensor | float) -> torch.Tensor:
         """`value`, or in a bad step `otherwise`: chosen, not multiplied, since zero times NaN is NaN."""
         return value if self.found_inf is None else torch.where(self.found_inf > 0, otherwise, value)
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is a DTensor; to ask by name would cost the import of torch.distributed.tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A matrix of which this process may have but a part."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def _sharded_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """The part of a whole matrix that belongs to this process' part of a parameter; every process has the same matrix."""
+    if not is_sharded(parameter):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
 
 def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
@@ -133,6 +152,7 @@ class Optimizers:
             by_adam = [[group | {"params": piece}] for group in by_adam[0] for piece in ([vectors] if group["params"] is vectors else [[p] for p in group["params"]])]
         self.all: list[torch.optim.Optimizer] = [Muon(some, learning_rate, momentum, weight_decay) for some in by_muon]
         self.all += [torch.optim.AdamW(some, betas=betas, eps=1e-8, fused=True) for some in by_adam if some]
+        self.sharded = any(map(is_sharded, model.parameters()))
         self.offload = offload
         self._host: dict[tuple[torch.Tensor, str], torch.Tensor] = {}
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.all]
@@ -143,7 +163,8 @@ class Optimizers:
         Args:
             bad: 0-d bool on the device; where it is true, parameters and state stay as they are to the last bit.
         """
-        if bad is not None and bad.is_cpu:  # nothing is waited for here, and a known verdict saves passes over the state
+        # On a CPU nothing is waited for, and a known verdict saves passes over the state; sharded updates take no verdict of the device.
+        if bad is not None and (bad.is_cpu or self.sharded):
             if bool(bad):
                 return self.zero_grad()
             bad = None
@@ -187,6 +208,19 @@ class Optimizers:
             for optimizer in self.all
             for parameter, state in optimizer.state.items()
             for key, value in state.items()
+        }
+
+    def empty_state(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Tensors for `load_state_tensors` to be filled from elsewhere, sharded as the parameters are.
+
+        Raises:
+            KeyError: a name is not of this model.
+        """
+        parameters = {name: parameter for parameter, name in self._names.items()}
+        scalars = ("step",)
+        return {
+            name: torch.zeros(()) if name.rpartition("/")[2] in scalars else torch.zeros_like(parameters[name.rpartition("/")[0]], requires_grad=False)
+            for name in sorted(names)
         }
 
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
-from torch import nn
 
 from ..common.atomic import read_json_lines, write_json
 
@@ -36,20 +35,26 @@ class SpikeLog:
 
 
 @torch.no_grad()
-def document_losses(objective: Any, model: nn.Module, batches: Iterable[Any], device: torch.device) -> list[tuple[int, float | None]]:
-    """The documents of a step with the loss of each by the weights as they are, worst first, not finite before all.
+def document_losses(judge: Callable[[Any], torch.Tensor] | None, batches: Iterable[Any], device: torch.device) -> list[tuple[int, float | None]]:
+    """The documents of micro-batches with the loss of each by the weights as they are, worst first.
 
-    Where the objective has no `per_document(model, batch) -> (documents,)`, the losses are None. A document of which
-    several pieces were in the step has the worst of theirs.
+    Args:
+        judge: micro-batch on the device → losses (documents,); without it the losses are None.
     """
-    worst: dict[int, float | None] = {}
+    found: list[tuple[int, float | None]] = []
     for batch in batches:
         documents = getattr(batch, "documents", [])
-        judge = getattr(objective, "per_document", None)
-        losses = [None] * len(documents) if judge is None else judge(model, batch.to(device)).tolist()
-        for document, loss in zip(documents, losses, strict=True):
-            if document not in worst or _badness(loss) > _badness(worst[document]):
-                worst[document] = loss
+        losses = [None] * len(documents) if judge is None else judge(batch.to(device)).tolist()
+        found += zip(documents, losses, strict=True)
+    return worst_first(found)
+
+
+def worst_first(losses: Iterable[tuple[int, float | None]]) -> list[tuple[int, float | None]]:
+    """Documents by their losses, not finite before all; one with several has the worst of them."""
+    worst: dict[int, float | None] = {}
+    for document, loss in losses:
+        if document not in worst or _badness(loss) > _badness(worst[document]):
+            worst[document] = loss
     return sorted(worst.items(), key=lambda item: (-_badness(item[1]), item[0]))
 
 

@@ -1,0 +1,150 @@
+"""One stage in several processes, forked from one that has torch loaded; rank r answers in `WORK/rank-r.json`.
+
+The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
+memory, on one rank only when "short_rank" says which}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.training.zygote import TALKS
+
+STEPS = 8
+
+
+def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
+    """Train; what this rank ended with."""
+    import hanlin.stages.job as job_module
+    from hanlin.common.progress import Progress
+    from hanlin.model import ModelConfig
+    from hanlin.stages.dpo import DPOConfig, dpo
+    from hanlin.stages.grpo import GRPOConfig, grpo
+    from hanlin.stages.pretrain import pretrain
+    from hanlin.stages.reward import RewardConfig, reward
+    from hanlin.stages.supervised import SupervisedConfig, finetune
+    from hanlin.training import TrainConfig, train
+
+    stage, world, work = job_spec["stage"], Path(job_spec["world"]), Path(job_spec["work"])
+    answer: dict[str, Any] = {}
+
+    def watched(model, source, objective, *arguments, **options):
+        if "room" in job_spec and job_spec.get("short_rank", team.share.rank) == team.share.rank:
+            _limit(objective, job_spec["room"])
+        if "stop_after" in job_spec:
+            read = source.micro_batches
+
+            def micro_batches(step, model, share):
+                if step >= job_spec["stop_after"]:
+                    os._exit(9)
+                return read(step, model, share)
+
+            source.micro_batches = micro_batches
+        if team.first:  # metrics.jsonl rounds to six figures
+            log, file = options["log"], open(work / "losses.jsonl", "a")  # noqa: SIM115
+            written = log.log
+            log.log = lambda values, step: (written(values, step), print(json.dumps([step, values["loss"]]), file=file, flush=True))
+        result = train(model, source, objective, *arguments, **options)
+        digest = hashlib.sha256()
+        for name, tensor in sorted(model.state_dict().items()):
+            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            digest.update(name.encode() + whole.numpy().tobytes())
+        answer["digest"] = digest.hexdigest()
+        return result
+
+    common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp")}
+    adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
+    job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
+    supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all
+    job_module.train = watched
+    if stage == "pretrain":
+        shape = ModelConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+        pretrain(world / "text", world / "tokenizer", shape, supervised, job)
+    elif stage == "sft":
+        finetune(world / "model", world / "talks", supervised, job)
+    elif stage == "dpo":
+        dpo(world / "model", world / "pairs", DPOConfig(seq_len=128, pairs=5, train=adam), job)
+    elif stage == "reward":
+        reward(world / "model", world / "pairs", RewardConfig(seq_len=128, pairs=5, train=adam), job)
+    else:
+        config = GRPOConfig(seq_len=64, prompts=5, group_size=4, max_new_tokens=6, train=adam)
+        grpo(world / "model", TALKS, lambda record, text: float(sum(map(ord, text)) % 7), config, job)
+    return answer
+
+
+def _limit(objective: Any, room: int) -> None:
+    """Memory for so many rows."""
+
+    class Limited(type(objective)):
+        def __call__(self, model, batch):
+            if len(batch.ids) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(model, batch)
+
+    objective.__class__ = Limited
+
+
+def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
+    """Be one of the processes of a job, as torchrun would have started it."""
+    from hanlin.common.errors import HanlinError
+    from hanlin.training.parallel import joined
+
+    size = spec["processes"]
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        with joined(spec.get("parallel", "ddp"), "cpu") as (team, _):
+            said = train_stage(spec, team)
+    except HanlinError as error:
+        said = {"error": error.en}
+    (Path(spec["work"]) / f"rank-{rank}.json").write_text(json.dumps(said))
+    return int("error" in said)
+
+
+def serve() -> None:
+    """A job a line on stdin; on stdout the worst exit code of its processes, each a fork of this one, which has torch loaded."""
+    import hanlin.stages.grpo
+    import hanlin.stages.reward  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        spec = json.loads(line)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank in range(spec["processes"]):
+            child = os.fork()
+            if not child:
+                os.dup2(2, 1)
+                try:
+                    code = as_rank(rank, spec, port)
+                except BaseException:  # noqa: BLE001 - a fork ends here whatever happens
+                    traceback.print_exc()
+                    code = 70
+                sys.stderr.flush()
+                os._exit(code)
+            children.append(child)
+        codes = []
+        for _ in children:
+            _, status = os.wait()
+            codes.append(os.waitstatus_to_exitcode(status))
+            if codes[-1] and "stop_after" in spec:  # the others are killed, as torchrun does
+                for child in children:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGKILL)
+        print(max(map(abs, codes)), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

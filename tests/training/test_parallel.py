@@ -1,0 +1,136 @@
+"""Several processes do what one does: the same samples and losses, one set of weights, and checkpoints for any number of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from hanlin.common.errors import HanlinError
+from hanlin.training.parallel import Share
+from tests.training.ranks import STEPS
+from tests.training.zygote import ROOT, build_world
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """start(work, processes, stage, …) → exit code and what each rank answered."""
+    world = tmp_path_factory.mktemp("parallel")
+    build_world(world)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en", "HANLIN_DIST_TIMEOUT": "60"}
+    server = subprocess.Popen([sys.executable, "-m", "tests.training.ranks"], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(work: Path, processes: int, stage: str, **options) -> tuple[int, list[dict]]:
+        work.mkdir(parents=True, exist_ok=True)
+        for old in work.glob("rank-*.json"):
+            old.unlink()
+        assert server.stdin and server.stdout
+        print(json.dumps({"stage": stage, "processes": processes, "world": str(world), "work": str(work), **options}), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return code, [json.loads(file.read_text()) for file in sorted(work.glob("rank-*.json"))]
+
+    run.world = world
+    yield run
+    assert server.stdin
+    server.stdin.close()
+    server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def alone(start, tmp_path_factory):
+    """alone(stage) → the directory of that stage, trained by one process."""
+
+    @functools.cache
+    def reference(stage: str) -> Path:
+        work = tmp_path_factory.mktemp(stage)
+        assert start(work, 1, stage)[0] == 0
+        return work
+
+    return reference
+
+
+def losses(work: Path) -> list[float]:
+    lines = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    exact = dict(json.loads(line) for line in (work / "losses.jsonl").read_text().splitlines())
+    return [exact[step] for step in range(1, STEPS + 1)]
+
+
+def weights(work: Path):
+    return safetensors.torch.load_file(work / "model" / "model.safetensors")
+
+
+def same_training(one: Path, other: Path, within: float = 1e-6) -> None:
+    assert losses(other) == pytest.approx(losses(one), abs=within)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys() and max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 20 * within
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "reward", "grpo"])
+def test_two_processes_train_every_stage_as_one_does(start, alone, tmp_path, stage):
+    """Losses within 1e-6, and the same weights on both ranks to the last bit."""
+    code, answers = start(tmp_path, 2, stage)
+    assert code == 0 and len(answers) == 2
+    assert len({answer["digest"] for answer in answers}) == 1
+    same_training(alone(stage), tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "reward", "grpo"])
+def test_three_sharded_processes_train_as_one_does(start, alone, tmp_path, stage):
+    code, answers = start(tmp_path, 3, stage, parallel="fsdp")
+    assert code == 0 and len({answer["digest"] for answer in answers}) == 1
+    same_training(alone(stage), tmp_path)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parallel):
+    """3, then 2, then 1, then 3, each killed after two steps: the losses are those of a run that was left alone."""
+    for processes, stop_after in ((3, 2), (2, 4), (1, 6)):
+        assert start(tmp_path, processes, "pretrain", parallel=parallel, stop_after=stop_after)[0] == 9
+        newest = sorted((tmp_path / "run").glob("step-*"))[-1]
+        assert newest.name.endswith(str(stop_after)) and (parallel == "ddp" or processes == 1 or len(list(newest.glob("shard-*.safetensors"))) == processes)
+    assert start(tmp_path, 3, "pretrain", parallel=parallel)[0] == 0
+    same_training(alone("pretrain"), tmp_path)
+
+
+def test_memory_that_is_short_on_one_rank_is_short_on_all(start, alone, tmp_path):
+    code, answers = start(tmp_path, 2, "pretrain", room=1, short_rank=1)
+    assert code == 0 and len({answer["digest"] for answer in answers}) == 1
+    assert json.loads((sorted((tmp_path / "run").glob("step-*"))[-1] / "state.json").read_text())["halvings"] == 1
+    same_training(alone("pretrain"), tmp_path)
+
+
+def test_a_sharded_run_short_of_memory_goes_on_with_smaller_micro_batches_when_started_again(start, alone, tmp_path):
+    code, answers = start(tmp_path, 2, "pretrain", parallel="fsdp", room=1)
+    assert code != 0 and any("half as large" in answer.get("error", "") for answer in answers)
+    assert start(tmp_path, 2, "pretrain", parallel="fsdp", room=1)[0] == 0
+    same_training(alone("pretrain"), tmp_path)
+
+
+def test_torchrun_starts_the_command_line_and_one_process_speaks(start, tmp_path):
+    config = tmp_path / "pretrain.yaml"
+    shape = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}"
+    train = "{steps: 3, learning_rate: 1e-3}"
+    config.write_text(f"dataset: {start.world}/text\ntokenizer: {start.world}/tokenizer\nmodel: {shape}\npretrain: {{seq_len: 64, batch_tokens: 256, train: {train}}}\n")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hanlin", "pretrain", "--config", str(config), "--out", str(tmp_path / "model")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HANLIN_LANG": "en"}
+    found = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert json.loads(found.stdout)["parameters"] > 0 and found.stderr.count("3/3") == 1
+    few = subprocess.run([sys.executable, *command, "pretrain.batch_tokens=64"], env=environment, capture_output=True, text=True, timeout=240)
+    assert few.returncode != 0 and "error: A step has 1 samples" in few.stderr and "hanlin/cli.py" not in few.stderr
+
+
+def test_shares_are_even_whole_and_in_order():
+    for count in range(1, 20):
+        for size in range(1, count + 1):
+            parts = [list(Share(rank, size).of(count)) for rank in range(size)]
+            assert sum(parts, []) == list(range(count)) and max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(HanlinError, match="3"):
+        Share(0, 3).of(2)
