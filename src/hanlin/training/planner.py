@@ -24,9 +24,9 @@ from ..model import CausalLM, ModelConfig, linear_cross_entropy
 from .loop import TrainConfig
 from .optim import Optimizers
 
-# Bytes that glibc's heap takes for each one in use, measured here on four shapes: 1.53 to 1.70. Blocks below 32 MiB stay in the heap
+# Bytes that glibc's heap takes for each one in use, measured here on four shapes: 1.5 to 1.7. Blocks below 32 MiB stay in the heap
 # when they are freed, and the holes do not fit the next ones. Returning them at once would cost half of the speed (docs/*/lab-log.md).
-CPU_ALLOCATOR = 1.6
+CPU_ALLOCATOR = 1.55
 
 
 @dataclasses.dataclass(frozen=True)
