@@ -97,7 +97,7 @@ def resolve_device(spec: str | None = None) -> torch.device:
     """
     import torch
 
-    failure = _load_plugin()
+    failure = load_plugin()
     present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if spec in (None, "", "auto"):
         return present or torch.device("cpu")
@@ -122,7 +122,7 @@ def resolve_device(spec: str | None = None) -> torch.device:
     return device
 
 
-def _load_plugin() -> str | None:
+def load_plugin() -> str | None:
     """Register Ascend's device, where its package is installed and torch has not loaded it by itself; why not, when that fails."""
     import torch
 

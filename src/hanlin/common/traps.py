@@ -11,7 +11,7 @@ class Trap:
 
     Attributes:
         zh, en: what it is, and what is done or to be done about it.
-        source: where it is reported, or that it was measured here.
+        source: where it is reported; `lab-log` is our own.
         dtypes: training types on which it bears; all when empty.
     """
 
@@ -25,12 +25,12 @@ CPU_TRAPS = (
     Trap(
         "没有 AVX512-bf16 或 AMX 的 CPU 上，bf16 矩阵乘比 fp32 慢 50 倍以上，所以 CPU 一律用 fp32 训练",
         "without AVX512-bf16 or AMX, bf16 products are more than 50 times slower than fp32, so a CPU always trains in fp32",
-        "measured here, torch 2.13",
+        "lab-log 2026-11-21, torch 2.13",
     ),
     Trap(
         "别的程序占着核时，OpenMP 线程空转会让训练慢几倍；命令行默认设 GOMP_SPINCOUNT=1000",
         "with other programs on the cores, spinning OpenMP threads make training several times slower; the command line sets GOMP_SPINCOUNT=1000",
-        "docs lab-log 2026-11-21",
+        "lab-log 2026-11-21",
     ),
 )
 
@@ -44,7 +44,7 @@ CUDA_TRAPS = (
     Trap(
         "Pascal 及更早的卡没有张量核，6.1 的 fp16 只有 fp32 的 1/64：用 fp32 训练",
         "Pascal and older cards have no tensor cores, and 6.1 does fp16 at 1/64 of fp32's rate: training stays in fp32",
-        "CUDA C++ Programming Guide, arithmetic instructions; NVIDIA/apex#76",
+        "CUDA C++ Programming Guide (Arithmetic Instructions), NVIDIA/apex#76",
         ("float32",),
     ),
     Trap(
@@ -58,7 +58,7 @@ ROCM_TRAPS = (
     Trap(
         "torch 对所有 AMD 卡都说支持 bf16；这里只在有 bf16 矩阵指令的架构（CDNA、RDNA 3 起）上用它，其余用 fp16",
         "torch says yes to bf16 on every AMD card; it is used only where there are matrix instructions for it (CDNA, RDNA 3 on), fp16 elsewhere",
-        "torch/cuda/__init__.py of 2.13; list of rocWMMA",
+        "torch 2.13 torch/cuda/__init__.py, rocWMMA",
         ("float16",),
     ),
     Trap(

@@ -172,10 +172,10 @@ _PARTS = (("输出", "the output"), ("q 的梯度", "the gradient of q"), ("k �
 def _forward_backward(backend: AttentionBackend, inputs: list[torch.Tensor], grad: torch.Tensor, doc_ids: torch.Tensor | None) -> list[torch.Tensor]:
     """Output and gradients of q, k, v."""
     with torch.enable_grad():
-        leaves = [x.requires_grad_() for x in inputs]
+        q, k, v = (x.requires_grad_() for x in inputs)
         batch, length = grad.shape[:2]
-        out = backend.run(*leaves, backend.prepare(doc_ids, batch, length, grad.device, grad.dtype))
-        return [out, *torch.autograd.grad(out, leaves, grad)]
+        out = backend.run(q, k, v, backend.prepare(doc_ids, batch, length, grad.device, grad.dtype))
+        return [out, *torch.autograd.grad(out, (q, k, v), grad)]
 
 
 def _error(ours: torch.Tensor, reference: torch.Tensor) -> float:

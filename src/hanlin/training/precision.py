@@ -51,7 +51,7 @@ class GradientScaler:
         """Divide all gradients by the scale, in place; exact, since it is a power of two."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None] if self.enabled else []
         if gradients:
-            torch._foreach_mul_(gradients, self.scale.reciprocal())
+            torch._foreach_mul_(gradients, self.scale.reciprocal())  # type: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def judge(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
