@@ -192,6 +192,11 @@ def known_traps(device: torch.device) -> list[Trap]:
     return [trap for trap in row.traps if not trap.dtypes or row.train_dtype in trap.dtypes]
 
 
+def distributed_backends() -> set[str]:
+    """All communication back ends of the table; they name themselves in their errors."""
+    return {row.distributed_backend for row in TRAITS.values()}
+
+
 def communication_present(device: torch.device) -> bool:
     """Whether this torch was built with the row's communication back end, or a plug-in has brought it."""
     import torch.distributed
