@@ -6,9 +6,14 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common.errors import tr
+
+if TYPE_CHECKING:
+    import torch
+
+    from .common.devices import DeviceTraits
 
 _OPTIONAL = {
     "fastapi": "serve", "uvicorn": "serve", "gguf": "export", "opencc": "data", "datatrove": "data", "transformers": "test",
@@ -16,15 +21,29 @@ _OPTIONAL = {
 
 
 def examine() -> dict[str, Any]:
-    """Versions, device, memory, disk, compiler and extras of this machine, and advice in `advice` (two languages each)."""
+    """Versions, device, memory, disk, compiler and extras of this machine, and advice in `advice` (two languages each).
+
+    `attention` has what each back end of the device's row came to beside the reference, `traps` what is known to go wrong.
+    """
     import torch
 
-    from .common.devices import resolve_device, traits
+    from .common.devices import communication_present, known_traps, load_plugin, resolve_device, traits
 
     found: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform(), "torch": torch.__version__}
     device = resolve_device("auto")
+    row = traits(device)
     advice: list[dict[str, str]] = []
-    found |= {"device": str(device), "train_dtype": traits(device).train_dtype, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    found |= {"platform": row.name, "device": str(device), "train_dtype": row.train_dtype, "compile_trusted": row.compile_trusted}
+    found |= {"distributed_backend": row.distributed_backend, "attention": _attention(device, row)}
+    failure = load_plugin()
+    if failure:
+        advice.append({"zh": f"装了加速卡的插件，但它没有载入：{failure}", "en": f"A device's plug-in is installed and does not load: {failure}"})
+    if not communication_present(device):
+        advice.append({"zh": f"这个 torch 没有 {row.distributed_backend}：不能多卡训练。", "en": f"This torch has no {row.distributed_backend}: no training on several devices."})
+    if not any(verdict["right"] for verdict in found["attention"].values()):
+        advice.append({"zh": f"{row.name} 上没有一种注意力写法算得对：请升级驱动和 torch，或用 --device cpu。", "en": f"No attention back end is right on {row.name}: update the driver and torch, or use --device cpu."})
+    found["traps"] = [{"zh": trap.zh, "en": trap.en, "source": trap.source} for trap in known_traps(device)]
+    found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if hasattr(os, "sysconf"):
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
         if found["memory_gib"] < 4:
@@ -55,9 +74,47 @@ def examine() -> dict[str, Any]:
     return found
 
 
+def _attention(device: torch.device, row: DeviceTraits) -> dict[str, dict[str, Any]]:
+    """Each back end of the row beside the reference, in the training type: right, or what is wrong in two languages."""
+    import torch
+
+    from .model import backends
+
+    faults = {name: backends.fault_of(name, device, getattr(torch, row.train_dtype)) for name in row.attention}
+    return {name: {"right": True} if fault is None else {"right": False, "zh": fault[0], "en": fault[1]} for name, fault in faults.items()}
+
+
+_NAMES = {
+    "system": ("系统", "system"), "platform": ("平台", "platform"), "device": ("设备", "device"), "train_dtype": ("训练精度", "training precision"),
+    "compile_trusted": ("自动编译", "compiles by itself"), "distributed_backend": ("通信", "communication"), "attention": ("注意力写法", "attention"),
+    "cores": ("核数", "cores"), "threads": ("线程", "threads"), "memory_gib": ("内存 GiB", "memory, GiB"), "disk_free_gb": ("磁盘剩余 GB", "disk free, GB"),
+    "compiler": ("C++ 编译器", "C++ compiler"), "native_core": ("C++ 核心", "C++ core"),
+}  # fmt: skip
+
+
 def render(found: dict[str, Any]) -> str:
     """The findings as lines for people."""
-    lines = [f"{name:<14} {value}" for name, value in found.items() if name not in ("advice", "optional")]
-    lines += [f"{name:<14} {version or '-'}" for name, version in found["optional"].items()]
+    shown = {tr(*_NAMES.get(name, (name, name))): _text(name, value) for name, value in found.items() if name not in ("advice", "optional", "traps")}
+    shown |= {name: version or "-" for name, version in found["optional"].items()}
+    lines = [_padded(name) + f" {text}" for name, text in shown.items()]
+    if found["traps"]:
+        lines += ["", tr(f"{found['platform']} 上已知的坑：", f"Known traps of {found['platform']}:")]
+        lines += [f"  - {tr(trap['zh'], trap['en'])} [{trap['source']}]" for trap in found["traps"]]
     lines += [""] + ([tr("建议：", "Advice:")] + [f"  - {tr(a['zh'], a['en'])}" for a in found["advice"]] if found["advice"] else [tr("一切就绪。", "All is well.")])
     return "\n".join(lines)
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "train_dtype" and value == "float16":
+        return tr("float16，损失动态放大", "float16 with a dynamic loss scale")
+    if name == "attention":
+        used = next((key for key, verdict in value.items() if verdict["right"]), None)
+        good = [key + (tr("（在用）", " (in use)") if key == used else tr("（备用）", " (in reserve)")) for key, verdict in value.items() if verdict["right"]]
+        bad = [f"{key}{tr('不用：', ' refused: ')}{tr(verdict['zh'], verdict['en'])}" for key, verdict in value.items() if not verdict["right"]]
+        return tr("、", ", ").join(good) + "".join(tr("；", "; ") + line for line in bad)
+    return tr("是" if value else "否", "yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _padded(name: str, columns: int = 20) -> str:
+    """A name and spaces to `columns`; Chinese characters are two wide."""
+    return name + " " * max(0, columns - sum(2 if letter >= "\u2e80" else 1 for letter in name))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hanlin.model import CausalLM, ModelConfig, init_weights
 from hanlin.model.attention import TILE, attend, document_attention, packed_mask, tiles_of
+from hanlin.model.backends import BACKENDS
 from hanlin.model.functions import normed_linears, rms_norm, swiglu
 from tests.support import tiny_model
 
@@ -87,22 +88,20 @@ def test_attention_sees_a_batch_that_took_the_place_of_another():
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
-def test_a_model_learns_alike_with_the_attention_of_accelerators(family, monkeypatch):
-    """Masked attention hands back gradients with heads before tokens; every backward pass must take them so."""
-    doc_ids = rows_of_documents([[5, 11], [16]])
+@pytest.mark.parametrize("documents", [True, False])
+def test_a_model_learns_alike_with_every_attention_back_end(family, documents, monkeypatch):
+    """Those of accelerators hand back gradients with heads before tokens; every backward pass must take them so."""
+    doc_ids = rows_of_documents([[5, 11], [16]]) if documents else None
     ids, weights = torch.randint(0, 100, (2, 16)), torch.randn(2, 16, 64)
-
-    def masked(q, k, v, doc_ids):
-        return attend(*(x.transpose(1, 2) for x in (q, k, v)), packed_mask(doc_ids)).transpose(1, 2).contiguous()
-
-    results = []
-    for attention in (document_attention, masked):
-        monkeypatch.setattr("hanlin.model.transformer.document_attention", attention)
+    results = {}
+    for name, backend in BACKENDS.items():
+        monkeypatch.setattr("hanlin.model.transformer.backend_for", lambda device, backend=backend: backend)
         model = tiny_model(family)
         (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
-        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    for name, grad in results[0].items():
-        assert float((results[1][name] - grad).abs().max()) <= 1e-4 * float(grad.abs().max()), name
+        results[name] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    for backend, grads in results.items():
+        for name, grad in results["tiles"].items():
+            assert float((grads[name] - grad).abs().max()) <= 1e-4 * float(grad.abs().max()), (backend, name)
 
 
 def test_norm_with_linear_maps():

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
+import importlib.util
+import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import HanlinError
+from .traps import CPU_TRAPS, CUDA_TRAPS, MPS_TRAPS, NPU_TRAPS, ROCM_TRAPS, XPU_TRAPS, Trap
 
 try:
     import resource
@@ -27,61 +32,181 @@ class DeviceTraits:
     """What a kind of device can do.
 
     Attributes:
-        train_dtype: autocast type of the matrix products, or float32. CPUs without AVX512-bf16 multiply bf16
-            50 times slower than fp32 (measured here), so they stay in float32.
+        name: what its makers call the platform.
+        train_dtype: autocast type of the matrix products, or float32; `traits` puts in what the device at hand computes natively.
+            float16 needs `training.precision.GradientScaler`.
+        attention: names of `model.backends.BACKENDS`, best first; a training takes the first that is right on the device.
         distributed_backend: the torch.distributed back end.
         pin_memory: whether pinned host memory speeds up copies to the device.
         compile_flops: training work, in FLOPs, from which compiling pays; infinite where it is not to be trusted. A CPU gains
             5-9 % and compiles for half a minute to a minute and a half (measured here: twenty minutes at 180 GFLOP/s are
             enough); accelerators gain more, and a minute of a consumer card is 3e15.
+        own_memory: whether tensors on the device take none of the system's memory.
+        peak_memory: bytes of the device that this process's tensors have taken, at most where the device keeps count; None without one.
+        traps: known faults.
     """
 
+    name: str
     train_dtype: str
+    attention: tuple[str, ...]
     distributed_backend: str
     pin_memory: bool
     compile_flops: float
+    own_memory: bool
+    peak_memory: Callable[[torch.device], int] | None
+    traps: tuple[Trap, ...] = ()
 
+    @property
+    def compile_trusted(self) -> bool:
+        """Whether `compile: auto` may ever compile."""
+        return math.isfinite(self.compile_flops)
+
+
+def _most_allocated(device: torch.device) -> int:
+    import torch
+
+    return torch.get_device_module(device).max_memory_allocated(device)
+
+
+def _metal_memory(device: torch.device) -> int:
+    import torch
+
+    return torch.mps.driver_allocated_memory()
+
+
+_SDPA = ("sdpa", "masked_sdpa", "plain")
+_NEVER = float("inf")
 
 TRAITS: dict[str, DeviceTraits] = {
-    "cpu": DeviceTraits("float32", "gloo", False, 2e14),
-    "cuda": DeviceTraits("bfloat16", "nccl", True, 5e15),
-    "xpu": DeviceTraits("bfloat16", "xccl", True, 5e15),
-    "mps": DeviceTraits("float32", "gloo", False, float("inf")),
-    "npu": DeviceTraits("bfloat16", "hccl", True, float("inf")),
+    "cpu": DeviceTraits("CPU", "float32", ("tiles", "sdpa", "plain"), "gloo", False, 2e14, False, None, CPU_TRAPS),
+    "cuda": DeviceTraits("CUDA", "bfloat16", _SDPA, "nccl", True, 5e15, True, _most_allocated, CUDA_TRAPS),
+    "rocm": DeviceTraits("ROCm", "bfloat16", _SDPA, "nccl", True, 5e15, True, _most_allocated, ROCM_TRAPS),  # RCCL goes by the name nccl
+    # never is_causal: its NaN comes once in dozens of steps, and a check at the start need not meet it
+    "xpu": DeviceTraits("XPU", "bfloat16", ("masked_sdpa", "plain"), "xccl", True, 5e15, True, _most_allocated, XPU_TRAPS),
+    "mps": DeviceTraits("MPS", "float32", _SDPA, "gloo", False, _NEVER, False, _metal_memory, MPS_TRAPS),
+    "npu": DeviceTraits("NPU", "bfloat16", _SDPA, "hccl", True, _NEVER, True, _most_allocated, NPU_TRAPS),
 }
+_UNLISTED = DeviceTraits("?", "float32", ("masked_sdpa", "plain"), "gloo", False, _NEVER, True, None)
 
 
 def resolve_device(spec: str | None = None) -> torch.device:
     """The device named by `spec` (`auto`, `cpu`, `cuda:0`, …); `auto` takes the accelerator when there is one.
 
     Raises:
-        HanlinError: the kind is unknown, or absent on this machine.
+        HanlinError: the kind is unknown, or absent on this machine, or has no such number.
     """
     import torch
 
+    failure = load_plugin()
     present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if spec in (None, "", "auto"):
         return present or torch.device("cpu")
+    kind, colon, number = spec.partition(":")
+    if kind == "rocm":  # torch calls it by another name
+        kind = "cuda"
     try:
-        device = torch.device(spec)
+        device = torch.device(kind + colon + number)
     except RuntimeError:
-        raise HanlinError(f"不认识的设备 {spec!r}。可用：auto、cpu" + (f"、{present.type}" if present else "") + "。", f"Unknown device {spec!r}. Available: auto, cpu" + (f", {present.type}." if present else ".")) from None
-    if device.type != "cpu" and (present is None or present.type != device.type):
+        if kind not in TRAITS:
+            raise HanlinError(f"不认识的设备 {spec!r}。可用：auto、cpu" + (f"、{present.type}" if present else "") + "。", f"Unknown device {spec!r}. Available: auto, cpu" + (f", {present.type}." if present else ".")) from None
+        device = None
+    if device is None or (device.type != "cpu" and (present is None or present.type != device.type)):
+        why = f"（{failure}）" if failure and kind == "npu" else "", f" ({failure})" if failure and kind == "npu" else ""
         raise HanlinError(
-            f"这台机器上没有 {device.type} 设备。请用 --device auto，或运行 hanlin doctor 查看原因。",
-            f"There is no {device.type} device on this machine. Use --device auto, or see hanlin doctor.",
+            f"这台机器上没有 {kind} 设备{why[0]}。请用 --device auto，或运行 hanlin doctor 查看原因。",
+            f"There is no {kind} device on this machine{why[1]}. Use --device auto, or see hanlin doctor.",
         )
+    if device.type != "cpu" and device.index is not None and device.index >= torch.accelerator.device_count():
+        count = torch.accelerator.device_count()
+        raise HanlinError(f"没有 {spec}：这台机器有 {count} 个这种设备，从 0 数起。", f"There is no {spec}: this machine has {count} of them, counted from 0.")
     return device
 
 
+def load_plugin() -> str | None:
+    """Register Ascend's device, where its package is installed and torch has not loaded it by itself; why not, when that fails."""
+    import torch
+
+    if hasattr(torch, "npu") or importlib.util.find_spec("torch_npu") is None:
+        return None
+    try:
+        importlib.import_module("torch_npu")
+    except Exception as error:  # a package for another torch, or a machine without its driver: whatever it says is for the user
+        return f"torch_npu: {error}"
+    return None
+
+
+def kind_of(device: torch.device) -> str:
+    """The table's key for a device. ROCm calls its devices by the name of CUDA's."""
+    import torch
+
+    return "rocm" if device.type == "cuda" and torch.version.hip else device.type
+
+
 def traits(device: torch.device) -> DeviceTraits:
-    """The table's row for a device; an unlisted kind is treated like a CPU."""
-    return TRAITS.get(device.type, TRAITS["cpu"])
+    """The table's row for a device, with the training type that this one computes natively."""
+    kind = kind_of(device)
+    row = TRAITS.get(kind, _UNLISTED)
+    return dataclasses.replace(row, train_dtype=_PROBES[kind](device)) if kind in _PROBES else row
+
+
+def _cuda_dtype(device: torch.device) -> str:
+    """bfloat16 from Ampere on; float16 on Volta and Turing, whose tensor cores know no other; float32 on Pascal and before.
+
+    Compute capability 6.1 does float16 at 1/64 of float32's rate ("Arithmetic instructions", CUDA C++ Programming Guide), and
+    without tensor cores products would add up in float16 (NVIDIA/apex#14). `is_bf16_supported` counts emulation (pytorch#148322).
+    """
+    import torch
+
+    major, _ = torch.cuda.get_device_capability(device)
+    return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
+
+
+def _rocm_dtype(device: torch.device) -> str:
+    """bfloat16 where rocWMMA finds matrix instructions for it (CDNA, RDNA 3 and later), float16 on older ones; torch says yes to all."""
+    import torch
+
+    name = torch.cuda.get_device_properties(device).gcnArchName
+    return "bfloat16" if name.startswith(("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")) else "float16"
+
+
+def _xpu_dtype(device: torch.device) -> str:
+    import torch
+
+    return "bfloat16" if torch.xpu.get_device_properties(device).has_bfloat16_conversions else "float16"
+
+
+def _npu_dtype(device: torch.device) -> str:
+    """Ascend 910A has no bfloat16 (vllm-ascend#9294), 910B has."""
+    import torch
+
+    supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    return "bfloat16" if supported is None or supported() else "float16"
+
+
+_PROBES: dict[str, Callable[[torch.device], str]] = {"cuda": _cuda_dtype, "rocm": _rocm_dtype, "xpu": _xpu_dtype, "npu": _npu_dtype}
+
+
+def known_traps(device: torch.device) -> list[Trap]:
+    """The traps of the row that bear on the device's training type."""
+    row = traits(device)
+    return [trap for trap in row.traps if not trap.dtypes or row.train_dtype in trap.dtypes]
+
+
+def distributed_backends() -> set[str]:
+    """All communication back ends of the table; they name themselves in their errors."""
+    return {row.distributed_backend for row in TRAITS.values()}
+
+
+def communication_present(device: torch.device) -> bool:
+    """Whether this torch was built with the row's communication back end, or a plug-in has brought it."""
+    import torch.distributed
+
+    return torch.distributed.is_available() and torch.distributed.is_backend_available(traits(device).distributed_backend)
 
 
 def has_own_memory(device: torch.device) -> bool:
     """Whether tensors on the device take none of the system's memory."""
-    return device.type not in ("cpu", "mps")
+    return traits(device).own_memory
 
 
 def synchronize(device: torch.device) -> None:
@@ -143,12 +268,9 @@ def memory_mb(device: torch.device) -> dict[str, float]:
         found["memory_mb"] = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     elif resource is not None:  # the most so far, in bytes on macOS
         found["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    if device.type != "cpu":
-        import torch
-
-        most = getattr(getattr(torch, device.type, None), "max_memory_allocated", None)
-        if most is not None:
-            found["device_memory_mb"] = most(device) / 2**20
+    taken = traits(device).peak_memory
+    if taken is not None:
+        found["device_memory_mb"] = taken(device) / 2**20
     return found
 
 

@@ -41,14 +41,16 @@ _FIGURES: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "grad_norm": ("梯度范数", "grad norm", "{:.2f}".format),
     "lr": ("学习率", "lr", "{:.1e}".format),
     "skipped": ("跳过", "skipped", "{:.0f}".format),
+    "loss_scale": ("损失放大", "loss scale", "{:.0f}".format),
+    "overflows": ("溢出", "overflows", "{:.0f}".format),
 }
 _FIRST_LINE = ("loss", "bits_per_byte", "reward", "accuracy", "grad_norm", "lr")
 
 
 def shown_figures(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """(key, name in the reader's language, text) of what is known of a step, in the panel's order; no step skipped is not news."""
+    """(key, name in the reader's language, text) of what is known of a step, in the panel's order; no step skipped and no overflow are not news."""
     found = [(key, tr(zh, en), form(figures[key])) for key, (zh, en, form) in _FIGURES.items() if key in figures]
-    return [entry for entry in found if entry[0] != "skipped" or figures["skipped"]]
+    return [entry for entry in found if entry[0] not in ("skipped", "overflows") or figures[entry[0]]]
 
 
 def shown_sources(figures: Mapping[str, float]) -> str:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import attend, cache_mask, document_attention, packed_mask
+from .attention import attend, cache_mask
+from .backends import backend_for
 from .cache import KVCache
 from .config import ModelConfig
 from .functions import normed_linears, rms_norm, rotate, run_block, swiglu
@@ -100,7 +101,7 @@ class Context:
     def __init__(self, ids: torch.Tensor, positions: torch.Tensor | None, doc_ids: torch.Tensor | None, cache: KVCache | None, dtype: torch.dtype):
         batch, length = ids.shape
         steps = torch.arange(length, device=ids.device)
-        self.cache, self.doc_ids, self.mask = cache, None, None
+        self.cache, self.mask = cache, None
         self.cos = self.sin = torch.empty(0)
         if cache is not None:
             self.positions = cache.lengths[:, None] + steps
@@ -108,19 +109,16 @@ class Context:
             self.mask = cache_mask(self.positions, self.filled, dtype)
             return
         self.positions = steps.expand(batch, length) if positions is None else positions
-        if ids.device.type == "cpu":
-            self.doc_ids = torch.arange(batch)[:, None].expand(batch, length) if doc_ids is None else doc_ids
-        elif doc_ids is not None:
-            self.mask = packed_mask(doc_ids, dtype)
+        self.backend = backend_for(ids.device)
+        self.mask = self.backend.prepare(doc_ids, batch, length, ids.device, dtype)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention of this pass's queries (B, T, H, D) to all that they may look at; (B, T, H, D), contiguous."""
-        if self.doc_ids is not None:
-            return document_attention(q, k, v, self.doc_ids)
+        if self.cache is None:
+            return self.backend.run(q, k, v, self.mask)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        if self.cache is not None:
-            self.cache.update(layer, k, v, self.positions)
-            k, v = self.cache.keys[layer][:, :, : self.filled], self.cache.values[layer][:, :, : self.filled]
+        self.cache.update(layer, k, v, self.positions)
+        k, v = self.cache.keys[layer][:, :, : self.filled], self.cache.values[layer][:, :, : self.filled]
         return attend(q, k, v, self.mask).transpose(1, 2).contiguous()
 
 

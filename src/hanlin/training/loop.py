@@ -22,7 +22,7 @@ from ..common.failpoints import failpoint
 from ..common.locks import directory_lock
 from ..common.progress import SOURCE, Progress
 from ..common.tracking import MetricsLog
-from ..model import CausalLM, RewardModel
+from ..model import CausalLM, RewardModel, choose_attention_for
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
 from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
@@ -31,12 +31,13 @@ from .guards import BadSteps, SpikeGuard, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
 from .optim import Optimizers
 from .parallel import Parallel, Team
+from .precision import scaler_for, skips_on_device
 from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
 
 ALONE = Team()
-_COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr"}  # figures that are every process' alike; others are summed
+_COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr", "loss_scale", "overflows"}  # figures that are every process' alike; others are summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,7 @@ def train(
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)) and None)
         run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
+        choose_attention_for(model, run.device, progress.warn)
         run.resume()
         model.train()
         run.agree(0)
@@ -184,6 +186,7 @@ class _Run:
             weight_decay=config.weight_decay, betas=(0.9, config.beta2), offload=config.offload_optimizer and has_own_memory(self.device),
         )  # fmt: skip
         self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
+        self.scaler = scaler_for(self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
         self.compiles: bool | None = None  # not decided yet
         self.step = self.offset = self.halvings = self.skipped = 0
@@ -223,13 +226,15 @@ class _Run:
         if self.compiles is None:
             self._decide_to_compile(batches)
         batches, loss, figures = self._gradients(batches)
+        self.scaler.unscale_(self.model.parameters())
         norm = self.team.norm(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        verdict = self.guard.judge(loss, norm)
+        verdict, overflow = self.guard.judge(loss, norm), self.scaler.judge(loss, norm)
         config = self.config
         factor = learning_rate_factor(self.step, config.steps, schedule=config.schedule, warmup=config.warmup, decay=config.decay, floor=config.floor)
-        self.optimizers.step(factor, verdict.bad)
+        self.optimizers.step(factor, verdict.bad if skips_on_device(self.device) else verdict.bad.cpu())
         tensors = {name: value for name, value in figures.items() if isinstance(value, torch.Tensor)}
-        tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
+        tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad & ~overflow, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
+        tensors |= self.scaler.figures()
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
         plain |= {"lr": config.learning_rate * factor, "tokens": float(sum(batch.ids.numel() for batch in batches))}
         plain |= getattr(self.source, "figures", dict)()
@@ -298,7 +303,7 @@ class _Run:
                 if place >= len(batches):
                     (loss * 0.0).backward()
                     continue
-                (loss / (total / self.team.size)).backward()  # the engines average over the processes
+                self.scaler.scaled(loss / (total / self.team.size)).backward()  # the engines average over the processes
             loss_sum += loss.detach()
             for name, value in summed.items():
                 figures[name] += value
@@ -394,7 +399,7 @@ class _Run:
         self.team.require_same(self.model)
         state = {
             "fingerprint": self.source.fingerprint, "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
-            "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "bad": dataclasses.asdict(self.bad),
+            "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
         }  # fmt: skip
         try:
             save_checkpoint(self.work, self.step, self.model, self.optimizers, state, anchor_steps=self.config.anchor_steps, team=self.team)
@@ -407,6 +412,7 @@ class _Run:
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.offset, self.halvings, self.skipped = state["step"], state["offset"], state["halvings"], state["skipped"]
         self.guard.load(state["guard"])
+        self.scaler.load(state.get("scaler"))
         self.bad = BadSteps(**state["bad"])
 
     def _identity(self) -> dict[str, Any]:

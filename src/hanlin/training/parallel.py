@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..common.devices import resolve_device, traits
+from ..common.devices import distributed_backends, resolve_device, traits
 from ..common.errors import HanlinError
 
 Parallel = Literal["ddp", "fsdp", "hsdp"]
@@ -307,7 +307,7 @@ def joined(parallel: Parallel = "ddp", device: str | None = None) -> Iterator[tu
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    words = ("connection", "timed out", "timeout", "gloo", "nccl", "peer", "rendezvous", "socket")
+    words = ("connection", "timed out", "timeout", "peer", "rendezvous", "socket", *distributed_backends())
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 

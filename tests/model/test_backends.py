@@ -1,0 +1,220 @@
+"""Attention back ends: each agrees with the reference or is refused by name, and a training goes on with the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hanlin.common.devices import TRAITS
+from hanlin.common.errors import HanlinError
+from hanlin.common.progress import Progress
+from hanlin.dataset import TextRows, TokenDataset
+from hanlin.model import backends
+from hanlin.model.backends import BACKENDS, AttentionBackend, backend_for, choose_attention, fault_of, plain_attention
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.tokenizer import load_tokenizer
+from hanlin.training import TrainConfig, train
+from tests.support import tiny_model
+from tests.training.zygote import build_world
+
+CPU = torch.device("cpu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen():
+    """What one test finds out is not to be remembered by the next."""
+    backends._chosen.clear()
+    fault_of.cache_clear()
+    yield
+    backends._chosen.clear()
+    fault_of.cache_clear()
+
+
+@pytest.fixture
+def like_an_accelerator(monkeypatch):
+    """The CPU's row with what an accelerator's says of attention and precision. No more than a simulation."""
+
+    def pretend(kind: str, dtype: str | None = None) -> None:
+        row = TRAITS[kind]
+        monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=row.attention, train_dtype=dtype or row.train_dtype))
+
+    return pretend
+
+
+def spoil_sdpa(monkeypatch, which) -> list[bool]:
+    """pytorch#160787 in small: the forward pass is right, gradients are NaN, in the calls that `which(is_causal)` picks; the calls seen."""
+    sound, seen = F.scaled_dot_product_attention, []
+
+    def spoiled(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
+        out = sound(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, **options)
+        if torch.is_grad_enabled() and out.requires_grad:
+            seen.append(is_causal)
+            if which(is_causal):
+                out.register_hook(lambda grad: grad * float("nan"))
+        return out
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spoiled)
+    return seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_back_end_is_right_here(name, dtype):
+    for head_dim, groups in ((64, 2), (32, 1), (16, 4)):
+        assert fault_of(name, CPU, dtype, head_dim, groups) is None
+
+
+@pytest.mark.parametrize("documents", [True, False])
+def test_the_reference_is_softmax_word_by_word(documents):
+    """One query after another, in float64, with nothing shared with the code under test."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 7, 4, 8), torch.randn(2, 7, 2, 8), torch.randn(2, 7, 2, 8)
+    doc_ids = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [3, 4, 4, 4, 4, 4, 5]])
+    mask = BACKENDS["plain"].prepare(doc_ids if documents else None, 2, 7, CPU, torch.float32)
+    found = plain_attention(q, k, v, mask)
+    for row in range(2):
+        for place in range(7):
+            for head in range(4):
+                seen = [other for other in range(place + 1) if not documents or doc_ids[row, other] == doc_ids[row, place]]
+                keys, values = k[row, seen, head // 2].double(), v[row, seen, head // 2].double()
+                weights = torch.softmax(keys @ q[row, place, head].double() / 8**0.5, 0)
+                assert torch.allclose(found[row, place, head].double(), weights @ values, atol=1e-6)
+
+
+def _scaled(q, k, v, mask):
+    return plain_attention(q, k, v, mask) * 1.1
+
+
+def _all_see_all(q, k, v, mask):
+    return plain_attention(q, k, v, torch.zeros_like(mask))
+
+
+def _last_token_lost(q, k, v, mask):
+    out = plain_attention(q, k, v, mask).clone()
+    out[:, -1] = 0
+    return out
+
+
+def _no_gradient_of_keys(q, k, v, mask):
+    return plain_attention(q, k.detach(), v, mask) + 0 * k.sum()
+
+
+def _not_finite(q, k, v, mask):
+    return plain_attention(q, k, v, mask) / 0
+
+
+def _fails(q, k, v, mask):
+    raise RuntimeError("no kernel for this device\nmore")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "run, says",
+    [
+        (_scaled, "the output off by"),
+        (_all_see_all, "the output off by"),
+        (_last_token_lost, "the output off by"),
+        (_no_gradient_of_keys, "the gradient of k off by"),
+        (_not_finite, "NaN or Inf in the output"),
+        (_fails, "it failed: no kernel for this device"),
+    ],
+)
+def test_a_wrong_one_is_found_out(run, says, dtype, monkeypatch):
+    monkeypatch.setitem(BACKENDS, "wrong", AttentionBackend("wrong", BACKENDS["plain"].prepare, run))
+    fault = fault_of("wrong", CPU, dtype)
+    assert fault is not None and says in fault[1] and "\n" not in fault[1]
+
+
+def test_one_that_mixes_documents_is_found_out(monkeypatch):
+    """Right for causal rows, and blind to documents."""
+    monkeypatch.setitem(BACKENDS, "blind", AttentionBackend("blind", lambda doc_ids, *rest: BACKENDS["plain"].prepare(None, *rest), plain_attention))
+    fault = fault_of("blind", CPU, torch.float32)
+    assert fault is not None and fault[1].startswith("packed documents")
+
+
+def test_gradients_of_nan_are_refused_by_name_and_the_next_is_taken(monkeypatch, like_an_accelerator):
+    like_an_accelerator("cuda", "float32")
+    spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
+    said = []
+    chosen = choose_attention(CPU, lambda zh, en: said.append((zh, en)))
+    assert chosen.name == "masked_sdpa" and backend_for(CPU) is chosen
+    [(zh, en)] = said
+    assert "sdpa" in zh and "q 的梯度里有 NaN" in zh and "attention back end sdpa is refused" in en and "NaN or Inf in the gradient of q" in en
+
+
+def test_where_no_kernel_is_right_softmax_is_written_out(monkeypatch, like_an_accelerator):
+    like_an_accelerator("cuda", "float32")
+    spoil_sdpa(monkeypatch, lambda is_causal: True)
+    said = []
+    assert choose_attention(CPU, lambda zh, en: said.append(en)).name == "plain"
+    assert [line.split()[3] for line in said] == ["sdpa", "masked_sdpa"]
+
+
+def test_with_none_right_there_is_no_training(monkeypatch):
+    monkeypatch.setitem(BACKENDS, "wrong", AttentionBackend("wrong", BACKENDS["plain"].prepare, _scaled))
+    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=("wrong",)))
+    with pytest.raises(HanlinError) as refused:
+        choose_attention(CPU, lambda zh, en: None)
+    assert "wrong" in refused.value.en and "wrong" in refused.value.zh
+    assert backend_for(CPU).name == "wrong"  # nothing was chosen
+
+
+def test_on_xpu_causal_sdpa_is_never_called(monkeypatch, like_an_accelerator):
+    """pytorch#160787 comes once in dozens of steps; the row has to keep away from it whatever the check says."""
+    like_an_accelerator("xpu", "float32")
+    seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
+    assert choose_attention(CPU, lambda zh, en: pytest.fail(en)).name == "masked_sdpa"
+    model = tiny_model("qwen3")
+    model.hidden(torch.randint(0, 100, (2, 16))).sum().backward()
+    assert seen and not any(seen)
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_training_goes_on_without_a_nan(dtype, tmp_path, monkeypatch, like_an_accelerator):
+    """The simulated fault spoils every step of the back end first in order; the loop warns, takes the next, and skips none."""
+    build_world(tmp_path)
+    like_an_accelerator("cuda", dtype)
+    seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    model = tiny_model("qwen3", tokenizer, hidden_size=32)
+    config = SupervisedConfig(TrainConfig(steps=5, learning_rate=3e-3, compile=False), seq_len=64, batch_tokens=256, micro_tokens=256)
+    source = RowSource(TextRows(TokenDataset(tmp_path / "text"), 64, 5), config)
+    warnings = []
+    monkeypatch.setattr(Progress, "warn", lambda self, zh, en: warnings.append(en))
+    result = train(model, source, NextToken(token_bytes(tokenizer), 1e-4, document_mask=False), config.train, tmp_path / "work", Progress())
+    assert len(warnings) == 1 and "sdpa is refused" in warnings[0]
+    assert result.skipped == 0 and result.last["loss"] == result.last["loss"]
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert seen.count(True) == 1 < seen.count(False)  # in the check alone
+
+
+def test_without_the_check_the_same_training_is_lost(tmp_path, monkeypatch, like_an_accelerator):
+    """That the simulated fault is one: let through, it spoils each step."""
+    build_world(tmp_path)
+    like_an_accelerator("cuda", "float32")
+    spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
+    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda *arguments: None)
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    model = tiny_model("qwen3", tokenizer, hidden_size=32)
+    config = SupervisedConfig(TrainConfig(steps=5, learning_rate=3e-3, compile=False), seq_len=64, batch_tokens=256, micro_tokens=256)
+    source = RowSource(TextRows(TokenDataset(tmp_path / "text"), 64, 5), config)
+    with pytest.raises(HanlinError, match="three of the last hundred|最近一百步"):
+        train(model, source, NextToken(token_bytes(tokenizer), 1e-4, document_mask=False), config.train, tmp_path / "work", Progress())
+
+
+def test_the_check_draws_nothing_from_the_generators_and_takes_little_time():
+    """Warm, in processor time: what the first use of the operator itself costs, the first step would have paid."""
+    fault_of.__wrapped__("tiles", CPU, torch.float32)
+    state, began = torch.get_rng_state(), time.process_time()
+    assert fault_of("tiles", CPU, torch.float32) is None
+    assert time.process_time() - began < 0.25  # 16 to 22 ms measured here
+    assert torch.equal(torch.get_rng_state(), state)
+    again = time.process_time()
+    assert fault_of("tiles", CPU, torch.float32) is None
+    assert time.process_time() - again < 1e-3

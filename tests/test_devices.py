@@ -1,0 +1,178 @@
+"""The table of devices. Everything but the CPU is simulated: torch is told what a card would say of itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import types
+
+import pytest
+import torch
+
+from hanlin import doctor
+from hanlin.common import devices
+from hanlin.common.devices import TRAITS, has_own_memory, kind_of, known_traps, memory_mb, resolve_device, traits
+from hanlin.common.errors import HanlinError
+from hanlin.model.backends import BACKENDS
+
+CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_kernel():
+    for kind, row in TRAITS.items():
+        assert row.attention and set(row.attention) <= set(BACKENDS), kind
+        assert row.attention[-1] == "plain", kind
+        assert row.train_dtype in ("bfloat16", "float16", "float32"), kind
+        for trap in row.traps:
+            assert trap.source and any("一" <= letter <= "鿿" for letter in trap.zh) and trap.en.isascii(), trap
+    assert [kind for kind, row in TRAITS.items() if row.compile_trusted] == ["cpu", "cuda", "rocm", "xpu"]
+    assert "sdpa" not in TRAITS["xpu"].attention  # pytorch#160787
+
+
+def test_the_cpu_row():
+    assert traits(CPU) is TRAITS["cpu"] and kind_of(CPU) == "cpu"
+    assert not has_own_memory(CPU) and "device_memory_mb" not in memory_mb(CPU)
+    assert traits(CPU).distributed_backend == "gloo" and devices.communication_present(CPU)
+
+
+@pytest.mark.parametrize(
+    "capability, dtype",
+    [((3, 5), "float32"), ((6, 0), "float32"), ((6, 1), "float32"), ((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((8, 9), "bfloat16"), ((12, 0), "bfloat16")],
+)  # fmt: skip
+def test_precision_by_compute_capability(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    row = traits(CARD)
+    assert (row.name, row.train_dtype, row.distributed_backend, row.pin_memory) == ("CUDA", dtype, "nccl", True)
+    sources = {trap.source for trap in known_traps(CARD)}
+    assert ("pytorch#148322" in sources) == (dtype == "float16")
+    assert any("apex" in source for source in sources) == (dtype == "float32")
+
+
+@pytest.mark.parametrize(
+    "arch, dtype",
+    [("gfx90a:sramecc+:xnack-", "bfloat16"), ("gfx942", "bfloat16"), ("gfx1100", "bfloat16"), ("gfx1201", "bfloat16"), ("gfx1030", "float16"), ("gfx906", "float16")],
+)  # fmt: skip
+def test_rocm_is_found_behind_its_borrowed_name(arch, dtype, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(gcnArchName=arch))
+    row = traits(CARD)
+    assert (kind_of(CARD), row.name, row.train_dtype, row.distributed_backend) == ("rocm", "ROCm", dtype, "nccl")
+
+
+@pytest.mark.parametrize("native, dtype", [(True, "bfloat16"), (False, "float16")])
+def test_xpu_by_what_the_card_says(native, dtype, monkeypatch):
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: types.SimpleNamespace(has_bfloat16_conversions=native))
+    row = traits(torch.device("xpu", 0))
+    assert (row.train_dtype, row.distributed_backend) == (dtype, "xccl")
+
+
+def test_mps_trains_in_float32_and_shares_the_systems_memory(monkeypatch):
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 5 << 20)
+    device = torch.device("mps")
+    assert traits(device).train_dtype == "float32" and not has_own_memory(device) and not traits(device).compile_trusted
+    assert memory_mb(device)["device_memory_mb"] == 5.0
+
+
+def test_a_kind_that_is_not_in_the_table_gets_what_runs_everywhere():
+    row = traits(torch.device("meta"))
+    assert row.attention == ("masked_sdpa", "plain") and row.train_dtype == "float32" and not row.compile_trusted
+
+
+@pytest.mark.parametrize("spec", ["cuda", "rocm:0", "xpu", "mps", "npu", "npu:1"])
+def test_an_absent_device_is_named(spec, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(HanlinError, match="hanlin doctor"):
+        resolve_device(spec)
+
+
+def test_an_unknown_device_is_named():
+    with pytest.raises(HanlinError, match="gpu"):
+        resolve_device("gpu")
+
+
+def test_a_number_too_high_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1) and resolve_device("rocm") == torch.device("cuda")
+    with pytest.raises(HanlinError, match="2"):
+        resolve_device("cuda:2")
+
+
+PLUGIN = """
+import torch
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+{broken}
+class Module(_DummyBackendModule):
+    def is_bf16_supported(self):
+        return {bf16}
+    def max_memory_allocated(self, device):
+        return 3 << 20
+_setup_privateuseone_for_python_backend("npu", backend_module=Module())
+"""
+
+
+def with_plugin(folder, code: str, bf16: bool = True, broken: str = "") -> list:
+    """What `code` prints, as JSON, beside a package that registers a device as Ascend's does and that torch has not loaded by itself."""
+    (folder / "torch_npu.py").write_text(PLUGIN.format(bf16=bf16, broken=broken))
+    program = f"import sys; sys.path.insert(0, {str(folder)!r})\nimport json, torch\nfrom hanlin.common.devices import *\n" + textwrap.dedent(code)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_ascend_is_found_through_its_package(bf16, tmp_path):
+    found = with_plugin(
+        tmp_path,
+        """
+        device = resolve_device("auto")
+        row = traits(device)
+        print(json.dumps([device.type, str(resolve_device("npu:0")), row.name, row.train_dtype, row.distributed_backend, memory_mb(device)["device_memory_mb"]]))
+        """,
+        bf16,
+    )
+    assert found == ["npu", "npu:0", "NPU", "bfloat16" if bf16 else "float16", "hccl", 3.0]
+
+
+def test_a_package_that_does_not_load_stops_nobody_else_and_is_quoted(tmp_path):
+    found = with_plugin(
+        tmp_path,
+        """
+        from hanlin.common.errors import HanlinError
+        try:
+            resolve_device("npu")
+        except HanlinError as error:
+            print(json.dumps([resolve_device("auto").type, error.zh, error.en]))
+        """,
+        broken="raise ImportError('libascend_hal.so: cannot open')",
+    )
+    assert found[0] == "cpu" and all("libascend_hal.so" in text for text in found[1:])
+
+
+# ---------------------------------------------------------------- hanlin doctor
+
+
+def test_doctor_says_what_a_training_would_use(monkeypatch):
+    found = doctor.examine()
+    assert found["platform"] == "CPU" and found["train_dtype"] == "float32" and found["distributed_backend"] == "gloo"
+    assert found["attention"] == {name: {"right": True} for name in TRAITS["cpu"].attention}
+    assert {trap["source"] for trap in found["traps"]} == {trap.source for trap in known_traps(CPU)}
+    json.dumps(found)
+    for language, words in (("zh", ("注意力写法", "已知的坑", "通信", "训练精度")), ("en", ("attention", "Known traps", "communication", "training precision"))):
+        monkeypatch.setenv("HANLIN_LANG", language)
+        text = doctor.render(found)
+        assert all(word in text for word in words), text
+        assert all(trap[language] in text and trap["source"] in text for trap in found["traps"])
+
+
+def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
+    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: ("q 的梯度里有 NaN 或 Inf", "NaN or Inf in the gradient of q") if name == "tiles" else None)
+    found = doctor.examine()
+    assert found["attention"]["tiles"] == {"right": False, "zh": "q 的梯度里有 NaN 或 Inf", "en": "NaN or Inf in the gradient of q"}
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    text = doctor.render(found)
+    assert "tiles refused: NaN or Inf in the gradient of q" in text and "sdpa (in use)" in text
