@@ -6,6 +6,7 @@ Each takes the options and a log to say and judge things in.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -54,14 +55,21 @@ def attention(options: Any, log: Any) -> None:
     def masked(q: Any, k: Any, v: Any, doc_ids: Any) -> Any:
         return attend(*(x.transpose(1, 2) for x in (q, k, v)), packed_mask(doc_ids, q.dtype)).transpose(1, 2)
 
+    def causal(q: Any, k: Any, v: Any) -> Any:
+        return attend(*(x.transpose(1, 2) for x in (q, k, v)), None).transpose(1, 2)
+
+    def varlen(ids: Any) -> Callable[..., Any]:
+        bounds = accelerated.bounds_of(ids.cpu())
+        return functools.partial(accelerated.varlen_attention, bounds=bounds._replace(starts=bounds.starts.to(device)))
+
     ways: dict[str, Callable[[Any], Callable[..., Any]]] = {
-        "mask": lambda ids: lambda q, k, v: masked(q, k, v, ids),
-        "flex": lambda ids: lambda q, k, v, mask=accelerated.block_mask(ids): accelerated.flex_document_attention(q, k, v, mask),
-        "varlen": lambda ids: lambda q, k, v, bounds=on(accelerated.bounds_of(ids.cpu()), device): accelerated.varlen_attention(q, k, v, bounds),
-        "causal, documents not kept apart": lambda ids: lambda q, k, v: attend(*(x.transpose(1, 2) for x in (q, k, v)), None).transpose(1, 2),
+        "mask": lambda ids: functools.partial(masked, doc_ids=ids),
+        "flex": lambda ids: functools.partial(accelerated.flex_document_attention, mask=accelerated.block_mask(ids)),
+        "varlen": varlen,
+        "causal, documents not kept apart": lambda ids: causal,
     }
     if device.type == "cpu":
-        ways["tiles"] = lambda ids: lambda q, k, v: document_attention(q, k, v, ids)
+        ways["tiles"] = lambda ids: functools.partial(document_attention, doc_ids=ids)
     for length, groups in ((64, 2), (64, 1)) if dry else ((1024, 12), (2048, 12), (1024, 4)):
         rows, heads = (2, 2) if dry else (16384 // length, 12)
         generator = torch.Generator().manual_seed(0)
@@ -69,7 +77,7 @@ def attention(options: Any, log: Any) -> None:
         ids = ((torch.rand(rows, length, generator=generator) < 1 / size).cumsum(1) + torch.arange(rows)[:, None] * length).to(device)
         q, k, v = (torch.randn(rows, length, n, 64, generator=generator).to(device, dtype).requires_grad_() for n in (heads, groups, groups))
         above = torch.randn(q.shape, generator=generator).to(device, dtype)
-        wanted = gradients(lambda *x: masked(*x, ids), [x.detach().float().requires_grad_() for x in (q, k, v)], above.float())
+        wanted = gradients(functools.partial(masked, doc_ids=ids), [x.detach().float().requires_grad_() for x in (q, k, v)], above.float())
         log.say(f"\n{rows} rows of {length}, {heads} heads, {groups} of keys, documents of about {size} tokens, {dtype}")
         for name, make in ways.items():
             try:
@@ -90,11 +98,6 @@ def attention(options: Any, log: Any) -> None:
             if not name.startswith("causal"):
                 log.judge(f"error of {name}", error, TARGETS["error"], below=True)
             log.record.setdefault("ways", []).append({"name": name, "length": length, "groups": groups, "ms": 1000 * statistics.median(times), "error": error})
-
-
-def on(bounds: Any, device: Any) -> Any:
-    """Bounds on a device."""
-    return bounds._replace(starts=bounds.starts.to(device))
 
 
 def gradients(way: Callable[..., Any], inputs: list[Any], above: Any) -> list[Any]:
@@ -135,10 +138,10 @@ def memory(options: Any, log: Any) -> None:
         class Watched(RowSource):
             """The rows; every so many steps what is held is written down, and what was held at most begins anew."""
 
-            def micro_batches(self, step: int, model: Any) -> Any:
+            def micro_batches(self, step: int, model: Any, *share: Any) -> Any:
                 if step % max(1, options.steps // 200) == 0:
                     samples.append({"step": step, **held(options.device, memory_mb)})
-                return super().micro_batches(step, model)
+                return super().micro_batches(step, model, *share)
 
         class Heard(Progress):
             def update(self, step: int, steps: int, figures: dict[str, float]) -> None:
