@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly format clean oracle bench-tokenizer bench-corpus bench-train
+.PHONY: demo test nightly format clean oracle bench-tokenizer bench-corpus bench-train bench-gpu
 
 demo: $(STAMP)
 	$(BIN)/hanlin run demo --out runs/demo
@@ -43,6 +43,13 @@ bench-corpus: $(STAMP)
 bench-train: $(STAMP)
 	status=0; $(BIN)/python benchmarks/train.py --data $(CHINESE) || status=1; $(BIN)/python benchmarks/plan.py || status=1; \
 	$(BIN)/python benchmarks/recipes.py $(CHINESE) || status=1; exit $$status
+
+# On one accelerator: speed beside peers, memory, the seed's headline, zh-26m; about half an hour. `make bench-gpu PARTS=speed` runs one.
+# Without an accelerator: `make bench-gpu GPU="--dry-run"` goes through it in small and judges nothing.
+PARTS ?= speed,attention,memory,headline,zh26m
+CONVERSATIONS ?= $(wildcard ../shared/data/sft_zh.jsonl.zst)
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --parts $(PARTS) --data $(CHINESE) $(if $(CONVERSATIONS),--sft $(CONVERSATIONS)) $(GPU)
 
 # Everything, also what is marked nightly: about an hour. The real data is looked for beside the checkout.
 nightly: oracle

@@ -33,7 +33,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import train as peers
+import peers
 
 WIDTHS = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 5, "num_key_value_heads": 5, "vocab": 4096, "length": 256, "rows": 16}
 SHAPES = {  # the same number of weights: SwiGLU's three matrices against GELU's two, learned positions against none
@@ -50,7 +50,9 @@ TARGETS = {"seed": 0.10, "minimind": 0.05}
 
 
 class Hanlin:
-    def __init__(self, folder: Path, seed: int):
+    """Hanlin's model, objective, optimisers and schedule; the loop around them is the benchmark's."""
+
+    def __init__(self, folder: Path, seed: int, shape: dict[str, Any] | None = None, device: str = "cpu", rate: float = 5e-3, compiled: bool = False):
         import torch
 
         from hanlin.common.devices import keep_freed_memory
@@ -61,25 +63,34 @@ class Hanlin:
         from hanlin.training.schedule import learning_rate_factor
 
         keep_freed_memory()
-        shape = SHAPES["hanlin"]
-        fields = {key: value for key, value in shape.items() if key not in ("vocab", "length", "rows")}
-        self.model = CausalLM(ModelShape(**fields, max_position_embeddings=512).config(shape["vocab"], 0))
+        self.shape, self.device = shape or SHAPES["hanlin"], torch.device(device)
+        fields = {key: value for key, value in self.shape.items() if key not in ("vocab", "length", "rows")}
+        self.model = CausalLM(ModelShape(**fields, max_position_embeddings=max(512, self.shape["length"])).config(self.shape["vocab"], 0))
         init_weights(self.model, seed)
-        self.rows = TextRows(TokenDataset(folder / "dataset"), shape["length"], seed)
-        self.objective = NextToken(torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4)
-        self.optimizers = Optimizers(self.model, learning_rate=5e-3)
-        self.factor = lambda done: learning_rate_factor(int(done * 10_000), 10_000, schedule="wsd", warmup=0.02, decay=0.5)
+        self.model.to(self.device)
+        if compiled:
+            self.model.compile_trunk()
+        self.rows = TextRows(TokenDataset(folder / "dataset"), self.shape["length"], seed)
+        self.objective = NextToken(torch.ones(self.shape["vocab"], dtype=torch.int64), z_loss=1e-4)
+        self.optimizers = Optimizers(self.model, learning_rate=rate)
+        self.factor = lambda done: learning_rate_factor(int(min(done, 0.9999) * 10_000), 10_000, schedule="wsd", warmup=0.02, decay=0.5)
 
-    def step(self, step: int, done: float) -> int:
+    def gradients(self, step: int) -> tuple[int, Any]:
+        """Targets read and the mean loss of a step, whose gradients are left on the parameters."""
+        count = self.shape["rows"]
+        batch = self.rows.batch(list(range(step * count, (step + 1) * count))).to(self.device)
+        with in_its_type(self.device):
+            loss, _ = self.objective(self.model, batch)
+        loss = loss / batch.targets
+        loss.backward()
+        return batch.targets, loss.detach()
+
+    def update(self, done: float) -> None:
+        """Clip, and take the step at the schedule's place `done` (0 … 1)."""
         import torch
 
-        count = SHAPES["hanlin"]["rows"]
-        batch = self.rows.batch(list(range(step * count, (step + 1) * count)))
-        loss, _ = self.objective(self.model, batch)
-        (loss / batch.targets).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizers.step(self.factor(done))
-        return batch.targets
 
     def logits(self, ids: Any) -> Any:
         return self.model(ids)
@@ -88,20 +99,23 @@ class Hanlin:
 class Other:
     """A recipe of AdamW alone, all weights in one group."""
 
-    def __init__(self, name: str, folder: Path, seed: int):
+    def __init__(self, name: str, folder: Path, seed: int, shape: dict[str, Any] | None = None, device: str = "cpu", compiled: bool = False):
         import numpy as np
         import torch
 
         from hanlin.dataset import TokenDataset
 
         torch.manual_seed(seed)
-        self.name, self.shape = name, SHAPES[name]
+        self.name, self.shape, self.device = name, shape or SHAPES[name], torch.device(device)
         self.model = (peers.gpt2_block if name == "seed" else peers.minimind)(name, self.shape)
         for module in self.model.modules():
             if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
                 torch.nn.init.normal_(module.weight, std=0.02)
+        self.model.to(self.device)
+        self.loss = torch.compile(self._loss) if compiled else self._loss
         self.rate, betas, decay = {"seed": (3e-4, (0.9, 0.95), 0.1), "minimind": (5e-4, (0.9, 0.999), 0.01)}[name]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, betas=betas, weight_decay=decay)
+        fused = None if self.device.type == "cpu" else True
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, betas=betas, weight_decay=decay, fused=fused)
         data = TokenDataset(folder / "dataset")
         self.tokens = np.asarray(data.tokens, dtype=np.int64)
         self.random = np.random.default_rng(seed)
@@ -125,56 +139,85 @@ class Other:
             ids[row, : len(part)] = labels[row, : len(part)] = part
         return ids, labels
 
-    def step(self, step: int, done: float) -> int:
-        import torch
+    def _loss(self, ids: Any, labels: Any) -> Any:
         import torch.nn.functional as F
 
+        logits = self.model(ids)
+        return F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
+
+    def gradients(self, step: int) -> tuple[int, Any]:
+        """As Hanlin's."""
+        from hanlin.common.devices import send
+
+        ids, labels = self.batch(step)
+        targets = int((labels[:, 1:] != -100).sum())
+        with in_its_type(self.device):
+            loss = self.loss(send(ids, self.device), send(labels, self.device))
+        loss.backward()
+        return targets, loss.detach()
+
+    def update(self, done: float) -> None:
+        """As Hanlin's."""
+        import torch
+
         warm = 0.02 if self.name == "seed" else 0.0
-        factor = done / warm if done < warm else 0.1 + 0.45 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
+        factor = done / warm if done < warm else 0.1 + 0.45 * (1 + math.cos(math.pi * (min(done, 1.0) - warm) / (1 - warm)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
-        ids, labels = self.batch(step)
-        logits = self.model(ids)
-        loss = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100)
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return int((labels[:, 1:] != -100).sum())
 
     def logits(self, ids: Any) -> Any:
         return self.model(ids)
 
 
-def learn(name: str, folder: Path, seed: int, seconds: float) -> dict[str, Any]:
-    """Train for so many seconds; held-out bits per byte by source."""
+def in_its_type(device: Any) -> Any:
+    """Autocast to the device's training type; nothing on a CPU, which trains in float32."""
     import torch
 
-    side: Any = Hanlin(folder, seed) if name == "hanlin" else Other(name, folder, seed)
-    began, step, tokens = time.monotonic(), 0, 0
+    from hanlin.common.devices import traits
+
+    dtype = traits(device).train_dtype
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+
+
+def learn(side: Any, seconds: float, heldout: Path) -> dict[str, Any]:
+    """Train for so many seconds; held-out bits per byte by source. The caller compiled before: the clock starts here."""
+    import torch
+
+    from hanlin.common.devices import synchronize
+
+    began, step, tokens, losses = time.monotonic(), 0, 0, []
     while (spent := time.monotonic() - began) < seconds:
-        tokens += side.step(step, spent / seconds)
-        step += 1
-    heldout = json.loads((folder / "heldout.json").read_text())
+        targets, loss = side.gradients(step)
+        side.update(spent / seconds)
+        tokens, step = tokens + targets, step + 1
+        losses.append(loss)
+        if step % 20 == 0:
+            synchronize(side.device)  # else the host's clock runs ahead of the device
+    synchronize(side.device)
+    taken = time.monotonic() - began
+    finite = bool(torch.stack(losses).isfinite().all())
     side.model.eval()
     found: dict[str, list[list[float]]] = {}
-    with torch.no_grad():
-        for document in heldout["documents"]:
-            nats = 0.0
+    with torch.no_grad(), in_its_type(side.device):
+        for document in json.loads(heldout.read_text())["documents"]:
+            nats = torch.zeros((), device=side.device)
             for window in document["windows"]:
-                ids = torch.tensor(window)[None]
+                ids = torch.tensor(window, device=side.device)[None]
                 log_probs = torch.log_softmax(side.logits(ids)[0, :-1].float(), -1)
-                nats -= float(log_probs.gather(1, ids[0, 1:, None]).sum())
-            found.setdefault(document["source"], []).append([nats / math.log(2), document["bytes"]])
+                nats -= log_probs.gather(1, ids[0, 1:, None]).sum()
+            found.setdefault(document["source"], []).append([float(nats) / math.log(2), document["bytes"]])
     weights = sum(p.numel() for p in side.model.parameters())
-    return {"recipe": name, "seed": seed, "steps": step, "tokens": tokens, "parameters": weights, "documents": found}
+    return {"steps": step, "seconds": taken, "tokens": tokens, "finite": finite, "parameters": weights, "documents": found}
 
 
 # ------------------------------------------------------------------ the experiment
 
 
-def prepare(files: list[Path], folder: Path, per_source: int, held: int) -> None:
-    """Tokenizer and dataset from the training part; held-out windows as token ids."""
+def prepare(files: list[Path], folder: Path, per_source: int, held: int, vocab: int = WIDTHS["vocab"], window: int = WINDOW, tokenizer: Path | None = None) -> Any:
+    """Dataset, and a tokenizer unless one is given, from the training part; held-out windows as token ids. The tokenizer."""
     import numpy as np
 
     import hanlin
@@ -197,18 +240,20 @@ def prepare(files: list[Path], folder: Path, per_source: int, held: int) -> None
         heldout += [(file.name.split(".")[0], texts[i]) for i in order[:count]]
         train_texts += [texts[i] for i in order[count:]]
     (folder / "train.jsonl").write_text("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in train_texts), encoding="utf-8")
-    hanlin.train_tokenizer([folder / "train.jsonl"], vocab_size=WIDTHS["vocab"], out=folder / "tokenizer")
-    words = hanlin.load_tokenizer(folder / "tokenizer")
+    if tokenizer is None:
+        hanlin.train_tokenizer([folder / "train.jsonl"], vocab_size=vocab, out=folder / "tokenizer")
+    words = hanlin.load_tokenizer(tokenizer or folder / "tokenizer")
     data = build_text_dataset([folder / "train.jsonl"], words, folder / "dataset")
     documents = []
     for source, text in heldout:
         ids = list(map(int, words.encode(text)))[: 8 * WINDOW]
-        windows = [ids[at : at + WINDOW] for at in range(0, len(ids), WINDOW) if len(ids[at : at + WINDOW]) > 1]
-        size = sum(len(words.decode_bytes(window[1:])) for window in windows)
+        windows = [ids[at : at + window] for at in range(0, len(ids), window) if len(ids[at : at + window]) > 1]
+        size = sum(len(words.decode_bytes(each[1:])) for each in windows)
         if windows:
             documents.append({"source": source, "windows": windows, "bytes": size})
     (folder / "heldout.json").write_text(json.dumps({"documents": documents}))
     print(f"{len(files)} sources, {len(train_texts):,} training documents, {len(data.tokens):,} tokens; {len(documents)} held out", flush=True)
+    return words
 
 
 def bits_per_byte(run: dict[str, Any], source: str | None = None) -> float:
@@ -234,7 +279,8 @@ def main() -> int:
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
         name, seed = options.run.split(":")
-        print(json.dumps(learn(name, options.folder, int(seed), options.seconds)))
+        side = Hanlin(options.folder, int(seed)) if name == "hanlin" else Other(name, options.folder, int(seed))
+        print(json.dumps({"recipe": name, "seed": int(seed)} | learn(side, options.seconds, options.folder / "heldout.json")))
         return 0
     names = options.recipes.split(",")
     with tempfile.TemporaryDirectory() as temporary:

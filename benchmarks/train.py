@@ -8,7 +8,7 @@ batch, guards and the log are in its time. Compilation happens before the clock 
 
 The peers: transformers' Llama and Qwen3, a GPT-2 block as the seeds' projects have it (nanoGPT's), and minimind's step
 (its model as published in `model/model_minimind.py`: padded rows, repeated key-value heads, all logits at once), each
-rebuilt here from its description. The last table gives real documents to Hanlin, which packs them, and to minimind's
+rebuilt in `peers.py` from its description. The last table gives real documents to Hanlin, which packs them, and to minimind's
 step, which pads them, and counts useful tokens.
 """
 
@@ -29,6 +29,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import peers
 
 SHAPES = {
     "1m": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 352, "vocab": 1536, "length": 256, "rows": 16},
@@ -59,28 +61,40 @@ class Peer:
         base, _, mode = name.partition("+")
         torch.manual_seed(0)
         self.shape, self.documents = shape, documents
-        self.model = {"llama": stock, "qwen3": stock, "gpt2": gpt2_block, "minimind": minimind}[base](base, shape)
-        if mode:
+        self.device = torch.device(shape.get("device", "cpu"))
+        self.model = getattr(peers, {"llama": "stock", "qwen3": "stock", "gpt2": "gpt2_block", "minimind": "minimind"}[base])(base, shape).to(self.device)
+        self.loss = self._loss
+        if mode and self.device.type != "cpu":
+            self.loss = torch.compile(self._loss)  # nanoGPT's and transformers' models contain their loss
+        elif mode:
             self.model = torch.compile(self.model)
-        rate = 5e-4
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, fused=True if mode else None)
+        fused = True if mode or self.device.type != "cpu" else None
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-4, fused=fused)
         self.useful = 0
 
     def step(self, step: int) -> None:
         import torch
-        import torch.nn.functional as F
 
         ids, labels = self.padded(step) if self.documents else (rows_of(self.shape, step), None)
         if labels is None:
             labels = ids
-        logits = self.model(ids)
-        logits = logits if isinstance(logits, torch.Tensor) else logits.logits
-        loss = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
+        ids, labels = ids.to(self.device), labels.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+            loss = self.loss(ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.item()
+        if self.device.type == "cpu":
+            loss.item()
+
+    def _loss(self, ids: Any, labels: Any) -> Any:
+        import torch
+        import torch.nn.functional as F
+
+        logits = self.model(ids)
+        logits = logits if isinstance(logits, torch.Tensor) else logits.logits
+        return F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
 
     def obey(self) -> None:
         for count, _ in enumerate(orders(self)):
@@ -100,115 +114,6 @@ class Peer:
         return ids, labels
 
 
-def stock(name: str, shape: dict[str, Any]) -> Any:
-    """transformers' own model of that architecture."""
-    import transformers
-
-    kind = {"llama": "Llama", "qwen3": "Qwen3"}[name]
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=shape["vocab"], max_position_embeddings=1024, tie_word_embeddings=True, use_cache=False, head_dim=shape["hidden_size"] // shape["num_attention_heads"],
-        **{key: shape[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")},
-    )  # fmt: skip
-    return getattr(transformers, f"{kind}ForCausalLM")(config).train()
-
-
-def gpt2_block(_: str, shape: dict[str, Any]) -> Any:
-    """The GPT-2 block of nanoGPT and the seeds' projects: LayerNorm, one matrix for queries, keys and values, GELU, learned positions."""
-    import torch
-    import torch.nn.functional as F
-    from torch import nn
-
-    width, heads, vocab = shape["hidden_size"], shape["num_attention_heads"], shape["vocab"]
-
-    class GPT2Layer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.before, self.between = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-            self.joint, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-            self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
-
-        def forward(self, x):
-            batch, length, _ = x.shape
-            q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in self.joint(self.before(x)).split(width, dim=2))
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, width)
-            x = x + self.out(mixed)
-            return x + self.down(F.gelu(self.up(self.between(x))))
-
-    class GPT2(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.words, self.places = nn.Embedding(vocab, width), nn.Embedding(1024, width)
-            self.layers, self.norm = nn.Sequential(*(GPT2Layer() for _ in range(shape["num_hidden_layers"]))), nn.LayerNorm(width, bias=False)
-            nn.init.normal_(self.words.weight, std=0.02)
-
-        def forward(self, ids):
-            x = self.words(ids) + self.places(torch.arange(ids.shape[1]))
-            return F.linear(self.norm(self.layers(x)), self.words.weight)
-
-    return GPT2()
-
-
-def minimind(_: str, shape: dict[str, Any]) -> Any:
-    """minimind's block: norms on float copies, rotation by concatenated halves, key-value heads expanded before attention."""
-    import torch
-    import torch.nn.functional as F
-    from torch import nn
-
-    width, heads, groups = shape["hidden_size"], shape["num_attention_heads"], shape["num_key_value_heads"]
-    size = width // heads
-
-    class Norm(nn.Module):
-        def __init__(self, dim):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(dim))
-
-        def forward(self, x):
-            wide = x.float()
-            return (self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6))).type_as(x)
-
-    def turn(x, cos, sin):
-        swapped = torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1)
-        return x * cos[:, None] + swapped * sin[:, None]
-
-    class Layer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.q, self.k, self.v = (nn.Linear(width, n * size, bias=False) for n in (heads, groups, groups))
-            self.o, self.q_norm, self.k_norm = nn.Linear(width, width, bias=False), Norm(size), Norm(size)
-            self.before, self.between = Norm(width), Norm(width)
-            self.gate, self.up = (nn.Linear(width, shape["intermediate_size"], bias=False) for _ in range(2))
-            self.down = nn.Linear(shape["intermediate_size"], width, bias=False)
-
-        def forward(self, x, cos, sin):
-            batch, length, _ = x.shape
-            y = self.before(x)
-            q, k, v = (project(y).view(batch, length, -1, size) for project in (self.q, self.k, self.v))
-            q, k = turn(self.q_norm(q), cos, sin), turn(self.k_norm(k), cos, sin)
-            k, v = (t[:, :, :, None].expand(batch, length, groups, heads // groups, size).reshape(batch, length, heads, size) for t in (k, v))
-            mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
-            x = x + self.o(mixed.transpose(1, 2).reshape(batch, length, width))
-            y = self.between(x)
-            return x + self.down(F.silu(self.gate(y)) * self.up(y))
-
-    class MiniMind(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.words, self.norm = nn.Embedding(shape["vocab"], width), Norm(width)
-            nn.init.normal_(self.words.weight, std=0.02)
-            self.layers = nn.ModuleList(Layer() for _ in range(shape["num_hidden_layers"]))
-            angles = torch.outer(torch.arange(1024), 1e-6 ** (torch.arange(0, size, 2) / size)).repeat(1, 2)
-            self.register_buffer("cos", angles.cos())
-            self.register_buffer("sin", angles.sin())
-
-        def forward(self, ids):
-            x = self.words(ids)
-            for layer in self.layers:
-                x = layer(x, self.cos[: ids.shape[1]], self.sin[: ids.shape[1]])
-            return F.linear(self.norm(x), self.words.weight)
-
-    return MiniMind()
-
-
 class Ours:
     """Hanlin's loop itself: its batch source takes the orders, and a step is all that the loop does from one batch to the next."""
 
@@ -222,8 +127,10 @@ class Ours:
         from hanlin.training import TrainConfig, train
 
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
-        model = CausalLM(ModelConfig(**{k: v for k, v in shape.items() if k in fields}, vocab_size=shape["vocab"], max_position_embeddings=1024))
+        model = CausalLM(ModelConfig(**{k: v for k, v in shape.items() if k in fields}, vocab_size=shape["vocab"], max_position_embeddings=max(1024, shape["length"])))
         init_weights(model, 0)
+        self.device = torch.device(shape.get("device", "cpu"))
+        model.to(self.device)
         self.useful = 0
         rows, length = shape["rows"], shape["length"]
 
@@ -255,8 +162,8 @@ class Ours:
                 next(self.orders)
                 return [packed(step) if documents else full(step)]
 
-        config = TrainConfig(steps=10**6, muon=False, learning_rate=5e-4, checkpoint_seconds=1e9, compile="compiled" in name)
-        objective = NextToken(torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4)
+        config = TrainConfig(steps=10**6, muon="muon" in name, learning_rate=5e-4, checkpoint_seconds=1e9, anchor_steps=10**6, compile="compiled" in name)
+        objective = NextToken(torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4, document_mask="whole" not in name)
         work = Path(tempfile.mkdtemp())
         self.start = lambda: train(model, Source(), objective, config, work, Progress())
 
@@ -266,15 +173,37 @@ class Ours:
             self.start()
 
 
+class Products:
+    """Square matrix products in bfloat16, float32 on a CPU: what a step would be if it were nothing else. One step is one product."""
+
+    def __init__(self, _: str, shape: dict[str, Any], documents: None):
+        import torch
+
+        self.device, self.useful = torch.device(shape.get("device", "cpu")), 0
+        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        self.left, self.right = (torch.randn(shape["square"], shape["square"], dtype=dtype, device=self.device) for _ in range(2))
+
+    def obey(self) -> None:
+        for _ in orders(self):
+            self.left @ self.right
+
+
 def orders(side: Any) -> Iterator[None]:
     """Yield once for every step to take, by the numbers on stdin; after each number's steps, answer with their seconds and the peak memory."""
+    from hanlin.common.devices import memory_mb, synchronize
+
     for line in sys.stdin:
         times, side.useful = [], 0
+        synchronize(side.device)
         for _ in range(int(line)):
             began = time.perf_counter()
             yield
             times.append(time.perf_counter() - began)
-        print(json.dumps({"seconds": times, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "useful": side.useful}), flush=True)
+        began = time.perf_counter()
+        synchronize(side.device)
+        times[-1] += time.perf_counter() - began  # on an accelerator only their sum means anything
+        peak = memory_mb(side.device).get("device_memory_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(json.dumps({"seconds": times, "peak_mb": peak, "useful": side.useful}), flush=True)
 
 
 def worker(name: str, shape: dict[str, Any], documents: list[list[int]] | None) -> None:
@@ -282,7 +211,8 @@ def worker(name: str, shape: dict[str, Any], documents: list[list[int]] | None) 
     import torch
 
     torch.set_num_threads(int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1)))
-    (Ours if name.startswith("hanlin") else Peer)(name, shape, documents).obey()
+    side = Ours if name.startswith("hanlin") else Products if name == "products" else Peer
+    side(name, shape, documents).obey()
 
 
 class Worker:
@@ -295,10 +225,19 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
     def run(self, steps: int) -> list[float]:
-        """Take some steps; remember their times."""
-        assert self.process.stdin and self.process.stdout
+        """Take some steps; their times."""
+        self.order(steps)
+        return self.answer()
+
+    def order(self, steps: int) -> None:
+        """Ask for some steps."""
+        assert self.process.stdin
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
+
+    def answer(self) -> list[float]:
+        """The seconds of the steps asked for."""
+        assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{self.name} died with status {self.process.wait()}")

@@ -217,6 +217,15 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize()
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device, under way while the host goes on: from pinned memory, since a copy from any other waits for the device's queue."""
+    if tensor.device == device:
+        return tensor
+    if tensor.device.type == "cpu" and traits(device).pin_memory:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep what a step frees for the next one: giving it back costs a page fault per 4 KiB, step after step.
 

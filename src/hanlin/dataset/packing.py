@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..common.devices import send
 from ..common.errors import HanlinError
 from .shards import TokenDataset
 
@@ -58,9 +59,9 @@ class Batch:
         """The same rows on a device."""
         if device == self.ids.device:
             return self
-        ids, labels, positions, doc_ids = (t.to(device, non_blocking=True) for t in (self.ids, self.labels, self.positions, self.doc_ids))
+        ids, labels, positions, doc_ids = (send(t, device) for t in (self.ids, self.labels, self.positions, self.doc_ids))
         moved = Batch(ids, labels, positions, doc_ids, self.documents)
-        moved.learned = self.learned.to(device, non_blocking=True)
+        moved.learned = send(self.learned, device)
         return moved
 
     def split(self) -> list[Batch]:

@@ -122,11 +122,14 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """Turn queries or keys by their positions' angles, halves paired with halves (Su et al. 2021; the layout of Hugging Face).
 
     Args:
-        x: (B, T, H, D); cos, sin: (B, T, 1, D/2) in x's type. They get no gradient.
+        x: (B, T, H, D); cos, sin: (B, T, 1, D/2), in x's type or a wider one. They get no gradient.
+
+    Returns:
+        as x, in its type.
     """
     if torch.compiler.is_compiling():
         first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
     return _Rotate.apply(x, cos, sin)
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 
 CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, half of a desktop CPU's cache
+DEVICE_CHUNK_ELEMENTS = 1 << 27  # on an accelerator: 256 MiB in bfloat16. A chunk reads and writes the head's whole gradient, so few are better
 CHUNK_ROWS = 256  # at least: the gradient of the head is a product over a chunk's rows, a third as fast over 163 as over 512
 
 
-def _chunk_rows(vocab_size: int) -> int:
-    return max(CHUNK_ROWS, CHUNK_ELEMENTS // vocab_size)
+def _chunk_rows(vocab_size: int, device: torch.device) -> int:
+    return max(CHUNK_ROWS, (CHUNK_ELEMENTS if device.type == "cpu" else DEVICE_CHUNK_ELEMENTS) // vocab_size)
+
+
+def _product_type(hidden: torch.Tensor) -> torch.dtype:
+    """The type to multiply in: autocast's where that is on. It does not reach products that write into a given tensor, nor in-place ones."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -20,33 +30,66 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
         total += left @ right
 
 
+def logit_gradients(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross entropy and z-loss of a chunk with their gradient, as plain expressions that a compiler makes two passes of.
+
+    Args:
+        logits: (n, V); labels: (n,) int64; scale: (n,) float32 weight of each.
+
+    Returns:
+        negative log likelihoods (n,) float32, the weighted loss, 0-d float32, and its gradient (n, V) in the logits' type.
+    """
+    wide = logits.float()
+    logsumexp = wide.logsumexp(-1)
+    nll = logsumexp - wide.gather(1, labels[:, None]).squeeze(1)
+    total = ((nll + z_loss * logsumexp.square()) * scale).sum()
+    # d/dlogits = p·(1 + 2·z·logsumexp) - onehot
+    grad = (wide - logsumexp[:, None]).exp() * ((1 + 2 * z_loss * logsumexp) * scale)[:, None]
+    is_label = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
+    return nll, total, torch.where(is_label, grad - scale[:, None], grad).to(logits.dtype)
+
+
+def _logit_gradients_in_place(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same, writing over the logits: the fastest without a compiler."""
+    dtype, logits = logits.dtype, logits.float()
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    highest = logits.amax(-1)
+    powers = logits.sub_(highest[:, None]).exp_()  # in place: the logits are not needed again
+    total_power = powers.sum(-1)
+    logsumexp = highest + total_power.log()
+    nll = logsumexp - right
+    total = ((nll + z_loss * logsumexp.square()) * scale).sum()
+    # p = powers / total_power
+    grad = powers.mul_(((1 + 2 * z_loss * logsumexp) * scale / total_power)[:, None])
+    grad.scatter_add_(1, labels[:, None], -scale[:, None])
+    return nll, total, grad.to(dtype)
+
+
+@functools.cache
+def _compiled_logit_gradients() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    return torch.compile(logit_gradients, dynamic=True)  # the last chunk of a batch has fewer rows, as many as there happen to be
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Σ weight·(-log p(label)) + z_loss·weight·logsumexp², gradients computed while the logits are at hand."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, weights, z_loss):
+    def forward(ctx, hidden, weight, labels, weights, z_loss, dtype, compiled):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         nll = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden)
+        states, head = hidden.to(dtype), weight.to(dtype)
+        grad_hidden = torch.empty_like(states)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        rows = _chunk_rows(weight.shape[0])
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, start + rows)
-            logits = (hidden[part] @ weight.t()).float()  # (n, V)
-            right, scale = logits.gather(1, labels[part, None]).squeeze(1), weights[part]
-            highest = logits.amax(-1)
-            powers = logits.sub_(highest[:, None]).exp_()  # in place: the logits are not needed again
-            total_power = powers.sum(-1)
-            logsumexp = highest + total_power.log()
-            nll[part] = logsumexp - right
-            total += ((nll[part] + z_loss * logsumexp.square()) * scale).sum()
-            # d/dlogits = p·(1 + 2·z·logsumexp) - onehot, with p = powers / total_power
-            grad = powers.mul_(((1 + 2 * z_loss * logsumexp) * scale / total_power)[:, None])
-            grad.scatter_add_(1, labels[part, None], -scale[:, None])
-            grad = grad.to(hidden.dtype)
-            torch.mm(grad, weight, out=grad_hidden[part])
-            _add_product(grad_weight, grad.t(), hidden[part])
-        ctx.grads = grad_hidden, grad_weight.to(weight.dtype)
+        gradients = _compiled_logit_gradients() if compiled else _logit_gradients_in_place
+        rows = _chunk_rows(weight.shape[0], hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, hidden.shape[0], rows):
+                part = slice(start, start + rows)
+                nll[part], loss, grad = gradients(states[part] @ head.t(), labels[part], weights[part], z_loss)
+                total += loss
+                torch.mm(grad, head, out=grad_hidden[part])
+                _add_product(grad_weight, grad.t(), states[part])
+        ctx.grads = grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
         ctx.mark_non_differentiable(nll)
         return total, nll
 
@@ -56,13 +99,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError("linear_cross_entropy can be differentiated once: its gradients are computed with it and then given away")
         grad_hidden, grad_weight = ctx.grads
         ctx.grads = None
-        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None
+        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None, None, None
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor | None = None, z_loss: float = 0.0
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    z_loss: float = 0.0,
+    compiled: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross entropy of a linear head, with optional z-loss (PaLM, Chowdhery et al. 2022, §5), in chunks.
+
+    Under autocast the products are made in its type, the softmax and the sum of the head's gradient in float32.
 
     Args:
         hidden: (N, d) states, one for each predicted token; drop ignored ones before the call.
@@ -70,47 +121,48 @@ def linear_cross_entropy(
         labels: (N,) int64.
         weights: (N,) float32 weight per token, all one when absent.
         z_loss: coefficient of logsumexp², which keeps logits from drifting.
+        compiled: let a compiler join the passes over the logits. For accelerators: a dozen passes become two.
 
     Returns:
         the loss to differentiate, a sum over tokens, and each token's plain negative log likelihood in nats, (N,); float32.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        weight = weight.to(hidden.dtype)
     if weights is None:
         weights = torch.ones(labels.shape[0], dtype=torch.float32, device=hidden.device)
-    return _LinearCrossEntropy.apply(hidden, weight, labels, weights, z_loss)
+    return _LinearCrossEntropy.apply(hidden, weight, labels, weights, z_loss, _product_type(hidden), compiled)
 
 
 class _TokenLogProbs(torch.autograd.Function):
     """log p(label) per token; the logits are computed again in backward instead of being kept."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, temperature):
+    def forward(ctx, hidden, weight, labels, temperature, dtype):
+        states, head = hidden.to(dtype), weight.to(dtype)
         result = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        rows = _chunk_rows(weight.shape[0])
+        rows = _chunk_rows(weight.shape[0], hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            logits = (hidden[part] @ weight.t()).float() / temperature
+            logits = (states[part] @ head.t()).float() / temperature
             result[part] = logits.gather(1, labels[part, None]).squeeze(1) - logits.logsumexp(-1)
         ctx.save_for_backward(hidden, weight, labels)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.dtype = temperature, dtype
         return result
 
     @staticmethod
     def backward(ctx, grad_output):
         hidden, weight, labels = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
+        states, head = hidden.to(ctx.dtype), weight.to(ctx.dtype)
+        grad_hidden = torch.empty_like(states)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        rows = _chunk_rows(weight.shape[0])
+        rows = _chunk_rows(weight.shape[0], hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             scale = grad_output[part, None] / ctx.temperature
-            grad = torch.softmax((hidden[part] @ weight.t()).float() / ctx.temperature, dim=-1).mul_(-scale)
+            grad = torch.softmax((states[part] @ head.t()).float() / ctx.temperature, dim=-1).mul_(-scale)
             grad.scatter_add_(1, labels[part, None], scale)
-            grad = grad.to(hidden.dtype)
-            torch.mm(grad, weight, out=grad_hidden[part])
-            _add_product(grad_weight, grad.t(), hidden[part])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None
+            grad = grad.to(ctx.dtype)
+            torch.mm(grad, head, out=grad_hidden[part])
+            _add_product(grad_weight, grad.t(), states[part])
+        return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype), None, None, None
 
 
 def token_log_probs(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -122,6 +174,4 @@ def token_log_probs(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Te
     Returns:
         (N,) float32, in nats.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        weight = weight.to(hidden.dtype)
-    return _TokenLogProbs.apply(hidden, weight, labels, temperature)
+    return _TokenLogProbs.apply(hidden, weight, labels, temperature, _product_type(hidden))

@@ -179,6 +179,11 @@ class _Model(nn.Module):
         """The trunk, whatever its family calls it."""
         return cast("Decoder | GPT2Decoder", self.transformer if self.config.family == "gpt2" else self.model)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether training runs a compiled trunk."""
+        return self._compiled is not None
+
     def compile_trunk(self) -> None:
         """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and weights do not change.
 

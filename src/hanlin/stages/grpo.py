@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..common.devices import send
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json
 from ..common.progress import Progress
@@ -93,7 +94,7 @@ class RolloutBatch:
 
     def to(self, device: torch.device) -> RolloutBatch:
         """On a device."""
-        return dataclasses.replace(self, rows=self.rows.to(device), advantages=self.advantages.to(device))
+        return dataclasses.replace(self, rows=self.rows.to(device), advantages=send(self.advantages, device))
 
 
 class RolloutSource:

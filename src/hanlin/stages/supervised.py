@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..common.atomic import read_json, write_json
-from ..common.devices import has_own_memory, traits
+from ..common.devices import has_own_memory, send, traits
 from ..common.progress import SOURCE, SOURCE_LOSS, Progress
 from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
 from ..model import CausalLM, linear_cross_entropy, token_log_probs
@@ -128,9 +128,10 @@ class NextToken:
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
         hidden, labels = self._learned(model, batch)
-        loss, nll = linear_cross_entropy(hidden, model.head_weight, labels, z_loss=self.z_loss)
+        compiled = hidden.device.type != "cpu" and getattr(model, "compiled", False)  # a CPU's logits stay in its cache
+        loss, nll = linear_cross_entropy(hidden, model.head_weight, labels, z_loss=self.z_loss, compiled=compiled)
         if self.token_bytes.device != labels.device:
-            self.token_bytes = self.token_bytes.to(labels.device)
+            self.token_bytes = send(self.token_bytes, labels.device)
         size = self.token_bytes[labels]
         return loss, {"nll": nll.sum(), "bytes": size.sum()} | self._by_source(batch, nll, size)
 
@@ -139,7 +140,7 @@ class NextToken:
         if self.sources is None:
             return {}
         present, of_document = np.unique(self.sources[batch.documents], return_inverse=True)
-        of_token = torch.from_numpy(of_document).to(nll.device)[batch.select(batch.doc_ids)]
+        of_token = send(torch.from_numpy(of_document), nll.device)[batch.select(batch.doc_ids)]
         bits = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, nll / math.log(2))
         learned = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, size.float())
         names = [f"{SOURCE_LOSS}{self.source_names[index]}" for index in present]
