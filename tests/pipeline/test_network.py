@@ -89,7 +89,7 @@ def test_a_plan_for_a_cluster_adds_up(monkeypatch):
 
 def test_a_model_too_large_for_a_card_is_offered_sharding(monkeypatch):
     """A card with room for one row by FSDP and not by DDP."""
-    recipe = load_recipe("zh-mini", [*RECIPE, "pretrain.micro_tokens=auto"])
+    recipe = load_recipe("zh-mini", [*RECIPE, "pretrain.micro_tokens=auto", "model.num_hidden_layers=2"])
     shape, section = recipe.model.config(recipe.tokenizer.vocab_size, 0), recipe.pretrain
     step = dataclasses.replace(section.step_shape("bfloat16"), rows=1, micros=section.rows // 8)
     cost, room = trace_step(shape, section.train, step), Room(0.0, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR)

@@ -196,7 +196,7 @@ class _OnTable:
         traffic = Traffic() if self.cluster.workers == 1 else step_traffic(self.cluster, strategy, shape.parameters(), micros, h.dtype)
         seconds += traffic.seconds
         if name == "pretrain" and self.cluster.workers > 1:
-            peaks = {one: room.peak(fit.cost) for one, room in rooms.items() if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers}
+            peaks: dict[Strategy, float] = {one: room.peak(fit.cost) for one, room in rooms.items() if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers}
             whole = section.batch_tokens * self.cluster.workers
             self.said = [about_memory(peaks, fit.memory, strategy), *about_traffic(self.cluster, strategy, traffic, seconds, whole)]
         self.use = self.use or shape.flops_per_token(section.seq_len) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
