@@ -27,23 +27,21 @@ def ring(ranks: int, size: int) -> int:
 def test_ddp_sends_what_a_ring_does(nodes, gpus):
     cluster = Cluster(nodes, gpus, 25.0, 10.0)
     parameters = 96_000
-    found = step_traffic(cluster, "ddp", parameters, 7, "bfloat16")
+    found = step_traffic(cluster, "ddp", parameters, 7)
     assert found.sent == pytest.approx(ring(nodes * gpus, 4 * parameters))
     assert found.leaving == (found.sent if nodes > 1 else 0)
     wires = [found.sent / 10e9] * (gpus > 1) + [found.leaving * 8 / (25e9 * NETWORK_SHARE)] * (nodes > 1)
     assert found.seconds == pytest.approx(max(wires))
 
 
-def test_fsdp_gathers_for_each_micro_batch_and_scatters_once():
-    one, three = (step_traffic(CLUSTER, "fsdp", 8000, micros, "bfloat16") for micros in (1, 3))
-    assert three.sent - one.sent == pytest.approx(2 * 2 * 2 * 8000 * 7 / 8), "two more gathers in two passes, two bytes each"
-    assert one.sent == pytest.approx((2 * 2 + 4) * 8000 * 7 / 8)
-    assert step_traffic(CLUSTER, "fsdp", 8000, 1, "float32").sent > one.sent
+def test_fsdp_gathers_twice_and_scatters_once_for_each_micro_batch():
+    one, five = (step_traffic(CLUSTER, "fsdp", 8000, micros).sent for micros in (1, 5))
+    assert one == pytest.approx(1.5 * ring(8, 4 * 8000)) and five == pytest.approx(5 * one)
 
 
 def test_hsdp_sends_least_between_machines():
-    found = {strategy: step_traffic(CLUSTER, strategy, 8000, 4, "bfloat16") for strategy in ("ddp", "fsdp", "hsdp")}
-    assert found["hsdp"].leaving == pytest.approx(4 * 8000)
+    found = {strategy: step_traffic(CLUSTER, strategy, 8000, 1) for strategy in ("ddp", "fsdp", "hsdp")}
+    assert found["hsdp"].leaving == pytest.approx(ring(2, 4 * 8000))
     assert found["hsdp"].leaving < found["ddp"].leaving < found["fsdp"].leaving
     assert found["hsdp"].seconds < found["fsdp"].seconds
 
@@ -52,18 +50,20 @@ def test_what_lasts_is_shared_out_and_what_is_gathered_is_added():
     room = Room(1e12, 5.0, 1.1)
     cost = trace_step(SHAPE, TrainConfig(), StepShape(seq_len=64, rows=4))
     lasting = cost.weights + cost.gradients + cost.optimizer
-    assert shared_room(room, SHAPE, "bfloat16", 1).peak(cost) == room.peak(cost)
-    peaks = [shared_room(room, SHAPE, "bfloat16", shards).peak(cost) for shards in (2, 4, 8)]
+    assert shared_room(room, SHAPE, Cluster(1, 1, 25.0, 10.0), "ddp").peak(cost) == room.peak(cost)
+    assert shared_room(room, SHAPE, CLUSTER, "ddp").peak(cost) == pytest.approx(room.peak(cost) + 1.1 * cost.gradients)
+    peaks = [shared_room(room, SHAPE, Cluster(1, shards, 25.0, 10.0), "fsdp").peak(cost) for shards in (2, 4, 8)]
     for shards, less in ((2, peaks[0] - peaks[1]), (4, peaks[1] - peaks[2])):
         assert less == pytest.approx(1.1 * lasting * (1 / shards - 1 / (2 * shards)))
     layer = dataclasses.replace(SHAPE, num_hidden_layers=7).parameters() - SHAPE.parameters()
     root = SHAPE.parameters() - 6 * layer
-    assert shared_room(room, SHAPE, "bfloat16", 2).gathered == 2 * (root + 2 * layer) + 4 * max(root, layer)
+    hybrid = shared_room(room, SHAPE, CLUSTER, "hsdp")
+    assert hybrid.shards == 4 and hybrid.besides == 4 * (root + 2 * layer + max(root, layer))
 
 
 def test_slow_wires_are_warned_of_with_a_batch_that_helps(monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "en")
-    traffic = step_traffic(CLUSTER, "ddp", 100_000_000, 1, "bfloat16")
+    traffic = step_traffic(CLUSTER, "ddp", 100_000_000, 1)
     compute = traffic.seconds / 2
     notes = about_traffic(CLUSTER, "ddp", traffic, compute + traffic.seconds, 4096)
     assert len(notes) == 2 and "67% of a step" in notes[1]
@@ -93,7 +93,7 @@ def test_a_model_too_large_for_a_card_is_offered_sharding(monkeypatch):
     shape, section = recipe.model.config(recipe.tokenizer.vocab_size, 0), recipe.pretrain
     step = dataclasses.replace(section.step_shape("bfloat16"), rows=1, micros=section.rows // 8)
     cost, room = trace_step(shape, section.train, step), Room(0.0, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR)
-    whole, shared = room.peak(cost), shared_room(room, shape, "bfloat16", 8).peak(cost)
+    whole, shared = room.peak(cost), shared_room(room, shape, Cluster(1, 8, 25.0, 10.0), "fsdp").peak(cost)
     assert shared < whole
     card = dataclasses.replace(HARDWARE["rtx4090"], memory=(whole + shared) / 2 / 0.95 / 2**30)
     monkeypatch.setitem(HARDWARE, "small", card)

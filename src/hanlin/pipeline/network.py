@@ -1,7 +1,7 @@
 """What several devices cost besides the work: bytes on the wires in a step, the seconds they take, and the memory that is shared out.
 
 Ring collectives (Patarasuk and Yuan 2009): an all-reduce of B bytes over W ranks sends 2·(W-1)/W·B from each, a gather or a scatter
-half of that, and one ring crosses each machine's wire once in each direction. Nothing is taken to overlap with computing.
+half of that, and one ring crosses each machine's wire once in each direction. Nothing is taken to overlap with computing, though DDP begins to send before the last backward pass has ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Strategy = Literal["ddp", "fsdp", "hsdp"]
 STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp", "hsdp")
 NETWORK_SHARE = 0.8  # of a network's nominal rate that TCP reaches, recalled
 MUCH = 0.3  # of a step: from here on communication is worth doing something about
-_MASTER = 4  # bytes of a gradient on the wire: they are reduced in float32
+_WIDTH = 4  # bytes of a weight or a gradient on the wire: both are float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +54,18 @@ class Traffic:
     seconds: float = 0.0
 
 
-def step_traffic(cluster: Cluster, strategy: Strategy, parameters: int, micros: int, dtype: str) -> Traffic:
-    """Collectives of one optimiser step of `micros` forward passes.
+def step_traffic(cluster: Cluster, strategy: Strategy, parameters: int, micros: int) -> Traffic:
+    """Collectives of one optimiser step of `micros` forward passes, in float32 as `training.parallel` has them.
 
-    DDP reduces gradients once. FSDP gathers the weights for each forward and each backward pass, in the type of the products, and
-    scatters gradients once. HSDP does that within a machine and reduces each device's part among machines.
+    DDP reduces gradients once. FSDP gathers the weights for each forward and each backward pass and scatters gradients after it. HSDP
+    does that within a machine, and reduces each device's part of the gradients among machines each time.
     """
-    gradients, gathered = float(_MASTER * parameters), 2.0 * micros * parameters * (4 if dtype == "float32" else 2)
-    everywhere = _share(cluster.workers)
+    size = float(_WIDTH * parameters)
     if strategy == "hsdp":
-        inside = _share(cluster.gpus) * (gathered + gradients)
-        between = 2.0 * _share(cluster.nodes) * gradients  # of a machine: its devices hold a part each
-        sent = inside + between / cluster.gpus
-        return Traffic(sent, between, inside / _bytes(cluster.link) + between / _wire(cluster))
-    sent = everywhere * (2.0 * gradients if strategy == "ddp" else gathered + gradients)
+        inside = 3.0 * micros * _share(cluster.gpus) * size
+        between = 2.0 * micros * _share(cluster.nodes) * size  # of a machine: its devices hold a part each
+        return Traffic(inside + between / cluster.gpus, between, inside / _bytes(cluster.link) + between / _wire(cluster))
+    sent = _share(cluster.workers) * size * (2.0 if strategy == "ddp" else 3.0 * micros)
     leaving = sent if cluster.nodes > 1 else 0.0
     inside_seconds = sent / _bytes(cluster.link) if cluster.gpus > 1 else 0.0
     return Traffic(sent, leaving, max(inside_seconds, leaving / _wire(cluster)))
@@ -90,28 +88,29 @@ class SharedRoom(Room):
     """A device's memory where `shards` devices share the state.
 
     Attributes:
-        gathered: bytes of weights and gradients that are whole for a moment: embeddings and head, and two layers.
+        besides: bytes that several devices need and one does not: by DDP the buckets in which gradients travel, otherwise weights and
+            gradients that are whole for a moment, those of embeddings and head and of two layers.
     """
 
     shards: int = 1
-    gathered: float = 0.0
+    besides: float = 0.0
 
     def peak(self, cost: StepCost) -> float:
-        """As `Room.peak`, with a share of what lasts and the pieces that are gathered."""
+        """As `Room.peak`, with a share of what lasts and what comes besides."""
         lasting = cost.weights + cost.gradients + cost.optimizer
-        return self.baseline + self.allocator * (cost.peak - lasting * (1.0 - 1.0 / self.shards) + self.gathered)
+        return self.baseline + self.allocator * (cost.peak - lasting * (1.0 - 1.0 / self.shards) + self.besides)
 
 
-def shared_room(room: Room, shape: ModelConfig, dtype: str, shards: int) -> SharedRoom:
-    """The same memory, for a model whose state is cut into `shards`; with one shard, as it was."""
+def shared_room(room: Room, shape: ModelConfig, cluster: Cluster, strategy: Strategy) -> SharedRoom:
+    """The same memory, for one device of a cluster."""
     plain = {field.name: getattr(room, field.name) for field in dataclasses.fields(Room)}
+    shards = cluster.shards(strategy)
     if shards == 1:
-        return SharedRoom(**plain)
+        return SharedRoom(**plain, besides=_WIDTH * shape.parameters() if cluster.workers > 1 else 0.0)
     layers = shape.num_hidden_layers
     layer = dataclasses.replace(shape, num_hidden_layers=layers + 1).parameters() - shape.parameters()
     root = shape.parameters() - layers * layer
-    width = 4 if dtype == "float32" else 2
-    return SharedRoom(**plain, shards=shards, gathered=width * (root + 2 * layer) + _MASTER * max(root, layer))
+    return SharedRoom(**plain, shards=shards, besides=_WIDTH * (root + 2 * layer + max(root, layer)))
 
 
 def about_traffic(cluster: Cluster, strategy: Strategy, traffic: Traffic, step_seconds: float, batch_tokens: int) -> list[str]:

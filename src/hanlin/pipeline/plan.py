@@ -172,7 +172,7 @@ class _OnTable:
 
     def strategy(self, section: SupervisedConfig) -> Strategy:
         """`train.parallel`."""
-        return getattr(section.train, "parallel", "ddp")
+        return section.train.parallel
 
     def shards(self, section: SupervisedConfig) -> int:
         """Devices that share one copy of the state."""
@@ -181,7 +181,7 @@ class _OnTable:
     def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float, Traffic]:
         h, strategy = self.hardware, self.strategy(section)
         plain = Room(0.95 * h.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, h.bus > 0)
-        rooms = {one: shared_room(plain, shape, h.dtype, self.cluster.shards(one)) for one in STRATEGIES}
+        rooms = {one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES}
         try:
             fit = _settled(section, shape, h.dtype, rooms[strategy])
         except HanlinError as error:
@@ -193,7 +193,7 @@ class _OnTable:
         seconds = micros * self._seconds(fit.cost.forward_backward) + self._seconds(fit.cost.update)
         if fit.cost.host:
             seconds += 2 * fit.cost.host / (self.hardware.bus * 1e9)
-        traffic = Traffic() if self.cluster.workers == 1 else step_traffic(self.cluster, strategy, shape.parameters(), micros, h.dtype)
+        traffic = Traffic() if self.cluster.workers == 1 else step_traffic(self.cluster, strategy, shape.parameters(), micros)
         seconds += traffic.seconds
         if name == "pretrain" and self.cluster.workers > 1:
             peaks: dict[Strategy, float] = {one: room.peak(fit.cost) for one, room in rooms.items() if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers}
