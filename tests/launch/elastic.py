@@ -24,7 +24,7 @@ from tests.launch.machines import ADDRESSES, Machines
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 FAULTS = ("killed", "hung", "cut")
 TIMEOUT = 10.0  # seconds until a collective that does not end is given up
-STEPS, FAULT_AT = 120, 30
+STEPS, FAULT_AT = 80, 25
 MODULE = "hanlin"
 PORT = 29501
 
@@ -50,17 +50,18 @@ class Outcome:
 
 def build_world(folder: Path) -> Path:
     """A tokenizer, a dataset and a configuration that takes a minute; the configuration's path."""
+    from hanlin.corpus import tinyworld
     from hanlin.dataset import build_text_dataset
-    from tests.support import TEXTS, tiny_tokenizer
+    from hanlin.tokenizer import train_tokenizer
 
-    tokenizer = tiny_tokenizer(folder / "tokenizer")
-    lines = [f"{text}第{number}次，小明和小红去学校读书。" for number in range(200) for text in TEXTS[:4]]
-    build_text_dataset([{"text": line} for line in lines], tokenizer, folder / "text")
+    texts = [record["text"] for record in tinyworld.documents(1, 2000, "train")]  # enough that no step sees a text again
+    tokenizer = train_tokenizer(iter(texts), vocab_size=1024, out=folder / "tokenizer")
+    build_text_dataset([{"text": text} for text in texts], tokenizer, folder / "text")
     config = {
         "dataset": str(folder / "text"), "tokenizer": str(folder / "tokenizer"), "device": "cpu", "track": ["trackio"],
         "model": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128},
         "pretrain": {
-            "seq_len": 128, "batch_tokens": 4096, "micro_tokens": 1024,
+            "seq_len": 128, "batch_tokens": 2048, "micro_tokens": 512,
             "train": {"steps": STEPS, "learning_rate": 1e-3, "checkpoint_seconds": 1.0, "compile": False},
         },
     }  # fmt: skip
@@ -92,8 +93,11 @@ def undisturbed(config: Path, place: Path) -> dict[int, float]:
 
 
 def node_command(machine: int, config: Path, place: Path) -> list[str]:
-    """torchrun for one of the machines. Without is_host none of them would keep the rendezvous: names do not resolve in a namespace."""
-    rendezvous = f"is_host={str(machine == 0).lower()},join_timeout=60,last_call_timeout=6"
+    """torchrun for one of the machines. Without is_host none of them would keep the rendezvous: names do not resolve in a namespace.
+
+    A machine is struck off after three heartbeats, nine seconds here.
+    """
+    rendezvous = f"is_host={str(machine == 0).lower()},join_timeout=60,last_call_timeout=6,keep_alive_interval=3"
     return [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=5", "--rdzv-backend=c10d",
         f"--rdzv-endpoint={ADDRESSES[0]}:{PORT}", f"--rdzv-id={place.name}", f"--rdzv-conf={rendezvous}", f"--local-addr={ADDRESSES[machine]}",
