@@ -8,7 +8,7 @@ from .common.errors import HanlinError
 
 def plan(
     recipe: str | None = None, /, *overrides: str, params: str | None = None, depth: int | None = None, tokens: str | None = None, device: str = "this",
-    nodes: int = 1, gpus: int = 1, price: float | None = None, steps: int = 20, json: Flag = False,
+    nodes: int = 1, gpus: int = 1, network: float = 25.0, price: float | None = None, steps: int = 20, json: Flag = False,
 ) -> None:  # fmt: skip
     """Say what a recipe will take before it runs: memory, speed, time, money; with --params, how the dial sets it.
 
@@ -30,6 +30,8 @@ def plan(
         Machines.
     gpus
         Devices in each.
+    network
+        Gbit/s between machines.
     price
         CNY for an hour of one device, instead of the table's.
     steps
@@ -59,7 +61,7 @@ def plan(
     loaded = load_recipe(recipe, overrides, params=params, depth=depth, tokens=tokens, on_dial=dials.append)
     progress = make_progress()
     try:
-        found = plan_recipe(loaded, device, nodes=nodes, gpus=gpus, price=price, steps=max(1, steps), progress=progress)
+        found = plan_recipe(loaded, device, nodes=nodes, gpus=gpus, network=network, price=price, steps=max(1, steps), progress=progress)
     finally:
         progress.close()
     text = "\n\n".join([*(dial_text(dial) for dial in dials), plan_text(found)])

@@ -14,12 +14,12 @@ from ..common.terminal import table
 from ..model import ModelConfig
 from ..stages.supervised import SupervisedConfig
 from ..training.planner import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
+from .network import STRATEGIES, Cluster, SharedRoom, Strategy, Traffic, about_memory, about_traffic, shared_room, step_traffic
 from .probe import STEPS, Probe, compiles, probe
 from .recipe import Recipe
 
 # Runs on real Chinese text in the lab log: parameters, tokens read, bits per byte on held-out text.
 _RUNS = ((3.2e6, 0.49e6, 2.854), (3.2e6, 1.84e6, 2.535), (3.6e6, 1.23e6, 2.659), (3.6e6, 6.55e6, 2.199))
-_PARALLEL_SHARE = 0.9  # of the speed of so many single devices, recalled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,8 @@ class StagePlan:
         seconds: of training; reading the data, judging and saving come on top.
         peak: bytes at the worst moment, on each device.
         money: CNY, None without a price.
+        sent: bytes that each device sends to others in a step.
+        communication: share of a step that this takes.
     """
 
     name: str
@@ -40,6 +42,8 @@ class StagePlan:
     tokens_per_second: float | None = None
     seconds: float | None = None
     money: float | None = None
+    sent: float = 0.0
+    communication: float = 0.0
     why: str = ""
 
 
@@ -64,28 +68,32 @@ class Plan:
 
 
 def plan_recipe(
-    recipe: Recipe, device: str = "this", *, nodes: int = 1, gpus: int = 1, price: float | None = None, steps: int = STEPS, progress: Progress | None = None
-) -> Plan:
+    recipe: Recipe, device: str = "this", *, nodes: int = 1, gpus: int = 1, network: float = 25.0, price: float | None = None,
+    steps: int = STEPS, progress: Progress | None = None,
+) -> Plan:  # fmt: skip
     """Plan the training stages of a recipe.
 
     Args:
         device: a name of the table in `common.hardware`, or `this` for the machine at hand, which is measured.
-        nodes, gpus: machines, and devices in each; the batch is shared among them.
+        nodes, gpus: machines, and devices in each; the batch is shared among them by the stage's `train.parallel`.
+        network: Gbit/s between machines.
         price: CNY for an hour of one device instead of the table's.
         steps: of the probe.
 
     Raises:
         HanlinError: the device is not known, a step does not fit, or the batch cannot be shared among so many devices.
     """
-    if nodes < 1 or gpus < 1:
-        raise HanlinError("--nodes 和 --gpus 至少是 1。", "--nodes and --gpus are at least 1.")
+    if nodes < 1 or gpus < 1 or not network > 0:
+        raise HanlinError("--nodes 和 --gpus 至少是 1，--network 大于 0。", "--nodes and --gpus are at least 1, --network is above 0.")
     workers = nodes * gpus
     shape = recipe.model.config(recipe.tokenizer.vocab_size, 0)
     hardware = None if device == "this" else find_hardware(device)
     if hardware is None and workers > 1:
         raise HanlinError("多卡只能按设备表推算：请加 --device。", "Several devices can only be reckoned by the table: give --device.")
+    if hardware is not None and gpus > 1 and not hardware.link:
+        raise HanlinError(f"一台 {hardware.title} 只有一个加速器：请去掉 --gpus。", f"A {hardware.title} has one accelerator: leave --gpus out.")
     per_hour = price if price is not None else hardware.price if hardware is not None else 0.0
-    planner = _OnTable(hardware, workers) if hardware is not None else _OnThis(recipe.device, steps, progress or Progress())
+    planner = _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link)) if hardware is not None else _OnThis(recipe.device, steps, progress or Progress())
     stages: list[StagePlan] = []
     for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo"):
         section: Any = getattr(recipe, name)
@@ -99,6 +107,8 @@ def plan_recipe(
     expected = None if recipe.tinyworld else expected_bits_per_byte(shape.parameters(), pretrain.train.steps * pretrain.batch_tokens)
     cost = planner.costs["pretrain"]
     memory = {part: float(getattr(cost, part)) for part in ("weights", "gradients", "optimizer", "activations", "temporary")}
+    for part in ("weights", "gradients", "optimizer"):
+        memory[part] /= planner.shards(pretrain)
     memory["framework"] = max(0.0, (stages[0].peak or 0.0) - sum(memory.values()))
     notes = [*planner.notes(), _about_bits(recipe, expected)]
     if hardware is not None and pretrain.train.compile is not False:
@@ -109,41 +119,73 @@ def plan_recipe(
 
 
 def _supervised(name: str, section: SupervisedConfig, shape: ModelConfig, planner: Any, workers: int, per_hour: float) -> StagePlan:
-    rows = section.rows // workers
-    if rows < 1:
+    if section.rows < workers:
         raise HanlinError(
             f"{name}：一步只有 {section.rows} 行，分不给 {workers} 张卡。请加大 {name}.batch_tokens，或减少卡。",
             f"{name}: a step has {section.rows} rows, too few for {workers} devices. Raise {name}.batch_tokens, or take fewer devices.",
         )
+    rows = -(-section.rows // workers)  # of the device that has most, for which the others wait
     mine = section if workers == 1 else dataclasses.replace(section, batch_tokens=rows * section.seq_len)
-    micro_rows, peak, step_seconds = planner.plan(name, mine, shape)
+    micro_rows, peak, step_seconds, traffic = planner.plan(name, mine, shape)
     tokens = section.train.steps * section.rows * section.seq_len
     seconds = step_seconds * section.train.steps
     money = per_hour * workers * seconds / 3600 if per_hour else None
-    return StagePlan(name, section.train.steps, tokens, micro_rows * section.seq_len, peak, tokens / seconds, seconds, money)
+    share = traffic.seconds / step_seconds
+    return StagePlan(name, section.train.steps, tokens, micro_rows * section.seq_len, peak, tokens / seconds, seconds, money, traffic.sent, share)
 
 
 def _settled(section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room) -> Fit:
     """The given micro-batch, checked against the room, or the one that fits."""
     step = section.step_shape(dtype, room.own)
-    if section.micro_tokens == "auto":
-        return fit_step(shape, section.train, step, section.rows, room)
-    cost = trace_step(shape, section.train, step)
-    return Fit(section.micro_rows, cost, room.peak(cost), room.memory)
+    if section.micro_tokens != "auto":
+        cost = trace_step(shape, section.train, step)
+        return Fit(section.micro_rows, cost, room.peak(cost), room.memory)
+    if isinstance(room, SharedRoom) and room.shards > 1:
+        rows = 1 << (max(1, min(step.rows, room.most_tokens // step.seq_len)).bit_length() - 1)
+        while rows > 1 and room.peak(trace_step(shape, section.train, dataclasses.replace(step, rows=rows, micros=-(-section.rows // rows)))) > room.memory:
+            rows //= 2
+        step = dataclasses.replace(step, rows=rows)
+    return fit_step(shape, section.train, step, section.rows, room)
+
+
+def _offer_sharding(error: HanlinError, section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room) -> HanlinError:
+    """The error of a step that does not fit a device, with FSDP offered where that would."""
+    try:
+        fit = _settled(section, shape, dtype, room)
+    except HanlinError:
+        return error
+    return HanlinError(
+        f"{error.zh}或者把状态分到各卡：train.parallel=fsdp（每卡 {_gib(fit.peak)}）。",
+        f"{error.en} Or share the state among the devices: train.parallel=fsdp ({_gib(fit.peak)} on each).",
+    )
 
 
 class _OnTable:
     """Reckons by a device's data sheet: every kernel takes its arithmetic, its traffic or its launch, whichever is longest."""
 
-    def __init__(self, hardware: Hardware, workers: int):
-        self.hardware, self.workers = hardware, workers
+    def __init__(self, hardware: Hardware, cluster: Cluster):
+        self.hardware, self.cluster = hardware, cluster
         self.costs: dict[str, StepCost] = {}
         self.crowded: list[str] = []
+        self.said: list[str] = []
         self.use = 0.0
 
-    def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float]:
-        room = Room(0.95 * self.hardware.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, self.hardware.bus > 0)
-        fit = _settled(section, shape, self.hardware.dtype, room)
+    def strategy(self, section: SupervisedConfig) -> Strategy:
+        """`train.parallel`."""
+        return section.train.parallel
+
+    def shards(self, section: SupervisedConfig) -> int:
+        """Devices that share one copy of the state."""
+        return self.cluster.shards(self.strategy(section))
+
+    def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float, Traffic]:
+        h, strategy = self.hardware, self.strategy(section)
+        plain = Room(0.95 * h.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, h.bus > 0)
+        rooms = {one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES}
+        try:
+            fit = _settled(section, shape, h.dtype, rooms[strategy])
+        except HanlinError as error:
+            raise (_offer_sharding(error, section, shape, h.dtype, rooms["fsdp"]) if strategy == "ddp" and self.cluster.workers > 1 else error) from None
         if fit.peak > fit.memory:
             self.crowded.append(name)
         self.costs[name] = fit.cost
@@ -151,10 +193,14 @@ class _OnTable:
         seconds = micros * self._seconds(fit.cost.forward_backward) + self._seconds(fit.cost.update)
         if fit.cost.host:
             seconds += 2 * fit.cost.host / (self.hardware.bus * 1e9)
-        if self.workers > 1:
-            seconds /= _PARALLEL_SHARE
+        traffic = Traffic() if self.cluster.workers == 1 else step_traffic(self.cluster, strategy, shape.parameters(), micros)
+        seconds += traffic.seconds
+        if name == "pretrain" and self.cluster.workers > 1:
+            peaks: dict[Strategy, float] = {one: room.peak(fit.cost) for one, room in rooms.items() if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers}
+            whole = section.batch_tokens * self.cluster.workers
+            self.said = [about_memory(peaks, fit.memory, strategy), *about_traffic(self.cluster, strategy, traffic, seconds, whole)]
         self.use = self.use or shape.flops_per_token(section.seq_len) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
-        return fit.rows, fit.peak, seconds
+        return fit.rows, fit.peak, seconds, traffic
 
     def _seconds(self, kernels: tuple[Work, ...]) -> float:
         h = self.hardware
@@ -167,8 +213,7 @@ class _OnTable:
                 f"reckoned kernel by kernel from the data sheet (not measured on such a device): {self.use:.0%} of its matrix peak in use; times may be off by half",
             )
         ]
-        if self.workers > 1:
-            found.append(tr("多卡按单卡之和的九成计", "several devices are taken at nine tenths of their sum"))
+        found += self.said
         for name in self.crowded:
             found.append(tr(f"{name} 放不下：请写 {name}.micro_tokens=auto，或换更小的模型", f"{name} does not fit: set {name}.micro_tokens=auto, or take a smaller model"))
         return found
@@ -183,7 +228,11 @@ class _OnThis:
         self.probes: dict[Any, Probe] = {}
         self.seen: list[Probe] = []
 
-    def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float]:
+    def shards(self, section: SupervisedConfig) -> int:
+        """One device has all of it."""
+        return 1
+
+    def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float, Traffic]:
         fit = _settled(section, shape, traits(self.device).train_dtype, room_for_training(self.device))
         self.costs[name] = fit.cost
         settled = dataclasses.replace(section, micro_tokens=fit.rows * section.seq_len)
@@ -194,7 +243,7 @@ class _OnThis:
             self.probes[key] = probe(shape, settled.train, step, str(self.device), self.steps)
             self.seen.append(self.probes[key])
         found = self.probes[key]
-        return fit.rows, found.peak_mb * 2**20, found.seconds
+        return fit.rows, found.peak_mb * 2**20, found.seconds, Traffic()
 
     def notes(self) -> list[str]:
         steps, spread = min(p.steps for p in self.seen), max(p.spread for p in self.seen)
