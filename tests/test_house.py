@@ -46,7 +46,7 @@ def imports(path: Path) -> set[str]:
 def test_a_room_imports_only_rooms_to_its_left(path):
     relative = path.relative_to(SOURCE)
     room = "cli" if relative.parts[0].startswith("cli_") else relative.parts[0].removesuffix(".py")
-    if room == "__init__" or room in ("doctor",):
+    if room in ("__init__", "__main__", "doctor"):
         return  # the front door may open any room
     for module in imports(path):
         target = room_of(module)
@@ -102,6 +102,8 @@ def test_every_error_exists_in_both_languages():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "HanlinError":
+                if any(isinstance(argument, ast.Starred) for argument in node.args):
+                    continue  # another process' error, told again
                 assert len(node.args) == 2, f"{path}:{node.lineno}"
                 zh, en = (ast.unparse(argument) for argument in node.args)
                 assert re.search(r"[一-鿿]", zh) or not re.search(r"['\"]", zh), f"{path}:{node.lineno}: {zh}"

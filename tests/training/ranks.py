@@ -1,12 +1,14 @@
 """One stage in several processes, forked from one that has torch loaded; rank r answers in `WORK/rank-r.json`.
 
 The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
-memory, on one rank only when "short_rank" says which}.
+memory, on one rank only when "short_rank" says which, "dtype"?: train in it, as another device would, with
+"loss_scale"?: to begin with}.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -27,6 +29,7 @@ STEPS = 8
 def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     """Train; what this rank ended with."""
     import hanlin.stages.job as job_module
+    from hanlin.common.devices import TRAITS
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
     from hanlin.stages.dpo import DPOConfig, dpo
@@ -34,10 +37,12 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     from hanlin.stages.pretrain import pretrain
     from hanlin.stages.reward import RewardConfig, reward
     from hanlin.stages.supervised import SupervisedConfig, finetune
-    from hanlin.training import TrainConfig, train
+    from hanlin.training import TrainConfig, precision, train
 
     stage, world, work = job_spec["stage"], Path(job_spec["world"]), Path(job_spec["work"])
     answer: dict[str, Any] = {}
+    TRAITS["cpu"] = dataclasses.replace(TRAITS["cpu"], train_dtype=job_spec.get("dtype", "float32"))
+    precision.INITIAL = job_spec.get("loss_scale", precision.INITIAL)
 
     def watched(model, source, objective, *arguments, **options):
         if "room" in job_spec and job_spec.get("short_rank", team.share.rank) == team.share.rank:

@@ -99,6 +99,25 @@ def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parall
     same_training(alone("pretrain"), tmp_path)
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_processes_agree_on_overflows_of_float16(start, tmp_path, parallel):
+    """From a scale far too large, killed and gone on with by another number of processes: no step counts as bad, the weights are one."""
+    options = {"dtype": "float16", "loss_scale": 2.0**19, "parallel": parallel}
+    assert start(tmp_path, 2, "pretrain", stop_after=3, **options)[0] == 9
+    code, answers = start(tmp_path, 3, "pretrain", **options)
+    assert code == 0 and len({answer["digest"] for answer in answers}) == 1
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    overflows = lines[-1]["overflows"]
+    assert 1 <= overflows < STEPS and lines[-1]["loss_scale"] == 2.0 ** (19 - overflows) and lines[-1]["skipped"] == 0
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+def test_two_processes_in_float16_train_as_one_does(start, tmp_path):
+    for processes in (1, 2):
+        assert start(tmp_path / str(processes), processes, "pretrain", dtype="float16")[0] == 0
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=2e-3)  # a product rounds to 1e-3
+
+
 def test_memory_that_is_short_on_one_rank_is_short_on_all(start, alone, tmp_path):
     code, answers = start(tmp_path, 2, "pretrain", room=1, short_rank=1)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1

@@ -23,8 +23,8 @@ class Trap:
 
 CPU_TRAPS = (
     Trap(
-        "没有 AVX512-bf16 或 AMX 的 CPU 上，bf16 矩阵乘比 fp32 慢 50 倍以上，所以 CPU 一律用 fp32 训练",
-        "without AVX512-bf16 or AMX, bf16 products are more than 50 times slower than fp32, so a CPU always trains in fp32",
+        "没有 AVX512-bf16 或 AMX 的 CPU 上，bf16 矩阵乘比 fp32 慢 50 倍以上；有的 CPU 上更快，但整个训练还没量过：CPU 一律用 fp32",
+        "without AVX512-bf16 or AMX, bf16 products are more than 50 times slower than fp32; with it they are faster, but whole trainings have not been measured: a CPU always trains in fp32",
         "lab-log 2026-11-21, torch 2.13",
     ),
     Trap(
