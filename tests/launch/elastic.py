@@ -154,6 +154,7 @@ def report(outcome: Outcome, losses: dict[int, float]) -> str:
 
 def main() -> None:
     """Run one fault, or all of them, and print what happened."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the machines end, too
     faults = FAULTS if sys.argv[1] == "all" else (sys.argv[1],)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(folder)

@@ -54,7 +54,7 @@ def test_slurm_signals_saves_and_goes_on(world, place, monkeypatch):
         time.sleep(0.2)
     log = (place / f"hanlin-{number}.log").read_text()
     runs = (place / f"{number}.job" / "runs.jsonl").read_text().splitlines()
-    assert "Traceback" not in log, log
+    assert "forcing job termination" not in log and "error:" not in log, log
     resumed = [int(step) for step in re.findall(r"resuming at step (\d+)", log)]
     print(f"{len(runs)} starts, resumed at {resumed}")
     assert len(runs) >= 2 and len(resumed) == len(runs) - 1
