@@ -9,9 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hanlin.common import devices
 from hanlin.dataset import Batch
-from hanlin.model import accelerated, linear_cross_entropy, losses, token_log_probs
-from hanlin.model.attention import packed_mask
-from hanlin.model.transformer import Context
+from hanlin.model import accelerated, backends, linear_cross_entropy, losses, token_log_probs
 from hanlin.stages.supervised import NextToken
 
 from ..support import tiny_model
@@ -40,14 +38,8 @@ def rows(vocab: int, count: int = 2, length: int = 48) -> Batch:
 
 
 def on_an_accelerator(monkeypatch) -> None:
-    """The branch that passes with a mask take, on the CPU."""
-
-    class Elsewhere(Context):
-        def __init__(self, ids, positions, doc_ids, cache, dtype):
-            super().__init__(ids, positions, doc_ids, cache, dtype)
-            self.doc_ids, self.mask = None, None if doc_ids is None else packed_mask(doc_ids, dtype)
-
-    monkeypatch.setattr("hanlin.model.transformer.Context", Elsewhere)
+    """Attention as accelerators have it, on the CPU."""
+    monkeypatch.setitem(backends._chosen, "cpu", backends.BACKENDS["sdpa"])
 
 
 @pytest.mark.parametrize("what", ["loss", "log_probs"])
