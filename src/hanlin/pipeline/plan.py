@@ -181,7 +181,7 @@ class _OnTable:
     def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float, Traffic]:
         h, strategy = self.hardware, self.strategy(section)
         plain = Room(0.95 * h.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, h.bus > 0)
-        rooms = {one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES}
+        rooms: dict[Strategy, SharedRoom] = {one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES}
         try:
             fit = _settled(section, shape, h.dtype, rooms[strategy])
         except HanlinError as error:
