@@ -1,6 +1,7 @@
 """A step as an accelerator takes it, followed on a CPU: what it multiplies in, what it waits for, whether it compiles whole."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_gradients_of_logits_are_the_same_with_and_without_a_compiler(compiled):
 
 def test_a_batch_goes_to_its_device_from_pinned_memory_and_unwaited(monkeypatch):
     seen = collections.Counter()
-    row = devices.DeviceTraits("bfloat16", "none", True, float("inf"))
+    row = dataclasses.replace(devices.TRAITS["cpu"], pin_memory=True)
     monkeypatch.setitem(devices.TRAITS, "meta", row)
     move = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (seen.update(["pinned"]), tensor)[1])

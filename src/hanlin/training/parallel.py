@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,7 +178,10 @@ class DataParallel(Team):
 
     def prepare(self, model: nn.Module, objective: Any) -> None:
         ids = None if self.device.type == "cpu" else [self.device]
-        self._step = nn.parallel.DistributedDataParallel(_Step(model, objective), device_ids=ids, broadcast_buffers=False)
+        # Buffers are tables that never change; to send them before a forward pass would also wait for a process that has no memory left.
+        engine: Any = nn.parallel.DistributedDataParallel
+        word = "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(engine.__init__).parameters else "broadcast_buffers"
+        self._step = engine(_Step(model, objective), device_ids=ids, **{word: False})
 
     @contextlib.contextmanager
     def accumulating(self, sync: bool) -> Iterator[None]:
