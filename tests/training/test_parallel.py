@@ -153,3 +153,11 @@ def test_shares_are_even_whole_and_in_order():
             assert sum(parts, []) == list(range(count)) and max(map(len, parts)) - min(map(len, parts)) <= 1
     with pytest.raises(HanlinError, match="3"):
         Share(0, 3).of(2)
+
+
+def test_a_whole_run_takes_one_process(tmp_path):
+    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "HANLIN_LANG": "en"}
+    found = subprocess.run([sys.executable, "-m", "hanlin", "run", "demo", "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 1 and "torchrun" in found.stderr and not (tmp_path / "run").exists()
+    silent = subprocess.run([sys.executable, "-m", "hanlin", "run", "demo", "--out", str(tmp_path / "run")], env=environment | {"RANK": "1"}, capture_output=True, text=True, timeout=120)
+    assert silent.returncode == 1 and not silent.stderr.strip()

@@ -23,6 +23,21 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def require_one_process(command: str) -> None:
+    """Refuse several processes of torchrun for what only one can do.
+
+    Raises:
+        HanlinError: there are several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        error = HanlinError(
+            f"{command} 只用一个进程。多个进程请一个阶段一个阶段地训练：torchrun … -m hanlin pretrain --config …（见 docs/zh/distributed.md）。",
+            f"{command} takes one process. Train stage by stage with several: torchrun … -m hanlin pretrain --config … (see docs/en/distributed.md).",
+        )
+        error.told = not first_process()
+        raise error
+
+
 def tr(zh: str, en: str) -> str:
     """The Chinese or the English form of a message, by `prefers_chinese`."""
     return zh if prefers_chinese() else en

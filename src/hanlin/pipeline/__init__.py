@@ -9,7 +9,7 @@ from typing import Any
 
 from ..common.atomic import read_json, write_json
 from ..common.config import to_dict
-from ..common.errors import HanlinError
+from ..common.errors import HanlinError, require_one_process
 from ..common.locks import directory_lock
 from ..common.manifest import MANIFEST, package_versions, read_manifest
 from ..common.progress import Progress, make_progress
@@ -28,10 +28,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
         The report.
 
     Raises:
-        HanlinError: `out` is in use, or holds something else than a run; or what a stage says.
+        HanlinError: `out` is in use, or holds something else than a run; torchrun started several processes; or what a stage says.
     """
     from ..evaluation import write_report
 
+    require_one_process("hanlin run")
     own_progress = progress is None
     progress = progress or make_progress()
     refuse_foreign(out)
