@@ -115,7 +115,7 @@ class Workshop:
     def _control_config(self) -> ConversationSection:
         """Distillation's own configuration at a constant, low rate: what one would do with more time and the same data."""
         assert self.recipe.distill is not None
-        train = dataclasses.replace(self.recipe.distill.train, steps=100_000, schedule="constant", learning_rate=self.recipe.distill.train.learning_rate * 0.3)
+        train = dataclasses.replace(self.recipe.distill.train, steps=100_000, schedule="constant", learning_rate=self.recipe.distill.train.learning_rate * 0.3, compile=False)  # compiling would cost it part of its time
         return dataclasses.replace(self.recipe.distill, train=train)
 
     def _score(self, model: CausalLM, task: Task | str) -> Metric:
