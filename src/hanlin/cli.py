@@ -174,25 +174,31 @@ for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app, inspec
     app.command(sub)
 
 
-for verb, zh, en in (
+def _add_verbs(group: App, prefix: str, *verbs: tuple[str, str, str]) -> None:
+    for verb, zh, en in verbs:
+        group.command(prefix + verb, name=verb, help=tr(zh, en))
+
+
+_add_verbs(
+    corpus_app,
+    "hanlin.cli_corpus:",
     ("build", "读取、清洗、去重，写成语料目录；每一篇的去向都有账可查", "Read, clean and deduplicate files into a corpus directory that accounts for every document"),
     ("stats", "各来源、各规则的数字", "Show figures by source and by rule"),
     ("inspect", "查看丢掉的、改动的、重复的文档", "Look at what was dropped, changed, found twice"),
     ("diff", "两个语料各自独有的文档", "Show which documents only one of two corpora has"),
     ("score", "从好坏例子学一个质量分，或给文件打分", "Train a quality score on good and bad examples, or score files with one"),
-):
-    corpus_app.command(f"hanlin.cli_corpus:{verb}", name=verb, help=tr(zh, en))
-data_app.command("hanlin.cli_data:list_sets", name="list", help=tr("列出公开数据集：在哪里、有哪些字段、什么许可", "List public data sets: where they are, their fields and licences"))
-data_app.command("hanlin.cli_data:fetch_set", name="fetch", help=tr("下载公开数据集：先看许可，断点续传，核对", "Download a public data set, checked and resumed; its licence is shown first"))
-
-for verb, zh, en in (
+)
+_add_verbs(
+    tokenizer_app,
+    "hanlin.cli_tokenizer:tokenizer_",
     ("train", "从文本或语料学一个字节级 BPE 词表", "Learn a byte-level BPE vocabulary from text or corpus files"),
     ("encode", "显示一段文字（或标准输入）的词元", "Show the tokens of a text (or of stdin)"),
     ("inspect", "查看词表：各类文字的占比，最长、最少用、可疑的词元", "Show a vocabulary as people read it: shares of scripts, longest, rarest and suspicious tokens"),
     ("compare", "在文件上比较几个分词器", "Compare tokenizers on files"),
     ("advise", "某个参数量适合多大的词表", "Advise on a vocabulary size for a model of so many parameters"),
-):
-    tokenizer_app.command(f"hanlin.cli_tokenizer:tokenizer_{verb}", name=verb, help=tr(zh, en))
+)
+data_app.command("hanlin.cli_data:list_sets", name="list", help=tr("列出公开数据集：在哪里、有哪些字段、什么许可", "List public data sets: where they are, their fields and licences"))
+data_app.command("hanlin.cli_data:fetch_set", name="fetch", help=tr("下载公开数据集：先看许可，断点续传，核对", "Download a public data set, checked and resumed; its licence is shown first"))
 dataset_app.command("hanlin.cli_tokenizer:dataset_build", name="build", help=tr("把语料或文件编码成词元分片", "Encode a corpus directory, or files of any layout, into token shards"))
 dataset_app.command("hanlin.cli_experiments:tail", name="tail", help=tr("各来源的结尾是否比前面脏", "Whether the end of each source is dirtier than the rest of it"))
 inspect_app.command("hanlin.cli_inspect:spike", name="spike", help=tr("跳过的步里有哪些文档，最坏的在前", "Show the documents of skipped steps, worst first"))

@@ -107,7 +107,7 @@ def test_kubernetes_runs_a_rank_in_each_pod(stand_ins, monkeypatch):
     (stand_ins / "config").write_text("3")
     trainer = JOB["spec"]["trainer"]
     (script,) = trainer["args"]
-    script = script.replace("/work/pretrain.yaml", "config").replace("/work/models/zh", "out")
+    script = script.replace("/mnt/hanlin/pretrain.yaml", "config").replace("/mnt/hanlin/models/zh", "out")
     shared = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "hanlin-pretrain-node-0-0.hanlin-pretrain", "PET_MASTER_PORT": "29500"}
     starts = run_nodes(stand_ins, [*trainer["command"], script], [shared | {"PET_NODE_RANK": str(rank)} for rank in (0, 1)])
     assert sorted((start["rank"], start["world"]) for start in starts) == [(0, 2), (1, 2)]

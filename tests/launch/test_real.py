@@ -73,7 +73,7 @@ def test_clouds_train(world, place, cloud):
         rank = "SKYPILOT_NODE_RANK"
     else:
         _, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
-        script = job["spec"]["trainer"]["args"][0].replace("/work/pretrain.yaml", str(config)).replace("/work/models/zh", "model")
+        script = job["spec"]["trainer"]["args"][0].replace("/mnt/hanlin/pretrain.yaml", str(config)).replace("/mnt/hanlin/models/zh", "model")
         shared = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "29517"}
         rank = "PET_NODE_RANK"
     nodes = [subprocess.Popen(["bash", "-c", script], env=os.environ | shared | {rank: str(node)}, stderr=subprocess.PIPE, text=True) for node in (0, 1)]

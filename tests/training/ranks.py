@@ -106,7 +106,7 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     from hanlin.training.parallel import joined
 
     size = spec["processes"]
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(spec.get("local", size)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         with joined(spec.get("parallel", "ddp"), "cpu") as (team, _):
             said = train_stage(spec, team)

@@ -118,6 +118,12 @@ def test_two_processes_in_float16_train_as_one_does(start, tmp_path):
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=2e-3)  # a product rounds to 1e-3
 
 
+def test_two_machines_of_two_sharded_processes_train_as_one_does(start, alone, tmp_path):
+    code, answers = start(tmp_path, 4, "pretrain", parallel="hsdp", local=2)
+    assert code == 0 and len({answer["digest"] for answer in answers}) == 1
+    same_training(alone("pretrain"), tmp_path)
+
+
 def test_memory_that_is_short_on_one_rank_is_short_on_all(start, alone, tmp_path):
     code, answers = start(tmp_path, 2, "pretrain", room=1, short_rank=1)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1

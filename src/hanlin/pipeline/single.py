@@ -117,7 +117,7 @@ def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str 
     root = out.parent / f".{out.name}.work"
     progress = make_progress() if team.first else Progress()
     with contextlib.ExitStack() as held:
-        team.by_first(lambda: held.enter_context(directory_lock(root)) and None)
+        team.by_first(lambda: held.enter_context(directory_lock(root)))
         work = root / hash_json([name, to_dict(file)])[:10]  # another configuration never resumes these checkpoints
         progress.stage(1, 1, name)
         job = Job(out, work, progress, file.seed, device=device, trackers=file.track, team=team)
@@ -133,11 +133,15 @@ def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str 
             grpo(file.model, problems, numeric_answer, file.config, job)
         else:
             tokenizer, data = load_tokenizer(file.model), work / f"data-{hash_json([str(config), list(file.files)])[:10]}"
+
+            def encode() -> None:
+                build, read = (build_conversation_dataset, read_conversations) if name in ("sft", "distill") else (build_pair_dataset, read_preferences)
+                build(read(file.files), tokenizer, data, max_length=file.config.seq_len)
+
+            team.by_first(encode)
             if name in ("sft", "distill"):
-                team.by_first(lambda: build_conversation_dataset(read_conversations(file.files), tokenizer, data, max_length=file.config.seq_len) and None)
                 finetune(file.model, data, file.config, job)
             else:
-                team.by_first(lambda: build_pair_dataset(read_preferences(file.files), tokenizer, data, max_length=file.config.seq_len) and None)
                 {"dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)
     progress.close()
     return team.by_first(lambda: read_manifest(out, verify=False).metrics)

@@ -18,12 +18,10 @@ from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
 from ..model import CausalLM, linear_cross_entropy, token_log_probs
 from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
-from ..training.parallel import WHOLE, Share, Team
+from ..training.parallel import ALONE, WHOLE, Share, Team
 from ..training.planner import StepShape, fit_step, room_for_training
 from .job import Job, content_hash
 from .pairs import sum_by_document
-
-ALONE = Team()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ..common.failpoints import failpoint
 from ..common.manifest import MANIFEST, artifact, read_manifest
 from ..model import load_weights
 from .optim import Optimizers
-from .parallel import Team, load_shards, names_in, save_shards, shards_of
+from .parallel import ALONE, Team, load_shards, names_in, save_shards, shards_of
 
 FORMAT = 2  # of state.json and the files beside it
 KEEP = 2
@@ -37,7 +37,6 @@ _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
 Warn = Callable[[str, str], None]
 T = TypeVar("T")
-ALONE = Team()
 
 
 def save_checkpoint(

@@ -16,7 +16,8 @@ class BatchSource(Protocol):
     """What to read at each step.
 
     A source may also have an `identity`, a dict of what its samples depend on by name (dataset, seed, …): then a refused
-    resume says which of these changed.
+    resume says which of these changed; `uniform`, true when its micro-batches have the same shapes in every step, so that compiling may
+    pay; `generates`, true when it writes with the model, which then is whole wherever its weights are.
     """
 
     @property

@@ -36,7 +36,6 @@ from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
 
-ALONE = Team()
 _COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr", "loss_scale", "overflows"}  # figures that are every process' alike; others are summed
 
 
@@ -111,7 +110,7 @@ def train(
     *,
     log: MetricsLog | None = None,
     max_seconds: float | None = None,
-    team: Team = ALONE,
+    team: Team | None = None,
 ) -> TrainResult:
     """Train in place, resuming from the newest good checkpoint under `work`.
 
@@ -132,8 +131,9 @@ def train(
             disk do not suffice.
     """
     keep_freed_memory()
+    team = team or Team()
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
-        team.by_first(lambda: held.enter_context(directory_lock(work)) and None)
+        team.by_first(lambda: held.enter_context(directory_lock(work)))
         run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
         choose_attention_for(model, run.device, progress.warn)
         run.resume()
@@ -175,12 +175,12 @@ class _Run:
 
     def __init__(
         self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: TrainConfig,
-        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team = ALONE,
+        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team | None = None,
     ):  # fmt: skip
         self.model, self.source, self.objective, self.config = model, source, objective, config
         self.work, self.progress, self.log, self.max_seconds = work, progress, log, max_seconds
-        self.team, self.device = team, next(model.parameters()).device
-        team.prepare(model, objective)
+        self.team, self.device = team or Team(), next(model.parameters()).device
+        self.team.prepare(model, objective)
         self.optimizers = Optimizers(
             model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale,
             weight_decay=config.weight_decay, betas=(0.9, config.beta2), offload=config.offload_optimizer and has_own_memory(self.device),
@@ -242,10 +242,14 @@ class _Run:
 
     def _decide_to_compile(self, batches: list[Any]) -> None:
         """Once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did."""
-        uniform = getattr(self.source, "uniform", False)  # else the next step may have another shape, and compile again
-        if self.team.sharded and self.config.compile is True:
-            self.progress.warn("fsdp/hsdp 目前不编译：compile 已忽略", "fsdp and hsdp do not compile yet: compile is ignored")
-        self.compiles = False if self.team.sharded else self.config.compile if isinstance(self.config.compile, bool) else uniform and compiling_pays(self.model, batches, self.config.steps, self.device)
+        if self.team.sharded:
+            self.compiles = False
+            if self.config.compile is True:
+                self.progress.warn("fsdp/hsdp 目前不编译：compile 已忽略", "fsdp and hsdp do not compile yet: compile is ignored")
+        elif self.config.compile == "auto":  # where shapes change from step to step, each would be compiled
+            self.compiles = getattr(self.source, "uniform", False) and compiling_pays(self.model, batches, self.config.steps, self.device)
+        else:
+            self.compiles = self.config.compile
         if self.compiles:
             self.model.compile_trunk()
             self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")

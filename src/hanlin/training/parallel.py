@@ -92,9 +92,6 @@ class Team:
         """What `action` returns in the first process, which alone does it. Its error is everybody's."""
         return action()
 
-    def barrier(self) -> None:
-        """Wait for everybody."""
-
     # ---------------------------------------------------------------- a step
 
     def prepare(self, model: nn.Module, objective: Any) -> None:
@@ -172,9 +169,6 @@ class DataParallel(Team):
             error.told = not self.first
             raise error
         return outcome[0]
-
-    def barrier(self) -> None:
-        dist.barrier(group=self._control)
 
     def prepare(self, model: nn.Module, objective: Any) -> None:
         ids = None if self.device.type == "cpu" else [self.device]
@@ -258,11 +252,9 @@ class Sharded(DataParallel):
         """A copy: the sharded layers would bring their weights together at every token, and the processes write answers of unlike lengths."""
         with torch.device("meta"):
             copy = type(model)(model.config)  # type: ignore[call-arg, arg-type]
-        parts = {name: tensor.detach().full_tensor()  # type: ignore[attr-defined]
-            for name, tensor in model.named_parameters()}
-        buffers = {name: buffer for name, buffer in model.named_buffers()}
-        copy.load_state_dict(parts, strict=False, assign=True)
-        for name, buffer in buffers.items():
+        parameters: dict[str, Any] = dict(model.named_parameters())
+        copy.load_state_dict({name: part.detach().full_tensor() for name, part in parameters.items()}, strict=False, assign=True)
+        for name, buffer in model.named_buffers():
             holder, _, last = name.rpartition(".")
             copy.get_submodule(holder).register_buffer(last, buffer, persistent=False)
         return copy.requires_grad_(False)
@@ -277,6 +269,9 @@ class Sharded(DataParallel):
             if self.first:
                 found[name] = full.detach().to("cpu").contiguous()
         return found
+
+
+ALONE = Team()  # for what asks a team but trains nothing
 
 
 @contextlib.contextmanager
