@@ -121,7 +121,7 @@ def test_two_processes_in_float16_train_as_one_does(start, tmp_path):
 def test_two_machines_of_two_sharded_processes_train_as_one_does(start, alone, tmp_path):
     code, answers = start(tmp_path, 4, "pretrain", parallel="hsdp", local=2)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1
-    same_training(alone("pretrain"), tmp_path)
+    same_training(alone("pretrain"), tmp_path, within=3e-6)  # sums of sums in another order: 1.4e-6 seen, three roundings of a loss of 5.5
 
 
 def test_memory_that_is_short_on_one_rank_is_short_on_all(start, alone, tmp_path):
