@@ -16,6 +16,11 @@ Recipes, each rebuilt here from its published settings, at a batch of 4,096 toke
   minimind   its pretraining script (`trainer/train_pretrain.py`): its model (float norms, repeated heads), one document per row, cut and padded to 340 tokens, AdamW 5e-4
              (0.9, 0.999), decay 0.01 on everything, no warm-up, cosine to a tenth, clip 1. Long documents are cut into rows
              here, not thrown away, which is kinder than the original.
+  nanochat   its optimiser (`nanochat/optim.py`, `scripts/base_train.py`) on Hanlin's model, untied as there (so 26 % more weights), and Hanlin's data:
+             Muon 0.02·sqrt(max(1, rows/columns)) with row equilibration and NorMuon's second moment (0.9), momentum 0.85 → 0.97 over 400
+             steps and → 0.90 in the decay, embeddings 0.3 (0.8, 0.995), head 0.008 (0.8, 0.96), rates · sqrt(batch/2^19), those of the tables
+             · sqrt(768/width), cautious decay whose sum over the run is the one of its d12, 40 steps of warm-up, linear decay over 65 % to 5 %,
+             no clip. Newton-Schulz as Hanlin's, not Polar Express. Its rates were found at a batch 128 times as large.
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ SHAPES = {  # the same number of weights: SwiGLU's three matrices against GELU's
     "hanlin": WIDTHS | {"intermediate_size": 432},
     "minimind": WIDTHS | {"intermediate_size": 432, "length": 340, "rows": 12},
     "seed": WIDTHS,
+    "nanochat": WIDTHS | {"intermediate_size": 432, "tie_word_embeddings": False},
 }
 RECIPES = tuple(SHAPES)
 WINDOW = 256
@@ -172,8 +178,68 @@ class Other:
         return self.model(ids)
 
 
+class Nanochat(Hanlin):
+    """Nanochat's optimiser, rates and schedule on Hanlin's model and data."""
+
+    BATCH, WIDTH, DECAY = 2**19, 768, 14.0  # its reference batch and width; Σ rate·decay over its d12: 0.02 · 0.28 · 2,500 steps
+
+    def __init__(self, folder: Path, seed: int):
+        import torch
+
+        super().__init__(folder, seed, SHAPES["nanochat"])
+        named = dict(self.model.named_parameters())
+        embedding, head = (named.pop(name) for name in ("model.embed_tokens.weight", "lm_head.weight"))
+        torch.nn.init.normal_(embedding, std=0.8)
+        torch.nn.init.normal_(head, std=0.001)
+        by_batch = math.sqrt(self.shape["rows"] * self.shape["length"] / self.BATCH)
+        by_width = math.sqrt(self.WIDTH / self.shape["hidden_size"])
+        self.rate = 0.02 * by_batch
+        self.matrices = [p for p in named.values() if p.ndim == 2]
+        groups = [
+            {"params": [embedding], "lr": 0.3 * by_batch * by_width, "betas": (0.8, 0.995), "weight_decay": 0.001},
+            {"params": [head], "lr": 0.008 * by_batch * by_width, "betas": (0.8, 0.96), "weight_decay": 0.01},
+            {"params": [p for p in named.values() if p.ndim < 2], "lr": 0.5 * by_batch * 0.01, "betas": (0.8, 0.95), "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(groups, eps=1e-10)
+        self.peaks = [group["lr"] for group in groups]
+        self.momenta = [torch.zeros_like(p) for p in self.matrices]
+        self.seconds = [torch.zeros_like(p.mean(-1 if p.shape[0] >= p.shape[1] else 0, keepdim=True)) for p in self.matrices]
+        self.steps, self.before = 0, 0.0
+
+    def update(self, done: float) -> None:
+        """The step at `done` (0 … 1) of the clock."""
+        import torch
+
+        from hanlin.training.optim import orthogonalize
+
+        self.steps += 1
+        falling = max(0.0, (done - 0.35) / 0.65)
+        factor = min(1.0, self.steps / 40, 1 - 0.95 * falling)
+        momentum = 0.97 - 0.07 * falling if falling else 0.85 + 0.12 * min(1.0, self.steps / 400)
+        decay = self.DECAY * (done - self.before) * (1 + math.cos(math.pi * done)) / 2 * factor
+        self.before = done
+        with torch.no_grad():
+            for matrix, first, second in zip(self.matrices, self.momenta, self.seconds, strict=True):
+                first.lerp_(matrix.grad, 1 - momentum)
+                wanted = matrix.grad.lerp(first, momentum)
+                wanted = wanted * (wanted.norm() / math.sqrt(len(wanted)) / wanted.norm(dim=-1, keepdim=True).clamp_min(1e-6))
+                step = orthogonalize(wanted[None])[0]
+                step *= math.sqrt(min(step.shape)) / step.norm().clamp_min(1e-6)
+                size = step.norm()
+                second.lerp_(step.square().mean(-1 if second.shape[1] == 1 else 0, keepdim=True), 1 - 0.9)
+                step = step * second.clamp_min(1e-10).rsqrt()
+                step *= size / step.norm().clamp_min(1e-10)
+                agrees = (step * matrix) >= 0
+                matrix -= self.rate * factor * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])) * step + decay * matrix * agrees
+                matrix.grad = None
+        for group, peak in zip(self.adam.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+
 def in_its_type(device: Any) -> Any:
-    """Autocast to the device's training type; nothing on a CPU, which trains in float32."""
+    """Autocast to the device's training type; nothing where that is float32."""
     import torch
 
     from hanlin.common.devices import traits
@@ -269,6 +335,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--megabytes", type=float, default=3.0, help="of each source")
     parser.add_argument("--held", type=int, default=20, help="documents of each source")
+    parser.add_argument("--precision", default="float32", help="of all of them on a CPU: their scripts know no other there")
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--run", help="RECIPE:SEED, in a process of its own")
@@ -279,7 +346,7 @@ def main() -> int:
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
         name, seed = options.run.split(":")
-        side = Hanlin(options.folder, int(seed)) if name == "hanlin" else Other(name, options.folder, int(seed))
+        side = Other(name, options.folder, int(seed)) if name in ("seed", "minimind") else (Nanochat if name == "nanochat" else Hanlin)(options.folder, int(seed))
         print(json.dumps({"recipe": name, "seed": int(seed)} | learn(side, options.seconds, options.folder / "heldout.json")))
         return 0
     names = options.recipes.split(",")
@@ -291,7 +358,7 @@ def main() -> int:
 
         def one(cell: str) -> dict[str, Any]:
             command = [sys.executable, __file__, "--run", cell, "--folder", str(folder), "--seconds", str(options.seconds), "--jobs", str(options.jobs)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"GOMP_SPINCOUNT": "1000"})
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"GOMP_SPINCOUNT": "1000", "HANLIN_PRECISION": options.precision})
             run = json.loads(done.stdout)
             print(f"{cell:<12} {run['steps']:>6} steps {run['tokens']:>11,} tokens  {bits_per_byte(run):.4f} bits per byte", flush=True)
             return run

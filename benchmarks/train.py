@@ -8,7 +8,8 @@ batch, guards and the log are in its time. Compilation happens before the clock 
 
 The peers: transformers' Llama and Qwen3, a GPT-2 block as the seeds' projects have it (nanoGPT's), and minimind's step
 (its model as published in `model/model_minimind.py`: padded rows, repeated key-value heads, all logits at once), each
-rebuilt in `peers.py` from its description. The last table gives real documents to Hanlin, which packs them, and to minimind's
+rebuilt in `peers.py` from its description. All compute in float32; where the processor multiplies bfloat16, all do so under
+autocast too (`+bf16`), which Hanlin does there by itself and minimind's script does on no CPU. The last tables give real documents to Hanlin, which packs them, and to minimind's
 step, which pads them, and counts useful tokens.
 """
 
@@ -58,7 +59,8 @@ class Peer:
     def __init__(self, name: str, shape: dict[str, Any], documents: list[list[int]] | None):
         import torch
 
-        base, _, mode = name.partition("+")
+        base, *modes = name.split("+")
+        mode, self.bf16 = "compiled" in modes, "bf16" in modes or shape.get("device", "cpu") != "cpu"
         torch.manual_seed(0)
         self.shape, self.documents = shape, documents
         self.device = torch.device(shape.get("device", "cpu"))
@@ -79,7 +81,7 @@ class Peer:
         if labels is None:
             labels = ids
         ids, labels = ids.to(self.device), labels.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = self.loss(ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -220,7 +222,8 @@ class Worker:
 
     def __init__(self, name: str, shape: dict[str, Any], documents: Path | None):
         self.name, self.times, self.useful, self.peak = name, [], 0, 0.0
-        environment = os.environ | {"GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE": "1"}
+        precision = "bfloat16" if "bf16" in name.split("+") else "float32" if shape.get("device", "cpu") == "cpu" else "auto"
+        environment = os.environ | {"GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE": "1", "HANLIN_PRECISION": precision}
         command = [sys.executable, __file__, "--worker", name, "--shape", json.dumps(shape)] + (["--documents", str(documents)] if documents else [])
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
@@ -331,10 +334,14 @@ def main() -> int:
     if options.worker:
         worker(options.worker, json.loads(options.shape), json.loads(options.documents.read_text()) if options.documents else None)
         return 0
-    good, record = True, {}
+    from hanlin.common.devices import resolve_device, traits
+
+    good, record, bf16 = True, {}, traits(resolve_device("cpu")).train_dtype == "bfloat16"
     for label in options.shapes.split(","):
         shape = SHAPES[label]
         names = options.only.split(",") if options.only else ["hanlin", *PEERS, "hanlin+compiled", "llama+compiled", "qwen3+compiled", "gpt2+compiled"]
+        if bf16 and not options.only:
+            names += ["hanlin+bf16", *(f"{name}+bf16" for name in PEERS), "hanlin+compiled+bf16"]
         figures = compare(names, shape, options.rounds, options.steps)
         record[label] = figures
         show(f"{label}: rows {shape['rows']} x {shape['length']}, vocabulary {shape['vocab']}", figures, "hanlin" if "hanlin" in figures else names[0])
@@ -344,17 +351,23 @@ def main() -> int:
             good &= judge("compiled, against the best compiled peer", rate["hanlin+compiled"] / max(rate[f"{name}+compiled"] for name in PEERS if name != "minimind"), TARGETS["compiled"])
             good &= judge("against minimind", rate["hanlin"] / rate["minimind"], TARGETS["minimind"])
             good &= judge("against minimind, compiled as a long run is", rate["hanlin+compiled"] / rate["minimind"], TARGETS["minimind"])
+            if bf16:
+                good &= judge("in bfloat16, eager, against the best eager peer", rate["hanlin+bf16"] / max(rate[f"{name}+bf16"] for name in PEERS), TARGETS["eager"])
+                good &= judge("as each comes on this machine (bfloat16, minimind float32)", rate["hanlin+bf16"] / rate["minimind"], TARGETS["minimind"])
             good &= judge("peak memory over eager Llama's", figures["hanlin"]["peak_mb"] / figures["llama"]["peak_mb"], TARGETS["memory"], below=True)
         for what, longest in (("short", 512), ("all", None)) if options.data else ():
             with tempfile.TemporaryDirectory() as folder:
                 documents = real_documents(options.data, shape["vocab"], 1500, Path(folder), longest)
                 lengths = [len(ids) for ids in json.loads(documents.read_text())]
-                figures = compare(["hanlin", "minimind"], shape, options.rounds, options.steps, documents)
+                figures = compare(["hanlin", "minimind"] + (["hanlin+bf16", "minimind+bf16"] if bf16 else []), shape, options.rounds, options.steps, documents)
             record[f"{label} {what} documents"] = figures
             chosen = "of at most 512 characters, as those of minimind's own set" if longest else "of all lengths"
             show(f"{label}: {len(lengths)} real documents {chosen}, median {statistics.median(lengths):.0f} tokens, mean {statistics.mean(lengths):.0f}; useful tokens", figures, "hanlin")
             ratio = figures["hanlin"]["tokens_per_s"] / figures["minimind"]["tokens_per_s"]
             good &= judge(f"useful tokens on {what} documents, against minimind's padding (what it cuts off costs it nothing here)", ratio, TARGETS["documents"])
+            if bf16:
+                ratio = figures["hanlin+bf16"]["tokens_per_s"] / figures["minimind"]["tokens_per_s"]
+                good &= judge("as each comes on this machine (bfloat16, minimind float32)", ratio, TARGETS["documents"])
     if options.json:
         options.json.write_text(json.dumps(record, indent=2))
     return 0 if good else 1

@@ -20,11 +20,16 @@ from hanlin.model.backends import BACKENDS
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 
 
+@pytest.fixture(autouse=True)
+def native_precision(monkeypatch):
+    monkeypatch.delenv("HANLIN_PRECISION", raising=False)
+
+
 def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_kernel():
     for kind, row in TRAITS.items():
         assert row.attention and set(row.attention) <= set(BACKENDS), kind
         assert row.attention[-1] == "plain", kind
-        assert row.train_dtype in ("bfloat16", "float16", "float32"), kind
+        assert row.train_dtype in (devices.AUTO, *devices.PRECISIONS), kind
         for trap in row.traps:
             assert trap.source and any("一" <= letter <= "鿿" for letter in trap.zh) and trap.en.isascii(), trap
     assert [kind for kind, row in TRAITS.items() if row.compile_trusted] == ["cpu", "cuda", "rocm", "xpu"]
@@ -32,9 +37,28 @@ def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_ke
 
 
 def test_the_cpu_row():
-    assert traits(CPU) is TRAITS["cpu"] and kind_of(CPU) == "cpu"
+    assert traits(CPU).name == TRAITS["cpu"].name == "CPU" and kind_of(CPU) == "cpu"
     assert not has_own_memory(CPU) and "device_memory_mb" not in memory_mb(CPU)
     assert traits(CPU).distributed_backend == "gloo" and devices.communication_present(CPU)
+
+
+@pytest.mark.parametrize("avx512, amx, dtype", [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16"), (None, None, "float32")])
+def test_a_cpu_trains_in_bfloat16_where_it_multiplies_it(avx512, amx, dtype, monkeypatch):
+    for name, found in (("_is_avx512_bf16_supported", avx512), ("_is_amx_tile_supported", amx)):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+        if found is not None:
+            monkeypatch.setattr(torch.cpu, name, lambda found=found: found, raising=False)
+    assert traits(CPU).train_dtype == dtype
+
+
+def test_a_precision_asked_for_is_taken_on_every_device_and_a_wrong_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for asked in ("float32", "bfloat16", "float16"):
+        monkeypatch.setenv("HANLIN_PRECISION", asked)
+        assert traits(CPU).train_dtype == traits(CARD).train_dtype == asked
+    monkeypatch.setenv("HANLIN_PRECISION", "fp8")
+    with pytest.raises(HanlinError, match="fp8.*bfloat16"):
+        traits(CPU)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +182,7 @@ def test_a_package_that_does_not_load_stops_nobody_else_and_is_quoted(tmp_path):
 
 def test_doctor_says_what_a_training_would_use(monkeypatch):
     found = doctor.examine()
-    assert found["platform"] == "CPU" and found["train_dtype"] == "float32" and found["distributed_backend"] == "gloo"
+    assert found["platform"] == "CPU" and found["train_dtype"] == traits(CPU).train_dtype and found["distributed_backend"] == "gloo"
     assert found["attention"] == {name: {"right": True} for name in TRAITS["cpu"].attention}
     assert {trap["source"] for trap in found["traps"]} == {trap.source for trap in known_traps(CPU)}
     json.dumps(found)

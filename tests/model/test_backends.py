@@ -41,7 +41,7 @@ def like_an_accelerator(monkeypatch):
 
     def pretend(kind: str, dtype: str | None = None) -> None:
         row = TRAITS[kind]
-        monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=row.attention, train_dtype=dtype or row.train_dtype))
+        monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=row.attention, train_dtype=dtype or "float32"))
 
     return pretend
 

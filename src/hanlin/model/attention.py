@@ -132,7 +132,8 @@ def _document_attention_backward(
     scale = q.shape[-1] ** -0.5
     q_flat, k_flat, v_flat = q.flatten(0, 1) * scale, k.flatten(0, 1).transpose(0, 1), v.flatten(0, 1).transpose(0, 1)
     grad_flat = grad.contiguous().flatten(0, 1)
-    grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    grad_q = torch.empty(q.shape, dtype=q.dtype)
+    grad_k, grad_v = (torch.empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))  # sums over all tiles that look at a token
     k_out, v_out = grad_k.flatten(0, 1).transpose(0, 1), grad_v.flatten(0, 1).transpose(0, 1)
     heads = k.shape[2]
     for tile in _tiles(doc_ids, q.dtype):
@@ -147,7 +148,7 @@ def _document_attention_backward(
             if before:
                 out[:, seen] += part[:, :before]
         _unfold(torch.bmm(grad_scores, k_flat[:, tile.start : tile.last]), grad_q.view(q_flat.shape), tile, heads)
-    return grad_q.mul_(scale), grad_k, grad_v
+    return grad_q.mul_(scale), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
 @document_attention.register_fake

@@ -20,8 +20,8 @@ from .attention import attend, document_attention, packed_mask
 Warn = Callable[[str, str], None]
 Fault = tuple[str, str]  # Chinese, English
 
-CHECKED_LENGTH = 64
-CHECKED_LENGTH_ON_DEVICE = 1024  # kernels change with the length; a millisecond on an accelerator, a tenth of a second on a CPU
+CHECKED_LENGTHS = (64, 320)  # one tile and several
+CHECKED_LENGTHS_ON_DEVICE = (64, 1024)  # kernels change with the length; a millisecond on an accelerator, a tenth of a second on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,7 @@ def fault_of(name: str, device: torch.device, dtype: torch.dtype, head_dim: int 
 
     The generators of the process are left alone.
     """
-    lengths = (CHECKED_LENGTH,) if device.type == "cpu" else (CHECKED_LENGTH, CHECKED_LENGTH_ON_DEVICE)
-    for length in lengths:
+    for length in CHECKED_LENGTHS if device.type == "cpu" else CHECKED_LENGTHS_ON_DEVICE:
         for documents in (False, True):
             try:
                 found = _compare(BACKENDS[name], device, dtype, length, documents, head_dim, groups)
