@@ -23,9 +23,15 @@ class Trap:
 
 CPU_TRAPS = (
     Trap(
-        "没有 AVX512-bf16 或 AMX 的 CPU 上，bf16 矩阵乘比 fp32 慢 50 倍以上；有的 CPU 上更快，但整个训练还没量过：CPU 一律用 fp32",
-        "without AVX512-bf16 or AMX, bf16 products are more than 50 times slower than fp32; with it they are faster, but whole trainings have not been measured: a CPU always trains in fp32",
+        "没有 AVX512-BF16 或 AMX 的 CPU 上，bf16 矩阵乘比 fp32 慢 50 倍以上：不要在那里设 HANLIN_PRECISION=bfloat16",
+        "without AVX512-BF16 or AMX, bf16 products are more than 50 times slower than fp32: do not set HANLIN_PRECISION=bfloat16 there",
         "lab-log 2026-11-21, torch 2.13",
+    ),
+    Trap(
+        "CPU 上的 bf16 由 oneDNN 为每种形状各编一份内核：文档长短不一时，内存多占 200–400 MB",
+        "bf16 on a CPU has oneDNN make a kernel for each shape: with documents of all lengths it takes 200-400 MB more memory",
+        "lab-log 2026-11-22, torch 2.13",
+        ("bfloat16",),
     ),
     Trap(
         "别的程序占着核时，OpenMP 线程空转会让训练慢几倍；命令行默认设 GOMP_SPINCOUNT=1000",

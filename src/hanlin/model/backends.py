@@ -20,7 +20,7 @@ from .attention import attend, document_attention, packed_mask
 Warn = Callable[[str, str], None]
 Fault = tuple[str, str]  # Chinese, English
 
-CHECKED_LENGTHS = (64, 320)  # one tile and several
+CHECKED_LENGTHS = (64, 160)  # one tile and several
 CHECKED_LENGTHS_ON_DEVICE = (64, 1024)  # kernels change with the length; a millisecond on an accelerator, a tenth of a second on a CPU
 
 
