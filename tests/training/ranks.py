@@ -15,14 +15,18 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import safetensors.torch
 import torch
 
-from tests.training.zygote import TALKS
+from tests.training.zygote import ROOT, TALKS, build_world
 
 STEPS = 8
 
@@ -168,6 +172,47 @@ def serve() -> None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child, signal.SIGKILL)
         print(max(map(abs, codes)), flush=True)
+
+
+@contextlib.contextmanager
+def started(world: Path, preload: str = "", **environment: str) -> Iterator[Callable[..., tuple[int, list[dict[str, Any]]]]]:
+    """run(work, processes, stage, …) → exit code and what each rank answered, over data built in `world`; `preload`: modules to fork with."""
+    build_world(world)
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en", "HANLIN_DIST_TIMEOUT": "60", **environment}
+    command = [sys.executable, "-c", f"{preload and f'import {preload}'}\nfrom tests.training.ranks import serve\nserve()"]
+    server = subprocess.Popen(command, cwd=ROOT, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin and server.stdout
+
+    def run(work: Path, processes: int, stage: str, **options: Any) -> tuple[int, list[dict[str, Any]]]:
+        assert server.stdin and server.stdout
+        work.mkdir(parents=True, exist_ok=True)
+        for old in work.glob("rank-*.json"):
+            old.unlink()
+        print(json.dumps({"stage": stage, "processes": processes, "world": str(world), "work": str(work), **options}), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return code, [json.loads(file.read_text()) for file in sorted(work.glob("rank-*.json"))]
+
+    run.world = world  # type: ignore[attr-defined]
+    yield run
+    server.stdin.close()
+    server.wait(30)
+
+
+def losses(work: Path) -> list[float]:
+    lines = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    exact = dict(json.loads(line) for line in (work / "losses.jsonl").read_text().splitlines())
+    return [exact[step] for step in range(1, STEPS + 1)]
+
+
+def weights(work: Path):
+    return safetensors.torch.load_file(work / "model" / "model.safetensors")
+
+
+def same_training(one: Path, other: Path, within: float = 1e-6) -> None:
+    assert losses(other) == pytest.approx(losses(one), abs=within, nan_ok=True)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys() and max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 20 * within
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import shutil
 import sys
@@ -199,18 +200,27 @@ class ZeroOptimizers(Optimizers):
         return found
 
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         steps = {float(value) for name, value in tensors.items() if name.endswith("/step")}
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             if key in _WHOLE_PARAMETER_STATE:
-                parameter = self._by_name[name]
-                safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+                self._place(self._by_name[name], key, value)
             elif key != "step":
                 raise KeyError(full_name)
         for state in self.all[0].state.values():
             state["step"].fill_(max(steps, default=0.0))
+
+    def _place(self, parameter: Any, key: str, value: torch.Tensor) -> None:
+        """Put this process' part of a whole state tensor where it belongs."""
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        value = value.to(parameter.device)
+        if not self._cut:
+            return safe_set_full_optimizer_state(parameter, value, key)
+        # DeepSpeed's setter of whole tensors fails in stage 3 where their size does not divide by the processes (0.19.8).
+        length, count, rank = parameter.partition_numel(), self._engine.world_size, self._engine.global_rank
+        padded = nn.functional.pad(value.flatten(), (0, length * count - value.numel()))
+        safe_set_local_optimizer_state(parameter, padded[length * rank : length * (rank + 1)], key)
 
 
 def is_cut(tensor: torch.Tensor) -> bool:
@@ -247,6 +257,7 @@ def imported() -> Any:
             f"train.parallel=deepspeed 需要 deepspeed（{error}）。请运行 pip install 'hanlin[deepspeed]'，或用 train.parallel=fsdp。",
             f"train.parallel=deepspeed needs deepspeed ({error}). Run pip install 'hanlin[deepspeed]', or take train.parallel=fsdp.",
         ) from None
+    deepspeed.utils.logger.setLevel(logging.ERROR)  # what it says of a skipped step, the loop says better
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for inference on a CPU only; not compiled, it cannot be waited for
     return deepspeed
 
