@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from .parallel import DataParallel, Team, detached_copy
 if TYPE_CHECKING:
     from .loop import TrainConfig
 
-_WHOLE_PARAMETER_STATE = ("exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 _FOLDER = "hanlin-"
 _FULL = 3  # the stage that cuts the weights too
 
@@ -54,6 +54,7 @@ class DeepSpeed(DataParallel):
         self.given = read_ds_config(ds_config)
         self.stage = (self.given.get("zero_optimization") or {}).get("stage")
         os.environ.setdefault("DS_ACCELERATOR", device.type)
+        os.environ.setdefault("LOCAL_RANK", "0")  # asked for even where there is one process
         imported()
         super().__init__(device)
 
@@ -64,8 +65,12 @@ class DeepSpeed(DataParallel):
         deepspeed = imported()
         settings = settle(self.given, config, traits(self.device).train_dtype, sum(parameter.numel() for parameter in model.parameters()))
         made = ZeroOptimizers(model, config)
-        with contextlib.redirect_stdout(sys.stderr), builds(self._warn):
-            self._engine, *_ = deepspeed.initialize(model=self._step, optimizer=made.all[0], config=settings, dist_init_required=False)
+        try:
+            with contextlib.redirect_stdout(sys.stderr), builds(self._warn):
+                self._engine, *_ = deepspeed.initialize(model=self._step, optimizer=made.all[0], config=settings, dist_init_required=False)
+        except (ValueError, deepspeed.DeepSpeedConfigError) as error:
+            reason = " ".join(str(error).split())
+            raise HanlinError(f"DeepSpeed 不接受这个 ds_config：{reason}", f"DeepSpeed does not accept this ds_config: {reason}") from error
         made.attach(self._engine)
         self._step = self._engine
         self._optimizers = made
@@ -150,7 +155,7 @@ class ZeroOptimizers(Optimizers):
         self._cut = engine.zero_optimization_stage() == _FULL
         self._flat = self._zero.fp32_partitioned_groups_flat if self._cut else self._zero.single_partition_of_fp32_groups
         for part in self._flat:
-            self.all[0].state[part] = {"step": torch.zeros((), device=part.device)} | {key: torch.zeros_like(part, requires_grad=False) for key in _WHOLE_PARAMETER_STATE}
+            self.all[0].state[part] = {"step": torch.zeros((), device=part.device)} | {key: torch.zeros_like(part, requires_grad=False) for key in _MOMENTS}
         if not self._cut:
             self._zero._lazy_init_hp_params_optimizer_state()
         measured = "_get_norm_groups" if self._cut else "scaled_global_norm"
@@ -191,8 +196,8 @@ class ZeroOptimizers(Optimizers):
         found, first = {}, self._engine.global_rank == 0
         step = self.all[0].state[self._flat[0]]["step"]
         for name, parameter in self._by_name.items():
-            for key in _WHOLE_PARAMETER_STATE:
-                full = safe_get_full_optimizer_state(parameter, key)
+            for key in _MOMENTS:
+                full: Any = safe_get_full_optimizer_state(parameter, key)
                 if first:
                     found[f"{name}/{key}"] = full.detach().to("cpu", copy=True)
             if first:
@@ -203,7 +208,7 @@ class ZeroOptimizers(Optimizers):
         steps = {float(value) for name, value in tensors.items() if name.endswith("/step")}
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
-            if key in _WHOLE_PARAMETER_STATE:
+            if key in _MOMENTS:
                 self._place(self._by_name[name], key, value)
             elif key != "step":
                 raise KeyError(full_name)

@@ -68,10 +68,11 @@ def settle(given: dict[str, Any], config: TrainConfig, dtype: str, parameters: i
     _same("gradient_clipping", left.pop("gradient_clipping", AUTO), config.clip, "train.clip")
     _precision(left, dtype)
     _optimizer(left.pop("optimizer", None), config)
-    if left.pop("scheduler", None) is not None:
-        raise _contradiction("scheduler", given["scheduler"].get("type") if isinstance(given["scheduler"], dict) else given["scheduler"], "train.schedule", config.schedule)
-    for name in ("zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer"):
-        left.pop(name, None) if name == "zero_allow_untested_optimizer" else _same(name, left.pop(name, AUTO), False, "AdamW (torch)")
+    scheduler = left.pop("scheduler", None)
+    if scheduler is not None:
+        raise _contradiction("scheduler", scheduler.get("type") if isinstance(scheduler, dict) else scheduler, "train.schedule", config.schedule)
+    _same("zero_force_ds_cpu_optimizer", left.pop("zero_force_ds_cpu_optimizer", AUTO), False, "torch.optim.AdamW, zero_force_ds_cpu_optimizer")
+    left.pop("zero_allow_untested_optimizer", None)
     zero = _zero(left.pop("zero_optimization", None), parameters)
     _known(left, _PASSED_ON, "")
     return left | {
@@ -150,7 +151,7 @@ def _zero(section: Any, parameters: int) -> dict[str, Any]:
 
 def _same(name: str, theirs: Any, ours: Any, our_name: str) -> None:
     """Refuse a value that is neither `"auto"` nor the recipe's."""
-    if theirs == AUTO or theirs == ours:
+    if theirs in (AUTO, ours):
         return
     numbers = [[*value] if isinstance(value, (list, tuple)) else [value] for value in (theirs, ours)]
     plain = all(isinstance(value, (int, float)) for pair in numbers for value in pair)
@@ -162,8 +163,8 @@ def _same(name: str, theirs: Any, ours: Any, our_name: str) -> None:
 def _contradiction(name: str, theirs: Any, our_name: str, ours: Any) -> HanlinError:
     said = our_name if ours == AUTO else f"{our_name}={ours}"
     return HanlinError(
-        f"ds_config 的 {name}={theirs} 与配方的 {said} 矛盾：这些由配方决定。请在 ds_config 里写 \"auto\" 或去掉，要改就改配方。",
-        f'The ds_config\'s {name}={theirs} contradicts the recipe\'s {said}: the recipe decides these. Write "auto" in the ds_config or leave it out; to change it, change the recipe.',
+        f"ds_config 的 {name}={theirs} 与配方的 {said} 矛盾：这些由配方决定。请在 ds_config 里去掉它（多数可写 \"auto\"），要改就改配方。",
+        f'The ds_config\'s {name}={theirs} contradicts the recipe\'s {said}: the recipe decides these. Leave it out of the ds_config (or write "auto", for most); to change it, change the recipe.',
     )
 
 

@@ -332,7 +332,7 @@ def joined(parallel: Parallel = "ddp", device: str | None = None, ds_config: Pat
         mine = torch.device(mine.type, int(os.environ.get("LOCAL_RANK", "0")))
         torch.accelerator.set_device_index(mine.index)
     try:
-        whom: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
+        whom: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}  # type: ignore[reportPrivateImportUsage]
         dist.init_process_group(traits(mine).distributed_backend, timeout=_timeout(), **whom)
         yield _team(parallel, mine, ds_config), str(mine)
     except (dist.DistError, RuntimeError) as error:
