@@ -19,6 +19,7 @@ from hanlin.training import TrainConfig
 from hanlin.training.deepspeed_config import read_ds_config, settle
 from hanlin.training.parallel import Team, joined
 from tests.training.ranks import losses, same_training, started
+from tests.training.zygote import ROOT
 
 installed = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not installed, reason="deepspeed is not installed: pip install 'hanlin[deepspeed]'")
@@ -198,6 +199,13 @@ def test_auto_and_equal_values_are_the_recipes():
     assert found["zero_optimization"] == {"stage": 3, "overlap_comm": False, "reduce_bucket_size": 1234}
     assert found["gradient_clipping"] == 0.5 and found["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
     assert not {"optimizer", "bf16", "fp16", "train_batch_size"} & found.keys()
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_example_of_the_docs_is_accepted(language):
+    page = (ROOT / "docs" / language / "distributed.md").read_text(encoding="utf-8")
+    example = json.loads(page.partition("```json")[2].partition("```")[0])
+    assert settle(example, ADAM, "float32", 1000)["zero_optimization"]["offload_param"] == CPU
 
 
 def test_without_the_package_or_its_file_one_is_told_what_to_write(tmp_path, monkeypatch):
