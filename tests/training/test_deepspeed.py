@@ -133,6 +133,7 @@ def test_one_process_is_enough_and_its_output_stays_readable(start, tmp_path):
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert found.returncode == 0, found.stderr[-2000:]
     assert json.loads(found.stdout)["parameters"] > 0
+    assert not list((tmp_path / "extensions").rglob("build.ninja"))  # nothing to compile, so no lock to leave
     assert (tmp_path / "model" / "model.safetensors").stat().st_size > 4 * json.loads(found.stdout)["parameters"]
 
 
@@ -222,5 +223,7 @@ def test_without_the_package_or_its_file_one_is_told_what_to_write(tmp_path, mon
 
 
 def test_a_whole_run_does_not_pass_over_the_wish():
+    with pytest.raises(HanlinError, match="ddp"):
+        TrainConfig(deepspeed_config=Path("ds.json"))
     with pytest.raises(HanlinError, match="hanlin run"):
         Team().optimizers(torch.nn.Linear(2, 2), TrainConfig(parallel="deepspeed"), offload=False)

@@ -90,6 +90,11 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not 0 <= self.warmup + self.decay <= 1:
             raise ValueError(f"warmup {self.warmup} and decay {self.decay} are shares of the steps and may not exceed 1 together")
+        if self.deepspeed_config is not None and self.parallel != "deepspeed":
+            raise HanlinError(
+                f"写了 deepspeed_config，但 parallel 是 {self.parallel}。请写 parallel: deepspeed，或去掉 deepspeed_config。",
+                f"deepspeed_config is given, but parallel is {self.parallel}. Write parallel: deepspeed, or leave deepspeed_config out.",
+            )
 
 
 @dataclasses.dataclass
