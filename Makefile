@@ -53,7 +53,7 @@ bench-gpu: $(STAMP)
 
 # Everything, also what is marked nightly: about an hour. The real data is looked for beside the checkout.
 nightly: oracle
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt datatrove ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt datatrove ray deepspeed
 	$(BIN)/python -m pytest tests -m "nightly or not nightly"
 	native/fuzz/run.sh 600
 

@@ -2,7 +2,8 @@
 
 The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
 memory, on one rank only when "short_rank" says which, "dtype"?: train in it, as another device would, with
-"loss_scale"?: to begin with}.
+"loss_scale"?: to begin with, "ds_config"?: DeepSpeed's file, "muon"?: false for AdamW alone, "nan"? and "spikes"?: places in the order of
+samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?: between checkpoints}.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import safetensors.torch
 import torch
 
-from tests.training.zygote import TALKS
+from tests.training.zygote import ROOT, TALKS, build_world
 
 STEPS = 8
 
@@ -47,31 +52,25 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     def watched(model, source, objective, *arguments, **options):
         if "room" in job_spec and job_spec.get("short_rank", team.share.rank) == team.share.rank:
             _limit(objective, job_spec["room"])
-        if "stop_after" in job_spec:
-            read = source.micro_batches
-
-            def micro_batches(step, model, share):
-                if step >= job_spec["stop_after"]:
-                    os._exit(9)
-                return read(step, model, share)
-
-            source.micro_batches = micro_batches
+        _spoil(source, objective, job_spec, last=team.share.rank == team.size - 1)
         if team.first:  # metrics.jsonl rounds to six figures
             log, file = options["log"], open(work / "losses.jsonl", "a")  # noqa: SIM115
             written = log.log
             log.log = lambda values, step: (written(values, step), print(json.dumps([step, values["loss"]]), file=file, flush=True))
         result = train(model, source, objective, *arguments, **options)
         digest = hashlib.sha256()
+        answer["cut"] = sorted(name for name, tensor in model.named_parameters() if not tensor.numel())
         for name, tensor in sorted(model.state_dict().items()):
             whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
             digest.update(name.encode() + whole.numpy().tobytes())
         answer["digest"] = digest.hexdigest()
         return result
 
-    common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp")}
+    common = {"steps": STEPS, "checkpoint_seconds": job_spec.get("seconds", 0.0), "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp")}
+    common |= {"deepspeed_config": job_spec.get("ds_config")}
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
-    supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all
+    supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, muon=job_spec.get("muon", True), **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all
     job_module.train = watched
     if stage == "pretrain":
         shape = ModelConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
@@ -86,6 +85,30 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         config = GRPOConfig(seq_len=64, prompts=5, group_size=4, max_new_tokens=6, train=adam)
         grpo(world / "model", TALKS, lambda record, text: float(sum(map(ord, text)) % 7), config, job)
     return answer
+
+
+def _spoil(source: Any, objective: Any, spec: dict[str, Any], last: bool) -> None:
+    """What is to go wrong at some places of the order of samples."""
+    from hanlin.training.guards import SpikeGuard
+
+    read, judge, at = source.micro_batches, SpikeGuard.judge, [0]
+
+    def micro_batches(step, model, share):
+        if step >= spec.get("stop_after", step + 1):
+            os._exit(9)
+        at[0] = step
+        return read(step, model, share)
+
+    def judged(guard, loss, norm):
+        verdict = judge(guard, loss, norm)
+        return dataclasses.replace(verdict, bad=verdict.bad | (at[0] in spec.get("spikes", ())))
+
+    class Poisoned(type(objective)):
+        def __call__(self, model, batch):
+            loss, figures = super().__call__(model, batch)
+            return (loss * float("nan") if last and at[0] in spec.get("nan", ()) else loss), figures
+
+    source.micro_batches, SpikeGuard.judge, objective.__class__ = micro_batches, judged, Poisoned
 
 
 def _limit(objective: Any, room: int) -> None:
@@ -108,7 +131,7 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     size = spec["processes"]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(spec.get("local", size)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        with joined(spec.get("parallel", "ddp"), "cpu") as (team, _):
+        with joined(spec.get("parallel", "ddp"), "cpu", spec.get("ds_config")) as (team, _):
             said = train_stage(spec, team)
     except HanlinError as error:
         said = {"error": error.en}
@@ -149,6 +172,47 @@ def serve() -> None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child, signal.SIGKILL)
         print(max(map(abs, codes)), flush=True)
+
+
+@contextlib.contextmanager
+def started(world: Path, preload: str = "", **environment: str) -> Iterator[Callable[..., tuple[int, list[dict[str, Any]]]]]:
+    """run(work, processes, stage, …) → exit code and what each rank answered, over data built in `world`; `preload`: modules to fork with."""
+    build_world(world)
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en", "HANLIN_DIST_TIMEOUT": "60", **environment}
+    command = [sys.executable, "-c", f"{preload and f'import {preload}'}\nfrom tests.training.ranks import serve\nserve()"]
+    server = subprocess.Popen(command, cwd=ROOT, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin and server.stdout
+
+    def run(work: Path, processes: int, stage: str, **options: Any) -> tuple[int, list[dict[str, Any]]]:
+        assert server.stdin and server.stdout
+        work.mkdir(parents=True, exist_ok=True)
+        for old in work.glob("rank-*.json"):
+            old.unlink()
+        print(json.dumps({"stage": stage, "processes": processes, "world": str(world), "work": str(work), **options}), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return code, [json.loads(file.read_text()) for file in sorted(work.glob("rank-*.json"))]
+
+    run.world = world  # type: ignore[attr-defined]
+    yield run
+    server.stdin.close()
+    server.wait(30)
+
+
+def losses(work: Path) -> list[float]:
+    lines = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    exact = dict(json.loads(line) for line in (work / "losses.jsonl").read_text().splitlines())
+    return [exact[step] for step in range(1, STEPS + 1)]
+
+
+def weights(work: Path):
+    return safetensors.torch.load_file(work / "model" / "model.safetensors")
+
+
+def same_training(one: Path, other: Path, within: float = 1e-6) -> None:
+    assert losses(other) == pytest.approx(losses(one), abs=within, nan_ok=True)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys() and max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 20 * within
 
 
 if __name__ == "__main__":

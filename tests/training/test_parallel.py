@@ -10,36 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.training.parallel import Share
-from tests.training.ranks import STEPS
-from tests.training.zygote import ROOT, build_world
+from tests.training.ranks import STEPS, losses, same_training, started
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """start(work, processes, stage, …) → exit code and what each rank answered."""
-    world = tmp_path_factory.mktemp("parallel")
-    build_world(world)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en", "HANLIN_DIST_TIMEOUT": "60"}
-    server = subprocess.Popen([sys.executable, "-m", "tests.training.ranks"], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(work: Path, processes: int, stage: str, **options) -> tuple[int, list[dict]]:
-        work.mkdir(parents=True, exist_ok=True)
-        for old in work.glob("rank-*.json"):
-            old.unlink()
-        assert server.stdin and server.stdout
-        print(json.dumps({"stage": stage, "processes": processes, "world": str(world), "work": str(work), **options}), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
-        return code, [json.loads(file.read_text()) for file in sorted(work.glob("rank-*.json"))]
-
-    run.world = world
-    yield run
-    assert server.stdin
-    server.stdin.close()
-    server.wait(30)
+    with started(tmp_path_factory.mktemp("parallel")) as run:
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +34,6 @@ def alone(start, tmp_path_factory):
         return work
 
     return reference
-
-
-def losses(work: Path) -> list[float]:
-    lines = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    exact = dict(json.loads(line) for line in (work / "losses.jsonl").read_text().splitlines())
-    return [exact[step] for step in range(1, STEPS + 1)]
-
-
-def weights(work: Path):
-    return safetensors.torch.load_file(work / "model" / "model.safetensors")
-
-
-def same_training(one: Path, other: Path, within: float = 1e-6) -> None:
-    assert losses(other) == pytest.approx(losses(one), abs=within)
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys() and max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 20 * within
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "reward", "grpo"])

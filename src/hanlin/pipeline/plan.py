@@ -172,6 +172,11 @@ class _OnTable:
 
     def strategy(self, section: SupervisedConfig) -> Strategy:
         """`train.parallel`."""
+        if section.train.parallel == "deepspeed":
+            raise HanlinError(
+                "hanlin plan 不算 deepspeed。ZeRO-3 可先按 train.parallel=fsdp 算（不放到内存时相近）。",
+                "hanlin plan does not reckon deepspeed. For ZeRO-3 reckon with train.parallel=fsdp, which is close where nothing is offloaded.",
+            )
         return section.train.parallel
 
     def shards(self, section: SupervisedConfig) -> int:

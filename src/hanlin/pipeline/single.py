@@ -108,7 +108,7 @@ def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = (),
         values = turned(values, overrides, dial)
     file: Any = build(FILES[name], values, str(config))
     section = file.pretrain if name == "pretrain" else file.config
-    with joined(section.train.parallel, file.device) as (team, device):
+    with joined(section.train.parallel, file.device, section.train.deepspeed_config) as (team, device):
         return _run(name, config, file, out, team, device)
 
 

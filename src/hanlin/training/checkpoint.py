@@ -26,7 +26,6 @@ from ..common.atomic import disk_full, read_json, sweep_temporaries, write_json
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 from ..common.manifest import MANIFEST, artifact, read_manifest
-from ..model import load_weights
 from .optim import Optimizers
 from .parallel import ALONE, Team, load_shards, names_in, save_shards, shards_of
 
@@ -54,23 +53,26 @@ def save_checkpoint(
             checkpoints before it are untouched.
     """
     path = folder / f"step-{step:08d}"
-    if not team.sharded:
-        return team.by_first(lambda: _publish(path, model, optimizers, state, anchor_steps, None))
+    if not team.writes_shards:
+        weights, moments = team.checkpoint_weights(model), optimizers.state_tensors()
+        return team.by_first(lambda: _publish(path, model, (weights, moments), state, anchor_steps, None))
     shards = folder / f".shards-{step:08d}"
     tensors = model.state_dict() | optimizers.state_tensors()
     team.by_first(lambda: _require_room(path, [tensors]))
     team.by_first(lambda: shutil.rmtree(shards, ignore_errors=True))
     save_shards(tensors, shards, team)
-    return team.by_first(lambda: _publish(path, model, optimizers, state, anchor_steps, shards))
+    return team.by_first(lambda: _publish(path, model, ({}, {}), state, anchor_steps, shards))
 
 
-def _publish(path: Path, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], anchor_steps: int, shards: Path | None) -> Path:
-    """Write the checkpoint, with the tensors of this process or what lies in `shards`."""
+def _publish(
+    path: Path, model: nn.Module, tensors: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]], state: dict[str, Any], anchor_steps: int, shards: Path | None
+) -> Path:
+    """Write the checkpoint, with these weights and moments or with what lies in `shards`."""
     folder, step = path.parent, step_of(path)
     failpoint("checkpoint.before")
-    weights, moments, generators = {}, {}, _generator_tensors(model)
+    weights, moments = map(_on_cpu, tensors)
+    generators = _generator_tensors(model)
     if shards is None:
-        weights, moments = _on_cpu(model.state_dict()), _on_cpu(optimizers.state_tensors())
         _require_room(path, [weights, moments, generators])
     with artifact(path, "checkpoint", config={"step": step, "format": FORMAT}) as written:
         if shards is None:
@@ -143,7 +145,7 @@ def load_latest(
         at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
         team: takes the same one in every process, by whatever number of processes it was written.
     """
-    if team.size == 1:
+    if team.size == 1 and not team.sharded:
         return _newest(folder, lambda path: _load(path, model, optimizers, team), warn, at_most, multiple_of)
     found = team.by_first(lambda: _newest(folder, _verified, warn, at_most, multiple_of))
     return None if found is None else _load(found, model, optimizers, team, verify=False)
@@ -197,13 +199,12 @@ def _load(path: Path, model: nn.Module, optimizers: Optimizers, team: Team, veri
         read_manifest(path, "checkpoint")
     state = read_json(path / "state.json")
     _require_format(state)
-    for optimizer in optimizers.all:
-        optimizer.state.clear()  # what the checkpoint does not know did not exist then
-    if team.sharded or shards_of(path):
+    optimizers.forget()  # what the checkpoint does not know did not exist then
+    if team.writes_shards or shards_of(path):
         _load_shards(path, model, optimizers, team)
         _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
         return state
-    load_weights(model, path / "model.safetensors")
+    team.load_weights(model, path / "model.safetensors")
     try:
         optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
     except KeyError as error:
@@ -214,6 +215,11 @@ def _load(path: Path, model: nn.Module, optimizers: Optimizers, team: Team, veri
 
 def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, team: Team) -> None:
     """Weights and optimiser state, however they were cut when they were written and however they are to be cut here."""
+    if team.sharded and not team.writes_shards:
+        raise HanlinError(
+            f"检查点 {path} 是 fsdp/hsdp 的各进程一起写的，deepspeed 读不了。请用 fsdp 或一个进程接着训练，或删除 {path.parent} 从头训练。",
+            f"The processes of fsdp or hsdp wrote the checkpoint {path} together, and deepspeed cannot read it. Go on with fsdp or one process, or remove {path.parent} to start over.",
+        )
     weights = model.state_dict()
     found = {name for name in names_in(path, but="generators.safetensors") if "/" in name}
     moments = optimizers.empty_state(found)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from ..common.devices import has_own_memory, keep_freed_memory, traits
 from ..common.errors import HanlinError
@@ -29,7 +28,6 @@ from .contract import BatchSource, Objective, means
 from .figures import step_figures
 from .guards import BadSteps, SpikeGuard, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
-from .optim import Optimizers
 from .parallel import Parallel, Team
 from .precision import scaler_for, skips_on_device
 from .schedule import Schedule, learning_rate_factor
@@ -56,7 +54,9 @@ class TrainConfig:
             where the others lie depends on the clock, and a run may not.
         on_save_error: whether a checkpoint that cannot be written stops the run or is only warned of.
         parallel: how several processes share the work: `ddp` (each has the whole model), `fsdp` (each has a part of it), `hsdp` (parts
-            within a machine, repeated on every one). It changes where things are, not what is computed.
+            within a machine, repeated on every one), `deepspeed` (as its `ds_config.json` says). It changes where things are, not what
+            is computed.
+        deepspeed_config: that file, for `deepspeed`; see `deepspeed_config.settle` for what it may say.
         offload_optimizer: keep the optimiser's state in host memory, where the device has memory of its own; see `Optimizers`.
         compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back what compiling costs.
     """
@@ -78,6 +78,7 @@ class TrainConfig:
     on_save_error: Literal["stop", "warn"] = "stop"
     offload_optimizer: bool = False
     parallel: Parallel = "ddp"
+    deepspeed_config: Path | None = None
     compile: Literal[True, False, "auto"] = "auto"
 
     def __post_init__(self):
@@ -89,6 +90,11 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not 0 <= self.warmup + self.decay <= 1:
             raise ValueError(f"warmup {self.warmup} and decay {self.decay} are shares of the steps and may not exceed 1 together")
+        if self.deepspeed_config is not None and self.parallel != "deepspeed":
+            raise HanlinError(
+                f"写了 deepspeed_config，但 parallel 是 {self.parallel}。请写 parallel: deepspeed，或去掉 deepspeed_config。",
+                f"deepspeed_config is given, but parallel is {self.parallel}. Write parallel: deepspeed, or leave deepspeed_config out.",
+            )
 
 
 @dataclasses.dataclass
@@ -181,10 +187,7 @@ class _Run:
         self.work, self.progress, self.log, self.max_seconds = work, progress, log, max_seconds
         self.team, self.device = team or Team(), next(model.parameters()).device
         self.team.prepare(model, objective)
-        self.optimizers = Optimizers(
-            model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale,
-            weight_decay=config.weight_decay, betas=(0.9, config.beta2), offload=config.offload_optimizer and has_own_memory(self.device),
-        )  # fmt: skip
+        self.optimizers = self.team.optimizers(model, config, offload=config.offload_optimizer and has_own_memory(self.device))
         self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
         self.scaler = scaler_for(self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
@@ -227,7 +230,7 @@ class _Run:
             self._decide_to_compile(batches)
         batches, loss, figures = self._gradients(batches)
         self.scaler.unscale_(self.model.parameters())
-        norm = self.team.norm(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        norm = self.team.clip(self.model, self.config.clip)
         verdict, overflow = self.guard.judge(loss, norm), self.scaler.judge(loss, norm)
         config = self.config
         factor = learning_rate_factor(self.step, config.steps, schedule=config.schedule, warmup=config.warmup, decay=config.decay, floor=config.floor)
@@ -245,7 +248,7 @@ class _Run:
         if self.team.sharded:
             self.compiles = False
             if self.config.compile is True:
-                self.progress.warn("fsdp/hsdp 目前不编译：compile 已忽略", "fsdp and hsdp do not compile yet: compile is ignored")
+                self.progress.warn("fsdp/hsdp/deepspeed 目前不编译：compile 已忽略", "fsdp, hsdp and deepspeed do not compile yet: compile is ignored")
         elif self.config.compile == "auto":  # where shapes change from step to step, each would be compiled
             self.compiles = getattr(self.source, "uniform", False) and compiling_pays(self.model, batches, self.config.steps, self.device)
         else:

@@ -199,6 +199,11 @@ class Optimizers:
         for optimizer in self.all:
             optimizer.zero_grad(set_to_none=True)
 
+    def forget(self) -> None:
+        """Be as before the first step."""
+        for optimizer in self.all:
+            optimizer.state.clear()
+
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """All state as tensors named `parameter name/state name`."""
         if self.offload and self._host:

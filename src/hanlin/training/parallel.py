@@ -14,7 +14,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,13 @@ from torch import nn
 
 from ..common.devices import distributed_backends, resolve_device, traits
 from ..common.errors import HanlinError
+from ..model import load_weights
+from .optim import Optimizers
 
-Parallel = Literal["ddp", "fsdp", "hsdp"]
+if TYPE_CHECKING:
+    from .loop import TrainConfig
+
+Parallel = Literal["ddp", "fsdp", "hsdp", "deepspeed"]
 T = TypeVar("T")
 _TIMEOUT = 600.0  # seconds until a member that says nothing is given up; HANLIN_DIST_TIMEOUT changes it
 
@@ -69,7 +74,8 @@ class Team:
     """The processes of one training, and this one among them. This class is one process alone: it asks nobody."""
 
     share = WHOLE
-    sharded = False
+    sharded = False  # whether gradients are brought together in every backward pass, and nobody has all of them
+    writes_shards = False  # whether every process writes its part of a checkpoint
     _step: nn.Module
 
     @property
@@ -98,6 +104,22 @@ class Team:
         """Make the model's gradients common. Before the optimisers are made: parameters may be replaced."""
         self._step = _Step(model, objective)
 
+    def optimizers(self, model: nn.Module, config: TrainConfig, offload: bool) -> Optimizers:
+        """What updates the model that `prepare` was given; `offload`: with its state in host memory.
+
+        Raises:
+            HanlinError: `config` asks for what this team cannot do.
+        """
+        if config.parallel == "deepspeed":
+            raise HanlinError(
+                "train.parallel=deepspeed 只用于单个阶段的命令（hanlin pretrain、sft……，前面可加 torchrun），hanlin run 不用它。请去掉它，或一个阶段一个阶段地训练。",
+                "train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with torchrun or without), not for hanlin run. Leave it out, or train stage by stage.",
+            )
+        return Optimizers(
+            model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale,
+            weight_decay=config.weight_decay, betas=(0.9, config.beta2), offload=offload,
+        )  # fmt: skip
+
     def loss(self, batch: Any) -> Any:
         """Summed loss and figures of a micro-batch."""
         return self._step(batch)
@@ -118,9 +140,9 @@ class Team:
         """Sum over the members of a tensor on the device."""
         return value
 
-    def norm(self, value: torch.Tensor) -> torch.Tensor:
-        """A gradient norm as a plain tensor."""
-        return value
+    def clip(self, model: nn.Module, limit: float) -> torch.Tensor:
+        """Scale the gradients down to a norm of `limit`; the norm they had, 0-d."""
+        return nn.utils.clip_grad_norm_(model.parameters(), limit)
 
     def whole(self, model: nn.Module) -> nn.Module:
         """The model with all its weights at hand, to generate with."""
@@ -136,6 +158,18 @@ class Team:
     def full_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """All weights in host memory; in the first process, the others may have nothing."""
         return {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
+
+    def checkpoint_weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Weights for the first process to write a checkpoint of, on any device. Call it in every process."""
+        return model.state_dict()
+
+    def load_weights(self, model: nn.Module, file: Path) -> None:
+        """Fill the model from a file that holds all its weights.
+
+        Raises:
+            HanlinError: as `model.load_weights`.
+        """
+        load_weights(model, file)
 
 
 class DataParallel(Team):
@@ -214,7 +248,7 @@ class Sharded(DataParallel):
         hybrid: shard among the processes of a machine and repeat that on every machine (HSDP).
     """
 
-    sharded = True
+    sharded = writes_shards = True
 
     def __init__(self, device: torch.device, hybrid: bool = False):
         super().__init__(device)
@@ -245,19 +279,13 @@ class Sharded(DataParallel):
     def reduce_gradients(self) -> None:
         raise RuntimeError("sharded gradients are reduced in the backward pass")
 
-    def norm(self, value: torch.Tensor) -> torch.Tensor:
-        return value.full_tensor()  # type: ignore[attr-defined]
+    def clip(self, model: nn.Module, limit: float) -> torch.Tensor:
+        return super().clip(model, limit).full_tensor()  # type: ignore[attr-defined]
 
     def whole(self, model: nn.Module) -> nn.Module:
         """A copy: the sharded layers would bring their weights together at every token, and the processes write answers of unlike lengths."""
-        with torch.device("meta"):
-            copy = type(model)(model.config)  # type: ignore[call-arg, arg-type]
         parameters: dict[str, Any] = dict(model.named_parameters())
-        copy.load_state_dict({name: part.detach().full_tensor() for name, part in parameters.items()}, strict=False, assign=True)
-        for name, buffer in model.named_buffers():
-            holder, _, last = name.rpartition(".")
-            copy.get_submodule(holder).register_buffer(last, buffer, persistent=False)
-        return copy.requires_grad_(False)
+        return detached_copy(model, {name: part.detach().full_tensor() for name, part in parameters.items()})
 
     def require_same(self, model: nn.Module) -> None:
         """Each weight is in one place only."""
@@ -271,17 +299,32 @@ class Sharded(DataParallel):
         return found
 
 
+def detached_copy(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The model with these whole weights and its own buffers, not to be trained."""
+    with torch.device("meta"):
+        copy = type(model)(model.config)  # type: ignore[call-arg, arg-type]
+    copy.load_state_dict(weights, strict=False, assign=True)
+    for name, buffer in model.named_buffers():
+        holder, _, last = name.rpartition(".")
+        copy.get_submodule(holder).register_buffer(last, buffer, persistent=False)
+    return copy.requires_grad_(False)
+
+
 ALONE = Team()  # for what asks a team but trains nothing
 
 
 @contextlib.contextmanager
-def joined(parallel: Parallel = "ddp", device: str | None = None) -> Iterator[tuple[Team, str | None]]:
+def joined(parallel: Parallel = "ddp", device: str | None = None, ds_config: Path | None = None) -> Iterator[tuple[Team, str | None]]:
     """The team that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or one process alone; and this process' device.
+
+    Args:
+        ds_config: file of DeepSpeed's settings, for `deepspeed`.
 
     Raises:
         HanlinError: the processes do not find one another, or one of them is lost.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    alone = int(os.environ.get("WORLD_SIZE", "1")) < 2
+    if alone and parallel != "deepspeed":
         yield Team(), device
         return
     mine = resolve_device(device)
@@ -289,8 +332,9 @@ def joined(parallel: Parallel = "ddp", device: str | None = None) -> Iterator[tu
         mine = torch.device(mine.type, int(os.environ.get("LOCAL_RANK", "0")))
         torch.accelerator.set_device_index(mine.index)
     try:
-        dist.init_process_group(traits(mine).distributed_backend, timeout=_timeout())
-        yield Sharded(mine, parallel == "hsdp") if parallel != "ddp" else DataParallel(mine), str(mine)
+        whom: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}  # type: ignore[reportPrivateImportUsage]
+        dist.init_process_group(traits(mine).distributed_backend, timeout=_timeout(), **whom)
+        yield _team(parallel, mine, ds_config), str(mine)
     except (dist.DistError, RuntimeError) as error:
         if not _is_lost_connection(error):
             raise
@@ -303,6 +347,14 @@ def joined(parallel: Parallel = "ddp", device: str | None = None) -> Iterator[tu
         if dist.is_initialized():
             with contextlib.suppress(Exception):
                 dist.destroy_process_group()
+
+
+def _team(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Team:
+    if parallel == "deepspeed":
+        from .deepspeed import DeepSpeed
+
+        return DeepSpeed(device, ds_config)
+    return DataParallel(device) if parallel == "ddp" else Sharded(device, parallel == "hsdp")
 
 
 def _is_lost_connection(error: BaseException) -> bool:
