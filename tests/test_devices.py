@@ -29,11 +29,13 @@ def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_ke
     for kind, row in TRAITS.items():
         assert row.attention and set(row.attention) <= set(BACKENDS), kind
         assert row.attention[-1] == "plain", kind
+        assert any(not BACKENDS[name].particular for name in row.attention[:-1]), kind  # for what no training has checked
         assert row.train_dtype in (devices.AUTO, *devices.PRECISIONS), kind
         for trap in row.traps:
             assert trap.source and any("一" <= letter <= "鿿" for letter in trap.zh) and trap.en.isascii(), trap
     assert [kind for kind, row in TRAITS.items() if row.compile_trusted] == ["cpu", "cuda", "rocm", "xpu"]
-    assert "sdpa" not in TRAITS["xpu"].attention  # pytorch#160787
+    assert not {"sdpa", "flex", "varlen"} & set(TRAITS["xpu"].attention)  # pytorch#160787: nothing that asks for is_causal
+    assert [kind for kind, row in TRAITS.items() if "varlen" in row.attention] == ["cuda"]
 
 
 def test_the_cpu_row():

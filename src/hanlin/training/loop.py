@@ -22,7 +22,7 @@ from ..common.failpoints import failpoint
 from ..common.locks import directory_lock
 from ..common.progress import SOURCE, Progress
 from ..common.tracking import MetricsLog
-from ..model import CausalLM, RewardModel, choose_attention_for
+from ..model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
 from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
@@ -59,6 +59,7 @@ class TrainConfig:
             within a machine, repeated on every one). It changes where things are, not what is computed.
         offload_optimizer: keep the optimiser's state in host memory, where the device has memory of its own; see `Optimizers`.
         compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back what compiling costs.
+        attention: how attention is computed, a name of `model.backends.BACKENDS`; `auto`, the first of the device's row that is right there.
     """
 
     steps: int = 100
@@ -79,6 +80,7 @@ class TrainConfig:
     offload_optimizer: bool = False
     parallel: Parallel = "ddp"
     compile: Literal[True, False, "auto"] = "auto"
+    attention: AttentionChoice = "auto"
 
     def __post_init__(self):
         if self.steps < 1:
@@ -135,7 +137,7 @@ def train(
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)))
         run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
-        choose_attention_for(model, run.device, progress.warn)
+        choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
         model.train()
         run.agree(0)
