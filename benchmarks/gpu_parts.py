@@ -245,9 +245,9 @@ def zh26m(options: Any, log: Any) -> None:
         folder, out = Path(temporary), Path(temporary) / "run"
         files = texts(options, folder, log)
         chats = options.sft or conversations(folder, log, 300 if options.dry_run else 30_000)
-        command = [str(Path(sys.executable).with_name("hanlin")), "run", "zh-26m", *overrides(options), "--out", str(out), "--device", str(options.device)]
+        command = [sys.executable, "-m", "hanlin", "run", "zh-26m", *overrides(options), "--out", str(out), "--device", str(options.device)]
         command += [word for file in files for word in ("--corpus", str(file))] + ["--sft", str(chats)]
-        log.say(" ".join(["hanlin", *command[1:]]).replace(temporary, "…"))
+        log.say(" ".join(["hanlin", *command[3:]]).replace(temporary, "…"))
         limit = None if options.dry_run else max(60.0, options.deadline - time.monotonic())
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HANLIN_LANG": "en"}, timeout=limit)
         if done.returncode:

@@ -167,6 +167,7 @@ class _Model(nn.Module):
         super().__init__()
         self.config = config
         self._compiled: Callable[..., torch.Tensor] | None = None
+        self._compiled_blocks = False
 
     @property
     def checkpoint_activations(self) -> bool:
@@ -185,15 +186,25 @@ class _Model(nn.Module):
     @property
     def compiled(self) -> bool:
         """Whether training runs a compiled trunk."""
-        return self._compiled is not None
+        return self._compiled is not None or self._compiled_blocks
 
-    def compile_trunk(self) -> None:
+    def compile_trunk(self, by_block: bool = False) -> None:
         """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and weights do not change.
 
         Embeddings stay outside: the compiler adds up their gradients in no fixed order, and a run would not have its bits again.
         Each shape is compiled by itself, since what came before must not change a result.
+
+        Args:
+            by_block: compile what a block does between the hooks of `fully_shard`, which bring its weights together and scatter
+                them; one graph serves all blocks. As torchtitan does (`torchtitan/distributed/compile.py`). Passes without
+                gradients are compiled too then.
         """
-        self._compiled = torch.compile(self.decoder.run, dynamic=False)
+        if not by_block:
+            self._compiled = torch.compile(self.decoder.run, dynamic=False)
+            return
+        self._compiled_blocks = True
+        for block in self.decoder.blocks:
+            block.compile(dynamic=False)
 
     def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Hidden states (B, T, hidden_size)."""

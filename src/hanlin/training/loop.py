@@ -244,16 +244,12 @@ class _Run:
 
     def _decide_to_compile(self, batches: list[Any]) -> None:
         """Once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did."""
-        if self.team.sharded:
-            self.compiles = False
-            if self.config.compile is True:
-                self.progress.warn("fsdp/hsdp 目前不编译：compile 已忽略", "fsdp and hsdp do not compile yet: compile is ignored")
-        elif self.config.compile == "auto":  # where shapes change from step to step, each would be compiled
-            self.compiles = getattr(self.source, "uniform", False) and compiling_pays(self.model, batches, self.config.steps, self.device)
-        else:
-            self.compiles = self.config.compile
+        wanted = self.config.compile
+        if wanted == "auto":  # where shapes change from step to step, each would be compiled
+            wanted = getattr(self.source, "uniform", False) and compiling_pays(self.model, batches, self.config.steps, self.device)
+        self.compiles = all(self.team.gather(wanted))
         if self.compiles:
-            self.model.compile_trunk()
+            self.model.compile_trunk(by_block=self.team.sharded)
             self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")
 
     def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor]]:
