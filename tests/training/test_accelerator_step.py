@@ -131,6 +131,26 @@ def test_the_trunk_compiles_without_a_break(masked, attention, monkeypatch):
     assert found.graph_count == 1 and found.graph_break_count == 0, found.break_reasons
 
 
+def test_another_number_of_documents_compiles_nothing_again(monkeypatch):
+    """A compiled step with varlen: one graph for a batch of two documents and for one of fifty."""
+    on_an_accelerator(monkeypatch, "varlen")
+    model, batch = tiny_model("qwen3").train(), rows(300)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model._compiled = torch.compile(model.decoder.run, dynamic=False, backend="aot_eager")
+    for size in (48, 7, 2):
+        doc_ids = torch.arange(48) // size + 100 * torch.arange(2)[:, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            apart = dataclasses.replace(batch, doc_ids=doc_ids).apart
+            found = model.hidden(batch.ids, **apart)
+            found.float().square().sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    model._compiled = None
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = model.hidden(batch.ids, **apart)
+    assert float((found - plain).detach().float().norm() / plain.detach().float().norm()) < 0.02
+
+
 def test_flex_attention_is_traced_whole():
     doc_ids = (torch.arange(256) // 100).expand(2, 256).contiguous()
     mask = accelerated.block_mask(doc_ids)

@@ -79,7 +79,9 @@ def _blocks_always(rows: Rows) -> Any:
 def _bounds_of_documents(rows: Rows) -> Bounds | None:
     if rows.doc_ids is None:
         return None
-    return Bounds(document_starts(rows.doc_ids) if rows.doc_starts is None else rows.doc_starts, rows.length)
+    starts = document_starts(rows.doc_ids) if rows.doc_starts is None else rows.doc_starts
+    torch._dynamo.maybe_mark_dynamic(starts, 0)  # a compiled model takes any number of documents
+    return Bounds(starts, rows.length)
 
 
 def _sdpa(q, k, v, mask):
