@@ -46,7 +46,7 @@ class AttentionBackend:
         prepare: rows → what all layers share.
         run: (q (B, T, H, D), k, v (B, T, Hkv, D), shared) → (B, T, H, D), contiguous.
         particular: whether it exists for some devices and types only, and serves nothing but what it was checked with.
-        compiles: whether it calls for `torch.compile`, seconds for each shape.
+        compiles: whether it calls for `torch.compile`, once for each shape.
     """
 
     name: str
