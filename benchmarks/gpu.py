@@ -13,6 +13,9 @@ Every part runs alone, within `--minutes`, and leaves `PART.json` and `PART.log`
   memory     2,000 steps of 14x640 at length 2048 from a token dataset: memory flat, no step skipped, no NaN.
   headline   14x640 by the seed's recipe for `--seconds`, then by ours for a third of them: held-out bits per byte.
   zh26m      `hanlin run zh-26m`: corpus, tokenizer, pretraining, SFT, samples.
+
+Where nothing can be downloaded: bring wheels of what the message names as missing, `pip install --no-build-isolation --no-deps .`, and run
+this file, not `make`, one part at a time where a command may take ten minutes. A log is written line by line.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ TINY = {"2x64": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads
 OURS = ("hanlin+whole", "hanlin+whole+compiled", "hanlin+whole+compiled+muon", "hanlin+compiled")
 JUDGED = "hanlin+whole+compiled"
 TARGETS = {"mfu": 0.45, "peers": 1.0}
+NEEDED = {"torch": "torch", "numpy": "numpy", "hanlin": "hanlin", "safetensors": "safetensors", "tokenizers": "tokenizers", "orjson": "orjson", "zstandard": "zstandard", "cyclopts": "cyclopts", "PyYAML": "yaml", "rich": "rich"}
 
 
 class Log:
@@ -54,9 +58,10 @@ class Log:
         self.record: dict[str, Any] = {"part": part, "dry_run": dry}
 
     def say(self, text: str = "") -> None:
-        """One more line."""
+        """One more line; written at once, with the figures so far, since a run may be cut off."""
         self.lines.append(text)
         print(text, flush=True)
+        self.close()
 
     def judge(self, what: str, value: float, target: float, below: bool = False) -> bool:
         """Hold a figure against its target; a dry run judges nothing."""
@@ -125,12 +130,21 @@ def flops_per_token(name: str, shape: dict[str, Any]) -> float:
     return ModelConfig(vocab_size=shape["vocab"], max_position_embeddings=shape["length"], **fields).flops_per_token(shape["length"])
 
 
-def side_by_side(names: list[str], shape: dict[str, Any], rounds: int, steps: int, products: int) -> dict[str, dict[str, float]]:
+def side_by_side(names: list[str], shape: dict[str, Any], rounds: int, steps: int, products: int, log: Log) -> dict[str, dict[str, float]]:
     """Medians over the rounds: tokens per second and peak memory of each, FLOP/s of plain products. All compile at once, then one works at a time."""
-    workers = [train.Worker(name, shape, None) for name in ("products", *names)]
-    for each in workers:
+    started = [train.Worker(name, shape, None) for name in ("products", *names)]
+    for each in started:
         each.order(3)
-    first = {each.name: each.answer()[0] for each in workers}
+    first: dict[str, float] = {}
+    workers = []
+    for each in started:
+        try:
+            first[each.name] = each.answer()[0]
+            workers.append(each)
+        except RuntimeError as error:
+            if each.name in ("products", JUDGED):
+                raise
+            log.missing(str(error))
     rates: dict[str, list[float]] = {each.name: [] for each in workers}
     for _ in range(rounds):
         for each in workers:
@@ -167,14 +181,17 @@ def speed(options: argparse.Namespace, log: Log) -> None:
             continue
         tokens = 256 if options.dry_run else options.step_tokens
         shape = base | {"length": length, "rows": tokens // length, "square": square, "device": str(options.device)}
-        found = side_by_side(names, shape, rounds, steps, products)
+        found = side_by_side(names, shape, rounds, steps, products, log)
         log.record.setdefault("cells", {})[f"{label}/{length}"] = found
         log.say(f"\n{label}, length {length}, {tokens:,} tokens a step, vocabulary {base['vocab']:,}; plain products {found['products']['flops'] / 1e12:.1f} TFLOP/s")
         log.say(f"{'':<28}{'tokens/s':>12}{'MFU':>8}{'peak GiB':>10}{'spread':>8}{'first step s':>14}")
-        for name in names:
+        for name in filter(found.__contains__, names):
             one = found[name]
             log.say(f"{name:<28}{one['tokens_per_s']:>12,.0f}{one['mfu']:>8.1%}{one['peak_gib']:>10.1f}{one['spread']:>8.1%}{one['first_step_s']:>14.1f}")
-        peers = {name: found[name]["tokens_per_s"] for name in names if not name.startswith("hanlin")}
+        peers = {name: found[name]["tokens_per_s"] for name in names if name in found and not name.startswith("hanlin")}
+        if not peers:
+            log.missing("no peer ran")
+            continue
         fastest = max(peers, key=lambda name: peers[name])
         log.judge(f"{JUDGED} against the fastest peer ({fastest})", found[JUDGED]["tokens_per_s"] / peers[fastest], TARGETS["peers"])
         if label == "12x768":
@@ -205,6 +222,11 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
 
+    absent = [package for package, module in NEEDED.items() if not importlib.util.find_spec(module)]
+    if absent:
+        print(f"缺少 {'、'.join(absent)}：什么也没有测；请先安装（没有网络的机器，带上它们的 wheel）。", file=sys.stderr)
+        print(f"{', '.join(absent)} missing, so nothing was measured; install them first (where there is no network, carry their wheels).", file=sys.stderr)
+        return 2
     from hanlin.common.devices import resolve_device
 
     options.device = resolve_device("cpu" if options.dry_run else options.device)

@@ -46,42 +46,37 @@ def attention(options: Any, log: Any) -> None:
     import torch
 
     from hanlin.common.devices import synchronize, traits
-    from hanlin.model import accelerated
-    from hanlin.model.attention import attend, document_attention, packed_mask
+    from hanlin.common.documents import document_starts
+    from hanlin.model.attention import attend
+    from hanlin.model.backends import BACKENDS, Rows
 
     device, dry = options.device, options.dry_run
     dtype = getattr(torch, traits(device).train_dtype)
-
-    def masked(q: Any, k: Any, v: Any, doc_ids: Any) -> Any:
-        return attend(*(x.transpose(1, 2) for x in (q, k, v)), packed_mask(doc_ids, q.dtype)).transpose(1, 2)
+    chosen = [name for name in BACKENDS if name != "tiles" or device.type == "cpu"]
 
     def causal(q: Any, k: Any, v: Any) -> Any:
         return attend(*(x.transpose(1, 2) for x in (q, k, v)), None).transpose(1, 2)
 
-    def varlen(ids: Any) -> Callable[..., Any]:
-        bounds = accelerated.bounds_of(ids.cpu())
-        return functools.partial(accelerated.varlen_attention, bounds=bounds._replace(starts=bounds.starts.to(device)))
+    def way_of(name: str, ids: Any, q: Any) -> Callable[..., Any]:
+        """The back end with what a batch prepares for it, outside the clock as in a step, where all layers share it."""
+        if name not in BACKENDS:
+            return causal
+        rows = Rows(ids.to(q.device), document_starts(ids).to(q.device), *ids.shape, q.device, q.dtype)
+        return functools.partial(_run, BACKENDS[name], BACKENDS[name].prepare(rows))
 
-    ways: dict[str, Callable[[Any], Callable[..., Any]]] = {
-        "mask": lambda ids: functools.partial(masked, doc_ids=ids),
-        "flex": lambda ids: functools.partial(accelerated.flex_document_attention, mask=accelerated.block_mask(ids)),
-        "varlen": varlen,
-        "causal, documents not kept apart": lambda ids: causal,
-    }
-    if device.type == "cpu":
-        ways["tiles"] = lambda ids: functools.partial(document_attention, doc_ids=ids)
     for length, groups in ((64, 2), (64, 1)) if dry else ((1024, 12), (2048, 12), (1024, 4)):
         rows, heads = (2, 2) if dry else (16384 // length, 12)
         generator = torch.Generator().manual_seed(0)
         size = 20 if dry else 300
-        ids = ((torch.rand(rows, length, generator=generator) < 1 / size).cumsum(1) + torch.arange(rows)[:, None] * length).to(device)
+        ids = (torch.rand(rows, length, generator=generator) < 1 / size).cumsum(1) + torch.arange(rows)[:, None] * length
         q, k, v = (torch.randn(rows, length, n, 64, generator=generator).to(device, dtype).requires_grad_() for n in (heads, groups, groups))
         above = torch.randn(q.shape, generator=generator).to(device, dtype)
-        wanted = gradients(functools.partial(masked, doc_ids=ids), [x.detach().float().requires_grad_() for x in (q, k, v)], above.float())
+        leaves = [x.detach().float().requires_grad_() for x in (q, k, v)]
+        wanted = gradients(way_of("plain", ids, leaves[0]), leaves, above.float())
         log.say(f"\n{rows} rows of {length}, {heads} heads, {groups} of keys, documents of about {size} tokens, {dtype}")
-        for name, make in ways.items():
+        for name in [*chosen, "causal, documents not kept apart"]:
             try:
-                way = make(ids)
+                way = way_of(name, ids, q)
                 found = gradients(way, [q, k, v], above)
                 synchronize(device)
                 times = []
@@ -91,13 +86,18 @@ def attention(options: Any, log: Any) -> None:
                     synchronize(device)
                     times.append(time.perf_counter() - began)
             except Exception as error:  # what a device does not have is a result
-                log.say(f"  {name}: not here ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
+                log.say(f"  {name}: not here ({type(error).__name__}: {(str(error).strip().splitlines() or ['?'])[0][:120]})")
+                log.record.setdefault("not_here", {})[name] = str(error)[:2000]
                 continue
             error = max(float((ours.float() - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, wanted, strict=True))
             log.say(f"  {name:<34}{1000 * statistics.median(times):>9.2f} ms   relative error {error:.4f}")
             if not name.startswith("causal"):
                 log.judge(f"error of {name}", error, TARGETS["error"], below=True)
             log.record.setdefault("ways", []).append({"name": name, "length": length, "groups": groups, "ms": 1000 * statistics.median(times), "error": error})
+
+
+def _run(backend: Any, shared: Any, q: Any, k: Any, v: Any) -> Any:
+    return backend.run(q, k, v, shared)
 
 
 def gradients(way: Callable[..., Any], inputs: list[Any], above: Any) -> list[Any]:
@@ -245,9 +245,9 @@ def zh26m(options: Any, log: Any) -> None:
         folder, out = Path(temporary), Path(temporary) / "run"
         files = texts(options, folder, log)
         chats = options.sft or conversations(folder, log, 300 if options.dry_run else 30_000)
-        command = [str(Path(sys.executable).with_name("hanlin")), "run", "zh-26m", *overrides(options), "--out", str(out), "--device", str(options.device)]
+        command = [sys.executable, "-m", "hanlin", "run", "zh-26m", *overrides(options), "--out", str(out), "--device", str(options.device)]
         command += [word for file in files for word in ("--corpus", str(file))] + ["--sft", str(chats)]
-        log.say(" ".join(["hanlin", *command[1:]]).replace(temporary, "…"))
+        log.say(" ".join(["hanlin", *command[3:]]).replace(temporary, "…"))
         limit = None if options.dry_run else max(60.0, options.deadline - time.monotonic())
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HANLIN_LANG": "en"}, timeout=limit)
         if done.returncode:

@@ -63,7 +63,7 @@ class Hanlin:
 
         from hanlin.common.devices import keep_freed_memory
         from hanlin.dataset import TextRows, TokenDataset
-        from hanlin.model import CausalLM, ModelShape, init_weights
+        from hanlin.model import CausalLM, ModelShape, choose_attention_for, init_weights
         from hanlin.stages.supervised import NextToken
         from hanlin.training.optim import Optimizers
         from hanlin.training.schedule import learning_rate_factor
@@ -74,6 +74,7 @@ class Hanlin:
         self.model = CausalLM(ModelShape(**fields, max_position_embeddings=max(512, self.shape["length"])).config(self.shape["vocab"], 0))
         init_weights(self.model, seed)
         self.model.to(self.device)
+        choose_attention_for(self.model, self.device, lambda zh, en: print(en, flush=True))
         if compiled:
             self.model.compile_trunk()
         self.rows = TextRows(TokenDataset(folder / "dataset"), self.shape["length"], seed)

@@ -116,6 +116,10 @@ class Peer:
         return ids, labels
 
 
+class Over(Exception):
+    """There are no more orders."""
+
+
 class Ours:
     """Hanlin's loop itself: its batch source takes the orders, and a step is all that the loop does from one batch to the next."""
 
@@ -161,7 +165,8 @@ class Ours:
             fingerprint = "benchmark"
 
             def micro_batches(_, step: int, model: Any, share: Any = None) -> list[Batch]:
-                next(self.orders)
+                if next(self.orders, self) is self:
+                    raise Over
                 return [packed(step) if documents else full(step)]
 
         config = TrainConfig(steps=10**6, muon="muon" in name, learning_rate=5e-4, checkpoint_seconds=1e9, anchor_steps=10**6, compile="compiled" in name)
@@ -171,7 +176,7 @@ class Ours:
 
     def obey(self) -> None:
         self.orders = orders(self)
-        with contextlib.suppress(StopIteration, RuntimeError):
+        with contextlib.suppress(Over):
             self.start()
 
 
@@ -243,7 +248,7 @@ class Worker:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} died with status {self.process.wait()}")
+            raise RuntimeError(f"{self.name} died with status {self.process.wait()}; what it said is above")
         answer = json.loads(line)
         self.peak, self.useful = answer["peak_mb"], answer["useful"]
         return answer["seconds"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -29,11 +30,13 @@ def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_ke
     for kind, row in TRAITS.items():
         assert row.attention and set(row.attention) <= set(BACKENDS), kind
         assert row.attention[-1] == "plain", kind
+        assert any(not BACKENDS[name].particular for name in row.attention[:-1]), kind  # for what no training has checked
         assert row.train_dtype in (devices.AUTO, *devices.PRECISIONS), kind
         for trap in row.traps:
             assert trap.source and any("一" <= letter <= "鿿" for letter in trap.zh) and trap.en.isascii(), trap
     assert [kind for kind, row in TRAITS.items() if row.compile_trusted] == ["cpu", "cuda", "rocm", "xpu"]
-    assert "sdpa" not in TRAITS["xpu"].attention  # pytorch#160787
+    assert not {"sdpa", "flex", "varlen"} & set(TRAITS["xpu"].attention)  # pytorch#160787: nothing that asks for is_causal
+    assert [kind for kind, row in TRAITS.items() if "varlen" in row.attention] == ["cuda"]
 
 
 def test_the_cpu_row():
@@ -199,4 +202,21 @@ def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
     assert found["attention"]["tiles"] == {"right": False, "zh": "q 的梯度里有 NaN 或 Inf", "en": "NaN or Inf in the gradient of q"}
     monkeypatch.setenv("HANLIN_LANG", "en")
     text = doctor.render(found)
-    assert "tiles refused: NaN or Inf in the gradient of q" in text and "sdpa (in use)" in text
+    assert found["attention_chosen"] == "sdpa"
+    assert "sdpa (in use); in reserve: plain\n  - tiles refused: NaN or Inf in the gradient of q" in text
+    monkeypatch.setenv("HANLIN_LANG", "zh")
+    assert "sdpa（在用）；备用：plain\n  - tiles 不用：q 的梯度里有 NaN 或 Inf" in doctor.render(found)
+
+
+def test_doctor_on_a_card_says_why_the_faster_ones_are_not_used_and_compiles_nothing_in_vain(monkeypatch):
+    """The row of a CUDA card, on a CPU: no kernel of varlen, no backward pass of flex. Where varlen is right, flex is not compiled."""
+    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=TRAITS["cuda"].attention))
+    found = doctor.examine()
+    assert found["attention_chosen"] == "sdpa" and list(found["attention"]) == list(TRAITS["cuda"].attention)
+    for language, words in (("zh", ("varlen 不用：因果", "flex 不用：")), ("en", ("varlen refused: ", "flex refused: "))):
+        monkeypatch.setenv("HANLIN_LANG", language)
+        text = doctor.render(found)
+        assert all(word in text for word in words[1:]) and text.index("varlen") < text.index("- flex")
+    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: pytest.fail(name) if name == "flex" else None)
+    found = doctor.examine()
+    assert found["attention"]["flex"] == {"right": None} and "varlen (in use); in reserve: flex (not tried), sdpa" in doctor.render(found)

@@ -40,7 +40,8 @@ def examine() -> dict[str, Any]:
         advice.append({"zh": f"装了加速卡的插件，但它没有载入：{failure}", "en": f"A device's plug-in is installed and does not load: {failure}"})
     if not communication_present(device):
         advice.append({"zh": f"这个 torch 没有 {row.distributed_backend}：不能多卡训练。", "en": f"This torch has no {row.distributed_backend}: no training on several devices."})
-    if not any(verdict["right"] for verdict in found["attention"].values()):
+    found["attention_chosen"] = next((name for name, verdict in found["attention"].items() if verdict["right"]), None)
+    if found["attention_chosen"] is None:
         advice.append({"zh": f"{row.name} 上没有一种注意力写法算得对：请升级驱动和 torch，或用 --device cpu。", "en": f"No attention back end is right on {row.name}: update the driver and torch, or use --device cpu."})
     found["traps"] = [{"zh": trap.zh, "en": trap.en, "source": trap.source} for trap in known_traps(device)]
     found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
@@ -75,13 +76,22 @@ def examine() -> dict[str, Any]:
 
 
 def _attention(device: torch.device, row: DeviceTraits) -> dict[str, dict[str, Any]]:
-    """Each back end of the row beside the reference, in the training type: right, or what is wrong in two languages."""
+    """Each back end of the row beside the reference, in the training type: right, or what is wrong in two languages.
+
+    One that has to be compiled is tried only where none before it is right; then it is in use.
+    """
     import torch
 
     from .model import backends
 
-    faults = {name: backends.fault_of(name, device, getattr(torch, row.train_dtype)) for name in row.attention}
-    return {name: {"right": True} if fault is None else {"right": False, "zh": fault[0], "en": fault[1]} for name, fault in faults.items()}
+    verdicts: dict[str, dict[str, Any]] = {}
+    for name in row.attention:
+        if backends.BACKENDS[name].compiles and any(verdict["right"] for verdict in verdicts.values()):
+            verdicts[name] = {"right": None}
+            continue
+        fault = backends.fault_of(name, device, getattr(torch, row.train_dtype))
+        verdicts[name] = {"right": True} if fault is None else {"right": False, "zh": fault[0], "en": fault[1]}
+    return verdicts
 
 
 _NAMES = {
@@ -94,7 +104,7 @@ _NAMES = {
 
 def render(found: dict[str, Any]) -> str:
     """The findings as lines for people."""
-    shown = {tr(*_NAMES.get(name, (name, name))): _text(name, value) for name, value in found.items() if name not in ("advice", "optional", "traps")}
+    shown = {tr(*_NAMES.get(name, (name, name))): _text(name, value) for name, value in found.items() if name not in ("advice", "optional", "traps", "attention_chosen")}
     shown |= {name: version or "-" for name, version in found["optional"].items()}
     lines = [_padded(name) + f" {text}" for name, text in shown.items()]
     if found["traps"]:
@@ -108,11 +118,17 @@ def _text(name: str, value: Any) -> str:
     if name == "train_dtype" and value == "float16":
         return tr("float16，损失动态放大", "float16 with a dynamic loss scale")
     if name == "attention":
-        used = next((key for key, verdict in value.items() if verdict["right"]), None)
-        good = [key + (tr("（在用）", " (in use)") if key == used else tr("（备用）", " (in reserve)")) for key, verdict in value.items() if verdict["right"]]
-        bad = [f"{key}{tr('不用：', ' refused: ')}{tr(verdict['zh'], verdict['en'])}" for key, verdict in value.items() if not verdict["right"]]
-        return tr("、", ", ").join(good) + "".join(tr("；", "; ") + line for line in bad)
+        return _attention_text(value)
     return tr("是" if value else "否", "yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _attention_text(verdicts: dict[str, dict[str, Any]]) -> str:
+    """What is in use and in reserve; below it, in order, why each that is refused is."""
+    used = next((name for name, verdict in verdicts.items() if verdict["right"]), None)
+    reserve = [name + ("" if verdict["right"] else tr("（未试）", " (not tried)")) for name, verdict in verdicts.items() if name != used and verdict["right"] is not False]
+    first = (tr("没有一种算得对", "none is right") if used is None else used + tr("（在用）", " (in use)")) + (tr("；备用：", "; in reserve: ") + tr("、", ", ").join(reserve) if reserve else "")
+    refused = [f"  - {name}{tr(' 不用：', ' refused: ')}{tr(verdict['zh'], verdict['en'])}" for name, verdict in verdicts.items() if verdict["right"] is False]
+    return "\n".join([first, *refused])
 
 
 def _padded(name: str, columns: int = 20) -> str:

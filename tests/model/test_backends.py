@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import typing
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hanlin.common.devices import TRAITS
+from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, TokenDataset
 from hanlin.model import backends
-from hanlin.model.backends import BACKENDS, AttentionBackend, backend_for, choose_attention, fault_of, plain_attention
+from hanlin.model.backends import (
+    BACKENDS,
+    AttentionBackend,
+    AttentionChoice,
+    Rows,
+    backend_for,
+    choose_attention,
+    fault_of,
+    plain_attention,
+)
 from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training import TrainConfig, train
+from tests.model.standin import varlen_on_cpu
 from tests.support import tiny_model
 from tests.training.zygote import build_world
 
@@ -63,7 +75,7 @@ def spoil_sdpa(monkeypatch, which) -> list[bool]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", [name for name, backend in BACKENDS.items() if not backend.particular])
 def test_every_back_end_is_right_here(name, dtype):
     for head_dim, groups in ((64, 2), (32, 1), (16, 4)):
         assert fault_of(name, CPU, dtype, head_dim, groups) is None
@@ -75,7 +87,7 @@ def test_the_reference_is_softmax_word_by_word(documents):
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 7, 4, 8), torch.randn(2, 7, 2, 8), torch.randn(2, 7, 2, 8)
     doc_ids = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [3, 4, 4, 4, 4, 4, 5]])
-    mask = BACKENDS["plain"].prepare(doc_ids if documents else None, 2, 7, CPU, torch.float32)
+    mask = BACKENDS["plain"].prepare(Rows(doc_ids if documents else None, None, 2, 7, CPU, torch.float32))
     found = plain_attention(q, k, v, mask)
     for row in range(2):
         for place in range(7):
@@ -132,7 +144,7 @@ def test_a_wrong_one_is_found_out(run, says, dtype, monkeypatch):
 
 def test_one_that_mixes_documents_is_found_out(monkeypatch):
     """Right for causal rows, and blind to documents."""
-    monkeypatch.setitem(BACKENDS, "blind", AttentionBackend("blind", lambda doc_ids, *rest: BACKENDS["plain"].prepare(None, *rest), plain_attention))
+    monkeypatch.setitem(BACKENDS, "blind", AttentionBackend("blind", lambda rows: BACKENDS["plain"].prepare(rows._replace(doc_ids=None)), plain_attention))
     fault = fault_of("blind", CPU, torch.float32)
     assert fault is not None and fault[1].startswith("packed documents")
 
@@ -142,8 +154,8 @@ def test_gradients_of_nan_are_refused_by_name_and_the_next_is_taken(monkeypatch,
     spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
     said = []
     chosen = choose_attention(CPU, lambda zh, en: said.append((zh, en)))
-    assert chosen.name == "masked_sdpa" and backend_for(CPU) is chosen
-    [(zh, en)] = said
+    assert chosen.name == "masked_sdpa" and backend_for(CPU, torch.float32) is chosen
+    zh, en = said[-1]
     assert "sdpa" in zh and "q 的梯度里有 NaN" in zh and "attention back end sdpa is refused" in en and "NaN or Inf in the gradient of q" in en
 
 
@@ -152,7 +164,7 @@ def test_where_no_kernel_is_right_softmax_is_written_out(monkeypatch, like_an_ac
     spoil_sdpa(monkeypatch, lambda is_causal: True)
     said = []
     assert choose_attention(CPU, lambda zh, en: said.append(en)).name == "plain"
-    assert [line.split()[3] for line in said] == ["sdpa", "masked_sdpa"]
+    assert [line.split()[3] for line in said] == ["varlen", "flex", "sdpa", "masked_sdpa"]
 
 
 def test_with_none_right_there_is_no_training(monkeypatch):
@@ -161,14 +173,16 @@ def test_with_none_right_there_is_no_training(monkeypatch):
     with pytest.raises(HanlinError) as refused:
         choose_attention(CPU, lambda zh, en: None)
     assert "wrong" in refused.value.en and "wrong" in refused.value.zh
-    assert backend_for(CPU).name == "wrong"  # nothing was chosen
+    assert backend_for(CPU, torch.float32).name == "wrong"  # nothing was chosen
 
 
 def test_on_xpu_causal_sdpa_is_never_called(monkeypatch, like_an_accelerator):
     """pytorch#160787 comes once in dozens of steps; the row has to keep away from it whatever the check says."""
     like_an_accelerator("xpu", "float32")
     seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
-    assert choose_attention(CPU, lambda zh, en: pytest.fail(en)).name == "masked_sdpa"
+    said = []
+    assert choose_attention(CPU, lambda zh, en: said.append(en)).name == "masked_sdpa"
+    assert len(said) == 1 and "masked_flex" in said[0]  # which has no backward pass here
     model = tiny_model("qwen3")
     model.hidden(torch.randint(0, 100, (2, 16))).sum().backward()
     assert seen and not any(seen)
@@ -188,10 +202,10 @@ def test_a_training_goes_on_without_a_nan(dtype, tmp_path, monkeypatch, like_an_
     warnings = []
     monkeypatch.setattr(Progress, "warn", lambda self, zh, en: warnings.append(en))
     result = train(model, source, NextToken(token_bytes(tokenizer), 1e-4, document_mask=False), config.train, tmp_path / "work", Progress())
-    assert len(warnings) == 1 and "sdpa is refused" in warnings[0]
+    assert [line.split()[3] for line in warnings] == ["varlen", "flex", "sdpa"]  # the first two have no kernel here
     assert result.skipped == 0 and result.last["loss"] == result.last["loss"]
     assert all(bool(p.isfinite().all()) for p in model.parameters())
-    assert seen.count(True) == 1 < seen.count(False)  # in the check alone
+    assert seen.count(True) == 3 < seen.count(False)  # in the checks alone
 
 
 def test_without_the_check_the_same_training_is_lost(tmp_path, monkeypatch, like_an_accelerator):
@@ -222,3 +236,84 @@ def test_the_check_draws_nothing_from_the_generators_and_takes_little_time():
     again = time.process_time()
     assert fault_of("tiles", CPU, torch.float32) is None
     assert time.process_time() - again < 1e-3
+
+
+# ---------------------------------------------------------------- those of accelerators
+
+
+def test_every_back_end_can_be_asked_for_by_name():
+    assert set(typing.get_args(AttentionChoice)) == {"auto", *BACKENDS}
+
+
+@pytest.mark.parametrize("name", ["varlen", "flex", "masked_flex"])
+def test_what_an_accelerator_alone_has_is_refused_here_in_one_line(name):
+    for dtype in DTYPES[:1] if name == "varlen" else DTYPES:  # another test may have given varlen half precision
+        zh, en = fault_of(name, CPU, dtype)
+        assert "运行失败" in zh and "it failed: " in en and "\n" not in en and len(en) < 260
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_varlen_passes_the_check_where_its_operator_is_right(dtype):
+    varlen_on_cpu()
+    for head_dim, groups in ((64, 2), (32, 1)):
+        assert fault_of("varlen", CPU, dtype, head_dim, groups) is None
+
+
+def test_varlen_with_bounds_of_other_rows_is_found_out(monkeypatch):
+    """Were the bounds and the rows ever to part."""
+    varlen_on_cpu()
+    one_document = lambda rows: BACKENDS["varlen"].prepare(rows._replace(doc_starts=rows.doc_ids is not None and document_starts(torch.zeros_like(rows.doc_ids)) or None))  # noqa: E731
+    monkeypatch.setitem(BACKENDS, "late", dataclasses.replace(BACKENDS["varlen"], prepare=lambda rows: one_document(rows) if rows.doc_ids is not None else None))
+    fault = fault_of("late", CPU, torch.bfloat16)
+    assert fault is not None and fault[1].startswith("packed documents")
+
+
+def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_rows_through_sdpa(monkeypatch, like_an_accelerator):
+    varlen_on_cpu()
+    like_an_accelerator("cuda", "bfloat16")
+    assert choose_attention(CPU, lambda zh, en: pytest.fail(en)).name == "varlen"
+    seen = spoil_sdpa(monkeypatch, lambda is_causal: False)
+    ids, doc_ids = torch.randint(0, 100, (2, 16)), torch.arange(16).expand(2, 16) // 6
+    doc_ids = doc_ids + 3 * torch.arange(2)[:, None]
+    gradients = []
+    for name in ("varlen", "plain"):
+        monkeypatch.setitem(backends._chosen, "cpu", (BACKENDS[name], torch.bfloat16))
+        model = tiny_model("qwen3")
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model.hidden(ids, doc_ids=doc_ids, doc_starts=document_starts(doc_ids)), model.hidden(ids, doc_ids=doc_ids)
+            assert torch.equal(*hidden)  # bounds are found where none are given
+            if name == "varlen":
+                causal = len(seen)
+                model.hidden(ids).sum().backward()
+                assert seen[causal:] == [True] * 2
+                model.zero_grad()
+        hidden[0].float().square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 0.03
+
+
+def test_in_float32_a_card_goes_on_past_varlen_and_flex_with_a_line_for_each(like_an_accelerator):
+    varlen_on_cpu()
+    like_an_accelerator("cuda", "float32")
+    said = []
+    assert choose_attention(CPU, lambda zh, en: said.append(en)).name == "sdpa"
+    assert [line.split()[3] for line in said] == ["varlen", "flex"] and "fp16 and bf16" in said[0]
+
+
+def test_what_was_checked_in_one_type_is_not_used_in_another(like_an_accelerator):
+    varlen_on_cpu()
+    like_an_accelerator("cuda", "bfloat16")
+    assert backend_for(CPU, torch.bfloat16).name == "sdpa"  # nothing has been checked yet
+    choose_attention(CPU, lambda zh, en: pytest.fail(en))
+    assert backend_for(CPU, torch.bfloat16).name == "varlen"
+    assert backend_for(CPU, torch.float32).name == "sdpa"  # an evaluation in float32
+    backends._chosen["cpu"] = BACKENDS["masked_sdpa"], torch.bfloat16
+    assert backend_for(CPU, torch.float32).name == "masked_sdpa"  # what was refused stays refused
+
+
+def test_one_asked_for_by_name_is_taken_or_refused_by_name():
+    assert choose_attention(CPU, lambda zh, en: pytest.fail(en), wanted="plain").name == "plain"
+    assert backend_for(CPU, torch.float32).name == "plain"
+    with pytest.raises(HanlinError) as refused:
+        choose_attention(CPU, lambda zh, en: None, wanted="flex")
+    assert "flex" in refused.value.zh and "backward on CPU" in refused.value.en and "train.attention=auto" in refused.value.en

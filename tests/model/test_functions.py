@@ -95,7 +95,9 @@ def test_a_model_learns_alike_with_every_attention_back_end(family, documents, m
     ids, weights = torch.randint(0, 100, (2, 16)), torch.randn(2, 16, 64)
     results = {}
     for name, backend in BACKENDS.items():
-        monkeypatch.setattr("hanlin.model.transformer.backend_for", lambda device, backend=backend: backend)
+        if backend.particular:
+            continue
+        monkeypatch.setattr("hanlin.model.transformer.backend_for", lambda device, dtype, backend=backend: backend)
         model = tiny_model(family)
         (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
         results[name] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

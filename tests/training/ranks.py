@@ -1,7 +1,7 @@
 """One stage in several processes, forked from one that has torch loaded; rank r answers in `WORK/rank-r.json`.
 
 The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
-memory, on one rank only when "short_rank" says which, "dtype"?: train in it, as another device would, with
+memory, on one rank only when "short_rank" says which, "compile"?, "dtype"?: train in it, as another device would, with
 "loss_scale"?: to begin with, "ds_config"?: DeepSpeed's file, "muon"?: false for AdamW alone, "nan"? and "spikes"?: places in the order of
 samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?: between checkpoints}.
 """
@@ -63,11 +63,11 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         for name, tensor in sorted(model.state_dict().items()):
             whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
             digest.update(name.encode() + whole.numpy().tobytes())
-        answer["digest"] = digest.hexdigest()
+        answer.update(digest=digest.hexdigest(), graphs=torch._dynamo.utils.counters["stats"]["unique_graphs"])
         return result
 
     common = {"steps": STEPS, "checkpoint_seconds": job_spec.get("seconds", 0.0), "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp")}
-    common |= {"deepspeed_config": job_spec.get("ds_config")}
+    common |= {"compile": job_spec.get("compile", "auto"), "deepspeed_config": job_spec.get("ds_config")}
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
     supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, muon=job_spec.get("muon", True), **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all

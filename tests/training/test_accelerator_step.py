@@ -13,6 +13,7 @@ from hanlin.dataset import Batch
 from hanlin.model import accelerated, backends, linear_cross_entropy, losses, token_log_probs
 from hanlin.stages.supervised import NextToken
 
+from ..model.standin import varlen_on_cpu
 from ..support import tiny_model
 
 PRODUCTS = {"mm", "bmm", "addmm", "addmm_", "baddbmm"}
@@ -38,25 +39,28 @@ def rows(vocab: int, count: int = 2, length: int = 48) -> Batch:
     return Batch(ids, labels, torch.arange(length).expand(count, length), torch.arange(count)[:, None].expand(count, length), [*range(count)])
 
 
-def on_an_accelerator(monkeypatch) -> None:
+def on_an_accelerator(monkeypatch, name: str = "sdpa") -> None:
     """Attention as accelerators have it, on the CPU."""
-    monkeypatch.setitem(backends._chosen, "cpu", backends.BACKENDS["sdpa"])
+    if name == "varlen":
+        varlen_on_cpu()
+    monkeypatch.setitem(backends._chosen, "cpu", (backends.BACKENDS[name], torch.bfloat16))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "varlen"])
 @pytest.mark.parametrize("what", ["loss", "log_probs"])
 @pytest.mark.parametrize("family", ["qwen3", "gpt2"])
-def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(family, what, monkeypatch):
-    on_an_accelerator(monkeypatch)
+def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(family, what, attention, monkeypatch):
+    on_an_accelerator(monkeypatch, attention)
     model = tiny_model(family).train()
     batch = rows(300)
-    assert batch.targets
+    assert batch.targets and len(batch.doc_starts)  # found on the host, before the batch is sent
     objective = NextToken(torch.ones(300, dtype=torch.int64), z_loss=1e-4)
     with Recorder() as recorder:
         with torch.autocast("cpu", torch.bfloat16):
             if what == "loss":
                 loss, _ = objective(model, batch)
             else:
-                loss = -token_log_probs(batch.select(model.hidden(batch.ids, doc_ids=batch.doc_ids)), model.head_weight, batch.select(batch.labels)).sum()
+                loss = -token_log_probs(batch.select(model.hidden(batch.ids, **batch.apart)), model.head_weight, batch.select(batch.labels)).sum()
         (loss / batch.targets).backward()
     products = {key: count for key, count in recorder.seen.items() if key[0] in PRODUCTS}
     assert sum(products.values()) > 20
@@ -101,7 +105,7 @@ def test_a_batch_goes_to_its_device_from_pinned_memory_and_unwaited(monkeypatch)
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **kw: (seen.update(["unwaited" if kw.get("non_blocking") else "waited"]), move(tensor, *args, **kw))[1])
     batch = rows(300)
     assert batch.to(torch.device("meta")).learned.device.type == "meta"
-    assert seen == {"pinned": 5, "unwaited": 5}
+    assert seen == {"pinned": 6, "unwaited": 6}
 
 
 def test_sources_of_documents_are_sent_without_waiting(monkeypatch):
@@ -115,16 +119,36 @@ def test_sources_of_documents_are_sent_without_waiting(monkeypatch):
     assert sent == [2]
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_trunk_compiles_without_a_break(masked, monkeypatch):
-    on_an_accelerator(monkeypatch)
+@pytest.mark.parametrize("masked, attention", [(False, "sdpa"), (True, "sdpa"), (True, "varlen")])
+def test_the_trunk_compiles_without_a_break(masked, attention, monkeypatch):
+    on_an_accelerator(monkeypatch, attention)
     model, batch = tiny_model("qwen3").train(), rows(300)
     from hanlin.model import transformer
 
     with torch.autocast("cpu", torch.bfloat16):
-        context = transformer.Context(batch.ids, batch.positions, batch.doc_ids if masked else None, None, torch.bfloat16)
+        context = transformer.Context(batch.ids, batch.positions, batch.doc_ids if masked else None, None, torch.bfloat16, batch.doc_starts)
         found = torch._dynamo.explain(model.decoder.run)(model.decoder.embed(batch.ids, context), context)
     assert found.graph_count == 1 and found.graph_break_count == 0, found.break_reasons
+
+
+def test_another_number_of_documents_compiles_nothing_again(monkeypatch):
+    """A compiled step with varlen: one graph for a batch of two documents and for one of fifty."""
+    on_an_accelerator(monkeypatch, "varlen")
+    model, batch = tiny_model("qwen3").train(), rows(300)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model._compiled = torch.compile(model.decoder.run, dynamic=False, backend="aot_eager")
+    for size in (48, 7, 2):
+        doc_ids = torch.arange(48) // size + 100 * torch.arange(2)[:, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            apart = dataclasses.replace(batch, doc_ids=doc_ids).apart
+            found = model.hidden(batch.ids, **apart)
+            found.float().square().sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    model._compiled = None
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = model.hidden(batch.ids, **apart)
+    assert float((found - plain).detach().float().norm() / plain.detach().float().norm()) < 0.02
 
 
 def test_flex_attention_is_traced_whole():

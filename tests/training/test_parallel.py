@@ -88,6 +88,16 @@ def test_two_machines_of_two_sharded_processes_train_as_one_does(start, alone, t
     same_training(alone("pretrain"), tmp_path, within=3e-6)  # sums of sums in another order: 1.4e-6 seen, three roundings of a loss of 5.5
 
 
+@pytest.mark.nightly  # a minute and a half on two cores
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_compiled_processes_train_as_one_that_is_not(start, alone, tmp_path, parallel):
+    """Sharded, each block is a graph of its own, the same for all: one for each of the two shapes of micro-batches there are."""
+    code, answers = start(tmp_path, 2, "pretrain", parallel=parallel, compile=True)
+    assert code == 0 and len({answer["digest"] for answer in answers}) == 1
+    assert [answer["graphs"] for answer in answers] == [2, 1]
+    same_training(alone("pretrain"), tmp_path, within=1e-5)
+
+
 def test_memory_that_is_short_on_one_rank_is_short_on_all(start, alone, tmp_path):
     code, answers = start(tmp_path, 2, "pretrain", room=1, short_rank=1)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1

@@ -81,10 +81,13 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 TRAITS: dict[str, DeviceTraits] = {
     "cpu": DeviceTraits("CPU", AUTO, ("tiles", "sdpa", "plain"), "gloo", False, 2e14, False, None, CPU_TRAPS),
-    "cuda": DeviceTraits("CUDA", AUTO, _SDPA, "nccl", True, 5e15, True, _most_allocated, CUDA_TRAPS),
-    "rocm": DeviceTraits("ROCm", AUTO, _SDPA, "nccl", True, 5e15, True, _most_allocated, ROCM_TRAPS),  # RCCL goes by the name nccl
+    # varlen: bf16 and fp16 from Ampere on; flex where there is Triton: float32, and cards before
+    "cuda": DeviceTraits("CUDA", AUTO, ("varlen", "flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, CUDA_TRAPS),
+    # not varlen: its own tests are skipped on ROCm up to torch 2.13 (pytorch#168880)
+    "rocm": DeviceTraits("ROCm", AUTO, ("flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, ROCM_TRAPS),  # RCCL goes by the name nccl
     # never is_causal: its NaN comes once in dozens of steps, and a check at the start need not meet it
-    "xpu": DeviceTraits("XPU", AUTO, ("masked_sdpa", "plain"), "xccl", True, 5e15, True, _most_allocated, XPU_TRAPS),
+    # FlexAttention has been there since torch 2.9; masked SDPA keeps all (T, T) probabilities in training (intel/torch-xpu-ops#2489)
+    "xpu": DeviceTraits("XPU", AUTO, ("masked_flex", "masked_sdpa", "plain"), "xccl", True, 5e15, True, _most_allocated, XPU_TRAPS),
     "mps": DeviceTraits("MPS", AUTO, _SDPA, "gloo", False, _NEVER, False, _metal_memory, MPS_TRAPS),
     "npu": DeviceTraits("NPU", AUTO, _SDPA, "hccl", True, _NEVER, True, _most_allocated, NPU_TRAPS),
 }

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..common.devices import send
+from ..common.documents import document_starts
 from ..common.errors import HanlinError
 from .shards import TokenDataset
 
@@ -46,6 +47,16 @@ class Batch:
         accelerator, the host would have to wait for it."""
         return (self.labels.flatten() != IGNORE).nonzero().squeeze(1)
 
+    @functools.cached_property
+    def doc_starts(self) -> torch.Tensor:
+        """`document_starts` of the rows, found where the batch was made for the same reason."""
+        return document_starts(self.doc_ids)
+
+    @property
+    def apart(self) -> dict[str, torch.Tensor]:
+        """What keeps documents apart, by the names a model's `hidden` gives it."""
+        return {"positions": self.positions, "doc_ids": self.doc_ids, "doc_starts": self.doc_starts}
+
     @property
     def targets(self) -> int:
         """Number of tokens to predict."""
@@ -61,7 +72,7 @@ class Batch:
             return self
         ids, labels, positions, doc_ids = (send(t, device) for t in (self.ids, self.labels, self.positions, self.doc_ids))
         moved = Batch(ids, labels, positions, doc_ids, self.documents)
-        moved.learned = send(self.learned, device)
+        moved.learned, moved.doc_starts = send(self.learned, device), send(self.doc_starts, device)
         return moved
 
     def split(self) -> list[Batch]:

@@ -1,6 +1,6 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
 
-from .backends import choose_attention_for
+from .backends import AttentionChoice, choose_attention_for
 from .cache import KVCache
 from .config import ModelConfig, ModelShape
 from .losses import linear_cross_entropy, token_log_probs
@@ -8,6 +8,6 @@ from .store import load_model, load_reward_model, load_weights, save_weights
 from .transformer import CausalLM, RewardModel, init_weights
 
 __all__ = [
-    "CausalLM", "KVCache", "ModelConfig", "ModelShape", "RewardModel", "choose_attention_for", "init_weights",
+    "AttentionChoice", "CausalLM", "KVCache", "ModelConfig", "ModelShape", "RewardModel", "choose_attention_for", "init_weights",
     "linear_cross_entropy", "load_model", "load_reward_model", "load_weights", "save_weights", "token_log_probs",
 ]  # fmt: skip

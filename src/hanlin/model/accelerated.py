@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 
 BLOCK = 128  # FlexAttention's own; a block of queries against a block of keys is the least it skips
 
@@ -88,63 +89,33 @@ def flex_document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, m
 
 
 class Bounds(NamedTuple):
-    """Where the documents of a flattened batch begin.
-
-    Attributes:
-        starts: (S+1,) int32, the last ones all B·T: empty documents, so that S is one of few numbers and a compiled model
-            is not compiled again for each batch.
-        longest: tokens, an upper bound.
-    """
+    """Where the documents of a flattened batch begin: `common.documents.document_starts`, and an upper bound of their tokens."""
 
     starts: torch.Tensor
     longest: int
 
 
-def bounds_of(doc_ids: torch.Tensor) -> Bounds:
-    """Bounds of packed rows; to be taken where the batch is made: on an accelerator the host would have to wait for their number.
-
-    Args:
-        doc_ids: (B, T) int, equal within a document, whose tokens are next to each other; rows never share one.
-    """
-    rows, length = doc_ids.shape
-    begins = torch.ones(rows, length, dtype=torch.bool, device=doc_ids.device)
-    begins[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
-    found = begins.flatten().nonzero().squeeze(1)
-    least = max(rows, rows * length // 64)
-    room = 1 << max(0, math.ceil(math.log2(max(least, len(found)))))
-    starts = torch.full((room + 1,), rows * length, dtype=torch.int32, device=doc_ids.device)
-    starts[: len(found)] = found
-    return Bounds(starts, length)
-
-
-@functools.cache
-def _varlen() -> tuple[Callable[..., Any], dict[str, Any], bool]:
-    """torch's operator, how this version asks for causal attention, and whether it knows grouped heads.
-
-    Raises:
-        ImportError: torch is older than 2.10.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    known = inspect.signature(varlen_attn).parameters
-    return varlen_attn, {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}, "enable_gqa" in known
+_PARAMETERS = inspect.signature(varlen_attn).parameters
+_CAUSAL: dict[str, Any] = {"is_causal": True} if "is_causal" in _PARAMETERS else {"window_size": (-1, 0)}  # another word since torch 2.11
+_KNOWS_GROUPS = "enable_gqa" in _PARAMETERS
 
 
 def varlen_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds) -> torch.Tensor:
     """Causal attention within documents by FlashAttention's variable lengths (Dao 2023). CUDA alone, in half precision.
 
+    Tokens behind the last bound would have gradients of NaN (pytorch#176793); ours end with the rows.
+
     Args:
         q: (B, T, H, D); k, v: (B, T, Hkv, D) with H a multiple of Hkv.
-        bounds: `bounds_of` the rows, on their device.
+        bounds: of the rows, on their device.
 
     Returns:
         (B, T, H, D), contiguous, in v's type.
     """
-    operator, options, knows_groups = _varlen()
-    group = q.shape[2] // k.shape[2]
-    if group > 1 and knows_groups:
-        options = options | {"enable_gqa": True}
+    group, options = q.shape[2] // k.shape[2], _CAUSAL
+    if group > 1 and _KNOWS_GROUPS:
+        options = {**_CAUSAL, "enable_gqa": True}
     elif group > 1:
         k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
-    flat = (x.flatten(0, 1).to(v.dtype) for x in (q, k, v))
-    return operator(*flat, bounds.starts, bounds.starts, bounds.longest, bounds.longest, **options).view(q.shape)
+    flat = [x.flatten(0, 1).to(v.dtype) for x in (q, k, v)]
+    return varlen_attn(*flat, bounds.starts, bounds.starts, bounds.longest, bounds.longest, **options).view(q.shape)  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention import attend, cache_mask
-from .backends import backend_for
+from .backends import Rows, backend_for
 from .cache import KVCache
 from .config import ModelConfig
 from .functions import normed_linears, rms_norm, rotate, run_block, swiglu
@@ -98,7 +98,10 @@ class Block(nn.Module):
 class Context:
     """What every layer of one forward pass shares: positions, rotation angles, what a token may look at, cache."""
 
-    def __init__(self, ids: torch.Tensor, positions: torch.Tensor | None, doc_ids: torch.Tensor | None, cache: KVCache | None, dtype: torch.dtype):
+    def __init__(
+        self, ids: torch.Tensor, positions: torch.Tensor | None, doc_ids: torch.Tensor | None, cache: KVCache | None, dtype: torch.dtype,
+        doc_starts: torch.Tensor | None = None,
+    ):  # fmt: skip
         batch, length = ids.shape
         steps = torch.arange(length, device=ids.device)
         self.cache, self.mask = cache, None
@@ -109,8 +112,8 @@ class Context:
             self.mask = cache_mask(self.positions, self.filled, dtype)
             return
         self.positions = steps.expand(batch, length) if positions is None else positions
-        self.backend = backend_for(ids.device)
-        self.mask = self.backend.prepare(doc_ids, batch, length, ids.device, dtype)
+        self.backend = backend_for(ids.device, dtype)
+        self.mask = self.backend.prepare(Rows(doc_ids, doc_starts, batch, length, ids.device, dtype))
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention of this pass's queries (B, T, H, D) to all that they may look at; (B, T, H, D), contiguous."""
@@ -164,6 +167,7 @@ class _Model(nn.Module):
         super().__init__()
         self.config = config
         self._compiled: Callable[..., torch.Tensor] | None = None
+        self._compiled_blocks = False
 
     @property
     def checkpoint_activations(self) -> bool:
@@ -182,15 +186,25 @@ class _Model(nn.Module):
     @property
     def compiled(self) -> bool:
         """Whether training runs a compiled trunk."""
-        return self._compiled is not None
+        return self._compiled is not None or self._compiled_blocks
 
-    def compile_trunk(self) -> None:
+    def compile_trunk(self, by_block: bool = False) -> None:
         """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and weights do not change.
 
         Embeddings stay outside: the compiler adds up their gradients in no fixed order, and a run would not have its bits again.
         Each shape is compiled by itself, since what came before must not change a result.
+
+        Args:
+            by_block: compile what a block does between the hooks of `fully_shard`, which bring its weights together and scatter
+                them; one graph serves all blocks. As torchtitan does (`torchtitan/distributed/compile.py`). Passes without
+                gradients are compiled too then.
         """
-        self._compiled = torch.compile(self.decoder.run, dynamic=False)
+        if not by_block:
+            self._compiled = torch.compile(self.decoder.run, dynamic=False)
+            return
+        self._compiled_blocks = True
+        for block in self.decoder.blocks:
+            block.compile(dynamic=False)
 
     def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Hidden states (B, T, hidden_size)."""
@@ -224,6 +238,7 @@ class CausalLM(_Model):
         *,
         positions: torch.Tensor | None = None,
         doc_ids: torch.Tensor | None = None,
+        doc_starts: torch.Tensor | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Hidden states after the final norm.
@@ -232,14 +247,14 @@ class CausalLM(_Model):
             ids: (B, T) int64.
             positions: (B, T) position of each token in its document; 0 … T-1 when absent. Ignored with a cache.
             doc_ids: (B, T) for packed rows: tokens attend only within equal ids.
+            doc_starts: `common.documents.document_starts` of doc_ids, which spares some attention back ends a wait for the device.
             cache: keys and values of earlier tokens; see `KVCache`.
 
         Returns:
             (B, T, hidden_size).
         """
-        weight = self.head_weight
-        dtype = torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else weight.dtype
-        return self.run_trunk(ids, Context(ids, positions, doc_ids, cache, dtype))
+        dtype = _dtype_of_products(self.head_weight)
+        return self.run_trunk(ids, Context(ids, positions, doc_ids, cache, dtype, doc_starts))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of every vocabulary entry, (…, vocab_size)."""
@@ -251,10 +266,11 @@ class CausalLM(_Model):
         *,
         positions: torch.Tensor | None = None,
         doc_ids: torch.Tensor | None = None,
+        doc_starts: torch.Tensor | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Logits (B, T, vocab_size) for token ids (B, T); arguments as in `hidden`."""
-        return self.logits(self.hidden(ids, positions=positions, doc_ids=doc_ids, cache=cache))
+        return self.logits(self.hidden(ids, positions=positions, doc_ids=doc_ids, doc_starts=doc_starts, cache=cache))
 
 
 class RewardModel(_Model):
@@ -267,10 +283,18 @@ class RewardModel(_Model):
         self.model = Decoder(config)
         self.score = nn.Linear(config.hidden_size, 1, bias=False)
 
-    def forward(self, ids: torch.Tensor, *, positions: torch.Tensor | None = None, doc_ids: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, *, positions: torch.Tensor | None = None, doc_ids: torch.Tensor | None = None, doc_starts: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
-        hidden = self.run_trunk(ids, Context(ids, positions, doc_ids, None, self.score.weight.dtype))
+        hidden = self.run_trunk(ids, Context(ids, positions, doc_ids, None, _dtype_of_products(self.score.weight), doc_starts))
         return self.score(hidden).squeeze(-1)
+
+
+def _dtype_of_products(weight: torch.Tensor) -> torch.dtype:
+    """What queries, keys and values are in: autocast's type where it is on."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def init_weights(model: CausalLM | RewardModel, seed: int) -> None:

@@ -44,7 +44,7 @@ class DPOLoss:
 
     def answer_log_probs(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """log π of each document's answer, and its tokens; (documents,) each."""
-        hidden = batch.select(model.hidden(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids))
+        hidden = batch.select(model.hidden(batch.ids, **batch.apart))
         return sum_by_document(token_log_probs(hidden, model.head_weight, batch.select(batch.labels)), batch)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:

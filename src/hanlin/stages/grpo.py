@@ -215,7 +215,7 @@ class PolicyGradient:
 
     def _log_probs(self, policy: Any, rows: Batch) -> torch.Tensor:
         """log π of the answers' tokens, (targets,)."""
-        hidden = rows.select(policy.hidden(rows.ids, positions=rows.positions, doc_ids=rows.doc_ids))
+        hidden = rows.select(policy.hidden(rows.ids, **rows.apart))
         return token_log_probs(hidden, policy.head_weight, rows.select(rows.labels), self.config.temperature)
 
 

@@ -30,7 +30,7 @@ class RewardConfig(PairConfig):
 
 def scores(model: Any, batch: Batch) -> torch.Tensor:
     """Score of each document of a batch, read at its last token, (documents,)."""
-    values = model(batch.ids, positions=batch.positions, doc_ids=batch.doc_ids).flatten()
+    values = model(batch.ids, **batch.apart).flatten()
     owner = batch.doc_ids.flatten()
     place = torch.arange(len(owner), device=owner.device)
     last = torch.zeros(len(batch.documents), dtype=torch.int64, device=owner.device)

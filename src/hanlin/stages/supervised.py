@@ -152,7 +152,7 @@ class NextToken:
 
     def _learned(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (n, d) and labels (n,) of the tokens to learn."""
-        apart = {"positions": batch.positions, "doc_ids": batch.doc_ids} if self.document_mask else {}
+        apart = batch.apart if self.document_mask else {}
         hidden = model.hidden(batch.ids, **apart)  # (B, T, d)
         return batch.select(hidden), batch.select(batch.labels)
 

@@ -48,6 +48,7 @@ class DeepSpeed(DataParallel):
 
     sharded = True
     writes_shards = False
+    compiles = False
     _engine: Any
 
     def __init__(self, device: torch.device, ds_config: Path | None):

@@ -21,7 +21,7 @@ from ..common.failpoints import failpoint
 from ..common.locks import directory_lock
 from ..common.progress import SOURCE, Progress
 from ..common.tracking import MetricsLog
-from ..model import CausalLM, RewardModel, choose_attention_for
+from ..model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
 from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
 from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
@@ -59,6 +59,7 @@ class TrainConfig:
         deepspeed_config: that file, for `deepspeed`; see `deepspeed_config.settle` for what it may say.
         offload_optimizer: keep the optimiser's state in host memory, where the device has memory of its own; see `Optimizers`.
         compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back what compiling costs.
+        attention: how attention is computed, a name of `model.backends.BACKENDS`; `auto`, the first of the device's row that is right there.
     """
 
     steps: int = 100
@@ -80,6 +81,7 @@ class TrainConfig:
     parallel: Parallel = "ddp"
     deepspeed_config: Path | None = None
     compile: Literal[True, False, "auto"] = "auto"
+    attention: AttentionChoice = "auto"
 
     def __post_init__(self):
         if self.steps < 1:
@@ -141,7 +143,7 @@ def train(
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)))
         run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
-        choose_attention_for(model, run.device, progress.warn)
+        choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
         model.train()
         run.agree(0)
@@ -245,16 +247,16 @@ class _Run:
 
     def _decide_to_compile(self, batches: list[Any]) -> None:
         """Once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did."""
-        if self.team.sharded:
-            self.compiles = False
+        wanted = self.config.compile
+        if wanted == "auto":  # where shapes change from step to step, each would be compiled
+            wanted = getattr(self.source, "uniform", False) and compiling_pays(self.model, batches, self.config.steps, self.device)
+        if wanted and not self.team.compiles:
             if self.config.compile is True:
-                self.progress.warn("fsdp/hsdp/deepspeed 目前不编译：compile 已忽略", "fsdp, hsdp and deepspeed do not compile yet: compile is ignored")
-        elif self.config.compile == "auto":  # where shapes change from step to step, each would be compiled
-            self.compiles = getattr(self.source, "uniform", False) and compiling_pays(self.model, batches, self.config.steps, self.device)
-        else:
-            self.compiles = self.config.compile
+                self.progress.warn("deepspeed 目前不编译：compile 已忽略", "deepspeed does not compile yet: compile is ignored")
+            wanted = False
+        self.compiles = all(self.team.gather(wanted))
         if self.compiles:
-            self.model.compile_trunk()
+            self.model.compile_trunk(by_block=self.team.sharded)
             self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")
 
     def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor]]:

@@ -76,6 +76,7 @@ class Team:
     share = WHOLE
     sharded = False  # whether gradients are brought together in every backward pass, and nobody has all of them
     writes_shards = False  # whether every process writes its part of a checkpoint
+    compiles = True  # whether the model may be compiled
     _step: nn.Module
 
     @property
