@@ -2,7 +2,7 @@
 
 The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
 memory, on one rank only when "short_rank" says which, "dtype"?: train in it, as another device would, with
-"loss_scale"?: to begin with}.
+"loss_scale"?: to begin with, "async_save"?}.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         answer["digest"] = digest.hexdigest()
         return result
 
-    common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp")}
+    common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp"), "async_save": job_spec.get("async_save", "auto")}
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
     supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all

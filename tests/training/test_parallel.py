@@ -92,7 +92,7 @@ def test_three_sharded_processes_train_as_one_does(start, alone, tmp_path, stage
 def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parallel):
     """3, then 2, then 1, then 3, each killed after two steps: the losses are those of a run that was left alone."""
     for processes, stop_after in ((3, 2), (2, 4), (1, 6)):
-        assert start(tmp_path, processes, "pretrain", parallel=parallel, stop_after=stop_after)[0] == 9
+        assert start(tmp_path, processes, "pretrain", parallel=parallel, stop_after=stop_after, async_save=False)[0] == 9
         newest = sorted((tmp_path / "run").glob("step-*"))[-1]
         assert newest.name.endswith(str(stop_after)) and (parallel == "ddp" or processes == 1 or len(list(newest.glob("shard-*.safetensors"))) == processes)
     assert start(tmp_path, 3, "pretrain", parallel=parallel)[0] == 0
@@ -102,7 +102,7 @@ def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parall
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_processes_agree_on_overflows_of_float16(start, tmp_path, parallel):
     """From a scale far too large, killed and gone on with by another number of processes: no step counts as bad, the weights are one."""
-    options = {"dtype": "float16", "loss_scale": 2.0**19, "parallel": parallel}
+    options = {"dtype": "float16", "loss_scale": 2.0**19, "parallel": parallel, "async_save": False}
     assert start(tmp_path, 2, "pretrain", stop_after=3, **options)[0] == 9
     code, answers = start(tmp_path, 3, "pretrain", **options)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1

@@ -8,10 +8,12 @@ in it can run code.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,13 +41,39 @@ Warn = Callable[[str, str], None]
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, as it was between two steps.
+
+    Attributes:
+        weights, moments: of model and optimisers, by name.
+        generators: state of the random generators.
+        state: JSON-able: what the samples depend on, counters, guard history.
+    """
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
+    generators: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def take_snapshot(step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any]) -> Snapshot:
+    """The state of now; its tensors are the training's own, which the next step changes."""
+    return Snapshot(step, model.state_dict(), optimizers.state_tensors(), _generator_tensors(model), state)
+
+
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], *, anchor_steps: int = 0, team: Team = ALONE
 ) -> Path:
+    """Write the state of now; see `write_checkpoint`."""
+    return write_checkpoint(folder, take_snapshot(step, model, optimizers, state), anchor_steps=anchor_steps, team=team)
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0, team: Team = ALONE) -> Path:
     """Write `folder/step-N`, read it back, and prune all but the newest.
 
     Args:
-        state: JSON-able: what the samples depend on, counters, guard history.
         anchor_steps: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
         team: sharded, every process writes its part; else the first writes for all. Call it in every process.
 
@@ -53,25 +81,34 @@ def save_checkpoint(
         HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
             checkpoints before it are untouched.
     """
-    path = folder / f"step-{step:08d}"
+    path = folder / f"step-{snapshot.step:08d}"
     if not team.sharded:
-        return team.by_first(lambda: _publish(path, model, optimizers, state, anchor_steps, None))
-    shards = folder / f".shards-{step:08d}"
-    tensors = model.state_dict() | optimizers.state_tensors()
-    team.by_first(lambda: _require_room(path, [tensors]))
-    team.by_first(lambda: shutil.rmtree(shards, ignore_errors=True))
-    save_shards(tensors, shards, team)
-    return team.by_first(lambda: _publish(path, model, optimizers, state, anchor_steps, shards))
+        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, None))
+    tensors = snapshot.weights | snapshot.moments
+    shards = team.by_first(lambda: _place_for_shards(path, tensors))
+    try:
+        save_shards(tensors, shards, team)
+        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, shards))
+    except HanlinError:
+        if team.first:
+            shutil.rmtree(shards, ignore_errors=True)
+        raise
 
 
-def _publish(path: Path, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], anchor_steps: int, shards: Path | None) -> Path:
-    """Write the checkpoint, with the tensors of this process or what lies in `shards`."""
-    folder, step = path.parent, step_of(path)
+def _place_for_shards(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """A directory for this one attempt: a process that was given up and comes back later writes nowhere near another's shards."""
+    _require_room(path, [tensors])
+    return Path(tempfile.mkdtemp(prefix=f".shards-{step_of(path):08d}.", dir=path.parent))
+
+
+def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | None) -> Path:
+    """Write the checkpoint, with the snapshot's tensors or what lies in `shards`."""
+    folder, step = path.parent, snapshot.step
     failpoint("checkpoint.before")
-    weights, moments, generators = {}, {}, _generator_tensors(model)
+    weights, moments = {}, {}
     if shards is None:
-        weights, moments = _on_cpu(model.state_dict()), _on_cpu(optimizers.state_tensors())
-        _require_room(path, [weights, moments, generators])
+        weights, moments = _on_cpu(snapshot.weights), _on_cpu(snapshot.moments)
+        _require_room(path, [weights, moments, snapshot.generators])
     with artifact(path, "checkpoint", config={"step": step, "format": FORMAT}) as written:
         if shards is None:
             _write(weights, written.path / "model.safetensors")
@@ -82,9 +119,9 @@ def _publish(path: Path, model: nn.Module, optimizers: Optimizers, state: dict[s
         failpoint("checkpoint.after_model")
         if shards is None:
             _write(moments, written.path / "optimizer.safetensors")
-        _write(generators, written.path / "generators.safetensors")
+        _write(snapshot.generators, written.path / "generators.safetensors")
         failpoint("checkpoint.after_optimizer")
-        write_json(written.path / "state.json", state | {"step": step, "format": FORMAT})
+        write_json(written.path / "state.json", snapshot.state | {"step": step, "format": FORMAT})
         failpoint("checkpoint.after_state")
         failpoint("checkpoint.before_manifest")
     failpoint("checkpoint.after_rename")
