@@ -2,7 +2,8 @@
 
 The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
 memory, on one rank only when "short_rank" says which, "dtype"?: train in it, as another device would, with
-"loss_scale"?: to begin with, "async_save"?}.
+"loss_scale"?: to begin with, "async_save"?, "fail_at"?: a failpoint, of the first rank or of "fail_rank", "disk"?: [rank, errno, nth]: its nth file of
+tensors fails half-way, "on_save_error"?}.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         return result
 
     common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp"), "async_save": job_spec.get("async_save", "auto")}
+    common["on_save_error"] = job_spec.get("on_save_error", "stop")
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
     supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all
@@ -100,6 +102,33 @@ def _limit(objective: Any, room: int) -> None:
     objective.__class__ = Limited
 
 
+def _break_disk(number: int, nth: int) -> None:
+    """The file system fails in the middle of this process' nth file of tensors, and from then on."""
+    from torch.distributed.checkpoint.filesystem import FileSystem
+
+    create, files = FileSystem.create_stream, [0]
+
+    @contextlib.contextmanager
+    def create_stream(self, path, mode):
+        files[0] += 1
+        with create(self, path, mode) as stream:
+            if files[0] < nth:
+                yield stream
+                return
+
+            class Failing:
+                def __getattr__(self, name):
+                    return getattr(stream, name)
+
+                def write(self, data):
+                    stream.write(data[: len(data) // 2])
+                    raise OSError(number, os.strerror(number), str(path))
+
+            yield Failing()
+
+    FileSystem.create_stream = create_stream  # type: ignore[method-assign]
+
+
 def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     """Be one of the processes of a job, as torchrun would have started it."""
     from hanlin.common.errors import HanlinError
@@ -107,6 +136,10 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
 
     size = spec["processes"]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(spec.get("local", size)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if "fail_at" in spec and rank == spec.get("fail_rank", 0):
+        os.environ["HANLIN_FAIL_AT"] = spec["fail_at"]
+    if "disk" in spec and rank == spec["disk"][0]:
+        _break_disk(*spec["disk"][1:])
     try:
         with joined(spec.get("parallel", "ddp"), "cpu") as (team, _):
             said = train_stage(spec, team)
@@ -144,7 +177,7 @@ def serve() -> None:
         for _ in children:
             _, status = os.wait()
             codes.append(os.waitstatus_to_exitcode(status))
-            if codes[-1] and "stop_after" in spec:  # the others are killed, as torchrun does
+            if codes[-1] and {"stop_after", "fail_at"} & spec.keys():  # the others are killed, as torchrun does
                 for child in children:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -13,6 +14,8 @@ import pytest
 import safetensors.torch
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import read_manifest
+from hanlin.training.checkpoint import list_checkpoints
 from hanlin.training.parallel import Share
 from tests.training.ranks import STEPS
 from tests.training.zygote import ROOT, build_world
@@ -135,6 +138,39 @@ def test_a_sharded_run_short_of_memory_goes_on_with_smaller_micro_batches_when_s
     code, answers = start(tmp_path, 2, "pretrain", parallel="fsdp", room=1)
     assert code != 0 and any("half as large" in answer.get("error", "") for answer in answers)
     assert start(tmp_path, 2, "pretrain", parallel="fsdp", room=1)[0] == 0
+    same_training(alone("pretrain"), tmp_path)
+
+
+def whole_checkpoints(work: Path) -> int:
+    return sum(1 for path in list_checkpoints(work / "run") if read_manifest(path, "checkpoint"))
+
+
+_KILLS = [("checkpoint.after_shards:2", 1), ("checkpoint.after_rename:3", 0)]
+_MORE_KILLS = [("checkpoint.before:2", 0), ("checkpoint.after_shards:3", 0), ("checkpoint.after_model:3", 0), ("checkpoint.before_prune:4", 0), ("train.after_step:5", 1)]
+
+
+@pytest.mark.parametrize("fail_at, rank", [*_KILLS, *(pytest.param(*kill, marks=pytest.mark.nightly) for kill in _MORE_KILLS)])
+def test_a_rank_killed_while_shards_are_saved_in_the_background(start, alone, tmp_path, fail_at, rank):
+    code, _ = start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=True, fail_at=fail_at, fail_rank=rank)
+    assert code == 137 and whole_checkpoints(tmp_path) >= 1
+    assert start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=True)[0] == 0
+    assert not list((tmp_path / "run").glob(".s*"))
+    same_training(alone("pretrain"), tmp_path)
+
+
+@pytest.mark.parametrize("number, in_background", [(errno.ENOSPC, False), (errno.EIO, True)])
+def test_a_disk_that_fails_one_rank_stops_all_and_costs_nothing_saved(start, alone, tmp_path, number, in_background):
+    code, answers = start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=in_background, disk=[1, number, 3])
+    assert code == 1 and len(answers) == 2 and all(os.strerror(number) in answer["error"] for answer in answers)
+    assert len({answer["error"] for answer in answers}) == 1 and whole_checkpoints(tmp_path) == 2
+    assert not list((tmp_path / "run").glob(".s*")) and not list((tmp_path / "run").glob("*.damaged"))
+    assert start(tmp_path, 2, "pretrain", parallel="fsdp")[0] == 0
+    same_training(alone("pretrain"), tmp_path)
+
+
+def test_a_sharded_run_may_go_on_without_checkpoints(start, alone, tmp_path):
+    code, answers = start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=True, disk=[1, errno.EIO, 3], on_save_error="warn")
+    assert code == 0 and len({answer["digest"] for answer in answers}) == 1 and whole_checkpoints(tmp_path) == 2
     same_training(alone("pretrain"), tmp_path)
 
 

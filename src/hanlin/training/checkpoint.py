@@ -88,6 +88,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0,
     shards = team.by_first(lambda: _place_for_shards(path, tensors))
     try:
         save_shards(tensors, shards, team)
+        failpoint("checkpoint.after_shards")
         return team.by_first(lambda: _publish(path, snapshot, anchor_steps, shards))
     except HanlinError:
         if team.first:
