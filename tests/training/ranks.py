@@ -40,6 +40,8 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     from hanlin.stages.supervised import SupervisedConfig, finetune
     from hanlin.training import TrainConfig, precision, train
 
+    if job_spec["stage"] == "muon":
+        return muon_sharded_and_whole(team)
     stage, world, work = job_spec["stage"], Path(job_spec["world"]), Path(job_spec["work"])
     answer: dict[str, Any] = {}
     TRAITS["cpu"] = dataclasses.replace(TRAITS["cpu"], train_dtype=job_spec.get("dtype", "float32"))
@@ -88,6 +90,27 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         config = GRPOConfig(seq_len=64, prompts=5, group_size=4, max_new_tokens=6, train=adam)
         grpo(world / "model", TALKS, lambda record, text: float(sum(map(ord, text)) % 7), config, job)
     return answer
+
+
+def muon_sharded_and_whole(team: Any) -> dict[str, Any]:
+    """The largest difference after three steps, with rows that do not divide, and a matrix of fewer rows than there are ranks."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    from hanlin.training.optim import Muon
+
+    torch.manual_seed(1)
+    start = [torch.randn(shape) for shape in [(5, 7)] * 4 + [(2, 9)] + [(8, 3)] * 2]
+    placements = [Shard(0)] if team.mesh.ndim == 1 else [Replicate(), Shard(0)]
+    whole = [torch.nn.Parameter(tensor.clone()) for tensor in start]
+    cut = [torch.nn.Parameter(distribute_tensor(tensor.clone(), team.mesh, placements)) for tensor in start]
+    optimizers = [Muon(parameters, lr=0.02, weight_decay=0.1) for parameters in (whole, cut)]
+    for _ in range(3):
+        for one, other in zip(whole, cut, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = distribute_tensor(one.grad, team.mesh, placements)
+        for optimizer in optimizers:
+            optimizer.step()
+    return {"difference": max(float((one - other.full_tensor()).abs().max()) for one, other in zip(whole, cut, strict=True)), "moved": float((whole[0] - start[0]).abs().max())}
 
 
 def _limit(objective: Any, room: int) -> None:

@@ -121,6 +121,13 @@ def test_two_processes_in_float16_train_as_one_does(start, tmp_path):
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=2e-3)  # a product rounds to 1e-3
 
 
+@pytest.mark.parametrize("processes, parallel", [(2, "fsdp"), (3, "fsdp"), (4, "hsdp")])
+def test_muon_on_shards_is_muon_on_whole_matrices(start, tmp_path, processes, parallel):
+    code, answers = start(tmp_path, processes, "muon", parallel=parallel, local=processes if parallel == "fsdp" else 2)
+    assert code == 0 and len(answers) == processes
+    assert all(answer["difference"] < 1e-6 < 1e-2 < answer["moved"] for answer in answers)
+
+
 def test_two_machines_of_two_sharded_processes_train_as_one_does(start, alone, tmp_path):
     code, answers = start(tmp_path, 4, "pretrain", parallel="hsdp", local=2)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1
