@@ -27,6 +27,7 @@ from torch import nn
 from ..common.atomic import disk_full, read_json, sweep_temporaries, write_json
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
+from ..common.locks import require_held
 from ..common.manifest import MANIFEST, artifact, read_manifest
 from ..model import load_weights
 from .optim import Optimizers
@@ -128,6 +129,7 @@ def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | N
     failpoint("checkpoint.after_rename")
     _read_back(path)
     failpoint("checkpoint.before_prune")
+    require_held(path)
     prune(folder, anchor_steps)
     failpoint("checkpoint.after_prune")
     return path
@@ -157,6 +159,7 @@ def prune(folder: Path, anchor_steps: int = 0) -> None:
 
 def discard_after(folder: Path, step: int) -> None:
     """Remove the checkpoints of steps beyond `step`, newest first: the run does not go that way."""
+    require_held(folder)
     for path in list_checkpoints(folder):
         if step_of(path) > step:
             shutil.rmtree(path, ignore_errors=True)
