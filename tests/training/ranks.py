@@ -40,11 +40,11 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     from hanlin.stages.supervised import SupervisedConfig, finetune
     from hanlin.training import TrainConfig, precision, train
 
-    if job_spec["stage"] == "muon":
-        return muon_sharded_and_whole(team)
     stage, world, work = job_spec["stage"], Path(job_spec["world"]), Path(job_spec["work"])
     answer: dict[str, Any] = {}
     TRAITS["cpu"] = dataclasses.replace(TRAITS["cpu"], train_dtype=job_spec.get("dtype", "float32"))
+    if stage == "muon":
+        return muon_sharded_and_whole(team)
     precision.INITIAL = job_spec.get("loss_scale", precision.INITIAL)
 
     def watched(model, source, objective, *arguments, **options):
