@@ -3,7 +3,9 @@
 The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
 memory, on one rank only when "short_rank" says which, "compile"?, "dtype"?: train in it, as another device would, with
 "loss_scale"?: to begin with, "ds_config"?: DeepSpeed's file, "muon"?: false for AdamW alone, "nan"? and "spikes"?: places in the order of
-samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?: between checkpoints}.
+samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?: between checkpoints, "async_save"?,
+"fail_at"?: a failpoint, of the first rank or of "fail_rank", "disk"?: [rank, errno, nth]: its nth file of tensors fails half-way,
+"on_save_error"?}.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     stage, world, work = job_spec["stage"], Path(job_spec["world"]), Path(job_spec["work"])
     answer: dict[str, Any] = {}
     TRAITS["cpu"] = dataclasses.replace(TRAITS["cpu"], train_dtype=job_spec.get("dtype", "float32"))
+    if stage == "muon":
+        return muon_sharded_and_whole(team)
     precision.INITIAL = job_spec.get("loss_scale", precision.INITIAL)
 
     def watched(model, source, objective, *arguments, **options):
@@ -68,6 +72,7 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
 
     common = {"steps": STEPS, "checkpoint_seconds": job_spec.get("seconds", 0.0), "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp")}
     common |= {"compile": job_spec.get("compile", "auto"), "deepspeed_config": job_spec.get("ds_config")}
+    common |= {"async_save": job_spec.get("async_save", "auto"), "on_save_error": job_spec.get("on_save_error", "stop")}
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
     supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, muon=job_spec.get("muon", True), **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all
@@ -111,6 +116,27 @@ def _spoil(source: Any, objective: Any, spec: dict[str, Any], last: bool) -> Non
     source.micro_batches, SpikeGuard.judge, objective.__class__ = micro_batches, judged, Poisoned
 
 
+def muon_sharded_and_whole(team: Any) -> dict[str, Any]:
+    """The largest difference after three steps, with rows that do not divide, and a matrix of fewer rows than there are ranks."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    from hanlin.training.optim import Muon
+
+    torch.manual_seed(1)
+    start = [torch.randn(shape) for shape in [(5, 7)] * 4 + [(2, 9)] + [(8, 3)] * 2]
+    placements = [Shard(0)] if team.mesh.ndim == 1 else [Replicate(), Shard(0)]
+    whole = [torch.nn.Parameter(tensor.clone()) for tensor in start]
+    cut = [torch.nn.Parameter(distribute_tensor(tensor.clone(), team.mesh, placements)) for tensor in start]
+    optimizers = [Muon(parameters, lr=0.02, weight_decay=0.1) for parameters in (whole, cut)]
+    for _ in range(3):
+        for one, other in zip(whole, cut, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = distribute_tensor(one.grad, team.mesh, placements)
+        for optimizer in optimizers:
+            optimizer.step()
+    return {"difference": max(float((one - other.full_tensor()).abs().max()) for one, other in zip(whole, cut, strict=True)), "moved": float((whole[0] - start[0]).abs().max())}
+
+
 def _limit(objective: Any, room: int) -> None:
     """Memory for so many rows."""
 
@@ -123,6 +149,33 @@ def _limit(objective: Any, room: int) -> None:
     objective.__class__ = Limited
 
 
+def _break_disk(number: int, nth: int) -> None:
+    """The file system fails in the middle of this process' nth file of tensors, and from then on."""
+    from torch.distributed.checkpoint.filesystem import FileSystem
+
+    create, files = FileSystem.create_stream, [0]
+
+    @contextlib.contextmanager
+    def create_stream(self, path, mode):
+        files[0] += 1
+        with create(self, path, mode) as stream:
+            if files[0] < nth:
+                yield stream
+                return
+
+            class Failing:
+                def __getattr__(self, name):
+                    return getattr(stream, name)
+
+                def write(self, data):
+                    stream.write(data[: len(data) // 2])
+                    raise OSError(number, os.strerror(number), str(path))
+
+            yield Failing()
+
+    FileSystem.create_stream = create_stream  # type: ignore[method-assign]
+
+
 def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     """Be one of the processes of a job, as torchrun would have started it."""
     from hanlin.common.errors import HanlinError
@@ -130,6 +183,10 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
 
     size = spec["processes"]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(spec.get("local", size)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if "fail_at" in spec and rank == spec.get("fail_rank", 0):
+        os.environ["HANLIN_FAIL_AT"] = spec["fail_at"]
+    if "disk" in spec and rank == spec["disk"][0]:
+        _break_disk(*spec["disk"][1:])
     try:
         with joined(spec.get("parallel", "ddp"), "cpu", spec.get("ds_config")) as (team, _):
             said = train_stage(spec, team)
@@ -167,7 +224,7 @@ def serve() -> None:
         for _ in children:
             _, status = os.wait()
             codes.append(os.waitstatus_to_exitcode(status))
-            if codes[-1] and "stop_after" in spec:  # the others are killed, as torchrun does
+            if codes[-1] and {"stop_after", "fail_at"} & spec.keys():  # the others are killed, as torchrun does
                 for child in children:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child, signal.SIGKILL)

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
+from hanlin.common.tracking import MetricsLog
 from hanlin.training import checkpoint
 from hanlin.training.checkpoint import list_checkpoints, load_latest, prune, save_checkpoint, step_of, sweep
 from hanlin.training.optim import Optimizers
@@ -133,24 +135,31 @@ def test_what_can_be_read_must_be_what_was_written(trained, tmp_path, monkeypatc
     assert {name: data for name, data in contents(tmp_path).items() if ".damaged" not in name} == before
 
 
-def test_a_run_may_go_on_without_a_checkpoint(world, tmp_path, monkeypatch):
-    """`on_save_error: warn`: the same model as with a good disk; with `stop`, an error and the earlier ones left."""
+@pytest.fixture
+def pretrained(world):
+    """pretrained(work, …) → weights and warnings of six steps with these settings."""
     from hanlin.dataset import TextRows, TokenDataset
     from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
     from hanlin.tokenizer import load_tokenizer
     from hanlin.training import TrainConfig, train
 
-    tokenizer, warnings = load_tokenizer(world / "tokenizer"), []
+    tokenizer = load_tokenizer(world / "tokenizer")
 
-    def run(work, **options):
-        config = SupervisedConfig(TrainConfig(steps=6, checkpoint_seconds=0.0, **options), seq_len=64, batch_tokens=256)
-        progress = Progress()
+    def run(work, log=None, warnings=None, **options):
+        config = SupervisedConfig(TrainConfig(**{"steps": 6, "checkpoint_seconds": 0.0, **options}), seq_len=64, batch_tokens=256)
+        progress, warnings = Progress(), [] if warnings is None else warnings
         progress.warn = lambda zh, en: warnings.append(en)  # type: ignore[method-assign]
         model = tiny_model("qwen3", tokenizer, hidden_size=32)
-        train(model, RowSource(TextRows(TokenDataset(world / "text"), 64, 5), config), NextToken(token_bytes(tokenizer)), config.train, work, progress)
-        return model.state_dict()
+        train(model, RowSource(TextRows(TokenDataset(world / "text"), 64, 5), config), NextToken(token_bytes(tokenizer)), config.train, work, progress, log=log)
+        return model.state_dict(), warnings
 
-    good = run(tmp_path / "good")
+    return run
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch, async_save):
+    """`on_save_error: warn`: the same model as with a good disk; with `stop`, an error and the earlier ones left."""
+    good, _ = pretrained(tmp_path / "good")
     original = checkpoint.artifact
 
     def failing(path, *arguments, **options):
@@ -159,11 +168,60 @@ def test_a_run_may_go_on_without_a_checkpoint(world, tmp_path, monkeypatch):
         return original(path, *arguments, **options)
 
     monkeypatch.setattr(checkpoint, "artifact", failing)
-    warned = run(tmp_path / "warn", on_save_error="warn")
+    options = {"async_save": async_save, "anchor_steps": 1}  # every step, also where the one before is still being written
+    warned, warnings = pretrained(tmp_path / "warn", on_save_error="warn", **options)
     assert all(torch.equal(good[name], warned[name]) for name in good) and len(warnings) == 3
     with pytest.raises(HanlinError, match="broken"):
-        run(tmp_path / "stop")
-    assert [step_of(path) for path in list_checkpoints(tmp_path / "stop")] == [2, 1, 0]
+        pretrained(tmp_path / "stop", **options)
+    assert [step_of(path) for path in list_checkpoints(tmp_path / "stop")] == [2, 1]
+
+
+def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_its_step(pretrained, tmp_path, monkeypatch):
+    """The write of step 2 does not begin before step 4 is over."""
+    kept, passed = {"anchor_steps": 2, "checkpoint_seconds": 1000.0, "steps": 6}, threading.Event()
+    pretrained(tmp_path / "plain", **kept)
+    original = checkpoint.artifact
+
+    def slow(path, *arguments, **options):
+        assert step_of(path) != 2 or passed.wait(60), "a step waited for the disk"
+        return original(path, *arguments, **options)
+
+    class Watch(MetricsLog):
+        def log(self, values, step):
+            if step == 4:  # the anchor of step 4 waits for the one before it
+                passed.set()
+            super().log(values, step)
+
+    monkeypatch.setattr(checkpoint, "artifact", slow)
+    pretrained(tmp_path / "slow", log=Watch(None), async_save=True, **kept)
+    assert passed.is_set()
+    for path in list_checkpoints(tmp_path / "plain"):
+        other = tmp_path / "slow" / path.name
+        read_manifest(other, "checkpoint")
+        names = ("model.safetensors", "optimizer.safetensors")
+        assert [name for name in names if (path / name).read_bytes() != (other / name).read_bytes()] == []
+
+
+def test_the_thread_that_saves_never_outlives_the_run(pretrained, tmp_path, monkeypatch):
+    """A step that fails: the save under way ends first, and its own error is not kept quiet."""
+    original, warnings = checkpoint.artifact, []
+
+    def broken(path, *arguments, **options):
+        if step_of(path) == 2:
+            time.sleep(0.5)
+            raise HanlinError("磁盘坏了", "the disk is broken")
+        return original(path, *arguments, **options)
+
+    class Fails(MetricsLog):
+        def log(self, values, step):
+            if step == 3:
+                raise KeyError("a bug")
+
+    monkeypatch.setattr(checkpoint, "artifact", broken)
+    with pytest.raises(KeyError):
+        pretrained(tmp_path, log=Fails(None), warnings=warnings, async_save=True, anchor_steps=2, checkpoint_seconds=1000.0)
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [0] and any("broken" in warning for warning in warnings)
 
 
 # ---------------------------------------------------------------- what is kept, what is believed
@@ -255,7 +313,7 @@ def test_a_signal_saves_and_prints_the_command_to_go_on(world, tmp_path, number,
     tmp_path = tmp_path / "with space"
     tmp_path.mkdir()
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
-    section = {"seq_len": 64, "batch_tokens": 256, "train": {"steps": 100_000, "checkpoint_seconds": 1000}}
+    section = {"seq_len": 64, "batch_tokens": 256, "train": {"steps": 100_000, "checkpoint_seconds": 1000, "async_save": number == signal.SIGTERM}}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump({"dataset": str(world / "text"), "tokenizer": str(world / "tokenizer"), "model": shape, "pretrain": section}))
     command = [sys.executable, "-m", "hanlin.cli", "pretrain", "--config", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "model")]
     environment = {**os.environ, "HANLIN_LANG": "en", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

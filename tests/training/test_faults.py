@@ -88,11 +88,25 @@ def test_killed_around_a_rollback(zygote, clean, work, fail_at):
     assert [(line["step"], line["data"]) for line in lines] == [(2, 2), (3, 3), (4, 4)], "each bad step once, kill or not"
 
 
-def kill_at_random(zygote, clean, work: Path, stage: str, seed: int) -> int:
+@pytest.mark.parametrize("fail_at", ["checkpoint.before:2", "checkpoint.after_model:3", "directory.before_rename:3", "checkpoint.after_rename:3", "checkpoint.before_prune:4", "train.after_step:5"])
+def test_killed_while_it_saves_in_the_background(zygote, clean, work, fail_at):
+    assert zygote.run("pretrain", work, fail_at=fail_at, async_save=True)["code"] == 137
+    assert whole_checkpoints(work) >= 1
+    assert zygote.run("pretrain", work, async_save=True).get("digest") == clean("pretrain")["digest"], (work / "log.txt").read_text()
+    assert not list(work.glob(".step-*"))
+
+
+@pytest.mark.parametrize("fail_at", ["train.after_step:4", "directory.between_renames:1", "checkpoint.before:4"])
+def test_killed_around_a_rollback_that_saves_in_the_background(zygote, clean, work, fail_at):
+    assert zygote.run("poisoned", work, fail_at=fail_at, async_save=True)["code"] == 137, (work / "log.txt").read_text()
+    assert zygote.run("poisoned", work, async_save=True).get("digest") == clean("poisoned")["digest"], (work / "log.txt").read_text()
+
+
+def kill_at_random(zygote, clean, work: Path, stage: str, seed: int, **options) -> int:
     """SIGKILL after a random while, again and again until the run ends; the number of kills."""
     generator, kills = random.Random(seed), 0
     while True:
-        answer = zygote.run(stage, work, kill_after=generator.uniform(0.0, 1.2 * clean(stage)["seconds"]))
+        answer = zygote.run(stage, work, kill_after=generator.uniform(0.0, 1.2 * clean(stage)["seconds"]), **options)
         if answer["code"] == 0:
             break
         assert answer["code"] == -9, (work / "log.txt").read_text()
@@ -105,7 +119,7 @@ def kill_at_random(zygote, clean, work: Path, stage: str, seed: int) -> int:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_instants(zygote, clean, work, seed):
-    kill_at_random(zygote, clean, work, "pretrain", seed)
+    kill_at_random(zygote, clean, work, "pretrain", seed, async_save=seed % 2 == 1)
 
 
 @pytest.mark.nightly
@@ -114,7 +128,7 @@ def test_every_stage_killed_a_dozen_times(zygote, clean, work, stage):
     kills = runs = 0
     while kills < 12:
         shutil.rmtree(work, ignore_errors=True)
-        kills += kill_at_random(zygote, clean, work, stage, seed=runs)
+        kills += kill_at_random(zygote, clean, work, stage, seed=runs, async_save=runs % 2 == 1)
         runs += 1
     print(f"{stage}: {kills} kills in {runs} runs")
 

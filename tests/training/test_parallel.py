@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import read_manifest
+from hanlin.training.checkpoint import list_checkpoints
 from hanlin.training.parallel import Share
 from tests.training.ranks import STEPS, losses, same_training, started
 
@@ -56,7 +59,7 @@ def test_three_sharded_processes_train_as_one_does(start, alone, tmp_path, stage
 def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parallel):
     """3, then 2, then 1, then 3, each killed after two steps: the losses are those of a run that was left alone."""
     for processes, stop_after in ((3, 2), (2, 4), (1, 6)):
-        assert start(tmp_path, processes, "pretrain", parallel=parallel, stop_after=stop_after)[0] == 9
+        assert start(tmp_path, processes, "pretrain", parallel=parallel, stop_after=stop_after, async_save=False)[0] == 9
         newest = sorted((tmp_path / "run").glob("step-*"))[-1]
         assert newest.name.endswith(str(stop_after)) and (parallel == "ddp" or processes == 1 or len(list(newest.glob("shard-*.safetensors"))) == processes)
     assert start(tmp_path, 3, "pretrain", parallel=parallel)[0] == 0
@@ -66,7 +69,7 @@ def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parall
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_processes_agree_on_overflows_of_float16(start, tmp_path, parallel):
     """From a scale far too large, killed and gone on with by another number of processes: no step counts as bad, the weights are one."""
-    options = {"dtype": "float16", "loss_scale": 2.0**19, "parallel": parallel}
+    options = {"dtype": "float16", "loss_scale": 2.0**19, "parallel": parallel, "async_save": False}
     assert start(tmp_path, 2, "pretrain", stop_after=3, **options)[0] == 9
     code, answers = start(tmp_path, 3, "pretrain", **options)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1
@@ -80,6 +83,13 @@ def test_two_processes_in_float16_train_as_one_does(start, tmp_path):
     for processes in (1, 2):
         assert start(tmp_path / str(processes), processes, "pretrain", dtype="float16")[0] == 0
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=2e-3)  # a product rounds to 1e-3
+
+
+@pytest.mark.parametrize("processes, parallel", [(2, "fsdp"), (3, "fsdp"), (4, "hsdp")])
+def test_muon_on_shards_is_muon_on_whole_matrices(start, tmp_path, processes, parallel):
+    code, answers = start(tmp_path, processes, "muon", parallel=parallel, local=processes if parallel == "fsdp" else 2)
+    assert code == 0 and len(answers) == processes
+    assert all(answer["difference"] < 1e-6 < 1e-2 < answer["moved"] for answer in answers)
 
 
 def test_two_machines_of_two_sharded_processes_train_as_one_does(start, alone, tmp_path):
@@ -109,6 +119,39 @@ def test_a_sharded_run_short_of_memory_goes_on_with_smaller_micro_batches_when_s
     code, answers = start(tmp_path, 2, "pretrain", parallel="fsdp", room=1)
     assert code != 0 and any("half as large" in answer.get("error", "") for answer in answers)
     assert start(tmp_path, 2, "pretrain", parallel="fsdp", room=1)[0] == 0
+    same_training(alone("pretrain"), tmp_path)
+
+
+def whole_checkpoints(work: Path) -> int:
+    return sum(1 for path in list_checkpoints(work / "run") if read_manifest(path, "checkpoint"))
+
+
+_KILLS = [("checkpoint.after_shards:2", 1), ("checkpoint.after_rename:3", 0)]
+_MORE_KILLS = [("checkpoint.before:2", 0), ("checkpoint.after_shards:3", 0), ("checkpoint.after_model:3", 0), ("checkpoint.before_prune:4", 0), ("train.after_step:5", 1)]
+
+
+@pytest.mark.parametrize("fail_at, rank", [*_KILLS, *(pytest.param(*kill, marks=pytest.mark.nightly) for kill in _MORE_KILLS)])
+def test_a_rank_killed_while_shards_are_saved_in_the_background(start, alone, tmp_path, fail_at, rank):
+    code, _ = start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=True, fail_at=fail_at, fail_rank=rank)
+    assert code == 137 and whole_checkpoints(tmp_path) >= 1
+    assert start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=True)[0] == 0
+    assert not list((tmp_path / "run").glob(".s*"))
+    same_training(alone("pretrain"), tmp_path)
+
+
+@pytest.mark.parametrize("number, in_background", [(errno.ENOSPC, False), (errno.EIO, True)])
+def test_a_disk_that_fails_one_rank_stops_all_and_costs_nothing_saved(start, alone, tmp_path, number, in_background):
+    code, answers = start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=in_background, disk=[1, number, 3])
+    assert code == 1 and len(answers) == 2 and all(os.strerror(number) in answer["error"] for answer in answers)
+    assert len({answer["error"] for answer in answers}) == 1 and whole_checkpoints(tmp_path) == 2
+    assert not list((tmp_path / "run").glob(".s*")) and not list((tmp_path / "run").glob("*.damaged"))
+    assert start(tmp_path, 2, "pretrain", parallel="fsdp")[0] == 0
+    same_training(alone("pretrain"), tmp_path)
+
+
+def test_a_sharded_run_may_go_on_without_checkpoints(start, alone, tmp_path):
+    code, answers = start(tmp_path, 2, "pretrain", parallel="fsdp", async_save=True, disk=[1, errno.EIO, 3], on_save_error="warn")
+    assert code == 0 and len({answer["digest"] for answer in answers}) == 1 and whole_checkpoints(tmp_path) == 2
     same_training(alone("pretrain"), tmp_path)
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.training.zygote WORLD    then one JSON job a line on stdin, one JSON answer a line on stdout
 
-A job {"stage", "work", "fail_at"?, "kill_after"?} trains that stage in `work`, dying at a failpoint or by SIGKILL after some
+A job {"stage", "work", "fail_at"?, "kill_after"?, "async_save"?} trains that stage in `work`, dying at a failpoint or by SIGKILL after some
 seconds when asked to; the answer has its exit code, its seconds, and for a run that ended the digest of all that must agree.
 """
 
@@ -42,7 +42,7 @@ def build_world(folder: Path) -> None:
     build_pair_dataset(PAIRS, tokenizer, folder / "pairs", max_length=128)
 
 
-def train_stage(stage: str, world: Path, work: Path) -> str:
+def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -> str:
     """Train one stage as the command line does; the digest of weights, optimiser, guard, generators and the next three batches."""
     import hanlin.stages.job as job_module
     from hanlin.common.progress import Progress
@@ -64,7 +64,7 @@ def train_stage(stage: str, world: Path, work: Path) -> str:
         digests.append(digest(model, source, work))
         return result
 
-    common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2}
+    common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "async_save": async_save}
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work, Progress(), seed=3)
     supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=256, micro_tokens=128)
@@ -184,7 +184,7 @@ def run_child(job: dict[str, Any], world: Path, work: Path, answer: Any = None) 
             build_world(world)
             result = ""
         else:
-            result = train_stage(job["stage"], world, work)
+            result = train_stage(job["stage"], world, work, job.get("async_save", False))
         if answer is None:
             (work / "digest.txt").write_text(result)
         else:

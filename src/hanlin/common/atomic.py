@@ -14,6 +14,7 @@ import orjson
 
 from .errors import HanlinError
 from .failpoints import failpoint
+from .locks import require_held
 
 
 def fsync_path(path: Path) -> None:
@@ -54,18 +55,20 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     An existing `path` is replaced by two renames; a crash between them leaves the old tree as `.NAME.old.PID`.
 
     Raises:
-        HanlinError: the disk is full or the place cannot be written.
+        HanlinError: the disk is full, the place cannot be written, or another process has taken over this one's lock on it.
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.tmp.{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        require_held(path)
         sweep_temporaries(path)
         temporary.mkdir()
         yield temporary
         failpoint("directory.before_fsync")
         fsync_tree(temporary)
         failpoint("directory.before_rename")
+        require_held(path)
         old = path.parent / f".{path.name}.old.{os.getpid()}"
         if path.exists():
             os.rename(path, old)

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import orjson
 
+from .atomic import atomic_write
 from .errors import HanlinError
 
 TRACKERS = ("trackio", "swanlab", "wandb", "tensorboard")
@@ -71,7 +72,7 @@ class MetricsLog:
                 self._trackers.remove(entry)
 
     def rewind(self, step: int) -> None:
-        """Forget lines after `step`: a resumed run writes them again."""
+        """Forget lines after `step`: a resumed run writes them again. The file is a new one: what an older process may still have open is not it."""
         if self._path is None or self._file is None:
             return
         self._file.close()
@@ -82,7 +83,7 @@ class MetricsLog:
                     kept.append(line + b"\n")
             except (orjson.JSONDecodeError, KeyError):
                 continue  # the line a kill cut short
-        self._path.write_bytes(b"".join(kept))
+        atomic_write(self._path, b"".join(kept))
         self._file = open(self._path, "ab")  # noqa: SIM115
 
     def flush(self) -> None:

@@ -97,7 +97,7 @@ class SharedRoom(Room):
 
     def peak(self, cost: StepCost) -> float:
         """As `Room.peak`, with a share of what lasts and what comes besides."""
-        lasting = cost.weights + cost.gradients + cost.optimizer
+        lasting = cost.weights + cost.gradients + cost.optimizer + cost.copy
         return self.baseline + self.allocator * (cost.peak - lasting * (1.0 - 1.0 / self.shards) + self.besides)
 
 

@@ -14,6 +14,7 @@ from ..common.terminal import table
 from ..model import ModelConfig
 from ..stages.supervised import SupervisedConfig
 from ..training.planner import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
+from ..training.saving import saves_in_background
 from .network import STRATEGIES, Cluster, SharedRoom, Strategy, Traffic, about_memory, about_traffic, shared_room, step_traffic
 from .probe import STEPS, Probe, compiles, probe
 from .recipe import Recipe
@@ -204,6 +205,14 @@ class _OnTable:
             peaks: dict[Strategy, float] = {one: room.peak(fit.cost) for one, room in rooms.items() if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers}
             whole = section.batch_tokens * self.cluster.workers
             self.said = [about_memory(peaks, fit.memory, strategy), *about_traffic(self.cluster, strategy, traffic, seconds, whole)]
+        if name == "pretrain" and saves_in_background(section.train.async_save, plain.own, self.cluster.workers):
+            copy = (fit.cost.weights + fit.cost.optimizer + fit.cost.host) / self.shards(section)
+            self.said.append(
+                tr(
+                    f"后台写检查点：主机内存里另有一份权重和优化器状态，{_gib(copy)}（ddp 只在第一个进程，fsdp、hsdp 每个进程）",
+                    f"checkpoints are written in the background: a copy of weights and optimiser state in host memory, {_gib(copy)} (by ddp in the first process, by fsdp and hsdp in each)",
+                )
+            )
         self.use = self.use or shape.flops_per_token(section.seq_len) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
         return fit.rows, fit.peak, seconds, traffic
 

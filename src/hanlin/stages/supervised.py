@@ -20,6 +20,7 @@ from ..tokenizer import Tokenizer
 from ..training import TrainConfig, TrainResult
 from ..training.parallel import ALONE, WHOLE, Share, Team
 from ..training.planner import StepShape, fit_step, room_for_training
+from ..training.saving import saves_in_background
 from .job import Job, content_hash
 from .pairs import sum_by_document
 
@@ -58,10 +59,11 @@ class SupervisedConfig:
         """Rows in a step."""
         return self.batch_tokens // self.seq_len
 
-    def step_shape(self, dtype: str, own_memory: bool = False) -> StepShape:
+    def step_shape(self, dtype: str, own_memory: bool = False, processes: int = 1) -> StepShape:
         """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its own or not."""
+        copied = not own_memory and saves_in_background(self.train.async_save, own_memory, processes)
         micros = -(-self.rows // self.micro_rows)
-        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations, own_memory and self.train.offload_optimizer)
+        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations, own_memory and self.train.offload_optimizer, copied)
 
     @property
     def micro_rows(self) -> int:
@@ -170,7 +172,7 @@ def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, pr
     if known:
         return dataclasses.replace(config, micro_tokens=known)
     device = next(model.parameters()).device
-    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype, has_own_memory(device)), -(-config.rows // team.size), room_for_training(device))
+    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype, has_own_memory(device), team.size), -(-config.rows // team.size), room_for_training(device))
     chosen = min(team.gather(fit.rows)) * config.seq_len
     progress.note(
         f"micro_tokens: auto → {chosen:,}（{fit.rows} 行，预计峰值 {fit.peak / 2**30:.2f} GiB，可用 {fit.memory / 2**30:.2f} GiB）",

@@ -8,10 +8,12 @@ in it can run code.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +27,7 @@ from torch import nn
 from ..common.atomic import disk_full, read_json, sweep_temporaries, write_json
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
+from ..common.locks import require_held
 from ..common.manifest import MANIFEST, artifact, read_manifest
 from .optim import Optimizers
 from .parallel import ALONE, Team, load_shards, names_in, save_shards, shards_of
@@ -38,42 +41,75 @@ Warn = Callable[[str, str], None]
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, as it was between two steps.
+
+    Attributes:
+        weights, moments: of model and optimisers, by name.
+        generators: state of the random generators.
+        state: JSON-able: what the samples depend on, counters, guard history.
+    """
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
+    generators: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def take_snapshot(step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], team: Team = ALONE) -> Snapshot:
+    """The state of now; its tensors are the training's own, which the next step changes. Sharded, every process has to ask."""
+    return Snapshot(step, team.checkpoint_weights(model), optimizers.state_tensors(), _generator_tensors(model), state)
+
+
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], *, anchor_steps: int = 0, team: Team = ALONE
 ) -> Path:
+    """Write the state of now; see `write_checkpoint`."""
+    return write_checkpoint(folder, take_snapshot(step, model, optimizers, state, team), anchor_steps=anchor_steps, team=team)
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0, team: Team = ALONE) -> Path:
     """Write `folder/step-N`, read it back, and prune all but the newest.
 
     Args:
-        state: JSON-able: what the samples depend on, counters, guard history.
         anchor_steps: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
-        team: sharded, every process writes its part; else the first writes for all. Call it in every process.
+        team: where it `writes_shards`, every process writes its part; else the first writes for all. Call it in every process.
 
     Raises:
         HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
             checkpoints before it are untouched.
     """
-    path = folder / f"step-{step:08d}"
+    path = folder / f"step-{snapshot.step:08d}"
     if not team.writes_shards:
-        weights, moments = team.checkpoint_weights(model), optimizers.state_tensors()
-        return team.by_first(lambda: _publish(path, model, (weights, moments), state, anchor_steps, None))
-    shards = folder / f".shards-{step:08d}"
-    tensors = model.state_dict() | optimizers.state_tensors()
-    team.by_first(lambda: _require_room(path, [tensors]))
-    team.by_first(lambda: shutil.rmtree(shards, ignore_errors=True))
-    save_shards(tensors, shards, team)
-    return team.by_first(lambda: _publish(path, model, ({}, {}), state, anchor_steps, shards))
+        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, None))
+    tensors = snapshot.weights | snapshot.moments
+    shards = team.by_first(lambda: _place_for_shards(path, tensors))
+    try:
+        save_shards(tensors, shards, team)
+        failpoint("checkpoint.after_shards")
+        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, shards))
+    except HanlinError:
+        if team.first:
+            shutil.rmtree(shards, ignore_errors=True)
+        raise
 
 
-def _publish(
-    path: Path, model: nn.Module, tensors: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]], state: dict[str, Any], anchor_steps: int, shards: Path | None
-) -> Path:
-    """Write the checkpoint, with these weights and moments or with what lies in `shards`."""
-    folder, step = path.parent, step_of(path)
+def _place_for_shards(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """A directory for this one attempt: a process that was given up and comes back later writes nowhere near another's shards."""
+    _require_room(path, [tensors])
+    return Path(tempfile.mkdtemp(prefix=f".shards-{step_of(path):08d}.", dir=path.parent))
+
+
+def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | None) -> Path:
+    """Write the checkpoint, with the snapshot's tensors or what lies in `shards`."""
+    folder, step = path.parent, snapshot.step
     failpoint("checkpoint.before")
-    weights, moments = map(_on_cpu, tensors)
-    generators = _generator_tensors(model)
+    weights, moments = {}, {}
     if shards is None:
-        _require_room(path, [weights, moments, generators])
+        weights, moments = _on_cpu(snapshot.weights), _on_cpu(snapshot.moments)
+        _require_room(path, [weights, moments, snapshot.generators])
     with artifact(path, "checkpoint", config={"step": step, "format": FORMAT}) as written:
         if shards is None:
             _write(weights, written.path / "model.safetensors")
@@ -84,14 +120,15 @@ def _publish(
         failpoint("checkpoint.after_model")
         if shards is None:
             _write(moments, written.path / "optimizer.safetensors")
-        _write(generators, written.path / "generators.safetensors")
+        _write(snapshot.generators, written.path / "generators.safetensors")
         failpoint("checkpoint.after_optimizer")
-        write_json(written.path / "state.json", state | {"step": step, "format": FORMAT})
+        write_json(written.path / "state.json", snapshot.state | {"step": step, "format": FORMAT})
         failpoint("checkpoint.after_state")
         failpoint("checkpoint.before_manifest")
     failpoint("checkpoint.after_rename")
     _read_back(path)
     failpoint("checkpoint.before_prune")
+    require_held(path)
     prune(folder, anchor_steps)
     failpoint("checkpoint.after_prune")
     return path
@@ -121,6 +158,7 @@ def prune(folder: Path, anchor_steps: int = 0) -> None:
 
 def discard_after(folder: Path, step: int) -> None:
     """Remove the checkpoints of steps beyond `step`, newest first: the run does not go that way."""
+    require_held(folder)
     for path in list_checkpoints(folder):
         if step_of(path) > step:
             shutil.rmtree(path, ignore_errors=True)

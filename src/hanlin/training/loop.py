@@ -22,7 +22,7 @@ from ..common.locks import directory_lock
 from ..common.progress import SOURCE, Progress
 from ..common.tracking import MetricsLog
 from ..model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
-from .checkpoint import discard_after, load_latest, other_data, save_checkpoint, sweep
+from .checkpoint import discard_after, load_latest, other_data, sweep
 from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
 from .figures import step_figures
@@ -30,6 +30,7 @@ from .guards import BadSteps, SpikeGuard, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
 from .parallel import Parallel, Team
 from .precision import scaler_for, skips_on_device
+from .saving import AsyncSave, Failure, Saver
 from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
@@ -52,6 +53,8 @@ class TrainConfig:
         checkpoint_seconds: time between checkpoints of a run in progress.
         anchor_steps: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
             where the others lie depends on the clock, and a run may not.
+        async_save: write checkpoints while the next steps are computed, from a copy of the state in host memory: true, false, or
+            `auto`, where the device has memory of its own or several processes train.
         on_save_error: whether a checkpoint that cannot be written stops the run or is only warned of.
         parallel: how several processes share the work: `ddp` (each has the whole model), `fsdp` (each has a part of it), `hsdp` (parts
             within a machine, repeated on every one), `deepspeed` (as its `ds_config.json` says). It changes where things are, not what
@@ -76,6 +79,7 @@ class TrainConfig:
     spike_sigma: float = 6.0
     checkpoint_seconds: float = 60.0
     anchor_steps: int = 250
+    async_save: AsyncSave = "auto"
     on_save_error: Literal["stop", "warn"] = "stop"
     offload_optimizer: bool = False
     parallel: Parallel = "ddp"
@@ -143,6 +147,7 @@ def train(
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)))
         run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
+        held.callback(run.leave)
         choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
         model.train()
@@ -152,9 +157,10 @@ def train(
             run.agree(stop_requested())
             if run.stop:
                 run.read_back()
-                run.save()
+                run.save(wait=True)
                 raise Interrupted(run.stop)
         run.read_back()
+        run.settle()
         run.log.flush()
         team.require_same(model)
     model.eval()
@@ -193,6 +199,7 @@ class _Run:
         self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
         self.scaler = scaler_for(self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
+        self.saver = Saver(work, self.device, self.team, config.async_save, config.anchor_steps)
         self.compiles: bool | None = None  # not decided yet
         self.step = self.offset = self.halvings = self.skipped = 0
         self.last: dict[str, float] = {}
@@ -205,11 +212,13 @@ class _Run:
     # ---------------------------------------------------------------- one step
 
     def agree(self, stop: int) -> None:
-        """Settle for all processes what clocks and signals say: whether to stop, to save after the next step, to end."""
+        """Settle for all processes what clocks, signals and disks say: whether to stop, to save after the next step, to end, what failed."""
         now = time.monotonic()
         over = self.max_seconds is not None and self.elapsed() >= self.max_seconds
-        said = self.team.gather((stop, now - self.saved > self.config.checkpoint_seconds, over))
-        self.stop, (_, self.save_is_due, self.time_is_over) = max(entry[0] for entry in said), said[0]
+        due = not self.saver.busy and now - max(self.saved, self.saver.ended) > self.config.checkpoint_seconds
+        said = self.team.gather((stop, due, over, self.saver.failure()))
+        self.stop, (_, self.save_is_due, self.time_is_over, _) = max(entry[0] for entry in said), said[0]
+        self._heed([entry[3] for entry in said])
 
     def take_step(self) -> None:
         """Launch a step, then read what the one before it said; its own at once on a CPU, when a checkpoint is due, or when it is the last."""
@@ -366,6 +375,7 @@ class _Run:
 
     def _roll_back(self, last_bad: int) -> None:
         """Return to the newest anchor before the bad steps, and read on behind them."""
+        self.settle()
         following, offset = last_bad + 1 + self.offset, self.offset
         bad, halvings, skipped = self.bad, self.halvings, self.skipped
         state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, at_most=bad.steps[0], multiple_of=self.config.anchor_steps, team=self.team)
@@ -391,7 +401,7 @@ class _Run:
         asked = self.team.by_first(lambda: remembered_halvings(self.work))
         if state is None:
             self.halvings = asked
-            self.save()
+            self.save(wait=True)
             return
         if state["fingerprint"] != self.source.fingerprint:
             raise other_data(self.work, state, self._identity())
@@ -402,21 +412,54 @@ class _Run:
         if self.step:
             self.progress.note(f"从第 {self.step} 步继续", f"resuming at step {self.step}")
 
-    def save(self) -> None:
-        """Write a checkpoint of the state between two steps."""
-        self.log.flush()
+    def save(self, wait: bool = False) -> None:
+        """Write a checkpoint of the state between two steps; in the background the write only begins here, unless `wait`."""
+        self.settle()
+        self.log.flush()  # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
         self.team.require_same(self.model)
         state = {
             "fingerprint": self.source.fingerprint, "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
             "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
         }  # fmt: skip
         try:
-            save_checkpoint(self.work, self.step, self.model, self.optimizers, state, anchor_steps=self.config.anchor_steps, team=self.team)
+            self.saver.save(self.step, self.model, self.optimizers, state)
         except HanlinError as error:
-            if self.config.on_save_error == "stop":
-                raise
-            self.progress.warn(f"检查点没有写成，训练继续：{error.zh}", f"the checkpoint was not written, training goes on: {error.en}")
+            self._not_saved(error)
         self.saved = time.monotonic()
+        if wait:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until no checkpoint is being written, and act on what became of it."""
+        if self.saver.background:
+            self.saver.wait()
+            self._heed(self.team.gather(self.saver.failure()))
+
+    def _heed(self, said: list[Failure | None]) -> None:
+        """Act on saves that failed in the background, in every process as soon as in any."""
+        failure = next((one for one in said if one is not None), None)
+        if failure is None:
+            return
+        mine = self.saver.take_error()
+        if mine is not None and not isinstance(mine, HanlinError):
+            raise mine
+        error = HanlinError(failure.zh, failure.en)
+        error.told = not self.team.first
+        if failure.unforeseen:
+            raise error
+        self._not_saved(error)
+
+    def _not_saved(self, error: HanlinError) -> None:
+        if self.config.on_save_error == "stop":
+            raise error
+        self.progress.warn(f"检查点没有写成，训练继续：{error.zh}", f"the checkpoint was not written, training goes on: {error.en}")
+
+    def leave(self) -> None:
+        """Whatever ends the run: wait for the save under way, and do not keep quiet about its failure."""
+        self.saver.wait()
+        failure = self.saver.failure()
+        if failure is not None:
+            self.progress.warn(f"检查点没有写成：{failure.zh}", f"the checkpoint was not written: {failure.en}")
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.offset, self.halvings, self.skipped = state["step"], state["offset"], state["halvings"], state["skipped"]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..common.devices import synchronize, traits
+from .dealing import by_owners
 
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic iteration of Jordan et al. 2024, tuned for slope at zero
 _NS_STEPS = 5
@@ -56,14 +57,17 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
+            dealt = 0
             for shape, parameters in by_shape.items():
                 nesterov = [self._momentum(p, group["momentum"]) for p in parameters]
                 scale = 0.2 * max(shape) ** 0.5
-                updates = self._unless_bad(orthogonalize(torch.stack([_whole(matrix) for matrix in nesterov])), 0.0)
+                updates = self._unless_bad(_orthogonalized(nesterov, dealt), 0.0)
+                dealt += len(parameters)
                 kept = self._unless_bad(torch.full((), 1 - group["lr"] * group["weight_decay"], device=updates.device), 1.0)
                 for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(kept)
-                    parameter.add_(_sharded_like(update, parameter), alpha=-group["lr"] * scale)
+                    mine = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[attr-defined]
+                    mine.mul_(kept)
+                    mine.add_(update, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
         """Add the gradient to the parameter's momentum; return the Nesterov form of it."""
@@ -85,18 +89,18 @@ def is_sharded(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A matrix of which this process may have but a part."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def _sharded_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """The part of a whole matrix that belongs to this process' part of a parameter; every process has the same matrix."""
-    if not is_sharded(parameter):
-        return tensor
+def _orthogonalized(matrices: list[torch.Tensor], dealt: int) -> torch.Tensor:
+    """`orthogonalize` of matrices of one shape, of each the part that this process has. `dealt`: matrices that processes took before."""
+    if not is_sharded(matrices[0]):
+        return orthogonalize(torch.stack(matrices))
+    parts = by_owners(orthogonalize, matrices, dealt)
+    if parts is not None:
+        return parts
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # type: ignore[attr-defined]
+    whole = orthogonalize(torch.stack([matrix.full_tensor() for matrix in matrices]))  # type: ignore[attr-defined]
+    like = [(matrix.device_mesh, matrix.placements) for matrix in matrices]  # type: ignore[attr-defined]
+    return torch.stack([distribute_tensor(update, *mesh, src_data_rank=None).to_local() for update, mesh in zip(whole, like, strict=True)])
 
 
 def _shape(parameter: torch.Tensor) -> tuple[int, ...]:

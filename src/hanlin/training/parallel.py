@@ -8,6 +8,7 @@ Everything that is decided by a clock, a signal or a lack of memory is decided t
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import datetime
 import inspect
@@ -98,6 +99,10 @@ class Team:
     def by_first(self, action: Callable[[], T]) -> T:
         """What `action` returns in the first process, which alone does it. Its error is everybody's."""
         return action()
+
+    def apart(self) -> Team:
+        """The same members, for words of other threads: what is said there never meets what is said here. Call it in every process."""
+        return self
 
     # ---------------------------------------------------------------- a step
 
@@ -204,6 +209,11 @@ class DataParallel(Team):
             error.told = not self.first
             raise error
         return outcome[0]
+
+    def apart(self) -> Team:
+        other = copy.copy(self)
+        other._control = dist.new_group(backend="gloo", timeout=_timeout())
+        return other
 
     def prepare(self, model: nn.Module, objective: Any) -> None:
         ids = None if self.device.type == "cpu" else [self.device]

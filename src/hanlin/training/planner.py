@@ -41,6 +41,7 @@ class StepShape:
         document_mask: whether rows carry an attention mask per document.
         checkpoint_activations: whether layers are computed again in the backward pass instead of being kept.
         offload: whether the optimiser's state is on the host but for the piece that is being updated.
+        copied: whether checkpoints are written from a copy of the state that lies in the same memory.
     """
 
     seq_len: int
@@ -50,6 +51,7 @@ class StepShape:
     document_mask: bool = True
     checkpoint_activations: bool = False
     offload: bool = False
+    copied: bool = False
 
 
 Work = tuple[float, float]  # floating-point operations and bytes moved of one kernel
@@ -66,6 +68,7 @@ class StepCost:
         forward_backward: kernels of one micro-batch.
         update: kernels of clipping and update.
         host: state of the optimiser that lies in host memory.
+        copy: of weights and optimiser's state, to write checkpoints from, in the memory that is counted.
     """
 
     weights: int
@@ -77,11 +80,12 @@ class StepCost:
     forward_backward: tuple[Work, ...]
     update: tuple[Work, ...]
     host: int = 0
+    copy: int = 0
 
     @property
     def peak(self) -> int:
         """Most bytes alive at once, without the framework's own."""
-        return max(self.backward_peak, self.update_peak)
+        return max(self.backward_peak, self.update_peak) + self.copy
 
     @property
     def temporary(self) -> int:
@@ -173,7 +177,8 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
         update_peak, update = ledger.take()
     if shape.offload:  # the trace has one memory, in which the host's copy was alive throughout
         return StepCost(weights, gradients, 0, activations, backward_peak - optimizer, update_peak - optimizer, kernels, update, optimizer)
-    return StepCost(weights, gradients, optimizer, activations, backward_peak, update_peak, kernels, update)
+    copy = weights + optimizer if shape.copied else 0
+    return StepCost(weights, gradients, optimizer, activations, backward_peak, update_peak, kernels, update, copy=copy)
 
 
 def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _Ledger | None = None) -> int:
