@@ -16,7 +16,7 @@ from hanlin import doctor
 from hanlin.common import devices
 from hanlin.common.devices import TRAITS, has_own_memory, kind_of, known_traps, memory_mb, resolve_device, traits
 from hanlin.common.errors import HanlinError
-from hanlin.model.backends import BACKENDS
+from hanlin.model.backends import BACKENDS, fault_of
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -209,7 +209,9 @@ def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
 
 
 def test_doctor_on_a_card_says_why_the_faster_ones_are_not_used_and_compiles_nothing_in_vain(monkeypatch):
-    """The row of a CUDA card, on a CPU: no kernel of varlen, no backward pass of flex. Where varlen is right, flex is not compiled."""
+    """The row of a CUDA card, on a CPU in float32: no kernel of varlen, no backward pass of flex. Where varlen is right, flex is not compiled."""
+    monkeypatch.setenv("HANLIN_PRECISION", "float32")
+    fault_of.cache_clear()  # other tests have operators of their own stand in
     monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=TRAITS["cuda"].attention))
     found = doctor.examine()
     assert found["attention_chosen"] == "sdpa" and list(found["attention"]) == list(TRAITS["cuda"].attention)

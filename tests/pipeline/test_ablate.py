@@ -125,7 +125,7 @@ def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    locks = [int(lock.read_text().split()[1]) for lock in out.glob("cells/*/.lock")]
+    locks = [json.loads(lock.read_text())["pid"] for lock in out.glob("cells/*/.lock")]
     assert locks and not any(os.path.exists(f"/proc/{pid}") for pid in locks)
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300, env=os.environ | {"HANLIN_LANG": "en"})
     assert done.returncode == 0, done.stderr

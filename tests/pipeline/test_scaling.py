@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 
+import numpy as np
 import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.evaluation.likelihood import document_bits, encode_documents
 from hanlin.model import load_model
+from hanlin.pipeline import scaling
 from hanlin.pipeline.cell import heldout_documents
 from hanlin.pipeline.scaling import plan_scaling, read_budget, run_scaling, shape_for
 from hanlin.stages.job import Job
@@ -75,3 +78,14 @@ def test_a_branch_is_the_run_it_stands_for(tmp_path):
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s" / "cells").rglob("result.json")}
     again = run_scaling(plan, tmp_path / "s", jobs=2, progress=Progress())
     assert again["law"] == found["law"] and before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_time_buys_no_more_than_the_device_can_compute_and_slow_hours_do_not_count(monkeypatch):
+    """Speeds of a busy machine, which by themselves say that larger models are faster without end."""
+    monkeypatch.setattr(scaling, "matmul_peak", lambda device: 5e9)
+    plan = types.SimpleNamespace(config=types.SimpleNamespace(device="cpu"))
+    points = [{"parameters": n, "tokens": 1e6, "flops": 6.0 * n * 1e6, "tokens_per_second": speed} for n, speed in ((1e5, 500.0), (1e5, 2000.0), (4e5, 1500.0))]
+    tokens = scaling._affordable(read_budget("100s"), plan, points)
+    sizes = np.array([1e5, 4e5, 1e8])
+    assert tokens(sizes) == pytest.approx([100 * 2000, 100 * 1500, 100 * 5e9 / (6 * 1e8)])
+    assert tokens(np.array([2e5]))[0] == pytest.approx(100 * (6e5 * 2000 * 2.4e6 * 1500) ** 0.5 / (6 * 2e5))

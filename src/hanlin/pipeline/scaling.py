@@ -12,6 +12,7 @@ import numpy as np
 
 from ..common.atomic import write_json
 from ..common.config import to_dict
+from ..common.devices import matmul_peak, resolve_device
 from ..common.errors import HanlinError
 from ..common.locks import directory_lock
 from ..common.manifest import artifact
@@ -226,27 +227,32 @@ def _advice(budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]], 
 
 
 def _affordable(budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]]) -> Callable[[np.ndarray], np.ndarray]:
-    """Tokens that a budget pays for, by size: by a model's own FLOPs, or by the tokens a second that were measured.
+    """Tokens that a budget pays for, by size: by a model's own FLOPs, or by the FLOPs a second that were measured.
 
-    Speeds between and beyond the sizes that were trained come from a line in log-log coordinates.
+    Of several speeds of one size the best counts: what else runs on a machine only slows a training. Where lines lead beyond the
+    sizes that were trained, nothing gets faster than plain matrix products are on the device.
     """
-    if budget.seconds is not None:
-        sizes = np.log([point["parameters"] for point in points])
-        slope, height = np.polyfit(sizes, np.log([point["tokens_per_second"] for point in points]), 1)
-        seconds = budget.seconds
-        return lambda n: seconds * np.exp(height + slope * np.log(n))
-    known = sorted({(point["parameters"], point["flops"] / point["tokens"]) for point in points})
-    sizes, costs = np.log(np.array(known, dtype=float)).T
-    slope = (costs[-1] - costs[0]) / (sizes[-1] - sizes[0])
-    flops = budget.flops or 0.0
+    by_size = {point["parameters"]: point["flops"] / point["tokens"] for point in points}
+    cost = _line(by_size)
+    if budget.seconds is None:
+        flops = budget.flops or 0.0
+        return lambda n: flops / cost(n)
+    best = {n: max(point["tokens_per_second"] for point in points if point["parameters"] == n) * by_size[n] for n in by_size}
+    seconds, rate, ceiling = budget.seconds, _line(best), max(matmul_peak(resolve_device(plan.config.device)), *best.values())
+    return lambda n: seconds * np.minimum(rate(n), ceiling) / cost(n)
 
-    def tokens(n: np.ndarray) -> np.ndarray:
-        at = np.log(n)
-        inside = np.interp(at, sizes, costs)
-        cost = inside + np.where(at < sizes[0], (at - sizes[0]) * slope, 0.0) + np.where(at > sizes[-1], (at - sizes[-1]) * slope, 0.0)
-        return flops / np.exp(cost)
 
-    return tokens
+def _line(values: dict[float, float]) -> Callable[[np.ndarray], np.ndarray]:
+    """Straight between neighbours in log-log coordinates, and beyond the ends as the ends lie to one another."""
+    x, y = np.log(np.array(sorted(values.items()), dtype=float)).T
+    slope = (y[-1] - y[0]) / (x[-1] - x[0])
+
+    def at(n: np.ndarray) -> np.ndarray:
+        place = np.log(n)
+        outside = np.minimum(place - x[0], 0.0) + np.maximum(place - x[-1], 0.0)
+        return np.exp(np.interp(place, x, y) + slope * outside)
+
+    return at
 
 
 def _config(plan: SeriesPlan) -> dict[str, Any]:
