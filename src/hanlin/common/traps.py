@@ -28,12 +28,6 @@ CPU_TRAPS = (
         "lab-log 2026-11-21, torch 2.13",
     ),
     Trap(
-        "CPU 上的 bf16 由 oneDNN 为每种形状各编一份内核：文档长短不一时，内存多占 200–400 MB",
-        "bf16 on a CPU has oneDNN make a kernel for each shape: with documents of all lengths it takes 200-400 MB more memory",
-        "lab-log 2026-11-22, torch 2.13",
-        ("bfloat16",),
-    ),
-    Trap(
         "别的程序占着核时，OpenMP 线程空转会让训练慢几倍；命令行默认设 GOMP_SPINCOUNT=1000",
         "with other programs on the cores, spinning OpenMP threads make training several times slower; the command line sets GOMP_SPINCOUNT=1000",
         "lab-log 2026-11-21",

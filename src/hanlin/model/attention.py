@@ -119,9 +119,10 @@ def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_id
     out = torch.empty(q.shape, dtype=q.dtype)
     flat = out.view(q_flat.shape)
     heads = k.shape[2]
-    for tile in _tiles(doc_ids, q.dtype):
-        shares = _probabilities(_fold(q_flat, tile, heads), k_flat, tile)
-        _unfold(torch.bmm(shares, v_flat[:, tile.start : tile.last]), flat, tile, heads)
+    with torch.autocast("cpu", enabled=False):
+        for tile in _tiles(doc_ids, q.dtype):
+            shares = _probabilities(_fold(q_flat, tile, heads), k_flat, tile)
+            _unfold(torch.bmm(shares, v_flat[:, tile.start : tile.last]), flat, tile, heads)
     return out
 
 
