@@ -216,7 +216,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000, help="of memory")
     parser.add_argument("--seconds", type=float, default=180.0, help="of the seed's recipe")
     parser.add_argument("--minutes", type=float, default=9.0, help="for each part")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / f"gpu-{datetime.date.today()}")
+    parser.add_argument("--out", type=Path, help="of figures and logs; in benchmarks/results when absent, of a dry run in runs")
     options = parser.parse_args()
     unknown = set(options.parts.split(",")) - set(PARTS)
     if unknown:
@@ -235,6 +235,8 @@ def main() -> int:
         return 2
     if options.dry_run:
         options.seconds, options.steps, options.megabytes = 3.0, 30, 0.2
+    home = Path(__file__).parent
+    options.out = options.out or (home.parent / "runs" if options.dry_run else home / "results") / f"gpu-{datetime.date.today()}"
     good = True
     for part in options.parts.split(","):
         log = Log(options.out, part, options.dry_run)

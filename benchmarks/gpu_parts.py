@@ -87,7 +87,7 @@ def attention(options: Any, log: Any) -> None:
                     times.append(time.perf_counter() - began)
             except Exception as error:  # what a device does not have is a result
                 log.say(f"  {name}: not here ({type(error).__name__}: {(str(error).strip().splitlines() or ['?'])[0][:120]})")
-                log.record.setdefault("not_here", {})[name] = str(error)[:2000]
+                log.record.setdefault("not_here", {})[name] = (str(error).strip().splitlines() or ["?"])[0][:200]
                 continue
             error = max(float((ours.float() - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, wanted, strict=True))
             log.say(f"  {name:<34}{1000 * statistics.median(times):>9.2f} ms   relative error {error:.4f}")

@@ -30,7 +30,7 @@ from .guards import BadSteps, SpikeGuard, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
 from .parallel import Parallel, Team
 from .precision import scaler_for, skips_on_device
-from .saving import AsyncSave, Failure, Saver
+from .saving import AsyncSave, OnSaveError, Saver
 from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
@@ -80,7 +80,7 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     anchor_steps: int = 250
     async_save: AsyncSave = "auto"
-    on_save_error: Literal["stop", "warn"] = "stop"
+    on_save_error: OnSaveError = "stop"
     offload_optimizer: bool = False
     parallel: Parallel = "ddp"
     deepspeed_config: Path | None = None
@@ -147,7 +147,7 @@ def train(
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)))
         run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
-        held.callback(run.leave)
+        held.callback(run.saver.leave)
         choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
         model.train()
@@ -160,7 +160,7 @@ def train(
                 run.save(wait=True)
                 raise Interrupted(run.stop)
         run.read_back()
-        run.settle()
+        run.saver.settle()
         run.log.flush()
         team.require_same(model)
     model.eval()
@@ -199,7 +199,7 @@ class _Run:
         self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
         self.scaler = scaler_for(self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
-        self.saver = Saver(work, self.device, self.team, config.async_save, config.anchor_steps)
+        self.saver = Saver(work, self.device, self.team, progress, async_save=config.async_save, anchor_steps=config.anchor_steps, on_save_error=config.on_save_error)
         self.compiles: bool | None = None  # not decided yet
         self.step = self.offset = self.halvings = self.skipped = 0
         self.last: dict[str, float] = {}
@@ -218,7 +218,7 @@ class _Run:
         due = not self.saver.busy and now - max(self.saved, self.saver.ended) > self.config.checkpoint_seconds
         said = self.team.gather((stop, due, over, self.saver.failure()))
         self.stop, (_, self.save_is_due, self.time_is_over, _) = max(entry[0] for entry in said), said[0]
-        self._heed([entry[3] for entry in said])
+        self.saver.heed([entry[3] for entry in said])
 
     def take_step(self) -> None:
         """Launch a step, then read what the one before it said; its own at once on a CPU, when a checkpoint is due, or when it is the last."""
@@ -375,7 +375,7 @@ class _Run:
 
     def _roll_back(self, last_bad: int) -> None:
         """Return to the newest anchor before the bad steps, and read on behind them."""
-        self.settle()
+        self.saver.settle()
         following, offset = last_bad + 1 + self.offset, self.offset
         bad, halvings, skipped = self.bad, self.halvings, self.skipped
         state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, at_most=bad.steps[0], multiple_of=self.config.anchor_steps, team=self.team)
@@ -414,52 +414,17 @@ class _Run:
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint of the state between two steps; in the background the write only begins here, unless `wait`."""
-        self.settle()
+        self.saver.settle()
         self.log.flush()  # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
         self.team.require_same(self.model)
         state = {
             "fingerprint": self.source.fingerprint, "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
             "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
         }  # fmt: skip
-        try:
-            self.saver.save(self.step, self.model, self.optimizers, state)
-        except HanlinError as error:
-            self._not_saved(error)
+        self.saver.save(self.step, self.model, self.optimizers, state)
         self.saved = time.monotonic()
         if wait:
-            self.settle()
-
-    def settle(self) -> None:
-        """Wait until no checkpoint is being written, and act on what became of it."""
-        if self.saver.background:
-            self.saver.wait()
-            self._heed(self.team.gather(self.saver.failure()))
-
-    def _heed(self, said: list[Failure | None]) -> None:
-        """Act on saves that failed in the background, in every process as soon as in any."""
-        failure = next((one for one in said if one is not None), None)
-        if failure is None:
-            return
-        mine = self.saver.take_error()
-        if mine is not None and not isinstance(mine, HanlinError):
-            raise mine
-        error = HanlinError(failure.zh, failure.en)
-        error.told = not self.team.first
-        if failure.unforeseen:
-            raise error
-        self._not_saved(error)
-
-    def _not_saved(self, error: HanlinError) -> None:
-        if self.config.on_save_error == "stop":
-            raise error
-        self.progress.warn(f"检查点没有写成，训练继续：{error.zh}", f"the checkpoint was not written, training goes on: {error.en}")
-
-    def leave(self) -> None:
-        """Whatever ends the run: wait for the save under way, and do not keep quiet about its failure."""
-        self.saver.wait()
-        failure = self.saver.failure()
-        if failure is not None:
-            self.progress.warn(f"检查点没有写成：{failure.zh}", f"the checkpoint was not written: {failure.en}")
+            self.saver.settle()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.offset, self.halvings, self.skipped = state["step"], state["offset"], state["halvings"], state["skipped"]

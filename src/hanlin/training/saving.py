@@ -17,11 +17,13 @@ from torch import nn
 
 from ..common.devices import has_own_memory, synchronize, traits
 from ..common.errors import HanlinError
+from ..common.progress import Progress
 from .checkpoint import Snapshot, save_checkpoint, take_snapshot, write_checkpoint
 from .optim import Optimizers
 from .parallel import ALONE, Team
 
 AsyncSave = Literal[True, False, "auto"]
+OnSaveError = Literal["stop", "warn"]
 
 
 def saves_in_background(async_save: AsyncSave, own_memory: bool, processes: int) -> bool:
@@ -66,14 +68,18 @@ class Saver:
 
     Args:
         async_save: see `saves_in_background`.
+        on_save_error: whether a checkpoint that cannot be written ends the training or is only warned of.
         team: make it in every process, and call `save` in every process.
 
     Attributes:
         ended: when the last save in the background ended, by `time.monotonic`.
     """
 
-    def __init__(self, folder: Path, device: torch.device, team: Team, async_save: AsyncSave, anchor_steps: int):
-        self.folder, self.team, self.anchor_steps = folder, team, anchor_steps
+    def __init__(
+        self, folder: Path, device: torch.device, team: Team, progress: Progress, *, async_save: AsyncSave = "auto", anchor_steps: int = 0, on_save_error: OnSaveError = "stop"
+    ):
+        self.folder, self.team, self.progress = folder, team, progress
+        self.anchor_steps, self.on_save_error = anchor_steps, on_save_error
         self.background = saves_in_background(async_save, has_own_memory(device), team.size)
         self.ended = 0.0
         self._among = team.apart() if self.background and team.writes_shards else ALONE
@@ -90,10 +96,13 @@ class Saver:
         """Write a checkpoint of now, or begin to; the one before must be over.
 
         Raises:
-            HanlinError: as `write_checkpoint`, unless in the background.
+            HanlinError: as `write_checkpoint`, unless in the background or only to be warned of.
         """
         if not self.background:
-            save_checkpoint(self.folder, step, model, optimizers, state, anchor_steps=self.anchor_steps, team=self.team)
+            try:
+                save_checkpoint(self.folder, step, model, optimizers, state, anchor_steps=self.anchor_steps, team=self.team)
+            except HanlinError as error:
+                self._not_saved(error)
             return
         assert not self.busy and self._error is None
         if not (self.team.first or self.team.sharded):
@@ -121,13 +130,43 @@ class Saver:
             return Failure(error.zh, error.en, False)
         return Failure(f"后台写检查点出错：{error!r}", f"writing a checkpoint in the background failed: {error!r}", True)
 
-    def wait(self) -> None:
-        """Until no save is under way in this process."""
+    def settle(self) -> None:
+        """Wait until no checkpoint is being written, and act on what became of it. Call it in every process."""
+        if self.background:
+            self._wait()
+            self.heed(self.team.gather(self.failure()))
+
+    def heed(self, said: list[Failure | None]) -> None:
+        """Act on what all processes' `failure` said, in every process as soon as in any.
+
+        Raises:
+            HanlinError: a save failed, and that is not only to be warned of.
+        """
+        failure = next((one for one in said if one is not None), None)
+        if failure is None:
+            return
+        self._wait()
+        mine, self._error = self._error, None
+        if mine is not None and not isinstance(mine, HanlinError):
+            raise mine
+        error = HanlinError(failure.zh, failure.en)
+        error.told = not self.team.first
+        if failure.unforeseen:
+            raise error
+        self._not_saved(error)
+
+    def leave(self) -> None:
+        """Whatever ends the training: wait for the save under way, and do not keep quiet about its failure."""
+        self._wait()
+        failure = self.failure()
+        if failure is not None:
+            self.progress.warn(f"检查点没有写成：{failure.zh}", f"the checkpoint was not written: {failure.en}")
+
+    def _not_saved(self, error: HanlinError) -> None:
+        if self.on_save_error == "stop":
+            raise error
+        self.progress.warn(f"检查点没有写成，训练继续：{error.zh}", f"the checkpoint was not written, training goes on: {error.en}")
+
+    def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join()
-
-    def take_error(self) -> BaseException | None:
-        """Wait, and hand over the error of the last save, which is then forgotten."""
-        self.wait()
-        error, self._error = self._error, None
-        return error
