@@ -12,6 +12,8 @@ from hanlin.model import CausalLM, ModelConfig, init_weights
 from hanlin.model.attention import TILE, attend, document_attention, packed_mask, tiles_of
 from hanlin.model.backends import BACKENDS
 from hanlin.model.functions import normed_linears, rms_norm, swiglu
+from hanlin.training import TrainConfig
+from hanlin.training.planner import StepShape, trace_step
 from tests.support import tiny_model
 
 
@@ -198,3 +200,39 @@ def test_the_compiled_trunk_computes_the_same(family):
 
 def test_rms_norm_of_nothing_is_nothing():
     assert not rms_norm(torch.zeros(2, 8), torch.ones(8), 1e-6).any()
+
+
+def trained_step(monkeypatch, width, dtype=torch.float32, checkpoints=False):
+    """Gradients of a step whose layers make queries and keys again from this width on."""
+    monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
+    config = ModelConfig(vocab_size=60, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96)
+    model = CausalLM(config)
+    init_weights(model, 0)
+    model.checkpoint_activations = checkpoints
+    for parameter in model.parameters():
+        parameter.data += 0.1  # residual projections start at zero, and everything below them would get no gradient
+    ids = torch.arange(2 * 48).view(2, 48) % 60
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = model(ids, doc_ids=rows_of_documents([[20, 28], [48]])).float().square().mean()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_queries_and_keys_made_again_give_the_same_bits(monkeypatch, dtype, checkpoints):
+    kept, again = (trained_step(monkeypatch, width, dtype, checkpoints) for width in (65, 64))
+    assert all(bool(grad.any()) for grad in kept.values())
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
+    config = ModelConfig(vocab_size=60, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96)
+    costs = {}
+    for width in (65, 64):
+        monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
+        for checkpoints in (False, True):
+            costs[width, checkpoints] = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, checkpoint_activations=checkpoints)).activations
+    tokens, floats = 2 * 128, 64 + 32  # of a layer: queries and keys
+    assert costs[65, False] - costs[64, False] == 3 * tokens * floats * 4
+    assert costs[65, True] == costs[64, True]

@@ -252,15 +252,15 @@ def test_leftovers_are_swept_and_a_replaced_checkpoint_is_put_back(trained, tmp_
     assert load_latest(tmp_path, *trained, never)["step"] == 4
 
 
-def test_going_back_forgets_state_that_did_not_exist_then(tmp_path):
+def test_going_back_forgets_what_was_added_up_since(tmp_path):
     model = tiny_model("qwen3", hidden_size=32)
     optimizers = Optimizers(model, learning_rate=1e-2)
     save_checkpoint(tmp_path, 0, model, optimizers, {})
     model(torch.arange(8)[None]).square().mean().backward()
     optimizers.step(1.0)
-    assert optimizers.state_tensors()
+    assert all(bool(value.any()) for value in optimizers.state_tensors().values())
     load_latest(tmp_path, model, optimizers, never)
-    assert not optimizers.state_tensors()
+    assert not any(bool(value.any()) for value in optimizers.state_tensors().values())
 
 
 def test_random_generators_go_on_where_they_were(trained, tmp_path):

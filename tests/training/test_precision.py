@@ -179,7 +179,7 @@ def test_an_overflow_changes_no_bit(world, tmp_path, half, monkeypatch):
     model, part = run(world, tmp_path / "work", 2)
     assert float(part.scaler.scale) == 2.0**37 and int(part.scaler.overflows) == 2
     assert all(torch.equal(before[name], value) for name, value in weights(model).items())
-    assert part.optimizers.state_tensors() == {} and int(part.guard.count) == 0
+    assert not any(bool(value.any()) for value in part.optimizers.state_tensors().values()) and int(part.guard.count) == 0
 
 
 def test_a_resumed_run_has_the_same_bits(world, tmp_path, half, monkeypatch):

@@ -100,6 +100,17 @@ def _probabilities(queries: torch.Tensor, keys: torch.Tensor, tile: Tile) -> tor
     return torch.softmax(scores, -1)
 
 
+def _flat(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scaled queries (N, H, D), keys and values (Hkv, N, D), in float32 at least.
+
+    Tiles are of all sizes, and oneDNN would make a bfloat16 kernel for each (measured here, with documents of 60 tokens: 12.6 instead
+    of 15.4 thousand tokens a second at 1.3M parameters, 1,009 instead of 608 MB).
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q_flat, k_flat, v_flat = (x.flatten(0, 1).to(wide) for x in (q, k, v))
+    return q_flat * q.shape[-1] ** -0.5, k_flat.transpose(0, 1), v_flat.transpose(0, 1)
+
+
 @torch.library.custom_op("hanlin::document_attention", mutates_args=())
 def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_ids: torch.Tensor) -> torch.Tensor:
     """Causal attention within documents, tile by tile, without the products that a mask would throw away.
@@ -115,12 +126,12 @@ def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_id
     Returns:
         (B, T, H, D), contiguous.
     """
-    q_flat, k_flat, v_flat = q.flatten(0, 1) * q.shape[-1] ** -0.5, k.flatten(0, 1).transpose(0, 1), v.flatten(0, 1).transpose(0, 1)
+    q_flat, k_flat, v_flat = _flat(q, k, v)
     out = torch.empty(q.shape, dtype=q.dtype)
     flat = out.view(q_flat.shape)
     heads = k.shape[2]
     with torch.autocast("cpu", enabled=False):
-        for tile in _tiles(doc_ids, q.dtype):
+        for tile in _tiles(doc_ids, q_flat.dtype):
             shares = _probabilities(_fold(q_flat, tile, heads), k_flat, tile)
             _unfold(torch.bmm(shares, v_flat[:, tile.start : tile.last]), flat, tile, heads)
     return out
@@ -130,26 +141,25 @@ def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_id
 def _document_attention_backward(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    scale = q.shape[-1] ** -0.5
-    q_flat, k_flat, v_flat = q.flatten(0, 1) * scale, k.flatten(0, 1).transpose(0, 1), v.flatten(0, 1).transpose(0, 1)
-    grad_flat = grad.contiguous().flatten(0, 1)
-    grad_q = torch.empty(q.shape, dtype=q.dtype)
-    grad_k, grad_v = (torch.empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))  # sums over all tiles that look at a token
+    q_flat, k_flat, v_flat = _flat(q, k, v)
+    wide = q_flat.dtype
+    grad_flat = grad.contiguous().flatten(0, 1).to(wide)
+    grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=wide) for x in (q, k, v))
     k_out, v_out = grad_k.flatten(0, 1).transpose(0, 1), grad_v.flatten(0, 1).transpose(0, 1)
     heads = k.shape[2]
-    for tile in _tiles(doc_ids, q.dtype):
+    for tile in _tiles(doc_ids, wide):
         queries, above = _fold(q_flat, tile, heads), _fold(grad_flat, tile, heads)
         shares = _probabilities(queries, k_flat, tile)
         seen, own = slice(tile.start, tile.first), slice(tile.first, tile.last)
         before = tile.first - tile.start
         grad_shares = torch.bmm(above, v_flat[:, tile.start : tile.last].mT)
-        grad_scores = torch.ops.aten._softmax_backward_data(grad_shares, shares, -1, q.dtype)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_shares, shares, -1, wide)
         for out, part in ((v_out, torch.bmm(shares.mT, above)), (k_out, torch.bmm(grad_scores.mT, queries))):
             out[:, own] = part[:, before:]  # this tile is the first to look at its own tokens
-            if before:
+            if before:  # sums over all tiles that look at a token
                 out[:, seen] += part[:, :before]
         _unfold(torch.bmm(grad_scores, k_flat[:, tile.start : tile.last]), grad_q.view(q_flat.shape), tile, heads)
-    return grad_q.mul_(scale), grad_k.to(k.dtype), grad_v.to(v.dtype)
+    return grad_q.mul_(q.shape[-1] ** -0.5).to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
 @document_attention.register_fake

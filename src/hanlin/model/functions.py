@@ -5,6 +5,8 @@ Measured here on one core, float32, forward and backward: RMS norm of (16, 256, 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -163,6 +165,40 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.
     if torch.compiler.is_compiling():
         return F.linear(F.silu(gate) * up, weight)
     return _SwiGLU.apply(gate, up, weight.to(gate.dtype))
+
+
+class _Recipe:
+    """Stands for a tensor that is not kept."""
+
+    def __init__(self, make: Callable[[], torch.Tensor]):
+        self.make = make
+
+
+def made_again(makers: Mapping[Callable[[], torch.Tensor], torch.Tensor]) -> contextlib.AbstractContextManager[Any]:
+    """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to make it.
+
+    Args:
+        makers: functions that make a tensor again, bit for bit, with the tensor. Nothing happens when there are none; other
+            hooks on saved tensors (activation checkpointing) do not apply within.
+    """
+    if not makers:
+        return contextlib.nullcontext()
+    known = {_place(tensor): _Recipe(make) for make, tensor in makers.items()}  # the tensors themselves would live as long as the hooks
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor | _Recipe:
+        return known.get(_place(tensor), tensor)
+
+    def unpack(kept: torch.Tensor | _Recipe) -> torch.Tensor:
+        if isinstance(kept, torch.Tensor):
+            return kept
+        with torch.no_grad():
+            return kept.make()
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.untyped_storage()._cdata, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def run_block(block: nn.Module, x: torch.Tensor, context: Any, again: bool) -> torch.Tensor:

@@ -237,7 +237,7 @@ def _load(path: Path, model: nn.Module, optimizers: Optimizers, team: Team, veri
         read_manifest(path, "checkpoint")
     state = read_json(path / "state.json")
     _require_format(state)
-    optimizers.forget()  # what the checkpoint does not know did not exist then
+    optimizers.forget()  # what the checkpoint does not know was zero then
     if team.writes_shards or shards_of(path):
         _load_shards(path, model, optimizers, team)
         _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))

@@ -149,6 +149,9 @@ class ZeroOptimizers(Optimizers):
         self._zero: Any = None
         self._norm = torch.zeros(())
 
+    def _make_state(self) -> None:
+        """`attach` does, of the parts that DeepSpeed cuts."""
+
     def attach(self, engine: Any) -> None:
         """Take over what DeepSpeed has made of the parameters."""
         self._engine, self._zero = engine, engine.optimizer

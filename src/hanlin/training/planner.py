@@ -157,11 +157,11 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
         if shape.checkpoint_activations:
             model.checkpoint_activations = True
         model.train()
+        weights = ledger.live
         optimizers = Optimizers(
             model, learning_rate=train.learning_rate, muon=train.muon, embedding_scale=train.embedding_scale, weight_decay=train.weight_decay,
             betas=(0.9, train.beta2), offload=shape.offload,
         )  # fmt: skip
-        weights = ledger.live
         _forward_backward(model, shape, shape.rows)
         gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.grad is not None)
         optimizers.step(1.0)
