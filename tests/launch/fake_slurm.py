@@ -4,6 +4,7 @@ It keeps to what Slurm's manuals and sources say of what the script uses: sbatch
 reaches the batch shell alone; srun runs a task on each node and turns SIGTERM into SIGKILL for its tasks; scancel with a signal reaches
 the tasks and not the batch shell; a requeued job starts from the top under the same number, with SLURM_RESTART_COUNT one higher.
 Every node is this machine. FAKE_SLURM is the folder of jobs, FAKE_SLURM_LIMIT the seconds until the signal, FAKE_SLURM_GRACE until the kill.
+With FAKE_SLURM_WATCH, a file, the signal comes sooner: as soon as the file has grown by FAKE_SLURM_LINES lines since the start.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(os.environ["FAKE_SLURM"])
 LIMIT, GRACE = float(os.environ.get("FAKE_SLURM_LIMIT", "60")), float(os.environ.get("FAKE_SLURM_GRACE", "30"))
+WATCHED, LINES = Path(os.environ.get("FAKE_SLURM_WATCH", os.devnull)), int(os.environ.get("FAKE_SLURM_LINES", "1"))
 
 
 def options(items: list[str]) -> dict[str, str]:
@@ -55,11 +58,10 @@ def controller(arguments: list[str]) -> None:
         with open(wanted["output"].replace("%j", number), "ab" if wanted.get("open-mode") == "append" else "wb") as log:
             batch = subprocess.Popen(["bash", job["script"], *job["arguments"]], env=environment, stdout=log, stderr=log)
             (folder / "batch.pid").write_text(str(batch.pid))
-            try:
-                code, signalled = batch.wait(LIMIT), False
-            except subprocess.TimeoutExpired:
+            signalled = time_is_up(batch)
+            code = batch.returncode
+            if signalled:
                 batch.send_signal(getattr(signal, f"SIG{to.removeprefix('B:')}"))
-                signalled = True
                 try:
                     code = batch.wait(GRACE)
                 except subprocess.TimeoutExpired:
@@ -74,6 +76,20 @@ def controller(arguments: list[str]) -> None:
             return
         (folder / "requeue").unlink()
         restarts += 1
+
+
+def time_is_up(batch: subprocess.Popen[bytes]) -> bool:
+    """Wait for the job's end or its limit; whether the limit came first."""
+    end, lines = time.monotonic() + LIMIT, written()
+    while batch.poll() is None:
+        if time.monotonic() >= end or written() >= lines + LINES:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def written() -> int:
+    return WATCHED.read_bytes().count(b"\n") if WATCHED.exists() else 0
 
 
 def kill_tasks(folder: Path, number: int) -> None:

@@ -42,9 +42,11 @@ def same_losses(place: Path, losses: dict[int, float]) -> None:
 
 
 def test_slurm_signals_saves_and_goes_on(world, place, monkeypatch):
-    """Every start is signalled soon after its first steps; each goes on from where the one before it stopped."""
+    """Every start is signalled after some 25 steps; each goes on from where the one before it stopped."""
     config, losses = world
-    monkeypatch.setenv("FAKE_SLURM_LIMIT", "60")
+    monkeypatch.setenv("FAKE_SLURM_LIMIT", "300")
+    monkeypatch.setenv("FAKE_SLURM_WATCH", str(place / "track.jsonl"))
+    monkeypatch.setenv("FAKE_SLURM_LINES", "25")
     monkeypatch.setenv("FAKE_SLURM_GRACE", "120")
     script = [str(LAUNCH / "slurm.sh"), "pretrain", "--config", str(config), "--out", "model"]
     said = subprocess.run(["sbatch", "--nodes=2", "--gpus-per-node=1", "--cpus-per-task=1", *script], capture_output=True, text=True, check=True).stdout
