@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import orjson
 import pytest
@@ -39,6 +41,14 @@ def run(data, work, steps=12, micro=256, seed=5, max_steps=None, **options):
 def test_it_learns(data, tmp_path):
     _, result = run(data, tmp_path, steps=40)
     assert result.last["bits_per_byte"] < 0.8 and result.skipped == 0
+
+
+def test_the_time_spent_on_data_is_said(data, tmp_path, monkeypatch):
+    quick = run(data, tmp_path / "quick", steps=2)[1].last
+    assert 0 < quick["data_seconds"] < 0.25
+    ready = RowSource.micro_batches
+    monkeypatch.setattr(RowSource, "micro_batches", lambda *given: (time.sleep(0.3), ready(*given))[1])
+    assert run(data, tmp_path / "slow", steps=2)[1].last["data_seconds"] >= 0.3
 
 
 def test_a_run_is_a_function_of_its_seed(data, tmp_path):

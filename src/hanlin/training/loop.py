@@ -35,7 +35,7 @@ from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
 
-_COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr", "loss_scale", "overflows"}  # figures that are every process' alike; others are summed
+_COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr", "data_seconds", "loss_scale", "overflows"}  # every process' alike, or the first's; others are summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +237,7 @@ class _Run:
         tick = time.monotonic()
         writer = self.team.whole(self.model) if getattr(self.source, "generates", False) else self.model
         batches = cut(self.source.micro_batches(self.step + self.offset, writer, self.team.share), self.halvings)
+        data_seconds = time.monotonic() - tick
         if self.compiles is None:
             self._decide_to_compile(batches)
         batches, loss, figures = self._gradients(batches)
@@ -250,7 +251,7 @@ class _Run:
         tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad & ~overflow, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
         tensors |= self.scaler.figures()
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
-        plain |= {"lr": config.learning_rate * factor, "tokens": float(sum(batch.ids.numel() for batch in batches))}
+        plain |= {"lr": config.learning_rate * factor, "data_seconds": data_seconds, "tokens": float(sum(batch.ids.numel() for batch in batches))}
         plain |= getattr(self.source, "figures", dict)()
         return _Launched(self.step, tick, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
 
