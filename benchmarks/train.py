@@ -56,13 +56,13 @@ def rows_of(shape: dict[str, Any], step: int) -> Any:
 class Peer:
     """A plain step of someone else's: logits of the whole batch, cross entropy, clip, AdamW."""
 
-    def __init__(self, name: str, shape: dict[str, Any], documents: list[list[int]] | None):
+    def __init__(self, name: str, shape: dict[str, Any], documents: Path | None):
         import torch
 
         base, *modes = name.split("+")
         mode, self.bf16 = "compiled" in modes, "bf16" in modes or shape.get("device", "cpu") != "cpu"
         torch.manual_seed(0)
-        self.shape, self.documents = shape, documents
+        self.shape, self.documents = shape, read_token_ids(documents) if documents else None
         self.device = torch.device(shape.get("device", "cpu"))
         self.model = getattr(peers, {"llama": "stock", "qwen3": "stock", "gpt2": "gpt2_block", "minimind": "minimind"}[base])(base, shape).to(self.device)
         self.loss = self._loss
@@ -111,7 +111,7 @@ class Peer:
         ids, labels = torch.zeros(rows, length, dtype=torch.int64), torch.full((rows, length), -100)
         for row in range(rows):
             document = self.documents[(step * rows + row) % len(self.documents)][:length]
-            ids[row, : len(document)] = labels[row, : len(document)] = torch.tensor(document)
+            ids[row, : len(document)] = labels[row, : len(document)] = torch.from_numpy(document.astype("int64"))
             self.useful += len(document)
         return ids, labels
 
@@ -123,11 +123,11 @@ class Over(Exception):
 class Ours:
     """Hanlin's loop itself: its batch source takes the orders, and a step is all that the loop does from one batch to the next."""
 
-    def __init__(self, name: str, shape: dict[str, Any], documents: list[list[int]] | None):
+    def __init__(self, name: str, shape: dict[str, Any], documents: Path | None):
         import torch
 
         from hanlin.common.progress import Progress
-        from hanlin.dataset import IGNORE, Batch, pack_sequences
+        from hanlin.dataset import IGNORE, Batch, TextRows, TokenDataset
         from hanlin.model import CausalLM, ModelConfig, init_weights
         from hanlin.stages.supervised import NextToken
         from hanlin.training import TrainConfig, train
@@ -139,6 +139,7 @@ class Ours:
         model.to(self.device)
         self.useful = 0
         rows, length = shape["rows"], shape["length"]
+        text = TextRows(TokenDataset(documents), length, 0) if documents else None
 
         def full(step: int) -> Batch:
             ids = rows_of(shape, step)
@@ -146,20 +147,9 @@ class Ours:
             return Batch(ids, labels, torch.arange(length).expand(rows, length), torch.arange(rows)[:, None].expand(rows, length), [])
 
         def packed(step: int) -> Batch:
-            """Documents one after another, cut only where a row ends: what `TextRows` makes."""
-            assert documents is not None
-            taken, room, pieces = self.at, rows * length, []
-            while room > 0:
-                document = documents[taken[0] % len(documents)][taken[1] :]
-                piece = document[: min(room, length - (rows * length - room) % length)]
-                pieces.append((piece, [1] * len(piece)))
-                room -= len(piece)
-                taken = (taken[0] + 1, 0) if len(piece) == len(document) else (taken[0], taken[1] + len(piece))
-            self.at = taken
+            assert text is not None
             self.useful += rows * length
-            return pack_sequences(pieces, length)
-
-        self.at = (0, 0)
+            return text.batch(list(range(step * rows, (step + 1) * rows)))
 
         class Source:
             fingerprint = "benchmark"
@@ -167,7 +157,7 @@ class Ours:
             def micro_batches(_, step: int, model: Any, share: Any = None) -> list[Batch]:
                 if next(self.orders, self) is self:
                     raise Over
-                return [packed(step) if documents else full(step)]
+                return [packed(step) if text else full(step)]
 
         config = TrainConfig(steps=10**6, muon="muon" in name, learning_rate=5e-4, checkpoint_seconds=1e9, anchor_steps=10**6, compile="compiled" in name)
         objective = NextToken(torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4, document_mask="whole" not in name)
@@ -213,7 +203,15 @@ def orders(side: Any) -> Iterator[None]:
         print(json.dumps({"seconds": times, "peak_mb": peak, "useful": side.useful}), flush=True)
 
 
-def worker(name: str, shape: dict[str, Any], documents: list[list[int]] | None) -> None:
+def read_token_ids(folder: Path) -> list[Any]:
+    """Every document of a dataset as an array of token ids."""
+    from hanlin.dataset import TokenDataset
+
+    data = TokenDataset(folder)
+    return [data.tokens[first:end] for first, end in zip(data.starts, data.starts[1:], strict=False)]
+
+
+def worker(name: str, shape: dict[str, Any], documents: Path | None) -> None:
     """One implementation, until stdin ends."""
     import torch
 
@@ -299,7 +297,7 @@ def judge(label: str, value: float, target: float, below: bool = False) -> bool:
 
 
 def real_documents(files: list[Path], vocab: int, count: int, folder: Path, longest: int | None = None) -> Path:
-    """Token ids of real documents in a seeded order, by a tokenizer trained on them.
+    """Real documents in a seeded order as a dataset of token ids, by a tokenizer trained on them.
 
     Args:
         longest: only documents of at most so many characters.
@@ -308,6 +306,7 @@ def real_documents(files: list[Path], vocab: int, count: int, folder: Path, long
 
     import hanlin
     from hanlin.corpus.readers import read_documents
+    from hanlin.dataset import build_text_dataset
 
     texts: list[str] = []
     for file in files:
@@ -318,10 +317,8 @@ def real_documents(files: list[Path], vocab: int, count: int, folder: Path, long
     sample = folder / "sample.txt"
     sample.write_text("\n".join(text.replace("\n", " ") for text in chosen), encoding="utf-8")
     hanlin.train_tokenizer([sample], vocab_size=vocab, out=folder / "tokenizer")
-    words = hanlin.load_tokenizer(folder / "tokenizer")
-    out = folder / "documents.json"
-    out.write_text(json.dumps([[*map(int, ids), words.eos_id] for ids in words.encode_batch(chosen) if len(ids)]))
-    return out
+    build_text_dataset([{"text": text} for text in chosen], hanlin.load_tokenizer(folder / "tokenizer"), folder / "dataset")
+    return folder / "dataset"
 
 
 def main() -> int:
@@ -337,7 +334,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker, json.loads(options.shape), json.loads(options.documents.read_text()) if options.documents else None)
+        worker(options.worker, json.loads(options.shape), options.documents)
         return 0
     from hanlin.common.devices import resolve_device, traits
 
@@ -365,7 +362,7 @@ def main() -> int:
         for what, longest in (("short", 512), ("all", None)) if options.data else ():
             with tempfile.TemporaryDirectory() as folder:
                 documents = real_documents(options.data, shape["vocab"], 1500, Path(folder), longest)
-                lengths = [len(ids) for ids in json.loads(documents.read_text())]
+                lengths = list(map(len, read_token_ids(documents)))
                 figures = compare(["hanlin", "minimind"] + (["hanlin+bf16", "minimind+bf16"] if bf16 else []), shape, options.rounds, options.steps, documents)
             record[f"{label} {what} documents"] = figures
             chosen = "of at most 512 characters, as those of minimind's own set" if longest else "of all lengths"
