@@ -9,11 +9,13 @@ run itself, in a process of its own. The machine should be quiet: the time of a 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 
 import torch
 
+from hanlin.common.devices import resolve_device, traits
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import table
 from hanlin.model import ModelShape
@@ -38,7 +40,7 @@ def main() -> None:
     for name in arguments.only:
         shape, vocab, step = RECIPES[name]
         config, settings = shape.config(vocab, 0), TrainConfig(learning_rate=2e-3)
-        cost = trace_step(config, settings, step)
+        cost = trace_step(config, settings, dataclasses.replace(step, dtype=traits(resolve_device("cpu")).train_dtype))
         planned = probe(config, settings, step, "cpu", STEPS, max_seconds=300)
         run = probe(config, settings, step, "cpu", arguments.steps, max_seconds=600)
         traced = planned.baseline_mb + CPU_ALLOCATOR * cost.peak / 2**20
