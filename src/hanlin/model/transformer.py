@@ -17,8 +17,8 @@ from .config import ModelConfig
 from .functions import made_again, normed_linears, rms_norm, rotate, run_block, swiglu
 from .gpt2 import GPT2Decoder
 
-# From this width on queries and keys are made again in the backward pass: 7 % less memory at a cost that cannot be measured (512, on a
-# CPU); at 256 it costs 2 % of a step, and such models are small anyway.
+# From this width on queries and keys are made again in the backward pass: a seventh less is kept for it, at a cost that could not be
+# measured (width 512, on a CPU); at 256 it costs 2 % of a step, and such models are small anyway.
 REMAKE_WIDTH = 512
 
 
