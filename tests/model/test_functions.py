@@ -236,3 +236,5 @@ def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
     tokens, floats = 2 * 128, 64 + 32  # of a layer: queries and keys
     assert costs[65, False] - costs[64, False] == 3 * tokens * floats * 4
     assert costs[65, True] == costs[64, True]
+    card = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, frugal=False)).activations
+    assert card == costs[65, False], "an accelerator keeps them"

@@ -176,7 +176,13 @@ class Decoder(nn.Module):
 
 
 class _Model(nn.Module):
-    """A trunk that may be compiled, and something on top of it."""
+    """A trunk that may be compiled, and something on top of it.
+
+    Attributes:
+        frugal: whether wide layers may make queries and keys again in the backward pass; they do on a CPU alone.
+    """
+
+    frugal = True
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -224,7 +230,7 @@ class _Model(nn.Module):
     def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Hidden states (B, T, hidden_size)."""
         compiled = self._compiled is not None and context.cache is None and torch.is_grad_enabled()
-        context.frugal = torch.is_grad_enabled() and context.cache is None and not self.compiled and not self.checkpoint_activations
+        context.frugal = self.frugal and ids.is_cpu and torch.is_grad_enabled() and context.cache is None and not self.compiled and not self.checkpoint_activations
         run = self._compiled if compiled else self.decoder.run
         return run(self.decoder.embed(ids, context), context)  # type: ignore[misc]
 

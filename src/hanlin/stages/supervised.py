@@ -63,7 +63,7 @@ class SupervisedConfig:
         """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its own or not."""
         copied = not own_memory and saves_in_background(self.train.async_save, own_memory, processes)
         micros = -(-self.rows // self.micro_rows)
-        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations, own_memory and self.train.offload_optimizer, copied)
+        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations, own_memory and self.train.offload_optimizer, copied, not own_memory)
 
     @property
     def micro_rows(self) -> int:

@@ -42,6 +42,7 @@ class StepShape:
         checkpoint_activations: whether layers are computed again in the backward pass instead of being kept.
         offload: whether the optimiser's state is on the host but for the piece that is being updated.
         copied: whether checkpoints are written from a copy of the state that lies in the same memory.
+        frugal: whether wide layers make queries and keys again in the backward pass, as on a CPU.
     """
 
     seq_len: int
@@ -52,6 +53,7 @@ class StepShape:
     checkpoint_activations: bool = False
     offload: bool = False
     copied: bool = False
+    frugal: bool = True
 
 
 Work = tuple[float, float]  # floating-point operations and bytes moved of one kernel
@@ -154,6 +156,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
     """
     with FakeTensorMode(), _Ledger() as ledger:
         model: Any = CausalLM(config)
+        model.frugal = shape.frugal
         if shape.checkpoint_activations:
             model.checkpoint_activations = True
         model.train()
