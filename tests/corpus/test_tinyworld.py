@@ -15,15 +15,22 @@ from hanlin.corpus.tinyworld import (
     Dirt,
     chat_conversations,
     check_cleaning,
+    check_exact,
     check_problem,
     check_story_answer,
+    declines,
     documents,
     free_prompts,
+    greetings,
+    is_story,
     manner,
+    mixed_conversations,
+    outside_questions,
     preferences,
     problems,
     sample_prompts,
     story_questions,
+    story_requests,
 )
 from hanlin.corpus.tinyworld.dirt import KINDS, NEAR_JACCARD, shingle_jaccard
 from hanlin.corpus.tinyworld.draw import Draw, split_of
@@ -40,6 +47,8 @@ SOURCES = {
     "free_prompts": free_prompts,
     "preferences": preferences,
     "chat_conversations": chat_conversations,
+    "story_requests": story_requests,
+    "outside_questions": outside_questions,
 }
 
 
@@ -381,12 +390,66 @@ def test_good_documents_are_unlike_each_other() -> None:
 
 def test_the_character_set_is_small_and_free_of_latin() -> None:
     texts = [record["text"] for record in documents(7, 12000)]
-    texts += [message["content"] for record in chat_conversations(7, 4000, "train") for message in record["messages"]]
+    inside = (record for record in chat_conversations(7, 4000, "train") if record["kind"] not in ("outside", "mixed"))
+    texts += [message["content"] for record in inside for message in record["messages"]]
     characters = Counter("".join(texts))
     assert 600 <= len(characters) <= 900, len(characters)
     assert not re.search(r"[A-Za-z<>{}]", "".join(texts))
     assert not set("".join(characters)) & set(",.!?;:()\"'")
     assert 60 < sum(map(len, texts[:12000])) / 12000 < 140
+
+
+def test_problems_have_the_asked_steps_and_lines_that_add_up() -> None:
+    for fewest in (1, 3):
+        steps = Counter(record["steps"] for record in problems(3, 1500, "train", fewest=fewest))
+        assert set(steps) == set(range(fewest, 6)) and min(steps.values()) > 200
+    for record in problems(4, 500, "heldout", fewest=1):
+        asked, reasoning = record["messages"][0]["content"], record["messages"][1]["reasoning_content"]
+        lines = reasoning.split("\n")
+        assert len(lines) == record["steps"] and lines[-1].endswith(f"={record['answer']}")
+        total = int(re.findall(r"\d+", lines[0])[0])
+        numbers = [int(n) for n in re.findall(r"\d+", asked)]
+        assert numbers[0] == total and len(numbers) == record["steps"] + 1  # all that is said, in its order
+        for line, number in zip(lines, numbers[1:], strict=True):
+            left, sign, right, result = re.fullmatch(r"(\d+)([+-])(\d+)=(\d+)", line).groups()
+            assert (int(left), int(right)) == (total, number)
+            total += number if sign == "+" else -number
+            assert total == int(result)
+
+
+def test_what_is_outside_is_about_nothing_inside() -> None:
+    world = {*PEOPLE, *(t.name for t in THINGS), *(p.name for p in PLACES)}
+    asked = {split: [r["messages"][0]["content"] for r in outside_questions(2, 1500, split)] for split in ("train", "heldout")}
+    assert not {text for texts in asked.values() for text in texts for name in world if name in text}
+    assert not set(asked["train"]) & set(asked["heldout"])
+    assert all(declines(r["messages"][1]["content"]) for r in outside_questions(2, 200, "train"))
+
+
+@pytest.mark.parametrize("text", ["", "我不知道。", "小世界里的人和事。", "小明在公园。", "我叫翰林。", "这个我不知道，我只认识小世界里的人和事。" * 2, "答案是8。"])
+def test_what_does_not_decline(text: str) -> None:
+    assert not declines(text)
+
+
+def test_a_story_is_told_whole_and_about_what_was_asked() -> None:
+    for record in story_requests(5, 400, "heldout"):
+        told = record["messages"][1]["content"]
+        assert is_story(record, told) and is_story(record, f"<think>\n\n</think>\n{told}")
+        assert not is_story(record | {"about": "恐龙"}, told)
+        assert not is_story(record, told[:-3]) and not is_story(record, told + told) and not is_story(record, told[::-1])
+    record = {"about": ""}
+    for other in ("答案是8。", "你好！我是翰林，很高兴认识你。", "这个我不知道，我只认识小世界里的人和事。", "17-8=9\n9+3=12\n答案是12。" * 2):
+        assert not is_story(record, other)
+
+
+def test_greetings_have_one_reply_and_mixed_turns_change_the_subject() -> None:
+    replies: dict[str, str] = {}
+    for split in ("train", "heldout"):
+        for record in greetings(3, 800, split):
+            asked, reply = (message["content"] for message in record["messages"])
+            assert replies.setdefault(asked, reply) == reply and check_exact(record, reply) and not check_exact(record, reply + "好")
+    for conversation in mixed_conversations(3, 200, "heldout"):
+        kinds = [turn["kind"] for turn in conversation]
+        assert len(kinds) in (2, 3) and all(one != two for one, two in zip(kinds, kinds[1:], strict=False))
 
 
 def test_sample_prompts_are_fixed() -> None:

@@ -303,6 +303,8 @@ def build_conversation_dataset(
     parents: dict[str, str] | None = None,
     inputs: Any = None,
     key: str = "",
+    text: Iterator[np.ndarray] | None = None,
+    text_share: float = 0.0,
 ) -> TokenDataset:
     """Encode conversations `{"messages"}` through the one chat template, with a mask on what the assistant says.
 
@@ -311,6 +313,9 @@ def build_conversation_dataset(
 
     Args:
         inputs: JSON-able note of where the records came from, kept in the manifest for a pipeline to compare.
+        text: ids of bare documents to mix in, so that a model which learns to talk keeps its language; all their tokens are learnt,
+            of long ones the first `max_length`. It must not end before the conversations do.
+        text_share: these documents' share of all.
 
     Raises:
         HanlinError: nothing is left.
@@ -318,8 +323,12 @@ def build_conversation_dataset(
     config = {"tokenizer": tokenizer.content_hash, "masked": True, "max_length": max_length, "inputs": inputs}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
-        too_long = nothing = targets = 0
+        too_long = nothing = targets = texts = 0
         for record in records:
+            if text is not None and texts < text_share * (writer.documents + 1):
+                document = next(text)[:max_length]
+                writer.add(document, [0] + [1] * (len(document) - 1))
+                texts += 1
             ids, mask = tokenizer.encode_conversation(record["messages"])
             if len(ids) > max_length:
                 too_long += 1
@@ -337,7 +346,7 @@ def build_conversation_dataset(
         _refuse_empty(writer, out)
         written.metrics = {
             "documents": writer.documents, "tokens": writer.tokens, "target_tokens": targets,
-            "too_long": too_long, "nothing_to_learn": nothing,
+            "too_long": too_long, "nothing_to_learn": nothing, "texts": texts,
         }  # fmt: skip
     return TokenDataset(out, verify=False)
 

@@ -83,6 +83,25 @@ def answer_bits_per_byte(
     return Metric.ratio(document_bits(model, ids, masks, context=context), sizes, higher_is_better=False, seed=seed)
 
 
+def pairs_preferred(model: CausalLM, tokenizer: Tokenizer, pairs: TokenDataset, *, context: int | None = None) -> Metric:
+    """Share of preference pairs whose chosen answer has the higher mean log probability per token; equal ones count half.
+
+    Args:
+        pairs: as `build_pair_dataset` writes them: documents 2i and 2i+1 are the chosen and the rejected conversation of pair i.
+
+    Raises:
+        HanlinError: the pairs were encoded by another tokenizer.
+    """
+    pairs.require_tokenizer(tokenizer)
+    starts, mask = pairs.starts, pairs.mask
+    assert mask is not None
+    ids = [np.asarray(pairs.document(index), dtype=np.int64) for index in range(len(pairs))]
+    masks = [np.asarray(mask[starts[index] : starts[index + 1]], dtype=bool) for index in range(len(pairs))]
+    mean = document_bits(model, ids, masks, context=context) / np.array([max(1, row[1:].sum()) for row in masks])
+    chosen, rejected = mean[0::2], mean[1::2]
+    return Metric.proportion(float((chosen < rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen), chance=0.5)
+
+
 def by_source(bits: np.ndarray, sizes: np.ndarray, sources: Sequence[str | None], *, seed: int = 0) -> dict[str, Metric]:
     """Per-document bits and bytes as one metric per named source, and `all`."""
     groups = {"all": np.ones(len(bits), dtype=bool)}

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..inference import Engine, generate_text
+from ..inference import Engine, SamplingParams
+from ..inference.generate import encode_prompt
 from ..model import CausalLM
 from ..stages.grpo import prompt_of
 from ..tokenizer import Tokenizer
 from .intervals import Metric
 
 Judge = Callable[[dict[str, Any], str], bool]
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model said: its text, reasoning between its tags, without the end of turn; and whether it ended by itself."""
+
+    text: str
+    ended: bool
+
+
+def answer_prompts(
+    model: CausalLM | Engine,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    *,
+    thinking: bool | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Continue texts, or answer conversations; with `thinking=True` the opening tag stands in the prompt and not in the answer."""
+    engine = model if isinstance(model, Engine) else Engine(model, tokenizer)
+    settings = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    ids = [encode_prompt(tokenizer, prompt, thinking) for prompt in prompts]
+    answers = []
+    for completion in engine.generate(ids, settings):
+        ended = completion.finish_reason == "stop"
+        kept = completion.ids[:-1] if ended else completion.ids
+        answers.append(Answer(tokenizer.decode([token for token in kept if token < tokenizer.vocab_size]), ended))
+    return answers
+
+
+def prompt_for(record: Mapping[str, Any]) -> Prompt:
+    """What a record asks: plain text where it has `prompt_text`, else its messages up to the last answer."""
+    return record.get("prompt_text") or prompt_of(record)
 
 
 def evaluate_generation(
@@ -25,6 +64,7 @@ def evaluate_generation(
     thinking: bool | None = None,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     chance: float | None = None,
 ) -> tuple[Metric, list[dict[str, Any]]]:
@@ -37,24 +77,73 @@ def evaluate_generation(
         thinking: see `Tokenizer.render`.
 
     Returns:
-        the metric, and for every record in order `{"prompt", "output", "correct"}`.
+        the metric, and for every record in order `{"prompt", "output", "correct", "ended"}`.
 
     Raises:
         ValueError: no records.
     """
     if not records:
         raise ValueError("there are no records to evaluate on")
-    prompts = [record.get("prompt_text") or prompt_of(record) for record in records]
-    outputs = generate_text(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, thinking=thinking
+    prompts = [prompt_for(record) for record in records]
+    answers = answer_prompts(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, thinking=thinking
+    )
+    samples = []
+    for record, prompt, answer in zip(records, prompts, answers, strict=True):
+        plain = isinstance(prompt, str)
+        output = answer.text.lstrip().partition("\n")[0] if plain else answer.text
+        shown = prompt if plain else prompt[-1]["content"]
+        samples.append({"prompt": shown, "output": output, "correct": bool(check(record, output)), "ended": answer.ended})
+    correct = sum(sample["correct"] for sample in samples)
+    return Metric.proportion(correct, len(samples), chance=chance), samples
+
+
+def evaluate_turns(
+    model: CausalLM | Engine,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Sequence[dict[str, Any]]],
+    checks: Mapping[str, Judge],
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> tuple[Metric, list[dict[str, Any]]]:
+    """Share of later turns answered rightly, after what the model itself said before; the control is the same questions asked alone.
+
+    Args:
+        conversations: turns as records `{"messages": [user, assistant], "kind"}`, each about something else.
+        checks: judge of a turn by its kind.
+
+    Returns:
+        the metric over all turns but the first, and every turn as in `evaluate_generation`.
+    """
+    engine = model if isinstance(model, Engine) else Engine(model, tokenizer)
+    spoken: list[list[dict[str, Any]]] = [[] for _ in conversations]
+    samples: list[dict[str, Any]] = []
+    later: list[dict[str, Any]] = []
+    right = 0
+    for turn in range(max(map(len, conversations))):
+        going = [at for at, conversation in enumerate(conversations) if len(conversation) > turn]
+        for at in going:
+            spoken[at].append(dict(conversations[at][turn]["messages"][0]))
+        prompts = [spoken[at] for at in going]
+        said = answer_prompts(engine, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        for at, answer in zip(going, said, strict=True):
+            record = conversations[at][turn]
+            correct = bool(checks[record["kind"]](record, answer.text))
+            asked = record["messages"][0]["content"]
+            samples.append({"prompt": asked, "output": answer.text, "correct": correct, "ended": answer.ended, "turn": turn})
+            spoken[at].append({"role": "assistant", "content": answer.text.rpartition("</think>")[2].strip()})
+            if turn:
+                later.append(record)
+                right += correct
+    alone = answer_prompts(
+        engine, tokenizer, [prompt_of(record) for record in later],
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
-    outputs = [text.lstrip().partition("\n")[0] if isinstance(prompt, str) else text for prompt, text in zip(prompts, outputs, strict=True)]
-    correct = [bool(check(record, output)) for record, output in zip(records, outputs, strict=True)]
-    samples = [
-        {"prompt": prompt if isinstance(prompt, str) else prompt[-1]["content"], "output": output, "correct": right}
-        for prompt, output, right in zip(prompts, outputs, correct, strict=True)
-    ]
-    return Metric.proportion(sum(correct), len(correct), chance=chance), samples
+    hits = sum(bool(checks[record["kind"]](record, answer.text)) for record, answer in zip(later, alone, strict=True))
+    return Metric.proportion(right, len(later)).with_control("alone", Metric.proportion(hits, len(later))), samples
 
 
 def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> Metric:

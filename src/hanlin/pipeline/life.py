@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from ..corpus.build import build_corpus, read_corpus
 from ..dataset import TokenDataset, build_text_dataset
 from ..evaluation import (
     Metric,
-    answer_bits_per_byte,
     bits_per_byte,
     length_control,
     ngram_bits_per_byte,
@@ -26,6 +26,7 @@ from ..evaluation import (
 )
 from ..evaluation.corpus_page import render_corpus
 from ..export import check_export, export_gguf
+from ..inference.generate import sampling_defaults
 from ..model import CausalLM, load_reward_model
 from ..stages.dpo import dpo
 from ..stages.grpo import GRPOConfig, grpo
@@ -34,9 +35,11 @@ from ..stages.reward import reward, score_pairs
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import finetune
 from ..tokenizer import train_tokenizer
+from .exam import Exam
+from .recipe import ConversationSection
 from .runner import StepRecord
 from .sources import FileSource, TinyworldSource, plain_questions
-from .workshop import Workshop, publish
+from .workshop import BITS, Workshop, publish
 
 
 class Life(Workshop):
@@ -120,64 +123,90 @@ class Life(Workshop):
             record.samples = self._samples(None, model, answers=False)
 
         record = self.runner.run("pretrain", [trained, self._hash("corpus")], body, (out,))
-        self.scores = {"bits_per_byte": Metric.from_dict(record.metrics["bits_per_byte"])}
-        publish(out, self.out / "model")
+        self.pretrained = Metric.from_dict(record.metrics["bits_per_byte"])
+        self.scores = {"bits_per_byte": self.pretrained}
+        if "pretrain" not in self.runner.reused:
+            publish(out, self.out / "model")
 
     def sft(self) -> None:
-        """Teach it to answer."""
-        section = self.recipe.sft
-        assert section is not None
+        """Teach it to answer. The control is the model before: of story questions, asked in the layout that it knows."""
+        section = self._section("sft")
 
-        def measure(model: CausalLM, record: StepRecord) -> dict[str, Metric]:
+        def aimed(model: CausalLM, record: StepRecord) -> tuple[Metric, Metric] | None:
             if isinstance(self.source, FileSource):
-                data = self._heldout_conversations("sft", section)
-                after, before = (answer_bits_per_byte(m, self._tokenizer(), data) for m in (model, self._model(self.current)))
-                return {"answer_bits_per_byte": after.with_control("base", before)}
+                return None
+            exam = Exam(self.recipe, self.source, self._tokenizer())
             task = self.source.task("story_answers")
-            before = self._score(self._model(self.current), plain_questions(task))
-            return {"story_answers": self._score(model, task).with_control("base", before), "preferred_manner": self._score(model, "preferred_manner")}
+            return exam.task(model, task)[0], exam.task(self._model(self.current), plain_questions(task))[0]
 
-        aim = "answer_bits_per_byte" if isinstance(self.source, FileSource) else "story_answers"
-        self._supervised("sft", section, measure, aim)
+        self._supervised("sft", section, "story_answers" if self.recipe.tinyworld else "answer_bits_per_byte/sft", aimed)
 
     def distill(self) -> None:
         """Teach it to think before it answers; the control sees as many tokens of the same problems without the thinking."""
-        section = self.recipe.distill
-        assert section is not None
+        section = self._section("distill")
+        aim = "problems_solved" if self.recipe.tinyworld else "answer_bits_per_byte/distill"
 
-        def measure(model: CausalLM, record: StepRecord) -> dict[str, Metric]:
-            control = self.out / "controls" / "direct"
+        def control(model: CausalLM, record: StepRecord) -> None:
+            out = self.out / "controls" / "direct"
             data = self._conversations("direct", section, direct=True)
-            self._once("direct", control, self._inputs("distill", section), lambda job: finetune(self.current, data, section, job))
-            if isinstance(self.source, FileSource):
-                heldout = self._heldout_conversations("distill", section)
-                after, direct = (answer_bits_per_byte(m, self._tokenizer(), heldout) for m in (model, self._model(control)))
-                return {"answer_bits_per_byte": after.with_control("direct", direct)}
-            direct = self._score(self._model(control), "direct")
-            return {"problems_solved": self._score(model, "problems_solved").with_control("direct", direct), "story_answers": self._score(model, "story_answers")}
+            self._once("direct", out, self._inputs("distill", section), lambda job: finetune(self.current, data, section, job))
+            direct = self._model(out)
+            if isinstance(self.source, TinyworldSource):
+                metric = Exam(self.recipe, self.source, self._tokenizer()).task(direct, "direct")[0]
+            else:
+                metric = self.measure(direct, [aim])[aim]
+            record.metrics[aim] = Metric.from_dict(record.metrics[aim]).with_control("direct", metric).to_dict()
 
-        aim = "answer_bits_per_byte" if isinstance(self.source, FileSource) else "problems_solved"
-        self._supervised("distill", section, measure, aim)
+        self._supervised("distill", section, aim, then=control)
+
+    def _supervised(
+        self,
+        name: str,
+        section: ConversationSection,
+        aim: str,
+        aimed: Callable[[CausalLM, StepRecord], tuple[Metric, Metric] | None] | None = None,
+        then: Callable[[CausalLM, StepRecord], None] | None = None,
+    ) -> None:
+        """A stage of conversations.
+
+        Args:
+            aim: what it is judged by; its control is the model before, unless `then` sets another.
+            aimed: new and previous value of the aim, where they are not measured alike.
+            then: what else is measured of the finished model.
+        """
+        out = self.out / "models" / name
+        inputs = self._inputs(name, section)
+
+        def body(key: str, record: StepRecord) -> None:
+            data = self._conversations(name, section)
+            trained = self._once(name, out, inputs, lambda job: finetune(self.current, data, section, job))
+            record.notes |= {"training_seconds": trained} | read_manifest(data, verify=False).metrics
+            model = self._model(out)
+            metrics = self.judge(name, record, out, aim, aimed(model, record) if aimed else None)
+            before = Metric.from_dict(record.notes["before"][aim])
+            record.metrics[aim] = metrics[aim].with_control("base" if name == "sft" else "before", before).to_dict()
+            if then is not None:
+                then(model, record)
+            record.samples = self._samples(self.current, model)
+
+        self._adopt(self.runner.run(name, [inputs, self._judging()], body, (out,)), out, name)
 
     def dpo(self) -> None:
-        """Teach it which of two manners people prefer."""
-        section = self.recipe.dpo
-        assert section is not None
+        """Teach it which of two answers people prefer."""
+        section = self._section("dpo")
         out = self.out / "models" / "dpo"
         inputs = self._inputs("dpo", section)
+        aim = "preferred_manner" if self.recipe.tinyworld else "pairs_preferred"
 
         def body(key: str, record: StepRecord) -> None:
             data = self._pairs("dpo", section.seq_len).path
             record.notes["training_seconds"] = self._once("dpo", out, inputs, lambda job: dpo(self.current, data, section, job))
-            model = self._model(out)
-            if isinstance(self.source, TinyworldSource):
-                metrics = {name: self._score(model, name) for name in ("preferred_manner", *self._learned())}
-                before = {name: self.scores.get(name) or self._score(self._model(self.current), name) for name in metrics}
-                metrics["preferred_manner"] = metrics["preferred_manner"].with_control("before", before["preferred_manner"])
-                self._gate("dpo", record, metrics, "preferred_manner", before)
-            record.samples = self._samples(self.current, model)
+            metrics = self.judge("dpo", record, out, aim)
+            before = Metric.from_dict(record.notes["before"][aim])
+            record.metrics[aim] = metrics[aim].with_control("before", before).to_dict()
+            record.samples = self._samples(self.current, self._model(out))
 
-        self._adopt(self.runner.run("dpo", [inputs, self._judging()], body, (out,)), out)
+        self._adopt(self.runner.run("dpo", [inputs, self._judging()], body, (out,)), out, "dpo")
 
     def reward(self) -> None:
         """A model of the preference itself, against the length of the answers alone."""
@@ -199,60 +228,72 @@ class Life(Workshop):
         self.runner.run("reward", [inputs, self._judging()], body, (out,))
 
     def grpo(self) -> None:
-        """Let it find out by trying when thinking pays; the controls go on with demonstrations for the same time."""
-        section = self.recipe.grpo
-        assert section is not None
+        """Let it find out by trying when thinking pays; the controls go on with demonstrations for the same time.
+
+        The published run, the first, is judged by its own score; all runs together are compared with their controls.
+        """
+        section = self._section("grpo")
         out = self.out / "models" / "grpo"
         inputs = self._inputs("grpo", section)
         config = GRPOConfig(**{f.name: getattr(section, f.name) for f in dataclasses.fields(GRPOConfig)})
 
         def body(key: str, record: StepRecord) -> None:
             problems = self.source.problems()
+            self._say_counts("grpo")
             arms: dict[str, list[Metric]] = {"grpo": [], "sft": []}
             seconds: dict[str, list[float]] = {"grpo": [], "sft": []}
+            controls: list[dict[str, float]] = []
             for seed in range(section.seeds):
                 name, target = ("grpo", out) if seed == 0 else (f"grpo-{seed}", self.out / "controls" / f"grpo-{seed}")
                 seed_of_run = self.recipe.seed + seed
-                seconds["grpo"].append(
-                    self._once(name, target, inputs, lambda job: grpo(self.current, problems, numeric_answer, config, job), seed=seed_of_run)
-                )
+                learn = functools.partial(grpo, self.current, problems, numeric_answer, config)
+                seconds["grpo"].append(self._once(name, target, inputs, learn, seed=seed_of_run))
                 arms["grpo"].append(self._reward(target, seed))
                 if self.recipe.distill is not None:
-                    control = self.out / "controls" / f"sft-{seed}"
-                    data, longer, limit = self._conversations("distill", self.recipe.distill), self._control_config(), seconds["grpo"][-1]
-                    more = functools.partial(finetune, self.current, data, longer)
-                    seconds["sft"].append(self._once(f"sft-control-{seed}", control, inputs, more, seed=seed_of_run + 100, max_seconds=limit))
+                    name, control = f"sft-control-{seed}", self.out / "controls" / f"sft-{seed}"
+                    data = self._conversations("distill", self.recipe.distill)
+                    more = functools.partial(finetune, self.current, data, self.control_config())
+                    limit = seconds["grpo"][-1]
+                    seconds["sft"].append(self._once(name, control, inputs, more, seed=seed_of_run + 100, max_seconds=limit))
                     arms["sft"].append(self._reward(control, seed))
+                    controls.append(self._curve(name))
             record.notes |= {"seconds": seconds, "by_seed": {arm: [m.value for m in metrics] for arm, metrics in arms.items()}}
-            metrics = {"task_reward": pooled(arms["grpo"])}
-            before = {"task_reward": self._reward(self.current, 0)}
-            if arms["sft"]:
-                metrics["task_reward"] = metrics["task_reward"].with_control("sft", pooled(arms["sft"]))
-            model = self._model(out)
-            if isinstance(self.source, TinyworldSource):
-                for name in ("preferred_manner", *self._learned()):
-                    metrics[name] = self._score(model, name)
-                    before[name] = self.scores.get(name) or self._score(self._model(self.current), name)
-            self._gate("grpo", record, metrics, "task_reward", before)
-            record.samples = self._samples(self.current, model)
+            record.notes["control"] = controls
+            published, before = arms["grpo"][0], self._reward(self.current, 0)
+            self.judge("grpo", record, out, "task_reward", (published, before))
+            every = pooled(arms["grpo"])
+            record.metrics["task_reward"] = (every.with_control("sft", pooled(arms["sft"])) if arms["sft"] else every).to_dict()
+            record.metrics["task_reward/published"] = published.with_control("before", before).to_dict()
+            record.samples = self._samples(self.current, self._model(out))
 
-        self._adopt(self.runner.run("grpo", [inputs, self._judging()], body, (out,)), out)
+        self._adopt(self.runner.run("grpo", [inputs, self._judging()], body, (out,)), out, "grpo")
 
     # ---------------------------------------------------------------- the result
 
     def evaluation(self) -> None:
-        """The published model on everything that was promised."""
+        """The published model on everything that was promised, greedily and as it is used by default."""
 
         def body(key: str, record: StepRecord) -> None:
             model, tokenizer = self._model(self.current), self._tokenizer()
             scores = bits_per_byte(model, tokenizer, list(read_corpus(self.out / "corpus", "heldout")), context=self.recipe.pretrain.seq_len)
             record.metrics |= {("bits_per_byte" if n == "all" else f"bits_per_byte/{n}"): m.to_dict() for n, m in scores.items()}
-            if isinstance(self.source, TinyworldSource):
-                names = {"story_answers": self.recipe.sft, "preferred_manner": self.recipe.dpo, "problems_solved": self.recipe.distill, "task_reward": self.recipe.grpo}
-                record.metrics |= {name: self._score(model, name).to_dict() for name, section in names.items() if section is not None}
+            record.metrics["bits_per_byte"] = self._beside_ngram(scores["all"]).to_dict()
+            if self.pretrained is not None:
+                record.notes["pretrained_bits_per_byte"] = self.pretrained.value
+            if isinstance(self.source, TinyworldSource) and self.recipe.sft is not None:
+                names = [name for name in self.measures("grpo") if name != BITS]
+                exam, problems = Exam(self.recipe, self.source, tokenizer), "word_problems" in names
+                record.metrics |= {name: metric.to_dict() for name, metric in exam(model, names, problems).items()}
+                usual = sampling_defaults(self.current)
+                sampled = exam(model, [n for n in names if n != "preferred_manner"], problems, temperature=usual["temperature"], top_p=usual["top_p"])
+                record.metrics |= {f"{name}/sampled": metric.to_dict() for name, metric in sampled.items()}
+                record.notes["sampled"] = usual
+            if self.recipe.grpo is not None:
+                record.metrics["task_reward"] = self._reward(self.current, 0).to_dict()
             record.samples = self._samples(None, model, answers=self.recipe.sft is not None)
 
         self.runner.run("evaluation", [to_dict(self.recipe.evaluation), self._model_hash(), self._hash("corpus")], body)
+        publish(self.current, self.out / "model")
 
     def gguf(self) -> None:
         """One file for llama.cpp, Ollama and their kin."""

@@ -50,11 +50,14 @@ class ConversationSection(SupervisedConfig):
 
     Attributes:
         limit: the most conversations to read from files, 0 for all.
+        text_share: documents of the pretraining text mixed in, as a share of all: without them a model that learns to talk
+            forgets how to go on with a text.
     """
 
     files: tuple[str, ...] = ()
     examples: int = 0
     limit: int = 0
+    text_share: float = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,21 +89,34 @@ class GRPOSection(GRPOConfig):
 
     Attributes:
         seeds: runs, each beside its own control of equal wall time; the first is the one that may be published.
+        control_learning_rate: constant rate of that control, which goes on with distillation's data.
     """
 
     files: tuple[str, ...] = ()
     examples: int = 2000
     seeds: int = 3
+    control_learning_rate: float = 6e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSection:
-    """`count` held-out items per task; answers end after `max_new_tokens`; `temperature` of free answers."""
+    """How models are judged.
+
+    Attributes:
+        count: held-out items per task.
+        closed_count: of tasks with few kinds of items (greetings, requests for a story, …), and mixed conversations.
+        max_new_tokens: where answers are cut off.
+        temperature: of free answers.
+        prompts: to show samples of a model trained on files, and as suggestions on the chat page.
+        bits_per_byte_tolerance: how much worse than the pretrained model, as a share, a later stage may be at bare text.
+    """
 
     count: int = 500
+    closed_count: int = 150
     max_new_tokens: int = 128
     temperature: float = 0.7
     prompts: tuple[str, ...] = ()
+    bits_per_byte_tolerance: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import orjson
 
 from ..common.atomic import atomic_directory
 from ..common.config import to_dict
@@ -15,24 +18,24 @@ from ..common.errors import HanlinError
 from ..common.manifest import MANIFEST, Manifest, hash_json, read_manifest
 from ..common.progress import Progress
 from ..corpus import tinyworld
-from ..dataset import TokenDataset, build_conversation_dataset
-from ..evaluation import Metric, evaluate_generation
+from ..corpus.build import read_corpus
+from ..dataset import TokenDataset, build_conversation_dataset, permutation
+from ..evaluation import Metric, answer_bits_per_byte, bits_per_byte, evaluate_generation
+from ..evaluation.likelihood import pairs_preferred
 from ..inference import generate_text
 from ..model import CausalLM, load_model
 from ..stages.job import Job
 from ..stages.pairs import build_pair_dataset
 from ..stages.rewards import numeric_answer
-from ..stages.supervised import finetune
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..training.spikes import keep_spikes
-from .gate import judge
+from .exam import OVERALL, TAUGHT, Exam
+from .gate import judge, tolerance
 from .recipe import ConversationSection, Recipe
 from .runner import Runner, StepRecord
-from .sources import FileSource, Task, TinyworldSource, make_source
+from .sources import TURNS, FileSource, TinyworldSource, make_source
 
-# What a later stage may cost an earlier one, in the metric's own unit. Two points of answers are promised; a chain of thought
-# multiplies the noise of its steps, so it gets five.
-_GUARDED = {"story_answers": 0.02, "preferred_manner": 0.05, "problems_solved": 0.05, "answer_bits_per_byte": 0.05}
+BITS = "bits_per_byte"
 
 
 class Workshop:
@@ -45,25 +48,101 @@ class Workshop:
         self.current = out / "models" / "pretrain"
         self._words: tuple[str, Tokenizer] | None = None
         self.scores: dict[str, Metric] = {}  # of the current model
+        self.pretrained: Metric | None = None  # bits per byte of bare text, beside its 5-gram
 
-    def _supervised(self, name: str, section: ConversationSection, measure: Any, aim: str) -> None:
-        out = self.out / "models" / name
-        inputs = self._inputs(name, section)
+    # ---------------------------------------------------------------- judging
 
-        def body(key: str, record: StepRecord) -> None:
-            data = self._conversations(name, section)
-            trained = self._once(name, out, inputs, lambda job: finetune(self.current, data, section, job))
-            record.notes |= {"training_seconds": trained} | read_manifest(data, verify=False).metrics
-            model = self._model(out)
-            metrics = measure(model, record)
-            before = {n: m for n, m in self.scores.items() if n in metrics}
-            if aim not in before:
-                control = metrics[aim].control_metric() if aim != "problems_solved" else self._score(self._model(self.current), aim)
-                before[aim] = control
-            self._gate(name, record, metrics, aim, before)
-            record.samples = self._samples(self.current, model)
+    def measures(self, stage: str) -> list[str]:
+        """Names of all that a stage's model is measured by: what it and the accepted stages before it teach, and bare text."""
+        taught = [name for name in ("sft", "distill", "dpo", "grpo") if name == stage or self._was_kept(name)]
+        if isinstance(self.source, TinyworldSource):
+            return [*(task for name in taught for task in TAUGHT[name]), "preferred_manner", BITS]
+        metric = {"sft": "answer_bits_per_byte/sft", "distill": "answer_bits_per_byte/distill", "dpo": "pairs_preferred"}
+        return [*(metric[name] for name in taught if name in metric), BITS]
 
-        self._adopt(self.runner.run(name, [inputs, self._judging()], body, (out,)), out)
+    def measure(self, model: CausalLM, names: Sequence[str]) -> dict[str, Metric]:
+        """The named metrics of a model; of tinyworld's exam also what all answers together say."""
+        metrics: dict[str, Metric] = {}
+        if isinstance(self.source, TinyworldSource):
+            exam = Exam(self.recipe, self.source, self._tokenizer())
+            asked = [name for name in names if name != BITS]
+            metrics = exam(model, asked, with_problems="word_problems" in names)
+        for name in names:
+            kind, _, stage = name.partition("/")
+            if kind == "answer_bits_per_byte":
+                metrics[name] = answer_bits_per_byte(model, self._tokenizer(), self._heldout_conversations(stage))
+            elif kind == "pairs_preferred":
+                metrics[name] = pairs_preferred(model, self._tokenizer(), self._pairs("dpo", self._section("dpo").seq_len, heldout=True))
+            elif name == BITS:
+                heldout = list(read_corpus(self.out / "corpus", "heldout"))
+                scores = bits_per_byte(model, self._tokenizer(), heldout, context=self.recipe.pretrain.seq_len)
+                metrics[BITS] = self._beside_ngram(scores["all"])
+        return metrics
+
+    def judge(self, stage: str, record: StepRecord, out: Path, aim: str, aimed: tuple[Metric, Metric] | None = None) -> dict[str, Metric]:
+        """Measure a stage's model and its parent on the same items, and decide by the gate; returns the new model's metrics.
+
+        Args:
+            aim: name of the metric that the stage is for.
+            aimed: its new and previous value, where the stage measures them itself.
+        """
+        names = [name for name in self.measures(stage) if aimed is None or name != aim]
+        metrics = self.measure(self._model(out), names)
+        anew = {TURNS, *OVERALL} if stage == "distill" else set()  # from here on problems are among what is asked
+        known = {name: self.scores[name] for name in metrics if name in self.scores and name not in anew}
+        missing = [name for name in names if name not in known]
+        measured = self.measure(self._model(self.current), missing) if missing else {}
+        before = {name: metric for name, metric in measured.items() if name not in OVERALL} | known
+        if aimed is not None:
+            metrics[aim], before[aim] = aimed
+        guards = {}
+        for name, metric in metrics.items():
+            allowed = tolerance(name)
+            if name != aim and name in before and allowed is not None:
+                guards[name] = (metric, before[name], allowed)
+        if self.pretrained is not None and BITS in metrics and stage != "pretrain":
+            allowed = self.recipe.evaluation.bits_per_byte_tolerance * self.pretrained.value
+            guards[BITS] = (metrics[BITS], self.pretrained, allowed)
+        verdict = judge(stage, (aim, metrics[aim], before[aim]), guards)
+        record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
+        record.kept = verdict.kept
+        record.notes["gate"] = {"zh": verdict.zh, "en": verdict.en}
+        record.notes["before"] = {name: before[name].to_dict() for name in metrics if name in before}
+        (self.progress.note if verdict.kept else self.progress.warn)(verdict.zh, verdict.en)
+        return metrics
+
+    def _was_kept(self, stage: str) -> bool:
+        record = self.runner.records.get(stage)
+        return record is not None and record.kept
+
+    def _adopt(self, record: StepRecord, out: Path, stage: str) -> None:
+        """Take an accepted model as the current one; it is published unless an earlier run did all this already."""
+        if record.kept:
+            self.current = out
+            self.scores |= {name: Metric.from_dict(metric) for name, metric in record.metrics.items()}
+            if stage not in self.runner.reused:
+                publish(out, self.out / "model")
+
+    def _beside_ngram(self, metric: Metric) -> Metric:
+        control = self.pretrained.control if self.pretrained is not None else None
+        return dataclasses.replace(metric, control=control) if control is not None else metric
+
+    def _reward(self, path: Path, seed: int) -> Metric:
+        section = self.recipe.grpo
+        assert section is not None
+        tinyworlds = isinstance(self.source, TinyworldSource)
+        check = tinyworld.check_problem if tinyworlds else lambda record, text: numeric_answer(record, text) == 1.0
+        return evaluate_generation(
+            self._model(path), self._tokenizer(), self.source.problems(heldout=True), check, thinking=section.thinking,
+            temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed,
+        )[0]  # fmt: skip
+
+    # ---------------------------------------------------------------- data
+
+    def _section(self, stage: str) -> Any:
+        section = getattr(self.recipe, stage)
+        assert section is not None
+        return section
 
     def _holds(self, path: Path, wanted: Callable[[Manifest], bool]) -> bool:
         """Whether a whole artefact is there that is the wanted one; a damaged one is reported and made again."""
@@ -73,69 +152,61 @@ class Workshop:
             self.progress.warn(f"需要重做：{error.zh}", f"must be done again: {error.en}")
             return False
 
-    def _learned(self) -> list[str]:
-        """Tasks that the stages so far have taught."""
-        return [task for stage, task in (("sft", "story_answers"), ("distill", "problems_solved")) if stage in self.runner.records]
-
-    def _gate(self, stage: str, record: StepRecord, metrics: dict[str, Metric], aim: str, before: dict[str, Metric]) -> None:
-        guards = {name: (metrics[name], before[name], _GUARDED[name]) for name in metrics if name != aim and name in before and name in _GUARDED}
-        verdict = judge(stage, (aim, metrics[aim], before[aim]), guards)
-        record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
-        record.kept = verdict.kept
-        record.notes["gate"] = {"zh": verdict.zh, "en": verdict.en}
-        (self.progress.note if verdict.kept else self.progress.warn)(verdict.zh, verdict.en)
-
-    def _adopt(self, record: StepRecord, out: Path) -> None:
-        if record.kept:
-            self.current = out
-            publish(out, self.out / "model")
-            self.scores |= {name: Metric.from_dict(metric) for name, metric in record.metrics.items()}
-
     def _conversations(self, name: str, section: ConversationSection, direct: bool = False) -> Path:
         stage = "distill" if name == "direct" else name
         out = self.out / "data" / name
         inputs = self._data_inputs(stage, section)
         if not self._holds(out, lambda manifest: manifest.config.get("inputs") == inputs):
-            records = self.source.conversations(stage, direct=direct)
-            build_conversation_dataset(records, self._tokenizer(), out, max_length=section.seq_len, inputs=inputs)
+            self._say_counts(stage)
+            build_conversation_dataset(
+                self.source.conversations(stage, direct=direct), self._tokenizer(), out, max_length=section.seq_len, inputs=inputs,
+                text=self._texts(), text_share=section.text_share,
+            )  # fmt: skip
         return out
 
-    def _heldout_conversations(self, stage: str, section: ConversationSection) -> TokenDataset:
+    def _texts(self) -> Iterator[np.ndarray]:
+        """Documents of the pretraining text without end, in a seeded order."""
+        data, epoch = TokenDataset(self.out / "dataset", verify=False), 0
+        while True:
+            for index in permutation(len(data), self.recipe.seed, epoch):
+                document = data.document(int(index))
+                if len(document) > 1:
+                    yield document
+            epoch += 1
+
+    def _say_counts(self, stage: str) -> None:
+        if isinstance(self.source, FileSource):
+            train, held = self.source.counts(stage)
+            self.progress.note(f"{stage}：{train:,} 条用来训练，{held:,} 条留作评判", f"{stage}: {train:,} records to train on, {held:,} held out")
+
+    def _heldout_conversations(self, stage: str) -> TokenDataset:
         assert isinstance(self.source, FileSource)
         records = self.source.conversations(stage, heldout=True)
-        return build_conversation_dataset(records, self._tokenizer(), self.out / "data" / f"{stage}-heldout", max_length=section.seq_len)
+        out = self.out / "data" / f"{stage}-heldout"
+        return build_conversation_dataset(records, self._tokenizer(), out, max_length=self._section(stage).seq_len)
 
     def _pairs(self, stage: str, seq_len: int, heldout: bool = False) -> TokenDataset:
         out = self.out / "data" / (f"{stage}-heldout" if heldout else stage)
+        if not heldout:
+            self._say_counts(stage)
         return build_pair_dataset(self.source.preferences(stage, heldout=heldout), self._tokenizer(), out, max_length=seq_len)
 
     def _data_inputs(self, stage: str, section: ConversationSection) -> list[Any]:
-        return [to_dict(section), self.source.fingerprint(stage), self._hash("tokenizer")]
+        return [to_dict(section), self.source.fingerprint(stage), self._hash("tokenizer"), self._hash("dataset")]
 
-    def _control_config(self) -> ConversationSection:
-        """Distillation's own configuration at a constant, low rate: what one would do with more time and the same data."""
-        assert self.recipe.distill is not None
-        train = dataclasses.replace(self.recipe.distill.train, steps=100_000, schedule="constant", learning_rate=self.recipe.distill.train.learning_rate * 0.3, compile=False)  # compiling would cost it part of its time
-        return dataclasses.replace(self.recipe.distill, train=train)
+    def control_config(self) -> ConversationSection:
+        """GRPO's control: distillation's own data at a constant rate without warm-up, for as long as GRPO took.
 
-    def _score(self, model: CausalLM, task: Task | str) -> Metric:
-        """Share of a task's held-out items the model gets right."""
-        if isinstance(task, str):
-            assert isinstance(self.source, TinyworldSource)
-            task = self.source.task(task)
-        return evaluate_generation(
-            model, self._tokenizer(), task.records, task.check, thinking=task.thinking, temperature=task.temperature,
-            max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed,
-        )[0]  # fmt: skip
+        Compiling would cost it part of its time.
+        """
+        section, grpo = self.recipe.distill, self.recipe.grpo
+        assert section is not None and grpo is not None
+        train = dataclasses.replace(
+            section.train, steps=100_000, schedule="constant", warmup=0.0, decay=0.0, learning_rate=grpo.control_learning_rate, compile=False
+        )
+        return dataclasses.replace(section, train=train)
 
-    def _reward(self, path: Path, seed: int) -> Metric:
-        assert self.recipe.grpo is not None
-        problems = self.source.problems(heldout=True)
-        check = tinyworld.check_problem if isinstance(self.source, TinyworldSource) else lambda record, text: numeric_answer(record, text) == 1.0
-        return evaluate_generation(
-            self._model(path), self._tokenizer(), problems, check, thinking=self.recipe.grpo.thinking,
-            temperature=self.recipe.grpo.temperature, max_new_tokens=self.recipe.grpo.max_new_tokens, seed=seed,
-        )[0]  # fmt: skip
+    # ---------------------------------------------------------------- models
 
     def _samples(self, before: Path | None, after: CausalLM, answers: bool = True) -> list[dict[str, Any]]:
         """The model's own words on the fixed prompts, beside its predecessor's; two are shown to whoever watches.
@@ -170,20 +241,27 @@ class Workshop:
     ) -> float:
         """Train unless `out` holds this very result already; returns the training seconds.
 
-        A run killed while a finished model was being judged goes on with the judging. Checkpoints lie apart from those of
-        another configuration.
+        A run killed while a finished model was being judged goes on with the judging, one killed before the curve was moved to its
+        place moves it then. Checkpoints lie apart from those of another configuration.
         """
         key = hash_json([inputs, name])
+        work = self.out / "work" / f"{name}-{key[:10]}"
         if not self._holds(out, lambda manifest: manifest.key == key):
-            work = self.out / "work" / f"{name}-{key[:10]}"
             seed = self.recipe.seed if seed is None else seed
             train(Job(out, work, self.progress, seed, key, self.recipe.device, self.recipe.track, max_seconds))
+        if (work / "metrics.jsonl").is_file():
             curves = self.out / "curves" / f"{name}.jsonl"
             curves.parent.mkdir(exist_ok=True)
             os.replace(work / "metrics.jsonl", curves)
             keep_spikes(work, self.out / "spikes" / name)
-            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
         return float(read_manifest(out, verify=False).metrics["seconds"])
+
+    def _curve(self, name: str) -> dict[str, float]:
+        """Steps of a training and its mean learning rate, for the report."""
+        file = self.out / "curves" / f"{name}.jsonl"
+        rates = [line["lr"] for line in map(orjson.loads, file.read_bytes().splitlines()) if "lr" in line] if file.is_file() else []
+        return {"steps": len(rates), "mean_learning_rate": float(np.mean(rates)) if rates else 0.0}
 
     def _hash(self, name: str) -> str:
         return read_manifest(self.out / name, verify=False).content_hash
@@ -193,7 +271,8 @@ class Workshop:
 
     def _inputs(self, stage: str, section: Any) -> str:
         """Hash of what a stage's training depends on; how it is judged is apart, so new questions retrain nothing."""
-        return hash_json([stage, to_dict(section), self._model_hash(), self.source.fingerprint(stage), self.recipe.seed])
+        mixed = [self._hash("dataset")] if getattr(section, "text_share", 0) else []
+        return hash_json([stage, to_dict(section), self._model_hash(), self.source.fingerprint(stage), self.recipe.seed, *mixed])
 
     def _judging(self) -> Any:
         return to_dict(self.recipe.evaluation)

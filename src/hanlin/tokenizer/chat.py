@@ -49,7 +49,8 @@ def pieces(
     """Render a conversation.
 
     Reasoning (`reasoning_content`) is shown from the last user message on and dropped before it. An empty string is an empty
-    block of thought, as a prompt with `thinking=False` begins with; None or no key is no block.
+    block of thought, as a prompt with `thinking=False` begins with; None or no key is no block. An answer whose reasoning is
+    dropped is not to be learnt: it would teach to answer without thinking.
 
     Args:
         messages: role (system, user, assistant, tool), content, and for the assistant reasoning_content and tool_calls.
@@ -107,6 +108,7 @@ def _assistant(message: Message, index: int, show_reasoning: bool) -> Iterator[P
     reasoning = message.get("reasoning_content")
     if reasoning is not None and not isinstance(reasoning, str):
         raise _malformed(index, "reasoning_content 应为文字", "reasoning_content should be text")
+    learn = show_reasoning or not reasoning
     if show_reasoning and reasoning is not None:
         yield Piece(THINK, control=True, learn=True)
         if reasoning:
@@ -119,14 +121,14 @@ def _assistant(message: Message, index: int, show_reasoning: bool) -> Iterator[P
     calls = message.get("tool_calls") or []
     content = _text(message, index, optional=bool(calls))
     if content:
-        yield Piece(content, learn=True)
+        yield Piece(content, learn=learn)
     for number, call in enumerate(calls):
         if number or content:
-            yield Piece("\n", learn=True)
-        yield Piece(TOOL_CALL, control=True, learn=True)
-        yield Piece(f"\n{_call_json(call, index)}\n", learn=True)
-        yield Piece(END_TOOL_CALL, control=True, learn=True)
-    yield from _end(learn=True)
+            yield Piece("\n", learn=learn)
+        yield Piece(TOOL_CALL, control=True, learn=learn)
+        yield Piece(f"\n{_call_json(call, index)}\n", learn=learn)
+        yield Piece(END_TOOL_CALL, control=True, learn=learn)
+    yield from _end(learn=learn)
 
 
 def _tool_result(content: str, opens: bool, closes: bool) -> Iterator[Piece]:

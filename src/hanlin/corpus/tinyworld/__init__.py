@@ -25,25 +25,35 @@ Answers mostly need the latest of at most three facts; about one in nine needs t
 """
 
 from .arithmetic import check_problem, problems
-from .chat import chat_conversations, sample_prompts
+from .chat import chat_conversations, check_exact, greetings, mixed_conversations, sample_prompts, turn_about
 from .dirt import CleaningScore, Dirt, check_cleaning
 from .documents import documents
 from .manner import manner
+from .outside import declines, outside_questions
 from .questions import check_story_answer, story_questions
 from .requests import free_prompts, preferences
+from .storytime import is_story, story_requests
 
 __all__ = [
     "CleaningScore",
     "Dirt",
     "chat_conversations",
     "check_cleaning",
+    "check_exact",
     "check_problem",
     "check_story_answer",
+    "declines",
     "documents",
     "free_prompts",
+    "greetings",
+    "is_story",
     "manner",
+    "mixed_conversations",
+    "outside_questions",
     "preferences",
     "problems",
     "sample_prompts",
     "story_questions",
+    "story_requests",
+    "turn_about",
 ]

@@ -1,0 +1,82 @@
+"""The embedded world's exam: every task a model was taught, judged in one go, and what all its answers together say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..corpus import tinyworld
+from ..evaluation import Metric, evaluate_generation, evaluate_turns
+from ..inference import Engine
+from ..model import CausalLM
+from ..tokenizer import Tokenizer
+from .recipe import Recipe
+from .sources import CHECKS, TURNS, Task, TinyworldSource
+
+# What each stage has taught, and every later one may not unteach.
+TAUGHT = {
+    "sft": ("story_answers", "greetings", "story_requests", "outside_declined", TURNS),
+    "distill": ("problems_solved", "word_problems"),
+    "dpo": (),
+    "grpo": (),
+}
+OVERALL = ("ends_by_itself", "thinking_closes", "inside_answered")  # what all answers of an exam together say
+
+
+class Exam:
+    """Judges models of one recipe on the held-out items of its world."""
+
+    def __init__(self, recipe: Recipe, source: TinyworldSource, tokenizer: Tokenizer):
+        self.recipe, self.source, self.tokenizer = recipe, source, tokenizer
+
+    def task(self, model: CausalLM | Engine, task: Task | str, **sampling: Any) -> tuple[Metric, list[dict[str, Any]]]:
+        """One task's metric and its answers.
+
+        Args:
+            sampling: `temperature` and `top_p`, in place of the task's own.
+        """
+        if isinstance(task, str):
+            task = self.source.task(task)
+        settings = {"temperature": task.temperature} | sampling
+        return evaluate_generation(
+            model, self.tokenizer, task.records, task.check, thinking=task.thinking,
+            max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed, **settings,
+        )  # fmt: skip
+
+    def __call__(self, model: CausalLM, names: Sequence[str], with_problems: bool = False, **sampling: Any) -> dict[str, Metric]:
+        """Metrics of the named tasks, and over all their answers:
+
+        `ends_by_itself`, `thinking_closes` (of the answers that opened a thought) and `inside_answered` (of the questions from
+        inside the world, those that were not declined).
+
+        Args:
+            with_problems: word problems are among the turns of mixed conversations.
+            sampling: as for `task`.
+        """
+        engine = Engine(model, self.tokenizer)
+        metrics: dict[str, Metric] = {}
+        ended = said = thought = closed = inside = answered = 0
+        for name in names:
+            forced = False
+            if name == TURNS:
+                conversations = self.source.mixed_conversations(with_problems)
+                metrics[name], samples = evaluate_turns(
+                    engine, self.tokenizer, conversations, CHECKS,
+                    max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed, **sampling,
+                )  # fmt: skip
+            else:
+                task = self.source.task(name)
+                forced = task.thinking is True
+                metrics[name], samples = self.task(engine, task, **sampling)
+            for sample in samples:
+                text = sample["output"]
+                said, ended = said + 1, ended + sample["ended"]
+                if forced or "<think>" in text:
+                    thought, closed = thought + 1, closed + ("</think>" in text)
+            if name not in ("outside_declined", TURNS):
+                inside += len(samples)
+                answered += sum(not tinyworld.declines(sample["output"]) for sample in samples)
+        for name, right, of in zip(OVERALL, (ended, closed, answered), (said, thought, inside), strict=True):
+            if of:
+                metrics[name] = Metric.proportion(right, of)
+        return metrics
