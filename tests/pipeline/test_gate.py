@@ -90,7 +90,7 @@ def stand_in(life, monkeypatch, new: dict[str, Metric], old: dict[str, Metric]):
 
     monkeypatch.setattr(workshop, "judge", fake_judge)
     monkeypatch.setattr(life, "_model", lambda path: path.name)
-    monkeypatch.setattr(life, "measure", lambda model, names: {name: (new if model == "sft" else old)[name] for name in names})
+    monkeypatch.setattr(life, "measure", lambda model, names, with_problems=False: {name: (new if model == "sft" else old)[name] for name in names})
     return asked
 
 
@@ -136,7 +136,7 @@ def test_grpo_is_judged_by_the_run_that_is_published(life, monkeypatch):
     monkeypatch.setattr(life, "_conversations", lambda *args, **kwargs: Path("data"))
     monkeypatch.setattr(life, "_reward", lambda path, seed: metric(scores[path.name]))
     monkeypatch.setattr(life, "_model", lambda path: path.name)
-    monkeypatch.setattr(life, "measure", lambda model, names: {name: metric(70) for name in names})
+    monkeypatch.setattr(life, "measure", lambda model, names, with_problems=False: {name: metric(70) for name in names})
     monkeypatch.setattr(life, "_samples", lambda *args: [])
     life.recipe = load_recipe("demo", [*TINY, "grpo.seeds=3"])
     shutil.copytree(life.out / "models" / "sft", life.out / "models" / "grpo")

@@ -46,7 +46,7 @@ def own_files(folder: Path) -> Path:
     problems = list(tinyworld.problems(1, 240, "train"))
     write(folder, "thoughts.jsonl", ({"messages": p["messages"]} for p in problems))
     bare = tinyworld.problems(1, 240, "train", reasoning=False)
-    write(folder, "problems.jsonl", ({"messages": p["messages"][:1], "answer": str(p["answer"])} for p in bare))
+    write(folder, "problems.jsonl", ({"messages": p["messages"], "answer": str(p["answer"])} for p in bare))
     write(folder, "pairs.jsonl", ({k: p[k] for k in ("prompt", "chosen", "rejected")} for p in tinyworld.preferences(1, 220, "train")))
     recipe = folder / "own.yaml"
     recipe.write_text(RECIPE.replace("DIR", str(folder)), encoding="utf-8")

@@ -108,23 +108,23 @@ def evaluate_model(path: Path | str, tasks: tuple[str, ...] | None = None, count
     """Measure a model on the embedded tinyworld's held-out tasks.
 
     Args:
-        tasks: names among those of `TASKS`; all of them when absent.
+        tasks: names among those of `TASKS` and `later_turns`; all of them when absent.
+        count: items per task, at least 1.
 
     Returns:
-        Metrics by name, as in report.json.
+        Metrics by name, as in report.json; over all answers also `ends_by_itself`, `thinking_closes`, `inside_answered`.
     """
-    from ..evaluation import evaluate_generation
     from ..inference import load_chat_model
-    from .sources import TASKS, TinyworldSource
+    from .exam import Exam
+    from .sources import TASKS, TURNS, TinyworldSource
 
-    unknown = sorted(set(tasks or ()) - set(TASKS))
+    known = (*TASKS, TURNS)
+    unknown = sorted(set(tasks or ()) - set(known))
     if unknown:
-        raise HanlinError(f"没有任务 {unknown[0]!r}。可用：{'、'.join(TASKS)}。", f"There is no task {unknown[0]!r}. Known: {', '.join(TASKS)}.")
+        raise HanlinError(f"没有任务 {unknown[0]!r}。可用：{'、'.join(known)}。", f"There is no task {unknown[0]!r}. Known: {', '.join(known)}.")
+    if count < 1:
+        raise HanlinError(f"count 至少是 1，不是 {count}。", f"count must be at least 1, not {count}.")
     model, tokenizer = load_chat_model(path)
-    source = TinyworldSource(load_recipe("demo", [f"evaluation.count={count}"]))
-    result = {}
-    for name in tasks or TASKS:
-        task = source.task(name)
-        metric, _ = evaluate_generation(model, tokenizer, task.records, task.check, thinking=task.thinking, temperature=task.temperature, max_new_tokens=96, seed=1)
-        result[name] = metric.to_dict()
-    return result
+    recipe = load_recipe("demo", [f"evaluation.count={count}"])
+    exam = Exam(recipe, TinyworldSource(recipe), tokenizer)
+    return {name: metric.to_dict() for name, metric in exam(model, list(tasks or known), with_problems=True).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class Exam:
 
     def __init__(self, recipe: Recipe, source: TinyworldSource, tokenizer: Tokenizer):
         self.recipe, self.source, self.tokenizer = recipe, source, tokenizer
+        self.answers: dict[str, list[dict[str, Any]]] = {}  # of the exam taken last, by task
 
     def task(self, model: CausalLM | Engine, task: Task | str, **sampling: Any) -> tuple[Metric, list[dict[str, Any]]]:
         """One task's metric and its answers.
@@ -68,6 +70,7 @@ class Exam:
                 task = self.source.task(name)
                 forced = task.thinking is True
                 metrics[name], samples = self.task(engine, task, **sampling)
+            self.answers[name] = samples
             for sample in samples:
                 text = sample["output"]
                 said, ended = said + 1, ended + sample["ended"]
@@ -80,3 +83,30 @@ class Exam:
             if of:
                 metrics[name] = Metric.proportion(right, of)
         return metrics
+
+    def cards(self, model: CausalLM, **sampling: Any) -> list[dict[str, Any]]:
+        """Suggestions for whoever talks to the model: of each kind the first held-out item that it answers rightly in the exam taken
+        last and `DRAWS` times of `DRAWS` as it is used by default. A kind of which it has none among the first items has no card.
+
+        Returns:
+            {"title": {"zh", "en"}, "text", "answer", "task"} each; the answer is that of the exam.
+        """
+        engine, found = Engine(model, self.tokenizer), []
+        for name, (zh, en) in CARDS.items():
+            task = self.source.task(name)
+            right = [(record, a) for record, a in zip(task.records, self.answers.get(name, ()), strict=False) if a["correct"]]
+            for record, sample in right[:CANDIDATES]:
+                again = dataclasses.replace(task, records=[record] * DRAWS, thinking=None)
+                if self.task(engine, again, **sampling)[0].value == 1.0:  # each has a random stream of its own
+                    found.append({"title": {"zh": zh, "en": en}, "text": sample["prompt"], "answer": sample["output"], "task": name})
+                    break
+        return found
+
+
+CARDS = {
+    "greetings": ("打个招呼", "Say hello"),
+    "story_answers": ("读故事，答问题", "A question about a story"),
+    "word_problems": ("算一算", "A word problem"),
+    "story_requests": ("讲个故事", "A story"),
+}
+CANDIDATES, DRAWS = 12, 5

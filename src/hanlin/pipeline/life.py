@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.atomic import read_json, write_json
 from ..common.config import to_dict
 from ..common.manifest import hash_json, read_manifest
 from ..corpus import tinyworld
@@ -40,6 +41,8 @@ from .recipe import ConversationSection
 from .runner import StepRecord
 from .sources import FileSource, TinyworldSource, plain_questions
 from .workshop import BITS, Workshop, publish
+
+SUGGESTIONS = "suggestions.json"  # what the chat page offers to ask; beside the model, no part of it
 
 
 class Life(Workshop):
@@ -285,15 +288,21 @@ class Life(Workshop):
                 exam, problems = Exam(self.recipe, self.source, tokenizer), "word_problems" in names
                 record.metrics |= {name: metric.to_dict() for name, metric in exam(model, names, problems).items()}
                 usual = sampling_defaults(self.current)
-                sampled = exam(model, [n for n in names if n != "preferred_manner"], problems, temperature=usual["temperature"], top_p=usual["top_p"])
+                sampling = {"temperature": usual.get("temperature", 1.0), "top_p": usual.get("top_p", 1.0)}
+                record.notes |= {"sampled": sampling, "cards": exam.cards(model, **sampling)}
+                sampled = exam(model, [name for name in names if name != "preferred_manner"], problems, **sampling)
                 record.metrics |= {f"{name}/sampled": metric.to_dict() for name, metric in sampled.items()}
-                record.notes["sampled"] = usual
             if self.recipe.grpo is not None:
                 record.metrics["task_reward"] = self._reward(self.current, 0).to_dict()
             record.samples = self._samples(None, model, answers=self.recipe.sft is not None)
 
-        self.runner.run("evaluation", [to_dict(self.recipe.evaluation), self._model_hash(), self._hash("corpus")], body)
+        inputs = [to_dict(self.recipe.evaluation), self._model_hash(), self._hash("corpus"), self.source.fingerprint("sft")]
+        record = self.runner.run("evaluation", inputs, body)
         publish(self.current, self.out / "model")
+        cards = record.notes.get("cards") or [{"text": prompt} for prompt in self.recipe.evaluation.prompts]
+        file = self.out / "model" / SUGGESTIONS
+        if not file.is_file() or read_json(file) != cards:
+            write_json(file, cards)
 
     def gguf(self) -> None:
         """One file for llama.cpp, Ollama and their kin."""

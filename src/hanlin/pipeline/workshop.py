@@ -60,13 +60,17 @@ class Workshop:
         metric = {"sft": "answer_bits_per_byte/sft", "distill": "answer_bits_per_byte/distill", "dpo": "pairs_preferred"}
         return [*(metric[name] for name in taught if name in metric), BITS]
 
-    def measure(self, model: CausalLM, names: Sequence[str]) -> dict[str, Metric]:
-        """The named metrics of a model; of tinyworld's exam also what all answers together say."""
+    def measure(self, model: CausalLM, names: Sequence[str], with_problems: bool = False) -> dict[str, Metric]:
+        """The named metrics of a model; of tinyworld's exam also what all answers together say.
+
+        Args:
+            with_problems: word problems are among the turns of mixed conversations.
+        """
         metrics: dict[str, Metric] = {}
         if isinstance(self.source, TinyworldSource):
             exam = Exam(self.recipe, self.source, self._tokenizer())
             asked = [name for name in names if name != BITS]
-            metrics = exam(model, asked, with_problems="word_problems" in names)
+            metrics = exam(model, asked, with_problems)
         for name in names:
             kind, _, stage = name.partition("/")
             if kind == "answer_bits_per_byte":
@@ -87,11 +91,13 @@ class Workshop:
             aimed: its new and previous value, where the stage measures them itself.
         """
         names = [name for name in self.measures(stage) if aimed is None or name != aim]
-        metrics = self.measure(self._model(out), names)
-        anew = {TURNS, *OVERALL} if stage == "distill" else set()  # from here on problems are among what is asked
+        # Whether to think is the model's choice until GRPO teaches it, so problems come among mixed turns only then.
+        problems = stage == "grpo" and "word_problems" in names
+        metrics = self.measure(self._model(out), names, problems)
+        anew = {"distill": set(OVERALL), "grpo": {TURNS, *OVERALL}}.get(stage, set())  # more is asked than before
         known = {name: self.scores[name] for name in metrics if name in self.scores and name not in anew}
         missing = [name for name in names if name not in known]
-        measured = self.measure(self._model(self.current), missing) if missing else {}
+        measured = self.measure(self._model(self.current), missing, problems) if missing else {}
         before = {name: metric for name, metric in measured.items() if name not in OVERALL} | known
         if aimed is not None:
             metrics[aim], before[aim] = aimed

@@ -19,7 +19,7 @@ Message = dict[str, Any]
 # Stories carry the measured skill, free prompts the mixed manners, sums the tables that reasoning steps rest on; in mixed
 # conversations the subject changes with every turn.
 CHAT_MIXTURE = (
-    (0.40, "story"), (0.16, "free"), (0.07, "sum"), (0.08, "greeting"), (0.07, "tell"), (0.08, "outside"), (0.14, "mixed"),
+    (0.44, "story"), (0.15, "free"), (0.06, "sum"), (0.09, "greeting"), (0.06, "tell"), (0.07, "outside"), (0.13, "mixed"),
 )  # fmt: skip
 # What a turn of a mixed conversation is about; `problem` where problems are taught.
 TURN_MIXTURE = (
@@ -176,7 +176,7 @@ def _greeting(draw: Draw) -> tuple[str, str, Any]:
         return draw.pick(_THANKS), _THANKS_REPLY, draw.random()
     if kind < 0.75:
         return draw.pick(_BYE), _BYE_REPLY, draw.random()
-    who = draw.pick(CHILDREN) if draw.chance(0.7) else draw.pick([name for name in VISITORS if name != "我"])
+    who = draw.pick(CHILDREN) if draw.chance(0.55) else draw.pick([name for name in VISITORS if name != "我"])
     met = draw.random()
     if met < 0.5:
         said = draw.pick(_MET).format(who)
