@@ -118,7 +118,14 @@ def test_a_file_of_one_question_is_refused(tmp_path):
         source.counts("sft")
 
 
-@pytest.mark.parametrize("fail_at", ["train.after_step:8", "train.after_step:13", "train.after_step:16"])
+@pytest.mark.parametrize(
+    "fail_at",
+    [
+        pytest.param("train.after_step:8", marks=pytest.mark.nightly),  # in SFT
+        "train.after_step:13",  # in distillation
+        pytest.param("train.after_step:16", marks=pytest.mark.nightly),  # in DPO
+    ],
+)
 def test_killed_in_a_stage_and_started_again_ends_with_the_same_models(finished, tmp_path, fail_at):
     recipe, whole, _ = finished
     out = tmp_path / "killed"

@@ -16,10 +16,9 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
-from hanlin.evaluation import Metric, validate_report
+from hanlin.evaluation import validate_report
 from hanlin.inference import load_chat_model
 from hanlin.pipeline import load_recipe, run_recipe
-from hanlin.pipeline.gate import judge
 
 TINY = [
     "corpus.documents=500", "model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2", "model.num_key_value_heads=1",
@@ -50,12 +49,17 @@ def test_every_stage_reports_by_the_schema(finished):
     assert promised <= named
     controls = {name: m["control"]["name"] for s in report["stages"] for name, m in s["metrics"].items() if "control" in m}
     assert controls["bits_per_byte"] == "5-gram" and controls["problems_solved"] == "direct" and controls["pair_accuracy"] == "length"
+    taught = {"greetings", "story_requests", "outside_declined", "word_problems", "later_turns", "ends_by_itself", "inside_answered"}
+    last = next(stage for stage in report["stages"] if stage["name"] == "evaluation")["metrics"]
+    assert taught <= set(last) and {f"{name}/sampled" for name in taught} <= set(last)
+    assert last["bits_per_byte"]["control"]["name"] == "5-gram"
     assert controls["task_reward"] == "sft" and (out / "report.html").is_file() and (out / "model.gguf").is_file()
 
 
 def test_the_published_model_is_whole(finished):
     out, _ = finished
     read_manifest(out / "model", "model")
+    assert isinstance(json.loads((out / "model" / "suggestions.json").read_text()), list)
     model, tokenizer = load_chat_model(out)
     assert model.config.vocab_size == tokenizer.vocab_size
 
@@ -93,7 +97,7 @@ def test_killed_and_started_again_ends_with_the_same_models(finished, tmp_path, 
     command = [sys.executable, "-c", code % ([*TINY, "reward=null", "grpo=null"], str(out))]
     alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits are promised for the same number of threads
     first = subprocess.run(command, env=alike | {"HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300)
-    assert first.returncode == (0 if "between" in fail_at and first.returncode == 0 else 137), first.stderr
+    assert first.returncode == 137, first.stderr
     again = subprocess.run(command, env=alike, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     for name in ("pretrain", "sft", "distill", "dpo"):
@@ -112,14 +116,3 @@ def test_a_foreign_directory_is_refused(tmp_path):
     with pytest.raises(HanlinError, match=str(tmp_path)):
         run_recipe(load_recipe("demo", TINY), tmp_path, Progress())
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
-
-
-def test_the_gate_keeps_the_better_model():
-    def metric(successes, better=True):
-        return Metric.proportion(successes, 100, higher_is_better=better)
-
-    assert judge("dpo", ("x", metric(60), metric(50)), {}).kept
-    assert not judge("dpo", ("x", metric(40), metric(50)), {}).kept
-    assert not judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(80), metric(90), 0.02)}).kept
-    assert judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(89), metric(90), 0.02)}).kept
-    assert not judge("sft", ("loss", metric(60, False), metric(50, False)), {}).kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +32,19 @@ class _TensorBoard:
         self.writer.close()
 
 
+def check_trackers(names: tuple[str, ...]) -> None:
+    """Refuse a tracker that is unknown or not installed, before a run begins.
+
+    Raises:
+        HanlinError: naming it.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise HanlinError(f"不认识的记录器 {name!r}。可用：{'、'.join(TRACKERS)}。", f"Unknown tracker {name!r}. Known: {', '.join(TRACKERS)}.")
+        if importlib.util.find_spec(name) is None:
+            raise HanlinError(f"没有安装 {name}。请运行 pip install {name}，或去掉它。", f"{name} is not installed. Run pip install {name}, or leave it out.")
+
+
 class MetricsLog:
     """Appends one JSON object per step; a tracker that fails is dropped with one warning and never stops a run.
 
@@ -49,9 +63,8 @@ class MetricsLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
         self._trackers = []
+        check_trackers(trackers)
         for tracker in trackers:
-            if tracker not in TRACKERS:
-                raise HanlinError(f"不认识的记录器 {tracker!r}。可用：{'、'.join(TRACKERS)}。", f"Unknown tracker {tracker!r}. Known: {', '.join(TRACKERS)}.")
             try:
                 module = _TensorBoard() if tracker == "tensorboard" else importlib.import_module(tracker)
                 module.init(project="hanlin", name=name, config=config or {})

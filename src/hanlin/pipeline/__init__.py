@@ -9,10 +9,12 @@ from typing import Any
 
 from ..common.atomic import read_json, write_json
 from ..common.config import to_dict
+from ..common.devices import resolve_device
 from ..common.errors import HanlinError, require_one_process
 from ..common.locks import directory_lock
 from ..common.manifest import MANIFEST, package_versions, read_manifest
 from ..common.progress import Progress, make_progress
+from ..common.tracking import check_trackers
 from .life import Life
 from .recipe import Recipe, load_recipe, recipe_names
 
@@ -36,6 +38,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
     own_progress = progress is None
     progress = progress or make_progress()
     refuse_foreign(out)
+    check_inputs_of(recipe)
     try:
         with directory_lock(out):
             write_json(out / RECIPE_FILE, to_dict(recipe))
@@ -61,6 +64,23 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
     finally:
         if own_progress:
             progress.close()
+
+
+def check_inputs_of(recipe: Recipe) -> None:
+    """Look at all that a run will need before its first stage begins, so that the last stage does not fail for a misspelt name.
+
+    Raises:
+        HanlinError: a device or tracker is not there; a file is missing, or its first records are not what its stage reads.
+    """
+    resolve_device(recipe.device)
+    check_trackers(recipe.track)
+    if recipe.tinyworld:
+        return
+    kinds = {"corpus": "documents", "sft": "conversations", "distill": "conversations", "dpo": "preferences", "reward": "preferences", "grpo": "conversations"}
+    for stage, kind in kinds.items():
+        section = getattr(recipe, stage)
+        if section is not None:
+            check_inputs(section.files, kind)
 
 
 def refuse_foreign(out: Path) -> None:

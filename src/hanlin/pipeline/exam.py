@@ -14,12 +14,13 @@ from ..tokenizer import Tokenizer
 from .recipe import Recipe
 from .sources import CHECKS, TURNS, Task, TinyworldSource
 
-# What each stage has taught, and every later one may not unteach.
+# What each stage has taught, and every later one may not unteach. Whether to think is up to the model in `word_problems`: that is
+# taught by reinforcement alone, and moves freely before.
 TAUGHT = {
     "sft": ("story_answers", "greetings", "story_requests", "outside_declined", TURNS),
-    "distill": ("problems_solved", "word_problems"),
+    "distill": ("problems_solved",),
     "dpo": (),
-    "grpo": (),
+    "grpo": ("word_problems",),
 }
 OVERALL = ("ends_by_itself", "thinking_closes", "inside_answered")  # what all answers of an exam together say
 

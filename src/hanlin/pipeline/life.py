@@ -42,6 +42,7 @@ from .runner import StepRecord
 from .sources import FileSource, TinyworldSource, plain_questions
 from .workshop import BITS, Workshop, publish
 
+MOST_PASSES = 4  # over the same text that are worth nearly as much as new text (Muennighoff et al. 2023)
 SUGGESTIONS = "suggestions.json"  # what the chat page offers to ask; beside the model, no part of it
 
 
@@ -113,6 +114,7 @@ class Life(Workshop):
         trained = hash_json([to_dict(section), to_dict(shape), self._hash("dataset"), self.recipe.seed])
 
         def body(key: str, record: StepRecord) -> None:
+            self._warn_of_repetition(section.train.steps * section.batch_tokens)
             record.notes["training_seconds"] = self._once(
                 "pretrain", out, trained, lambda job: pretrain(self.out / "dataset", self.out / "tokenizer", shape, section, job)
             )
@@ -130,6 +132,19 @@ class Life(Workshop):
         self.scores = {"bits_per_byte": self.pretrained}
         if "pretrain" not in self.runner.reused:
             publish(out, self.out / "model")
+
+    def _warn_of_repetition(self, tokens: int) -> None:
+        """Say when the data will be read so often that it is learnt by heart."""
+        there = int(TokenDataset(self.out / "dataset", verify=False).lengths.sum())
+        passes = tokens / there
+        if passes > MOST_PASSES:
+            enough = int(MOST_PASSES * there / self.recipe.pretrain.batch_tokens)
+            self.progress.warn(
+                f"语料有 {there / 1e6:.2f}M 词元，这次要读 {passes:.0f} 遍；超过 {MOST_PASSES} 遍基本是在背书。"
+                f"请加语料，或减到 {max(1, enough)} 步（pretrain.train.steps）",
+                f"the corpus has {there / 1e6:.2f}M tokens and will be read {passes:.0f} times; beyond {MOST_PASSES} it is mostly learnt "
+                f"by heart. Add text, or lower pretrain.train.steps to {max(1, enough)}",
+            )
 
     def sft(self) -> None:
         """Teach it to answer. The control is the model before: of story questions, asked in the layout that it knows."""

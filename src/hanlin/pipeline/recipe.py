@@ -95,7 +95,7 @@ class GRPOSection(GRPOConfig):
     files: tuple[str, ...] = ()
     examples: int = 2000
     seeds: int = 3
-    control_learning_rate: float = 6e-4
+    control_learning_rate: float = 6e-5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,14 +119,15 @@ class TinyworldSource:
                 yield pair
 
     def _known(self) -> Iterator[dict[str, Any]]:
-        """What the model was taught before DPO but for open requests: chats, half of their stories left out, and problems."""
+        """What the model was taught before DPO but for open requests: chats, half of their stories left out, and as many problems, so
+        that it keeps thinking as often as it did."""
         distill = self.recipe.distill
         chats = tinyworld.chat_conversations(self.seed + 8, 1 << 30, "train", with_problems=distill is not None)
         problems = self.conversations("distill") if distill is not None else iter(())
         for index, chat in enumerate(chats):
             if chat["kind"] != "free" and (chat["kind"] != "story" or index % 2):
                 yield chat
-            if index % 3 == 0 and (problem := next((p for p in problems if "answer" in p), None)):
+            if problem := next((p for p in problems if "answer" in p), None):
                 yield problem
 
     def problems(self, heldout: bool = False) -> list[dict[str, Any]]:
