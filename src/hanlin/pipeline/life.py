@@ -299,8 +299,10 @@ class Life(Workshop):
             if self.pretrained is not None:
                 record.notes["pretrained_bits_per_byte"] = self.pretrained.value
             if isinstance(self.source, TinyworldSource) and self.recipe.sft is not None:
-                names = [name for name in self.measures("grpo") if name != BITS]
-                exam, problems = Exam(self.recipe, self.source, tokenizer), "word_problems" in names
+                names = [name for name in self.measures("evaluation") if name != BITS]
+                problems = "problems_solved" in names or "word_problems" in names
+                names += ["word_problems"] if problems and "word_problems" not in names else []
+                exam = Exam(self.recipe, self.source, tokenizer)
                 record.metrics |= {name: metric.to_dict() for name, metric in exam(model, names, problems).items()}
                 usual = sampling_defaults(self.current)
                 sampling = {"temperature": usual.get("temperature", 1.0), "top_p": usual.get("top_p", 1.0)}
