@@ -19,7 +19,6 @@ from ..common.errors import HanlinError, tr
 from .files import READABLE, ReadLimits, blocks, inner_suffix, is_archive
 
 Skip = Callable[[str, str], None]  # name of a member that is not read, and why
-_FREE = 64 << 20  # bytes that may come out before a ratio means anything
 _HEADERS = 4 << 20  # bytes of tar headers between two members
 _DIRECTORY = 64 << 20  # bytes of a zip's table of members
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error)
@@ -247,7 +246,7 @@ def _name(raw: bytes) -> str:
 
 
 def _check(name: str, size: int, packed: int, limits: ReadLimits) -> None:
-    if size > limits.output_bytes or (size > _FREE and size > limits.ratio * max(1, packed)):
+    if size > limits.output_bytes or (size > limits.ratio_from and size > limits.ratio * max(1, packed)):
         raise HanlinError(
             f"{name} 解压后已超过限制（{size:,} 字节，压缩比 {size / max(1, packed):.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
             f"{name} expands beyond the limit ({size:,} bytes, ratio {size / max(1, packed):.0f}) and may be a decompression bomb. If it is genuine, unpack it yourself first.",

@@ -27,6 +27,7 @@ except ImportError:
     gzip_zlib = zlib
 
 BLOCK = 1 << 20
+_FEED = 1 << 11  # bytes for zstd's decoder, which knows no bound on its output: a block of 128 KiB can stand in four bytes
 _DAMAGED: tuple[type[Exception], ...] = (zlib.error, gzip_zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError)  # type: ignore[assignment]
 READABLE = (".jsonl", ".ndjson", ".json", ".txt", ".text", ".md", ".markdown", ".csv", ".tsv", ".parquet", ".html", ".htm", ".xml")
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
@@ -56,15 +57,18 @@ class ReadLimits:
     """What a file may do to this machine.
 
     Attributes:
-        record_bytes: a longer line or JSON value is quarantined unread.
+        record_bytes: a longer line, row or JSON value is quarantined unread.
+        record_values: so is a JSON value of more lists, objects and commas, or a row of more columns; each takes about 100 bytes of memory.
         output_bytes: how much one compressed file may expand to.
-        ratio: expanded ÷ compressed bytes allowed, looked at once 64 MiB have come out. Real text stays below 30.
+        ratio: expanded ÷ compressed bytes allowed, looked at once `ratio_from` bytes have come out. Real text stays below 30.
         members: files that one archive may hold.
     """
 
-    record_bytes: int = 64 << 20
+    record_bytes: int = 32 << 20
+    record_values: int = 1 << 19
     output_bytes: int = 1 << 40
     ratio: float = 200.0
+    ratio_from: int = 8 << 20
     members: int = 1_000_000
 
 
@@ -173,7 +177,7 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
             for block in _decompress(file, kind):
                 at = file.tell()
                 total += len(block)
-                if total > limits.output_bytes or (total > 64 << 20 and total > limits.ratio * file.tell()):
+                if total > limits.output_bytes or (total > limits.ratio_from and total > limits.ratio * file.tell()):
                     raise HanlinError(
                         f"{path} 解压后已超过限制（{total:,} 字节，压缩比 {total / file.tell():.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
                         f"{path} expands beyond the limit ({total:,} bytes, ratio {total / file.tell():.0f}) and may be a decompression bomb. "
@@ -197,25 +201,35 @@ def _decompress(file, kind: str) -> Iterator[bytes]:
         "bz2": bz2.BZ2Decompressor,
         "zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
     }[kind]
-    decoder, data, feed = make(), b"", 1024
+    decoder, data, feed = make(), b"", _FEED if kind == "zst" else BLOCK
+    held: list[bytes] = []  # of zstd's small outputs
+    waiting = 0
     while True:
         if not data:
             data = file.read(feed)
             if not data:
                 break
-        if kind == "zst":  # this decoder has no output bound: a frame's block is ≤ 128 KiB from ≥ 4 bytes, so bound what goes in
+        if kind == "zst":
             out, data = decoder.decompress(data), b""
-            feed = 1024 if len(out) > 8 * BLOCK else min(feed * 2, 1 << 17)
+            held.append(out)
+            waiting += len(out)
+            out = b""
+            if waiting >= BLOCK // 2:
+                yield b"".join(held)
+                held, waiting = [], 0
         elif kind == "gz":
-            out, data, feed = decoder.decompress(data, BLOCK), decoder.unconsumed_tail, BLOCK
+            out, data = decoder.decompress(data, BLOCK), decoder.unconsumed_tail
         else:
-            out, data, feed = decoder.decompress(data, BLOCK), b"", BLOCK
+            out, data = decoder.decompress(data, BLOCK), b""
             while out and not decoder.eof and not decoder.needs_input:
                 yield out
                 out = decoder.decompress(b"", BLOCK)
         if out:
             yield out
         if decoder.eof:
+            if waiting:
+                yield b"".join(held)
+                held, waiting = [], 0
             data = decoder.unused_data
             while data[:1] == b"\0":  # some tools pad members with zeros
                 data = data.lstrip(b"\0")
@@ -224,6 +238,8 @@ def _decompress(file, kind: str) -> Iterator[bytes]:
                 if not data:
                     return
             decoder = make()
+    if waiting:
+        yield b"".join(held)
     raise EOFError("unexpected end")
 
 

@@ -19,7 +19,8 @@ from .archives import Member, members
 from .files import BLOCK, DEFAULT_LIMITS, ReadLimits, Source, Unusable, expand, is_archive, stem
 from .layouts import SCHEMAS, recognise_for
 from .messages import BadRecord, Conversation, Document, Preference
-from .records import Quarantine, Raw, Sourced, records
+from .quarantine import Quarantine, Raw
+from .records import Sourced, records
 
 Paths = str | Path | Sequence[str | Path]
 _LOOK = 100  # records without one of a known layout, from the start of a file, before it is refused

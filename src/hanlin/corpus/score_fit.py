@@ -22,7 +22,7 @@ from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact
 from .dedup import skeleton
 from .readers import read_documents
-from .records import Quarantine
+from .quarantine import Quarantine
 from .score import KIND, REPORT, SCORER, WEIGHTS, ScoreConfig, Scorer, batched, beginning, deciles, norm, slots
 
 _FEWEST = 20  # documents of a class below which nothing can be said

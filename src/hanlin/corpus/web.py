@@ -121,7 +121,7 @@ class Web:
                     link = re.search(r'<([^>]*)>\s*;\s*rel="?next"?', answer.headers.get("Link", ""))
                 # of the next page only the query: a mirror hands out its original's address
                 return json.loads(data), urlsplit(link[1]).query if link else ""
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise HanlinError(
                     f"{self.host} 的回答不是 JSON（{url}）。地址可能不是数据集站点，或被登录页面拦截。请检查网络与 HF_ENDPOINT，或换一个 --from。",
                     f"{self.host} did not answer with JSON ({url}): perhaps it is no hub, or a login page stands before it. "
