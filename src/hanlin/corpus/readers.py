@@ -16,6 +16,7 @@ from hanlin._native import TextBatch
 
 from ..common.errors import HanlinError, tr
 from .archives import Member, members
+from .artefacts import verify_listed
 from .files import BLOCK, DEFAULT_LIMITS, ReadLimits, Source, Unusable, expand, is_archive, stem
 from .layouts import SCHEMAS, recognise_for
 from .messages import BadRecord, Conversation, Document, Preference
@@ -119,6 +120,8 @@ def _stream(
     before, total = quarantine.count, 0
     for path in _within(files, quarantine, limits):
         read, earlier = 0, quarantine.count
+        if isinstance(path, Path):
+            verify_listed(path)
         try:
             for item in _convert(path, records(path, schema, quarantine, limits, texts=texts, sources=sources), schema, quarantine, source):
                 read += len(item) if isinstance(item, (TextBatch, Sourced)) else 1
