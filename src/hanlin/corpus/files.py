@@ -64,6 +64,7 @@ class ReadLimits:
         output_bytes: how much one compressed file may expand to.
         ratio: expanded ÷ compressed bytes allowed, looked at once `ratio_from` bytes have come out. Real text stays below 30.
         members: files that one archive may hold.
+        head_bytes: of a file no more than about so many are read, where that is enough; 0 for all.
     """
 
     record_bytes: int = 32 << 20
@@ -72,6 +73,7 @@ class ReadLimits:
     ratio: float = 200.0
     ratio_from: int = 8 << 20
     members: int = 1_000_000
+    head_bytes: int = 0
 
 
 DEFAULT_LIMITS = ReadLimits()
@@ -87,8 +89,8 @@ class Source(Protocol):
     def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
 
 
-class Unusable(HanlinError):
-    """A file that is whole but of no use here: binary data, an unknown encoding or layout. Within an archive it costs only itself.
+class FileError(HanlinError):
+    """What is wrong with one file.
 
     Attributes:
         reason: the same without the file's name, for counting.
@@ -100,6 +102,14 @@ class Unusable(HanlinError):
 
     def __reduce__(self):
         return (type(self), (self.zh, self.en, self.reason))
+
+
+class Unusable(FileError):
+    """A file that is whole but of no use here: binary data, an unknown encoding or layout. Within an archive it costs only itself."""
+
+
+class Damaged(FileError):
+    """A file that is not whole, or that cannot be read."""
 
 
 def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
@@ -162,11 +172,25 @@ def inner_suffix(path: Source | PurePath) -> str:
 
 def stem(path: PurePath) -> str:
     """The file's name without directory, compression and type: the default name of a source."""
-    name = path.name
+    name = readable_name(path.name)
     for suffix in (*COMPRESSED, *READABLE, *ARCHIVES):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
     return name or path.name
+
+
+def readable_name(name: str | bytes) -> str:
+    """A file's name as a person would read it: UTF-8 where it is, else GB18030, as Chinese Windows writes it.
+
+    Python keeps the bytes of a name that is not UTF-8 as lone surrogates, which no file and no JSON can hold.
+    """
+    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("cp437")
 
 
 def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
@@ -196,12 +220,14 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
                     )
                 yield block
     except _DAMAGED as error:
-        raise HanlinError(
+        raise Damaged(
             f"{path} 的压缩数据不完整或已损坏（{error}，在压缩文件的第 {at:,} 字节之后）。请重新下载或重新压缩这个文件。",
             f"{path} is truncated or damaged ({error}, after byte {at:,} of the compressed file). Download or compress it again.",
+            tr("压缩数据不完整或已损坏", "truncated or damaged compressed data"),
         ) from error
     except OSError as error:
-        raise HanlinError(f"读不了 {path}：{error.strerror or error}。", f"Cannot read {path}: {error.strerror or error}.") from error
+        why = error.strerror or error
+        raise Damaged(f"读不了 {path}：{why}。", f"Cannot read {path}: {why}.", tr(f"读不了：{why}", f"cannot be read: {why}")) from error
 
 
 def _decompress(file, kind: str) -> Iterator[bytes]:
@@ -316,7 +342,12 @@ def utf8_blocks(path: Source, limits: ReadLimits) -> tuple[str, Iterator[bytes]]
 
     def chained() -> Iterator[bytes]:
         yield sample
-        yield from stream
+        read = len(sample)
+        for block in stream:
+            if limits.head_bytes and read >= limits.head_bytes:
+                return
+            yield block
+            read += len(block)
 
     if encoding in ("utf-16", "utf-32"):
         return encoding, _recoded(chained(), encoding)

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from ..common.errors import tr
-from .files import Source
+from .files import Source, readable_name
 
 
 class Entry(NamedTuple):
@@ -40,11 +40,12 @@ class Quarantine:
         if isinstance(record, bytes):
             record = record[:800].decode("utf-8", "replace")
         text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)
-        entry = Entry(str(file), line, offset, reason, text[:200].encode("utf-8", "replace").decode())
+        file = readable_name(str(file))
+        entry = Entry(file, line, offset, reason, text[:200].encode("utf-8", "replace").decode())
         self.count += 1
         self.reasons[reason] += 1
         if reason not in self._first:
-            self._first[reason] = f"{file}:{line}" if line else str(file)
+            self._first[reason] = f"{file}:{line}" if line else file
         if len(self.entries) < 1000:
             self.entries.append(entry)
         if self._sink is not None:

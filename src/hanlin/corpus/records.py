@@ -45,13 +45,14 @@ class Sourced:
 
 
 def records(
-    path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False, sources: bool = False
+    path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False, sources: bool = False, text_key: str = ""
 ) -> Iterator[Raw | TextBatch | Sourced]:
     """Stream the records of `path`; `schema` (a key of `layouts.SCHEMAS`) only tells how to read an array of chat messages.
 
     Args:
         texts: of JSON lines that plainly are documents, give the texts alone, many in one batch.
         sources: with their sources.
+        text_key: of the column that holds the text, where it is not to be guessed.
 
     Raises:
         HanlinError: see `files.utf8_blocks`; an unknown kind of file; parquet without pyarrow.
@@ -65,7 +66,7 @@ def records(
     whole = itertools.chain([first], stream)
     start = first[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if suffix in (".csv", ".tsv"):
-        return table(path, _decoded(whole, encoding, path, quarantine), "\t" if suffix == ".tsv" else ",", quarantine, limits)
+        return table(path, _decoded(whole, encoding, path, quarantine), "\t" if suffix == ".tsv" else ",", quarantine, limits, text_key)
     if suffix in (".jsonl", ".ndjson", ".json") or start in (b"{", b"["):
         if start == b"[" and not _one_list_a_line(first):
             return _array(path, _decoded(whole, encoding, path, quarantine), schema, quarantine, limits)
@@ -387,10 +388,14 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
     yield from _joined(start, held)
 
 
+class PlainText(dict[str, str]):
+    """A document of a plain file, which has no keys of its own."""
+
+
 def _joined(line: int, held: list[str]) -> Iterator[Raw]:
     text = "".join(held).replace("\r\n", "\n").strip("\n\ufeff")
     if text.strip():
-        yield Raw(line, -1, {"text": text})
+        yield Raw(line, -1, PlainText(text=text))
 
 
 def _parquet(path: Path) -> Iterator[Raw]:

@@ -13,14 +13,16 @@ from .layouts import SCHEMAS, recognise_for
 from .quarantine import Quarantine, Raw
 
 
-def table(path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quarantine, limits: ReadLimits) -> Iterator[Raw]:
-    """Rows as mappings by the header; two columns without a header are question and answer."""
+def table(
+    path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quarantine, limits: ReadLimits, text_key: str = ""
+) -> Iterator[Raw]:
+    """Rows as mappings by the header; two columns without a header (and without `text_key` in it) are question and answer."""
     rows = _rows(path, blocks, delimiter, quarantine, limits)
     _, header = next(rows, (0, None))
     if header is None:
         return
     header = [name.strip("\ufeff ") for name in header]
-    known = any(recognise_for(dict.fromkeys(header, ""), schema) for schema in SCHEMAS)
+    known = text_key in header or any(recognise_for(dict.fromkeys(header, ""), schema) for schema in SCHEMAS)
     if not known and len(header) == 2:
         yield Raw(1, -1, {"question": header[0], "answer": header[1]})
         header = ["question", "answer"]
