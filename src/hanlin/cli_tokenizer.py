@@ -79,10 +79,13 @@ def _show_progress() -> Callable[..., None]:
 
 def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag = False) -> None:
     """Show the tokens of a text (or of stdin)."""
+    from .tokenizer.show import piece_text
+
     words = _open_tokenizer(tokenizer)
     ids = words.encode(sys.stdin.read() if text is None else text)
     pieces = [words.decode([token]) for token in ids]
-    show({"ids": ids, "tokens": pieces}, json, " ".join(f"{piece!r}:{token}" for piece, token in zip(pieces, ids, strict=True)))
+    shown = [piece_text(words.decode_bytes([token])) for token in ids]
+    show({"ids": ids, "tokens": pieces}, json, " ".join(f"{piece}:{token}" for piece, token in zip(shown, ids, strict=True)))
 
 
 def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, json: Flag = False) -> None:
