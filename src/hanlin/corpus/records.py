@@ -28,7 +28,8 @@ from .structure import MAX_DEPTH, Structure, measure, too_complex
 from .tables import table
 
 _SEPARATOR = "<|endoftext|>"
-_CHUNK = 1 << 20  # characters of plain text that make one document at most
+_CHUNK = 1 << 20  # characters of a page or of Markdown that make one document at most
+_CHAPTER = 1 << 17  # characters of plain text from which a document ends with a paragraph, twice as many with any line
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\}\s*,?\s*(?=\{)")
 
@@ -360,8 +361,9 @@ def _text_lines(blocks: Iterator[str], longest: int = sys.maxsize) -> Iterator[s
 def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw]:
     """Documents of a plain file: split at `<|endoftext|>`, or one a line when lines are long, or the file itself.
 
-    A long file is cut at blank lines into documents of about a million characters, and where there are none at four million, within a
-    line if need be, so that memory stays bounded.
+    A book would be kept or dropped as a whole and never be held out: a plain text of more than 131,072 characters is cut at the next blank
+    line, and where none follows within as many again, at the next line's end. Pages and Markdown are cut at blank lines after a million. Where
+    there is nothing to cut at, the end comes at four million characters, within a line if need be, so that memory stays bounded.
     """
     first = next(blocks, "")
     if markdown:
@@ -372,6 +374,7 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
     by_line = (
         not (separated or markdown or pages) and len(head) > 1 and len(filled) == len(head) and sum(map(len, filled)) / len(filled) > 300
     )
+    chunk, at_any_line = (_CHUNK, 4 * _CHUNK) if markdown or pages else (_CHAPTER, 2 * _CHAPTER)
     line, start, held, size = 1, 1, [], 0
     for text in _text_lines(itertools.chain([first], blocks), 4 * _CHUNK + 2 * len(_SEPARATOR)):
         if separated and _SEPARATOR in text:
@@ -379,7 +382,7 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
             for piece in ended:
                 yield from _joined(start, [*held, piece])
                 held, size, start = [], 0, line
-        elif by_line or (size > _CHUNK and not text.strip()) or size > 4 * _CHUNK:
+        elif by_line or (size > chunk and not text.strip()) or size > at_any_line:
             yield from _joined(start, held)
             held, size, start = [], 0, line
         held.append(text)
