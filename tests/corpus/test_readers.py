@@ -312,7 +312,7 @@ def test_a_book_without_blank_lines_is_cut_at_line_ends_and_a_short_one_not_at_a
     (tmp_path / "book.txt").write_text("\n".join(lines), encoding="utf-8")
     pieces = [item["text"] for item in read_documents(tmp_path / "book.txt")]
     assert "\n".join(pieces) == "\n".join(lines) and all(len(piece) < (1 << 18) + 100 for piece in pieces) and len(pieces) == 3
-    short = "\n\n".join(lines[:1900])
+    short = "\n\n".join(lines[:1500])
     (tmp_path / "short.txt").write_text(short, encoding="utf-8")
     assert [item["text"] for item in read_documents(tmp_path / "short.txt")] == [short]
     (tmp_path / "page.html").write_text("\n\n".join(lines[:4000]), encoding="utf-8")
