@@ -315,3 +315,128 @@ def test_interrupting_a_long_training(tmp_path, large, after, plain):
     assert child.returncode == 130 and "Interrupted" in error and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
     assert time.monotonic() - began < 2
+
+
+# ------------------------------------------------------------------ many files
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A directory with good files, and bad ones of every kind."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    good = "".join(f'{{"text": "{TEXT.strip() * 3}第{number}天。"}}\n' for number in range(40))
+    (folder / "good.jsonl").write_text(good, encoding="utf-8")
+    (folder / "poems.csv").write_text("标题,作者,诗句\n静夜思,李白,床前明月光\n" * 3, encoding="utf-8")
+    (folder / "chats.jsonl").write_text('{"instruction": "问", "output": "答"}\n' * 3, encoding="utf-8")
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(LINES)[:200])
+    late = gzip.compress(b"".join(b'{"text": "%s"}\n' % random.Random(1).randbytes(40).hex().encode() for _ in range(3)) + LINES * 40)
+    (folder / "late.jsonl.gz").write_bytes(late[: len(late) * 3 // 4])
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "picture.txt").write_bytes(b"\x89PNG" + bytes(500))
+    (folder / "zip.zip").write_bytes(b"PK\x05\x06 no archive")
+    with contextlib.suppress(OSError):  # a file system that allows it
+        os.rename(folder / "good.jsonl", os.fsencode(folder) + b"/\xc4\xe3\xba\xc3.jsonl")
+    return folder
+
+
+BAD = ("poems.csv", "chats.jsonl", "cut.jsonl.gz", "picture.txt", "zip.zip")
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_all_bad_files_are_named_at_once(tmp_path, mixed, capsys, monkeypatch, language):
+    build = ("corpus", "build", mixed, "--preset", "none", "--workers", 1, "--out", tmp_path / "c")
+    monkeypatch.setenv("HANLIN_LANG", language)
+    monkeypatch.setattr("sys.argv", ["hanlin", *map(str, build)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and all(name in said for name in BAD) and "--skip-bad" in said and "--sft" in said
+    assert not (tmp_path / "c").exists()
+    for name in BAD:
+        (mixed / name).unlink()
+    (mixed / "later.jsonl.gz").write_bytes((mixed / "late.jsonl.gz").read_bytes())
+    with pytest.raises(SystemExit):  # what shows only when a file is read to its end
+        cli.main()
+    said = capsys.readouterr().err
+    assert "late.jsonl.gz" in said and "later.jsonl.gz" in said and "Traceback" not in said
+
+
+def test_bad_files_can_be_skipped_and_are_accounted_for(tmp_path, mixed, capsys, monkeypatch):
+    import json
+
+    monkeypatch.setenv("HANLIN_LANG", "zh")
+    monkeypatch.setattr("sys.argv", ["hanlin", "corpus", "build", str(mixed), "--preset", "none", "--skip-bad", "--workers", "1", "--out", str(tmp_path / "c")])
+    cli.main()
+    out = capsys.readouterr().out
+    entries = [json.loads(line) for line in (tmp_path / "c" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {Path(entry["file"]).name for entry in entries} == {*BAD, "late.jsonl.gz", "empty.txt"} and "空文件" in out
+    report = json.loads((tmp_path / "c" / "report.json").read_text(encoding="utf-8"))
+    assert set(report["sources"]) in ({"你好", "late"}, {"good", "late"})
+
+
+def test_the_text_is_found_under_the_key_that_is_named(tmp_path, capsys, monkeypatch):
+    import json
+
+    text = TEXT.strip() * 3
+    (tmp_path / "a.csv").write_text(f"标题,作者,诗句\n静夜思,李白,{text}\n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "摘要", "诗句": text + "又一天。"}) + "\n", encoding="utf-8")
+    (tmp_path / "c.txt").write_text(text + "再一天。", encoding="utf-8")
+    files = [tmp_path / name for name in ("a.csv", "b.jsonl", "c.txt")]
+    assert "--text-key" in complaint(capsys, monkeypatch, "zh", "corpus", "build", files[0], "--out", tmp_path / "x")
+    assert "没有键 诗，" in complaint(capsys, monkeypatch, "zh", "corpus", "build", files[1], "--text-key", "诗", "--out", tmp_path / "x")
+    monkeypatch.setattr("sys.argv", ["hanlin", "corpus", "build", *map(str, files), "--text-key", "诗句", "dedup.near=false", "--preset", "none", "--out", str(tmp_path / "x")])
+    cli.main()
+    from hanlin.corpus.build import read_corpus
+
+    assert {item["text"] for item in read_corpus(tmp_path / "x")} == {text, text + "又一天。", text + "再一天。"}
+
+
+@pytest.mark.parametrize(("key", "title"), [("内容", "标题"), ("正文", "标题"), ("文本", "title")])
+def test_chinese_keys_are_known(tmp_path, key, title):
+    from hanlin.corpus.readers import read_documents
+
+    (tmp_path / "a.csv").write_text(f"{title},作者,{key}\n静夜思,李白,床前明月光\n", encoding="utf-8-sig")
+    assert [item["text"] for item in read_documents(tmp_path / "a.csv")] == ["静夜思\n\n床前明月光"]
+    (tmp_path / "b.csv").write_text(f"{title},{key}\n静夜思,床前明月光\n", encoding="utf-8")
+    assert [item["text"] for item in read_documents(tmp_path / "b.csv")] == ["静夜思\n\n床前明月光"]
+
+
+def test_nothing_left_names_rules_and_settings_as_they_are_written(tmp_path, made, capsys, monkeypatch):
+    (tmp_path / "c.txt").write_text("短。", encoding="utf-8")
+    said = complaint(capsys, monkeypatch, "zh", "corpus", "build", tmp_path / "c.txt", "--out", tmp_path / "c")
+    assert "太短（too_short） 1" in said and "--preset zh-short" in said
+    said = complaint(capsys, monkeypatch, "zh", "run", "zh-mini", *ZH_MINI, "--out", tmp_path / "r", "--corpus", tmp_path / "c.txt", "--sft", made / "chats.jsonl")
+    assert "太短（too_short） 1" in said and "corpus.preset=zh-short" in said and "--preset" not in said
+
+
+def test_inputs_are_looked_into_before_work_begins(tmp_path, made):
+    from hanlin.corpus.readers import check_inputs
+
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "b.jsonl").write_text('{"prompt": "你好", "chosen": "你好！", "rejected": "走开。"}\n', encoding="utf-8")
+    kinds = {"documents": tmp_path / "a.jsonl", "conversations": made / "chats.jsonl", "preferences": tmp_path / "b.jsonl"}
+    for kind, file in kinds.items():
+        check_inputs([file], kind)
+        for other in kinds.keys() - {kind}:
+            with pytest.raises(HanlinError, match=file.name):
+                check_inputs([file], other)
+    with pytest.raises(HanlinError, match=r"(?s)a\.jsonl.*chats\.jsonl"):
+        check_inputs([tmp_path / "*.jsonl", made / "chats.jsonl"], "preferences")
+    with pytest.raises(HanlinError, match="nowhere"):
+        check_inputs(["nowhere/*.jsonl"], "documents")
+    (tmp_path / "e.txt").write_bytes(b"")
+    with pytest.raises(HanlinError, match="e.txt"):
+        check_inputs(tmp_path / "e.txt", "documents")
+    check_inputs([tmp_path / "e.txt", tmp_path / "a.jsonl"], "documents")
+
+
+def test_looking_into_a_file_reads_its_beginning_only(tmp_path):
+    from hanlin.corpus.readers import check_inputs
+
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=1) as file:
+        file.write(b"".join(b'{"text": "%s"}\n' % random.Random(i).randbytes(400).hex().encode() for i in range(30_000)))
+    data = bytearray((tmp_path / "a.jsonl.gz").read_bytes())
+    data[-1000:] = bytes(1000)
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    check_inputs(tmp_path / "a.jsonl.gz", "documents")

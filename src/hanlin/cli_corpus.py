@@ -20,7 +20,7 @@ _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[^=/]+)*=.*", re.DOTALL)
 
 def build(
     *files: str, out: Path, preset: str | None = None, config: Path | None = None, workers: int = 0, memory: str = "1GiB", heldout: float | None = None,
-    mask_pii: Flag = False, decontaminate: Many = (), seed: int = 1, executor: str | None = None, tasks: int = 0, executor_option: Many = (),
+    mask_pii: Flag = False, decontaminate: Many = (), text_key: str | None = None, skip_bad: Flag = False, seed: int = 1, executor: str | None = None, tasks: int = 0, executor_option: Many = (),
     json: Flag = False,
 ) -> None:  # fmt: skip
     """Read, clean and deduplicate files into a corpus directory, with a page that accounts for every document.
@@ -46,6 +46,10 @@ def build(
         Replace personal data by tags.
     decontaminate
         Files of benchmarks, or names such as c-eval that hanlin data fetch has fetched; documents that hold passages of them are dropped.
+    text_key
+        Key or column that holds the text, where it is not recognised.
+    skip_bad
+        Go on without files that cannot be read; they are counted and listed in quarantine.jsonl.
     seed
         Decides which documents are held out, and their order.
     executor
@@ -63,7 +67,8 @@ def build(
     from .corpus.explain import stats, stats_text
     from .evaluation.corpus_page import render_corpus
 
-    flags = {"preset": preset, "heldout_fraction": heldout, "mask_pii": mask_pii or None, "decontaminate": decontaminate or None}
+    flags = {"preset": preset, "heldout_fraction": heldout, "mask_pii": mask_pii or None, "decontaminate": decontaminate or None,
+             "text_key": text_key, "skip_bad": skip_bad or None}  # fmt: skip
     paths, resolved = _settings(files, config, {name: value for name, value in flags.items() if value is not None})
     engine = _engine(executor, tasks, max(workers, 0), executor_option)
     here = 1 if executor in ("slurm", "ray") else workers if workers > 0 else os.cpu_count() or 1

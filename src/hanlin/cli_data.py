@@ -49,7 +49,7 @@ def fetch_set(
     out
         Directory for the files; data/NAME when absent.
     source
-        hf, hf-mirror, modelscope, or file for files that are already here (see --path).
+        hf, hf-mirror, modelscope, or file for files that are already here (see --path); when absent, the first of them that can be reached.
     path
         File or directory for --from file.
     files
@@ -62,7 +62,7 @@ def fetch_set(
         Print what was fetched on stdout.
     """
     from .corpus.datasets import find
-    from .corpus.fetch import PROVENANCE, describe, fetch, fetch_local, plan_fetch, size_text, terms
+    from .corpus.fetch import PROVENANCE, describe, fetch, fetch_local, plan_anywhere, plan_fetch, size_text, terms
     from .corpus.hub import open_hub
 
     data = find(name)
@@ -74,7 +74,11 @@ def fetch_set(
         _accept(yes)
         record = fetch_local(data, path, out, files)
     else:
-        plan = plan_fetch(data, open_hub(source or ("hf" if data.huggingface else "modelscope"), data.huggingface, data.modelscope), out, files, revision)
+        if source or revision:  # a revision is one hub's own
+            source = source or ("hf" if data.huggingface else "modelscope")
+            plan = plan_fetch(data, open_hub(source, data.huggingface, data.modelscope), out, files, revision)
+        else:
+            plan = plan_anywhere(data, out, files, say=lambda text: print(text, file=sys.stderr, flush=True))
         print(describe(plan), file=sys.stderr)
         _accept(yes)
         with _show_bytes() as progress:

@@ -12,7 +12,7 @@ from .cli import Files, Flag, bytes_of, show
 from .common.errors import HanlinError, tr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ def tokenizer_train(
     *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, threads: int = 0,
     memory: str = "", plain: Flag = False, json: Flag = False,
 ) -> None:  # fmt: skip
-    """Learn a byte-level BPE vocabulary from text or corpus files.
+    """Learn a byte-level BPE vocabulary from text files or a corpus directory.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def tokenizer_train(
 
     train_tokenizer(
         list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain,
-        threads=threads if threads > 0 else os.cpu_count() or 1, memory=bytes_of(memory), progress=_show_progress(),
+        threads=threads if threads > 0 else os.cpu_count() or 1, memory=bytes_of(memory), parents=_corpus_of(files), progress=_show_progress(),
     )  # fmt: skip
     show(read_manifest(out, verify=False).metrics, True)
 
@@ -79,10 +79,13 @@ def _show_progress() -> Callable[..., None]:
 
 def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag = False) -> None:
     """Show the tokens of a text (or of stdin)."""
+    from .tokenizer.show import piece_text
+
     words = _open_tokenizer(tokenizer)
     ids = words.encode(sys.stdin.read() if text is None else text)
     pieces = [words.decode([token]) for token in ids]
-    show({"ids": ids, "tokens": pieces}, json, " ".join(f"{piece!r}:{token}" for piece, token in zip(pieces, ids, strict=True)))
+    shown = [piece_text(words.decode_bytes([token])) for token in ids]
+    show({"ids": ids, "tokens": pieces}, json, " ".join(f"{piece}:{token}" for piece, token in zip(shown, ids, strict=True)))
 
 
 def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, json: Flag = False) -> None:
@@ -157,6 +160,17 @@ def _open_tokenizer(path: Path) -> Tokenizer:
     return load_tokenizer(path)
 
 
+def _corpus_of(sources: Sequence[Path]) -> dict[str, str]:
+    """The corpus that is read, for a manifest's `parents`: of a single directory or of its documents; its other files stay unread."""
+    from .common.manifest import read_manifest
+    from .corpus.artefacts import CORPUS, DOCUMENTS, kind_of
+
+    if len(sources) != 1:
+        return {}
+    folder = sources[0].parent if sources[0].name == DOCUMENTS else sources[0]
+    return {"corpus": read_manifest(folder, verify=False).content_hash} if kind_of(folder) == CORPUS else {}
+
+
 def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, json: Flag = False) -> None:
     """Encode a corpus directory, or files of any layout, into token shards (Megatron .bin/.idx).
 
@@ -165,17 +179,13 @@ def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, j
     threads
         That encode; all cores when 0. The files do not depend on it.
     """
-    from .common.manifest import MANIFEST, read_manifest
+    from .common.manifest import read_manifest
     from .dataset import build_text_dataset, tail_alarm
     from .dataset.tail import tail_text
 
-    sources, parents = list(corpus), {}
-    if len(sources) == 1 and (sources[0] / MANIFEST).is_file():
-        parents = {"corpus": read_manifest(sources[0], "corpus").content_hash}
-        sources = [sources[0] / "documents.jsonl.zst"]
     made = build_text_dataset(
-        sources, _open_tokenizer(tokenizer), out, threads=threads if threads > 0 else os.cpu_count() or 1, parents=parents,
-        progress=functools.partial(_show_progress(), "count"),
+        list(corpus), _open_tokenizer(tokenizer), out, threads=threads if threads > 0 else os.cpu_count() or 1,
+        parents=_corpus_of(corpus), progress=functools.partial(_show_progress(), "count"),
     )  # fmt: skip
     print(tail_text(tail_alarm(made)), file=sys.stderr)
     show(read_manifest(out, verify=False).metrics, True)

@@ -17,8 +17,8 @@ import zstandard
 from hanlin.common.errors import HanlinError
 from hanlin.corpus.archives import members
 from hanlin.corpus.files import ReadLimits, blocks, expand, stem
+from hanlin.corpus.quarantine import Quarantine
 from hanlin.corpus.readers import read_conversations, read_documents, read_texts
-from hanlin.corpus.records import Quarantine
 
 LIMITS = ReadLimits()
 FILES = {

@@ -136,7 +136,7 @@ def test_refusals_leave_nothing_behind(tmp_path, write):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "empty.jsonl"]
     with pytest.raises(HanlinError, match="zh-web"):
         CorpusConfig(preset="zh")
-    with pytest.raises(HanlinError, match="too_short 9"):
+    with pytest.raises(HanlinError, match=r"too_short\) 9"):
         build_corpus([{"text": "短"}] * 9, tmp_path / "out", SHORT)
 
 

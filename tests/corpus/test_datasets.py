@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.terminal import width
 from hanlin.corpus.datasets import DATASETS, find, listing
 
 
@@ -29,3 +30,16 @@ def test_listing_shows_every_set_and_its_licence():
 def test_a_wrong_name_gets_a_suggestion():
     with pytest.raises(HanlinError, match="belle-2m"):
         find("bele-2m")
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_list_fits_a_terminal_and_begins_with_a_recommendation(monkeypatch, language):
+    monkeypatch.setenv("HANLIN_LANG", language)
+    text = listing()
+    assert max(map(width, text.splitlines())) <= 80
+    first, second, *_ = text.splitlines()
+    assert ("从这里开始" in first or "Start here" in first) and find(second.split()[4]).stage == "pretrain"
+    assert all(find(word).name for line in text.splitlines()[1:4] for word in [line.split()[4]])
+    if language == "zh":
+        assert "unknown" not in "".join(line for line in text.splitlines() if not line.startswith("    ")) and "不清楚" in text
+    assert "start here" not in listing("sft").lower() and "minimind-pretrain" in listing("pretrain")

@@ -19,9 +19,10 @@ import pytest
 
 from hanlin.cli import app
 from hanlin.common.errors import HanlinError
+from hanlin.corpus import hub as hubs
 from hanlin.corpus import web
 from hanlin.corpus.datasets import DATASETS, DataSet, find
-from hanlin.corpus.fetch import PROVENANCE, choose, describe, fetch, fetch_local, plan_fetch, size_text
+from hanlin.corpus.fetch import PROVENANCE, choose, describe, fetch, fetch_local, plan_anywhere, plan_fetch, size_text
 from hanlin.corpus.files import expand
 from hanlin.corpus.hub import HuggingFace, ModelScope, open_hub, safe_path
 from hanlin.corpus.web import RemoteFile, part_of
@@ -479,3 +480,83 @@ def test_sizes_for_people():
 
 def test_sets_within_larger_repositories_have_patterns():
     assert find("c4-zh").files and find("wikipedia-zh").files
+
+
+# ------------------------------------------------------------------ which hub
+
+GONE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(("language", "order"), [("en", ["hf", "hf-mirror", "modelscope"]), ("zh", ["modelscope", "hf-mirror", "hf"])])
+@pytest.mark.parametrize("alive", ["hf", "hf-mirror", "modelscope"])
+def test_the_first_hub_that_can_be_reached_is_taken(fake, tmp_path, monkeypatch, language, order, alive):
+    monkeypatch.setenv("HANLIN_LANG", language)
+    tried, said = [], []
+
+    def opened(name, huggingface, modelscope):
+        tried.append(name)
+        make = ModelScope if name == "modelscope" else HuggingFace
+        return make("who/toy", fake.url if name == alive else GONE, wait=lambda seconds: pytest.fail("no use waiting where there is another"))
+
+    plan = plan_anywhere(SET, tmp_path / "out", say=said.append, open_=opened)
+    assert tried == order[: order.index(alive) + 1] and len(said) == len(tried) - 1 and plan.hub.web.attempts == 3
+    assert fake.url in describe(plan)
+    fetch(plan)
+    assert whole(tmp_path)
+
+
+def test_where_none_can_be_reached_all_are_named(fake, tmp_path):
+    with pytest.raises(HanlinError) as caught:
+        plan_anywhere(SET, tmp_path / "out", open_=lambda name, hf, ms: HuggingFace(f"who/{name}", GONE, wait=lambda seconds: None))
+    assert all(f"- {name}: 127.0.0.1:9 cannot" in caught.value.en for name in ("hf", "hf-mirror", "modelscope"))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_no_reason_to_ask_another_hub(fake, tmp_path, status):
+    fake.behaviour["main"] = [status] * 3
+    tried = []
+    with pytest.raises(HanlinError, match=str(status)):
+        plan_anywhere(SET, tmp_path / "out", open_=lambda name, hf, ms: tried.append(name) or HuggingFace("who/toy", fake.url))
+    assert len(tried) == 1
+
+
+def test_an_address_of_ones_own_comes_first(fake, monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "zh")
+    assert hubs.sources("a/b", "") == ["hf-mirror", "hf"] and hubs.sources("", "a/b") == ["modelscope"]
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+    assert hubs.sources("a/b", "a/b")[0] == "hf"
+    monkeypatch.setenv("HF_ENDPOINT", "https://hf-mirror.com/")
+    assert hubs.sources("a/b", "a/b") == ["hf", "modelscope"]
+
+
+def test_a_listing_without_end_ends(fake, take, monkeypatch):
+    monkeypatch.setattr(hubs, "_MOST_PAGES", 20)
+    tree = f"/api/datasets/who/toy/tree/{COMMIT}"
+    turn = iter(range(10**9))
+
+    def page(handler):
+        entry = {"type": "file", "path": f"{next(turn)}.jsonl", "size": 1, "oid": "0" * 40}
+        fake.send(handler, json.dumps([entry]).encode(), Link=f'<{fake.url}{tree}?recursive=true&cursor={next(turn)}>; rel="next"')
+
+    fake.behaviour[tree] = [page] * 100
+    with pytest.raises(HanlinError, match="without end|没有尽头"):
+        take()
+    assert len(fake.requests) < 30
+    fake.behaviour["main"] = [lambda handler: fake.send(handler, b"[" * 5000 + b"]" * 5000)]
+    with pytest.raises(HanlinError, match="JSON"):
+        take()
+
+
+@pytest.mark.parametrize("name", ["data/" + "x" * 250 + ".jsonl", "data/\ud800.jsonl", "data/\x9b2J.jsonl", "data/\u202elnosj.jsonl", "data/" + "字" * 80])
+def test_names_that_no_disk_can_hold_or_no_terminal_should_show_are_refused(fake, take, tmp_path, name):
+    entry = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40}]
+    fake.behaviour[f"/api/datasets/who/toy/tree/{COMMIT}"] = [lambda handler: fake.send(handler, json.dumps(entry).encode())]
+    with pytest.raises(HanlinError) as caught:
+        take()
+    assert not (tmp_path / "out").exists() and caught.value.en.isprintable()
+
+
+def test_what_a_hub_says_cannot_move_the_cursor(fake, tmp_path):
+    plan = plan_fetch(SET, HuggingFace("who/toy", fake.url), tmp_path / "out")
+    shown = describe(replace(plan, repository=replace(plan.repository, licence="x\x1b[2J\x1b[H\ncommercial  use: yes\u202e\x9b")))
+    assert all(line.isprintable() for line in shown.splitlines()) and len(shown.splitlines()) == len(describe(plan).splitlines())

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
 from hanlin.corpus.files import ReadLimits
+from hanlin.corpus.quarantine import Quarantine
 from hanlin.corpus.readers import read_conversations, read_documents, read_preferences
-from hanlin.corpus.records import Quarantine, _text_lines, _values
+from hanlin.corpus.records import _text_lines, _values
 
 # file → (schema, records)
 FIXTURES = {
@@ -300,10 +301,22 @@ def test_plain_text_is_a_document_and_long_text_is_cut_at_paragraphs(tmp_path, p
     text = "\n\n".join(paragraphs)
     (tmp_path / "book.txt").write_text(text, encoding="utf-8")
     pieces = [item["text"] for item in read_documents(tmp_path / "book.txt")]
-    assert len(pieces) > 1 and max(map(len, pieces)) < 2 << 20
+    assert len(pieces) > 8 and max(map(len, pieces)) < (1 << 17) + 300
     assert "\n\n".join(pieces) == text
     (tmp_path / "note.md").write_text("---\ntitle: 题\n---\n# 题\n\n正文。\n", encoding="utf-8")
     assert [item["text"] for item in read_documents(tmp_path / "note.md")] == ["# 题\n\n正文。"]
+
+
+def test_a_book_without_blank_lines_is_cut_at_line_ends_and_a_short_one_not_at_all(tmp_path, prose):
+    lines = [prose(number, 60) for number in range(10_000)]
+    (tmp_path / "book.txt").write_text("\n".join(lines), encoding="utf-8")
+    pieces = [item["text"] for item in read_documents(tmp_path / "book.txt")]
+    assert "\n".join(pieces) == "\n".join(lines) and all(len(piece) < (1 << 18) + 100 for piece in pieces) and len(pieces) == 3
+    short = "\n\n".join(lines[:1500])
+    (tmp_path / "short.txt").write_text(short, encoding="utf-8")
+    assert [item["text"] for item in read_documents(tmp_path / "short.txt")] == [short]
+    (tmp_path / "page.html").write_text("\n\n".join(lines[:4000]), encoding="utf-8")
+    assert len(list(read_documents(tmp_path / "page.html"))) == 1
 
 
 def test_a_line_without_end_is_cut(tmp_path):

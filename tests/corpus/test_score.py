@@ -188,7 +188,7 @@ def test_length_alone_is_not_learnt(tmp_path, write):
 
 def test_a_large_class_is_thinned(tmp_path, write):
     pytest.importorskip("sklearn")
-    from hanlin.corpus.records import Quarantine
+    from hanlin.corpus.quarantine import Quarantine
     from hanlin.corpus.score_fit import _draw
 
     path = write("x.jsonl", examples(PROSE, 500, 1))

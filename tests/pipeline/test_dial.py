@@ -6,6 +6,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.model import CausalLM, ModelShape
 from hanlin.pipeline.dial import batch_tokens, dial_text, learning_rate, turn
 from hanlin.pipeline.recipe import load_recipe
+from hanlin.tokenizer.advise import advise
 
 SIZES = ["0.5m", "1m", "3.6m", "5m", "8m", "12m", "26m", "64m", "100m", "135m", "200m", "300m", "500m", "700m", "1b"]
 
@@ -119,3 +120,10 @@ def test_every_setting_is_shown_with_a_reason(monkeypatch):
         dial = turn(params="26m")
         text = dial_text(dial)
         assert all(s.key in text and (s.zh if language == "zh" else s.en) in text for s in dial.settings)
+
+
+@pytest.mark.parametrize("params", ["0.5m", "3.6m", "12m", "26m", "67m", "0.3b", "1b"])
+def test_the_vocabulary_is_what_the_tokenizer_command_advises(params):
+    assert turn(params=params).values()["tokenizer.vocab_size"] == advise(params).vocab_size
+    given = turn(params=params, given={"model.hidden_size": (width := turn(params=params).values()["model.hidden_size"])})
+    assert given.values()["tokenizer.vocab_size"] == advise(params, width).vocab_size

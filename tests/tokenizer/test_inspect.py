@@ -12,7 +12,7 @@ import pytest
 from hanlin import cli
 from hanlin.corpus.readers import read_documents
 from hanlin.tokenizer import Tokenizer, inspect, train_tokenizer
-from hanlin.tokenizer.show import visible, vocabulary_text
+from hanlin.tokenizer.show import piece_text, visible, vocabulary_text
 from hanlin.tokenizer.suspicious import CRITERIA, reasons
 from tests.support import shared
 
@@ -91,3 +91,14 @@ def test_the_command_prints_for_people_or_programs(tokenizer: Tokenizer, tmp_pat
 def test_what_cannot_be_seen_is_shown() -> None:
     assert visible("a\x1b[31m\u200b\ue000") == "a\\x1b[31m\\u200b\\ue000"
     assert visible(" the") == "‘ the’" and visible("") == "‘’" and visible("猫") == "猫"
+
+
+def test_bytes_are_shown_as_bytes(tmp_path, capsys):
+    """A character that the vocabulary lacks comes as its three bytes, each told from the others."""
+    train_tokenizer(iter(["小明在学校里看书"] * 20), vocab_size=290, out=tmp_path / "words")
+    cli.app(["tokenizer", "encode", str(tmp_path / "words"), "翰小\n'"])
+    shown = capsys.readouterr().out
+    assert "'<E7>':231 '<BF>':191 '<B0>':176 '小':" in shown and r"'\n':10" in shown and "�" not in shown
+    for byte in range(256):
+        assert piece_text(bytes([byte])).isprintable()
+    assert piece_text("�".encode()) == "'�'" and piece_text(b"\xe5\xb0") == "'<E5><B0>'"

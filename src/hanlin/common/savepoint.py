@@ -20,7 +20,7 @@ SECONDS = 60.0  # of work that a kill may cost
 
 def files_key(paths: Sequence[Path], config: Any) -> str:
     """Names a job by its configuration and its input files (path, size, time of change): another key, another job."""
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    stats = [(str(path.resolve()).encode("utf-8", "backslashreplace").decode(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hash_json([__version__, config, stats])
 
 

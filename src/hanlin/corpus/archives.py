@@ -16,10 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from ..common.errors import HanlinError, tr
-from .files import READABLE, ReadLimits, blocks, inner_suffix, is_archive
+from .files import READABLE, Damaged, ReadLimits, blocks, inner_suffix, is_archive, readable_name
 
 Skip = Callable[[str, str], None]  # name of a member that is not read, and why
-_FREE = 64 << 20  # bytes that may come out before a ratio means anything
 _HEADERS = 4 << 20  # bytes of tar headers between two members
 _DIRECTORY = 64 << 20  # bytes of a zip's table of members
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error)
@@ -171,7 +170,7 @@ def _tar(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
             count += 1
             if count > limits.members:
                 raise _too_many(path, limits)
-            name = _name(info.name.encode("utf-8", "surrogateescape"))
+            name = readable_name(info.name.encode("utf-8", "surrogateescape"))
             if info.isdir():
                 continue
             why = refusal(name) if info.isfile() and not info.issparse() else tr("链接或特殊文件", "a link or special file")
@@ -231,23 +230,13 @@ def _directory_bytes(path: Path) -> int:
 def _zip_name(info: zipfile.ZipInfo) -> str:
     """The name as written: `zipfile` takes for CP437 what is not marked as UTF-8."""
     try:
-        return info.filename if info.flag_bits & 0x800 else _name(info.filename.encode("cp437"))
+        return info.filename if info.flag_bits & 0x800 else readable_name(info.filename.encode("cp437"))
     except UnicodeEncodeError:  # it had a second, Unicode name
         return info.filename
 
 
-def _name(raw: bytes) -> str:
-    """A member's name as a person would read it: UTF-8 where it is, else GB18030, as Chinese Windows writes it."""
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            return raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return raw.decode("cp437")
-
-
 def _check(name: str, size: int, packed: int, limits: ReadLimits) -> None:
-    if size > limits.output_bytes or (size > _FREE and size > limits.ratio * max(1, packed)):
+    if size > limits.output_bytes or (size > limits.ratio_from and size > limits.ratio * max(1, packed)):
         raise HanlinError(
             f"{name} 解压后已超过限制（{size:,} 字节，压缩比 {size / max(1, packed):.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
             f"{name} expands beyond the limit ({size:,} bytes, ratio {size / max(1, packed):.0f}) and may be a decompression bomb. If it is genuine, unpack it yourself first.",
@@ -260,5 +249,9 @@ def _too_many(path: Path, limits: ReadLimits) -> HanlinError:
     )
 
 
-def _damaged(what: Path | str, error: Exception) -> HanlinError:
-    return HanlinError(f"{what} 不完整或已损坏（{error}）。请重新下载或重新打包。", f"{what} is truncated or damaged ({error}). Download or pack it again.")
+def _damaged(what: Path | str, error: Exception) -> Damaged:
+    return Damaged(
+        f"{what} 不完整或已损坏（{error}）。请重新下载或重新打包。",
+        f"{what} is truncated or damaged ({error}). Download or pack it again.",
+        tr("压缩包不完整或已损坏", "truncated or damaged archive"),
+    )

@@ -24,12 +24,14 @@ from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
 from ..common.savepoint import Savepoint, files_key
 from .duplicates import LEAST_MEMORY, DuplicateSearch
-from .files import expand, expected_bytes
+from .files import Damaged, expand, expected_bytes
 from .intake import SKETCH, AllTaken, Intake, read_so_far
 from .messages import Document
 from .output import Output, gather, sizes_of
 from .overlap import Benchmarks
 from .plan import CorpusConfig, shards
+from .readers import check_inputs, damaged_inputs
+from .rule_names import rule_name
 from .strip import Strip
 from .tasks import Phase, run_phases
 from .tasks import Progress as Tell
@@ -64,6 +66,7 @@ def build_corpus(
     progress: Progress | None = None,
     page: Page | None = None,
     engine: Engine | None = None,
+    in_recipe: bool = False,
 ) -> Path:
     """Write the corpus artefact at `out`.
 
@@ -80,25 +83,31 @@ def build_corpus(
         page: makes `report.html`, see `CorpusJob.finish`; without it there is none.
         engine: runs the tasks in place of `workers` processes here, such as `executors.Datatrove`; for files only. With tasks on several
             machines, each may take `memory` / `workers`.
+        in_recipe: whether settings are those of a recipe's `corpus` section, and not flags: messages name them so.
 
     Raises:
         HanlinError: unreadable input (see `read_documents`), or nothing left after cleaning.
     """
     out, progress = Path(out), progress or Progress()
     paths, documents = _documents(sources)
+    skip = "" if config.skip_bad else "corpus.skip_bad=true" if in_recipe else "--skip-bad"
+    if paths is not None and skip:
+        check_inputs(paths, "documents", text_key=config.text_key, skip=skip)
     if engine and paths is None:
         raise HanlinError("在集群上造语料只能从文件读。请先把文档写进文件。", "On a cluster a corpus is made of files. Write the documents to files first.")
     named = files_key(paths, [config.identity(), seed]) if paths is not None else ""
     with Savepoint(out, named) as savepoint:
         work = savepoint.folder / (named[:16] or "work")  # ranks of a job with other settings that still run somewhere stay apart
-        job = CorpusJob(work, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress)
+        job = CorpusJob(work, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress, in_recipe=in_recipe)
         savepoint.save({"begun": True})
         try:
             seconds = job.run(engine)
             job.finish(out, seconds, key, page)
-        except HanlinError:
+        except HanlinError as error:
             if len(job.phases[0].missing()) == job.phases[0].count() or job.fruitless:  # nothing there that would spare work
                 savepoint.state = None
+            if isinstance(error, Damaged) and paths and len(paths) > 1 and (damaged := damaged_inputs(paths, skip)):
+                raise damaged from error  # all that are, and not one a run
             raise
     return out
 
@@ -204,11 +213,13 @@ class CorpusJob:
         workers: int = 1,
         memory: int = MEMORY,
         progress: Progress | None = None,
+        in_recipe: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.config, self.seed = config, seed
         self._identity, self._parents = config.identity(), config.parents()
         self.fruitless = False
+        self._wider = "corpus.preset=" if in_recipe else "--preset "
         self._paths = expand(list(files)) if files is not None else []
         self._workers, self._progress = workers, progress or Progress()
         plan = tuple(tuple(shard) for shard in shards(self._paths, config)) if self._paths else ()
@@ -314,12 +325,13 @@ class CorpusJob:
         self._refuse(read, {rule: about["count"] for rule, about in accounts.drops.to_dict().items()})
 
     def _refuse(self, read: int, reasons: Mapping[str, int]) -> None:
-        zh = "、".join(f"{rule} {count}" for rule, count in list(reasons.items())[:6])
-        en = ", ".join(f"{rule} {count}" for rule, count in list(reasons.items())[:6])
+        most = list(reasons.items())[:6]
+        zh = "、".join(f"{rule_name(rule, True)} {count}" for rule, count in most)
+        en = ", ".join(f"{rule_name(rule, False)} {count}" for rule, count in most)
         raise HanlinError(
-            f"语料清洗后没有剩下训练文档（读入 {read} 篇；丢弃：{zh or '无'}）。请换更宽的预设（--preset zh-short 或 none），或检查输入是不是中文文本。",
+            f"语料清洗后没有剩下训练文档（读入 {read} 篇；丢弃：{zh or '无'}）。请换更宽的预设（{self._wider}zh-short 或 none），或检查输入是不是中文文本。",
             f"No training document is left after cleaning ({read} read; dropped: {en or 'none'}). "
-            "Choose a wider preset (--preset zh-short or none), or check that the input is Chinese text.",
+            f"Choose a wider preset ({self._wider}zh-short or none), or check that the input is Chinese text.",
         )
 
     def finish(self, out: str | Path, seconds: Mapping[str, float] | None = None, key: str = "", page: Page | None = None) -> Path:

@@ -10,8 +10,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from ..common.errors import HanlinError, prefers_chinese
-from ..common.terminal import table
+from ..common.errors import HanlinError, tr
+from ..common.terminal import table, width
 
 Stage = Literal["pretrain", "sft", "reasoning", "preference", "evaluation"]
 
@@ -96,6 +96,16 @@ DATASETS: tuple[DataSet, ...] = (
     _set("cci3-hq", "pretrain", "id text score", "BAAI/CCI3-HQ", "", "BAAI usage agreement (gated)", "unknown", "500 GB"),
     _set("tinystories-chinese", "pretrain", "story story_zh", "adam89/TinyStoriesChinese", "", "CDLA-Sharing-1.0", "yes"),
     _set("tinystories-zh-2m", "pretrain", "text", "RobinChen2001/TinyStories-Zh-2M", "", "MIT", "yes"),
+    _set(
+        "minimind-pretrain",
+        "pretrain",
+        "text",
+        "jingyaogong/minimind_dataset",
+        "gongjy/minimind_dataset",
+        "Apache-2.0 (origins mixed)",
+        "unknown",
+        files="pretrain*",
+    ),
     _set(
         "minimind",
         "sft",
@@ -185,13 +195,54 @@ def find(name: str) -> DataSet:
     )
 
 
+_STAGES = {
+    "pretrain": ("预训练", "pretrain"), "sft": ("微调", "sft"), "reasoning": ("推理", "reasoning"), "preference": ("偏好", "preference"),
+    "evaluation": ("评测", "evaluation"),
+}  # fmt: skip
+_COMMERCIAL = {"yes": ("可以", "yes"), "no": ("不可以", "no"), "unknown": ("不清楚", "unknown")}
+_COLUMNS = 80
+
+
+def commercial_text(data: DataSet) -> str:
+    """Whether the stated terms allow commercial use, in the reader's language."""
+    return tr(*_COMMERCIAL[data.commercial])
+
+
+def start_here() -> str:
+    """Where somebody begins who has no data yet."""
+    return tr(
+        "新手从这里开始：\n"
+        "  文本  hanlin data fetch tinystories-zh-2m  短故事，小模型就学得会（MIT）\n"
+        "  文本  hanlin data fetch minimind-pretrain  通用中文，ModelScope 上也有\n"
+        "  对话  hanlin data fetch minimind --files 'sft*'",
+        "Start here:\n"
+        "  text   hanlin data fetch tinystories-zh-2m  stories for small models (MIT)\n"
+        "  text   hanlin data fetch minimind-pretrain  general Chinese\n"
+        "  chat   hanlin data fetch minimind --files 'sft*'",
+    )
+
+
 def listing(stage: Stage | None = None, commercial: bool = False) -> str:
-    """The table as text, one set a line, grouped by stage; with `commercial` only those whose stated terms allow that use."""
-    head = ["name", "stage", "licence", "commercial", "Hugging Face", "ModelScope", "size", "fields"]
-    rows = [head if not prefers_chinese() else ["名称", "用途", "许可", "可商用", "Hugging Face", "ModelScope", "规模", "字段"]]
-    rows += [
-        [data.name, data.stage, data.licence, data.commercial, data.huggingface or "–", data.modelscope or "–", data.size or "–", " ".join(data.fields)]
-        for data in DATASETS
-        if stage in (None, data.stage) and (not commercial or data.commercial == "yes")
-    ]
-    return "\n".join(table(rows))
+    """The table as text for 80 columns, two lines a set: what it is, then licence and fields; grouped by stage.
+
+    With `commercial` only those whose stated terms allow that use. The names on the hubs are told by `data fetch`, and by `--json`.
+    """
+    chosen = [data for data in DATASETS if stage in (None, data.stage) and (not commercial or data.commercial == "yes")]
+    rows = [tr("名称 用途 可商用 站点 规模", "name for commercial hubs size").split()]
+    for data in chosen:
+        hubs = " ".join(name for name, there in (("HF", data.huggingface), ("MS", data.modelscope)) if there)
+        rows.append([data.name, tr(*_STAGES[data.stage]), commercial_text(data), hubs, data.size or "–"])
+    head, *lines = table(rows)
+    below = (_cut(f"    {data.licence} · {' '.join(data.fields)}") for data in chosen)
+    hubs = tr("HF：Hugging Face 及其镜像 hf-mirror；MS：ModelScope。", "HF: Hugging Face and its mirror hf-mirror; MS: ModelScope.")
+    listed = "\n".join([head, *(line for pair in zip(lines, below, strict=True) for line in pair), "", hubs])
+    return listed if stage or commercial else f"{start_here()}\n\n{listed}"
+
+
+def _cut(text: str) -> str:
+    """As much of a line as a terminal of 80 columns shows."""
+    if width(text) <= _COLUMNS:
+        return text
+    while width(text) > _COLUMNS - 1:
+        text = text[:-1]
+    return text + "…"

@@ -41,11 +41,14 @@ def stats_text(found: Mapping[str, Any]) -> str:
     rules = [tr("规则 篇 字 占读入的字", "rule documents characters share-of-characters").split()]
     read = max(found["metrics"]["characters_read"], 1)
     rules += [[rule, f"{about['count']:,}", f"{about['characters']:,}", f"{about['characters'] / read:.2%}"] for rule, about in found["rules"].items()]
-    tables = [table(rows, right=range(1, len(head))), table(rules, right=range(1, 4))]
+    tables = [table(rows, right=range(1, len(head))), *([table(rules, right=range(1, 4))] if found["rules"] else [])]
     if found["lines"]:
         lines = [tr("去掉的行 行 字", "removed-lines lines characters").split()]
         lines += [[rule, f"{about['count']:,}", f"{about['characters']:,}"] for rule, about in found["lines"].items()]
         tables.append(table(lines, right=range(1, 3)))
+    if found["metrics"]["quarantined"]:
+        records = [tr("隔离 条", "quarantined records").split(), *([reason, f"{count:,}"] for reason, count in found["metrics"]["quarantine_reasons"].items())]
+        tables.append(table(records, right=(1,)))
     if found["metrics"].get("seconds"):
         spent = [tr("阶段 秒", "phase seconds").split()] + [[name, f"{value:.2f}"] for name, value in found["metrics"]["seconds"].items()]
         spent += [[f"  {name}", f"{value:.2f}"] for name, value in found["metrics"].get("seconds_of_cleaning", {}).items()]

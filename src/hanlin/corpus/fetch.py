@@ -19,14 +19,15 @@ from ..common.atomic import disk_full, read_json, write_json
 from ..common.errors import HanlinError, tr
 from ..common.locks import directory_lock
 from ..common.manifest import sha256_file
-from .datasets import DataSet
+from .datasets import DataSet, commercial_text
 from .files import COMPRESSED, READABLE
-from .hub import Hub, Repository, safe_path
-from .web import RemoteFile, difference, part_of
+from .hub import Hub, Repository, open_hub, safe_path, sources
+from .web import RemoteFile, Unreachable, difference, part_of
 
 PROVENANCE = ".hanlin.json"
 _DATA = (*READABLE, *COMPRESSED, ".zip", ".tar", ".tgz", ".arrow", ".bin", ".idx")
 _NOT_DATA = ("readme", "license", "licence", "dataset_info", "dataset_infos", "configuration.json")
+_QUICK = 10.0  # seconds to wait for a hub where another may have the data set
 _SPARE = 256 << 20  # bytes that stay free on the disk
 
 Progress = Callable[[str, int, int], None]  # file, bytes of all files that are there, bytes of all files
@@ -77,11 +78,11 @@ def plan_fetch(data: DataSet, hub: Hub, out: Path | str, patterns: Sequence[str]
             )
     wanted = choose(listed, patterns or data.files)
     if not wanted:
-        shown = "、".join(file.path for file in listed[:8])
+        shown = [_visible(file.path) for file in listed[:8]]
         raise HanlinError(
-            f"{data.name} 的 {len(listed)} 个文件里没有符合 {' '.join(patterns or data.files) or '数据文件'} 的，请用 --files 指明。那里有：{shown} ……",
+            f"{data.name} 的 {len(listed)} 个文件里没有符合 {' '.join(patterns or data.files) or '数据文件'} 的，请用 --files 指明。那里有：{'、'.join(shown)} ……",
             f"None of the {len(listed)} files of {data.name} matches {' '.join(patterns or data.files) or 'a data file'}; name some with --files. "
-            f"There are: {', '.join(file.path for file in listed[:8])} …",
+            f"There are: {', '.join(shown)} …",
         )
     kept = tuple(file for file in wanted if (out / file.path).is_file() and difference(out / file.path, file) is None)
     missing = tuple(file for file in wanted if file not in kept)
@@ -96,6 +97,44 @@ def plan_fetch(data: DataSet, hub: Hub, out: Path | str, patterns: Sequence[str]
             "Choose another --out, or take a part with --files.",
         )
     return plan
+
+
+def plan_anywhere(
+    data: DataSet, out: Path | str, patterns: Sequence[str] = (), *, say: Callable[[str], None] = lambda text: None,
+    open_: Callable[[str, str, str], Hub] = open_hub,
+) -> Plan:  # fmt: skip
+    """`plan_fetch` with the first hub that can be reached of those that have the data set.
+
+    Args:
+        say: told which hub is passed over, and why.
+        open_: makes a hub of its name and the set's names.
+
+    Raises:
+        HanlinError: none can be reached; or what `plan_fetch` raises of the one that can.
+    """
+    names = sources(data.huggingface, data.modelscope)
+    errors: dict[str, Unreachable] = {}
+    for place, name in enumerate(names):
+        hub = open_(name, data.huggingface, data.modelscope)
+        attempts, timeout = hub.web.attempts, hub.web.timeout
+        if place + 1 < len(names):  # there is another one: no use waiting long
+            hub.web.attempts, hub.web.timeout = 1, _QUICK
+        try:
+            plan = plan_fetch(data, hub, out, patterns)
+        except Unreachable as error:
+            errors[name] = error
+            if place + 1 < len(names):
+                say(tr(f"连不上 {hub.web.host}，改试 {names[place + 1]}。", f"{hub.web.host} cannot be reached; trying {names[place + 1]}."))
+            continue
+        hub.web.attempts, hub.web.timeout = attempts, timeout
+        return plan
+    *_, last = errors.values()
+    if len(errors) == 1:
+        raise last
+    raise HanlinError(
+        "\n".join([f"{len(errors)} 个来源都连不上：", *(f"· {name}：{error.zh}" for name, error in errors.items())]),
+        "\n".join([f"None of {len(errors)} sources can be reached:", *(f"- {name}: {error.en}" for name, error in errors.items())]),
+    ) from last
 
 
 def choose(listed: Sequence[RemoteFile], patterns: Sequence[str]) -> list[RemoteFile]:
@@ -124,7 +163,7 @@ def describe(plan: Plan) -> str:
             f"文件      {len(files)} 个，共 {size_text(sum(file.size for file in files))}",
             f"files       {len(files)}, {size_text(sum(file.size for file in files))} in all",
         ),
-        *(f"            {size_text(file.size):>9}  {file.path}" for file in sorted(files, key=lambda file: -file.size)[:8]),
+        *(f"            {size_text(file.size):>9}  {_visible(file.path)}" for file in sorted(files, key=lambda file: -file.size)[:8]),
         *([tr(f"            …… 另有 {len(files) - 8} 个", f"            … and {len(files) - 8} more")] if len(files) > 8 else []),
         tr(
             f"要下载    {len(plan.missing)} 个，{size_text(plan.total)}（已有完整的 {len(plan.kept)} 个；磁盘剩余 {size_text(plan.free)}）",
@@ -144,7 +183,7 @@ def describe(plan: Plan) -> str:
 
 def terms(data: DataSet, tag: str = "") -> list[str]:
     """The lines about licence and commercial use."""
-    commercial = {"yes": tr("可以", "yes"), "no": tr("不可以", "no"), "unknown": tr("不清楚", "unknown")}[data.commercial]
+    commercial, tag = commercial_text(data), _visible(tag)[:200]
     beside = tr(f"（站点标注：{tag}）", f" (tag on the hub: {tag})") if tag else ""
     return [
         tr(f"许可      {data.licence}{beside}", f"licence     {data.licence}{beside}"),
@@ -168,7 +207,7 @@ def fetch(plan: Plan, progress: Progress = lambda name, have, total: None) -> di
             address = plan.hub.address(plan.repository.commit, file.path)
 
             def report(have: int, name: str = file.path, before: int = before) -> None:
-                progress(name, before + have, total)
+                progress(_visible(name), before + have, total)
 
             plan.hub.web.download(address, file, target, report)
             before += file.size
@@ -239,6 +278,11 @@ def _record(data: DataSet, out: Path, where: dict[str, str], paths: Sequence[str
     }
     write_json(out / PROVENANCE, record)
     return record
+
+
+def _visible(text: str) -> str:
+    """A stranger's text with control, direction and other invisible characters as escapes: it can neither move the cursor nor forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def size_text(size: float) -> str:

@@ -19,6 +19,8 @@ from typing import IO, Literal, Protocol
 import zstandard
 
 from ..common.errors import HanlinError, tr
+from ..common.manifest import MANIFEST
+from .artefacts import CORPUS, DOCUMENTS, documents_of, kind_of
 from .characters import plausibility
 
 try:  # Intel's inflate, 2.6 times as fast as zlib's (measured here), where there is a wheel for it
@@ -27,6 +29,7 @@ except ImportError:
     gzip_zlib = zlib
 
 BLOCK = 1 << 20
+_FEED = 1 << 11  # bytes for zstd's decoder, which knows no bound on its output: a block of 128 KiB can stand in four bytes
 _DAMAGED: tuple[type[Exception], ...] = (zlib.error, gzip_zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError)  # type: ignore[assignment]
 READABLE = (".jsonl", ".ndjson", ".json", ".txt", ".text", ".md", ".markdown", ".csv", ".tsv", ".parquet", ".html", ".htm", ".xml")
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
@@ -56,16 +59,21 @@ class ReadLimits:
     """What a file may do to this machine.
 
     Attributes:
-        record_bytes: a longer line or JSON value is quarantined unread.
+        record_bytes: a longer line, row or JSON value is quarantined unread.
+        record_values: so is a JSON value of more lists, objects and commas, or a row of more columns; each takes about 100 bytes of memory.
         output_bytes: how much one compressed file may expand to.
-        ratio: expanded ÷ compressed bytes allowed, looked at once 64 MiB have come out. Real text stays below 30.
+        ratio: expanded ÷ compressed bytes allowed, looked at once `ratio_from` bytes have come out. Real text stays below 30.
         members: files that one archive may hold.
+        head_bytes: of a file no more than about so many are read, where that is enough; 0 for all.
     """
 
-    record_bytes: int = 64 << 20
+    record_bytes: int = 32 << 20
+    record_values: int = 1 << 19
     output_bytes: int = 1 << 40
     ratio: float = 200.0
+    ratio_from: int = 8 << 20
     members: int = 1_000_000
+    head_bytes: int = 0
 
 
 DEFAULT_LIMITS = ReadLimits()
@@ -81,8 +89,8 @@ class Source(Protocol):
     def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
 
 
-class Unusable(HanlinError):
-    """A file that is whole but of no use here: binary data, an unknown encoding or layout. Within an archive it costs only itself.
+class FileError(HanlinError):
+    """What is wrong with one file.
 
     Attributes:
         reason: the same without the file's name, for counting.
@@ -96,17 +104,27 @@ class Unusable(HanlinError):
         return (type(self), (self.zh, self.en, self.reason))
 
 
+class Unusable(FileError):
+    """A file that is whole but of no use here: binary data, an unknown encoding or layout. Within an archive it costs only itself."""
+
+
+class Damaged(FileError):
+    """A file that is not whole, or that cannot be read."""
+
+
 def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
     """Files named by paths, directories (searched below, known extensions only) and quoted globs, sorted within each.
 
+    A corpus directory, also one below a directory that is searched, stands for its training documents.
+
     Raises:
-        HanlinError: a path is missing, a glob matches nothing, a directory holds nothing readable.
+        HanlinError: a path is missing, a glob matches nothing, a directory holds nothing readable or is another artefact.
     """
     found: dict[Path, None] = {}
     for item in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
         path = Path(item)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file() and _known(file) and not _hidden(file, path))
+            files = documents_of(path) or _below(path)
             if not files:
                 raise HanlinError(
                     f"目录 {path} 里没有可读的文件。支持的扩展名：{' '.join(READABLE)}，它们的 {' '.join(COMPRESSED)} 压缩形式，以及 zip、tar。",
@@ -125,6 +143,13 @@ def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]
     if not found:
         raise HanlinError("没有给出任何输入文件。", "No input file was given.")
     return list(found)
+
+
+def _below(folder: Path) -> list[Path]:
+    """The readable files below a directory; of a corpus among them the documents alone, and not what accounts for them."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and _known(file) and not _hidden(file, folder))
+    corpora = {file.parent for file in files if file.name == MANIFEST and kind_of(file.parent) == CORPUS}
+    return [file for file in files if file.name == DOCUMENTS or not corpora.intersection(file.parents)] if corpora else files
 
 
 def expected_bytes(path: Path) -> int:
@@ -147,11 +172,25 @@ def inner_suffix(path: Source | PurePath) -> str:
 
 def stem(path: PurePath) -> str:
     """The file's name without directory, compression and type: the default name of a source."""
-    name = path.name
+    name = readable_name(path.name)
     for suffix in (*COMPRESSED, *READABLE, *ARCHIVES):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
     return name or path.name
+
+
+def readable_name(name: str | bytes) -> str:
+    """A file's name as a person would read it: UTF-8 where it is, else GB18030, as Chinese Windows writes it.
+
+    Python keeps the bytes of a name that is not UTF-8 as lone surrogates, which no file and no JSON can hold.
+    """
+    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("cp437")
 
 
 def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
@@ -173,7 +212,7 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
             for block in _decompress(file, kind):
                 at = file.tell()
                 total += len(block)
-                if total > limits.output_bytes or (total > 64 << 20 and total > limits.ratio * file.tell()):
+                if total > limits.output_bytes or (total > limits.ratio_from and total > limits.ratio * file.tell()):
                     raise HanlinError(
                         f"{path} 解压后已超过限制（{total:,} 字节，压缩比 {total / file.tell():.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
                         f"{path} expands beyond the limit ({total:,} bytes, ratio {total / file.tell():.0f}) and may be a decompression bomb. "
@@ -181,12 +220,14 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
                     )
                 yield block
     except _DAMAGED as error:
-        raise HanlinError(
+        raise Damaged(
             f"{path} 的压缩数据不完整或已损坏（{error}，在压缩文件的第 {at:,} 字节之后）。请重新下载或重新压缩这个文件。",
             f"{path} is truncated or damaged ({error}, after byte {at:,} of the compressed file). Download or compress it again.",
+            tr("压缩数据不完整或已损坏", "truncated or damaged compressed data"),
         ) from error
     except OSError as error:
-        raise HanlinError(f"读不了 {path}：{error.strerror or error}。", f"Cannot read {path}: {error.strerror or error}.") from error
+        why = error.strerror or error
+        raise Damaged(f"读不了 {path}：{why}。", f"Cannot read {path}: {why}.", tr(f"读不了：{why}", f"cannot be read: {why}")) from error
 
 
 def _decompress(file, kind: str) -> Iterator[bytes]:
@@ -197,25 +238,35 @@ def _decompress(file, kind: str) -> Iterator[bytes]:
         "bz2": bz2.BZ2Decompressor,
         "zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
     }[kind]
-    decoder, data, feed = make(), b"", 1024
+    decoder, data, feed = make(), b"", _FEED if kind == "zst" else BLOCK
+    held: list[bytes] = []  # of zstd's small outputs
+    waiting = 0
     while True:
         if not data:
             data = file.read(feed)
             if not data:
                 break
-        if kind == "zst":  # this decoder has no output bound: a frame's block is ≤ 128 KiB from ≥ 4 bytes, so bound what goes in
+        if kind == "zst":
             out, data = decoder.decompress(data), b""
-            feed = 1024 if len(out) > 8 * BLOCK else min(feed * 2, 1 << 17)
+            held.append(out)
+            waiting += len(out)
+            out = b""
+            if waiting >= BLOCK // 2:
+                yield b"".join(held)
+                held, waiting = [], 0
         elif kind == "gz":
-            out, data, feed = decoder.decompress(data, BLOCK), decoder.unconsumed_tail, BLOCK
+            out, data = decoder.decompress(data, BLOCK), decoder.unconsumed_tail
         else:
-            out, data, feed = decoder.decompress(data, BLOCK), b"", BLOCK
+            out, data = decoder.decompress(data, BLOCK), b""
             while out and not decoder.eof and not decoder.needs_input:
                 yield out
                 out = decoder.decompress(b"", BLOCK)
         if out:
             yield out
         if decoder.eof:
+            if waiting:
+                yield b"".join(held)
+                held, waiting = [], 0
             data = decoder.unused_data
             while data[:1] == b"\0":  # some tools pad members with zeros
                 data = data.lstrip(b"\0")
@@ -224,6 +275,8 @@ def _decompress(file, kind: str) -> Iterator[bytes]:
                 if not data:
                     return
             decoder = make()
+    if waiting:
+        yield b"".join(held)
     raise EOFError("unexpected end")
 
 
@@ -289,7 +342,12 @@ def utf8_blocks(path: Source, limits: ReadLimits) -> tuple[str, Iterator[bytes]]
 
     def chained() -> Iterator[bytes]:
         yield sample
-        yield from stream
+        read = len(sample)
+        for block in stream:
+            if limits.head_bytes and read >= limits.head_bytes:
+                return
+            yield block
+            read += len(block)
 
     if encoding in ("utf-16", "utf-32"):
         return encoding, _recoded(chained(), encoding)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from ..common.errors import HanlinError
+from ..common.errors import HanlinError, prefers_chinese
 from .web import RemoteFile, Web
 
+_MOST_PAGES = 1000  # of a listing; hubs put up to a thousand files on one
+_MOST_FILES = 200_000
 HUGGING_FACE, HF_MIRROR, MODELSCOPE = "https://huggingface.co", "https://hf-mirror.com", "https://www.modelscope.cn"
 
 
@@ -68,6 +70,13 @@ class Hub(ABC):
             raise self._odd()
         return found
 
+    def _endless(self) -> HanlinError:
+        return HanlinError(
+            f"{self.web.host} 列出的 {self.dataset} 的文件没有尽头（超过 {_MOST_PAGES:,} 页或 {_MOST_FILES:,} 个），已拒绝。请换一个 --from，或手动下载后用 --from file。",
+            f"{self.web.host} lists files of {self.dataset} without end (more than {_MOST_PAGES:,} pages or {_MOST_FILES:,} files): refused. "
+            "Try another --from, or download by hand and use --from file.",
+        )
+
     def _odd(self) -> HanlinError:
         return HanlinError(
             f"看不懂 {self.web.host} 对 {self.dataset} 的回答，站点的接口可能变了。请换一个 --from，或手动下载后用 --from file。",
@@ -92,10 +101,15 @@ class HuggingFace(Hub):
     def files(self, commit: str) -> Iterator[RemoteFile]:
         base, query = f"{self.endpoint}/api/datasets/{quote(self.dataset)}/tree/{quote(commit, safe='')}", "recursive=true"
         seen: set[str] = set()
+        listed = 0
         while query and query not in seen:
             seen.add(query)
+            if len(seen) > _MOST_PAGES or listed > _MOST_FILES:
+                raise self._endless()
             found, following = self.web.json(f"{base}?{query}", self.dataset)
-            for entry in self._entries(found):
+            entries = self._entries(found)
+            listed += len(entries)
+            for entry in entries:
                 if entry.get("type") == "file":
                     lfs = entry.get("lfs")
                     sha256 = _hex(lfs.get("oid"), 64) if isinstance(lfs, dict) else ""
@@ -120,6 +134,8 @@ class ModelScope(Hub):
         entries, page = [{}] * self._PAGE, 0
         while len(entries) >= self._PAGE:
             page += 1
+            if page > _MOST_PAGES or len(seen) > _MOST_FILES:
+                raise self._endless()
             query = urlencode({"Revision": commit, "Recursive": "True", "PageNumber": page, "PageSize": self._PAGE})
             found, _ = self.web.json(f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo/tree?{query}", self.dataset)
             data = found.get("Data") if isinstance(found, dict) else None
@@ -165,10 +181,27 @@ def open_hub(source: str, huggingface: str, modelscope: str, wait: Callable[[flo
     return mirror
 
 
+def sources(huggingface: str, modelscope: str) -> list[str]:
+    """The hubs that have a data set, in the order in which they are best tried: first those that are quick in China where the reader is Chinese.
+
+    A `HF_ENDPOINT` of the reader's own comes first.
+    """
+    own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    order = ["hf", "hf-mirror", "modelscope"]
+    if own and own != HUGGING_FACE:
+        order = ["hf", "modelscope"] if own == HF_MIRROR else order
+    elif prefers_chinese():
+        order = ["modelscope", "hf-mirror", "hf"]
+    return [name for name in order if (modelscope if name == "modelscope" else huggingface)]
+
+
 def safe_path(path: str) -> bool:
-    """Whether a hub's name for a file stays below the directory it is put in, on any system."""
+    """Whether a hub's name for a file stays below the directory it is put in, and can be one there, on any system."""
     parts = path.split("/")
-    return not re.search(r"[\\:\x00-\x1f\x7f]", path) and all(part.strip(". ") for part in parts) and len(path.encode()) < 1000
+    if re.search(r"[\\:\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", path):
+        return False
+    # 255 bytes are what file systems allow; a part on the way has 20 more in its name
+    return all(part.strip(". ") and len(part.encode()) <= 230 for part in parts) and len(path.encode()) < 1000
 
 
 def _hex(value: Any, digits: int) -> str:

@@ -65,8 +65,9 @@ class Intake:
             documents = self.documents
             if documents is None:
                 documents = read_documents(
-                    self.shards[task], quarantine=quarantine, source=self.config.source, may_be_empty=len(self.shards) > 1
-                )
+                    self.shards[task], quarantine=quarantine, source=self.config.source, may_be_empty=len(self.shards) > 1,
+                    text_key=self.config.text_key, skip_bad=self.config.skip_bad,
+                )  # fmt: skip
             accounts = Accounts()
             dedup = replace(self.config.dedup, near=False) if self.config.boilerplate.documents else self.config.dedup  # what comes later is sketched later
             shelf = stack.enter_context(Shelf(folder, dedup, accounts))

@@ -52,7 +52,7 @@ def _plain(record: Record | str) -> str:
 def _titled(*body: str) -> Callable[[Record], str]:
     def convert(record: Record) -> str:
         parts = [text_of(record[key], empty=True).strip() for key in body if record.get(key)]
-        title = record.get("title")
+        title = next((record[key] for key in ("title", "标题") if record.get(key)), None)
         if isinstance(title, str) and title.strip() and parts and not parts[0].startswith(title.strip()):
             parts.insert(0, title.strip())
         return text_of("\n\n".join(parts))
@@ -89,7 +89,15 @@ DOCUMENTS: tuple[Layout, ...] = (
     _layout("wikipedia-cn (completion)", "completion source", _only("completion")),
     _layout("WuDao (title, content)", "title content", _titled("content")),
     _layout("WanJuan (id, content)", "content", _titled("content")),
+    _layout("内容", "内容", _titled("内容")),
+    _layout("正文", "正文", _titled("正文")),
+    _layout("文本", "文本", _titled("文本")),
 )
+
+
+def text_under(key: str) -> Layout:
+    """The layout of documents whose text is under a key that no other layout knows, or that another one would pass over."""
+    return Layout(key, frozenset((key,)), _only(key))
 
 # --- conversations -------------------------------------------------------------------------------------------------------
 

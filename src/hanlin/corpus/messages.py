@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from ..common.errors import tr
+from .files import DEFAULT_LIMITS
+from .structure import too_complex
 
 _THINK = re.compile(r"^\s*<think>(.*?)</think>\s*", re.S)
 _ROLES = {
@@ -95,7 +97,7 @@ def question(*parts: Any) -> dict[str, Any]:
 
 def unquoted(value: Any) -> Any:
     """Tools and tool calls are often JSON inside a string."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or too_complex(value, DEFAULT_LIMITS.record_values):
         return value
     try:
         return json.loads(value)

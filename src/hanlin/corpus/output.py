@@ -169,7 +169,7 @@ class Output:
                 return
             data, size = b"".join(lines), np.concatenate(sizes).astype(np.int64)
             ends = np.cumsum(size)
-            with zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=False) as stream:
+            with _compressor().stream_writer(file, closefd=False) as stream:
                 for index in np.argsort(np.concatenate(keys), kind="stable"):
                     stream.write(data[ends[index] - size[index] : ends[index]])
 
@@ -178,7 +178,7 @@ class Output:
     def clusters(self, _: int, folder: Path) -> None:
         """Every document that went as a duplicate beside the one that stays for it, as JSON lines; written while the texts are there."""
         taken = AllTaken(list(self.taken))
-        with open(folder / "clusters.jsonl.zst", "wb") as file, zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=False) as stream:
+        with open(folder / "clusters.jsonl.zst", "wb") as file, _compressor().stream_writer(file, closefd=False) as stream:
             if self.duplicates is None or not self.duplicates.stat().st_size:
                 return
             found = np.array(np.memmap(self.duplicates, DUPLICATE, "r"))
@@ -205,7 +205,7 @@ class Output:
         with open(folder / "documents.jsonl.zst", "wb") as out:
             for path in sealed:
                 _copy(path / "lines.zst", out)
-        with open(folder / "heldout.jsonl.zst", "wb") as out, zstandard.ZstdCompressor(level=LEVEL).stream_writer(out, closefd=False) as stream:
+        with open(folder / "heldout.jsonl.zst", "wb") as out, _compressor().stream_writer(out, closefd=False) as stream:
             for path in self.written:
                 _copy(path / HELDOUT, stream)
         with open(folder / QUARANTINE, "wb") as out:
@@ -256,6 +256,11 @@ def gather(folders: tuple[Path, ...]) -> tuple[Accounts, dict[str, int], int, di
 def sizes_of(by_source: dict[str, list[int]]) -> list[int]:
     """Documents, characters and bytes of all sources."""
     return total(by_source.values())
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """Frames with a checksum: they tell of damage also where no manifest lies beside them."""
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
 
 
 class _Buckets:

@@ -38,6 +38,8 @@ class CorpusConfig:
         heldout_fraction: of each source's documents, set aside for evaluation; at least one of a source with 20 or more.
         heldout_max: documents set aside per source at most.
         source: `record` names documents by their own `source` field where they have one, `file` by their file.
+        text_key: key (or column) of the text in files of records; empty recognises it.
+        skip_bad: go on without files that cannot be used, and count them in the quarantine.
         max_documents: read no more than so many; 0 reads all.
         sample: share of each source's documents to take, chosen by the hash of their text; the rest is counted, not cleaned.
         weights: how often a source's documents appear, by source name or pattern (`web_*`): 2 twice, 0.3 three in ten; 1 for the others.
@@ -57,6 +59,8 @@ class CorpusConfig:
     heldout_fraction: float = 0.01
     heldout_max: int = 500
     source: Literal["record", "file"] = "record"
+    text_key: str = ""
+    skip_bad: bool = False
     max_documents: int = 0
     sample: float = 1.0
     weights: dict[str, float] = field(default_factory=dict)

@@ -6,29 +6,36 @@ record's layout, and stream. What cannot be used goes to a `Quarantine` with fil
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hanlin._native import TextBatch
 
 from ..common.errors import HanlinError, tr
 from .archives import Member, members
-from .files import BLOCK, DEFAULT_LIMITS, ReadLimits, Source, Unusable, expand, is_archive, stem
-from .layouts import SCHEMAS, recognise_for
+from .artefacts import verify_listed
+from .files import BLOCK, DEFAULT_LIMITS, FileError, ReadLimits, Source, Unusable, blocks, expand, is_archive, stem
+from .layouts import SCHEMAS, recognise_for, text_under
 from .messages import BadRecord, Conversation, Document, Preference
-from .records import Quarantine, Raw, Sourced, records
+from .quarantine import Quarantine, Raw
+from .records import PlainText, Sourced, records
 
 Paths = str | Path | Sequence[str | Path]
 _LOOK = 100  # records without one of a known layout, from the start of a file, before it is refused
+_HEAD = 2 << 20  # bytes of a file that tell what it is
+_LISTED = 50  # bad files that a message names
+Kind = Literal["documents", "conversations", "preferences"]
 _FLAGS = {"documents": "--corpus", "conversations": "--sft", "preferences": "dpo.files"}
 
 
 def read_documents(
     paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record",
-    may_be_empty: bool = False,
+    may_be_empty: bool = False, text_key: str = "", skip_bad: bool = False,
 ) -> Iterator[Document]:  # fmt: skip
     """Stream `{"text", "source"}` from files of any layout, in the order given.
 
@@ -37,11 +44,13 @@ def read_documents(
         quarantine: receives bad records; without one they are counted and reported in the log.
         source: `record` takes a record's own `source` where it has one, `file` always the file's name.
         may_be_empty: these are some files of many: that none of their records can be used is then no error.
+        text_key: the key (or column) of the text; "" recognises it by the layout. Plain text has none.
+        skip_bad: a file that cannot be used, or no farther, is counted as a bad record, and the next one read.
 
     Raises:
         HanlinError: nothing there, empty, binary, undecodable, damaged, an unknown layout (with the keys seen), no usable record.
     """
-    return _read(paths, "documents", quarantine, limits, source, may_be_empty=may_be_empty)
+    return _read(paths, "documents", quarantine, limits, source, may_be_empty=may_be_empty, text_key=text_key, skip_bad=skip_bad)
 
 
 def read_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[TextBatch]:
@@ -103,29 +112,106 @@ def read_preferences(
     return _read(paths, "preferences", quarantine, limits, source)
 
 
+def check_inputs(paths: Paths, kind: Kind, *, text_key: str = "", skip: str = "", limits: ReadLimits = DEFAULT_LIMITS) -> None:
+    """Open every file and read its first hundred records, so that what is wrong with them is known before any work is done.
+
+    Of each file a few MiB are read at most; of an archive, the beginning of the first text in it.
+
+    Args:
+        text_key: as for `read_documents`.
+        skip: how the reader may ask to go on without bad files, such as `--skip-bad`; named in the message.
+
+    Raises:
+        HanlinError: as the readers raise it; of several bad files, all at once.
+    """
+    files = expand(paths)
+    head = dataclasses.replace(limits, head_bytes=_HEAD)
+    bad = []
+    for path in files:
+        try:
+            _look_into(path, kind, text_key, head, alone=len(files) == 1)
+        except HanlinError as error:
+            bad.append(error)
+    if bad:
+        raise _all_bad(bad, skip if len(files) > 1 else "") from bad[0]
+
+
+def damaged_inputs(paths: Paths, skip: str = "", limits: ReadLimits = DEFAULT_LIMITS) -> HanlinError | None:
+    """What is damaged in files that have been found so: each is read to its end, though not understood."""
+    bad, files = [], expand(paths)
+    for path in files:
+        try:
+            if is_archive(path):
+                for member in members(path, limits, lambda name, why: None):
+                    with member.open() as file:
+                        while file.read(BLOCK):
+                            pass
+            else:
+                verify_listed(path)
+                for _ in blocks(path, limits):
+                    pass
+        except HanlinError as error:
+            bad.append(error)
+    return _all_bad(bad, skip if len(files) > 1 else "") if bad else None
+
+
+def _look_into(path: Path, kind: Kind, text_key: str, limits: ReadLimits, *, alone: bool) -> None:
+    quarantine = Quarantine()
+    place = next(iter(_within([path], quarantine, limits)), path)
+    if place is not path:
+        with contextlib.suppress(Unusable):  # costs itself alone
+            _first_records(place, kind, text_key, limits, quarantine)
+        return
+    if not _first_records(path, kind, text_key, limits, quarantine) and not quarantine.count and alone:
+        raise HanlinError(f"{path} 是空文件。", f"{path} is empty.")
+
+
+def _first_records(place: Path | Member, kind: Kind, text_key: str, limits: ReadLimits, quarantine: Quarantine) -> int:
+    found = records(place, kind, quarantine, limits, text_key=text_key)
+    return sum(1 for _ in itertools.islice(_convert(place, found, kind, quarantine, "file", text_key), _LOOK))
+
+
+def _all_bad(errors: list[HanlinError], skip: str) -> HanlinError:
+    """One error for all; a single one keeps its words."""
+    zh_skip = f"也可以加 {skip} 跳过它们，跳过的会计数并记入隔离记录。" if skip else ""
+    en_skip = f" Or pass {skip} to go on without them; they are counted and listed in the quarantine." if skip else ""
+    if len(errors) == 1:
+        return HanlinError(errors[0].zh + zh_skip.replace("它们", "它"), errors[0].en + en_skip.replace("without them; they are", "without it; it is"))
+    shown, more = errors[:_LISTED], len(errors) - _LISTED
+    zh = [f"{len(errors)} 个文件不能用：", *(f"· {error.zh}" for error in shown), *([f"…… 另有 {more} 个"] if more > 0 else [])]
+    en = [f"{len(errors)} files cannot be used:", *(f"- {error.en}" for error in shown), *([f"… and {more} more"] if more > 0 else [])]
+    return HanlinError("\n".join([*zh, f"请修好或移走它们。{zh_skip}"]), "\n".join([*en, f"Mend them or move them away.{en_skip}"]))
+
+
 def _read(
     paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str, *, texts: bool = False, sources: bool = False,
-    may_be_empty: bool = False,
-) -> Iterator[Any]:
+    may_be_empty: bool = False, text_key: str = "", skip_bad: bool = False,
+) -> Iterator[Any]:  # fmt: skip
     files = expand(paths)  # here and not in the generator: a wrong path should be heard of at once
-    return _stream(files, schema, quarantine or Quarantine(), limits, source, texts=texts, sources=sources, report=quarantine is None, may_be_empty=may_be_empty)
+    return _stream(
+        files, schema, quarantine or Quarantine(), limits, source, texts=texts, sources=sources, report=quarantine is None,
+        may_be_empty=may_be_empty, text_key=text_key, skip_bad=skip_bad,
+    )  # fmt: skip
 
 
 def _stream(
     files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, sources: bool, report: bool,
-    may_be_empty: bool,
-) -> Iterator[Any]:
+    may_be_empty: bool, text_key: str, skip_bad: bool,
+) -> Iterator[Any]:  # fmt: skip
     before, total = quarantine.count, 0
-    for path in _within(files, quarantine, limits):
+    for path in _within(files, quarantine, limits, skip_bad):
         read, earlier = 0, quarantine.count
         try:
-            for item in _convert(path, records(path, schema, quarantine, limits, texts=texts, sources=sources), schema, quarantine, source):
+            if isinstance(path, Path):
+                verify_listed(path)
+            found = records(path, schema, quarantine, limits, texts=texts, sources=sources, text_key=text_key)
+            for item in _convert(path, found, schema, quarantine, source, text_key):
                 read += len(item) if isinstance(item, (TextBatch, Sourced)) else 1
                 yield item
-        except Unusable as error:
-            if not isinstance(path, Member):
+        except HanlinError as error:
+            if not skip_bad and not (isinstance(path, Member) and isinstance(error, Unusable)):
                 raise
-            quarantine.add(path, 0, -1, error.reason)
+            quarantine.add(path, 0, -1, _reason(error))
         if not read and quarantine.count == earlier:
             if len(files) == 1 and path is files[0] and not may_be_empty:
                 raise HanlinError(f"{path} 是空文件。", f"{path} is empty.")
@@ -143,23 +229,35 @@ def _stream(
         )
 
 
-def _within(files: list[Path], quarantine: Quarantine, limits: ReadLimits) -> Iterator[Path | Member]:
+def _within(files: list[Path], quarantine: Quarantine, limits: ReadLimits, skip_bad: bool = False) -> Iterator[Path | Member]:
     """The files, and in place of an archive those inside it; what is passed over there is counted and shown."""
     for path in files:
-        if is_archive(path):
-            yield from members(path, limits, lambda name, why: quarantine.add(name, 0, -1, why))
-        else:
+        if not is_archive(path):
             yield path
+            continue
+        try:
+            yield from members(path, limits, lambda name, why: quarantine.add(name, 0, -1, why))
+        except HanlinError as error:
+            if not skip_bad:
+                raise
+            quarantine.add(path, 0, -1, _reason(error))
 
 
-def _convert(path: Path | Member, found: Iterator[Raw | TextBatch | Sourced], schema: str, quarantine: Quarantine, source: str) -> Iterator[Any]:
+def _reason(error: HanlinError) -> str:
+    return error.reason if isinstance(error, FileError) else str(error)
+
+
+def _convert(
+    path: Path | Member, found: Iterator[Raw | TextBatch | Sourced], schema: str, quarantine: Quarantine, source: str, text_key: str = ""
+) -> Iterator[Any]:
     """Records into the schema, batches of texts as they are; refuse the file when none of its first records has a known layout."""
     unknown: list[Raw] = []
     known = False
+    chosen = text_under(text_key) if text_key else None
     name = stem(path.archive if isinstance(path, Member) else path)
     for raw in itertools.chain(found, [None]):
         if not known and unknown and (raw is None or len(unknown) >= _LOOK):
-            raise _unrecognised(path, [item.value for item in unknown], schema)
+            raise _unrecognised(path, [item.value for item in unknown], schema, text_key)
         if raw is None:
             return
         if isinstance(raw, TextBatch):
@@ -168,7 +266,10 @@ def _convert(path: Path | Member, found: Iterator[Raw | TextBatch | Sourced], sc
         if isinstance(raw, Sourced):
             yield Sourced(raw.texts, [named or name for named in raw.names] or [name] * len(raw))
             continue
-        layout = recognise_for(raw.value, schema)
+        if chosen is None or isinstance(raw.value, PlainText):
+            layout = recognise_for(raw.value, schema)
+        else:
+            layout = chosen if isinstance(raw.value, Mapping) and text_key in raw.value else None
         if layout is None:
             reason = tr(f"不认识的布局：{_keys([raw.value])}", f"unrecognised layout: {_keys([raw.value])}")
             if known or not raw.value:
@@ -201,12 +302,21 @@ def _convert(path: Path | Member, found: Iterator[Raw | TextBatch | Sourced], sc
         yield item
 
 
-def _unrecognised(path: Source, values: list[Any], schema: str) -> HanlinError:
+def _unrecognised(path: Source, values: list[Any], schema: str, text_key: str) -> HanlinError:
+    if text_key:
+        return Unusable(
+            f"{path}：记录里没有键 {text_key}，看到的键是 {_keys(values)}。请改 text_key，或去掉它，让布局自动识别。",
+            f"{path}: no record has the key {text_key}; the keys are {_keys(values)}. Change text_key, or leave it out and have the layout recognised.",
+            tr(f"没有键 {text_key}：{_keys(values)}", f"no key {text_key}: {_keys(values)}"),
+        )
     fitting = [other for other in SCHEMAS if other != schema and any(recognise_for(value, other) for value in values)]
     zh_hint, en_hint = "", ""
     if fitting:
         zh_hint = f"它看起来是 {fitting[0]}，应交给 {_FLAGS[fitting[0]]}。"
         en_hint = f"It looks like {fitting[0]}: pass it as {_FLAGS[fitting[0]]}. "
+    elif schema == "documents":
+        zh_hint = "正文在哪个键里，可以用 --text-key（配方里是 corpus.text_key）指明。"
+        en_hint = "Name the key of the text by --text-key (corpus.text_key in a recipe). "
     known = ", ".join(" ".join(sorted(layout.keys)) for layout in SCHEMAS[schema][:6])
     return Unusable(
         f"{path}：认不出记录的布局，看到的键是 {_keys(values)}。{zh_hint}请改成已知的键之一（{known} ……）。",

@@ -6,86 +6,32 @@ Nothing here knows what a record means; `layouts.py` does.
 from __future__ import annotations
 
 import codecs
-import csv
 import dataclasses
-import io
 import itertools
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import orjson
 
 from hanlin._native import JsonLines, TextBatch
 
 from ..common.errors import HanlinError, tr
-from .files import ReadLimits, Source, inner_suffix, line_blocks, lines, utf8_blocks
-from .layouts import SCHEMAS, is_plain_text, recognise_for
+from .files import DEFAULT_LIMITS, ReadLimits, Source, inner_suffix, line_blocks, lines, utf8_blocks
+from .layouts import is_plain_text
 from .messages import is_message
+from .quarantine import Quarantine, Raw
+from .structure import MAX_DEPTH, Structure, measure, too_complex
+from .tables import table
 
 _SEPARATOR = "<|endoftext|>"
-_CHUNK = 1 << 20  # characters of plain text that make one document at most
+_CHUNK = 1 << 20  # characters of a page or of Markdown that make one document at most
+_CHAPTER = 1 << 17  # characters of plain text from which a document ends with a paragraph, twice as many with any line
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\}\s*,?\s*(?=\{)")
-
-
-class Entry(NamedTuple):
-    """A record that could not be used: where it is, why, and its beginning."""
-
-    file: str
-    line: int
-    offset: int
-    reason: str
-    excerpt: str
-
-
-class Quarantine:
-    """Counts every bad record, and keeps it: all of them in `sink` when there is one, the first 1,000 in memory.
-
-    Args:
-        sink: an open text file for JSON lines.
-    """
-
-    def __init__(self, sink: io.TextIOBase | None = None):
-        self.count = 0
-        self.reasons: Counter[str] = Counter()
-        self._first: dict[str, str] = {}  # where each reason was met first
-        self.entries: list[Entry] = []
-        self._sink = sink
-
-    def add(self, file: Source | str, line: int, offset: int, reason: str, record: Any = "") -> None:
-        """Count one record; `line` is its number from 1, `offset` its first byte (after decompression), or -1."""
-        if isinstance(record, bytes):
-            record = record[:800].decode("utf-8", "replace")
-        text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)
-        entry = Entry(str(file), line, offset, reason, text[:200].encode("utf-8", "replace").decode())
-        self.count += 1
-        self.reasons[reason] += 1
-        if reason not in self._first:
-            self._first[reason] = f"{file}:{line}" if line else str(file)
-        if len(self.entries) < 1000:
-            self.entries.append(entry)
-        if self._sink is not None:
-            self._sink.write(json.dumps(entry._asdict(), ensure_ascii=False) + "\n")
-
-    def summary(self) -> str:
-        """The reasons, their counts and where each was met first (file:line), most frequent first, on one line."""
-        return tr("；", "; ").join(
-            tr(f"{reason} × {count}（首见于 {self._first[reason]}）", f"{reason} × {count} (first: {self._first[reason]})")
-            for reason, count in self.reasons.most_common(5)
-        )
-
-
-class Raw(NamedTuple):
-    """A record as the file has it, and where: line (or element) from 1, first byte or -1."""
-
-    line: int
-    offset: int
-    value: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +46,14 @@ class Sourced:
 
 
 def records(
-    path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False, sources: bool = False
+    path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False, sources: bool = False, text_key: str = ""
 ) -> Iterator[Raw | TextBatch | Sourced]:
     """Stream the records of `path`; `schema` (a key of `layouts.SCHEMAS`) only tells how to read an array of chat messages.
 
     Args:
         texts: of JSON lines that plainly are documents, give the texts alone, many in one batch.
         sources: with their sources.
+        text_key: of the column that holds the text, where it is not to be guessed.
 
     Raises:
         HanlinError: see `files.utf8_blocks`; an unknown kind of file; parquet without pyarrow.
@@ -120,7 +67,7 @@ def records(
     whole = itertools.chain([first], stream)
     start = first[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if suffix in (".csv", ".tsv"):
-        return _table(path, _decoded(whole, encoding, path, quarantine), "\t" if suffix == ".tsv" else ",")
+        return table(path, _decoded(whole, encoding, path, quarantine), "\t" if suffix == ".tsv" else ",", quarantine, limits, text_key)
     if suffix in (".jsonl", ".ndjson", ".json") or start in (b"{", b"["):
         if start == b"[" and not _one_list_a_line(first):
             return _array(path, _decoded(whole, encoding, path, quarantine), schema, quarantine, limits)
@@ -139,10 +86,15 @@ def records(
 def _one_list_a_line(first: bytes) -> bool:
     """JSON lines of lists: the first line is a whole JSON value and another follows."""
     line, newline, rest = first.partition(b"\n")
-    try:
-        return bool(newline and rest.lstrip()[:1] == b"[" and orjson.loads(line) is not None)
-    except orjson.JSONDecodeError:
+    if not newline or rest.lstrip()[:1] != b"[":
         return False
+    if not too_complex(line, DEFAULT_LIMITS.record_values):
+        try:
+            return orjson.loads(line) is not None
+        except orjson.JSONDecodeError:
+            return False
+    values, _, end = measure(line)
+    return end is not None and not line[end:].strip()
 
 
 def _pretty(first: bytes) -> bool:
@@ -178,22 +130,31 @@ def _json_lines(
         if not line or line.isspace():
             continue
         try:
-            value = orjson.loads(line) if encoding == "utf-8" else orjson.loads(line.decode(encoding))
-        except (orjson.JSONDecodeError, UnicodeDecodeError):
+            text = line if encoding == "utf-8" else line.decode(encoding)
+        except UnicodeDecodeError:
+            quarantine.add(path, number, offset, tr("不能解码的字节", "undecodable bytes"), line)
+            continue
+        if too_complex(text, limits.record_values):
+            quarantine.add(path, number, offset, _too_complex(), line)
+            continue
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
             try:
-                values = list(_mended(line.decode(encoding)))
-            except ValueError as error:
-                reason = (
-                    tr("不能解码的字节", "undecodable bytes")
-                    if isinstance(error, UnicodeDecodeError)
-                    else tr("不是合法的 JSON", "not valid JSON")
-                )
+                values = list(_mended(text if isinstance(text, str) else text.decode()))
+            except (ValueError, RecursionError) as error:
+                undecodable = isinstance(error, UnicodeDecodeError)
+                reason = tr("不能解码的字节", "undecodable bytes") if undecodable else tr("不是合法的 JSON", "not valid JSON")
                 quarantine.add(path, number, offset, reason, line)
                 continue
             for value in values:
                 yield Raw(number, offset, value)
             continue
         yield Raw(number, offset, value)
+
+
+def _too_complex() -> str:
+    return tr(f"JSON 嵌套超过 {MAX_DEPTH} 层或元素过多", f"JSON nested deeper than {MAX_DEPTH}, or of too many values")
 
 
 def _text_batches(
@@ -282,6 +243,7 @@ def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits:
     """
     buffer, position, more, started = "", 0, True, not opening
     line, counted = 1, 0  # of the text before buffer[counted]
+    dense = False  # whether the buffer could hold a value of too many values
     while True:
         position = _skip(buffer, position, " \t\r\n,\ufeff" if started else " \t\r\n\ufeff")
         line, counted = line + buffer.count("\n", counted, position), position
@@ -291,17 +253,34 @@ def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits:
         if position < len(buffer) and buffer[position] == "]" and opening:
             return
         error: json.JSONDecodeError | None = None
+        if dense and buffer[position : position + 1] in ("[", "{"):
+            values, _, stop = measure(buffer, position)
+            if values > limits.record_values:
+                quarantine.add(path, line, -1, _too_complex(), buffer[position : position + 200])
+                if stop is None:
+                    rest, lines_before = _after(buffer[position:], blocks)
+                    line, buffer, position, counted = line + lines_before, rest, 0, 0
+                    dense = _dense(buffer, limits)
+                else:
+                    position = stop
+                continue
         if position < len(buffer):
             try:
                 value, end = _DECODER.raw_decode(buffer, position)
                 # a number or a word is whole only when something that cannot belong to it follows
                 if buffer[end - 1] in '}]"' or buffer[end : end + 1] in (*" \t\r\n,]",) or (not more and end == len(buffer)):
-                    yield Raw(line, -1, value)
+                    if _too_deep(buffer, position, end):
+                        quarantine.add(path, line, -1, _too_complex(), buffer[position : position + 200])
+                    else:
+                        yield Raw(line, -1, value)
                     position = end
                     continue
             except json.JSONDecodeError as caught:
                 error = caught
-        near_end = error is None or error.pos >= len(buffer) - 16 or error.msg.startswith("Unterminated")
+            except RecursionError:
+                error = json.JSONDecodeError("nested too deep", buffer[: position + 1], position)
+        deep = error is not None and error.msg == "nested too deep"
+        near_end = error is None or (not deep and (error.pos >= len(buffer) - 16 or error.msg.startswith("Unterminated")))
         if more and near_end and len(buffer) - position <= limits.record_bytes:
             # doubling the buffer keeps repeated attempts at one long value linear
             buffer, position, counted = buffer[position:], 0, 0
@@ -311,10 +290,12 @@ def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits:
                 more = block is not None
                 buffer += block or ""
                 want -= len(block or "")
+            dense = _dense(buffer, limits)
             continue
         if position >= len(buffer):
             return
-        quarantine.add(path, line, -1, tr("不是合法的 JSON", "not valid JSON"), buffer[position : position + 200])
+        reason = _too_complex() if deep else tr("不是合法的 JSON", "not valid JSON")
+        quarantine.add(path, line, -1, reason, buffer[position : position + 200])
         following = _NEXT_OBJECT.search(buffer, max(position + 1, error.pos if error else 0))
         while following is None and more:
             block = next(blocks, None)
@@ -322,33 +303,37 @@ def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits:
             cut = max(counted, len(buffer) - 64)  # the end of a record may lie across two blocks
             line += buffer.count("\n", counted, cut)
             buffer, counted = buffer[cut:] + (block or ""), 0
+            dense = _dense(buffer, limits)
             following = _NEXT_OBJECT.search(buffer)
         if following is None:
             return
         position = following.end()
 
 
+def _dense(buffer: str, limits: ReadLimits) -> bool:
+    return len(buffer) > limits.record_values and sum(map(buffer.count, "[{,")) > limits.record_values
+
+
+def _too_deep(buffer: str, begin: int, end: int) -> bool:
+    opened = buffer.count("[", begin, end) + buffer.count("{", begin, end)
+    return opened > MAX_DEPTH and measure(buffer[begin:end], whole=True)[1] > MAX_DEPTH
+
+
+def _after(begun: str, blocks: Iterator[str]) -> tuple[str, int]:
+    """What follows the value that `begun` begins and later blocks end, and the line ends within it."""
+    structure, passed = Structure(), 0
+    for block in itertools.chain([begun], blocks):
+        end = structure.feed(block)
+        if end is not None:
+            return block[end:], passed + block.count("\n", 0, end)
+        passed += block.count("\n")
+    return "", passed
+
+
 def _skip(text: str, position: int, characters: str) -> int:
     while position < len(text) and text[position] in characters:
         position += 1
     return position
-
-
-def _table(path: Source, blocks: Iterator[str], delimiter: str) -> Iterator[Raw]:
-    """Rows as mappings by the header; two columns without a header are question and answer."""
-    csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    reader = csv.reader(_text_lines(blocks), delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
-    header = next(reader, None)
-    if header is None:
-        return
-    header = [name.strip("\ufeff ") for name in header]
-    known = any(recognise_for(dict.fromkeys(header, ""), schema) for schema in SCHEMAS)
-    if not known and len(header) == 2:
-        yield Raw(1, -1, {"question": header[0], "answer": header[1]})
-        header = ["question", "answer"]
-    for row in reader:
-        if row:
-            yield Raw(reader.line_num, -1, dict(zip(header, row, strict=False)))
 
 
 def _text_lines(blocks: Iterator[str], longest: int = sys.maxsize) -> Iterator[str]:
@@ -376,8 +361,9 @@ def _text_lines(blocks: Iterator[str], longest: int = sys.maxsize) -> Iterator[s
 def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw]:
     """Documents of a plain file: split at `<|endoftext|>`, or one a line when lines are long, or the file itself.
 
-    A long file is cut at blank lines into documents of about a million characters, and where there are none at four million, within a
-    line if need be, so that memory stays bounded.
+    A book would be kept or dropped as a whole and never be held out: a plain text of more than 131,072 characters is cut at the next blank
+    line, and where none follows within as many again, at the next line's end. Pages and Markdown are cut at blank lines after a million. Where
+    there is nothing to cut at, the end comes at four million characters, within a line if need be, so that memory stays bounded.
     """
     first = next(blocks, "")
     if markdown:
@@ -388,6 +374,7 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
     by_line = (
         not (separated or markdown or pages) and len(head) > 1 and len(filled) == len(head) and sum(map(len, filled)) / len(filled) > 300
     )
+    chunk, at_any_line = (_CHUNK, 4 * _CHUNK) if markdown or pages else (_CHAPTER, 2 * _CHAPTER)
     line, start, held, size = 1, 1, [], 0
     for text in _text_lines(itertools.chain([first], blocks), 4 * _CHUNK + 2 * len(_SEPARATOR)):
         if separated and _SEPARATOR in text:
@@ -395,7 +382,7 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
             for piece in ended:
                 yield from _joined(start, [*held, piece])
                 held, size, start = [], 0, line
-        elif by_line or (size > _CHUNK and not text.strip()) or size > 4 * _CHUNK:
+        elif by_line or (size > chunk and not text.strip()) or size > at_any_line:
             yield from _joined(start, held)
             held, size, start = [], 0, line
         held.append(text)
@@ -404,10 +391,14 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
     yield from _joined(start, held)
 
 
+class PlainText(dict[str, str]):
+    """A document of a plain file, which has no keys of its own."""
+
+
 def _joined(line: int, held: list[str]) -> Iterator[Raw]:
     text = "".join(held).replace("\r\n", "\n").strip("\n\ufeff")
     if text.strip():
-        yield Raw(line, -1, {"text": text})
+        yield Raw(line, -1, PlainText(text=text))
 
 
 def _parquet(path: Path) -> Iterator[Raw]:

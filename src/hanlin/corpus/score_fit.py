@@ -21,8 +21,8 @@ from ..common.atomic import write_json
 from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact
 from .dedup import skeleton
+from .quarantine import Quarantine
 from .readers import read_documents
-from .records import Quarantine
 from .score import KIND, REPORT, SCORER, WEIGHTS, ScoreConfig, Scorer, batched, beginning, deciles, norm, slots
 
 _FEWEST = 20  # documents of a class below which nothing can be said

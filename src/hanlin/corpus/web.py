@@ -29,6 +29,8 @@ from ..common.manifest import sha256_file
 
 BLOCK = 1 << 20
 _ATTEMPTS = 6  # in a row without progress: 1 + 2 + 4 + 8 + 16 s of waiting
+_JSON_ATTEMPTS = 3
+_TIMEOUT = 30.0  # seconds
 _PROGRESS = 1 << 16  # bytes that make an attempt a success
 _JSON_LIMIT = 64 << 20
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -49,6 +51,10 @@ class RemoteFile:
     size: int
     sha256: str = ""
     blob: str = ""
+
+
+class Unreachable(HanlinError):
+    """A server that cannot be reached, or does not answer as one should: another one may."""
 
 
 class _Dropped(Exception):
@@ -91,6 +97,7 @@ class Web:
         self.host = parts.netloc.rpartition("@")[2]
         self._credentials, self._wait = credentials, wait
         self._page = self._token_variable = ""
+        self.attempts, self.timeout = _JSON_ATTEMPTS, _TIMEOUT  # of one request for JSON
         self._opener = urllib.request.OpenerDirector()  # and not build_opener: no file:, ftp: or data: address can be opened
         for handler in (
             urllib.request.ProxyHandler(),
@@ -121,14 +128,14 @@ class Web:
                     link = re.search(r'<([^>]*)>\s*;\s*rel="?next"?', answer.headers.get("Link", ""))
                 # of the next page only the query: a mirror hands out its original's address
                 return json.loads(data), urlsplit(link[1]).query if link else ""
-            except ValueError as error:
-                raise HanlinError(
+            except (ValueError, RecursionError) as error:
+                raise Unreachable(
                     f"{self.host} 的回答不是 JSON（{url}）。地址可能不是数据集站点，或被登录页面拦截。请检查网络与 HF_ENDPOINT，或换一个 --from。",
                     f"{self.host} did not answer with JSON ({url}): perhaps it is no hub, or a login page stands before it. "
                     "Check the network and HF_ENDPOINT, or try another --from.",
                 ) from error
             except (OSError, http.client.HTTPException) as error:
-                self._pause(error, failures, what, most=3)
+                self._pause(error, failures, what, most=self.attempts)
         raise AssertionError("unreachable: the last _pause raises")
 
     def download(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None] = lambda have: None) -> None:
@@ -226,7 +233,7 @@ class Web:
         request = urllib.request.Request(url, headers={"User-Agent": "hanlin", "Accept-Encoding": "identity", **(headers or {})})
         for name, value in self._credentials.items():
             request.add_unredirected_header(name, value)
-        return self._opener.open(request, timeout=30)
+        return self._opener.open(request, timeout=self.timeout)
 
     def _pause(self, error: BaseException, failures: int, what: str, most: int = _ATTEMPTS) -> None:
         """Wait before another attempt, or raise what the user should know."""
@@ -255,22 +262,22 @@ class Web:
                 f"{host} 把 {what} 转到了不安全的地址，已拒绝。请换一个 --from。", f"{host} redirects {what} to an address that is not safe: refused. Try another --from."
             )
         if code:
-            return HanlinError(
+            return Unreachable(
                 f"{host} 暂时不能提供 {what}（HTTP {code}）。已下载的部分会保留；请稍后再运行同一条命令，或换一个 --from。",
                 f"{host} cannot serve {what} now (HTTP {code}). What was received is kept; run the same command later, or with another --from.",
             )
         if isinstance(reason, ssl.SSLCertVerificationError):
-            return HanlinError(
+            return Unreachable(
                 f"{host} 的证书不可信（{reason.verify_message}）。请检查系统时间与代理；不会在没有加密保证的情况下下载。",
                 f"The certificate of {host} cannot be trusted ({reason.verify_message}). Check the clock and the proxy; nothing is downloaded without it.",
             )
         if isinstance(reason, socket.gaierror):
-            return HanlinError(
+            return Unreachable(
                 f"找不到主机 {host}：没有网络，或域名不能解析。请检查网络与代理（HTTPS_PROXY）；连不上 huggingface.co 可改用 --from hf-mirror 或 modelscope，已有文件可用 --from file。",
                 f"Host {host} cannot be found: there is no network, or no name service. Check the network and the proxy (HTTPS_PROXY); without huggingface.co try "
                 "--from hf-mirror or modelscope, and --from file for files you have.",
             )
-        return HanlinError(
+        return Unreachable(
             f"连不上 {host}，或连接屡次中断（{reason}）。已下载的部分会保留；请检查网络与代理（HTTPS_PROXY），再运行同一条命令，或换一个 --from。",
             f"{host} cannot be reached, or keeps dropping the connection ({reason}). What was received is kept; check the network and the proxy (HTTPS_PROXY) and run the same command, "
             "or try another --from.",

@@ -6,6 +6,8 @@ import html
 import re
 from typing import Any, NamedTuple
 
+from ..corpus.rule_names import RULE_NAMES
+
 
 class Text(NamedTuple):
     """One thing said in two languages."""
@@ -206,46 +208,7 @@ CURVES: dict[str, Text] = {
     "tokens_per_second": Text("每秒词元", "Tokens per second"),
 }
 
-RULES: dict[str, Text] = {
-    "exact_duplicate": Text("完全重复", "exact duplicate"),
-    "near_duplicate": Text("近似重复", "near duplicate"),
-    "mojibake": Text("乱码", "mojibake"),
-    "promotion": Text("广告推销", "promotion"),
-    "page_furniture": Text("网页残渣", "page furniture"),
-    "promotional_line": Text("广告行（只删该行）", "promotional line (line removed)"),
-    "page_furniture_line": Text("网页残渣行（只删该行）", "page furniture line (line removed)"),
-    "boilerplate_line": Text("套话行（只删该行）", "boilerplate line (line removed)"),
-    "contaminated": Text("与评测重合", "overlaps a benchmark"),
-    "quality_score": Text("质量分太低", "quality score too low"),
-    "too_short": Text("太短", "too short"),
-    "too_long": Text("太长", "too long"),
-    "replacement_characters": Text("含替换字符 �", "replacement characters �"),
-    "uncommon_han": Text("生僻字过多", "too many rare characters"),
-    "han_share": Text("汉字太少", "too few Chinese characters"),
-    "digit_share": Text("数字过多", "too many digits"),
-    "symbol_share": Text("符号过多", "too many symbols"),
-    "bracket_share": Text("括号过多", "too many brackets"),
-    "foreign_script": Text("其他文字过多", "too much of another script"),
-    "traditional": Text("繁体字过多", "too many traditional characters"),
-    "alphanumeric_share": Text("字母、数字、汉字太少", "too few letters, digits and ideographs"),
-    "number_signs": Text("井号过多", "too many number signs"),
-    "ellipses": Text("省略号过多", "too many ellipses"),
-    "long_lines": Text("行太长", "lines too long"),
-    "longest_line": Text("有极长的行", "one line too long"),
-    "ellipsis_lines": Text("以省略号结尾的行过多", "too many lines ending in an ellipsis"),
-    "more_lines": Text("以“更多”结尾的行过多", "too many lines ending in “more”"),
-    "duplicate_lines": Text("重复的行过多", "too many repeated lines"),
-    "short_lines": Text("短行过多", "too many short lines"),
-    "terminal_punctuation": Text("句末缺少标点", "lines without final punctuation"),
-    "bullets": Text("项目符号过多", "too many bullets"),
-    "no_punctuation": Text("没有标点", "no punctuation"),
-    "low_entropy": Text("用字单调", "monotonous characters"),
-    "repeated_2gram": Text("重复的两字片段", "repeated 2-grams"),
-    "repeated_3gram": Text("重复的三字片段", "repeated 3-grams"),
-    "repeated_4gram": Text("重复的四字片段", "repeated 4-grams"),
-    "repeated_13gram": Text("大段重复", "long repetitions"),
-    **{f"duplicate_{n}gram": Text(f"{n} 字片段重复过多", f"too many repeated {n}-grams") for n in range(5, 11)},
-}
+RULES: dict[str, Text] = {name: Text(*words) for name, words in RULE_NAMES.items()}
 
 
 HIDDEN_FACTS = frozenset({"dropped", "quarantine_reasons", "side"})  # shown elsewhere, or of no use to a reader

@@ -170,12 +170,13 @@ def _of_depth(depth: int) -> float:
 
 def _shape(asked: float, given: Mapping[str, Any], exact: bool) -> tuple[ModelConfig, Setting, dict[str, tuple[Basis, str, str]]]:
     """The model nearest to the count, to the usual depth and to 8/3 of feed-forward width, among the shapes that are left."""
-    best: tuple[float, ModelConfig, int] | None = None
+    best: tuple[float, ModelConfig] | None = None
     model = {key.removeprefix("model."): value for key, value in given.items() if key.startswith("model.")}
     widths = [int(model["hidden_size"])] if model.get("hidden_size") else [*range(64, 256, 32), *range(256, 1024, 64), *range(1024, 2305, 128)]
+    # One question, one answer: what `hanlin tokenizer advise` says of this size, and not another vocabulary for each width tried here.
+    advised = advise(asked, int(model["hidden_size"]) if model.get("hidden_size") else None).vocab_size
+    vocab = int(given.get("tokenizer.vocab_size") or advised)
     for width in widths:
-        advised = advise(asked, width).vocab_size
-        vocab = int(given.get("tokenizer.vocab_size") or advised)
         layers_usual = usual_depth(width)
         if not model.get("hidden_size") and not (model.get("num_hidden_layers") or 0.35 < _rest(asked, vocab, width) / layers_usual < 3):
             continue
@@ -194,17 +195,17 @@ def _shape(asked: float, given: Mapping[str, Any], exact: bool) -> tuple[ModelCo
                 + (0.0 if shape.key_value_heads < shape.num_attention_heads else 30.0)  # GQA wants heads in pairs or threes
             )
             if best is None or cost < best[0]:
-                best = cost, shape, advised
+                best = cost, shape
     if best is None or (exact and abs(math.log(best[1].parameters() / asked)) > 0.045):
         near = "" if best is None else f"{best[1].parameters() / 1e6:.2f}M"
         raise HanlinError(
             f"给定的设置下做不出 {_short(asked)} 参数的模型（最接近的是 {near or '没有'}）。请去掉 model 或 tokenizer 里的一项，或改 --params。",
             f"With what is given there is no model of {_short(asked)} parameters (the nearest: {near or 'none'}). Leave out a setting of model or tokenizer, or change --params.",
         )
-    _, shape, advised = best
+    _, shape = best
     share = shape.vocab_size * shape.hidden_size / shape.parameters()
-    vocab = Setting("tokenizer.vocab_size", shape.vocab_size, "literature", f"hanlin tokenizer advise；嵌入占参数的 {share:.0%}", f"hanlin tokenizer advise; the embedding is {share:.0%} of the parameters")
-    return shape, vocab, _reasons(shape)
+    setting = Setting("tokenizer.vocab_size", shape.vocab_size, "literature", f"hanlin tokenizer advise；嵌入占参数的 {share:.0%}", f"hanlin tokenizer advise; the embedding is {share:.0%} of the parameters")
+    return shape, setting, _reasons(shape)
 
 
 def _rest(asked: float, vocab: int, width: int) -> float:

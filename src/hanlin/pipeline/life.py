@@ -65,7 +65,9 @@ class Life(Workshop):
             documents: Any = self.source.documents()
             if isinstance(self.source, TinyworldSource):
                 documents = list(documents)
-            build_corpus(documents, self.out / "corpus", section, seed=self.recipe.seed, key=key, progress=self.progress, page=render_corpus)
+            build_corpus(
+                documents, self.out / "corpus", section, seed=self.recipe.seed, key=key, progress=self.progress, page=render_corpus, in_recipe=True
+            )
             manifest = read_manifest(self.out / "corpus", verify=False)
             record.notes |= manifest.metrics
             if isinstance(self.source, TinyworldSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,13 @@ def visible(text: str) -> str:
     """A text with white space at its ends, and whatever cannot be seen, made visible; as safe to print as any text of a stranger's."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return f"‘{shown}’" if shown != shown.strip() or not shown else shown
+
+
+def piece_text(token: bytes) -> str:
+    """A token's bytes quoted; those that are no whole character as `<E7>`, as Hugging Face and llama.cpp write them, and not all as one U+FFFD."""
+    parts = re.split("([\udc80-\udcff])", token.decode("utf-8", "surrogateescape"))
+    shown = "".join(f"<{ord(part) - 0xDC00:02X}>" if "\udc80" <= part <= "\udcff" else repr(part)[1:-1] for part in parts if part)
+    return f"'{shown}'"
 
 
 def _wrapped(items: list[str], columns: int = 110) -> list[str]:
