@@ -143,3 +143,29 @@ def test_killed_in_a_stage_and_started_again_ends_with_the_same_models(finished,
         mine, theirs = (read_manifest(folder / "models" / name).files["model.safetensors"] for folder in (out, whole))
         assert mine == theirs, name
     assert (out / "curves" / "sft.jsonl").is_file() and (out / "curves" / "distill.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [("sft.files=[nowhere.jsonl]", "nowhere.jsonl"), ("sft.files=[DIR/pairs.jsonl]", "pairs.jsonl"), ("grpo.files=[DIR/text.jsonl]", "text.jsonl"),
+     ("device=gpu0", "gpu0"), ("track=[wandbb]", "wandbb")],
+)  # fmt: skip
+def test_what_a_later_stage_lacks_is_said_before_the_first_one(finished, tmp_path, override, named):
+    recipe, _, _ = finished
+    with pytest.raises(HanlinError, match=named):
+        run_recipe(load_recipe(recipe, [override.replace("DIR", str(recipe.parent))]), tmp_path / "run", Progress())
+    assert not (tmp_path / "run" / "steps").exists()
+
+
+def test_reading_a_small_corpus_many_times_is_said(finished, tmp_path, monkeypatch):
+    from hanlin.pipeline.life import Life
+
+    recipe, out, _ = finished
+    said: list[str] = []
+    life = Life(load_recipe(recipe), out, Progress())
+    monkeypatch.setattr(life.progress, "warn", lambda zh, en: said.append(en))
+    tokens = read_manifest(out / "dataset").metrics["tokens"]
+    life._warn_of_repetition(tokens * 4)
+    assert not said
+    life._warn_of_repetition(tokens * 48)
+    assert "48 times" in said[0]

@@ -15,12 +15,17 @@ from ..common.locks import directory_lock
 from ..common.manifest import MANIFEST, package_versions, read_manifest
 from ..common.progress import Progress, make_progress
 from ..common.tracking import check_trackers
+from ..corpus.readers import Kind, check_inputs
 from .life import Life
 from .recipe import Recipe, load_recipe, recipe_names
 
 __all__ = ["Life", "Recipe", "evaluate_model", "load_recipe", "recipe_names", "run_recipe"]
 
 RECIPE_FILE = "recipe.json"
+STAGE_DATA: dict[str, Kind] = {  # what each stage reads
+    "corpus": "documents", "sft": "conversations", "distill": "conversations", "dpo": "preferences", "reward": "preferences",
+    "grpo": "conversations",
+}  # fmt: skip
 
 
 def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -76,11 +81,12 @@ def check_inputs_of(recipe: Recipe) -> None:
     check_trackers(recipe.track)
     if recipe.tinyworld:
         return
-    kinds = {"corpus": "documents", "sft": "conversations", "distill": "conversations", "dpo": "preferences", "reward": "preferences", "grpo": "conversations"}
-    for stage, kind in kinds.items():
+    for stage, kind in STAGE_DATA.items():
         section = getattr(recipe, stage)
-        if section is not None:
-            check_inputs(section.files, kind)
+        if section is None or getattr(section, "skip_bad", False):
+            continue
+        skip = "corpus.skip_bad=true" if stage == "corpus" else ""
+        check_inputs(section.files, kind, text_key=getattr(section, "text_key", ""), skip=skip)
 
 
 def refuse_foreign(out: Path) -> None:
