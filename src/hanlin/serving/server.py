@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import dataclasses
+import functools
 import ipaddress
 import socket
 import sys
@@ -11,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..common.errors import HanlinError, tr
 from ..inference import Engine, load_chat_model, resolve_model_dir, sampling_defaults
 from .app import create_app
+from .connections import SEND_BUFFER, Limits, TimedProtocol, affordable, bound_logs, raise_file_limit
 from .security import LOOPBACK, MAX_HEADERS
 from .service import Settings
-
-HEADER_TIMEOUT = 10.0  # seconds for the first request's header
-WRITE_STALL = 30.0  # seconds a client may leave its answer unread
-MAX_CONNECTIONS = 1024
 
 
 def serve(
@@ -71,15 +68,21 @@ def serve(
             flush=True,
         )
     app = create_app(Engine(model, tokenizer, max_batch=max_batch), tokenizer, settings)
+    limits = Limits()
+    limits = dataclasses.replace(limits, connections=affordable(limits.connections, raise_file_limit()))
+    server = make_server(app, limits)
+    bound_logs()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
-        make_server(app).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
-def make_server(app: Any) -> uvicorn.Server:
+def make_server(app: Any, limits: Limits | None = None) -> uvicorn.Server:
     """A uvicorn server with limits on time, connections and header size; it drains for up to 30 s when stopped."""
+    limits = limits or Limits()
     config = uvicorn.Config(
-        app, http=TimedProtocol, ws="none", log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
-        timeout_graceful_shutdown=30, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADERS,
+        app, http=functools.partial(TimedProtocol, limits=limits),  # type: ignore[arg-type]  # a class or what makes one
+        ws="none", log_level="warning", access_log=False, server_header=False, timeout_keep_alive=round(limits.idle) + 1,
+        timeout_graceful_shutdown=30, h11_max_incomplete_event_size=MAX_HEADERS,
     )  # fmt: skip
     return uvicorn.Server(config)
 
@@ -117,6 +120,8 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. A small buffer in the kernel shows a slow reader's progress in small steps.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind(address)
     except (OSError, OverflowError) as error:
         raise HanlinError(
@@ -124,28 +129,3 @@ def bind(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host}:{port} ({error}). Try another port: --port {port % 60000 + 1}.",
         ) from None
     return listener
-
-
-class TimedProtocol(H11Protocol):
-    """Drops clients that neither send their first request's header nor read their answer; uvicorn itself waits for ever."""
-
-    _stall: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.loop.call_later(HEADER_TIMEOUT, self._expect_request)
-
-    def pause_writing(self) -> None:
-        """The buffer towards the client is full."""
-        super().pause_writing()
-        self._stall = self.loop.call_later(WRITE_STALL, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        if self._stall is not None:
-            self._stall.cancel()
-        super().resume_writing()
-
-    def _expect_request(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
