@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part != "body")
+        # Names and indices only: what pydantic adds about the branches of a union tells a reader nothing.
+        param = ".".join(str(part) for part in first["loc"] if part != "body" and not re.search(r"[\[(]|^(str|int|dict)$", str(part)))
         return respond(invalid(f"{param or 'body'}: {first['msg']}", param or None, "invalid_value"))
 
     @app.exception_handler(HTTPException)

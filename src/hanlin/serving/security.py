@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError, invalid
 
 MAX_HEADERS = 16 << 10
+MAX_DEPTH = 32
+MAX_CONTAINERS = 16384  # a conversation of 1,024 messages with 14 parts each
 OPEN_PATHS = frozenset({"/health"})
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 HEADERS = {
@@ -123,14 +127,15 @@ class Gate:
             body = await asyncio.wait_for(self._collect(headers, receive), self.body_timeout)
         except asyncio.TimeoutError:
             raise ApiError(408, "The body took too long to arrive.", code="timeout", headers={"connection": "close"}) from None
+        check_size(body)
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from None
         if not isinstance(value, dict):
             raise invalid("The body must be a JSON object.", code="invalid_json")
-        if _depth_exceeds(value, 32):
-            raise invalid("The body is nested deeper than 32 levels.", code="invalid_json")
+        if _depth_exceeds(value, MAX_DEPTH):
+            raise invalid(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
         return body
 
     async def _collect(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
@@ -207,6 +212,19 @@ def _without_port(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
+
+
+def check_size(body: bytes) -> None:
+    """Refuse a body of too many lists and objects before they are made: 349,000 empty lists take a second to parse.
+
+    Raises:
+        ApiError: 400.
+    """
+    if body.count(b"[") + body.count(b"{") <= MAX_CONTAINERS:
+        return
+    bare = _STRINGS.sub(b"", body)  # a message may be a long program
+    if bare.count(b"[") + bare.count(b"{") > MAX_CONTAINERS:
+        raise invalid(f"The body has more than {MAX_CONTAINERS} lists and objects.", code="invalid_json")
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
