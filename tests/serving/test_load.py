@@ -83,7 +83,7 @@ def test_leaving_at_the_moment_a_token_comes_is_noticed():
 
     async def scene() -> bool:
         ticket = Ticket(asyncio.get_running_loop())
-        worker = types.SimpleNamespace(submit=lambda _: ticket)
+        worker = types.SimpleNamespace(submit=lambda *_: ticket)
         run = Run(worker, [], [Choice(0, tiny_tokenizer(), [], chat=False, reasoning=False, keep_tags=False)], timeout=60)
 
         async def read() -> None:

@@ -112,11 +112,17 @@ class Service:
             **settings,
         )
 
-    def start(self, body: SamplingBody, requests: list[tuple[list[int], SamplingParams]], choices: list[Choice]) -> Run:
-        """Submit a request's choices, each with its own stream of the request's seed."""
+    def start(
+        self,
+        body: SamplingBody,
+        requests: list[tuple[list[int], SamplingParams]],
+        choices: list[Choice],
+        scored: Mapping[int, int] | None = None,
+    ) -> Run:
+        """Submit a request's choices, each with its own stream of the request's seed; `scored` as for `EngineWorker.submit`."""
         if body.seed is not None:
             requests = [(ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i))) for i, (ids, params) in enumerate(requests)]
-        return Run(self.worker, requests, choices, self.settings.request_timeout)
+        return Run(self.worker, requests, choices, self.settings.request_timeout, scored)
 
 
 async def collect(run: Run, request: Request) -> list[Delta] | None:
