@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from .common.errors import HanlinError, first_process, prefers_chinese, tr
+from .common.terminal import for_stream
 
 if TYPE_CHECKING:
 
@@ -39,7 +40,7 @@ def show(value: Any, as_json: bool, text: str | None = None) -> None:
 
         sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
     else:
-        print(text)
+        print(for_stream(text, sys.stdout) if sys.stdout else "")  # names and texts of data may hold escape sequences
 
 
 # ------------------------------------------------------------------ the whole life
@@ -292,7 +293,6 @@ def generate(
     prompts
         Texts; a line each from stdin when there are none.
     """
-    from .common.terminal import for_stream
     from .inference import SamplingParams, generate_text, load_chat_model, resolve_model_dir
 
     if not prompts and sys.stdin is None:
@@ -306,7 +306,7 @@ def generate(
     asked: list[Any] = [[{"role": "user", "content": text}] for text in texts] if chat else texts
     answers = generate_text(loaded, tokenizer, asked, params=params)
     shown = "\n\n".join(a if chat else p + a for p, a in zip(texts, answers, strict=True))
-    show([{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)], json, for_stream(shown, sys.stdout))
+    show([{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)], json, shown)
     silent = answers.count("")
     if silent and max_new_tokens:
         before = resolve_model_dir(model).parent / "models" / "pretrain"
@@ -397,7 +397,7 @@ def main() -> None:
         app(sys.argv[1:])
     except HanlinError as error:
         if not error.told:
-            print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
+            print(("错误：" if prefers_chinese() else "error: ") + for_stream(str(error), sys.stderr), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         if not first_process():

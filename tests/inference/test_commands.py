@@ -166,6 +166,17 @@ def test_a_models_escape_sequences_do_not_reach_the_terminal(model_dir):
         assert output.getvalue() == expected + "\n"
 
 
+def test_results_and_errors_show_escape_sequences_of_names(monkeypatch):
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    monkeypatch.setattr("sys.argv", ["hanlin", "generate", "absent\x1b[2J", "你好"])
+    cli.show({}, False, "来源\x1b]52;c;x\x07：3 篇")
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "\\x1b]52" in out.getvalue() and "\\x1b[2J" in err.getvalue() and "\x1b" not in out.getvalue() + err.getvalue()
+
+
 def test_help_is_a_line_for_each_command(model_dir, capsys):
     session_of(model_dir, io.StringIO()).handle("/help")
     lines = capsys.readouterr().err.splitlines()
