@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from .common.errors import HanlinError, first_process, prefers_chinese, tr
+from .common.terminal import for_stream
 
 if TYPE_CHECKING:
 
@@ -38,7 +40,7 @@ def show(value: Any, as_json: bool, text: str | None = None) -> None:
 
         sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
     else:
-        print(text)
+        print(for_stream(text, sys.stdout) if sys.stdout else "")  # names and texts of data may hold escape sequences
 
 
 # ------------------------------------------------------------------ the whole life
@@ -272,6 +274,8 @@ def evaluate(model: Path, /, *, tasks: Many = (), count: int = 500, json: Path |
     from .common.atomic import write_json
     from .pipeline import evaluate_model
 
+    if count < 1:
+        raise HanlinError(f"--count 应至少为 1，不能是 {count}：没有题目就没有分数。", f"--count must be at least 1, not {count}: without items there is no score.")
     result = evaluate_model(model, tasks or None, count)
     if json is not None:
         write_json(json, result)
@@ -289,12 +293,26 @@ def generate(
     prompts
         Texts; a line each from stdin when there are none.
     """
-    from . import generate as continue_texts
+    from .inference import SamplingParams, generate_text, load_chat_model, resolve_model_dir
 
+    if not prompts and sys.stdin is None:
+        raise HanlinError(
+            "没有给出文字，标准输入也已关闭，没有可以续写的内容。请写成：hanlin generate 模型 文字。",
+            "No text was given and standard input is closed: there is nothing to continue. Write: hanlin generate MODEL TEXT.",
+        )
+    params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    loaded, tokenizer = load_chat_model(model)
     texts = list(prompts) or [line.rstrip("\n") for line in sys.stdin]
     asked: list[Any] = [[{"role": "user", "content": text}] for text in texts] if chat else texts
-    answers = continue_texts(model, asked, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    show([{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)], json, "\n\n".join(a if chat else p + a for p, a in zip(texts, answers, strict=True)))
+    answers = generate_text(loaded, tokenizer, asked, params=params)
+    shown = "\n\n".join(a if chat else p + a for p, a in zip(texts, answers, strict=True))
+    show([{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)], json, shown)
+    silent = answers.count("")
+    if silent and max_new_tokens:
+        before = resolve_model_dir(model).parent / "models" / "pretrain"
+        zh = f"续写文本请用只预训练过的模型：{before}" if not chat and before.is_dir() else "可以换一个 --seed 或开头再试。"
+        en = f"To continue texts use the model that was only pretrained: {before}" if not chat and before.is_dir() else "Try another --seed or another beginning."
+        print(tr(f"模型立刻结束了，什么也没写（{silent}/{len(texts)}）。{zh}", f"The model ended at once and wrote nothing ({silent}/{len(texts)}). {en}"), file=sys.stderr)
 
 
 @app.command
@@ -307,7 +325,16 @@ def chat(model: Path, /, *, device: str | None = None, temperature: float | None
 
 
 @app.command
-def serve(model: Path, /, *, host: str = "127.0.0.1", port: int = 8000, api_key: str | None = None, device: str | None = None) -> None:
+def serve(
+    model: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    allow_origin: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    device: str | None = None,
+) -> None:
     """Serve a model: OpenAI-compatible API and a chat page.
 
     Parameters
@@ -316,10 +343,13 @@ def serve(model: Path, /, *, host: str = "127.0.0.1", port: int = 8000, api_key:
         Another address than 127.0.0.1 needs an API key.
     api_key
         Required of every request when set (or HANLIN_API_KEY).
+    allow_origin
+        A web page's origin, http://localhost:3000 for example, whose scripts may call the API; may be repeated. "*" for all needs an API key.
     """
     from .serving import serve as start
 
-    start(model, host=host, port=port, api_key=api_key or os.environ.get("HANLIN_API_KEY"), device=device)
+    api_key = api_key or os.environ.get("HANLIN_API_KEY")
+    start(model, host=host, port=port, api_key=api_key, origins=allow_origin, device=device)
 
 
 @export_app.command(name="gguf")
@@ -361,11 +391,13 @@ def main() -> None:
     # with other work; sleeping at once costs a fifth of the speed on one without (both measured here, docs/*/lab-log.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal sees escapes in place of Chinese, and no stack trace
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(sys.argv[1:])
     except HanlinError as error:
         if not error.told:
-            print(("错误：" if prefers_chinese() else "error: ") + str(error), file=sys.stderr)
+            print(("错误：" if prefers_chinese() else "error: ") + for_stream(str(error), sys.stderr), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         if not first_process():

@@ -185,6 +185,27 @@ def test_stop_ids_and_ignore_eos():
     assert Engine(model, [stop]).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, ignore_eos=True))[0].ids == free
 
 
+def test_a_row_that_moves_takes_its_own_stop_ids_along():
+    """Slot 0 ends first, so the last row moves there; its neighbours stop at other tokens."""
+    model = tiny_model(8)
+    prompts = [[5, 6], [7, 8], [9, 10]]
+    free = [slow_greedy(model, prompt, 30, set()) for prompt in prompts]
+    at = next(i for i in range(6, 30) if free[2][i] not in free[2][:i])
+    stop = free[2][at]
+    never = next(token for token in range(model.config.vocab_size) if not any(token in ids for ids in free))
+    params = [
+        SamplingParams(max_new_tokens=3, temperature=0, stop_ids=(never,)),
+        SamplingParams(max_new_tokens=30, temperature=0, stop_ids=(never,)),
+        SamplingParams(max_new_tokens=30, temperature=0, stop_ids=(stop,)),
+    ]
+    engine = Engine(model, [], max_batch=3)
+    handles = [engine.submit(Generation(prompt, each)) for prompt, each in zip(prompts, params, strict=True)]
+    while engine.step():
+        pass
+    assert [handle.ids for handle in handles] == [free[0][:3], free[1], free[2][: at + 1]]
+    assert [handle.finish_reason for handle in handles] == ["length", "length", "stop"]
+
+
 @pytest.mark.parametrize("prompt", [[], [-1], [10**6]])
 def test_bad_prompts_are_refused(prompt):
     with pytest.raises(HanlinError):

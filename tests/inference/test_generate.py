@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.common.errors import HanlinError
-from hanlin.inference import Engine, generate_text, load_chat_model, resolve_model_dir
+from hanlin.inference import Engine, encode_prompt, generate_text, load_chat_model, resolve_model_dir, split_reply
 from hanlin.inference.chat import ChatSession, chat
 from hanlin.inference.generate import SamplingParams, sampling_defaults
 from hanlin.model import save_weights
@@ -58,11 +58,33 @@ def test_texts_and_conversations_reproducibly(run_dir):
     assert not any("<|im_end|>" in text or "<|endoftext|>" in text for text in found)
 
 
-def test_chat_through_a_pipe(run_dir):
+def replies(run_dir, turns, length):
+    """(reasoning, content) of the answers to turns of (system, thinking, earlier messages kept, question), by the engine itself."""
+    model, tokenizer = load_chat_model(run_dir)
+    engine = Engine(model, tokenizer, max_batch=1)
+    messages: list[dict[str, str]] = []
+    found = []
+    for system, thinking, kept, question in turns:
+        messages = [*messages[:kept], {"role": "user", "content": question}]
+        head = [{"role": "system", "content": system}] if system else []
+        prompt = encode_prompt(tokenizer, head + messages, thinking)
+        completion = engine.generate([prompt], SamplingParams(max_new_tokens=length, temperature=0, top_p=0.9))[0]
+        found.append(split_reply(tokenizer, completion.ids, reasoning=thinking is True))
+        messages.append({"role": "assistant", "content": found[-1][1]})
+    return found
+
+
+def test_chat_through_a_pipe(run_dir, monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "en")
     source = io.StringIO("你好\n\n/think on\n再说一遍\n/system 你是一只猫\n喵\n/nonsense\n/reset\n/quit\n不会读到\n")
     output = io.StringIO()
     chat(run_dir, source=source, output=output, max_new_tokens=8, temperature=0.0)
-    assert "<|im_" not in output.getvalue() and "\x1b" not in output.getvalue()
+    expected = replies(run_dir, [(None, None, 0, "你好"), (None, True, 2, "再说一遍"), ("你是一只猫", True, 0, "喵")], 8)
+    text = ""
+    for reasoning, content in expected:
+        assert reasoning or content
+        text += (f"[thinking] {reasoning}" if reasoning else "") + ("\n\n[answer] " if reasoning and content else "") + content + "\n"
+    assert output.getvalue() == text
     assert source.readline() == "不会读到\n"
 
 
@@ -71,12 +93,25 @@ def test_a_long_conversation_forgets_its_oldest_exchanges(run_dir, capsys):
     session = ChatSession(
         Engine(model, tokenizer, max_batch=1), tokenizer, SamplingParams(max_new_tokens=6, temperature=0), io.StringIO(), "系统", None
     )
-    for _ in range(12):
-        assert session.handle("小明有三个苹果，又买了五个，一共有几个？")
-    assert len(session.messages) == 24
-    assert capsys.readouterr().err
+    submit, seen = session.engine.submit, []
+    session.engine.submit = lambda generation: (seen.append(generation.prompt), submit(generation))[1]  # type: ignore[method-assign]
+    system = {"role": "system", "content": "系统"}
+    forgotten = 0
+    for turn in range(12):
+        before = [*session.messages, {"role": "user", "content": f"小明有{turn}个苹果，又买了五个，一共有几个？"}]
+        assert session.handle(before[-1]["content"])
+        # the newest messages, from the earliest question with which the prompt leaves room for the reply
+        fits = [
+            prompt
+            for start in range(0, len(before), 2)
+            if len(prompt := encode_prompt(tokenizer, [system, *before[start:]])) <= session.engine.max_length - 6
+        ]
+        assert seen[turn] == fits[0]
+        forgotten += len(fits) < len(range(0, len(before), 2))
+    assert forgotten > 3 and len(session.messages) == 24
+    assert capsys.readouterr().err.count("\n") == forgotten  # and it says so, each time
     session.handle("字" * 500)
-    assert len(session.messages) == 24  # longer than the context: said so, nothing added
+    assert len(session.messages) == 24 and len(seen) == 12  # longer than the context: said so, nothing added
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_program(run_dir):
@@ -110,6 +145,6 @@ def test_ctrl_c_in_a_real_process(run_dir):
     process.stdout.read(1)  # it speaks
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
-    output, errors = process.communicate(b"/quit\n", timeout=15)
+    output, errors = process.communicate(b"/quit\n", timeout=90)
     assert process.returncode == 0, errors.decode()
     assert b"Traceback" not in errors

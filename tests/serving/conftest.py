@@ -14,6 +14,7 @@ pytest.importorskip("uvicorn")
 
 from hanlin.inference import Engine  # noqa: E402
 from hanlin.serving.app import create_app  # noqa: E402
+from hanlin.serving.connections import Limits  # noqa: E402
 from hanlin.serving.server import bind, make_server  # noqa: E402
 from hanlin.serving.service import Settings  # noqa: E402
 from tests.inference.tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -31,12 +32,12 @@ class Live:
 
 
 @contextlib.contextmanager
-def running(settings: Settings, *, max_batch: int = 4, **model) -> Iterator[Live]:
+def running(settings: Settings, *, max_batch: int = 4, limits: Limits | None = None, **model) -> Iterator[Live]:
     """Start a server, stop it at the end."""
     listener = bind("127.0.0.1", 0)
     engine = Engine(tiny_model(3, **{"max_position_embeddings": 256, **model}), tiny_tokenizer(), max_batch=max_batch)
     app = create_app(engine, tiny_tokenizer(), settings)
-    server = make_server(app)
+    server = make_server(app, limits)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()
     while not server.started:

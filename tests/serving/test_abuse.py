@@ -134,7 +134,19 @@ def test_unknown_fields_are_ignored_and_errors_do_not_repeat_what_was_sent(live)
     assert status == 400 and "秘密" not in json.dumps(body, ensure_ascii=False)
 
 
+def test_what_is_not_there_says_what_is(live):
+    status, body = post(live, {"input": "你好"}, "/v1/responses")
+    assert status == 404 and "/v1/chat/completions" in body["error"]["message"]
+    content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    status, body = post(live, {"messages": [{"role": "user", "content": content}]})
+    assert status == 400 and "images" in body["error"]["message"] and "not supported" in body["error"]["message"]
+
+
 def test_unknown_paths_and_methods(live):
+    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)
+    connection.request("PUT", "/v1/chat/completions")
+    assert connection.getresponse().status == 405
+    connection.close()
     refused(post(live, QUESTION, "/v1/nothing"), 404)
     refused(post(live, QUESTION, "/v1/models"), 405)
     for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static/app.py", "/openapi.yaml"):

@@ -207,3 +207,27 @@ def test_a_prompt_beyond_the_context_says_so(client):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "字" * 300}])
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_the_description_names_what_is_sent(live):
+    with urllib.request.urlopen(f"{live.url}/openapi.json", timeout=5) as response:
+        paths = json.load(response)["paths"]
+    sent = {
+        ("/health", "get"): {200, 503},
+        ("/metrics", "get"): {200, 401},
+        ("/suggestions", "get"): {200, 401},
+        ("/v1/models", "get"): {200, 401, 403},
+        ("/v1/models/{model_id}", "get"): {200, 401, 404},
+        ("/v1/chat/completions", "post"): {200, 400, 401, 403, 404, 408, 413, 429, 431, 499, 500, 503},
+        ("/v1/completions", "post"): {200, 400, 401, 403, 404, 408, 413, 429, 431, 499, 500, 503},
+        ("/v1/embeddings", "post"): {400, 401, 408, 413, 501},
+    }
+    assert {(path, method) for path, operations in paths.items() for method in operations} == set(sent)
+    for (path, method), statuses in sent.items():
+        responses = paths[path][method]["responses"]
+        assert statuses <= set(map(int, responses)) and "422" not in responses
+    assert set(paths["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        content = paths[path]["post"]["responses"]["200"]["content"]
+        assert set(content) == {"application/json", "text/event-stream"}
+    assert "401" not in paths["/health"]["get"]["responses"] and "200" not in paths["/v1/embeddings"]["post"]["responses"]

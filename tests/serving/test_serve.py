@@ -30,10 +30,13 @@ def test_a_run_is_served_and_stops_cleanly(tmp_path):
         with openai.OpenAI(base_url=address[1], api_key="k", max_retries=5, timeout=10) as client:
             assert client.models.list().data[0].id == "zh"
             assert client.chat.completions.create(model="zh", messages=[{"role": "user", "content": "你好"}], max_tokens=4).choices
+            for _ in range(2):
+                client.completions.create(model="zh", prompt="你", max_tokens=1, extra_body={"guided_json": {"secret": 1}, "a\x1b[2Jb": 2})
         with openai.OpenAI(base_url=address[1], api_key="other", max_retries=0) as stranger, pytest.raises(openai.AuthenticationError):
             stranger.models.list()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=15)
         assert process.returncode == 0 and "Traceback" not in errors, errors
+        assert errors.count("guided_json") == 1 and "secret" not in errors and "\x1b" not in errors
     finally:
         process.kill()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
+import select
 import sys
 import time
 from collections.abc import Iterator
@@ -11,16 +14,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..common.errors import HanlinError, tr
+from ..common.terminal import for_stream
 from .engine import Engine
 from .generate import encode_prompt, load_chat_model, sampling_defaults
 from .generation import Generation
-from .sampling import SamplingParams
+from .sampling import SamplingParams, derive_seed
 from .text import ReplyParser
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 THINKING = {"on": True, "off": False, "auto": None}
+COMMANDS = [
+    ("/retry", "换一种说法，重答上一个问题", "answer the last question again"),
+    ("/think on|off|auto", "先思考；直接答；由模型决定", "think first; answer at once; let the model decide"),
+    ("/temp 0.7", "温度：越高越多变，0 总取最可能的词", "temperature: higher is more varied, 0 takes the likeliest token"),
+    ("/system TEXT", "设系统提示，对话从头开始", "set the system prompt and start anew"),
+    ("/reset", "清空对话", "forget the conversation"),
+    ("/save FILE.jsonl", "把对话追加到文件，格式可直接用于微调", "append the conversation to a file, ready for fine-tuning"),
+    ("/quit", "退出（或 Ctrl-D）", "leave (or Ctrl-D)"),
+]
+PASTE_PAUSE = 0.03  # seconds without another line after which what was pasted is whole
 
 
 def chat(
@@ -49,12 +63,17 @@ def chat(
     """
     if thinking not in THINKING:
         raise HanlinError(f"thinking 应为 on、off 或 auto，不是 {thinking!r}。", f"thinking is on, off or auto, not {thinking!r}.")
-    model, tokenizer = load_chat_model(model_dir, device)
+    lines = source or sys.stdin
+    if lines is None:  # closed by whoever started this process
+        raise HanlinError(
+            "标准输入已经关闭，没有地方读你的话。请在终端里运行，或用管道喂入文字。",
+            "Standard input is closed, so there is nowhere to read your words from. Run this in a terminal, or pipe text in.",
+        )
     settings: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, **sampling_defaults(model_dir)}
     settings |= {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
     params = SamplingParams(max_new_tokens=max_new_tokens, seed=seed, **settings)
+    model, tokenizer = load_chat_model(model_dir, device)
     session = ChatSession(Engine(model, tokenizer, max_batch=1), tokenizer, params, output or sys.stdout, system, THINKING[thinking])
-    lines = source or sys.stdin
     if lines.isatty():
         session.say(
             tr(
@@ -80,14 +99,19 @@ class ChatSession:
         self.system = system
         self.thinking = thinking
         self.messages: list[dict[str, str]] = []
+        self.retries = 0
         self.colour = output.isatty() and "NO_COLOR" not in os.environ
 
     def handle(self, line: str) -> bool:
         """Obey a command or answer a message; False when the conversation is over."""
-        command, _, argument = line.strip().partition(" ")
-        argument = argument.strip()
-        if not command:
+        text = line.strip()
+        if not text:
             return True
+        if not text.startswith("/") or "\n" in text:  # several lines are pasted text, whatever it begins with
+            self.reply(text)
+            return True
+        command, _, argument = text.partition(" ")
+        argument = argument.strip()
         if command in ("/quit", "/exit"):
             return False
         if command == "/reset":
@@ -105,16 +129,51 @@ class ChatSession:
         elif command == "/think" and argument in THINKING:
             self.thinking = THINKING[argument]
             self.say(tr(f"思考：{argument}", f"Thinking: {argument}"))
-        elif command.startswith("/"):
-            self.say(
-                tr(
-                    "命令：/reset 重新开始  /system 文字  /think on|off|auto  /quit",
-                    "Commands: /reset  /system TEXT  /think on|off|auto  /quit",
-                )
-            )
+        elif command == "/retry":
+            self.retry()
+        elif command == "/temp":
+            self.set_temperature(argument)
+        elif command == "/save":
+            self.save(argument)
         else:
-            self.reply(line.strip())
+            self.say("\n".join(f"{name:<22}{tr(zh, en)}" for name, zh, en in COMMANDS))
         return True
+
+    def retry(self) -> None:
+        """Answer the last question again, with other draws."""
+        if not self.messages:
+            self.say(tr("还没有可以重答的问题。", "There is no question to answer again yet."))
+            return
+        question = self.messages[-2]["content"]
+        del self.messages[-2:]
+        self.retries += 1
+        self.reply(question)
+
+    def set_temperature(self, argument: str) -> None:
+        """Change the temperature from here on."""
+        try:
+            self.params = dataclasses.replace(self.params, temperature=float(argument))
+        except HanlinError as error:
+            self.say(str(error))
+        except ValueError:
+            self.say(tr("用法：/temp 0.7（0 总取最可能的词）", "Usage: /temp 0.7 (0 always takes the likeliest token)"))
+        else:
+            self.say(tr(f"温度：{self.params.temperature:g}", f"Temperature: {self.params.temperature:g}"))
+
+    def save(self, argument: str) -> None:
+        """Append the conversation to a file, one line of JSON in the schema that fine-tuning reads."""
+        if not argument or not self.messages:
+            self.say(tr("用法：/save 文件.jsonl（要先有对话）", "Usage: /save FILE.jsonl (once something was said)"))
+            return
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        path = Path(argument).expanduser()
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": head + self.messages}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            self.say(tr(f"没有存成：{path}（{error.strerror}）", f"Not saved: {path} ({error.strerror})"))
+        else:
+            self.say(tr(f"已追加到 {path}", f"Appended to {path}"))
 
     def reply(self, text: str) -> None:
         """Answer `text`, printing as the tokens come; Ctrl-C keeps what has been said so far."""
@@ -134,10 +193,13 @@ class ChatSession:
                     self._open(channel, first=shown is None)
                     shown = channel
                 parts[channel] += piece
-                self.output.write(piece)
+                self.output.write(for_stream(piece, self.output))
             self.output.flush()
 
-        generation = Generation(prompt, self.params, on_token=lambda _, token: show(parser.push(token)))
+        params = self.params
+        if params.seed is not None and self.retries:
+            params = dataclasses.replace(params, seed=derive_seed(params.seed, self.retries))
+        generation = Generation(prompt, params, on_token=lambda _, token: show(parser.push(token)))
         began = time.perf_counter()
         interrupted = False
         try:
@@ -153,11 +215,16 @@ class ChatSession:
                 self.output.write("\x1b[0m")
             self.output.write("\n")
             self.output.flush()
-        self.messages.append({"role": "assistant", "content": parts["content"]})
+        answer = {"role": "assistant", "content": parts["content"]}
+        if parts["reasoning"]:
+            answer["reasoning_content"] = parts["reasoning"]
+        self.messages.append(answer)
         if generation.finish_reason == "error":
             self.say(tr("模型输出了非有限的数值，回答中断。", "The model produced non-finite numbers; the reply was cut off."))
         elif interrupted:
             self.say(tr("（已停止）", "(stopped)"))
+        elif not any(parts.values()):
+            self.say(tr("（模型立刻结束了，什么也没说）", "(the model ended at once and said nothing)"))
         elif self.colour:
             rate = len(generation.ids) / max(time.perf_counter() - began, 1e-9)
             self.say(tr(f"{len(generation.ids)} 词元 · {rate:.0f} 词元/秒", f"{len(generation.ids)} tokens · {rate:.0f} tokens/s"))
@@ -198,18 +265,25 @@ class ChatSession:
 
 
 def read_lines(source: TextIO, session: ChatSession) -> Iterator[str]:
-    """Lines of a terminal (with editing) or of a pipe; bytes that are not UTF-8 become U+FFFD."""
+    """Messages typed or pasted into a terminal, or lines of a pipe; bytes that are not UTF-8 become U+FFFD."""
     if not source.isatty():
         with contextlib.suppress(KeyboardInterrupt):
             for line in source:
                 yield line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         return
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  gives input() arrow keys and history
+        import readline  # gives input() arrow keys and history
+
+        # Python turns it off. With it the terminal marks what is pasted, and line breaks in it do not send.
+        readline.parse_and_bind("set enable-bracketed-paste on")
     while True:
         try:
-            yield input("» ").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            lines = [input("» ")]
+            while select.select([source], [], [], PASTE_PAUSE)[0]:  # a terminal that marks nothing sends the next line at once
+                lines.append(input(""))
         except KeyboardInterrupt:
             session.say(tr("\n要退出请按 Ctrl-D 或输入 /quit。", "\nCtrl-D or /quit leaves."))
         except EOFError:
             return
+        else:
+            yield "\n".join(lines).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from ..common.atomic import read_json
 from ..common.errors import HanlinError
 from ..model import CausalLM, load_model
 from .engine import Engine
-from .sampling import SamplingParams
+from .sampling import SamplingParams, SettingOutOfRange
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -25,6 +26,7 @@ def resolve_model_dir(path: Path | str) -> Path:
         HanlinError: there is no model in either place.
     """
     path = Path(path)
+    refuse_gguf(path)
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             return folder
@@ -39,6 +41,38 @@ def resolve_model_dir(path: Path | str) -> Path:
     )
 
 
+def refuse_gguf(path: Path) -> None:
+    """Say which program opens a GGUF file.
+
+    Raises:
+        HanlinError: it is one.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        if file.read(4) != b"GGUF" and path.suffix.lower() != ".gguf":
+            return
+    raise HanlinError(
+        f"{path} 是 GGUF 文件，要用 llama.cpp 打开（或 Ollama、LM Studio）：llama-cli -m {path} -cnv。这里要的是模型目录，例如 runs/demo。",
+        f"{path} is a GGUF file; open it with llama.cpp (or Ollama, LM Studio): llama-cli -m {path} -cnv. What is wanted here is a model directory, runs/demo for example.",
+    )
+
+
+def refuse_reward_model(folder: Path) -> None:
+    """Say what a reward model is for.
+
+    Raises:
+        HanlinError: the directory holds one.
+    """
+    config = read_json(folder / "config.json")
+    kinds = config.get("architectures") if isinstance(config, dict) else None
+    if isinstance(kinds, list) and any("SequenceClassification" in str(kind) for kind in kinds):
+        raise HanlinError(
+            f"{folder} 是奖励模型：它给回答打分，自己不会说话。要对话请给出策略模型的目录，例如同一次运行的 model/。",
+            f"{folder} is a reward model: it scores answers and cannot speak. To talk, give the directory of a language model, the model/ of the same run for example.",
+        )
+
+
 def load_chat_model(path: Path | str, device: str | None = None) -> tuple[CausalLM, Tokenizer]:
     """Model and tokenizer of a model or run directory, checked to belong together.
 
@@ -48,6 +82,7 @@ def load_chat_model(path: Path | str, device: str | None = None) -> tuple[Causal
     from ..tokenizer import load_tokenizer
 
     folder = resolve_model_dir(path)
+    refuse_reward_model(folder)
     model, tokenizer = load_model(folder, device=device), load_tokenizer(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise HanlinError(
@@ -58,13 +93,43 @@ def load_chat_model(path: Path | str, device: str | None = None) -> tuple[Causal
 
 
 def sampling_defaults(path: Path | str) -> dict[str, float]:
-    """The sampling settings a model directory recommends in its `generation_config.json`: temperature, top_p and their like."""
+    """The sampling settings a model directory recommends in its `generation_config.json`: temperature, top_p and their like.
+
+    Raises:
+        HanlinError: the file holds a setting that cannot be.
+    """
     file = resolve_model_dir(path) / "generation_config.json"
     raw = read_json(file) if file.is_file() else {}
+
+    def refuse(zh: str, en: str) -> HanlinError:
+        return HanlinError(
+            f"{file}：{zh} 采样会出错，所以没有载入。请改正或删去这一项。",
+            f"{file}: {en} Sampling would fail, so nothing was loaded. Correct or remove that entry.",
+        )
+
+    if not isinstance(raw, dict):
+        raise refuse("应是一个 JSON 对象。", "it should be a JSON object.")
     if raw.get("do_sample") is False:
         return {"temperature": 0.0}
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    return {name: raw[name] for name in names if isinstance(raw.get(name), int | float)}
+    found: dict[str, float] = {}
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+        value = raw.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise refuse(f"{name} 应是一个数，不是 {str(value)[:40]!r}。", f"{name} should be a number, not {str(value)[:40]!r}.")
+        if name == "top_k":
+            if value != int(value) if math.isfinite(value) else True:
+                raise refuse(f"top_k 应是整数，不是 {value!r}。", f"top_k should be an integer, not {value!r}.")
+            if value >= 1 << 31:
+                raise refuse(f"top_k 太大：{value!r}。", f"top_k is too large: {value!r}.")
+            value = max(0, int(value))  # -1 means all, as 0 does
+        found[name] = value
+    try:
+        SamplingParams(**found)  # type: ignore[arg-type]
+    except SettingOutOfRange as error:
+        raise refuse(error.zh, error.en) from None
+    return found
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message], thinking: bool | None = None) -> list[int]:

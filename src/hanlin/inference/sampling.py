@@ -13,12 +13,18 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ..common.errors import HanlinError
+
 # Enough for almost every nucleus of a trained model; a flatter row falls back to a full sort. Sorting 64 rows of 6,400
 # costs 20 times as much as taking their 128 largest.
 _NUCLEUS_CANDIDATES = 128
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
+
+
+class SettingOutOfRange(HanlinError, ValueError):
+    """A sampling setting that makes no sense."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ class SamplingParams:
         top_logprobs: also report this many most likely tokens at each position.
 
     Raises:
-        ValueError: a number out of range.
+        SettingOutOfRange: a number out of range.
     """
 
     max_new_tokens: int = 256
@@ -61,20 +67,22 @@ class SamplingParams:
     top_logprobs: int = 0
 
     def __post_init__(self):
-        def require(condition: bool, name: str, range_: str) -> None:
+        def require(condition: bool, name: str, zh: str, en: str) -> None:
             if not condition:
-                raise ValueError(f"{name} must be {range_}, not {getattr(self, name)!r}")
+                raise SettingOutOfRange(f"{name} 应{zh}，不能是 {getattr(self, name)!r}。", f"{name} must be {en}, not {getattr(self, name)!r}.")
 
-        require(self.max_new_tokens >= 0, "max_new_tokens", "at least 0")
-        require(0 <= self.temperature < math.inf, "temperature", "a number from 0")
-        require(self.top_k >= 0, "top_k", "at least 0 (0: all)")
-        require(0 <= self.top_p <= 1, "top_p", "between 0 and 1")
-        require(0 <= self.min_p <= 1, "min_p", "between 0 and 1")
-        require(0 < self.repetition_penalty < math.inf, "repetition_penalty", "above 0")
-        require(math.isfinite(self.presence_penalty), "presence_penalty", "finite")
-        require(math.isfinite(self.frequency_penalty), "frequency_penalty", "finite")
-        require(all(not math.isnan(bias) and bias < math.inf for bias in self.logit_bias.values()), "logit_bias", "numbers below infinity")
-        require(self.top_logprobs >= 0, "top_logprobs", "at least 0")
+        positive = 0 < self.repetition_penalty < math.inf
+        biases = all(not math.isnan(bias) and bias < math.inf for bias in self.logit_bias.values())
+        require(self.max_new_tokens >= 0, "max_new_tokens", "不小于 0", "at least 0")
+        require(0 <= self.temperature < math.inf, "temperature", "是不小于 0 的数", "a number from 0")
+        require(self.top_k >= 0, "top_k", "不小于 0（0 为全部）", "at least 0 (0: all)")
+        require(0 <= self.top_p <= 1, "top_p", "在 0 到 1 之间", "between 0 and 1")
+        require(0 <= self.min_p <= 1, "min_p", "在 0 到 1 之间", "between 0 and 1")
+        require(positive, "repetition_penalty", "大于 0", "above 0")
+        require(math.isfinite(self.presence_penalty), "presence_penalty", "是有限的数", "finite")
+        require(math.isfinite(self.frequency_penalty), "frequency_penalty", "是有限的数", "finite")
+        require(biases, "logit_bias", "小于无穷大", "numbers below infinity")
+        require(self.top_logprobs >= 0, "top_logprobs", "不小于 0", "at least 0")
 
     @property
     def penalised(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from ..inference import Engine
 from .chat_api import chat_completions
 from .completion_api import completions
-from .errors import ApiError, invalid
+from .errors import ApiError, declared, invalid
 from .schemas import ChatRequest, CompletionRequest
 from .security import Gate
 from .service import Service, Settings
@@ -45,15 +46,15 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
 
     app = FastAPI(title="Hanlin", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.worker = worker
-    app.add_middleware(Gate, api_key=settings.api_key, hosts=settings.hosts)
+    app.add_middleware(Gate, api_key=settings.api_key, hosts=settings.hosts, origins=settings.origins)
     _handle_errors(app)
     _serve_pages(app)
 
-    @app.get("/health")
-    async def health() -> Response:
-        return JSONResponse({"status": "ok" if worker.alive else "stopped"}, 200 if worker.alive else 503)
+    @app.get("/health", responses={503: {"description": "the engine has stopped"}, **_without_key(declared())})
+    async def health() -> dict[str, str]:
+        return JSONResponse({"status": "ok" if worker.alive else "stopped"}, 200 if worker.alive else 503)  # type: ignore[return-value]
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, responses=declared())
     async def metrics() -> Response:
         """Prometheus text."""
         lines = [f"# TYPE hanlin_{name}_total counter\nhanlin_{name}_total {value}" for name, value in worker.totals.items()]
@@ -61,28 +62,60 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
         lines += [f"# TYPE hanlin_{name} gauge\nhanlin_{name} {value}" for name, value in gauges.items()]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/suggestions", responses=declared())
+    async def suggestions() -> list[dict[str, Any]]:
+        """First questions for the chat page; empty when it should take its own."""
+        return [dict(entry) for entry in settings.suggestions]
+
+    @app.get("/v1/models", responses=declared())
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [service.card()]}
 
-    @app.get("/v1/models/{model_id:path}")
+    @app.get("/v1/models/{model_id:path}", responses=declared(404))
     async def get_model(model_id: str) -> dict[str, Any]:
         service.check_model(model_id)
         return service.card()
 
-    @app.post("/v1/chat/completions")
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {
+            "description": "the answer, or with stream: true its chunks",
+            "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}},
+        },
+        499: {"description": "the client went away"},
+        **declared(404, 408, 413, 429, 500, 503),
+    }
+
+    @app.post("/v1/chat/completions", responses=answers)
     async def post_chat(body: ChatRequest, request: Request) -> Response:
         return await chat_completions(service, body, request)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=answers)
     async def post_completion(body: CompletionRequest, request: Request) -> Response:
         return await completions(service, body, request)
 
-    @app.post("/v1/embeddings")
+    @app.post("/v1/embeddings", status_code=501, responses=declared(408, 413, 501))
     async def post_embeddings() -> Response:
         raise ApiError(501, "This server has a language model, not an embedding model.", code="not_supported")
 
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """The description without FastAPI's own 422, which is never sent: what does not fit the schema is a 400."""
+        description = describe()
+        for path in description["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            description["components"]["schemas"].pop(name, None)
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+def _without_key(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route that asks for no key."""
+    return {status: response for status, response in responses.items() if status != 401}
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -98,11 +131,15 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part != "body")
+        # Names and indices only: what pydantic adds about the branches of a union tells a reader nothing.
+        param = ".".join(str(part) for part in first["loc"] if part != "body" and not re.search(r"[\[(]|^(str|int|dict)$", str(part)))
         return respond(invalid(f"{param or 'body'}: {first['msg']}", param or None, "invalid_value"))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404 and request.url.path.startswith("/v1/responses"):
+            message = "There is no Responses API here; use POST /v1/chat/completions (client.chat.completions.create)."
+            return respond(ApiError(404, message, code="not_found"))
         if error.status_code == 404:
             return respond(ApiError(404, f"There is nothing at {request.method} {request.url.path[:100]}.", code="not_found"))
         return respond(ApiError(error.status_code, str(error.detail), headers=error.headers))

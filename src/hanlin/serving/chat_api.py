@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.requests import Request
 
 from ..common.errors import HanlinError
@@ -14,7 +16,7 @@ from .formats import chat_choice
 from .run import Choice, Delta, Run
 from .schemas import ChatMessage, ChatRequest
 from .service import Service, collect, stop_strings
-from .stream import EventStream
+from .stream import EventStream, json_response
 
 THINKING_EFFORT = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
 
@@ -48,8 +50,9 @@ async def chat_completions(service: Service, body: ChatRequest, request: Request
     whole = await collect(run, request)
     if whole is None:
         return Response(status_code=499)
-    answers = [chat_choice(service.tokenizer, delta, key="message", logprobs=params.logprobs, role=True) for delta in whole]
-    return JSONResponse({**service.head("chatcmpl", "chat.completion"), "choices": answers, "usage": run.usage(len(prompt))})
+    spell = functools.partial(chat_choice, service.tokenizer, key="message", logprobs=params.logprobs, role=True)
+    answers = [await asyncio.to_thread(spell, delta) for delta in whole] if params.logprobs else [spell(delta) for delta in whole]
+    return await json_response({**service.head("chatcmpl", "chat.completion"), "choices": answers, "usage": run.usage(len(prompt))})
 
 
 def wants_thinking(body: ChatRequest) -> bool | None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import math
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.requests import Request
 
 from .errors import invalid
 from .formats import text_logprobs
-from .run import Choice, Delta, Run, Token
+from .run import Choice, Delta, Run
 from .schemas import CompletionRequest
 from .service import Service, collect, stop_strings
-from .stream import EventStream
+from .stream import EventStream, json_response
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES = 64
@@ -36,20 +36,21 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     asked = {"logprobs": body.logprobs is not None, "top_logprobs": body.logprobs or 0}
     requests = [(prompt, service.params(body, prompt, limit, **asked)) for prompt in prompts]
-    choices = [Choice(i, service.tokenizer, stop_strings(body), chat=False, reasoning=False, keep_tags=False) for i in range(len(prompts))]
-    echoes = [await _echo(service, body, prompt) for prompt in distinct for _ in range(count)] if body.echo else []
-    run = service.start(body, requests, choices)
+    choices = [
+        Choice(i, service.tokenizer, stop_strings(body), chat=False, echo=prompt if body.echo else None) for i, prompt in enumerate(prompts)
+    ]
+    known = service.tokenizer.vocab_size
+    scored = {i: body.logprobs or 0 for i, prompt in enumerate(prompts) if max(prompt) < known} if body.echo and body.logprobs is not None else {}
+    run = service.start(body, requests, choices, scored)
     usage = functools.partial(run.usage, sum(map(len, distinct)))
     if body.stream:
-        return EventStream(_chunks(service, run, body, echoes, usage), run.close)
+        return EventStream(_chunks(service, run, body, usage), run.close)
     whole = await collect(run, request)
     if whole is None:
         return Response(status_code=499)
-    for echo, delta in zip(echoes, whole, strict=False):
-        delta.content = echo.content + delta.content
-        delta.tokens = echo.tokens + delta.tokens
-    answers = [_choice(service, body, delta, 0) for delta in whole]
-    return JSONResponse({**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()})
+    # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the event loop.
+    answers = [await asyncio.to_thread(_choice, service, body, delta, 0) for delta in whole]
+    return await json_response({**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()})
 
 
 def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
@@ -66,34 +67,20 @@ def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
     return prompts
 
 
-async def _echo(service: Service, body: CompletionRequest, prompt: list[int]) -> Delta:
-    """The prompt as the beginning of its answer, scored if log-probabilities are wanted."""
-    known = [token for token in prompt if token < service.tokenizer.vocab_size]
-    delta = Delta(0, content=service.tokenizer.decode(known))
-    if body.logprobs is not None and len(known) == len(prompt):
-        own, top = await service.worker.call(functools.partial(service.engine.score, prompt, body.logprobs))
-        pairs = [tuple(pairs) for pairs in top] or [()] * len(own)
-        delta.tokens = [Token(token, value, best) for token, value, best in zip(prompt, [math.nan, *own], [(), *pairs], strict=True)]
-    return delta
-
-
 def _choice(service: Service, body: CompletionRequest, delta: Delta, offset: int) -> dict[str, Any]:
     logprobs = None if body.logprobs is None else text_logprobs(service.tokenizer, delta.tokens, offset)
     return {"index": delta.choice, "text": delta.content, "logprobs": logprobs, "finish_reason": delta.finish_reason}
 
 
-async def _chunks(service: Service, run: Run, body: CompletionRequest, echoes: list[Delta], usage: Any) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(service: Service, run: Run, body: CompletionRequest, usage: Any) -> AsyncIterator[dict[str, Any]]:
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("cmpl", "text_completion") | ({"usage": None} if wanted else {})
     offsets = [0] * len(run.choices)
-    for index, echo in enumerate(echoes):
-        echo.choice = index
-        yield {**head, "choices": [_choice(service, body, echo, 0)]}
-        offsets[index] = len(echo.content)
     async for deltas in run.deltas():
         for delta in deltas:
             if not delta.empty:
-                yield {**head, "choices": [_choice(service, body, delta, offsets[delta.choice])]}
+                choice = await asyncio.to_thread(_choice, service, body, delta, offsets[delta.choice])
+                yield {**head, "choices": [choice]}
                 offsets[delta.choice] += len(delta.content)
     if wanted:
         yield {**head, "choices": [], "usage": usage()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from .run import Delta, Token
@@ -13,9 +14,14 @@ if TYPE_CHECKING:
 def chat_logprobs(tokenizer: Tokenizer, tokens: list[Token]) -> dict[str, Any]:
     """`choices[].logprobs` of a chat completion."""
 
-    def entry(token: int, logprob: float) -> dict[str, Any]:
+    @functools.cache
+    def spell(token: int) -> tuple[str, list[int]]:
         spelt = tokenizer.decode_bytes([token])
-        return {"token": spelt.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(spelt)}
+        return spelt.decode("utf-8", "replace"), list(spelt)
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        text, spelt = spell(token)
+        return {"token": text, "logprob": logprob, "bytes": spelt}
 
     def known(token: int) -> bool:
         return token < tokenizer.vocab_size
@@ -52,7 +58,8 @@ def text_logprobs(tokenizer: Tokenizer, tokens: list[Token], offset: int) -> dic
 
     A token whose log-probability is NaN (the first of an echoed prompt) gets null.
     """
-    spelt = [tokenizer.decode([token.id]) for token in tokens]
+    spell = functools.cache(lambda id_: tokenizer.decode([id_]))
+    spelt = [spell(token.id) for token in tokens]
     offsets = []
     for piece in spelt:
         offsets.append(offset)
@@ -62,7 +69,7 @@ def text_logprobs(tokenizer: Tokenizer, tokens: list[Token], offset: int) -> dic
         "tokens": spelt,
         "token_logprobs": [None if missing else token.logprob for missing, token in zip(none, tokens, strict=True)],
         "top_logprobs": [
-            None if missing else {tokenizer.decode([id_]): logprob for id_, logprob in token.top if id_ < tokenizer.vocab_size}
+            None if missing else {spell(id_): logprob for id_, logprob in token.top if id_ < tokenizer.vocab_size}
             for missing, token in zip(none, tokens, strict=True)
         ],
         "text_offset": offsets,

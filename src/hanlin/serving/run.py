@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..inference import IncrementalDecoder, ReplyParser, SamplingParams, StopStrings
 from .errors import ApiError
-from .worker import EngineWorker, Event
+from .worker import EngineWorker, Event, Scores
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -45,10 +46,23 @@ class Choice:
     Args:
         chat: reasoning and control tokens are taken apart; otherwise the text is what the tokens spell.
         reasoning: the prompt ended inside an open <think>.
+        echo: a prompt whose text is the beginning of the answer's.
     """
 
-    def __init__(self, index: int, tokenizer: Tokenizer, stops: Sequence[str], *, chat: bool, reasoning: bool, keep_tags: bool):
+    def __init__(
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        *,
+        chat: bool,
+        reasoning: bool = False,
+        keep_tags: bool = False,
+        echo: Sequence[int] | None = None,
+    ):
         self.index = index
+        self.echo = echo
+        self._decode = tokenizer.decode
         self.completion_tokens = 0
         self.finish_reason: str | None = None
         self.parser = ReplyParser(tokenizer, reasoning=reasoning, keep_tags=keep_tags) if chat else None
@@ -60,6 +74,8 @@ class Choice:
     def feed(self, event: Event) -> Delta:
         """Turn one event into text."""
         delta = Delta(self.index)
+        if event.scores is not None:
+            return self.opening(event.scores)
         if event.finish_reason is not None:
             self._finish(delta, event.finish_reason)
             return delta
@@ -76,6 +92,16 @@ class Choice:
             delta.tokens.append(Token(event.token, event.logprob, event.top))
         if self._stops.hit:
             self.finish_reason = delta.finish_reason = "stop"
+        return delta
+
+    def opening(self, scores: Scores | None = None) -> Delta:
+        """The echoed prompt; with its scores, if there are any, as the first tokens. The first of all has no log-probability."""
+        ids = self.echo or ()
+        delta = Delta(self.index, content=self._decode([token for token in ids if token < self._vocab_size]))
+        if scores is not None:
+            own, top = scores
+            pairs = [tuple(pairs) for pairs in top] or [()] * len(own)
+            delta.tokens = [Token(token, value, best) for token, value, best in zip(ids, [math.nan, *own], [(), *pairs], strict=True)]
         return delta
 
     def _finish(self, delta: Delta, reason: str) -> None:
@@ -95,19 +121,33 @@ class Choice:
 class Run:
     """One request in flight. Iterate over its deltas, then `close` it; closing early cancels what still runs.
 
+    Args:
+        scored: see `EngineWorker.submit`.
+
     Raises (while iterating):
         ApiError: the engine failed, or the deadline passed.
     """
 
-    def __init__(self, worker: EngineWorker, requests: list[tuple[list[int], SamplingParams]], choices: list[Choice], timeout: float):
+    def __init__(
+        self,
+        worker: EngineWorker,
+        requests: list[tuple[list[int], SamplingParams]],
+        choices: list[Choice],
+        timeout: float,
+        scored: Mapping[int, int] | None = None,
+    ):
         self.choices = choices
         self._worker = worker
-        self._ticket = worker.submit(requests)
+        self._scored = scored or {}
+        self._ticket = worker.submit(requests, scored)
         # The deadline is an event like any other: `asyncio.wait_for` before Python 3.12 can lose a cancellation that comes with one.
         self._timer = self._ticket.loop.call_later(timeout, self._ticket.events.put_nowait, Event(0, finish_reason="timeout"))
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
         """What is new, as often as the reader comes back for it: a slow reader gets larger pieces, not a longer queue."""
+        echoes = [choice.opening() for choice in self.choices if choice.echo is not None and choice.index not in self._scored]
+        if echoes:
+            yield echoes
         while any(choice.finish_reason is None for choice in self.choices):
             events = [await self._ticket.events.get()]
             while not self._ticket.events.empty():

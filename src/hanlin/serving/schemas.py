@@ -1,14 +1,51 @@
-"""The bodies of requests, checked strictly: every number has a range, every list a length. Unknown fields are ignored and logged."""
+"""The bodies of requests, checked strictly: every number has a range, every list a length. Unknown fields are ignored and logged.
+
+A list's check ends at its first wrong element, and lengths are looked at first: collecting an error for each of 300,000
+elements of a 1 MiB body took a gigabyte and 5 s of the event loop.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 INT64 = 1 << 63
+MAX_PARTS = 256
+MAX_BIASES = 1024
+# Parts that other models understand, for an error that says what is wrong; no other word of a request is repeated.
+OTHER_PARTS = frozenset({"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url", "video"})
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1 << 20)]
+
+def check_parts(content: Any) -> Any:
+    """Refuse content that is a list of anything but some text parts, at the first that is not one."""
+    if isinstance(content, list):
+        if len(content) > MAX_PARTS:
+            raise PydanticCustomError("too_long", "A message has at most {most} parts", {"most": MAX_PARTS})
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind in OTHER_PARTS:
+                message = "{kind} parts (images, audio, files) are not supported; this model reads text only"
+                raise PydanticCustomError("not_supported", message, {"kind": kind})
+            if kind != "text" or not isinstance(part.get("text"), str):
+                raise PydanticCustomError("part", 'Every part must be an object with type "text" and a text')
+    elif content is not None and not isinstance(content, str):
+        raise PydanticCustomError("content", "Content must be a string or a list of text parts")
+    return content
+
+
+def check_bias(bias: Any) -> Any:
+    """Refuse too many biases, or the first that is no number, before each becomes an error of its own."""
+    if isinstance(bias, dict):
+        if len(bias) > MAX_BIASES:
+            raise PydanticCustomError("too_long", "At most {most} biases", {"most": MAX_BIASES})
+        if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in bias.values()):
+            raise PydanticCustomError("number", "Every bias must be a number")
+    return bias
+
+
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -29,7 +66,7 @@ class ChatMessage(Body):
     """One message. `reasoning` is another name of `reasoning_content`; the template shows it only after the last user message."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[str | list[TextPart] | None, BeforeValidator(check_parts)] = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
@@ -60,10 +97,10 @@ class SamplingBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.1, le=10, description="extension")
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(check_bias)] = None
     n: int | None = Field(None, ge=1, le=8)
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=1024)
@@ -72,7 +109,7 @@ class SamplingBody(Body):
 class ChatRequest(SamplingBody):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1024, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, lt=1 << 31)
     max_tokens: int | None = Field(None, ge=1, lt=1 << 31)
     logprobs: bool | None = None
@@ -89,7 +126,12 @@ class ChatRequest(SamplingBody):
 class CompletionRequest(SamplingBody):
     """`POST /v1/completions`."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=64)] | Ids | Annotated[list[Ids], Field(min_length=1, max_length=64)]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=64, fail_fast=True)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=64, fail_fast=True)]
+    )
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     suffix: str | None = None

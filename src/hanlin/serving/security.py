@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError, invalid
 
 MAX_HEADERS = 16 << 10
+MAX_DEPTH = 32
+MAX_CONTAINERS = 16384  # a conversation of 1,024 messages with 14 parts each
 OPEN_PATHS = frozenset({"/health"})
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 HEADERS = {
@@ -34,6 +38,11 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
+# A name or IPv4 address, or an IPv6 address in brackets; then perhaps a port. Nothing may stand before, between or behind.
+_HOST = re.compile(r"(?:\[([0-9A-Za-z:.%]+)\]|([0-9A-Za-z._-]+))(?::[0-9]{1,5})?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+_HEADER_NAMES = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+(?: ?, ?[0-9A-Za-z!#$%&'*+.^_`|~-]+){0,63}")
+
 
 class Gate:
     """The one middleware.
@@ -42,14 +51,23 @@ class Gate:
         api_key: required of every request but `/health`; no key, no check.
         hosts: acceptable names in the Host header, which defeats DNS rebinding; None accepts any. A name may be given with or
             without its port.
+        origins: pages of other origins whose scripts may call; "*" lets any.
         max_body: bytes.
         body_timeout: seconds a client may take to send its body.
     """
 
     def __init__(
-        self, app: ASGIApp, *, api_key: str | None, hosts: Sequence[str] | None, max_body: int = 1 << 20, body_timeout: float = 30.0
+        self,
+        app: ASGIApp,
+        *,
+        api_key: str | None,
+        hosts: Sequence[str] | None,
+        origins: Sequence[str] = (),
+        max_body: int = 1 << 20,
+        body_timeout: float = 30.0,
     ):
         self.app = app
+        self.origins = frozenset(origins)
         self.hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self.max_body = max_body
         self.body_timeout = body_timeout
@@ -63,10 +81,12 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
 
+        permission: dict[str, str] = {}
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message.get("headers", [])}
-                extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in present]
+                extra = [(k.encode(), v.encode()) for k, v in (HEADERS | permission).items() if k.encode() not in present]
                 message = {**message, "headers": [*message.get("headers", []), *extra]}
             await send(message)
 
@@ -79,9 +99,14 @@ class Gate:
                     431, f"The headers are larger than {MAX_HEADERS} bytes.", code="headers_too_large", headers={"connection": "close"}
                 )
             self._check_host(headers)
-            self._check_origin(headers)
+            permission.update(self._check_origin(headers))
+            if permission and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                permission.update(_preflight(headers))  # it never carries a key
+                await send_with_headers({"type": "http.response.start", "status": 204, "headers": []})
+                await send_with_headers({"type": "http.response.body", "body": b""})
+                return
             self._check_key(scope["path"], headers)
-            if scope["method"] in ("POST", "PUT", "PATCH"):
+            if scope["method"] == "POST":
                 receive = _replay(await self._read_json(headers, receive), receive)
         except ApiError as error:
             await send_error(error, send_with_headers)
@@ -94,15 +119,30 @@ class Gate:
         hosts = headers.get("host", [])
         if len(hosts) != 1:
             raise invalid("Exactly one Host header is needed.", code="invalid_host")
-        if self.hosts is not None and hosts[0].lower() not in self.hosts and _without_port(hosts[0].lower()) not in self.hosts:
+        host = _HOST.fullmatch(hosts[0])
+        if host is None:
+            raise invalid("The Host header is not a host with or without a port.", code="invalid_host")
+        name = (host[1] or host[2]).lower()
+        if self.hosts is not None and name not in self.hosts and hosts[0].lower() not in self.hosts:
             raise ApiError(403, f"This server does not answer to the host name {hosts[0][:100]!r}.", code="invalid_host")
 
-    def _check_origin(self, headers: dict[str, list[str]]) -> None:
-        """Pages of other sites are refused; the CORS headers that would let them in are never sent."""
+    def _check_origin(self, headers: dict[str, list[str]]) -> dict[str, str]:
+        """The CORS headers for a page of an allowed origin; none for our own pages and for programs.
+
+        Raises:
+            ApiError: 403, a page of another origin.
+        """
+        given = headers.get("origin", [])
         own = headers["host"][0].lower()
-        for origin in headers.get("origin", []):
-            if origin.lower() not in (f"http://{own}", f"https://{own}"):
-                raise ApiError(403, "Requests from pages of other origins are refused.", code="invalid_origin")
+        foreign = [origin for origin in given if origin.lower() not in (f"http://{own}", f"https://{own}")]
+        if not foreign:
+            return {"vary": "Origin"} if self.origins else {}
+        if len(given) > 1 or not (foreign[0].lower() in self.origins or "*" in self.origins) or not _known_origin(foreign[0].lower()):
+            raise ApiError(
+                403, "Requests from pages of other origins are refused (hanlin serve … --allow-origin lets one in).", code="invalid_origin"
+            )
+        # Never "allow-credentials": a browser's stored log-in must not serve another page.
+        return {"access-control-allow-origin": foreign[0], "access-control-expose-headers": "retry-after", "vary": "Origin"}
 
     def _check_key(self, path: str, headers: dict[str, list[str]]) -> None:
         if self._key is None or path in OPEN_PATHS:
@@ -123,14 +163,15 @@ class Gate:
             body = await asyncio.wait_for(self._collect(headers, receive), self.body_timeout)
         except asyncio.TimeoutError:
             raise ApiError(408, "The body took too long to arrive.", code="timeout", headers={"connection": "close"}) from None
+        check_size(body)
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from None
         if not isinstance(value, dict):
             raise invalid("The body must be a JSON object.", code="invalid_json")
-        if _depth_exceeds(value, 32):
-            raise invalid("The body is nested deeper than 32 levels.", code="invalid_json")
+        if _depth_exceeds(value, MAX_DEPTH):
+            raise invalid(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
         return body
 
     async def _collect(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
@@ -203,10 +244,40 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+def check_origin(origin: str) -> bool:
+    """Whether `origin` is one as browsers send them: scheme, host, perhaps a port, and nothing else; "*", or "null"."""
+    return origin == "*" or _known_origin(origin)
+
+
+def _known_origin(origin: str) -> bool:
+    return origin == "null" or _ORIGIN.fullmatch(origin) is not None
+
+
+def _preflight(headers: dict[str, list[str]]) -> dict[str, str]:
+    """What an allowed page may send: the API's methods, and the headers it asks for (the official client brings a dozen)."""
+    wanted = ", ".join(headers.get("access-control-request-headers", []))
+    allowed = wanted if len(wanted) <= 1024 and _HEADER_NAMES.fullmatch(wanted) else "authorization, content-type"
+    permission = {
+        "access-control-allow-methods": "GET, POST",
+        "access-control-allow-headers": allowed,
+        "access-control-max-age": "600",
+    }
+    if headers.get("access-control-request-private-network") == ["true"]:
+        permission["access-control-allow-private-network"] = "true"
+    return permission
+
+
+def check_size(body: bytes) -> None:
+    """Refuse a body of too many lists and objects before they are made: 349,000 empty lists take a second to parse.
+
+    Raises:
+        ApiError: 400.
+    """
+    if body.count(b"[") + body.count(b"{") <= MAX_CONTAINERS:
+        return
+    bare = _STRINGS.sub(b"", body)  # a message may be a long program
+    if bare.count(b"[") + bare.count(b"{") > MAX_CONTAINERS:
+        raise invalid(f"The body has more than {MAX_CONTAINERS} lists and objects.", code="invalid_json")
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

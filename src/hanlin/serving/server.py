@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import dataclasses
+import functools
 import ipaddress
+import secrets
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..common.atomic import read_json
 from ..common.errors import HanlinError, tr
 from ..inference import Engine, load_chat_model, resolve_model_dir, sampling_defaults
 from .app import create_app
-from .security import LOOPBACK, MAX_HEADERS
+from .connections import SEND_BUFFER, Limits, TimedProtocol, affordable, bound_logs, raise_file_limit
+from .security import LOOPBACK, MAX_HEADERS, check_origin
 from .service import Settings
 
-HEADER_TIMEOUT = 10.0  # seconds for the first request's header
-WRITE_STALL = 30.0  # seconds a client may leave its answer unread
-MAX_CONNECTIONS = 1024
+SHORTEST_KEY = 8  # characters, where other machines can try
 
 
 def serve(
@@ -30,6 +32,7 @@ def serve(
     port: int = 8000,
     api_key: str | None = None,
     *,
+    origins: Sequence[str] = (),
     model_id: str | None = None,
     max_batch: int = 16,
     max_waiting: int = 64,
@@ -40,6 +43,7 @@ def serve(
     Args:
         model_dir: a model's directory, or a run's.
         api_key: required of every client when set; without one only this machine itself can be served.
+        origins: pages of other origins whose scripts may call the API; "*" for any, which needs a key.
         model_id: the model's name in the API; the directory's when absent.
         max_batch: replies generated at the same time.
         max_waiting: replies that may wait for their turn.
@@ -48,14 +52,18 @@ def serve(
         HanlinError: no model, an open address without a key, or a port in use.
     """
     check_exposure(host, api_key)
+    origins = check_origins(origins, api_key)
+    listener = bind(host, port)
     folder = resolve_model_dir(model_dir).resolve()
+    sampling = sampling_defaults(folder)
+    suggestions = read_suggestions(folder)
     model, tokenizer = load_chat_model(folder, device)
     name = model_id or (folder.parent.name if folder.name == "model" else folder.name)
-    hosts = LOOPBACK if is_loopback(host) and api_key is None else None
-    settings = Settings(model_id=name, api_key=api_key, hosts=hosts, max_waiting=max_waiting, sampling=sampling_defaults(folder))
-    listener = bind(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}"
+    hosts = (*LOOPBACK, host) if is_loopback(host) and api_key is None else None
+    settings = Settings(
+        model_id=name, api_key=api_key, hosts=hosts, origins=origins, suggestions=suggestions, max_waiting=max_waiting, sampling=sampling
+    )
+    address, beside = addresses(host, listener.getsockname()[1])
     print(
         tr(
             f"{name} 已就绪：网页 {address}/ ，API {address}/v1 。Ctrl-C 停止。",
@@ -64,6 +72,8 @@ def serve(
         file=sys.stderr,
         flush=True,
     )
+    if beside is not None:
+        print(tr(f"同一网络里的别的机器：{beside}/", f"From other machines of this network: {beside}/"), file=sys.stderr, flush=True)
     if api_key is not None:
         print(
             tr("浏览器会要求登录：用户名随意，密码是 API key。", "A browser asks to log in: any user name, the API key as password."),
@@ -71,15 +81,21 @@ def serve(
             flush=True,
         )
     app = create_app(Engine(model, tokenizer, max_batch=max_batch), tokenizer, settings)
+    limits = Limits()
+    limits = dataclasses.replace(limits, connections=affordable(limits.connections, raise_file_limit()))
+    server = make_server(app, limits)
+    bound_logs()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
-        make_server(app).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
-def make_server(app: Any) -> uvicorn.Server:
+def make_server(app: Any, limits: Limits | None = None) -> uvicorn.Server:
     """A uvicorn server with limits on time, connections and header size; it drains for up to 30 s when stopped."""
+    limits = limits or Limits()
     config = uvicorn.Config(
-        app, http=TimedProtocol, ws="none", log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
-        timeout_graceful_shutdown=30, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADERS,
+        app, http=functools.partial(TimedProtocol, limits=limits),  # type: ignore[arg-type]  # a class or what makes one
+        ws="none", log_level="warning", access_log=False, server_header=False, timeout_keep_alive=round(limits.idle) + 1,
+        timeout_graceful_shutdown=30, h11_max_incomplete_event_size=MAX_HEADERS,
     )  # fmt: skip
     return uvicorn.Server(config)
 
@@ -94,6 +110,72 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def addresses(host: str, port: int) -> tuple[str, str | None]:
+    """Where this machine reaches the server, and where others do when it listens on every address (None: they do not, or it is the same)."""
+
+    def url(name: str) -> str:
+        return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+    if host not in ("0.0.0.0", "::", ""):
+        return url(host), None
+    lan = lan_address()
+    return url("localhost" if host == "::" else "127.0.0.1"), None if lan is None else url(lan)
+
+
+def lan_address() -> str | None:
+    """This machine's address in its network, None if it has none. Nothing is sent: the socket only asks for the route."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # an address reserved for documentation (RFC 5737)
+        found = probe.getsockname()[0]
+        return None if is_loopback(found) else found
+    return None
+
+
+def read_suggestions(folder: Path) -> tuple[dict[str, Any], ...]:
+    """First questions for the chat page from `suggestions.json` of a model directory, none if there is no such file.
+
+    The file is a list of strings, or of {"text": …, "title": {"zh": …, "en": …}}; a title may be left out.
+
+    Raises:
+        HanlinError: it is something else.
+    """
+    file = folder / "suggestions.json"
+    if not file.is_file():
+        return ()
+    found = read_json(file)
+    entries = [{"text": entry} if isinstance(entry, str) else entry for entry in found] if isinstance(found, list) else [None]
+    for entry in entries:
+        title = entry.get("title", {}) if isinstance(entry, dict) else None
+        titles = isinstance(title, dict) and set(title) <= {"zh", "en"} and all(isinstance(text, str) for text in title.values())
+        if not titles or not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
+            raise HanlinError(
+                f'{file} 应是一个列表，每项是字符串，或 {{"text": …, "title": {{"zh": …, "en": …}}}}。请改正，或删去这个文件（网页会用自带的例子）。',
+                f'{file} should be a list of strings or of {{"text": …, "title": {{"zh": …, "en": …}}}}. Correct it, or remove it (the page has examples of its own).',
+            )
+    return tuple({"text": entry["text"], "title": entry.get("title", {})} for entry in entries[:8] if entry is not None)
+
+
+def check_origins(origins: Sequence[str], api_key: str | None) -> tuple[str, ...]:
+    """The origins as browsers send them.
+
+    Raises:
+        HanlinError: something else than an origin; or everybody ("*", or "null", which any page can make itself) without a key.
+    """
+    cleaned = tuple(origin.strip().lower().rstrip("/") for origin in origins)
+    for origin in cleaned:
+        if not check_origin(origin):
+            raise HanlinError(
+                f"--allow-origin {origin} 不是来源。来源由协议、主机和端口组成，例如 http://localhost:3000。",
+                f"--allow-origin {origin} is no origin. An origin is scheme, host and port, http://localhost:3000 for example.",
+            )
+        if origin in ("*", "null") and api_key is None:
+            raise HanlinError(
+                f"--allow-origin {origin} 会让浏览器打开的任何网页都能使用这个模型，必须同时设置 --api-key；或写出具体的来源，例如 http://localhost:3000。",
+                f"--allow-origin {origin} lets every page a browser opens use this model, which needs an --api-key; or name the origin, http://localhost:3000 for example.",
+            )
+    return cleaned
+
+
 def check_exposure(host: str, api_key: str | None) -> None:
     """Refuse to let others in without a key, and keys that no header can carry."""
     if api_key is None and not is_loopback(host):
@@ -105,47 +187,34 @@ def check_exposure(host: str, api_key: str | None) -> None:
         raise HanlinError(
             "API key 只能由可见的 ASCII 字符组成，不能为空。", "The API key must consist of visible ASCII characters and not be empty."
         )
+    if api_key is not None and len(api_key) < SHORTEST_KEY and not is_loopback(host):
+        raise HanlinError(
+            f"API key 太短，别的机器几下就能试出来：至少 {SHORTEST_KEY} 个字符，例如 {secrets.token_urlsafe(18)}。",
+            f"The API key is so short that others can guess it: {SHORTEST_KEY} characters at least, {secrets.token_urlsafe(18)} for example.",
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        HanlinError: the port is taken or not permitted, or the address is not this machine's.
+        HanlinError: there is no such port, it is taken or not permitted, or the address is not this machine's.
     """
+    if not 0 <= port <= 65535:  # the resolver would take it modulo 65,536
+        raise HanlinError(
+            f"--port {port} 不是端口号：应在 1 到 65535 之间（0 表示随便找一个空的）。",
+            f"--port {port} is no port: it must be between 1 and 65535 (0 takes any that is free).",
+        )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. A small buffer in the kernel shows a slow reader's progress in small steps.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise HanlinError(
             f"无法监听 {host}:{port}（{error}）。换一个端口试试：--port {port % 60000 + 1}。",
             f"Cannot listen on {host}:{port} ({error}). Try another port: --port {port % 60000 + 1}.",
         ) from None
     return listener
-
-
-class TimedProtocol(H11Protocol):
-    """Drops clients that neither send their first request's header nor read their answer; uvicorn itself waits for ever."""
-
-    _stall: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.loop.call_later(HEADER_TIMEOUT, self._expect_request)
-
-    def pause_writing(self) -> None:
-        """The buffer towards the client is full."""
-        super().pause_writing()
-        self._stall = self.loop.call_later(WRITE_STALL, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        if self._stall is not None:
-            self._stall.cancel()
-        super().resume_writing()
-
-    def _expect_request(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hanlin.serving")
 
+MOST_TOLD = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -33,6 +36,8 @@ class Settings:
         model_id: the name clients call the model by.
         api_key: required of every request when set.
         hosts: names accepted in the Host header; None accepts any.
+        origins: pages of other origins whose scripts may call the API.
+        suggestions: what the chat page offers as first questions, [{"title": {"zh", "en"}, "text": …}]; its own when empty.
         max_waiting: choices that may wait for a slot; more are answered with 429.
         request_timeout: seconds from submission to the last token.
         sampling: what a request gets that does not say: temperature, top_p, top_k, min_p, repetition_penalty.
@@ -41,6 +46,8 @@ class Settings:
     model_id: str = "hanlin"
     api_key: str | None = None
     hosts: tuple[str, ...] | None = LOOPBACK
+    origins: tuple[str, ...] = ()
+    suggestions: tuple[Mapping[str, Any], ...] = ()
     max_waiting: int = 64
     request_timeout: float = 600.0
     sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -55,6 +62,7 @@ class Service:
         self.tokenizer = tokenizer
         self.settings = settings
         self.created = int(time.time())
+        self._told: set[tuple[str, ...]] = set()
 
     def card(self) -> dict[str, Any]:
         """The model as `/v1/models` lists it; `max_model_len` is an extension that vLLM has too."""
@@ -77,8 +85,9 @@ class Service:
         if body.stream_options is not None and not body.stream:
             raise invalid("stream_options needs stream: true.", "stream_options")
         ignored = ignored_fields(body)
-        if ignored:
-            logger.info("ignored request fields: %s", ", ".join(ignored))
+        if ignored and ignored not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add(ignored)  # once for each set of names, or a client's habit fills the log
+            logger.warning("ignored request fields: %s", ", ".join(ignored))
 
     def params(self, body: SamplingBody, prompt: Sequence[int], limit: int | None, *, logprobs: bool, top_logprobs: int) -> SamplingParams:
         """Sampling settings of a request for one of its prompts.
@@ -112,11 +121,17 @@ class Service:
             **settings,
         )
 
-    def start(self, body: SamplingBody, requests: list[tuple[list[int], SamplingParams]], choices: list[Choice]) -> Run:
-        """Submit a request's choices, each with its own stream of the request's seed."""
+    def start(
+        self,
+        body: SamplingBody,
+        requests: list[tuple[list[int], SamplingParams]],
+        choices: list[Choice],
+        scored: Mapping[int, int] | None = None,
+    ) -> Run:
+        """Submit a request's choices, each with its own stream of the request's seed; `scored` as for `EngineWorker.submit`."""
         if body.seed is not None:
             requests = [(ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i))) for i, (ids, params) in enumerate(requests)]
-        return Run(self.worker, requests, choices, self.settings.request_timeout)
+        return Run(self.worker, requests, choices, self.settings.request_timeout, scored)
 
 
 async def collect(run: Run, request: Request) -> list[Delta] | None:
@@ -140,6 +155,6 @@ def stop_strings(body: SamplingBody) -> list[str]:
     return [body.stop] if isinstance(body.stop, str) else list(body.stop or [])
 
 
-def ignored_fields(body: Body) -> list[str]:
-    """Names of fields the schema does not know."""
-    return sorted(name[:40] for name in body.model_extra or {})[:20]
+def ignored_fields(body: Body) -> tuple[str, ...]:
+    """Names of fields the schema does not know; what is no plain name is not repeated."""
+    return tuple(sorted(name if re.fullmatch(r"[\w.-]{1,40}", name, re.ASCII) else "?" for name in body.model_extra or {})[:20])

@@ -50,6 +50,11 @@ class EventStream(Response):
         await write(b"", more=False)
 
 
+async def json_response(value: Any) -> Response:
+    """A whole answer, written as JSON beside the event loop: with log-probabilities it may have 16 MB."""
+    return Response(await asyncio.to_thread(orjson.dumps, value), media_type="application/json")
+
+
 async def while_connected(request: Request, work: Awaitable[T]) -> T | None:
     """The result of `work`, or None if the client went away first, in which case `work` is cancelled."""
     return await _until_gone(request.receive, work)

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from ..common.errors import HanlinError
 from ..inference import Engine, Generation, SamplingParams
+from ..inference.generation import FinishReason
 from .errors import ApiError
 
 logger = logging.getLogger("hanlin.serving")
 
 
+Scores = tuple[list[float], list[list[tuple[int, float]]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """What the engine says about one choice of a request: a token, or with `finish_reason` the end."""
+    """What the engine says about one choice of a request: its prompt's scores, a token, or with `finish_reason` the end.
+
+    Attributes:
+        scores: log-probabilities of the prompt's tokens after the first, and the most likely ones there.
+    """
 
     choice: int
+    scores: Scores | None = None
     token: int = -1
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
@@ -37,6 +45,16 @@ class Ticket:
         self.loop = loop
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.generations: list[Generation] = []
+
+
+@dataclasses.dataclass
+class Scoring:
+    """A prompt to be scored, and the choices that continue it once that is done."""
+
+    ticket: Ticket
+    prompt: list[int]
+    top: int
+    generations: dict[int, Generation]
 
 
 class EngineWorker:
@@ -54,6 +72,7 @@ class EngineWorker:
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Event]]] = {}
+        self._scorings: collections.deque[Scoring] = collections.deque()
         self._thread: threading.Thread | None = None
 
     @property
@@ -72,8 +91,12 @@ class EngineWorker:
             self._inbox.put(None)
             self._thread.join(timeout=30)
 
-    def submit(self, requests: list[tuple[list[int], SamplingParams]]) -> Ticket:
+    def submit(self, requests: list[tuple[list[int], SamplingParams]], scored: Mapping[int, int] | None = None) -> Ticket:
         """Queue the choices of one request, from a coroutine.
+
+        Args:
+            scored: choices whose prompts are scored before they are continued, and how many of the likeliest tokens are wanted
+                at each position. A prompt of several choices is scored once. A choice counts as waiting from here to its end.
 
         Raises:
             ApiError: 429, too many are waiting already; 503, the engine has stopped.
@@ -87,34 +110,28 @@ class EngineWorker:
             self.totals["requests"] += 1
             self.totals["prompt_tokens"] += sum(len(prompt) for prompt, _ in requests)
         ticket = Ticket(asyncio.get_running_loop())
+        scorings: dict[tuple[int, ...], Scoring] = {}
+        unscored = []
         for choice, (prompt, params) in enumerate(requests):
-            ticket.generations.append(self._generation(ticket, choice, prompt, params))
-        self._inbox.put(functools.partial(self._submit, ticket.generations))
+            generation = self._generation(ticket, choice, prompt, params)
+            ticket.generations.append(generation)
+            if scored is None or choice not in scored:
+                unscored.append(generation)
+                continue
+            scoring = scorings.setdefault(tuple(prompt), Scoring(ticket, prompt, scored[choice], {}))
+            scoring.generations[choice] = generation
+        self._inbox.put(functools.partial(self._take, list(scorings.values()), unscored))
         return ticket
 
     def cancel(self, generation: Generation) -> None:
         """End one choice; its slot is free after the engine's current step."""
         self._inbox.put(lambda: self.engine.cancel(generation))
 
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """Run a function on the engine's thread, between two steps."""
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function())
-                except BaseException as error:
-                    future.set_exception(error)
-
-        self._inbox.put(run)
-        return await asyncio.wrap_future(future)
-
     def _generation(self, ticket: Ticket, choice: int, prompt: list[int], params: SamplingParams) -> Generation:
         def on_token(generation: Generation, token: int) -> None:
             logprob = generation.logprobs[-1] if params.logprobs else None
             top = tuple(generation.top[-1]) if params.top_logprobs else ()
-            self._emit(ticket, Event(choice, token, logprob, top))
+            self._emit(ticket, Event(choice, token=token, logprob=logprob, top=top))
 
         def on_finish(generation: Generation) -> None:
             with self._lock:
@@ -124,14 +141,46 @@ class EngineWorker:
 
         return Generation(prompt, params, on_token, on_finish)
 
-    def _submit(self, generations: list[Generation]) -> None:
+    def _take(self, scorings: list[Scoring], generations: list[Generation]) -> None:
+        self._scorings.extend(scorings)
         for generation in generations:
+            self._continue(generation)
+
+    def _continue(self, generation: Generation) -> None:
+        try:
+            self.engine.submit(generation)
+        except HanlinError:
+            self._end(generation, "error")
+
+    def _end(self, generation: Generation, reason: FinishReason) -> None:
+        """End a choice that the engine does not have."""
+        generation.finish_reason = generation.finish_reason or reason
+        assert generation.on_finish is not None
+        generation.on_finish(generation)
+
+    def _score_one(self) -> None:
+        """Score the next prompt that somebody still waits for: one in each turn, so that those who generate go on."""
+        while self._scorings:
+            scoring = self._scorings.popleft()
+            wanted = {}
+            for choice, generation in scoring.generations.items():
+                if generation.finish_reason is None:
+                    wanted[choice] = generation
+                else:
+                    self._end(generation, "cancelled")
+            if not wanted:
+                continue
             try:
-                self.engine.submit(generation)
-            except HanlinError:
-                generation.finish_reason = "error"
-                assert generation.on_finish is not None
-                generation.on_finish(generation)
+                scores = self.engine.score(scoring.prompt, scoring.top)
+            except Exception:
+                logger.exception("scoring a prompt failed; its request ends with an error")
+                for generation in wanted.values():
+                    self._end(generation, "error")
+                return
+            for choice, generation in wanted.items():
+                self._emit(scoring.ticket, Event(choice, scores))
+                self._continue(generation)
+            return
 
     def _emit(self, ticket: Ticket, event: Event) -> None:
         self._outbox.setdefault(ticket.loop, []).append((ticket, event))
@@ -148,13 +197,17 @@ class EngineWorker:
                 continue
             except queue.Empty:
                 pass
+            self._score_one()
             try:
-                busy = self.engine.step()
+                busy = self.engine.step() or bool(self._scorings)
             except Exception:
                 logger.exception("a generation step failed; its requests end with an error")
                 self.engine.abort("error")
-                busy = False
+                busy = bool(self._scorings)
             self._deliver()
+        for scoring in self._scorings:
+            for generation in scoring.generations.values():
+                self._end(generation, "cancelled")
         self.engine.abort("cancelled")
         self._deliver()
 

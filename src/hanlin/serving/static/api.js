@@ -21,7 +21,7 @@ export async function streamChat(body, signal, onChunk) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => { throw asApiError(error); });
     if (done) throw new ApiError(0, "network", "the stream ended early");
     buffer += value;
     let end;
@@ -45,13 +45,23 @@ export async function streamChat(body, signal, onChunk) {
   }
 }
 
+// What the page offers as first questions: [{text, title: {zh, en}}], none if it should use its own.
+export async function fetchSuggestions() {
+  const found = await (await request("/suggestions")).json();
+  return Array.isArray(found) ? found.filter((entry) => entry && typeof entry.text === "string") : [];
+}
+
+// A connection that breaks is an error of the network, whether before the answer or in the middle of it.
+function asApiError(error) {
+  return error.name === "AbortError" ? error : new ApiError(0, "network", String(error));
+}
+
 async function request(path, options) {
   let response;
   try {
     response = await fetch(path, options);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "network", String(error));
+    throw asApiError(error);
   }
   if (response.ok) return response;
   let detail = {};

@@ -1,6 +1,6 @@
 // The chat page: wires the stored chats, the API and the elements together.
-import { ApiError, fetchModel, streamChat } from "./api.js";
-import { SUGGESTIONS, setLanguage, setTitle, t } from "./i18n.js";
+import { ApiError, fetchModel, fetchSuggestions, streamChat } from "./api.js";
+import { SUGGESTIONS, choose, setLanguage, setTitle, t } from "./i18n.js";
 import { DEFAULTS, chatTitle, deleteChat, listChats, loadSettings, newChat, saveChat, saveSettings, toJsonLines } from "./store.js";
 import { MessageView, element, grow, icon, iconButton, isSend } from "./view.js";
 
@@ -9,6 +9,9 @@ const settings = loadSettings();
 let model = { id: null, max_model_len: 1024 };
 let chat = newChat();
 let running = null; // the AbortController of the reply in progress
+let writing = null; // its message
+let suggestions = SUGGESTIONS;
+const SLIDERS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"];
 
 // ---- conversation -------------------------------------------------------------------------------------------------
 
@@ -23,10 +26,16 @@ function render() {
   else $("messages").replaceChildren(greeting());
   $("title").textContent = chatTitle(chat) || t("untitled");
   document.title = chat.messages.length ? `${chatTitle(chat)} · 翰林` : "翰林 Hanlin";
+  remember();
   $("system").value = chat.messages.length ? chat.system || "" : settings.system;
   showContext();
   renderHistory();
   scrollDown(true);
+}
+
+// The open chat stands in the address, so that a reload comes back to it.
+function remember() {
+  history.replaceState(null, "", chat.messages.length ? `#${chat.id}` : location.pathname + location.search);
 }
 
 function greeting() {
@@ -35,8 +44,8 @@ function greeting() {
   seal.src = "/static/seal.svg";
   seal.alt = "";
   const cards = element("div", "cards");
-  for (const text of SUGGESTIONS) {
-    const card = element("button", "card", text);
+  for (const { text, title } of suggestions) {
+    const card = element("button", "card", choose(title) || text);
     card.type = "button";
     card.addEventListener("click", () => ask(text));
     cards.append(card);
@@ -71,6 +80,7 @@ async function reply() {
   chat.messages.push(message);
   const view = append(message);
   running = new AbortController();
+  writing = message;
   const controller = running;
   setBusy(true);
   scrollDown(true);
@@ -101,7 +111,7 @@ async function reply() {
   try {
     await request(history, message, controller.signal, onChunk);
   } catch (error) {
-    if (error.name === "AbortError") message.finish = "stopped";
+    if (error.name === "AbortError" || message.finish === "stopped") message.finish = "stopped"; // or the page is going away
     else message.error = explain(error);
   }
   if (message.reasoning && !message.seconds) message.seconds = (performance.now() - began) / 1000;
@@ -109,7 +119,7 @@ async function reply() {
   over = true;
   const follow = nearBottom();
   view.update(false);
-  if (running === controller) { running = null; setBusy(false); }
+  if (running === controller) { running = null; writing = null; setBusy(false); }
   saveChatWarning(mine);
   if (mine === chat) { showContext(); renderHistory(); if (follow) scrollDown(); }
 }
@@ -120,6 +130,9 @@ async function request(history, message, signal, onChunk) {
     const messages = history.map(({ role, content }) => ({ role, content }));
     if (chat.system) messages.unshift({ role: "system", content: chat.system });
     const body = { model: model.id || undefined, messages, temperature: settings.temperature, top_p: settings.top_p, max_tokens: settings.max_tokens };
+    // What stands at its neutral value is not sent, so that the model's own recommendation counts.
+    for (const name of ["top_k", "min_p", "repetition_penalty"]) if (settings[name] !== DEFAULTS[name]) body[name] = settings[name];
+    if (settings.seed !== "") body.seed = Number(settings.seed);
     if (settings.thinking !== "auto") body.chat_template_kwargs = { enable_thinking: settings.thinking === "on" };
     if (settings.probabilities) Object.assign(body, { logprobs: true, top_logprobs: 5 });
     try {
@@ -168,8 +181,7 @@ const actions = {
     ask(text);
   },
   async copy(text, button) {
-    if (!navigator.clipboard) return; // only over https or on this machine
-    await navigator.clipboard.writeText(text);
+    if (!(await copyText(text))) return toast(t("copyFailed"));
     button.replaceChildren(icon("check"));
     setTimeout(() => button.replaceChildren(icon("copy")), 1200);
   },
@@ -194,6 +206,20 @@ const actions = {
 };
 
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/ /g, "␣") || "∅";
+
+// The clipboard exists only over https and on this machine; elsewhere a hidden field is selected and copied.
+async function copyText(text) {
+  if (navigator.clipboard) {
+    try { await navigator.clipboard.writeText(text); return true; } catch { /* not permitted: the other way */ }
+  }
+  const box = element("textarea", "offscreen");
+  box.value = text;
+  document.body.append(box);
+  box.select();
+  const copied = document.execCommand("copy");
+  box.remove();
+  return copied;
+}
 
 function explain(error) {
   if (!(error instanceof ApiError)) return t("failServer", error.message);
@@ -282,10 +308,11 @@ function applyTheme() {
 }
 
 function applySettings() {
-  for (const name of ["temperature", "top_p", "max_tokens"]) {
+  for (const name of SLIDERS) {
     $(name).value = String(settings[name]);
     $(`${name}-value`).textContent = String(settings[name]);
   }
+  $("seed").value = settings.seed;
   $("probabilities").checked = settings.probabilities;
   for (const button of $("thinking").children) {
     const chosen = button.dataset.value === settings.thinking;
@@ -361,7 +388,8 @@ function listen() {
   $("scrim").addEventListener("click", closeSidebarOnPhones);
   $("toggle-settings").addEventListener("click", () => toggleSettings($("settings").hidden));
   $("close-settings").addEventListener("click", () => toggleSettings(false));
-  for (const name of ["temperature", "top_p", "max_tokens"]) $(name).addEventListener("input", () => change({ [name]: Number($(name).value) }));
+  for (const name of SLIDERS) $(name).addEventListener("input", () => change({ [name]: Number($(name).value) }));
+  $("seed").addEventListener("change", () => change({ seed: /^\d{1,15}$/.test($("seed").value.trim()) ? $("seed").value.trim() : "" }));
   $("probabilities").addEventListener("change", () => change({ probabilities: $("probabilities").checked }));
   $("system").addEventListener("change", () => {
     change({ system: $("system").value.trim() });
@@ -388,7 +416,10 @@ function listen() {
   });
   $("scroller").addEventListener("scroll", () => { $("to-bottom").hidden = nearBottom(); actions.tip(null); }, { passive: true });
   $("to-bottom").addEventListener("click", () => scrollDown());
-  addEventListener("pagehide", save);
+  addEventListener("pagehide", () => {
+    if (running && writing) writing.finish = "stopped";
+    save();
+  });
   addEventListener("storage", (event) => { if (event.key?.startsWith("hanlin.chat.")) renderHistory(); });
 }
 
@@ -396,6 +427,11 @@ async function connect() {
   try {
     model = await fetchModel();
     $("model").textContent = model.id;
+    const offered = await fetchSuggestions();
+    if (offered.length) {
+      suggestions = offered;
+      if (!chat.messages.length) render();
+    }
     $("max_tokens").max = String(Math.max(64, Math.floor(model.max_model_len / 16) * 16));
     if (settings.max_tokens > Number($("max_tokens").max)) change({ max_tokens: Number($("max_tokens").max) });
     applySettings();

@@ -33,6 +33,16 @@ const WORDS = {
   topPHelp: ["只在累计概率达到它的词里选", "Choose among the likeliest tokens that reach this share"],
   maxTokens: ["最多生成", "Longest reply"],
   maxTokensHelp: ["单位：词元", "In tokens"],
+  topK: ["Top-k", "Top-k"],
+  topKHelp: ["只在最可能的这么多个词里选，0 为不限", "Choose among this many of the likeliest tokens; 0 is all"],
+  minP: ["Min-p", "Min-p"],
+  minPHelp: ["去掉概率不到最高者这个比例的词", "Drop tokens less likely than this share of the likeliest"],
+  repetitionPenalty: ["重复惩罚", "Repetition penalty"],
+  repetitionPenaltyHelp: ["大于 1 时少重复已经出现过的词", "Above 1, tokens seen before become less likely"],
+  seed: ["种子", "Seed"],
+  seedPlaceholder: ["随机", "random"],
+  seedHelp: ["填一个整数，同样的问题就得到同样的回答", "With a number, the same question gets the same reply"],
+  copyFailed: ["没能复制，请手动选取。", "Could not copy; please select the text."],
   probabilities: ["显示每个词的概率", "Show token probabilities"],
   probabilitiesHelp: ["底色越深，模型越没把握；点按可看它还想过什么", "The darker, the less sure; point at a token to see what else it considered"],
   resetSettings: ["恢复默认设置", "Reset settings"],
@@ -67,13 +77,8 @@ const WORDS = {
   probability: ["概率 {0}%", "Probability {0}%"],
 };
 
-// The models speak Chinese whatever the language of the page; these are things the demo's small world knows about.
-export const SUGGESTIONS = [
-  "你好，你是谁？",
-  "树上有9只小鸟。早上飞来4只，又飞走5只。现在还有几只小鸟？",
-  "今天中午，甜甜拿着一支笛子来到学校，把笛子放到箱里，去了广场。\n笛子在哪里？",
-  "请问动物园在哪里？我和小明在公园。",
-];
+// First questions where the server has none of its own. The models speak Chinese whatever the language of the page.
+export const SUGGESTIONS = ["你好，你是谁？", "讲一个发生在公园里的小故事。", "小明有5颗糖，又买了3颗，现在一共有几颗？", "早上好！"].map((text) => ({ text }));
 
 let index = 0;
 
@@ -88,6 +93,11 @@ export function setLanguage(language) {
 
 export function t(key, ...values) {
   return WORDS[key][index].replace(/\{(\d)\}/g, (_, i) => String(values[i]));
+}
+
+// The text of {zh, en} in the page's language, or in the other one.
+export function choose(texts) {
+  return texts ? (index ? texts.en || texts.zh : texts.zh || texts.en) : undefined;
 }
 
 export function setTitle(node, text) {

@@ -4,6 +4,7 @@ const CHAT = "hanlin.chat.";
 
 export const DEFAULTS = Object.freeze({
   language: "zh", theme: "system", thinking: "auto", system: "", temperature: 0.7, top_p: 0.9, max_tokens: 512, probabilities: false,
+  top_k: 0, min_p: 0, repetition_penalty: 1, seed: "",
 });
 
 export function loadSettings() {
@@ -28,9 +29,15 @@ export function listChats() {
     const key = localStorage.key(i);
     if (!key.startsWith(CHAT)) continue;
     const chat = read(key);
-    if (chat && typeof chat.id === "string" && Array.isArray(chat.messages)) chats.push(chat);
+    if (chat && typeof chat.id === "string" && Array.isArray(chat.messages)) chats.push(settled(chat));
   }
   return chats.sort((a, b) => b.updated - a.updated);
+}
+
+// A reply without an end was being written when its page went away.
+function settled(chat) {
+  for (const message of chat.messages) if (message.role === "assistant" && !message.finish && !message.error) message.finish = "stopped";
+  return chat;
 }
 
 // Returns false if an older chat had to go to make room.
@@ -54,7 +61,7 @@ export function deleteChat(id) {
 
 export function chatTitle(chat) {
   const first = chat.messages.find((message) => message.role === "user");
-  return first ? first.content.trim().slice(0, 40) : "";
+  return first ? first.content.replace(/[`*#>]+|\s+/g, " ").trim().slice(0, 40) : "";
 }
 
 // One conversation per line, in the schema that fine-tuning reads.

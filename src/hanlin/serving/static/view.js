@@ -1,5 +1,6 @@
 // Messages as elements. Whatever a model or a person wrote enters the page as text and never as markup.
 import { setTitle, t } from "./i18n.js";
+import { showMarkdown } from "./markdown.js";
 
 export function element(tag, className, text) {
   const node = document.createElement(tag);
@@ -65,7 +66,7 @@ export class MessageView {
   }
 
   updateReply(streaming) {
-    const { content, reasoning, seconds, tokens, forgotten, error } = this.message;
+    const { content, reasoning, seconds, tokens, forgotten, error, finish } = this.message;
     const pondering = streaming && !content && (reasoning || this.message.opened);
     this.note.hidden = !forgotten;
     if (forgotten) this.note.textContent = t("forgotten", forgotten);
@@ -76,7 +77,7 @@ export class MessageView {
     if (!this.touched) this.thinking.open = Boolean(pondering);
     if (pondering) this.reasoning.scrollTop = this.reasoning.scrollHeight;
     if (tokens && tokens.length) this.updateTokens(tokens);
-    else setText(this.content, content || (streaming || error || reasoning ? "" : t("emptyReply")));
+    else showMarkdown(this.content, content || (streaming || error || reasoning || finish === "stopped" ? "" : t("emptyReply")));
     this.content.classList.toggle("faint", !content);
     this.content.hidden = !content && (Boolean(error) || Boolean(pondering) || (!streaming && Boolean(reasoning)));
     this.failure.hidden = !error;
