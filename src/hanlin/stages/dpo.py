@@ -77,5 +77,7 @@ def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) ->
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
     reference = copy.deepcopy(model).requires_grad_(False)
-    result = job.train(model, PairSource(data, config, job.seed), DPOLoss(reference, config), config, dataset=data.path, tokenizer=tokenizer)
-    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})
+    parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
+    source, objective = PairSource(data, config, job.seed), DPOLoss(reference, config)
+    result = job.train(model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer)
+    return job.publish(model, tokenizer, result, config, parents)

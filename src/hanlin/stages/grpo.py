@@ -108,7 +108,7 @@ class RolloutSource:
         self.records, self.reward, self.tokenizer, self.config, self.seed = records, reward, tokenizer, config, seed
         self.progress = progress or Progress()
         self.at_once = config.prompts * config.group_size  # answers written side by side
-        self._digest = hash_json([record["messages"] for record in records])
+        self._digest = hash_json([dict(record) for record in records])  # whole: what the reward reads besides the messages counts as well
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -231,6 +231,6 @@ def grpo(
     model, tokenizer = job.load(parent, config.seq_len)
     reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
     source = RolloutSource(records, reward, tokenizer, config, job.seed, job.progress)
-    result = job.train(model, source, PolicyGradient(config, reference), config)
     parents = {"model": content_hash(parent), "prompts": source.fingerprint}
+    result = job.train(model, source, PolicyGradient(config, reference), config, origin=parents)
     return job.publish(model, tokenizer, result, config, parents, reward=result.last.get("reward"))

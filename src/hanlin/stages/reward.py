@@ -76,8 +76,10 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
         model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(job.seed)) * std)
-    result = job.train(model, PairSource(data, config, job.seed), BradleyTerry(config), config, dataset=data.path, tokenizer=tokenizer)
-    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})
+    parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
+    source = PairSource(data, config, job.seed)
+    result = job.train(model, source, BradleyTerry(config), config, origin=parents, dataset=data.path, tokenizer=tokenizer)
+    return job.publish(model, tokenizer, result, config, parents)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,8 +189,13 @@ def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
     return torch.tensor(ordinary + [0] * (tokenizer.vocab_size - len(ordinary)), dtype=torch.int64)
 
 
-def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokenizer: Tokenizer, config: SupervisedConfig) -> TrainResult:
+def next_token_training(
+    job: Job, model: CausalLM, dataset: TokenDataset, tokenizer: Tokenizer, config: SupervisedConfig, origin: Mapping[str, str]
+) -> TrainResult:
     """Train `model` in place on a dataset's documents, or on the assistant's tokens where it has a mask.
+
+    Args:
+        origin: content hashes of what the model was made from, by role.
 
     Raises:
         HanlinError: the dataset was made with another tokenizer, or holds conversations longer than a row.
@@ -199,12 +205,14 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
     if config.checkpoint_activations:
         model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
-    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset), config, dataset=dataset.path, tokenizer=tokenizer)
+    objective = NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
+    return job.train(model, RowSource(rows, config), objective, config, origin=origin, dataset=dataset.path, tokenizer=tokenizer)
 
 
 def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:
     """Continue a model on a dataset of conversations and publish the result: SFT, distillation and their controls."""
     model, tokenizer = job.load(parent, config.seq_len)
     data = TokenDataset(dataset)
-    result = next_token_training(job, model, data, tokenizer, config)
-    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})
+    parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
+    result = next_token_training(job, model, data, tokenizer, config, parents)
+    return job.publish(model, tokenizer, result, config, parents)

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ..common.devices import has_own_memory, keep_freed_memory, traits
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 from ..common.locks import directory_lock
+from ..common.manifest import hash_json
 from ..common.progress import SOURCE, Progress
 from ..common.tracking import MetricsLog
 from ..model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
@@ -123,6 +125,7 @@ def train(
     log: MetricsLog | None = None,
     max_seconds: float | None = None,
     team: Team | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Train in place, resuming from the newest good checkpoint under `work`.
 
@@ -136,17 +139,19 @@ def train(
         team: the processes that train together, see `parallel.joined`; each calls this with the same arguments.
         max_seconds: stop after this much time instead of `config.steps` (controls of equal time); the schedule still
             counts in steps.
+        origin: what the model came from, content hashes by role. The checkpoints under `work` hold all weights, so a resume from
+            another origin would publish a model that has nothing of it: it is refused, as other data are.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        HanlinError: another run has `work`, the data differ from the checkpoint's, bad steps do not end, or memory or
+        HanlinError: another run has `work`, the data or the origin differ from the checkpoint's, bad steps do not end, or memory or
             disk do not suffice.
     """
     keep_freed_memory()
     team = team or Team()
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)))
-        run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
+        run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team, origin)
         held.callback(run.saver.leave)
         choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
@@ -189,10 +194,11 @@ class _Run:
 
     def __init__(
         self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: TrainConfig,
-        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team | None = None,
+        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team | None = None, origin: Mapping[str, str] | None = None,
     ):  # fmt: skip
         self.model, self.source, self.objective, self.config = model, source, objective, config
         self.work, self.progress, self.log, self.max_seconds = work, progress, log, max_seconds
+        self.origin = dict(origin or {})
         self.team, self.device = team or Team(), next(model.parameters()).device
         self.team.prepare(model, objective)
         self.optimizers = self.team.optimizers(model, config, offload=config.offload_optimizer and has_own_memory(self.device))
@@ -404,7 +410,7 @@ class _Run:
             self.halvings = asked
             self.save(wait=True)
             return
-        if state["fingerprint"] != self.source.fingerprint:
+        if state["fingerprint"] != self._fingerprint():
             raise other_data(self.work, state, self._identity())
         self._restore(state)
         self.halvings = max(self.halvings, asked)
@@ -419,7 +425,7 @@ class _Run:
         self.log.flush()  # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
         self.team.require_same(self.model)
         state = {
-            "fingerprint": self.source.fingerprint, "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
+            "fingerprint": self._fingerprint(), "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
             "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
         }  # fmt: skip
         self.saver.save(self.step, self.model, self.optimizers, state)
@@ -434,7 +440,11 @@ class _Run:
         self.bad = BadSteps(**state["bad"])
 
     def _identity(self) -> dict[str, Any]:
-        return getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint}
+        return self.origin | (getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint})
+
+    def _fingerprint(self) -> str:
+        """Of the samples and of the weights that training began with."""
+        return f"{self.source.fingerprint}/{hash_json(self.origin)}" if self.origin else self.source.fingerprint
 
     def elapsed(self) -> float:
         """Seconds of training, those of interrupted parts included."""
