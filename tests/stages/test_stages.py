@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
+import random
+from fractions import Fraction
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.dataset import IGNORE
 from hanlin.model import load_reward_model
+from hanlin.stages import job as job_module
 from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo
 from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource, grpo
 from hanlin.stages.job import Job, write_model
 from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, split_pairs
 from hanlin.stages.reward import RewardConfig, reward, score_pairs, scores
-from hanlin.stages.rewards import numeric_answer
+from hanlin.stages.rewards import numeric_answer, reference_number, stated_numbers
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from tests.support import tiny_model, tiny_tokenizer
@@ -126,7 +130,7 @@ def test_policy_gradient_is_its_formula(world):
     _, tokenizer, model, _ = world
     config = GRPOConfig(seq_len=128, prompts=3, group_size=4, max_new_tokens=8, kl_coef=0.5)
     records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "answer": n + 1} for n in range(5)]
-    noisy = RolloutSource(records, lambda record, text: float(len(text) % 3), tokenizer, config, seed=0)
+    noisy = RolloutSource(records, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0)
     (batch,) = noisy.micro_batches(0, model)
     reference = tiny_model("qwen3", tokenizer, seed=4)
     loss, figures = PolicyGradient(config, reference)(model, batch)
@@ -148,16 +152,56 @@ def test_groups_that_agree_teach_nothing(world):
     _, tokenizer, model, _ = world
     config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6)
     records = [{"messages": [{"role": "user", "content": "1加1等于几？"}], "answer": 2}]
-    (batch,) = RolloutSource(records, lambda record, text: 1.0, tokenizer, config, seed=0).micro_batches(0, model)
-    loss, _ = PolicyGradient(config, None)(model, batch)
-    assert float(loss) == 0.0 and batch.reward == 1.0
+    for value in (1.0, 0.1):  # in float32, the mean of three 0.1 is not 0.1
+        (batch,) = RolloutSource(records, lambda record, text, opened, value=value: value, tokenizer, config, seed=0).micro_batches(0, model)
+        loss, _ = PolicyGradient(config, None)(model, batch)
+        assert batch.idle and float(loss) == 0.0 and batch.reward == pytest.approx(value)
+
+
+def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world, tmp_path):
+    """The rewards differ in steps 2 and 3 only: before them not even weight decay acts, and after them momentum does not."""
+    folder, _, model, _ = world
+    records = [{"messages": [{"role": "user", "content": "说一个字。"}]}]
+    calls = []
+
+    def reward_of(record, text, opened):
+        calls.append(text)
+        return float(len(calls) % 4) if (len(calls) - 1) // 8 in (2, 3) else 0.1
+
+    states = []
+
+    class Watching(Progress):
+        def update(self, step, steps, figures):
+            states.append((figures.get("idle", 0.0), {name: value.clone() for name, value in watched.state_dict().items()}))
+
+    job_of = Job(tmp_path / "out", tmp_path / "work", Watching(), seed=0)
+    watched = None
+    inner = job_module.train
+
+    def train(model, *arguments, **options):
+        nonlocal watched
+        watched = model
+        return inner(model, *arguments, **options)
+
+    config = GRPOConfig(seq_len=64, prompts=2, group_size=4, max_new_tokens=4, train=TrainConfig(steps=6, learning_rate=1e-2, weight_decay=0.1, warmup=0.0, muon=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, "train", train)
+        result = grpo(folder / "model", records, reward_of, config, job_of)
+    before = model.state_dict()
+    changed = []
+    for _, after in states:
+        changed.append(any(not torch.equal(after[name], before[name]) for name in after))
+        before = after
+    assert [bool(idle) for idle, _ in states] == [True, True, False, False, True, True]
+    assert changed == [False, False, True, True, False, False]
+    assert result.idle == read_manifest(tmp_path / "out").metrics["idle"] == 4
 
 
 def test_rollouts_depend_on_step_and_seed_alone(world):
     _, tokenizer, model, _ = world
     config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6)
     records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "answer": n} for n in range(4)]
-    first, again, other = (RolloutSource(records, lambda r, t: float(len(t) % 2), tokenizer, config, seed=0).micro_batches(s, model)[0] for s in (1, 1, 2))
+    first, again, other = (RolloutSource(records, lambda r, t, opened: float(len(t) % 2), tokenizer, config, seed=0).micro_batches(s, model)[0] for s in (1, 1, 2))
     assert torch.equal(first.rows.ids, again.rows.ids) and torch.equal(first.advantages, again.advantages)
     assert first.rows.ids.shape != other.rows.ids.shape or not torch.equal(first.rows.ids, other.rows.ids)
 
@@ -167,7 +211,7 @@ def test_grpo_finds_what_is_rewarded(world, tmp_path):
     folder, tokenizer, _, _ = world
     records = [{"messages": [{"role": "user", "content": "说一个字。"}], "answer": 0}]
     config = GRPOConfig(seq_len=64, prompts=4, group_size=8, max_new_tokens=4, train=TrainConfig(steps=25, learning_rate=3e-3, muon=False))
-    grpo(folder / "model", records, lambda record, text: float("小" in text), config, job(tmp_path, "grpo"))
+    grpo(folder / "model", records, lambda record, text, opened: float("小" in text), config, job(tmp_path, "grpo"))
     rewards = [json.loads(line)["reward"] for line in (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()]
     assert len(rewards) == 25
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3, rewards
@@ -186,10 +230,111 @@ def test_grpo_finds_what_is_rewarded(world, tmp_path):
         ("<think>37</think>", 0.0),
         ("", 0.0),
         ("9**9**9", 0.0),
+        ("36，37", 0.0),
+        ("37，36", 0.0),
+        ("</think>37<think>", 0.0),
     ],
 )
 def test_the_numeric_reward_cannot_be_gamed(text, value):
     assert numeric_answer({"answer": 37}, text) == value
+
+
+@pytest.mark.parametrize("text", ["胡说</think>37", "<think>胡说</think></think>37"])
+def test_a_thought_that_nobody_opened_earns_nothing(text):
+    assert numeric_answer({"answer": 37}, text, opened=False) == 0.0
+
+
+def test_a_thought_that_the_prompt_opened_must_be_closed_once():
+    said = ["胡说</think>37", "37", "<think>胡说</think>37", "胡说</think></think>37"]
+    assert [numeric_answer({"answer": 37}, text, opened=True) for text in said] == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "answer,right,wrong",
+    [
+        ("15/2", ["15/2", "7.5", "7½", "7又1/2", "7 1/2", "是30/4。"], ["15", "2", "15.2", "7"]),
+        ("12%", ["12%", "0.12", "１２％", "百分之12", "3/25"], ["12", "1.2%"]),
+        (12, ["12", "12.0", "+12"], ["12%", "-12", "12,000"]),
+        ("1,200", ["1200", "1,200", "1,200.00", "答案是１２００"], ["1", "200", "1，200", "1, 200"]),
+        (1200, ["答案是1,200"], ["1,20", "1,2000"]),
+        ("3又1/2", ["3.5", "7/2"], ["31/2", "3"]),
+        ("½", ["0.5", "1/2", "50%"], ["1", "2"]),
+        ("-3.5", ["-3.5", "−3.5", "负3.5", "-7/2"], ["3.5", "5-3.5"]),
+        (0.1, ["0.1", ".1", "10%"], ["0.1000001"]),
+        ("５", ["5", "٥"], ["5²", "√5", "5π", "5^2", "5!"]),
+        (52, ["52"], ["5²"]),
+        (7, ["7", "7元7角"], ["7/0", "7/1/1", "9" * 5000]),
+    ],
+)
+def test_one_reader_of_numbers_serves_reference_and_answer(answer, right, wrong):
+    assert [text for text in right if numeric_answer({"answer": answer}, text) != 1.0] == []
+    assert [text for text in wrong if numeric_answer({"answer": answer}, text) != 0.0] == []
+
+
+@pytest.mark.parametrize("answer", ["5²", "√2", "2x", "A", "", "1/0", "12元", "1,20", "(1) 5", None, True, float("nan"), float("inf"), [3], "9" * 400])
+def test_what_is_no_number_cannot_be_judged(answer):
+    assert not numeric_answer.can_judge({"answer": answer})
+    assert numeric_answer({"answer": answer}, "5") == 0.0
+
+
+def test_every_whole_number_and_fraction_is_read_back():
+    rng = random.Random(7)
+    for _ in range(300):
+        top, bottom = rng.randrange(-(10**9), 10**9), rng.randrange(1, 1000)
+        assert stated_numbers(f"得{top}。") == stated_numbers(f"得{top:,}。") == [Fraction(top)]
+        assert stated_numbers(f"{top}/{bottom}") == [Fraction(top, bottom)]
+        assert reference_number(f"{top}/{bottom}") == Fraction(top, bottom)
+
+
+class Heard(Progress):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.warnings: list[str] = []
+
+    def warn(self, zh: str, en: str) -> None:
+        assert zh and en
+        self.warnings.append(en)
+
+
+def test_problems_that_cannot_be_judged_or_do_not_fit_are_left_out_before_the_first_step(world, tmp_path):
+    folder, tokenizer, _, _ = world
+    answers = [3, "15/2", "两个", "5²", 4]
+    records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "answer": answer} for n, answer in enumerate(answers)]
+    records.append({"messages": [{"role": "user", "content": "学校" * 60}], "answer": 1})
+    config = GRPOConfig(seq_len=64, prompts=4, group_size=2, max_new_tokens=6, train=TrainConfig(steps=3, muon=False))
+    heard = Heard()
+    grpo(folder / "model", records, numeric_answer, config, Job(tmp_path / "out", tmp_path / "work", heard, seed=0))
+    metrics = read_manifest(tmp_path / "out").metrics
+    assert (metrics["problems"], metrics["left_out"]) == (3, 3)
+    judged, long = heard.warnings
+    assert "2 of 6" in judged and "两个" in judged and "1 of 4" in long and "学校" in long
+
+
+@pytest.mark.parametrize("content,answer,why", [("1加1等于几？", "两个", "number"), ("学校" * 60, 1, "seq_len")])
+def test_grpo_without_a_usable_problem_is_refused(world, content, answer, why):
+    _, tokenizer, _, _ = world
+    config = GRPOConfig(seq_len=64, prompts=1, group_size=2, max_new_tokens=6)
+    with pytest.raises(HanlinError) as caught:
+        RolloutSource([{"messages": [{"role": "user", "content": content}], "answer": answer}], numeric_answer, tokenizer, config, seed=0)
+    assert why in caught.value.en and caught.value.zh
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_the_reward_is_told_whether_the_prompt_opened_a_thought(world, thinking):
+    _, tokenizer, model, _ = world
+    told = []
+    config = GRPOConfig(seq_len=64, prompts=1, group_size=2, max_new_tokens=2, thinking=thinking)
+    source = RolloutSource([{"messages": [{"role": "user", "content": "你好"}]}], lambda record, text, opened: float(told.append(opened) or 0), tokenizer, config, seed=0)
+    source.micro_batches(0, model)
+    assert told == [thinking is True] * 2
+
+
+def test_corrected_answers_make_another_run(world):
+    _, tokenizer, _, _ = world
+    config = GRPOConfig(seq_len=64, prompts=1, group_size=2, max_new_tokens=2)
+    one, other = (RolloutSource([{"messages": [{"role": "user", "content": "你好"}], "answer": n}], numeric_answer, tokenizer, config, seed=0) for n in (1, 2))
+    assert one.fingerprint != other.fingerprint and one.identity != other.identity
 
 
 def test_rows_longer_than_the_model_are_refused(world, tmp_path):

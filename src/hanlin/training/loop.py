@@ -28,7 +28,7 @@ from .checkpoint import discard_after, load_latest, other_data, sweep
 from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
 from .figures import step_figures
-from .guards import BadSteps, SpikeGuard, no_way_back
+from .guards import BadSteps, SpikeGuard, Verdict, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
 from .parallel import Parallel, Team
 from .precision import scaler_for, skips_on_device
@@ -37,7 +37,7 @@ from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
 
-_COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr", "data_seconds", "loss_scale", "overflows"}  # every process' alike, or the first's; others are summed
+_COMMON = {"loss", "grad_norm", "bad", "idle", "loss_sigmas", "norm_sigmas", "lr", "data_seconds", "loss_scale", "overflows"}  # every process' alike, or the first's; others are summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +107,13 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class TrainResult:
-    """What a finished loop says: steps skipped by the guards, wall seconds (resumed parts included), last figures."""
+    """What a finished loop says: steps skipped by the guards, wall seconds (resumed parts included), last figures; `idle`: steps in
+    which there was nothing to learn."""
 
     skipped: int
     seconds: float
     last: dict[str, float]
+    idle: int = 0
 
 
 def train(
@@ -169,7 +171,7 @@ def train(
         run.log.flush()
         team.require_same(model)
     model.eval()
-    return TrainResult(run.skipped, run.elapsed(), run.last)
+    return TrainResult(run.skipped, run.elapsed(), run.last, run.idle)
 
 
 @dataclasses.dataclass
@@ -189,6 +191,7 @@ class _Run:
 
     Attributes:
         step: optimiser steps done; `step + offset` is the place in the order of samples.
+        idle: of these, steps in which no micro-batch of any process had anything to learn.
         halvings: how often memory has asked for micro-batches half as large.
     """
 
@@ -207,7 +210,7 @@ class _Run:
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
         self.saver = Saver(work, self.device, self.team, progress, async_save=config.async_save, anchor_steps=config.anchor_steps, on_save_error=config.on_save_error)
         self.compiles: bool | None = None  # not decided yet
-        self.step = self.offset = self.halvings = self.skipped = 0
+        self.step = self.offset = self.halvings = self.skipped = self.idle = 0
         self.last: dict[str, float] = {}
         self.pending: _Launched | None = None
         self.earlier_seconds = 0.0
@@ -246,17 +249,21 @@ class _Run:
         data_seconds = time.monotonic() - tick
         if self.compiles is None:
             self._decide_to_compile(batches)
-        batches, loss, figures = self._gradients(batches)
+        batches, loss, figures, idle = self._gradients(batches)
         self.scaler.unscale_(self.model.parameters())
         norm = self.team.clip(self.model, self.config.clip)
-        verdict, overflow = self.guard.judge(loss, norm), self.scaler.judge(loss, norm)
+        # What an idle step has is no loss of the ordinary kind, and no gradient: momentum and weight decay are not to act on its account.
+        verdict = Verdict.of_idle(self.device) if idle else self.guard.judge(loss, norm)
+        overflow = self.scaler.judge(loss, norm)
         config = self.config
         factor = learning_rate_factor(self.step, config.steps, schedule=config.schedule, warmup=config.warmup, decay=config.decay, floor=config.floor)
-        self.optimizers.step(factor, verdict.bad if skips_on_device(self.device) else verdict.bad.cpu())
+        left = verdict.bad | idle
+        self.optimizers.step(factor, left if skips_on_device(self.device) else left.cpu())
         tensors = {name: value for name, value in figures.items() if isinstance(value, torch.Tensor)}
         tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad & ~overflow, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
         tensors |= self.scaler.figures()
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
+        plain |= {"idle": 1.0} if idle else {}
         plain |= {"lr": config.learning_rate * factor, "data_seconds": data_seconds, "tokens": float(sum(batch.ids.numel() for batch in batches))}
         plain |= getattr(self.source, "figures", dict)()
         return _Launched(self.step, tick, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
@@ -275,15 +282,19 @@ class _Run:
             self.model.compile_trunk(by_block=self.team.sharded)
             self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")
 
-    def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor]]:
+    def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor], bool]:
         """Accumulate a step's gradient over all processes, with smaller micro-batches of the same samples where memory asks for it.
 
         A process that runs out of memory while the others exchange gradients would keep them waiting. So as long as micro-batches of
         this size have not been seen to fit everywhere, gradients are exchanged only after all have said that theirs are there.
+
+        Returns:
+            the micro-batches as they were cut, the loss, figures, and whether there was nothing to learn in any process.
         """
+        nothing = all(getattr(batch, "idle", False) for batch in batches)
         while True:
             size = max(batch.ids.numel() for batch in batches)
-            said = self.team.gather((sum(self.objective.weight(batch) for batch in batches), len(batches), size <= self.fitting))
+            said = self.team.gather((sum(self.objective.weight(batch) for batch in batches), len(batches), size <= self.fitting, nothing))
             total, passes = sum(entry[0] for entry in said) or 1.0, max(entry[1] for entry in said)
             at_once = self.team.sharded or (self.team.size > 1 and all(entry[2] for entry in said))
             message, result = "", None
@@ -302,7 +313,7 @@ class _Run:
                 if not at_once:
                     self.team.reduce_gradients()
                 self.fitting = max(self.fitting, size)
-                return batches, self.team.total(result[0]), result[1]
+                return batches, self.team.total(result[0]), result[1], all(entry[3] for entry in said)
             self.optimizers.zero_grad()
             release_memory(self.device)
             smaller = halve(batches)
@@ -348,6 +359,7 @@ class _Run:
             if self.bad.add(launched.step):
                 self._roll_back(launched.step)
                 return False
+        self.idle += int(figures.get("idle", 0.0))
         figures |= {"tokens_per_second": figures["tokens"] / elapsed, "seconds": self.elapsed(), "skipped": float(self.skipped)}
         figures |= step_figures(self.model, self.device, int(figures["tokens"]) // self.team.size, elapsed, launched.batches[0].ids.shape[-1])
         self.last = means(figures)
@@ -426,7 +438,7 @@ class _Run:
         self.team.require_same(self.model)
         state = {
             "fingerprint": self._fingerprint(), "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
-            "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
+            "skipped": self.skipped, "idle": self.idle, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
         }  # fmt: skip
         self.saver.save(self.step, self.model, self.optimizers, state)
         self.saved = time.monotonic()
@@ -435,6 +447,7 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.offset, self.halvings, self.skipped = state["step"], state["offset"], state["halvings"], state["skipped"]
+        self.idle = state.get("idle", 0)
         self.guard.load(state["guard"])
         self.scaler.load(state.get("scaler"))
         self.bad = BadSteps(**state["bad"])
