@@ -199,6 +199,83 @@ def test_pretraining_of_another_shape_or_dataset_starts_over(bench, parents):
     assert same(weights(folder / "out"), weights(folder / "fresh"))
 
 
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_no_more_records_are_read_than_asked_for(bench, stage):
+    folder, _ = bench
+    run_stage(stage, folder / f"{stage}.yaml", folder / "out", ["limit=5"])
+    encoded = read_manifest(folder / "out").metrics.get("problems")
+    assert encoded == (5 if stage == "grpo" else None)
+    (folder / "few.jsonl").write_text("".join(line + "\n" for line in (folder / "talks.jsonl").read_text().splitlines()[:5]))
+    run_stage(stage, folder / f"{stage}.yaml", folder / "fresh", [f"files=['{folder / 'few.jsonl'}']"])
+    assert same(weights(folder / "out"), weights(folder / "fresh"))
+
+
+@pytest.mark.parametrize("stage,file", [("sft", "talks"), ("dpo", "pairs")])
+def test_what_is_too_long_is_said_on_stderr(bench, capsys, monkeypatch, stage, file):
+    folder, _ = bench
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    long = {"messages": [{"role": "user", "content": "很长很长" * 40}, {"role": "assistant", "content": "好"}]}
+    if stage == "dpo":
+        long = {"prompt": "很长很长" * 40, "chosen": "好", "rejected": "坏"}
+    with open(folder / f"{file}.jsonl", "a") as data:
+        data.write(json.dumps(long, ensure_ascii=False) + "\n")
+    run_stage(stage, folder / f"{stage}.yaml", folder / "out")
+    said = capsys.readouterr().err
+    assert "1 were longer than seq_len=64" in said and "很长很长" in said
+
+
+def test_documents_given_to_sft_are_told_where_they_belong(bench):
+    folder, _ = bench
+    (folder / "talks.jsonl").write_text('{"text": "小明在学校。"}\n' * 3)
+    with pytest.raises(HanlinError) as caught:
+        run_stage("sft", folder / "sft.yaml", folder / "out")
+    assert "hanlin corpus build" in caught.value.en and "hanlin corpus build" in caught.value.zh
+    assert "pass it as --corpus" not in caught.value.en
+
+
+def test_a_reward_model_of_gpt2_is_refused_before_anything_is_read(bench, parents):
+    folder, _ = bench
+    from hanlin.tokenizer import load_tokenizer
+
+    words = load_tokenizer(parents / "tokenizer")
+    model = tiny_model("gpt2", words, hidden_size=32, num_hidden_layers=1)
+    shutil.rmtree(folder / "base")
+    write_model(folder / "base", model, words, parents={}, config=model.config, seed=0, metrics={})
+    (folder / "pairs.jsonl").write_text("not even looked at")
+    with pytest.raises(HanlinError, match="gpt2") as caught:
+        run_stage("reward", folder / "reward.yaml", folder / "out")
+    assert "qwen3" in caught.value.zh and "qwen3" in caught.value.en
+
+
+def test_time_ends_a_training_with_the_model_it_has(bench, monkeypatch):
+    """By a clock of the test's own: ten seconds a step, and those before an interruption count."""
+    folder, _ = bench
+    options = ["config.train.steps=50", "config.train.max_seconds=35"]
+    clock = [0.1]
+    take_step = loop._Run.take_step
+    stop_at: list[int] = []
+
+    def ticking(self):
+        if self.step in stop_at:
+            stop_at.clear()
+            self.save(wait=True)
+            raise Interrupted(2)
+        take_step(self)
+        clock[0] += 10.0
+
+    monkeypatch.setattr(loop._Run, "take_step", ticking)
+    monkeypatch.setattr(loop._Run, "elapsed", lambda self: self.earlier_seconds + clock[0])
+    run_stage("sft", folder / "sft.yaml", folder / "whole", options)
+    clock[0], stop_at = 0.1, [2]
+    with pytest.raises(Interrupted):
+        run_stage("sft", folder / "sft.yaml", folder / "out", options)
+    clock[0] = 0.1
+    run_stage("sft", folder / "sft.yaml", folder / "out", options)
+    for name in ("whole", "out"):
+        assert len((folder / name / "metrics.jsonl").read_text().splitlines()) == 4
+    assert same(weights(folder / "out"), weights(folder / "whole"))
+
+
 def test_checkpoints_of_another_parent_are_refused(tmp_path, parents, monkeypatch):
     """In Python, where the caller names the work directory."""
     from hanlin.tokenizer import load_tokenizer

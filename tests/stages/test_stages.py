@@ -95,6 +95,15 @@ def test_pairs_stay_together_and_in_order(world):
     assert sorted(seen) == [2.0 * i for i in range(24)]
 
 
+def test_a_pair_is_judged_by_its_answers_alone(world, tmp_path):
+    """What the assistant said earlier in the prompt is on both sides, but not of the answers' length."""
+    _, tokenizer, _, _ = world
+    prompt = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好，小明。"}, {"role": "user", "content": "学校呢？"}]
+    data = build_pair_dataset([{"prompt": prompt, "chosen": "在学校。", "rejected": "不知道"}], tokenizer, tmp_path / "d", max_length=128)
+    learnt = [tokenizer.decode(data.tokens[a:b][data.mask[a:b] == 1].tolist()) for a, b in zip(data.starts, data.starts[1:], strict=False)]
+    assert learnt == ["在学校。<|im_end|>", "不知道<|im_end|>"]
+
+
 def test_scores_are_read_at_the_last_token(world, tmp_path):
     folder, tokenizer, _, data = world
     config = RewardConfig(seq_len=128, pairs=4, train=TrainConfig(steps=2, muon=False))

@@ -23,7 +23,11 @@ from .records import Quarantine, Raw, Sourced, records
 
 Paths = str | Path | Sequence[str | Path]
 _LOOK = 100  # records without one of a known layout, from the start of a file, before it is refused
-_FLAGS = {"documents": "--corpus", "conversations": "--sft", "preferences": "dpo.files"}
+_TAKEN_BY = {
+    "documents": ("hanlin corpus build、hanlin dataset build 或 hanlin run --corpus", "hanlin corpus build, hanlin dataset build or hanlin run --corpus"),
+    "conversations": ("hanlin sft、hanlin distill 或 hanlin run --sft", "hanlin sft, hanlin distill or hanlin run --sft"),
+    "preferences": ("hanlin dpo、hanlin reward 或配方里的 dpo.files", "hanlin dpo, hanlin reward or a recipe's dpo.files"),
+}
 
 
 def read_documents(
@@ -205,8 +209,8 @@ def _unrecognised(path: Source, values: list[Any], schema: str) -> HanlinError:
     fitting = [other for other in SCHEMAS if other != schema and any(recognise_for(value, other) for value in values)]
     zh_hint, en_hint = "", ""
     if fitting:
-        zh_hint = f"它看起来是 {fitting[0]}，应交给 {_FLAGS[fitting[0]]}。"
-        en_hint = f"It looks like {fitting[0]}: pass it as {_FLAGS[fitting[0]]}. "
+        zh_hint = f"它看起来是 {fitting[0]}，那是给 {_TAKEN_BY[fitting[0]][0]} 的。"
+        en_hint = f"It looks like {fitting[0]}, which are for {_TAKEN_BY[fitting[0]][1]}. "
     known = ", ".join(" ".join(sorted(layout.keys)) for layout in SCHEMAS[schema][:6])
     return Unusable(
         f"{path}：认不出记录的布局，看到的键是 {_keys(values)}。{zh_hint}请改成已知的键之一（{known} ……）。",

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..common.config import apply_overrides, build, flatten, load_yaml, to_dict
+from ..common.config import Range, apply_overrides, at_least, build, flatten, load_yaml, require_ranges, to_dict
 from ..common.errors import HanlinError, first_process
 from ..common.locks import directory_lock
 from ..common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
 from ..common.progress import Progress, make_progress
 from ..corpus.files import expand
 from ..corpus.readers import read_conversations, read_preferences
-from ..dataset import TokenDataset, build_conversation_dataset
+from ..dataset import TokenDataset, build_conversation_dataset, too_long_warning
 from ..export import check_export
-from ..model import ModelShape
+from ..model import ModelConfig, ModelShape
 from ..stages.dpo import DPOConfig, dpo
 from ..stages.grpo import GRPOConfig, grpo
 from ..stages.job import Job, content_hash
 from ..stages.pairs import build_pair_dataset
 from ..stages.pretrain import pretrain
-from ..stages.reward import RewardConfig, reward
+from ..stages.reward import RewardConfig, require_trunk, reward
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import SupervisedConfig, finetune
 from ..tokenizer import load_tokenizer
@@ -35,6 +36,7 @@ from ..training.spikes import RUN, SPIKES, write_run_file
 from .dial import apply_dial, dial_text
 
 METRICS = "metrics.jsonl"
+_SEED = Range(0, 1 << 32)
 _DATA = "data"  # in the work directory: the encoded conversations or pairs
 
 
@@ -50,17 +52,28 @@ class PretrainFile:
     device: str = "auto"
     track: tuple[str, ...] = ()
 
+    RANGES: ClassVar[dict[str, Range]] = {"seed": _SEED}
+
+    def __post_init__(self):
+        require_ranges(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedFile:
-    """`model` to start from, `files` of conversations, and the training section `config`."""
+    """`model` to start from, `files` of conversations, the most of them to read (`limit`, 0 for all), and the training section `config`."""
 
     model: Path
     files: tuple[str, ...]
+    limit: int = 0
     config: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
     seed: int = 1
     device: str = "auto"
     track: tuple[str, ...] = ()
+
+    RANGES: ClassVar[dict[str, Range]] = {"seed": _SEED, "limit": at_least(0)}
+
+    def __post_init__(self):
+        require_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +159,8 @@ def _key(name: str, file: Any) -> str:
     if name == "pretrain":
         return hash_json([name, asked, content_hash(file.dataset), load_tokenizer(file.tokenizer).content_hash])
     load_tokenizer(file.model)  # says it where there is no model
+    if name == "reward":
+        require_trunk(ModelConfig.from_hf(file.model))
     return hash_json([name, asked | {"model": content_hash(file.model)}, [sha256_file(path) for path in expand(file.files)]])
 
 
@@ -187,7 +202,8 @@ def _train(name: str, config: Path, file: Any, job: Job) -> None:
         pretrain(file.dataset, file.tokenizer, shape, file.pretrain, job)
         return
     if name == "grpo":
-        problems = [record for record in read_conversations(file.files) if record.get("answer") is not None]
+        found = (record for record in read_conversations(file.files) if record.get("answer") is not None)
+        problems = list(itertools.islice(found, file.limit or None))
         if not problems:
             raise HanlinError(f"{config}：files 里没有带 answer 字段的对话。", f"{config}: no conversation in files has an `answer`.")
         grpo(file.model, problems, numeric_answer, file.config, job)
@@ -196,7 +212,10 @@ def _train(name: str, config: Path, file: Any, job: Job) -> None:
 
     def encode() -> None:  # at every start: it costs little, and what lies there may be half a directory
         build, read = (build_conversation_dataset, read_conversations) if name in ("sft", "distill") else (build_pair_dataset, read_preferences)
-        build(read(file.files), tokenizer, data, max_length=file.config.seq_len)
+        records = itertools.islice(read(file.files), file.limit or None)
+        left_out = too_long_warning(build(records, tokenizer, data, max_length=file.config.seq_len))
+        if left_out is not None:
+            job.progress.warn(*left_out)
 
     job.team.by_first(encode)
     {"sft": finetune, "distill": finetune, "dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)

@@ -15,11 +15,12 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
+from ..common.config import OutOfRange, Range, above, at_least, require_ranges
 from ..common.devices import send
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json
@@ -59,9 +60,22 @@ class GRPOConfig:
     kl_coef: float = 0.0
     thinking: bool | None = None
 
+    RANGES: ClassVar[dict[str, Range]] = {
+        "seq_len": at_least(2),
+        "prompts": at_least(1),
+        "group_size": at_least(2),  # the mean of a group of one teaches nothing
+        "max_new_tokens": at_least(1),
+        "temperature": above(0),  # at 0 all answers of a group are the same
+        "kl_coef": at_least(0),
+    }
+
     def __post_init__(self):
-        if self.group_size < 2:
-            raise ValueError(f"group_size must be at least 2 (the mean of a group of one teaches nothing), not {self.group_size}")
+        require_ranges(self)
+        if self.max_new_tokens >= self.seq_len:
+            raise OutOfRange(
+                f"max_new_tokens 是 {self.max_new_tokens}，seq_len={self.seq_len} 里放不下题目",
+                f"max_new_tokens is {self.max_new_tokens}, which leaves no room for a prompt in seq_len={self.seq_len}",
+            )
 
 
 @dataclasses.dataclass
@@ -214,7 +228,7 @@ def fitting(
         HanlinError: none is left.
     """
     room = config.seq_len - config.max_new_tokens
-    prompts = [tokenizer.encode_conversation(prompt_of(record), add_generation_prompt=True, thinking=config.thinking)[0] for record in records]
+    prompts = [tokenizer.encode_conversation(prompt_of(record), add_generation_prompt=True, thinking=config.thinking, tools=record.get("tools"))[0] for record in records]
     fit = [len(prompt) <= room for prompt in prompts]
     if not all(fit):
         longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))

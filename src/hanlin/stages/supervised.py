@@ -6,13 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..common.atomic import read_json, write_json
+from ..common.config import Range, at_least, require_ranges
 from ..common.devices import has_own_memory, send, traits
 from ..common.progress import SOURCE, SOURCE_LOSS, Progress
 from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
@@ -49,9 +50,10 @@ class SupervisedConfig:
     z_loss: float = 1e-4
     document_mask: bool = True
 
+    RANGES: ClassVar[dict[str, Range]] = {"seq_len": at_least(2), "batch_tokens": at_least(2), "micro_tokens": at_least(2), "z_loss": at_least(0)}
+
     def __post_init__(self):
-        if self.seq_len < 2:
-            raise ValueError(f"seq_len must be at least 2, not {self.seq_len}")
+        require_ranges(self)
         if self.batch_tokens < self.seq_len or (self.micro_tokens != "auto" and self.micro_tokens < self.seq_len):
             raise ValueError(f"batch_tokens {self.batch_tokens} and micro_tokens {self.micro_tokens} must hold at least one row of seq_len {self.seq_len}")
 

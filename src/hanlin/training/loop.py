@@ -12,10 +12,11 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..common.config import Range, above, at_least, require_ranges
 from ..common.devices import has_own_memory, keep_freed_memory, traits
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
@@ -52,6 +53,8 @@ class TrainConfig:
         schedule, warmup, decay, floor: see `learning_rate_factor`; warmup and decay are shares of the steps.
         clip: largest gradient norm.
         spike_sigma: a step whose loss or gradient norm lies this many standard deviations above the last 128 is skipped.
+        max_seconds: training stops after this much of it, with the model it has; those of interrupted parts count. The schedule goes by
+            steps alone: a run that is cut off ends at whatever rate it has reached, and how many steps that is hangs on the machine.
         checkpoint_seconds: time between checkpoints of a run in progress.
         anchor_steps: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
             where the others lie depends on the clock, and a run may not.
@@ -79,6 +82,7 @@ class TrainConfig:
     floor: float = 0.0
     clip: float = 1.0
     spike_sigma: float = 6.0
+    max_seconds: float | None = None
     checkpoint_seconds: float = 60.0
     anchor_steps: int = 250
     async_save: AsyncSave = "auto"
@@ -89,13 +93,24 @@ class TrainConfig:
     compile: Literal[True, False, "auto"] = "auto"
     attention: AttentionChoice = "auto"
 
+    RANGES: ClassVar[dict[str, Range]] = {
+        "steps": at_least(1),
+        "learning_rate": above(0),
+        "embedding_scale": above(0),
+        "weight_decay": at_least(0),
+        "beta2": Range(0, 1, open_high=True),
+        "warmup": Range(0, 1),
+        "decay": Range(0, 1),
+        "floor": Range(0, 1),
+        "clip": above(0),
+        "spike_sigma": above(0),
+        "max_seconds": above(0),
+        "checkpoint_seconds": at_least(0),
+        "anchor_steps": at_least(1),
+    }
+
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.anchor_steps < 1:
-            raise ValueError(f"anchor_steps must be at least 1, not {self.anchor_steps}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        require_ranges(self)
         if not 0 <= self.warmup + self.decay <= 1:
             raise ValueError(f"warmup {self.warmup} and decay {self.decay} are shares of the steps and may not exceed 1 together")
         if self.deepspeed_config is not None and self.parallel != "deepspeed":
@@ -139,8 +154,7 @@ def train(
     Args:
         work: directory of this run's checkpoints, its own.
         team: the processes that train together, see `parallel.joined`; each calls this with the same arguments.
-        max_seconds: stop after this much time instead of `config.steps` (controls of equal time); the schedule still
-            counts in steps.
+        max_seconds: in place of `config.max_seconds` (controls of equal time).
         origin: what the model came from, content hashes by role. The checkpoints under `work` hold all weights, so a resume from
             another origin would publish a model that has nothing of it: it is refused, as other data are.
 
@@ -200,7 +214,8 @@ class _Run:
         work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team | None = None, origin: Mapping[str, str] | None = None,
     ):  # fmt: skip
         self.model, self.source, self.objective, self.config = model, source, objective, config
-        self.work, self.progress, self.log, self.max_seconds = work, progress, log, max_seconds
+        self.work, self.progress, self.log = work, progress, log
+        self.max_seconds = config.max_seconds if max_seconds is None else max_seconds
         self.origin = dict(origin or {})
         self.team, self.device = team or Team(), next(model.parameters()).device
         self.team.prepare(model, objective)
