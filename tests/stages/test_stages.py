@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from fractions import Fraction
 
@@ -15,13 +16,13 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.dataset import IGNORE
-from hanlin.model import load_reward_model
+from hanlin.model import RewardModel, load_reward_model
 from hanlin.stages import job as job_module
 from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo
 from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource, grpo
 from hanlin.stages.job import Job, write_model
 from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, split_pairs
-from hanlin.stages.reward import RewardConfig, reward, score_pairs, scores
+from hanlin.stages.reward import BradleyTerry, RewardConfig, reward, score_pairs, scores
 from hanlin.stages.rewards import numeric_answer, reference_number, stated_numbers
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
@@ -135,26 +136,76 @@ def test_dpo_raises_the_preferred_answer(world, tmp_path):
     assert result.last["accuracy"] > 0.9
 
 
-def test_policy_gradient_is_its_formula(world):
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_policy_gradient_is_its_formula(world, temperature):
+    """Rewards by record and text, of means that differ between the groups; the answers to one record all earn the same."""
     _, tokenizer, model, _ = world
-    config = GRPOConfig(seq_len=128, prompts=3, group_size=4, max_new_tokens=8, kl_coef=0.5)
-    records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "answer": n + 1} for n in range(5)]
-    noisy = RolloutSource(records, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0)
-    (batch,) = noisy.micro_batches(0, model)
+    config = GRPOConfig(seq_len=128, prompts=4, group_size=4, max_new_tokens=8, kl_coef=0.5, temperature=temperature)
+    records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "scale": n} for n in range(4)]
+    earned: dict[int, list[float]] = {}
+
+    def reward_of(record, text, opened):
+        value = float(record["scale"] * len(text))
+        earned.setdefault(record["scale"], []).append(value)
+        return value
+
+    (batch,) = RolloutSource(records, reward_of, tokenizer, config, seed=0).micro_batches(0, model)
+    assert len(earned) == 4 and all(len(values) == 4 for values in earned.values())
     reference = tiny_model("qwen3", tokenizer, seed=4)
     loss, figures = PolicyGradient(config, reference)(model, batch)
-    expected = 0.0
+    expected, seen = 0.0, set()
     with torch.no_grad():
-        for owner in range(len(batch.rows.documents)):
+        for owner, record in enumerate(batch.rows.documents):
             place = batch.rows.doc_ids == owner
             ids, labels = batch.rows.ids[place].tolist(), batch.rows.labels[place]
-            now, before = (torch.log_softmax(m(torch.tensor([ids]))[0], -1) for m in (model, reference))
+            text = tokenizer.decode([label for label in labels.tolist() if label != IGNORE])
+            advantage = record * len(text) - sum(earned[record]) / 4
+            seen.add(round(advantage, 3))
+            now, before = (torch.log_softmax(m(torch.tensor([ids]))[0] / temperature, -1) for m in (model, reference))
             for i, label in enumerate(labels.tolist()):
                 if label != IGNORE:
                     d = before[i, label] - now[i, label]
-                    expected += -batch.advantages[owner] * now[i, label] + 0.5 * (d.exp() - d - 1)
+                    expected += -advantage * now[i, label] + 0.5 * (d.exp() - d - 1)
+    assert len(seen) > 3, seen
     assert loss.item() == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
     assert figures["kl"] >= 0
+
+
+def test_the_policy_loss_is_divided_by_a_constant(world):
+    """P·G·L_max, however many answers are left out because their groups agree."""
+    _, tokenizer, model, _ = world
+    config = GRPOConfig(seq_len=128, prompts=4, group_size=4, max_new_tokens=8)
+    records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "scale": n % 2} for n in range(4)]
+    (batch,) = RolloutSource(records, lambda record, text, opened: float(record["scale"] * len(text)), tokenizer, config, seed=0).micro_batches(0, model)
+    assert 0 < len(batch.documents) <= 8
+    assert PolicyGradient(config, None).weight(batch) == 4 * 4 * 8
+
+
+def test_the_loss_of_dpo_is_a_mean_over_pairs(world, tmp_path):
+    """A model against itself has log 2 a pair, whichever way the loop divides."""
+    folder, _, _, data = world
+    config = DPOConfig(seq_len=128, pairs=8, sft_weight=0.0, train=TrainConfig(steps=1, muon=False))
+    assert dpo(folder / "model", data.path, config, job(tmp_path, "dpo")).last["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_the_reward_models_loss_is_its_formula(world):
+    """-log σ(c - r) + centring · (c + r)², summed over pairs; the weight is their number."""
+    _, tokenizer, trunk, data = world
+    model = RewardModel(trunk.config).eval()
+    model.model.load_state_dict(trunk.model.state_dict())
+    with torch.no_grad():
+        model.score.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
+    config = RewardConfig(seq_len=128, pairs=5, centering=0.3)
+    batch = PairSource(data, config, 0).pack(range(5))
+    objective = BradleyTerry(config)
+    with torch.no_grad():
+        loss, figures = objective(model, batch)
+        expected = 0.0
+        for pair in range(5):
+            chosen, rejected = (float(model(torch.tensor([data.document(d).astype("int64").tolist()]))[0, -1]) for d in (2 * pair, 2 * pair + 1))
+            assert abs(chosen - rejected) > 1e-3 and abs(chosen + rejected) > 1e-3
+            expected += math.log1p(math.exp(rejected - chosen)) + 0.3 * (chosen + rejected) ** 2
+    assert float(loss) == pytest.approx(expected, rel=1e-3) and objective.weight(batch) == 5 and figures["accuracy_count"] == 5
 
 
 def test_groups_that_agree_teach_nothing(world):
@@ -192,7 +243,7 @@ def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world
         watched = model
         return inner(model, *arguments, **options)
 
-    config = GRPOConfig(seq_len=64, prompts=2, group_size=4, max_new_tokens=4, train=TrainConfig(steps=6, learning_rate=1e-2, weight_decay=0.1, warmup=0.0, muon=False))
+    config = GRPOConfig(seq_len=64, prompts=2, group_size=4, max_new_tokens=4, train=TrainConfig(steps=6, learning_rate=1e-2, weight_decay=0.1, warmup=0.0, muon=False, checkpoint_seconds=0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job_module, "train", train)
         result = grpo(folder / "model", records, reward_of, config, job_of)
@@ -204,6 +255,8 @@ def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world
     assert [bool(idle) for idle, _ in states] == [True, True, False, False, True, True]
     assert changed == [False, False, True, True, False, False]
     assert result.idle == read_manifest(tmp_path / "out").metrics["idle"] == 4
+    state = json.loads((tmp_path / "work" / "step-00000005" / "state.json").read_text())
+    assert state["idle"] == 3 and state["guard"]["count"] == 2  # the guard judges by losses of steps that had some
 
 
 def test_rollouts_depend_on_step_and_seed_alone(world):
