@@ -76,7 +76,8 @@ def test_a_file_says_where_the_impossible_value_stands(values):
         build(GRPOConfig, values, "grpo.yaml")
     ((name, value),) = values.items()
     path = name if not isinstance(value, dict) else f"train.{next(iter(value))}"
-    assert caught.value.en.startswith(f"grpo.yaml: {path} is ") and caught.value.zh.startswith(f"grpo.yaml：{path} 是 ")
+    assert f"{path} is " in caught.value.en and f"{path} 是 " in caught.value.zh
+    assert caught.value.en.startswith("grpo.yaml: ") and caught.value.zh.startswith("grpo.yaml：")
 
 
 def test_ranges_of_a_derived_section_are_those_of_its_bases():

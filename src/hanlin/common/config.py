@@ -156,7 +156,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     try:
         return cls(**arguments)
     except OutOfRange as error:
-        raise HanlinError(f"{where}：{prefix}{error.zh}。", f"{where}: {prefix}{error.en}.") from None
+        raise HanlinError(f"{where}：设置不可行：{prefix}{error.zh}。", f"{where}: this cannot work: {prefix}{error.en}.") from None
     except ValueError as error:
         section = prefix.rstrip(".") or cls.__name__
         raise HanlinError(f"{where}：{section} 的设置不可行：{error}", f"{where}: {section} cannot work: {error}") from None
