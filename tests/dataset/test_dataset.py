@@ -20,6 +20,7 @@ from hanlin.dataset import (
     build_text_dataset,
     pack_sequences,
     permutation,
+    too_long_warning,
 )
 from hanlin.dataset.packing import pack_best_fit
 from hanlin.tokenizer import texts
@@ -139,6 +140,59 @@ def test_the_order_is_fixed_for_ever():
     assert permutation(1000, 1, 0).tolist() != permutation(1000, 1, 1).tolist() != permutation(1000, 2, 1).tolist()
 
 
+def said(tokenizer, data):
+    """What each document teaches, and what precedes it."""
+    found = []
+    for index in range(len(data)):
+        ids, mask = data.document(index).tolist(), data.mask[data.starts[index] : data.starts[index + 1]]
+        first = int(np.flatnonzero(mask)[0])
+        found.append((tokenizer.decode(ids[:first]), tokenizer.decode([i for i, learn in zip(ids, mask, strict=True) if learn])))
+    return found
+
+
+def turns(*replies):
+    """A conversation; a reply is its text, or (reasoning, text)."""
+    messages = []
+    for number, reply in enumerate(replies):
+        messages.append({"role": "user", "content": f"问{number}"})
+        both = {"content": reply} if isinstance(reply, str) else {"reasoning_content": reply[0], "content": reply[1]}
+        messages.append({"role": "assistant", **both})
+    return {"messages": messages}
+
+
+def test_every_thought_of_a_conversation_is_learnt_before_its_answer(tmp_path, tokenizer):
+    """As many documents as thoughts; no answer is learnt where its own thought is not shown."""
+    data = build_conversation_dataset([turns(("想0", "答0"), ("想1", "答1"), ("想2", "答2"))], tokenizer, tmp_path / "d", max_length=256)
+    found = said(tokenizer, data)
+    assert [learnt for _, learnt in found] == [f"<think>\n想{n}\n</think>\n答{n}<|im_end|>" for n in range(3)]
+    assert "答0" in found[2][0] and "答1" in found[2][0] and "想0" not in found[2][0]  # context as the template shows it
+    metrics = data.manifest.metrics
+    assert (metrics["conversations"], metrics["documents"], metrics["rounds_apart"]) == (1, 3, 2)
+
+
+def test_rounds_without_thoughts_are_learnt_from_the_whole(tmp_path, tokenizer):
+    data = build_conversation_dataset([turns("答0", ("想1", "答1"), "答2")], tokenizer, tmp_path / "d", max_length=256)
+    assert [learnt for _, learnt in said(tokenizer, data)] == ["<think>\n想1\n</think>\n答1<|im_end|>", "答0<|im_end|>答2<|im_end|>"]
+
+
+def test_conversations_without_thoughts_are_one_document_each(tmp_path, tokenizer):
+    data = build_conversation_dataset([turns("答0", "答1", "答2"), turns(("想", "答"))], tokenizer, tmp_path / "d", max_length=256)
+    assert [learnt for _, learnt in said(tokenizer, data)] == ["答0<|im_end|>答1<|im_end|>答2<|im_end|>", "<think>\n想\n</think>\n答<|im_end|>"]
+    assert data.manifest.metrics["rounds_apart"] == 0
+
+
+def test_a_round_is_learnt_with_its_calls_and_results(tmp_path, tokenizer):
+    call = {"name": "f", "arguments": {}}
+    record = turns("答0", ("后", "答1"))
+    record["messages"][1:2] = [
+        {"role": "assistant", "reasoning_content": "先想", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "晴"}, {"role": "assistant", "content": "晴天"}
+    ]  # fmt: skip
+    data = build_conversation_dataset([record | {"tools": [{"name": "f"}]}], tokenizer, tmp_path / "d", max_length=512)
+    (before, first), (_, second) = said(tokenizer, data)
+    assert first.startswith("<think>\n先想") and first.endswith("晴天<|im_end|>") and second == "<think>\n后\n</think>\n答1<|im_end|>"
+    assert '{"name": "f"}' in before  # what the record says of its tools is shown
+
+
 def test_another_tokenizer_is_refused(tmp_path, tokenizer):
     data = build_text_dataset([{"text": "小明在学校。"}], tokenizer, tmp_path / "d")
     data.require_tokenizer(tokenizer)
@@ -151,6 +205,10 @@ def test_too_long_conversations_are_counted_not_cut(tmp_path, tokenizer):
     chats = [[{"role": "user", "content": "小明" * n}, {"role": "assistant", "content": "好。"}] for n in (1, 200)]
     data = build_conversation_dataset([{"messages": m} for m in chats], tokenizer, tmp_path / "d", max_length=64)
     assert len(data) == 1 and data.manifest.metrics["too_long"] == 1
+    (example,) = data.manifest.metrics["too_long_examples"]
+    assert "小明" * 20 in example
+    zh, en = too_long_warning(data)
+    assert "小明" in zh and "小明" in en and "seq_len=64" in en and example in en
     with pytest.raises(HanlinError, match="64"):
         build_conversation_dataset([{"messages": chats[1]}], tokenizer, tmp_path / "e", max_length=64)
     with pytest.raises(HanlinError):

@@ -131,13 +131,12 @@ def test_mask_covers_what_the_assistant_says(tokenizer: Tokenizer) -> None:
     learnt = "".join(_runs(tokenizer, ids, mask, 1))
     rest = "".join(_runs(tokenizer, ids, mask, 0))
     assert learnt == (
-        "[二<|im_end|>]"
         '[<think>\n想\n</think>\n查\n<tool_call>\n{"name": "weather", "arguments": {"city": "京"}}\n</tool_call><|im_end|>]'
         "[<think>\n再想\n</think>\n晴热<|im_end|>]"
     )
     assert rest == (
-        "[<|im_start|>system\n简短<|im_end|>\n<|im_start|>user\n一<|im_end|>\n<|im_start|>assistant\n]"
-        "[\n<|im_start|>user\n天气？<|im_end|>\n<|im_start|>assistant\n]"
+        "[<|im_start|>system\n简短<|im_end|>\n<|im_start|>user\n一<|im_end|>\n<|im_start|>assistant\n"
+        "二<|im_end|>\n<|im_start|>user\n天气？<|im_end|>\n<|im_start|>assistant\n]"
         "[\n<|im_start|>user\n<tool_response>\n晴\n</tool_response>\n<tool_response>\n热\n</tool_response><|im_end|>\n<|im_start|>assistant\n]"
         "[\n]"
     )

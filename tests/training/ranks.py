@@ -88,7 +88,7 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         reward(world / "model", world / "pairs", RewardConfig(seq_len=128, pairs=5, train=adam), job)
     else:
         config = GRPOConfig(seq_len=64, prompts=5, group_size=4, max_new_tokens=6, train=adam)
-        grpo(world / "model", TALKS, lambda record, text: float(sum(map(ord, text)) % 7), config, job)
+        grpo(world / "model", TALKS, lambda record, text, opened: float(sum(map(ord, text)) % 7), config, job)
     return answer
 
 

@@ -212,7 +212,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
     elif stage == "grpo":
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
         objective = PolicyGradient(config, None)
-        (batch,) = RolloutSource(TALKS, lambda record, text: float(len(text) % 3), tokenizer, config, seed=0).micro_batches(0, model)
+        (batch,) = RolloutSource(TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0).micro_batches(0, model)
         expected = float(objective(model, batch)[0])
         counts = [int(((batch.rows.doc_ids == owner) & (batch.rows.labels != -100)).sum()) for owner in range(len(batch.documents))]
     elif stage == "reward":
@@ -222,7 +222,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected, counts = 2 * float(objective(model, batch)[0]), [1] * 6  # each pair is both its sides'
     else:
-        config = DPOConfig(seq_len=128, pairs=3, sft_weight=1.0, beta=0.0)
+        config = DPOConfig(seq_len=128, pairs=3, sft_weight=1.0, beta=1.0)
         objective = DPOLoss(model, config)
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected = float(objective(model, batch)[0]) - 3 * math.log(2)
@@ -255,7 +255,7 @@ def gradients_of(model, source, objective, work, step=0):
     """Of one step, as the loop accumulates them."""
     model.zero_grad()
     run = _Run(model, source, objective, TrainConfig(), work, Progress(), None, None)  # type: ignore[arg-type]
-    batches, loss, figures = run._gradients(cut(source.micro_batches(step, model), 0))
+    batches, loss, figures, _ = run._gradients(cut(source.micro_batches(step, model), 0))
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}, loss, figures, batches
 
 
@@ -330,7 +330,7 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
         source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), BradleyTerry(config)
     else:
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20, kl_coef=0.1)
-        source = RolloutSource(TALKS, lambda record, text: float(len(text) % 3), tokenizer, config, seed=0)
+        source = RolloutSource(TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0)
         objective = PolicyGradient(config, reference)
     whole, loss, figures, (batch,) = gradients_of(model, source, objective, tmp_path)
     assert len(batch.ids) > 1, "else nothing is tested"
@@ -347,7 +347,7 @@ def test_answers_are_the_same_when_memory_is_short_while_they_are_written(world,
     config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
 
     def source(progress):
-        return RolloutSource(TALKS, lambda record, text: float(len(text) % 3), tokenizer, config, seed=0, progress=progress)
+        return RolloutSource(TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0, progress=progress)
 
     (whole,) = source(Progress()).micro_batches(0, model)
     room, once = 5, Engine.generate

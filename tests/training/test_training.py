@@ -253,3 +253,11 @@ def test_schedules_rise_once_and_never_leave_their_range(schedule):
     assert factors[: top + 1] == sorted(factors[: top + 1]) and factors[20:] == sorted(factors[20:], reverse=True)
     if schedule != "constant":
         assert factors[-1] < 0.08
+
+
+def test_the_decay_ends_with_the_last_step():
+    """`remaining / decay steps`, the step itself counted: the last one still learns, and the one before the decay at the full rate."""
+    factors = [learning_rate_factor(s, 20, schedule="wsd", warmup=0.1, decay=0.25) for s in range(20)]
+    assert factors == pytest.approx([0.5] + [1.0] * 15 + [0.8, 0.6, 0.4, 0.2])
+    floored = [learning_rate_factor(s, 20, schedule="wsd", warmup=0.0, decay=0.2, floor=0.5) for s in range(16, 20)]
+    assert floored == pytest.approx([1.0, 0.875, 0.75, 0.625])

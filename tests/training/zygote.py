@@ -82,7 +82,7 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
             reward(model, world / "pairs", RewardConfig(seq_len=128, pairs=4, train=adam), job)
         else:
             config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6, train=adam)
-            grpo(model, TALKS, lambda record, text: float(len(text) % 3), config, job)
+            grpo(model, TALKS, lambda record, text, opened: float(len(text) % 3), config, job)
     finally:
         job_module.train = train
     return digests[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,70 @@ import yaml
 from .errors import HanlinError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a number may be: from `low` to `high`, each belonging to it unless `open_low` or `open_high`; never NaN or infinite."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (value > self.low if self.open_low else value >= self.low)
+            and (value < self.high if self.open_high else value <= self.high)
+        )
+
+    def describe(self) -> tuple[str, str]:
+        """In words, in both languages."""
+        zh, en = [], []
+        if self.low > -math.inf:
+            zh.append(("大于" if self.open_low else "不小于") + f" {self.low:g}")
+            en.append(("greater than" if self.open_low else "at least") + f" {self.low:g}")
+        if self.high < math.inf:
+            zh.append(("小于" if self.open_high else "不大于") + f" {self.high:g}")
+            en.append(("less than" if self.open_high else "at most") + f" {self.high:g}")
+        return "、".join(["是有限的数", *zh]), " and ".join(["finite", *en])
+
+
+def at_least(low: float) -> Range:
+    """`low` and more."""
+    return Range(low)
+
+
+def above(low: float) -> Range:
+    """More than `low`."""
+    return Range(low, open_low=True)
+
+
+class OutOfRange(HanlinError, ValueError):
+    """A setting outside its range, or settings that exclude one another."""
+
+
+def ranges_of(cls: type) -> dict[str, Range]:
+    """The `RANGES` of a configuration class and of those it derives from."""
+    found: dict[str, Range] = {}
+    for base in reversed(cls.__mro__):
+        found |= base.__dict__.get("RANGES", {})
+    return found
+
+
+def require_ranges(config: Any) -> None:
+    """Check a configuration's numbers, for its `__post_init__`: each within its class's `RANGES`, all of them finite.
+
+    Raises:
+        OutOfRange: names the field, its value and what it may be.
+    """
+    ranges = ranges_of(type(config))
+    for field in dataclasses.fields(config):
+        value, allowed = getattr(config, field.name), ranges.get(field.name, Range())
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value not in allowed:
+            zh, en = allowed.describe()
+            raise OutOfRange(f"{field.name} 是 {value}，应{zh}", f"{field.name} is {value}, should be {en}")
 
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
@@ -90,6 +155,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
         raise HanlinError(f"{where}：缺少 {prefix}{missing[0]}。", f"{where}: {prefix}{missing[0]} is missing.")
     try:
         return cls(**arguments)
+    except OutOfRange as error:
+        raise HanlinError(f"{where}：设置不可行：{prefix}{error.zh}。", f"{where}: this cannot work: {prefix}{error.en}.") from None
     except ValueError as error:
         section = prefix.rstrip(".") or cls.__name__
         raise HanlinError(f"{where}：{section} 的设置不可行：{error}", f"{where}: {section} cannot work: {error}") from None

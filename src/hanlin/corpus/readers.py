@@ -30,7 +30,11 @@ _LOOK = 100  # records without one of a known layout, from the start of a file, 
 _HEAD = 2 << 20  # bytes of a file that tell what it is
 _LISTED = 50  # bad files that a message names
 Kind = Literal["documents", "conversations", "preferences"]
-_FLAGS = {"documents": "--corpus", "conversations": "--sft", "preferences": "dpo.files"}
+_TAKEN_BY = {
+    "documents": ("hanlin corpus build、hanlin dataset build 或 hanlin run --corpus", "hanlin corpus build, hanlin dataset build or hanlin run --corpus"),
+    "conversations": ("hanlin sft、hanlin distill 或 hanlin run --sft", "hanlin sft, hanlin distill or hanlin run --sft"),
+    "preferences": ("hanlin dpo、hanlin reward 或配方里的 dpo.files", "hanlin dpo, hanlin reward or a recipe's dpo.files"),
+}
 
 
 def read_documents(
@@ -312,8 +316,8 @@ def _unrecognised(path: Source, values: list[Any], schema: str, text_key: str) -
     fitting = [other for other in SCHEMAS if other != schema and any(recognise_for(value, other) for value in values)]
     zh_hint, en_hint = "", ""
     if fitting:
-        zh_hint = f"它看起来是 {fitting[0]}，应交给 {_FLAGS[fitting[0]]}。"
-        en_hint = f"It looks like {fitting[0]}: pass it as {_FLAGS[fitting[0]]}. "
+        zh_hint = f"它看起来是 {fitting[0]}，那是给 {_TAKEN_BY[fitting[0]][0]} 的。"
+        en_hint = f"It looks like {fitting[0]}, which are for {_TAKEN_BY[fitting[0]][1]}. "
     elif schema == "documents":
         zh_hint = "正文在哪个键里，可以用 --text-key（配方里是 corpus.text_key）指明。"
         en_hint = "Name the key of the text by --text-key (corpus.text_key in a recipe). "

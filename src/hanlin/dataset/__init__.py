@@ -1,10 +1,17 @@
 """From text to rows of tokens: shards on disk, loss masks, packing and the order of samples."""
 
 from .packing import IGNORE, Batch, ConversationRows, TextRows, pack_sequences, permutation
-from .shards import TokenDataset, TokenDatasetWriter, build_conversation_dataset, build_text_dataset
+from .shards import (
+    TokenDataset,
+    TokenDatasetWriter,
+    TooLong,
+    build_conversation_dataset,
+    build_text_dataset,
+    too_long_warning,
+)
 from .tail import Tail, tail_alarm
 
 __all__ = [
-    "IGNORE", "Batch", "ConversationRows", "Tail", "TextRows", "TokenDataset", "TokenDatasetWriter",
-    "build_conversation_dataset", "build_text_dataset", "pack_sequences", "permutation", "tail_alarm",
+    "IGNORE", "Batch", "ConversationRows", "Tail", "TextRows", "TokenDataset", "TokenDatasetWriter", "TooLong",
+    "build_conversation_dataset", "build_text_dataset", "pack_sequences", "permutation", "tail_alarm", "too_long_warning",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from ..common.manifest import Manifest, artifact, read_manifest
 from ..common.savepoint import Savepoint, files_key
 from ..corpus.files import expand
 from ..corpus.readers import read_sourced_texts
-from ..tokenizer import Tokenizer
+from ..tokenizer import Tokenizer, chat
 from ..tokenizer.texts import text_batches
 
 _LENGTHS = "lengths.bin"  # of the documents, while a dataset is written
@@ -306,10 +306,13 @@ def build_conversation_dataset(
     text: Iterator[np.ndarray] | None = None,
     text_share: float = 0.0,
 ) -> TokenDataset:
-    """Encode conversations `{"messages"}` through the one chat template, with a mask on what the assistant says.
+    """Encode conversations `{"messages", "tools"?}` through the one chat template, with a mask on what the assistant says.
 
-    Conversations longer than `max_length` tokens, or in which the assistant says nothing, are left out whole and counted
-    (`too_long`, `nothing_to_learn`): a cut one would teach the model never to stop.
+    A conversation is one document. Of each earlier round whose reasoning the template drops from the whole there is one more, which
+    ends with that round and learns it alone: its answer is never learnt without the thought it came from (`rounds_apart` of them).
+
+    Documents longer than `max_length` tokens, and conversations in which the assistant says nothing, are left out whole and counted
+    (`too_long`, of which some are in `too_long_examples`; `nothing_to_learn`): a cut one would teach the model never to stop.
 
     Args:
         inputs: JSON-able note of where the records came from, kept in the manifest for a pipeline to compare.
@@ -323,32 +326,75 @@ def build_conversation_dataset(
     config = {"tokenizer": tokenizer.content_hash, "masked": True, "max_length": max_length, "inputs": inputs}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
-        too_long = nothing = targets = texts = 0
+        conversations = apart = nothing = targets = texts = 0
+        too_long = TooLong(max_length)
         for record in records:
             if text is not None and texts < text_share * (writer.documents + 1):
                 document = next(text)[:max_length]
                 writer.add(document, [0] + [1] * (len(document) - 1))
                 texts += 1
-            ids, mask = tokenizer.encode_conversation(record["messages"])
-            if len(ids) > max_length:
-                too_long += 1
-            elif not any(mask):
-                nothing += 1
-            else:
+            messages, tools = record["messages"], record.get("tools")
+            conversations += 1
+            learnt = 0
+            for start, end in [*chat.cut_short(messages), (0, len(messages))]:
+                ids, mask = tokenizer.encode_conversation(messages[:end], tools=tools, learn_from=start)
+                if not any(mask):
+                    continue
+                learnt += sum(mask)
+                if len(ids) > max_length:
+                    too_long.add(messages, len(ids))
+                    continue
                 writer.add(ids, mask)
                 targets += sum(mask)
+                apart += end < len(messages)
+            nothing += not learnt
         writer.close()
-        if too_long and not writer.documents:
+        if too_long.count and not writer.documents:
             raise HanlinError(
-                f"全部 {too_long} 段对话都长于 {max_length} 个词元。请加大 seq_len（以及模型的 max_position_embeddings）。",
-                f"All {too_long} conversations are longer than {max_length} tokens. Raise seq_len (and the model's max_position_embeddings).",
+                f"全部 {too_long.count} 段对话都长于 {max_length} 个词元，例如 {too_long.examples[0]}。请加大 seq_len（以及模型的 max_position_embeddings）。",
+                f"All {too_long.count} conversations are longer than {max_length} tokens, for example {too_long.examples[0]}. "
+                "Raise seq_len (and the model's max_position_embeddings).",
             )
         _refuse_empty(writer, out)
         written.metrics = {
-            "documents": writer.documents, "tokens": writer.tokens, "target_tokens": targets,
-            "too_long": too_long, "nothing_to_learn": nothing, "texts": texts,
-        }  # fmt: skip
+            "conversations": conversations, "documents": writer.documents, "rounds_apart": apart, "tokens": writer.tokens,
+            "target_tokens": targets, "nothing_to_learn": nothing, "texts": texts,
+        } | too_long.metrics  # fmt: skip
     return TokenDataset(out, verify=False)
+
+
+class TooLong:
+    """Conversations that are longer than a row: how many, and the beginnings of the first few with their tokens, to be shown to whoever gave them."""
+
+    kept = 3
+
+    def __init__(self, max_length: int):
+        self.max_length, self.count = max_length, 0
+        self.examples: list[str] = []
+
+    def add(self, messages: Sequence[Mapping[str, Any]], tokens: int) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.examples) < self.kept:
+            text = next((str(message.get("content")) for message in messages if message.get("role") == "user"), "")
+            self.examples.append(f"{text[:40]!r}… ({tokens:,})")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"too_long": self.count} | ({"too_long_examples": self.examples} if self.examples else {})
+
+
+def too_long_warning(dataset: TokenDataset) -> tuple[str, str] | None:
+    """What to tell whoever gave the conversations or pairs of a dataset, in both languages; None where all of them were used."""
+    said, limit = dataset.manifest.metrics, dataset.manifest.config.get("max_length")
+    if not said.get("too_long"):
+        return None
+    shown = said["too_long_examples"][0]
+    return (
+        f"有 {said['too_long']:,} 条长于 seq_len={limit} 个词元，整条没有用，例如 {shown}。加大 seq_len 就能用上",
+        f"{said['too_long']:,} were longer than seq_len={limit} tokens and were left out whole, for example {shown}. A larger seq_len would take them",
+    )
 
 
 def _refuse_empty(writer: TokenDatasetWriter, out: Path | str) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -29,6 +28,7 @@ from ..stages.supervised import SupervisedConfig
 from ..tokenizer import load_tokenizer
 from .cell import RESULT, SPEC, heldout_documents
 from .life import Life
+from .probe import python_running
 from .recipe import Recipe
 from .single import PretrainFile
 from .workshop import publish
@@ -217,7 +217,7 @@ class CellPool:
                 if self._stopped:
                     raise HanlinError("已中断", "interrupted")
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "hanlin.pipeline.cell", str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                    [*python_running("hanlin.pipeline.cell"), str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                     env=environment, start_new_session=True,
                 )  # fmt: skip
                 self._running[cell.name] = process

@@ -70,7 +70,7 @@ def probe(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: 
         "config": to_dict(config), "train": to_dict(settings), "shape": to_dict(shape), "device": device, "steps": steps + _DROPPED, "max_seconds": max_seconds,
     }  # fmt: skip
     environment = {"GOMP_SPINCOUNT": "1000"} | os.environ  # as the command line sets it for training
-    done = subprocess.run([sys.executable, "-m", "hanlin.pipeline.probe", json.dumps(asked)], capture_output=True, text=True, env=environment)
+    done = subprocess.run([*python_running("hanlin.pipeline.probe"), json.dumps(asked)], capture_output=True, text=True, env=environment)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [""])[-1]
         raise HanlinError(
@@ -91,6 +91,16 @@ def probe(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: 
     quartiles = statistics.quantiles(times if shape.micros == 1 else [t / statistics.median(single) for t in single], n=4) if len(times) > 3 and (shape.micros == 1 or len(single) > 1) else None
     spread = (quartiles[2] - quartiles[0]) / 2 / (seconds if shape.micros == 1 else 1.0) if quartiles else 0.0
     return Probe(seconds, spread, found["peak_mb"], found["baseline_mb"], len(times))
+
+
+def python_running(module: str) -> list[str]:
+    """The command of a Python process that runs a module of this package and nothing from the directory one happens to stand in.
+
+    `python -m` puts that directory first on the path: an `orjson.py` in a folder that was downloaded would run. (PYTHONSAFEPATH is
+    Python 3.11's way to say the same.)
+    """
+    start = "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop(1)]; import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", start, str(Path(__file__).parents[2]), module]
 
 
 def compiles(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: str) -> bool:

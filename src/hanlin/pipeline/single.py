@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..common.config import apply_overrides, build, flatten, load_yaml, to_dict
+from ..common.config import Range, apply_overrides, at_least, build, flatten, load_yaml, require_ranges, to_dict
 from ..common.errors import HanlinError, first_process
 from ..common.locks import directory_lock
-from ..common.manifest import hash_json, read_manifest
+from ..common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
 from ..common.progress import Progress, make_progress
+from ..corpus.files import expand
 from ..corpus.readers import read_conversations, read_preferences
-from ..dataset import TokenDataset, build_conversation_dataset
+from ..dataset import TokenDataset, build_conversation_dataset, too_long_warning
 from ..export import check_export
-from ..model import ModelShape
+from ..model import ModelConfig, ModelShape
 from ..stages.dpo import DPOConfig, dpo
 from ..stages.grpo import GRPOConfig, grpo
-from ..stages.job import Job
+from ..stages.job import Job, content_hash
 from ..stages.pairs import build_pair_dataset
 from ..stages.pretrain import pretrain
-from ..stages.reward import RewardConfig, reward
+from ..stages.reward import RewardConfig, require_trunk, reward
 from ..stages.rewards import numeric_answer
 from ..stages.supervised import SupervisedConfig, finetune
 from ..tokenizer import load_tokenizer
 from ..training.parallel import Team, joined
+from ..training.spikes import RUN, SPIKES, write_run_file
 from .dial import apply_dial, dial_text
+
+METRICS = "metrics.jsonl"
+_SEED = Range(0, 1 << 32)
+_DATA = "data"  # in the work directory: the encoded conversations or pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +52,28 @@ class PretrainFile:
     device: str = "auto"
     track: tuple[str, ...] = ()
 
+    RANGES: ClassVar[dict[str, Range]] = {"seed": _SEED}
+
+    def __post_init__(self):
+        require_ranges(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedFile:
-    """`model` to start from, `files` of conversations, and the training section `config`."""
+    """`model` to start from, `files` of conversations, the most of them to read (`limit`, 0 for all), and the training section `config`."""
 
     model: Path
     files: tuple[str, ...]
+    limit: int = 0
     config: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
     seed: int = 1
     device: str = "auto"
     track: tuple[str, ...] = ()
+
+    RANGES: ClassVar[dict[str, Range]] = {"seed": _SEED, "limit": at_least(0)}
+
+    def __post_init__(self):
+        require_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,30 +138,84 @@ def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str 
     progress = make_progress() if team.first else Progress()
     with contextlib.ExitStack() as held:
         team.by_first(lambda: held.enter_context(directory_lock(root)))
-        work = root / hash_json([name, to_dict(file)])[:10]  # another configuration never resumes these checkpoints
         progress.stage(1, 1, name)
-        job = Job(out, work, progress, file.seed, device=device, trackers=file.track, team=team)
-        if name == "pretrain":
-            tokenizer = load_tokenizer(file.tokenizer)
-            shape = file.model.config(tokenizer.vocab_size, tokenizer.eos_id)
-            check_export(shape, tokenizer)
-            pretrain(file.dataset, file.tokenizer, shape, file.pretrain, job)
-        elif name == "grpo":
-            problems = [record for record in read_conversations(file.files) if record.get("answer") is not None]
-            if not problems:
-                raise HanlinError(f"{config}：files 里没有带 answer 字段的对话。", f"{config}: no conversation in files has an `answer`.")
-            grpo(file.model, problems, numeric_answer, file.config, job)
+        key = team.by_first(lambda: _key(name, file))
+        work = root / key[:10]  # another parent, other data or another configuration never resume these checkpoints
+        if team.by_first(lambda: _finished(out, key, progress)):
+            progress.note(
+                f"{out} 已经是这份配置、这些数据、这个起点的结果，没有什么要做的。",
+                f"{out} is the result of this configuration, data and start already: there is nothing to do.",
+            )
         else:
-            tokenizer, data = load_tokenizer(file.model), work / f"data-{hash_json([str(config), list(file.files)])[:10]}"
-
-            def encode() -> None:
-                build, read = (build_conversation_dataset, read_conversations) if name in ("sft", "distill") else (build_pair_dataset, read_preferences)
-                build(read(file.files), tokenizer, data, max_length=file.config.seq_len)
-
-            team.by_first(encode)
-            if name in ("sft", "distill"):
-                finetune(file.model, data, file.config, job)
-            else:
-                {"dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)
+            _train(name, config, file, Job(out, work, progress, file.seed, key, device, file.track, team=team))
+        team.by_first(lambda: _settle(work, out, progress))
     progress.close()
     return team.by_first(lambda: read_manifest(out, verify=False).metrics)
+
+
+def _key(name: str, file: Any) -> str:
+    """What the result depends on: the contents of all inputs, wherever they lie, and the configuration."""
+    asked = {key: value for key, value in to_dict(file).items() if key not in ("dataset", "tokenizer", "files", "track")}
+    if name == "pretrain":
+        return hash_json([name, asked, content_hash(file.dataset), load_tokenizer(file.tokenizer).content_hash])
+    load_tokenizer(file.model)  # says it where there is no model
+    if name == "reward":
+        require_trunk(ModelConfig.from_hf(file.model))
+    return hash_json([name, asked | {"model": content_hash(file.model)}, [sha256_file(path) for path in expand(file.files)]])
+
+
+def _finished(out: Path, key: str, progress: Progress) -> bool:
+    """Whether `out` holds this very result, whole; a damaged one is reported and made again."""
+    try:
+        return (out / MANIFEST).is_file() and read_manifest(out, verify=False).key == key and bool(read_manifest(out))
+    except HanlinError as error:
+        progress.warn(f"需要重做：{error.zh}", f"must be done again: {error.en}")
+        return False
+
+
+def _settle(work: Path, out: Path, progress: Progress) -> None:
+    """Once the result is published: its curve and the record of its bad steps go beside it, the work directory goes away."""
+    if (work / SPIKES).is_file() and (work / _DATA).is_dir():  # the record names documents by their places in it
+        shutil.rmtree(out / _DATA, ignore_errors=True)
+        os.replace(work / _DATA, out / _DATA)
+        write_run_file(work, out / _DATA, out)
+    for name in (METRICS, RUN, SPIKES):
+        if (work / name).is_file():
+            os.replace(work / name, out / name)
+    shutil.rmtree(work, ignore_errors=True)
+    others = [folder for folder in work.parent.iterdir() if folder.is_dir()]
+    if others:
+        progress.note(
+            f"{work.parent} 里还有 {len(others)} 次没有训练完的进度（别的配置、数据或起点），不再需要就删掉它。",
+            f"{work.parent} still holds {len(others)} unfinished trainings (of another configuration, data or start): remove it if they are not needed.",
+        )
+    else:
+        shutil.rmtree(work.parent, ignore_errors=True)
+
+
+def _train(name: str, config: Path, file: Any, job: Job) -> None:
+    """Train and publish."""
+    if name == "pretrain":
+        tokenizer = load_tokenizer(file.tokenizer)
+        shape = file.model.config(tokenizer.vocab_size, tokenizer.eos_id)
+        check_export(shape, tokenizer)
+        pretrain(file.dataset, file.tokenizer, shape, file.pretrain, job)
+        return
+    if name == "grpo":
+        found = (record for record in read_conversations(file.files) if record.get("answer") is not None)
+        problems = list(itertools.islice(found, file.limit or None))
+        if not problems:
+            raise HanlinError(f"{config}：files 里没有带 answer 字段的对话。", f"{config}: no conversation in files has an `answer`.")
+        grpo(file.model, problems, numeric_answer, file.config, job)
+        return
+    tokenizer, data = load_tokenizer(file.model), job.work / _DATA
+
+    def encode() -> None:  # at every start: it costs little, and what lies there may be half a directory
+        build, read = (build_conversation_dataset, read_conversations) if name in ("sft", "distill") else (build_pair_dataset, read_preferences)
+        records = itertools.islice(read(file.files), file.limit or None)
+        left_out = too_long_warning(build(records, tokenizer, data, max_length=file.config.seq_len))
+        if left_out is not None:
+            job.progress.warn(*left_out)
+
+    job.team.by_first(encode)
+    {"sft": finetune, "distill": finetune, "dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)

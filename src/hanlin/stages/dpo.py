@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 
+from ..common.config import Range, above, at_least
 from ..dataset import Batch, TokenDataset
 from ..model import token_log_probs
 from ..training import TrainConfig, TrainResult
@@ -30,6 +31,8 @@ class DPOConfig(PairConfig):
     beta: float = 2.0
     length_normalized: bool = True
     sft_weight: float = 0.2
+
+    RANGES: ClassVar[dict[str, Range]] = {"beta": above(0), "sft_weight": at_least(0)}
 
 
 class DPOLoss:
@@ -77,5 +80,7 @@ def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) ->
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
     reference = copy.deepcopy(model).requires_grad_(False)
-    result = job.train(model, PairSource(data, config, job.seed), DPOLoss(reference, config), config, dataset=data.path, tokenizer=tokenizer)
-    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})
+    parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
+    source, objective = PairSource(data, config, job.seed), DPOLoss(reference, config)
+    result = job.train(model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer)
+    return job.publish(model, tokenizer, result, config, parents)

@@ -15,11 +15,12 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
+from ..common.config import OutOfRange, Range, above, at_least, require_ranges
 from ..common.devices import send
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json
@@ -34,7 +35,9 @@ from ..training.parallel import WHOLE, Share
 from .job import Job, content_hash
 from .pairs import sum_by_document
 
-RewardFunction = Callable[[Any, str], float]
+RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
+"""(record, what the model wrote, whether the prompt ended inside a block of thought) → reward. One with a method
+`can_judge(record)` is asked beforehand which records it can judge."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +60,34 @@ class GRPOConfig:
     kl_coef: float = 0.0
     thinking: bool | None = None
 
+    RANGES: ClassVar[dict[str, Range]] = {
+        "seq_len": at_least(2),
+        "prompts": at_least(1),
+        "group_size": at_least(2),  # the mean of a group of one teaches nothing
+        "max_new_tokens": at_least(1),
+        "temperature": above(0),  # at 0 all answers of a group are the same
+        "kl_coef": at_least(0),
+    }
+
     def __post_init__(self):
-        if self.group_size < 2:
-            raise ValueError(f"group_size must be at least 2 (the mean of a group of one teaches nothing), not {self.group_size}")
+        require_ranges(self)
+        if self.max_new_tokens >= self.seq_len:
+            raise OutOfRange(
+                f"max_new_tokens 是 {self.max_new_tokens}，seq_len={self.seq_len} 里放不下题目",
+                f"max_new_tokens is {self.max_new_tokens}, which leaves no room for a prompt in seq_len={self.seq_len}",
+            )
 
 
 @dataclasses.dataclass
 class RolloutBatch:
-    """Packed answers with their advantages (documents,) and the figures of the whole rollout."""
+    """Packed answers with their advantages (documents,) and the figures of the whole rollout; `idle` where no group disagrees."""
 
     rows: Batch
     advantages: torch.Tensor
     reward: float
     answers: int
     answer_tokens: int
+    idle: bool = False
 
     @property
     def ids(self) -> torch.Tensor:
@@ -88,7 +105,7 @@ class RolloutBatch:
         for rows in self.rows.split():
             share = len(rows.documents)
             answers, tokens = (total * (first + share) // len(self.documents) - total * first // len(self.documents) for total in (self.answers, self.answer_tokens))
-            parts.append(RolloutBatch(rows, self.advantages[first : first + share], self.reward, answers, tokens))
+            parts.append(RolloutBatch(rows, self.advantages[first : first + share], self.reward, answers, tokens, self.idle))
             first += share
         return parts if len(parts) > 1 else [self]
 
@@ -105,10 +122,12 @@ class RolloutSource:
     def __init__(
         self, records: Sequence[Mapping[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int, progress: Progress | None = None
     ):
-        self.records, self.reward, self.tokenizer, self.config, self.seed = records, reward, tokenizer, config, seed
+        self.reward, self.tokenizer, self.config, self.seed = reward, tokenizer, config, seed
         self.progress = progress or Progress()
+        self.records = judgeable(records, reward, self.progress)
+        self.records, self.prompts = fitting(self.records, tokenizer, config, self.progress)
         self.at_once = config.prompts * config.group_size  # answers written side by side
-        self._digest = hash_json([record["messages"] for record in records])
+        self._digest = hash_json([dict(record) for record in self.records])  # whole: what the reward reads besides the messages counts as well
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -126,17 +145,7 @@ class RolloutSource:
         mine = share.of(config.prompts)
         places = [step * config.prompts + place for place in mine]
         chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
-        prompts = [
-            self.tokenizer.encode_conversation(prompt_of(self.records[index]), add_generation_prompt=True, thinking=config.thinking)[0] for index in chosen
-        ]
-        longest = max(map(len, prompts))
-        if longest + config.max_new_tokens > config.seq_len:
-            raise HanlinError(
-                f"最长的提示有 {longest} 个词元，加上 max_new_tokens={config.max_new_tokens} 超过 seq_len={config.seq_len}。请加大 seq_len，或减小 max_new_tokens。",
-                f"The longest prompt has {longest} tokens; with max_new_tokens={config.max_new_tokens} that exceeds seq_len={config.seq_len}. "
-                "Raise seq_len, or lower max_new_tokens.",
-            )
-        repeated = [prompt for prompt in prompts for _ in range(config.group_size)]
+        repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
         model.eval()
         seed = self.seed * 1_000_003 + step  # each answer has a stream of its own, by its place in the whole step
         streams = [derive_seed(seed, mine.start * config.group_size + i) for i in range(len(repeated))]
@@ -144,17 +153,21 @@ class RolloutSource:
         completions = self._generate(cast(CausalLM, model), repeated, sampling)
         model.train()
         texts = [self.tokenizer.decode(completion.ids) for completion in completions]
-        rewards = torch.tensor([self.reward(self.records[chosen[i // config.group_size]], text) for i, text in enumerate(texts)])
+        opened = config.thinking is True
+        rewards = torch.tensor([self.reward(self.records[chosen[i // config.group_size]], text, opened) for i, text in enumerate(texts)])
         groups = rewards.view(len(mine), config.group_size)
-        advantages = (groups - groups.mean(1, keepdim=True)).flatten()
-        useful = [i for i in range(len(repeated)) if config.kl_coef or float(advantages[i]) != 0.0] or [0]  # without KL, others teach nothing
+        # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is left would be an advantage.
+        disagree = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
+        advantages = torch.where(disagree, groups - groups.mean(1, keepdim=True), 0.0).flatten()
+        useful = [i for i in range(len(repeated)) if config.kl_coef or float(advantages[i]) != 0.0]  # without KL, others teach nothing
+        shown = useful or [0]  # one answer stands for an idle step: every process makes the same passes
         sequences = [
-            (list(repeated[i]) + list(completions[i].ids), [0] * len(repeated[i]) + [1] * len(completions[i].ids)) for i in useful
+            (list(repeated[i]) + list(completions[i].ids), [0] * len(repeated[i]) + [1] * len(completions[i].ids)) for i in shown
         ]
-        rows = pack_sequences(sequences, config.seq_len, useful)
+        rows = pack_sequences(sequences, config.seq_len, shown)
         ordered = advantages[rows.documents]
         rows.documents = [chosen[i // config.group_size] for i in rows.documents]
-        return [RolloutBatch(rows, ordered, float(rewards.mean()), len(repeated), sum(len(c.ids) for c in completions))]
+        return [RolloutBatch(rows, ordered, float(rewards.mean()), len(repeated), sum(len(c.ids) for c in completions), not useful)]
 
     def _generate(self, model: CausalLM, prompts: list[list[int]], sampling: list[SamplingParams]) -> list[Completion]:
         """An answer to each prompt. When memory runs out, all of them again with half as many at a time: each has a stream of its own."""
@@ -180,6 +193,62 @@ def prompt_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The messages before the last assistant turn."""
     messages = record["messages"]
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def judgeable(records: Sequence[Mapping[str, Any]], reward: RewardFunction, progress: Progress) -> list[Mapping[str, Any]]:
+    """The records that the reward can judge; the others are counted and one of them is shown, before anything is computed.
+
+    Raises:
+        HanlinError: none is left.
+    """
+    judges: Callable[[Mapping[str, Any]], bool] = getattr(reward, "can_judge", lambda record: True)
+    kept = [record for record in records if judges(record)]
+    if len(kept) < len(records):
+        example = next(record for record in records if not judges(record))
+        shown = f"{str(example.get('answer'))[:40]!r} ({_beginning(example)})"
+        if not kept:
+            raise HanlinError(
+                f"{len(records)} 道题的 answer 没有一个是数，无法核对，例如 {shown}。请把 answer 写成一个数（12、-3.5、15/2、12%、1,200），不带单位和文字。",
+                f"Not one `answer` of {len(records)} problems is a number, so none can be checked, for example {shown}. "
+                "Write answers as one number (12, -3.5, 15/2, 12%, 1,200), without units or words.",
+            )
+        progress.warn(
+            f"跳过 {len(records) - len(kept)} 道题（共 {len(records)} 道）：answer 不是一个数，无法核对，例如 {shown}",
+            f"left out {len(records) - len(kept)} of {len(records)} problems: their `answer` is no number and cannot be checked, for example {shown}",
+        )
+    return kept
+
+
+def fitting(
+    records: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, config: GRPOConfig, progress: Progress
+) -> tuple[list[Mapping[str, Any]], list[list[int]]]:
+    """The records whose prompt leaves room for an answer, and their prompts; the others are counted and one of them is shown.
+
+    Raises:
+        HanlinError: none is left.
+    """
+    room = config.seq_len - config.max_new_tokens
+    prompts = [tokenizer.encode_conversation(prompt_of(record), add_generation_prompt=True, thinking=config.thinking, tools=record.get("tools"))[0] for record in records]
+    fit = [len(prompt) <= room for prompt in prompts]
+    if not all(fit):
+        longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+        shown = _beginning(records[longest])
+        zh = f"提示长于 seq_len - max_new_tokens = {room} 个词元；最长的有 {len(prompts[longest])} 个（{shown}）。请加大 seq_len，或减小 max_new_tokens。"
+        en = (
+            f"a prompt of more than seq_len - max_new_tokens = {room} tokens; the longest has {len(prompts[longest])} ({shown}). "
+            "Raise seq_len, or lower max_new_tokens."
+        )
+        if not any(fit):
+            raise HanlinError(f"全部 {len(records)} 道题都放不下：{zh}", f"None of {len(records)} problems fits: {en}")
+        progress.warn(f"跳过 {fit.count(False)} 道题（共 {len(records)} 道）：{zh}", f"left out {fit.count(False)} of {len(records)} problems: {en}")
+    kept = [index for index, fits in enumerate(fit) if fits]
+    return [records[index] for index in kept], [prompts[index] for index in kept]
+
+
+def _beginning(record: Mapping[str, Any]) -> str:
+    """The first words of a problem."""
+    text = next((str(message.get("content")) for message in record["messages"] if message["role"] == "user"), "")
+    return text if len(text) <= 30 else text[:30] + "…"
 
 
 class PolicyGradient:
@@ -225,12 +294,22 @@ def grpo(
     """Let a model improve by trying, and publish it.
 
     Args:
-        records: conversations whose last user turn is the prompt; whatever else they hold goes to `reward`.
+        records: conversations whose last user turn is the prompt; whatever else they hold goes to `reward`. Those that it cannot
+            judge, or whose prompt leaves no room for an answer, are left out, with a warning, before anything is computed.
         reward: judges one answer's text (special tokens included).
+
+    Raises:
+        HanlinError: no record is left.
     """
     model, tokenizer = job.load(parent, config.seq_len)
     reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
     source = RolloutSource(records, reward, tokenizer, config, job.seed, job.progress)
-    result = job.train(model, source, PolicyGradient(config, reference), config)
     parents = {"model": content_hash(parent), "prompts": source.fingerprint}
-    return job.publish(model, tokenizer, result, config, parents, reward=result.last.get("reward"))
+    result = job.train(model, source, PolicyGradient(config, reference), config, origin=parents)
+    if result.idle:
+        job.progress.note(
+            f"{result.idle} 步里没有一道题的答案得分有高有低，这些步没有改动权重",
+            f"in {result.idle} steps the answers to each problem all earned the same; these steps changed no weight",
+        )
+    figures = {"reward": result.last.get("reward"), "problems": len(source.records), "left_out": len(records) - len(source.records), "idle": result.idle}
+    return job.publish(model, tokenizer, result, config, parents, **figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from ..common.config import to_dict
 from ..common.devices import resolve_device
 from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, artifact, read_manifest
+from ..common.manifest import MANIFEST, artifact, hash_json, read_manifest, sha256_file
 from ..common.progress import Progress
 from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel, load_model, save_weights
@@ -54,11 +55,20 @@ class Job:
         return model, load_tokenizer(parent)
 
     def train(
-        self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: Any, *, dataset: Path | None = None, tokenizer: Tokenizer | None = None
+        self,
+        model: CausalLM | RewardModel,
+        source: BatchSource,
+        objective: Objective,
+        config: Any,
+        *,
+        origin: Mapping[str, str],
+        dataset: Path | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> TrainResult:
         """Run the loop with the stage's `config.train`, logging to `work`.
 
         Args:
+            origin: content hashes of what the model was made from, by role: checkpoints of another origin are refused.
             dataset: where the documents of a bad step can be read, with `tokenizer`.
         """
         log = MetricsLog(None)
@@ -66,7 +76,10 @@ class Job:
             write_run_file(self.work, dataset, tokenizer and tokenizer.path)
             log = MetricsLog(self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config))
         try:
-            return train(model, source, objective, config.train, self.work, self.progress, log=log, max_seconds=self.max_seconds, team=self.team)
+            return train(
+                model, source, objective, config.train, self.work, self.progress,
+                log=log, max_seconds=self.max_seconds, team=self.team, origin=origin,
+            )  # fmt: skip
         finally:
             log.close()
 
@@ -114,5 +127,9 @@ def check_length(model: CausalLM | RewardModel, seq_len: int) -> None:
 
 
 def content_hash(path: Path | str) -> str:
-    """Content hash of an artefact already verified, or `external` for a model that is not ours."""
-    return read_manifest(path, verify=False).content_hash if (Path(path) / MANIFEST).is_file() else "external"
+    """Content hash of an artefact already verified; of a model that is not ours, hash of its weights, configuration and tokenizer."""
+    folder = Path(path)
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder, verify=False).content_hash
+    files = sorted(file for file in folder.iterdir() if file.name == "config.json" or file.suffix == ".safetensors" or file.name.startswith("tokenizer"))
+    return hash_json(["external", {file.name: sha256_file(file) for file in files if file.is_file()}])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from ..common.config import Range, at_least, require_ranges
 from ..common.errors import HanlinError
 from ..common.manifest import artifact
-from ..dataset import Batch, TokenDataset, TokenDatasetWriter, pack_sequences, permutation
+from ..dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
 from ..tokenizer import Tokenizer
 from ..training.parallel import WHOLE, Share
 
@@ -24,9 +25,10 @@ class PairConfig:
     seq_len: int = 256
     pairs: int = 32
 
+    RANGES: ClassVar[dict[str, Range]] = {"seq_len": at_least(2), "pairs": at_least(1)}
+
     def __post_init__(self):
-        if self.pairs < 1:
-            raise ValueError(f"pairs must be at least 1, not {self.pairs}")
+        require_ranges(self)
 
 
 def build_pair_dataset(
@@ -34,7 +36,8 @@ def build_pair_dataset(
 ) -> TokenDataset:
     """Encode `{"prompt", "chosen", "rejected"}`: documents 2i and 2i+1 are the chosen and the rejected conversation of pair i.
 
-    Pairs of which a side is longer than `max_length` are left out whole and counted.
+    Only the answer is learnt: what the assistant says in the prompt is the same on both sides, but would count in the length that
+    DPO divides by and in its anchor. Pairs of which a side is longer than `max_length` are left out whole and counted.
 
     Raises:
         HanlinError: no pair is left.
@@ -42,21 +45,22 @@ def build_pair_dataset(
     config = {"tokenizer": tokenizer.content_hash, "masked": True, "pairs": True, "max_length": max_length}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
-        too_long = 0
+        too_long = TooLong(max_length)
         for record in records:
-            sides = [tokenizer.encode_conversation(conversation(record["prompt"], record[side])) for side in ("chosen", "rejected")]
+            both = [conversation(record["prompt"], record[side]) for side in ("chosen", "rejected")]
+            sides = [tokenizer.encode_conversation(messages, learn_from=len(messages) - 1) for messages in both]
             if max(len(ids) for ids, _ in sides) > max_length:
-                too_long += 1
+                too_long.add(both[0], max(len(ids) for ids, _ in sides))
                 continue
             for ids, mask in sides:
                 writer.add(ids, mask)
         writer.close()
         if not writer.documents:
             raise HanlinError(
-                f"没有可用的偏好对（{too_long} 对超过 {max_length} 个词元）。请检查数据，或加大 seq_len。",
-                f"No usable preference pair ({too_long} longer than {max_length} tokens). Check the data, or raise seq_len.",
+                f"没有可用的偏好对（{too_long.count} 对超过 {max_length} 个词元）。请检查数据，或加大 seq_len。",
+                f"No usable preference pair ({too_long.count} longer than {max_length} tokens). Check the data, or raise seq_len.",
             )
-        written.metrics = {"pairs": writer.documents // 2, "too_long": too_long, "tokens": writer.tokens}
+        written.metrics = {"pairs": writer.documents // 2, "tokens": writer.tokens} | too_long.metrics
     return TokenDataset(out, verify=False)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..common.config import to_dict
 from ..common.devices import resolve_device
+from ..common.manifest import hash_json
 from ..dataset import TokenDataset, tail_alarm
 from ..dataset.tail import tail_warning
 from ..model import CausalLM, ModelConfig, init_weights
@@ -35,6 +37,6 @@ def pretrain(dataset: Path | str, tokenizer: Path | str, shape: ModelConfig, con
         for tail in tail_alarm(data, most=_MOST_SOURCES):
             if tail.suspicious:
                 job.progress.warn(*tail_warning(tail))
-    result = next_token_training(job, model, data, words, config)
     parents = {"dataset": data.manifest.content_hash, "tokenizer": content_hash(tokenizer)}
+    result = next_token_training(job, model, data, words, config, parents | {"model": hash_json(to_dict(shape))})
     return job.publish(model, words, result, config, parents, parameters=shape.parameters())

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..common.config import Range, at_least
+from ..common.errors import HanlinError
 from ..dataset import Batch, TokenDataset
-from ..model import RewardModel
+from ..model import ModelShape, RewardModel
 from ..training import TrainConfig, TrainResult
 from .job import Job, content_hash
 from .pairs import PairConfig, PairSource, split_pairs
@@ -26,6 +28,8 @@ class RewardConfig(PairConfig):
 
     train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(learning_rate=1e-3, muon=False))
     centering: float = 0.01
+
+    RANGES: ClassVar[dict[str, Range]] = {"centering": at_least(0)}
 
 
 def scores(model: Any, batch: Batch) -> torch.Tensor:
@@ -62,13 +66,28 @@ class BradleyTerry:
         return -F.logsigmoid(sign * (values - values[partner]))
 
 
+def require_trunk(shape: ModelShape) -> None:
+    """Refuse a family whose trunk cannot carry a score; before anything runs, where the shape is known by then.
+
+    Raises:
+        HanlinError: it is such a family.
+    """
+    if shape.family == "gpt2":
+        raise HanlinError(
+            "奖励模型需要 family: qwen3 或 llama，这个模型是 gpt2（打分模型的标准格式不含它）。请用那两种模型，或去掉 reward 这个阶段。",
+            "A reward model needs family: qwen3 or llama, and this model is gpt2, which the stock format of scoring models does not know. "
+            "Use one of those, or leave the reward stage out.",
+        )
+
+
 def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: Job) -> TrainResult:
     """Train a reward model from a language model's trunk, and publish it as a stock sequence classifier.
 
     Raises:
-        HanlinError: the pairs were encoded by another tokenizer.
+        HanlinError: the pairs were encoded by another tokenizer, or the model's family cannot carry a score.
     """
     trunk, tokenizer = job.load(parent, config.seq_len)
+    require_trunk(trunk.config)
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
     model = RewardModel(trunk.config).to(trunk.head_weight.device)
@@ -76,8 +95,10 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
         model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(job.seed)) * std)
-    result = job.train(model, PairSource(data, config, job.seed), BradleyTerry(config), config, dataset=data.path, tokenizer=tokenizer)
-    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})
+    parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
+    source = PairSource(data, config, job.seed)
+    result = job.train(model, source, BradleyTerry(config), config, origin=parents, dataset=data.path, tokenizer=tokenizer)
+    return job.publish(model, tokenizer, result, config, parents)
 
 
 @torch.no_grad()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..common.atomic import read_json, write_json
+from ..common.config import Range, at_least, require_ranges
 from ..common.devices import has_own_memory, send, traits
 from ..common.progress import SOURCE, SOURCE_LOSS, Progress
 from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
@@ -48,9 +50,10 @@ class SupervisedConfig:
     z_loss: float = 1e-4
     document_mask: bool = True
 
+    RANGES: ClassVar[dict[str, Range]] = {"seq_len": at_least(2), "batch_tokens": at_least(2), "micro_tokens": at_least(2), "z_loss": at_least(0)}
+
     def __post_init__(self):
-        if self.seq_len < 2:
-            raise ValueError(f"seq_len must be at least 2, not {self.seq_len}")
+        require_ranges(self)
         if self.batch_tokens < self.seq_len or (self.micro_tokens != "auto" and self.micro_tokens < self.seq_len):
             raise ValueError(f"batch_tokens {self.batch_tokens} and micro_tokens {self.micro_tokens} must hold at least one row of seq_len {self.seq_len}")
 
@@ -188,8 +191,13 @@ def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
     return torch.tensor(ordinary + [0] * (tokenizer.vocab_size - len(ordinary)), dtype=torch.int64)
 
 
-def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokenizer: Tokenizer, config: SupervisedConfig) -> TrainResult:
+def next_token_training(
+    job: Job, model: CausalLM, dataset: TokenDataset, tokenizer: Tokenizer, config: SupervisedConfig, origin: Mapping[str, str]
+) -> TrainResult:
     """Train `model` in place on a dataset's documents, or on the assistant's tokens where it has a mask.
+
+    Args:
+        origin: content hashes of what the model was made from, by role.
 
     Raises:
         HanlinError: the dataset was made with another tokenizer, or holds conversations longer than a row.
@@ -199,12 +207,14 @@ def next_token_training(job: Job, model: CausalLM, dataset: TokenDataset, tokeni
     if config.checkpoint_activations:
         model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
-    return job.train(model, RowSource(rows, config), NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset), config, dataset=dataset.path, tokenizer=tokenizer)
+    objective = NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
+    return job.train(model, RowSource(rows, config), objective, config, origin=origin, dataset=dataset.path, tokenizer=tokenizer)
 
 
 def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:
     """Continue a model on a dataset of conversations and publish the result: SFT, distillation and their controls."""
     model, tokenizer = job.load(parent, config.seq_len)
     data = TokenDataset(dataset)
-    result = next_token_training(job, model, data, tokenizer, config)
-    return job.publish(model, tokenizer, result, config, {"model": content_hash(parent), "dataset": data.manifest.content_hash})
+    parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
+    result = next_token_training(job, model, data, tokenizer, config, parents)
+    return job.publish(model, tokenizer, result, config, parents)

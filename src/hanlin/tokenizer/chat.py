@@ -44,19 +44,24 @@ def render(
 
 
 def pieces(
-    messages: Sequence[Message], add_generation_prompt: bool = False, thinking: bool | None = None, tools: Sequence[Any] | None = None
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    thinking: bool | None = None,
+    tools: Sequence[Any] | None = None,
+    learn_from: int = 0,
 ) -> Iterator[Piece]:
     """Render a conversation.
 
     Reasoning (`reasoning_content`) is shown from the last user message on and dropped before it. An empty string is an empty
-    block of thought, as a prompt with `thinking=False` begins with; None or no key is no block. An answer whose reasoning is
-    dropped is not to be learnt: it would teach to answer without thinking.
+    block of thought, as a prompt with `thinking=False` begins with; None or no key is no block. What follows dropped reasoning up
+    to the next user message is not learnt: it would teach to answer without the thought that it came from (see `cut_short`).
 
     Args:
         messages: role (system, user, assistant, tool), content, and for the assistant reasoning_content and tool_calls.
         add_generation_prompt: end with the head of an assistant message for the model to fill.
         thinking: for that head: True opens the block of thought, False closes it empty, None lets the model decide.
         tools: JSON-able descriptions of functions, shown in the system message.
+        learn_from: what the assistant says before this message is context and not learnt.
 
     Raises:
         HanlinError: an unknown role, a missing or non-text content, a malformed tool call; the message's number is named.
@@ -74,9 +79,10 @@ def pieces(
 
     roles = [_role(message, index) for index, message in enumerate(messages)]
     last_user = max((index for index, role in enumerate(roles) if role == "user"), default=-1)
+    unlearnt = {index for start, end in cut_short(messages) for index in range(start, end)}
     for index in range(first, len(messages)):
         if roles[index] == "assistant":
-            yield from _assistant(messages[index], index, show_reasoning=index > last_user)
+            yield from _assistant(messages[index], index, show_reasoning=index > last_user, learn=index >= learn_from and index not in unlearnt)
         elif roles[index] == "tool":
             follows_tool = index > first and roles[index - 1] == "tool"
             precedes_tool = index + 1 < len(messages) and roles[index + 1] == "tool"
@@ -97,7 +103,23 @@ def pieces(
             yield Piece("\n")
 
 
-def _assistant(message: Message, index: int, show_reasoning: bool) -> Iterator[Piece]:
+def cut_short(messages: Sequence[Message]) -> list[tuple[int, int]]:
+    """The rounds (what lies between two user messages; first message, end) of which a rendering of the whole drops reasoning.
+
+    `messages[:end]` shows a round's reasoning, as the model had it when it answered: with `learn_from` at its first message, that is
+    what to learn the round from.
+    """
+    roles = [_role(message, index) for index, message in enumerate(messages)]
+    users = [index for index, role in enumerate(roles) if role == "user"]
+    rounds = zip([0, *(index + 1 for index in users[:-1])], users, strict=True) if users else ()
+    return [
+        (start, end)
+        for start, end in rounds
+        if any(roles[index] == "assistant" and messages[index].get("reasoning_content") is not None for index in range(start, end))
+    ]
+
+
+def _assistant(message: Message, index: int, show_reasoning: bool, learn: bool) -> Iterator[Piece]:
     """Pieces end where a generation prompt may end, so that a prompt's tokens are the head of the whole conversation's.
 
     One newline follows a block of thought and not two: a run of white space gives its last character to what follows it, so that
@@ -108,16 +130,15 @@ def _assistant(message: Message, index: int, show_reasoning: bool) -> Iterator[P
     reasoning = message.get("reasoning_content")
     if reasoning is not None and not isinstance(reasoning, str):
         raise _malformed(index, "reasoning_content 应为文字", "reasoning_content should be text")
-    learn = show_reasoning or not reasoning
     if show_reasoning and reasoning is not None:
-        yield Piece(THINK, control=True, learn=True)
+        yield Piece(THINK, control=True, learn=learn)
         if reasoning:
-            yield Piece("\n", learn=True)
-            yield Piece(f"{reasoning}\n", learn=True)
+            yield Piece("\n", learn=learn)
+            yield Piece(f"{reasoning}\n", learn=learn)
         else:
-            yield Piece("\n\n", learn=True)
-        yield Piece(END_THINK, control=True, learn=True)
-        yield Piece("\n", learn=True)
+            yield Piece("\n\n", learn=learn)
+        yield Piece(END_THINK, control=True, learn=learn)
+        yield Piece("\n", learn=learn)
     calls = message.get("tool_calls") or []
     content = _text(message, index, optional=bool(calls))
     if content:

@@ -189,16 +189,18 @@ class Tokenizer:
         add_generation_prompt: bool = False,
         thinking: bool | None = None,
         tools: Sequence[Any] | None = None,
+        learn_from: int = 0,
     ) -> tuple[list[int], list[int]]:
         """The conversation as ids, and a mask: 1 on the tokens the assistant must learn.
 
-        Those are its content, reasoning with the tags around it, tool calls, and the closing <|im_end|>. What people, tools and
+        Those are its content, reasoning with the tags around it, tool calls, and the closing <|im_end|>, from message `learn_from`
+        on; a round whose reasoning is dropped here, since a user message follows, is not learnt (see `chat.cut_short`). What people, tools and
         models wrote can never become a control token. The ids of a prompt are the head of the ids of the conversation that goes on
         from it; they equal those of the rendered text unless an assistant's content begins with white space that holds a newline.
         """
         ids: list[int] = []
         mask: list[int] = []
-        for piece in chat.pieces(messages, add_generation_prompt, thinking, tools):
+        for piece in chat.pieces(messages, add_generation_prompt, thinking, tools, learn_from):
             new = [self.special[piece.text]] if piece.control else self.encode(piece.text)
             ids += new
             mask += [int(piece.learn)] * len(new)

@@ -212,13 +212,13 @@ def _newest(folder: Path, load: Callable[[Path], T], warn: Warn, at_most: int | 
 
 
 def other_data(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
-    """The error of a resume with other samples: what differs, the checkpoint's value first."""
+    """The error of a resume from another origin or with other samples: what differs, the checkpoint's value first."""
     before = state["identity"]
     changed = [(name, before.get(name), now.get(name)) for name in {**before, **now} if before.get(name) != now.get(name)]
     shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "fingerprint"
     return HanlinError(
-        f"{folder} 里的检查点来自另一份数据，不能接着训练（{shown}）。请恢复原来的数据和设置，或删除 {folder} 从头训练。",
-        f"The checkpoints in {folder} come from other data ({shown}). Restore the data and settings, or remove {folder} to start over.",
+        f"{folder} 里的检查点来自另一个起点或另一份数据，不能接着训练（{shown}）。请恢复原来的模型、数据和设置，或删除 {folder} 从头训练。",
+        f"The checkpoints in {folder} come from another start or from other data ({shown}). Restore the model, data and settings, or remove {folder} to start over.",
     )
 
 

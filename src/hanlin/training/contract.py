@@ -30,7 +30,8 @@ class BatchSource(Protocol):
         weights). The samples of all shares together are the same, in the same order, however many there are.
 
         A micro-batch has `ids` (rows, T), `to(device)`, `documents` for reports, and `split()`: itself in two, for when
-        memory runs out, or itself alone when it cannot be cut.
+        memory runs out, or itself alone when it cannot be cut. With `idle` true there is nothing to learn from it; a step in which
+        that holds everywhere is counted, and changes neither weights nor optimiser state.
         """
         ...
 

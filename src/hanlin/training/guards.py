@@ -24,6 +24,11 @@ class Verdict:
     loss_sigmas: torch.Tensor
     norm_sigmas: torch.Tensor
 
+    @classmethod
+    def of_idle(cls, device: torch.device) -> Verdict:
+        """Of a step in which there was nothing to learn: not bad, and nothing to remember."""
+        return cls(torch.zeros((), dtype=torch.bool, device=device), torch.zeros((), device=device), torch.zeros((), device=device))
+
 
 class SpikeGuard:
     """Remembers the last `window` ordinary losses and gradient norms and judges a step by them (OLMo's skip rule).

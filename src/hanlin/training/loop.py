@@ -10,15 +10,18 @@ import collections
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..common.config import Range, above, at_least, require_ranges
 from ..common.devices import has_own_memory, keep_freed_memory, traits
 from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 from ..common.locks import directory_lock
+from ..common.manifest import hash_json
 from ..common.progress import SOURCE, Progress
 from ..common.tracking import MetricsLog
 from ..model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
@@ -26,7 +29,7 @@ from .checkpoint import discard_after, load_latest, other_data, sweep
 from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
 from .figures import step_figures
-from .guards import BadSteps, SpikeGuard, no_way_back
+from .guards import BadSteps, SpikeGuard, Verdict, no_way_back
 from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
 from .parallel import Parallel, Team
 from .precision import scaler_for, skips_on_device
@@ -35,7 +38,7 @@ from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
 
-_COMMON = {"loss", "grad_norm", "bad", "loss_sigmas", "norm_sigmas", "lr", "data_seconds", "loss_scale", "overflows"}  # every process' alike, or the first's; others are summed
+_COMMON = {"loss", "grad_norm", "bad", "idle", "loss_sigmas", "norm_sigmas", "lr", "data_seconds", "loss_scale", "overflows"}  # every process' alike, or the first's; others are summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,8 @@ class TrainConfig:
         schedule, warmup, decay, floor: see `learning_rate_factor`; warmup and decay are shares of the steps.
         clip: largest gradient norm.
         spike_sigma: a step whose loss or gradient norm lies this many standard deviations above the last 128 is skipped.
+        max_seconds: training stops after this much of it, with the model it has; those of interrupted parts count. The schedule goes by
+            steps alone: a run that is cut off ends at whatever rate it has reached, and how many steps that is hangs on the machine.
         checkpoint_seconds: time between checkpoints of a run in progress.
         anchor_steps: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
             where the others lie depends on the clock, and a run may not.
@@ -77,6 +82,7 @@ class TrainConfig:
     floor: float = 0.0
     clip: float = 1.0
     spike_sigma: float = 6.0
+    max_seconds: float | None = None
     checkpoint_seconds: float = 60.0
     anchor_steps: int = 250
     async_save: AsyncSave = "auto"
@@ -87,13 +93,24 @@ class TrainConfig:
     compile: Literal[True, False, "auto"] = "auto"
     attention: AttentionChoice = "auto"
 
+    RANGES: ClassVar[dict[str, Range]] = {
+        "steps": at_least(1),
+        "learning_rate": above(0),
+        "embedding_scale": above(0),
+        "weight_decay": at_least(0),
+        "beta2": Range(0, 1, open_high=True),
+        "warmup": Range(0, 1),
+        "decay": Range(0, 1),
+        "floor": Range(0, 1),
+        "clip": above(0),
+        "spike_sigma": above(0),
+        "max_seconds": above(0),
+        "checkpoint_seconds": at_least(0),
+        "anchor_steps": at_least(1),
+    }
+
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.anchor_steps < 1:
-            raise ValueError(f"anchor_steps must be at least 1, not {self.anchor_steps}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        require_ranges(self)
         if not 0 <= self.warmup + self.decay <= 1:
             raise ValueError(f"warmup {self.warmup} and decay {self.decay} are shares of the steps and may not exceed 1 together")
         if self.deepspeed_config is not None and self.parallel != "deepspeed":
@@ -105,11 +122,13 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class TrainResult:
-    """What a finished loop says: steps skipped by the guards, wall seconds (resumed parts included), last figures."""
+    """What a finished loop says: steps skipped by the guards, wall seconds (resumed parts included), last figures; `idle`: steps in
+    which there was nothing to learn."""
 
     skipped: int
     seconds: float
     last: dict[str, float]
+    idle: int = 0
 
 
 def train(
@@ -123,6 +142,7 @@ def train(
     log: MetricsLog | None = None,
     max_seconds: float | None = None,
     team: Team | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Train in place, resuming from the newest good checkpoint under `work`.
 
@@ -134,19 +154,20 @@ def train(
     Args:
         work: directory of this run's checkpoints, its own.
         team: the processes that train together, see `parallel.joined`; each calls this with the same arguments.
-        max_seconds: stop after this much time instead of `config.steps` (controls of equal time); the schedule still
-            counts in steps.
+        max_seconds: in place of `config.max_seconds` (controls of equal time).
+        origin: what the model came from, content hashes by role. The checkpoints under `work` hold all weights, so a resume from
+            another origin would publish a model that has nothing of it: it is refused, as other data are.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        HanlinError: another run has `work`, the data differ from the checkpoint's, bad steps do not end, or memory or
+        HanlinError: another run has `work`, the data or the origin differ from the checkpoint's, bad steps do not end, or memory or
             disk do not suffice.
     """
     keep_freed_memory()
     team = team or Team()
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)))
-        run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team)
+        run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team, origin)
         held.callback(run.saver.leave)
         choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
@@ -164,7 +185,7 @@ def train(
         run.log.flush()
         team.require_same(model)
     model.eval()
-    return TrainResult(run.skipped, run.elapsed(), run.last)
+    return TrainResult(run.skipped, run.elapsed(), run.last, run.idle)
 
 
 @dataclasses.dataclass
@@ -184,15 +205,18 @@ class _Run:
 
     Attributes:
         step: optimiser steps done; `step + offset` is the place in the order of samples.
+        idle: of these, steps in which no micro-batch of any process had anything to learn.
         halvings: how often memory has asked for micro-batches half as large.
     """
 
     def __init__(
         self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: TrainConfig,
-        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team | None = None,
+        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team | None = None, origin: Mapping[str, str] | None = None,
     ):  # fmt: skip
         self.model, self.source, self.objective, self.config = model, source, objective, config
-        self.work, self.progress, self.log, self.max_seconds = work, progress, log, max_seconds
+        self.work, self.progress, self.log = work, progress, log
+        self.max_seconds = config.max_seconds if max_seconds is None else max_seconds
+        self.origin = dict(origin or {})
         self.team, self.device = team or Team(), next(model.parameters()).device
         self.team.prepare(model, objective)
         self.optimizers = self.team.optimizers(model, config, offload=config.offload_optimizer and has_own_memory(self.device))
@@ -201,7 +225,7 @@ class _Run:
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
         self.saver = Saver(work, self.device, self.team, progress, async_save=config.async_save, anchor_steps=config.anchor_steps, on_save_error=config.on_save_error)
         self.compiles: bool | None = None  # not decided yet
-        self.step = self.offset = self.halvings = self.skipped = 0
+        self.step = self.offset = self.halvings = self.skipped = self.idle = 0
         self.last: dict[str, float] = {}
         self.pending: _Launched | None = None
         self.earlier_seconds = 0.0
@@ -240,17 +264,21 @@ class _Run:
         data_seconds = time.monotonic() - tick
         if self.compiles is None:
             self._decide_to_compile(batches)
-        batches, loss, figures = self._gradients(batches)
+        batches, loss, figures, idle = self._gradients(batches)
         self.scaler.unscale_(self.model.parameters())
         norm = self.team.clip(self.model, self.config.clip)
-        verdict, overflow = self.guard.judge(loss, norm), self.scaler.judge(loss, norm)
+        # What an idle step has is no loss of the ordinary kind, and no gradient: momentum and weight decay are not to act on its account.
+        verdict = Verdict.of_idle(self.device) if idle else self.guard.judge(loss, norm)
+        overflow = self.scaler.judge(loss, norm)
         config = self.config
         factor = learning_rate_factor(self.step, config.steps, schedule=config.schedule, warmup=config.warmup, decay=config.decay, floor=config.floor)
-        self.optimizers.step(factor, verdict.bad if skips_on_device(self.device) else verdict.bad.cpu())
+        left = verdict.bad | idle
+        self.optimizers.step(factor, left if skips_on_device(self.device) else left.cpu())
         tensors = {name: value for name, value in figures.items() if isinstance(value, torch.Tensor)}
         tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad & ~overflow, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
         tensors |= self.scaler.figures()
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
+        plain |= {"idle": 1.0} if idle else {}
         plain |= {"lr": config.learning_rate * factor, "data_seconds": data_seconds, "tokens": float(sum(batch.ids.numel() for batch in batches))}
         plain |= getattr(self.source, "figures", dict)()
         return _Launched(self.step, tick, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
@@ -269,15 +297,19 @@ class _Run:
             self.model.compile_trunk(by_block=self.team.sharded)
             self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")
 
-    def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor]]:
+    def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor], bool]:
         """Accumulate a step's gradient over all processes, with smaller micro-batches of the same samples where memory asks for it.
 
         A process that runs out of memory while the others exchange gradients would keep them waiting. So as long as micro-batches of
         this size have not been seen to fit everywhere, gradients are exchanged only after all have said that theirs are there.
+
+        Returns:
+            the micro-batches as they were cut, the loss, figures, and whether there was nothing to learn in any process.
         """
+        nothing = all(getattr(batch, "idle", False) for batch in batches)
         while True:
             size = max(batch.ids.numel() for batch in batches)
-            said = self.team.gather((sum(self.objective.weight(batch) for batch in batches), len(batches), size <= self.fitting))
+            said = self.team.gather((sum(self.objective.weight(batch) for batch in batches), len(batches), size <= self.fitting, nothing))
             total, passes = sum(entry[0] for entry in said) or 1.0, max(entry[1] for entry in said)
             at_once = self.team.sharded or (self.team.size > 1 and all(entry[2] for entry in said))
             message, result = "", None
@@ -296,7 +328,7 @@ class _Run:
                 if not at_once:
                     self.team.reduce_gradients()
                 self.fitting = max(self.fitting, size)
-                return batches, self.team.total(result[0]), result[1]
+                return batches, self.team.total(result[0]), result[1], all(entry[3] for entry in said)
             self.optimizers.zero_grad()
             release_memory(self.device)
             smaller = halve(batches)
@@ -342,6 +374,7 @@ class _Run:
             if self.bad.add(launched.step):
                 self._roll_back(launched.step)
                 return False
+        self.idle += int(figures.get("idle", 0.0))
         figures |= {"tokens_per_second": figures["tokens"] / elapsed, "seconds": self.elapsed(), "skipped": float(self.skipped)}
         figures |= step_figures(self.model, self.device, int(figures["tokens"]) // self.team.size, elapsed, launched.batches[0].ids.shape[-1])
         self.last = means(figures)
@@ -404,7 +437,7 @@ class _Run:
             self.halvings = asked
             self.save(wait=True)
             return
-        if state["fingerprint"] != self.source.fingerprint:
+        if state["fingerprint"] != self._fingerprint():
             raise other_data(self.work, state, self._identity())
         self._restore(state)
         self.halvings = max(self.halvings, asked)
@@ -419,8 +452,8 @@ class _Run:
         self.log.flush()  # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
         self.team.require_same(self.model)
         state = {
-            "fingerprint": self.source.fingerprint, "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
-            "skipped": self.skipped, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
+            "fingerprint": self._fingerprint(), "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
+            "skipped": self.skipped, "idle": self.idle, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
         }  # fmt: skip
         self.saver.save(self.step, self.model, self.optimizers, state)
         self.saved = time.monotonic()
@@ -429,12 +462,17 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.offset, self.halvings, self.skipped = state["step"], state["offset"], state["halvings"], state["skipped"]
+        self.idle = state.get("idle", 0)
         self.guard.load(state["guard"])
         self.scaler.load(state.get("scaler"))
         self.bad = BadSteps(**state["bad"])
 
     def _identity(self) -> dict[str, Any]:
-        return getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint}
+        return self.origin | (getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint})
+
+    def _fingerprint(self) -> str:
+        """Of the samples and of the weights that training began with."""
+        return f"{self.source.fingerprint}/{hash_json(self.origin)}" if self.origin else self.source.fingerprint
 
     def elapsed(self) -> float:
         """Seconds of training, those of interrupted parts included."""
