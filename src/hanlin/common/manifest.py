@@ -17,9 +17,9 @@ import orjson
 
 from .atomic import atomic_directory, read_json, write_json
 from .errors import HanlinError
+from .target import MANIFEST
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 _PACKAGES = ("hanlin", "torch", "numpy", "tokenizers", "safetensors")
 
 
@@ -102,11 +102,14 @@ def artifact(
         views: files made from the others to look at. They are checked as all are but count nothing in `content_hash`, so a page may
             say how long the work took.
 
+    Raises:
+        HanlinError: `path` holds what an artefact of this kind must not replace (`refuse_foreign_target`), or cannot be written.
+
     Example:
         with artifact(out, "tokenizer", config=config) as writer:
             (writer.path / "tokenizer.json").write_bytes(data)
     """
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, kind) as temporary:
         writer = ArtifactWriter(temporary)
         yield writer
         files = {

@@ -23,6 +23,7 @@ from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
 from ..common.savepoint import Savepoint, files_key
+from ..common.target import refuse_foreign_target
 from .duplicates import LEAST_MEMORY, DuplicateSearch
 from .files import expand, expected_bytes
 from .intake import SKETCH, AllTaken, Intake, read_so_far
@@ -86,6 +87,7 @@ def build_corpus(
     """
     out, progress = Path(out), progress or Progress()
     paths, documents = _documents(sources)
+    refuse_foreign_target(out, "corpus", [*(paths or ()), *(item for item in config.decontaminate if os.path.exists(item))])
     if engine and paths is None:
         raise HanlinError("在集群上造语料只能从文件读。请先把文档写进文件。", "On a cluster a corpus is made of files. Write the documents to files first.")
     named = files_key(paths, [config.identity(), seed]) if paths is not None else ""

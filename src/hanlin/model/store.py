@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import safetensors
@@ -38,6 +39,7 @@ def save_weights(model: CausalLM | RewardModel, folder: Path, *, im_end_id: int 
         write_json(folder / "generation_config.json", {"eos_token_id": stops, "pad_token_id": model.config.pad_token_id, "do_sample": True, "temperature": 0.7, "top_p": 0.9})
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()} if weights is None else weights
     safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))  # safetensors makes it 0600, whatever the umask
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
