@@ -147,7 +147,7 @@ def read_manifest(path: Path | str, kind: str | tuple[str, ...] | None = None, *
     said = {name: value for name, value in raw.items() if name in names}
     entries = said["files"].values() if isinstance(said.get("files"), dict) else [None]
     whole = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries) and names - {"key", "format"} <= said.keys()
-    if not whole or raw.get("digest", hash_json(said)) != hash_json(said):
+    if not whole or raw.get("digest") != hash_json(said):
         raise HanlinError(
             f"{path / MANIFEST} 已损坏或被改动。为避免用坏数据继续，已停止。请删除 {path} 后重新运行生成它的命令。",
             f"{path / MANIFEST} is damaged or was edited. Stopped rather than go on with bad data. Remove {path} and run the command that makes it.",
