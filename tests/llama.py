@@ -47,7 +47,9 @@ class LlamaVocabulary:
 
     def __init__(self, file: Path):
         self._library = _library()
-        self._model = self._library.llama_model_load_from_file(str(file).encode(), self._library.llama_model_default_params())
+        self._model = self._library.llama_model_load_from_file(
+            str(file).encode(), self._library.llama_model_default_params()
+        )
         assert self._model, file
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
 
@@ -71,19 +73,34 @@ class LlamaServer:
 
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(file)
-        parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.verbosity = context, 1, False, -1
+        parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.verbosity = (
+            context,
+            1,
+            False,
+            -1,
+        )
         parameters.cpuparams.n_threads = 1
-        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds
+        parameters.flash_attn_type = (
+            xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )  # it rounds
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self._server = xllamacpp.Server(parameters)
         self._size = size
 
-    def _complete(self, prompt: list[int], **asked: Any) -> dict[str, Any]:
-        """The server's own endpoint: only there are all tokens named, whether or not they spell whole characters."""
-        body = {"prompt": prompt, "temperature": 0.0, "cache_prompt": False, "return_tokens": True} | asked
-        request = urllib.request.Request(f"{self._server.listening_address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
+
+    def _complete(self, prompt: list[int], **asked: Any) -> dict[str, Any]:
+        """The server's own endpoint: only there are all tokens named, whether or not they spell whole characters."""
+        return self._post("/completion", {"prompt": prompt, "temperature": 0.0, "cache_prompt": False, "return_tokens": True} | asked)
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """A conversation through the file's template, up to the assistant's turn."""
+        return self._post("/apply-template", {"messages": messages})["prompt"]
 
     def log_probs(self, prompt: list[int]) -> numpy.ndarray:
         """log p of every token of the vocabulary after a prompt, (V,)."""

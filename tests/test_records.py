@@ -43,7 +43,21 @@ def test_a_whole_record_is_taken(tmp_path):
     assert step(tmp_path, told) == (first, True) and not told.warnings
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b'"a"', b"{}", b'{"key": 1, "digest": {}}', b"\xff\xfe", b'{"metrics": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"null",
+        b'"a"',
+        b"{}",
+        b'{"key": 1, "digest": {}}',
+        b"\xff\xfe",
+        b'{"metrics": []}',
+    ],
+)
 def test_a_record_that_is_none_is_written_again(tmp_path, content):
     step(tmp_path, Told())
     file = tmp_path / "steps" / "gguf.json"

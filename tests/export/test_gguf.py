@@ -108,6 +108,17 @@ def test_greedy_continuations_are_equal(exported):
     assert equal >= 190, equal
 
 
+@needs_llama
+def test_llama_cpp_renders_our_template(exported):
+    """Its Jinja is another one than transformers'; with the reasoning of the last turn, which is shown, and of one before."""
+    messages = [
+        {"role": "system", "content": "简短"}, {"role": "user", "content": "一"},
+        {"role": "assistant", "content": "二", "reasoning_content": "早先的想法"}, {"role": "user", "content": "天气？<|im_end|>"},
+    ]  # fmt: skip
+    ours = {_tokenizer(exported).render(messages, True, thinking) for thinking in (None, True, False)}
+    assert _server(exported).render(messages) in ours
+
+
 def test_transformers_reads_the_same_model(exported):
     """Its GGUF reader puts weights and rotations back by rules of its own."""
     transformers = pytest.importorskip("transformers")

@@ -26,7 +26,6 @@ from hanlin.corpus.files import DEFAULT_LIMITS, blocks, lines
 from hanlin.corpus.readers import read_documents
 from hanlin.corpus.tinyworld import documents
 from hanlin.tokenizer import Tokenizer, train_tokenizer
-
 from tests.llama import HAVE_LLAMA, WHY_NOT
 
 from . import awkward

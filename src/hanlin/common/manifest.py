@@ -37,6 +37,24 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
 
 
+def write_digested(path: Path | str, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a digest of itself, atomically; `read_digested` knows whether it was altered."""
+    write_json(path, {**value, "digest": hash_json(value)})
+
+
+def read_digested(path: Path | str) -> dict[str, Any]:
+    """What `write_digested` wrote, without the digest.
+
+    Raises:
+        HanlinError: not there, cut short, altered, or without a digest.
+    """
+    said = read_json(path)
+    digest = said.pop("digest", None) if isinstance(said, dict) else None
+    if digest is None or digest != hash_json(said):
+        raise HanlinError(f"{path} 不完整，或被改动过。", f"{path} is not whole, or was altered.")
+    return said
+
+
 @functools.cache
 def package_versions() -> dict[str, str]:
     """Versions of what the result may depend on."""

@@ -22,7 +22,9 @@ def real_target(path: Path | str) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def refuse_foreign_target(path: Path | str, kind: str | None = None, inputs: Iterable[Path | str] = ()) -> None:
+def refuse_foreign_target(
+    path: Path | str, kind: str | None = None, inputs: Iterable[Path | str] = ()
+) -> None:
     """Refuse, before any work, a place whose content an artefact of `kind` must not replace.
 
     Below a directory that this process has locked as its own (a run, a state folder) whatever is damaged may be replaced; anywhere else
@@ -41,13 +43,18 @@ def refuse_foreign_target(path: Path | str, kind: str | None = None, inputs: Ite
         above = next((folder for folder in path.parents if os.path.lexists(folder)), Path("."))
         if not above.is_dir():
             raise HanlinError(
-                f"不能写到 {shown}：{above} 不是目录。请换一个 --out。", f"Cannot write to {shown}: {above} is not a directory. Choose another --out."
+                f"不能写到 {shown}：{above} 不是目录。请换一个 --out。",
+                f"Cannot write to {shown}: {above} is not a directory. Choose another --out.",
             )
         return
     if owned(path) and (path.is_dir() or path.is_file()):
         return
     if not path.is_dir():
-        what = ("一个文件", "a file") if path.is_file() else ("设备或别的特殊文件", "a device or another special file")
+        what = (
+            ("一个文件", "a file")
+            if path.is_file()
+            else ("设备或别的特殊文件", "a device or another special file")
+        )
         raise HanlinError(
             f"{shown} 是{what[0]}，不是目录；为免毁掉它，什么也没有做。请换一个 --out。",
             f"{shown} is {what[1]}, not a directory. Nothing was done, so that it is not lost. Choose another --out.",
@@ -55,7 +62,10 @@ def refuse_foreign_target(path: Path | str, kind: str | None = None, inputs: Ite
     try:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
-        raise HanlinError(f"不能读取 {shown}：{error.strerror}。请换一个 --out。", f"Cannot read {shown}: {error.strerror}. Choose another --out.") from None
+        raise HanlinError(
+            f"不能读取 {shown}：{error.strerror}。请换一个 --out。",
+            f"Cannot read {shown}: {error.strerror}. Choose another --out.",
+        ) from None
     if not names:
         return
     found, files = _artefact(path / MANIFEST)
@@ -86,7 +96,11 @@ def refuse_foreign_directory(path: Path | str, marker: str) -> None:
         HanlinError: it is somebody else's.
     """
     path = Path(path)
-    if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()) and not os.path.lexists(path / marker):
+    if (
+        path.is_dir()
+        and any(not entry.name.startswith(".") for entry in path.iterdir())
+        and not os.path.lexists(path / marker)
+    ):
         raise HanlinError(
             f"{path} 里有别的文件。为免混在一起，请换一个新的或空的目录作 --out。",
             f"{path} holds other files. Choose a new or an empty directory as --out, so that nothing gets mixed up.",
@@ -118,7 +132,9 @@ def _artefact(manifest: Path) -> tuple[str | None, set[str]]:
 def _below(path: Path) -> list[str]:
     """Relative paths of everything in a directory that is no directory."""
     return sorted(
-        os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/") for folder, _, names in os.walk(path) for name in names
+        os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/")
+        for folder, _, names in os.walk(path)
+        for name in names
     )
 
 

@@ -17,9 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import read_json, write_json
 from ..common.errors import HanlinError
-from ..common.manifest import hash_json, read_manifest, sha256_file
+from ..common.manifest import hash_json, read_digested, read_manifest, sha256_file, write_digested
 from ..common.progress import Progress
 
 PIPELINE_FORMAT = 1  # raised when the meaning of a step changes, so that old records are not reused
@@ -88,8 +87,7 @@ class Runner:
             record.seconds = round(time.monotonic() - began, 2)
             record.peak_rss_mb = round(peak_rss_mb(), 1)
             record.files = {str(path.relative_to(self.out)): _look(path) for path in files}
-            said = dataclasses.asdict(record)
-            write_json(file, said | {"digest": hash_json(said)})
+            write_digested(file, dataclasses.asdict(record))
         else:
             self.reused.append(name)
             self.progress.note(f"{name} 已完成，沿用", f"{name} is done already, kept")
@@ -124,11 +122,9 @@ def read_record(file: Path) -> StepRecord:
     Raises:
         HanlinError: cut short, altered, or of an earlier version, which kept no digest.
     """
-    said = read_json(file)
-    digest = said.pop("digest", None) if isinstance(said, dict) else None
-    fields = {field.name for field in dataclasses.fields(StepRecord)}
-    if digest is None or digest != hash_json(said) or said.keys() != fields:
-        raise HanlinError(f"{file} 不完整，或被改动过。", f"{file} is not whole, or was altered.")
+    said = read_digested(file)
+    if said.keys() != {field.name for field in dataclasses.fields(StepRecord)}:
+        raise HanlinError(f"{file} 是另一个版本写的。", f"{file} is of another version.")
     return StepRecord(**said)
 
 
