@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly format clean oracle bench-tokenizer bench-corpus bench-train bench-gpu
+.PHONY: demo test nightly format clean bench-tokenizer bench-corpus bench-train bench-gpu
 
 demo: $(STAMP)
 	$(BIN)/hanlin run demo --out runs/demo
@@ -21,10 +21,6 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.cpp 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core nanobind cmake ninja
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[serve,export,test]'
 	touch $(STAMP)
-
-# llama.cpp as a judge of our GGUF files: ten minutes of compiling, so it is asked for by name.
-oracle: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt llama-cpp-python
 
 # Against the fastest peers, on the same text; FILES names it.
 FILES ?= $(wildcard ../shared/data/pretrain_zh/*.jsonl.zst)
@@ -52,7 +48,7 @@ bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --parts $(PARTS) --data $(CHINESE) $(if $(CONVERSATIONS),--sft $(CONVERSATIONS)) $(GPU)
 
 # Everything, also what is marked nightly: about an hour. The real data is looked for beside the checkout.
-nightly: oracle
+nightly: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt datatrove ray deepspeed
 	$(BIN)/python -m pytest tests -m "nightly or not nightly"
 	native/fuzz/run.sh 600

@@ -61,8 +61,8 @@ def build(
     json
         Print the figures on stdout.
     """
-    from .common.locks import directory_lock
     from .common.progress import make_progress
+    from .common.target import refuse_foreign_target
     from .corpus.build import PAGE, build_corpus
     from .corpus.explain import stats, stats_text
     from .evaluation.corpus_page import render_corpus
@@ -74,10 +74,10 @@ def build(
     here = 1 if executor in ("slurm", "ray") else workers if workers > 0 else os.cpu_count() or 1
     progress = make_progress()
     try:
-        with directory_lock(out.parent):
-            build_corpus(
-                paths, out, resolved, seed=seed, workers=here, memory=bytes_of(memory), progress=progress, page=render_corpus, engine=engine,
-            )  # fmt: skip
+        refuse_foreign_target(out, "corpus", [config] if config else [])
+        build_corpus(
+            paths, out, resolved, seed=seed, workers=here, memory=bytes_of(memory), progress=progress, page=render_corpus, engine=engine,
+        )  # fmt: skip
     finally:
         progress.close()
     found = stats(out)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -15,8 +12,7 @@ from hanlin.export import export_gguf
 from hanlin.model import CausalLM, ModelConfig, init_weights
 from hanlin.stages.job import write_model
 from hanlin.tokenizer import Tokenizer
-
-HAVE_LLAMA = importlib.util.find_spec("llama_cpp") is not None
+from tests.llama import LlamaVocabulary
 
 # Letters and numbers of Unicode 16.0, the version of `tokenizers` and so of Hanlin, that the tables of llama.cpp (0.3.36 of its Python
 # package, Unicode 15.1) hold for symbols: the only characters that it cuts otherwise. `test_every_character_in_llama_cpp` keeps the list.
@@ -75,29 +71,13 @@ class Stock:
         return [numpy.array(item.ids, dtype=numpy.uint32) for item in self._stock.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-class Llama:
+class Llama(LlamaVocabulary):
     """llama.cpp, opened from the GGUF that Hanlin exports of a model as small as can be."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path):
-        import llama_cpp
-
         shape = dict(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.eos_id, hidden_size=8)
         config = ModelConfig(**shape, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=64)  # type: ignore[arg-type]
         model = CausalLM(config)
         init_weights(model, 0)
         write_model(folder / "model", model, tokenizer, parents={}, config=config, seed=0, metrics={})
-        file = export_gguf(folder / "model", folder / "model.gguf")
-        self._llama = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
-        self._vocabulary = self._llama._model.vocab
-        self._tokenize = llama_cpp.llama_tokenize
-
-    def ids(self, data: bytes) -> numpy.ndarray:
-        room = 3 * len(data) + 8  # a byte that is no UTF-8 becomes the three of U+FFFD
-        buffer = (ctypes.c_int32 * room)()
-        count = self._tokenize(self._vocabulary, data, len(data), buffer, room, False, False)
-        assert count >= 0
-        return numpy.frombuffer(buffer, dtype=numpy.int32, count=count).astype(numpy.uint32)
-
-    def ids_of_all(self, texts: Sequence[bytes], threads: int = 2) -> list[numpy.ndarray]:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self.ids, texts))
+        super().__init__(export_gguf(folder / "model", folder / "model.gguf"))

@@ -187,3 +187,27 @@ def test_malformed_messages_are_refused_by_number(message: Any) -> None:
     with pytest.raises(HanlinError, match="2") as refusal:
         render([{"role": "user", "content": "好"}, message])
     assert "Message 2" in refusal.value.en
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "text", "text": "你好"}]},
+        {"role": "user", "content": None},
+        {"role": "user"},
+        {"role": "system", "content": ["你好"]},
+        {"role": "tool", "content": {"a": 1}},
+        {"role": "assistant", "content": None},
+        {"role": "assistant", "content": ["你好"], "tool_calls": [{"name": "f", "arguments": {}}]},
+        {"role": "assistant", "content": "好", "reasoning_content": ["想"]},
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("tools", [None, [{"name": "f"}]])
+def test_what_python_refuses_the_jinja_template_refuses(tokenizer: Tokenizer, stock, message: Any, first: bool, tools: Any) -> None:
+    """A content in parts, as some clients send it, must not become an empty message."""
+    messages = [message] if first else [{"role": "user", "content": "好"}, message]
+    with pytest.raises(HanlinError):
+        tokenizer.render(messages, tools=tools)
+    with pytest.raises(Exception, match="should be text"):
+        stock.apply_chat_template(messages, tools=tools, tokenize=False)

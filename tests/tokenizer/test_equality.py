@@ -26,9 +26,10 @@ from hanlin.corpus.files import DEFAULT_LIMITS, blocks, lines
 from hanlin.corpus.readers import read_documents
 from hanlin.corpus.tinyworld import documents
 from hanlin.tokenizer import Tokenizer, train_tokenizer
+from tests.llama import HAVE_LLAMA, WHY_NOT
 
 from . import awkward
-from .peers import HAVE_LLAMA, NEWER_THAN_LLAMA, Llama, Stock, as_llama_reads, without_newer
+from .peers import NEWER_THAN_LLAMA, Llama, Stock, as_llama_reads, without_newer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHARE = 300_000  # bytes of each file of real text that the vocabularies are trained on
@@ -125,7 +126,7 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> list[Three]:
 @pytest.fixture(scope="session")
 def llama(vocabularies: list[Three]) -> list[Three]:
     if not HAVE_LLAMA:
-        pytest.skip("llama-cpp-python is not installed: ids are compared with tokenizers only (make oracle)")
+        pytest.skip(WHY_NOT)
     return vocabularies
 
 

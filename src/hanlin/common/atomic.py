@@ -1,20 +1,28 @@
-"""Files and directories that appear whole or not at all: temporary sibling, fsync, rename, fsync of the parent."""
+"""Files and directories that appear whole or not at all: temporary sibling, fsync, rename, fsync of the parent.
+
+A directory is replaced only where `refuse_foreign_target` allows it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
 from .errors import HanlinError
 from .failpoints import failpoint
-from .locks import require_held
+from .locks import lock_file, require_held
+from .target import real_target, refuse_foreign_target
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 
 
 def fsync_path(path: Path) -> None:
@@ -41,44 +49,57 @@ def disk_full(path: Path, error: OSError) -> HanlinError:
     """The error a user sees when a write fails for want of room or permission."""
     parent = next((p for p in [path, *path.parents] if p.exists()), Path("."))
     free = shutil.disk_usage(parent).free
+    zh, en = (error.strerror,) * 2 if error.strerror else ("没有写完整", "it was not written whole")  # numpy gives no reason
     return HanlinError(
-        f"写入 {path} 失败：{error.strerror}（该磁盘剩余 {free / 1e6:.0f} MB）。已有的产物没有被改动。请腾出空间或换一个 --out，再运行同一条命令，会从断点继续。",
-        f"Writing {path} failed: {error.strerror} ({free / 1e6:.0f} MB free there). Nothing that existed was changed. "
+        f"写入 {path} 失败：{zh}（该磁盘剩余 {free / 1e6:.0f} MB）。已有的产物没有被改动。请腾出空间或换一个 --out，再运行同一条命令，会从断点继续。",
+        f"Writing {path} failed: {en} ({free / 1e6:.0f} MB free there). Nothing that existed was changed. "
         "Free some space or choose another --out and run the same command: it goes on from where it was.",
     )
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path | str) -> Iterator[Path]:
+def atomic_directory(path: Path | str, kind: str | None = None) -> Iterator[Path]:
     """Yield a temporary sibling directory that becomes `path` when the block ends well, and vanishes when it does not.
 
-    An existing `path` is replaced by two renames; a crash between them leaves the old tree as `.NAME.old.PID`.
+    An existing artefact at `path` stays until the new one is whole, and is replaced by two renames; a crash between them leaves it as
+    `.NAME.old.PID`, which the next writer puts back.
+
+    Args:
+        kind: of artefact; what may be replaced hangs on it (`refuse_foreign_target`).
 
     Raises:
-        HanlinError: the disk is full, the place cannot be written, or another process has taken over this one's lock on it.
+        HanlinError: the disk is full, the place cannot be written or holds what is not ours, or another process has taken over this
+            one's lock on it.
     """
-    path = Path(path)
+    path = real_target(path)
     temporary = path.parent / f".{path.name}.tmp.{os.getpid()}"
+    old = path.parent / f".{path.name}.old.{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         require_held(path)
         sweep_temporaries(path)
+        refuse_foreign_target(path, kind)
         temporary.mkdir()
         yield temporary
         failpoint("directory.before_fsync")
         fsync_tree(temporary)
         failpoint("directory.before_rename")
         require_held(path)
-        old = path.parent / f".{path.name}.old.{os.getpid()}"
+        refuse_foreign_target(path, kind)  # hours may have passed
         if path.exists():
             os.rename(path, old)
             failpoint("directory.between_renames")
-        os.rename(temporary, path)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if old.exists() and not os.path.lexists(path):
+                os.rename(old, path)
+            raise
         fsync_path(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
+        if error.errno in _NO_ROOM:
             raise disk_full(path, error) from error
         raise
     except BaseException:
@@ -91,31 +112,74 @@ def sweep_temporaries(path: Path) -> None:
 
     Callers hold the run's lock, so no living process owns these leftovers.
     """
-    for leftover in path.parent.glob(f".{path.name}.old.*"):
+    for leftover in _leftovers(path, "old"):
         if path.exists():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             os.rename(leftover, path)
-    for leftover in path.parent.glob(f".{path.name}.tmp.*"):
+    for leftover in _leftovers(path, "tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _leftovers(path: Path, what: str) -> list[Path]:
+    """Directories `.NAME.tmp.PID` or `.NAME.old.PID` beside `path`; what is named otherwise is somebody else's."""
+    pattern = re.compile(re.escape(f".{path.name}.{what}.") + r"\d+")
+    found = path.parent.glob(glob.escape(f".{path.name}.{what}.") + "*")
+    return [item for item in found if pattern.fullmatch(item.name) and item.is_dir() and not item.is_symlink()]
+
+
+def _remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling that becomes the file `path` when the block ends well, and vanishes when it does not.
+
+    Its name is always the same, so that the next writer of `path` takes up what a killed one left; a lock, which the kernel frees with
+    the process, keeps two writers apart.
+
+    Raises:
+        HanlinError: `path` is a directory or no plain file, the disk is full, or the place cannot be written.
+    """
+    path = real_target(path)
+    if os.path.lexists(path) and not path.is_file():
+        raise HanlinError(
+            f"{path} 不是普通文件，不能被替换。请换一个输出文件。", f"{path} is no plain file and cannot be replaced. Choose another output file."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held, temporary = _temporary_file(path.parent / f".{path.name}.tmp")
+        with held:
+            try:
+                yield temporary
+                fsync_path(temporary)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        fsync_path(path.parent)
+    except OSError as error:
+        raise disk_full(path, error) from error
+
+
+def _temporary_file(path: Path) -> tuple[IO[bytes], Path]:
+    """An empty file that no other process writes, locked: `path`, or where that is being written, one named after this process."""
+    file = open(path, "ab")  # noqa: SIM115 - the caller closes it
+    if lock_file(file, path):
+        file.truncate(0)
+        return file, path
+    file.close()
+    path = path.with_name(f"{path.name}.{os.getpid()}")
+    return open(path, "wb"), path
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:
     """Write a whole file, or leave the earlier one untouched."""
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.tmp.{os.getpid()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_path(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise disk_full(path, error) from error
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path | str, value: Any) -> None:

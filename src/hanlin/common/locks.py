@@ -50,6 +50,12 @@ def directory_lock(path: Path | str) -> Iterator[None]:
             del _held[path.absolute()]
 
 
+def owned(path: Path | str) -> bool:
+    """Whether `path` lies below a directory that this process holds the lock of."""
+    path = Path(os.path.realpath(path))
+    return any(Path(os.path.realpath(folder)) in path.parents for folder in list(_held))
+
+
 def require_held(path: Path) -> None:
     """Check, right before `path` is published, that no lock of this process on a directory above was taken over.
 
@@ -65,6 +71,17 @@ def require_held(path: Path) -> None:
                 f"{folder} 已由同一个 torchrun 作业后来的进程接管（{_holder(folder / LOCK)}）：这个进程停顿太久，不再写任何东西。",
                 f"{folder} was taken over by a later start of the same torchrun job ({_holder(folder / LOCK)}): this process was away too long and writes nothing more.",
             )
+
+
+def lock_file(file: IO[Any], path: Path) -> bool:
+    """Lock an open file until it is closed, if it is still the one at `path` and no other process has locked it; never waits."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
 
 
 def _locked(path: Path) -> IO[str]:

@@ -17,9 +17,9 @@ import orjson
 
 from .atomic import atomic_directory, read_json, write_json
 from .errors import HanlinError
+from .target import MANIFEST
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 _PACKAGES = ("hanlin", "torch", "numpy", "tokenizers", "safetensors")
 
 
@@ -35,6 +35,24 @@ def sha256_file(path: Path) -> str:
 def hash_json(value: Any) -> str:
     """Hex SHA-256 of a JSON-able value with sorted keys."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
+
+
+def write_digested(path: Path | str, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a digest of itself, atomically; `read_digested` knows whether it was altered."""
+    write_json(path, {**value, "digest": hash_json(value)})
+
+
+def read_digested(path: Path | str) -> dict[str, Any]:
+    """What `write_digested` wrote, without the digest.
+
+    Raises:
+        HanlinError: not there, cut short, altered, or without a digest.
+    """
+    said = read_json(path)
+    digest = said.pop("digest", None) if isinstance(said, dict) else None
+    if digest is None or digest != hash_json(said):
+        raise HanlinError(f"{path} 不完整，或被改动过。", f"{path} is not whole, or was altered.")
+    return said
 
 
 @functools.cache
@@ -102,11 +120,14 @@ def artifact(
         views: files made from the others to look at. They are checked as all are but count nothing in `content_hash`, so a page may
             say how long the work took.
 
+    Raises:
+        HanlinError: `path` holds what an artefact of this kind must not replace (`refuse_foreign_target`), or cannot be written.
+
     Example:
         with artifact(out, "tokenizer", config=config) as writer:
             (writer.path / "tokenizer.json").write_bytes(data)
     """
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, kind) as temporary:
         writer = ArtifactWriter(temporary)
         yield writer
         files = {
@@ -144,7 +165,7 @@ def read_manifest(path: Path | str, kind: str | tuple[str, ...] | None = None, *
     said = {name: value for name, value in raw.items() if name in names}
     entries = said["files"].values() if isinstance(said.get("files"), dict) else [None]
     whole = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries) and names - {"key", "format"} <= said.keys()
-    if not whole or raw.get("digest", hash_json(said)) != hash_json(said):
+    if not whole or raw.get("digest") != hash_json(said):
         raise HanlinError(
             f"{path / MANIFEST} 已损坏或被改动。为避免用坏数据继续，已停止。请删除 {path} 后重新运行生成它的命令。",
             f"{path / MANIFEST} is damaged or was edited. Stopped rather than go on with bad data. Remove {path} and run the command that makes it.",

@@ -12,7 +12,8 @@ from typing import Any
 
 from .. import __version__
 from .atomic import read_json, write_json
-from .locks import directory_lock
+from .errors import HanlinError
+from .locks import LOCK, directory_lock
 from .manifest import hash_json
 
 SECONDS = 60.0  # of work that a kill may cost
@@ -54,6 +55,11 @@ class Savepoint:
         self._saved = time.monotonic()
 
     def __enter__(self) -> Savepoint:
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / LOCK).is_file():  # it would be emptied
+            raise HanlinError(
+                f"{self.folder} 不是 Hanlin 的临时目录，里面有别的文件。请换一个 --out，或把它移走。",
+                f"{self.folder} is no working folder of Hanlin's and holds other files. Choose another --out, or move it away.",
+            )
         self._lock = directory_lock(self.folder)
         self._lock.__enter__()
         file = self.folder / "state.json"
@@ -66,7 +72,7 @@ class Savepoint:
 
     def clear(self, keep: Sequence[str]) -> None:
         """Remove all in the folder but what is named, the state, and the lock."""
-        kept = {*keep, ".lock"} | ({"state.json"} if self.state is not None else set())
+        kept = {*keep, LOCK} | ({"state.json"} if self.state is not None else set())
         for item in list(self.folder.iterdir()):
             if item.name not in kept:
                 _remove(item) if item.is_dir() else item.unlink()

@@ -23,6 +23,7 @@ from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact, read_manifest
 from ..common.progress import Progress
 from ..common.savepoint import Savepoint, files_key
+from ..common.target import refuse_foreign_target
 from .duplicates import LEAST_MEMORY, DuplicateSearch
 from .files import Damaged, expand, expected_bytes
 from .intake import SKETCH, AllTaken, Intake, read_so_far
@@ -90,6 +91,7 @@ def build_corpus(
     """
     out, progress = Path(out), progress or Progress()
     paths, documents = _documents(sources)
+    refuse_foreign_target(out, "corpus", [*(paths or ()), *(item for item in config.decontaminate if os.path.exists(item))])
     skip = "" if config.skip_bad else "corpus.skip_bad=true" if in_recipe else "--skip-bad"
     if paths is not None and skip:
         check_inputs(paths, "documents", text_key=config.text_key, skip=skip)

@@ -20,7 +20,9 @@ import numpy as np
 from ..common.atomic import write_json
 from ..common.errors import HanlinError, tr
 from ..common.manifest import artifact
+from ..common.target import refuse_foreign_target
 from .dedup import skeleton
+from .files import expand
 from .quarantine import Quarantine
 from .readers import read_documents
 from .score import KIND, REPORT, SCORER, WEIGHTS, ScoreConfig, Scorer, batched, beginning, deciles, norm, slots
@@ -58,6 +60,7 @@ def fit_scorer(
     """
     config = config or ScoreConfig()
     _sklearn()
+    refuse_foreign_target(out, KIND, expand([*good, *bad]))
     quarantine = Quarantine()
     examples = [_draw(files, config, seed, quarantine) for files in (good, bad)]
     both = {item.key for item in examples[0]} & {item.key for item in examples[1]}

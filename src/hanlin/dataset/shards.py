@@ -24,6 +24,7 @@ from ..common.errors import HanlinError
 from ..common.failpoints import failpoint
 from ..common.manifest import Manifest, artifact, read_manifest
 from ..common.savepoint import Savepoint, files_key
+from ..common.target import refuse_foreign_target
 from ..corpus.files import expand
 from ..corpus.readers import read_sourced_texts
 from ..tokenizer import Tokenizer, chat
@@ -219,6 +220,7 @@ def build_text_dataset(
     """
     config = {"tokenizer": tokenizer.content_hash, "masked": False}
     paths = _paths(source)
+    refuse_foreign_target(out, "dataset", [tokenizer.path, *(paths or ())])
     batches = _sourced(cast(Any, source)) if paths is None else ((batch.texts, batch.names) for batch in read_sourced_texts(paths))
     with (
         Savepoint(Path(out), files_key(paths, [config, _SOURCES]) if paths is not None else "") as savepoint,

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
-from ..common.atomic import fsync_path
+from ..common.atomic import atomic_file
 from ..common.errors import HanlinError
 from ..common.manifest import MANIFEST, read_manifest
-from ..model import ModelConfig
+from ..model import CausalLM, ModelConfig, check_weights, load_weights
 from ..model.store import WEIGHTS
 from ..tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
 from ..tokenizer.special import PATTERN_NAME, to_letters
@@ -66,6 +65,11 @@ def check_export(config: ModelConfig, tokenizer: Tokenizer) -> None:
             f"模型的 eos_token_id={config.eos_token_id} 不是分词器的 <|endoftext|>（{tokenizer.eos_id}）。",
             f"The model's eos_token_id {config.eos_token_id} is not the tokenizer's <|endoftext|> ({tokenizer.eos_id}).",
         )
+    if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise HanlinError(
+            f"activation_function={config.activation_function}：llama.cpp 的 gpt2 只算 gelu_new，导出后结果会不同。",
+            f"activation_function {config.activation_function}: llama.cpp's gpt2 computes gelu_new alone, so the exported model would be another.",
+        )
     if config.per_head % 8:
         raise HanlinError(
             f"head_dim={config.per_head} 不是 8 的倍数，llama.cpp 的注意力内核不支持。请调整 hidden_size 或 num_attention_heads。",
@@ -89,7 +93,8 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
         dtype: of the matrices, `f32`, `f16` or `q8_0`; vectors stay f32.
 
     Raises:
-        HanlinError: the directory is no model of ours, an unknown dtype, or the `gguf` package is missing.
+        HanlinError: the directory is no model of ours or does not fit together, a weight is not finite, an unknown dtype, `out` is
+            something else than a GGUF file, the disk is full, or the `gguf` package is missing. What was at `out` is unchanged then.
     """
     try:
         import gguf
@@ -100,31 +105,56 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
     folder, out = Path(model), Path(out)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, "model")
+    if not (folder / "config.json").is_file():
+        raise HanlinError(f"{folder} 不是模型目录（没有 config.json）。", f"{folder} is not a model directory (no config.json).")
     config, tokenizer = ModelConfig.from_hf(folder), load_tokenizer(folder)
-    temporary = out.parent / f".{out.name}.tmp.{os.getpid()}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(temporary, config.family)
-    try:
-        _write_header(writer, gguf, config, tokenizer, name=folder.resolve().parent.name)
-        for name, tensor in safetensors.torch.load_file(folder / WEIGHTS).items():
-            array = _arrange(name, tensor.float(), config).contiguous().numpy()
-            kind = gguf.GGMLQuantizationType.F32
-            if array.ndim == 2 and name != "transformer.wpe.weight":
-                kind = {"f32": kind, "f16": gguf.GGMLQuantizationType.F16, "q8_0": gguf.GGMLQuantizationType.Q8_0}[dtype]
-                if dtype == "q8_0" and array.shape[1] % 32:
-                    kind = gguf.GGMLQuantizationType.F16
-            data = array if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(array, kind)
-            writer.add_tensor(gguf_name(name), data, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        fsync_path(temporary)
-        os.replace(temporary, out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    check_export(config, tokenizer)
+    check_weights(folder / WEIGHTS, config)
+    _refuse_other(out)
+    model_weights = CausalLM(config)
+    load_weights(model_weights, folder / WEIGHTS)
+    with atomic_file(out) as temporary:
+        writer = gguf.GGUFWriter(temporary, config.family)
+        try:
+            _write_header(writer, gguf, config, tokenizer, name=folder.resolve().parent.name, dtype=dtype)
+            for name, tensor in model_weights.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise HanlinError(
+                        f"{folder / WEIGHTS}：{name} 里有 NaN 或无穷大，导出的模型不能用，所以没有写。请用更早的模型。",
+                        f"{folder / WEIGHTS}: {name} holds NaN or infinity. A file of it would be of no use, so none was written. Use an earlier model.",
+                    )
+                array = _arrange(name, tensor.float(), config).contiguous().numpy()
+                kind = _kind_of(gguf, name, array.shape, dtype)
+                data = array if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(array, kind)
+                writer.add_tensor(gguf_name(name), data, raw_dtype=kind)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
     return out
+
+
+def _refuse_other(out: Path) -> None:
+    """Refuse to replace what is no GGUF file."""
+    if not os.path.lexists(out):
+        return
+    if out.is_file():
+        with open(out, "rb") as file:
+            if file.read(4) in (b"GGUF", b""):
+                return
+    raise HanlinError(
+        f"{out} 已存在，而且不是 GGUF 文件；为免毁掉它，什么也没有写。请换一个 --out。",
+        f"{out} is there and is no GGUF file. Nothing was written, so that it is not lost. Choose another --out.",
+    )
+
+
+def _kind_of(gguf, name: str, shape: tuple[int, ...], dtype: str):
+    """The type that a tensor is written in: that of the file for matrices, f16 where rows do not fill the blocks of q8_0."""
+    kinds = gguf.GGMLQuantizationType
+    if len(shape) != 2 or name == "transformer.wpe.weight" or dtype == "f32":
+        return kinds.F32
+    return kinds.Q8_0 if dtype == "q8_0" and shape[1] % 32 == 0 else kinds.F16
 
 
 def _arrange(name: str, tensor: torch.Tensor, config: ModelConfig) -> torch.Tensor:
@@ -138,7 +168,7 @@ def _arrange(name: str, tensor: torch.Tensor, config: ModelConfig) -> torch.Tens
     return tensor
 
 
-def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name: str) -> None:
+def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name: str, dtype: str) -> None:
     writer.add_name(name or "hanlin")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -146,7 +176,7 @@ def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name:
     writer.add_feed_forward_length(config.feed_forward)
     writer.add_head_count(config.num_attention_heads)
     if config.family == "gpt2":
-        writer.add_layer_norm_eps(1e-5)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
     else:
         writer.add_head_count_kv(config.key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -156,7 +186,10 @@ def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name:
         if config.family == "llama":
             writer.add_rope_dimension_count(config.per_head)
             writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    kinds = gguf.LlamaFileType
+    writer.add_file_type({"f32": kinds.ALL_F32, "f16": kinds.MOSTLY_F16, "q8_0": kinds.MOSTLY_Q8_0}[dtype])
+    if dtype == "q8_0":
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     vocabulary = tokenizer.vocabulary
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PATTERN_NAME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ Family = Literal["qwen3", "llama", "gpt2"]
 ResidualInit = Literal["zero", "scaled", "plain"]
 
 ARCHITECTURES: dict[str, str] = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
+# GPT-2's activations by their names in transformers: torch's approximation of each.
+GELU: dict[str, Literal["none", "tanh"]] = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,9 @@ class ModelShape:
 class ModelConfig(ModelShape):
     """A decoder-only transformer.
 
+    Attributes:
+        layer_norm_epsilon, activation_function: of a gpt2 checkpoint; what is trained here has GPT-2's own.
+
     Raises:
         ValueError: a combination that the stock architecture of the family could not load; found here, before step 0,
             because a run once had to be repeated when six heads of 48 did not make 512.
@@ -59,6 +65,8 @@ class ModelConfig(ModelShape):
     vocab_size: int = dataclasses.field(kw_only=True)
     eos_token_id: int = 0
     pad_token_id: int = 0
+    layer_norm_epsilon: float = 1e-5
+    activation_function: str = "gelu_new"
 
     def __post_init__(self):
         def derive(name: str, value: int) -> None:
@@ -69,8 +77,9 @@ class ModelConfig(ModelShape):
             raise ValueError("GPT-2 has no QK-norm: leave qk_norm out, or choose family qwen3")
         if self.qk_norm is not None:
             object.__setattr__(self, "family", "qwen3" if self.qk_norm else "llama")
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
-            if getattr(self, name) < 1:
+        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+        for name in (*sizes, "num_key_value_heads", "head_dim", "intermediate_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads and self.head_dim is None:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
@@ -152,8 +161,8 @@ class ModelConfig(ModelShape):
                 "n_inner": self.feed_forward,
                 "n_positions": self.max_position_embeddings,
                 "n_ctx": self.max_position_embeddings,
-                "activation_function": "gelu_new",
-                "layer_norm_epsilon": 1e-5,
+                "activation_function": self.activation_function,
+                "layer_norm_epsilon": self.layer_norm_epsilon,
                 "resid_pdrop": 0.0,
                 "embd_pdrop": 0.0,
                 "attn_pdrop": 0.0,
@@ -178,38 +187,118 @@ class ModelConfig(ModelShape):
 
     @classmethod
     def from_hf(cls, path: Path | str) -> ModelConfig:
-        """Read a model directory's `config.json`.
+        """Read a model directory's `config.json`; what it leaves out is what transformers takes for that architecture.
 
         Raises:
-            HanlinError: not there, or an architecture or option (scaled RoPE, biases, another activation) we do not compute.
+            HanlinError: not there, malformed, or an architecture or option (scaled RoPE, biases, another activation) we do not compute.
         """
         file = Path(path) / "config.json"
         raw = read_json(file)
-        architecture = (raw.get("architectures") or ["?"])[0]
-        family = next((f for f, name in ARCHITECTURES.items() if architecture.startswith(name.removesuffix("ForCausalLM").removesuffix("LMHeadModel"))), None)
-        if family is None:
-            known = ", ".join(ARCHITECTURES.values())
-            raise HanlinError(f"{file}：架构 {architecture} 不受支持。可用：{known}。", f"{file}: architecture {architecture} is not supported. Known: {known}.")
-        shared = {key: raw[key] for key in ("vocab_size", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
-        if isinstance(shared.get("eos_token_id"), list):
-            shared["eos_token_id"] = shared["eos_token_id"][0]
-        if family == "gpt2":
-            names = {
-                "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-                "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
-            }  # fmt: skip
-            return cls(family="gpt2", **shared, **{ours: raw[theirs] for ours, theirs in names.items() if raw.get(theirs) is not None})
-        rope = raw.get("rope_parameters") or {}
-        unsupported = [key for key in ("attention_bias", "mlp_bias", "use_sliding_window") if raw.get(key)]
-        if raw.get("rope_scaling") or rope.get("rope_type", "default") != "default":
-            unsupported.append("rope_scaling")
-        if raw.get("hidden_act", "silu") != "silu":
-            unsupported.append("hidden_act")
+        if not isinstance(raw, dict):
+            raise _malformed(file, "应是一个 JSON 对象", "should be a JSON object")
+        family = _family(raw, file)
+        unsupported = _unsupported(raw, family)
         if unsupported:
-            raise HanlinError(f"{file}：不支持的选项 {'、'.join(unsupported)}。", f"{file}: unsupported options: {', '.join(unsupported)}.")
-        names = (
-            "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-            "intermediate_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
-        )  # fmt: skip
-        values = {key: raw[key] for key in names if raw.get(key) is not None}
-        return cls(family=family, rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10000.0), **shared, **values)  # type: ignore[arg-type]
+            raise HanlinError(
+                f"{file}：不支持的选项 {'、'.join(unsupported)}。打开后的结果会与原模型不同，所以没有打开。",
+                f"{file}: unsupported options: {', '.join(unsupported)}. What is computed here would not be this model, so it was not opened.",
+            )
+        values: dict[str, Any] = {}
+        for name, default in _STOCK[family].items():
+            theirs = _GPT2_NAMES.get(name, name) if family == "gpt2" else name
+            value = next((raw[key] for key in (theirs, name) if raw.get(key) is not None), default)
+            if value is not None:
+                values[name] = _checked(name, theirs, value, file)
+        if family != "gpt2":
+            rope = raw.get("rope_parameters") or {}
+            theta = next((place["rope_theta"] for place in (rope, raw) if place.get("rope_theta") is not None), 10000.0)
+            values["rope_theta"] = _checked("rope_theta", "rope_theta", theta, file)
+        try:
+            return cls(family=family, **values)
+        except ValueError as error:
+            raise _malformed(file, str(error), str(error)) from None
+
+
+# What transformers takes where a config.json says nothing.
+_COMMON = {"eos_token_id": None, "pad_token_id": None}
+_ROPED = _COMMON | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+_STOCK: dict[Family, dict[str, Any]] = {
+    "llama": _ROPED | {
+        "vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048,
+    },
+    "qwen3": _ROPED | {
+        "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768,
+    },
+    "gpt2": _COMMON | {
+        "vocab_size": 50257, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": None,
+        "max_position_embeddings": 1024, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+_GPT2_NAMES = {
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
+}  # fmt: skip
+_OPTIONS = {"rms_norm_eps": float, "layer_norm_epsilon": float, "rope_theta": float, "tie_word_embeddings": bool, "activation_function": str}
+# Beyond these no weights are: the tables of rotary embeddings, which no file holds, would not fit in memory.
+_MOST = {"max_position_embeddings": 1 << 20, "num_hidden_layers": 1 << 16}
+
+
+def _family(raw: dict[str, Any], file: Path) -> Family:
+    architectures = raw.get("architectures")
+    if architectures is not None and not (isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)):
+        raise _malformed(file, "architectures 应是名字的列表", "architectures should be a list of names")
+    architecture = (architectures or ["?"])[0]
+    for family, name in ARCHITECTURES.items():
+        if architecture in (name, name.removesuffix("ForCausalLM").removesuffix("LMHeadModel") + "ForSequenceClassification"):
+            return family  # type: ignore[return-value]
+    known = ", ".join(ARCHITECTURES.values())
+    raise HanlinError(f"{file}：架构 {architecture} 不受支持。可用：{known}。", f"{file}: architecture {architecture} is not supported. Known: {known}.")
+
+
+def _unsupported(raw: dict[str, Any], family: Family) -> list[str]:
+    """Options of a config.json that change what the model computes and that we do not compute."""
+    found = [key for key in ("quantization_config", "add_cross_attention", "attention_bias", "mlp_bias", "use_sliding_window") if raw.get(key)]
+    if family == "gpt2":
+        if str(raw.get("activation_function", "gelu_new")) not in GELU:
+            found.append("activation_function")
+        if raw.get("scale_attn_weights") is False:
+            found.append("scale_attn_weights")
+        if raw.get("scale_attn_by_inverse_layer_idx"):
+            found.append("scale_attn_by_inverse_layer_idx")
+        if raw.get("tie_word_embeddings") is False:
+            found.append("tie_word_embeddings")
+        return found
+    rope = raw.get("rope_parameters") or {}
+    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default" or rope.keys() - {"rope_type", "rope_theta"}:
+        found.append("rope_parameters")
+    if raw.get("rope_scaling"):
+        found.append("rope_scaling")
+    if raw.get("hidden_act", "silu") not in ("silu", "swish"):
+        found.append("hidden_act")
+    layers = raw.get("layer_types")
+    if layers is not None and (not isinstance(layers, list) or any(kind != "full_attention" for kind in layers)):
+        found.append("layer_types")
+    return found
+
+
+def _checked(name: str, key: str, value: Any, file: Path) -> Any:
+    """A value of config.json, of the type and in the bounds that its name asks for."""
+    kind = _OPTIONS.get(name, int)
+    if name == "eos_token_id" and isinstance(value, list) and value:
+        value = value[0]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or isinstance(value, list):
+        raise _malformed(file, f"{key} 是 {value!r}，应为 {kind.__name__}", f"{key} is {value!r}, should be of type {kind.__name__}")
+    least, most = (0 if name.endswith("_id") else 1), _MOST.get(name, 2**31 - 1)
+    if kind is int and not least <= value <= most:
+        raise _malformed(file, f"{key} 是 {value}，应在 {least} 与 {most} 之间", f"{key} is {value}, should lie between {least} and {most}")
+    if kind is float and not 0 < value < math.inf:
+        raise _malformed(file, f"{key} 是 {value}，应大于 0", f"{key} is {value}, should be above 0")
+    return value
+
+
+def _malformed(file: Path, zh: str, en: str) -> HanlinError:
+    return HanlinError(
+        f"{file} 不能用：{zh}。请从模型的来源重新取这个文件。", f"{file} cannot be used: {en}. Fetch the file anew from where the model came from."
+    )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import ModelConfig
+from .config import GELU, ModelConfig
 from .functions import run_block
 
 if TYPE_CHECKING:
@@ -46,17 +46,18 @@ class GPT2MLP(nn.Module):
         super().__init__()
         self.c_fc = Conv1D(config.hidden_size, config.feed_forward)
         self.c_proj = Conv1D(config.feed_forward, config.hidden_size)
+        self.approximate = GELU[config.activation_function]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
 
 
 class GPT2Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.hidden_size, eps=1e-5)
+        self.ln_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.attn = GPT2Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.hidden_size, eps=1e-5)
+        self.ln_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
@@ -74,7 +75,7 @@ class GPT2Decoder(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
         self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.ln_f = nn.LayerNorm(config.hidden_size, eps=1e-5)
+        self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     @property
     def blocks(self) -> nn.ModuleList:

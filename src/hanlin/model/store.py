@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import safetensors
@@ -38,31 +43,137 @@ def save_weights(model: CausalLM | RewardModel, folder: Path, *, im_end_id: int 
         write_json(folder / "generation_config.json", {"eos_token_id": stops, "pad_token_id": model.config.pad_token_id, "do_sample": True, "temperature": 0.7, "top_p": 0.9})
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()} if weights is None else weights
     safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))  # safetensors makes it 0600, whatever the umask
+
+
+def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> None:
+    """Compare what the header of a safetensors file says with a configuration, before anything of that size is allocated.
+
+    Raises:
+        HanlinError: the file is missing, cut short or damaged; its tensors are not this architecture's; its numbers are no floats.
+    """
+    found = _header(file)
+    with torch.device("meta"):
+        one = (RewardModel if reward else CausalLM)(dataclasses.replace(config, num_hidden_layers=1))
+    shapes = {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()}
+    layer = re.compile(r"\b(h|layers)\.0\.")
+    blocks = [name for name in shapes if layer.search(name)]
+    known = set(shapes) - set(blocks)
+    if not reward and config.tie_word_embeddings and "lm_head.weight" in found:
+        known.add("lm_head.weight")  # it has to be the embedding: `load_weights` sees to that
+        shapes["lm_head.weight"] = shapes["transformer.wte.weight" if config.family == "gpt2" else "model.embed_tokens.weight"]
+    for name in sorted(known):
+        _require_shape(file, name, shapes[name], found)
+    for number in range(config.num_hidden_layers):  # ends at the first layer that is not there, however many config.json claims
+        for name in blocks:
+            here = layer.sub(rf"\1.{number}.", name)
+            _require_shape(file, here, shapes[name], found)
+            known.add(here)
+    for name in sorted(found.keys() - known):
+        _require_shape(file, name, None, found)
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name in a safetensors file, without its data."""
+    if not file.is_file():
+        raise HanlinError(f"找不到权重文件 {file}。这个目录不是完整的模型。", f"No weights at {file}: the directory is not a whole model.")
+    try:
+        with safetensors.safe_open(file, "pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            kinds = {name: part.get_dtype() for name, part in slices.items()}
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(file, error) from None
+    wrong = next((name for name, kind in sorted(kinds.items()) if kind not in _FLOATS), None)
+    if wrong is not None:
+        raise HanlinError(
+            f"{file}：{wrong} 的类型是 {kinds[wrong]}，应为浮点数（{'、'.join(_FLOATS)}）。量化过的权重请先还原成浮点数。",
+            f"{file}: {wrong} is of type {kinds[wrong]}, weights should be floats ({', '.join(_FLOATS)}). Convert quantised weights back first.",
+        )
+    return shapes
+
+
+_FLOATS = ("F32", "F16", "BF16", "F64")
+
+
+def _damaged(file: Path, error: Exception) -> HanlinError:
+    return HanlinError(
+        f"权重文件 {file} 已损坏或不完整（{error}）。请使用更早的检查点，或重新训练这一阶段。",
+        f"The weights {file} are damaged or cut short ({error}). Use an earlier checkpoint, or run this stage again.",
+    )
+
+
+def _require_shape(file: Path, name: str, wanted: tuple[int, ...] | None, found: Mapping[str, tuple[int, ...]]) -> None:
+    if found.get(name) != wanted:
+        zh, en = wanted or "不存在", wanted or "absent"
+        raise HanlinError(
+            f"{file} 与 config.json 不符：{name} 应为 {zh}，实际 {found.get(name, '不存在')}。请确认两者来自同一个模型。",
+            f"{file} does not fit its config.json: {name} should be {en}, is {found.get(name, 'absent')}. Make sure both come from one model.",
+        )
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
     """Fill a module strictly from a safetensors file: every name and shape must match.
 
+    Where embeddings are tied, the file may hold `lm_head.weight` as well, if it equals the embedding.
+
     Raises:
         HanlinError: the file is missing, cut short or damaged, or its tensors are not this architecture's.
     """
-    if not file.is_file():
-        raise HanlinError(f"找不到权重文件 {file}。这个目录不是完整的模型。", f"No weights at {file}: the directory is not a whole model.")
+    found = _header(file)
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    embedding = None
+    if isinstance(module, CausalLM) and module.config.tie_word_embeddings and "lm_head.weight" in found:
+        embedding = "transformer.wte.weight" if module.config.family == "gpt2" else "model.embed_tokens.weight"
+        expected["lm_head.weight"] = expected[embedding]
+    for name in sorted(expected.keys() | found.keys()):
+        _require_shape(file, name, expected.get(name), found)
     try:
         tensors = safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, OSError) as error:
-        raise HanlinError(f"权重文件 {file} 已损坏或不完整（{error}）。请使用更早的检查点，或重新训练这一阶段。", f"The weights {file} are damaged or cut short ({error}). Use an earlier checkpoint, or run this stage again.") from None
-    if isinstance(module, CausalLM) and module.config.tie_word_embeddings:
-        tensors.pop("lm_head.weight", None)
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if expected != found:
-        name = next(name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name))
+        raise _damaged(file, error) from None
+    if embedding is not None and not torch.equal(tensors.pop("lm_head.weight"), tensors[embedding]):
         raise HanlinError(
-            f"{file} 与 config.json 不符：{name} 应为 {expected.get(name, '不存在')}，实际 {found.get(name, '不存在')}。请确认两者来自同一个模型。",
-            f"{file} does not fit its config.json: {name} should be {expected.get(name, 'absent')}, is {found.get(name, 'absent')}. Make sure both come from one model.",
+            f"{file}：config.json 说 lm_head.weight 与词嵌入相同（tie_word_embeddings），实际不同。请把 config.json 的 tie_word_embeddings 改为 false，或核对模型的来源。",
+            f"{file}: by config.json lm_head.weight is the embedding (tie_word_embeddings), but they differ. "
+            "Set tie_word_embeddings to false in config.json, or check where the model came from.",
         )
     module.load_state_dict(tensors, strict=True)
+
+
+def read_generation_config(folder: Path | str) -> dict[str, float]:
+    """The sampling settings that a model directory's `generation_config.json` recommends, all in range; none where it says nothing.
+
+    Returns:
+        temperature (0 where `do_sample` is false), top_k, top_p, min_p, repetition_penalty, those of them that are given.
+
+    Raises:
+        HanlinError: malformed, or a number out of range; the file and the setting are named.
+    """
+    file = Path(folder) / "generation_config.json"
+    raw = read_json(file) if file.is_file() else {}
+    if not isinstance(raw, dict):
+        raise HanlinError(f"{file} 应是一个 JSON 对象。请从模型的来源重新取它，或删除它。", f"{file} should be a JSON object. Fetch it anew, or remove it.")
+    found: dict[str, float] = {}
+    for name, (fits, zh, en) in _SAMPLING.items():
+        value = raw.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
+            raise HanlinError(
+                f"{file}：{name} 是 {value!r}，应为{zh}。请改正或删去这一项。", f"{file}: {name} is {value!r}, should be {en}. Correct or remove it."
+            )
+        found[name] = value
+    return {"temperature": 0.0} if raw.get("do_sample") is False else found
+
+
+_SAMPLING: dict[str, tuple[Callable[[float], bool], str, str]] = {
+    "temperature": (lambda value: 0 <= value < math.inf, "不小于 0 的数", "a number from 0"),
+    "top_p": (lambda value: 0 <= value <= 1, " 0 与 1 之间的数", "between 0 and 1"),
+    "top_k": (lambda value: 0 <= value < 2**31 and value == int(value), "不小于 0 的整数", "an integer from 0"),
+    "min_p": (lambda value: 0 <= value <= 1, " 0 与 1 之间的数", "between 0 and 1"),
+    "repetition_penalty": (lambda value: 0 < value < math.inf, "大于 0 的数", "a number above 0"),
+}
 
 
 def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype | None = None) -> CausalLM:
@@ -70,17 +181,21 @@ def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype |
 
     Args:
         device: `auto`, `cpu`, …; the CPU when absent.
-        dtype: parameters are converted to it; as stored when absent.
+        dtype: of the parameters; float32 when absent, whatever the file has: training keeps its weights in float32, and most processors
+            multiply nothing else fast. Half the memory is to be had by asking for bfloat16.
 
     Raises:
-        HanlinError: no model there, damaged files, an unknown architecture.
+        HanlinError: no model there, damaged or malformed files, an unknown architecture.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise HanlinError(f"{folder} 不是模型目录（没有 config.json）。", f"{folder} is not a model directory (no config.json).")
     if (folder / MANIFEST).is_file():
         read_manifest(folder)
-    model = CausalLM(ModelConfig.from_hf(folder))
+    config = ModelConfig.from_hf(folder)
+    check_weights(folder / WEIGHTS, config)
+    read_generation_config(folder)  # what is wrong there should be known now, not at the first question
+    model = CausalLM(config)
     load_weights(model, folder / WEIGHTS)
     return model.to(device=resolve_device(device or "cpu"), dtype=dtype).eval()
 
@@ -90,9 +205,11 @@ def load_reward_model(path: Path | str, device: str | None = None) -> RewardMode
     folder = Path(path)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, "reward_model")
-    architecture = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
-    if not architecture.endswith("ForSequenceClassification"):
+    config = ModelConfig.from_hf(folder)
+    architecture = read_json(folder / "config.json")["architectures"][0]
+    if not architecture.endswith("ForSequenceClassification") or config.family == "gpt2":
         raise HanlinError(f"{folder} 是 {architecture}，不是奖励模型。", f"{folder} is a {architecture}, not a reward model.")
-    model = RewardModel(ModelConfig.from_hf(folder))
+    check_weights(folder / WEIGHTS, config, reward=True)
+    model = RewardModel(config)
     load_weights(model, folder / WEIGHTS)
     return model.to(resolve_device(device or "cpu")).eval()

@@ -16,6 +16,7 @@ from ..common.errors import HanlinError
 from ..common.locks import directory_lock
 from ..common.manifest import artifact
 from ..common.progress import Progress, make_progress
+from ..common.target import refuse_foreign_directory
 from ..evaluation.ablation import ablation_markdown, ablation_picture, ablation_table
 from .cells import CellPool, CellSpec, Ground, file_ground, recipe_ground
 from .recipe import Recipe, load_recipe
@@ -129,6 +130,7 @@ def run_ablation(plan: AblationPlan, out: Path, *, jobs: int = 1, keep_models: b
     own = progress is None
     progress = progress or make_progress()
     try:
+        refuse_foreign_directory(out, "cells")
         with directory_lock(out):
             pool = CellPool(out / "cells", jobs, progress)
             grounds = _grounds(plan, out, progress)

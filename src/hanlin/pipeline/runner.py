@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import resource
 import sys
 import time
@@ -16,9 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import read_json, write_json
 from ..common.errors import HanlinError
-from ..common.manifest import hash_json, read_manifest
+from ..common.manifest import hash_json, read_digested, read_manifest, sha256_file, write_digested
 from ..common.progress import Progress
 
 PIPELINE_FORMAT = 1  # raised when the meaning of a step changes, so that old records are not reused
@@ -26,7 +26,11 @@ PIPELINE_FORMAT = 1  # raised when the meaning of a step changes, so that old re
 
 @dataclasses.dataclass
 class StepRecord:
-    """What a finished step said: figures and samples for the report, and whether its model was kept."""
+    """What a finished step said: figures and samples for the report, and whether its model was kept.
+
+    Attributes:
+        files: size and SHA-256 of what it wrote besides artefacts, by path below the run.
+    """
 
     key: str
     seconds: float
@@ -35,6 +39,7 @@ class StepRecord:
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     kept: bool = True
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def peak_rss_mb(reset: bool = False) -> float:
@@ -59,18 +64,21 @@ class Runner:
         self.records: dict[str, StepRecord] = {}
         self.reused: list[str] = []
 
-    def run(self, name: str, inputs: Any, body: Callable[[str, StepRecord], None], artifacts: tuple[Path, ...] = ()) -> StepRecord:
+    def run(
+        self, name: str, inputs: Any, body: Callable[[str, StepRecord], None], artifacts: tuple[Path, ...] = (), files: tuple[Path, ...] = ()
+    ) -> StepRecord:
         """Run one step, or take its record when nothing it depends on has changed.
 
         Args:
             inputs: JSON-able: everything the result depends on.
             body: does the work, given the key (to be written in manifests) and the record to fill.
             artifacts: directories that must still be whole for the record to count.
+            files: below `out`, that the step writes and that must still be what it wrote.
         """
         key = hash_json([PIPELINE_FORMAT, name, inputs])
         file = self.out / "steps" / f"{name}.json"
         self.progress.stage(self.names.index(name) + 1, len(self.names), name)
-        record = self._finished(file, key, artifacts)
+        record = self._finished(file, key, artifacts, files)
         if record is None:
             record = StepRecord(key, 0.0, 0.0)
             peak_rss_mb(reset=True)
@@ -78,24 +86,52 @@ class Runner:
             body(key, record)
             record.seconds = round(time.monotonic() - began, 2)
             record.peak_rss_mb = round(peak_rss_mb(), 1)
-            write_json(file, dataclasses.asdict(record))
+            record.files = {str(path.relative_to(self.out)): _look(path) for path in files}
+            write_digested(file, dataclasses.asdict(record))
         else:
             self.reused.append(name)
             self.progress.note(f"{name} 已完成，沿用", f"{name} is done already, kept")
         self.records[name] = record
         return record
 
-    def _finished(self, file: Path, key: str, artifacts: tuple[Path, ...]) -> StepRecord | None:
-        if not file.is_file():
+    def _finished(self, file: Path, key: str, artifacts: tuple[Path, ...], files: tuple[Path, ...]) -> StepRecord | None:
+        """The record of an earlier start, if it is of this key and whole, and what the step wrote is too.
+
+        Whatever is wrong with it, the step can be done again; so nothing that a damaged record may raise ends the run.
+        """
+        if not os.path.lexists(file):
             return None
         try:
-            record = StepRecord(**read_json(file))
+            record = read_record(file)
             if record.key != key:
                 return None
             for path in artifacts:
                 read_manifest(path)
-        except (HanlinError, TypeError) as error:
-            if isinstance(error, HanlinError):
-                self.progress.warn(f"需要重做：{error.zh}", f"must be done again: {error.en}")
+            for path in files:
+                _require_whole(path, record.files.get(str(path.relative_to(self.out))))
+        except (HanlinError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            said = (error.zh, error.en) if isinstance(error, HanlinError) else (f"{file} 已损坏（{error!r}）", f"{file} is damaged ({error!r})")
+            self.progress.warn(f"需要重做：{said[0]}", f"must be done again: {said[1]}")
             return None
         return record
+
+
+def read_record(file: Path) -> StepRecord:
+    """Read what a step said.
+
+    Raises:
+        HanlinError: cut short, altered, or of an earlier version, which kept no digest.
+    """
+    said = read_digested(file)
+    if said.keys() != {field.name for field in dataclasses.fields(StepRecord)}:
+        raise HanlinError(f"{file} 是另一个版本写的。", f"{file} is of another version.")
+    return StepRecord(**said)
+
+
+def _look(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _require_whole(path: Path, recorded: dict[str, Any] | None) -> None:
+    if not path.is_file() or recorded is None or _look(path) != recorded:
+        raise HanlinError(f"{path} 不见了，或与记录的 SHA-256 不符。", f"{path} is missing, or differs from its recorded SHA-256.")

@@ -17,6 +17,7 @@ from ..common.errors import HanlinError
 from ..common.locks import directory_lock
 from ..common.manifest import artifact
 from ..common.progress import Progress, make_progress
+from ..common.target import refuse_foreign_directory
 from ..evaluation.intervals import Metric
 from ..evaluation.scaling_law import Fit, advise, fit_law
 from ..evaluation.scaling_page import scaling_markdown, scaling_picture
@@ -169,6 +170,7 @@ def run_scaling(plan: SeriesPlan, out: Path, *, jobs: int = 1, progress: Progres
     own = progress is None
     progress = progress or make_progress()
     try:
+        refuse_foreign_directory(out, "cells")
         with directory_lock(out):
             config = plan.config
             ground = recipe_ground(config, out / "data", progress) if isinstance(config, Recipe) else file_ground(config, plan.heldout)

@@ -17,6 +17,7 @@ from ..common.errors import HanlinError, first_process
 from ..common.locks import directory_lock
 from ..common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
 from ..common.progress import Progress, make_progress
+from ..common.target import refuse_foreign_target
 from ..corpus.files import expand
 from ..corpus.readers import read_conversations, read_preferences
 from ..dataset import TokenDataset, build_conversation_dataset, too_long_warning
@@ -135,6 +136,7 @@ def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = (),
 def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str | None) -> dict[str, Any]:
     """The stage, in each process of a team; the first one prepares what all read, speaks and writes."""
     root = out.parent / f".{out.name}.work"
+    team.by_first(lambda: _refuse_target(name, config, file, out))
     progress = make_progress() if team.first else Progress()
     with contextlib.ExitStack() as held:
         team.by_first(lambda: held.enter_context(directory_lock(root)))
@@ -219,3 +221,8 @@ def _train(name: str, config: Path, file: Any, job: Job) -> None:
 
     job.team.by_first(encode)
     {"sft": finetune, "distill": finetune, "dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)
+
+
+def _refuse_target(name: str, config: Path, file: Any, out: Path) -> None:
+    inputs = (file.dataset, file.tokenizer) if name == "pretrain" else (file.model, *expand(file.files))
+    refuse_foreign_target(out, "reward_model" if name == "reward" else "model", [config, *inputs])

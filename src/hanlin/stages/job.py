@@ -14,6 +14,7 @@ from ..common.devices import resolve_device
 from ..common.errors import HanlinError
 from ..common.manifest import MANIFEST, artifact, hash_json, read_manifest, sha256_file
 from ..common.progress import Progress
+from ..common.target import refuse_foreign_target
 from ..common.tracking import MetricsLog
 from ..model import CausalLM, RewardModel, load_model, save_weights
 from ..tokenizer import Tokenizer, load_tokenizer
@@ -70,7 +71,11 @@ class Job:
         Args:
             origin: content hashes of what the model was made from, by role: checkpoints of another origin are refused.
             dataset: where the documents of a bad step can be read, with `tokenizer`.
+
+        Raises:
+            HanlinError: what `out` holds must not be replaced by the result.
         """
+        self.team.by_first(lambda: refuse_foreign_target(self.out, kind_of(model)))
         log = MetricsLog(None)
         if self.team.first:
             write_run_file(self.work, dataset, tokenizer and tokenizer.path)
@@ -109,11 +114,15 @@ def write_model(
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Publish a model directory: weights (the model's own, unless given), config, tokenizer, chat template, manifest. Stock transformers opens it."""
-    kind = "reward_model" if isinstance(model, RewardModel) else "model"
-    with artifact(out, kind, parents=parents, config=to_dict(config), seed=seed, key=key) as written:
+    with artifact(out, kind_of(model), parents=parents, config=to_dict(config), seed=seed, key=key) as written:
         save_weights(model, written.path, im_end_id=tokenizer.im_end_id, weights=weights)
         tokenizer.save(written.path)
         written.metrics = metrics
+
+
+def kind_of(model: CausalLM | RewardModel) -> str:
+    """Kind of the artefact a model is published as."""
+    return "reward_model" if isinstance(model, RewardModel) else "model"
 
 
 def check_length(model: CausalLM | RewardModel, seq_len: int) -> None:

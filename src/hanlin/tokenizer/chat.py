@@ -219,6 +219,9 @@ def _template() -> str:
 {{%- set state = namespace(first=0, last_user=-1) %}}
 {{%- if tools %}}
     {{{{- '{IM_START}system\\n' }}}}
+    {{%- if messages and messages[0].role == 'system' and messages[0].content is not string %}}
+        {{{{- raise_exception('content should be text') }}}}
+    {{%- endif %}}
     {{%- if messages and messages[0].role == 'system' %}}
         {{{{- messages[0].content + '\\n\\n' }}}}
         {{%- set state.first = 1 %}}
@@ -236,6 +239,12 @@ def _template() -> str:
 {{%- endfor %}}
 {{%- for message in messages %}}
     {{%- if loop.index0 >= state.first %}}
+        {{%- if message.content is not string and (message.content is defined and message.content is not none or not message.tool_calls) %}}
+            {{{{- raise_exception('content should be text') }}}}
+        {{%- endif %}}
+        {{%- if message.reasoning_content is defined and message.reasoning_content is not none and message.reasoning_content is not string %}}
+            {{{{- raise_exception('reasoning_content should be text') }}}}
+        {{%- endif %}}
         {{%- set content = message.content if message.content is string else '' %}}
         {{%- if message.role == 'assistant' %}}
             {{{{- '{IM_START}assistant\\n' }}}}

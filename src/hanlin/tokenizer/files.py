@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import orjson
 
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
+from hanlin.common.target import MANIFEST
 
 from .chat import CHAT_TEMPLATE
 from .special import BYTES, END_OF_TEXT, END_THINK, IM_END, IM_START, PATTERN, PATTERN_NAME, THINK, to_letters
@@ -224,7 +225,7 @@ def content_hash(directory: Path) -> str:
     """
     import hashlib
 
-    from hanlin.common.manifest import MANIFEST, hash_json, sha256_file  # not needed to open a tokenizer, which should be instant
+    from hanlin.common.manifest import hash_json, sha256_file  # not needed to open a tokenizer, which should be instant
 
     hashes = {}
     for name in FILES:
@@ -240,12 +241,32 @@ def content_hash(directory: Path) -> str:
             f"{directory / TEMPLATE} is not the chat template of this Hanlin. Training, evaluation and serving must share one: "
             "use the version that wrote it, or restore the file from the tokenizer's directory.",
         )
-    if (directory / MANIFEST).is_file():
-        recorded = read_json(directory / MANIFEST).get("files", {})
-        for name, value in hashes.items():
-            if name in recorded and recorded[name]["sha256"] != value:
-                raise HanlinError(
-                    f"分词器损坏：{directory / name} 与记录的 SHA-256 不符。请重新训练，或从原目录复制。",
-                    f"Damaged tokenizer: {directory / name} differs from its recorded SHA-256. Train it again, or copy it from where it came.",
-                )
+    require_recorded(directory, hashes)
     return hash_json(["tokenizer", hashes])
+
+
+def require_recorded(directory: Path, hashes: Mapping[str, str] | None = None) -> None:
+    """Check a tokenizer's files against the manifest of their directory, where it has one and names them.
+
+    Args:
+        hashes: SHA-256 by name, where they are known already.
+
+    Raises:
+        HanlinError: one of them is missing or differs, or the manifest itself is damaged.
+    """
+    if not (directory / MANIFEST).is_file():
+        return
+    import hashlib
+
+    said = read_json(directory / MANIFEST)
+    recorded = said.get("files") if isinstance(said, dict) else None
+    for name in FILES:
+        entry = recorded.get(name) if isinstance(recorded, dict) else None
+        if entry is None or (hashes is None and not (directory / name).is_file()):
+            continue
+        found = hashes[name] if hashes else hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        if not isinstance(entry, dict) or entry.get("sha256") != found:
+            raise HanlinError(
+                f"分词器损坏：{directory / name} 与记录的 SHA-256 不符。请重新训练，或从原目录复制。",
+                f"Damaged tokenizer: {directory / name} differs from its recorded SHA-256. Train it again, or copy it from where it came.",
+            )

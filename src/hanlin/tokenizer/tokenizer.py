@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from hanlin.common.errors import HanlinError
 
 from . import chat
-from .files import FILES, Vocabulary, content_hash, read_files
+from .files import FILES, Vocabulary, content_hash, read_files, require_recorded
 from .special import END_OF_TEXT, END_THINK, IM_END, THINK
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """Open a tokenizer directory, or the tokenizer inside a model directory.
 
     Raises:
-        HanlinError: nothing there, damaged, or not a tokenizer of Hanlin's.
+        HanlinError: nothing there, damaged (where the directory has a manifest, by its SHA-256), or not a tokenizer of Hanlin's.
     """
     path = Path(path)
+    require_recorded(path)
     return Tokenizer(read_files(path), path)
 
 

@@ -16,6 +16,7 @@ from hanlin._native import PretokenCounter, train_pieces, train_plain
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import artifact
 from hanlin.common.savepoint import Savepoint, files_key
+from hanlin.common.target import refuse_foreign_target
 
 from .counting import AlignedCounts, Progress, Texts, explained_disk
 from .files import build_vocabulary, write_files
@@ -104,6 +105,7 @@ def train_tokenizer(
     config = TokenizerConfig(vocab_size, num_special, aligned, min_frequency, max_token_chars)
     wanted = config.learnt_tokens
     paths = paths_of(source)
+    refuse_foreign_target(out, KIND, paths or ())
     job = files_key(paths, asdict(config)) if paths is not None and config.aligned else ""
     with Savepoint(Path(out), job) as savepoint, Texts(source, threads, progress) as texts, explained_disk():
         if config.aligned:
