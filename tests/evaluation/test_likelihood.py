@@ -10,7 +10,7 @@ import torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.dataset import build_conversation_dataset, build_text_dataset
-from hanlin.evaluation import NGramModel, answer_bits_per_byte, bits_per_byte, likelihood, ngram_bits_per_byte
+from hanlin.evaluation import NGramModel, answer_bits_per_byte, bits_per_byte, likelihood, ngram_bits_per_byte, ngram_name
 from hanlin.evaluation.likelihood import document_bits, encode_documents, sliding_windows
 from tests.support import FAMILIES, TEXTS, tiny_model, tiny_tokenizer
 
@@ -97,7 +97,10 @@ def test_the_control_counts_the_same_tokens_over_the_same_bytes(tokenizer, tmp_p
     fitted = NGramModel(tokenizer.vocab_size).fit(ids * 5)
     assert control.value == pytest.approx(fitted.bits(ids, skip=1).sum() / sizes.sum())
     assert control.n == len(DOCUMENTS) and control.value < 1
+    assert ngram_name(training) == "5-gram"
     monkeypatch.setattr(likelihood, "CONTROL_TOKENS", len(training.tokens) // 3)
+    counted = sum(len(training.document(index)) for index in range(0, len(training), math.ceil(len(training.tokens) / likelihood.CONTROL_TOKENS)))
+    assert ngram_name(training) == f"5-gram on {counted} tokens"
     assert ngram_bits_per_byte(training, tokenizer, DOCUMENTS).value > control.value
 
 

@@ -52,16 +52,29 @@ def ngram_bits_per_byte(
 ) -> Metric:
     """Bits per byte of the control: an n-gram model counted on the same training tokens.
 
-    Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted.
+    Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted; `ngram_name` then says so.
 
     Raises:
         HanlinError: the training tokens come from another tokenizer.
     """
     training.require_tokenizer(tokenizer)
-    step = math.ceil(len(training.tokens) / CONTROL_TOKENS)
-    control = NGramModel(tokenizer.vocab_size, order).fit([training.document(index) for index in range(0, len(training), step)])
+    control = NGramModel(tokenizer.vocab_size, order).fit([training.document(index) for index in _counted(training)])
     ids, sizes = encode_documents(tokenizer, documents)
     return by_source(control.bits(ids, skip=1), sizes, [None] * len(ids), seed=seed)["all"]
+
+
+def ngram_name(training: TokenDataset, order: int = 5) -> str:
+    """Name of the control: `5-gram`, or `5-gram on 9.6M tokens` where it was not counted on all that the model was trained on."""
+    counted = _counted(training)
+    if len(counted) == len(training):
+        return f"{order}-gram"
+    tokens = int(training.lengths[counted.start : counted.stop : counted.step].sum())
+    return f"{order}-gram on {tokens / 1e6:.1f}M tokens" if tokens >= 1e5 else f"{order}-gram on {tokens} tokens"
+
+
+def _counted(training: TokenDataset) -> range:
+    """Documents that an n-gram control counts."""
+    return range(0, len(training), max(1, math.ceil(len(training.tokens) / CONTROL_TOKENS)))
 
 
 def answer_bits_per_byte(

@@ -13,6 +13,7 @@ from ..common.errors import HanlinError, require_one_process
 from ..common.locks import directory_lock
 from ..common.manifest import MANIFEST, package_versions, read_manifest
 from ..common.progress import Progress, make_progress
+from .facts import about_model, examples, tokens_facts
 from .life import Life
 from .recipe import Recipe, load_recipe, recipe_names
 
@@ -51,6 +52,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
                 "wall_seconds": round(time.monotonic() - began, 1),
                 "peak_rss_mb": max(record.peak_rss_mb for record in records.values()),
                 "model": "model",
+                "about": about_model(recipe, out, machine()["device"]),
                 "stages": [
                     {"name": name, "seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "kept": r.kept, "metrics": r.metrics, "samples": r.samples}
                     for name, r in records.items()
@@ -93,7 +95,11 @@ def _extras(recipe: Recipe, out: Path, life: Life) -> dict[str, Any]:
             manifest = read_manifest(folder, verify=False)
             artifacts[folder.name] = {"kind": manifest.kind, "hash": manifest.content_hash, "parents": manifest.parents, "path": str(folder.relative_to(out))}
     drops = out / "corpus" / "report.json"
+    page = out / "corpus" / "report.html"
     return {
+        "tokens": tokens_facts(out),
+        "examples": examples(out, life.source.problems() if recipe.grpo is not None else None),
+        "corpus_page": page.relative_to(out).as_posix() if page.is_file() else None,
         "recipe_resolved": to_dict(recipe),
         "versions": package_versions(),
         "artifacts": artifacts,
