@@ -14,12 +14,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..common.errors import HanlinError
+from ..common.manifest import MANIFEST, read_manifest
+from ..corpus.readers import read_documents
 from ..dataset import TokenDataset
+from ..inference import resolve_model_dir
+from ..inference.generate import load_chat_model
 from ..model import CausalLM, token_log_probs
 from ..stages.supervised import token_bytes
 from ..tokenizer import Tokenizer
@@ -45,6 +52,26 @@ def bits_per_byte(
     ids, sizes = encode_documents(tokenizer, documents)
     bits = document_bits(model, ids, context=context)
     return by_source(bits, sizes, [document.get("source") for document in documents], seed=seed)
+
+
+def bits_per_byte_of_files(path: Path | str, files: Sequence[Path | str], count: int, *, device: str | None = None) -> dict[str, Metric]:
+    """Bits per byte of a model on the first `count` documents of files: `bits_per_byte`, and `bits_per_byte/SOURCE` where there are several.
+
+    Args:
+        path: of a model or a run. Text is seen in windows of the length that the model was trained at, where its manifest says so.
+
+    Raises:
+        HanlinError: no model, no text, or a count that is not positive.
+    """
+    if count < 1:
+        raise HanlinError(f"--count 至少是 1，得到 {count}。", f"--count is at least 1, not {count}.")
+    model, tokenizer = load_chat_model(path, device)
+    folder = resolve_model_dir(path)
+    trained = read_manifest(folder, verify=False).config.get("seq_len") if (folder / MANIFEST).is_file() else None
+    documents = list(islice(read_documents([str(file) for file in files]), count))
+    scores = bits_per_byte(model, tokenizer, documents, context=trained)
+    named = {f"bits_per_byte/{name}": metric for name, metric in scores.items() if name != "all"}
+    return {"bits_per_byte": scores["all"]} | (named if len(named) > 1 else {})
 
 
 def ngram_bits_per_byte(

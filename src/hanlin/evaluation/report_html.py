@@ -11,7 +11,7 @@ from . import svg
 from .intervals import FEWEST, Control, Metric, beats, ranking
 from .report_evidence import curves_of, drops_of, facts_of, provenance, samples_of
 from .report_model import examples_of, in_a_line, model_of, tokens_of
-from .report_tables import about_bits, about_control, before_and_after, few, greedy_and_sampled, split
+from .report_tables import about_bits, about_control, aim_of, before_and_after, few, greedy_and_sampled, split
 from .report_text import Text, both, control_text, duration, esc, in_words, memory, metric_text, show, span, stage_text
 
 STATIC = Path(__file__).parent / "static"
@@ -69,7 +69,7 @@ def masthead(brand: Text, name: str, title: Text, subtitle: str, lede: Text) -> 
 
 def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     stages = report["stages"]
-    judged = [metric for stage in stages if (metric := _aim(stage)) and metric[1].control]
+    judged = [metric for stage in stages if (metric := aim_of(stage)) and metric[1].control]
     won = sum(beats(metric) for _, metric in judged)
     rejected = [stage for stage in stages if not stage["kept"]]
     zh_names, en_names = (
@@ -120,7 +120,7 @@ def _contents(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
     tiles = []
     for stage in stages:
-        aim = _aim(stage)
+        aim = aim_of(stage)
         if aim is None:
             continue
         name, metric = aim
@@ -164,7 +164,7 @@ _MEMORY_EN = "Peak memory: the most that the process held during the stage, with
 
 
 def _verdict(stage: Mapping[str, Any]) -> str:
-    aim, rejected = _aim(stage), "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>'
+    aim, rejected = aim_of(stage), "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>'
     if aim is None:
         return '<span class="mark none">—</span>' + rejected
     name, metric = aim
@@ -183,15 +183,6 @@ _RESULTS = {
 }
 
 
-def _aim(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
-    """The metric a stage is judged by: the one its text names, else the first that has a control."""
-    metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
-    aim = stage_text(stage["name"]).aim
-    if aim is not None and aim in metrics:
-        return aim, metrics[aim]
-    return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
-
-
 def _result(metric: Metric) -> str:
     assert metric.control is not None
     return ranking(metric, metric.control, metric.higher_is_better)
@@ -204,7 +195,7 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
     name = stage["name"]
     text, notes = stage_text(name), dict((extras.get("notes") or {}).get(name) or {})
     samples = (extras.get("samples") or {}).get(name) or stage["samples"]
-    aim = _aim(stage)
+    aim = aim_of(stage)
     before = notes.get("before") or {}
     main, guards, sampled = split(stage["metrics"], before)
     if aim is not None and aim[0] in main:

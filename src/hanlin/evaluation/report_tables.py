@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .intervals import FEWEST, Control, Metric, ranking
-from .report_text import Text, both, control_text, metric_text, show, span
+from .report_text import Text, both, control_text, metric_text, show, span, stage_text
 
 SAMPLED = "/sampled"
 
@@ -23,6 +23,15 @@ def few(metric: Metric) -> str:
     if metric.n >= FEWEST:
         return ""
     return f' <span class="few">{both(f"不到 {FEWEST} 条，太少", f"fewer than {FEWEST}: too few to tell")}</span>'
+
+
+def aim_of(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
+    """The metric a stage is judged by: the one its text names, else the first that has a control."""
+    metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
+    aim = stage_text(stage["name"]).aim
+    if aim is not None and aim in metrics:
+        return aim, metrics[aim]
+    return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
 
 
 def split(raw: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[dict[str, Metric], dict[str, Metric], dict[str, Metric]]:

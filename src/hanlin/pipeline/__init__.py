@@ -11,7 +11,7 @@ from ..common.atomic import read_json, write_json
 from ..common.config import to_dict
 from ..common.errors import HanlinError, require_one_process
 from ..common.locks import directory_lock
-from ..common.manifest import MANIFEST, package_versions, read_manifest
+from ..common.manifest import MANIFEST, hash_json, package_versions, read_manifest
 from ..common.progress import Progress, make_progress
 from .facts import about_model, examples, tokens_facts
 from .life import Life
@@ -44,10 +44,15 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
             began = time.monotonic()
             life.run()
             records = life.runner.records
+            digest = hash_json(read_json(out / RECIPE_FILE))
             if len(life.runner.reused) == len(records) and (out / "report.json").is_file():
-                return read_json(out / "report.json")
+                found = read_json(out / "report.json")
+                if found.get("recipe_hash") != digest:  # what was changed touches no figure
+                    found["recipe_hash"] = digest
+                    write_json(out / "report.json", found)
+                return found
             report = {
-                "format": 1, "recipe": recipe.name, "seed": recipe.seed, "machine": machine(),
+                "format": 1, "recipe": recipe.name, "recipe_hash": digest, "seed": recipe.seed, "machine": machine(),
                 "seconds": round(sum(record.seconds for record in records.values()), 1),
                 "wall_seconds": round(time.monotonic() - began, 1),
                 "peak_rss_mb": max(record.peak_rss_mb for record in records.values()),
