@@ -119,3 +119,45 @@ def test_the_hint_is_kept_out_of_pipes():
     environment = {name: value for name, value in os.environ.items() if name not in ("HANLIN_LANG", "LC_ALL", "LC_MESSAGES")} | {"LANG": "C.UTF-8"}
     result = subprocess.run([sys.executable, "-m", "hanlin", "report", "nowhere"], capture_output=True, text=True, env=environment, timeout=120)
     assert result.returncode == 1 and "HANLIN_LANG" not in result.stderr
+
+
+# ---------------------------------------------------------------- mistakes on the command line
+
+
+def test_a_typo_in_an_override_blames_the_command_line_and_one_in_the_file_the_file(tmp_path, monkeypatch):
+    from hanlin.common.errors import HanlinError
+    from hanlin.pipeline.recipe import load_recipe
+
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    with pytest.raises(HanlinError, match=r"^command line: unknown key pretrain.train.step. Did you mean pretrain.train.steps\?"):
+        load_recipe("demo", ["pretrain.train.step=10"])
+    with pytest.raises(HanlinError, match="^command line: pretrain.train.steps should be an integer"):
+        load_recipe("demo", ["pretrain.train.steps=many"])
+    with pytest.raises(HanlinError, match="pretrain.seq_len"):
+        load_recipe("demo", ["seq_len=1024"])
+    file = tmp_path / "mine.yaml"
+    file.write_text("corpus: {documents: 10}\npretrain: {train: {step: 3}}\n")
+    with pytest.raises(HanlinError, match=f"^{file}: unknown key pretrain.train.step"):
+        load_recipe(file, ["seed=3"])
+
+
+@pytest.mark.parametrize("overrides", [["pretrain.seq_len=4096"], ["corpus.files=[x]", "dpo.files=[]"], ["corpus.documents=0"]])
+def test_what_a_recipe_refuses_it_refuses_in_both_languages(overrides):
+    from hanlin.common.errors import HanlinError
+    from hanlin.pipeline.recipe import load_recipe
+
+    with pytest.raises(HanlinError) as caught:
+        load_recipe("demo", overrides)
+    assert HAN.search(caught.value.zh) and not HAN.search(caught.value.en) and "is empty" not in caught.value.zh and "exceeds" not in caught.value.zh
+
+
+def test_settings_behind_the_files_are_taken_for_settings(tmp_path):
+    from hanlin.cli import _settings_among_files
+    from hanlin.common.errors import HanlinError
+
+    strange = tmp_path / "a=b.txt"
+    strange.write_text("x")
+    found = _settings_among_files(("seed=1",), ("x.txt", "sft=null", str(strange)), ("y.jsonl",))
+    assert found == (("seed=1", "sft=null"), [("x.txt", str(strange)), ("y.jsonl",)])
+    with pytest.raises(HanlinError, match="sft=null"):
+        _settings_among_files((), ("sft=null",))

@@ -152,6 +152,21 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
     return terminal.table(rows) if rows else []
 
 
+def outcome(stage: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """What came of a stage in a few words, Chinese and English: the metric it is judged by, and its control."""
+    aim = aim_of({"name": stage, "metrics": metrics})
+    if aim is None:
+        return "", ""
+    name, metric = aim
+    text = metric_text(name)
+    said = [f"{text.name[language]} {show(metric.value, text.share)}" for language in (0, 1)]
+    if metric.control is not None:
+        control, value = control_text(metric.control.name), show(metric.control.value, text.share)
+        verdict = _MARKS[ranking(metric, metric.control, metric.higher_is_better)]
+        said = [f"{said[0]}（{control.zh} {value}，{verdict[0]}）", f"{said[1]} ({control.en} {value}, {verdict[1]})"]
+    return said[0], said[1]
+
+
 def metrics_table(metrics: Mapping[str, Metric]) -> list[str]:
     """Metrics by name, for a terminal."""
     rows = [

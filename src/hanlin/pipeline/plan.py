@@ -166,6 +166,24 @@ def _offer_sharding(error: HanlinError, section: SupervisedConfig, shape: ModelC
     )
 
 
+def work_of(recipe: Recipe) -> dict[str, float]:
+    """How much work each training stage of a recipe is, in tokens trained on, roughly: for what is left of a run.
+
+    Distillation counts its control as well. Pairs are taken to be a quarter of a row long and to cost half more than a token of text
+    (the reference's pass); a token generated as much as three trained on, over all seeds and their controls of equal time.
+    """
+    found: dict[str, float] = {}
+    for name in recipe.stages():
+        section: Any = getattr(recipe, name, None)
+        if isinstance(section, SupervisedConfig):
+            found[name] = float(section.train.steps * section.rows * section.seq_len) * (2 if name == "distill" else 1)
+        elif name in ("dpo", "reward"):
+            found[name] = 1.5 * section.train.steps * section.pairs * 2 * section.seq_len / 4
+        elif name == "grpo":
+            found[name] = 3.0 * 2 * section.seeds * section.train.steps * section.prompts * section.group_size * section.max_new_tokens
+    return found
+
+
 class _OnTable:
     """Reckons by a device's data sheet: every kernel takes its arithmetic, its traffic or its launch, whichever is longest."""
 
