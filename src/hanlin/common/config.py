@@ -113,6 +113,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     except ValueError as error:
         section = prefix.rstrip(".") or cls.__name__
         zh_where, en_where = _blame(where, section)
+        if not prefix and getattr(where, "given", ()):  # of the whole: either may have brought it about
+            zh_where, en_where = f"{where} 加上命令行的设置", f"{where} with the settings of the command line"
         raise HanlinError(f"{zh_where}：{section} 的设置不可行：{error}", f"{en_where}: {section} cannot work: {error}") from None
 
 
