@@ -79,9 +79,9 @@ def test_vocabulary_larger_than_the_corpus_can_give(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("override,hint", [("pretrain.train.stepz=5", "steps"), ("modle.hidden_size=5", "model"), ("pretrain.train.steps=viele", "integer"), ("model.hidden_size=102", "multiple")])
-def test_recipe_mistakes_name_key_file_and_remedy(tmp_path, capsys, monkeypatch, override, hint):
+def test_mistakes_in_overrides_name_key_and_remedy_and_no_file_of_the_package(tmp_path, capsys, monkeypatch, override, hint):
     said = complaint(capsys, monkeypatch, "en", "run", "demo", override, "--out", tmp_path / "r")
-    assert hint in said and "demo.yaml" in said and not (tmp_path / "r").exists()
+    assert hint in said and "command line" in said and ("demo.yaml" in said) == (hint == "multiple") and not (tmp_path / "r").exists()
 
 
 def test_unknown_recipe_lists_those_there_are(tmp_path, capsys, monkeypatch):

@@ -196,6 +196,15 @@ def test_doctor_says_what_a_training_would_use(monkeypatch):
         assert all(trap[language] in text and trap["source"] in text for trap in found["traps"])
 
 
+def test_doctor_shows_language_processor_and_free_memory(monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "zh")
+    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: None)
+    found = doctor.examine()
+    assert found["processor"] and found["processor"] == doctor.cpu_name() and 0 < found["memory_free_gib"] <= found["memory_gib"]
+    text = doctor.render(found)
+    assert "语言" in text and "中文" in text and "处理器" in text and found["processor"] in text and "可用内存" in text
+
+
 def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
     monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: ("q 的梯度里有 NaN 或 Inf", "NaN or Inf in the gradient of q") if name == "tiles" else None)
     found = doctor.examine()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from .common.errors import HanlinError, first_process, prefers_chinese, tr
+from .cli_words import Words, epilogue, verb
+from .common.errors import HanlinError, first_process, language_unsaid, prefers_chinese, tr
 from .common.terminal import for_stream
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ app = App(
     name="hanlin",
     help=tr("从原始中文文本到能对话的语言模型。", "From raw Chinese text to a language model you can talk to."),
     version_flags=["--version"],
+    help_format="plaintext",
+    help_formatter=Words(""),
+    help_epilogue=epilogue(""),
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main() says what became of the work
 )
-Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
-Files = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
+Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
+Files = Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative=())]
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -46,7 +50,7 @@ def show(value: Any, as_json: bool, text: str | None = None) -> None:
 # ------------------------------------------------------------------ the whole life
 
 
-@app.command
+@app.command(**verb("run"))
 def run(
     recipe: str = "demo",
     /,
@@ -90,6 +94,7 @@ def run(
     """
     from .pipeline import load_recipe, run_recipe
 
+    overrides, (corpus, sft) = _settings_among_files(overrides, corpus, sft)
     extra: dict[str, Any] = {}
     if corpus:
         extra["corpus"] = {"files": corpus}
@@ -104,6 +109,26 @@ def run(
     show(report, json, _summary(report, out))
 
 
+def _settings_among_files(overrides: tuple[str, ...], *lists: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Settings that stand behind --corpus or --sft, where files are expected, are taken for settings: no file is called so.
+
+    Raises:
+        HanlinError: what is left of a list is nothing.
+    """
+    kept: list[tuple[str, ...]] = []
+    for words in lists:
+        settings = [word for word in words if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*=.*", word) and not Path(word).exists()]
+        overrides = (*overrides, *settings)
+        files = tuple(word for word in words if word not in settings)
+        if settings and not files:
+            raise HanlinError(
+                f"{settings[0]} 是一项设置，不是文件：--corpus、--sft 后面还缺文件。",
+                f"{settings[0]} is a setting, not a file: --corpus or --sft has no file behind it.",
+            )
+        kept.append(files)
+    return overrides, kept
+
+
 def _show_dial(dial: Dial) -> None:
     from .pipeline.dial import dial_text
 
@@ -111,29 +136,15 @@ def _show_dial(dial: Dial) -> None:
 
 
 def _summary(report: dict[str, Any], out: Path) -> str:
-    lines = []
-    for stage in report["stages"]:
-        for name, metric in stage["metrics"].items():
-            if "/" in name:
-                continue
-            control = metric.get("control")
-            beside = f"   ({control['name']} {control['value']:.3f})" if control else ""
-            lines.append(f"  {stage['name']:<11} {name:<18} {metric['value']:.3f}  [{metric['low']:.3f}, {metric['high']:.3f}]  n={metric['n']}{beside}")
-    head = tr(f"用时 {report['seconds'] / 60:.1f} 分钟，内存峰值 {report['peak_rss_mb'] / 1024:.2f} GiB", f"{report['seconds'] / 60:.1f} minutes, peak memory {report['peak_rss_mb'] / 1024:.2f} GiB")
-    foot = tr(
-        f"报告：{out / 'report.html'}\n聊天：hanlin chat {out}\n服务：hanlin serve {out}",
-        f"report: {out / 'report.html'}\nchat:   hanlin chat {out}\nserve:  hanlin serve {out}",
-    )
-    return "\n".join([head, *lines, foot])
+    from .evaluation.summary import summary_text
+
+    return summary_text(report, out)
 
 
-app.command(
-    "hanlin.cli_plan:plan", name="plan",
-    help=tr("动手之前先算：内存、速度、时间、费用；--params 看各项设置如何推出", "Reckon before running: memory, speed, time, money; with --params, how each setting is derived"),
-)  # fmt: skip
+app.command("hanlin.cli_plan:plan", name="plan", **verb("plan"))
 
 
-@app.command
+@app.command(**verb("resume"))
 def resume(run_directory: Path, /, *, json: Flag = False) -> None:
     """Go on with an interrupted run, with the recipe it began with."""
     from .common.atomic import read_json
@@ -147,63 +158,43 @@ def resume(run_directory: Path, /, *, json: Flag = False) -> None:
     show(report, json, _summary(report, run_directory))
 
 
-@app.command
+@app.command(**verb("report"))
 def report(run_directory: Path, /, *, json: Flag = False) -> None:
-    """Show the figures of a finished run and where its report.html is."""
-    from .common.atomic import read_json
+    """Show the figures of a run, finished or under way, and where its report.html is."""
+    import dataclasses
 
-    found = read_json(run_directory / "report.json")
-    show(found, json, _summary(found, run_directory))
+    from .evaluation.summary import run_state, state_text
+
+    state = run_state(run_directory)
+    found = state.report if state.report is not None and not state.changed else dataclasses.asdict(state) | {"unfinished": state.unfinished}
+    show(found, json, state_text(state, run_directory))
 
 
-for verb, zh, en in (
-    ("ablate", "消融：每项设置各有多少贡献，带区间的表和图", "Measure what each setting of a pretraining contributes, with intervals, a table and a picture"),
-    ("scaling", "训练一组大小和长度，拟合规模律，给出预算下的大小", "Train a miniseries, fit the scaling law and advise on the size for a budget"),
-    ("compare", "并排比较几次运行：指标、训练曲线、图", "Compare runs: figures, training curves, a picture"),
-):
-    app.command(f"hanlin.cli_experiments:{verb}", name=verb, help=tr(zh, en))
+for name in ("ablate", "scaling", "compare"):
+    app.command(f"hanlin.cli_experiments:{name}", name=name, **verb(name))
 
 
 # ------------------------------------------------------------------ text
 
-corpus_app = App(name="corpus", help=tr("语料：清洗、去重、查看、比较", "corpora: clean and deduplicate, look into, compare"))
-tokenizer_app = App(name="tokenizer", help=tr("词表：训练、编码、查看、比较", "vocabulary: train, encode, inspect, compare"))
-dataset_app = App(name="dataset", help=tr("把文本编码成词元数据集", "encode text into token shards"))
-export_app = App(name="export", help=tr("导出模型", "export a model"))
-data_app = App(name="data", help=tr("已知的公开数据集", "public data sets known here"))
-inspect_app = App(name="inspect", help=tr("查看一次训练里发生的事", "look into what happened in a training"))
+corpus_app, tokenizer_app, dataset_app, data_app, export_app, inspect_app = (
+    App(name=name, **verb(name)) for name in ("corpus", "tokenizer", "dataset", "data", "export", "inspect")
+)
 for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app, inspect_app):
     app.command(sub)
 
 
-def _add_verbs(group: App, prefix: str, *verbs: tuple[str, str, str]) -> None:
-    for verb, zh, en in verbs:
-        group.command(prefix + verb, name=verb, help=tr(zh, en))
+def _add_verbs(group: App, prefix: str, **functions: str) -> None:
+    """Verbs whose file is loaded when one of them is asked for."""
+    for name, function in functions.items():
+        group.command(f"{prefix}:{function}", name=name, **verb(f"{group.name[0]} {name}"))
 
 
-_add_verbs(
-    corpus_app,
-    "hanlin.cli_corpus:",
-    ("build", "读取、清洗、去重，写成语料目录；每一篇的去向都有账可查", "Read, clean and deduplicate files into a corpus directory that accounts for every document"),
-    ("stats", "各来源、各规则的数字", "Show figures by source and by rule"),
-    ("inspect", "查看丢掉的、改动的、重复的文档", "Look at what was dropped, changed, found twice"),
-    ("diff", "两个语料各自独有的文档", "Show which documents only one of two corpora has"),
-    ("score", "从好坏例子学一个质量分，或给文件打分", "Train a quality score on good and bad examples, or score files with one"),
-)
-_add_verbs(
-    tokenizer_app,
-    "hanlin.cli_tokenizer:tokenizer_",
-    ("train", "从文本或语料学一个字节级 BPE 词表", "Learn a byte-level BPE vocabulary from text or corpus files"),
-    ("encode", "显示一段文字（或标准输入）的词元", "Show the tokens of a text (or of stdin)"),
-    ("inspect", "查看词表：各类文字的占比，最长、最少用、可疑的词元", "Show a vocabulary as people read it: shares of scripts, longest, rarest and suspicious tokens"),
-    ("compare", "在文件上比较几个分词器", "Compare tokenizers on files"),
-    ("advise", "某个参数量适合多大的词表", "Advise on a vocabulary size for a model of so many parameters"),
-)
-data_app.command("hanlin.cli_data:list_sets", name="list", help=tr("列出公开数据集：在哪里、有哪些字段、什么许可", "List public data sets: where they are, their fields and licences"))
-data_app.command("hanlin.cli_data:fetch_set", name="fetch", help=tr("下载公开数据集：先看许可，断点续传，核对", "Download a public data set, checked and resumed; its licence is shown first"))
-dataset_app.command("hanlin.cli_tokenizer:dataset_build", name="build", help=tr("把语料或文件编码成词元分片", "Encode a corpus directory, or files of any layout, into token shards"))
-dataset_app.command("hanlin.cli_experiments:tail", name="tail", help=tr("各来源的结尾是否比前面脏", "Whether the end of each source is dirtier than the rest of it"))
-inspect_app.command("hanlin.cli_inspect:spike", name="spike", help=tr("跳过的步里有哪些文档，最坏的在前", "Show the documents of skipped steps, worst first"))
+_add_verbs(corpus_app, "hanlin.cli_corpus", **{name: name for name in ("build", "stats", "inspect", "diff", "score")})
+_add_verbs(tokenizer_app, "hanlin.cli_tokenizer", **{name: f"tokenizer_{name}" for name in ("train", "encode", "inspect", "compare", "advise")})
+_add_verbs(data_app, "hanlin.cli_data", list="list_sets", fetch="fetch_set")
+_add_verbs(dataset_app, "hanlin.cli_tokenizer", build="dataset_build")
+_add_verbs(dataset_app, "hanlin.cli_experiments", tail="tail")
+_add_verbs(inspect_app, "hanlin.cli_inspect", spike="spike")
 
 
 def bytes_of(size: str) -> int:
@@ -231,12 +222,11 @@ def _show_once(result: Any) -> None:
         show(result, True)
 
 
-def _add_stage(name: str, zh: str, en: str) -> None:
+def _add_stage(name: str) -> None:
     def command(*overrides: str, config: Path, out: Path) -> None:
         _stage(name, config, out, overrides)
 
-    command.__doc__ = tr(zh, en)
-    app.command(command, name=name)
+    app.command(command, name=name, **verb(name))
 
 
 def _pretrain(*overrides: str, config: Path, out: Path, params: str | None = None, depth: int | None = None, tokens: str | None = None) -> None:
@@ -246,32 +236,42 @@ def _pretrain(*overrides: str, config: Path, out: Path, params: str | None = Non
     _show_once(run_stage("pretrain", config, out, overrides, dial))
 
 
-_pretrain.__doc__ = tr("预训练一个模型（配置见 docs/zh/stages.md；--params 26m 推出大小、步数与学习率）。", "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates).")
-app.command(_pretrain, name="pretrain")
-_add_stage("sft", "用对话微调模型。", "Fine-tune a model on conversations.")
-_add_stage("distill", "用带思维链的对话微调模型。", "Fine-tune a model on conversations with reasoning.")
-_add_stage("dpo", "用偏好对做 DPO。", "Optimise a model for preferences by DPO.")
-_add_stage("reward", "训练奖励模型。", "Train a reward model.")
-_add_stage("grpo", "用可核对的答案做 GRPO。", "Optimise a model for checkable answers by GRPO.")
+app.command(_pretrain, name="pretrain", **verb("pretrain"))
+for name in ("sft", "distill", "dpo", "reward", "grpo"):
+    _add_stage(name)
 
 
 # ------------------------------------------------------------------ using a model
 
 
-@app.command(name="eval")
-def evaluate(model: Path, /, *, tasks: Many = (), count: int = 500, json: Path | None = None) -> None:
-    """Measure a model on the embedded held-out tasks, with intervals.
+@app.command(name="eval", **verb("eval"))
+def evaluate(model: Path, /, *, tasks: Many = (), text: Files = (), count: int = 500, json: Path | None = None) -> None:
+    """Measure a model on the embedded held-out tasks, or its bits per byte of text files, with intervals.
 
     Parameters
     ----------
     tasks
         story_answers, problems_solved, preferred_manner, task_reward; all of them when absent.
+    text
+        Files, globs or directories of text the model has not seen: bits per byte of all of it, and by source.
     count
-        Items per task.
+        Items per task; with --text, the first so many documents.
     json
         Also write the figures to this file.
     """
     from .common.atomic import write_json
+    if text:
+        if tasks:
+            raise HanlinError("--text 和 --tasks 只能给一个。", "Give --text or --tasks, not both.")
+        from .evaluation.likelihood import bits_per_byte_of_files
+        from .evaluation.summary import metrics_table
+
+        metrics = bits_per_byte_of_files(model, text, count)
+        result = {name: metric.to_dict() for name, metric in metrics.items()}
+        if json is not None:
+            write_json(json, result)
+        show(result, not sys.stdout.isatty(), "\n".join(metrics_table(metrics)))
+        return
     from .pipeline import evaluate_model
 
     if count < 1:
@@ -282,7 +282,7 @@ def evaluate(model: Path, /, *, tasks: Many = (), count: int = 500, json: Path |
     show(result, True)
 
 
-@app.command
+@app.command(**verb("generate"))
 def generate(
     model: Path, *prompts: str, chat: Flag = False, max_new_tokens: int = 128, temperature: float = 0.7, seed: int = 0, json: Flag = False
 ) -> None:
@@ -315,7 +315,7 @@ def generate(
         print(tr(f"模型立刻结束了，什么也没写（{silent}/{len(texts)}）。{zh}", f"The model ended at once and wrote nothing ({silent}/{len(texts)}). {en}"), file=sys.stderr)
 
 
-@app.command
+@app.command(**verb("chat"))
 def chat(model: Path, /, *, device: str | None = None, temperature: float | None = None, max_new_tokens: int | None = None, seed: int | None = None) -> None:
     """Talk to a model in the terminal."""
     from .inference.chat import chat as talk
@@ -324,7 +324,7 @@ def chat(model: Path, /, *, device: str | None = None, temperature: float | None
     talk(model, device=device, **{name: value for name, value in options.items() if value is not None})
 
 
-@app.command
+@app.command(**verb("serve"))
 def serve(
     model: Path,
     /,
@@ -352,7 +352,7 @@ def serve(
     start(model, host=host, port=port, api_key=api_key, origins=allow_origin, device=device)
 
 
-@export_app.command(name="gguf")
+@export_app.command(name="gguf", **verb("export gguf"))
 def export_to_gguf(model: Path, /, *, out: Path, dtype: str = "f32") -> None:
     """Write a model as one GGUF file for llama.cpp.
 
@@ -367,7 +367,7 @@ def export_to_gguf(model: Path, /, *, out: Path, dtype: str = "f32") -> None:
     print(export_gguf(resolve_model_dir(model), out, dtype))
 
 
-@app.command
+@app.command(**verb("doctor"))
 def doctor(*, json: Flag = False) -> None:
     """Show the environment, and what would help."""
     from .doctor import examine, render
@@ -393,6 +393,8 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal sees escapes in place of Chinese, and no stack trace
         sys.stdout.reconfigure(errors="backslashreplace")
+    if language_unsaid() and first_process() and sys.stdout.isatty() and sys.stderr.isatty() and "--json" not in sys.argv:
+        print("中文：export HANLIN_LANG=zh", file=sys.stderr)
     try:
         app(sys.argv[1:])
     except HanlinError as error:

@@ -8,7 +8,7 @@ from .common.errors import HanlinError
 
 def plan(
     recipe: str | None = None, /, *overrides: str, params: str | None = None, depth: int | None = None, tokens: str | None = None, device: str = "this",
-    nodes: int = 1, gpus: int = 1, network: float = 25.0, price: float | None = None, steps: int = 20, json: Flag = False,
+    nodes: int = 1, gpus: int = 1, network: float = 25.0, price: float | None = None, vram: float | None = None, steps: int = 20, json: Flag = False,
 ) -> None:  # fmt: skip
     """Say what a recipe will take before it runs: memory, speed, time, money; with --params, how the dial sets it.
 
@@ -25,7 +25,9 @@ def plan(
     tokens
         To pretrain on, such as 500m; 20 a parameter when absent.
     device
-        rtx3090, rtx4090, a100, h100, mac-m2, or this machine, where a few steps are run.
+        A name of the table, such as rtx4090, t4 or 910b, or this machine, where a few steps are run.
+    vram
+        For a card that is not in the table, its memory in GiB.
     nodes
         Machines.
     gpus
@@ -61,7 +63,7 @@ def plan(
     loaded = load_recipe(recipe, overrides, params=params, depth=depth, tokens=tokens, on_dial=dials.append)
     progress = make_progress()
     try:
-        found = plan_recipe(loaded, device, nodes=nodes, gpus=gpus, network=network, price=price, steps=max(1, steps), progress=progress)
+        found = plan_recipe(loaded, device, nodes=nodes, gpus=gpus, network=network, price=price, vram=vram, steps=max(1, steps), progress=progress)
     finally:
         progress.close()
     text = "\n\n".join([*(dial_text(dial) for dial in dials), plan_text(found)])

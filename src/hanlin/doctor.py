@@ -6,6 +6,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common.errors import tr
@@ -44,9 +46,13 @@ def examine() -> dict[str, Any]:
     if found["attention_chosen"] is None:
         advice.append({"zh": f"{row.name} 上没有一种注意力写法算得对：请升级驱动和 torch，或用 --device cpu。", "en": f"No attention back end is right on {row.name}: update the driver and torch, or use --device cpu."})
     found["traps"] = [{"zh": trap.zh, "en": trap.en, "source": trap.source} for trap in known_traps(device)]
+    found |= {"language": tr("中文（HANLIN_LANG 可改）", "English (HANLIN_LANG changes it)"), "processor": cpu_name()}
     found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if hasattr(os, "sysconf"):
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+        available = memory_available()
+        if available is not None:
+            found["memory_free_gib"] = round(available / 2**30, 1)
         if found["memory_gib"] < 4:
             advice.append({"zh": "内存不足 4 GiB：演示可能会被系统终止。", "en": "Less than 4 GiB of memory: the demo may be killed."})
     found["disk_free_gb"] = round(shutil.disk_usage(".").free / 1e9, 1)
@@ -75,6 +81,32 @@ def examine() -> dict[str, Any]:
     return found
 
 
+def cpu_name() -> str:
+    """What the processor is called; its architecture where the system does not say."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Model", "Hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    if platform.system() == "Darwin":
+        result = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        if result.stdout.strip():
+            return result.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def memory_available() -> int | None:
+    """Bytes that programs can still take without swapping; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
 def _attention(device: torch.device, row: DeviceTraits) -> dict[str, dict[str, Any]]:
     """Each back end of the row beside the reference, in the training type: right, or what is wrong in two languages.
 
@@ -97,6 +129,7 @@ def _attention(device: torch.device, row: DeviceTraits) -> dict[str, dict[str, A
 _NAMES = {
     "system": ("系统", "system"), "platform": ("平台", "platform"), "device": ("设备", "device"), "train_dtype": ("训练精度", "training precision"),
     "compile_trusted": ("自动编译", "compiles by itself"), "distributed_backend": ("通信", "communication"), "attention": ("注意力写法", "attention"),
+    "language": ("语言", "language"), "processor": ("处理器", "processor"), "memory_free_gib": ("可用内存 GiB", "memory free, GiB"),
     "cores": ("核数", "cores"), "threads": ("线程", "threads"), "memory_gib": ("内存 GiB", "memory, GiB"), "disk_free_gb": ("磁盘剩余 GB", "disk free, GB"),
     "compiler": ("C++ 编译器", "C++ compiler"), "native_core": ("C++ 核心", "C++ core"),
 }  # fmt: skip

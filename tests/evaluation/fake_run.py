@@ -73,15 +73,20 @@ def fake_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "bits_per_byte": bits(0.412).with_control("5-gram", bits(0.688)), "bits_per_byte/story": bits(0.433), "bits_per_byte/problem": bits(0.377),
         }),
         stage("sft", 121.5, 1380, {"story_answers": share(441, 500).with_control("base", share(37, 500)), "preferred_manner": share(263, 500, chance=0.5)}),
-        stage("distill", 148.0, 1402, {"problems_solved": share(433, 500).with_control("direct", share(212, 500)), "story_answers": share(438, 500)}),
+        stage("distill", 148.0, 1402, {"problems_solved": share(433, 500).with_control("direct", share(212, 500)), "story_answers": share(438, 500), "greetings": share(60, 150)}),
         stage("dpo", 38.4, 1705, {"preferred_manner": share(487, 500, chance=0.5).with_control("before", share(259, 500)), "story_answers": share(435, 500)}),
         stage("reward", 22.7, 1320, {"pair_accuracy": share(481, 500, chance=0.5).with_control("length", share(476.5, 500))}),
         stage("grpo", 190.3, 1544, {"task_reward": rewards.with_control("sft", pooled([share(k, 500) for k in (455, 466, 459)])), "story_answers": share(402, 500)}, kept=False),
-        stage("evaluation", 31.0, 1215, {"bits_per_byte": bits(0.431), "story_answers": share(435, 500), "problems_solved": share(433, 500), "preferred_manner": share(487, 500)}),
+        stage("evaluation", 31.0, 1215, {"bits_per_byte": bits(1.784).with_control("5-gram on 9.6M tokens", bits(0.688)), "story_answers": share(435, 500), "story_answers/sampled": share(401, 500), "problems_solved": share(433, 500), "preferred_manner": share(487, 500)}),
         stage("gguf", 1.9, 820),
     ]  # fmt: skip
     report = {
         "format": 1, "recipe": "demo", "seed": 1, "seconds": sum(s["seconds"] for s in stages), "peak_rss_mb": 1705.0, "model": "model", "stages": stages,
+        "about": {
+            "family": "qwen3", "parameters": 1_130_000, "layers": 4, "hidden_size": 128, "heads": 4, "key_value_heads": 2, "vocab_size": 1536,
+            "context": 512, "training_tokens": 5_500_000, "tokens_seen": 3_686_400, "training_flops": 2.6e13, "device": "cpu",
+            "documents": 45061, "characters": 4_730_000, "sources": {"tinyworld/story": 30000, HOSTILE: 15061},
+        },
         "machine": {"system": "Linux-6.1-x86_64", "processor": "x86_64", "cores": 2, "threads": 2, "memory_gib": 15.6, "device": "cpu"},
     }  # fmt: skip
     curves = {
@@ -125,14 +130,22 @@ def fake_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         },
         "versions": {"python": "3.11.2", "hanlin": "0.1.0", "torch": "2.13.0", "numpy": "2.4.0"},
         "artifacts": artifacts, "curves": curves, "samples": samples,
+        "tokens": {"vocab_size": 1536, "text": "翰林", "tokens": ["<E7>", "<BF>", "<B0>", "林", HOSTILE], "longest": ["我们", HOSTILE], "characters_per_token": 1.42},
+        "examples": {"sft": [{"label": None, "parts": [["<|im_start|>user\n你好", False], ["您好！", True], [HOSTILE, False]]}],
+                     "dpo": [{"label": {"zh": "较好的", "en": "the better one"}, "parts": [["请坐", True]]}]},
+        "corpus_page": "corpus/report.html",
         "drops": {"rules": rules, "lines": {"promotional_line": {"count": 77, "samples": [{"text": "扫码关注公众号"}]}}, "sources": {}},
         "notes": {
-            "corpus": {"documents": 45061, "bytes": 14_203_551, "heldout_documents": 600, "by_kind": {"广告": [480, 478], "乱码": [310, 310]}, "dropped": {}},
+            "corpus": {"documents": 45061, "bytes": 14_203_551, "seconds": {"clean": 7.93}, "seconds_of_cleaning": {"sketch": 4.32}, "heldout_documents": 600, "by_kind": {"广告": [480, 478], "乱码": [310, 310]}, "dropped": {}},
             "pretrain": {"training_seconds": 240.1},
+            "distill": {"before": {"story_answers": share(441, 500).to_dict(), "greetings": share(148, 150).to_dict()}},
+            "evaluation": {"pretrained_bits_per_byte": 0.412, "sampled": {"temperature": 0.7, "top_p": 0.9}},
             "sft": {"gate": {"zh": "sft 已采用：story_answers 0.074 → 0.882。", "en": "sft was kept: story_answers 0.074 → 0.882."}},
             "grpo": {
                 "gate": {"zh": "grpo 未被采用：它使 story_answers 从 0.870 变为 0.804（容许 0.02）；继续使用上一阶段的模型。",
                          "en": "grpo was not kept: it took story_answers from 0.870 to 0.804 (allowed: 0.02); the previous model stays."},
+                "seconds": {"grpo": [60.0, 61.0, 59.5], "sft": [60.0, 61.1, 59.6]},
+                "control": [{"steps": 84, "mean_learning_rate": 0.0006}, {"steps": 80, "mean_learning_rate": 0.0006}, {"steps": 79, "mean_learning_rate": 0.0006}],
                 "by_seed": {"grpo": [0.904, 0.922, 0.894], "sft": [0.91, 0.932, 0.918]},
             },
             "gguf": {"file": "model.gguf", "bytes": 4_801_216},

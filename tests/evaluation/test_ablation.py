@@ -41,6 +41,14 @@ def test_one_seed_ranks_nothing():
     assert found.low > 0 and found.seeds is None and found.verdict == "one_seed"
 
 
+def test_few_documents_rank_nothing_and_one_has_no_interval():
+    found = difference(*runs(np.random.default_rng(3), 5.0, documents=19))
+    assert found.low > 0 and found.verdict == "few"
+    assert difference(*runs(np.random.default_rng(3), 5.0, documents=20)).verdict == "worse"
+    alone = difference(*runs(np.random.default_rng(3), 5.0, documents=1)).to_dict()
+    assert alone["low"] is alone["high"] is None and alone["verdict"] == "few"
+
+
 def test_pairing_takes_out_what_seeds_share():
     rng = np.random.default_rng(4)
     sizes = np.full(50, 100.0)

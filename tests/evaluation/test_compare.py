@@ -48,6 +48,13 @@ def test_metrics_of_one_run_are_shown_and_not_ranked(tmp_path):
     assert row["values"][0] is not None and row["values"][1] is None and row["best"] is None
 
 
+def test_few_items_are_not_ranked_and_the_table_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    a, b = make_run(tmp_path, "a", 0, n=19), make_run(tmp_path, "b", 19, n=19)
+    assert best(a, b) is None
+    assert "no ranking: fewer than 20 items" in comparison_table(compare_runs([a, b]))
+
+
 WORDS = {"zh": ("不排名：区间重叠", "2 最好", "只有一次"), "en": ("no ranking: intervals overlap", "2 is best", "one run only")}
 
 

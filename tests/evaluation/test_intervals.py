@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanlin.evaluation import Metric, beats, bootstrap_mean, bootstrap_ratio, paired_difference, pooled, ranking, wilson
+from hanlin.evaluation.intervals import FEWEST, influence, student_interval
 
 
 def binomial_coverage(p: float, n: int) -> float:
@@ -60,6 +62,66 @@ def test_bootstrap_ratio_covers_where_parts_are_correlated():
     assert 0.90 < coverage(documents, lambda x, seed: bootstrap_ratio(*x, seed=seed, resamples=500), 1.0, 400) < 0.98
 
 
+SMALL = (2, 3, 5, 8, 12, 20, 32)
+
+
+def small_samples(kind: str, n: int, rng):
+    """Numerators and denominators of n items, and the true ratio."""
+    ones = np.ones(n)
+    if kind == "normal":
+        return rng.normal(3.0, 1.0, n), ones, 3.0
+    if kind == "exponential":
+        return rng.exponential(1.0, n), ones, 1.0
+    sizes = rng.integers(20, 400, n).astype(float)
+    return sizes * rng.gamma(9.0, 1 / 9.0, n), sizes, 1.0
+
+
+@pytest.mark.parametrize("kind", ["normal", "exponential", "ratio"])
+@pytest.mark.parametrize("n", SMALL)
+def test_few_items_are_covered_too(kind, n):
+    """The interval's floor alone; what the bootstrap adds can only widen it."""
+    rng, held = np.random.default_rng([n, 7]), 0
+    for _ in range(3000):
+        above, below, truth = small_samples(kind, n, rng)
+        low, high = student_interval(above.sum() / below.sum(), influence(above, below))
+        held += low <= truth <= high
+    assert held / 3000 > 0.93  # standard error of the share: 0.004
+
+
+@pytest.mark.parametrize("n", [2, 5, 20])
+def test_the_interval_of_a_metric_is_never_narrower_than_its_floor(n):
+    above, below, _ = small_samples("ratio", n, np.random.default_rng(n))
+    metric = Metric.ratio(above, below)
+    low, high = student_interval(metric.value, influence(above, below))
+    assert metric.low <= low < high <= metric.high
+
+
+def test_the_floor_changes_little_of_many_items():
+    for kind in ("normal", "exponential", "ratio"):
+        above, below, _ = small_samples(kind, 1000, np.random.default_rng(11))
+        low, high = student_interval(above.sum() / below.sum(), influence(above, below))
+        half = 1.96 * influence(above, below).std(ddof=1) / math.sqrt(1000)
+        assert 1.0 <= (high - low) / (2 * half) < 1.06
+
+
+def test_one_item_has_no_interval_and_says_so_in_json():
+    metric = Metric.mean([3.0], higher_is_better=False)
+    assert (metric.low, metric.high) == (-math.inf, math.inf) and metric.n == 1
+    other = Metric.mean([3.0001], higher_is_better=False)
+    assert not beats(metric, other) and ranking(metric, other, False) == "few"
+    raw = json.loads(json.dumps(metric.with_control("c", other).to_dict(), allow_nan=False))
+    assert raw["low"] is None and raw["high"] is None and raw["control"]["low"] is None
+    assert Metric.from_dict(raw) == metric.with_control("c", other)
+
+
+def test_few_items_give_no_verdict_however_far_apart():
+    for n, verdict in ((FEWEST - 1, "few"), (FEWEST, "better")):
+        high, low = Metric(0.9, 0.89, 0.91, n), Metric(0.1, 0.09, 0.11, n)
+        assert ranking(high, low) == verdict
+        assert beats(high.with_control("x", low)) == (verdict == "better")
+    assert ranking(Metric(0.9, 0.89, 0.91, 500), Metric(0.1, 0.09, 0.11, 3)) == "few"
+
+
 def test_bootstrap_agrees_with_the_normal_interval_of_many_items():
     values = np.random.default_rng(0).normal(3.0, 2.0, 5000)
     half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
@@ -67,8 +129,10 @@ def test_bootstrap_agrees_with_the_normal_interval_of_many_items():
 
 
 def test_bootstrap_is_a_function_of_the_seed():
-    values = np.random.default_rng(1).normal(size=300)
-    assert bootstrap_mean(values, seed=5) == bootstrap_mean(values, seed=5) != bootstrap_mean(values, seed=6)
+    rng = np.random.default_rng(3)
+    sizes = rng.lognormal(0, 1.5, 12)  # so unequal that the bootstrap is wider than its floor
+    values = sizes * rng.lognormal(0, 1, 12)
+    assert bootstrap_ratio(values, sizes, seed=5) == bootstrap_ratio(values, sizes, seed=5) != bootstrap_ratio(values, sizes, seed=6)
 
 
 def test_a_ratio_of_equal_denominators_is_a_mean():
@@ -125,14 +189,17 @@ metrics = st.builds(
 
 
 @given(metrics, metrics)
-def test_ranking_needs_intervals_apart_and_is_antisymmetric(a, b):
+def test_ranking_needs_intervals_apart_and_items_enough_and_is_antisymmetric(a, b):
+    if min(a.n, b.n) < FEWEST:
+        assert ranking(a, b) == ranking(b, a) == "few" and not beats(a, b)
+        return
     overlap = max(a.low, b.low) <= min(a.high, b.high)
     forth, back = ranking(a, b, a.higher_is_better), ranking(b, a, a.higher_is_better)
     assert (forth == "overlap") == overlap == (back == "overlap")
     if not overlap:
         assert {forth, back} == {"better", "worse"}
         assert (forth == "better") == ((a.value > b.value) == a.higher_is_better)
-    assert beats(a.with_control("b", b)) == beats(a, b) == (forth == "better")
+    assert beats(a.with_control("b", b)) == beats(a, b) == (forth == "better")  # a control counts as many items as its metric
 
 
 @given(metrics, metrics, st.none() | st.floats(0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.dataset import build_conversation_dataset, build_text_dataset
-from hanlin.evaluation import NGramModel, answer_bits_per_byte, bits_per_byte, likelihood, ngram_bits_per_byte
+from hanlin.evaluation import NGramModel, answer_bits_per_byte, bits_per_byte, likelihood, ngram_bits_per_byte, ngram_name
 from hanlin.evaluation.likelihood import document_bits, encode_documents, sliding_windows
 from tests.support import FAMILIES, TEXTS, tiny_model, tiny_tokenizer
 
@@ -97,8 +98,30 @@ def test_the_control_counts_the_same_tokens_over_the_same_bytes(tokenizer, tmp_p
     fitted = NGramModel(tokenizer.vocab_size).fit(ids * 5)
     assert control.value == pytest.approx(fitted.bits(ids, skip=1).sum() / sizes.sum())
     assert control.n == len(DOCUMENTS) and control.value < 1
+    assert ngram_name(training) == "5-gram"
     monkeypatch.setattr(likelihood, "CONTROL_TOKENS", len(training.tokens) // 3)
+    counted = sum(len(training.document(index)) for index in range(0, len(training), math.ceil(len(training.tokens) / likelihood.CONTROL_TOKENS)))
+    assert ngram_name(training) == f"5-gram on {counted} tokens"
     assert ngram_bits_per_byte(training, tokenizer, DOCUMENTS).value > control.value
+
+
+def test_files_are_measured_as_their_documents_are(tokenizer, tmp_path):
+    from hanlin.evaluation.likelihood import bits_per_byte_of_files
+    from hanlin.model.store import save_weights
+
+    model = tiny_model("qwen3", tokenizer)
+    (tmp_path / "model").mkdir()
+    save_weights(model, tmp_path / "model")
+    tokenizer.save(tmp_path / "model")
+    file, whole = tmp_path / "texts.jsonl", [document for document in DOCUMENTS if document["text"].strip()]
+    file.write_text("".join(json.dumps(document, ensure_ascii=False) + "\n" for document in whole), encoding="utf-8")
+    found = bits_per_byte_of_files(tmp_path / "model", [file], 500)
+    wanted = bits_per_byte(model, tokenizer, whole)
+    assert found["bits_per_byte"].value == pytest.approx(wanted["all"].value, rel=1e-5) and found["bits_per_byte"].n == len(whole)
+    assert found["bits_per_byte/故事"].value == pytest.approx(wanted["故事"].value, rel=1e-5)
+    assert bits_per_byte_of_files(tmp_path / "model", [file], 3)["bits_per_byte"].n == 3
+    with pytest.raises(HanlinError, match="--count"):
+        bits_per_byte_of_files(tmp_path / "model", [file], 0)
 
 
 def test_answers_alone_are_counted(tokenizer, tmp_path):

@@ -12,14 +12,14 @@ from html.parser import HTMLParser
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
 from hanlin.evaluation import Metric, validate_report, write_report
-from hanlin.evaluation.report_evidence import read_curves
+from hanlin.evaluation.report_evidence import facts_of, read_curves
 from hanlin.evaluation.report_html import render_report
-from hanlin.evaluation.report_text import METRICS, STAGES, metric_text, show
+from hanlin.evaluation.report_text import METRICS, STAGES, Text, in_words, metric_text, show
 from hanlin.evaluation.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
 from tests.evaluation.fake_run import HOSTILE, fake_run
 
@@ -82,7 +82,7 @@ def test_nothing_is_fetched(page):
         assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form"), tag
         assert not {"src", "srcset", "data", "action", "style"} & attributes.keys()
         assert not any(name.startswith("on") for name in attributes)
-        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("href", "#").startswith("#") or attributes["href"] == "corpus/report.html"  # beside it, in the run
     policy = next(a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
     assert [tag for tag, _ in page.tags].count("script") == 1
@@ -92,6 +92,7 @@ def test_hostile_text_is_shown_and_not_obeyed(page):
     assert HOSTILE in page.text
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=60),
     st.sampled_from(["recipe", "model", "stage", "metric", "control", "sample", "drop", "artifact", "machine", "note", "version"]),
@@ -152,6 +153,81 @@ def test_everything_asked_for_is_on_the_page(run, page):
     assert "hidden_size: 128" in page.text
 
 
+def test_the_page_says_what_model_this_is_and_not_what_the_recipe_says_of_itself(run, page):
+    _, report, extras = run
+    assert "1.13M 参数，4 层，宽 128，词表 1,536，预训练读了 3.69M 词元" in page.text
+    assert "1.13M parameters, 4 layers, width 128" in page.text and "2.60e+13" in page.text and "3.69M (×0.67)" in page.text
+    assert "读过" in page.text and extras["recipe_resolved"]["description"]["zh"] not in page.text.split("完整的配方")[0]
+    assert extras["recipe_resolved"]["description"]["zh"] in Page(render_report({k: v for k, v in report.items() if k != "about"}, extras)).text
+
+
+def test_there_is_a_table_of_contents(run, page):
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    identifiers = {attributes.get("id") for _, attributes in page.tags}
+    assert {f"#{stage['name']}" for stage in run[1]["stages"]} | {"#model", "#overview", "#provenance", "corpus/report.html"} <= set(links)
+    assert {link[1:] for link in links if link.startswith("#")} <= identifiers
+
+
+def test_a_sentence_in_tokens_and_an_item_of_each_stage_s_data(page):
+    assert "<E7><BF><B0>林" in page.text and "1.42 个字" in page.text
+    assert "<|im_start|>user" in page.text and "较好的" in page.text
+    marked = [tag for tag, _ in page.tags].count("mark")
+    assert marked == 2  # what is learned, and nothing else
+
+
+def section(page: Page, name: str) -> str:
+    """The text of a stage's section, by the title of the next."""
+    titles = [stage.title.zh for stage in STAGES.values()]
+    return page.text.split("↑ 目录")[titles.index(STAGES[name].title.zh)]
+
+
+def test_what_was_taught_before_stands_beside_what_it_is_now(page):
+    text = section(page, "distill")
+    assert "原来会的，现在怎样" in text and "问候答对率" in text
+    assert "98.7%" in text and "40.0%" in text and "更差" in text and "分不出" in text
+
+
+def test_greedy_and_sampled_stand_in_one_table_and_bits_beside_what_they_were(page):
+    text = section(page, "evaluation")
+    assert "temperature 0.7, top_p 0.9" in text and "87.0%" in text and "80.2%" in text
+    assert "预训练模型每字节 0.412 比特，最终模型 1.784 比特，五元语法模型（只数了 9.6M 词元） 0.688 比特" in text
+    assert "（采样）" not in text  # not once more as a metric of its own
+
+
+def test_the_control_of_equal_time_says_what_it_was_given(page):
+    assert "各次走了 84、80、79 步，平均学习率 0.0006、0.0006、0.0006" in section(page, "grpo")
+    assert "各次训练用时" in section(page, "grpo") and "各次训练用时" not in section(page, "corpus")
+
+
+def test_samples_are_explained_where_the_metric_asks_otherwise(page):
+    assert "要不要先思考由模型自己决定" in section(page, "distill")
+    assert "要不要先思考由模型自己决定" not in section(page, "pretrain")
+    assert "粗鲁" in section(page, "sft")
+
+
+RUN_METRICS = (
+    "greetings", "story_requests", "outside_declined", "word_problems", "later_turns", "ends_by_itself", "thinking_closes", "inside_answered",
+    "pairs_preferred", "answer_bits_per_byte/sft", "answer_bits_per_byte/distill", "task_reward/published", "greetings/sampled",
+)  # fmt: skip
+RUN_NOTES = (
+    "last_merge_count", "unreachable", "sources", "nothing_to_learn", "texts", "too_long", "training_seconds", "distinct_pieces", "seconds",
+    "by_seed", "passes", "merges", "target_tokens",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUN_METRICS)
+def test_a_run_s_metrics_have_words(name):
+    text = metric_text(name)
+    assert re.search("[\u4e00-\u9fff]", text.name.zh) and "_" not in text.name.zh and "/" not in text.name.zh and "_" not in text.name.en
+    sentence = in_words(Text(f"sft：{name} 变差", f"sft: {name} got worse"))
+    assert sentence.zh == f"监督微调：{text.name.zh} 变差" and "_" not in sentence.en
+
+
+def test_a_run_s_figures_have_words():
+    shown = facts_of(dict.fromkeys(RUN_NOTES, 3) | {"machine": {"memory_gib": 3, "exact_duplicate": 4}})
+    assert shown.count("<code>") == 1  # `machine`, which is no figure of a run
+
+
 def test_both_languages_say_the_same_number_of_things(page):
     languages = [attributes["lang"] for tag, attributes in page.tags if tag == "span" and "lang" in attributes]
     assert languages and languages[::2] == ["zh-CN"] * (len(languages) // 2) and languages[1::2] == ["en"] * (len(languages) // 2)
@@ -174,6 +250,19 @@ def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher
     report = {"format": 1, "recipe": "r", "seed": 1, "machine": "m", "seconds": 1.0, "peak_rss_mb": 1.0, "model": "m", "stages": [stage]}
     text = Page(render_report(report, {})).text
     assert zh in text and en in text
+
+
+@pytest.mark.parametrize("n", [1, 19])
+def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
+    values, others = [2.0] * n, [9.0] * n
+    metric = Metric.mean(values, higher_is_better=False).with_control("5-gram on 9.6M tokens", Metric.mean(others, higher_is_better=False))
+    stage = {"name": "pretrain", "seconds": 1.0, "peak_rss_mb": 1.0, "kept": True, "metrics": {"bits_per_byte": metric.to_dict()}, "samples": []}
+    report = {"format": 1, "recipe": "r", "seed": 1, "machine": "m", "seconds": 1.0, "peak_rss_mb": 1.0, "model": "m", "stages": [stage]}
+    write_report(tmp_path, report, {})
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "样本太少，不下结论" in text and "too few to tell" in text and "它胜过了对照" not in text
+    assert "五元语法模型（只数了 9.6M 词元）" in text and "counted on 9.6M tokens only" in text
+    assert ("区间不知道" in text) == (n == 1) and not re.search(r"\b(inf|nan)\b", text)
 
 
 def test_extras_and_curves_may_be_missing(run, tmp_path):

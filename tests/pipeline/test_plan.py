@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.hardware import HARDWARE
 from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, ModelShape, linear_cross_entropy
 from hanlin.pipeline.plan import expected_bits_per_byte, plan_recipe, plan_text
@@ -146,6 +147,32 @@ def test_a_plan_says_what_it_does_not_know(monkeypatch):
     assert expected_bits_per_byte(26e6, 500e6) is None
     value, around = expected_bits_per_byte(3.6e6, 6.55e6)
     assert abs(value - 2.199) < around
+
+
+@pytest.mark.parametrize("name", ["rtx3060", "rtx4060", "RTX 4060 Ti", "rtx5090", "t4", "v100", "910b", "arc-b580", "mac-m4", "p100", "rtx2080ti"])
+def test_what_people_have_is_in_the_table_and_said_to_be_untested(name, monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    text = plan_text(plan_recipe(load_recipe("demo"), name))
+    assert "not measured on such a device" in text and "recalled" in text and "CNY" not in text
+
+
+def test_cards_without_bfloat16_are_planned_in_what_they_train_in():
+    wanted = {"t4": "float16", "v100": "float16", "rtx2080ti": "float16", "p100": "float32", "rtx3060": "bfloat16", "mac-m1": "float32"}
+    assert {name: HARDWARE[name].dtype for name in wanted} == wanted
+    for name, row in HARDWARE.items():
+        assert 1 < row.tflops < 1000 and 4 < row.memory < 100 and 50 < row.bandwidth < 4000 and row.dtype in ("bfloat16", "float16", "float32"), name
+
+
+def test_a_card_that_is_not_in_the_table_is_planned_by_its_memory(monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    plan = plan_recipe(load_recipe("demo"), vram=8)
+    assert plan.device == "8 GiB" and "only the memory is known" in plan_text(plan)
+    with pytest.raises(HanlinError, match="--vram"):
+        plan_recipe(load_recipe("demo"), vram=0)
+    with pytest.raises(HanlinError, match="not both"):
+        plan_recipe(load_recipe("demo"), "t4", vram=8)
+    with pytest.raises(HanlinError, match="rtx4090"):
+        plan_recipe(load_recipe("demo"), "rtx409")
 
 
 @pytest.mark.parametrize("arguments", [{"device": "rtx309"}, {"device": "h100", "gpus": 64}, {"device": "h100", "gpus": 0}, {"device": "this", "gpus": 2}])

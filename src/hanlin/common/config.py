@@ -8,7 +8,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,6 +83,25 @@ def require_ranges(config: Any) -> None:
             raise OutOfRange(f"{field.name} 是 {value}，应{zh}", f"{field.name} is {value}, should be {en}")
 
 
+class Where(str):
+    """A file's name for messages, with the dotted keys that the command line gave: what is wrong with those is not the file's fault."""
+
+    given: frozenset[str]
+
+    def __new__(cls, file: str, given: Iterable[str] = ()):
+        found = super().__new__(cls, file)
+        found.given = frozenset(given)
+        return found
+
+
+def _blame(where: str, name: str) -> tuple[str, str]:
+    """Who gave a key, in both languages."""
+    given = getattr(where, "given", ())
+    if any(key == name or key.startswith(f"{name}.") for key in given):
+        return "命令行", "command line"
+    return where, where
+
+
 def load_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping; a missing file, broken syntax or another type is a `HanlinError` with the line."""
     path = Path(path)
@@ -141,10 +160,11 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, n=1)
-            zh_hint = f"是不是 {prefix}{close[0]}？" if close else f"可用的键：{'、'.join(fields)}。"
-            en_hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known keys: {', '.join(fields)}."
-            raise HanlinError(f"{where}：未知的键 {prefix}{name}。{zh_hint}", f"{where}: unknown key {prefix}{name}. {en_hint}")
+            close = [f"{prefix}{match}" for match in difflib.get_close_matches(str(name), fields, n=1)] or _inside(hints, str(name), prefix)
+            zh_hint = f"是不是 {'、'.join(close)}？" if close else f"可用的键：{'、'.join(fields)}。"
+            en_hint = f"Did you mean {', '.join(close)}?" if close else f"Known keys: {', '.join(fields)}."
+            zh_where, en_where = _blame(where, f"{prefix}{name}")
+            raise HanlinError(f"{zh_where}：未知的键 {prefix}{name}。{zh_hint}", f"{en_where}: unknown key {prefix}{name}. {en_hint}")
         arguments[name] = _convert(hints[name], _over_default(fields[name], value), where, f"{prefix}{name}")
     missing = [
         name
@@ -156,10 +176,23 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     try:
         return cls(**arguments)
     except OutOfRange as error:
-        raise HanlinError(f"{where}：设置不可行：{prefix}{error.zh}。", f"{where}: this cannot work: {prefix}{error.en}.") from None
+        zh_where, en_where = _blame(where, prefix.rstrip("."))
+        raise HanlinError(f"{zh_where}：设置不可行：{prefix}{error.zh}。", f"{en_where}: this cannot work: {prefix}{error.en}.") from None
     except ValueError as error:
         section = prefix.rstrip(".") or cls.__name__
-        raise HanlinError(f"{where}：{section} 的设置不可行：{error}", f"{where}: {section} cannot work: {error}") from None
+        zh_where, en_where = _blame(where, section)
+        if not prefix and getattr(where, "given", ()):  # of the whole: either may have brought it about
+            zh_where, en_where = f"{where} 加上命令行的设置", f"{where} with the settings of the command line"
+        raise HanlinError(f"{zh_where}：{section} 的设置不可行：{error}", f"{en_where}: {section} cannot work: {error}") from None
+
+
+def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:
+    """Dotted keys of that very name in the sections below, `pretrain.seq_len` for `seq_len`."""
+    found: list[str] = []
+    for section, hint in hints.items():
+        kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+        found += [f"{prefix}{section}.{name}" for kind in kinds[:1] if name in {field.name for field in dataclasses.fields(kind)}]
+    return found[:3]
 
 
 def _over_default(field: dataclasses.Field[Any], value: Any) -> Any:
@@ -250,4 +283,5 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
 
 
 def _wrong(where: str, name: str, zh: str, en: str, value: Any) -> HanlinError:
-    return HanlinError(f"{where}：{name} 应为{zh}，得到 {value!r}。", f"{where}: {name} should be {en}, not {value!r}.")
+    zh_where, en_where = _blame(where, name)
+    return HanlinError(f"{zh_where}：{name} 应为{zh}，得到 {value!r}。", f"{en_where}: {name} should be {en}, not {value!r}.")

@@ -18,6 +18,14 @@ def prefers_chinese() -> bool:
     return (locale.getlocale()[0] or "").lower().startswith(("zh", "chinese"))
 
 
+def language_unsaid() -> bool:
+    """Whether nothing in the environment says which language the reader wants: no `HANLIN_LANG`, and a locale of C or none."""
+    if os.environ.get("HANLIN_LANG"):
+        return False
+    said = next((value for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := os.environ.get(name))), "")
+    return said.partition(".")[0] in ("", "C", "POSIX") and not prefers_chinese()
+
+
 def first_process() -> bool:
     """Whether this is the only process, or the first of those that torchrun started: the one that speaks."""
     return os.environ.get("RANK", "0") == "0"

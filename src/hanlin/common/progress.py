@@ -68,8 +68,17 @@ def shown_sources(figures: Mapping[str, float]) -> str:
 class Progress:
     """Shows the stages of a run. The base class is silent."""
 
+    def expect(self, work: Mapping[str, float]) -> None:
+        """How much work each stage of a run is, in any one unit; from it follows what is left of the whole."""
+
     def stage(self, index: int, count: int, name: str) -> None:
         """A stage begins: `index` of `count`, both from 1."""
+
+    def part(self, zh: str, en: str, index: int = 1, count: int = 1) -> None:
+        """A part of the stage begins that counts its own steps, a seed or a control: `index` of `count`, both from 1."""
+
+    def done(self, seconds: float, zh: str = "", en: str = "") -> None:
+        """The stage is over, with a word on what came of it."""
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         """A step is done."""
@@ -92,21 +101,37 @@ class PlainProgress(Progress):
 
     def __init__(self, interval: float = 10.0):
         self._interval = interval
-        self._title = ""
+        self._title = self._head = ""
         self._clock = _Clock()
+        self._whole = _Whole()
         self._last = time.monotonic()
 
+    def expect(self, work: Mapping[str, float]) -> None:
+        self._whole.expect(work)
+
     def stage(self, index: int, count: int, name: str) -> None:
-        self._title = f"[{index}/{count} {name}]"
+        self._head = f"{index}/{count} {name}"
+        self._title = f"[{self._head}]"
         self._clock, self._last = _Clock(), 0.0
+        self._whole.stage(name)
         self._line(tr("开始", "start"))
+
+    def part(self, zh: str, en: str, index: int = 1, count: int = 1) -> None:
+        self._title = f"[{self._head} · {tr(zh, en)}]"
+        self._whole.part(index, count)
+        self._clock, self._last = _Clock(), 0.0
+
+    def done(self, seconds: float, zh: str = "", en: str = "") -> None:
+        self._title = f"[{self._head}]"
+        self._whole.done(seconds)
+        self._line(finished(seconds, zh, en, self._whole.left()))
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         now = self._clock.at(step)
         if now - self._last < self._interval and step < steps:
             return
         self._last = now
-        self._line(describe(step, steps, figures, self._clock.left(step, steps)))
+        self._line(describe(step, steps, figures, self._clock.left(step, steps), self._whole.left(step, steps)))
 
     def note(self, zh: str, en: str) -> None:
         self._line(tr(zh, en))
@@ -119,6 +144,52 @@ class PlainProgress(Progress):
 
     def _line(self, text: str) -> None:
         print(self._title, text, file=sys.stderr, flush=True)
+
+
+def finished(seconds: float, zh: str, en: str, left: str = "") -> str:
+    """`done in 2:03   bits per byte 0.322   about 10:15 of the run left`."""
+    parts = [tr(f"完成，用时 {format_seconds(seconds)}", f"done in {format_seconds(seconds)}"), tr(zh, en)]
+    parts.append(tr(f"全程约剩 {left}", f"about {left} of the run left") if left else "")
+    return "   ".join(part for part in parts if part)
+
+
+class _Whole:
+    """What is left of a run, by the work of its stages and what a unit of it has taken so far."""
+
+    def __init__(self):
+        self._work: dict[str, float] = {}
+        self._open: list[str] = []
+        self._current, self._began = "", time.monotonic()
+        self._taken = self._worked = 0.0
+        self._part = (1, 1)
+
+    def expect(self, work: Mapping[str, float]) -> None:
+        self._work, self._open = dict(work), list(work)
+
+    def stage(self, name: str) -> None:
+        self._current, self._began, self._part = name, time.monotonic(), (1, 1)
+        if name in self._open:  # stages before it are over, or were taken over from an earlier run
+            self._open = self._open[self._open.index(name) + 1 :]
+
+    def part(self, index: int, count: int) -> None:
+        self._part = (index, count)
+
+    def done(self, seconds: float) -> None:
+        work = self._work.get(self._current, 0.0)
+        if work > 0:
+            self._taken, self._worked = self._taken + seconds, self._worked + work
+        self._current = ""
+
+    def left(self, step: int = 0, steps: int = 0) -> str:
+        """`10:15`, or nothing where there is nothing to judge by, or nothing to come."""
+        index, count = self._part
+        share = (index - 1 + (step / steps if steps else 0.0)) / count
+        here = self._work.get(self._current, 0.0)
+        taken, worked = self._taken, self._worked
+        if here and share > 0:
+            taken, worked = taken + time.monotonic() - self._began, worked + share * here
+        rest = sum(self._work[name] for name in self._open) + (1 - share) * here
+        return format_seconds(taken / worked * rest) if worked and rest else ""
 
 
 class _Clock:
@@ -141,14 +212,18 @@ class _Clock:
         return format_seconds((time.monotonic() - self.began) / timed * (steps - step)) if timed > 0 else "?"
 
 
-def describe(step: int, steps: int, figures: Mapping[str, float], left: str) -> str:
-    """The one-line form of a step: position, figures, sources, time left."""
+def describe(step: int, steps: int, figures: Mapping[str, float], left: str, whole: str = "") -> str:
+    """The one-line form of a step: position, figures, sources, time left of the stage and of the whole run."""
     shown = [f"{name} {text}" for _, name, text in shown_figures(figures)]
     sources = shown_sources(figures)
-    return "  ".join([f"{step}/{steps}", *shown, *([tr("来源 ", "sources ") + sources] if sources else []), tr("剩余 ", "ETA ") + left])
+    return "  ".join([f"{step}/{steps}", *shown, *([tr("来源 ", "sources ") + sources] if sources else []), tr("剩余 ", "ETA ") + left, *_whole_left(whole)])
 
 
-def panel(title: str, step: int, steps: int | None, figures: Mapping[str, float], left: str) -> RenderableType:
+def _whole_left(whole: str) -> list[str]:
+    return [tr(f"全程约 {whole}", f"run about {whole}")] if whole else []
+
+
+def panel(title: str, step: int, steps: int | None, figures: Mapping[str, float], left: str, whole: str = "") -> RenderableType:
     """The live form of a step: a bar, then what is learnt, what it costs, and what was read."""
     from rich.console import Group
     from rich.panel import Panel
@@ -159,7 +234,7 @@ def panel(title: str, step: int, steps: int | None, figures: Mapping[str, float]
     head = Table.grid(expand=True, padding=(0, 1))
     head.add_column(ratio=1)
     head.add_column(justify="right", no_wrap=True)
-    place = Text(f"{step}/{steps}  {step / steps:.0%}  " + tr("剩余 ", "ETA ") + left) if steps else Text(tr("开始", "starting"))
+    place = Text(f"{step}/{steps}  {step / steps:.0%}  " + "  ".join([tr("剩余 ", "ETA ") + left, *_whole_left(whole)])) if steps else Text(tr("开始", "starting"))
     head.add_row(ProgressBar(total=steps or 1, completed=step), place)
     rows: list[RenderableType] = [head]
     shown = shown_figures(figures)
@@ -188,17 +263,33 @@ class LiveProgress(Progress):
         self._console = console or Console(stderr=True)
         self._title, self._step, self._steps = "", 0, 0
         self._figures: dict[str, Any] = {}
-        self._clock = _Clock()
+        self._clock, self._whole, self._head = _Clock(), _Whole(), ""
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False)
         self._live.start()
 
     def _render(self) -> RenderableType:
         if not self._title:
             return ""
-        return panel(self._title, self._step, self._steps, self._figures, self._clock.left(self._step, self._steps))
+        return panel(self._title, self._step, self._steps, self._figures, self._clock.left(self._step, self._steps), self._whole.left(self._step, self._steps))
+
+    def expect(self, work: Mapping[str, float]) -> None:
+        self._whole.expect(work)
 
     def stage(self, index: int, count: int, name: str) -> None:
-        self._title, self._step, self._steps, self._figures, self._clock = f"{index}/{count} {name}", 0, 0, {}, _Clock()
+        self._head = f"{index}/{count} {name}"
+        self._whole.stage(name)
+        self._begin(self._head)
+
+    def part(self, zh: str, en: str, index: int = 1, count: int = 1) -> None:
+        self._whole.part(index, count)
+        self._begin(f"{self._head} · {tr(zh, en)}")
+
+    def done(self, seconds: float, zh: str = "", en: str = "") -> None:
+        self._whole.done(seconds)
+        self._console.print(f"✓ {self._head}   {finished(seconds, zh, en)}", markup=False, highlight=False, style="green")
+
+    def _begin(self, title: str) -> None:
+        self._title, self._step, self._steps, self._figures, self._clock = title, 0, 0, {}, _Clock()
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         self._clock.at(step)

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..common import terminal
 from ..common.errors import tr
-from .intervals import RESAMPLES, Metric, pooled, student_t
+from .intervals import FEWEST, RESAMPLES, UNKNOWN, Metric, influence, pooled, student_interval, student_t
 from .svg import document, forest
 
-Verdict = Literal["better", "worse", "unclear", "one_seed"]
+Verdict = Literal["better", "worse", "unclear", "one_seed", "few"]
 _AT_ONCE = 1 << 22  # counts drawn at once, 32 MiB
 
 
@@ -49,8 +49,9 @@ class Difference:
 
     Attributes:
         low, high: 95 %, documents and seeds together; it is a difference when 0 lies outside.
-        documents: what a bootstrap over documents alone says.
+        documents: what a bootstrap over documents alone says, never narrower than Student's interval over them.
         seeds: what Student's interval over the paired seeds alone says; None for one seed, whose luck cannot be known.
+        n: documents.
     """
 
     value: float
@@ -58,17 +59,23 @@ class Difference:
     high: float
     documents: tuple[float, float]
     seeds: tuple[float, float] | None
+    n: int
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse only where the whole interval is."""
+        """Better or worse only where the whole interval is, over enough documents and more than one seed."""
         if self.seeds is None:
             return "one_seed"
+        if self.n < FEWEST:
+            return "few"
         return "better" if self.high < 0 else "worse" if self.low > 0 else "unclear"
 
     def to_dict(self) -> dict[str, Any]:
         """The form that table.json has."""
-        return dataclasses.asdict(self) | {"verdict": self.verdict}
+        raw = dataclasses.asdict(self) | {"verdict": self.verdict}
+        if math.isinf(self.low):
+            raw |= {"low": None, "high": None, "documents": None}
+        return raw
 
 
 def difference(ours: Runs, baseline: Runs, *, seed: int = 0) -> Difference:
@@ -84,12 +91,21 @@ def difference(ours: Runs, baseline: Runs, *, seed: int = 0) -> Difference:
         raise ValueError(f"settings to compare must share seeds and documents, not {ours.bits.shape} and {baseline.bits.shape}")
     each = ours.values() - baseline.values()
     value = float(each.mean())
-    low, high = (float(q) for q in np.quantile(_resampled(ours, baseline, seed), (0.025, 0.975)))
-    low, high = min(low, value), max(high, value)
+    count = len(ours.bytes)
+    low, high = _over_documents(ours, baseline, value, seed) if count > 1 else UNKNOWN
     if len(each) < 2:
-        return Difference(value, low, high, (low, high), None)
+        return Difference(value, low, high, (low, high), None, count)
     half = student_t(len(each) - 1) * float(each.std(ddof=1)) / math.sqrt(len(each))
-    return Difference(value, value - math.hypot(value - low, half), value + math.hypot(high - value, half), (low, high), (value - half, value + half))
+    low_both, high_both = value - math.hypot(value - low, half), value + math.hypot(high - value, half)
+    return Difference(value, low_both, high_both, (low, high), (value - half, value + half), count)
+
+
+def _over_documents(ours: Runs, baseline: Runs, value: float, seed: int) -> tuple[float, float]:
+    """Interval of the mean difference as documents vary, two at least."""
+    low, high = (float(q) for q in np.quantile(_resampled(ours, baseline, seed), (0.025, 0.975)))
+    parts = influence(ours.bits.mean(axis=0), ours.bytes) - influence(baseline.bits.mean(axis=0), baseline.bytes)
+    least, most = student_interval(value, parts)
+    return min(low, least), max(high, most)
 
 
 def _resampled(ours: Runs, baseline: Runs, seed: int) -> np.ndarray:
@@ -140,6 +156,7 @@ _VERDICTS: dict[str, tuple[str, str]] = {
     "worse": ("更差", "worse"),
     "unclear": ("分不出", "cannot be told apart"),
     "one_seed": ("只有一个种子，不排名", "one seed: not ranked"),
+    "few": (f"文档不到 {FEWEST} 篇，不排名", f"fewer than {FEWEST} documents: not ranked"),
 }
 
 
@@ -153,12 +170,17 @@ def ablation_cells(table: Mapping[str, Any]) -> list[list[str]]:
     for row in table["variants"]:
         metric, found = row["bits_per_byte"], row.get("difference")
         rows.append([
-            row["name"], f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]",
-            f"{found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({found['value'] / table['variants'][0]['bits_per_byte']['value']:+.1%})" if found else "—",
+            row["name"], f"{metric['value']:.4f} {_span(metric, '.4f')}",
+            f"{found['value']:+.4f} {_span(found, '+.4f')} ({found['value'] / table['variants'][0]['bits_per_byte']['value']:+.1%})" if found else "—",
             tr(*_VERDICTS[found["verdict"]]) if found else tr("基线", "baseline"),
             f"{row['steps']:,.0f}", f"{row['tokens_per_second']:,.0f}", f"{row['seconds']:.0f}", f"{row['parameters']:,}",
         ])  # fmt: skip
     return rows
+
+
+def _span(raw: Mapping[str, Any], form: str) -> str:
+    """The interval of a metric or difference as JSON has it."""
+    return tr("[区间不知道]", "[interval not known]") if raw["low"] is None else f"[{raw['low']:{form}}, {raw['high']:{form}}]"
 
 
 def source_cells(table: Mapping[str, Any]) -> list[list[str]]:
@@ -171,7 +193,7 @@ def source_cells(table: Mapping[str, Any]) -> list[list[str]]:
         metric = measured["bits_per_byte"]
         found = [row["sources"][name]["difference"] for row in others]
         marks = {"better": tr(" 更好", " better"), "worse": tr(" 更差", " worse")}
-        shown = [f"{d['value']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]{marks.get(d['verdict'], '')}" for d in found]
+        shown = [f"{d['value']:+.4f} {_span(d, '+.4f')}{marks.get(d['verdict'], '')}" for d in found]
         rows.append([name, str(metric["n"]), f"{metric['value']:.4f}", *shown])
     return rows
 
@@ -228,9 +250,13 @@ def ablation_picture(table: Mapping[str, Any]) -> str:
     rows = []
     for row in table["variants"][1:]:
         found = row["difference"]
+        if found["low"] is None:
+            continue  # nothing to draw
         rows.append((row["name"], tr(*_VERDICTS[found["verdict"]]), found["value"], found["low"], found["high"], found["verdict"]))
         for name, measured in row["sources"].items():
             part = measured["difference"]
+            if part["low"] is None:
+                continue
             rows.append(("", name, part["value"], part["low"], part["high"], "part"))
     baseline = table["variants"][0]
     title = tr("与基线之差，比特/字节", "Difference to the baseline, bits per byte")

@@ -9,9 +9,9 @@ from typing import Any
 from ..common import terminal
 from ..common.atomic import read_json
 from ..common.errors import HanlinError, tr
-from .intervals import Metric, beats
+from .intervals import FEWEST, Metric, beats
 from .report import validate_report
-from .report_text import metric_text, show, stage_text
+from .report_text import metric_text, show, span, stage_text
 
 
 def compare_runs(runs: Sequence[Path | str]) -> dict[str, Any]:
@@ -92,11 +92,13 @@ def _best(values: Sequence[Metric | None]) -> int | None:
 def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> str:
     if sum(value is not None for value in row["values"]) < 2:
         return tr("只有一次运行测了它", "measured in one run only")
+    if min(value["n"] for value in row["values"] if value is not None) < FEWEST:
+        return tr(f"不排名：不到 {FEWEST} 条，太少", f"no ranking: fewer than {FEWEST} items")
     if row["best"] is None:
         return tr("不排名：区间重叠", "no ranking: intervals overlap")
     return tr(f"{names[row['best']]} 最好", f"{names[row['best']]} is best")
 
 
 def _cell(metric: Metric, share: bool) -> str:
-    return f"{show(metric.value, share)} [{show(metric.low, share)}, {show(metric.high, share)}] n={metric.n}"
+    return f"{show(metric.value, share)} {tr(*span(metric, share))} n={metric.n}"
 

@@ -14,12 +14,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..common.errors import HanlinError
+from ..common.manifest import MANIFEST, read_manifest
+from ..corpus.readers import read_documents
 from ..dataset import TokenDataset
+from ..inference import resolve_model_dir
+from ..inference.generate import load_chat_model
 from ..model import CausalLM, token_log_probs
 from ..stages.supervised import token_bytes
 from ..tokenizer import Tokenizer
@@ -47,21 +54,54 @@ def bits_per_byte(
     return by_source(bits, sizes, [document.get("source") for document in documents], seed=seed)
 
 
+def bits_per_byte_of_files(path: Path | str, files: Sequence[Path | str], count: int, *, device: str | None = None) -> dict[str, Metric]:
+    """Bits per byte of a model on the first `count` documents of files: `bits_per_byte`, and `bits_per_byte/SOURCE` where there are several.
+
+    Args:
+        path: of a model or a run. Text is seen in windows of the length that the model was trained at, where its manifest says so.
+
+    Raises:
+        HanlinError: no model, no text, or a count that is not positive.
+    """
+    if count < 1:
+        raise HanlinError(f"--count 至少是 1，得到 {count}。", f"--count is at least 1, not {count}.")
+    model, tokenizer = load_chat_model(path, device)
+    folder = resolve_model_dir(path)
+    trained = read_manifest(folder, verify=False).config.get("seq_len") if (folder / MANIFEST).is_file() else None
+    documents = list(islice(read_documents([str(file) for file in files]), count))
+    scores = bits_per_byte(model, tokenizer, documents, context=trained)
+    named = {f"bits_per_byte/{name}": metric for name, metric in scores.items() if name != "all"}
+    return {"bits_per_byte": scores["all"]} | (named if len(named) > 1 else {})
+
+
 def ngram_bits_per_byte(
     training: TokenDataset, tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]], *, order: int = 5, seed: int = 0
 ) -> Metric:
     """Bits per byte of the control: an n-gram model counted on the same training tokens.
 
-    Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted.
+    Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted; `ngram_name` then says so.
 
     Raises:
         HanlinError: the training tokens come from another tokenizer.
     """
     training.require_tokenizer(tokenizer)
-    step = math.ceil(len(training.tokens) / CONTROL_TOKENS)
-    control = NGramModel(tokenizer.vocab_size, order).fit([training.document(index) for index in range(0, len(training), step)])
+    control = NGramModel(tokenizer.vocab_size, order).fit([training.document(index) for index in _counted(training)])
     ids, sizes = encode_documents(tokenizer, documents)
     return by_source(control.bits(ids, skip=1), sizes, [None] * len(ids), seed=seed)["all"]
+
+
+def ngram_name(training: TokenDataset, order: int = 5) -> str:
+    """Name of the control: `5-gram`, or `5-gram on 9.6M tokens` where it was not counted on all that the model was trained on."""
+    counted = _counted(training)
+    if len(counted) == len(training):
+        return f"{order}-gram"
+    tokens = int(training.lengths[counted.start : counted.stop : counted.step].sum())
+    return f"{order}-gram on {tokens / 1e6:.1f}M tokens" if tokens >= 1e5 else f"{order}-gram on {tokens} tokens"
+
+
+def _counted(training: TokenDataset) -> range:
+    """Documents that an n-gram control counts."""
+    return range(0, len(training), max(1, math.ceil(len(training.tokens) / CONTROL_TOKENS)))
 
 
 def answer_bits_per_byte(

@@ -25,11 +25,13 @@ def write_report(run_dir: Path | str, report: Mapping[str, Any], extras: Mapping
     """Write `report.json` and, from it, one self-contained `report.html`; both appear whole or not at all.
 
     Args:
-        report: of the schema in DESIGN.md.
+        report: of the schema in docs/en/report.md; its `about` may be absent.
         extras: what only the page shows; every part may be absent. `recipe_resolved` and `versions`: mappings.
             `artifacts`: {name: {"kind", "hash", "parents", "path"}}. `curves`: {stage: its metrics.jsonl}; `stage-1`, `stage-2` …
             are further seeds. `drops`: {rule: {"count", "samples"}}, or the whole of a corpus' report.json.
-            `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"zh", "en"}, figures …}}.
+            `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"zh", "en"}, "before": {metric: its
+            form}, "control", "sampled", figures …}}. `tokens`: a sentence in tokens. `examples`: {stage: [{"label", "parts": [[text,
+            is it learned], …]}]}. `corpus_page`: where the corpus' own page is.
 
     Returns:
         The path of the page.
@@ -77,7 +79,9 @@ def _check_fields(values: Mapping[str, Any], fields: Mapping[str, type | tuple[t
 def _check_metric(raw: Any, where: str) -> None:
     if not isinstance(raw, Mapping):
         raise _wrong(where, "应为键值对", "should be a mapping")
-    missing = [name for name in ("value", "low", "high", "n", "higher_is_better") if raw.get(name) is None]
+    ends_unknown = all(end in raw and raw[end] is None for end in ("low", "high"))  # of a mean of one item
+    wanted = ("value", "n", "higher_is_better") if ends_unknown else ("value", "low", "high", "n", "higher_is_better")
+    missing = [name for name in wanted if raw.get(name) is None]
     if missing:
         raise _wrong(
             where,

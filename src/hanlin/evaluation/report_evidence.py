@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 from ..common.manifest import package_versions
 from . import svg
 from .intervals import Metric
-from .report_text import CONTROLS, CURVES, FACTS, HIDDEN_FACTS, RULES, Text, both, esc, lookup
+from .report_text import CURVES, FACTS, HIDDEN_FACTS, PARTS, RULES, Text, both, control_text, esc, lookup
 
 LONGEST_SAMPLE = 1200  # characters
 SAMPLES_SHOWN = 3
@@ -53,7 +53,7 @@ def curves_of(stage: str, paths: Mapping[str, Any], aim: tuple[str, Metric] | No
         line, note = None, ""
         if aim and aim[0] == name == "bits_per_byte" and aim[1].control:
             line = aim[1].control.value
-            note = f' <small class="dashed">{both(*lookup(CONTROLS, aim[1].control.name))} {line:.3f}</small>'
+            note = f' <small class="dashed">{both(*control_text(aim[1].control.name))} {line:.3f}</small>'
         width, height = (480, 304) if index == 0 else (230, 128)  # the first is as high as the two small rows beside it
         curves = [run[name] for run in runs if name in run]
         picture = svg.curve_plot(curves, name, width=width, height=height, line=line, from_zero=name == "tokens_per_second")
@@ -66,15 +66,33 @@ def curves_of(stage: str, paths: Mapping[str, Any], aim: tuple[str, Metric] | No
     return f'<div class="curves">{"".join(figures)}</div><p class="caption">{both(*caption)}</p>'
 
 
-def samples_of(samples: Sequence[Mapping[str, Any]]) -> str:
+def samples_of(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any] | None = None) -> str:
+    """What a model said, and how that differs from what the stage's metrics ask of it."""
     if not samples:
         return ""
+    note = _about_samples(metrics or {})
     cards = [_sample(sample) for sample in samples]
     more = ""
     if len(cards) > SAMPLES_SHOWN:
         count = len(cards) - SAMPLES_SHOWN
         more = f"<details><summary>{both(f'其余 {count} 个例子', f'{count} more')}</summary>{''.join(cards[SAMPLES_SHOWN:])}</details>"
-    return f"<h3>{both('它现在怎么说', 'What it says now')}</h3>{''.join(cards[:SAMPLES_SHOWN])}{more}"
+    return f"<h3>{both('它现在怎么说', 'What it says now')}</h3>{note}{''.join(cards[:SAMPLES_SHOWN])}{more}"
+
+
+def _about_samples(metrics: Mapping[str, Any]) -> str:
+    notes = [Text("例子按温度 0.7 抽样，每次可能不同。", "Samples are drawn at temperature 0.7 and differ from time to time.")]
+    if "problems_solved" in metrics:
+        notes.append(Text(
+            "要不要先思考由模型自己决定；“应用题解对率”则要求它先思考、每步取最可能的词元，所以例子可能答错，分数仍然很高。",
+            "Whether to think first is the model's choice here, while “problems solved” makes it think and takes the likeliest token "
+            "each time: a sample may be wrong where the score is high.",
+        ))  # fmt: skip
+    if "story_answers" in metrics and "preferred_manner" in metrics:
+        notes.append(Text(
+            "对话数据里得体与粗鲁的回答各占一半，是有意的：该用哪一种，由偏好优化来教。",
+            "Half of the free answers in the conversations are rude on purpose: which manner to take is for preference optimisation to teach.",
+        ))  # fmt: skip
+    return "".join(f'<p class="caption">{both(*note)}</p>' for note in notes)
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
@@ -118,11 +136,11 @@ def drops_of(drops: Mapping[str, Any]) -> str:
     return f"<h3>{both('为什么丢弃，丢弃了什么', 'What was dropped, and why')}</h3>{''.join(rows)}"
 
 
-def facts_of(notes: Mapping[str, Any]) -> str:
+def facts_of(notes: Mapping[str, Any], hidden: Collection[str] = ()) -> str:
     """Figures beside the metrics; what is not in the table of words is shown under its own name."""
     items = []
     for name, value in notes.items():
-        if name in HIDDEN_FACTS or value is None or value == {} or value == [] or value == "":
+        if name in HIDDEN_FACTS or name in hidden or value is None or value == {} or value == [] or value == "":
             continue
         label = both(*FACTS[name]) if name in FACTS else f"<code>{esc(name)}</code>"
         items.append(f"<div><dt>{label}</dt><dd>{_plain(value)}</dd></div>")
@@ -131,10 +149,15 @@ def facts_of(notes: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "".join(f"<span><code>{esc(key)}</code> {_plain(item)}</span>" for key, item in value.items())
+        return "".join(f"<span>{_part(key)} {_plain(item)}</span>" for key, item in value.items())
     if isinstance(value, list | tuple):
         return esc(" · ".join(_number(item) for item in value))
     return esc(_number(value))
+
+
+def _part(key: Any) -> str:
+    words = PARTS.get(str(key)) or RULES.get(str(key))
+    return both(*words) if words else f"<code>{esc(key)}</code>"
 
 
 def _number(value: Any) -> str:
@@ -148,7 +171,7 @@ def _number(value: Any) -> str:
 
 def provenance(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     artifacts, versions, recipe = (extras.get(name) or {} for name in ("artifacts", "versions", "recipe_resolved"))
-    parts = [f'<section class="provenance"><h2>{both("来历", "Provenance")}</h2>']
+    parts = [f'<section class="provenance" id="provenance"><h2>{both("来历", "Provenance")}</h2>']
     parts.append(f"<p>{both('发布的模型', 'Published model')}：<code>{esc(report['model'])}</code></p>")
     if artifacts:
         known = {about["hash"]: name for name, about in artifacts.items()}
@@ -180,7 +203,11 @@ def resolved_of(config: Mapping[str, Any], summary: Text) -> str:
 
 
 def _values(title: Text, values: Mapping[str, Any]) -> str:
-    items = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(_number(value))}</dd></div>" for name, value in values.items() if value is not None)
+    items = "".join(
+        f"<div><dt>{both(*PARTS[name]) if name in PARTS else esc(name)}</dt><dd>{esc(_number(value))}</dd></div>"
+        for name, value in values.items()
+        if value is not None
+    )
     return f'<h3>{both(*title)}</h3><dl class="facts">{items}</dl>' if values else ""
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import svg
-from .intervals import Metric, beats, ranking
+from .intervals import FEWEST, Control, Metric, beats, ranking
 from .report_evidence import curves_of, drops_of, facts_of, provenance, samples_of
-from .report_text import CONTROLS, Text, both, duration, esc, in_words, lookup, memory, metric_text, show, stage_text
+from .report_model import examples_of, in_a_line, model_of, tokens_of
+from .report_tables import about_bits, about_control, aim_of, before_and_after, few, greedy_and_sampled, split
+from .report_text import Text, both, control_text, duration, esc, in_words, memory, metric_text, show, span, stage_text
 
 STATIC = Path(__file__).parent / "static"
 
@@ -20,7 +23,9 @@ def render_report(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     title = f"翰林 Hanlin · {esc(report['recipe'])}"
     parts = [
         _cover(report, extras),
+        _contents(report, extras),
         _tiles(stages),
+        model_of(report["about"]) if report.get("about") else "",
         _overview(stages, extras),
         *(_stage(number, stage, extras) for number, stage in enumerate(stages, start=1)),
         provenance(report, extras),
@@ -64,7 +69,7 @@ def masthead(brand: Text, name: str, title: Text, subtitle: str, lede: Text) -> 
 
 def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     stages = report["stages"]
-    judged = [metric for stage in stages if (metric := _aim(stage)) and metric[1].control]
+    judged = [metric for stage in stages if (metric := aim_of(stage)) and metric[1].control]
     won = sum(beats(metric) for _, metric in judged)
     rejected = [stage for stage in stages if not stage["kept"]]
     zh_names, en_names = (
@@ -77,6 +82,10 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     if judged:
         zh += f"{len(judged)} 个阶段各有一个本来也可能做到同样好的对照，其中 {won} 个阶段胜过了对照。"
         en += f"{len(judged)} stages each had a control that could have done as well; {won} of them beat it. "
+    unsure = sum(metric.n < FEWEST for _, metric in judged)
+    if unsure:
+        zh += f"有 {unsure} 个阶段的样本不到 {FEWEST} 条，不下结论。"
+        en += f"{unsure} of them were measured on fewer than {FEWEST} items, too few to tell. "
     if rejected:
         names = Text(
             "、".join(stage_text(s["name"]).title.zh for s in rejected), ", ".join(stage_text(s["name"]).title.en.lower() for s in rejected)
@@ -86,15 +95,32 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     zh += "所有分数都在没见过的题目上测得，附 95% 置信区间；区间重叠的，不排名次。"
     en += "Every score is measured on unseen items with a 95% confidence interval; scores whose intervals overlap are not ranked."
     description = extras.get("recipe_resolved", {}).get("description") or {}
-    subtitle = f'<p class="subtitle">{both(description["zh"], description["en"])}</p>' if {"zh", "en"} <= set(description) else ""
-    title = Text("从原始文本到能对话的模型", "From raw text to a model you can talk to")
+    # What the run made, not what the recipe says of itself: settings given on the command line may have changed that.
+    about = in_a_line(report["about"]) if report.get("about") else None
+    if about is None and {"zh", "en"} <= set(description):
+        about = Text(description["zh"], description["en"])
+    subtitle = f'<p class="subtitle">{both(*about)}</p>' if about else ""
+    title = Text("从原始文本到语言模型", "From raw text to a language model")
+    if any(stage["name"] == "sft" for stage in stages):
+        title = Text("从原始文本到能对话的模型", "From raw text to a model you can talk to")
     return masthead(Text("运行报告", "Run report"), report["recipe"], title, subtitle, Text(zh, en))
+
+
+def _contents(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
+    """Links to the sections, and to the corpus' own page."""
+    links = [f'<a href="#model">{both("模型", "Model")}</a>'] if report.get("about") else []
+    links.append(f'<a href="#overview">{both("一览", "Overview")}</a>')
+    links += [f'<a href="#{esc(stage["name"])}">{both(*stage_text(stage["name"]).title)}</a>' for stage in report["stages"]]
+    links.append(f'<a href="#provenance">{both("来历", "Provenance")}</a>')
+    if extras.get("corpus_page"):
+        links.append(f'<a href="{esc(extras["corpus_page"])}">{both("语料报告 ↗", "Corpus report ↗")}</a>')
+    return f'<nav class="contents" id="top">{"".join(links)}</nav>'
 
 
 def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
     tiles = []
     for stage in stages:
-        aim = _aim(stage)
+        aim = aim_of(stage)
         if aim is None:
             continue
         name, metric = aim
@@ -103,12 +129,12 @@ def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
         rejected = "" if stage["kept"] else f'<p class="against">{both("这一阶段未被采用", "this stage was not kept")}</p>'
         control = ""
         if metric.control:
-            label = lookup(CONTROLS, metric.control.name)
+            label = control_text(metric.control.name)
             control = f'<p class="against">{both("对照", "control")} <b>{show(metric.control.value, text.share)}</b> · {both(*label)}</p>'
         tiles.append(
             f'<a class="tile {"" if stage["kept"] else "rejected"}" href="#{esc(stage["name"])}"><p class="tile-name">{both(*text.name)}</p>'
             f'<p class="tile-value">{show(metric.value, text.share)}{unit}</p>'
-            f'<p class="tile-interval">{show(metric.low, text.share)} – {show(metric.high, text.share)} · n = {metric.n:,}</p>{control}{rejected}</a>'
+            f'<p class="tile-interval">{both(*span(metric, text.share, dash=True))} · n = {metric.n:,}{few(metric)}</p>{control}{rejected}</a>'
         )
     return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else ""
 
@@ -126,15 +152,19 @@ def _overview(stages: Sequence[Mapping[str, Any]], extras: Mapping[str, Any]) ->
             f'<td class="wide">{svg.bar(0, stage["peak_rss_mb"] / most, "memory")}</td><td class="figure">{memory(stage["peak_rss_mb"])}</td></tr>'
         )
     return (
-        f'<section class="overview"><h2>{both("各阶段一览", "The stages at a glance")}</h2><div class="scroll"><table><thead><tr><th></th>'
+        f'<section class="overview" id="overview"><h2>{both("各阶段一览", "The stages at a glance")}</h2><div class="scroll"><table><thead><tr><th></th>'
         f"<th>{both('阶段', 'Stage')}</th><th>{both('与对照相比', 'Against its control')}</th>"
         f'<th colspan="2">{both("时间（从左到右是整个运行）", "Time (left to right is the whole run)")}</th>'
-        f'<th colspan="2">{both("内存峰值", "Peak memory")}</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
+        f'<th colspan="2">{both("内存峰值", "Peak memory")}</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div><p class="caption">'
+        f"{both('内存峰值：整个进程在这个阶段里占用的最高值，先前阶段还没有归还的也在内。', _MEMORY_EN)}</p></section>"
     )
 
 
+_MEMORY_EN = "Peak memory: the most that the process held during the stage, with what earlier stages had not given back."
+
+
 def _verdict(stage: Mapping[str, Any]) -> str:
-    aim, rejected = _aim(stage), "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>'
+    aim, rejected = aim_of(stage), "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>'
     if aim is None:
         return '<span class="mark none">—</span>' + rejected
     name, metric = aim
@@ -149,16 +179,8 @@ _RESULTS = {
     "better": ("won", Text("胜过对照", "beats its control")),
     "overlap": ("even", Text("分不出高下", "cannot be told apart")),
     "worse": ("lost", Text("不如对照", "below its control")),
+    "few": ("none", Text("样本太少，不下结论", "too few items to tell")),
 }
-
-
-def _aim(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
-    """The metric a stage is judged by: the one its text names, else the first that has a control."""
-    metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
-    aim = stage_text(stage["name"]).aim
-    if aim is not None and aim in metrics:
-        return aim, metrics[aim]
-    return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
 
 
 def _result(metric: Metric) -> str:
@@ -173,16 +195,28 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
     name = stage["name"]
     text, notes = stage_text(name), dict((extras.get("notes") or {}).get(name) or {})
     samples = (extras.get("samples") or {}).get(name) or stage["samples"]
-    aim = _aim(stage)
+    aim = aim_of(stage)
+    before = notes.get("before") or {}
+    main, guards, sampled = split(stage["metrics"], before)
+    if aim is not None and aim[0] in main:
+        main = {aim[0]: aim[1]} | main
+    hidden = {"seconds"} if name == "corpus" else set()  # of its steps; the corpus page has them
     parts = [
         f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(*text.title)}<code>{esc(name)}</code></h2>',
         f'<p class="says">{both(*text.does)} {_outcome(aim) if aim else ""}</p>',
         _gate(stage["kept"], notes.pop("gate", None)),
-        _metrics(stage["metrics"]),
+        _metrics(main),
+        about_bits(main.get("bits_per_byte"), notes.get("pretrained_bits_per_byte")),
+        about_control(notes.get("control")),
+        before_and_after(guards, before),
+        greedy_and_sampled(sampled, notes.get("sampled")),
         curves_of(name, extras.get("curves") or {}, aim),
         drops_of(extras.get("drops") or {}) if name == "corpus" else "",
-        samples_of(samples),
-        facts_of(notes),
+        tokens_of(extras.get("tokens")) if name == "tokenizer" else "",
+        examples_of((extras.get("examples") or {}).get(name)),
+        samples_of(samples, stage["metrics"]),
+        facts_of(notes, hidden),
+        f'<p class="back"><a href="#top">{both("↑ 目录", "↑ contents")}</a></p>',
     ]
     return "".join(parts) + "</section>"
 
@@ -194,16 +228,18 @@ def _outcome(aim: tuple[str, Metric]) -> str:
     value = show(metric.value, text.share)
     if metric.control is None:
         return both(f"{text.name.zh}：{value}。", f"{text.name.en}: {value}.")
-    control, against = lookup(CONTROLS, metric.control.name), show(metric.control.value, text.share)
+    control, against = control_text(metric.control.name), show(metric.control.value, text.share)
     zh = {
         "better": f"它胜过了对照：{text.name.zh} {value}，{control.zh}是 {against}，两个区间不重叠。",
         "overlap": f"它没有胜过对照：{text.name.zh} {value}，{control.zh}是 {against}，两个区间重叠，分不出高下。",
         "worse": f"它没有胜过对照，反而更差：{text.name.zh} {value}，{control.zh}是 {against}。",
+        "few": f"样本只有 {metric.n} 条，说不出是否胜过对照：{text.name.zh} {value}，{control.zh}是 {against}。",
     }[_result(metric)]
     en = {
         "better": f"It beat its control: {text.name.en.lower()} {value}, {control.en} {against}, the intervals apart.",
         "overlap": f"It did not beat its control: {text.name.en.lower()} {value}, {control.en} {against}; the intervals overlap, so they cannot be told apart.",
         "worse": f"It did not beat its control but fell below it: {text.name.en.lower()} {value}, {control.en} {against}.",
+        "few": f"With {metric.n} items it cannot be said whether it beat its control: {text.name.en.lower()} {value}, {control.en} {against}.",
     }[_result(metric)]
     return f"<strong>{both(zh, en)}</strong>"
 
@@ -216,10 +252,9 @@ def _gate(kept: bool, gate: Mapping[str, str] | None) -> str:
     return f'<p class="gate"><span class="mark {kind}">{both(*label)}</span> {both(*reason)}</p>'
 
 
-def _metrics(raw: Mapping[str, Any]) -> str:
-    if not raw:
+def _metrics(metrics: Mapping[str, Metric]) -> str:
+    if not metrics:
         return ""
-    metrics = {name: Metric.from_dict(value) for name, value in raw.items()}
     longest = _ends([metric for name, metric in metrics.items() if not metric_text(name).share])
     rows = "".join(_metric_row(name, metric, longest) for name, metric in metrics.items())
     return (
@@ -234,21 +269,21 @@ def _metrics(raw: Mapping[str, Any]) -> str:
 def _metric_row(name: str, metric: Metric, longest: tuple[float, float]) -> str:
     text = metric_text(name)
 
-    def figure(value: float, low: float, high: float) -> str:
-        return f"<b>{show(value, text.share)}</b><small>{show(low, text.share)} – {show(high, text.share)}</small>"
+    def figure(score: Metric | Control) -> str:
+        return f"<b>{show(score.value, text.share)}</b><small>{both(*span(score, text.share, dash=True))}</small>"
 
     control = ""
     if metric.control:
         c = metric.control
-        control = f'{figure(c.value, c.low, c.high)}<small class="who">{both(*lookup(CONTROLS, c.name))}</small>'
+        control = f'{figure(c)}<small class="who">{both(*control_text(c.name))}</small>'
     chance = "" if metric.chance is None else f"<small>{both('乱猜', 'chance')} {show(metric.chance, text.share)}</small>"
     meaning = f"<small>{both(*text.meaning)}</small>" if text.meaning.zh else ""
     low, high = _share_scale(metric) if text.share else longest
-    label = f"{name}: {show(metric.value, text.share)} [{show(metric.low, text.share)}, {show(metric.high, text.share)}]"
+    label = f"{name}: {show(metric.value, text.share)} {span(metric, text.share).en}"
     return (
-        f'<tr><th scope="row">{both(*text.name)}{meaning}</th><td class="figure">{figure(metric.value, metric.low, metric.high)}</td>'
+        f'<tr><th scope="row">{both(*text.name)}{meaning}</th><td class="figure">{figure(metric)}</td>'
         f'<td class="figure">{control}</td><td class="plot">{svg.interval_plot(metric, low, high, text.share, label)}</td>'
-        f'<td class="figure">{metric.n:,}{chance}</td></tr>'
+        f'<td class="figure">{metric.n:,}{few(metric)}{chance}</td></tr>'
     )
 
 
@@ -260,5 +295,6 @@ def _share_scale(metric: Metric) -> tuple[float, float]:
 
 def _ends(metrics: Sequence[Metric]) -> tuple[float, float]:
     """One scale for several metrics and their controls, with zero on it."""
-    ends = [0.0] + [end for metric in metrics for score in (metric, metric.control) if score for end in (score.low, score.high)]
+    ends = [0.0] + [end for metric in metrics for score in (metric, metric.control) if score for end in (score.low, score.value, score.high)]
+    ends = [end for end in ends if math.isfinite(end)]
     return min(ends), max(ends) * 1.1 or 1.0

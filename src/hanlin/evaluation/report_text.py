@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from typing import Any, NamedTuple
 
 from ..corpus.rule_names import RULE_NAMES
+from .intervals import Control, Metric
 
 
 class Text(NamedTuple):
@@ -70,6 +72,42 @@ METRICS: dict[str, MetricText] = {
     "task_reward": MetricText(
         Text("任务得分", "Task reward"), Text("没见过的题目上，得到奖励的比例", "share of unseen problems that earn the reward")
     ),
+    "greetings": MetricText(
+        Text("问候答对率", "Greetings answered"),
+        Text("问候、道谢、问名字，答得与所教的一字不差的比例", "share of greetings, thanks and questions of its name answered to the letter"),
+    ),
+    "story_requests": MetricText(
+        Text("会讲故事", "Stories told"), Text("请它讲故事时，讲出完整故事的比例", "share of requests for a story that got a whole one")
+    ),
+    "outside_declined": MetricText(
+        Text("不懂就说", "Outside questions declined"),
+        Text("问它不知道的事，老实说不知道的比例", "share of questions from outside its world that it declines to answer"),
+    ),
+    "word_problems": MetricText(
+        Text("应用题解对率（自己决定想不想）", "Word problems solved, thinking or not"),
+        Text("一到五步的应用题，要不要先思考由模型决定", "unseen problems of one to five steps; whether to think first is the model's choice"),
+    ),
+    "later_turns": MetricText(
+        Text("多轮对话里的答对率", "Later turns answered"),
+        Text("换了话题的第二轮起，答对的比例；对照是同样的问题单独问",
+             "share of turns after the first, each about something else, answered rightly; the control asks the same alone"),
+    ),
+    "ends_by_itself": MetricText(
+        Text("自己停下的比例", "Ends by itself"),
+        Text("回答在长度上限之前自己结束的比例", "share of answers that end before they are cut off"),
+    ),
+    "thinking_closes": MetricText(
+        Text("想完了的比例", "Thinking closes"),
+        Text("开了头的思考里，写到 </think> 的比例", "share of thoughts begun that reach </think>"),
+    ),
+    "inside_answered": MetricText(
+        Text("该答的都答了", "Inside questions answered"),
+        Text("小世界里的问题，没有推说不知道的比例", "share of questions from inside its world that were not declined"),
+    ),
+    "pairs_preferred": MetricText(
+        Text("偏好对排对率", "Pairs ranked rightly"),
+        Text("没见过的偏好对里，模型认为较好的回答更可能的比例", "share of unseen pairs whose better answer the model finds more likely"),
+    ),
 }
 
 CONTROLS: dict[str, Text] = {
@@ -79,6 +117,7 @@ CONTROLS: dict[str, Text] = {
     "direct": Text("同等训练、直接作答", "same training, direct answers"),
     "length": Text("只看长度", "length alone"),
     "sft": Text("用同样时间继续 SFT", "SFT for the same time"),
+    "alone": Text("同样的问题单独问", "the same questions asked alone"),
 }
 
 STAGES: dict[str, StageText] = {
@@ -182,6 +221,13 @@ FACTS: dict[str, Text] = {
     "by_kind": Text("各类脏文档：总数 · 已清除", "dirt by kind: injected · removed"),
     "by_seed": Text("各个随机种子的得分", "score of each seed"),
     "seconds": Text("各次训练用时（秒）", "seconds of each training"),
+    "last_merge_count": Text("最后一次合并见过的次数", "count of the last merge"),
+    "unreachable": Text("永远用不到的词元", "tokens never reached"),
+    "unreachable_tokens": Text("用不到的词元（十六进制）", "unreachable tokens, in hexadecimal"),
+    "sources": Text("各来源的文档", "documents by source"),
+    "nothing_to_learn": Text("没有可学内容、未用", "nothing to learn, left out"),
+    "texts": Text("混入的预训练文本", "pretraining texts mixed in"),
+    "skipped": Text("跳过的步", "steps skipped"),
     "distinct_pretokens": Text("不同的片段", "distinct pre-tokens"),
     "distinct_pieces": Text("不同的片段", "distinct pieces"),
     "bigram_floor": Text("低于此频次的字对处切开", "cut at character bigrams rarer than"),
@@ -211,28 +257,71 @@ CURVES: dict[str, Text] = {
 RULES: dict[str, Text] = {name: Text(*words) for name, words in RULE_NAMES.items()}
 
 
-HIDDEN_FACTS = frozenset({"dropped", "quarantine_reasons", "side"})  # shown elsewhere, or of no use to a reader
+# Names inside of facts.
+PARTS: dict[str, Text] = {
+    "grpo": Text("强化学习", "GRPO"),
+    "sft": Text("对照", "control"),
+    "spam": Text("广告", "spam"),
+    "html": Text("网页代码", "HTML"),
+    "system": Text("系统", "system"),
+    "processor": Text("处理器", "processor"),
+    "cores": Text("核数", "cores"),
+    "threads": Text("线程", "threads"),
+    "memory_gib": Text("内存 GiB", "memory, GiB"),
+    "device": Text("设备", "device"),
+}
+
+# Shown elsewhere, or of no use to a reader.
+HIDDEN_FACTS = frozenset({
+    "dropped", "quarantine_reasons", "side", "seconds_of_cleaning", "before", "control", "sampled", "pretrained_bits_per_byte",
+})  # fmt: skip
+
+
+_ENDINGS = {"/sampled": Text("（采样）", "(sampled)"), "/published": Text("（发布的那一次）", "(the published run)")}
 
 
 def metric_text(name: str) -> MetricText:
     """A metric's words; `bits_per_byte/故事` is the part of `bits_per_byte` called 故事, and an unknown name explains itself."""
+    for ending, added in _ENDINGS.items():
+        if name.endswith(ending):
+            plain = metric_text(name.removesuffix(ending))
+            return plain._replace(name=Text(plain.name.zh + added.zh, f"{plain.name.en} {added.en}"))
     base, slash, part = name.partition("/")
     known = METRICS.get(base, MetricText(Text(base, base), Text("", ""), share=False))
     if not slash:
         return known
+    if part in STAGES:
+        title = STAGES[part].title
+        return known._replace(name=Text(f"{known.name.zh}（{title.zh}）", f"{known.name.en} ({title.en.lower()})"))
     return known._replace(name=Text(f"{known.name.zh}：{part}", f"{known.name.en}: {part}"), meaning=Text("", ""))
 
 
 def in_words(sentence: Text) -> Text:
     """A sentence with the metrics' and stages' names of report.json replaced by their words."""
-    known = {**{name: text.name for name, text in METRICS.items()}, **{name: text.title for name, text in STAGES.items()}}
-    pattern = re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in sorted(known, key=len, reverse=True)))
-    return Text(pattern.sub(lambda m: known[m[0]].zh, sentence.zh), pattern.sub(lambda m: known[m[0]].en.lower(), sentence.en))
+    names = "|".join(re.escape(name) for name in sorted({**METRICS, **STAGES}, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w/-])(?:{names})(?:/\w+)?(?![\w/-])", re.ASCII)
+
+    def words(name: str) -> Text:
+        return STAGES[name].title if name in STAGES else metric_text(name).name
+
+    return Text(pattern.sub(lambda m: words(m[0]).zh, sentence.zh), pattern.sub(lambda m: words(m[0]).en.lower(), sentence.en))
 
 
 def stage_text(name: str) -> StageText:
     """A stage's words; an unknown stage is called by its name."""
     return STAGES.get(name, StageText(Text(name, name), Text("", "")))
+
+
+_CUT = re.compile(r"(\d+)-gram on (\S+) tokens")
+
+
+def control_text(name: str) -> Text:
+    """A control's words; `5-gram on 10M tokens` counted fewer tokens than the model was trained on."""
+    cut = _CUT.fullmatch(name)
+    if cut is None:
+        return lookup(CONTROLS, name)
+    order = {"5": "五"}.get(cut[1], cut[1])
+    return Text(f"{order}元语法模型（只数了 {cut[2]} 词元）", f"{cut[1]}-gram model (counted on {cut[2]} tokens only)")
 
 
 def lookup(table: dict[str, Text], name: str) -> Text:
@@ -245,6 +334,15 @@ def show(value: float, share: bool) -> str:
     if not share:
         return f"{value:.3f}"
     return f"{100 * value:.2f}%" if 0 < value < 0.01 or 0.99 < value < 1 else f"{100 * value:.1f}%"
+
+
+def span(score: Metric | Control, share: bool, dash: bool = False) -> Text:
+    """An interval as people read it, `[83.0%, 84.1%]` or `83.0% – 84.1%`; that of a mean of one item is not known."""
+    if math.isinf(score.low):
+        return Text("区间不知道", "interval not known")
+    low, high = show(score.low, share), show(score.high, share)
+    shown = f"{low} – {high}" if dash else f"[{low}, {high}]"
+    return Text(shown, shown)
 
 
 def duration(seconds: float) -> Text:

@@ -12,10 +12,11 @@ from ..common.config import to_dict
 from ..common.devices import resolve_device
 from ..common.errors import HanlinError, require_one_process
 from ..common.locks import directory_lock
-from ..common.manifest import MANIFEST, package_versions, read_manifest
+from ..common.manifest import MANIFEST, hash_json, package_versions, read_manifest
 from ..common.progress import Progress, make_progress
 from ..common.tracking import check_trackers
 from ..corpus.readers import Kind, check_inputs
+from .facts import about_model, examples, tokens_facts
 from .life import Life
 from .recipe import Recipe, load_recipe, recipe_names
 
@@ -51,14 +52,20 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
             began = time.monotonic()
             life.run()
             records = life.runner.records
+            digest = hash_json(read_json(out / RECIPE_FILE))
             if len(life.runner.reused) == len(records) and (out / "report.json").is_file():
-                return read_json(out / "report.json")
+                found = read_json(out / "report.json")
+                if found.get("recipe_hash") != digest:  # what was changed touches no figure
+                    found["recipe_hash"] = digest
+                    write_json(out / "report.json", found)
+                return found
             report = {
-                "format": 1, "recipe": recipe.name, "seed": recipe.seed, "machine": machine(),
+                "format": 1, "recipe": recipe.name, "recipe_hash": digest, "seed": recipe.seed, "machine": machine(),
                 "seconds": round(sum(record.seconds for record in records.values()), 1),
                 "wall_seconds": round(time.monotonic() - began, 1),
                 "peak_rss_mb": max(record.peak_rss_mb for record in records.values()),
                 "model": "model",
+                "about": about_model(recipe, out, machine()["device"]),
                 "stages": [
                     {"name": name, "seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "kept": r.kept, "metrics": r.metrics, "samples": r.samples}
                     for name, r in records.items()
@@ -119,7 +126,11 @@ def _extras(recipe: Recipe, out: Path, life: Life) -> dict[str, Any]:
             manifest = read_manifest(folder, verify=False)
             artifacts[folder.name] = {"kind": manifest.kind, "hash": manifest.content_hash, "parents": manifest.parents, "path": str(folder.relative_to(out))}
     drops = out / "corpus" / "report.json"
+    page = out / "corpus" / "report.html"
     return {
+        "tokens": tokens_facts(out),
+        "examples": examples(out, life.source.problems() if recipe.grpo is not None else None),
+        "corpus_page": page.relative_to(out).as_posix() if page.is_file() else None,
         "recipe_resolved": to_dict(recipe),
         "versions": package_versions(),
         "artifacts": artifacts,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..common.devices import has_own_memory, resolve_device, traits
 from ..common.errors import HanlinError, tr
-from ..common.hardware import BANDWIDTH_SHARE, GPU_ALLOCATOR, GPU_BASELINE_GIB, MATRIX_SHARE, Hardware, find_hardware
+from ..common.hardware import BANDWIDTH_SHARE, GPU_ALLOCATOR, GPU_BASELINE_GIB, MATRIX_SHARE, Hardware, find_hardware, unknown_card
 from ..common.progress import Progress, format_seconds
 from ..common.terminal import table
 from ..model import ModelConfig
@@ -70,7 +70,7 @@ class Plan:
 
 def plan_recipe(
     recipe: Recipe, device: str = "this", *, nodes: int = 1, gpus: int = 1, network: float = 25.0, price: float | None = None,
-    steps: int = STEPS, progress: Progress | None = None,
+    vram: float | None = None, steps: int = STEPS, progress: Progress | None = None,
 ) -> Plan:  # fmt: skip
     """Plan the training stages of a recipe.
 
@@ -79,6 +79,7 @@ def plan_recipe(
         nodes, gpus: machines, and devices in each; the batch is shared among them by the stage's `train.parallel`.
         network: Gbit/s between machines.
         price: CNY for an hour of one device instead of the table's.
+        vram: GiB of a card that is not in the table; instead of `device`.
         steps: of the probe.
 
     Raises:
@@ -88,7 +89,9 @@ def plan_recipe(
         raise HanlinError("--nodes 和 --gpus 至少是 1，--network 大于 0。", "--nodes and --gpus are at least 1, --network is above 0.")
     workers = nodes * gpus
     shape = recipe.model.config(recipe.tokenizer.vocab_size, 0)
-    hardware = None if device == "this" else find_hardware(device)
+    if vram is not None and device != "this":
+        raise HanlinError("--device 和 --vram 只能给一个。", "Give --device or --vram, not both.")
+    hardware = unknown_card(vram) if vram is not None else None if device == "this" else find_hardware(device)
     if hardware is None and workers > 1:
         raise HanlinError("多卡只能按设备表推算：请加 --device。", "Several devices can only be reckoned by the table: give --device.")
     if hardware is not None and gpus > 1 and not hardware.link:
@@ -114,7 +117,9 @@ def plan_recipe(
     notes = [*planner.notes(), _about_bits(recipe, expected)]
     if hardware is not None and pretrain.train.compile is not False:
         notes.append(tr("按不编译推算；torch.compile 的内存更少、速度更快", "reckoned without torch.compile, which takes less memory and time"))
-    if hardware is not None and price is None:
+    if hardware is not None and not hardware.price:
+        notes.append(tr(f"设备的数字：{hardware.source[0]}", f"the device's figures: {hardware.source[1]}"))
+    if hardware is not None and price is None and hardware.price:
         notes.append(tr(f"租价 ¥{hardware.price:g}/小时：{hardware.source[0]}（--price 可改）", f"CNY {hardware.price:g} an hour: {hardware.source[1]} (--price changes it)"))
     return Plan(recipe.name, hardware.title if hardware else tr("本机", "this machine"), workers, shape.parameters(), tuple(stages), memory, expected, tuple(notes))
 
@@ -159,6 +164,24 @@ def _offer_sharding(error: HanlinError, section: SupervisedConfig, shape: ModelC
         f"{error.zh}或者把状态分到各卡：train.parallel=fsdp（每卡 {_gib(fit.peak)}）。",
         f"{error.en} Or share the state among the devices: train.parallel=fsdp ({_gib(fit.peak)} on each).",
     )
+
+
+def work_of(recipe: Recipe) -> dict[str, float]:
+    """How much work each training stage of a recipe is, in tokens trained on, roughly: for what is left of a run.
+
+    Distillation counts its control as well. Pairs are taken to be a quarter of a row long and to cost half more than a token of text
+    (the reference's pass); a token generated as much as three trained on, over all seeds and their controls of equal time.
+    """
+    found: dict[str, float] = {}
+    for name in recipe.stages():
+        section: Any = getattr(recipe, name, None)
+        if isinstance(section, SupervisedConfig):
+            found[name] = float(section.train.steps * section.rows * section.seq_len) * (2 if name == "distill" else 1)
+        elif name in ("dpo", "reward"):
+            found[name] = 1.5 * section.train.steps * section.pairs * 2 * section.seq_len / 4
+        elif name == "grpo":
+            found[name] = 3.0 * 2 * section.seeds * section.train.steps * section.prompts * section.group_size * section.max_new_tokens
+    return found
 
 
 class _OnTable:

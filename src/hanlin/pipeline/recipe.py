@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.config import apply_overrides, build, flatten, load_yaml
+from ..common.config import Where, apply_overrides, build, flatten, load_yaml
 from ..common.errors import HanlinError
 from ..corpus.build import CorpusConfig
 from ..model import ModelShape
@@ -144,16 +144,30 @@ class Recipe:
         stages = {name: getattr(self, name) for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo")}
         for name, section in stages.items():
             if section is not None and section.seq_len > self.model.max_position_embeddings:
-                raise ValueError(f"{name}.seq_len {section.seq_len} exceeds model.max_position_embeddings {self.model.max_position_embeddings}")
+                most = self.model.max_position_embeddings
+                raise HanlinError(
+                    f"{name}.seq_len {section.seq_len} 超过了 model.max_position_embeddings {most}：模型没有那么多位置。请改其中一个。",
+                    f"{name}.seq_len {section.seq_len} exceeds model.max_position_embeddings {most}: the model has no more positions. "
+                    "Change one of them.",
+                )
         if not self.corpus.files and self.corpus.documents < 1:
-            raise ValueError("corpus.files is empty: give text files (--corpus), or corpus.documents to generate tinyworld")
+            raise HanlinError(
+                "corpus.files 是空的：请用 --corpus 给出文本文件，或用 corpus.documents 生成内置的小世界。",
+                "corpus.files is empty: give text files (--corpus), or corpus.documents to generate tinyworld.",
+            )
         if self.tinyworld:
             return
         if self.sft is not None and not self.sft.files:
-            raise ValueError("sft.files is empty: give conversations (--sft), or leave the section out")
+            raise HanlinError(
+                "sft.files 是空的：请用 --sft 给出对话文件，或写 sft=null 去掉这一阶段。",
+                "sft.files is empty: give conversations (--sft), or leave the section out (sft=null).",
+            )
         for name in ("distill", "dpo", "reward", "grpo"):
             if stages[name] is not None and not stages[name].files:
-                raise ValueError(f"{name}.files is empty: give its data, or leave the section out")
+                raise HanlinError(
+                    f"{name}.files 是空的：请给出它的数据，或写 {name}=null 去掉这一阶段。",
+                    f"{name}.files is empty: give its data, or leave the section out ({name}=null).",
+                )
 
     @property
     def tinyworld(self) -> bool:
@@ -221,4 +235,4 @@ def load_recipe(
             values[section] = dict(values.get(section) or {}) | entries
         else:
             values[section] = entries
-    return build(Recipe, {"name": path.stem} | values, str(path))
+    return build(Recipe, {"name": path.stem} | values, Where(str(path), flatten(apply_overrides({}, overrides))))

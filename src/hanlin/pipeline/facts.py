@@ -1,0 +1,135 @@
+"""What a run made, for its report and its model card: the model in figures, a sentence in tokens, an item of each stage's data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from ..common.atomic import read_json
+from ..common.errors import HanlinError
+from ..common.manifest import MANIFEST
+from ..corpus.build import read_corpus
+from ..dataset import TokenDataset
+from ..model import ModelConfig
+from ..tokenizer import Tokenizer, load_tokenizer
+from .recipe import Recipe
+
+_SENTENCE = 60  # characters of the sentence that is cut into tokens
+_EXAMPLE = 400  # tokens of an item of training data
+_LONGEST = 8
+
+
+def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
+    """The published model in figures: shape, tokens, FLOP of pretraining, where its text came from.
+
+    Tokens read are those that pretraining logged; those of its settings where the log is gone.
+    """
+    folder = out / "models" / "pretrain"
+    shape = ModelConfig.from_hf(folder)
+    corpus, dataset = (_notes(out, name) for name in ("corpus", "dataset"))
+    curve = out / "curves" / "pretrain.jsonl"
+    seen = sum(line.get("tokens", 0) for line in _lines(curve)) or recipe.pretrain.train.steps * recipe.pretrain.rows * recipe.pretrain.seq_len
+    return {
+        "family": shape.family, "parameters": shape.parameters(), "layers": shape.num_hidden_layers, "hidden_size": shape.hidden_size,
+        "heads": shape.num_attention_heads, "key_value_heads": shape.key_value_heads, "vocab_size": shape.vocab_size,
+        "context": shape.max_position_embeddings, "training_tokens": dataset.get("tokens"), "tokens_seen": int(seen),
+        "training_flops": shape.flops_per_token(recipe.pretrain.seq_len) * seen, "device": device,
+        "documents": corpus.get("documents_kept"), "characters": corpus.get("characters_kept"), "sources": dataset.get("sources") or {},
+    }  # fmt: skip
+
+
+def tokens_facts(out: Path) -> dict[str, Any]:
+    """A sentence of the held-out text in tokens, and what the vocabulary makes of the training text."""
+    tokenizer = load_tokenizer(out / "tokenizer")
+    corpus, dataset = (_notes(out, name) for name in ("corpus", "dataset"))
+    text = next((document["text"] for document in islice(read_corpus(out / "corpus", "heldout"), 1)), "翰林学士读书写字。")
+    text = text.strip()[:_SENTENCE]
+    words = [token.decode() for token in tokenizer.vocabulary.tokens if _is_text(token) and not token.isascii()]
+    facts = {
+        "vocab_size": tokenizer.vocab_size, "text": text, "tokens": [_piece(tokenizer, token) for token in tokenizer.encode(text)],
+        "longest": sorted(words, key=len, reverse=True)[:_LONGEST],
+    }  # fmt: skip
+    if corpus.get("characters_kept") and dataset.get("tokens"):
+        facts["characters_per_token"] = corpus["characters_kept"] / dataset["tokens"]
+    return facts
+
+
+def examples(out: Path, problems: Sequence[Mapping[str, Any]] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """One item of each stage's training data, as the model reads it: {stage: [{"label", "parts": [[text, is it learned], …]}]}.
+
+    Args:
+        problems: those of GRPO, which are not encoded.
+    """
+    tokenizer = load_tokenizer(out / "tokenizer")
+    found: dict[str, list[dict[str, Any]]] = {}
+    if (out / "dataset" / MANIFEST).is_file():
+        found["pretrain"] = [{"label": None, "parts": _parts(TokenDataset(out / "dataset", verify=False), tokenizer, 0)}]
+    for stage in ("sft", "distill"):
+        if (out / "data" / stage / MANIFEST).is_file():
+            data = TokenDataset(out / "data" / stage, verify=False)
+            found[stage] = [{"label": None, "parts": _parts(data, tokenizer, _conversation(data))}]
+    for stage in ("dpo", "reward"):
+        if (out / "data" / stage / MANIFEST).is_file():
+            data = TokenDataset(out / "data" / stage, verify=False)
+            labels = ({"zh": "较好的", "en": "the better one"}, {"zh": "较差的", "en": "the worse one"})
+            found[stage] = [{"label": label, "parts": _parts(data, tokenizer, side)} for side, label in enumerate(labels)]
+    if problems:
+        problem = problems[0]
+        asked = next(message["content"] for message in problem["messages"] if message["role"] == "user")
+        label = {"zh": "题目，和用来核对的答案", "en": "a problem, and the answer that it is checked by"}
+        found["grpo"] = [{"label": label, "parts": [[f"{asked}\n→ {problem.get('answer', '')}", False]]}]
+    return found
+
+
+def _conversation(data: TokenDataset) -> int:
+    """The first document that is not bare text, whose tokens are all learned."""
+    assert data.mask is not None
+    for index in range(min(len(data), 100)):
+        if not data.mask[data.starts[index]]:
+            return index
+    return 0
+
+
+def _parts(data: TokenDataset, tokenizer: Tokenizer, index: int) -> list[list[Any]]:
+    """A document in runs of tokens that are learned or not; of bare text, where all are, none is marked."""
+    ids = np.asarray(data.document(index))[:_EXAMPLE]
+    mask = np.zeros(len(ids), dtype=bool)
+    if data.mask is not None:
+        mask = np.asarray(data.mask[data.starts[index] : data.starts[index] + len(ids)], dtype=bool)
+    edges = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(ids)]
+    parts = [[tokenizer.decode(ids[start:end]), bool(mask[start])] for start, end in zip(edges, edges[1:], strict=False) if end > start]
+    if len(ids) == _EXAMPLE:
+        parts.append(["…", False])
+    return parts
+
+
+def _piece(tokenizer: Tokenizer, token: int) -> str:
+    """A token as people read it; one that is part of a character by its bytes, `<E7>`."""
+    raw = tokenizer.decode_bytes([token])
+    return raw.decode() if _is_text(raw) else "".join(f"<{byte:02X}>" for byte in raw)
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        return bool(raw.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _notes(out: Path, step: str) -> Mapping[str, Any]:
+    """What a step noted; nothing where its record is not to be read."""
+    try:
+        return read_json(out / "steps" / f"{step}.json").get("notes") or {}
+    except HanlinError:
+        return {}
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    return [orjson.loads(line) for line in file.read_bytes().splitlines() if line.endswith(b"}")]
