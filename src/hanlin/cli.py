@@ -274,8 +274,6 @@ def evaluate(model: Path, /, *, tasks: Many = (), text: Files = (), count: int =
         return
     from .pipeline import evaluate_model
 
-    if count < 1:
-        raise HanlinError(f"--count 应至少为 1，不能是 {count}：没有题目就没有分数。", f"--count must be at least 1, not {count}: without items there is no score.")
     result = evaluate_model(model, tasks or None, count)
     if json is not None:
         write_json(json, result)
