@@ -15,8 +15,8 @@ MANIFEST = "manifest.json"
 # What file managers and our own locks leave in a directory; nobody misses it.
 _CHAFF = {MANIFEST, ".lock", ".DS_Store", "Thumbs.db", "desktop.ini"}
 # What is laid beside a finished artefact, no part of it: a training's curve and its bad steps, with the data they are from, suggestions
-# for the chat page.
-_BESIDE = {"metrics.jsonl", "run.json", "spikes.jsonl", "suggestions.json"}
+# for the chat page, the model card.
+_BESIDE = {"metrics.jsonl", "run.json", "spikes.jsonl", "suggestions.json", "README.md"}
 
 
 def real_target(path: Path | str) -> Path:

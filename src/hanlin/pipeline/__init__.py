@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import read_json, write_json
+from ..common.atomic import atomic_write, read_json, write_json
 from ..common.config import to_dict
 from ..common.devices import resolve_device
 from ..common.errors import HanlinError, require_one_process
@@ -18,6 +18,7 @@ from ..common.tracking import check_trackers
 from ..corpus.readers import Kind, check_inputs
 from .facts import about_model, examples, tokens_facts
 from .life import Life
+from .plan import work_of
 from .recipe import Recipe, load_recipe, recipe_names
 
 __all__ = ["Life", "Recipe", "evaluate_model", "load_recipe", "recipe_names", "run_recipe"]
@@ -39,6 +40,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
         HanlinError: `out` is in use, or holds something else than a run; torchrun started several processes; or what a stage says.
     """
     from ..evaluation import write_report
+    from ..evaluation.model_card import model_card
 
     require_one_process("hanlin run")
     own_progress = progress is None
@@ -50,11 +52,16 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
             write_json(out / RECIPE_FILE, to_dict(recipe))
             life = Life(recipe, out, progress)
             began = time.monotonic()
+            progress.expect(work_of(recipe))
             life.run()
             records = life.runner.records
             digest = hash_json(read_json(out / RECIPE_FILE))
-            if len(life.runner.reused) == len(records) and (out / "report.json").is_file():
-                found = read_json(out / "report.json")
+            stages = [
+                {"name": name, "seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "kept": r.kept, "metrics": r.metrics, "samples": r.samples}
+                for name, r in records.items()
+            ]
+            found = _standing_report(out, stages) if len(life.runner.reused) == len(records) else None
+            if found is not None:
                 if found.get("recipe_hash") != digest:  # what was changed touches no figure
                     found["recipe_hash"] = digest
                     write_json(out / "report.json", found)
@@ -66,16 +73,27 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
                 "peak_rss_mb": max(record.peak_rss_mb for record in records.values()),
                 "model": "model",
                 "about": about_model(recipe, out, machine()["device"]),
-                "stages": [
-                    {"name": name, "seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "kept": r.kept, "metrics": r.metrics, "samples": r.samples}
-                    for name, r in records.items()
-                ],
+                "stages": stages,
             }  # fmt: skip
             write_report(out, report, _extras(recipe, out, life))
+            card = model_card(report | {"hash": read_manifest(out / "model", verify=False).content_hash})
+            atomic_write(out / "model" / "README.md", card.encode())
             return report
     finally:
         if own_progress:
             progress.close()
+
+
+def _standing_report(out: Path, stages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The report of an earlier start, if it is whole and says what the steps' records say; another is written anew."""
+    from ..evaluation import validate_report
+
+    try:
+        found = read_json(out / "report.json")
+        validate_report(found)
+        return found if found["stages"] == stages and (out / "report.html").is_file() else None
+    except (HanlinError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def check_inputs_of(recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from ..evaluation import Metric
+from ..evaluation.intervals import FEWEST
 
 # What a later stage may cost an earlier one, in the metric's own unit. Two points of answers are promised; a chain of thought
 # multiplies the noise of its steps, and tasks of 150 items move by three points by chance: these get five.
@@ -24,7 +25,6 @@ TOLERANCES = {
     "answer_bits_per_byte": 0.05,
     "pairs_preferred": 0.05,
 }
-FEWEST = 20  # items that a verdict needs: below, the intervals of most metrics cover less than they say
 
 
 @dataclasses.dataclass(frozen=True)

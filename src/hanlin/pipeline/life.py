@@ -169,6 +169,7 @@ class Life(Workshop):
         def control(model: CausalLM, record: StepRecord) -> None:
             out = self.out / "controls" / "direct"
             data = self._conversations("direct", section, direct=True)
+            self.progress.part("对照：不看思考", "control: no thinking shown", 2, 2)
             self._once("direct", out, self._inputs("distill", section), lambda job: finetune(self.current, data, section, job))
             direct = self._model(out)
             if isinstance(self.source, TinyworldSource):
@@ -266,10 +267,14 @@ class Life(Workshop):
             for seed in range(section.seeds):
                 name, target = ("grpo", out) if seed == 0 else (f"grpo-{seed}", self.out / "controls" / f"grpo-{seed}")
                 seed_of_run = self.recipe.seed + seed
+                parts = section.seeds * (1 if self.recipe.distill is None else 2)
+                done = seed * parts // section.seeds
+                self.progress.part(f"第 {seed + 1} 次", f"run {seed + 1}", done + 1, parts)
                 learn = functools.partial(grpo, self.current, problems, numeric_answer, config)
                 seconds["grpo"].append(self._once(name, target, inputs, learn, seed=seed_of_run))
                 arms["grpo"].append(self._reward(target, seed))
                 if self.recipe.distill is not None:
+                    self.progress.part(f"第 {seed + 1} 次的对照", f"control of run {seed + 1}", done + 2, parts)
                     name, control = f"sft-control-{seed}", self.out / "controls" / f"sft-{seed}"
                     data = self._conversations("distill", self.recipe.distill)
                     more = functools.partial(finetune, self.current, data, self.control_config())
@@ -331,9 +336,7 @@ class Life(Workshop):
             export_gguf(self.current, file)
             record.notes |= {"file": file.name, "bytes": file.stat().st_size}
 
-        if not file.is_file():
-            (self.out / "steps" / "gguf.json").unlink(missing_ok=True)
-        self.runner.run("gguf", [self._model_hash()], body)
+        self.runner.run("gguf", [self._model_hash()], body, files=(file,))
 
 
 def _pair_lengths(dataset: TokenDataset) -> np.ndarray:

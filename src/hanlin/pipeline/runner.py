@@ -20,6 +20,7 @@ from typing import Any
 from ..common.errors import HanlinError
 from ..common.manifest import hash_json, read_digested, read_manifest, sha256_file, write_digested
 from ..common.progress import Progress
+from ..evaluation.summary import outcome
 
 PIPELINE_FORMAT = 1  # raised when the meaning of a step changes, so that old records are not reused
 
@@ -88,6 +89,7 @@ class Runner:
             record.peak_rss_mb = round(peak_rss_mb(), 1)
             record.files = {str(path.relative_to(self.out)): _look(path) for path in files}
             write_digested(file, dataclasses.asdict(record))
+            self.progress.done(record.seconds, *outcome(name, record.metrics))
         else:
             self.reused.append(name)
             self.progress.note(f"{name} 已完成，沿用", f"{name} is done already, kept")
