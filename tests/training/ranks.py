@@ -192,7 +192,9 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
             said = train_stage(spec, team)
     except HanlinError as error:
         said = {"error": error.en}
-    (Path(spec["work"]) / f"rank-{rank}.json").write_text(json.dumps(said))
+    written = Path(spec["work"]) / f"rank-{rank}.part"
+    written.write_text(json.dumps(said))
+    written.rename(written.with_suffix(".json"))  # whole or not at all: whoever is left over is killed at any moment
     return int("error" in said)
 
 
