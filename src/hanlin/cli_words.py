@@ -115,6 +115,7 @@ _OWN: dict[str, dict[str, tuple[str, str | None]]] = {
     "serve": {
         "host": ("监听地址；不是 127.0.0.1 时必须有密钥", None), "port": ("端口", "Port."),
         "api_key": ("每个请求都要带的密钥（或用 HANLIN_API_KEY）", None),
+        "allow_origin": ("放行这个来源的网页调用接口，如 http://localhost:3000；可写多次；“*” 为全部，须有密钥", None),
     },
     "export gguf": {"dtype": ("f32、f16 或 q8_0", None), "out": ("写到这个文件", "The file to write.")},
     "plan": {
@@ -148,6 +149,7 @@ _OWN: dict[str, dict[str, tuple[str, str | None]]] = {
         "out": ("语料目录", "Directory of the corpus."), "preset": ("清洗规则：zh-web、zh-short、books、code、dialogue、none", None),
         "config": ("YAML 设置文件，命令行上的优先", None), "workers": ("进程数，0 为全部核；Slurm、Ray 上是同时的份数，0 不限", None),
         "memory": ("查重最多用多少内存；Slurm、Ray 上按份算", None), "heldout": ("每个来源留出多少比例作评测", None),
+        "text_key": ("正文在哪个键或列里，认不出时写明", None), "skip_bad": ("跳过读不了的文件，记在账上", None),
         "mask_pii": ("把个人信息换成标记", None), "decontaminate": ("评测集的文件，或 c-eval 这样的名字（先 hanlin data fetch）；含其段落的文档会丢掉", None),
         "seed": ("决定留出哪些文档和它们的顺序", None), "executor": ("用 datatrove 跑：local、slurm 或 ray；各机看到的路径要相同", None),
         "tasks": ("每个步骤分成几份，0 为一个任务一份", None), "executor_option": ("给执行器的 名=值，如 partition=cpu time=20:00:00", None),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..common.atomic import read_json
+from ..common.config import Range, above, at_least, require_ranges
 from ..common.errors import HanlinError
 
 Family = Literal["qwen3", "llama", "gpt2"]
@@ -44,6 +45,16 @@ class ModelShape:
     tie_word_embeddings: bool = True
     qk_norm: bool | None = None
     residual_init: ResidualInit = "zero"
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        **dict.fromkeys(
+            ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"), at_least(1)
+        ),
+        "max_position_embeddings": at_least(2), "rope_theta": above(0), "rms_norm_eps": above(0),
+    }  # fmt: skip
+
+    def __post_init__(self):
+        require_ranges(self)
 
     def config(self, vocab_size: int, eos_id: int) -> ModelConfig:
         """The whole configuration, for a tokenizer's vocabulary."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..common.config import Where, apply_overrides, build, flatten, load_yaml
+from ..common.config import Range, Where, above, apply_overrides, at_least, build, flatten, load_yaml, require_ranges
 from ..common.errors import HanlinError
 from ..corpus.build import CorpusConfig
 from ..model import ModelShape
 from ..stages.dpo import DPOConfig
 from ..stages.grpo import GRPOConfig
-from ..stages.reward import RewardConfig
+from ..stages.reward import RewardConfig, require_trunk
 from ..stages.supervised import SupervisedConfig
 from .dial import Dial, apply_dial
 
@@ -34,6 +34,12 @@ class CorpusSection(CorpusConfig):
     documents: int = 0
     dirt: float = 0.06
 
+    RANGES: ClassVar[dict[str, Range]] = {"documents": at_least(0), "dirt": Range(0, 1)}
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_ranges(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSection:
@@ -42,6 +48,11 @@ class TokenizerSection:
     vocab_size: int = 6400
     max_token_chars: int = 8
     num_special: int = 16
+
+    RANGES: ClassVar[dict[str, Range]] = {"vocab_size": at_least(257), "max_token_chars": at_least(1), "num_special": at_least(9)}
+
+    def __post_init__(self):
+        require_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +70,16 @@ class ConversationSection(SupervisedConfig):
     limit: int = 0
     text_share: float = 0.15
 
+    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(0), "limit": at_least(0), "text_share": Range(0, 0.9)}
+
 
 @dataclasses.dataclass(frozen=True)
 class DistillSection(ConversationSection):
     """Chain-of-thought distillation; `think_share` of the problems are shown with their reasoning, the rest answered directly."""
 
     think_share: float = 0.5
+
+    RANGES: ClassVar[dict[str, Range]] = {"think_share": Range(0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +89,8 @@ class DPOSection(DPOConfig):
     files: tuple[str, ...] = ()
     examples: int = 0
 
+    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(0)}
+
 
 @dataclasses.dataclass(frozen=True)
 class RewardSection(RewardConfig):
@@ -81,6 +98,8 @@ class RewardSection(RewardConfig):
 
     files: tuple[str, ...] = ()
     examples: int = 0
+
+    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +115,8 @@ class GRPOSection(GRPOConfig):
     examples: int = 2000
     seeds: int = 3
     control_learning_rate: float = 6e-5
+
+    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(1), "seeds": at_least(1), "control_learning_rate": above(0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +139,14 @@ class EvaluationSection:
     prompts: tuple[str, ...] = ()
     bits_per_byte_tolerance: float = 0.3
 
+    RANGES: ClassVar[dict[str, Range]] = {
+        "count": at_least(1), "closed_count": at_least(1), "max_new_tokens": at_least(1), "temperature": at_least(0),
+        "bits_per_byte_tolerance": at_least(0),
+    }  # fmt: skip
+
+    def __post_init__(self):
+        require_ranges(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -139,7 +168,12 @@ class Recipe:
     device: str = "auto"
     track: tuple[str, ...] = ()
 
+    RANGES: ClassVar[dict[str, Range]] = {"seed": Range(0, (1 << 32) - 1)}
+
     def __post_init__(self):
+        require_ranges(self)
+        if self.reward is not None:
+            require_trunk(self.model)
         self.model.config(max(self.tokenizer.vocab_size, 300), 0)  # refuse an impossible shape before anything runs
         stages = {name: getattr(self, name) for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo")}
         for name, section in stages.items():

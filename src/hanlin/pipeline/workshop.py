@@ -136,10 +136,13 @@ class Workshop:
     def _reward(self, path: Path, seed: int) -> Metric:
         section = self.recipe.grpo
         assert section is not None
-        tinyworlds = isinstance(self.source, TinyworldSource)
-        check = tinyworld.check_problem if tinyworlds else lambda record, text: numeric_answer(record, text) == 1.0
+        records, opened = self.source.problems(heldout=True), section.thinking is True
+        check = tinyworld.check_problem
+        if isinstance(self.source, FileSource):
+            records = [record for record in records if numeric_answer.can_judge(record)]
+            check = lambda record, text: numeric_answer(record, text, opened) == 1.0  # noqa: E731
         return evaluate_generation(
-            self._model(path), self._tokenizer(), self.source.problems(heldout=True), check, thinking=section.thinking,
+            self._model(path), self._tokenizer(), records, check, thinking=section.thinking,
             temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed,
         )[0]  # fmt: skip
 
