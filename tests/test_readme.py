@@ -45,3 +45,27 @@ def test_both_languages_give_the_same_commands(name):
 def test_no_figure_is_left_open():
     for page in PAGES:
         assert not re.search(r"\{\{\w+\}\}", page.read_text(encoding="utf-8")), page
+
+
+def dialogues(page: Path) -> list[tuple[str, str]]:
+    """Rows of the table of dialogues: what is asked, and what the model of the demo answered."""
+    text = page.read_text(encoding="utf-8")
+    head = {"README.md": "| 你说 | 它答 |", "README.en.md": "| you say | it answers |"}[page.name]
+    table = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [tuple(cell.strip().replace("<br>", "\n") for cell in row.strip("|").split("|")) for row in table]  # type: ignore[misc]
+
+
+def test_the_dialogues_are_items_that_the_model_is_measured_on():
+    """Each question shown is a held-out item of the demo's exam, and the answer shown passes that item's judge."""
+    from hanlin.pipeline import load_recipe
+    from hanlin.pipeline.sources import TASKS, TinyworldSource
+
+    shown = dialogues(ROOT / "README.md")
+    assert shown == dialogues(ROOT / "README.en.md") and len(shown) >= 5
+    source = TinyworldSource(load_recipe("demo"))
+    tasks = [source.task(name) for name in TASKS]
+    for asked, answered in shown:
+        judged = [(task, record) for task in tasks for record in task.records if record["messages"][0]["content"] == asked]
+        assert judged, asked
+        said = re.sub(r"^（想：(.*?)）\n?", lambda m: f"<think>\n{m[1].replace('；', chr(10))}\n</think>\n", answered, flags=re.S)
+        assert any(task.check(record, said) for task, record in judged), (asked, answered)
