@@ -106,6 +106,7 @@ def test_the_control_counts_the_same_tokens_over_the_same_bytes(tokenizer, tmp_p
 
 
 def test_files_are_measured_as_their_documents_are(tokenizer, tmp_path):
+    from hanlin.corpus.readers import read_documents
     from hanlin.evaluation.likelihood import bits_per_byte_of_files
     from hanlin.model.store import save_weights
 
@@ -116,6 +117,8 @@ def test_files_are_measured_as_their_documents_are(tokenizer, tmp_path):
     file, whole = tmp_path / "texts.jsonl", [document for document in DOCUMENTS if document["text"].strip()]
     file.write_text("".join(json.dumps(document, ensure_ascii=False) + "\n" for document in whole), encoding="utf-8")
     found = bits_per_byte_of_files(tmp_path / "model", [file], 500)
+    whole = list(read_documents([str(file)]))  # as the reader hands them on
+    assert len(whole) > 3
     wanted = bits_per_byte(model, tokenizer, whole)
     assert found["bits_per_byte"].value == pytest.approx(wanted["all"].value, rel=1e-5) and found["bits_per_byte"].n == len(whole)
     assert found["bits_per_byte/故事"].value == pytest.approx(wanted["故事"].value, rel=1e-5)
