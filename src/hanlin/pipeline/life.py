@@ -22,6 +22,7 @@ from ..evaluation import (
     bits_per_byte,
     length_control,
     ngram_bits_per_byte,
+    ngram_name,
     pair_accuracy,
     pooled,
 )
@@ -123,8 +124,9 @@ class Life(Workshop):
             model = self._model(out)
             heldout = list(read_corpus(self.out / "corpus", "heldout"))
             scores = bits_per_byte(model, tokenizer, heldout, context=section.seq_len)
-            control = ngram_bits_per_byte(TokenDataset(self.out / "dataset", verify=False), tokenizer, heldout)
-            record.metrics["bits_per_byte"] = scores["all"].with_control("5-gram", control).to_dict()
+            data = TokenDataset(self.out / "dataset", verify=False)
+            control = ngram_bits_per_byte(data, tokenizer, heldout)
+            record.metrics["bits_per_byte"] = scores["all"].with_control(ngram_name(data), control).to_dict()
             if len(scores) > 2:
                 record.metrics |= {f"bits_per_byte/{name}": metric.to_dict() for name, metric in scores.items() if name != "all"}
             record.samples = self._samples(None, model, answers=False)
