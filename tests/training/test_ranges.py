@@ -11,6 +11,8 @@ import pytest
 
 from hanlin.common.config import OutOfRange, Range, build, ranges_of
 from hanlin.common.errors import HanlinError
+from hanlin.model import ModelShape
+from hanlin.pipeline import recipe
 from hanlin.pipeline.single import FILES
 from hanlin.stages.dpo import DPOConfig
 from hanlin.stages.grpo import GRPOConfig
@@ -19,7 +21,11 @@ from hanlin.stages.reward import RewardConfig
 from hanlin.stages.supervised import SupervisedConfig
 from hanlin.training import TrainConfig
 
-CONFIGS = [TrainConfig, SupervisedConfig, PairConfig, DPOConfig, RewardConfig, GRPOConfig, *dict.fromkeys(FILES.values())]
+SECTIONS = [
+    recipe.TokenizerSection, recipe.ConversationSection, recipe.DistillSection, recipe.DPOSection, recipe.RewardSection, recipe.GRPOSection,
+    recipe.EvaluationSection, ModelShape,
+]  # fmt: skip
+CONFIGS = [*SECTIONS, TrainConfig, SupervisedConfig, PairConfig, DPOConfig, RewardConfig, GRPOConfig, *dict.fromkeys(FILES.values())]
 
 
 def numbers(cls) -> dict[str, type]:

@@ -19,7 +19,7 @@ from ..common.manifest import MANIFEST, Manifest, hash_json, read_manifest
 from ..common.progress import Progress
 from ..corpus import tinyworld
 from ..corpus.build import read_corpus
-from ..dataset import TokenDataset, build_conversation_dataset, permutation
+from ..dataset import TokenDataset, build_conversation_dataset, permutation, too_long_warning
 from ..evaluation import Metric, answer_bits_per_byte, bits_per_byte, evaluate_generation
 from ..evaluation.likelihood import pairs_preferred
 from ..inference import generate_text
@@ -171,7 +171,13 @@ class Workshop:
                 self.source.conversations(stage, direct=direct), self._tokenizer(), out, max_length=section.seq_len, inputs=inputs,
                 text=self._texts(), text_share=section.text_share,
             )  # fmt: skip
+            self._say_left_out(out)
         return out
+
+    def _say_left_out(self, data: Path) -> None:
+        left_out = too_long_warning(TokenDataset(data, verify=False))
+        if left_out is not None:
+            self.progress.warn(*left_out)
 
     def _texts(self) -> Iterator[np.ndarray]:
         """Documents of the pretraining text without end, in a seeded order."""
@@ -192,13 +198,17 @@ class Workshop:
         assert isinstance(self.source, FileSource)
         records = self.source.conversations(stage, heldout=True)
         out = self.out / "data" / f"{stage}-heldout"
-        return build_conversation_dataset(records, self._tokenizer(), out, max_length=self._section(stage).seq_len)
+        data = build_conversation_dataset(records, self._tokenizer(), out, max_length=self._section(stage).seq_len)
+        self._say_left_out(out)
+        return data
 
     def _pairs(self, stage: str, seq_len: int, heldout: bool = False) -> TokenDataset:
         out = self.out / "data" / (f"{stage}-heldout" if heldout else stage)
         if not heldout:
             self._say_counts(stage)
-        return build_pair_dataset(self.source.preferences(stage, heldout=heldout), self._tokenizer(), out, max_length=seq_len)
+        data = build_pair_dataset(self.source.preferences(stage, heldout=heldout), self._tokenizer(), out, max_length=seq_len)
+        self._say_left_out(out)
+        return data
 
     def _data_inputs(self, stage: str, section: ConversationSection) -> list[Any]:
         return [to_dict(section), self.source.fingerprint(stage), self._hash("tokenizer"), self._hash("dataset")]
