@@ -92,6 +92,7 @@ class TinyworldSource:
         share = section.think_share
         for index, (problem, chat) in enumerate(zip(problems, chats, strict=True)):
             thought = int((index + 1) * share) > int(index * share)
+            problem = problem | {"messages": tinyworld.as_typed(problem["messages"], problem["id"])}
             yield problem if thought and not direct else without_reasoning(problem)
             if index % 2 == 0:
                 yield without_reasoning(chat) if direct else chat

@@ -25,7 +25,7 @@ Answers mostly need the latest of at most three facts; about one in nine needs t
 """
 
 from .arithmetic import check_problem, problems
-from .chat import chat_conversations, check_exact, greetings, mixed_conversations, sample_prompts, turn_about
+from .chat import as_typed, chat_conversations, check_exact, greetings, mixed_conversations, sample_prompts, turn_about
 from .dirt import CleaningScore, Dirt, check_cleaning
 from .documents import documents
 from .manner import manner
@@ -37,6 +37,7 @@ from .storytime import is_story, story_requests
 __all__ = [
     "CleaningScore",
     "Dirt",
+    "as_typed",
     "chat_conversations",
     "check_cleaning",
     "check_exact",

@@ -50,7 +50,22 @@ def chat_conversations(
             messages = [message for turn in mixed_turns(seed, split, index, with_problems) for message in turn["messages"]]
         else:
             messages = turn_about(kind, seed, split, index)["messages"]
-        yield {"messages": messages, "kind": kind, "id": f"chat/{split}/{seed}/{index}"}
+        yield {"messages": as_typed(messages, seed, split, "chat", index), "kind": kind, "id": f"chat/{split}/{seed}/{index}"}
+
+
+_TYPED = str.maketrans({"？": "?", "！": "!", "，": ",", "。": "."})
+
+
+def as_typed(messages: list[Message], *key: Any) -> list[Message]:
+    """A conversation in which one message of a user in eight has the marks of a keyboard, or lacks the last one, as people type it."""
+    return [_as_typed(message, Draw("typed", at, *key)) for at, message in enumerate(messages)]
+
+
+def _as_typed(message: Message, draw: Draw) -> Message:
+    if message["role"] != "user" or "\n" in message["content"] or not draw.chance(1 / 8):
+        return message
+    said = message["content"]
+    return {**message, "content": said.translate(_TYPED) if draw.chance(0.6) else said.rstrip("？！，。")}
 
 
 def turn_about(kind: str, seed: int, split: str, index: int) -> dict[str, Any]:
