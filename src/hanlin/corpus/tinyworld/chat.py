@@ -19,7 +19,7 @@ Message = dict[str, Any]
 # Stories carry the measured skill, free prompts the mixed manners, sums the tables that reasoning steps rest on; in mixed
 # conversations the subject changes with every turn.
 CHAT_MIXTURE = (
-    (0.44, "story"), (0.15, "free"), (0.06, "sum"), (0.09, "greeting"), (0.06, "tell"), (0.07, "outside"), (0.13, "mixed"),
+    (0.49, "story"), (0.14, "free"), (0.05, "sum"), (0.08, "greeting"), (0.06, "tell"), (0.06, "outside"), (0.12, "mixed"),
 )  # fmt: skip
 # What a turn of a mixed conversation is about; `problem` where problems are taught.
 TURN_MIXTURE = (
