@@ -31,7 +31,7 @@ STAGES, GATE, LOOP, STEP = "tests/stages/test_stages.py", "tests/pipeline/test_g
 DATA, ENGINE, TEXT, GGUF = "tests/dataset/test_dataset.py", "tests/inference/test_engine.py", "tests/inference/test_text.py", "tests/export/test_gguf.py"
 
 MUTANTS = {
-    "labels shifted": Mutant("dataset/packing.py", "ids, ids[1:], mask[1:])", "ids, ids[:-1], mask[:-1])", DATA),
+    "labels shifted": Mutant("dataset/packing.py", "ids, ids[1:], mask[1:])", "ids, ids[:-1], mask[:-1])", f"{DATA} {STAGES}"),
     "positions not restarted": Mutant("dataset/packing.py", "= np.arange(size)", "= np.arange(at, at + size)", f"{DATA} {LOOP} {STEP}"),
     "no document mask": Mutant("stages/supervised.py", "batch.apart if self.document_mask else {}", "{}", f"{STAGES} {LOOP} {STEP}"),
     "advantages over the batch": Mutant("stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "groups - groups.mean(), 0.0", STAGES),
@@ -78,7 +78,7 @@ def test_a_planted_fault_is_caught(name):
     command += ["-k", mutant.tests.split(" -k ")[1]] if " -k " in mutant.tests else []
     environment = os.environ | {"HANLIN_PLANT": json.dumps(mutant[:3]), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 1 and " failed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 1 and "FAILURES" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]  # 1: tests ran, and failed
 
 
 def test_every_planted_fault_can_be_planted():
