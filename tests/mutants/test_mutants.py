@@ -62,8 +62,9 @@ MUTANTS = {
     "the control sees the thinking": Mutant("pipeline/sources.py", "problem if thought and not direct else", "problem if thought else", GATE),
     "the control never warms up": Mutant("pipeline/workshop.py", "warmup=0.0, decay=0.0", "warmup=0.03, decay=0.0", GATE),
     "GRPO judged by the mean of its seeds": Mutant("pipeline/life.py", 'published, before = arms["grpo"][0],', 'published, before = pooled(arms["grpo"]),', GATE),
-    "held out in one stage alone": Mutant(
-        "pipeline/sources.py", "        for stage in self.stages:\n            distinct", '        for stage in ("sft",):\n            distinct', "tests/pipeline/test_own_files.py -k held"
+    "held out by the whole conversation": Mutant(
+        "pipeline/sources.py", "    if not isinstance(asked, str):", "    asked = repr(asked)\n    if not isinstance(asked, str):",
+        "tests/pipeline/test_own_files.py -k held",
     ),
 }  # fmt: skip
 
