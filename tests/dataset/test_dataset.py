@@ -232,3 +232,21 @@ def test_select_takes_the_tokens_to_predict():
     assert batch.targets == int(chosen.sum()) == 2
     assert torch.equal(batch.select(values), values[chosen])
     assert torch.equal(batch.select(torch.stack([values, values], -1)), torch.stack([values, values], -1)[chosen])
+
+
+def test_bare_texts_are_mixed_in_and_learnt_whole(tmp_path):
+    import itertools
+
+    from hanlin.dataset import build_conversation_dataset
+
+    tokenizer = tiny_tokenizer(tmp_path / "words")
+    records = [{"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": f"第{i}句"}]} for i in range(30)]
+    texts = itertools.cycle([np.arange(10, 15), np.arange(20, 90)])
+    made = build_conversation_dataset(records, tokenizer, tmp_path / "data", max_length=64, text=texts, text_share=0.25)
+    assert made.manifest.metrics["texts"] == 10 and len(made) == 40
+    for index in range(len(made)):
+        ids, mask = made.document(index), made.mask[made.starts[index] : made.starts[index + 1]]
+        if ids[0] in (10, 20):  # a text, cut to a row; all of it is learnt but its first token, which nothing precedes
+            assert len(ids) == {10: 5, 20: 64}[int(ids[0])] and mask[0] == 0 and mask[1:].all()
+    plain = build_conversation_dataset(records, tokenizer, tmp_path / "plain", max_length=64)
+    assert plain.manifest.metrics["texts"] == 0 and len(plain) == 30

@@ -116,3 +116,15 @@ def test_a_foreign_directory_is_refused(tmp_path):
     with pytest.raises(HanlinError, match=str(tmp_path)):
         run_recipe(load_recipe("demo", TINY), tmp_path, Progress())
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+@pytest.mark.parametrize("damage", ["figure", "cut"])
+def test_a_report_that_says_otherwise_than_its_steps_is_written_anew(finished, tmp_path, damage):
+    out = tmp_path / "altered"
+    shutil.copytree(finished[0], out)
+    whole = (out / "report.json").read_text(encoding="utf-8")
+    said = json.loads(whole)
+    said["stages"][0]["metrics"]["dirt_removed"]["n"] += 900
+    (out / "report.json").write_text(json.dumps(said) if damage == "figure" else whole[:100], encoding="utf-8")
+    assert run_recipe(load_recipe("demo", TINY), out, Progress())["stages"] == finished[1]["stages"]
+    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["stages"] == finished[1]["stages"]
