@@ -30,7 +30,11 @@ def ordinary(files: list[str], size: int) -> list[str]:
     if not files:
         texts = (document["text"] for document in documents(1, size, "train"))
         return list(_up_to(texts, size))
-    return [text for file in files for text in _up_to((document["text"] for document in read_documents(file)), size // len(files))]
+    return [
+        text
+        for file in files
+        for text in _up_to((document["text"] for document in read_documents(file)), size // len(files))
+    ]
 
 
 def _up_to(texts: Iterator[str], size: int) -> Iterator[str]:
@@ -43,7 +47,18 @@ def _up_to(texts: Iterator[str], size: int) -> Iterator[str]:
 
 def cases(text: bytes, size: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """What ought to be hard, `size` bytes of each."""
-    for name, unit in (("中", "中"), ("a", "a"), ("space", " "), ("newline", "\n"), ("!", "!"), ("digit 7", "7"), ("ab", "ab"), ("中国", "中国"), ("U+0301", "\u0301"), ("😀", "😀")):
+    for name, unit in (
+        ("中", "中"),
+        ("a", "a"),
+        ("space", " "),
+        ("newline", "\n"),
+        ("!", "!"),
+        ("digit 7", "7"),
+        ("ab", "ab"),
+        ("中国", "中国"),
+        ("U+0301", "\u0301"),
+        ("😀", "😀"),
+    ):
         yield f"{name} repeated", unit.encode() * (size // len(unit.encode()))
     rng = random.Random(seed)
     yield "random bytes", rng.randbytes(size)
@@ -72,7 +87,9 @@ def speed(tokenizer: Tokenizer, texts: list[bytes], rounds: int) -> float:
 
 def main() -> int:
     """Measure and print; the exit status says whether the promise was kept."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*")
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--megabytes", type=float, default=10)
@@ -85,16 +102,23 @@ def main() -> int:
         if options.tokenizer:
             tokenizer = hanlin.load_tokenizer(options.tokenizer)
         else:
-            tokenizer = hanlin.train_tokenizer(iter(texts), vocab_size=VOCABULARY, out=Path(folder) / "tokenizer", min_frequency=1)
+            tokenizer = hanlin.train_tokenizer(
+                iter(texts), vocab_size=VOCABULARY, out=Path(folder) / "tokenizer", min_frequency=1
+            )
     data = [text.encode("utf-8", "surrogatepass") for text in texts]
     normal = speed(tokenizer, data, options.rounds)
-    print(f"vocabulary {tokenizer.vocab_size}, {size / 1e6:g} MB of each, seed {options.seed}, best of {options.rounds}")
+    print(
+        f"vocabulary {tokenizer.vocab_size}, {size / 1e6:g} MB of each, seed {options.seed}, best of {options.rounds}"
+    )
     print(f"{'ordinary text':<20}{normal:9.1f} MB/CPU s", flush=True)
     slow = False
     for name, case in cases(b"".join(data), size, options.seed):
         rate = speed(tokenizer, [case], options.rounds)
         slow |= rate < LEAST * normal
-        print(f"{name:<20}{rate:9.1f} MB/CPU s   ×{rate / normal:.2f}{'' if rate >= LEAST * normal else '   BELOW A THIRD'}", flush=True)
+        print(
+            f"{name:<20}{rate:9.1f} MB/CPU s   ×{rate / normal:.2f}{'' if rate >= LEAST * normal else '   BELOW A THIRD'}",
+            flush=True,
+        )
     return int(slow)
 
 

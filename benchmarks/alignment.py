@@ -37,7 +37,9 @@ def divide(files: list[str], train: float, heldout: float) -> tuple[list[str], l
 
 def main() -> int:
     """Train, measure, print; the exit status says whether the promise was kept."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 32_768, 50_000])
     parser.add_argument("--max-token-chars", type=int, nargs="+", default=[0, 16])
@@ -46,7 +48,9 @@ def main() -> int:
     options = parser.parse_args()
     train, heldout = divide(options.files, options.train, options.heldout)
     size = sum(len(text.encode()) for text in heldout)
-    print(f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB, measured on {size / 1e6:.1f} MB of {len(heldout)} other documents")
+    print(
+        f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB, measured on {size / 1e6:.1f} MB of {len(heldout)} other documents"
+    )
     print("vocabulary  max chars  aligned B/token   plain B/token   aligned needs", flush=True)
     missed = False
     with tempfile.TemporaryDirectory() as folder:
@@ -56,12 +60,22 @@ def main() -> int:
                 began = time.monotonic()
                 for aligned in (True, False):
                     out = Path(folder) / "tokenizer"
-                    tokenizer = hanlin.train_tokenizer(iter(train), vocab_size=vocab_size, out=out, aligned=aligned, max_token_chars=longest)
-                    tokens.append(sum(len(tokenizer.encode_arrays(heldout[begin : begin + 200])[0]) for begin in range(0, len(heldout), 200)))
+                    tokenizer = hanlin.train_tokenizer(
+                        iter(train), vocab_size=vocab_size, out=out, aligned=aligned, max_token_chars=longest
+                    )
+                    tokens.append(
+                        sum(
+                            len(tokenizer.encode_arrays(heldout[begin : begin + 200])[0])
+                            for begin in range(0, len(heldout), 200)
+                        )
+                    )
                 more = tokens[0] / tokens[1] - 1
                 missed |= more > LIMIT
                 figures = f"{size / tokens[0]:17.5f}{size / tokens[1]:16.5f}{more:+15.4%} tokens"
-                print(f"{vocab_size:10}{longest or 'none':>11}{figures}   ({time.monotonic() - began:.0f} s){'  OVER THE LIMIT' if more > LIMIT else ''}", flush=True)
+                print(
+                    f"{vocab_size:10}{longest or 'none':>11}{figures}   ({time.monotonic() - began:.0f} s){'  OVER THE LIMIT' if more > LIMIT else ''}",
+                    flush=True,
+                )
     return int(missed)
 
 

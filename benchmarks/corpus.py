@@ -65,9 +65,16 @@ def work_clean(corpus: Path, folder: Path) -> Callable[[], int]:
 
     def work() -> int:
         cleaner, kept = Cleaner(PRESETS["zh-web"]), 0
-        with open(folder / "clean.jsonl.zst", "wb") as file, zstandard.ZstdCompressor(level=3).stream_writer(file) as out:
+        with (
+            open(folder / "clean.jsonl.zst", "wb") as file,
+            zstandard.ZstdCompressor(level=3).stream_writer(file) as out,
+        ):
             for batch in batches(corpus):
-                lines = [orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE) for document in cleaner(batch) if document]
+                lines = [
+                    orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+                    for document in cleaner(batch)
+                    if document
+                ]
                 out.write(b"".join(lines))
                 kept += len(lines)
         return kept
@@ -102,7 +109,9 @@ def measure(worker: str, corpus: Path) -> dict[str, float]:
     """One run in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--worker", worker, "--out", folder, str(corpus)]
-        done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True)
+        done = subprocess.run(
+            command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -128,7 +137,9 @@ def prepare(files: list[str], megabytes: float, corpus: Path) -> int:
 
 def main() -> int:
     """Measure and print; the exit status says whether the targets were reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+")
     parser.add_argument("--megabytes", type=float, default=120)
     parser.add_argument("--rounds", type=int, default=3)
@@ -142,7 +153,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus.jsonl.zst"
         size = prepare(options.files, options.megabytes, corpus)
-        print(f"{size / 1e6:.1f} MB, preset zh-web, one thread, medians of {options.rounds} interleaved rounds", flush=True)
+        print(
+            f"{size / 1e6:.1f} MB, preset zh-web, one thread, medians of {options.rounds} interleaved rounds",
+            flush=True,
+        )
         runs: dict[str, list[dict[str, float]]] = {worker: [] for worker in WORKERS}
         for _ in range(options.rounds):
             for worker, found in runs.items():
@@ -155,7 +169,9 @@ def main() -> int:
             missed |= short or wide
             verdict = "" if target is None else f"   (target {target:.0f}{', MISSED' if short else ''})"
             note = f"   (limit {MOST_MEMORY >> 20} MiB exceeded)" if wide else ""
-            print(f"{worker:<6} {size / 1e6 / cpu:7.1f} MB/CPU s  {cpu:6.2f} CPU s  {memory / 2**20:6.0f} MiB  kept {found[0]['kept']:,}{verdict}{note}")
+            print(
+                f"{worker:<6} {size / 1e6 / cpu:7.1f} MB/CPU s  {cpu:6.2f} CPU s  {memory / 2**20:6.0f} MiB  kept {found[0]['kept']:,}{verdict}{note}"
+            )
     return int(missed)
 
 

@@ -63,7 +63,10 @@ def work_rensa(corpus: Path, folder: Path) -> Callable[[], int]:
     def work() -> int:
         with open(corpus, encoding="utf-8") as file:
             texts = (json.loads(line)["text"] for line in file)
-            grams = ({text[index : index + SHINGLE] for index in range(max(1, len(text) - SHINGLE + 1))} for text in texts)
+            grams = (
+                {text[index : index + SHINGLE] for index in range(max(1, len(text) - SHINGLE + 1))}
+                for text in texts
+            )
             matrix = rensa.RMinHash.digest_matrix_from_token_sets(grams, BANDS * ROWS, 1)
         flags = rensa.RMinHashLSH(0.8, BANDS * ROWS, BANDS).insert_matrix_and_query_duplicate_flags(matrix)
         return sum(not flag for flag in flags)
@@ -92,9 +95,12 @@ def work_datatrove(corpus: Path, folder: Path) -> Callable[[], int]:
             yield document
 
     def work() -> int:
-        config = MinhashConfig(n_grams=SHINGLE, num_buckets=BANDS, hashes_per_bucket=ROWS, hash_config=HashConfig(precision=64))
+        config = MinhashConfig(
+            n_grams=SHINGLE, num_buckets=BANDS, hashes_per_bucket=ROWS, hash_config=HashConfig(precision=64)
+        )
         signatures, buckets, removed = (str(folder / name) for name in ("signatures", "buckets", "removed"))
-        signature = MinhashDedupSignature(signatures, config=config, language="ace_Arab")  # any whose word tokenizer needs no model
+        # any whose word tokenizer needs no model
+        signature = MinhashDedupSignature(signatures, config=config, language="ace_Arab")
         signature.word_tokenizer = Characters()
         read = JsonlReader(str(corpus.parent), glob_pattern=corpus.name)
         stages: list[tuple[list[Any], int]] = [
@@ -104,7 +110,9 @@ def work_datatrove(corpus: Path, folder: Path) -> Callable[[], int]:
             ([read, MinhashDedupFilter(removed), count], 1),
         ]
         for number, (pipeline, tasks) in enumerate(stages):
-            LocalPipelineExecutor(pipeline=pipeline, tasks=tasks, workers=1, logging_dir=str(folder / f"logs{number}")).run()
+            LocalPipelineExecutor(
+                pipeline=pipeline, tasks=tasks, workers=1, logging_dir=str(folder / f"logs{number}")
+            ).run()
         return kept
 
     return work
@@ -117,7 +125,14 @@ def measure(worker: str, corpus: Path) -> dict[str, float]:
     """One run in a fresh process: CPU seconds of the work itself, peak memory of the whole process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--worker", worker, "--out", folder, str(corpus)]
-        done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+        done = subprocess.run(
+            command,
+            env=os.environ | ONE_THREAD,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            text=True,
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -141,7 +156,9 @@ def prepare(files: list[str], megabytes: float, corpus: Path) -> int:
 
 def shared(left: str, right: str) -> float:
     """Jaccard similarity of the sets of shingles."""
-    one, other = ({text[index : index + SHINGLE] for index in range(len(text) - SHINGLE + 1)} for text in (left, right))
+    one, other = (
+        {text[index : index + SHINGLE] for index in range(len(text) - SHINGLE + 1)} for text in (left, right)
+    )
     return len(one & other) / len(one | other)
 
 
@@ -173,7 +190,9 @@ def curve(corpus: Path, count: int = 400) -> None:
     from hanlin.corpus.dedup import DedupConfig
     from hanlin.corpus.duplicates import near_duplicates
 
-    print(f"\ninjected pairs, {BANDS} × {ROWS}    similarity  candidates  theory    dropped at 0.8  truly ≥ 0.8  falsely dropped")
+    print(
+        f"\ninjected pairs, {BANDS} × {ROWS}    similarity  candidates  theory    dropped at 0.8  truly ≥ 0.8  falsely dropped"
+    )
     for similarity in (0.9, 0.8, 0.7, 0.5):
         pairs = injected(corpus, similarity, count, random.Random(similarity))
         texts = [text for pair in pairs for text in pair]
@@ -192,7 +211,9 @@ def curve(corpus: Path, count: int = 400) -> None:
 
 def main() -> int:
     """Run and print; the exit status says whether the targets were met."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+")
     parser.add_argument("--megabytes", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -204,7 +225,11 @@ def main() -> int:
         began = time.process_time()
         kept = work()
         cpu = time.process_time() - began
-        print(json.dumps({"cpu": cpu, "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "kept": kept}))
+        print(
+            json.dumps(
+                {"cpu": cpu, "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "kept": kept}
+            )
+        )
         return 0
     missing = [name for name in TARGETS if find_spec(name) is None]
     if missing:
@@ -218,7 +243,10 @@ def main() -> int:
         for _ in range(options.rounds):
             for name, found in runs.items():
                 found.append(measure(name, corpus))
-        medians = {name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items()}
+        medians = {
+            name: {key: statistics.median(run[key] for run in found) for key in found[0]}
+            for name, found in runs.items()
+        }
         for name, figures in medians.items():
             line = f"{name:<10} {version(name):<8}{figures['cpu']:8.2f} CPU s {size / 1e6 / figures['cpu']:8.1f} MB/CPU s {figures['rss']:8.0f} MB"
             line += f" {figures['kept']:10,.0f} stay"

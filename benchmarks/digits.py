@@ -28,7 +28,14 @@ from typing import Any
 
 from recipes import half_width
 
-MODEL = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 352, "max_position_embeddings": 512}
+MODEL = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 352,
+    "max_position_embeddings": 512,
+}
 VOCAB, ROWS, LENGTH = 4096, 16, 256
 KINDS = ("one", "three")
 
@@ -53,7 +60,11 @@ def gather(files: list[Path], math_file: Path, per_source: int, held: int) -> di
     found: dict[str, dict[str, list[str]]] = {"train": {}, "heldout": {}}
     for file in [*files, math_file]:
         texts, size = [], 0
-        for text in problems(math_file) if file == math_file else (document["text"] for document in read_documents([file])):
+        for text in (
+            problems(math_file)
+            if file == math_file
+            else (document["text"] for document in read_documents([file]))
+        ):
             texts.append(text)
             size += len(text.encode())
             if size > per_source:
@@ -75,9 +86,20 @@ def train_words(texts: list[str], kind: str, out: Path) -> None:
     assert PATTERN.startswith(r"\p{N}|")
     pattern = PATTERN if kind == "one" else PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
     words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     words.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), max_token_length=24, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=24,
+        show_progress=False,
+    )
     words.train_from_iterator(texts, trainer)
     words.save(str(out))
 
@@ -100,7 +122,14 @@ def prepare(texts: dict[str, dict[str, list[str]]], kind: str, folder: Path) -> 
             for at in range(0, len(encoded.ids) - 1, LENGTH):
                 cut = slice(at, at + LENGTH)
                 if len(encoded.ids[cut]) > 1:
-                    heldout.append({"source": source, "ids": encoded.ids[cut], "bytes": sizes[cut], "digits": digits[cut]})
+                    heldout.append(
+                        {
+                            "source": source,
+                            "ids": encoded.ids[cut],
+                            "bytes": sizes[cut],
+                            "digits": digits[cut],
+                        }
+                    )
     (folder / f"{kind}.json").write_text(json.dumps({"documents": documents, "heldout": heldout}))
 
 
@@ -142,10 +171,19 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     with torch.no_grad():
         for window in data["heldout"]:
             ids = torch.tensor(window["ids"])[None]
-            log_probs = torch.log_softmax(model(ids)[0, :-1].float(), -1).gather(1, ids[0, 1:, None]).squeeze(1) / -math.log(2)
+            log_probs = torch.log_softmax(model(ids)[0, :-1].float(), -1).gather(1, ids[0, 1:, None]).squeeze(
+                1
+            ) / -math.log(2)
             digits = torch.tensor(window["digits"][1:])
             found = sums.setdefault(window["source"], [0.0, 0, 0.0, 0])
-            for index, value in enumerate((float(log_probs.sum()), sum(window["bytes"][1:]), float(log_probs[digits > 0].sum()), int(digits.sum()))):
+            for index, value in enumerate(
+                (
+                    float(log_probs.sum()),
+                    sum(window["bytes"][1:]),
+                    float(log_probs[digits > 0].sum()),
+                    int(digits.sum()),
+                )
+            ):
                 found[index] += value
     return {"kind": kind, "seed": seed, "sources": sums}
 
@@ -158,25 +196,39 @@ def rate(run: dict[str, Any], source: str | None, at: int = 0) -> float:
 
 def report(runs: list[dict[str, Any]]) -> None:
     """A line for every source: single digits, three digits, and the difference over seeds."""
-    by = {kind: sorted((run for run in runs if run["kind"] == kind), key=lambda run: run["seed"]) for kind in KINDS}
+    by = {
+        kind: sorted((run for run in runs if run["kind"] == kind), key=lambda run: run["seed"])
+        for kind in KINDS
+    }
     sources = sorted(by["one"][0]["sources"])
-    lines = [("all, bits per byte", None, 0), *((f"{source}, bits per byte", source, 0) for source in sources), ("all, bits per digit", None, 2), ("math_zh, bits per digit", "math_zh", 2)]
+    lines = [
+        ("all, bits per byte", None, 0),
+        *((f"{source}, bits per byte", source, 0) for source in sources),
+        ("all, bits per digit", None, 2),
+        ("math_zh, bits per digit", "math_zh", 2),
+    ]
     print(f"\n{'':<36}{'one digit':>11}{'up to three':>13}{'difference':>24}")
     for label, source, at in lines:
         ones, threes = ([rate(run, source, at) for run in by[kind]] for kind in KINDS)
         change = [one / three - 1 for one, three in zip(ones, threes, strict=True)]
-        print(f"{label:<36}{statistics.mean(ones):>11.4f}{statistics.mean(threes):>13.4f}{statistics.mean(change):>+12.1%} ± {half_width(change):.1%}")
+        print(
+            f"{label:<36}{statistics.mean(ones):>11.4f}{statistics.mean(threes):>13.4f}{statistics.mean(change):>+12.1%} ± {half_width(change):.1%}"
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--math", type=Path, required="--run" not in sys.argv, help="problems with question, equation, answer")
+    parser.add_argument(
+        "--math", type=Path, required="--run" not in sys.argv, help="problems with question, equation, answer"
+    )
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--megabytes", type=float, default=0.6, help="of each source")
-    parser.add_argument("--held", type=int, default=12, help="documents of each source, ten times as many problems")
+    parser.add_argument(
+        "--held", type=int, default=12, help="documents of each source, ten times as many problems"
+    )
     parser.add_argument("--run", help="KIND:SEED, in a process of its own")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
@@ -196,14 +248,37 @@ def main() -> int:
             print(f"{kind}: {count:,} training tokens", flush=True)
 
         def one(cell: str) -> dict[str, Any]:
-            command = [sys.executable, __file__, "--run", cell, "--folder", str(folder), "--steps", str(options.steps), "--jobs", str(options.jobs)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"HANLIN_PRECISION": "float32"})
+            command = [
+                sys.executable,
+                __file__,
+                "--run",
+                cell,
+                "--folder",
+                str(folder),
+                "--steps",
+                str(options.steps),
+                "--jobs",
+                str(options.jobs),
+            ]
+            done = subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"HANLIN_PRECISION": "float32"},
+            )
             run = json.loads(done.stdout)
             print(f"{cell:<8} {rate(run, None):.4f} bits per byte", flush=True)
             return run
 
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            report(list(pool.map(one, [f"{kind}:{seed}" for seed in range(1, options.seeds + 1) for kind in KINDS])))
+            report(
+                list(
+                    pool.map(
+                        one, [f"{kind}:{seed}" for seed in range(1, options.seeds + 1) for kind in KINDS]
+                    )
+                )
+            )
     return 0
 
 

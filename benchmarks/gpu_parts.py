@@ -20,8 +20,24 @@ from typing import Any
 
 import recipes
 
-SEED_SHAPE = {"hidden_size": 640, "num_hidden_layers": 14, "num_attention_heads": 10, "num_key_value_heads": 10, "vocab": 50304, "length": 1024, "rows": 32}  # fmt: skip
-TINY_SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab": 512, "length": 64, "rows": 4}
+SEED_SHAPE = {
+    "hidden_size": 640,
+    "num_hidden_layers": 14,
+    "num_attention_heads": 10,
+    "num_key_value_heads": 10,
+    "vocab": 50304,
+    "length": 1024,
+    "rows": 32,
+}
+TINY_SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab": 512,
+    "length": 64,
+    "rows": 4,
+}
 TARGETS = {"sooner": 3.0, "growth": 0.01, "error": 0.02}
 
 
@@ -34,7 +50,12 @@ def texts(options: Any, folder: Path, log: Any) -> list[Path]:
     log.say("no --data: tinyworld text, which says nothing about real text")
     file = folder / "tinyworld.jsonl"
     count = 400 if options.dry_run else 200_000
-    file.write_text("".join(json.dumps(document, ensure_ascii=False) + "\n" for document in tinyworld.documents(1, count)), encoding="utf-8")
+    file.write_text(
+        "".join(
+            json.dumps(document, ensure_ascii=False) + "\n" for document in tinyworld.documents(1, count)
+        ),
+        encoding="utf-8",
+    )
     return [file]
 
 
@@ -68,12 +89,19 @@ def attention(options: Any, log: Any) -> None:
         rows, heads = (2, 2) if dry else (16384 // length, 12)
         generator = torch.Generator().manual_seed(0)
         size = 20 if dry else 300
-        ids = (torch.rand(rows, length, generator=generator) < 1 / size).cumsum(1) + torch.arange(rows)[:, None] * length
-        q, k, v = (torch.randn(rows, length, n, 64, generator=generator).to(device, dtype).requires_grad_() for n in (heads, groups, groups))
+        ids = (torch.rand(rows, length, generator=generator) < 1 / size).cumsum(1) + torch.arange(rows)[
+            :, None
+        ] * length
+        q, k, v = (
+            torch.randn(rows, length, n, 64, generator=generator).to(device, dtype).requires_grad_()
+            for n in (heads, groups, groups)
+        )
         above = torch.randn(q.shape, generator=generator).to(device, dtype)
         leaves = [x.detach().float().requires_grad_() for x in (q, k, v)]
         wanted = gradients(way_of("plain", ids, leaves[0]), leaves, above.float())
-        log.say(f"\n{rows} rows of {length}, {heads} heads, {groups} of keys, documents of about {size} tokens, {dtype}")
+        log.say(
+            f"\n{rows} rows of {length}, {heads} heads, {groups} of keys, documents of about {size} tokens, {dtype}"
+        )
         for name in [*chosen, "causal, documents not kept apart"]:
             try:
                 way = way_of(name, ids, q)
@@ -86,14 +114,29 @@ def attention(options: Any, log: Any) -> None:
                     synchronize(device)
                     times.append(time.perf_counter() - began)
             except Exception as error:  # what a device does not have is a result
-                log.say(f"  {name}: not here ({type(error).__name__}: {(str(error).strip().splitlines() or ['?'])[0][:120]})")
-                log.record.setdefault("not_here", {})[name] = (str(error).strip().splitlines() or ["?"])[0][:200]
+                log.say(
+                    f"  {name}: not here ({type(error).__name__}: {(str(error).strip().splitlines() or ['?'])[0][:120]})"
+                )
+                log.record.setdefault("not_here", {})[name] = (str(error).strip().splitlines() or ["?"])[0][
+                    :200
+                ]
                 continue
-            error = max(float((ours.float() - theirs).norm() / theirs.norm()) for ours, theirs in zip(found, wanted, strict=True))
+            error = max(
+                float((ours.float() - theirs).norm() / theirs.norm())
+                for ours, theirs in zip(found, wanted, strict=True)
+            )
             log.say(f"  {name:<34}{1000 * statistics.median(times):>9.2f} ms   relative error {error:.4f}")
             if not name.startswith("causal"):
                 log.judge(f"error of {name}", error, TARGETS["error"], below=True)
-            log.record.setdefault("ways", []).append({"name": name, "length": length, "groups": groups, "ms": 1000 * statistics.median(times), "error": error})
+            log.record.setdefault("ways", []).append(
+                {
+                    "name": name,
+                    "length": length,
+                    "groups": groups,
+                    "ms": 1000 * statistics.median(times),
+                    "error": error,
+                }
+            )
 
 
 def _run(backend: Any, shared: Any, q: Any, k: Any, v: Any) -> Any:
@@ -125,13 +168,36 @@ def memory(options: Any, log: Any) -> None:
     shape = TINY_SHAPE if options.dry_run else SEED_SHAPE | {"length": 2048, "rows": 16}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        words = recipes.prepare(texts(options, folder, log), folder, int(min(options.megabytes, 5.0) * 1e6), 5, shape["vocab"], shape["length"], options.tokenizer)
+        words = recipes.prepare(
+            texts(options, folder, log),
+            folder,
+            int(min(options.megabytes, 5.0) * 1e6),
+            5,
+            shape["vocab"],
+            shape["length"],
+            options.tokenizer,
+        )
         fields = {key: value for key, value in shape.items() if key not in ("vocab", "length", "rows")}
-        model = CausalLM(ModelShape(**fields, max_position_embeddings=shape["length"]).config(words.vocab_size, words.eos_id))
+        model = CausalLM(
+            ModelShape(**fields, max_position_embeddings=shape["length"]).config(
+                words.vocab_size, words.eos_id
+            )
+        )
         init_weights(model, 1)
         model.to(options.device)
-        settings = TrainConfig(steps=options.steps, learning_rate=1e-3, checkpoint_seconds=1e9, anchor_steps=10**6, compile=not options.dry_run)
-        config = SupervisedConfig(settings, seq_len=shape["length"], batch_tokens=shape["length"] * shape["rows"], micro_tokens=shape["length"] * shape["rows"])
+        settings = TrainConfig(
+            steps=options.steps,
+            learning_rate=1e-3,
+            checkpoint_seconds=1e9,
+            anchor_steps=10**6,
+            compile=not options.dry_run,
+        )
+        config = SupervisedConfig(
+            settings,
+            seq_len=shape["length"],
+            batch_tokens=shape["length"] * shape["rows"],
+            micro_tokens=shape["length"] * shape["rows"],
+        )
         samples: list[dict[str, float]] = []
         losses: list[float] = []
 
@@ -151,17 +217,27 @@ def memory(options: Any, log: Any) -> None:
         objective = NextToken(token_bytes(words), z_loss=1e-4)
         limit = max(10.0, options.deadline - time.monotonic() - 20)
         result = train(model, source, objective, settings, folder / "work", Heard(), max_seconds=limit)
-    log.record |= {"samples": samples, "losses": losses[:: max(1, len(losses) // 200)], "seconds_training": result.seconds}
-    log.say(f"{len(losses):,} steps of {config.batch_tokens:,} tokens in {result.seconds:.0f} s, {len(losses) * config.batch_tokens / result.seconds:,.0f} tokens/s; loss {losses[0]:.3f} → {statistics.mean(losses[-20:]):.3f}")
+    log.record |= {
+        "samples": samples,
+        "losses": losses[:: max(1, len(losses) // 200)],
+        "seconds_training": result.seconds,
+    }
+    log.say(
+        f"{len(losses):,} steps of {config.batch_tokens:,} tokens in {result.seconds:.0f} s, {len(losses) * config.batch_tokens / result.seconds:,.0f} tokens/s; loss {losses[0]:.3f} → {statistics.mean(losses[-20:]):.3f}"
+    )
     if len(losses) < options.steps:
         log.missing(f"only {len(losses)} of {options.steps} steps fitted the time")
     for name in samples[0]:
         if name != "step":
             values = [sample[name] for sample in samples]
-            log.say(f"{name}: {values[0]:,.0f} at first, {max(values):,.0f} at most, {values[-1]:,.0f} at last")
+            log.say(
+                f"{name}: {values[0]:,.0f} at first, {max(values):,.0f} at most, {values[-1]:,.0f} at last"
+            )
             log.judge(f"growth of {name} over the second half", growth(values), TARGETS["growth"], below=True)
     log.judge("steps skipped by the guards (NaN among them)", result.skipped, 0, below=True)
-    log.judge("losses that are not finite", sum(not torch.tensor(loss).isfinite() for loss in losses), 0, below=True)
+    log.judge(
+        "losses that are not finite", sum(not torch.tensor(loss).isfinite() for loss in losses), 0, below=True
+    )
 
 
 def held(device: Any, memory_mb: Callable[..., dict[str, float]]) -> dict[str, float]:
@@ -171,7 +247,10 @@ def held(device: Any, memory_mb: Callable[..., dict[str, float]]) -> dict[str, f
     if device.type == "cpu":
         return {"resident MiB": memory_mb(device)["memory_mb"]}
     library = getattr(torch, device.type)
-    found = {"allocated MiB at most": library.max_memory_allocated(device) / 2**20, "reserved MiB": library.memory_reserved(device) / 2**20}
+    found = {
+        "allocated MiB at most": library.max_memory_allocated(device) / 2**20,
+        "reserved MiB": library.memory_reserved(device) / 2**20,
+    }
     library.reset_peak_memory_stats(device)
     return found
 
@@ -200,7 +279,15 @@ def headline(options: Any, log: Any) -> None:
     shape = TINY_SHAPE if dry else SEED_SHAPE
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        words = recipes.prepare(texts(options, folder, log), folder, int(options.megabytes * 1e6), 20, shape["vocab"], shape["length"], options.tokenizer)
+        words = recipes.prepare(
+            texts(options, folder, log),
+            folder,
+            int(options.megabytes * 1e6),
+            20,
+            shape["vocab"],
+            shape["length"],
+            options.tokenizer,
+        )
         shape = shape | {"vocab": -(-words.vocab_size // 64) * 64}
         heldout = folder / "heldout.json"
 
@@ -212,12 +299,20 @@ def headline(options: Any, log: Any) -> None:
             found["document_bits"] = found.pop("documents")
             return found
 
-        seed = run(recipes.Other("seed", folder, 1, shape, str(options.device), compiled=not dry), options.seconds)
+        seed = run(
+            recipes.Other("seed", folder, 1, shape, str(options.device), compiled=not dry), options.seconds
+        )
         log.record["seed"] = seed
-        log.say(f"{'seed':<8}{seed['seconds']:>8.1f} s {seed['steps']:>6,} steps {seed['tokens']:>12,} tokens {seed['bits_per_byte']:.4f} bits per byte")
+        log.say(
+            f"{'seed':<8}{seed['seconds']:>8.1f} s {seed['steps']:>6,} steps {seed['tokens']:>12,} tokens {seed['bits_per_byte']:.4f} bits per byte"
+        )
         outside = seed["parameters"] - shape["vocab"] * shape["hidden_size"]
         reached = None
-        for share in (TARGETS["sooner"] * 1.01, 2.0, 1.0):  # a little less than a third, since the last step ends after the bell
+        for share in (
+            TARGETS["sooner"] * 1.01,
+            2.0,
+            1.0,
+        ):  # a little less than a third, since the last step ends after the bell
             budget = options.seconds / share
             if share < TARGETS["sooner"] and time.monotonic() + budget + 60 > options.deadline:
                 log.say(f"no time left to see whether {budget:.0f} s would do")
@@ -226,14 +321,20 @@ def headline(options: Any, log: Any) -> None:
             rate = learning_rate(outside, tokens)
             ours = run(recipes.Hanlin(folder, 1, shape, str(options.device), rate, compiled=not dry), budget)
             log.record.setdefault("hanlin", []).append(ours | {"share": share, "learning_rate": rate})
-            log.say(f"{'hanlin':<8}{ours['seconds']:>8.1f} s {ours['steps']:>6,} steps {ours['tokens']:>12,} tokens {ours['bits_per_byte']:.4f} bits per byte, peak rate {rate:.2g}")
+            log.say(
+                f"{'hanlin':<8}{ours['seconds']:>8.1f} s {ours['steps']:>6,} steps {ours['tokens']:>12,} tokens {ours['bits_per_byte']:.4f} bits per byte, peak rate {rate:.2g}"
+            )
             if not ours["finite"]:
                 log.missing("a loss of ours was not finite")
             if ours["bits_per_byte"] <= seed["bits_per_byte"]:
                 reached = seed["seconds"] / ours["seconds"]
                 break
         log.record["seed_finite"] = seed["finite"]
-        log.judge("times sooner at the seed's final bits per byte (at least: budgets are a third, half, all)", reached or 0.0, TARGETS["sooner"])
+        log.judge(
+            "times sooner at the seed's final bits per byte (at least: budgets are a third, half, all)",
+            reached or 0.0,
+            TARGETS["sooner"],
+        )
 
 
 # ------------------------------------------------------------------ zh-26m
@@ -245,11 +346,24 @@ def zh26m(options: Any, log: Any) -> None:
         folder, out = Path(temporary), Path(temporary) / "run"
         files = texts(options, folder, log)
         chats = options.sft or conversations(folder, log, 300 if options.dry_run else 30_000)
-        command = [sys.executable, "-m", "hanlin", "run", "zh-26m", *overrides(options), "--out", str(out), "--device", str(options.device)]
+        command = [
+            sys.executable,
+            "-m",
+            "hanlin",
+            "run",
+            "zh-26m",
+            *overrides(options),
+            "--out",
+            str(out),
+            "--device",
+            str(options.device),
+        ]
         command += [word for file in files for word in ("--corpus", str(file))] + ["--sft", str(chats)]
         log.say(" ".join(["hanlin", *command[3:]]).replace(temporary, "…"))
         limit = None if options.dry_run else max(60.0, options.deadline - time.monotonic())
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HANLIN_LANG": "en"}, timeout=limit)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HANLIN_LANG": "en"}, timeout=limit
+        )
         if done.returncode:
             raise RuntimeError(f"hanlin run ended with status {done.returncode}")
         report = json.loads((out / "report.json").read_text())
@@ -258,7 +372,10 @@ def zh26m(options: Any, log: Any) -> None:
         log.say(f"\n{stage['name']}: {stage['seconds']:.1f} s")
         for name, metric in stage["metrics"].items():
             control = metric.get("control")
-            log.say(f"  {name} {metric['value']:.4g} [{metric['low']:.4g}, {metric['high']:.4g}] n={metric['n']}" + (f"; {control['name']} {control['value']:.4g}" if control else ""))
+            log.say(
+                f"  {name} {metric['value']:.4g} [{metric['low']:.4g}, {metric['high']:.4g}] n={metric['n']}"
+                + (f"; {control['name']} {control['value']:.4g}" if control else "")
+            )
         for sample in stage["samples"]:
             log.say("  " + json.dumps(sample, ensure_ascii=False))
     log.judge("stages of zh-26m with samples", sum(bool(stage["samples"]) for stage in report["stages"]), 2)
@@ -270,12 +387,35 @@ def overrides(options: Any) -> list[str]:
     from hanlin.pipeline import load_recipe
 
     if options.dry_run:
-        tiny = ["model.hidden_size=64", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.num_key_value_heads=1", "model.intermediate_size=160", "model.max_position_embeddings=512"]
-        tiny += ["tokenizer.vocab_size=600", "evaluation.count=5", "evaluation.max_new_tokens=8", "corpus.preset=zh-short", "sft.limit=200"]
-        small = [f"{stage}.{key}" for stage in ("pretrain", "sft") for key in ("seq_len=256", "batch_tokens=1024", "micro_tokens=1024", "train.steps=4")]
+        tiny = [
+            "model.hidden_size=64",
+            "model.num_hidden_layers=2",
+            "model.num_attention_heads=2",
+            "model.num_key_value_heads=1",
+            "model.intermediate_size=160",
+            "model.max_position_embeddings=512",
+        ]
+        tiny += [
+            "tokenizer.vocab_size=600",
+            "evaluation.count=5",
+            "evaluation.max_new_tokens=8",
+            "corpus.preset=zh-short",
+            "sft.limit=200",
+        ]
+        small = [
+            f"{stage}.{key}"
+            for stage in ("pretrain", "sft")
+            for key in ("seq_len=256", "batch_tokens=1024", "micro_tokens=1024", "train.steps=4")
+        ]
         return tiny + small
     recipe = load_recipe("zh-26m", ["corpus.files=[x]"])
-    rate = matmul_peak(options.device) / 3 / dataclasses.replace(recipe.model, residual_init="zero").config(recipe.tokenizer.vocab_size, 0).flops_per_token(recipe.pretrain.seq_len)
+    rate = (
+        matmul_peak(options.device)
+        / 3
+        / dataclasses.replace(recipe.model, residual_init="zero")
+        .config(recipe.tokenizer.vocab_size, 0)
+        .flops_per_token(recipe.pretrain.seq_len)
+    )
     seconds = 60 * options.minutes
     assert recipe.sft is not None
     found = []
@@ -291,6 +431,9 @@ def conversations(folder: Path, log: Any, count: int) -> Path:
 
     log.say("no --sft: embedded conversations")
     file = folder / "chats.jsonl"
-    lines = (json.dumps({"messages": one["messages"]}, ensure_ascii=False) for one in tinyworld.chat_conversations(1, count, "train"))
+    lines = (
+        json.dumps({"messages": one["messages"]}, ensure_ascii=False)
+        for one in tinyworld.chat_conversations(1, count, "train")
+    )
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file

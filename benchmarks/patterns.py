@@ -29,7 +29,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ |= {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # before they are loaded
+# before they are loaded
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 import numpy as np
 import regex
@@ -80,7 +85,8 @@ PATTERNS: dict[str, list[str]] = {
     "deepseek-v3": [
         r"\p{N}{1,3}",
         "[一-龥぀-ゟ゠-ヿ]+",
-        _ASCII_MARK + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        _ASCII_MARK
+        + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ],
 }
 
@@ -165,12 +171,18 @@ class Tokenizer:
         wanted = vocab_size - BYTES - CONTROL_TOKENS
         merges = train(counter, wanted, MIN_FREQUENCY, variant.max_token_chars)
         if len(merges) < wanted:
-            raise SystemExit(f"the text gives {len(merges)} merges for {variant}, {wanted} are needed: raise --megabytes")
-        self.vocabulary: Vocabulary = build_vocabulary([(left, right) for left, right, _ in merges], special_tokens(CONTROL_TOKENS))
+            raise SystemExit(
+                f"the text gives {len(merges)} merges for {variant}, {wanted} are needed: raise --megabytes"
+            )
+        self.vocabulary: Vocabulary = build_vocabulary(
+            [(left, right) for left, right, _ in merges], special_tokens(CONTROL_TOKENS)
+        )
         self.eos_id = len(self.vocabulary.tokens) + self.vocabulary.special.index(END_OF_TEXT)
         document = json.loads(tokenizer_json(self.vocabulary))
         stages = document["pre_tokenizer"]["pretokenizers"]
-        stages[:1] = [{**stages[0], "pattern": {"Regex": expression}} for expression in PATTERNS[variant.pattern]]
+        stages[:1] = [
+            {**stages[0], "pattern": {"Regex": expression}} for expression in PATTERNS[variant.pattern]
+        ]
         self.encoder = tokenizers.Tokenizer.from_str(json.dumps(document))
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -209,7 +221,13 @@ def check(tokenizer: Tokenizer, variant: Variant, texts: Texts, work: Path) -> N
             raise SystemExit(f"{variant}: ids do not spell the text: {text!r}")
     if variant == VARIANTS[DEFAULT]:
         size = len(tokenizer.byte_lengths())
-        ours = train_tokenizer(iter(texts.chunks), size, work / "tokenizer", num_special=CONTROL_TOKENS, max_token_chars=variant.max_token_chars)
+        ours = train_tokenizer(
+            iter(texts.chunks),
+            size,
+            work / "tokenizer",
+            num_special=CONTROL_TOKENS,
+            max_token_chars=variant.max_token_chars,
+        )
         if ours.vocabulary != tokenizer.vocabulary:
             raise SystemExit("the vocabulary is not the one Hanlin learns")
         sample = texts.heldout + texts.chunks[:2000]
@@ -236,12 +254,19 @@ class Stream:
                 flat += [tokenizer.eos_id, *ids]
         self._flat, self._document = torch.tensor(flat[:wanted]), torch.tensor(document[:wanted])
         self.bytes = int(tokenizer.byte_lengths()[self._flat[1:]].sum())  # of the text that is predicted
-        self.fingerprint = hashlib.sha256(self._flat.numpy().tobytes()).hexdigest()  # an interrupted run is not resumed on other tokens
+        self.fingerprint = hashlib.sha256(
+            self._flat.numpy().tobytes()
+        ).hexdigest()  # an interrupted run is not resumed on other tokens
 
     def micro_batches(self, step: int, model: torch.nn.Module, share: Any = None) -> list[Batch]:
         """The rows of a step; the last label of a chunk is the <|endoftext|> before the next."""
-        here, following = (slice(step * STEP_TOKENS + shift, (step + 1) * STEP_TOKENS + shift) for shift in (0, 1))
-        ids, labels, documents = (values.view(-1, SEQ_LEN) for values in (self._flat[here], self._flat[following], self._document[here]))
+        here, following = (
+            slice(step * STEP_TOKENS + shift, (step + 1) * STEP_TOKENS + shift) for shift in (0, 1)
+        )
+        ids, labels, documents = (
+            values.view(-1, SEQ_LEN)
+            for values in (self._flat[here], self._flat[following], self._document[here])
+        )
         places = torch.arange(SEQ_LEN).expand_as(ids)
         begins = torch.zeros_like(ids, dtype=torch.bool)
         begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
@@ -256,7 +281,9 @@ def run(tokenizer: Tokenizer, texts: Texts, seed: int, steps: int, checkpoints: 
     model = CausalLM(SHAPE.config(len(widths), tokenizer.eos_id))
     init_weights(model, seed)
     stream = Stream(tokenizer, texts.chunks, seed, steps)
-    config = TrainConfig(steps=steps, learning_rate=LEARNING_RATE, warmup=0.05, decay=0.5, checkpoint_seconds=math.inf)
+    config = TrainConfig(
+        steps=steps, learning_rate=LEARNING_RATE, warmup=0.05, decay=0.5, checkpoint_seconds=math.inf
+    )
     result = train_model(model, stream, NextToken(widths, Z_LOSS), config, checkpoints, PlainProgress(30))
     ids = [np.array([tokenizer.eos_id, *row, tokenizer.eos_id]) for row in tokenizer.encode(texts.heldout)]
     return {
@@ -287,19 +314,30 @@ def _whole(token: bytes) -> bool:
         return False
 
 
-def summarise(runs: list[dict[str, Any]], vocabularies: dict[str, dict[str, Any]], texts: Texts) -> dict[str, Any]:
+def summarise(
+    runs: list[dict[str, Any]], vocabularies: dict[str, dict[str, Any]], texts: Texts
+) -> dict[str, Any]:
     """Means over seeds, and differences from the default; see the top of the file for the interval."""
     sizes = np.array([len(text.encode()) for text in texts.heldout])
     bits = {(run["variant"], run["seed"]): np.array(run["bits"]) for run in runs}
     seeds = sorted({seed for _, seed in bits})
     whole = [name for name in VARIANTS if all((name, seed) in bits for seed in seeds)]
     freedom = (len(whole) - 1) * (len(seeds) - 1)
-    groups = {"all": np.ones(len(sizes), dtype=bool), "mostly Han": np.array([_mostly_han(text) for text in texts.heldout])}
-    groups |= {source: np.array([name == source for name in texts.sources]) for source in sorted(set(texts.sources))}
+    groups = {
+        "all": np.ones(len(sizes), dtype=bool),
+        "mostly Han": np.array([_mostly_han(text) for text in texts.heldout]),
+    }
+    groups |= {
+        source: np.array([name == source for name in texts.sources]) for source in sorted(set(texts.sources))
+    }
 
     def deviation(chosen: np.ndarray) -> float:
         """Of one run's bits per byte, beside what its variant and its seed do."""
-        values = np.array([[bits[name, seed][chosen].sum() for seed in seeds] for name in whole]) / sizes[chosen].sum()  # (variants, seeds)
+        # (variants, seeds)
+        values = (
+            np.array([[bits[name, seed][chosen].sum() for seed in seeds] for name in whole])
+            / sizes[chosen].sum()
+        )
         rest = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
         return math.sqrt((rest**2).sum() / freedom) if freedom else math.nan
 
@@ -307,7 +345,11 @@ def summarise(runs: list[dict[str, Any]], vocabularies: dict[str, dict[str, Any]
         """Figures of one variant on a group of documents, from means over `count` seeds."""
         own = Metric.ratio(mean[chosen], sizes[chosen], higher_is_better=False)
         change = Metric.ratio((mean - base)[chosen], sizes[chosen], higher_is_better=False)
-        of_runs = float(scipy.stats.t.ppf(0.975, freedom)) * deviation(chosen) * math.sqrt(2 / count) if freedom else math.nan
+        of_runs = (
+            float(scipy.stats.t.ppf(0.975, freedom)) * deviation(chosen) * math.sqrt(2 / count)
+            if freedom
+            else math.nan
+        )
         low, high = (math.hypot(end - change.value, of_runs) for end in (change.low, change.high))
         return {
             "bits_per_byte": _rounded(own.value, own.low, own.high),
@@ -321,10 +363,14 @@ def summarise(runs: list[dict[str, Any]], vocabularies: dict[str, dict[str, Any]
         mine = [run for run in runs if run["variant"] == name and (DEFAULT, run["seed"]) in bits]
         if not mine:
             continue
-        mean, base = (np.mean([bits[which, run["seed"]] for run in mine], axis=0) for which in (name, DEFAULT))
+        mean, base = (
+            np.mean([bits[which, run["seed"]] for run in mine], axis=0) for which in (name, DEFAULT)
+        )
         variants[name] = {
             **VARIANTS[name]._asdict(),
-            "bits_per_byte_by_seed": {str(run["seed"]): round(float(np.sum(run["bits"]) / sizes.sum()), 5) for run in mine},
+            "bits_per_byte_by_seed": {
+                str(run["seed"]): round(float(np.sum(run["bits"]) / sizes.sum()), 5) for run in mine
+            },
             "bytes_per_token": round(float(sizes.sum()) / mine[0]["heldout_tokens"], 4),
             "megabytes_read": [round(run["bytes_read"] / 1e6, 3) for run in mine],
             "skipped_steps": [run["skipped_steps"] for run in mine],
@@ -334,7 +380,10 @@ def summarise(runs: list[dict[str, Any]], vocabularies: dict[str, dict[str, Any]
         }
     return {
         "seeds": seeds,
-        "heldout": {group: {"documents": int(chosen.sum()), "bytes": int(sizes[chosen].sum())} for group, chosen in groups.items()},
+        "heldout": {
+            group: {"documents": int(chosen.sum()), "bytes": int(sizes[chosen].sum())}
+            for group, chosen in groups.items()
+        },
         "run_deviation": round(deviation(groups["all"]), 5),
         "run_freedom": freedom,
         "variants": variants,
@@ -351,20 +400,32 @@ def _rounded(*values: float) -> list[float]:
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as Markdown."""
-    lines = ["| variant | seeds | bytes/token | MB read | group | bits per byte | difference | interval |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| variant | seeds | bytes/token | MB read | group | bits per byte | difference | interval |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for (name, found), group in itertools.product(summary["variants"].items(), ("all", "mostly Han")):
         judged = found["groups"][group]
-        cells = [name, str(len(found["seconds"])), f"{found['bytes_per_token']:.3f}", "/".join(f"{size:.2f}" for size in found["megabytes_read"])]
+        cells = [
+            name,
+            str(len(found["seconds"])),
+            f"{found['bytes_per_token']:.3f}",
+            "/".join(f"{size:.2f}" for size in found["megabytes_read"]),
+        ]
         low, high = judged["interval"]
         cells += [group, f"{judged['bits_per_byte'][0]:.4f}"]
-        cells += ["", ""] if name == DEFAULT else [f"{judged['difference']:+.4f}", f"[{low:+.4f}, {high:+.4f}]"]
+        cells += (
+            ["", ""] if name == DEFAULT else [f"{judged['difference']:+.4f}", f"[{low:+.4f}, {high:+.4f}]"]
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Seed by seed, so that what is done at any time is comparable."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -398,7 +459,11 @@ def main() -> None:
     for seed, name in itertools.product(range(1, options.seeds + 1), options.variants):
         if options.report or any((done["variant"], done["seed"]) == (name, seed) for done in runs):
             continue
-        done = {"variant": name, "seed": seed, **run(made[name], texts, seed, options.steps, options.work / f"{name}, seed {seed}")}
+        done = {
+            "variant": name,
+            "seed": seed,
+            **run(made[name], texts, seed, options.steps, options.work / f"{name}, seed {seed}"),
+        }
         runs.append(done)
         with open(log, "a") as file:
             file.write(json.dumps(done) + "\n")
@@ -429,7 +494,10 @@ def circumstances(options: argparse.Namespace, runs: list[dict[str, Any]]) -> di
             "z_loss": Z_LOSS,
             "train_chars": TRAIN_CHARS,
             "heldout_chars": HELDOUT_CHARS,
-            "patterns": {pattern: PATTERNS[pattern] for pattern in dict.fromkeys(VARIANTS[name].pattern for name in options.variants)},
+            "patterns": {
+                pattern: PATTERNS[pattern]
+                for pattern in dict.fromkeys(VARIANTS[name].pattern for name in options.variants)
+            },
         },
     }
 

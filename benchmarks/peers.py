@@ -11,9 +11,22 @@ def stock(name: str, shape: dict[str, Any]) -> Any:
 
     kind = {"llama": "Llama", "qwen3": "Qwen3"}[name]
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=shape["vocab"], max_position_embeddings=max(1024, shape["length"]), tie_word_embeddings=True, use_cache=False, head_dim=shape["hidden_size"] // shape["num_attention_heads"],
-        **{key: shape[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")},
-    )  # fmt: skip
+        vocab_size=shape["vocab"],
+        max_position_embeddings=max(1024, shape["length"]),
+        tie_word_embeddings=True,
+        use_cache=False,
+        head_dim=shape["hidden_size"] // shape["num_attention_heads"],
+        **{
+            key: shape[key]
+            for key in (
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "intermediate_size",
+            )
+        },
+    )
     return getattr(transformers, f"{kind}ForCausalLM")(config).train()
 
 
@@ -29,21 +42,40 @@ def gpt2_block(_: str, shape: dict[str, Any]) -> Any:
         def __init__(self):
             super().__init__()
             self.before, self.between = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-            self.joint, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-            self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+            self.joint, self.out = (
+                nn.Linear(width, 3 * width, bias=False),
+                nn.Linear(width, width, bias=False),
+            )
+            self.up, self.down = (
+                nn.Linear(width, 4 * width, bias=False),
+                nn.Linear(4 * width, width, bias=False),
+            )
 
         def forward(self, x):
             batch, length, _ = x.shape
-            q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in self.joint(self.before(x)).split(width, dim=2))
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, width)
+            q, k, v = (
+                part.view(batch, length, heads, -1).transpose(1, 2)
+                for part in self.joint(self.before(x)).split(width, dim=2)
+            )
+            mixed = (
+                F.scaled_dot_product_attention(q, k, v, is_causal=True)
+                .transpose(1, 2)
+                .reshape(batch, length, width)
+            )
             x = x + self.out(mixed)
             return x + self.down(F.gelu(self.up(self.between(x))))
 
     class GPT2(nn.Module):
         def __init__(self):
             super().__init__()
-            self.words, self.places = nn.Embedding(vocab, width), nn.Embedding(max(1024, shape["length"]), width)
-            self.layers, self.norm = nn.Sequential(*(GPT2Layer() for _ in range(shape["num_hidden_layers"]))), nn.LayerNorm(width, bias=False)
+            self.words, self.places = (
+                nn.Embedding(vocab, width),
+                nn.Embedding(max(1024, shape["length"]), width),
+            )
+            self.layers, self.norm = (
+                nn.Sequential(*(GPT2Layer() for _ in range(shape["num_hidden_layers"]))),
+                nn.LayerNorm(width, bias=False),
+            )
             nn.init.normal_(self.words.weight, std=0.02)
 
         def forward(self, ids):
@@ -89,8 +121,15 @@ def minimind(_: str, shape: dict[str, Any]) -> Any:
             y = self.before(x)
             q, k, v = (project(y).view(batch, length, -1, size) for project in (self.q, self.k, self.v))
             q, k = turn(self.q_norm(q), cos, sin), turn(self.k_norm(k), cos, sin)
-            k, v = (t[:, :, :, None].expand(batch, length, groups, heads // groups, size).reshape(batch, length, heads, size) for t in (k, v))
-            mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+            k, v = (
+                t[:, :, :, None]
+                .expand(batch, length, groups, heads // groups, size)
+                .reshape(batch, length, heads, size)
+                for t in (k, v)
+            )
+            mixed = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
+            )
             x = x + self.o(mixed.transpose(1, 2).reshape(batch, length, width))
             y = self.between(x)
             return x + self.down(F.silu(self.gate(y)) * self.up(y))
@@ -101,7 +140,9 @@ def minimind(_: str, shape: dict[str, Any]) -> Any:
             self.words, self.norm = nn.Embedding(shape["vocab"], width), Norm(width)
             nn.init.normal_(self.words.weight, std=0.02)
             self.layers = nn.ModuleList(Layer() for _ in range(shape["num_hidden_layers"]))
-            angles = torch.outer(torch.arange(max(1024, shape["length"])), 1e-6 ** (torch.arange(0, size, 2) / size)).repeat(1, 2)
+            angles = torch.outer(
+                torch.arange(max(1024, shape["length"])), 1e-6 ** (torch.arange(0, size, 2) / size)
+            ).repeat(1, 2)
             self.register_buffer("cos", angles.cos())
             self.register_buffer("sin", angles.sin())
 

@@ -41,7 +41,15 @@ from typing import Any
 
 import peers
 
-WIDTHS = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 5, "num_key_value_heads": 5, "vocab": 4096, "length": 256, "rows": 16}
+WIDTHS = {
+    "hidden_size": 160,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "vocab": 4096,
+    "length": 256,
+    "rows": 16,
+}
 SHAPES = {  # the same number of weights: SwiGLU's three matrices against GELU's two, learned positions against none
     "hanlin": WIDTHS | {"intermediate_size": 432},
     "minimind": WIDTHS | {"intermediate_size": 432, "length": 340, "rows": 12},
@@ -59,7 +67,15 @@ TARGETS = {"seed": 0.10, "minimind": 0.05}
 class Hanlin:
     """Hanlin's model, objective, optimisers and schedule; the loop around them is the benchmark's."""
 
-    def __init__(self, folder: Path, seed: int, shape: dict[str, Any] | None = None, device: str = "cpu", rate: float = 5e-3, compiled: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        shape: dict[str, Any] | None = None,
+        device: str = "cpu",
+        rate: float = 5e-3,
+        compiled: bool = False,
+    ):
         import torch
 
         from hanlin.common.devices import keep_freed_memory
@@ -72,7 +88,11 @@ class Hanlin:
         keep_freed_memory()
         self.shape, self.device = shape or SHAPES["hanlin"], torch.device(device)
         fields = {key: value for key, value in self.shape.items() if key not in ("vocab", "length", "rows")}
-        self.model = CausalLM(ModelShape(**fields, max_position_embeddings=max(512, self.shape["length"])).config(self.shape["vocab"], 0))
+        self.model = CausalLM(
+            ModelShape(**fields, max_position_embeddings=max(512, self.shape["length"])).config(
+                self.shape["vocab"], 0
+            )
+        )
         init_weights(self.model, seed)
         self.model.to(self.device)
         choose_attention_for(self.model, self.device, lambda zh, en: print(en, flush=True))
@@ -81,7 +101,9 @@ class Hanlin:
         self.rows = TextRows(TokenDataset(folder / "dataset"), self.shape["length"], seed)
         self.objective = NextToken(torch.ones(self.shape["vocab"], dtype=torch.int64), z_loss=1e-4)
         self.optimizers = Optimizers(self.model, learning_rate=rate)
-        self.factor = lambda done: learning_rate_factor(int(min(done, 0.9999) * 10_000), 10_000, schedule="wsd", warmup=0.02, decay=0.5)
+        self.factor = lambda done: learning_rate_factor(
+            int(min(done, 0.9999) * 10_000), 10_000, schedule="wsd", warmup=0.02, decay=0.5
+        )
 
     def gradients(self, step: int) -> tuple[int, Any]:
         """Targets read and the mean loss of a step, whose gradients are left on the parameters."""
@@ -107,7 +129,15 @@ class Hanlin:
 class Other:
     """A recipe of AdamW alone, all weights in one group."""
 
-    def __init__(self, name: str, folder: Path, seed: int, shape: dict[str, Any] | None = None, device: str = "cpu", compiled: bool = False):
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        seed: int,
+        shape: dict[str, Any] | None = None,
+        device: str = "cpu",
+        compiled: bool = False,
+    ):
         import numpy as np
         import torch
 
@@ -121,14 +151,22 @@ class Other:
                 torch.nn.init.normal_(module.weight, std=0.02)
         self.model.to(self.device)
         self.loss = torch.compile(self._loss) if compiled else self._loss
-        self.rate, betas, decay = {"seed": (3e-4, (0.9, 0.95), 0.1), "minimind": (5e-4, (0.9, 0.999), 0.01)}[name]
+        self.rate, betas, decay = {"seed": (3e-4, (0.9, 0.95), 0.1), "minimind": (5e-4, (0.9, 0.999), 0.01)}[
+            name
+        ]
         fused = None if self.device.type == "cpu" else True
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, betas=betas, weight_decay=decay, fused=fused)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.rate, betas=betas, weight_decay=decay, fused=fused
+        )
         data = TokenDataset(folder / "dataset")
         self.tokens = np.asarray(data.tokens, dtype=np.int64)
         self.random = np.random.default_rng(seed)
         length = self.shape["length"]
-        spans = [(a, min(a + length, e)) for s, e in zip(data.starts, data.starts[1:], strict=False) for a in range(s, e, length)]
+        spans = [
+            (a, min(a + length, e))
+            for s, e in zip(data.starts, data.starts[1:], strict=False)
+            for a in range(s, e, length)
+        ]
         self.spans = [spans[i] for i in self.random.permutation(len(spans))]
 
     def batch(self, step: int) -> tuple[Any, Any]:
@@ -151,7 +189,9 @@ class Other:
         import torch.nn.functional as F
 
         logits = self.model(ids)
-        return F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
+        return F.cross_entropy(
+            logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100
+        )
 
     def gradients(self, step: int) -> tuple[int, Any]:
         """As Hanlin's."""
@@ -169,7 +209,11 @@ class Other:
         import torch
 
         warm = 0.02 if self.name == "seed" else 0.0
-        factor = done / warm if done < warm else 0.1 + 0.45 * (1 + math.cos(math.pi * (min(done, 1.0) - warm) / (1 - warm)))
+        factor = (
+            done / warm
+            if done < warm
+            else 0.1 + 0.45 * (1 + math.cos(math.pi * (min(done, 1.0) - warm) / (1 - warm)))
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -183,7 +227,12 @@ class Other:
 class Nanochat(Hanlin):
     """Nanochat's optimiser, rates and schedule on Hanlin's model and data."""
 
-    BATCH, WIDTH, DECAY = 2**19, 768, 14.0  # its reference batch and width; Σ rate·decay over its d12: 0.02 · 0.28 · 2,500 steps
+    # its reference batch and width; Σ rate·decay over its d12: 0.02 · 0.28 · 2,500 steps
+    BATCH, WIDTH, DECAY = (
+        2**19,
+        768,
+        14.0,
+    )
 
     def __init__(self, folder: Path, seed: int):
         import torch
@@ -198,14 +247,27 @@ class Nanochat(Hanlin):
         self.rate = 0.02 * by_batch
         self.matrices = [p for p in named.values() if p.ndim == 2]
         groups = [
-            {"params": [embedding], "lr": 0.3 * by_batch * by_width, "betas": (0.8, 0.995), "weight_decay": 0.001},
+            {
+                "params": [embedding],
+                "lr": 0.3 * by_batch * by_width,
+                "betas": (0.8, 0.995),
+                "weight_decay": 0.001,
+            },
             {"params": [head], "lr": 0.008 * by_batch * by_width, "betas": (0.8, 0.96), "weight_decay": 0.01},
-            {"params": [p for p in named.values() if p.ndim < 2], "lr": 0.5 * by_batch * 0.01, "betas": (0.8, 0.95), "weight_decay": 0.0},
+            {
+                "params": [p for p in named.values() if p.ndim < 2],
+                "lr": 0.5 * by_batch * 0.01,
+                "betas": (0.8, 0.95),
+                "weight_decay": 0.0,
+            },
         ]
         self.adam = torch.optim.AdamW(groups, eps=1e-10)
         self.peaks = [group["lr"] for group in groups]
         self.momenta = [torch.zeros_like(p) for p in self.matrices]
-        self.seconds = [torch.zeros_like(p.mean(-1 if p.shape[0] >= p.shape[1] else 0, keepdim=True)) for p in self.matrices]
+        self.seconds = [
+            torch.zeros_like(p.mean(-1 if p.shape[0] >= p.shape[1] else 0, keepdim=True))
+            for p in self.matrices
+        ]
         self.steps, self.before = 0, 0.0
 
     def update(self, done: float) -> None:
@@ -224,7 +286,9 @@ class Nanochat(Hanlin):
             for matrix, first, second in zip(self.matrices, self.momenta, self.seconds, strict=True):
                 first.lerp_(matrix.grad, 1 - momentum)
                 wanted = matrix.grad.lerp(first, momentum)
-                wanted = wanted * (wanted.norm() / math.sqrt(len(wanted)) / wanted.norm(dim=-1, keepdim=True).clamp_min(1e-6))
+                wanted = wanted * (
+                    wanted.norm() / math.sqrt(len(wanted)) / wanted.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+                )
                 step = orthogonalize(wanted[None])[0]
                 step *= math.sqrt(min(step.shape)) / step.norm().clamp_min(1e-6)
                 size = step.norm()
@@ -232,7 +296,10 @@ class Nanochat(Hanlin):
                 step = step * second.clamp_min(1e-10).rsqrt()
                 step *= size / step.norm().clamp_min(1e-10)
                 agrees = (step * matrix) >= 0
-                matrix -= self.rate * factor * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])) * step + decay * matrix * agrees
+                matrix -= (
+                    self.rate * factor * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])) * step
+                    + decay * matrix * agrees
+                )
                 matrix.grad = None
         for group, peak in zip(self.adam.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
@@ -278,13 +345,28 @@ def learn(side: Any, seconds: float, heldout: Path) -> dict[str, Any]:
                 nats -= log_probs.gather(1, ids[0, 1:, None]).sum()
             found.setdefault(document["source"], []).append([float(nats) / math.log(2), document["bytes"]])
     weights = sum(p.numel() for p in side.model.parameters())
-    return {"steps": step, "seconds": taken, "tokens": tokens, "finite": finite, "parameters": weights, "documents": found}
+    return {
+        "steps": step,
+        "seconds": taken,
+        "tokens": tokens,
+        "finite": finite,
+        "parameters": weights,
+        "documents": found,
+    }
 
 
 # ------------------------------------------------------------------ the experiment
 
 
-def prepare(files: list[Path], folder: Path, per_source: int, held: int, vocab: int = WIDTHS["vocab"], window: int = WINDOW, tokenizer: Path | None = None) -> Any:
+def prepare(
+    files: list[Path],
+    folder: Path,
+    per_source: int,
+    held: int,
+    vocab: int = WIDTHS["vocab"],
+    window: int = WINDOW,
+    tokenizer: Path | None = None,
+) -> Any:
     """Dataset, and a tokenizer unless one is given, from the training part; held-out windows as token ids. The tokenizer."""
     import numpy as np
 
@@ -307,7 +389,9 @@ def prepare(files: list[Path], folder: Path, per_source: int, held: int, vocab: 
         count = min(held, len(texts) // 10)
         heldout += [(file.name.split(".")[0], texts[i]) for i in order[:count]]
         train_texts += [texts[i] for i in order[count:]]
-    (folder / "train.jsonl").write_text("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in train_texts), encoding="utf-8")
+    (folder / "train.jsonl").write_text(
+        "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in train_texts), encoding="utf-8"
+    )
     if tokenizer is None:
         hanlin.train_tokenizer([folder / "train.jsonl"], vocab_size=vocab, out=folder / "tokenizer")
     words = hanlin.load_tokenizer(tokenizer or folder / "tokenizer")
@@ -315,17 +399,24 @@ def prepare(files: list[Path], folder: Path, per_source: int, held: int, vocab: 
     documents = []
     for source, text in heldout:
         ids = list(map(int, words.encode(text)))[: 8 * WINDOW]
-        windows = [ids[at : at + window] for at in range(0, len(ids), window) if len(ids[at : at + window]) > 1]
+        windows = [
+            ids[at : at + window] for at in range(0, len(ids), window) if len(ids[at : at + window]) > 1
+        ]
         size = sum(len(words.decode_bytes(each[1:])) for each in windows)
         if windows:
             documents.append({"source": source, "windows": windows, "bytes": size})
     (folder / "heldout.json").write_text(json.dumps({"documents": documents}))
-    print(f"{len(files)} sources, {len(train_texts):,} training documents, {len(data.tokens):,} tokens; {len(documents)} held out", flush=True)
+    print(
+        f"{len(files)} sources, {len(train_texts):,} training documents, {len(data.tokens):,} tokens; {len(documents)} held out",
+        flush=True,
+    )
     return words
 
 
 def bits_per_byte(run: dict[str, Any], source: str | None = None) -> float:
-    pairs = [pair for name, documents in run["documents"].items() if source in (None, name) for pair in documents]
+    pairs = [
+        pair for name, documents in run["documents"].items() if source in (None, name) for pair in documents
+    ]
     return sum(bits for bits, _ in pairs) / sum(size for _, size in pairs)
 
 
@@ -343,7 +434,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--megabytes", type=float, default=3.0, help="of each source")
     parser.add_argument("--held", type=int, default=20, help="documents of each source")
-    parser.add_argument("--precision", default="float32", help="of all of them on a CPU: their scripts know no other there")
+    parser.add_argument(
+        "--precision", default="float32", help="of all of them on a CPU: their scripts know no other there"
+    )
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--run", help="RECIPE:SEED, in a process of its own")
@@ -354,8 +447,17 @@ def main() -> int:
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
         name, seed = options.run.split(":")
-        side = Other(name, options.folder, int(seed)) if name in ("seed", "minimind") else (Nanochat if name == "nanochat" else Hanlin)(options.folder, int(seed))
-        print(json.dumps({"recipe": name, "seed": int(seed)} | learn(side, options.seconds, options.folder / "heldout.json")))
+        side = (
+            Other(name, options.folder, int(seed))
+            if name in ("seed", "minimind")
+            else (Nanochat if name == "nanochat" else Hanlin)(options.folder, int(seed))
+        )
+        print(
+            json.dumps(
+                {"recipe": name, "seed": int(seed)}
+                | learn(side, options.seconds, options.folder / "heldout.json")
+            )
+        )
         return 0
     names = options.recipes.split(",")
     with tempfile.TemporaryDirectory() as temporary:
@@ -365,10 +467,30 @@ def main() -> int:
         random.Random(0).shuffle(cells)
 
         def one(cell: str) -> dict[str, Any]:
-            command = [sys.executable, __file__, "--run", cell, "--folder", str(folder), "--seconds", str(options.seconds), "--jobs", str(options.jobs)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"GOMP_SPINCOUNT": "1000", "HANLIN_PRECISION": options.precision})
+            command = [
+                sys.executable,
+                __file__,
+                "--run",
+                cell,
+                "--folder",
+                str(folder),
+                "--seconds",
+                str(options.seconds),
+                "--jobs",
+                str(options.jobs),
+            ]
+            done = subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"GOMP_SPINCOUNT": "1000", "HANLIN_PRECISION": options.precision},
+            )
             run = json.loads(done.stdout)
-            print(f"{cell:<12} {run['steps']:>6} steps {run['tokens']:>11,} tokens  {bits_per_byte(run):.4f} bits per byte", flush=True)
+            print(
+                f"{cell:<12} {run['steps']:>6} steps {run['tokens']:>11,} tokens  {bits_per_byte(run):.4f} bits per byte",
+                flush=True,
+            )
             return run
 
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -380,21 +502,35 @@ def main() -> int:
 
 def report(runs: list[dict[str, Any]], names: list[str]) -> bool:
     """Tables over sources and seeds; whether the targets are met."""
-    by = {name: sorted((run for run in runs if run["recipe"] == name), key=lambda run: run["seed"]) for name in names}
+    by = {
+        name: sorted((run for run in runs if run["recipe"] == name), key=lambda run: run["seed"])
+        for name in names
+    }
     print(f"\n{'':<28}" + "".join(f"{name:>12}" for name in names))
     print(f"{'parameters':<28}" + "".join(f"{by[name][0]['parameters']:>12,}" for name in names))
-    print(f"{'useful tokens, mean':<28}" + "".join(f"{sum(r['tokens'] for r in by[name]) / len(by[name]):>12,.0f}" for name in names))
+    print(
+        f"{'useful tokens, mean':<28}"
+        + "".join(f"{sum(r['tokens'] for r in by[name]) / len(by[name]):>12,.0f}" for name in names)
+    )
     for source in [None, *sorted(by[names[0]][0]["documents"])]:
-        print(f"{source or 'all held-out text':<28}" + "".join(f"{sum(bits_per_byte(r, source) for r in by[n]) / len(by[n]):>12.4f}" for n in names))
+        print(
+            f"{source or 'all held-out text':<28}"
+            + "".join(f"{sum(bits_per_byte(r, source) for r in by[n]) / len(by[n]):>12.4f}" for n in names)
+        )
     good = True
     for other, target in TARGETS.items():
         if other not in by or "hanlin" not in by:
             continue
-        gains = [1 - bits_per_byte(ours) / bits_per_byte(theirs) for ours, theirs in zip(by["hanlin"], by[other], strict=True)]
+        gains = [
+            1 - bits_per_byte(ours) / bits_per_byte(theirs)
+            for ours, theirs in zip(by["hanlin"], by[other], strict=True)
+        ]
         mean = sum(gains) / len(gains)
         met = mean >= target
         good &= met
-        print(f"{'ok  ' if met else 'MISS'} fewer bits per byte than {other}: {mean:.1%} ± {half_width(gains):.1%} over {len(gains)} seeds (target {target:.0%})")
+        print(
+            f"{'ok  ' if met else 'MISS'} fewer bits per byte than {other}: {mean:.1%} ± {half_width(gains):.1%} over {len(gains)} seeds (target {target:.0%})"
+        )
     return good
 
 

@@ -61,8 +61,12 @@ def train_tokenizers(corpus: Path, vocab_size: int, out: Path) -> Callable[[], A
     def train() -> None:
         model = tokenizers.Tokenizer(models.BPE())
         split = pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
-        model.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])  # type: ignore[assignment]
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        model.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )  # type: ignore[assignment]
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
         model.train_from_iterator(texts_of(corpus), trainer)
 
     return train
@@ -90,7 +94,9 @@ def encode_tokenizers(corpus: Path, vocab_size: int, out: Path) -> Callable[[], 
     import tokenizers
 
     tokenizer, texts = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")), list(texts_of(corpus))
-    return lambda: sum(len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    return lambda: sum(
+        len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    )
 
 
 def encode_tiktoken(corpus: Path, vocab_size: int, out: Path) -> Callable[[], Any]:
@@ -101,7 +107,12 @@ def encode_tiktoken(corpus: Path, vocab_size: int, out: Path) -> Callable[[], An
     from hanlin.tokenizer.special import PATTERN
 
     tokens = hanlin.load_tokenizer(out).vocabulary.tokens
-    tokenizer = tiktoken.Encoding("ours", pat_str=PATTERN, mergeable_ranks={token: rank for rank, token in enumerate(tokens)}, special_tokens={})
+    tokenizer = tiktoken.Encoding(
+        "ours",
+        pat_str=PATTERN,
+        mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
+        special_tokens={},
+    )
     texts = list(texts_of(corpus))
     return lambda: sum(len(ids) for ids in map(tokenizer.encode_ordinary, texts))
 
@@ -119,7 +130,17 @@ WORKERS = {name: work for name, work in globals().items() if name.startswith(("t
 
 def measure(worker: str, corpus: Path, vocab_size: int, out: Path) -> dict[str, float]:
     """One run in a fresh process: CPU seconds of the work itself, peak memory of the whole process."""
-    command = [sys.executable, __file__, "--worker", worker, str(corpus), "--vocab-size", str(vocab_size), "--out", str(out)]
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        worker,
+        str(corpus),
+        "--vocab-size",
+        str(vocab_size),
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -129,7 +150,10 @@ def prepare(files: list[str], megabytes: float, folder: Path) -> tuple[Path, int
     from hanlin.corpus.readers import read_documents
 
     corpus, size = folder / "corpus.jsonl", 0
-    with open(corpus, "w", encoding="utf-8") as lines, open(folder / "corpus.txt", "w", encoding="utf-8") as plain:
+    with (
+        open(corpus, "w", encoding="utf-8") as lines,
+        open(folder / "corpus.txt", "w", encoding="utf-8") as plain,
+    ):
         for file in files:
             taken = 0.0
             for document in read_documents(file):
@@ -145,7 +169,9 @@ def prepare(files: list[str], megabytes: float, folder: Path) -> tuple[Path, int
 
 def main() -> int:
     """Run and print; the exit status says whether the targets were met."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*")
     parser.add_argument("--vocab-size", type=int, default=50_000)
     parser.add_argument("--megabytes", type=float, default=20)
@@ -173,14 +199,22 @@ def compare(options: argparse.Namespace) -> int:
     below = bool(missing)
     with tempfile.TemporaryDirectory() as folder:
         corpus, size = prepare(options.files, options.megabytes, Path(folder))
-        print(f"{size / 1e6:.1f} MB, vocabulary {options.vocab_size}, one thread, medians of {options.rounds} interleaved rounds")
+        print(
+            f"{size / 1e6:.1f} MB, vocabulary {options.vocab_size}, one thread, medians of {options.rounds} interleaved rounds"
+        )
         for task in ("train", "encode"):
-            names = [name.removeprefix(f"{task}_") for name in WORKERS if name.startswith(task) and name.removeprefix(f"{task}_") not in missing]
+            names = [
+                name.removeprefix(f"{task}_")
+                for name in WORKERS
+                if name.startswith(task) and name.removeprefix(f"{task}_") not in missing
+            ]
             runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
             if options.only in (None, task):
                 for _ in range(options.rounds):
                     for name in names:
-                        runs[name].append(measure(f"{task}_{name}", corpus, options.vocab_size, Path(folder) / "tokenizer"))
+                        runs[name].append(
+                            measure(f"{task}_{name}", corpus, options.vocab_size, Path(folder) / "tokenizer")
+                        )
                 below |= report(task, runs, size)
             elif task == "train":
                 measure("train_hanlin", corpus, options.vocab_size, Path(folder) / "tokenizer")
@@ -189,7 +223,10 @@ def compare(options: argparse.Namespace) -> int:
 
 def report(task: str, runs: dict[str, list[dict[str, float]]], size: int) -> bool:
     """Print one task's table; whether a target was missed."""
-    medians = {name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items()}
+    medians = {
+        name: {key: statistics.median(run[key] for run in found) for key in found[0]}
+        for name, found in runs.items()
+    }
     ours, below = medians["hanlin"], False
     for name, figures in medians.items():
         line = f"{task:<7}{name:<12}{figures['cpu']:8.2f} CPU s {size / 1e6 / figures['cpu']:8.1f} MB/CPU s {figures['rss']:8.0f} MB"

@@ -34,10 +34,37 @@ from typing import Any
 import peers
 
 SHAPES = {
-    "1m": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 352, "vocab": 1536, "length": 256, "rows": 16},
-    "6m": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 704, "vocab": 6400, "length": 256, "rows": 16},
-    "26m": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 1408, "vocab": 6400, "length": 512, "rows": 4},
-}  # fmt: skip
+    "1m": {
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 352,
+        "vocab": 1536,
+        "length": 256,
+        "rows": 16,
+    },
+    "6m": {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 704,
+        "vocab": 6400,
+        "length": 256,
+        "rows": 16,
+    },
+    "26m": {
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "intermediate_size": 1408,
+        "vocab": 6400,
+        "length": 512,
+        "rows": 4,
+    },
+}
 PEERS = ("minimind", "llama", "qwen3", "gpt2")
 TARGETS = {"eager": 1.05, "compiled": 1.05, "minimind": 1.25, "memory": 0.70, "documents": 2.0}
 
@@ -64,7 +91,9 @@ class Peer:
         torch.manual_seed(0)
         self.shape, self.documents = shape, read_token_ids(documents) if documents else None
         self.device = torch.device(shape.get("device", "cpu"))
-        self.model = getattr(peers, {"llama": "stock", "qwen3": "stock", "gpt2": "gpt2_block", "minimind": "minimind"}[base])(base, shape).to(self.device)
+        self.model = getattr(
+            peers, {"llama": "stock", "qwen3": "stock", "gpt2": "gpt2_block", "minimind": "minimind"}[base]
+        )(base, shape).to(self.device)
         self.loss = self._loss
         if mode and self.device.type != "cpu":
             self.loss = torch.compile(self._loss)  # nanoGPT's and transformers' models contain their loss
@@ -96,7 +125,9 @@ class Peer:
 
         logits = self.model(ids)
         logits = logits if isinstance(logits, torch.Tensor) else logits.logits
-        return F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
+        return F.cross_entropy(
+            logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100
+        )
 
     def obey(self) -> None:
         for count, _ in enumerate(orders(self)):
@@ -111,7 +142,9 @@ class Peer:
         ids, labels = torch.zeros(rows, length, dtype=torch.int64), torch.full((rows, length), -100)
         for row in range(rows):
             document = self.documents[(step * rows + row) % len(self.documents)][:length]
-            ids[row, : len(document)] = labels[row, : len(document)] = torch.from_numpy(document.astype("int64"))
+            ids[row, : len(document)] = labels[row, : len(document)] = torch.from_numpy(
+                document.astype("int64")
+            )
             self.useful += len(document)
         return ids, labels
 
@@ -133,7 +166,13 @@ class Ours:
         from hanlin.training import TrainConfig, train
 
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
-        model = CausalLM(ModelConfig(**{k: v for k, v in shape.items() if k in fields}, vocab_size=shape["vocab"], max_position_embeddings=max(1024, shape["length"])))
+        model = CausalLM(
+            ModelConfig(
+                **{k: v for k, v in shape.items() if k in fields},
+                vocab_size=shape["vocab"],
+                max_position_embeddings=max(1024, shape["length"]),
+            )
+        )
         init_weights(model, 0)
         self.device = torch.device(shape.get("device", "cpu"))
         model.to(self.device)
@@ -144,7 +183,13 @@ class Ours:
         def full(step: int) -> Batch:
             ids = rows_of(shape, step)
             labels = torch.cat((ids[:, 1:], torch.full((rows, 1), IGNORE)), 1)
-            return Batch(ids, labels, torch.arange(length).expand(rows, length), torch.arange(rows)[:, None].expand(rows, length), [])
+            return Batch(
+                ids,
+                labels,
+                torch.arange(length).expand(rows, length),
+                torch.arange(rows)[:, None].expand(rows, length),
+                [],
+            )
 
         def packed(step: int) -> Batch:
             assert text is not None
@@ -159,8 +204,17 @@ class Ours:
                     raise Over
                 return [packed(step) if text else full(step)]
 
-        config = TrainConfig(steps=10**6, muon="muon" in name, learning_rate=5e-4, checkpoint_seconds=1e9, anchor_steps=10**6, compile="compiled" in name)
-        objective = NextToken(torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4, document_mask="whole" not in name)
+        config = TrainConfig(
+            steps=10**6,
+            muon="muon" in name,
+            learning_rate=5e-4,
+            checkpoint_seconds=1e9,
+            anchor_steps=10**6,
+            compile="compiled" in name,
+        )
+        objective = NextToken(
+            torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4, document_mask="whole" not in name
+        )
         work = Path(tempfile.mkdtemp())
         self.start = lambda: train(model, Source(), objective, config, work, Progress())
 
@@ -178,7 +232,9 @@ class Products:
 
         self.device, self.useful = torch.device(shape.get("device", "cpu")), 0
         dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        self.left, self.right = (torch.randn(shape["square"], shape["square"], dtype=dtype, device=self.device) for _ in range(2))
+        self.left, self.right = (
+            torch.randn(shape["square"], shape["square"], dtype=dtype, device=self.device) for _ in range(2)
+        )
 
     def obey(self) -> None:
         for _ in orders(self):
@@ -199,7 +255,9 @@ def orders(side: Any) -> Iterator[None]:
         began = time.perf_counter()
         synchronize(side.device)
         times[-1] += time.perf_counter() - began  # on an accelerator only their sum means anything
-        peak = memory_mb(side.device).get("device_memory_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        peak = memory_mb(side.device).get(
+            "device_memory_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        )
         print(json.dumps({"seconds": times, "peak_mb": peak, "useful": side.useful}), flush=True)
 
 
@@ -225,10 +283,24 @@ class Worker:
 
     def __init__(self, name: str, shape: dict[str, Any], documents: Path | None):
         self.name, self.times, self.useful, self.peak = name, [], 0, 0.0
-        precision = "bfloat16" if "bf16" in name.split("+") else "float32" if shape.get("device", "cpu") == "cpu" else "auto"
-        environment = os.environ | {"GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE": "1", "HANLIN_PRECISION": precision}
-        command = [sys.executable, __file__, "--worker", name, "--shape", json.dumps(shape)] + (["--documents", str(documents)] if documents else [])
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+        precision = (
+            "bfloat16"
+            if "bf16" in name.split("+")
+            else "float32"
+            if shape.get("device", "cpu") == "cpu"
+            else "auto"
+        )
+        environment = os.environ | {
+            "GOMP_SPINCOUNT": "1000",
+            "HF_HUB_OFFLINE": "1",
+            "HANLIN_PRECISION": precision,
+        }
+        command = [sys.executable, __file__, "--worker", name, "--shape", json.dumps(shape)] + (
+            ["--documents", str(documents)] if documents else []
+        )
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        )
 
     def run(self, steps: int) -> list[float]:
         """Take some steps; their times."""
@@ -261,7 +333,9 @@ class Worker:
 # ------------------------------------------------------------------ the parent
 
 
-def compare(names: list[str], shape: dict[str, Any], rounds: int, steps: int, documents: Path | None = None) -> dict[str, dict[str, float]]:
+def compare(
+    names: list[str], shape: dict[str, Any], rounds: int, steps: int, documents: Path | None = None
+) -> dict[str, dict[str, float]]:
     """Median tokens per second of each implementation (useful ones where documents are given), and its peak memory."""
     workers = [Worker(name, shape, documents) for name in names]
     figures: dict[str, dict[str, Any]] = {}
@@ -272,7 +346,9 @@ def compare(names: list[str], shape: dict[str, Any], rounds: int, steps: int, do
     for _ in range(rounds):
         for each in workers:
             seconds = each.run(steps)
-            figures[each.name]["rates"].append((each.useful / sum(seconds)) if documents else tokens / statistics.median(seconds))
+            figures[each.name]["rates"].append(
+                (each.useful / sum(seconds)) if documents else tokens / statistics.median(seconds)
+            )
             figures[each.name]["step_ms"] += seconds
     for each in workers:
         each.close()
@@ -287,16 +363,24 @@ def show(title: str, figures: dict[str, dict[str, float]], against: str) -> None
     print(f"\n{title}\n{'':<18}{'tokens/s':>10}{'step ms':>10}{'ratio':>8}{'peak MB':>9}{'first step s':>14}")
     for name, found in figures.items():
         ratio = found["tokens_per_s"] / figures[against]["tokens_per_s"]
-        print(f"{name:<18}{found['tokens_per_s']:>10,.0f}{found['step_ms']:>10.1f}{ratio:>8.2f}{found['peak_mb']:>9,.0f}{found['first_step_s']:>14.1f}", flush=True)
+        print(
+            f"{name:<18}{found['tokens_per_s']:>10,.0f}{found['step_ms']:>10.1f}{ratio:>8.2f}{found['peak_mb']:>9,.0f}{found['first_step_s']:>14.1f}",
+            flush=True,
+        )
 
 
 def judge(label: str, value: float, target: float, below: bool = False) -> bool:
     good = value <= target if below else value >= target
-    print(f"  {'ok  ' if good else 'MISS'} {label}: {value:.2f} (target {'≤' if below else '≥'} {target:.2f})", flush=True)
+    print(
+        f"  {'ok  ' if good else 'MISS'} {label}: {value:.2f} (target {'≤' if below else '≥'} {target:.2f})",
+        flush=True,
+    )
     return good
 
 
-def real_documents(files: list[Path], vocab: int, count: int, folder: Path, longest: int | None = None) -> Path:
+def real_documents(
+    files: list[Path], vocab: int, count: int, folder: Path, longest: int | None = None
+) -> Path:
     """Real documents in a seeded order as a dataset of token ids, by a tokenizer trained on them.
 
     Args:
@@ -310,14 +394,20 @@ def real_documents(files: list[Path], vocab: int, count: int, folder: Path, long
 
     texts: list[str] = []
     for file in files:
-        wanted = (document["text"] for document in read_documents([file]) if longest is None or len(document["text"]) <= longest)
+        wanted = (
+            document["text"]
+            for document in read_documents([file])
+            if longest is None or len(document["text"]) <= longest
+        )
         texts += itertools.islice(wanted, count)
     order = np.random.default_rng(0).permutation(len(texts))[: count * 4]
     chosen = [texts[index] for index in order]
     sample = folder / "sample.txt"
     sample.write_text("\n".join(text.replace("\n", " ") for text in chosen), encoding="utf-8")
     hanlin.train_tokenizer([sample], vocab_size=vocab, out=folder / "tokenizer")
-    build_text_dataset([{"text": text} for text in chosen], hanlin.load_tokenizer(folder / "tokenizer"), folder / "dataset")
+    build_text_dataset(
+        [{"text": text} for text in chosen], hanlin.load_tokenizer(folder / "tokenizer"), folder / "dataset"
+    )
     return folder / "dataset"
 
 
@@ -341,37 +431,94 @@ def main() -> int:
     good, record, bf16 = True, {}, traits(resolve_device("cpu")).train_dtype == "bfloat16"
     for label in options.shapes.split(","):
         shape = SHAPES[label]
-        names = options.only.split(",") if options.only else ["hanlin", *PEERS, "hanlin+compiled", "llama+compiled", "qwen3+compiled", "gpt2+compiled"]
+        names = (
+            options.only.split(",")
+            if options.only
+            else ["hanlin", *PEERS, "hanlin+compiled", "llama+compiled", "qwen3+compiled", "gpt2+compiled"]
+        )
         figures = compare(names, shape, options.rounds, options.steps)
         record[label] = figures
-        show(f"{label}: rows {shape['rows']} x {shape['length']}, vocabulary {shape['vocab']}", figures, "hanlin" if "hanlin" in figures else names[0])
+        show(
+            f"{label}: rows {shape['rows']} x {shape['length']}, vocabulary {shape['vocab']}",
+            figures,
+            "hanlin" if "hanlin" in figures else names[0],
+        )
         rate = {name: found["tokens_per_s"] for name, found in figures.items()}
         if not options.only:
-            good &= judge("eager, against the best eager peer", rate["hanlin"] / max(rate[name] for name in PEERS), TARGETS["eager"])
-            good &= judge("compiled, against the best compiled peer", rate["hanlin+compiled"] / max(rate[f"{name}+compiled"] for name in PEERS if name != "minimind"), TARGETS["compiled"])
+            good &= judge(
+                "eager, against the best eager peer",
+                rate["hanlin"] / max(rate[name] for name in PEERS),
+                TARGETS["eager"],
+            )
+            good &= judge(
+                "compiled, against the best compiled peer",
+                rate["hanlin+compiled"]
+                / max(rate[f"{name}+compiled"] for name in PEERS if name != "minimind"),
+                TARGETS["compiled"],
+            )
             good &= judge("against minimind", rate["hanlin"] / rate["minimind"], TARGETS["minimind"])
-            good &= judge("against minimind, compiled as a long run is", rate["hanlin+compiled"] / rate["minimind"], TARGETS["minimind"])
+            good &= judge(
+                "against minimind, compiled as a long run is",
+                rate["hanlin+compiled"] / rate["minimind"],
+                TARGETS["minimind"],
+            )
             if bf16:
-                named = ["minimind", "hanlin+bf16", *(f"{name}+bf16" for name in PEERS), "hanlin+compiled+bf16"]
+                named = [
+                    "minimind",
+                    "hanlin+bf16",
+                    *(f"{name}+bf16" for name in PEERS),
+                    "hanlin+compiled+bf16",
+                ]
                 record[f"{label} bfloat16"] = lower = compare(named, shape, options.rounds, options.steps)
                 show(f"{label}, in bfloat16, and minimind as its script runs here", lower, "minimind")
                 rate = {name: found["tokens_per_s"] for name, found in lower.items()}
-                good &= judge("in bfloat16, eager, against the best eager peer", rate["hanlin+bf16"] / max(rate[f"{name}+bf16"] for name in PEERS), TARGETS["eager"])
-                good &= judge("as each comes on this machine (bfloat16, minimind float32)", rate["hanlin+bf16"] / rate["minimind"], TARGETS["minimind"])
-            good &= judge("peak memory over eager Llama's", figures["hanlin"]["peak_mb"] / figures["llama"]["peak_mb"], TARGETS["memory"], below=True)
+                good &= judge(
+                    "in bfloat16, eager, against the best eager peer",
+                    rate["hanlin+bf16"] / max(rate[f"{name}+bf16"] for name in PEERS),
+                    TARGETS["eager"],
+                )
+                good &= judge(
+                    "as each comes on this machine (bfloat16, minimind float32)",
+                    rate["hanlin+bf16"] / rate["minimind"],
+                    TARGETS["minimind"],
+                )
+            good &= judge(
+                "peak memory over eager Llama's",
+                figures["hanlin"]["peak_mb"] / figures["llama"]["peak_mb"],
+                TARGETS["memory"],
+                below=True,
+            )
         for what, longest in (("short", 512), ("all", None)) if options.data else ():
             with tempfile.TemporaryDirectory() as folder:
                 documents = real_documents(options.data, shape["vocab"], 1500, Path(folder), longest)
                 lengths = list(map(len, read_token_ids(documents)))
-                figures = compare(["hanlin", "minimind"] + (["hanlin+bf16", "minimind+bf16"] if bf16 else []), shape, options.rounds, options.steps, documents)
+                figures = compare(
+                    ["hanlin", "minimind"] + (["hanlin+bf16", "minimind+bf16"] if bf16 else []),
+                    shape,
+                    options.rounds,
+                    options.steps,
+                    documents,
+                )
             record[f"{label} {what} documents"] = figures
-            chosen = "of at most 512 characters, as those of minimind's own set" if longest else "of all lengths"
-            show(f"{label}: {len(lengths)} real documents {chosen}, median {statistics.median(lengths):.0f} tokens, mean {statistics.mean(lengths):.0f}; useful tokens", figures, "hanlin")
+            chosen = (
+                "of at most 512 characters, as those of minimind's own set" if longest else "of all lengths"
+            )
+            show(
+                f"{label}: {len(lengths)} real documents {chosen}, median {statistics.median(lengths):.0f} tokens, mean {statistics.mean(lengths):.0f}; useful tokens",
+                figures,
+                "hanlin",
+            )
             ratio = figures["hanlin"]["tokens_per_s"] / figures["minimind"]["tokens_per_s"]
-            good &= judge(f"useful tokens on {what} documents, against minimind's padding (what it cuts off costs it nothing here)", ratio, TARGETS["documents"])
+            good &= judge(
+                f"useful tokens on {what} documents, against minimind's padding (what it cuts off costs it nothing here)",
+                ratio,
+                TARGETS["documents"],
+            )
             if bf16:
                 ratio = figures["hanlin+bf16"]["tokens_per_s"] / figures["minimind"]["tokens_per_s"]
-                good &= judge("as each comes on this machine (bfloat16, minimind float32)", ratio, TARGETS["documents"])
+                good &= judge(
+                    "as each comes on this machine (bfloat16, minimind float32)", ratio, TARGETS["documents"]
+                )
     if options.json:
         options.json.write_text(json.dumps(record, indent=2))
     return 0 if good else 1

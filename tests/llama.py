@@ -37,8 +37,14 @@ def _library() -> ctypes.CDLL:
     library.llama_model_get_vocab.argtypes = [ctypes.c_void_p]
     library.llama_model_get_vocab.restype = ctypes.c_void_p
     library.llama_tokenize.argtypes = [
-        ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool, ctypes.c_bool,
-    ]  # fmt: skip
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+        ctypes.c_int32,
+        ctypes.c_void_p,
+        ctypes.c_int32,
+        ctypes.c_bool,
+        ctypes.c_bool,
+    ]
     return library
 
 
@@ -80,23 +86,27 @@ class LlamaServer:
             -1,
         )
         parameters.cpuparams.n_threads = 1
-        parameters.flash_attn_type = (
-            xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )  # it rounds
+        # it rounds
+        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self._server = xllamacpp.Server(parameters)
         self._size = size
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
-            self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            self._server.listening_address + path,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
     def _complete(self, prompt: list[int], **asked: Any) -> dict[str, Any]:
         """The server's own endpoint: only there are all tokens named, whether or not they spell whole characters."""
-        return self._post("/completion", {"prompt": prompt, "temperature": 0.0, "cache_prompt": False, "return_tokens": True} | asked)
+        return self._post(
+            "/completion",
+            {"prompt": prompt, "temperature": 0.0, "cache_prompt": False, "return_tokens": True} | asked,
+        )
 
     def render(self, messages: list[dict[str, Any]]) -> str:
         """A conversation through the file's template, up to the assistant's turn."""

@@ -43,10 +43,19 @@ def tiny_tokenizer(path: Path, vocab_size: int = 400) -> Tokenizer:
 def tiny_model(family: str, tokenizer: Tokenizer | None = None, seed: int = 0, **shape) -> CausalLM:
     """A model with every weight away from its initial value, so that no part of it can be skipped unnoticed."""
     vocab_size, eos = (tokenizer.vocab_size, tokenizer.eos_id) if tokenizer else (300, 0)
-    defaults = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
+    defaults = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    }
     if family != "gpt2":
         defaults |= {"num_key_value_heads": 2, "tie_word_embeddings": family == "qwen3"}
-    model = CausalLM(ModelConfig(vocab_size=vocab_size, family=family, eos_token_id=eos, pad_token_id=eos, **(defaults | shape)))  # type: ignore[arg-type]
+    model = CausalLM(
+        ModelConfig(
+            vocab_size=vocab_size, family=family, eos_token_id=eos, pad_token_id=eos, **(defaults | shape)
+        )
+    )  # type: ignore[arg-type]
     init_weights(model, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():

@@ -23,7 +23,10 @@ from hanlin.stages.job import write_model
 from tests.support import tiny_model, tiny_tokenizer
 
 TEXT = "小明在学校里看书，小红在公园里唱歌。今天的天气很好，大家都很高兴。"
-CHAT = {"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}], "answer": "3"}
+CHAT = {
+    "messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}],
+    "answer": "3",
+}
 PAIR = {"prompt": "你好", "chosen": "你好！", "rejected": "哦"}
 STAGES = ("sft", "distill", "dpo", "reward", "grpo")
 COMMANDS = ("tokenizer", "corpus", "dataset", "score", "pretrain", *STAGES)
@@ -31,7 +34,9 @@ COMMANDS = ("tokenizer", "corpus", "dataset", "score", "pretrain", *STAGES)
 
 def _write(file: Path, records: list) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    file.write_text(
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
+    )
     return file
 
 
@@ -104,7 +109,8 @@ def test_nothing_of_a_users_is_replaced(made, tmp_path, monkeypatch, capsys, com
     (place / "photos").mkdir(parents=True)
     (place / "thesis.txt").write_text("thesis")
     (place / "notes.txt").write_text("notes")
-    os.mkfifo(place / "device")  # in a device's stead: were it replaced, a test must not cost a machine its /dev/null
+    # in a device's stead: were it replaced, a test must not cost a machine its /dev/null
+    os.mkfifo(place / "device")
     (place / "to-device").symlink_to("device")
     (place / "to-photos").symlink_to("photos")
     (place / "photos" / "a.jpg").write_bytes(b"jpg")
@@ -112,9 +118,15 @@ def test_nothing_of_a_users_is_replaced(made, tmp_path, monkeypatch, capsys, com
         (writer.path / "x").write_text("x")
     before = tree(place)
     for target, why in (
-        (place, "notes.txt"), (place / "photos", "a.jpg"), (place / "to-photos", "a.jpg"), (place / "notes.txt", "a file"),
-        (place / "device", "special file"), (place / "to-device", "special file"), (place / "other", "checkpoint"), (place / "notes.txt" / "x", "not a directory"),
-    ):  # fmt: skip
+        (place, "notes.txt"),
+        (place / "photos", "a.jpg"),
+        (place / "to-photos", "a.jpg"),
+        (place / "notes.txt", "a file"),
+        (place / "device", "special file"),
+        (place / "to-device", "special file"),
+        (place / "other", "checkpoint"),
+        (place / "notes.txt" / "x", "not a directory"),
+    ):
         said = complaint(monkeypatch, capsys, arguments(command, made, target, tmp_path))
         assert why in said and str(target) in said, said
     assert tree(place) == before
@@ -129,7 +141,11 @@ def test_an_input_below_the_output_is_refused(made, tmp_path, monkeypatch, capsy
     shutil.copytree(made / "texts", place / "texts")
     shutil.copytree(made / "model", place / "model")
     (tmp_path / "link").symlink_to(place)
-    inputs = {"texts": tmp_path / "link" / "texts", "model": tmp_path / "link" / "model", "tokenizer": tmp_path / "link" / "model"}
+    inputs = {
+        "texts": tmp_path / "link" / "texts",
+        "model": tmp_path / "link" / "model",
+        "tokenizer": tmp_path / "link" / "model",
+    }
     target = place / ("texts" if command in ("tokenizer", "corpus", "dataset", "score") else "model")
     before = tree(place)
     assert "input" in complaint(monkeypatch, capsys, arguments(command, made, target, tmp_path, **inputs))
@@ -160,11 +176,15 @@ def test_a_file_added_to_an_artefact_is_not_lost(made, tmp_path, monkeypatch, ca
     assert (tmp_path / "t" / "sub" / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"name": "extension", "manifest_version": 3}', '{"kind": "tokenizer"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"name": "extension", "manifest_version": 3}', '{"kind": "tokenizer"}']
+)
 def test_a_manifest_of_something_else_makes_no_artefact(made, tmp_path, monkeypatch, capsys, content):
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "manifest.json").write_text(content)
-    assert "manifest.json" in complaint(monkeypatch, capsys, arguments("tokenizer", made, tmp_path / "t", tmp_path))
+    assert "manifest.json" in complaint(
+        monkeypatch, capsys, arguments("tokenizer", made, tmp_path / "t", tmp_path)
+    )
     assert (tmp_path / "t" / "manifest.json").read_text() == content
 
 
@@ -238,7 +258,10 @@ def test_corpora_beside_one_another_are_built_at_once(made, tmp_path, capsys):
 def test_experiments_refuse_a_foreign_directory(tmp_path, monkeypatch, capsys, verb):
     (tmp_path / "result").mkdir()
     (tmp_path / "result" / "thesis.txt").write_text("thesis")
-    more = {"ablate": ["--vary", "pretrain.train.learning_rate=0.001,0.002"], "scaling": ["--params", "0.3m,0.6m,1.2m"]}[verb]
+    more = {
+        "ablate": ["--vary", "pretrain.train.learning_rate=0.001,0.002"],
+        "scaling": ["--params", "0.3m,0.6m,1.2m"],
+    }[verb]
     before = tree(tmp_path)
     assert "other files" in complaint(monkeypatch, capsys, [verb, "demo", *more, "--out", str(tmp_path)])
     assert tree(tmp_path) == before
@@ -256,14 +279,18 @@ def test_a_killed_writer_leaves_nothing_for_ever(tmp_path):
         "    print('writing', flush=True)\n"
         "    time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "a.bin")], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "a.bin")], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "writing\n"
         atomic_write(tmp_path / "a.bin", "mine")  # while the other one writes
         assert (tmp_path / "a.bin").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
         os.kill(other.pid, signal.SIGKILL)
     assert len(list(tmp_path.iterdir())) == 2
     atomic_write(tmp_path / "a.bin", "whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"] and (tmp_path / "a.bin").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"] and (
+        tmp_path / "a.bin"
+    ).read_text() == "whole"
 
 
 def test_a_file_is_written_through_a_link_and_never_over_a_device(tmp_path):
@@ -280,7 +307,10 @@ def test_a_file_is_written_through_a_link_and_never_over_a_device(tmp_path):
 
 def test_a_write_that_gives_no_reason_names_its_file(tmp_path):
     """As numpy's on a full disk: `25600 requested and 22272 written`."""
-    with pytest.raises(HanlinError, match=r"a\.bin failed: it was not written whole"), atomic_file(tmp_path / "a.bin"):
+    with (
+        pytest.raises(HanlinError, match=r"a\.bin failed: it was not written whole"),
+        atomic_file(tmp_path / "a.bin"),
+    ):
         raise OSError("25600 requested and 22272 written")
     assert not list(tmp_path.iterdir())
 

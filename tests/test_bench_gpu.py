@@ -23,7 +23,9 @@ def gpu():
 
 
 def run(*words: str, seconds: float = 500) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(BENCHMARKS / "gpu.py"), *words], capture_output=True, text=True, timeout=seconds)
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu.py"), *words], capture_output=True, text=True, timeout=seconds
+    )
 
 
 def test_a_rising_series_grows_and_a_noisy_flat_one_does_not(gpu):
@@ -64,7 +66,12 @@ def test_without_an_accelerator_nothing_is_measured(tmp_path):
     if torch.accelerator.is_available():
         pytest.skip("there is an accelerator here")
     done = run("--out", str(tmp_path / "out"))
-    assert done.returncode == 2 and "--dry-run" in done.stderr and "加速器" in done.stderr and not (tmp_path / "out").exists()
+    assert (
+        done.returncode == 2
+        and "--dry-run" in done.stderr
+        and "加速器" in done.stderr
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_the_memory_part_walks_its_path(tmp_path):

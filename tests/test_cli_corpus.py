@@ -34,24 +34,51 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = ["，".join("".join(draw.choices(COMMON, k=9)) for _ in range(9)) + "。" for _ in range(30)]
     lines = [*texts, texts[3].replace("，", "。"), texts[4][:-4] + "变化。", "短"]
     for name, kept in (("a", lines), ("b", lines[:20])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in kept), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in kept), encoding="utf-8"
+        )
         corpus("build", folder / f"{name}.jsonl", "--out", folder / name, "--workers", 1, "--seed", 3)
     return folder
 
 
-def test_settings_come_from_file_overrides_and_flags_in_this_order(tmp_path: Path, built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_come_from_file_overrides_and_flags_in_this_order(
+    tmp_path: Path, built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("preset: zh-short\nheldout_fraction: 0.2\nseed_of: x\n")
     with pytest.raises(HanlinError, match=r"settings.yaml.*seed_of"):
         corpus("build", built / "a.jsonl", "--out", tmp_path / "c", "--config", file)
     file.write_text("preset: zh-short\nheldout_fraction: 0.2\nrules: {min_chars: 9}\ndedup: {near: false}\n")
     out = printed(
-        capsys, "build", built / "a.jsonl", "rules.min_chars=12", "weights.corpus=2", "dedup.threshold=0.7", "--out", tmp_path / "c", "--config", file,
-        "--heldout", 0.1, "--workers", 2, "--memory", "64MiB", "--json",
-    )  # fmt: skip
+        capsys,
+        "build",
+        built / "a.jsonl",
+        "rules.min_chars=12",
+        "weights.corpus=2",
+        "dedup.threshold=0.7",
+        "--out",
+        tmp_path / "c",
+        "--config",
+        file,
+        "--heldout",
+        0.1,
+        "--workers",
+        2,
+        "--memory",
+        "64MiB",
+        "--json",
+    )
     config = read_manifest(tmp_path / "c").config
-    assert config["preset"] == "zh-short" and config["cleaning"]["min_chars"] == 12 and config["heldout_fraction"] == 0.1
-    assert config["dedup"]["threshold"] == 0.7 and config["dedup"]["near"] is False and config["weights"] == {"corpus": 2}
+    assert (
+        config["preset"] == "zh-short"
+        and config["cleaning"]["min_chars"] == 12
+        and config["heldout_fraction"] == 0.1
+    )
+    assert (
+        config["dedup"]["threshold"] == 0.7
+        and config["dedup"]["near"] is False
+        and config["weights"] == {"corpus": 2}
+    )
     assert json.loads(out)["documents_read"] == 33
     assert read_manifest(built / "a").config["heldout_fraction"] == 0 and read_manifest(built / "a").seed == 3
 
@@ -70,24 +97,46 @@ def test_settings_come_from_file_overrides_and_flags_in_this_order(tmp_path: Pat
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path, built: Path, arguments: list[str], message: str) -> None:
+def test_wrong_settings_are_refused_before_anything_is_written(
+    tmp_path: Path, built: Path, arguments: list[str], message: str
+) -> None:
     with pytest.raises(HanlinError, match=message):
         corpus("build", built / "a.jsonl", *arguments, "--out", tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
-def test_a_file_with_an_equals_sign_is_a_file(tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_an_equals_sign_is_a_file(
+    tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "part=1.jsonl").write_bytes((built / "a.jsonl").read_bytes())
     monkeypatch.chdir(tmp_path)
     corpus("build", "part=1.jsonl", "--out", tmp_path / "c", "--workers", 1)
     assert read_manifest(tmp_path / "c").metrics["documents_read"] == 33
 
 
-def test_a_build_says_where_its_page_is(tmp_path: Path, built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_build_says_where_its_page_is(
+    tmp_path: Path, built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "c" / "report.html"
-    assert printed(capsys, "build", built / "a.jsonl", "--out", tmp_path / "c", "--workers", 1).rstrip().endswith(str(page))
+    assert (
+        printed(capsys, "build", built / "a.jsonl", "--out", tmp_path / "c", "--workers", 1)
+        .rstrip()
+        .endswith(str(page))
+    )
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    found = json.loads(printed(capsys, "build", built / "a.jsonl", "boilerplate.documents=2", "--out", tmp_path / "d", "--workers", 1, "--json"))
+    found = json.loads(
+        printed(
+            capsys,
+            "build",
+            built / "a.jsonl",
+            "boilerplate.documents=2",
+            "--out",
+            tmp_path / "d",
+            "--workers",
+            1,
+            "--json",
+        )
+    )
     assert found["report"] == str(tmp_path / "d" / "report.html") and found["seconds"]["strip"] >= 0
 
 
@@ -96,20 +145,35 @@ def test_stats(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "exact_duplicate" in text and "too_short" in text and "2,700" in text
     assert "clean" in text and "seal" in text and "sketch" in text  # seconds by phase and by step
     found = json.loads(printed(capsys, "stats", built / "a", "--json"))
-    assert found["rules"]["too_short"] == {"count": 1, "characters": 1, "bytes": 3} and found["metrics"]["documents_kept"] == 30
+    assert (
+        found["rules"]["too_short"] == {"count": 1, "characters": 1, "bytes": 3}
+        and found["metrics"]["documents_kept"] == 30
+    )
 
 
 def test_inspect(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overview = json.loads(printed(capsys, "inspect", built / "a", "--json"))
-    assert overview["rules"] == {"exact_duplicate": 1, "near_duplicate": 1, "too_short": 1} and overview["clusters"]["count"] == 2
+    assert (
+        overview["rules"] == {"exact_duplicate": 1, "near_duplicate": 1, "too_short": 1}
+        and overview["clusters"]["count"] == 2
+    )
     assert [one["cluster"] for one in overview["clusters"]["largest"]] == [3, 4]
-    assert "too_short" in printed(capsys, "inspect", built / "a") and "--cluster" in printed(capsys, "inspect", built / "a", "--limit", 1)
+    assert "too_short" in printed(capsys, "inspect", built / "a") and "--cluster" in printed(
+        capsys, "inspect", built / "a", "--limit", 1
+    )
     for number in (4, 31):
         near = json.loads(printed(capsys, "inspect", built / "a", "--cluster", number, "--json"))
-        assert near["cluster"] == 4 and near["members"][0]["document"] == 31 and 0.8 <= near["members"][0]["similarity"] < 1
+        assert (
+            near["cluster"] == 4
+            and near["members"][0]["document"] == 31
+            and 0.8 <= near["members"][0]["similarity"] < 1
+        )
     assert "Jaccard 0." in printed(capsys, "inspect", built / "a", "--cluster", 4)
     assert printed(capsys, "inspect", built / "a", "--rule", "too_short").strip().endswith("短")
-    assert len(json.loads(printed(capsys, "inspect", built / "a", "--rule", "kept", "--limit", 2, "--json"))) == 2
+    assert (
+        len(json.loads(printed(capsys, "inspect", built / "a", "--rule", "kept", "--limit", 2, "--json")))
+        == 2
+    )
     needle = near["text"][10:30]
     found = json.loads(printed(capsys, "inspect", built / "a", "--find", needle, "--json"))
     assert len(found) == 1 and needle in found[0]["text"]

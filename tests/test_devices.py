@@ -14,7 +14,15 @@ import torch
 
 from hanlin import doctor
 from hanlin.common import devices
-from hanlin.common.devices import TRAITS, has_own_memory, kind_of, known_traps, memory_mb, resolve_device, traits
+from hanlin.common.devices import (
+    TRAITS,
+    has_own_memory,
+    kind_of,
+    known_traps,
+    memory_mb,
+    resolve_device,
+    traits,
+)
 from hanlin.common.errors import HanlinError
 from hanlin.model.backends import BACKENDS, fault_of
 
@@ -30,12 +38,16 @@ def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_ke
     for kind, row in TRAITS.items():
         assert row.attention and set(row.attention) <= set(BACKENDS), kind
         assert row.attention[-1] == "plain", kind
-        assert any(not BACKENDS[name].particular for name in row.attention[:-1]), kind  # for what no training has checked
+        # for what no training has checked
+        assert any(not BACKENDS[name].particular for name in row.attention[:-1]), kind
         assert row.train_dtype in (devices.AUTO, *devices.PRECISIONS), kind
         for trap in row.traps:
-            assert trap.source and any("一" <= letter <= "鿿" for letter in trap.zh) and trap.en.isascii(), trap
+            assert trap.source and any("一" <= letter <= "鿿" for letter in trap.zh) and trap.en.isascii(), (
+                trap
+            )
     assert [kind for kind, row in TRAITS.items() if row.compile_trusted] == ["cpu", "cuda", "rocm", "xpu"]
-    assert not {"sdpa", "flex", "varlen"} & set(TRAITS["xpu"].attention)  # pytorch#160787: nothing that asks for is_causal
+    # pytorch#160787: nothing that asks for is_causal
+    assert not {"sdpa", "flex", "varlen"} & set(TRAITS["xpu"].attention)
     assert [kind for kind, row in TRAITS.items() if "varlen" in row.attention] == ["cuda"]
 
 
@@ -45,7 +57,15 @@ def test_the_cpu_row():
     assert traits(CPU).distributed_backend == "gloo" and devices.communication_present(CPU)
 
 
-@pytest.mark.parametrize("avx512, amx, dtype", [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16"), (None, None, "float32")])
+@pytest.mark.parametrize(
+    "avx512, amx, dtype",
+    [
+        (False, False, "float32"),
+        (True, False, "bfloat16"),
+        (False, True, "bfloat16"),
+        (None, None, "float32"),
+    ],
+)
 def test_a_cpu_trains_in_bfloat16_where_it_multiplies_it(avx512, amx, dtype, monkeypatch):
     for name, found in (("_is_avx512_bf16_supported", avx512), ("_is_amx_tile_supported", amx)):
         monkeypatch.delattr(torch.cpu, name, raising=False)
@@ -66,13 +86,27 @@ def test_a_precision_asked_for_is_taken_on_every_device_and_a_wrong_one_is_named
 
 @pytest.mark.parametrize(
     "capability, dtype",
-    [((3, 5), "float32"), ((6, 0), "float32"), ((6, 1), "float32"), ((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((8, 9), "bfloat16"), ((12, 0), "bfloat16")],
-)  # fmt: skip
+    [
+        ((3, 5), "float32"),
+        ((6, 0), "float32"),
+        ((6, 1), "float32"),
+        ((7, 0), "float16"),
+        ((7, 5), "float16"),
+        ((8, 0), "bfloat16"),
+        ((8, 9), "bfloat16"),
+        ((12, 0), "bfloat16"),
+    ],
+)
 def test_precision_by_compute_capability(capability, dtype, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     row = traits(CARD)
-    assert (row.name, row.train_dtype, row.distributed_backend, row.pin_memory) == ("CUDA", dtype, "nccl", True)
+    assert (row.name, row.train_dtype, row.distributed_backend, row.pin_memory) == (
+        "CUDA",
+        dtype,
+        "nccl",
+        True,
+    )
     sources = {trap.source for trap in known_traps(CARD)}
     assert ("pytorch#148322" in sources) == (dtype == "float16")
     assert any("apex" in source for source in sources) == (dtype == "float32")
@@ -80,18 +114,36 @@ def test_precision_by_compute_capability(capability, dtype, monkeypatch):
 
 @pytest.mark.parametrize(
     "arch, dtype",
-    [("gfx90a:sramecc+:xnack-", "bfloat16"), ("gfx942", "bfloat16"), ("gfx1100", "bfloat16"), ("gfx1201", "bfloat16"), ("gfx1030", "float16"), ("gfx906", "float16")],
-)  # fmt: skip
+    [
+        ("gfx90a:sramecc+:xnack-", "bfloat16"),
+        ("gfx942", "bfloat16"),
+        ("gfx1100", "bfloat16"),
+        ("gfx1201", "bfloat16"),
+        ("gfx1030", "float16"),
+        ("gfx906", "float16"),
+    ],
+)
 def test_rocm_is_found_behind_its_borrowed_name(arch, dtype, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(gcnArchName=arch))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(gcnArchName=arch)
+    )
     row = traits(CARD)
-    assert (kind_of(CARD), row.name, row.train_dtype, row.distributed_backend) == ("rocm", "ROCm", dtype, "nccl")
+    assert (kind_of(CARD), row.name, row.train_dtype, row.distributed_backend) == (
+        "rocm",
+        "ROCm",
+        dtype,
+        "nccl",
+    )
 
 
 @pytest.mark.parametrize("native, dtype", [(True, "bfloat16"), (False, "float16")])
 def test_xpu_by_what_the_card_says(native, dtype, monkeypatch):
-    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: types.SimpleNamespace(has_bfloat16_conversions=native))
+    monkeypatch.setattr(
+        torch.xpu,
+        "get_device_properties",
+        lambda device: types.SimpleNamespace(has_bfloat16_conversions=native),
+    )
     row = traits(torch.device("xpu", 0))
     assert (row.train_dtype, row.distributed_backend) == (dtype, "xccl")
 
@@ -99,13 +151,19 @@ def test_xpu_by_what_the_card_says(native, dtype, monkeypatch):
 def test_mps_trains_in_float32_and_shares_the_systems_memory(monkeypatch):
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 5 << 20)
     device = torch.device("mps")
-    assert traits(device).train_dtype == "float32" and not has_own_memory(device) and not traits(device).compile_trusted
+    assert (
+        traits(device).train_dtype == "float32"
+        and not has_own_memory(device)
+        and not traits(device).compile_trusted
+    )
     assert memory_mb(device)["device_memory_mb"] == 5.0
 
 
 def test_a_kind_that_is_not_in_the_table_gets_what_runs_everywhere():
     row = traits(torch.device("meta"))
-    assert row.attention == ("masked_sdpa", "plain") and row.train_dtype == "float32" and not row.compile_trusted
+    assert (
+        row.attention == ("masked_sdpa", "plain") and row.train_dtype == "float32" and not row.compile_trusted
+    )
 
 
 @pytest.mark.parametrize("spec", ["cuda", "rocm:0", "xpu", "mps", "npu", "npu:1"])
@@ -124,7 +182,9 @@ def test_a_number_too_high_is_refused(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    assert resolve_device("cuda:1") == torch.device("cuda", 1) and resolve_device("rocm") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda", 1) and resolve_device("rocm") == torch.device(
+        "cuda"
+    )
     with pytest.raises(HanlinError, match="2"):
         resolve_device("cuda:2")
 
@@ -145,7 +205,10 @@ _setup_privateuseone_for_python_backend("npu", backend_module=Module())
 def with_plugin(folder, code: str, bf16: bool = True, broken: str = "") -> list:
     """What `code` prints, as JSON, beside a package that registers a device as Ascend's does and that torch has not loaded by itself."""
     (folder / "torch_npu.py").write_text(PLUGIN.format(bf16=bf16, broken=broken))
-    program = f"import sys; sys.path.insert(0, {str(folder)!r})\nimport json, torch\nfrom hanlin.common.devices import *\n" + textwrap.dedent(code)
+    program = (
+        f"import sys; sys.path.insert(0, {str(folder)!r})\nimport json, torch\nfrom hanlin.common.devices import *\n"
+        + textwrap.dedent(code)
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
@@ -185,11 +248,18 @@ def test_a_package_that_does_not_load_stops_nobody_else_and_is_quoted(tmp_path):
 
 def test_doctor_says_what_a_training_would_use(monkeypatch):
     found = doctor.examine()
-    assert found["platform"] == "CPU" and found["train_dtype"] == traits(CPU).train_dtype and found["distributed_backend"] == "gloo"
+    assert (
+        found["platform"] == "CPU"
+        and found["train_dtype"] == traits(CPU).train_dtype
+        and found["distributed_backend"] == "gloo"
+    )
     assert found["attention"] == {name: {"right": True} for name in TRAITS["cpu"].attention}
     assert {trap["source"] for trap in found["traps"]} == {trap.source for trap in known_traps(CPU)}
     json.dumps(found)
-    for language, words in (("zh", ("注意力写法", "已知的坑", "通信", "训练精度")), ("en", ("attention", "Known traps", "communication", "training precision"))):
+    for language, words in (
+        ("zh", ("注意力写法", "已知的坑", "通信", "训练精度")),
+        ("en", ("attention", "Known traps", "communication", "training precision")),
+    ):
         monkeypatch.setenv("HANLIN_LANG", language)
         text = doctor.render(found)
         assert all(word in text for word in words), text
@@ -200,15 +270,34 @@ def test_doctor_shows_language_processor_and_free_memory(monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "zh")
     monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: None)
     found = doctor.examine()
-    assert found["processor"] and found["processor"] == doctor.cpu_name() and 0 < found["memory_free_gib"] <= found["memory_gib"]
+    assert (
+        found["processor"]
+        and found["processor"] == doctor.cpu_name()
+        and 0 < found["memory_free_gib"] <= found["memory_gib"]
+    )
     text = doctor.render(found)
-    assert "语言" in text and "中文" in text and "处理器" in text and found["processor"] in text and "可用内存" in text
+    assert (
+        "语言" in text
+        and "中文" in text
+        and "处理器" in text
+        and found["processor"] in text
+        and "可用内存" in text
+    )
 
 
 def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
-    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: ("q 的梯度里有 NaN 或 Inf", "NaN or Inf in the gradient of q") if name == "tiles" else None)
+    monkeypatch.setattr(
+        "hanlin.model.backends.fault_of",
+        lambda name, *rest: (
+            ("q 的梯度里有 NaN 或 Inf", "NaN or Inf in the gradient of q") if name == "tiles" else None
+        ),
+    )
     found = doctor.examine()
-    assert found["attention"]["tiles"] == {"right": False, "zh": "q 的梯度里有 NaN 或 Inf", "en": "NaN or Inf in the gradient of q"}
+    assert found["attention"]["tiles"] == {
+        "right": False,
+        "zh": "q 的梯度里有 NaN 或 Inf",
+        "en": "NaN or Inf in the gradient of q",
+    }
     monkeypatch.setenv("HANLIN_LANG", "en")
     text = doctor.render(found)
     assert found["attention_chosen"] == "sdpa"
@@ -224,10 +313,17 @@ def test_doctor_on_a_card_says_why_the_faster_ones_are_not_used_and_compiles_not
     monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=TRAITS["cuda"].attention))
     found = doctor.examine()
     assert found["attention_chosen"] == "sdpa" and list(found["attention"]) == list(TRAITS["cuda"].attention)
-    for language, words in (("zh", ("varlen 不用：因果", "flex 不用：")), ("en", ("varlen refused: ", "flex refused: "))):
+    for language, words in (
+        ("zh", ("varlen 不用：因果", "flex 不用：")),
+        ("en", ("varlen refused: ", "flex refused: ")),
+    ):
         monkeypatch.setenv("HANLIN_LANG", language)
         text = doctor.render(found)
         assert all(word in text for word in words[1:]) and text.index("varlen") < text.index("- flex")
-    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: pytest.fail(name) if name == "flex" else None)
+    monkeypatch.setattr(
+        "hanlin.model.backends.fault_of", lambda name, *rest: pytest.fail(name) if name == "flex" else None
+    )
     found = doctor.examine()
-    assert found["attention"]["flex"] == {"right": None} and "varlen (in use); in reserve: flex (not tried), sdpa" in doctor.render(found)
+    assert found["attention"]["flex"] == {
+        "right": None
+    } and "varlen (in use); in reserve: flex (not tried), sdpa" in doctor.render(found)

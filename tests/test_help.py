@@ -14,11 +14,58 @@ from hanlin.cli_words import EXAMPLES, GROUPS
 
 HAN = re.compile("[\u4e00-\u9fff]")
 PATHS = [
-    *(("",),), *((name,) for name in ["run", "resume", "report", "chat", "serve", "generate", "doctor", "pretrain", "sft", "distill", "dpo", "reward", "grpo", "eval", "plan", "compare", "ablate", "scaling"]),
-    *(tuple(path.split()) for path in ("corpus build", "corpus stats", "corpus inspect", "corpus diff", "corpus score", "tokenizer train",
-      "tokenizer encode", "tokenizer inspect", "tokenizer compare", "tokenizer advise", "dataset build", "dataset tail", "data list", "data fetch",
-      "export gguf", "inspect spike", "corpus", "tokenizer", "dataset", "data", "export", "inspect")),
-]  # fmt: skip
+    *(("",),),
+    *(
+        (name,)
+        for name in [
+            "run",
+            "resume",
+            "report",
+            "chat",
+            "serve",
+            "generate",
+            "doctor",
+            "pretrain",
+            "sft",
+            "distill",
+            "dpo",
+            "reward",
+            "grpo",
+            "eval",
+            "plan",
+            "compare",
+            "ablate",
+            "scaling",
+        ]
+    ),
+    *(
+        tuple(path.split())
+        for path in (
+            "corpus build",
+            "corpus stats",
+            "corpus inspect",
+            "corpus diff",
+            "corpus score",
+            "tokenizer train",
+            "tokenizer encode",
+            "tokenizer inspect",
+            "tokenizer compare",
+            "tokenizer advise",
+            "dataset build",
+            "dataset tail",
+            "data list",
+            "data fetch",
+            "export gguf",
+            "inspect spike",
+            "corpus",
+            "tokenizer",
+            "dataset",
+            "data",
+            "export",
+            "inspect",
+        )
+    ),
+]
 
 CODE = """
 import sys
@@ -37,7 +84,14 @@ def pages():
     for language in ("zh", "en"):
         environment = os.environ | {"HANLIN_LANG": language, "COLUMNS": "200", "NO_COLOR": "1"}
         asked = "\n".join(" ".join(path) for path in PATHS)
-        result = subprocess.run([sys.executable, "-c", CODE], input=asked, capture_output=True, text=True, env=environment, timeout=300)
+        result = subprocess.run(
+            [sys.executable, "-c", CODE],
+            input=asked,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
+        )
         assert result.returncode == 0, result.stderr
         parts = result.stdout.split("===== ")[1:]
         found[language] = {part.partition("\n")[0].strip(): part.partition("\n")[2] for part in parts}
@@ -100,10 +154,18 @@ def test_examples_are_shown_and_parse(pages, path):
         assert function is not None
 
 
-@pytest.mark.parametrize(("variables", "unsaid"), [
-    ({}, True), ({"LANG": "C.UTF-8"}, True), ({"LANG": "C"}, True), ({"LC_ALL": "POSIX", "LANG": "zh_CN.UTF-8"}, True),
-    ({"LANG": "en_US.UTF-8"}, False), ({"LANG": "zh_CN.UTF-8"}, False), ({"LANG": "C.UTF-8", "HANLIN_LANG": "en"}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("variables", "unsaid"),
+    [
+        ({}, True),
+        ({"LANG": "C.UTF-8"}, True),
+        ({"LANG": "C"}, True),
+        ({"LC_ALL": "POSIX", "LANG": "zh_CN.UTF-8"}, True),
+        ({"LANG": "en_US.UTF-8"}, False),
+        ({"LANG": "zh_CN.UTF-8"}, False),
+        ({"LANG": "C.UTF-8", "HANLIN_LANG": "en"}, False),
+    ],
+)
 def test_the_hint_is_for_those_whose_locale_says_nothing(variables, unsaid, monkeypatch):
     from hanlin.common import errors
 
@@ -116,8 +178,18 @@ def test_the_hint_is_for_those_whose_locale_says_nothing(variables, unsaid, monk
 
 
 def test_the_hint_is_kept_out_of_pipes():
-    environment = {name: value for name, value in os.environ.items() if name not in ("HANLIN_LANG", "LC_ALL", "LC_MESSAGES")} | {"LANG": "C.UTF-8"}
-    result = subprocess.run([sys.executable, "-m", "hanlin", "report", "nowhere"], capture_output=True, text=True, env=environment, timeout=120)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("HANLIN_LANG", "LC_ALL", "LC_MESSAGES")
+    } | {"LANG": "C.UTF-8"}
+    result = subprocess.run(
+        [sys.executable, "-m", "hanlin", "report", "nowhere"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
     assert result.returncode == 1 and "HANLIN_LANG" not in result.stderr
 
 
@@ -129,7 +201,10 @@ def test_a_typo_in_an_override_blames_the_command_line_and_one_in_the_file_the_f
     from hanlin.pipeline.recipe import load_recipe
 
     monkeypatch.setenv("HANLIN_LANG", "en")
-    with pytest.raises(HanlinError, match=r"^command line: unknown key pretrain.train.step. Did you mean pretrain.train.steps\?"):
+    with pytest.raises(
+        HanlinError,
+        match=r"^command line: unknown key pretrain.train.step. Did you mean pretrain.train.steps\?",
+    ):
         load_recipe("demo", ["pretrain.train.step=10"])
     with pytest.raises(HanlinError, match="^command line: pretrain.train.steps should be an integer"):
         load_recipe("demo", ["pretrain.train.steps=many"])
@@ -141,14 +216,21 @@ def test_a_typo_in_an_override_blames_the_command_line_and_one_in_the_file_the_f
         load_recipe(file, ["seed=3"])
 
 
-@pytest.mark.parametrize("overrides", [["pretrain.seq_len=4096"], ["corpus.files=[x]", "dpo.files=[]"], ["corpus.documents=0"]])
+@pytest.mark.parametrize(
+    "overrides", [["pretrain.seq_len=4096"], ["corpus.files=[x]", "dpo.files=[]"], ["corpus.documents=0"]]
+)
 def test_what_a_recipe_refuses_it_refuses_in_both_languages(overrides):
     from hanlin.common.errors import HanlinError
     from hanlin.pipeline.recipe import load_recipe
 
     with pytest.raises(HanlinError) as caught:
         load_recipe("demo", overrides)
-    assert HAN.search(caught.value.zh) and not HAN.search(caught.value.en) and "is empty" not in caught.value.zh and "exceeds" not in caught.value.zh
+    assert (
+        HAN.search(caught.value.zh)
+        and not HAN.search(caught.value.en)
+        and "is empty" not in caught.value.zh
+        and "exceeds" not in caught.value.zh
+    )
 
 
 def test_settings_behind_the_files_are_taken_for_settings(tmp_path):

@@ -15,7 +15,20 @@ import hanlin
 from hanlin.pipeline import load_recipe, recipe_names
 
 SOURCE = Path(hanlin.__file__).parent
-ROOMS = ["corpus", "tokenizer", "dataset", "model", "inference", "training", "stages", "evaluation", "export", "serving", "pipeline", "cli"]
+ROOMS = [
+    "corpus",
+    "tokenizer",
+    "dataset",
+    "model",
+    "inference",
+    "training",
+    "stages",
+    "evaluation",
+    "export",
+    "serving",
+    "pipeline",
+    "cli",
+]
 BESIDE = {"common", "recipes", "doctor", "_native"}
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 
@@ -69,8 +82,14 @@ def vendor_names(source: str) -> list[tuple[int, str]]:
         if isinstance(node, ast.Attribute):
             names = [node.attr.removeprefix("is_")]
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [part for alias in node.names for part in alias.name.split(".")] + (getattr(node, "module", None) or "").split(".")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not re.search(r"\s", node.value.strip()):
+            names = [part for alias in node.names for part in alias.name.split(".")] + (
+                getattr(node, "module", None) or ""
+            ).split(".")
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and not re.search(r"\s", node.value.strip())
+        ):
             names = re.split(r"[:.]", node.value)
         found += [(getattr(node, "lineno", 0), name) for name in names if re.fullmatch(VENDORS, name)]
     return found
@@ -85,16 +104,35 @@ def test_only_the_device_table_names_a_vendor():
 @pytest.mark.parametrize(
     "line",
     [
-        "torch.cuda.empty_cache()", "x.cuda()", "x.is_cuda", "x.is_xpu", "torch.backends.cudnn.benchmark = True", "import torch_npu", "from torch import cuda", "import torch.cuda",
-        "device = 'cuda:0'", "x.to('mps')", "getattr(torch, 'xpu')", "d = f'cuda:{n}'", "init('nccl')", "torch.version.hip", "if device.type == 'npu': pass", "importlib.import_module('torch.cuda')",
+        "torch.cuda.empty_cache()",
+        "x.cuda()",
+        "x.is_cuda",
+        "x.is_xpu",
+        "torch.backends.cudnn.benchmark = True",
+        "import torch_npu",
+        "from torch import cuda",
+        "import torch.cuda",
+        "device = 'cuda:0'",
+        "x.to('mps')",
+        "getattr(torch, 'xpu')",
+        "d = f'cuda:{n}'",
+        "init('nccl')",
+        "torch.version.hip",
+        "if device.type == 'npu': pass",
+        "importlib.import_module('torch.cuda')",
     ],
-)  # fmt: skip
+)
 def test_a_vendor_is_noticed(line):
     assert vendor_names(line)
 
 
 def test_prose_and_other_words_are_no_vendors():
-    assert vendor_names("note('a CUDA card, or cuda if you will')\nscuba = mpsx.cudart\n'''cuda is mentioned here.'''") == []
+    assert (
+        vendor_names(
+            "note('a CUDA card, or cuda if you will')\nscuba = mpsx.cudart\n'''cuda is mentioned here.'''"
+        )
+        == []
+    )
 
 
 def test_every_error_exists_in_both_languages():
@@ -110,7 +148,10 @@ def test_every_error_exists_in_both_languages():
                 assert not re.search(r"[一-鿿]", en), f"{path}:{node.lineno}: {en}"
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["tokenizer"], ["corpus"], ["corpus", "build"], ["sft"], ["serve"], ["export", "gguf"]])
+@pytest.mark.parametrize(
+    "verb",
+    [[], ["run"], ["tokenizer"], ["corpus"], ["corpus", "build"], ["sft"], ["serve"], ["export", "gguf"]],
+)
 def test_help_needs_no_torch_and_little_time(verb):
     """0.5 s is the promise on a quiet machine; the test allows for a busy one and pins the cause, not the clock."""
     code = f"import sys; sys.argv = ['hanlin', *{verb!r}, '--help']\nfrom hanlin.cli import app\ntry: app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
@@ -122,11 +163,22 @@ def test_help_needs_no_torch_and_little_time(verb):
 
 
 def test_importing_hanlin_imports_no_torch():
-    subprocess.run([sys.executable, "-c", "import hanlin, sys; assert 'torch' not in sys.modules"], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", "import hanlin, sys; assert 'torch' not in sys.modules"],
+        check=True,
+        timeout=60,
+    )
 
 
 def test_the_python_surface_is_frozen():
-    assert sorted(hanlin.__all__) == ["evaluate", "generate", "load_model", "load_tokenizer", "run", "train_tokenizer"]
+    assert sorted(hanlin.__all__) == [
+        "evaluate",
+        "generate",
+        "load_model",
+        "load_tokenizer",
+        "run",
+        "train_tokenizer",
+    ]
 
 
 @pytest.mark.parametrize("name", recipe_names())

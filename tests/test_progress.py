@@ -76,14 +76,28 @@ def test_the_live_panel_keeps_a_line_of_each_finished_stage(monkeypatch):
 
 def test_the_work_of_a_recipe_covers_its_training_stages():
     work = work_of(load_recipe("demo"))
-    assert list(work) == ["pretrain", "sft", "distill", "dpo", "reward", "grpo"] and all(value > 0 for value in work.values())
-    assert list(work_of(load_recipe("demo", ["grpo=null", "dpo=null"]))) == ["pretrain", "sft", "distill", "reward"]
+    assert list(work) == ["pretrain", "sft", "distill", "dpo", "reward", "grpo"] and all(
+        value > 0 for value in work.values()
+    )
+    assert list(work_of(load_recipe("demo", ["grpo=null", "dpo=null"]))) == [
+        "pretrain",
+        "sft",
+        "distill",
+        "reward",
+    ]
     half = work_of(load_recipe("demo", ["pretrain.train.steps=100"]))
-    assert half["pretrain"] / 100 == pytest.approx(work["pretrain"] / load_recipe("demo").pretrain.train.steps)
+    assert half["pretrain"] / 100 == pytest.approx(
+        work["pretrain"] / load_recipe("demo").pretrain.train.steps
+    )
 
 
 def test_what_a_stage_came_to_is_its_aim_beside_its_control():
     metric = Metric.proportion(90, 100).with_control("base", Metric.proportion(10, 100))
-    zh, en = outcome("sft", {"greetings": Metric.proportion(1, 100).to_dict(), "story_answers": metric.to_dict()})
-    assert zh == "故事问答正确率 90.0%（预训练模型 10.0%，胜过对照）" and en == "Story questions answered 90.0% (base model 10.0%, beats it)"
+    zh, en = outcome(
+        "sft", {"greetings": Metric.proportion(1, 100).to_dict(), "story_answers": metric.to_dict()}
+    )
+    assert (
+        zh == "故事问答正确率 90.0%（预训练模型 10.0%，胜过对照）"
+        and en == "Story questions answered 90.0% (base model 10.0%, beats it)"
+    )
     assert outcome("tokenizer", {}) == ("", "")

@@ -33,7 +33,9 @@ def test_every_command_is_accepted_by_the_parser(page):
 
 
 def test_both_languages_have_the_same_pages():
-    assert sorted(p.name for p in (ROOT / "docs/zh").glob("*.md")) == sorted(p.name for p in (ROOT / "docs/en").glob("*.md"))
+    assert sorted(p.name for p in (ROOT / "docs/zh").glob("*.md")) == sorted(
+        p.name for p in (ROOT / "docs/en").glob("*.md")
+    )
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "docs/zh").glob("*.md")))
@@ -65,7 +67,17 @@ def test_the_dialogues_are_items_that_the_model_is_measured_on():
     source = TinyworldSource(load_recipe("demo"))
     tasks = [source.task(name) for name in TASKS]
     for asked, answered in shown:
-        judged = [(task, record) for task in tasks for record in task.records if record["messages"][0]["content"] == asked]
+        judged = [
+            (task, record)
+            for task in tasks
+            for record in task.records
+            if record["messages"][0]["content"] == asked
+        ]
         assert judged, asked
-        said = re.sub(r"^（想：(.*?)）\n?", lambda m: f"<think>\n{m[1].replace('；', chr(10))}\n</think>\n", answered, flags=re.S)
+        said = re.sub(
+            r"^（想：(.*?)）\n?",
+            lambda m: f"<think>\n{m[1].replace('；', chr(10))}\n</think>\n",
+            answered,
+            flags=re.S,
+        )
         assert any(task.check(record, said) for task, record in judged), (asked, answered)

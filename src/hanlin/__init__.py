@@ -51,7 +51,9 @@ def generate(
         model = load_model(model)
     if tokenizer is None:
         raise TypeError("generate() needs tokenizer=… when it is given a loaded model")
-    return generate_text(model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    return generate_text(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
 
 
 def train_tokenizer(files: Any, *, vocab_size: int, out: str | Path, **options: Any) -> Tokenizer:

@@ -81,7 +81,9 @@ class Census:
 class PieceCounter:
     """Counts pieces of pre-tokens, cut at bigrams rarer than a floor."""
 
-    def __init__(self, census: Census, floor: int, table_bytes: int = 0, symbols: int = 0, folder: str = "") -> None:
+    def __init__(
+        self, census: Census, floor: int, table_bytes: int = 0, symbols: int = 0, folder: str = ""
+    ) -> None:
         """table_bytes: beyond it the table goes to a file in `folder`; symbols: beyond as many, rare pieces are thinned; 0: no limit."""
     def add(self, texts: Sequence[str | bytes] | TextBatch) -> None:
         """Count a sequence of texts that the census has seen; ValueError if it has not."""
@@ -157,18 +159,24 @@ class Vocabulary:
 class Encoder:
     """Byte-pair encoding by rank."""
 
-    def __init__(self, tokens: Sequence[str | bytes], ordinary: int, merges: Iterable[tuple[int, int, int]]) -> None:
+    def __init__(
+        self, tokens: Sequence[str | bytes], ordinary: int, merges: Iterable[tuple[int, int, int]]
+    ) -> None:
         """tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank."""
     def encode(self, text: str | bytes) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str | bytes] | TextBatch) -> tuple[numpy.ndarray, numpy.ndarray]:
         """All ids (uint32) and where each text's begin (uint64, one more than texts)."""
-    def encode_buffer(self, bytes: numpy.ndarray, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def encode_buffer(
+        self, bytes: numpy.ndarray, offsets: numpy.ndarray
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
         """As encode_batch, of texts that lie one after another in an array of uint8: from offsets[i] to offsets[i + 1] (uint64)."""
     def decode(self, ids: Sequence[int]) -> bytes:
         """The bytes that ids spell; IndexError if an id does not exist."""
     def decode_array(self, ids: numpy.ndarray) -> bytes:
         """As decode, of an array of integers; the IndexError's text is the id."""
-    def decode_buffer(self, ids: numpy.ndarray, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def decode_buffer(
+        self, ids: numpy.ndarray, offsets: numpy.ndarray
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Bytes (uint8) and offsets (uint64) of texts whose ids lie one after another in an array."""
     def unreachable(self) -> list[int]:
         """Ordinary ids no text was found to produce."""
@@ -214,7 +222,14 @@ class KeyReader:
     def sizes(self) -> list[int]:
         """Records in each 256th of the keys."""
     def pairs(
-        self, first: int, last: int, gone: numpy.ndarray, earliest: int, neighbours: int, most: int, visit: Callable[[numpy.ndarray], object]
+        self,
+        first: int,
+        last: int,
+        gone: numpy.ndarray,
+        earliest: int,
+        neighbours: int,
+        most: int,
+        visit: Callable[[numpy.ndarray], object],
     ) -> None:
         """Visit ascending pairs (later << 32 | earlier, uint64) of documents that share a key from first to last, about `most` at a time."""
     def common(self, first: int, last: int, least: int) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -230,7 +245,9 @@ class TwinFinder:
         """Let them go."""
     @property
     def bytes(self) -> int: ...
-    def decide(self, pairs: numpy.ndarray, begin: int, stays: numpy.ndarray) -> tuple[int, numpy.ndarray, numpy.ndarray]:
+    def decide(
+        self, pairs: numpy.ndarray, begin: int, stays: numpy.ndarray
+    ) -> tuple[int, numpy.ndarray, numpy.ndarray]:
         """Decide ascending pairs from `begin` on, clearing stays[d] (uint8).
 
         Returns where a document is not at hand, or the end; (K, 2) documents that go and their keepers; their similarities (float32).

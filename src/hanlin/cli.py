@@ -19,12 +19,13 @@ from .common.errors import HanlinError, first_process, language_unsaid, prefers_
 from .common.terminal import for_stream
 
 if TYPE_CHECKING:
-
     from .pipeline.dial import Dial
 
 app = App(
     name="hanlin",
-    help=tr("从原始中文文本到能对话的语言模型。", "From raw Chinese text to a language model you can talk to."),
+    help=tr(
+        "从原始中文文本到能对话的语言模型。", "From raw Chinese text to a language model you can talk to."
+    ),
     version_flags=["--version"],
     help_format="plaintext",
     help_formatter=Words(""),
@@ -42,9 +43,17 @@ def show(value: Any, as_json: bool, text: str | None = None) -> None:
     if as_json or text is None:
         import orjson
 
-        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
+        sys.stdout.write(
+            orjson.dumps(
+                value,
+                option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
+                default=str,
+            ).decode()
+            + "\n"
+        )
     else:
-        print(for_stream(text, sys.stdout) if sys.stdout else "")  # names and texts of data may hold escape sequences
+        # names and texts of data may hold escape sequences
+        print(for_stream(text, sys.stdout) if sys.stdout else "")
 
 
 # ------------------------------------------------------------------ the whole life
@@ -104,12 +113,16 @@ def run(
         extra["device"] = device
     if track:
         extra["track"] = track
-    loaded = load_recipe(recipe, overrides, extra, params=params, depth=depth, tokens=tokens, on_dial=_show_dial)
+    loaded = load_recipe(
+        recipe, overrides, extra, params=params, depth=depth, tokens=tokens, on_dial=_show_dial
+    )
     report = run_recipe(loaded, out)
     show(report, json, _summary(report, out))
 
 
-def _settings_among_files(overrides: tuple[str, ...], *lists: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _settings_among_files(
+    overrides: tuple[str, ...], *lists: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Settings that stand behind --corpus or --sft, where files are expected, are taken for settings: no file is called so.
 
     Raises:
@@ -117,7 +130,11 @@ def _settings_among_files(overrides: tuple[str, ...], *lists: tuple[str, ...]) -
     """
     kept: list[tuple[str, ...]] = []
     for words in lists:
-        settings = [word for word in words if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*=.*", word) and not Path(word).exists()]
+        settings = [
+            word
+            for word in words
+            if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*=.*", word) and not Path(word).exists()
+        ]
         overrides = (*overrides, *settings)
         files = tuple(word for word in words if word not in settings)
         if settings and not files:
@@ -153,7 +170,10 @@ def resume(run_directory: Path, /, *, json: Flag = False) -> None:
 
     file = run_directory / RECIPE_FILE
     if not file.is_file():
-        raise HanlinError(f"{run_directory} 不是一次运行（没有 {RECIPE_FILE}）。", f"{run_directory} is not a run (no {RECIPE_FILE}).")
+        raise HanlinError(
+            f"{run_directory} 不是一次运行（没有 {RECIPE_FILE}）。",
+            f"{run_directory} is not a run (no {RECIPE_FILE}).",
+        )
     report = run_recipe(build(Recipe, read_json(file), str(file)), run_directory)
     show(report, json, _summary(report, run_directory))
 
@@ -166,7 +186,11 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
     from .evaluation.summary import run_state, state_text
 
     state = run_state(run_directory)
-    found = state.report if state.report is not None and not state.changed else dataclasses.asdict(state) | {"unfinished": state.unfinished}
+    found = (
+        state.report
+        if state.report is not None and not state.changed
+        else dataclasses.asdict(state) | {"unfinished": state.unfinished}
+    )
     show(found, json, state_text(state, run_directory))
 
 
@@ -189,8 +213,14 @@ def _add_verbs(group: App, prefix: str, **functions: str) -> None:
         group.command(f"{prefix}:{function}", name=name, **verb(f"{group.name[0]} {name}"))
 
 
-_add_verbs(corpus_app, "hanlin.cli_corpus", **{name: name for name in ("build", "stats", "inspect", "diff", "score")})
-_add_verbs(tokenizer_app, "hanlin.cli_tokenizer", **{name: f"tokenizer_{name}" for name in ("train", "encode", "inspect", "compare", "advise")})
+_add_verbs(
+    corpus_app, "hanlin.cli_corpus", **{name: name for name in ("build", "stats", "inspect", "diff", "score")}
+)
+_add_verbs(
+    tokenizer_app,
+    "hanlin.cli_tokenizer",
+    **{name: f"tokenizer_{name}" for name in ("train", "encode", "inspect", "compare", "advise")},
+)
 _add_verbs(data_app, "hanlin.cli_data", list="list_sets", fetch="fetch_set")
 _add_verbs(dataset_app, "hanlin.cli_tokenizer", build="dataset_build")
 _add_verbs(dataset_app, "hanlin.cli_experiments", tail="tail")
@@ -204,7 +234,10 @@ def bytes_of(size: str) -> int:
     units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", size.strip().lower())
     if match is None or match[2] not in units:
-        raise HanlinError(f"看不懂的大小 {size!r}，请写成 4GiB 或 500MB。", f"Not a size: {size!r}. Write it as 4GiB or 500MB.")
+        raise HanlinError(
+            f"看不懂的大小 {size!r}，请写成 4GiB 或 500MB。",
+            f"Not a size: {size!r}. Write it as 4GiB or 500MB.",
+        )
     return int(float(match[1]) * units[match[2]])
 
 
@@ -229,10 +262,21 @@ def _add_stage(name: str) -> None:
     app.command(command, name=name, **verb(name))
 
 
-def _pretrain(*overrides: str, config: Path, out: Path, params: str | None = None, depth: int | None = None, tokens: str | None = None) -> None:
+def _pretrain(
+    *overrides: str,
+    config: Path,
+    out: Path,
+    params: str | None = None,
+    depth: int | None = None,
+    tokens: str | None = None,
+) -> None:
     from .pipeline.single import run_stage
 
-    dial = {name: value for name, value in (("params", params), ("depth", depth), ("tokens", tokens)) if value is not None}
+    dial = {
+        name: value
+        for name, value in (("params", params), ("depth", depth), ("tokens", tokens))
+        if value is not None
+    }
     _show_once(run_stage("pretrain", config, out, overrides, dial))
 
 
@@ -245,7 +289,9 @@ for name in ("sft", "distill", "dpo", "reward", "grpo"):
 
 
 @app.command(name="eval", **verb("eval"))
-def evaluate(model: Path, /, *, tasks: Many = (), text: Files = (), count: int = 500, json: Path | None = None) -> None:
+def evaluate(
+    model: Path, /, *, tasks: Many = (), text: Files = (), count: int = 500, json: Path | None = None
+) -> None:
     """Measure a model on the embedded held-out tasks, or its bits per byte of text files, with intervals.
 
     Parameters
@@ -260,6 +306,7 @@ def evaluate(model: Path, /, *, tasks: Many = (), text: Files = (), count: int =
         Also write the figures to this file.
     """
     from .common.atomic import write_json
+
     if text:
         if tasks:
             raise HanlinError("--text 和 --tasks 只能给一个。", "Give --text or --tasks, not both.")
@@ -282,7 +329,13 @@ def evaluate(model: Path, /, *, tasks: Many = (), text: Files = (), count: int =
 
 @app.command(**verb("generate"))
 def generate(
-    model: Path, *prompts: str, chat: Flag = False, max_new_tokens: int = 128, temperature: float = 0.7, seed: int = 0, json: Flag = False
+    model: Path,
+    *prompts: str,
+    chat: Flag = False,
+    max_new_tokens: int = 128,
+    temperature: float = 0.7,
+    seed: int = 0,
+    json: Flag = False,
 ) -> None:
     """Continue texts, or with --chat answer them.
 
@@ -308,13 +361,35 @@ def generate(
     silent = answers.count("")
     if silent and max_new_tokens:
         before = resolve_model_dir(model).parent / "models" / "pretrain"
-        zh = f"续写文本请用只预训练过的模型：{before}" if not chat and before.is_dir() else "可以换一个 --seed 或开头再试。"
-        en = f"To continue texts use the model that was only pretrained: {before}" if not chat and before.is_dir() else "Try another --seed or another beginning."
-        print(tr(f"模型立刻结束了，什么也没写（{silent}/{len(texts)}）。{zh}", f"The model ended at once and wrote nothing ({silent}/{len(texts)}). {en}"), file=sys.stderr)
+        zh = (
+            f"续写文本请用只预训练过的模型：{before}"
+            if not chat and before.is_dir()
+            else "可以换一个 --seed 或开头再试。"
+        )
+        en = (
+            f"To continue texts use the model that was only pretrained: {before}"
+            if not chat and before.is_dir()
+            else "Try another --seed or another beginning."
+        )
+        print(
+            tr(
+                f"模型立刻结束了，什么也没写（{silent}/{len(texts)}）。{zh}",
+                f"The model ended at once and wrote nothing ({silent}/{len(texts)}). {en}",
+            ),
+            file=sys.stderr,
+        )
 
 
 @app.command(**verb("chat"))
-def chat(model: Path, /, *, device: str | None = None, temperature: float | None = None, max_new_tokens: int | None = None, seed: int | None = None) -> None:
+def chat(
+    model: Path,
+    /,
+    *,
+    device: str | None = None,
+    temperature: float | None = None,
+    max_new_tokens: int | None = None,
+    seed: int | None = None,
+) -> None:
     """Talk to a model in the terminal."""
     from .inference.chat import chat as talk
 
@@ -380,7 +455,11 @@ def _program() -> str:
     if os.path.basename(program) in ("cli.py", "__main__.py"):
         return "hanlin"
     found = shutil.which(os.path.basename(program))
-    return os.path.basename(program) if found and os.path.realpath(found) == os.path.realpath(program) else program
+    return (
+        os.path.basename(program)
+        if found and os.path.realpath(found) == os.path.realpath(program)
+        else program
+    )
 
 
 def main() -> None:
@@ -389,15 +468,26 @@ def main() -> None:
     # with other work; sleeping at once costs a fifth of the speed on one without (both measured here, docs/*/lab-log.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal sees escapes in place of Chinese, and no stack trace
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # an ASCII terminal sees escapes in place of Chinese, and no stack trace
         sys.stdout.reconfigure(errors="backslashreplace")
-    if language_unsaid() and first_process() and sys.stdout.isatty() and sys.stderr.isatty() and "--json" not in sys.argv:
+    if (
+        language_unsaid()
+        and first_process()
+        and sys.stdout.isatty()
+        and sys.stderr.isatty()
+        and "--json" not in sys.argv
+    ):
         print("中文：export HANLIN_LANG=zh", file=sys.stderr)
     try:
         app(sys.argv[1:])
     except HanlinError as error:
         if not error.told:
-            print(("错误：" if prefers_chinese() else "error: ") + for_stream(str(error), sys.stderr), file=sys.stderr)
+            print(
+                ("错误：" if prefers_chinese() else "error: ") + for_stream(str(error), sys.stderr),
+                file=sys.stderr,
+            )
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         if not first_process():
@@ -413,7 +503,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:
-        print(("错误：" if prefers_chinese() else "error: ") + f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else ""), file=sys.stderr)
+        print(
+            ("错误：" if prefers_chinese() else "error: ")
+            + f"{error.strerror or error}"
+            + (f" ({error.filename})" if error.filename else ""),
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
 
 

@@ -19,10 +19,23 @@ _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[^=/]+)*=.*", re.DOTALL)
 
 
 def build(
-    *files: str, out: Path, preset: str | None = None, config: Path | None = None, workers: int = 0, memory: str = "1GiB", heldout: float | None = None,
-    mask_pii: Flag = False, decontaminate: Many = (), text_key: str | None = None, skip_bad: Flag = False, seed: int = 1, executor: str | None = None, tasks: int = 0, executor_option: Many = (),
+    *files: str,
+    out: Path,
+    preset: str | None = None,
+    config: Path | None = None,
+    workers: int = 0,
+    memory: str = "1GiB",
+    heldout: float | None = None,
+    mask_pii: Flag = False,
+    decontaminate: Many = (),
+    text_key: str | None = None,
+    skip_bad: Flag = False,
+    seed: int = 1,
+    executor: str | None = None,
+    tasks: int = 0,
+    executor_option: Many = (),
     json: Flag = False,
-) -> None:  # fmt: skip
+) -> None:
     """Read, clean and deduplicate files into a corpus directory, with a page that accounts for every document.
 
     Killed or interrupted, the same command goes on where it was.
@@ -67,17 +80,33 @@ def build(
     from .corpus.explain import stats, stats_text
     from .evaluation.corpus_page import render_corpus
 
-    flags = {"preset": preset, "heldout_fraction": heldout, "mask_pii": mask_pii or None, "decontaminate": decontaminate or None,
-             "text_key": text_key, "skip_bad": skip_bad or None}  # fmt: skip
-    paths, resolved = _settings(files, config, {name: value for name, value in flags.items() if value is not None})
+    flags = {
+        "preset": preset,
+        "heldout_fraction": heldout,
+        "mask_pii": mask_pii or None,
+        "decontaminate": decontaminate or None,
+        "text_key": text_key,
+        "skip_bad": skip_bad or None,
+    }
+    paths, resolved = _settings(
+        files, config, {name: value for name, value in flags.items() if value is not None}
+    )
     engine = _engine(executor, tasks, max(workers, 0), executor_option)
     here = 1 if executor in ("slurm", "ray") else workers if workers > 0 else os.cpu_count() or 1
     progress = make_progress()
     try:
         refuse_foreign_target(out, "corpus", [config] if config else [])
         build_corpus(
-            paths, out, resolved, seed=seed, workers=here, memory=bytes_of(memory), progress=progress, page=render_corpus, engine=engine,
-        )  # fmt: skip
+            paths,
+            out,
+            resolved,
+            seed=seed,
+            workers=here,
+            memory=bytes_of(memory),
+            progress=progress,
+            page=render_corpus,
+            engine=engine,
+        )
     finally:
         progress.close()
     found = stats(out)
@@ -89,7 +118,10 @@ def _engine(executor: str | None, tasks: int, workers: int, options: Sequence[st
     """What runs the tasks, None for processes of ours."""
     if executor is None:
         if tasks or options:
-            raise HanlinError("--tasks 和 --executor-option 要与 --executor 一起用。", "--tasks and --executor-option go with --executor.")
+            raise HanlinError(
+                "--tasks 和 --executor-option 要与 --executor 一起用。",
+                "--tasks and --executor-option go with --executor.",
+            )
         return None
     from .corpus.executors import Datatrove, kind_of, parse_options
 
@@ -97,7 +129,9 @@ def _engine(executor: str | None, tasks: int, workers: int, options: Sequence[st
     return Datatrove(kind, tasks, workers, parse_options(kind, options))
 
 
-def _settings(arguments: Sequence[str], file: Path | None, flags: Mapping[str, Any]) -> tuple[list[str], CorpusConfig]:
+def _settings(
+    arguments: Sequence[str], file: Path | None, flags: Mapping[str, Any]
+) -> tuple[list[str], CorpusConfig]:
     """Paths to read, and the configuration: of the file, then of overrides, then of flags. Here nothing is held out unless it is asked for."""
     from .common.config import apply_overrides, build, load_yaml
     from .corpus.plan import CorpusConfig
@@ -118,7 +152,14 @@ def stats(corpus: Path, /, *, json: Flag = False) -> None:
 
 
 def inspect(
-    corpus: Path, /, *, cluster: int | None = None, rule: str | None = None, find: str | None = None, limit: int = 20, json: Flag = False
+    corpus: Path,
+    /,
+    *,
+    cluster: int | None = None,
+    rule: str | None = None,
+    find: str | None = None,
+    limit: int = 20,
+    json: Flag = False,
 ) -> None:
     """Look into a corpus: what rules dropped or changed, duplicates, documents that contain a text. Without an option: what can be looked at.
 
@@ -135,9 +176,15 @@ def inspect(
     """
     from .corpus import explain
 
-    asked = [name for name, value in {"--cluster": cluster, "--rule": rule, "--find": find}.items() if value is not None]
+    asked = [
+        name
+        for name, value in {"--cluster": cluster, "--rule": rule, "--find": find}.items()
+        if value is not None
+    ]
     if len(asked) > 1:
-        raise HanlinError(f"{'、'.join(asked)} 请一次只用一个。", f"Give one of {', '.join(asked)} at a time.")
+        raise HanlinError(
+            f"{'、'.join(asked)} 请一次只用一个。", f"Give one of {', '.join(asked)} at a time."
+        )
     limit = max(limit, 1)
     if cluster is not None:
         found = explain.cluster(corpus, cluster)
@@ -163,9 +210,16 @@ def diff(left: Path, right: Path, /, *, json: Flag = False) -> None:
 
 
 def score(
-    *files: str, model: Path | None = None, good: Many = (), bad: Many = (), out: Path | None = None, ngrams: str = "1-3",
-    max_class_chars: int = 8_000_000, seed: int = 1, json: Flag = False,
-) -> None:  # fmt: skip
+    *files: str,
+    model: Path | None = None,
+    good: Many = (),
+    bad: Many = (),
+    out: Path | None = None,
+    ngrams: str = "1-3",
+    max_class_chars: int = 8_000_000,
+    seed: int = 1,
+    json: Flag = False,
+) -> None:
     """Train a quality score on good and bad examples, or score files with one.
 
     Parameters
@@ -189,7 +243,11 @@ def score(
 
     if model is not None and files and not (good or bad or out):
         found = score_files(Scorer.load(model), files)
-        texts = [f"{name}: {tr('文档', 'documents')} {item['documents']}, {tr('平均分', 'mean')} {item['mean']:.3f}, ≥ 0.5: {item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}" for name, item in found.items() if item["documents"]]
+        texts = [
+            f"{name}: {tr('文档', 'documents')} {item['documents']}, {tr('平均分', 'mean')} {item['mean']:.3f}, ≥ 0.5: {item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}"
+            for name, item in found.items()
+            if item["documents"]
+        ]
         show(found, json, "\n\n".join(texts))
         return
     if not (good and bad and out) or files or model is not None:
@@ -200,8 +258,13 @@ def score(
     match = re.fullmatch(r"(\d)-(\d)", ngrams.strip())
     parts = [str(n) for n in range(int(match[1]), int(match[2]) + 1)] if match else ngrams.split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise HanlinError(f"看不懂的 --ngrams {ngrams!r}，请写成 1-3 或 2,3。", f"Not lengths of n-grams: {ngrams!r}. Write 1-3 or 2,3.")
+        raise HanlinError(
+            f"看不懂的 --ngrams {ngrams!r}，请写成 1-3 或 2,3。",
+            f"Not lengths of n-grams: {ngrams!r}. Write 1-3 or 2,3.",
+        )
     from .corpus.score_fit import fit_scorer, report_text
 
-    report = fit_scorer(good, bad, out, ScoreConfig(orders=tuple(map(int, parts)), max_class_chars=max_class_chars), seed=seed)
+    report = fit_scorer(
+        good, bad, out, ScoreConfig(orders=tuple(map(int, parts)), max_class_chars=max_class_chars), seed=seed
+    )
     show(report, json, report_text(report))

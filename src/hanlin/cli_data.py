@@ -31,15 +31,33 @@ def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) 
 
     if stage not in ("", *typing.get_args(Stage)):
         names = ", ".join(typing.get_args(Stage))
-        raise HanlinError(f"没有 {stage!r} 这种用途，可选：{names}。", f"There is no stage {stage!r}; choose from {names}.")
-    chosen = [entry for entry in DATASETS if stage in ("", entry.stage) and (not commercial or entry.commercial == "yes")]
-    show([dataclasses.asdict(entry) for entry in chosen], json, listing(typing.cast(Any, stage or None), commercial))
+        raise HanlinError(
+            f"没有 {stage!r} 这种用途，可选：{names}。", f"There is no stage {stage!r}; choose from {names}."
+        )
+    chosen = [
+        entry
+        for entry in DATASETS
+        if stage in ("", entry.stage) and (not commercial or entry.commercial == "yes")
+    ]
+    show(
+        [dataclasses.asdict(entry) for entry in chosen],
+        json,
+        listing(typing.cast(Any, stage or None), commercial),
+    )
 
 
 def fetch_set(
-    name: str, /, *, out: Path | None = None, source: Annotated[str, Parameter(name="--from")] = "", path: Path | None = None,
-    files: Many = (), revision: str | None = None, yes: Flag = False, json: Flag = False,
-) -> None:  # fmt: skip
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    source: Annotated[str, Parameter(name="--from")] = "",
+    path: Path | None = None,
+    files: Many = (),
+    revision: str | None = None,
+    yes: Flag = False,
+    json: Flag = False,
+) -> None:
     """Download a public data set, checked and resumed; its licence is shown first and has to be accepted.
 
     Parameters
@@ -62,14 +80,26 @@ def fetch_set(
         Print what was fetched on stdout.
     """
     from .corpus.datasets import find
-    from .corpus.fetch import PROVENANCE, describe, fetch, fetch_local, plan_anywhere, plan_fetch, size_text, terms
+    from .corpus.fetch import (
+        PROVENANCE,
+        describe,
+        fetch,
+        fetch_local,
+        plan_anywhere,
+        plan_fetch,
+        size_text,
+        terms,
+    )
     from .corpus.hub import open_hub
 
     data = find(name)
     out = out or Path("data") / data.name
     if source == "file" or (path is not None and not source):
         if path is None:
-            raise HanlinError("--from file 需要用 --path 给出已有的文件或目录。", "--from file needs --path, a file or directory you have.")
+            raise HanlinError(
+                "--from file 需要用 --path 给出已有的文件或目录。",
+                "--from file needs --path, a file or directory you have.",
+            )
         print("\n".join(terms(data)), file=sys.stderr)
         _accept(yes)
         record = fetch_local(data, path, out, files)
@@ -84,7 +114,10 @@ def fetch_set(
         with _show_bytes() as progress:
             record = fetch(plan, progress)
     total = sum(entry["bytes"] for entry in record["files"].values())
-    text = tr(f"{out}：{len(record['files'])} 个文件，{size_text(total)}；来历与校验和在 {out / PROVENANCE}。", f"{out}: {len(record['files'])} files, {size_text(total)}; origin and checksums are in {out / PROVENANCE}.")
+    text = tr(
+        f"{out}：{len(record['files'])} 个文件，{size_text(total)}；来历与校验和在 {out / PROVENANCE}。",
+        f"{out}: {len(record['files'])} files, {size_text(total)}; origin and checksums are in {out / PROVENANCE}.",
+    )
     show(record, json, text)
 
 
@@ -93,11 +126,21 @@ def _accept(yes: bool) -> None:
     if yes:
         return
     if sys.stdin.isatty():
-        print(tr("接受上述许可并继续吗？[y/N] ", "Accept these terms and go on? [y/N] "), end="", file=sys.stderr, flush=True)
+        print(
+            tr("接受上述许可并继续吗？[y/N] ", "Accept these terms and go on? [y/N] "),
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
         if sys.stdin.readline().strip().lower() in ("y", "yes", "是"):
             return
-        raise HanlinError("没有接受许可，什么也没有下载。", "The terms were not accepted; nothing was downloaded.")
-    raise HanlinError("下载前需要接受上述许可。在脚本里请加 --yes。", "The terms above have to be accepted before the download. In a script, add --yes.")
+        raise HanlinError(
+            "没有接受许可，什么也没有下载。", "The terms were not accepted; nothing was downloaded."
+        )
+    raise HanlinError(
+        "下载前需要接受上述许可。在脚本里请加 --yes。",
+        "The terms above have to be accepted before the download. In a script, add --yes.",
+    )
 
 
 @contextlib.contextmanager
@@ -117,8 +160,22 @@ def _show_bytes() -> Iterator[Callable[[str, int, int], None]]:
         yield line
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    with Progress(TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bars:
         task = bars.add_task("", total=None)
         yield lambda name, have, total: bars.update(task, description=name[-40:], completed=have, total=total)

@@ -14,9 +14,21 @@ Each = Annotated[tuple[str, ...], Parameter(negative=())]  # given once for each
 
 
 def ablate(
-    recipe: str, /, *overrides: str, out: Path, vary: Each = (), seeds: int = 3, steps: int | None = None, seconds: float | None = None,
-    jobs: int = 1, grid: Flag = False, one_at_a_time: Flag = False, heldout: Many = (), keep_models: Flag = False, json: Flag = False,
-) -> None:  # fmt: skip
+    recipe: str,
+    /,
+    *overrides: str,
+    out: Path,
+    vary: Each = (),
+    seeds: int = 3,
+    steps: int | None = None,
+    seconds: float | None = None,
+    jobs: int = 1,
+    grid: Flag = False,
+    one_at_a_time: Flag = False,
+    heldout: Many = (),
+    keep_models: Flag = False,
+    json: Flag = False,
+) -> None:
     """Measure what each setting of a pretraining contributes: held-out bits per byte with intervals, a table and a picture.
 
     Killed or interrupted, the same command goes on where it was; finished cells are kept.
@@ -54,16 +66,29 @@ def ablate(
     from .pipeline.ablate import plan_ablation, run_ablation
 
     if grid and one_at_a_time:
-        raise HanlinError("--grid 和 --one-at-a-time 只能给一个。", "Give --grid or --one-at-a-time, not both.")
-    plan = plan_ablation(recipe, vary, overrides, seeds=seeds, steps=steps, seconds=seconds, grid=grid, heldout=heldout)
+        raise HanlinError(
+            "--grid 和 --one-at-a-time 只能给一个。", "Give --grid or --one-at-a-time, not both."
+        )
+    plan = plan_ablation(
+        recipe, vary, overrides, seeds=seeds, steps=steps, seconds=seconds, grid=grid, heldout=heldout
+    )
     table = run_ablation(plan, out, jobs=jobs, keep_models=keep_models)
     show(table, json, ablation_text(table) + f"\n{out / 'result'}")
 
 
 def scaling(
-    recipe: str, /, *overrides: str, out: Path, params: str, tokens_per_param: str = "5,10,20,40", budget: Each = (), seeds: int = 1, jobs: int = 1,
-    heldout: Many = (), json: Flag = False,
-) -> None:  # fmt: skip
+    recipe: str,
+    /,
+    *overrides: str,
+    out: Path,
+    params: str,
+    tokens_per_param: str = "5,10,20,40",
+    budget: Each = (),
+    seeds: int = 1,
+    jobs: int = 1,
+    heldout: Many = (),
+    json: Flag = False,
+) -> None:
     """Train a miniseries of sizes and lengths, fit L(N, D) = E + A/N^α + B/D^β, and advise on the size for a budget.
 
     The lengths of a size are branches of one run, so each costs its own decay only. The same command goes on where it was.
@@ -98,9 +123,12 @@ def scaling(
         lengths = [float(text) for text in tokens_per_param.split(",")]
     except ValueError:
         raise HanlinError(
-            f"--tokens-per-param {tokens_per_param!r} 应写成 5,10,20 这样的数。", f"--tokens-per-param {tokens_per_param!r} should be numbers such as 5,10,20."
+            f"--tokens-per-param {tokens_per_param!r} 应写成 5,10,20 这样的数。",
+            f"--tokens-per-param {tokens_per_param!r} should be numbers such as 5,10,20.",
         ) from None
-    plan = plan_scaling(recipe, params.split(","), lengths, overrides, budgets=budget, seeds=seeds, heldout=heldout)
+    plan = plan_scaling(
+        recipe, params.split(","), lengths, overrides, budgets=budget, seeds=seeds, heldout=heldout
+    )
     found = run_scaling(plan, out, jobs=jobs)
     show(found, json, scaling_text(found) + f"\n{out / 'result'}")
 
@@ -130,7 +158,12 @@ def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", j
     texts = [comparison_table(result)] if reports else []
     bare = [str(folder) for folder in folders if find_metrics(folder, stage) is None]
     if reports and picture is None and bare:
-        texts.append(tr(f"没有 {stage} 的训练曲线：{'、'.join(bare)}", f"No training curve of {stage}: {', '.join(bare)}"))
+        texts.append(
+            tr(
+                f"没有 {stage} 的训练曲线：{'、'.join(bare)}",
+                f"No training curve of {stage}: {', '.join(bare)}",
+            )
+        )
     else:
         found = compare_curves(folders, stage)
         texts.append(curves_text(found))

@@ -24,8 +24,15 @@ def spike(run: Path, /, *, step: int | None = None, json: Flag = False) -> None:
     """
     found = [entry for folder in _folders(run) for entry in _entries(folder, step)]
     if step is not None and not found:
-        raise HanlinError(f"{run} 里没有第 {step} 步的记录。不加 --step 可看到全部。", f"{run} has no record of step {step}. Leave --step out to see all.")
-    show(found, json, "\n\n".join(map(_render, found)) or tr(f"{run}：没有跳过任何一步。", f"{run}: no step was skipped."))
+        raise HanlinError(
+            f"{run} 里没有第 {step} 步的记录。不加 --step 可看到全部。",
+            f"{run} has no record of step {step}. Leave --step out to see all.",
+        )
+    show(
+        found,
+        json,
+        "\n\n".join(map(_render, found)) or tr(f"{run}：没有跳过任何一步。", f"{run}: no step was skipped."),
+    )
 
 
 def _folders(run: Path) -> list[Path]:
@@ -71,12 +78,19 @@ def _reader(folder: Path) -> tuple[Any, str | None]:
     if not places.get("dataset") or not places.get("tokenizer"):
         return None, tr("这一阶段没有词元数据集，只有编号", "this stage has no token dataset, only indices")
     try:
-        dataset, tokenizer = TokenDataset(places["dataset"], verify=False), load_tokenizer(places["tokenizer"])
+        dataset, tokenizer = (
+            TokenDataset(places["dataset"], verify=False),
+            load_tokenizer(places["tokenizer"]),
+        )
     except HanlinError as error:
         return None, str(error)
 
     def read(document: int) -> str | None:
-        return tokenizer.decode(dataset.document(document)[: 4 * _CHARACTERS].tolist())[:_CHARACTERS] if document < len(dataset) else None
+        return (
+            tokenizer.decode(dataset.document(document)[: 4 * _CHARACTERS].tolist())[:_CHARACTERS]
+            if document < len(dataset)
+            else None
+        )
 
     return read, None
 
@@ -86,9 +100,11 @@ def _render(entry: dict[str, Any]) -> str:
         return "NaN" if value is None else f"{value:.3f}"
 
     reasons = {
-        "loss not finite": tr("损失不是有限数", "the loss is not finite"), "gradient not finite": tr("梯度不是有限数", "the gradient is not finite"),
-        "loss": tr("损失突起", "the loss spiked"), "gradient": tr("梯度突起", "the gradient spiked"),
-    }  # fmt: skip
+        "loss not finite": tr("损失不是有限数", "the loss is not finite"),
+        "gradient not finite": tr("梯度不是有限数", "the gradient is not finite"),
+        "loss": tr("损失突起", "the loss spiked"),
+        "gradient": tr("梯度突起", "the gradient spiked"),
+    }
     sigmas = entry["sigmas"]
     head = tr(
         f"{entry['training']} 第 {entry['step']} 步：{reasons.get(entry['reason'], entry['reason'])}（loss {number(entry['loss'])}，高出 {number(sigmas['loss'])} σ；"
@@ -100,7 +116,9 @@ def _render(entry: dict[str, Any]) -> str:
     if "text_missing" in entry:
         lines.append("  " + tr("看不到原文：", "no text: ") + entry["text_missing"])
     for document in entry["documents"][:_SHOWN]:
-        lines.append(f"  {document['document']:>8}  {number(document['loss'])}  {document.get('text') or ''!r}")
+        lines.append(
+            f"  {document['document']:>8}  {number(document['loss'])}  {document.get('text') or ''!r}"
+        )
     rest = len(entry["documents"]) - _SHOWN
     if rest > 0:
         lines.append(tr(f"  另有 {rest} 篇", f"  and {rest} more"))

@@ -7,9 +7,21 @@ from .common.errors import HanlinError
 
 
 def plan(
-    recipe: str | None = None, /, *overrides: str, params: str | None = None, depth: int | None = None, tokens: str | None = None, device: str = "this",
-    nodes: int = 1, gpus: int = 1, network: float = 25.0, price: float | None = None, vram: float | None = None, steps: int = 20, json: Flag = False,
-) -> None:  # fmt: skip
+    recipe: str | None = None,
+    /,
+    *overrides: str,
+    params: str | None = None,
+    depth: int | None = None,
+    tokens: str | None = None,
+    device: str = "this",
+    nodes: int = 1,
+    gpus: int = 1,
+    network: float = 25.0,
+    price: float | None = None,
+    vram: float | None = None,
+    steps: int = 20,
+    json: Flag = False,
+) -> None:
     """Say what a recipe will take before it runs: memory, speed, time, money; with --params, how the dial sets it.
 
     Parameters
@@ -53,7 +65,10 @@ def plan(
         from .common.config import apply_overrides, flatten
 
         if params is None and depth is None:
-            raise HanlinError("请给出配方，或用 --params 定模型大小。例：hanlin plan zh-mini，hanlin plan --params 26m", "Name a recipe, or a size with --params. Examples: hanlin plan zh-mini, hanlin plan --params 26m")
+            raise HanlinError(
+                "请给出配方，或用 --params 定模型大小。例：hanlin plan zh-mini，hanlin plan --params 26m",
+                "Name a recipe, or a size with --params. Examples: hanlin plan zh-mini, hanlin plan --params 26m",
+            )
         dial = turn(params=params, depth=depth, tokens=tokens, given=flatten(apply_overrides({}, overrides)))
         show(dataclasses.asdict(dial), json, dial_text(dial))
         return
@@ -63,9 +78,18 @@ def plan(
     loaded = load_recipe(recipe, overrides, params=params, depth=depth, tokens=tokens, on_dial=dials.append)
     progress = make_progress()
     try:
-        found = plan_recipe(loaded, device, nodes=nodes, gpus=gpus, network=network, price=price, vram=vram, steps=max(1, steps), progress=progress)
+        found = plan_recipe(
+            loaded,
+            device,
+            nodes=nodes,
+            gpus=gpus,
+            network=network,
+            price=price,
+            vram=vram,
+            steps=max(1, steps),
+            progress=progress,
+        )
     finally:
         progress.close()
     text = "\n\n".join([*(dial_text(dial) for dial in dials), plan_text(found)])
     show(dataclasses.asdict(found) | {"dial": [dataclasses.asdict(dial) for dial in dials]}, json, text)
-

@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 
 
 def tokenizer_train(
-    *files: Path, vocab_size: int, out: Path, max_token_chars: int = 16, min_frequency: int = 2, threads: int = 0,
-    memory: str = "", plain: Flag = False, json: Flag = False,
-) -> None:  # fmt: skip
+    *files: Path,
+    vocab_size: int,
+    out: Path,
+    max_token_chars: int = 16,
+    min_frequency: int = 2,
+    threads: int = 0,
+    memory: str = "",
+    plain: Flag = False,
+    json: Flag = False,
+) -> None:
     """Learn a byte-level BPE vocabulary from text files or a corpus directory.
 
     Parameters
@@ -42,9 +49,17 @@ def tokenizer_train(
     from .tokenizer import train_tokenizer
 
     train_tokenizer(
-        list(files), vocab_size=vocab_size, out=out, max_token_chars=max_token_chars, min_frequency=min_frequency, aligned=not plain,
-        threads=threads if threads > 0 else os.cpu_count() or 1, memory=bytes_of(memory), parents=_corpus_of(files), progress=_show_progress(),
-    )  # fmt: skip
+        list(files),
+        vocab_size=vocab_size,
+        out=out,
+        max_token_chars=max_token_chars,
+        min_frequency=min_frequency,
+        aligned=not plain,
+        threads=threads if threads > 0 else os.cpu_count() or 1,
+        memory=bytes_of(memory),
+        parents=_corpus_of(files),
+        progress=_show_progress(),
+    )
     show(read_manifest(out, verify=False).metrics, True)
 
 
@@ -67,12 +82,18 @@ def _show_progress() -> Callable[..., None]:
             return
         shown = now
         spent = now - began
-        left = f"  ETA {format_seconds(spent / (done - first) * (total - done))}" if total > done > first and spent > 1 else ""
+        left = (
+            f"  ETA {format_seconds(spent / (done - first) * (total - done))}"
+            if total > done > first and spent > 1
+            else ""
+        )
         if phase == "count":
             size = f"{done / 1e6:,.0f} MB" if not total else f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB"
             print(tr(f"已读 {size}{left}", f"{size} read{left}"), file=sys.stderr, flush=True)
         else:
-            print(tr(f"已学 {done}/{total}{left}", f"{done}/{total} learnt{left}"), file=sys.stderr, flush=True)
+            print(
+                tr(f"已学 {done}/{total}{left}", f"{done}/{total} learnt{left}"), file=sys.stderr, flush=True
+            )
 
     return show_progress
 
@@ -85,7 +106,11 @@ def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag 
     ids = words.encode(sys.stdin.read() if text is None else text)
     pieces = [words.decode([token]) for token in ids]
     shown = [piece_text(words.decode_bytes([token])) for token in ids]
-    show({"ids": ids, "tokens": pieces}, json, " ".join(f"{piece}:{token}" for piece, token in zip(shown, ids, strict=True)))
+    show(
+        {"ids": ids, "tokens": pieces},
+        json,
+        " ".join(f"{piece}:{token}" for piece, token in zip(shown, ids, strict=True)),
+    )
 
 
 def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, json: Flag = False) -> None:
@@ -105,7 +130,9 @@ def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, js
     show(found, json, vocabulary_text(found, max(limit, 1)))
 
 
-def tokenizer_compare(*tokenizers: Path, on: Files, picture: Path | None = None, max_bytes: str = "", json: Flag = False) -> None:
+def tokenizer_compare(
+    *tokenizers: Path, on: Files, picture: Path | None = None, max_bytes: str = "", json: Flag = False
+) -> None:
     """Compare tokenizers on files: bytes and characters per token, by class of text; unused and unreachable tokens.
 
     Parameters
@@ -125,13 +152,25 @@ def tokenizer_compare(*tokenizers: Path, on: Files, picture: Path | None = None,
     from .tokenizer.show import class_names, comparison_text, short_names
 
     if not tokenizers:
-        raise HanlinError("请给出至少一个分词器。例：hanlin tokenizer compare a b --on text.jsonl", "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl")
-    result = compare_tokenizers([open_any(_model_directory(path)) for path in tokenizers], list(on), bytes_of(max_bytes) if max_bytes else None)
+        raise HanlinError(
+            "请给出至少一个分词器。例：hanlin tokenizer compare a b --on text.jsonl",
+            "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl",
+        )
+    result = compare_tokenizers(
+        [open_any(_model_directory(path)) for path in tokenizers],
+        list(on),
+        bytes_of(max_bytes) if max_bytes else None,
+    )
     if picture is not None:
         from .common.atomic import atomic_write
         from .evaluation.tokenizer_picture import comparison_picture
 
-        atomic_write(picture, comparison_picture(result, short_names([found["path"] for found in result["tokenizers"]]), class_names()))
+        atomic_write(
+            picture,
+            comparison_picture(
+                result, short_names([found["path"] for found in result["tokenizers"]]), class_names()
+            ),
+        )
     show(result, json, comparison_text(result))
 
 
@@ -143,9 +182,18 @@ def tokenizer_advise(*, params: str, hidden_size: int | None = None, json: Flag 
 
     advice = advise(params, hidden_size)
     reason = {
-        "law": tr("词表的规模律，乘以 1.6（小模型读的文本远多于规模律的最优）", "the scaling law of vocabularies, times 1.6 (small models read far more text than its optimum)"),
-        "floor": tr("常用汉字需要的余地，规模律要的更少", "room for the common characters; the law alone asks for less"),
-        "share": tr("模型太小，嵌入不宜超过三分之一", "the model is small, and its embedding should not take more than a third"),
+        "law": tr(
+            "词表的规模律，乘以 1.6（小模型读的文本远多于规模律的最优）",
+            "the scaling law of vocabularies, times 1.6 (small models read far more text than its optimum)",
+        ),
+        "floor": tr(
+            "常用汉字需要的余地，规模律要的更少",
+            "room for the common characters; the law alone asks for less",
+        ),
+        "share": tr(
+            "模型太小，嵌入不宜超过三分之一",
+            "the model is small, and its embedding should not take more than a third",
+        ),
     }[advice.why]
     text = tr(
         f"--vocab-size {advice.vocab_size}：宽度 {advice.hidden_size} 时嵌入占全部参数的 {advice.embedding_share:.0%}。依据：{reason}（规模律：{advice.law}）。",
@@ -184,8 +232,12 @@ def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, j
     from .dataset.tail import tail_text
 
     made = build_text_dataset(
-        list(corpus), _open_tokenizer(tokenizer), out, threads=threads if threads > 0 else os.cpu_count() or 1,
-        parents=_corpus_of(corpus), progress=functools.partial(_show_progress(), "count"),
-    )  # fmt: skip
+        list(corpus),
+        _open_tokenizer(tokenizer),
+        out,
+        threads=threads if threads > 0 else os.cpu_count() or 1,
+        parents=_corpus_of(corpus),
+        progress=functools.partial(_show_progress(), "count"),
+    )
     print(tail_text(tail_alarm(made)), file=sys.stderr)
     show(read_manifest(out, verify=False).metrics, True)

@@ -30,7 +30,13 @@ def prose():
 
     def make(seed: int, length: int = 120) -> str:
         draw = random.Random(seed)
-        return "".join(draw.choice(COMMON) + ("，" if i % 9 == 8 else "。" if i % 23 == 22 else "") for i in range(length)) + "。"
+        return (
+            "".join(
+                draw.choice(COMMON) + ("，" if i % 9 == 8 else "。" if i % 23 == 22 else "")
+                for i in range(length)
+            )
+            + "。"
+        )
 
     return make
 
@@ -42,7 +48,11 @@ def write(tmp_path):
     def make(name: str, records: list) -> Path:
         path = tmp_path / name
         path.write_text(
-            "".join((item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)) + "\n" for item in records), encoding="utf-8"
+            "".join(
+                (item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)) + "\n"
+                for item in records
+            ),
+            encoding="utf-8",
         )
         return path
 

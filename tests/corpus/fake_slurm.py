@@ -21,12 +21,16 @@ FOLDER = Path(os.environ["FAKE_SLURM"])
 
 
 def options(arguments: list[str]) -> dict[str, str]:
-    return dict(item.removeprefix("--").split("=", 1) for item in arguments if item.startswith("--") and "=" in item)
+    return dict(
+        item.removeprefix("--").split("=", 1) for item in arguments if item.startswith("--") and "=" in item
+    )
 
 
 def sbatch(arguments: list[str]) -> None:
     script = Path(arguments[-1]).read_text()
-    directives = options([line.removeprefix("#SBATCH ").strip() for line in script.splitlines() if line.startswith("#SBATCH ")])
+    directives = options(
+        [line.removeprefix("#SBATCH ").strip() for line in script.splitlines() if line.startswith("#SBATCH ")]
+    )
     if directives["partition"] == "closed":
         sys.exit("sbatch: error: invalid partition specified: closed")
     number = 1000 + len(list(FOLDER.glob("*.job")))
@@ -36,9 +40,12 @@ def sbatch(arguments: list[str]) -> None:
     export = dict(item.split("=") for item in options(arguments).get("export", "").split(",") if "=" in item)
     (folder / "job.json").write_text(json.dumps({"directives": directives, "export": export}))
     subprocess.Popen(
-        [sys.executable, __file__, "controller", str(number)], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [sys.executable, __file__, "controller", str(number)],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     print(f"Submitted batch job {number}")
 
 
@@ -51,12 +58,21 @@ def controller(arguments: list[str]) -> None:
 
     def run(task: int) -> None:
         output = job["directives"]["output"].replace("%A", number).replace("%a", str(task))
-        environment = os.environ | job["export"] | {
-            "SLURM_JOB_ID": str(int(number) * 100 + task), "SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(task),
-            "SLURM_NODELIST": f"node{task % 2 + 1}", "SLURM_JOB_NAME": job["directives"]["job-name"],
-        }  # fmt: skip
+        environment = (
+            os.environ
+            | job["export"]
+            | {
+                "SLURM_JOB_ID": str(int(number) * 100 + task),
+                "SLURM_ARRAY_JOB_ID": number,
+                "SLURM_ARRAY_TASK_ID": str(task),
+                "SLURM_NODELIST": f"node{task % 2 + 1}",
+                "SLURM_JOB_NAME": job["directives"]["job-name"],
+            }
+        )
         with open(output, "wb") as file:
-            code = subprocess.run(["bash", str(folder / "script")], env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run(
+                ["bash", str(folder / "script")], env=environment, stdout=file, stderr=subprocess.STDOUT
+            ).returncode
         state = "COMPLETED" if code == 0 else "OUT_OF_MEMORY" if code in (137, -9) else "FAILED"
         (folder / f"{task}.state").write_text(state)
 
@@ -66,7 +82,11 @@ def controller(arguments: list[str]) -> None:
 
 
 def named(name: str) -> list[Path]:
-    return [path for path in sorted(FOLDER.glob("*.job")) if json.loads((path / "job.json").read_text())["directives"]["job-name"] == name]
+    return [
+        path
+        for path in sorted(FOLDER.glob("*.job"))
+        if json.loads((path / "job.json").read_text())["directives"]["job-name"] == name
+    ]
 
 
 def squeue(arguments: list[str]) -> None:
@@ -100,7 +120,9 @@ def srun(arguments: list[str]) -> None:
     os.execvp(arguments[3], arguments[3:])
 
 
-COMMANDS = {function.__name__: function for function in (sbatch, controller, squeue, sacct, scancel, scontrol, srun)}
+COMMANDS = {
+    function.__name__: function for function in (sbatch, controller, squeue, sacct, scancel, scontrol, srun)
+}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](sys.argv[2:])

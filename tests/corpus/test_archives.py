@@ -88,9 +88,18 @@ def test_files_within_are_read_like_files_beside_each_other(tmp_path, kind):
         place = folder / f"{list(FILES).index(name)}" / name
         place.parent.mkdir(parents=True)
         place.write_bytes(data)
-    beside = [path for number in range(len(FILES)) for path in sorted((folder / str(number)).rglob("*")) if path.is_file()]
-    assert found == [item["text"] for path in beside for item in read_documents(path, quarantine=Quarantine())]
-    assert [text for batch in read_texts(tmp_path / kind, quarantine=Quarantine()) for text in batch] == [text.encode() for text in found]
+    beside = [
+        path
+        for number in range(len(FILES))
+        for path in sorted((folder / str(number)).rglob("*"))
+        if path.is_file()
+    ]
+    assert found == [
+        item["text"] for path in beside for item in read_documents(path, quarantine=Quarantine())
+    ]
+    assert [text for batch in read_texts(tmp_path / kind, quarantine=Quarantine()) for text in batch] == [
+        text.encode() for text in found
+    ]
     skipped = {entry.file.partition("!")[2]: entry for entry in quarantine.entries}
     assert set(skipped) == (set(OTHERS) | {"甲/a.jsonl"}) - {"__MACOSX/._a.jsonl", ".hidden.txt"}
     assert skipped["甲/a.jsonl"].line == 2 and skipped["甲/a.jsonl"].file == f"{tmp_path / kind}!甲/a.jsonl"
@@ -102,7 +111,11 @@ def test_the_source_is_the_archives_name_and_directories_hold_archives(tmp_path)
     make_tar(tmp_path / "books.tar.gz", FILES, "w:gz")
     (tmp_path / "plain.jsonl").write_text('{"text": "plain"}\n')
     assert [path.name for path in expand(tmp_path)] == ["books.tar.gz", "plain.jsonl", "小说.zip"]
-    assert {item["source"] for item in read_documents(tmp_path, quarantine=Quarantine())} == {"books", "plain", "小说"}
+    assert {item["source"] for item in read_documents(tmp_path, quarantine=Quarantine())} == {
+        "books",
+        "plain",
+        "小说",
+    }
     assert [stem(tmp_path / name) for name in MAKE] == ["x", "stored", *["x"] * 6]
 
 
@@ -205,7 +218,12 @@ def test_sparse_files_and_links_are_passed_over(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
         sparse = tarfile.TarInfo("sparse.txt")
-        sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "sparse.txt", "GNU.sparse.realsize": str(1 << 40)}
+        sparse.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "sparse.txt",
+            "GNU.sparse.realsize": str(1 << 40),
+        }
         body = b"0\n".ljust(512, b"\0")
         sparse.size = len(body)
         archive.addfile(sparse, io.BytesIO(body))
@@ -255,11 +273,17 @@ def test_an_archive_without_text_says_what_it_holds(tmp_path):
 
 def test_a_line_without_end_in_an_archive_costs_itself(tmp_path):
     limits = ReadLimits(record_bytes=1 << 20)
-    lines = b'{"text": "a"}\n{"text": "' + random.Random(0).randbytes(2 << 20).hex().encode() + b'"}\n{"text": "b"}\n'
+    lines = (
+        b'{"text": "a"}\n{"text": "'
+        + random.Random(0).randbytes(2 << 20).hex().encode()
+        + b'"}\n{"text": "b"}\n'
+    )
     for name in ("x.zip", "x.tar.gz"):
         MAKE[name](tmp_path / name, {"long.jsonl": lines})
         quarantine = Quarantine()
-        assert [item["text"] for item in read_documents(tmp_path / name, quarantine=quarantine, limits=limits)] == ["a", "b"]
+        assert [
+            item["text"] for item in read_documents(tmp_path / name, quarantine=quarantine, limits=limits)
+        ] == ["a", "b"]
         assert [(entry.line, entry.offset) for entry in quarantine.entries] == [(2, 14)]
 
 
@@ -285,7 +309,11 @@ def test_whatever_happens_to_an_archive_is_an_error_in_words(tmp_path):
                 del data[at : at + draw.randrange(1, 200)]
         (tmp_path / kind).write_bytes(data)
         try:
-            list(read_documents(tmp_path / kind, quarantine=Quarantine(), limits=ReadLimits(record_bytes=1 << 20)))
+            list(
+                read_documents(
+                    tmp_path / kind, quarantine=Quarantine(), limits=ReadLimits(record_bytes=1 << 20)
+                )
+            )
         except HanlinError:
             pass
         except Exception as error:

@@ -29,7 +29,12 @@ OPEN = {"min_repeats": 1, "sentence_line": 1e9}
 
 
 def test_every_rule_acts_just_beyond_its_threshold(prose):
-    text = "•不了ab12【】=\ufffd#\n• 在人有我他说了……展开\n國語かな\n没有…\n没有…\n" + prose(3, 200) + "魑魅魍魉的一是不了在人有我他这个们中来上" * 10 + "\n没有句号"
+    text = (
+        "•不了ab12【】=\ufffd#\n• 在人有我他说了……展开\n國語かな\n没有…\n没有…\n"
+        + prose(3, 200)
+        + "魑魅魍魉的一是不了在人有我他这个们中来上" * 10
+        + "\n没有句号"
+    )
     signals = measure([text])
     for rule in RULES:
         field, _, row = AT[rule.name].partition("[")
@@ -37,7 +42,9 @@ def test_every_rule_acts_just_beyond_its_threshold(prose):
         at = (values[int(row[:-1])] if row else values)[0].item()
         assert at > 0, rule.name
         beyond = (1 if isinstance(at, int) else 1e-9) * (1 if rule.key.startswith("min_") else -1)
-        kept, dropped = (Cleaner(preset("none", OPEN | {rule.key: threshold})) for threshold in (at, at + beyond))
+        kept, dropped = (
+            Cleaner(preset("none", OPEN | {rule.key: threshold})) for threshold in (at, at + beyond)
+        )
         assert kept([{"text": text}]) == [{"text": text}], rule.name
         assert dropped([{"text": text}]) == [None], rule.name
         assert list(dropped.drops.samples) == [rule.name]
@@ -47,7 +54,9 @@ def test_every_rule_acts_just_beyond_its_threshold(prose):
 
 def test_lists_of_sentences_need_no_full_stops():
     def kept(lines: list[str], **rules) -> bool:
-        return Cleaner(preset("none", {"min_terminal_share": 0.1, "sentence_line": 30} | rules))([{"text": "\n".join(lines)}]) != [None]
+        return Cleaner(preset("none", {"min_terminal_share": 0.1, "sentence_line": 30} | rules))(
+            [{"text": "\n".join(lines)}]
+        ) != [None]
 
     notes = [f"- 修复在第{i}种情况下，查询语句的执行计划选择不正确而导致内存占用过高的问题" for i in range(4)]
     assert len(notes[0]) > 30 and kept(notes) and not kept(notes[:3]) and kept([*notes[:3], "完。"])
@@ -88,7 +97,8 @@ def test_an_article_is_judged_by_its_prose_and_stays_whole():
         assert Cleaner(PRESETS["zh-web"])([{"text": program}]) == [None]
     unclosed = f"一段文字。\n```\n{code}"
     assert outside_code(unclosed) == unclosed  # it may well be a stray mark
-    assert Cleaner(PRESETS["code"])([{"text": f"```\n{code}\n```"}]) == [None]  # # above its share there too: code is what that preset judges
+    # # above its share there too: code is what that preset judges
+    assert Cleaner(PRESETS["code"])([{"text": f"```\n{code}\n```"}]) == [None]
 
 
 def test_every_rule_has_a_source_and_a_key():
@@ -113,26 +123,55 @@ def test_published_thresholds_of_the_web_preset():
     """research figures: FineWeb-2, Matrix, ChineseWebText, Data-Juicer, Gopher as `rules.py` names them."""
     web = PRESETS["zh-web"]
     assert (web.max_top_2gram_share, web.max_top_3gram_share, web.max_top_4gram_share) == (0.2, 0.18, 0.16)
-    assert (web.max_duplicate_5gram_share, web.max_duplicate_share, web.max_duplicate_line_share) == (0.6, 0.5, 0.287)
-    assert (web.min_han_share, web.max_digit_share, web.max_bullet_share, web.max_more_share, web.min_entropy) == (0.3, 0.3, 0.9, 0.3, 3.0)
-    assert (web.max_bracket_share, web.max_number_sign_share, web.max_ellipsis_share, web.min_alphanumeric_share) == (0.1, 0.1, 0.1, 0.1)
+    assert (web.max_duplicate_5gram_share, web.max_duplicate_share, web.max_duplicate_line_share) == (
+        0.6,
+        0.5,
+        0.287,
+    )
+    assert (
+        web.min_han_share,
+        web.max_digit_share,
+        web.max_bullet_share,
+        web.max_more_share,
+        web.min_entropy,
+    ) == (0.3, 0.3, 0.9, 0.3, 3.0)
+    assert (
+        web.max_bracket_share,
+        web.max_number_sign_share,
+        web.max_ellipsis_share,
+        web.min_alphanumeric_share,
+    ) == (0.1, 0.1, 0.1, 0.1)
 
 
-KINDS = {"books": ("novels_vernacular", "literature_essays"), "code": ("code_python",), "dialogue": ("medical_qa",)}
+KINDS = {
+    "books": ("novels_vernacular", "literature_essays"),
+    "code": ("code_python",),
+    "dialogue": ("medical_qa",),
+}
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_presets_keep_their_own_kind_of_text(shared, name):
     for source in KINDS[name]:
-        documents = [item for item, _ in zip(read_documents(shared(f"pretrain_zh/{source}.jsonl.zst")), range(100), strict=False)]
+        documents = [
+            item
+            for item, _ in zip(
+                read_documents(shared(f"pretrain_zh/{source}.jsonl.zst")), range(100), strict=False
+            )
+        ]
         cleaner = Cleaner(PRESETS[name])
-        assert sum(item is not None for item in cleaner(documents)) >= 0.95 * len(documents), (source, cleaner.drops.to_dict())
+        assert sum(item is not None for item in cleaner(documents)) >= 0.95 * len(documents), (
+            source,
+            cleaner.drops.to_dict(),
+        )
 
 
 PATTERNS = {
-    "offer": (promotion._OFFER, PROMOTIONAL), "call": (promotion._CALL, PROMOTIONAL), "trade": (promotion._TRADE, VICE),
+    "offer": (promotion._OFFER, PROMOTIONAL),
+    "call": (promotion._CALL, PROMOTIONAL),
+    "trade": (promotion._TRADE, VICE),
     "entrance": (promotion._ENTRANCE, VICE),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -157,7 +196,10 @@ def test_lines_of_real_text_are_found(shared):
     finder = suspicious(3.0)
     for name in ("pretrain_zh/web_crawl_noisy.jsonl.zst", "fixtures_dirty/spam_seo_chineseWebText.jsonl"):
         for item, _ in zip(read_documents(shared(name)), range(300), strict=False):
-            found = {int(number): int(groups) for number, groups in zip(*finder.find([item["text"]])[1:], strict=True)}
+            found = {
+                int(number): int(groups)
+                for number, groups in zip(*finder.find([item["text"]])[1:], strict=True)
+            }
             for number, line in enumerate(item["text"].split("\n")):
                 groups = found.get(number, 0)
                 assert groups & PROMOTIONAL or promotional_points(line) < 3, line
@@ -175,14 +217,25 @@ def test_presets_refuse_what_they_do_not_know():
 
 
 def test_the_preset_none_changes_nothing():
-    awkward = ["", " \x00\u200b<p>&nbsp;", "ÆªÃû", "点击加微信abc12345领红包！！！", "\ufffd" * 9, "a" * 10_000]
+    awkward = [
+        "",
+        " \x00\u200b<p>&nbsp;",
+        "ÆªÃû",
+        "点击加微信abc12345领红包！！！",
+        "\ufffd" * 9,
+        "a" * 10_000,
+    ]
     assert Cleaner(PRESETS["none"])([{"text": text, "source": "s"} for text in awkward]) == [
         {"text": text, "source": "s"} for text in awkward
     ]
 
 
 def test_drops_and_kept_add_up_and_samples_do_not_depend_on_order(prose):
-    documents = [{"text": text, "source": str(i % 3)} for i in range(300) for text in (prose(i), "短" * (i % 9), f"{i}" * 30)]
+    documents = [
+        {"text": text, "source": str(i % 3)}
+        for i in range(300)
+        for text in (prose(i), "短" * (i % 9), f"{i}" * 30)
+    ]
     first, second = Cleaner(PRESETS["zh-web"]), Cleaner(PRESETS["zh-web"])
     kept = sum(item is not None for item in first(documents))
     random.Random(1).shuffle(documents)
@@ -191,7 +244,8 @@ def test_drops_and_kept_add_up_and_samples_do_not_depend_on_order(prose):
     counted = first.drops.to_dict()
     assert kept + sum(about["count"] for about in counted.values()) == len(documents)
     assert (
-        all(len(about["samples"]) <= SAMPLES for about in counted.values()) and max(about["count"] for about in counted.values()) > SAMPLES
+        all(len(about["samples"]) <= SAMPLES for about in counted.values())
+        and max(about["count"] for about in counted.values()) > SAMPLES
     )
     assert [(name, [item["text"] for item in about["samples"]]) for name, about in counted.items()] == [
         (name, [item["text"] for item in about["samples"]]) for name, about in second.drops.to_dict().items()
@@ -202,7 +256,9 @@ def test_samples_are_a_bounded_set_of_what_came():
     samples = Samples()
     for i in range(1000):
         samples.add(f"文本{i}")
-    assert samples.count == 1000 and len(samples.items()) == SAMPLES == len({item["text"] for item in samples.items()})
+    assert samples.count == 1000 and len(samples.items()) == SAMPLES == len(
+        {item["text"] for item in samples.items()}
+    )
 
 
 ADVERTISEMENTS = [
@@ -260,7 +316,10 @@ def test_a_line_of_advertisement_goes_the_document_stays(prose):
     text = prose(1, 300)
     (kept,) = cleaner([{"text": f"{text}\n{ADVERTISEMENTS[0]}\n责任编辑：李四\n{text[:80]}。"}])
     assert kept is not None and kept["text"] == f"{text}\n{text[:80]}。"
-    assert {name: about["count"] for name, about in cleaner.lines.to_dict().items()} == {"promotional_line": 1, "page_furniture_line": 1}
+    assert {name: about["count"] for name, about in cleaner.lines.to_dict().items()} == {
+        "promotional_line": 1,
+        "page_furniture_line": 1,
+    }
     assert cleaner([{"text": "\n".join(ADVERTISEMENTS)}]) == [None]
     fenced = f"{text}\n```\n返回首页\n{ADVERTISEMENTS[0]}\n```\n{text}"
     assert cleaner([{"text": fenced}])[0] == {"text": fenced}
@@ -284,7 +343,10 @@ def test_betting_brands_in_spun_texts(shared):
     branded = [
         index
         for index, item in enumerate(documents)
-        if any(mark in item["text"][:60] for mark in ("威尼斯人", "yabo", "betway", "体育app", "体育官方", "币游国际", "bt365"))
+        if any(
+            mark in item["text"][:60]
+            for mark in ("威尼斯人", "yabo", "betway", "体育app", "体育官方", "币游国际", "bt365")
+        )
     ]
     result = cleaner(documents)
     assert len(branded) >= 6 and all(result[index] is None for index in branded)
@@ -294,5 +356,7 @@ def test_betting_brands_in_spun_texts(shared):
 def test_mojibake_and_lossy_text_do_not_survive(shared):
     cleaner = Cleaner(PRESETS["zh-web"])
     kept = [item for item in cleaner(list(read_documents(shared("fixtures_dirty/mojibake.jsonl")))) if item]
-    assert all("锟斤拷" not in item["text"] and "Ã" not in item["text"] and "鈥" not in item["text"] for item in kept)
+    assert all(
+        "锟斤拷" not in item["text"] and "Ã" not in item["text"] and "鈥" not in item["text"] for item in kept
+    )
     assert len(kept) <= 1  # the one repaired

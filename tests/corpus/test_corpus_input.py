@@ -22,7 +22,9 @@ from hanlin.tokenizer import train_tokenizer
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "mine"
     draw = random.Random(3)
-    texts = ["".join(draw.choices("小明在学校里看书红公园唱歌今天的气很好大家都高兴", k=90)) for _ in range(300)]
+    texts = [
+        "".join(draw.choices("小明在学校里看书红公园唱歌今天的气很好大家都高兴", k=90)) for _ in range(300)
+    ]
     config = CorpusConfig(preset="none", heldout_fraction=0.1)
     return build_corpus(({"text": text, "source": "故事"} for text in texts), folder, config, seed=1)
 
@@ -50,19 +52,48 @@ def test_only_a_corpus_is_one(built: Path, tmp_path: Path) -> None:
         expand(tmp_path / "words")
 
 
-def test_every_command_takes_the_directory(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_takes_the_directory(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, source in (("a", built), ("b", built / "documents.jsonl.zst")):
         app(["tokenizer", "train", str(source), "--vocab-size", "300", "--out", str(tmp_path / name)])
-        app(["dataset", "build", str(source), "--tokenizer", str(tmp_path / name), "--out", str(tmp_path / f"{name}-data")])
-        app(["corpus", "build", str(source), "--preset", "none", "--workers", "1", "--out", str(tmp_path / f"{name}-again")])
+        app(
+            [
+                "dataset",
+                "build",
+                str(source),
+                "--tokenizer",
+                str(tmp_path / name),
+                "--out",
+                str(tmp_path / f"{name}-data"),
+            ]
+        )
+        app(
+            [
+                "corpus",
+                "build",
+                str(source),
+                "--preset",
+                "none",
+                "--workers",
+                "1",
+                "--out",
+                str(tmp_path / f"{name}-again"),
+            ]
+        )
     capsys.readouterr()
     for made in ("", "-data", "-again"):  # the page and the figures of time aside
-        assert read_manifest(tmp_path / f"a{made}").content_hash == read_manifest(tmp_path / f"b{made}").content_hash
+        assert (
+            read_manifest(tmp_path / f"a{made}").content_hash
+            == read_manifest(tmp_path / f"b{made}").content_hash
+        )
     assert read_manifest(tmp_path / "a").parents == {"corpus": read_manifest(built).content_hash}
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_damaged_corpus_file_is_refused_before_a_word_of_it_is_used(built: Path, tmp_path: Path, seed: int) -> None:
+def test_a_damaged_corpus_file_is_refused_before_a_word_of_it_is_used(
+    built: Path, tmp_path: Path, seed: int
+) -> None:
     shutil.copytree(built, tmp_path / "c")
     file = tmp_path / "c" / "documents.jsonl.zst"
     data = bytearray(file.read_bytes())
@@ -72,7 +103,9 @@ def test_a_damaged_corpus_file_is_refused_before_a_word_of_it_is_used(built: Pat
     for reader in (read_documents, read_texts):
         with pytest.raises(HanlinError, match="SHA-256"):
             next(reader(file, quarantine=Quarantine()))
-    with pytest.raises(HanlinError, match="SHA-256|damaged|损坏"):  # its beginning is looked at before all else
+    with pytest.raises(
+        HanlinError, match="SHA-256|damaged|损坏"
+    ):  # its beginning is looked at before all else
         app(["corpus", "build", str(file), "--preset", "none", "--out", str(tmp_path / "d")])
     with pytest.raises(HanlinError, match="SHA-256"):
         app(["tokenizer", "train", str(file), "--vocab-size", "300", "--out", str(tmp_path / "d")])
@@ -89,13 +122,17 @@ def test_frames_carry_a_checksum_of_their_own(built: Path, tmp_path: Path, name:
         damaged[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         (tmp_path / name).write_bytes(damaged)
         try:
-            quiet += b"".join(blocks(tmp_path / name, ReadLimits())) != zstandard.ZstdDecompressor().decompressobj().decompress(data)
+            quiet += b"".join(
+                blocks(tmp_path / name, ReadLimits())
+            ) != zstandard.ZstdDecompressor().decompressobj().decompress(data)
         except HanlinError:
             continue
     assert not quiet
 
 
-def test_a_file_is_hashed_once_and_again_when_it_changes(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_hashed_once_and_again_when_it_changes(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hanlin.common import manifest
 
     shutil.copytree(built, tmp_path / "c")

@@ -41,5 +41,8 @@ def test_the_list_fits_a_terminal_and_begins_with_a_recommendation(monkeypatch, 
     assert ("从这里开始" in first or "Start here" in first) and find(second.split()[4]).stage == "pretrain"
     assert all(find(word).name for line in text.splitlines()[1:4] for word in [line.split()[4]])
     if language == "zh":
-        assert "unknown" not in "".join(line for line in text.splitlines() if not line.startswith("    ")) and "不清楚" in text
+        assert (
+            "unknown" not in "".join(line for line in text.splitlines() if not line.startswith("    "))
+            and "不清楚" in text
+        )
     assert "start here" not in listing("sft").lower() and "minimind-pretrain" in listing("pretrain")

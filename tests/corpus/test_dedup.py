@@ -52,15 +52,29 @@ def test_the_core_makes_the_bare_text_of_every_code_point_alone_and_among_others
     points = [chr(point) for point in range(0x110000)]
     for before, after in (("", ""), ("一", "二"), ("1", "2"), ("a", "\u0301")):
         texts = [before + character + after for character in points]
-        wrong = [hex(index) for index, (found, text) in enumerate(zip(bare_of(texts), texts, strict=True)) if found != skeleton(_whole(text))]
+        wrong = [
+            hex(index)
+            for index, (found, text) in enumerate(zip(bare_of(texts), texts, strict=True))
+            if found != skeleton(_whole(text))
+        ]
         assert not wrong, (before, after, wrong[:10])
 
 
 def test_the_core_makes_the_bare_text_of_random_texts():
     draw = random.Random(4)
-    marks = [chr(point) for point in range(0x110000) if unicodedata.combining(chr(point)) or unicodedata.decomposition(chr(point))]
-    pools = [[*"12９٣-－.:：/%，。 \n…一二aΣσς가각ᄀ힣ﾊﾞが½㎏⑴\u3099\u0301\u200d\ud800"], marks, [chr(point) for point in range(0x110000)]]
-    texts = ["".join(draw.choice(draw.choice(pools)) for _ in range(draw.randint(0, 12))) for _ in range(60_000)]
+    marks = [
+        chr(point)
+        for point in range(0x110000)
+        if unicodedata.combining(chr(point)) or unicodedata.decomposition(chr(point))
+    ]
+    pools = [
+        [*"12９٣-－.:：/%，。 \n…一二aΣσς가각ᄀ힣ﾊﾞが½㎏⑴\u3099\u0301\u200d\ud800"],
+        marks,
+        [chr(point) for point in range(0x110000)],
+    ]
+    texts = [
+        "".join(draw.choice(draw.choice(pools)) for _ in range(draw.randint(0, 12))) for _ in range(60_000)
+    ]
     for text, found in zip(texts, bare_of(texts), strict=True):
         assert found == skeleton(_whole(text)), ascii(text)
 
@@ -75,7 +89,10 @@ def test_the_core_makes_the_bare_text_of_any_texts(texts):
 
 def test_digests_tell_texts_apart():
     draw = random.Random(2)
-    texts = list({"".join(draw.choices("一二a", k=draw.randint(0, 20))) for _ in range(20_000)} | {"一" * size for size in range(3000)})
+    texts = list(
+        {"".join(draw.choices("一二a", k=draw.randint(0, 20))) for _ in range(20_000)}
+        | {"一" * size for size in range(3000)}
+    )
     found = digests(batch_of(texts))
     assert found.shape == (len(texts), 2) and found.dtype == np.uint64
     for half in (0, 1):
@@ -86,7 +103,10 @@ def test_digests_tell_texts_apart():
 
 def test_signatures_do_not_depend_on_the_batch():
     draw = random.Random(1)
-    texts = ["".join(draw.choices(HAN, k=draw.choice([0, 1, 4, 5, 50, 300_000 if i == 3 else 9]))) for i in range(40)]
+    texts = [
+        "".join(draw.choices(HAN, k=draw.choice([0, 1, 4, 5, 50, 300_000 if i == 3 else 9])))
+        for i in range(40)
+    ]
     hasher = MinHasher(CONFIG)
     together = hasher(texts)
     assert together.dtype == np.uint32

@@ -47,7 +47,9 @@ def corpus(seed: int, count: int) -> list[str]:
     return texts
 
 
-def sketched(folder: Path, texts: list[str], cuts: list[int], batch: int, config: DedupConfig = CONFIG) -> list[Path]:
+def sketched(
+    folder: Path, texts: list[str], cuts: list[int], batch: int, config: DedupConfig = CONFIG
+) -> list[Path]:
     """Sketches of the stretches between the cuts."""
     paths = []
     for number, (begin, end) in enumerate(itertools.pairwise([0, *cuts, len(texts)])):
@@ -77,12 +79,18 @@ def frugal(monkeypatch):
 
 def test_the_result_is_the_same_for_every_division_of_the_work(tmp_path, frugal):
     texts = corpus(1, 1500)
-    expected = found(find_duplicates(sketched(tmp_path / "a", texts, [], 1500), fetcher(texts), CONFIG, tmp_path / "a"))
+    expected = found(
+        find_duplicates(sketched(tmp_path / "a", texts, [], 1500), fetcher(texts), CONFIG, tmp_path / "a")
+    )
     assert len(expected) > 600 and expected["exact"].sum() > 100
-    for number, (cuts, batch, memory, workers) in enumerate([([1], 7, 1 << 17, 1), ([300, 300, 1400], 100, 1 << 20, 3), ([700], 1000, 30_000, 2)]):
+    for number, (cuts, batch, memory, workers) in enumerate(
+        [([1], 7, 1 << 17, 1), ([300, 300, 1400], 100, 1 << 20, 3), ([700], 1000, 30_000, 2)]
+    ):
         folder = tmp_path / str(number)
         paths = sketched(folder, texts, cuts, batch)
-        again = found(find_duplicates(paths, fetcher(texts), CONFIG, folder / "search", memory=memory, workers=workers))
+        again = found(
+            find_duplicates(paths, fetcher(texts), CONFIG, folder / "search", memory=memory, workers=workers)
+        )
         np.testing.assert_array_equal(again, expected)
     ranges = DuplicateSearch(paths, CONFIG, tmp_path / "r", memory=30_000).ranges()
     assert len(ranges) > 50  # so it was indeed divided
@@ -90,8 +98,12 @@ def test_the_result_is_the_same_for_every_division_of_the_work(tmp_path, frugal)
 
 def test_what_goes_is_tied_to_an_earlier_document_that_stays(tmp_path):
     texts = corpus(2, 800)
-    result = found(find_duplicates(sketched(tmp_path, texts, [], 800), fetcher(texts), CONFIG, tmp_path / "search"))
-    assert (np.diff(result["document"].astype(np.int64)) > 0).all() and (result["keeper"] < result["document"]).all()
+    result = found(
+        find_duplicates(sketched(tmp_path, texts, [], 800), fetcher(texts), CONFIG, tmp_path / "search")
+    )
+    assert (np.diff(result["document"].astype(np.int64)) > 0).all() and (
+        result["keeper"] < result["document"]
+    ).all()
     assert not set(result["keeper"].tolist()) & set(result["document"].tolist())
     bare = skeletons(texts)
     first = {}
@@ -101,7 +113,8 @@ def test_what_goes_is_tied_to_an_earlier_document_that_stays(tmp_path):
     assert set(result["document"][result["exact"] == 1].tolist()) == exact
     for item in result:
         grams = [
-            {text[i : i + 5] for i in range(max(1, len(text) - 4))} for text in (bare[int(item[name])].decode() for name in ("document", "keeper"))
+            {text[i : i + 5] for i in range(max(1, len(text) - 4))}
+            for text in (bare[int(item[name])].decode() for name in ("document", "keeper"))
         ]
         similarity = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
         assert similarity >= CONFIG.threshold and item["similarity"] == pytest.approx(similarity, abs=1e-6)
@@ -111,7 +124,11 @@ def test_what_goes_is_tied_to_an_earlier_document_that_stays(tmp_path):
 def test_exact_and_near_alone(tmp_path, exact, near):
     config = DedupConfig(exact=exact, near=near)
     texts = corpus(3, 400)
-    result = found(find_duplicates(sketched(tmp_path, texts, [], 50, config), fetcher(texts), config, tmp_path / "search"))
+    result = found(
+        find_duplicates(
+            sketched(tmp_path, texts, [], 50, config), fetcher(texts), config, tmp_path / "search"
+        )
+    )
     assert len(result) and set(result["exact"].tolist()) == {int(exact)}
     assert not exact or (result["similarity"] == 1).all()
 
@@ -140,7 +157,13 @@ def test_a_search_that_was_killed_goes_on_and_finds_the_same(tmp_path, frugal, m
     assert kills >= 4
     np.testing.assert_array_equal(again, expected)
     changed = texts[:350]
-    shorter = find_duplicates(sketched(tmp_path / "other", changed, [], 10), fetcher(changed), CONFIG, tmp_path / "killed", memory=100_000)
+    shorter = find_duplicates(
+        sketched(tmp_path / "other", changed, [], 10),
+        fetcher(changed),
+        CONFIG,
+        tmp_path / "killed",
+        memory=100_000,
+    )
     assert found(shorter)["document"].max() < 350  # another search does not take this one's files for its own
 
 
@@ -151,12 +174,21 @@ def test_clusters_hold_every_duplicate_once(tmp_path):
     whole = list(clusters(path))
     assert whole == list(clusters(path, memory=1000))
     assert [cluster.keeper for cluster in whole] == sorted({*result["keeper"].tolist()})
-    assert sorted((number, cluster.keeper) for cluster in whole for number, _, _ in cluster.members) == result[["document", "keeper"]].tolist()
+    assert (
+        sorted((number, cluster.keeper) for cluster in whole for number, _, _ in cluster.members)
+        == result[["document", "keeper"]].tolist()
+    )
     assert write_clusters(path, tmp_path / "clusters.jsonl") == len(whole)
     for document in (whole[0].keeper, whole[-1].members[-1][0]):
         shown = read_cluster(tmp_path / "clusters.jsonl", document)
-        assert isinstance(shown, Cluster) and (document == shown.keeper or document in [member[0] for member in shown.members])
-    alone = next(number for number in range(600) if number not in {*result["document"].tolist(), *result["keeper"].tolist()})
+        assert isinstance(shown, Cluster) and (
+            document == shown.keeper or document in [member[0] for member in shown.members]
+        )
+    alone = next(
+        number
+        for number in range(600)
+        if number not in {*result["document"].tolist(), *result["keeper"].tolist()}
+    )
     assert read_cluster(tmp_path / "clusters.jsonl", alone) is None
 
 
@@ -184,13 +216,26 @@ def test_pairs_of_keys_agree_with_comparing_everyone(tmp_path, seed):
     assert sum(reader.sizes) == count
     gone = (draw.random(first + 15_000) < 0.1).astype(np.uint8)
     groups: dict[int, list[int]] = {}
-    for key, document in zip((keys >> np.uint64(20)).tolist(), (documents.astype(int) + first).tolist(), strict=True):
+    for key, document in zip(
+        (keys >> np.uint64(20)).tolist(), (documents.astype(int) + first).tolist(), strict=True
+    ):
         if document >= len(gone) or not gone[document]:
             groups.setdefault(key, []).append(document)
-    expected = sorted({late << 32 | early for group in groups.values() for early, late in itertools.combinations(sorted(group), 2) if early != late})
+    expected = sorted(
+        {
+            late << 32 | early
+            for group in groups.values()
+            for early, late in itertools.combinations(sorted(group), 2)
+            if early != late
+        }
+    )
     parts: list[np.ndarray] = []
     ranges = key_ranges(reader.sizes, draw.integers(2_000, 2_000_000))
-    assert ranges[0][0] == 0 and ranges[-1][1] == (1 << 64) - 1 and all(a[1] + 1 == b[0] for a, b in itertools.pairwise(ranges))
+    assert (
+        ranges[0][0] == 0
+        and ranges[-1][1] == (1 << 64) - 1
+        and all(a[1] + 1 == b[0] for a, b in itertools.pairwise(ranges))
+    )
     for low, high in ranges:
         reader.pairs(low, high, gone, 32, 32, 100, parts.append)
     assert all((np.diff(part) > 0).all() for part in parts if len(part) > 1)
@@ -199,7 +244,9 @@ def test_pairs_of_keys_agree_with_comparing_everyone(tmp_path, seed):
     having = {}
     for key, document in zip(keys.tolist(), documents.tolist(), strict=True):
         having.setdefault(key, set()).add(document)
-    assert dict(zip(common.tolist(), counts.tolist(), strict=True)) == {key: len(who) for key, who in having.items() if len(who) >= 3}
+    assert dict(zip(common.tolist(), counts.tolist(), strict=True)) == {
+        key: len(who) for key, who in having.items() if len(who) >= 3
+    }
 
 
 def test_spilled_texts_come_back(tmp_path):
@@ -220,7 +267,14 @@ def test_lines_of_many_documents_of_one_source_go(tmp_path):
     texts, sources = [], []
     for number in range(40):
         own = ["".join(draw.choices(HAN, k=15)) for _ in range(3)]
-        lines = [own[0], "版权所有，翻印必究" if number % 2 else "版权所有 翻印必究！", "太短", own[1], "很" * 21, own[2]]
+        lines = [
+            own[0],
+            "版权所有，翻印必究" if number % 2 else "版权所有 翻印必究！",
+            "太短",
+            own[1],
+            "很" * 21,
+            own[2],
+        ]
         texts.append("\n".join([*lines, *(["四次而已的行"] * (3 if number < 4 else 0))]))
         sources.append("甲" if number < 36 else "乙")
     for number, (begin, end) in enumerate([(0, 10), (10, 40)]):
@@ -232,7 +286,8 @@ def test_lines_of_many_documents_of_one_source_go(tmp_path):
     cleaned = boilerplate(texts, sources)
     for number, (before, after) in enumerate(zip(texts, cleaned, strict=True)):
         gone = [line for line in before.split("\n") if line not in after.split("\n")]
-        assert [line[:4] for line in gone] == (["版权所有"] if number < 36 else [])  # four documents of the other source are too few
+        # four documents of the other source are too few
+        assert [line[:4] for line in gone] == (["版权所有"] if number < 36 else [])
         assert after == "\n".join(line for line in before.split("\n") if line not in gone)
     assert boilerplate.lines.to_dict()["boilerplate_line"]["count"] == 36
     assert Boilerplate(common[:, :0], config)(texts, sources) == texts

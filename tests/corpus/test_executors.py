@@ -30,21 +30,34 @@ from hanlin.corpus.executors import Datatrove, parse_options
 from hanlin.corpus.tasks import Phase, run_phases
 
 SETTINGS = {
-    "preset": "zh-short", "heldout_fraction": 0.05, "mask_pii": True, "source": "file", "weights": {"part_1": 2.5}, "boilerplate": {"documents": 3},
-}  # fmt: skip
+    "preset": "zh-short",
+    "heldout_fraction": 0.05,
+    "mask_pii": True,
+    "source": "file",
+    "weights": {"part_1": 2.5},
+    "boilerplate": {"documents": 3},
+}
 CONFIG = build(CorpusConfig, SETTINGS, "test")
 SLURM = {"partition": "cpu", "time": "00:10:00"}
 
 
 @pytest.fixture
 def datatrove() -> None:
-    pytest.importorskip("datatrove", reason="datatrove is not installed: nothing here was tried with its executors (extra `data`)")
+    pytest.importorskip(
+        "datatrove",
+        reason="datatrove is not installed: nothing here was tried with its executors (extra `data`)",
+    )
 
 
 @pytest.fixture
 def ray() -> None:
-    pytest.importorskip("datatrove", reason="datatrove is not installed: nothing here was tried with its executors (extra `data`)")
-    pytest.importorskip("ray", reason="ray is not installed: nothing was tried on a Ray cluster (extra `ray`)")
+    pytest.importorskip(
+        "datatrove",
+        reason="datatrove is not installed: nothing here was tried with its executors (extra `data`)",
+    )
+    pytest.importorskip(
+        "ray", reason="ray is not installed: nothing was tried on a Ray cluster (extra `ray`)"
+    )
 
 
 @pytest.fixture
@@ -67,7 +80,10 @@ def plain(tmp_path: Path, files: list[Path]) -> dict[str, str]:
     """What one process of ours makes of them."""
     path = build_corpus(files, tmp_path / "plain", CONFIG, seed=4)
     report = orjson.loads((path / "report.json").read_bytes())
-    assert report["lines"]["boilerplate_line"]["count"] > 50 and read_manifest(path).metrics["dropped"]["near_duplicate"] > 0
+    assert (
+        report["lines"]["boilerplate_line"]["count"] > 50
+        and read_manifest(path).metrics["dropped"]["near_duplicate"] > 0
+    )
     return content(path)
 
 
@@ -110,7 +126,9 @@ def squares(tmp_path: Path) -> Phase:
 # ------------------------------------------------------------------ without datatrove
 
 
-def test_phases_travel_without_what_belongs_to_this_process(tmp_path: Path, files: list[Path], plain: dict[str, str]) -> None:
+def test_phases_travel_without_what_belongs_to_this_process(
+    tmp_path: Path, files: list[Path], plain: dict[str, str]
+) -> None:
     class Bound(Progress):
         def __init__(self) -> None:
             self.lock = threading.Lock()  # cannot be pickled, as a terminal cannot
@@ -128,7 +146,9 @@ def test_documents_of_a_program_are_refused() -> None:
         build_corpus([{"text": "字"}], "never", engine=lambda phases, tell: {})
 
 
-def test_some_results_outlive_a_failed_first_phase(tmp_path: Path, files: list[Path], plain: dict[str, str]) -> None:
+def test_some_results_outlive_a_failed_first_phase(
+    tmp_path: Path, files: list[Path], plain: dict[str, str]
+) -> None:
     """As when a node is lost: what the others did is not done again."""
     done = []
 
@@ -147,7 +167,11 @@ def test_some_results_outlive_a_failed_first_phase(tmp_path: Path, files: list[P
 
 
 def test_what_is_missing_is_named(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments, message in ((["--tasks", "3"], "--executor"), (["--executor", "cloud"], "cloud"), (["--executor", "local"], r"hanlin\[data\]")):
+    for arguments, message in (
+        (["--tasks", "3"], "--executor"),
+        (["--executor", "cloud"], "cloud"),
+        (["--executor", "local"], r"hanlin\[data\]"),
+    ):
         if "local" in arguments:
             monkeypatch.setitem(sys.modules, "datatrove", None)
             monkeypatch.setitem(sys.modules, "datatrove.executor", None)
@@ -161,7 +185,9 @@ def test_what_is_missing_is_named(tmp_path: Path, files: list[Path], monkeypatch
 
 @pytest.mark.usefixtures("datatrove")
 @pytest.mark.parametrize(("tasks", "workers"), [(0, 1), (2, 1), (3, 2)])
-def test_the_local_executor_writes_the_same_bytes(tmp_path: Path, files: list[Path], plain: dict[str, str], tasks: int, workers: int) -> None:
+def test_the_local_executor_writes_the_same_bytes(
+    tmp_path: Path, files: list[Path], plain: dict[str, str], tasks: int, workers: int
+) -> None:
     told = []
 
     def engine(phases, tell):
@@ -185,7 +211,15 @@ def test_results_count_whatever_the_markers_of_datatrove_say(tmp_path: Path, squ
 
     def run(tasks: int) -> list[int]:
         Datatrove("local", tasks, 1)([squares])
-        assert [(path / "result").read_text() for path in squares.paths()] == ["0", "1", "4", "9", "16", "25", "36"]
+        assert [(path / "result").read_text() for path in squares.paths()] == [
+            "0",
+            "1",
+            "4",
+            "9",
+            "16",
+            "25",
+            "36",
+        ]
         return squares.work.runs(7)  # type: ignore[attr-defined]
 
     assert run(3) == [1] * 7
@@ -213,7 +247,9 @@ def test_one_rank_after_another_may_go_on(tmp_path: Path, squares: Phase) -> Non
 
 
 @pytest.mark.usefixtures("datatrove")
-def test_a_mistake_in_a_rank_is_heard_of(tmp_path: Path, squares: Phase, files: list[Path], plain: dict[str, str]) -> None:
+def test_a_mistake_in_a_rank_is_heard_of(
+    tmp_path: Path, squares: Phase, files: list[Path], plain: dict[str, str]
+) -> None:
     failing = Phase("squares", tmp_path, Count(7), Write(tmp_path / "traces", fails=4))
     with pytest.raises(HanlinError, match=r"squares.*ZeroDivisionError: in words"):
         Datatrove("local", 7, 1)([failing])
@@ -225,7 +261,10 @@ def test_a_mistake_in_a_rank_is_heard_of(tmp_path: Path, squares: Phase, files: 
     with pytest.raises(HanlinError, match=files[2].name):
         build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=Datatrove("local", 0, 2))
     files[2].write_bytes(good)
-    assert content(build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=Datatrove("local", 0, 1))) == plain
+    assert (
+        content(build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=Datatrove("local", 0, 1)))
+        == plain
+    )
 
 
 KILLED = """
@@ -248,18 +287,35 @@ def test_a_killed_rank_is_an_error_in_words(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "HANLIN_LANG": "en"}
     command = [sys.executable, str(tmp_path / "child.py"), str(tmp_path)]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert found.returncode == 1 and "ended by SIGKILL" in found.stderr and "--memory" in found.stderr, found.stderr
+    assert found.returncode == 1 and "ended by SIGKILL" in found.stderr and "--memory" in found.stderr, (
+        found.stderr
+    )
     assert not (tmp_path / "a" / "00002").exists()
 
 
 @pytest.mark.usefixtures("datatrove")
 def test_options_are_those_of_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ["partition=cpu", "time=20:00:00", "cpus_per_task=2", "requeue=false", "sbatch_args.account=lab", "sbatch_args.nice=5"]
+    given = [
+        "partition=cpu",
+        "time=20:00:00",
+        "cpus_per_task=2",
+        "requeue=false",
+        "sbatch_args.account=lab",
+        "sbatch_args.nice=5",
+    ]
     assert parse_options("slurm", given) == {
-        "partition": "cpu", "time": "20:00:00", "cpus_per_task": 2, "requeue": False, "sbatch_args": {"account": "lab", "nice": "5"},
-    }  # fmt: skip
+        "partition": "cpu",
+        "time": "20:00:00",
+        "cpus_per_task": 2,
+        "requeue": False,
+        "sbatch_args": {"account": "lab", "nice": "5"},
+    }
     if importlib.util.find_spec("ray"):
-        assert parse_options("ray", ["mem_per_cpu_gb=0.5", "time=60", "address=auto"]) == {"mem_per_cpu_gb": 0.5, "time": 60, "address": "auto"}
+        assert parse_options("ray", ["mem_per_cpu_gb=0.5", "time=60", "address=auto"]) == {
+            "mem_per_cpu_gb": 0.5,
+            "time": 60,
+            "address": "auto",
+        }
     for item in ("cpus_per_task=two", "requeue=perhaps", "sbatch_args=x", "partition", "=x"):
         with pytest.raises(HanlinError, match=item.partition("=")[0] or "=x"):
             parse_options("slurm", [item])
@@ -285,7 +341,9 @@ def slurm(tmp_path: Path, datatrove: None, monkeypatch: pytest.MonkeyPatch) -> P
     fake = Path(__file__).with_name("fake_slurm.py")
     for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol", "srun"):
         (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {fake} {name} "$@"\n')
-    (commands / "launch_pickled_pipeline").write_text(f'#!/bin/sh\nexec {sys.executable} -m datatrove.tools.launch_pickled_pipeline "$@"\n')
+    (commands / "launch_pickled_pipeline").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m datatrove.tools.launch_pickled_pipeline "$@"\n'
+    )
     for command in commands.iterdir():
         command.chmod(0o755)
     monkeypatch.setenv("FAKE_SLURM", str(jobs))
@@ -295,15 +353,23 @@ def slurm(tmp_path: Path, datatrove: None, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @pytest.mark.nightly
-def test_slurm_runs_the_script_that_datatrove_writes(tmp_path: Path, slurm: Path, files: list[Path], plain: dict[str, str]) -> None:
+def test_slurm_runs_the_script_that_datatrove_writes(
+    tmp_path: Path, slurm: Path, files: list[Path], plain: dict[str, str]
+) -> None:
     options = SLURM | {"max_array_size": 2, "sbatch_args": {"account": "lab"}, "logs": str(tmp_path / "logs")}
     path = build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=Datatrove("slurm", 3, 2, options))
     assert content(path) == plain
     jobs = [orjson.loads((job / "job.json").read_bytes()) for job in sorted(slurm.iterdir())]
     assert {job["directives"]["account"] for job in jobs} == {"lab"}
     clean = [job for job in jobs if "-clean-" in job["directives"]["job-name"]]
-    assert [(job["directives"]["array"], job["export"]["RUN_OFFSET"]) for job in clean] == [("0-1%2", "0"), ("0-1%2", "1")]  # three ranks in two arrays
-    outcomes = [orjson.loads(path.read_bytes()) for path in (tmp_path / "logs" / "clean" / "outcomes").iterdir()]
+    # three ranks in two arrays
+    assert [(job["directives"]["array"], job["export"]["RUN_OFFSET"]) for job in clean] == [
+        ("0-1%2", "0"),
+        ("0-1%2", "1"),
+    ]
+    outcomes = [
+        orjson.loads(path.read_bytes()) for path in (tmp_path / "logs" / "clean" / "outcomes").iterdir()
+    ]
     assert {outcome["where"] for outcome in outcomes} == {"node1", "node2"}
 
 
@@ -313,7 +379,13 @@ def test_slurm_tells_what_went_wrong(tmp_path: Path, slurm: Path, files: list[Pa
     with pytest.raises(HanlinError, match=files[2].name):
         build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=Datatrove("slurm", options=SLURM))
     with pytest.raises(HanlinError, match="sbatch"):
-        build_corpus(files, tmp_path / "other", CONFIG, seed=4, engine=Datatrove("slurm", options=SLURM | {"partition": "closed"}))
+        build_corpus(
+            files,
+            tmp_path / "other",
+            CONFIG,
+            seed=4,
+            engine=Datatrove("slurm", options=SLURM | {"partition": "closed"}),
+        )
     killed = SLURM | {"env_command": "kill -9 $$", "logs": str(tmp_path / "logs")}
     with pytest.raises(HanlinError, match="OUT_OF_MEMORY × 5"):
         build_corpus(files, tmp_path / "third", CONFIG, seed=4, engine=Datatrove("slurm", options=killed))
@@ -353,23 +425,58 @@ class Cluster:
 
     def add(self, *arguments: str) -> None:
         ip = f"127.0.0.{len(self.nodes) + 2}"  # 127.0.0.1 it would replace by an outer address
-        head = [] if self.nodes else ["--head", "--port", self.address.split(":")[1], "--include-dashboard", "false", "--temp-dir", str(self.folder / "r")]
+        head = (
+            []
+            if self.nodes
+            else [
+                "--head",
+                "--port",
+                self.address.split(":")[1],
+                "--include-dashboard",
+                "false",
+                "--temp-dir",
+                str(self.folder / "r"),
+            ]
+        )
         join = ["--address", self.address] if self.nodes else []
         command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", *head, *join, "--node-ip-address", ip, "--num-cpus", "1", "--object-store-memory",
-            "100000000", "--memory", "1000000000", "--disable-usage-stats", "--block",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            *head,
+            *join,
+            "--node-ip-address",
+            ip,
+            "--num-cpus",
+            "1",
+            "--object-store-memory",
+            "100000000",
+            "--memory",
+            "1000000000",
+            "--disable-usage-stats",
+            "--block",
+        ]
         with open(self.folder / f"{ip}.log", "wb") as log:
             self.nodes.append(subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log))
         deadline = time.monotonic() + 60
         while not self.raylet(ip):
-            assert self.nodes[-1].poll() is None and time.monotonic() < deadline, (self.folder / f"{ip}.log").read_text()
+            assert self.nodes[-1].poll() is None and time.monotonic() < deadline, (
+                self.folder / f"{ip}.log"
+            ).read_text()
             time.sleep(0.5)
         time.sleep(5)  # the raylet runs; now it makes itself known
 
     def raylet(self, ip: str) -> int:
         """The process that is this node, 0 if there is none."""
-        return next((number for number, words in self.processes() if words[0].endswith("/raylet") and f"--node_ip_address={ip}" in words), 0)
+        return next(
+            (
+                number
+                for number, words in self.processes()
+                if words[0].endswith("/raylet") and f"--node_ip_address={ip}" in words
+            ),
+            0,
+        )
 
     def processes(self) -> Iterator[tuple[int, list[str]]]:
         """Those that work in this cluster's own folder, and their command lines."""
@@ -408,8 +515,17 @@ def cluster(ray: None) -> Iterator[Cluster]:
 
 def start_build(tmp_path: Path, cluster: Cluster, out: str) -> subprocess.Popen:
     (tmp_path / "build.py").write_text(BUILD.replace("SETTINGS", repr(SETTINGS)))
-    command = [sys.executable, str(tmp_path / "build.py"), str(tmp_path / "in"), str(tmp_path / out), cluster.address, str(tmp_path / f"logs_{out}")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+    command = [
+        sys.executable,
+        str(tmp_path / "build.py"),
+        str(tmp_path / "in"),
+        str(tmp_path / out),
+        cluster.address,
+        str(tmp_path / f"logs_{out}"),
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    )
 
 
 def await_results(tmp_path: Path, out: str, phase: str, count: int, child: subprocess.Popen) -> None:
@@ -420,18 +536,27 @@ def await_results(tmp_path: Path, out: str, phase: str, count: int, child: subpr
 
 
 @pytest.mark.nightly
-def test_two_nodes_of_ray_write_the_same_bytes(tmp_path: Path, files: list[Path], plain: dict[str, str], cluster: Cluster) -> None:
+def test_two_nodes_of_ray_write_the_same_bytes(
+    tmp_path: Path, files: list[Path], plain: dict[str, str], cluster: Cluster
+) -> None:
     child = start_build(tmp_path, cluster, "out")
     output = child.communicate(timeout=600)[0]
     assert child.returncode == 0, output
     assert content(tmp_path / "out") == plain
     for phase in ("clean", "survey", "write"):
-        outcomes = [orjson.loads(path.read_bytes()) for path in (tmp_path / "logs_out" / phase / "outcomes").iterdir()]
-        assert len(outcomes) == 5 and {outcome["where"] for outcome in outcomes} == {"127.0.0.2", "127.0.0.3"}, outcomes
+        outcomes = [
+            orjson.loads(path.read_bytes()) for path in (tmp_path / "logs_out" / phase / "outcomes").iterdir()
+        ]
+        assert len(outcomes) == 5 and {outcome["where"] for outcome in outcomes} == {
+            "127.0.0.2",
+            "127.0.0.3",
+        }, outcomes
 
 
 @pytest.mark.nightly
-def test_a_lost_driver_and_a_lost_node_change_nothing(tmp_path: Path, files: list[Path], plain: dict[str, str], cluster: Cluster) -> None:
+def test_a_lost_driver_and_a_lost_node_change_nothing(
+    tmp_path: Path, files: list[Path], plain: dict[str, str], cluster: Cluster
+) -> None:
     """First the program that gives out the work is killed, then, of the next run, one of the nodes; it goes on with what is left."""
     child = start_build(tmp_path, cluster, "out")
     await_results(tmp_path, "out", "clean", 2, child)
@@ -441,7 +566,10 @@ def test_a_lost_driver_and_a_lost_node_change_nothing(tmp_path: Path, files: lis
     assert not (tmp_path / "out").exists()
     child = start_build(tmp_path, cluster, "out")
     await_results(tmp_path, "out", "survey", 2, child)
-    assert kept.items() <= {path.name: path.stat().st_ino for path in (tmp_path / ".out.state").glob("*/clean/0*")}.items()
+    assert (
+        kept.items()
+        <= {path.name: path.stat().st_ino for path in (tmp_path / ".out.state").glob("*/clean/0*")}.items()
+    )
     os.kill(cluster.raylet("127.0.0.3"), signal.SIGKILL)
     output = child.communicate(timeout=300)[0]
     assert child.returncode == 0, output

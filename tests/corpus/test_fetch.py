@@ -22,7 +22,16 @@ from hanlin.common.errors import HanlinError
 from hanlin.corpus import hub as hubs
 from hanlin.corpus import web
 from hanlin.corpus.datasets import DATASETS, DataSet, find
-from hanlin.corpus.fetch import PROVENANCE, choose, describe, fetch, fetch_local, plan_anywhere, plan_fetch, size_text
+from hanlin.corpus.fetch import (
+    PROVENANCE,
+    choose,
+    describe,
+    fetch,
+    fetch_local,
+    plan_anywhere,
+    plan_fetch,
+    size_text,
+)
 from hanlin.corpus.files import expand
 from hanlin.corpus.hub import HuggingFace, ModelScope, open_hub, safe_path
 from hanlin.corpus.web import RemoteFile, part_of
@@ -66,7 +75,10 @@ class FakeHub:
 
     def send(self, handler, data: bytes, status: int = 200, **headers: str) -> None:
         handler.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **{k.replace("_", "-"): v for k, v in headers.items()}}.items():
+        for name, value in {
+            "Content-Length": str(len(data)),
+            **{k.replace("_", "-"): v for k, v in headers.items()},
+        }.items():
             if value:
                 handler.send_header(name, value)
         handler.end_headers()
@@ -83,17 +95,35 @@ class FakeHub:
         elif isinstance(act, int):
             self.send(handler, b"no", act, Retry_After="0" if act == 429 else "")
         elif path == "/api/datasets/who/toy/revision/main":
-            self.send(handler, json.dumps({"sha": COMMIT, "gated": False, "tags": ["license:cc-by-sa-4.0", "x"]}).encode())
+            self.send(
+                handler,
+                json.dumps({"sha": COMMIT, "gated": False, "tags": ["license:cc-by-sa-4.0", "x"]}).encode(),
+            )
         elif path == f"/api/datasets/who/toy/tree/{COMMIT}":
             assert query["recursive"] == "true"
             start, names = int(query.get("cursor", 0)), list(self.files)
-            entries = [{"type": "directory", "path": "data", "oid": "0", "size": 0}, *(self.entry(name) for name in names[start : start + self.page])]
+            entries = [
+                {"type": "directory", "path": "data", "oid": "0", "size": 0},
+                *(self.entry(name) for name in names[start : start + self.page]),
+            ]
             following = f'<https://elsewhere.invalid{parts.path}?recursive=true&cursor={start + self.page}>; rel="next"'
-            self.send(handler, json.dumps(entries).encode(), Link=following if start + self.page < len(names) else "")
+            self.send(
+                handler,
+                json.dumps(entries).encode(),
+                Link=following if start + self.page < len(names) else "",
+            )
         elif path == "/api/v1/datasets/who/toy/repo/tree":
             size, page = int(query["PageSize"]), int(query["PageNumber"])
-            entries = [{"Path": name, "Type": "blob", "Size": len(data), "Sha256": hashlib.sha256(data).hexdigest()} for name, data in self.files.items()]
-            self.send(handler, json.dumps({"Code": 200, "Data": {"Files": entries[(page - 1) * size : page * size]}}).encode())
+            entries = [
+                {"Path": name, "Type": "blob", "Size": len(data), "Sha256": hashlib.sha256(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            self.send(
+                handler,
+                json.dumps(
+                    {"Code": 200, "Data": {"Files": entries[(page - 1) * size : page * size]}}
+                ).encode(),
+            )
         elif path == "/api/v1/datasets/who/toy/repo":
             self.body(handler, query["FilePath"], act)
         elif path.startswith(f"/datasets/who/toy/resolve/{COMMIT}/") or path.startswith("/cdn/"):
@@ -103,9 +133,18 @@ class FakeHub:
 
     def entry(self, name: str) -> dict:
         data = self.files[name]
-        found = {"type": "file", "path": name, "size": self.listed_sizes.get(name, len(data)), "oid": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+        found = {
+            "type": "file",
+            "path": name,
+            "size": self.listed_sizes.get(name, len(data)),
+            "oid": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+        }
         if name in self.lfs:
-            found["lfs"] = {"oid": self.listed_sha.get(name, hashlib.sha256(data).hexdigest()), "size": found["size"], "pointerSize": 130}
+            found["lfs"] = {
+                "oid": self.listed_sha.get(name, hashlib.sha256(data).hexdigest()),
+                "size": found["size"],
+                "pointerSize": 130,
+            }
         return found
 
     def body(self, handler, name: str, act) -> None:
@@ -113,7 +152,12 @@ class FakeHub:
         if data is None:
             self.send(handler, b"", 404)
             return
-        start = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))) and act != "no ranges" else 0
+        start = (
+            int(match[1])
+            if (match := re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", "")))
+            and act != "no ranges"
+            else 0
+        )
         if start >= len(data) and start:
             self.send(handler, b"", 416)
             return
@@ -130,12 +174,26 @@ class FakeHub:
         handler.wfile.write(rest)
 
     def ranges(self, name: str) -> list[str]:
-        return [headers.get("Range", "") for path, headers in self.requests if unquote(path).endswith(name) and "/resolve/" in path]
+        return [
+            headers.get("Range", "")
+            for path, headers in self.requests
+            if unquote(path).endswith(name) and "/resolve/" in path
+        ]
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_TOKEN", "MODELSCOPE_API_TOKEN"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        "MODELSCOPE_API_TOKEN",
+    ):
         monkeypatch.delenv(name, raising=False)
     hub = FakeHub()
     yield hub
@@ -149,7 +207,9 @@ def take(fake, tmp_path):
     waits: list[float] = []
 
     def run(**options):
-        hub = HuggingFace("who/toy", options.pop("endpoint", fake.url), options.pop("token", ""), waits.append)
+        hub = HuggingFace(
+            "who/toy", options.pop("endpoint", fake.url), options.pop("token", ""), waits.append
+        )
         return fetch(plan_fetch(SET, hub, tmp_path / "out", **options))
 
     run.waits = waits
@@ -157,7 +217,9 @@ def take(fake, tmp_path):
 
 
 def whole(tmp_path) -> bool:
-    return all((tmp_path / "out" / name).read_bytes() == FILES[name] for name in FILES if name.startswith("data/"))
+    return all(
+        (tmp_path / "out" / name).read_bytes() == FILES[name] for name in FILES if name.startswith("data/")
+    )
 
 
 def leftovers(tmp_path) -> list[str]:
@@ -170,9 +232,17 @@ A = "data/a 一.jsonl.gz"
 def test_data_files_come_whole_with_their_origin_and_nothing_is_fetched_twice(fake, take, tmp_path):
     record = take()
     assert whole(tmp_path) and not leftovers(tmp_path)
-    assert {path.name for path in expand(tmp_path / "out")} == {"a 一.jsonl.gz", "b.jsonl"}  # neither the card nor .hanlin.json is text to train on
+    # neither the card nor .hanlin.json is text to train on
+    assert {path.name for path in expand(tmp_path / "out")} == {
+        "a 一.jsonl.gz",
+        "b.jsonl",
+    }
     assert record == json.loads((tmp_path / "out" / PROVENANCE).read_bytes())
-    assert record["revision"] == COMMIT and record["licence_tag"] == "cc-by-sa-4.0" and record["commercial"] == "yes"
+    assert (
+        record["revision"] == COMMIT
+        and record["licence_tag"] == "cc-by-sa-4.0"
+        and record["commercial"] == "yes"
+    )
     assert record["files"][A] == {"bytes": 3_000_000, "sha256": hashlib.sha256(FILES[A]).hexdigest()}
     fake.requests.clear()
     assert take() | {"fetched": 0} == record | {"fetched": 0}
@@ -186,7 +256,14 @@ def test_dropped_connections_are_resumed_where_they_broke(fake, take, tmp_path):
     fake.behaviour["a 一.jsonl.gz"] = [("drop", 1_000_000), 503, ("drop", 500_000), 429, ("drop", 10)]
     take()
     assert whole(tmp_path) and not leftovers(tmp_path)
-    assert fake.ranges("a 一.jsonl.gz") == ["", "bytes=1000000-", "bytes=1000000-", "bytes=1500000-", "bytes=1500000-", "bytes=1500010-"]
+    assert fake.ranges("a 一.jsonl.gz") == [
+        "",
+        "bytes=1000000-",
+        "bytes=1000000-",
+        "bytes=1500000-",
+        "bytes=1500000-",
+        "bytes=1500010-",
+    ]
     assert take.waits == [1, 1, 1, 0, 2]  # the 429 asked for 0
 
 
@@ -228,7 +305,9 @@ def test_a_wrong_checksum_is_refused_and_a_bad_part_from_last_time_replaced(fake
         (tmp_path / "out" / name).unlink()
         if listing == "blob":
             entry = fake.entry
-            fake.entry = lambda path, entry=entry: entry(path) | ({"oid": "0" * 40} if path == "data/b.jsonl" else {})  # type: ignore[method-assign]
+            fake.entry = lambda path, entry=entry: (
+                entry(path) | ({"oid": "0" * 40} if path == "data/b.jsonl" else {})
+            )  # type: ignore[method-assign]
         with pytest.raises(HanlinError, match="checksum|校验和"):
             take(patterns=[name])
         assert not (tmp_path / "out" / name).exists() and not leftovers(tmp_path)
@@ -266,7 +345,9 @@ def redirect(target: str, status: int = 302):
 
 def test_a_token_goes_to_the_hub_alone_also_over_redirects(fake, take, tmp_path):
     port = fake.server.server_port
-    fake.behaviour["a 一.jsonl.gz"] = [redirect(f"http://localhost:{port}/cdn/data/a%20%E4%B8%80.jsonl.gz", 307)]
+    fake.behaviour["a 一.jsonl.gz"] = [
+        redirect(f"http://localhost:{port}/cdn/data/a%20%E4%B8%80.jsonl.gz", 307)
+    ]
     fake.behaviour["b.jsonl"] = [redirect(f"{fake.url}/cdn/data/b.jsonl")]
     take(token="secret")
     assert whole(tmp_path)
@@ -291,12 +372,16 @@ def test_https_never_falls_to_http():
 
 
 def test_an_endless_chain_of_redirects_ends(fake, take):
-    fake.behaviour["a 一.jsonl.gz"] = [redirect(f"{fake.url}/datasets/who/toy/resolve/{COMMIT}/data/a%20%E4%B8%80.jsonl.gz")] * 50
+    fake.behaviour["a 一.jsonl.gz"] = [
+        redirect(f"{fake.url}/datasets/who/toy/resolve/{COMMIT}/data/a%20%E4%B8%80.jsonl.gz")
+    ] * 50
     with pytest.raises(HanlinError):
         take()
 
 
-@pytest.mark.parametrize(("status", "words"), [(401, "HF_TOKEN"), (403, "/datasets/who/toy"), (404, "--from"), (503, "503")])
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "HF_TOKEN"), (403, "/datasets/who/toy"), (404, "--from"), (503, "503")]
+)
 def test_refusals_say_what_to_do(fake, take, status, words):
     fake.behaviour["a 一.jsonl.gz"] = [status] * 20
     with pytest.raises(HanlinError, match=words) as caught:
@@ -331,7 +416,18 @@ def test_a_listing_cut_short_is_asked_for_again(fake, take, tmp_path):
     assert whole(tmp_path) and take.waits == [1]
 
 
-BAD = ["../x.jsonl", "/etc/x.jsonl", "a/../../x.jsonl", "a\\..\\x.jsonl", "C:x.jsonl", "a//x.jsonl", "", "a/.. /x.jsonl", "x\n.jsonl", "./x.jsonl"]
+BAD = [
+    "../x.jsonl",
+    "/etc/x.jsonl",
+    "a/../../x.jsonl",
+    "a\\..\\x.jsonl",
+    "C:x.jsonl",
+    "a//x.jsonl",
+    "",
+    "a/.. /x.jsonl",
+    "x\n.jsonl",
+    "./x.jsonl",
+]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -387,7 +483,18 @@ def test_patterns_choose_and_what_matches_nothing_is_said(fake, take, tmp_path):
     assert len(json.loads((tmp_path / "out" / PROVENANCE).read_bytes())["files"]) == 2
     with pytest.raises(HanlinError, match="b.jsonl"):
         take(patterns=["*.parquet"])
-    listed = [RemoteFile(path, 1) for path in ("x.parquet", "dataset_infos.json", "script.py", "pic.png", "sub/LICENSE.txt", ".x/y.jsonl", "a.tar.gz")]
+    listed = [
+        RemoteFile(path, 1)
+        for path in (
+            "x.parquet",
+            "dataset_infos.json",
+            "script.py",
+            "pic.png",
+            "sub/LICENSE.txt",
+            ".x/y.jsonl",
+            "a.tar.gz",
+        )
+    ]
     assert [file.path for file in choose(listed, ())] == ["x.parquet", "a.tar.gz"]
     assert [file.path for file in choose(listed, ["*.py"])] == ["script.py"]
 
@@ -431,7 +538,9 @@ def test_files_that_are_here_are_taken_and_checked(tmp_path):
     (source / "sub" / "x.jsonl").write_text('{"text": "x"}\n')
     (source / "README.md").write_text("card")
     record = fetch_local(SET, source, tmp_path / "one")
-    assert [path.name for path in expand(tmp_path / "one")] == ["x.jsonl"] and record["licence"] == SET.licence
+    assert [path.name for path in expand(tmp_path / "one")] == ["x.jsonl"] and record[
+        "licence"
+    ] == SET.licence
     fetch_local(SET, tmp_path / "one", tmp_path / "two")  # a directory that was fetched, with its checksums
     assert (tmp_path / "two" / "sub" / "x.jsonl").read_text() == '{"text": "x"}\n'
     (tmp_path / "one" / "sub" / "x.jsonl").unlink()
@@ -451,7 +560,9 @@ def test_files_that_are_here_are_taken_and_checked(tmp_path):
 def test_the_command_shows_the_terms_and_wants_them_accepted(fake, tmp_path, monkeypatch, capsys):
     name = "tinystories-chinese"
     monkeypatch.setenv("HF_ENDPOINT", fake.url)
-    monkeypatch.setattr("hanlin.corpus.datasets.DATASETS", tuple(SET if data.name == name else data for data in DATASETS))
+    monkeypatch.setattr(
+        "hanlin.corpus.datasets.DATASETS", tuple(SET if data.name == name else data for data in DATASETS)
+    )
     arguments = ["data", "fetch", "toy", "--out", str(tmp_path / "out")]
     with pytest.raises(HanlinError, match="--yes"):
         app(arguments)
@@ -460,7 +571,20 @@ def test_the_command_shows_the_terms_and_wants_them_accepted(fake, tmp_path, mon
     assert not (tmp_path / "out").exists()
     app([*arguments, "--yes", "--json"])
     assert json.loads(capsys.readouterr().out)["name"] == "toy" and whole(tmp_path)
-    app(["data", "fetch", "toy", "--from", "file", "--path", str(tmp_path / "out"), "--out", str(tmp_path / "copy"), "--yes"])
+    app(
+        [
+            "data",
+            "fetch",
+            "toy",
+            "--from",
+            "file",
+            "--path",
+            str(tmp_path / "out"),
+            "--out",
+            str(tmp_path / "copy"),
+            "--yes",
+        ]
+    )
     assert (tmp_path / "copy" / A).read_bytes() == FILES[A]
     with pytest.raises(HanlinError, match="--path"):
         app(["data", "fetch", "toy", "--from", "file", "--yes"])
@@ -475,7 +599,14 @@ def test_the_description_names_commercial_use_and_unchecked_files(fake, tmp_path
 
 
 def test_sizes_for_people():
-    assert [size_text(n) for n in (0, 999, 1000, 1_500_000, 123_456_789, 2.5e12)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "123 MB", "2.5 TB"]
+    assert [size_text(n) for n in (0, 999, 1000, 1_500_000, 123_456_789, 2.5e12)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "1.5 MB",
+        "123 MB",
+        "2.5 TB",
+    ]
 
 
 def test_sets_within_larger_repositories_have_patterns():
@@ -487,7 +618,10 @@ def test_sets_within_larger_repositories_have_patterns():
 GONE = "http://127.0.0.1:9"
 
 
-@pytest.mark.parametrize(("language", "order"), [("en", ["hf", "hf-mirror", "modelscope"]), ("zh", ["modelscope", "hf-mirror", "hf"])])
+@pytest.mark.parametrize(
+    ("language", "order"),
+    [("en", ["hf", "hf-mirror", "modelscope"]), ("zh", ["modelscope", "hf-mirror", "hf"])],
+)
 @pytest.mark.parametrize("alive", ["hf", "hf-mirror", "modelscope"])
 def test_the_first_hub_that_can_be_reached_is_taken(fake, tmp_path, monkeypatch, language, order, alive):
     monkeypatch.setenv("HANLIN_LANG", language)
@@ -496,10 +630,18 @@ def test_the_first_hub_that_can_be_reached_is_taken(fake, tmp_path, monkeypatch,
     def opened(name, huggingface, modelscope):
         tried.append(name)
         make = ModelScope if name == "modelscope" else HuggingFace
-        return make("who/toy", fake.url if name == alive else GONE, wait=lambda seconds: pytest.fail("no use waiting where there is another"))
+        return make(
+            "who/toy",
+            fake.url if name == alive else GONE,
+            wait=lambda seconds: pytest.fail("no use waiting where there is another"),
+        )
 
     plan = plan_anywhere(SET, tmp_path / "out", say=said.append, open_=opened)
-    assert tried == order[: order.index(alive) + 1] and len(said) == len(tried) - 1 and plan.hub.web.attempts == 3
+    assert (
+        tried == order[: order.index(alive) + 1]
+        and len(said) == len(tried) - 1
+        and plan.hub.web.attempts == 3
+    )
     assert fake.url in describe(plan)
     fetch(plan)
     assert whole(tmp_path)
@@ -507,8 +649,14 @@ def test_the_first_hub_that_can_be_reached_is_taken(fake, tmp_path, monkeypatch,
 
 def test_where_none_can_be_reached_all_are_named(fake, tmp_path):
     with pytest.raises(HanlinError) as caught:
-        plan_anywhere(SET, tmp_path / "out", open_=lambda name, hf, ms: HuggingFace(f"who/{name}", GONE, wait=lambda seconds: None))
-    assert all(f"- {name}: 127.0.0.1:9 cannot" in caught.value.en for name in ("hf", "hf-mirror", "modelscope"))
+        plan_anywhere(
+            SET,
+            tmp_path / "out",
+            open_=lambda name, hf, ms: HuggingFace(f"who/{name}", GONE, wait=lambda seconds: None),
+        )
+    assert all(
+        f"- {name}: 127.0.0.1:9 cannot" in caught.value.en for name in ("hf", "hf-mirror", "modelscope")
+    )
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -516,7 +664,11 @@ def test_a_refusal_is_no_reason_to_ask_another_hub(fake, tmp_path, status):
     fake.behaviour["main"] = [status] * 3
     tried = []
     with pytest.raises(HanlinError, match=str(status)):
-        plan_anywhere(SET, tmp_path / "out", open_=lambda name, hf, ms: tried.append(name) or HuggingFace("who/toy", fake.url))
+        plan_anywhere(
+            SET,
+            tmp_path / "out",
+            open_=lambda name, hf, ms: tried.append(name) or HuggingFace("who/toy", fake.url),
+        )
     assert len(tried) == 1
 
 
@@ -536,7 +688,11 @@ def test_a_listing_without_end_ends(fake, take, monkeypatch):
 
     def page(handler):
         entry = {"type": "file", "path": f"{next(turn)}.jsonl", "size": 1, "oid": "0" * 40}
-        fake.send(handler, json.dumps([entry]).encode(), Link=f'<{fake.url}{tree}?recursive=true&cursor={next(turn)}>; rel="next"')
+        fake.send(
+            handler,
+            json.dumps([entry]).encode(),
+            Link=f'<{fake.url}{tree}?recursive=true&cursor={next(turn)}>; rel="next"',
+        )
 
     fake.behaviour[tree] = [page] * 100
     with pytest.raises(HanlinError, match="without end|没有尽头"):
@@ -547,10 +703,21 @@ def test_a_listing_without_end_ends(fake, take, monkeypatch):
         take()
 
 
-@pytest.mark.parametrize("name", ["data/" + "x" * 250 + ".jsonl", "data/\ud800.jsonl", "data/\x9b2J.jsonl", "data/\u202elnosj.jsonl", "data/" + "字" * 80])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/" + "x" * 250 + ".jsonl",
+        "data/\ud800.jsonl",
+        "data/\x9b2J.jsonl",
+        "data/\u202elnosj.jsonl",
+        "data/" + "字" * 80,
+    ],
+)
 def test_names_that_no_disk_can_hold_or_no_terminal_should_show_are_refused(fake, take, tmp_path, name):
     entry = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40}]
-    fake.behaviour[f"/api/datasets/who/toy/tree/{COMMIT}"] = [lambda handler: fake.send(handler, json.dumps(entry).encode())]
+    fake.behaviour[f"/api/datasets/who/toy/tree/{COMMIT}"] = [
+        lambda handler: fake.send(handler, json.dumps(entry).encode())
+    ]
     with pytest.raises(HanlinError) as caught:
         take()
     assert not (tmp_path / "out").exists() and caught.value.en.isprintable()
@@ -558,5 +725,12 @@ def test_names_that_no_disk_can_hold_or_no_terminal_should_show_are_refused(fake
 
 def test_what_a_hub_says_cannot_move_the_cursor(fake, tmp_path):
     plan = plan_fetch(SET, HuggingFace("who/toy", fake.url), tmp_path / "out")
-    shown = describe(replace(plan, repository=replace(plan.repository, licence="x\x1b[2J\x1b[H\ncommercial  use: yes\u202e\x9b")))
-    assert all(line.isprintable() for line in shown.splitlines()) and len(shown.splitlines()) == len(describe(plan).splitlines())
+    shown = describe(
+        replace(
+            plan,
+            repository=replace(plan.repository, licence="x\x1b[2J\x1b[H\ncommercial  use: yes\u202e\x9b"),
+        )
+    )
+    assert all(line.isprintable() for line in shown.splitlines()) and len(shown.splitlines()) == len(
+        describe(plan).splitlines()
+    )

@@ -18,7 +18,13 @@ from hanlin.corpus.files import ReadLimits, blocks, expand, lines, utf8_blocks
 
 LIMITS = ReadLimits()
 TEXT = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少？\n这是第二行，Tab\t与 emoji 都没有。\n" * 400
-PACK = {"plain": bytes, "gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstandard.ZstdCompressor().compress}
+PACK = {
+    "plain": bytes,
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "bz2": bz2.compress,
+    "zst": zstandard.ZstdCompressor().compress,
+}
 
 
 @pytest.mark.parametrize("kind", PACK)
@@ -64,7 +70,9 @@ def test_ordinary_ratios_pass(tmp_path):
     assert sum(map(len, blocks(path, LIMITS))) == len(TEXT.encode()) * 120
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "utf-32", "gb18030", "big5hkscs"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "utf-32", "gb18030", "big5hkscs"]
+)
 def test_encodings_are_recognised(tmp_path, encoding):
     text = "這是一個關於圖書館的故事，裡面有許多書。\n" * 30 if encoding.startswith("big5") else TEXT
     data = b"\xff\xfe" + text.encode("utf-16-le") if encoding == "utf-16-le-bom" else text.encode(encoding)
@@ -78,7 +86,13 @@ def test_encodings_are_recognised(tmp_path, encoding):
 def test_real_files_in_gb18030_and_big5(shared):
     folder = shared("fixtures_dirty")
     for path in sorted(folder.iterdir()):
-        wanted = {"big5": "big5hkscs", "gb18": "gb18030", "gb23": "gb18030", "gbk_": "gb18030", "utf1": "utf-16"}.get(path.name[:4])
+        wanted = {
+            "big5": "big5hkscs",
+            "gb18": "gb18030",
+            "gb23": "gb18030",
+            "gbk_": "gb18030",
+            "utf1": "utf-16",
+        }.get(path.name[:4])
         if path.name.startswith("euc-tw"):
             with pytest.raises(HanlinError, match="iconv"):
                 utf8_blocks(path, LIMITS)
@@ -89,7 +103,14 @@ def test_real_files_in_gb18030_and_big5(shared):
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x7fELF" + bytes(100), b"PK\x03\x04abc", b"%PDF-1.7 text", b"a\0b\0c" * 50, random.Random(0).randbytes(5000)]
+    "data",
+    [
+        b"\x7fELF" + bytes(100),
+        b"PK\x03\x04abc",
+        b"%PDF-1.7 text",
+        b"a\0b\0c" * 50,
+        random.Random(0).randbytes(5000),
+    ],
 )
 def test_binary_files_are_refused(tmp_path, data):
     path = tmp_path / "x.txt"
@@ -119,7 +140,11 @@ def test_a_line_above_the_limit_is_skipped_and_the_next_one_read():
     data = b"ok\n" + b"x" * 1000 + b"\nnext\n"
     for size in (1, 7, 100, 5000):
         pieces = (data[i : i + size] for i in range(0, len(data), size))
-        assert list(lines(pieces, ReadLimits(record_bytes=999))) == [(1, 0, b"ok"), (2, 3, None), (3, 1004, b"next")]
+        assert list(lines(pieces, ReadLimits(record_bytes=999))) == [
+            (1, 0, b"ok"),
+            (2, 3, None),
+            (3, 1004, b"next"),
+        ]
 
 
 def test_expand_names_what_is_missing(tmp_path):

@@ -23,7 +23,13 @@ from hanlin.corpus.build import CorpusConfig, CorpusJob, build_corpus, read_corp
 from hanlin.corpus.dedup import DedupConfig
 
 CONFIG = CorpusConfig(
-    preset="zh-short", heldout_fraction=0.05, mask_pii=True, source="file", weights={"part_1": 2.5, "part_[23]": 0.5}, anneal=("part_0",), dedup=DedupConfig(),
+    preset="zh-short",
+    heldout_fraction=0.05,
+    mask_pii=True,
+    source="file",
+    weights={"part_1": 2.5, "part_[23]": 0.5},
+    anneal=("part_0",),
+    dedup=DedupConfig(),
 )
 
 
@@ -50,10 +56,17 @@ def content(path: Path) -> dict[str, str]:
 
 
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path, files: list[Path]) -> None:
-    paths = [build_corpus(files, tmp_path / f"w{workers}", CONFIG, seed=4, workers=workers) for workers in (1, 2, 7)]
+    paths = [
+        build_corpus(files, tmp_path / f"w{workers}", CONFIG, seed=4, workers=workers)
+        for workers in (1, 2, 7)
+    ]
     assert content(paths[0]) == content(paths[1]) == content(paths[2])
     metrics = read_manifest(paths[0]).metrics
-    assert metrics["quarantined"] == 7 and metrics["dropped"]["exact_duplicate"] > 50 and metrics["dropped"]["near_duplicate"] > 10
+    assert (
+        metrics["quarantined"] == 7
+        and metrics["dropped"]["exact_duplicate"] > 50
+        and metrics["dropped"]["near_duplicate"] > 10
+    )
     assert content(build_corpus(files, tmp_path / "other", CONFIG, seed=5)) != content(paths[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "other", "w1", "w2", "w7"]
 
@@ -78,14 +91,32 @@ def test_an_unfinished_job_makes_no_corpus(tmp_path: Path, files: list[Path]) ->
 
 def test_order_weights_and_tags(tmp_path: Path, files: list[Path]) -> None:
     documents = list(read_corpus(build_corpus(files, tmp_path / "c", CONFIG, seed=4)))
-    plain = list(read_corpus(build_corpus(files, tmp_path / "p", CorpusConfig(preset="zh-short", source="file", heldout_fraction=0.05, shuffle=False, mask_pii=True), seed=4)))
-    by_source = {source: [item["text"] for item in plain if item["source"] == source] for source in {item["source"] for item in plain}}
+    plain = list(
+        read_corpus(
+            build_corpus(
+                files,
+                tmp_path / "p",
+                CorpusConfig(
+                    preset="zh-short", source="file", heldout_fraction=0.05, shuffle=False, mask_pii=True
+                ),
+                seed=4,
+            )
+        )
+    )
+    by_source = {
+        source: [item["text"] for item in plain if item["source"] == source]
+        for source in {item["source"] for item in plain}
+    }
     assert [item["source"] for item in plain] == sorted(item["source"] for item in plain)
     assert [item["source"] for item in documents] != sorted(item["source"] for item in documents)
     for source, texts in by_source.items():
         found = [item["text"] for item in documents if item["source"] == source]
         if source == "part_1":
-            assert set(found) == set(texts) and all(2 <= found.count(text) <= 3 for text in texts) and 2 < len(found) / len(texts) < 3
+            assert (
+                set(found) == set(texts)
+                and all(2 <= found.count(text) <= 3 for text in texts)
+                and 2 < len(found) / len(texts) < 3
+            )
         elif source in ("part_2", "part_3"):
             assert set(found) < set(texts) and 0.2 < len(found) / len(texts) < 0.8
         else:
@@ -100,7 +131,10 @@ def test_clusters_name_who_stays_and_who_went(tmp_path: Path, files: list[Path])
     path = build_corpus(files, tmp_path / "c", CONFIG, seed=4)
     clusters = list(read_lines(path / "clusters.jsonl.zst"))
     dropped = read_manifest(path).metrics["dropped"]
-    assert sum(len(cluster["members"]) for cluster in clusters) == dropped["exact_duplicate"] + dropped["near_duplicate"]
+    assert (
+        sum(len(cluster["members"]) for cluster in clusters)
+        == dropped["exact_duplicate"] + dropped["near_duplicate"]
+    )
     for cluster in clusters:
         assert all(member["document"] > cluster["cluster"] for member in cluster["members"])
         assert all(member["exact"] or member["similarity"] >= 0.8 for member in cluster["members"])
@@ -137,7 +171,9 @@ def test_a_build_killed_at_any_instant_goes_on_to_the_same_bytes(tmp_path: Path,
             time.sleep(0.002)
         time.sleep(numbers.uniform(0, usual * 0.5))
         if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL) if attempt % 3 else child.kill()  # every third time its workers must notice by themselves
+            os.killpg(
+                child.pid, signal.SIGKILL
+            ) if attempt % 3 else child.kill()  # every third time its workers must notice by themselves
             killed += 1
         assert child.wait() in (0, -signal.SIGKILL), child.communicate()[1].decode()
         if out.exists():
@@ -147,7 +183,9 @@ def test_a_build_killed_at_any_instant_goes_on_to_the_same_bytes(tmp_path: Path,
     assert killed and content(out) == expected
 
 
-def test_progress_is_in_megabytes_read_by_all_processes(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_in_megabytes_read_by_all_processes(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build, "_MEGABYTE", 1000)
 
     class Heard(Progress):
@@ -167,6 +205,10 @@ def test_progress_is_in_megabytes_read_by_all_processes(tmp_path: Path, files: l
         build_corpus(files, tmp_path / f"c{workers}", CONFIG, seed=4, workers=workers, progress=heard)
         assert "MB" in heard.stages[0] and len(heard.stages) > 4
         steps = [step for step, _ in heard.steps]
-        assert steps == sorted(steps) and heard.steps[-1][0] == heard.steps[-1][1] > 100 and len({whole for _, whole in heard.steps}) == 1
+        assert (
+            steps == sorted(steps)
+            and heard.steps[-1][0] == heard.steps[-1][1] > 100
+            and len({whole for _, whole in heard.steps}) == 1
+        )
         assert len(set(steps)) > 4
     assert not [path for path in tmp_path.rglob("seen")]

@@ -19,7 +19,12 @@ LINE = "小明在公园里遇到了小红，他们一起放风筝。"
 
 @pytest.mark.parametrize(
     ("written", "read", "length"),
-    [("utf-8", "latin-1", 60), ("gb18030", "latin-1", 60), ("gb18030", "cp1252", 20), ("utf-8", "gb18030", 8)],
+    [
+        ("utf-8", "latin-1", 60),
+        ("gb18030", "latin-1", 60),
+        ("gb18030", "cp1252", 20),
+        ("utf-8", "gb18030", 8),
+    ],
 )
 def test_a_wrong_decoding_that_lost_nothing_is_undone(prose, written, read, length):
     repaired = 0
@@ -106,8 +111,25 @@ def slow(text: str) -> str:
 
 ODD = st.one_of(
     st.characters(codec="utf-8"),
-    st.sampled_from(" \t\n\r\u3000\u00a0\u200b\u200d\u0301é가\u1161\u11a8\u212b\u2126\uf900\U0002f800\U0001d15e👩<>&;a#/!`斤拷锟烫屯鈥Ã¢\ue000中文。"),
-    st.sampled_from(["<br>", "&amp;", "<!--", "-->", "```", "\r\n", "\n\n\n", "锟斤拷", "烫烫烫", "&#x4e2d;", "ä¸\xad文", "文字"]),
+    st.sampled_from(
+        " \t\n\r\u3000\u00a0\u200b\u200d\u0301é가\u1161\u11a8\u212b\u2126\uf900\U0002f800\U0001d15e👩<>&;a#/!`斤拷锟烫屯鈥Ã¢\ue000中文。"
+    ),
+    st.sampled_from(
+        [
+            "<br>",
+            "&amp;",
+            "<!--",
+            "-->",
+            "```",
+            "\r\n",
+            "\n\n\n",
+            "锟斤拷",
+            "烫烫烫",
+            "&#x4e2d;",
+            "ä¸\xad文",
+            "文字",
+        ]
+    ),
 )
 
 
@@ -155,8 +177,12 @@ def test_code_keeps_its_lines_where_html_goes():
     code = "function foo(a) {\n    var x = jQuery(a);\n  return x;\n}"
     fenced, indented = f"```js\n{code}\n```", "    " + code.replace("\n", "\n    ")
     for block in (fenced, indented):
-        assert strip_html(f"先看<b>代码</b>：\n\n{block}\n\n再看&nbsp;说明。") == f"先看代码：\n\n{block}\n\n再看\xa0说明。"
-    assert strip_html(f"比较 a<b 与 List<T>：\n{code}") == f"比较 a<b 与 List<T>：\n{code}"  # no HTML, so not of a page
+        assert (
+            strip_html(f"先看<b>代码</b>：\n\n{block}\n\n再看&nbsp;说明。")
+            == f"先看代码：\n\n{block}\n\n再看\xa0说明。"
+        )
+    # no HTML, so not of a page
+    assert strip_html(f"比较 a<b 与 List<T>：\n{code}") == f"比较 a<b 与 List<T>：\n{code}"
     assert strip_html(f"<p>新闻</p>\n{code}\n<p>正文</p>").split() == ["新闻", "return", "x;", "正文"]
     assert "jQuery" not in strip_html(f"<html><body><p>新闻</p>\n{indented}\n<p>正文</p></body></html>")
 
@@ -207,11 +233,24 @@ def test_no_input_takes_more_than_linear_time(unit):
 
 
 def test_html_residue_of_real_pages(shared):
-    for name in ("html_page_0.html", "html_page_1.html", "html_page_2.html", "html_leftovers_news.jsonl", "gb2312_cnblog.org.xml"):
+    for name in (
+        "html_page_0.html",
+        "html_page_1.html",
+        "html_page_2.html",
+        "html_leftovers_news.jsonl",
+        "gb2312_cnblog.org.xml",
+    ):
         for item in read_documents(shared(f"fixtures_dirty/{name}")):
             text, tagged = normalize(item["text"])
             assert tagged and not re.search(r"</?(p|div|strong|br|span|script)\b|&nbsp;|function\s*\(", text)
             assert (
                 sum(c >= "\u4e00" for c in text)
-                > 0.5 * len(re.findall("[\u4e00-\u9fff]", re.sub(r"(?s)<script.*?</script>|<head.*?</head>", "", item["text"]))) * 0.9
+                > 0.5
+                * len(
+                    re.findall(
+                        "[\u4e00-\u9fff]",
+                        re.sub(r"(?s)<script.*?</script>|<head.*?</head>", "", item["text"]),
+                    )
+                )
+                * 0.9
             )

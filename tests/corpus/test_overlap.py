@@ -32,7 +32,9 @@ def naive(item: str, text: str, overlap: int, hits: int) -> bool:
         if text[at : at + overlap] in grams:
             run += 1
             longest = max(longest, run + overlap - 1)
-            counted = {gram: begin for gram, begin in counted.items() if at < free or at - begin <= 2 * len(item)}
+            counted = {
+                gram: begin for gram, begin in counted.items() if at < free or at - begin <= 2 * len(item)
+            }
             if at >= free and text[at : at + overlap] not in counted:
                 counted[text[at : at + overlap]] = at
                 most = max(most, len(counted))
@@ -43,7 +45,12 @@ def naive(item: str, text: str, overlap: int, hits: int) -> bool:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text("甲乙丙，A", min_size=4, max_size=40), st.text("甲乙丙，A", max_size=80), st.integers(2, 6), st.integers(1, 3))
+@given(
+    st.text("甲乙丙，A", min_size=4, max_size=40),
+    st.text("甲乙丙，A", max_size=80),
+    st.integers(2, 6),
+    st.integers(1, 3),
+)
 def test_equals_the_definition(item: str, text: str, overlap: int, hits: int) -> None:
     found = Benchmarks([("b", 1, item)], overlap).find([text], hits)
     assert (0 in found) == naive(item, text, overlap, hits)
@@ -52,12 +59,16 @@ def test_equals_the_definition(item: str, text: str, overlap: int, hits: int) ->
 
 
 def test_a_question_is_found_in_any_dress_and_a_saying_is_not_one() -> None:
-    benchmarks = Benchmarks([("诗词", 7, QUESTION + "\n" + "\n".join(OPTIONS.values())), ("其他", 1, "短题")], 13)
+    benchmarks = Benchmarks(
+        [("诗词", 7, QUESTION + "\n" + "\n".join(OPTIONS.values())), ("其他", 1, "短题")], 13
+    )
     assert benchmarks.short == 1
     filler = "春天来了，花园里开满了花，孩子们都到外面去玩。" * 20
     texts = [
         filler + QUESTION + filler,
-        filler + " ".join(QUESTION.replace("，", "").replace("？", "")) + filler,  # spaced out, without punctuation
+        filler
+        + " ".join(QUESTION.replace("，", "").replace("？", ""))
+        + filler,  # spaced out, without punctuation
         filler + QUESTION[:16] + filler,  # one run: it may be chance
         filler + QUESTION[:16] + filler[:30] + QUESTION[-20:] + filler,  # two
         filler,
@@ -77,17 +88,28 @@ def test_a_build_drops_what_holds_a_benchmark_and_says_which(tmp_path: Path, pro
     config = CorpusConfig(preset="zh-short", decontaminate=(str(benchmark),), heldout_fraction=0.0)
     path = build_corpus(documents, tmp_path / "c", config)
     assert len(list(read_corpus(path))) == 58
-    assert read_manifest(path).metrics["contaminated"] == {"poets": 2} and read_manifest(path).metrics["dropped"] == {"contaminated": 2}
+    assert read_manifest(path).metrics["contaminated"] == {"poets": 2} and read_manifest(path).metrics[
+        "dropped"
+    ] == {"contaminated": 2}
     samples = orjson.loads((path / "report.json").read_bytes())["rules"]["contaminated"]["samples"]
-    assert all(sample["benchmark"] == "poets" and sample["item"] == 1 and sample["passage"] in skeleton(QUESTION) for sample in samples)
+    assert all(
+        sample["benchmark"] == "poets" and sample["item"] == 1 and sample["passage"] in skeleton(QUESTION)
+        for sample in samples
+    )
     before = config.identity()
     benchmark.write_bytes(orjson.dumps({"Question": QUESTION[::-1]}) + b"\n")
     assert config.identity() != before  # other benchmarks, another build
     with pytest.raises(HanlinError):
-        build_corpus(documents, tmp_path / "d", CorpusConfig(preset="zh-short", decontaminate=(str(tmp_path / "none.jsonl"),)))
+        build_corpus(
+            documents,
+            tmp_path / "d",
+            CorpusConfig(preset="zh-short", decontaminate=(str(tmp_path / "none.jsonl"),)),
+        )
 
 
-def test_an_evaluation_set_is_named_once_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_set_is_named_once_it_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HanlinError, match="hanlin data fetch c-eval"):
         Benchmarks.read(["c-eval"])
@@ -108,7 +130,12 @@ def test_real_benchmarks_are_found_where_they_were_put_and_hardly_elsewhere(shar
     benchmarks = Benchmarks.read(files)
     questions = [text for _, _, text in benchmarks._texts if len(skeleton(text)) >= 30]
     assert len(benchmarks.items) > 10_000
-    texts = [item["text"] for _, item in zip(range(1000), read_documents(shared("pretrain_zh/web_translated.jsonl.zst")), strict=False)]
+    texts = [
+        item["text"]
+        for _, item in zip(
+            range(1000), read_documents(shared("pretrain_zh/web_translated.jsonl.zst")), strict=False
+        )
+    ]
     numbers = random.Random(1)
     put = set(range(0, len(texts), 10))
     for index in put:

@@ -14,7 +14,9 @@ from hanlin.corpus.pii import id_card_valid, luhn_valid, mask
 
 def id_card(draw: random.Random) -> str:
     body = f"11010519{draw.randint(50, 99)}{draw.randint(1, 12):02d}{draw.randint(1, 28):02d}{draw.randint(0, 999):03d}"
-    total = sum(int(d) * w for d, w in zip(body, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True))
+    total = sum(
+        int(d) * w for d, w in zip(body, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True)
+    )
     return body + "10X98765432"[total % 11]
 
 
@@ -26,7 +28,9 @@ def test_check_digits():
         wrong = number[:10] + str((int(number[10]) + 1) % 10) + number[11:]
         assert not id_card_valid(wrong)
         place = draw.randrange(14, 17)
-        assert not id_card_valid(number[:place] + str((int(number[place]) + draw.randint(1, 9)) % 10) + number[place + 1 :])
+        assert not id_card_valid(
+            number[:place] + str((int(number[place]) + draw.randint(1, 9)) % 10) + number[place + 1 :]
+        )
     assert luhn_valid("4111111111111111") and not luhn_valid("4111111111111112")
     assert id_card_valid("11010519491231002X") and not id_card_valid("110105194912310021")
 
@@ -78,7 +82,28 @@ def test_look_alikes_stay(text):
     assert mask(text)[0] == text
 
 
-PIECES = ["13812345678", "010-62345678", "11010519491231002X", "4111111111111111", "a@b.cn", "8.8.8.8", "京A12345", "E12345678", "QQ", "微信号:", "wx", "abc_def1", "+86", ".", "-", "京", "x", "0", "7", "字"]
+PIECES = [
+    "13812345678",
+    "010-62345678",
+    "11010519491231002X",
+    "4111111111111111",
+    "a@b.cn",
+    "8.8.8.8",
+    "京A12345",
+    "E12345678",
+    "QQ",
+    "微信号:",
+    "wx",
+    "abc_def1",
+    "+86",
+    ".",
+    "-",
+    "京",
+    "x",
+    "0",
+    "7",
+    "字",
+]
 
 
 @settings(max_examples=500, deadline=None)

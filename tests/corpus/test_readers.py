@@ -73,7 +73,9 @@ def check(schema: str, item: dict) -> None:
     if schema == "documents":
         assert item["text"].strip() and "<|im_start|>" not in item["text"]
         return
-    messages = item["messages"] if schema == "conversations" else [*item["prompt"], item["chosen"], item["rejected"]]
+    messages = (
+        item["messages"] if schema == "conversations" else [*item["prompt"], item["chosen"], item["rejected"]]
+    )
     for message in messages:
         assert message["role"] in ("system", "user", "assistant", "tool")
         assert isinstance(message["content"], str) and "<think>" not in message["content"]
@@ -82,7 +84,10 @@ def check(schema: str, item: dict) -> None:
     assert any(message["role"] == "user" for message in messages)
     if schema == "preferences":
         assert item["prompt"][-1]["role"] == "user"
-        assert item["chosen"]["role"] == item["rejected"]["role"] == "assistant" and item["chosen"] != item["rejected"]
+        assert (
+            item["chosen"]["role"] == item["rejected"]["role"] == "assistant"
+            and item["chosen"] != item["rejected"]
+        )
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -114,9 +119,24 @@ def test_parquet_without_pyarrow_says_what_to_install(shared, monkeypatch):
 
 QUESTION, THOUGHT, ANSWER = "一加一等于几？", "一个再加一个是两个。", "等于二。"
 SAME = [
-    {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT}]},
-    {"conversations": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT}]},
-    {"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"}]},
+    {
+        "messages": [
+            {"role": "user", "content": QUESTION},
+            {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT},
+        ]
+    },
+    {
+        "conversations": [
+            {"role": "user", "content": QUESTION},
+            {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT},
+        ]
+    },
+    {
+        "conversations": [
+            {"from": "human", "value": QUESTION},
+            {"from": "gpt", "value": f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"},
+        ]
+    },
     {"conversations": [{"content": QUESTION}, {"content": f"<think>{THOUGHT}</think>{ANSWER}"}]},
     {"conversation": [{"human": QUESTION, "assistant": f"<think>{THOUGHT}</think>{ANSWER}"}]},
     {"conversation": [{"input": QUESTION, "output": f"<think>{THOUGHT}</think>{ANSWER}"}]},
@@ -128,7 +148,10 @@ SAME = [
     {
         "messages": [
             {"role": "user", "content": [{"type": "text", "value": QUESTION}]},
-            {"role": "assistant", "content": [{"type": "reasoning", "value": THOUGHT}, {"type": "text", "text": ANSWER}]},
+            {
+                "role": "assistant",
+                "content": [{"type": "reasoning", "value": THOUGHT}, {"type": "text", "text": ANSWER}],
+            },
         ]
     },
     [{"from": "user", "value": QUESTION}, {"from": "bot", "value": f"<think>{THOUGHT}</think>{ANSWER}"}],
@@ -161,7 +184,13 @@ def test_the_same_conversation_in_any_layout_is_the_same(write, record):
         },
         {"instruction": QUESTION, "chosen_response": "好", "rejected_response": "坏"},
         {"instruction": QUESTION, "input": "", "output": ["好", "中", "坏"]},
-        {"system": "", "history": [], "question": QUESTION, "response_chosen": "好", "response_rejected": "坏"},
+        {
+            "system": "",
+            "history": [],
+            "question": QUESTION,
+            "response_chosen": "好",
+            "response_rejected": "坏",
+        },
     ],
 )
 def test_the_same_preference_in_any_layout_is_the_same(write, record):
@@ -195,7 +224,9 @@ def test_container_does_not_matter(tmp_path, prose):
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -230,7 +261,9 @@ def test_broken_lines_are_mended_or_quarantined_with_their_place(shared):
     assert len(texts) == 10 and quarantine.count == 10
     data = path.read_bytes()
     for entry in quarantine.entries:
-        assert data.split(b"\n")[entry.line - 1].startswith(data[entry.offset : entry.offset + 8].split(b"\n")[0])
+        assert data.split(b"\n")[entry.line - 1].startswith(
+            data[entry.offset : entry.offset + 8].split(b"\n")[0]
+        )
     assert all(text.encode("utf-8") for text in texts)  # the lone surrogate is gone
 
 
@@ -255,7 +288,9 @@ def test_a_character_cut_in_half_costs_one_note(shared):
 def test_undecodable_and_overlong_lines_are_quarantined(tmp_path):
     good = json.dumps({"text": "这是一个好的文档，它有很多常见的字。"}, ensure_ascii=False).encode()
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\n".join([good] * 60 + [b'{"text": "\xff\xfe"}', b'{"text": "' + b"x" * 5000 + b'"}', good]))
+    path.write_bytes(
+        b"\n".join([good] * 60 + [b'{"text": "\xff\xfe"}', b'{"text": "' + b"x" * 5000 + b'"}', good])
+    )
     quarantine = Quarantine()
     assert len(list(read_documents(path, quarantine=quarantine, limits=ReadLimits(record_bytes=4000)))) == 61
     assert [entry.line for entry in quarantine.entries] == [61, 62]
@@ -311,7 +346,11 @@ def test_a_book_without_blank_lines_is_cut_at_line_ends_and_a_short_one_not_at_a
     lines = [prose(number, 60) for number in range(10_000)]
     (tmp_path / "book.txt").write_text("\n".join(lines), encoding="utf-8")
     pieces = [item["text"] for item in read_documents(tmp_path / "book.txt")]
-    assert "\n".join(pieces) == "\n".join(lines) and all(len(piece) < (1 << 18) + 100 for piece in pieces) and len(pieces) == 3
+    assert (
+        "\n".join(pieces) == "\n".join(lines)
+        and all(len(piece) < (1 << 18) + 100 for piece in pieces)
+        and len(pieces) == 3
+    )
     short = "\n\n".join(lines[:1500])
     (tmp_path / "short.txt").write_text(short, encoding="utf-8")
     assert [item["text"] for item in read_documents(tmp_path / "short.txt")] == [short]
@@ -335,7 +374,9 @@ def test_a_line_without_end_is_cut(tmp_path):
 
 def test_lines_of_an_array_are_counted(tmp_path):
     path = tmp_path / "x.json"
-    path.write_text('[\n {"text": "一"},\n\n {"text": 1},\n {"text": "二"}, {"text": 2}\n,{"text":\n3}]', encoding="utf-8")
+    path.write_text(
+        '[\n {"text": "一"},\n\n {"text": 1},\n {"text": "二"}, {"text": 2}\n,{"text":\n3}]', encoding="utf-8"
+    )
     quarantine = Quarantine()
     assert len(list(read_documents(path, quarantine=quarantine))) == 2
     assert [entry.line for entry in quarantine.entries] == [4, 5, 6]
@@ -344,6 +385,9 @@ def test_lines_of_an_array_are_counted(tmp_path):
 def test_the_checkable_answer_beside_the_messages_is_kept(tmp_path):
     """What GRPO compares with; other layouts' `answer` is the reply itself."""
     file = tmp_path / "problems.jsonl"
-    file.write_text('{"messages": [{"role": "user", "content": "1加1？"}, {"role": "assistant", "content": "2"}], "answer": 2}\n', encoding="utf-8")
+    file.write_text(
+        '{"messages": [{"role": "user", "content": "1加1？"}, {"role": "assistant", "content": "2"}], "answer": 2}\n',
+        encoding="utf-8",
+    )
     (record,) = read_conversations(file)
     assert record["answer"] == 2

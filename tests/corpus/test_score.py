@@ -35,7 +35,10 @@ def scorer(config: ScoreConfig = SMALL, seed: int = 0) -> Scorer:
 def texts(count: int, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
     alphabet = COMMON + "ABCabc 0123\n，。🙂\u3000"
-    return ["".join(draw.choice(alphabet) for _ in range(draw.choice([0, 1, 2, 3, 10, 200, 3000]))) for _ in range(count)]
+    return [
+        "".join(draw.choice(alphabet) for _ in range(draw.choice([0, 1, 2, 3, 10, 200, 3000])))
+        for _ in range(count)
+    ]
 
 
 def test_features_are_those_of_a_loop_over_the_characters():
@@ -49,11 +52,21 @@ def test_features_are_those_of_a_loop_over_the_characters():
             grams = [tuple(points[i : i + n]) for i in range(len(points) - n + 1)]
             assert len(grams) == count
             for gram, place in zip(grams, found[start : start + count], strict=True):
-                assert places.setdefault(n, {}).setdefault(gram, int(place)) == place  # equal grams, equal slots
+                # equal grams, equal slots
+                assert places.setdefault(n, {}).setdefault(gram, int(place)) == place
     for text, margin in zip(sample, mine.margins(sample), strict=True):
         points = [int(fold[ord(c)]) for c in text[:50]]
-        total = [int(mine.weights[places[n][tuple(points[i : i + n])]]) for n in config.orders for i in range(len(points) - n + 1)]
-        assert np.isnan(margin) if not total else margin == pytest.approx(sum(total) * mine.scale / norm(np.array(len(total))) + mine.intercept, abs=1e-12)
+        total = [
+            int(mine.weights[places[n][tuple(points[i : i + n])]])
+            for n in config.orders
+            for i in range(len(points) - n + 1)
+        ]
+        assert (
+            np.isnan(margin)
+            if not total
+            else margin
+            == pytest.approx(sum(total) * mine.scale / norm(np.array(len(total))) + mine.intercept, abs=1e-12)
+        )
 
 
 def test_slots_are_spread_evenly():
@@ -66,7 +79,12 @@ def test_slots_are_spread_evenly():
 
 def test_letters_digits_and_spaces_are_folded():
     mine = scorer()
-    pairs = [("Hello WORLD", "hello world"), ("２０２６年", "0000年"), ("一\u3000二", "一 二"), ("ＡＢｃ", "abc")]
+    pairs = [
+        ("Hello WORLD", "hello world"),
+        ("２０２６年", "0000年"),
+        ("一\u3000二", "一 二"),
+        ("ＡＢｃ", "abc"),
+    ]
     for left, right in pairs:
         assert mine([left])[0] == mine([right])[0]
     assert mine(["是，"])[0] != mine(["是,"])[0]  # full-width punctuation is a sign of care
@@ -87,7 +105,10 @@ def test_a_score_does_not_depend_on_the_batch():
 
 def test_applying_is_fast():
     """≥ 20 MB/s is the aim and hundreds are usual; the test allows for a busy machine."""
-    mine, sample = scorer(ScoreConfig()), ["".join(random.Random(i).choices(COMMON, k=2000)) for i in range(500)]
+    mine, sample = (
+        scorer(ScoreConfig()),
+        ["".join(random.Random(i).choices(COMMON, k=2000)) for i in range(500)],
+    )
     mine(sample[:10])
     size = sum(len(text.encode()) for text in sample)
     seconds = []
@@ -98,7 +119,19 @@ def test_applying_is_fast():
     assert size / min(seconds) > 20e6
 
 
-@pytest.mark.parametrize("bad", [{"orders": ()}, {"orders": (0,)}, {"orders": (1, 1)}, {"orders": (7,)}, {"bits": 4}, {"folds": 1}, {"test_fraction": 0}, {"max_chars": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"orders": ()},
+        {"orders": (0,)},
+        {"orders": (1, 1)},
+        {"orders": (7,)},
+        {"bits": 4},
+        {"folds": 1},
+        {"test_fraction": 0},
+        {"max_chars": 0},
+    ],
+)
 def test_a_wrong_configuration_is_refused(bad):
     with pytest.raises(HanlinError):
         ScoreConfig(**bad)
@@ -109,19 +142,30 @@ def test_deciles_cover_all_scores():
     groups = deciles(scores, [(float(s), f"{s}") for s in scores])
     assert len(groups) == 10 and groups[0]["low"] == 0 and groups[-1]["high"] == 1
     assert all(left["high"] == right["low"] for left, right in itertools.pairwise(groups))
-    assert all(group["low"] <= sample["score"] <= group["high"] for group in groups for sample in group["samples"])
+    assert all(
+        group["low"] <= sample["score"] <= group["high"] for group in groups for sample in group["samples"]
+    )
 
 
 # ------------------------------------------------------------------ training
 
-PROSE, SHOUTING = "的一是不了在人有我他这个们中来上大为和国，。", "优惠加微信点击购买领取限时抢购包邮代理招商Q！!"
+PROSE, SHOUTING = (
+    "的一是不了在人有我他这个们中来上大为和国，。",
+    "优惠加微信点击购买领取限时抢购包邮代理招商Q！!",
+)
 
 
 def examples(alphabet: str, count: int, seed: int, noise: float = 0.3) -> list[dict]:
     draw = random.Random(seed)
     common = COMMON[60:120]
     return [
-        {"text": "".join(draw.choice(common if draw.random() < noise else alphabet) for _ in range(draw.choice([30, 100, 400])))} for _ in range(count)
+        {
+            "text": "".join(
+                draw.choice(common if draw.random() < noise else alphabet)
+                for _ in range(draw.choice([30, 100, 400]))
+            )
+        }
+        for _ in range(count)
     ]
 
 
@@ -135,8 +179,12 @@ def trained(tmp_path_factory):
     good[0] = bad[0]  # in both
     good += good[1:50]  # repeated
     for name, items in (("good", good), ("bad", bad)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
-    report = fit_scorer([folder / "good.jsonl"], [folder / "bad.jsonl"], folder / "model", ScoreConfig(bits=14))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8"
+        )
+    report = fit_scorer(
+        [folder / "good.jsonl"], [folder / "bad.jsonl"], folder / "model", ScoreConfig(bits=14)
+    )
     return folder, report
 
 
@@ -144,10 +192,21 @@ def test_training_tells_the_classes_apart_on_documents_kept_out(trained):
     folder, report = trained
     assert report["documents"] == {"good": 399, "bad": 599, "in_both": 1, "unusable": 0}
     assert report["test"]["good"] + report["training"]["good"] == 399 and 40 < report["test"]["good"] < 120
-    assert report["auc"]["low"] > 0.95 and report["auc_same_length"]["value"] > 0.98 and report["calibration_error"] < 0.1
-    assert sum(group["samples"] != [] for group in report["deciles"]) == 10 and report["deciles"][-1]["good"] > report["deciles"][0]["good"]
+    assert (
+        report["auc"]["low"] > 0.95
+        and report["auc_same_length"]["value"] > 0.98
+        and report["calibration_error"] < 0.1
+    )
+    assert (
+        sum(group["samples"] != [] for group in report["deciles"]) == 10
+        and report["deciles"][-1]["good"] > report["deciles"][0]["good"]
+    )
     manifest = read_manifest(folder / "model", "quality_scorer")
-    assert manifest.metrics["auc"] == report["auc"] and set(manifest.files) == {"weights.npy", "scorer.json", "report.json"}
+    assert manifest.metrics["auc"] == report["auc"] and set(manifest.files) == {
+        "weights.npy",
+        "scorer.json",
+        "report.json",
+    }
     fresh = [[item["text"] for item in examples(alphabet, 100, 9)] for alphabet in (PROSE, SHOUTING)]
     mine = Scorer.load(folder / "model")
     assert mine(fresh[0]).mean() > 0.95 and mine(fresh[1]).mean() < 0.05
@@ -158,8 +217,11 @@ def test_training_again_gives_the_same_weights(trained, tmp_path):
 
     folder, report = trained
     lines = (folder / "good.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (tmp_path / "good.jsonl").write_text("".join(reversed(lines)), encoding="utf-8")  # the order of documents plays no part
-    again = fit_scorer([tmp_path / "good.jsonl"], [folder / "bad.jsonl"], tmp_path / "model", ScoreConfig(bits=14))
+    # the order of documents plays no part
+    (tmp_path / "good.jsonl").write_text("".join(reversed(lines)), encoding="utf-8")
+    again = fit_scorer(
+        [tmp_path / "good.jsonl"], [folder / "bad.jsonl"], tmp_path / "model", ScoreConfig(bits=14)
+    )
     assert again["auc"] == report["auc"]
     assert (tmp_path / "model" / WEIGHTS).read_bytes() == (folder / "model" / WEIGHTS).read_bytes()
 
@@ -180,7 +242,9 @@ def test_length_alone_is_not_learnt(tmp_path, write):
     draw = random.Random(0)
     long = [{"text": "".join(draw.choices(COMMON, k=2000))} for _ in range(200)]
     short = [{"text": "".join(draw.choices(COMMON, k=40))} for _ in range(1500)]
-    fit_scorer([write("good.jsonl", long)], [write("bad.jsonl", short)], tmp_path / "model", ScoreConfig(bits=14))
+    fit_scorer(
+        [write("good.jsonl", long)], [write("bad.jsonl", short)], tmp_path / "model", ScoreConfig(bits=14)
+    )
     mine = Scorer.load(tmp_path / "model")
     lengths = [mine(["".join(draw.choices(COMMON, k=k)) for _ in range(100)]).mean() for k in (40, 400, 2000)]
     assert max(lengths) - min(lengths) < 0.3, lengths
@@ -244,18 +308,49 @@ def test_files_are_scored_by_source(trained):
 def test_the_command_trains_and_scores(trained, tmp_path, capsys):
     folder, _ = trained
     good, bad = folder / "good.jsonl", folder / "bad.jsonl"
-    app(["corpus", "score", "--good", str(good), "--bad", str(bad), "--out", str(tmp_path / "m"), "--ngrams", "1-2"])
+    app(
+        [
+            "corpus",
+            "score",
+            "--good",
+            str(good),
+            "--bad",
+            str(bad),
+            "--out",
+            str(tmp_path / "m"),
+            "--ngrams",
+            "1-2",
+        ]
+    )
     assert "AUC" in capsys.readouterr().out
     assert Scorer.load(tmp_path / "m").config.orders == (1, 2)
     app(["corpus", "score", str(good), "--model", str(tmp_path / "m"), "--json"])
     assert json.loads(capsys.readouterr().out)["good"]["documents"] == 449
     app(["corpus", "score", str(good), "--model", str(tmp_path / "m")])
     assert "good" in capsys.readouterr().out
-    for wrong in (["--good", str(good)], [], [str(good)], [str(good), "--model", str(tmp_path / "m"), "--good", str(good)]):
+    for wrong in (
+        ["--good", str(good)],
+        [],
+        [str(good)],
+        [str(good), "--model", str(tmp_path / "m"), "--good", str(good)],
+    ):
         with pytest.raises(HanlinError, match="--out"):
             app(["corpus", "score", *wrong])
     with pytest.raises(HanlinError, match="1-3"):
-        app(["corpus", "score", "--good", str(good), "--bad", str(bad), "--out", str(tmp_path / "n"), "--ngrams", "x"])
+        app(
+            [
+                "corpus",
+                "score",
+                "--good",
+                str(good),
+                "--bad",
+                str(bad),
+                "--out",
+                str(tmp_path / "n"),
+                "--ngrams",
+                "x",
+            ]
+        )
     (tmp_path / "m" / WEIGHTS).write_bytes(b"damaged")
     with pytest.raises(HanlinError):
         Scorer.load(tmp_path / "m")
@@ -276,30 +371,50 @@ def test_the_rule_drops_below_its_threshold_and_not_at_it(trained):
     at = float(np.sort(scores)[40])
     cleaner = Cleaner(preset("none", scores_rule(folder / "model", at)))
     kept = cleaner([{"text": text, "source": "s"} for text in sample])
-    assert [item is not None for item in kept] == (scores >= at).tolist() and sum(item is None for item in kept) == 40
+    assert [item is not None for item in kept] == (scores >= at).tolist() and sum(
+        item is None for item in kept
+    ) == 40
     (rule, about), *others = cleaner.drops.to_dict().items()
     assert rule == SCORE_RULE == "quality_score" and about["count"] == 40 and not others
     found = {text[:EXCERPT]: round(score, 4) for text, score in zip(sample, scores.tolist(), strict=True)}
-    assert len(about["samples"]) == SAMPLES and all(item["score"] == found[item["text"]] <= at for item in about["samples"])
+    assert len(about["samples"]) == SAMPLES and all(
+        item["score"] == found[item["text"]] <= at for item in about["samples"]
+    )
     off = Cleaner(preset("none", scores_rule(folder / "model", at, disabled=["quality_score"])))
     assert None not in off([{"text": text} for text in sample])
 
 
 def test_only_documents_that_break_no_other_rule_are_scored_and_as_they_are_kept(trained):
     folder, _ = trained
-    good, bad = ([item["text"] for item in examples(alphabet, 40, 8) if len(item["text"]) > 90] for alphabet in (PROSE, SHOUTING))
+    good, bad = (
+        [item["text"] for item in examples(alphabet, 40, 8) if len(item["text"]) > 90]
+        for alphabet in (PROSE, SHOUTING)
+    )
     cleaner = Cleaner(preset("zh-short", scores_rule(folder / "model", min_chars=50, max_symbol_share=1.0)))
-    result = cleaner([{"text": text} for text in [*good, "短", "", *(f"<p>{text}</p>\u200b" for text in bad)]])
+    result = cleaner(
+        [{"text": text} for text in [*good, "短", "", *(f"<p>{text}</p>\u200b" for text in bad)]]
+    )
     counts = {rule: about["count"] for rule, about in cleaner.drops.to_dict().items()}
-    assert counts["too_short"] == 2 and counts["quality_score"] + counts.get("promotion", 0) == len(bad) and counts["quality_score"] > 0
+    assert (
+        counts["too_short"] == 2
+        and counts["quality_score"] + counts.get("promotion", 0) == len(bad)
+        and counts["quality_score"] > 0
+    )
     assert [item["text"] for item in result if item] == good
-    assert Cleaner(preset("none", scores_rule(folder / "model", min_chars=0)))([{"text": ""}]) == [{"text": ""}]  # nothing to score, nothing to drop
+    # nothing to score, nothing to drop
+    assert Cleaner(preset("none", scores_rule(folder / "model", min_chars=0)))([{"text": ""}]) == [
+        {"text": ""}
+    ]
     assert Cleaner(preset("none", scores_rule(folder / "model")))([]) == []
 
 
 def test_threshold_and_model_go_together(trained, tmp_path):
     folder, _ = trained
-    for wrong in ({"min_score": 0.3}, {"score_model": str(folder / "model")}, scores_rule(folder / "model", 1.5)):
+    for wrong in (
+        {"min_score": 0.3},
+        {"score_model": str(folder / "model")},
+        scores_rule(folder / "model", 1.5),
+    ):
         with pytest.raises((HanlinError, ValueError), match="min_score"):
             preset("zh-web", wrong)
     source = [{"text": "一篇普通的文章。" * 9}]
@@ -325,8 +440,14 @@ def test_a_corpus_names_the_score_that_made_it_and_another_one_begins_anew(train
     content = read_manifest(model, "quality_scorer").content_hash
     assert manifest.parents == {"score_model": content} and content in str(manifest.config["made_with"])
     dropped = report["rules"]["quality_score"]
-    assert dropped["count"] == manifest.metrics["dropped"]["quality_score"] > 400 and len(dropped["samples"]) == SAMPLES
-    assert report["sources"]["bad"]["rules"]["quality_score"] > 400 and report["sources"]["good"]["rules"].get("quality_score", 0) < 20
+    assert (
+        dropped["count"] == manifest.metrics["dropped"]["quality_score"] > 400
+        and len(dropped["samples"]) == SAMPLES
+    )
+    assert (
+        report["sources"]["bad"]["rules"]["quality_score"] > 400
+        and report["sources"]["good"]["rules"].get("quality_score", 0) < 20
+    )
 
     def interrupted(*_) -> None:
         raise KeyboardInterrupt
@@ -335,7 +456,8 @@ def test_a_corpus_names_the_score_that_made_it_and_another_one_begins_anew(train
         patch.setattr(Output, "survey", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build_corpus(files, tmp_path / "x", config)
-    assert [path for path in (tmp_path / ".x.state").glob("*/clean/00000") if path.is_dir()]  # what the score decided waits to be gone on with
+    # what the score decided waits to be gone on with
+    assert [path for path in (tmp_path / ".x.state").glob("*/clean/00000") if path.is_dir()]
     with artifact(model, "quality_scorer") as writer:
         np.save(writer.path / WEIGHTS, -np.load(folder / "model" / WEIGHTS))
         for name in ("scorer.json", "report.json"):

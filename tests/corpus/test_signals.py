@@ -24,7 +24,13 @@ POINTERS = " >.»…。）)】]\u3000"
 
 def script(character: str) -> str:
     name = unicodedata.name(character, "")
-    for word, result in (("LATIN", "latin"), ("HIRAGANA", "kana"), ("KATAKANA", "kana"), ("HANGUL", "hangul"), ("CYRILLIC", "cyrillic")):
+    for word, result in (
+        ("LATIN", "latin"),
+        ("HIRAGANA", "kana"),
+        ("KATAKANA", "kana"),
+        ("HANGUL", "hangul"),
+        ("CYRILLIC", "cyrillic"),
+    ):
         if word in name:
             return result
     return "other"
@@ -52,7 +58,10 @@ def naive(text: str) -> dict[str, float]:
         "chars": chars,
         "han": han,
         "han_share": of(han, han + len(letters), 1.0),
-        **{f"{name}_share": of(scripts[name], han + len(letters)) for name in ("latin", "kana", "hangul", "cyrillic")},
+        **{
+            f"{name}_share": of(scripts[name], han + len(letters))
+            for name in ("latin", "kana", "hangul", "cyrillic")
+        },
         "foreign_share": of(len(letters) - scripts["latin"], han + len(letters)),
         "digit_share": of(sum(kind[c] == "N" and not is_han(c) for c in solid), chars),
         "symbol_share": of(sum(kind[c] == "S" and c != "\ufffd" for c in solid), chars),
@@ -67,17 +76,31 @@ def naive(text: str) -> dict[str, float]:
         "lines": len(lines),
         "mean_line": chars / max(len(lines), 1),
         "longest_line": max(map(len, lines), default=0),
-        "terminal_share": of(sum(line[-1] in '。！？；…!?;.:：”」』’）)》】"～~' for line in lines), len(lines)),
+        "terminal_share": of(
+            sum(line[-1] in '。！？；…!?;.:：”」』’）)》】"～~' for line in lines), len(lines)
+        ),
         "bullet_share": of(sum(line[0] in "•●▪■◆◇★☆▶►·-*–—" for line in lines), len(lines)),
-        "ellipsis_line_share": of(sum(line.endswith(("…", "⋯", "...", "。。。")) for line in lines), len(lines)),
+        "ellipsis_line_share": of(
+            sum(line.endswith(("…", "⋯", "...", "。。。")) for line in lines), len(lines)
+        ),
         "more_share": of(sum(map(hides_more, lines)), len(lines)),
         "duplicate_line_share": of(len(worded) - len(set(worded)), len(lines)),
-        "entropy": -sum(n / len(words) * math.log(n / len(words)) for n in collections.Counter(words).values()) if words else 0.0,
+        "entropy": -sum(
+            n / len(words) * math.log(n / len(words)) for n in collections.Counter(words).values()
+        )
+        if words
+        else 0.0,
     }
-    grams = {n: collections.Counter("".join(words[i : i + n]) for i in range(len(words) - n + 1)) for n in range(2, 14)}
+    grams = {
+        n: collections.Counter("".join(words[i : i + n]) for i in range(len(words) - n + 1))
+        for n in range(2, 14)
+    }
     for n in (2, 3, 4):
         top = max(grams[n].values(), default=0)
-        result[f"top_count[{n - 2}]"], result[f"top_share[{n - 2}]"] = top, min(1.0, n * top / max(len(words), 1))
+        result[f"top_count[{n - 2}]"], result[f"top_share[{n - 2}]"] = (
+            top,
+            min(1.0, n * top / max(len(words), 1)),
+        )
     for n in (*range(5, 11), 13):
         name = "duplicate_share" if n == 13 else f"duplicate_ngram_share[{n - 5}]"
         result[name] = 1 - len(grams[n]) / grams[n].total() if grams[n] else 0.0
@@ -95,14 +118,31 @@ def check(texts: list[str]) -> None:
 
 def test_signals_equal_a_naive_count():
     draw = random.Random(7)
-    texts = ["", "\n", "一", "ab", *("".join(draw.choices(ALPHABET, k=draw.randint(0, 200))) for _ in range(150))]
+    texts = [
+        "",
+        "\n",
+        "一",
+        "ab",
+        *("".join(draw.choices(ALPHABET, k=draw.randint(0, 200))) for _ in range(150)),
+    ]
     texts += [text * 4 for text in texts[-20:]] + ["".join(draw.choices("的一", k=100)) for _ in range(5)]
-    texts += ["点这里展开\n更多 >>\nRead More...\n没有更多了\n》展开全部\n下一页", "的" * 40, ("abcdefghijklm" * 3 + "\n") * 3]
+    texts += [
+        "点这里展开\n更多 >>\nRead More...\n没有更多了\n》展开全部\n下一页",
+        "的" * 40,
+        ("abcdefghijklm" * 3 + "\n") * 3,
+    ]
     check(texts)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(st.sampled_from(ALPHABET), max_size=60).flatmap(lambda text: st.sampled_from([text, text * 2, text[::-1] + text])), max_size=4))
+@given(
+    st.lists(
+        st.text(st.sampled_from(ALPHABET), max_size=60).flatmap(
+            lambda text: st.sampled_from([text, text * 2, text[::-1] + text])
+        ),
+        max_size=4,
+    )
+)
 def test_signals_of_any_text_equal_a_naive_count(texts):
     check(texts)
 
@@ -111,7 +151,15 @@ def test_signals_of_any_text_equal_a_naive_count(texts):
 @given(st.text(st.characters(max_codepoint=0xFFFF, categories=["L", "M", "N", "P", "S", "Zs"]), max_size=40))
 def test_signals_of_all_scripts_equal_a_naive_count(text):
     found, expected = measure([text]), naive(text)
-    for name in ("chars", "han_share", "digit_share", "symbol_share", "punctuation_share", "alphanumeric_share", "entropy"):
+    for name in (
+        "chars",
+        "han_share",
+        "digit_share",
+        "symbol_share",
+        "punctuation_share",
+        "alphanumeric_share",
+        "entropy",
+    ):
         assert getattr(found, name)[0] == pytest.approx(expected[name], abs=1e-9), name
 
 
@@ -163,8 +211,14 @@ def test_the_core_refuses_what_it_cannot_use_and_survives_bytes_that_are_no_text
 
 def test_the_main_script_of_a_document():
     texts = {
-        "simplified": "今天下了一场雨，路上行人很少。", "traditional": "今天下了一場雨，路上行人很少，國家圖書館關門。", "kana": "今日は雨が降っています。", "hangul": "오늘은 비가 온다.",
-        "latin": "It rains today, 今天下雨, and the streets are empty.", "cyrillic": "Сегодня идёт дождь.", "other": "היום יורד גשם", "none": "2024-11-05 1,200 ¥ !!",
-    }  # fmt: skip
+        "simplified": "今天下了一场雨，路上行人很少。",
+        "traditional": "今天下了一場雨，路上行人很少，國家圖書館關門。",
+        "kana": "今日は雨が降っています。",
+        "hangul": "오늘은 비가 온다.",
+        "latin": "It rains today, 今天下雨, and the streets are empty.",
+        "cyrillic": "Сегодня идёт дождь.",
+        "other": "היום יורד גשם",
+        "none": "2024-11-05 1,200 ¥ !!",
+    }
     assert tuple(texts) == SCRIPTS and main_scripts(measure(list(texts.values()))) == list(texts)
     assert main_scripts(measure(["", "我国与韩国 한국"])) == ["none", "simplified"]

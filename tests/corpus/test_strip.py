@@ -24,7 +24,14 @@ from hanlin.corpus.dedup import DedupConfig
 from hanlin.evaluation.corpus_page import render_corpus
 
 NOTICE, MENU = "本站文章版权归原作者所有，转载请注明。", "首页 新闻 图片 视频 论坛 关于我们"
-CONFIG = CorpusConfig(preset="zh-short", heldout_fraction=0.05, mask_pii=True, source="file", boilerplate=BoilerplateConfig(documents=15), dedup=DedupConfig())
+CONFIG = CorpusConfig(
+    preset="zh-short",
+    heldout_fraction=0.05,
+    mask_pii=True,
+    source="file",
+    boilerplate=BoilerplateConfig(documents=15),
+    dedup=DedupConfig(),
+)
 
 
 @pytest.fixture
@@ -50,7 +57,9 @@ def texts_of(path: Path) -> list[str]:
 
 def content(path: Path) -> dict[str, str]:
     """Every file but the page, and the page without its times."""
-    found = {name: entry["sha256"] for name, entry in read_manifest(path).files.items() if name != "report.html"}
+    found = {
+        name: entry["sha256"] for name, entry in read_manifest(path).files.items() if name != "report.html"
+    }
     page = (path / "report.html").read_text(encoding="utf-8")
     begin, end = page.index('<section id="times">'), page.index('<section class="provenance"')
     return found | {"report.html": page[:begin] + page[end:]}
@@ -62,7 +71,9 @@ def build(files: list[Path], out: Path, config: CorpusConfig = CONFIG, **options
 
 def test_common_lines_go_and_the_others_stay(tmp_path: Path, files: list[Path]) -> None:
     plain = build(files, tmp_path / "plain", replace(CONFIG, boilerplate=BoilerplateConfig()))
-    stripped = build(files, tmp_path / "stripped", replace(CONFIG, dedup=DedupConfig(exact=False, near=False)))
+    stripped = build(
+        files, tmp_path / "stripped", replace(CONFIG, dedup=DedupConfig(exact=False, near=False))
+    )
     assert all(text.startswith(MENU) and text.endswith(NOTICE) for text in texts_of(plain))
     assert not any(MENU in text or NOTICE in text for text in texts_of(stripped))
     assert len(texts_of(stripped)) == 200
@@ -70,8 +81,14 @@ def test_common_lines_go_and_the_others_stay(tmp_path: Path, files: list[Path]) 
     assert bodies <= set(texts_of(stripped))
     about = json.loads((stripped / "report.json").read_bytes())
     line = about["lines"]["boilerplate_line"]
-    assert line["count"] == 400 and line["characters"] == 200 * len(MENU + NOTICE) and line["bytes"] > 2 * line["characters"]
-    assert {sample["text"] for sample in line["samples"]} == {MENU, NOTICE} and all(15 <= sample["documents"] <= 40 for sample in line["samples"])
+    assert (
+        line["count"] == 400
+        and line["characters"] == 200 * len(MENU + NOTICE)
+        and line["bytes"] > 2 * line["characters"]
+    )
+    assert {sample["text"] for sample in line["samples"]} == {MENU, NOTICE} and all(
+        15 <= sample["documents"] <= 40 for sample in line["samples"]
+    )
     assert {source["lines"]["boilerplate_line"] for source in about["sources"].values()} == {80}
     assert about["changed"]["count"] == 200
 
@@ -81,33 +98,65 @@ def test_accounts_add_up(tmp_path: Path, files: list[Path]) -> None:
     path = build(files, tmp_path / "c")
     about, metrics = json.loads((path / "report.json").read_bytes()), read_manifest(path).metrics
     rules = about["rules"]
-    assert metrics["documents_read"] == 200 == metrics["documents_kept"] + metrics["heldout_documents"] + sum(rule["count"] for rule in rules.values())
+    assert (
+        metrics["documents_read"]
+        == 200
+        == metrics["documents_kept"]
+        + metrics["heldout_documents"]
+        + sum(rule["count"] for rule in rules.values())
+    )
     for source in about["sources"].values():
         for part in ("documents", "characters", "bytes"):
             gone = source["dropped"][part]
             assert source["cleaned"][part] == source["kept"][part] + source["heldout"][part] + gone
         breaks = 3 * source["read"]["documents"]
-        assert source["read"]["characters"] - source["cleaned"]["characters"] == 40 * len(MENU + NOTICE) + breaks
-        assert sum(source["lengths"].values()) == sum(source["scripts"].values()) == source["cleaned"]["documents"] == 40
+        assert (
+            source["read"]["characters"] - source["cleaned"]["characters"] == 40 * len(MENU + NOTICE) + breaks
+        )
+        assert (
+            sum(source["lengths"].values())
+            == sum(source["scripts"].values())
+            == source["cleaned"]["documents"]
+            == 40
+        )
     assert rules["exact_duplicate"]["count"] > 20
     assert metrics["quarantined"] == 5 == len((path / "quarantine.jsonl").read_text().splitlines())
-    assert metrics["seconds_of_cleaning"]["boilerplate"] > 0 and {"read", "clean"} <= set(metrics["seconds_of_cleaning"])
+    assert metrics["seconds_of_cleaning"]["boilerplate"] > 0 and {"read", "clean"} <= set(
+        metrics["seconds_of_cleaning"]
+    )
 
 
 def test_what_is_left_is_held_against_the_rules_again(tmp_path: Path, prose) -> None:
-    documents = [{"text": f"{prose(i, 60)}\n{MENU}", "source": "s"} for i in range(30)] + [{"text": f"{MENU}\n甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉。", "source": "s"}]
-    config = CorpusConfig(preset="zh-short", rules={"min_chars": 30}, heldout_fraction=0, boilerplate=BoilerplateConfig(documents=20))
+    documents = [{"text": f"{prose(i, 60)}\n{MENU}", "source": "s"} for i in range(30)] + [
+        {"text": f"{MENU}\n甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉。", "source": "s"}
+    ]
+    config = CorpusConfig(
+        preset="zh-short",
+        rules={"min_chars": 30},
+        heldout_fraction=0,
+        boilerplate=BoilerplateConfig(documents=20),
+    )
     path = build_corpus(documents, tmp_path / "c", config)
     about = json.loads((path / "report.json").read_bytes())
-    assert about["rules"]["too_short"]["count"] == 1 and len(texts_of(path)) == 30 and about["changed"]["count"] == 30
-    assert about["sources"]["s"]["cleaned"]["documents"] == sum(about["sources"]["s"]["scripts"].values()) == 30
+    assert (
+        about["rules"]["too_short"]["count"] == 1
+        and len(texts_of(path)) == 30
+        and about["changed"]["count"] == 30
+    )
+    assert (
+        about["sources"]["s"]["cleaned"]["documents"] == sum(about["sources"]["s"]["scripts"].values()) == 30
+    )
 
 
 def test_a_text_that_was_copied_often_is_not_boilerplate(tmp_path: Path, prose) -> None:
     """Forty copies are one document; forty near copies, whose shared lines do count, stay whole because nearly all of each is shared."""
     copied = "\n".join(prose(900 + i, 40) for i in range(3))
     alike = "\n".join(prose(950 + i, 60) for i in range(5))
-    documents = [{"text": copied}] * 40 + [{"text": f"{alike}\n{prose(i, 20)}"} for i in range(40)] + [{"text": prose(i + 50, 80)} for i in range(20)]
+    documents = (
+        [{"text": copied}] * 40
+        + [{"text": f"{alike}\n{prose(i, 20)}"} for i in range(40)]
+        + [{"text": prose(i + 50, 80)} for i in range(20)]
+    )
     config = CorpusConfig(preset="zh-short", heldout_fraction=0, boilerplate=BoilerplateConfig(documents=20))
     found = texts_of(build_corpus(documents, tmp_path / "c", config))
     assert copied in found and any(text.startswith(alike) for text in found)
@@ -117,10 +166,16 @@ def test_a_text_that_was_copied_often_is_not_boilerplate(tmp_path: Path, prose) 
 
 def test_code_stays_whole(tmp_path: Path, prose) -> None:
     """A line in a code fence is neither counted nor taken out, though the same one outside is."""
-    documents = [{"text": f"{prose(i, 60)}\n{MENU}\n```\n    return result;\n{MENU}\n```", "source": "s"} for i in range(30)]
+    documents = [
+        {"text": f"{prose(i, 60)}\n{MENU}\n```\n    return result;\n{MENU}\n```", "source": "s"}
+        for i in range(30)
+    ]
     config = CorpusConfig(preset="zh-short", heldout_fraction=0, boilerplate=BoilerplateConfig(documents=20))
     path = build_corpus(documents, tmp_path / "c", config)
-    assert all(text.endswith(f"。\n```\n    return result;\n{MENU}\n```") and text.count(MENU) == 1 for text in texts_of(path))
+    assert all(
+        text.endswith(f"。\n```\n    return result;\n{MENU}\n```") and text.count(MENU) == 1
+        for text in texts_of(path)
+    )
     assert json.loads((path / "report.json").read_bytes())["lines"]["boilerplate_line"]["count"] == 30
 
 
@@ -128,13 +183,24 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path, files: li
     paths = [build(files, tmp_path / f"w{workers}", workers=workers) for workers in (1, 2, 7)]
     assert content(paths[0]) == content(paths[1]) == content(paths[2])
     hashes = {read_manifest(path).content_hash for path in paths}
-    assert len(hashes) == 1 and read_manifest(build_corpus(files, tmp_path / "bare", CONFIG, seed=4)).content_hash in hashes  # a page changes nothing
+    # a page changes nothing
+    assert (
+        len(hashes) == 1
+        and read_manifest(build_corpus(files, tmp_path / "bare", CONFIG, seed=4)).content_hash in hashes
+    )
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
 
 
 def test_ranks_of_an_executor_write_the_same_bytes(tmp_path: Path, files: list[Path]) -> None:
     job = CorpusJob(tmp_path / "work", CONFIG, files, seed=4)
-    assert [phase.name for phase in job.phases][:6] == ["clean", "copies", "lines", "common", "strip", "exact"]
+    assert [phase.name for phase in job.phases][:6] == [
+        "clean",
+        "copies",
+        "lines",
+        "common",
+        "strip",
+        "exact",
+    ]
     for phase in job.phases:
         for rank in reversed(range(4)):
             phase(None, rank, 4)
@@ -166,7 +232,11 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path, files: list[Pa
     print("seed", seed)
     draw, killed, out = random.Random(seed), 0, tmp_path / "out"
     for attempt in range(6):
-        child = subprocess.Popen([sys.executable, str(script), str(tmp_path / "in"), str(out), str(1 + attempt % 2)], start_new_session=True, stderr=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "in"), str(out), str(1 + attempt % 2)],
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+        )
         while not (tmp_path / ".out.state").exists() and child.poll() is None:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, usual * 0.6))
@@ -190,7 +260,9 @@ def test_memory_is_bounded_by_the_batch(tmp_path: Path, prose, monkeypatch: pyte
 
     def peak(count: int) -> int:
         documents = ({"text": f"{long[at * 37 :]}\n{long[: at * 37]}\n{NOTICE}"} for at in range(count))
-        config = CorpusConfig(preset="none", dedup=DedupConfig(near=False), boilerplate=BoilerplateConfig(documents=5))
+        config = CorpusConfig(
+            preset="none", dedup=DedupConfig(near=False), boilerplate=BoilerplateConfig(documents=5)
+        )
         tracemalloc.start()
         build_corpus(documents, tmp_path / str(count), config)
         found = tracemalloc.get_traced_memory()[1]
@@ -201,7 +273,16 @@ def test_memory_is_bounded_by_the_batch(tmp_path: Path, prose, monkeypatch: pyte
     assert peak(450) - peak(250) < 4e6  # the texts themselves are 18 MB more
 
 
-@pytest.mark.parametrize("setting", [{"documents": 1}, {"documents": -3}, {"min_chars": 9, "max_chars": 8}, {"max_share": 0.0}, {"max_share": 1.5}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"documents": 1},
+        {"documents": -3},
+        {"min_chars": 9, "max_chars": 8},
+        {"max_share": 0.0},
+        {"max_share": 1.5},
+    ],
+)
 def test_settings_that_cannot_be_are_refused(setting: dict) -> None:
     from hanlin.common.config import build as build_config
 

@@ -16,7 +16,14 @@ import zstandard
 from hanlin.common.errors import HanlinError
 from hanlin.corpus import messages
 from hanlin.corpus.files import ReadLimits, blocks
-from hanlin.corpus.readers import Quarantine, read_conversations, read_documents, read_preferences, read_sourced_texts, read_texts
+from hanlin.corpus.readers import (
+    Quarantine,
+    read_conversations,
+    read_documents,
+    read_preferences,
+    read_sourced_texts,
+    read_texts,
+)
 from hanlin.corpus.structure import MAX_DEPTH, measure
 
 GOOD = '{"text": "小明在学校里看书。"}'
@@ -45,7 +52,9 @@ def test_a_deep_value_costs_itself(tmp_path, depth, kind, layout):
     path = tmp_path / ("a.jsonl" if layout == "lines" else "a.json")
     path.write_text(texts[layout], encoding="utf-8")
     quarantine = Quarantine(io.StringIO())
-    assert [item["text"] for item in read_documents(path, quarantine=quarantine)] == ["小明在学校里看书。"] * 2
+    assert [item["text"] for item in read_documents(path, quarantine=quarantine)] == [
+        "小明在学校里看书。"
+    ] * 2
     assert quarantine.count == 1 and "JSON" in quarantine.entries[0].reason
     for reader in (read_texts, read_sourced_texts):
         noted = Quarantine()
@@ -110,7 +119,10 @@ def test_values_without_number_are_not_built(tmp_path):
     limits = ReadLimits(record_values=1000)
     wide = '{"x": [' + ",".join(["[]"] * 2000) + '], "text": "一"}'
     commas = '{"text": "' + "a, b" * 5000 + '"}'  # in a text they cost nothing
-    for name, text in (("a.jsonl", f"{GOOD}\n{wide}\n{commas}\n{GOOD}\n"), ("a.json", f"[{GOOD},{wide},{commas},{GOOD}]")):
+    for name, text in (
+        ("a.jsonl", f"{GOOD}\n{wide}\n{commas}\n{GOOD}\n"),
+        ("a.json", f"[{GOOD},{wide},{commas},{GOOD}]"),
+    ):
         (tmp_path / name).write_text(text, encoding="utf-8")
         quarantine = Quarantine()
         assert len(list(read_documents(tmp_path / name, quarantine=quarantine, limits=limits))) == 3, name
@@ -121,7 +133,9 @@ def bomb(size: int) -> bytes:
     return b'[{"x":[' + b"[]," * (size // 3)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of this process alone is told by /proc")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the peak of this process alone is told by /proc"
+)
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 def test_a_small_file_cannot_take_half_a_gigabyte(tmp_path, name):
     """7.9 MB of empty lists in 8 kB, below the size at which the ratio is looked at, and the same as it stands on the disk."""
@@ -184,7 +198,9 @@ def rows_of(count: int, quoted: bool = True) -> list[str]:
 
 def read_rows(path: Path, **limits: int) -> tuple[list[str], Quarantine]:
     quarantine = Quarantine(io.StringIO())
-    return [item["text"] for item in read_documents(path, quarantine=quarantine, limits=ReadLimits(**limits))], quarantine
+    return [
+        item["text"] for item in read_documents(path, quarantine=quarantine, limits=ReadLimits(**limits))
+    ], quarantine
 
 
 @pytest.mark.parametrize("place", [0, 1, 500, 998, 999])
@@ -195,7 +211,9 @@ def test_a_quote_without_end_costs_its_row(tmp_path, place):
     path.write_text("text,n\n" + "\n".join(rows) + "\n", encoding="utf-8")
     texts, quarantine = read_rows(path)
     assert texts == [row.split(",")[0] for index, row in enumerate(rows) if index != place]
-    assert [(entry.line, entry.reason) for entry in quarantine.entries] == [(place + 2, quarantine.entries[0].reason)]
+    assert [(entry.line, entry.reason) for entry in quarantine.entries] == [
+        (place + 2, quarantine.entries[0].reason)
+    ]
     assert f"第{place}天" in quarantine.entries[0].excerpt
 
 
@@ -220,17 +238,32 @@ def test_rows_without_end_again_and_again_are_counted_and_end(tmp_path):
 
 def test_quoted_lines_columns_and_lines_without_end(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text('text,n\n"第一行\n第二行，""引文""",1\n\n短,2\n' + "甲" * 900 + ",3\n" + "," * 900 + "\n末,4", encoding="utf-8")
+    path.write_text(
+        'text,n\n"第一行\n第二行，""引文""",1\n\n短,2\n' + "甲" * 900 + ",3\n" + "," * 900 + "\n末,4",
+        encoding="utf-8",
+    )
     texts, quarantine = read_rows(path, record_bytes=2000, record_values=500)
-    assert texts == ['第一行\n第二行，"引文"', "短", "末"] and [entry.line for entry in quarantine.entries] == [6, 7]
+    assert texts == ['第一行\n第二行，"引文"', "短", "末"] and [
+        entry.line for entry in quarantine.entries
+    ] == [6, 7]
     path = tmp_path / "a.tsv"
     path.write_text('text\tn\n"一\t1\n' + "甲" * 900 + "\t2\n二\t3\n", encoding="utf-8")
     texts, quarantine = read_rows(path, record_bytes=2000)
     assert texts == ['"一', "二"] and [entry.line for entry in quarantine.entries] == [3]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of this process alone is told by /proc")
-@pytest.mark.parametrize("content", ['text,b\n"' + ("甲乙丙丁" * 9 + ",1\n") * 200_000, "text," + "," * 20_000_000, "text\n" + "x" * 40_000_000, '"' * 20_000_000])
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the peak of this process alone is told by /proc"
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text,b\n"' + ("甲乙丙丁" * 9 + ",1\n") * 200_000,
+        "text," + "," * 20_000_000,
+        "text\n" + "x" * 40_000_000,
+        '"' * 20_000_000,
+    ],
+)
 def test_a_table_cannot_take_half_a_gigabyte(tmp_path, content):
     (tmp_path / "a.csv").write_text(content, encoding="utf-8")
     assert peak_megabytes(tmp_path / "a.csv", record_bytes=4 << 20) < 160

@@ -56,11 +56,14 @@ def test_every_task_is_done_once(tmp_path: Path, workers: int) -> None:
     (tmp_path / "traces").mkdir()
     first, second = (Phase(name, tmp_path, Count(5), Write(tmp_path / "traces")) for name in ("a", "b"))
     told: list[tuple[str, int, int]] = []
-    seconds = run_phases([first, second], workers, lambda phase, done, count: told.append((phase.name, done, count)))
+    seconds = run_phases(
+        [first, second], workers, lambda phase, done, count: told.append((phase.name, done, count))
+    )
     assert results(first) == results(second) == ["0", "1", "4", "9", "16"]
     assert set(seconds) == {"a", "b"} and told[0] == ("a", 0, 5) and told[-1] == ("b", 5, 5)
     run_phases([first, second], workers)
-    assert all(len((tmp_path / "traces" / str(task)).read_text().splitlines()) == 2 for task in range(5))  # once in each phase
+    # once in each phase
+    assert all(len((tmp_path / "traces" / str(task)).read_text().splitlines()) == 2 for task in range(5))
     pids = {pid for task in range(5) for pid in (tmp_path / "traces" / str(task)).read_text().split()}
     assert (str(os.getpid()) in pids) == (workers == 1)
 
@@ -130,7 +133,10 @@ def test_what_other_processes_are_writing_is_left_alone_until_the_phase_is_compl
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = socket.gethostname()
-    theirs = [tmp_path / "a" / f".00001.tmp.{name}" for name in (f"{host}.{dead.pid}", f"{host}.{os.getppid()}", f"elsewhere.{dead.pid}")]
+    theirs = [
+        tmp_path / "a" / f".00001.tmp.{name}"
+        for name in (f"{host}.{dead.pid}", f"{host}.{os.getppid()}", f"elsewhere.{dead.pid}")
+    ]
     for path in theirs:
         path.mkdir(parents=True)
     phase.run(1)
@@ -179,5 +185,3 @@ def _alive(pid: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-

@@ -17,7 +17,19 @@ from hanlin.corpus.readers import read_documents, read_texts
 from tests.support import shared
 
 strings = st.text(st.characters(codec="utf-16"), max_size=12) | st.sampled_from(
-    ["", " ", "\u3000\x1c", "<s>甲</s>", " <|im_start|>甲<|im_end|>", "< 乙", "\ud800", "😀", '"\\/\b\f\n\r\t', "\x00\x7f\x85", "中" * 40]
+    [
+        "",
+        " ",
+        "\u3000\x1c",
+        "<s>甲</s>",
+        " <|im_start|>甲<|im_end|>",
+        "< 乙",
+        "\ud800",
+        "😀",
+        '"\\/\b\f\n\r\t',
+        "\x00\x7f\x85",
+        "中" * 40,
+    ]
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | strings,
@@ -27,10 +39,37 @@ values = st.recursive(
 records = st.dictionaries(st.sampled_from(["text", "source", "标题", "meta", 'a"b']), values, max_size=4)
 plain = st.builds(lambda text, source: {"text": text, "source": source}, strings, strings)
 odd = st.sampled_from(
-    ["", "  \t", "{", "[]", "null", '{"text": "甲"} x', '{"text": "甲"},', '{"text": "甲"}{"text": "乙"}', '{"text": "甲", "text": "乙"}']
-    + ['{"text": "甲\t乙"}', '{"te\\u0078t": "甲"}', '{"text": "\\ud83d\\ude00"}', '{"text": "\\ud83d"}', '{"text": "甲", "n": 01}']
-    + ['{"text": "甲", "n": -0.50, "m": [true, {"a": []}]}', '{"text": "甲" "n": 1}', '{"text": "甲", "n": 12345678901234567890}']
-    + ['{ "text" : "甲" }\r', '{"text": "\\x"}', '{"text": "甲", "n": 1e5}', '{"text": "甲", "n": 1e999}', '{"text": "甲", "n": -}', "\ufeff{}"]
+    [
+        "",
+        "  \t",
+        "{",
+        "[]",
+        "null",
+        '{"text": "甲"} x',
+        '{"text": "甲"},',
+        '{"text": "甲"}{"text": "乙"}',
+        '{"text": "甲", "text": "乙"}',
+    ]
+    + [
+        '{"text": "甲\t乙"}',
+        '{"te\\u0078t": "甲"}',
+        '{"text": "\\ud83d\\ude00"}',
+        '{"text": "\\ud83d"}',
+        '{"text": "甲", "n": 01}',
+    ]
+    + [
+        '{"text": "甲", "n": -0.50, "m": [true, {"a": []}]}',
+        '{"text": "甲" "n": 1}',
+        '{"text": "甲", "n": 12345678901234567890}',
+    ]
+    + [
+        '{ "text" : "甲" }\r',
+        '{"text": "\\x"}',
+        '{"text": "甲", "n": 1e5}',
+        '{"text": "甲", "n": 1e999}',
+        '{"text": "甲", "n": -}',
+        "\ufeff{}",
+    ]
 )
 lines = st.one_of(st.builds(json.dumps, records | plain, ensure_ascii=st.booleans()), odd).map(
     lambda line: line.encode("utf-8", "surrogatepass")
@@ -55,7 +94,10 @@ def both(path, limits=files.DEFAULT_LIMITS):
                 batches = read_texts(path, quarantine=quarantine, limits=limits)
                 got = [batch[index] for batch in batches for index in range(len(batch))]
             else:
-                got = [document["text"].encode() for document in read_documents(path, quarantine=quarantine, limits=limits)]
+                got = [
+                    document["text"].encode()
+                    for document in read_documents(path, quarantine=quarantine, limits=limits)
+                ]
         except HanlinError as error:
             got = str(error)
         found.append((got, quarantine.entries))
@@ -88,6 +130,9 @@ def test_a_line_that_is_not_plain_stops_the_core():
 
 
 def test_real_files_read_the_same():
-    for path in [*sorted(shared("data/fixtures").rglob("*.jsonl")), shared("data/pretrain_zh/web_crawl_noisy.jsonl.zst")]:
+    for path in [
+        *sorted(shared("data/fixtures").rglob("*.jsonl")),
+        shared("data/pretrain_zh/web_crawl_noisy.jsonl.zst"),
+    ]:
         fast, slow = both(path)
         assert fast == slow, path

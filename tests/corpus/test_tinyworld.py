@@ -34,7 +34,17 @@ from hanlin.corpus.tinyworld import (
 )
 from hanlin.corpus.tinyworld.dirt import KINDS, NEAR_JACCARD, shingle_jaccard
 from hanlin.corpus.tinyworld.draw import Draw, split_of
-from hanlin.corpus.tinyworld.lexicon import CHILDREN, EATEN, PEOPLE, PLACE, PLACES, SOLD_AT, SPOTS_AT, THING, THINGS
+from hanlin.corpus.tinyworld.lexicon import (
+    CHILDREN,
+    EATEN,
+    PEOPLE,
+    PLACE,
+    PLACES,
+    SOLD_AT,
+    SPOTS_AT,
+    THING,
+    THINGS,
+)
 from hanlin.corpus.tinyworld.questions import entities_in, story_question
 from hanlin.corpus.tinyworld.telling import tell
 from hanlin.corpus.tinyworld.world import Story, plan, replay
@@ -59,7 +69,11 @@ def test_a_record_is_a_function_of_its_index(name: str) -> None:
         whole = list(make(5, 60, split))
         assert whole == list(make(5, 60, split))
         assert whole[40:] == list(make(5, 20, split, 40))
-        assert [next(iter(make(5, 1, split, index))) for index in (33, 7, 58)] == [whole[33], whole[7], whole[58]]
+        assert [next(iter(make(5, 1, split, index))) for index in (33, 7, 58)] == [
+            whole[33],
+            whole[7],
+            whole[58],
+        ]
         assert len({record["id"] for record in whole}) == 60
         assert whole != list(make(6, 60, split))
 
@@ -70,14 +84,17 @@ def test_an_unknown_split_is_refused() -> None:
             list(make(0, 1, "test"))
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("dirty documents", "chat_conversations")])
+@pytest.mark.parametrize(
+    "name", [name for name in SOURCES if name not in ("dirty documents", "chat_conversations")]
+)
 def test_splits_share_nothing(name: str) -> None:
     def surface(record: dict) -> str:
         return record.get("text") or str(record.get("messages") or record["prompt"])
 
     make = SOURCES[name]
     train, heldout = (
-        {surface(record) for record in make(1, 3000, split) if record.get("source") != "tinyworld/sums"} for split in ("train", "heldout")
+        {surface(record) for record in make(1, 3000, split) if record.get("source") != "tinyworld/sums"}
+        for split in ("train", "heldout")
     )
     assert not train & heldout
 
@@ -131,7 +148,12 @@ def test_stories_obey_the_state() -> None:
         for event in story.events:
             verb, who = event[0], event[1]
             seen[verb] += 1
-            assert verb in ("be", "carry", "handed", "come") or who in where or any(h == who for h in holder.values()) or verb == "go"
+            assert (
+                verb in ("be", "carry", "handed", "come")
+                or who in where
+                or any(h == who for h in holder.values())
+                or verb == "go"
+            )
             if verb in ("carry", "buy", "find", "take_out", "handed"):
                 item = event[-1]
                 assert item not in holder and item not in lying
@@ -158,7 +180,9 @@ def test_stories_obey_the_state() -> None:
                 assert holder[event[3]] == who != event[2] and where[who] == where[event[2]]
                 holder[event[3]] = event[2]
             elif verb == "swap":
-                assert holder[event[3]] == who and holder[event[4]] == event[2] and where[who] == where[event[2]]
+                assert (
+                    holder[event[3]] == who and holder[event[4]] == event[2] and where[who] == where[event[2]]
+                )
                 holder[event[3]], holder[event[4]] = event[2], who
             elif verb == "put":
                 assert holder.pop(event[2]) == who and event[3] in SPOTS_AT[where[who]]
@@ -199,12 +223,17 @@ def test_answers_follow_from_the_events() -> None:
         elif kind == "count_people":
             assert list(state.place.values()).count(subject[0]) == "零一两三四".index(key[0])
         elif kind == "colour":
-            assert (subject[0], key) in {part for event in story.events for part in event if isinstance(part, tuple)}
+            assert (subject[0], key) in {
+                part for event in story.events for part in event if isinstance(part, tuple)
+            }
         elif kind == "who_gave":
-            assert [e for e in story.events if e[0] in ("give", "handed") and key in e[1:3] and e[3][0] in subject]
+            assert [
+                e for e in story.events if e[0] in ("give", "handed") and key in e[1:3] and e[3][0] in subject
+            ]
         else:
             assert key == story.weekday or any(
-                key in event or any(key in part for part in event[2:] if isinstance(part, tuple)) for event in story.events
+                key in event or any(key in part for part in event[2:] if isinstance(part, tuple))
+                for event in story.events
             )
         assert key in text or kind == "count_people", (text, question)
 
@@ -227,11 +256,17 @@ def test_story_answers_are_judged_exactly() -> None:
             f"<think>{gold}",
             "不" + gold,
         ):
-            assert wrong == gold or not check_story_answer(record, wrong) or entities_in(wrong) == [record["answer"]], (wrong, gold)
+            assert (
+                wrong == gold
+                or not check_story_answer(record, wrong)
+                or entities_in(wrong) == [record["answer"]]
+            ), (wrong, gold)
         if entities_in(gold) != entities_in(other["messages"][1]["content"]):
             assert not check_story_answer(record, other["messages"][1]["content"])
         key = entities_in(gold)[-1]
-        assert not check_story_answer(record, gold.replace(key, rng.choice([name for name in names if name != key])))
+        assert not check_story_answer(
+            record, gold.replace(key, rng.choice([name for name in names if name != key]))
+        )
         assert not check_story_answer(record, gold.rstrip("。") + "，也可能是" + rng.choice(names) + "。")
 
 
@@ -297,11 +332,18 @@ def test_guessing_or_chaining_the_last_step_does_not_solve_problems() -> None:
 
 def test_manners_are_told_apart_and_length_does_not_tell_them() -> None:
     pairs = list(preferences(4, 2000, "heldout"))
-    assert all(manner(pair["chosen"]) == "polite" and manner(pair["rejected"]) == "impolite" for pair in pairs)
+    assert all(
+        manner(pair["chosen"]) == "polite" and manner(pair["rejected"]) == "impolite" for pair in pairs
+    )
     lengths = [(len(pair["chosen"]), 1) for pair in pairs] + [(len(pair["rejected"]), 0) for pair in pairs]
-    accuracies = [sum((length > cut) == bool(polite) for length, polite in lengths) / len(lengths) for cut in range(80)]
+    accuracies = [
+        sum((length > cut) == bool(polite) for length, polite in lengths) / len(lengths) for cut in range(80)
+    ]
     assert max(*accuracies, 1 - min(accuracies)) < 0.6
-    longer = sum((len(p["chosen"]) > len(p["rejected"])) + 0.5 * (len(p["chosen"]) == len(p["rejected"])) for p in pairs) / len(pairs)
+    longer = sum(
+        (len(p["chosen"]) > len(p["rejected"])) + 0.5 * (len(p["chosen"]) == len(p["rejected"]))
+        for p in pairs
+    ) / len(pairs)
     assert 0.4 < longer < 0.6
     free = list(free_prompts(4, 2000, "train"))
     assert all(manner(record["messages"][1]["content"]) == record["manner"] for record in free)
@@ -330,7 +372,9 @@ def test_manner_judge_refuses_what_is_not_an_answer() -> None:
 
 def test_content_of_both_manners_is_about_the_request() -> None:
     for pair in preferences(7, 500, "train"):
-        asked = set(entities_in(pair["prompt"][0]["content"])) | set(re.findall(r"\d+", pair["prompt"][0]["content"]))
+        asked = set(entities_in(pair["prompt"][0]["content"])) | set(
+            re.findall(r"\d+", pair["prompt"][0]["content"])
+        )
         for reply in (pair["chosen"], pair["rejected"]):
             assert asked & (set(entities_in(reply)) | set(re.findall(r"\d+", reply))), (pair["prompt"], reply)
 
@@ -365,16 +409,23 @@ def test_dirt_is_labelled_and_the_check_is_exact() -> None:
         for record in produced
         if record.get("dirt") not in ("spam", "mojibake", "html")
     }
-    repaired = [clean[record["id"]] for record in produced if record.get("dirt") in ("spam", "mojibake", "html")]
+    repaired = [
+        clean[record["id"]] for record in produced if record.get("dirt") in ("spam", "mojibake", "html")
+    ]
     kind_cleaner = check_cleaning(produced, [text.replace("，", ", ") for text in last.values()] + repaired)
     assert (kind_cleaner.dirt_removed, kind_cleaner.good_lost) == (dirty, 0)
-    half = check_cleaning(produced, [record["text"] for record in produced if record.get("dirt") != "near_duplicate"])
+    half = check_cleaning(
+        produced, [record["text"] for record in produced if record.get("dirt") != "near_duplicate"]
+    )
     assert half.by_kind["near_duplicate"][0] == half.by_kind["near_duplicate"][1] == half.dirt_removed
 
 
 def test_good_documents_are_unlike_each_other() -> None:
     """No two of 3,000 share 70 % of their character 5-grams, by an inverted index over all pairs that share any."""
-    shingles = [{text[at : at + 5] for at in range(len(text) - 4)} for text in (record["text"] for record in documents(6, 3000))]
+    shingles = [
+        {text[at : at + 5] for at in range(len(text) - 4)}
+        for text in (record["text"] for record in documents(6, 3000))
+    ]
     frequency = Counter(itertools.chain.from_iterable(shingles))
     index: dict[str, list[int]] = {}
     worst = 0.0
@@ -390,8 +441,17 @@ def test_good_documents_are_unlike_each_other() -> None:
 
 def test_the_character_set_is_small_and_free_of_latin() -> None:
     texts = [record["text"] for record in documents(7, 12000)]
-    inside = (record for record in chat_conversations(7, 4000, "train") if record["kind"] not in ("outside", "mixed"))
-    texts += [message["content"] for record in inside for message in record["messages"] if message["role"] == "assistant"]
+    inside = (
+        record
+        for record in chat_conversations(7, 4000, "train")
+        if record["kind"] not in ("outside", "mixed")
+    )
+    texts += [
+        message["content"]
+        for record in inside
+        for message in record["messages"]
+        if message["role"] == "assistant"
+    ]
     characters = Counter("".join(texts))
     assert 600 <= len(characters) <= 900, len(characters)
     assert not re.search(r"[A-Za-z<>{}]", "".join(texts))
@@ -419,13 +479,27 @@ def test_problems_have_the_asked_steps_and_lines_that_add_up() -> None:
 
 def test_what_is_outside_is_about_nothing_inside() -> None:
     world = {*PEOPLE, *(t.name for t in THINGS), *(p.name for p in PLACES)}
-    asked = {split: [r["messages"][0]["content"] for r in outside_questions(2, 1500, split)] for split in ("train", "heldout")}
+    asked = {
+        split: [r["messages"][0]["content"] for r in outside_questions(2, 1500, split)]
+        for split in ("train", "heldout")
+    }
     assert not {text for texts in asked.values() for text in texts for name in world if name in text}
     assert not set(asked["train"]) & set(asked["heldout"])
     assert all(declines(r["messages"][1]["content"]) for r in outside_questions(2, 200, "train"))
 
 
-@pytest.mark.parametrize("text", ["", "我不知道。", "小世界里的人和事。", "小明在公园。", "我叫翰林。", "这个我不知道，我只认识小世界里的人和事。" * 2, "答案是8。"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "我不知道。",
+        "小世界里的人和事。",
+        "小明在公园。",
+        "我叫翰林。",
+        "这个我不知道，我只认识小世界里的人和事。" * 2,
+        "答案是8。",
+    ],
+)
 def test_what_does_not_decline(text: str) -> None:
     assert not declines(text)
 
@@ -435,9 +509,18 @@ def test_a_story_is_told_whole_and_about_what_was_asked() -> None:
         told = record["messages"][1]["content"]
         assert is_story(record, told) and is_story(record, f"<think>\n\n</think>\n{told}")
         assert not is_story(record | {"about": "恐龙"}, told)
-        assert not is_story(record, told[:-3]) and not is_story(record, told + told) and not is_story(record, told[::-1])
+        assert (
+            not is_story(record, told[:-3])
+            and not is_story(record, told + told)
+            and not is_story(record, told[::-1])
+        )
     record = {"about": ""}
-    for other in ("答案是8。", "你好！我是翰林，很高兴认识你。", "这个我不知道，我只认识小世界里的人和事。", "17-8=9\n9+3=12\n答案是12。" * 2):
+    for other in (
+        "答案是8。",
+        "你好！我是翰林，很高兴认识你。",
+        "这个我不知道，我只认识小世界里的人和事。",
+        "17-8=9\n9+3=12\n答案是12。" * 2,
+    ):
         assert not is_story(record, other)
 
 
@@ -446,7 +529,11 @@ def test_greetings_have_one_reply_and_mixed_turns_change_the_subject() -> None:
     for split in ("train", "heldout"):
         for record in greetings(3, 800, split):
             asked, reply = (message["content"] for message in record["messages"])
-            assert replies.setdefault(asked, reply) == reply and check_exact(record, reply) and not check_exact(record, reply + "好")
+            assert (
+                replies.setdefault(asked, reply) == reply
+                and check_exact(record, reply)
+                and not check_exact(record, reply + "好")
+            )
     for conversation in mixed_conversations(3, 200, "heldout"):
         kinds = [turn["kind"] for turn in conversation]
         assert len(kinds) in (2, 3) and all(one != two for one, two in zip(kinds, kinds[1:], strict=False))

@@ -48,7 +48,9 @@ def test_the_index_is_megatrons(tmp_path, vocab_size):
     write(tmp_path / "d", documents, vocab_size=vocab_size)
     data = (tmp_path / "d" / "tokens.idx").read_bytes()
     assert data[:9] == b"MMIDIDX\x00\x00"
-    version, code, count, docs = (np.frombuffer(data, t, 1, o)[0] for t, o in (("<u8", 9), ("u1", 17), ("<u8", 18), ("<u8", 26)))
+    version, code, count, docs = (
+        np.frombuffer(data, t, 1, o)[0] for t, o in (("<u8", 9), ("u1", 17), ("<u8", 18), ("<u8", 26))
+    )
     assert (version, code, count, docs) == (1, 8 if vocab_size <= 1 << 16 else 4, 3, 4)
     sizes = np.frombuffer(data, "<i4", 3, 34)
     pointers = np.frombuffer(data, "<i8", 3, 46)
@@ -74,7 +76,9 @@ def test_every_token_of_every_document_once_an_epoch(tmp_path):
                 if owner >= 0:
                     seen.setdefault(batch.documents[owner], []).append(int(batch.ids[0, place]))
         # the rows of a document longer than a row come in any order
-        assert {document: sorted(tokens) for document, tokens in seen.items()} == {i: sorted(d) for i, d in enumerate(documents)}
+        assert {document: sorted(tokens) for document, tokens in seen.items()} == {
+            i: sorted(d) for i, d in enumerate(documents)
+        }
         assert predicted == sum(len(d) - 1 for d in documents)  # all but each document's first token
 
 
@@ -137,7 +141,11 @@ def test_permutations_are_permutations(count, seed, epoch):
 def test_the_order_is_fixed_for_ever():
     """A change here changes what every resumed run would see."""
     assert permutation(10, 1, 0).tolist() == [8, 9, 3, 0, 7, 5, 4, 6, 2, 1]
-    assert permutation(1000, 1, 0).tolist() != permutation(1000, 1, 1).tolist() != permutation(1000, 2, 1).tolist()
+    assert (
+        permutation(1000, 1, 0).tolist()
+        != permutation(1000, 1, 1).tolist()
+        != permutation(1000, 2, 1).tolist()
+    )
 
 
 def said(tokenizer, data):
@@ -146,7 +154,12 @@ def said(tokenizer, data):
     for index in range(len(data)):
         ids, mask = data.document(index).tolist(), data.mask[data.starts[index] : data.starts[index + 1]]
         first = int(np.flatnonzero(mask)[0])
-        found.append((tokenizer.decode(ids[:first]), tokenizer.decode([i for i, learn in zip(ids, mask, strict=True) if learn])))
+        found.append(
+            (
+                tokenizer.decode(ids[:first]),
+                tokenizer.decode([i for i, learn in zip(ids, mask, strict=True) if learn]),
+            )
+        )
     return found
 
 
@@ -155,29 +168,46 @@ def turns(*replies):
     messages = []
     for number, reply in enumerate(replies):
         messages.append({"role": "user", "content": f"问{number}"})
-        both = {"content": reply} if isinstance(reply, str) else {"reasoning_content": reply[0], "content": reply[1]}
+        both = (
+            {"content": reply}
+            if isinstance(reply, str)
+            else {"reasoning_content": reply[0], "content": reply[1]}
+        )
         messages.append({"role": "assistant", **both})
     return {"messages": messages}
 
 
 def test_every_thought_of_a_conversation_is_learnt_before_its_answer(tmp_path, tokenizer):
     """As many documents as thoughts; no answer is learnt where its own thought is not shown."""
-    data = build_conversation_dataset([turns(("想0", "答0"), ("想1", "答1"), ("想2", "答2"))], tokenizer, tmp_path / "d", max_length=256)
+    data = build_conversation_dataset(
+        [turns(("想0", "答0"), ("想1", "答1"), ("想2", "答2"))], tokenizer, tmp_path / "d", max_length=256
+    )
     found = said(tokenizer, data)
     assert [learnt for _, learnt in found] == [f"<think>\n想{n}\n</think>\n答{n}<|im_end|>" for n in range(3)]
-    assert "答0" in found[2][0] and "答1" in found[2][0] and "想0" not in found[2][0]  # context as the template shows it
+    # context as the template shows it
+    assert "答0" in found[2][0] and "答1" in found[2][0] and "想0" not in found[2][0]
     metrics = data.manifest.metrics
     assert (metrics["conversations"], metrics["documents"], metrics["rounds_apart"]) == (1, 3, 2)
 
 
 def test_rounds_without_thoughts_are_learnt_from_the_whole(tmp_path, tokenizer):
-    data = build_conversation_dataset([turns("答0", ("想1", "答1"), "答2")], tokenizer, tmp_path / "d", max_length=256)
-    assert [learnt for _, learnt in said(tokenizer, data)] == ["<think>\n想1\n</think>\n答1<|im_end|>", "答0<|im_end|>答2<|im_end|>"]
+    data = build_conversation_dataset(
+        [turns("答0", ("想1", "答1"), "答2")], tokenizer, tmp_path / "d", max_length=256
+    )
+    assert [learnt for _, learnt in said(tokenizer, data)] == [
+        "<think>\n想1\n</think>\n答1<|im_end|>",
+        "答0<|im_end|>答2<|im_end|>",
+    ]
 
 
 def test_conversations_without_thoughts_are_one_document_each(tmp_path, tokenizer):
-    data = build_conversation_dataset([turns("答0", "答1", "答2"), turns(("想", "答"))], tokenizer, tmp_path / "d", max_length=256)
-    assert [learnt for _, learnt in said(tokenizer, data)] == ["答0<|im_end|>答1<|im_end|>答2<|im_end|>", "<think>\n想\n</think>\n答<|im_end|>"]
+    data = build_conversation_dataset(
+        [turns("答0", "答1", "答2"), turns(("想", "答"))], tokenizer, tmp_path / "d", max_length=256
+    )
+    assert [learnt for _, learnt in said(tokenizer, data)] == [
+        "答0<|im_end|>答1<|im_end|>答2<|im_end|>",
+        "<think>\n想\n</think>\n答<|im_end|>",
+    ]
     assert data.manifest.metrics["rounds_apart"] == 0
 
 
@@ -185,11 +215,19 @@ def test_a_round_is_learnt_with_its_calls_and_results(tmp_path, tokenizer):
     call = {"name": "f", "arguments": {}}
     record = turns("答0", ("后", "答1"))
     record["messages"][1:2] = [
-        {"role": "assistant", "reasoning_content": "先想", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "晴"}, {"role": "assistant", "content": "晴天"}
-    ]  # fmt: skip
-    data = build_conversation_dataset([record | {"tools": [{"name": "f"}]}], tokenizer, tmp_path / "d", max_length=512)
+        {"role": "assistant", "reasoning_content": "先想", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "晴"},
+        {"role": "assistant", "content": "晴天"},
+    ]
+    data = build_conversation_dataset(
+        [record | {"tools": [{"name": "f"}]}], tokenizer, tmp_path / "d", max_length=512
+    )
     (before, first), (_, second) = said(tokenizer, data)
-    assert first.startswith("<think>\n先想") and first.endswith("晴天<|im_end|>") and second == "<think>\n后\n</think>\n答1<|im_end|>"
+    assert (
+        first.startswith("<think>\n先想")
+        and first.endswith("晴天<|im_end|>")
+        and second == "<think>\n后\n</think>\n答1<|im_end|>"
+    )
     assert '{"name": "f"}' in before  # what the record says of its tools is shown
 
 
@@ -202,8 +240,12 @@ def test_another_tokenizer_is_refused(tmp_path, tokenizer):
 
 
 def test_too_long_conversations_are_counted_not_cut(tmp_path, tokenizer):
-    chats = [[{"role": "user", "content": "小明" * n}, {"role": "assistant", "content": "好。"}] for n in (1, 200)]
-    data = build_conversation_dataset([{"messages": m} for m in chats], tokenizer, tmp_path / "d", max_length=64)
+    chats = [
+        [{"role": "user", "content": "小明" * n}, {"role": "assistant", "content": "好。"}] for n in (1, 200)
+    ]
+    data = build_conversation_dataset(
+        [{"messages": m} for m in chats], tokenizer, tmp_path / "d", max_length=64
+    )
     assert len(data) == 1 and data.manifest.metrics["too_long"] == 1
     (example,) = data.manifest.metrics["too_long_examples"]
     assert "小明" * 20 in example
@@ -221,8 +263,12 @@ def test_text_is_encoded_in_order_whatever_the_threads(tmp_path, tokenizer, thre
     monkeypatch.setattr(texts, "BATCH_BYTES", 50)
     documents = [{"text": text} for text in ("小明在公园。", "", "你好" * 40, "a\ud800b", "好") * 5]
     data = build_text_dataset(documents, tokenizer, tmp_path / str(threads), threads=threads)
-    assert [data.document(i).tolist() for i in range(len(data))] == [[*tokenizer.encode(d["text"]), tokenizer.eos_id] for d in documents]
-    assert data.manifest.metrics["bytes"] == sum(len(d["text"].encode("utf-8", "surrogatepass")) for d in documents)
+    assert [data.document(i).tolist() for i in range(len(data))] == [
+        [*tokenizer.encode(d["text"]), tokenizer.eos_id] for d in documents
+    ]
+    assert data.manifest.metrics["bytes"] == sum(
+        len(d["text"].encode("utf-8", "surrogatepass")) for d in documents
+    )
 
 
 def test_select_takes_the_tokens_to_predict():
@@ -231,7 +277,9 @@ def test_select_takes_the_tokens_to_predict():
     values = torch.arange(batch.labels.numel()).view(batch.labels.shape)
     assert batch.targets == int(chosen.sum()) == 2
     assert torch.equal(batch.select(values), values[chosen])
-    assert torch.equal(batch.select(torch.stack([values, values], -1)), torch.stack([values, values], -1)[chosen])
+    assert torch.equal(
+        batch.select(torch.stack([values, values], -1)), torch.stack([values, values], -1)[chosen]
+    )
 
 
 def test_bare_texts_are_mixed_in_and_learnt_whole(tmp_path):
@@ -240,13 +288,21 @@ def test_bare_texts_are_mixed_in_and_learnt_whole(tmp_path):
     from hanlin.dataset import build_conversation_dataset
 
     tokenizer = tiny_tokenizer(tmp_path / "words")
-    records = [{"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": f"第{i}句"}]} for i in range(30)]
+    records = [
+        {"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": f"第{i}句"}]}
+        for i in range(30)
+    ]
     texts = itertools.cycle([np.arange(10, 15), np.arange(20, 90)])
-    made = build_conversation_dataset(records, tokenizer, tmp_path / "data", max_length=64, text=texts, text_share=0.25)
+    made = build_conversation_dataset(
+        records, tokenizer, tmp_path / "data", max_length=64, text=texts, text_share=0.25
+    )
     assert made.manifest.metrics["texts"] == 10 and len(made) == 40
     for index in range(len(made)):
         ids, mask = made.document(index), made.mask[made.starts[index] : made.starts[index + 1]]
-        if ids[0] in (10, 20):  # a text, cut to a row; all of it is learnt but its first token, which nothing precedes
+        if ids[0] in (
+            10,
+            20,
+        ):  # a text, cut to a row; all of it is learnt but its first token, which nothing precedes
             assert len(ids) == {10: 5, 20: 64}[int(ids[0])] and mask[0] == 0 and mask[1:].all()
     plain = build_conversation_dataset(records, tokenizer, tmp_path / "plain", max_length=64)
     assert plain.manifest.metrics["texts"] == 0 and len(plain) == 30

@@ -24,7 +24,10 @@ from hanlin.training import TrainConfig
 from hanlin.training.contract import means
 from tests.support import tiny_model, tiny_tokenizer
 
-DOCUMENTS = [{"text": f"第{i}篇，小明去了图书馆。" * (1 + i % 5), "source": ("网页", "books", "<qa>")[i % 7 % 3]} for i in range(300)]
+DOCUMENTS = [
+    {"text": f"第{i}篇，小明去了图书馆。" * (1 + i % 5), "source": ("网页", "books", "<qa>")[i % 7 % 3]}
+    for i in range(300)
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +49,32 @@ def test_every_document_keeps_its_source_whether_from_files_or_objects(tokenizer
     """One source begins with `<`, which the fast reader leaves to the full parser."""
     wanted = [d["source"] for d in DOCUMENTS]
     from_objects = build_text_dataset(iter(DOCUMENTS), tokenizer, tmp_path / "a", threads=2)
-    from_file = build_text_dataset(write(tmp_path / "d.jsonl", DOCUMENTS), tokenizer, tmp_path / "b", threads=2)
+    from_file = build_text_dataset(
+        write(tmp_path / "d.jsonl", DOCUMENTS), tokenizer, tmp_path / "b", threads=2
+    )
     assert sources_of(from_objects) == wanted == sources_of(from_file)
-    assert from_objects.manifest.metrics["sources"] == {name: wanted.count(name) for name in from_objects.source_names}
+    assert from_objects.manifest.metrics["sources"] == {
+        name: wanted.count(name) for name in from_objects.source_names
+    }
     assert from_objects.manifest.content_hash == from_file.manifest.content_hash
 
 
 def test_shapes_with_and_without_a_source_and_keys_in_any_order(tokenizer, tmp_path):
-    mixed = [({"source": d["source"], "text": d["text"]}, d, {"text": d["text"]}, {"text": d["text"], "source": None}, {"text": d["text"], "id": 3})[i % 5] for i, d in enumerate(DOCUMENTS)]
+    mixed = [
+        (
+            {"source": d["source"], "text": d["text"]},
+            d,
+            {"text": d["text"]},
+            {"text": d["text"], "source": None},
+            {"text": d["text"], "id": 3},
+        )[i % 5]
+        for i, d in enumerate(DOCUMENTS)
+    ]
     wanted = [d.get("source") or "file" for d in mixed]
-    assert sources_of(build_text_dataset(write(tmp_path / "file.jsonl", mixed), tokenizer, tmp_path / "d")) == wanted
+    assert (
+        sources_of(build_text_dataset(write(tmp_path / "file.jsonl", mixed), tokenizer, tmp_path / "d"))
+        == wanted
+    )
 
 
 def test_files_without_sources_are_named_after_themselves_and_objects_have_none(tokenizer, tmp_path):
@@ -65,7 +84,11 @@ def test_files_without_sources_are_named_after_themselves_and_objects_have_none(
     dataset = build_text_dataset([*files, tmp_path / "three.txt"], tokenizer, tmp_path / "d")
     assert sources_of(dataset) == ["one"] * 50 + ["two"] * 50 + ["three"] * (len(dataset) - 100)
     without = build_text_dataset(iter(bare), tokenizer, tmp_path / "e")
-    assert without.sources is None and without.source_names == [] and not (tmp_path / "e" / "sources.bin").exists()
+    assert (
+        without.sources is None
+        and without.source_names == []
+        and not (tmp_path / "e" / "sources.bin").exists()
+    )
 
 
 def test_a_killed_job_goes_on_with_its_sources(tokenizer, tmp_path, monkeypatch):
@@ -87,16 +110,23 @@ def test_a_killed_job_goes_on_with_its_sources(tokenizer, tmp_path, monkeypatch)
     with pytest.raises(Killed):
         build_text_dataset(file, tokenizer, tmp_path / "d")
     monkeypatch.setattr(shards_module, "failpoint", lambda name: None)
-    assert build_text_dataset(file, tokenizer, tmp_path / "d").manifest.content_hash == whole.manifest.content_hash
+    assert (
+        build_text_dataset(file, tokenizer, tmp_path / "d").manifest.content_hash
+        == whole.manifest.content_hash
+    )
 
 
 def test_the_sources_of_a_step_are_those_of_its_documents(tokenizer, tmp_path):
     dataset = build_text_dataset(iter(DOCUMENTS), tokenizer, tmp_path / "d")
-    source = RowSource(TextRows(dataset, 64, 1), SupervisedConfig(seq_len=64, batch_tokens=512, micro_tokens=128))
+    source = RowSource(
+        TextRows(dataset, 64, 1), SupervisedConfig(seq_len=64, batch_tokens=512, micro_tokens=128)
+    )
     assert source.figures() == {}
     batches = source.micro_batches(3, None)  # type: ignore[arg-type]
     read = [DOCUMENTS[document]["source"] for batch in batches for document in batch.documents]
-    assert source.figures() == pytest.approx({f"source/{name}": read.count(name) / len(read) for name in set(read)})
+    assert source.figures() == pytest.approx(
+        {f"source/{name}": read.count(name) / len(read) for name in set(read)}
+    )
 
 
 def test_the_loss_of_each_source_is_that_of_its_documents(tokenizer, tmp_path):
@@ -114,11 +144,15 @@ def test_the_loss_of_each_source_is_that_of_its_documents(tokenizer, tmp_path):
             ids, labels = batch.ids[place], batch.labels[place]
             name = DOCUMENTS[document]["source"]
             kept = labels != IGNORE
-            bits[name] += float(F.cross_entropy(model(ids[None])[0][kept], labels[kept], reduction="sum")) / math.log(2)
+            bits[name] += float(
+                F.cross_entropy(model(ids[None])[0][kept], labels[kept], reduction="sum")
+            ) / math.log(2)
             learned[name] += int(sizes[labels[kept]].sum())
     shown = means({name: float(value) for name, value in figures.items()})
     expected = {f"bits_per_byte/{name}": bits[name] / learned[name] for name in bits if learned[name]}
-    assert len(expected) > 1 and {name: value for name, value in shown.items() if "/" in name} == pytest.approx(expected, rel=1e-4)
+    assert len(expected) > 1 and {
+        name: value for name, value in shown.items() if "/" in name
+    } == pytest.approx(expected, rel=1e-4)
     assert shown["bits_per_byte"] == pytest.approx(sum(bits.values()) / sum(learned.values()), rel=1e-4)
 
 
@@ -133,7 +167,9 @@ def dataset_of(path, documents, sources=None) -> TokenDataset:
             writer.add(ids)
         writer.close()
         if sources:
-            np.array([names.index(name) for name in sources], dtype=np.uint16).tofile(written.path / "sources.bin")
+            np.array([names.index(name) for name in sources], dtype=np.uint16).tofile(
+                written.path / "sources.bin"
+            )
             written.metrics = {"sources": {name: sources.count(name) for name in names}}
     return TokenDataset(path)
 
@@ -203,9 +239,13 @@ def test_pretraining_warns_of_a_dirty_tail_once(tmp_path, tokenizer):
 
     told = Told()
     config = SupervisedConfig(TrainConfig(steps=1), seq_len=64, batch_tokens=128, micro_tokens=128)
-    shape = ModelShape(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).config(tokenizer.vocab_size, tokenizer.eos_id)
+    shape = ModelShape(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).config(
+        tokenizer.vocab_size, tokenizer.eos_id
+    )
     for _ in range(2):
-        pretrain(dataset.path, tokenizer.path, shape, config, Job(tmp_path / "model", tmp_path / "work", told))
+        pretrain(
+            dataset.path, tokenizer.path, shape, config, Job(tmp_path / "model", tmp_path / "work", told)
+        )
     assert len(told.warnings) == 1 and "number 380" in told.warnings[0]
 
 

@@ -7,17 +7,33 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from hanlin.evaluation.ablation import Runs, ablation_markdown, ablation_picture, ablation_table, ablation_text, difference
+from hanlin.evaluation.ablation import (
+    Runs,
+    ablation_markdown,
+    ablation_picture,
+    ablation_table,
+    ablation_text,
+    difference,
+)
 from hanlin.evaluation.intervals import student_t
 
 
-def runs(rng, effect: float, seeds: int = 3, documents: int = 120, of_seeds: float = 0.01, of_documents: float = 0.02) -> tuple[Runs, Runs]:
+def runs(
+    rng,
+    effect: float,
+    seeds: int = 3,
+    documents: int = 120,
+    of_seeds: float = 0.01,
+    of_documents: float = 0.02,
+) -> tuple[Runs, Runs]:
     """A setting and its baseline: documents differ in hardness and length, seeds in luck, and the setting adds `effect`."""
     sizes = rng.integers(50, 2000, documents).astype(float)
     hard = rng.normal(1.5, 0.4, documents)
     shared = rng.normal(0, of_seeds, (seeds, 1))  # the same start and order of data
     base = (hard + shared + rng.normal(0, of_documents, documents)) * sizes
-    ours = (hard + shared + rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_documents, documents) + effect) * sizes
+    ours = (
+        hard + shared + rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_documents, documents) + effect
+    ) * sizes
     return Runs(ours, sizes), Runs(base, sizes)
 
 
@@ -69,18 +85,41 @@ def table():
     sources = ["甲" if i % 3 else "b<" for i in range(len(base.bytes))]
 
     def results(found: Runs) -> list[dict]:
-        figures = {"steps": 10, "tokens": 1000, "seconds": 2.0, "tokens_per_second": 500.0, "peak_rss_mb": 1.0, "skipped": 0, "parameters": 9}
-        return [figures | {"bits": bits.tolist(), "bytes": found.bytes.tolist(), "sources": sources} for bits in found.bits]
+        figures = {
+            "steps": 10,
+            "tokens": 1000,
+            "seconds": 2.0,
+            "tokens_per_second": 500.0,
+            "peak_rss_mb": 1.0,
+            "skipped": 0,
+            "parameters": 9,
+        }
+        return [
+            figures | {"bits": bits.tolist(), "bytes": found.bytes.tolist(), "sources": sources}
+            for bits in found.bits
+        ]
 
-    variants = [{"name": f"qk_norm={v}", "settings": {}, "results": results(r)} for v, r in (("true", base), ("false", ours))]
+    variants = [
+        {"name": f"qk_norm={v}", "settings": {}, "results": results(r)}
+        for v, r in (("true", base), ("false", ours))
+    ]
     rows = ablation_table(variants)
-    return {"recipe": "r", "seeds": [1, 2, 3], "equal": {"steps": 10}, "documents": len(base.bytes), "variants": rows, "notes": [("注", "note")]}
+    return {
+        "recipe": "r",
+        "seeds": [1, 2, 3],
+        "equal": {"steps": 10},
+        "documents": len(base.bytes),
+        "variants": rows,
+        "notes": [("注", "note")],
+    }
 
 
 def test_the_table_holds_the_sum_of_its_sources(table):
     base, ours = table["variants"]
     assert set(ours["sources"]) == {"甲", "b<"} and "difference" not in base
-    assert ours["difference"]["verdict"] == "better" and ours["difference"]["value"] == pytest.approx(-0.1, abs=0.05)
+    assert ours["difference"]["verdict"] == "better" and ours["difference"]["value"] == pytest.approx(
+        -0.1, abs=0.05
+    )
     assert sum(part["bits_per_byte"]["n"] for part in base["sources"].values()) == table["documents"]
 
 
@@ -91,4 +130,6 @@ def test_texts_and_picture_say_it_in_the_readers_language(table, monkeypatch, la
         assert word in text
     picture = ET.fromstring(ablation_picture(table))
     circles = [e for e in picture.iter() if e.tag.endswith("circle")]
-    assert len(circles) == 3 and not any("nan" in str(value) for e in picture.iter() for value in e.attrib.values())
+    assert len(circles) == 3 and not any(
+        "nan" in str(value) for e in picture.iter() for value in e.attrib.values()
+    )

@@ -13,7 +13,14 @@ from hanlin.evaluation import Metric, compare_runs, comparison_table, write_repo
 def make_run(folder, name: str, successes: int, n: int = 500, extra: bool = False, higher: bool = True):
     metric = Metric.proportion(successes, n, higher_is_better=higher).to_dict()
     metrics = {"story_answers": metric} | ({"only_here": metric} if extra else {})
-    stage = {"name": "sft", "seconds": 1.0, "peak_rss_mb": 1.0, "kept": True, "metrics": metrics, "samples": []}
+    stage = {
+        "name": "sft",
+        "seconds": 1.0,
+        "peak_rss_mb": 1.0,
+        "kept": True,
+        "metrics": metrics,
+        "samples": [],
+    }
     report = {
         "format": 1,
         "recipe": name,
@@ -35,7 +42,10 @@ def best(*runs):
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_the_best_run_is_named_only_when_it_beats_every_other(tmp_path, higher):
-    low, mid, high, near = (make_run(tmp_path, name, k, higher=higher) for name, k in (("l", 100), ("m", 250), ("h", 400), ("n", 410)))
+    low, mid, high, near = (
+        make_run(tmp_path, name, k, higher=higher)
+        for name, k in (("l", 100), ("m", 250), ("h", 400), ("n", 410))
+    )
     assert best(low, mid, high) == (2 if higher else 0)
     assert best(high, mid, low) == (0 if higher else 2)
     assert best(high, near) is None
@@ -55,20 +65,30 @@ def test_few_items_are_not_ranked_and_the_table_says_so(tmp_path, monkeypatch):
     assert "no ranking: fewer than 20 items" in comparison_table(compare_runs([a, b]))
 
 
-WORDS = {"zh": ("不排名：区间重叠", "2 最好", "只有一次"), "en": ("no ranking: intervals overlap", "2 is best", "one run only")}
+WORDS = {
+    "zh": ("不排名：区间重叠", "2 最好", "只有一次"),
+    "en": ("no ranking: intervals overlap", "2 is best", "one run only"),
+}
 
 
 @pytest.mark.parametrize(("language", "words"), WORDS.items())
 def test_the_table_lines_up_and_says_so(tmp_path, monkeypatch, language, words):
     monkeypatch.setenv("HANLIN_LANG", language)
-    a, b, c = make_run(tmp_path, "a", 100, extra=True), make_run(tmp_path, "b", 400), make_run(tmp_path, "c", 401)
+    a, b, c = (
+        make_run(tmp_path, "a", 100, extra=True),
+        make_run(tmp_path, "b", 400),
+        make_run(tmp_path, "c", 401),
+    )
     tables = [comparison_table(compare_runs(runs)) for runs in ([b, c], [a, b])]
     assert words[0] in tables[0] and words[1] in tables[1] and words[2] in tables[1]
     assert "80.0% [76.3%, 83.3%] n=500" in tables[0]
     head, shares, numbers = tables[1].splitlines()[2:]
 
     def column(line: str, mark: str) -> int:
-        return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line[: line.index(mark)])
+        return sum(
+            2 if unicodedata.east_asian_width(character) in "WF" else 1
+            for character in line[: line.index(mark)]
+        )
 
     assert column(head, "1 ") == column(shares, "20.0%") == column(numbers, "0.200")
 

@@ -41,23 +41,45 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus with something in every part of its page, hostile text in as many places as text can be."""
     folder = tmp_path_factory.mktemp("page")
     question = prose(5000, 60)
-    (folder / "exam.jsonl").write_text(json.dumps({"question": question, "answer": HOSTILE}, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "exam.jsonl").write_text(
+        json.dumps({"question": question, "answer": HOSTILE}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     lines = [{"text": f"{prose(i)}\n本站版权所有，转载请注明出处{HOSTILE}"} for i in range(40)]
-    lines += [{"text": prose(i)} for i in range(5)] + [{"text": f"{prose(100)}{HOSTILE}"}, {"text": f"{prose(100)[:-5]}甲乙丙丁。{HOSTILE}"}]
-    lines += [{"text": f"{prose(200)}\u200b\x07{prose(201)}\u202e{HOSTILE}"}, {"text": f"{prose(300)}{question}"}, {"text": "短"}]
+    lines += [{"text": prose(i)} for i in range(5)] + [
+        {"text": f"{prose(100)}{HOSTILE}"},
+        {"text": f"{prose(100)[:-5]}甲乙丙丁。{HOSTILE}"},
+    ]
+    lines += [
+        {"text": f"{prose(200)}\u200b\x07{prose(201)}\u202e{HOSTILE}"},
+        {"text": f"{prose(300)}{question}"},
+        {"text": "短"},
+    ]
     lines += [{"text": f"&lt;b&gt;{prose(400)}&lt;/b&gt;<b>{prose(401)}</b> 电话13812345678。"}]
-    text = "".join(json.dumps(line | {"source": f"{HOSTILE[:30]}{number % 3}"}, ensure_ascii=False) + "\n" for number, line in enumerate(lines))
+    text = "".join(
+        json.dumps(line | {"source": f"{HOSTILE[:30]}{number % 3}"}, ensure_ascii=False) + "\n"
+        for number, line in enumerate(lines)
+    )
     (folder / "a.jsonl").write_text(text + f"{{broken {HOSTILE}\n", encoding="utf-8")
     config = CorpusConfig(
-        preset="zh-short", mask_pii=True, decontaminate=(str(folder / "exam.jsonl"),), heldout_fraction=0.1, boilerplate=BoilerplateConfig(documents=5), weights={"*0": 2},
-    )  # fmt: skip
+        preset="zh-short",
+        mask_pii=True,
+        decontaminate=(str(folder / "exam.jsonl"),),
+        heldout_fraction=0.1,
+        boilerplate=BoilerplateConfig(documents=5),
+        weights={"*0": 2},
+    )
     return build_corpus([folder / "a.jsonl"], folder / "corpus", config, page=render_corpus)
 
 
 @pytest.fixture(scope="module")
 def about(built: Path) -> dict:
     manifest = read_manifest(built)
-    return {"config": manifest.config, "seed": manifest.seed, "metrics": manifest.metrics, "report": json.loads((built / "report.json").read_bytes())}
+    return {
+        "config": manifest.config,
+        "seed": manifest.seed,
+        "metrics": manifest.metrics,
+        "report": json.loads((built / "report.json").read_bytes()),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +90,9 @@ def page(built: Path) -> Page:
 def test_the_page_is_what_its_files_say(built: Path, about: dict) -> None:
     assert (built / "report.html").read_text(encoding="utf-8") == render_corpus(built, about)
     files = read_manifest(built).files
-    assert files["report.html"]["view"] is True and not any("view" in entry for name, entry in files.items() if name != "report.html")
+    assert files["report.html"]["view"] is True and not any(
+        "view" in entry for name, entry in files.items() if name != "report.html"
+    )
 
 
 def test_nothing_is_fetched_and_hostile_text_is_only_shown(page: Page) -> None:
@@ -89,26 +113,40 @@ def test_links_lead_somewhere_and_no_name_occurs_twice(page: Page) -> None:
 
 def test_every_part_is_there(page: Page, about: dict) -> None:
     report, metrics = about["report"], about["metrics"]
-    assert set(report["rules"]) >= {"exact_duplicate", "near_duplicate", "contaminated", "too_short"} and "boilerplate_line" in report["lines"]
+    assert (
+        set(report["rules"]) >= {"exact_duplicate", "near_duplicate", "contaminated", "too_short"}
+        and "boilerplate_line" in report["lines"]
+    )
     for rule, found in {**report["rules"], **report["lines"]}.items():
         assert rule in page.text and f"{found['count']:,}" in page.text and RULES[rule].zh in page.text
         for sample in found["samples"]:
             assert sample["text"][:40].split("\u200b")[0].strip() in page.text
     for name, source in report["sources"].items():
-        assert name in page.text and f"{source['read']['documents']:,} → {source['kept']['documents']:,}" in page.text
+        assert (
+            name in page.text
+            and f"{source['read']['documents']:,} → {source['kept']['documents']:,}" in page.text
+        )
     for hit in report["hits"]:
         assert hit["benchmark"] in page.text and hit["text"][:30] in page.text
     assert report["hits"] and report["masked"]["[PHONE]"] == 1 and "[PHONE]" in page.text
     for reason in metrics["quarantine_reasons"]:
         assert reason in page.text
     assert f"Jaccard {report['rules']['near_duplicate']['samples'][0]['similarity']:.3f}" in page.text
-    pictures = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("class") == "histogram"]
+    pictures = [
+        attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("class") == "histogram"
+    ]
     assert len(pictures) == 1 + len(report["sources"])
 
 
 def test_both_languages_say_the_same_number_of_things(page: Page) -> None:
-    languages = [attributes["lang"] for tag, attributes in page.tags if tag == "span" and "lang" in attributes]
-    assert languages and languages[::2] == ["zh-CN"] * (len(languages) // 2) and languages[1::2] == ["en"] * (len(languages) // 2)
+    languages = [
+        attributes["lang"] for tag, attributes in page.tags if tag == "span" and "lang" in attributes
+    ]
+    assert (
+        languages
+        and languages[::2] == ["zh-CN"] * (len(languages) // 2)
+        and languages[1::2] == ["en"] * (len(languages) // 2)
+    )
 
 
 def test_every_name_has_words() -> None:
@@ -145,7 +183,9 @@ class Marks(HTMLParser):
         self.after += "" if "del" in self.inside else data
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("甲乙丙\u200b\n\t<&>"), max_size=80)
+texts = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("甲乙丙\u200b\n\t<&>"), max_size=80
+)
 
 
 @given(texts, texts)
@@ -157,11 +197,15 @@ def test_marks_hold_both_texts(before: str, after: str) -> None:
 def test_what_was_cut_is_not_a_change() -> None:
     text = "".join(chr(0x4E00 + number) for number in range(400))
     assert marked(text[:300], text[5:305]) == f"<del>{text[:5]}</del>{text[5:305]}"
-    assert "<ins>" not in marked(text[:300], text[:100] + text[110:310]) and "<del>" in marked(text[:300], text[:100] + text[110:310])
+    assert "<ins>" not in marked(text[:300], text[:100] + text[110:310]) and "<del>" in marked(
+        text[:300], text[:100] + text[110:310]
+    )
     assert marked(text[:50], text[:40]) == f"{text[:40]}<del>{text[40:50]}</del>"
 
 
-@pytest.mark.parametrize("texts", [("ab" * 400, "ba" * 400), ("a" * 5000, "ab" * 2500), ("甲乙甲丙" * 300, "甲丙甲乙" * 300)])
+@pytest.mark.parametrize(
+    "texts", [("ab" * 400, "ba" * 400), ("a" * 5000, "ab" * 2500), ("甲乙甲丙" * 300, "甲丙甲乙" * 300)]
+)
 def test_marking_takes_bounded_time(texts: tuple[str, str]) -> None:
     began = time.process_time()
     marked(*texts)
@@ -189,8 +233,16 @@ def test_any_text_anywhere_leaves_the_page_whole(built: Path, about: dict, text:
         item["before"] = text + "甲"
     report["sources"] = {f"{text}{name}": source for name, source in report["sources"].items()}
     report["contaminated"] = {text: 1}
-    metrics = about["metrics"] | {"quarantine_reasons": about["metrics"]["quarantine_reasons"] | {text: 1}, "seconds": {text: 1.0}}
-    page = Page(render_corpus(built, about | {"report": report, "metrics": metrics, "config": {**about["config"], "preset": text}}))
+    metrics = about["metrics"] | {
+        "quarantine_reasons": about["metrics"]["quarantine_reasons"] | {text: 1},
+        "seconds": {text: 1.0},
+    }
+    page = Page(
+        render_corpus(
+            built,
+            about | {"report": report, "metrics": metrics, "config": {**about["config"], "preset": text}},
+        )
+    )
     assert [tag for tag, _ in page.tags].count("script") == 1
 
 
@@ -198,19 +250,36 @@ def test_many_sources_are_summed(built: Path, about: dict) -> None:
     one = next(iter(about["report"]["sources"].values()))
     report = about["report"] | {"sources": {f"s{number:04}": one for number in range(500)}}
     page = Page(render_corpus(built, about | {"report": report}))
-    assert f"另有 {500 - SOURCES} 个来源" in page.text and f"{(500 - SOURCES) * one['read']['documents']:,}" in page.text
+    assert (
+        f"另有 {500 - SOURCES} 个来源" in page.text
+        and f"{(500 - SOURCES) * one['read']['documents']:,}" in page.text
+    )
     assert [tag for tag, _ in page.tags].count("svg") < 200
 
 
 def test_a_corpus_with_nothing_to_tell_has_a_page(tmp_path: Path) -> None:
     config = CorpusConfig(preset="none", heldout_fraction=0)
     config = replace(config, dedup=replace(config.dedup, exact=False, near=False))
-    page = Page((build_corpus([{"text": prose(1)}], tmp_path / "c", config, page=render_corpus) / "report.html").read_text(encoding="utf-8"))
-    for sentence in ("没有丢弃一篇", "No document was changed", "没有查重", "Every record could be read", "No benchmarks were given"):
+    page = Page(
+        (
+            build_corpus([{"text": prose(1)}], tmp_path / "c", config, page=render_corpus) / "report.html"
+        ).read_text(encoding="utf-8")
+    )
+    for sentence in (
+        "没有丢弃一篇",
+        "No document was changed",
+        "没有查重",
+        "Every record could be read",
+        "No benchmarks were given",
+    ):
         assert sentence in page.text
 
 
-@given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 10**9)), max_size=30), st.integers(100, 500), st.integers(60, 300))
+@given(
+    st.lists(st.tuples(st.text(max_size=5), st.integers(0, 10**9)), max_size=30),
+    st.integers(100, 500),
+    st.integers(60, 300),
+)
 def test_columns_are_as_high_as_their_counts(columns: list, width: int, height: int) -> None:
     picture = svg.histogram(columns, "x", width=width, height=height)
     Page(f"<p>{picture}</p>")

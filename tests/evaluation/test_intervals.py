@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.evaluation import Metric, beats, bootstrap_mean, bootstrap_ratio, paired_difference, pooled, ranking, wilson
+from hanlin.evaluation import (
+    Metric,
+    beats,
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_difference,
+    pooled,
+    ranking,
+    wilson,
+)
 from hanlin.evaluation.intervals import FEWEST, influence, student_interval
 
 
@@ -19,7 +28,13 @@ def binomial_coverage(p: float, n: int) -> float:
     total = 0.0
     for k in range(n + 1):
         low, high = wilson(k, n)
-        log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
+        log = (
+            math.lgamma(n + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(n - k + 1)
+            + k * math.log(p)
+            + (n - k) * math.log1p(-p)
+        )
         total += math.exp(log) * (low <= p <= high)
     return total
 
@@ -50,7 +65,12 @@ def coverage(draw, interval, truth: float, trials: int) -> float:
 
 
 def test_bootstrap_mean_covers():
-    skewed = coverage(lambda rng: rng.exponential(1.0, 200), lambda x, seed: bootstrap_mean(x, seed=seed, resamples=500), 1.0, 400)
+    skewed = coverage(
+        lambda rng: rng.exponential(1.0, 200),
+        lambda x, seed: bootstrap_mean(x, seed=seed, resamples=500),
+        1.0,
+        400,
+    )
     assert 0.90 < skewed < 0.98  # standard error of the share: 0.011
 
 
@@ -59,7 +79,11 @@ def test_bootstrap_ratio_covers_where_parts_are_correlated():
         sizes = rng.integers(20, 400, 150).astype(float)
         return sizes * rng.gamma(9.0, 1 / 9.0, 150), sizes  # 1 bit per byte on average
 
-    assert 0.90 < coverage(documents, lambda x, seed: bootstrap_ratio(*x, seed=seed, resamples=500), 1.0, 400) < 0.98
+    assert (
+        0.90
+        < coverage(documents, lambda x, seed: bootstrap_ratio(*x, seed=seed, resamples=500), 1.0, 400)
+        < 0.98
+    )
 
 
 SMALL = (2, 3, 5, 8, 12, 20, 32)
@@ -125,19 +149,27 @@ def test_few_items_give_no_verdict_however_far_apart():
 def test_bootstrap_agrees_with_the_normal_interval_of_many_items():
     values = np.random.default_rng(0).normal(3.0, 2.0, 5000)
     half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
-    assert bootstrap_mean(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
+    assert bootstrap_mean(values) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.05 * half
+    )
 
 
 def test_bootstrap_is_a_function_of_the_seed():
     rng = np.random.default_rng(3)
     sizes = rng.lognormal(0, 1.5, 12)  # so unequal that the bootstrap is wider than its floor
     values = sizes * rng.lognormal(0, 1, 12)
-    assert bootstrap_ratio(values, sizes, seed=5) == bootstrap_ratio(values, sizes, seed=5) != bootstrap_ratio(values, sizes, seed=6)
+    assert (
+        bootstrap_ratio(values, sizes, seed=5)
+        == bootstrap_ratio(values, sizes, seed=5)
+        != bootstrap_ratio(values, sizes, seed=6)
+    )
 
 
 def test_a_ratio_of_equal_denominators_is_a_mean():
     values = np.random.default_rng(2).normal(size=300)
-    assert bootstrap_ratio(values, np.full(300, 2.0)) == pytest.approx([x / 2 for x in bootstrap_mean(values)])
+    assert bootstrap_ratio(values, np.full(300, 2.0)) == pytest.approx(
+        [x / 2 for x in bootstrap_mean(values)]
+    )
 
 
 def test_pairing_finds_what_separate_intervals_hide():
@@ -184,8 +216,12 @@ def test_pooled_runs_cover_the_mean_run_whatever_the_spread_of_seeds(spread):
 
 metrics = st.builds(
     lambda value, below, above, n, higher: Metric(value, value - below, value + above, n, higher),
-    st.floats(-10, 10), st.floats(0, 2), st.floats(0, 2), st.integers(1, 10**6), st.booleans(),
-)  # fmt: skip
+    st.floats(-10, 10),
+    st.floats(0, 2),
+    st.floats(0, 2),
+    st.integers(1, 10**6),
+    st.booleans(),
+)
 
 
 @given(metrics, metrics)
@@ -199,7 +235,8 @@ def test_ranking_needs_intervals_apart_and_items_enough_and_is_antisymmetric(a, 
     if not overlap:
         assert {forth, back} == {"better", "worse"}
         assert (forth == "better") == ((a.value > b.value) == a.higher_is_better)
-    assert beats(a.with_control("b", b)) == beats(a, b) == (forth == "better")  # a control counts as many items as its metric
+    # a control counts as many items as its metric
+    assert beats(a.with_control("b", b)) == beats(a, b) == (forth == "better")
 
 
 @given(metrics, metrics, st.none() | st.floats(0, 1))
@@ -220,7 +257,9 @@ def test_a_metric_survives_its_json(a, b, chance):
     assert (control.value, control.low, control.high, control.n) == (b.value, b.low, b.high, a.n)
 
 
-@pytest.mark.parametrize("wrong", [dict(n=0), dict(value=math.nan), dict(high=math.inf), dict(low=0.9), dict(high=0.1)])
+@pytest.mark.parametrize(
+    "wrong", [dict(n=0), dict(value=math.nan), dict(high=math.inf), dict(low=0.9), dict(high=0.1)]
+)
 def test_a_score_without_items_or_interval_is_not_a_metric(wrong):
     with pytest.raises(ValueError):
         Metric(**({"value": 0.5, "low": 0.4, "high": 0.6, "n": 10} | wrong))

@@ -11,7 +11,14 @@ import torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.dataset import build_conversation_dataset, build_text_dataset
-from hanlin.evaluation import NGramModel, answer_bits_per_byte, bits_per_byte, likelihood, ngram_bits_per_byte, ngram_name
+from hanlin.evaluation import (
+    NGramModel,
+    answer_bits_per_byte,
+    bits_per_byte,
+    likelihood,
+    ngram_bits_per_byte,
+    ngram_name,
+)
 from hanlin.evaluation.likelihood import document_bits, encode_documents, sliding_windows
 from tests.support import FAMILIES, TEXTS, tiny_model, tiny_tokenizer
 
@@ -30,7 +37,11 @@ def chain_rule(model, ids: np.ndarray, context: int) -> float:
     total = 0.0
     for at in range(1, len(ids)):
         # Beyond the first window, half a context at a time is scored from the window that ends with it.
-        end = at if at <= context else min(context + math.ceil((at - context) / (context // 2)) * (context // 2), len(ids) - 1)
+        end = (
+            at
+            if at <= context
+            else min(context + math.ceil((at - context) / (context // 2)) * (context // 2), len(ids) - 1)
+        )
         first = max(0, end - context)
         logits = model(torch.from_numpy(ids[None, first:at]))[0, -1].double()
         total -= float(logits.log_softmax(-1)[ids[at]]) / math.log(2)
@@ -100,7 +111,10 @@ def test_the_control_counts_the_same_tokens_over_the_same_bytes(tokenizer, tmp_p
     assert control.n == len(DOCUMENTS) and control.value < 1
     assert ngram_name(training) == "5-gram"
     monkeypatch.setattr(likelihood, "CONTROL_TOKENS", len(training.tokens) // 3)
-    counted = sum(len(training.document(index)) for index in range(0, len(training), math.ceil(len(training.tokens) / likelihood.CONTROL_TOKENS)))
+    counted = sum(
+        len(training.document(index))
+        for index in range(0, len(training), math.ceil(len(training.tokens) / likelihood.CONTROL_TOKENS))
+    )
     assert ngram_name(training) == f"5-gram on {counted} tokens"
     assert ngram_bits_per_byte(training, tokenizer, DOCUMENTS).value > control.value
 
@@ -115,12 +129,16 @@ def test_files_are_measured_as_their_documents_are(tokenizer, tmp_path):
     save_weights(model, tmp_path / "model")
     tokenizer.save(tmp_path / "model")
     file, whole = tmp_path / "texts.jsonl", [document for document in DOCUMENTS if document["text"].strip()]
-    file.write_text("".join(json.dumps(document, ensure_ascii=False) + "\n" for document in whole), encoding="utf-8")
+    file.write_text(
+        "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in whole), encoding="utf-8"
+    )
     found = bits_per_byte_of_files(tmp_path / "model", [file], 500)
     whole = list(read_documents([str(file)]))  # as the reader hands them on
     assert len(whole) > 3
     wanted = bits_per_byte(model, tokenizer, whole)
-    assert found["bits_per_byte"].value == pytest.approx(wanted["all"].value, rel=1e-5) and found["bits_per_byte"].n == len(whole)
+    assert found["bits_per_byte"].value == pytest.approx(wanted["all"].value, rel=1e-5) and found[
+        "bits_per_byte"
+    ].n == len(whole)
     assert found["bits_per_byte/故事"].value == pytest.approx(wanted["故事"].value, rel=1e-5)
     assert bits_per_byte_of_files(tmp_path / "model", [file], 3)["bits_per_byte"].n == 3
     with pytest.raises(HanlinError, match="--count"):
@@ -129,7 +147,10 @@ def test_files_are_measured_as_their_documents_are(tokenizer, tmp_path):
 
 def test_answers_alone_are_counted(tokenizer, tmp_path):
     model = tiny_model("qwen3", tokenizer)
-    records = [{"messages": [{"role": "user", "content": TEXTS[i]}, {"role": "assistant", "content": TEXTS[i + 1]}]} for i in range(4)]
+    records = [
+        {"messages": [{"role": "user", "content": TEXTS[i]}, {"role": "assistant", "content": TEXTS[i + 1]}]}
+        for i in range(4)
+    ]
     dataset = build_conversation_dataset(records, tokenizer, tmp_path / "chats", max_length=200)
     bits = said = 0.0
     for record in records:

@@ -19,14 +19,26 @@ def report(tmp_path_factory):
 def test_the_card_says_what_the_model_is_and_what_it_scored(report):
     card = model_card(report | {"hash": "ab" * 32})
     zh, _, en = card.partition("\n---\n")
-    assert zh.startswith("# demo：1.13M 参数的中文语言模型") and "# demo: a Chinese language model of 1.13M parameters" in en
+    assert (
+        zh.startswith("# demo：1.13M 参数的中文语言模型")
+        and "# demo: a Chinese language model of 1.13M parameters" in en
+    )
     for part in (zh, en):
-        assert "1.13M" in part and "1,536" in part and "3.69M" in part and "`abababababababab`" in part and "30,000" in part
+        assert (
+            "1.13M" in part
+            and "1,536" in part
+            and "3.69M" in part
+            and "`abababababababab`" in part
+            and "30,000" in part
+        )
         for name, raw in report["stages"][-2]["metrics"].items():
             if not name.endswith("/sampled"):
                 assert show(raw["value"], name != "bits_per_byte") in part, name
         assert "hanlin chat ." in part and "from_pretrained" in part
-    assert "| 每字节比特数 | 1.784 \\[1.757, 1.811\\] | 600 | 五元语法模型（只数了 9.6M 词元） 0.688 | 不如 |" in zh
+    assert (
+        "| 每字节比特数 | 1.784 \\[1.757, 1.811\\] | 600 | 五元语法模型（只数了 9.6M 词元） 0.688 | 不如 |"
+        in zh
+    )
     assert "below it" in en and "强化学习" not in zh.split("## 模型")[0]  # it was not kept
 
 

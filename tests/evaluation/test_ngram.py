@@ -25,7 +25,10 @@ class Textbook:
                     if end - length + 1 >= 0:
                         grams[line[end - length + 1 : end + 1]] += 1
         before = collections.Counter(gram[1:] for gram in grams)  # distinct left neighbours
-        self.counts = {gram: raw if len(gram) == order or gram[0] == "<s>" else before[gram] for gram, raw in grams.items()}
+        self.counts = {
+            gram: raw if len(gram) == order or gram[0] == "<s>" else before[gram]
+            for gram, raw in grams.items()
+        }
         self.followers = collections.defaultdict(list)
         for gram, count in self.counts.items():
             self.followers[gram[:-1]].append(count)
@@ -68,14 +71,23 @@ def random_documents(rng, count: int, vocab_size: int, longest: int = 14):
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_textbook(order, seed):
     rng = np.random.default_rng(seed)
-    training, unseen = random_documents(rng, 60, 6), random_documents(rng, 20, 8)  # ids 6 and 7 never occur in training
+    # ids 6 and 7 never occur in training
+    training, unseen = (
+        random_documents(rng, 60, 6),
+        random_documents(rng, 20, 8),
+    )
     model, textbook = NGramModel(8, order).fit(training), Textbook(training, 8, order)
     for skip in (0, 1):
         expected = [
-            -sum(np.log2(textbook.probability(("<s>", *document[:at]), document[at])) for at in range(skip, len(document)))
+            -sum(
+                np.log2(textbook.probability(("<s>", *document[:at]), document[at]))
+                for at in range(skip, len(document))
+            )
             for document in unseen
         ]
-        np.testing.assert_allclose(model.bits(unseen, skip), np.array(expected, dtype=float) + 0.0, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            model.bits(unseen, skip), np.array(expected, dtype=float) + 0.0, rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -93,7 +105,9 @@ def test_the_order_of_documents_does_not_matter():
     rng = np.random.default_rng(5)
     documents, unseen = random_documents(rng, 80, 6), random_documents(rng, 20, 6)
     shuffled = [documents[i] for i in rng.permutation(len(documents))]
-    np.testing.assert_allclose(NGramModel(6).fit(documents).bits(unseen), NGramModel(6).fit(shuffled).bits(unseen), rtol=1e-12)
+    np.testing.assert_allclose(
+        NGramModel(6).fit(documents).bits(unseen), NGramModel(6).fit(shuffled).bits(unseen), rtol=1e-12
+    )
 
 
 def test_uses_its_context_and_comes_near_the_truth():
@@ -106,7 +120,10 @@ def test_uses_its_context_and_comes_near_the_truth():
     pieces = np.array(chain[:120_000]).reshape(-1, 100)
     training, unseen = list(pieces[:1100]), list(pieces[1100:])
     truth = -np.mean([np.log2(table[p[i - 2], p[i - 1], p[i]]) for p in unseen for i in range(2, 100)])
-    bits = {order: NGramModel(12, order).fit(training).bits(unseen, skip=2).sum() / (98 * len(unseen)) for order in (1, 2, 3, 5)}
+    bits = {
+        order: NGramModel(12, order).fit(training).bits(unseen, skip=2).sum() / (98 * len(unseen))
+        for order in (1, 2, 3, 5)
+    }
     assert bits[1] > bits[2] > bits[3]
     assert truth * 0.99 < bits[3] < truth * 1.02
     assert bits[5] < truth * 1.10

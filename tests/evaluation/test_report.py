@@ -82,8 +82,13 @@ def test_nothing_is_fetched(page):
         assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form"), tag
         assert not {"src", "srcset", "data", "action", "style"} & attributes.keys()
         assert not any(name.startswith("on") for name in attributes)
-        assert attributes.get("href", "#").startswith("#") or attributes["href"] == "corpus/report.html"  # beside it, in the run
-    policy = next(a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+        # beside it, in the run
+        assert attributes.get("href", "#").startswith("#") or attributes["href"] == "corpus/report.html"
+    policy = next(
+        a["content"]
+        for tag, a in page.tags
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in policy
     assert [tag for tag, _ in page.tags].count("script") == 1
 
@@ -95,7 +100,21 @@ def test_hostile_text_is_shown_and_not_obeyed(page):
 @settings(deadline=None)
 @given(
     st.text(max_size=60),
-    st.sampled_from(["recipe", "model", "stage", "metric", "control", "sample", "drop", "artifact", "machine", "note", "version"]),
+    st.sampled_from(
+        [
+            "recipe",
+            "model",
+            "stage",
+            "metric",
+            "control",
+            "sample",
+            "drop",
+            "artifact",
+            "machine",
+            "note",
+            "version",
+        ]
+    ),
 )
 def test_any_text_anywhere_leaves_the_page_whole(text, place):
     metric = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "higher_is_better": True}
@@ -110,16 +129,33 @@ def test_any_text_anywhere_leaves_the_page_whole(text, place):
         "metrics": {put.get("metric", "x"): metric},
     }
     report = {
-        "format": 1, "recipe": put.get("recipe", "r"), "seed": 1, "machine": {"cpu": put.get("machine", "")}, "seconds": 1.0, "peak_rss_mb": 1.0,
-        "model": put.get("model", "m"), "stages": [stage, stage | {"name": "corpus"}] if place != "stage" else [stage],
-    }  # fmt: skip
+        "format": 1,
+        "recipe": put.get("recipe", "r"),
+        "seed": 1,
+        "machine": {"cpu": put.get("machine", "")},
+        "seconds": 1.0,
+        "peak_rss_mb": 1.0,
+        "model": put.get("model", "m"),
+        "stages": [stage, stage | {"name": "corpus"}] if place != "stage" else [stage],
+    }
     extras = {
-        "samples": {"corpus": [{"prompt": put.get("sample", ""), "before": put.get("sample", ""), "after": put.get("sample", "")}]},
+        "samples": {
+            "corpus": [
+                {
+                    "prompt": put.get("sample", ""),
+                    "before": put.get("sample", ""),
+                    "after": put.get("sample", ""),
+                }
+            ]
+        },
         "drops": {put.get("drop", "promotion"): {"count": 2, "samples": [put.get("drop", "")]}},
-        "artifacts": {put.get("artifact", "a"): {"kind": text, "hash": "ab" * 32, "parents": {text: text}, "path": text}},
-        "notes": {"corpus": {put.get("note", "n"): text, "gate": {"zh": text, "en": text}}}, "versions": {"v": put.get("version", "1")},
+        "artifacts": {
+            put.get("artifact", "a"): {"kind": text, "hash": "ab" * 32, "parents": {text: text}, "path": text}
+        },
+        "notes": {"corpus": {put.get("note", "n"): text, "gate": {"zh": text, "en": text}}},
+        "versions": {"v": put.get("version", "1")},
         "recipe_resolved": {"a": text},
-    }  # fmt: skip
+    }
     rendered = Page(render_report(report, extras))
     assert [tag for tag, _ in rendered.tags].count("script") == 1
 
@@ -156,15 +192,30 @@ def test_everything_asked_for_is_on_the_page(run, page):
 def test_the_page_says_what_model_this_is_and_not_what_the_recipe_says_of_itself(run, page):
     _, report, extras = run
     assert "1.13M 参数，4 层，宽 128，词表 1,536，预训练读了 3.69M 词元" in page.text
-    assert "1.13M parameters, 4 layers, width 128" in page.text and "2.60e+13" in page.text and "3.69M (×0.67)" in page.text
-    assert "读过" in page.text and extras["recipe_resolved"]["description"]["zh"] not in page.text.split("完整的配方")[0]
-    assert extras["recipe_resolved"]["description"]["zh"] in Page(render_report({k: v for k, v in report.items() if k != "about"}, extras)).text
+    assert (
+        "1.13M parameters, 4 layers, width 128" in page.text
+        and "2.60e+13" in page.text
+        and "3.69M (×0.67)" in page.text
+    )
+    assert (
+        "读过" in page.text
+        and extras["recipe_resolved"]["description"]["zh"] not in page.text.split("完整的配方")[0]
+    )
+    assert (
+        extras["recipe_resolved"]["description"]["zh"]
+        in Page(render_report({k: v for k, v in report.items() if k != "about"}, extras)).text
+    )
 
 
 def test_there_is_a_table_of_contents(run, page):
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     identifiers = {attributes.get("id") for _, attributes in page.tags}
-    assert {f"#{stage['name']}" for stage in run[1]["stages"]} | {"#model", "#overview", "#provenance", "corpus/report.html"} <= set(links)
+    assert {f"#{stage['name']}" for stage in run[1]["stages"]} | {
+        "#model",
+        "#overview",
+        "#provenance",
+        "corpus/report.html",
+    } <= set(links)
     assert {link[1:] for link in links if link.startswith("#")} <= identifiers
 
 
@@ -190,7 +241,10 @@ def test_what_was_taught_before_stands_beside_what_it_is_now(page):
 def test_greedy_and_sampled_stand_in_one_table_and_bits_beside_what_they_were(page):
     text = section(page, "evaluation")
     assert "temperature 0.7, top_p 0.9" in text and "87.0%" in text and "80.2%" in text
-    assert "预训练模型每字节 0.412 比特，最终模型 1.784 比特，五元语法模型（只数了 9.6M 词元） 0.688 比特" in text
+    assert (
+        "预训练模型每字节 0.412 比特，最终模型 1.784 比特，五元语法模型（只数了 9.6M 词元） 0.688 比特"
+        in text
+    )
     assert "（采样）" not in text  # not once more as a metric of its own
 
 
@@ -206,19 +260,46 @@ def test_samples_are_explained_where_the_metric_asks_otherwise(page):
 
 
 RUN_METRICS = (
-    "greetings", "story_requests", "outside_declined", "word_problems", "later_turns", "ends_by_itself", "thinking_closes", "inside_answered",
-    "pairs_preferred", "answer_bits_per_byte/sft", "answer_bits_per_byte/distill", "task_reward/published", "greetings/sampled",
-)  # fmt: skip
+    "greetings",
+    "story_requests",
+    "outside_declined",
+    "word_problems",
+    "later_turns",
+    "ends_by_itself",
+    "thinking_closes",
+    "inside_answered",
+    "pairs_preferred",
+    "answer_bits_per_byte/sft",
+    "answer_bits_per_byte/distill",
+    "task_reward/published",
+    "greetings/sampled",
+)
 RUN_NOTES = (
-    "last_merge_count", "unreachable", "sources", "nothing_to_learn", "texts", "too_long", "training_seconds", "distinct_pieces", "seconds",
-    "by_seed", "passes", "merges", "target_tokens",
-)  # fmt: skip
+    "last_merge_count",
+    "unreachable",
+    "sources",
+    "nothing_to_learn",
+    "texts",
+    "too_long",
+    "training_seconds",
+    "distinct_pieces",
+    "seconds",
+    "by_seed",
+    "passes",
+    "merges",
+    "target_tokens",
+)
 
 
 @pytest.mark.parametrize("name", RUN_METRICS)
 def test_a_run_s_metrics_have_words(name):
     text = metric_text(name)
-    assert re.search("[\u4e00-\u9fff]", text.name.zh) and "_" not in text.name.zh and "/" not in text.name.zh and "_" not in text.name.en
+    assert (
+        re.search("[\u4e00-\u9fff]", text.name.zh)
+        and "_" not in text.name.zh
+        and "/" not in text.name.zh
+        and "_" not in text.name.en
+    )
     sentence = in_words(Text(f"sft：{name} 变差", f"sft: {name} got worse"))
     assert sentence.zh == f"监督微调：{text.name.zh} 变差" and "_" not in sentence.en
 
@@ -229,8 +310,14 @@ def test_a_run_s_figures_have_words():
 
 
 def test_both_languages_say_the_same_number_of_things(page):
-    languages = [attributes["lang"] for tag, attributes in page.tags if tag == "span" and "lang" in attributes]
-    assert languages and languages[::2] == ["zh-CN"] * (len(languages) // 2) and languages[1::2] == ["en"] * (len(languages) // 2)
+    languages = [
+        attributes["lang"] for tag, attributes in page.tags if tag == "span" and "lang" in attributes
+    ]
+    assert (
+        languages
+        and languages[::2] == ["zh-CN"] * (len(languages) // 2)
+        and languages[1::2] == ["en"] * (len(languages) // 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,11 +330,32 @@ def test_both_languages_say_the_same_number_of_things(page):
 )
 @pytest.mark.parametrize("higher", [True, False])
 def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher):
-    metric = Metric.proportion(value * 500, 500, higher_is_better=higher).with_control("x", Metric.proportion(control * 500, 500))
+    metric = Metric.proportion(value * 500, 500, higher_is_better=higher).with_control(
+        "x", Metric.proportion(control * 500, 500)
+    )
     if not higher and value != 0.52:
-        zh, en = {"它胜过了对照": ("反而更差", "fell below it"), "反而更差": ("它胜过了对照", "It beat its control")}[zh]
-    stage = {"name": "sft", "seconds": 1.0, "peak_rss_mb": 1.0, "kept": True, "metrics": {"story_answers": metric.to_dict()}, "samples": []}
-    report = {"format": 1, "recipe": "r", "seed": 1, "machine": "m", "seconds": 1.0, "peak_rss_mb": 1.0, "model": "m", "stages": [stage]}
+        zh, en = {
+            "它胜过了对照": ("反而更差", "fell below it"),
+            "反而更差": ("它胜过了对照", "It beat its control"),
+        }[zh]
+    stage = {
+        "name": "sft",
+        "seconds": 1.0,
+        "peak_rss_mb": 1.0,
+        "kept": True,
+        "metrics": {"story_answers": metric.to_dict()},
+        "samples": [],
+    }
+    report = {
+        "format": 1,
+        "recipe": "r",
+        "seed": 1,
+        "machine": "m",
+        "seconds": 1.0,
+        "peak_rss_mb": 1.0,
+        "model": "m",
+        "stages": [stage],
+    }
     text = Page(render_report(report, {})).text
     assert zh in text and en in text
 
@@ -255,9 +363,27 @@ def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher
 @pytest.mark.parametrize("n", [1, 19])
 def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
     values, others = [2.0] * n, [9.0] * n
-    metric = Metric.mean(values, higher_is_better=False).with_control("5-gram on 9.6M tokens", Metric.mean(others, higher_is_better=False))
-    stage = {"name": "pretrain", "seconds": 1.0, "peak_rss_mb": 1.0, "kept": True, "metrics": {"bits_per_byte": metric.to_dict()}, "samples": []}
-    report = {"format": 1, "recipe": "r", "seed": 1, "machine": "m", "seconds": 1.0, "peak_rss_mb": 1.0, "model": "m", "stages": [stage]}
+    metric = Metric.mean(values, higher_is_better=False).with_control(
+        "5-gram on 9.6M tokens", Metric.mean(others, higher_is_better=False)
+    )
+    stage = {
+        "name": "pretrain",
+        "seconds": 1.0,
+        "peak_rss_mb": 1.0,
+        "kept": True,
+        "metrics": {"bits_per_byte": metric.to_dict()},
+        "samples": [],
+    }
+    report = {
+        "format": 1,
+        "recipe": "r",
+        "seed": 1,
+        "machine": "m",
+        "seconds": 1.0,
+        "peak_rss_mb": 1.0,
+        "model": "m",
+        "stages": [stage],
+    }
     write_report(tmp_path, report, {})
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "样本太少，不下结论" in text and "too few to tell" in text and "它胜过了对照" not in text
@@ -268,7 +394,17 @@ def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
 def test_extras_and_curves_may_be_missing(run, tmp_path):
     _, report, _ = run
     Page(render_report(report, {}))
-    Page(render_report(report, {"curves": {"pretrain": str(tmp_path / "gone.jsonl")}, "drops": {}, "samples": {}, "notes": {"sft": None}}))
+    Page(
+        render_report(
+            report,
+            {
+                "curves": {"pretrain": str(tmp_path / "gone.jsonl")},
+                "drops": {},
+                "samples": {},
+                "notes": {"sft": None},
+            },
+        )
+    )
     Page(render_report(report | {"stages": []}, {}))
 
 
@@ -318,7 +454,12 @@ def test_the_words_are_complete():
         for entry in table.values():
             for text in entry:
                 if isinstance(text, tuple):
-                    assert text.zh and text.en and re.search("[\u4e00-\u9fff]", text.zh) and not re.search("[\u4e00-\u9fff]", text.en)
+                    assert (
+                        text.zh
+                        and text.en
+                        and re.search("[\u4e00-\u9fff]", text.zh)
+                        and not re.search("[\u4e00-\u9fff]", text.en)
+                    )
     assert all(stage.aim in METRICS for stage in STAGES.values() if stage.aim)
 
 
@@ -349,7 +490,12 @@ def test_curves_stay_inside_their_picture(values, line, from_zero):
     y = np.array(values)
     picture = ElementTree.fromstring(
         curve_plot(
-            [(np.arange(len(y), dtype=float), y), (np.arange(5.0), np.ones(5))], "x", width=200, height=100, line=line, from_zero=from_zero
+            [(np.arange(len(y), dtype=float), y), (np.arange(5.0), np.ones(5))],
+            "x",
+            width=200,
+            height=100,
+            line=line,
+            from_zero=from_zero,
         )
     )
     for path in picture.iter("path"):
@@ -383,7 +529,9 @@ def test_points_lie_where_their_values_do(k, other, with_control):
 
 def test_curves_are_read_past_what_a_kill_left(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    file.write_bytes(b'{"step":1,"loss":2.0,"other":5}\nnot json\n{"loss":1}\n{"step":2,"loss":1.5}\n[1]\n{"step":3,"lo')
+    file.write_bytes(
+        b'{"step":1,"loss":2.0,"other":5}\nnot json\n{"loss":1}\n{"step":2,"loss":1.5}\n[1]\n{"step":3,"lo'
+    )
     curves = read_curves(file)
     assert list(curves) == ["loss"]
     np.testing.assert_array_equal(curves["loss"], ([1, 2], [2.0, 1.5]))

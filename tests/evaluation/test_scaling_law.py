@@ -27,7 +27,10 @@ def test_one_bad_run_does_not_bend_the_law():
     losses[5] *= 1.1
     fit = fit_law(SIZES, LENGTHS, losses, resamples=2)
     others = np.arange(len(losses)) != 5
-    assert fit.residuals[5] == pytest.approx(np.log(1.1), abs=0.005) and np.abs(fit.residuals[others]).max() < 0.005
+    assert (
+        fit.residuals[5] == pytest.approx(np.log(1.1), abs=0.005)
+        and np.abs(fit.residuals[others]).max() < 0.005
+    )
 
 
 def test_intervals_are_of_the_size_of_the_error():
@@ -37,7 +40,9 @@ def test_intervals_are_of_the_size_of_the_error():
     def series() -> np.ndarray:
         return TRUE(SIZES, LENGTHS) * np.exp(rng.normal(0, 0.004, len(SIZES)))
 
-    spread = 1.96 * np.std([float(fit_law(SIZES, LENGTHS, series(), resamples=1).law(5e6, 1e8)) for _ in range(30)])
+    spread = 1.96 * np.std(
+        [float(fit_law(SIZES, LENGTHS, series(), resamples=1).law(5e6, 1e8)) for _ in range(30)]
+    )
     fits = [fit_law(SIZES, LENGTHS, series(), resamples=30) for _ in range(6)]
     intervals = [fit.interval(lambda law: float(law(5e6, 1e8))) for fit in fits]
     half = float(np.median([(high - low) / 2 for low, high in intervals]))
@@ -67,16 +72,45 @@ def test_an_extrapolation_is_never_silent(monkeypatch, language):
     monkeypatch.setenv("HANLIN_LANG", language)
     losses = TRUE(SIZES, LENGTHS)
     entry = {
-        "budget": "1h", "seconds": 3600.0, "flops": None, "shape": {"hidden_size": 64, "num_hidden_layers": 2}, "parameters": 1e7, "tokens": 1e8, "loss": 1.2,
-        "loss_interval": (1.1, 1.3), "parameters_interval": (9e6, 2e7), "outside": (4.2, 1.0), "at_edge": False,
-    }  # fmt: skip
+        "budget": "1h",
+        "seconds": 3600.0,
+        "flops": None,
+        "shape": {"hidden_size": 64, "num_hidden_layers": 2},
+        "parameters": 1e7,
+        "tokens": 1e8,
+        "loss": 1.2,
+        "loss_interval": (1.1, 1.3),
+        "parameters_interval": (9e6, 2e7),
+        "outside": (4.2, 1.0),
+        "at_edge": False,
+    }
     points = [
-        {"parameters": int(n), "tokens": int(d), "hidden_size": 64, "layers": 2, "law": float(v), "residual": 0.001, "tokens_per_second": 9.0, "bits_per_byte": {"value": v, "low": v - 0.1, "high": v + 0.1}}
+        {
+            "parameters": int(n),
+            "tokens": int(d),
+            "hidden_size": 64,
+            "layers": 2,
+            "law": float(v),
+            "residual": 0.001,
+            "tokens_per_second": 9.0,
+            "bits_per_byte": {"value": v, "low": v - 0.1, "high": v + 0.1},
+        }
         for n, d, v in zip(SIZES, LENGTHS, losses, strict=True)
-    ]  # fmt: skip
-    found = {"recipe": "r", "documents": 9, "law": vars(TRUE), "intervals": {name: [0.1, 0.2] for name in vars(TRUE)}, "points": points, "advice": [entry]}
+    ]
+    found = {
+        "recipe": "r",
+        "documents": 9,
+        "law": vars(TRUE),
+        "intervals": {name: [0.1, 0.2] for name in vars(TRUE)},
+        "points": points,
+        "advice": [entry],
+    }
     for text in (scaling_text(found), scaling_markdown(found)):
-        assert ("外推" in text and "猜测" in text) if language == "zh" else ("extrapolates" in text and "guess" in text)
+        assert (
+            ("外推" in text and "猜测" in text)
+            if language == "zh"
+            else ("extrapolates" in text and "guess" in text)
+        )
         assert "4.2" in text
     entry["outside"] = (1.0, 1.0)
     assert "外推" not in scaling_text(found) and "extrapolates" not in scaling_text(found)

@@ -37,31 +37,53 @@ def test_a_finished_run_names_its_figures_and_says_what_did_not_beat_its_control
     assert "注意" not in text and "聊天：hanlin chat" in text
     line = next(line for line in text.splitlines() if "强化学习" in line and "任务得分" in line)
     assert "用同样时间继续 SFT" in line and ("分不出高下" in line or "不如对照" in line)
-    assert any("预训练" in line and "五元语法模型" in line and "胜过对照" in line for line in text.splitlines())
+    assert any(
+        "预训练" in line and "五元语法模型" in line and "胜过对照" in line for line in text.splitlines()
+    )
     assert "bits_per_byte" not in text and "sampled" not in text
 
 
 def test_figures_of_few_items_are_flagged(monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "en")
-    few = Metric.mean([0.598] * 6, higher_is_better=False).with_control("5-gram", Metric.mean([0.192] * 6, higher_is_better=False))
-    lines = figures_table([{"name": "evaluation", "metrics": {"bits_per_byte": few.to_dict(), "greetings": Metric.proportion(3, 6).to_dict()}}])
+    few = Metric.mean([0.598] * 6, higher_is_better=False).with_control(
+        "5-gram", Metric.mean([0.192] * 6, higher_is_better=False)
+    )
+    lines = figures_table(
+        [
+            {
+                "name": "evaluation",
+                "metrics": {"bits_per_byte": few.to_dict(), "greetings": Metric.proportion(3, 6).to_dict()},
+            }
+        ]
+    )
     assert "too few items to tell" in lines[0] and "fewer than 20" in lines[1]
 
 
 def test_a_run_under_way_says_where_it_is_and_shows_what_is_done(run, monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "zh")
-    for name in ("report.json", "steps/dpo.json", "steps/reward.json", "steps/grpo.json", "steps/evaluation.json", "steps/gguf.json"):
+    for name in (
+        "report.json",
+        "steps/dpo.json",
+        "steps/reward.json",
+        "steps/grpo.json",
+        "steps/evaluation.json",
+        "steps/gguf.json",
+    ):
         (run / name).unlink()
     state = run_state(run)
     assert state.unfinished == ["dpo", "reward", "grpo", "evaluation", "gguf"]
     text = state_text(state, run)
-    assert "6/11" in text and "现在是“偏好优化”" in text and "hanlin resume" in text and "应用题解对率" in text
+    assert (
+        "6/11" in text and "现在是“偏好优化”" in text and "hanlin resume" in text and "应用题解对率" in text
+    )
 
 
 def test_an_unreadable_record_is_not_counted_as_done(run):
     (run / "report.json").unlink()
     (run / "steps" / "gguf.json").write_text('{"key": 3')
-    (run / "steps" / "sft.json").write_text((run / "steps" / "sft.json").read_text().replace('"high"', '"hugh"'))
+    (run / "steps" / "sft.json").write_text(
+        (run / "steps" / "sft.json").read_text().replace('"high"', '"hugh"')
+    )
     assert run_state(run).unfinished == ["sft", "gguf"]
 
 

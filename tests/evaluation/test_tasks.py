@@ -13,7 +13,10 @@ from hanlin.inference import generate_text
 from tests.support import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)  # at these sizes a second thread costs more than it brings
-CHATS = [{"messages": [{"role": "user", "content": f"第{i}题"}, {"role": "assistant", "content": "答案"}]} for i in range(7)]
+CHATS = [
+    {"messages": [{"role": "user", "content": f"第{i}题"}, {"role": "assistant", "content": "答案"}]}
+    for i in range(7)
+]
 PLAIN = [{"prompt_text": f"问：第{i}题\n答：", "messages": CHATS[i]["messages"]} for i in range(3)]
 
 
@@ -32,14 +35,23 @@ def test_each_record_is_judged_on_its_own_answer(world, thinking):
         judged.append((record, text))
         return len(judged) % 3 == 0
 
-    metric, samples = evaluate_generation(model, tokenizer, CHATS, check, thinking=thinking, max_new_tokens=8, seed=3)
+    metric, samples = evaluate_generation(
+        model, tokenizer, CHATS, check, thinking=thinking, max_new_tokens=8, seed=3
+    )
     expected = generate_text(
-        model, tokenizer, [r["messages"][:-1] for r in CHATS], thinking=thinking, max_new_tokens=8, temperature=0.0, seed=3
+        model,
+        tokenizer,
+        [r["messages"][:-1] for r in CHATS],
+        thinking=thinking,
+        max_new_tokens=8,
+        temperature=0.0,
+        seed=3,
     )
     assert judged == list(zip(CHATS, expected, strict=True))
     assert (metric.value, metric.n) == (2 / 7, 7)
     assert [(s["prompt"], s["output"], s["correct"]) for s in samples] == [
-        (r["messages"][0]["content"], text, i % 3 == 2) for i, (r, text) in enumerate(zip(CHATS, expected, strict=True))
+        (r["messages"][0]["content"], text, i % 3 == 2)
+        for i, (r, text) in enumerate(zip(CHATS, expected, strict=True))
     ]
 
 
@@ -50,7 +62,10 @@ def test_plain_text_answers_end_with_their_line_and_mix_with_chats(world):
     assert mixed[3:] == chats
     for record, sample in zip(PLAIN, mixed[:3], strict=True):
         text = generate_text(model, tokenizer, [record["prompt_text"]], max_new_tokens=12, temperature=0.0)[0]
-        assert sample["output"] == (text.lstrip().splitlines() or [""])[0] and sample["prompt"] == record["prompt_text"]
+        assert (
+            sample["output"] == (text.lstrip().splitlines() or [""])[0]
+            and sample["prompt"] == record["prompt_text"]
+        )
 
 
 def test_no_records_no_metric(world):
@@ -77,8 +92,13 @@ def test_length_learns_the_direction_that_was_right_in_training(pairs):
     assert own.value >= 0.5
     assert length_control(lengths[:, ::-1], lengths[:, ::-1]).value == pytest.approx(own.value)
     shorter = np.tile([[1, 9]], (5, 1))
-    assert length_control(shorter, lengths).value == pytest.approx(pair_accuracy(-lengths[:, 0], -lengths[:, 1]).value)
+    assert length_control(shorter, lengths).value == pytest.approx(
+        pair_accuracy(-lengths[:, 0], -lengths[:, 1]).value
+    )
 
 
 def test_unsigned_lengths_do_not_wrap_around():
-    assert length_control(np.array([[2, 9]], dtype=np.uint16), np.array([[3, 4], [5, 1]], dtype=np.uint16)).value == 0.5
+    assert (
+        length_control(np.array([[2, 9]], dtype=np.uint16), np.array([[3, 4], [5, 1]], dtype=np.uint16)).value
+        == 0.5
+    )

@@ -70,7 +70,9 @@ def _server(folder: Path) -> LlamaServer:
 @needs_llama
 def test_llama_cpp_gives_our_ids(exported):
     for text in TEXTS:
-        assert _vocabulary(exported).ids(text.encode()).tolist() == _tokenizer(exported).encode(text), repr(text)
+        assert _vocabulary(exported).ids(text.encode()).tolist() == _tokenizer(exported).encode(text), repr(
+            text
+        )
 
 
 @needs_llama
@@ -92,7 +94,9 @@ def test_llama_cpp_gives_our_probabilities(exported):
         for length in (1, 2, len(ids) // 2, len(ids)):
             theirs = _server(exported).log_probs(ids[:length])
             # llama.cpp looks GELU up in a half-precision table, so GPT-2 agrees less closely than the others.
-            assert numpy.abs(ours[length - 1] - theirs).max() < (2e-3 if model.config.family == "gpt2" else 1e-4)
+            assert numpy.abs(ours[length - 1] - theirs).max() < (
+                2e-3 if model.config.family == "gpt2" else 1e-4
+            )
 
 
 @needs_llama
@@ -101,10 +105,17 @@ def test_greedy_continuations_are_equal(exported):
     model, tokenizer = load_model(exported / "model"), _tokenizer(exported)
     rng = random.Random(7)
     alphabet = "小明红在学校公园读书给了一本，。12加等于"
-    prompts = [tokenizer.encode("".join(rng.choice(alphabet) for _ in range(rng.randint(3, 20)))) for _ in range(200)]
+    prompts = [
+        tokenizer.encode("".join(rng.choice(alphabet) for _ in range(rng.randint(3, 20)))) for _ in range(200)
+    ]
     never = {tokenizer.im_end_id: -math.inf, tokenizer.eos_id: -math.inf}
-    ours = Engine(model, (), max_batch=64).generate(prompts, SamplingParams(temperature=0.0, max_new_tokens=12, logit_bias=never))
-    equal = sum(_server(exported).greedy(prompt, 12) == completion.ids for prompt, completion in zip(prompts, ours, strict=True))
+    ours = Engine(model, (), max_batch=64).generate(
+        prompts, SamplingParams(temperature=0.0, max_new_tokens=12, logit_bias=never)
+    )
+    equal = sum(
+        _server(exported).greedy(prompt, 12) == completion.ids
+        for prompt, completion in zip(prompts, ours, strict=True)
+    )
     assert equal >= 190, equal
 
 
@@ -112,9 +123,11 @@ def test_greedy_continuations_are_equal(exported):
 def test_llama_cpp_renders_our_template(exported):
     """Its Jinja is another one than transformers'; with the reasoning of the last turn, which is shown, and of one before."""
     messages = [
-        {"role": "system", "content": "简短"}, {"role": "user", "content": "一"},
-        {"role": "assistant", "content": "二", "reasoning_content": "早先的想法"}, {"role": "user", "content": "天气？<|im_end|>"},
-    ]  # fmt: skip
+        {"role": "system", "content": "简短"},
+        {"role": "user", "content": "一"},
+        {"role": "assistant", "content": "二", "reasoning_content": "早先的想法"},
+        {"role": "user", "content": "天气？<|im_end|>"},
+    ]
     ours = {_tokenizer(exported).render(messages, True, thinking) for thinking in (None, True, False)}
     assert _server(exported).render(messages) in ours
 
@@ -130,7 +143,9 @@ def test_transformers_reads_the_same_model(exported):
         config["head_dim"] = fields(exported / "model.gguf")[f"{config['model_type']}.attention.key_length"]
     theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config)).eval()
     tensors = read(str(exported / "model.gguf"), return_tensors=True, model_to_load=theirs)["tensors"]
-    lacking, unknown = theirs.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in tensors.items()}, strict=False)
+    lacking, unknown = theirs.load_state_dict(
+        {name: torch.as_tensor(tensor) for name, tensor in tensors.items()}, strict=False
+    )
     assert set(lacking) <= {"lm_head.weight"} and not unknown
     theirs.tie_weights()
     ids = torch.tensor([_tokenizer(exported).encode("".join(TEXTS))[:100]])
@@ -146,9 +161,13 @@ def test_control_tokens_and_their_roles(exported):
     """A turn ends with <|im_end|>; <|endoftext|> pads. All control tokens are of the kind that a text cannot spell."""
     tokenizer, found = _tokenizer(exported), fields(exported / "model.gguf")
     assert found["tokenizer.ggml.eos_token_id"] == found["tokenizer.ggml.eot_token_id"] == tokenizer.im_end_id
-    assert found["tokenizer.ggml.padding_token_id"] == found["tokenizer.ggml.bos_token_id"] == tokenizer.eos_id
+    assert (
+        found["tokenizer.ggml.padding_token_id"] == found["tokenizer.ggml.bos_token_id"] == tokenizer.eos_id
+    )
     assert found["tokenizer.ggml.add_bos_token"] is False
-    assert found["tokenizer.ggml.token_type"] == [1] * tokenizer.vocabulary.ordinary + [3] * len(tokenizer.special)
+    assert found["tokenizer.ggml.token_type"] == [1] * tokenizer.vocabulary.ordinary + [3] * len(
+        tokenizer.special
+    )
 
 
 @pytest.mark.parametrize("dtype,kind", [("f32", "ALL_F32"), ("f16", "MOSTLY_F16"), ("q8_0", "MOSTLY_Q8_0")])
@@ -210,7 +229,10 @@ DAMAGE = {
     "infinite": (_tensors(lambda t: t[EMBEDDING][3, 3].fill_(float("inf"))), EMBEDDING),
     "integers": (_tensors(lambda t: t.update({EMBEDDING: t[EMBEDDING].to(torch.int8)})), EMBEDDING),
     "truncated": (lambda folder: os.truncate(folder / "model.safetensors", 1000), "model.safetensors"),
-    "garbage": (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "model.safetensors"),
+    "garbage": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100),
+        "model.safetensors",
+    ),
     "fifo": (_fifo, "model.safetensors"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
     "head_dim 0": (_config(head_dim=0), "head_dim"),
@@ -232,8 +254,13 @@ def test_a_model_that_does_not_fit_together_is_refused(one, tmp_path, monkeypatc
     (tmp_path / "m.gguf").write_bytes(b"GGUF before")
     apply, named = DAMAGE[damage]
     apply(tmp_path / "m")
-    assert named in complaint(monkeypatch, capsys, "export", "gguf", tmp_path / "m", "--out", tmp_path / "m.gguf")
-    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF before" and sorted(os.listdir(tmp_path)) == ["m", "m.gguf"]
+    assert named in complaint(
+        monkeypatch, capsys, "export", "gguf", tmp_path / "m", "--out", tmp_path / "m.gguf"
+    )
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF before" and sorted(os.listdir(tmp_path)) == [
+        "m",
+        "m.gguf",
+    ]
 
 
 def test_only_a_gguf_is_replaced(one, tmp_path, monkeypatch, capsys):
@@ -241,7 +268,9 @@ def test_only_a_gguf_is_replaced(one, tmp_path, monkeypatch, capsys):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "device")
     for name in ("thesis.txt", "folder", "device"):
-        assert name in complaint(monkeypatch, capsys, "export", "gguf", one / "model", "--out", tmp_path / name)
+        assert name in complaint(
+            monkeypatch, capsys, "export", "gguf", one / "model", "--out", tmp_path / name
+        )
     assert (tmp_path / "thesis.txt").read_text() == "thesis" and len(os.listdir(tmp_path)) == 3
     for _ in range(2):
         cli.app(["export", "gguf", str(one / "model"), "--out", str(tmp_path / "m.gguf")])
@@ -253,14 +282,23 @@ def test_a_full_disk_is_named_with_the_file(one, tmp_path, monkeypatch, capsys):
         raise OSError("25600 requested and 22272 written")  # what numpy says
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
-    assert "m.gguf" in complaint(monkeypatch, capsys, "export", "gguf", one / "model", "--out", tmp_path / "m.gguf")
+    assert "m.gguf" in complaint(
+        monkeypatch, capsys, "export", "gguf", one / "model", "--out", tmp_path / "m.gguf"
+    )
     assert not os.listdir(tmp_path)
 
 
 def test_impossible_shapes_are_refused_before_training(tmp_path):
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
-    good: dict[str, Any] = dict(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos_id, hidden_size=64, num_attention_heads=4)
+    good: dict[str, Any] = dict(
+        vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos_id, hidden_size=64, num_attention_heads=4
+    )
     check_export(ModelConfig(**good), tokenizer)
-    for change in ({"vocab_size": tokenizer.vocab_size + 1}, {"eos_token_id": 3}, {"head_dim": 12}, {"family": "gpt2", "activation_function": "gelu"}):
+    for change in (
+        {"vocab_size": tokenizer.vocab_size + 1},
+        {"eos_token_id": 3},
+        {"head_dim": 12},
+        {"family": "gpt2", "activation_function": "gelu"},
+    ):
         with pytest.raises(HanlinError):
             check_export(ModelConfig(**(good | change)), tokenizer)

@@ -83,7 +83,16 @@ def test_a_closed_standard_input(model_dir, capsys, monkeypatch, verb):
 
 @pytest.mark.parametrize(
     "entry",
-    [{"temperature": -1}, {"top_p": 7}, {"top_k": 1e308}, {"top_k": 0.5}, {"repetition_penalty": 0}, {"temperature": "hot"}, {"min_p": True}, [1]],
+    [
+        {"temperature": -1},
+        {"top_p": 7},
+        {"top_k": 1e308},
+        {"top_k": 0.5},
+        {"repetition_penalty": 0},
+        {"temperature": "hot"},
+        {"min_p": True},
+        [1],
+    ],
     ids=str,
 )
 def test_recommended_settings_that_cannot_be_are_refused_when_they_are_read(model_dir, tmp_path, entry):
@@ -126,7 +135,9 @@ def test_an_ascii_terminal_gets_escapes(model_dir, monkeypatch):
 
 def test_help_on_an_ascii_terminal():
     environment = {**os.environ, "HANLIN_LANG": "zh", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    result = subprocess.run([sys.executable, "-m", "hanlin", "--help"], capture_output=True, env=environment, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-m", "hanlin", "--help"], capture_output=True, env=environment, timeout=120
+    )
     assert result.returncode == 0 and b"serve" in result.stdout and b"Traceback" not in result.stderr
 
 
@@ -146,14 +157,25 @@ def test_what_commands_a_terminal_is_shown_and_everything_else_stays():
         character = chr(code)
         shown = printable(character)
         commands = unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in (
-            "LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI",
-        )  # fmt: skip
+            "LRE",
+            "RLE",
+            "PDF",
+            "LRO",
+            "RLO",
+            "LRI",
+            "RLI",
+            "FSI",
+            "PDI",
+        )
         if commands and character not in "\n\t":
             assert shown.isascii() and shown.isprintable() and shown.startswith("\\")
         elif shown != character:
             assert character in "\u061c\u200e\u200f"
     text = "标题\x1b]0;evil\x07\x9b2J\u202e"
-    assert for_stream(text, Terminal()) == "标题\\x1b]0;evil\\x07\\x9b2J\\u202e" and for_stream(text, io.StringIO()) == text
+    assert (
+        for_stream(text, Terminal()) == "标题\\x1b]0;evil\\x07\\x9b2J\\u202e"
+        and for_stream(text, io.StringIO()) == text
+    )
 
 
 def test_a_models_escape_sequences_do_not_reach_the_terminal(model_dir):
@@ -174,7 +196,11 @@ def test_results_and_errors_show_escape_sequences_of_names(monkeypatch):
     cli.show({}, False, "来源\x1b]52;c;x\x07：3 篇")
     with pytest.raises(SystemExit):
         cli.main()
-    assert "\\x1b]52" in out.getvalue() and "\\x1b[2J" in err.getvalue() and "\x1b" not in out.getvalue() + err.getvalue()
+    assert (
+        "\\x1b]52" in out.getvalue()
+        and "\\x1b[2J" in err.getvalue()
+        and "\x1b" not in out.getvalue() + err.getvalue()
+    )
 
 
 def test_help_is_a_line_for_each_command(model_dir, capsys):
@@ -227,7 +253,9 @@ def test_several_lines_at_once_are_one_message(model_dir):
     assert [message["content"] for message in session.messages[:1]] == ["/path/to/file\n第二行"]
 
 
-@pytest.mark.parametrize("pasted", ["第一行\n第二行\n", "\x1b[200~第一行\r第二行\x1b[201~\r"], ids=["plain", "bracketed"])
+@pytest.mark.parametrize(
+    "pasted", ["第一行\n第二行\n", "\x1b[200~第一行\r第二行\x1b[201~\r"], ids=["plain", "bracketed"]
+)
 def test_a_paste_into_a_terminal_is_one_message(pasted):
     program = (
         "import sys, types; from hanlin.inference.chat import read_lines\n"
@@ -236,7 +264,13 @@ def test_a_paste_into_a_terminal_is_one_message(pasted):
         "for text in read_lines(sys.stdin, session): print('GOT', ascii(text), flush=True); break\n"
     )
     parent, child = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", program], stdin=child, stdout=child, stderr=child, env={**os.environ, "TERM": "xterm"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env={**os.environ, "TERM": "xterm"},
+    )
     os.close(child)
     seen = b""
     try:

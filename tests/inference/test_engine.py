@@ -11,7 +11,11 @@ from hanlin.common.errors import HanlinError
 from hanlin.inference import Engine, Generation, SamplingParams, derive_seed
 from tests.inference.tiny import random_prompts, tiny_model
 
-FAMILIES = {"qwen3": {}, "llama": {"family": "llama"}, "gpt2": {"family": "gpt2", "num_key_value_heads": None}}
+FAMILIES = {
+    "qwen3": {},
+    "llama": {"family": "llama"},
+    "gpt2": {"family": "gpt2", "num_key_value_heads": None},
+}
 
 
 @torch.inference_mode()
@@ -50,7 +54,9 @@ def test_samples_do_not_depend_on_the_batch():
     params = SamplingParams(max_new_tokens=15, temperature=0.8, top_p=0.9, seed=11, logprobs=True)
     together = Engine(model, [1], max_batch=7).generate(prompts, params)
     for index, prompt in enumerate(prompts):
-        alone = Engine(model, [1], max_batch=1).generate([prompt], [dataclasses.replace(params, seed=derive_seed(11, index))])[0]
+        alone = Engine(model, [1], max_batch=1).generate(
+            [prompt], [dataclasses.replace(params, seed=derive_seed(11, index))]
+        )[0]
         assert alone.ids == together[index].ids
         assert alone.logprobs == pytest.approx(together[index].logprobs, abs=1e-4)
     again = Engine(model, [1], max_batch=3).generate(prompts, params)
@@ -68,7 +74,11 @@ def test_logprobs_are_those_of_a_full_forward_pass():
     model = tiny_model(3)
     prompts = random_prompts(9, 20, model.config.vocab_size, seed=6)
     for completion, prompt in zip(
-        Engine(model, [2], max_batch=4).generate(prompts, SamplingParams(max_new_tokens=10, logprobs=True, seed=1)), prompts, strict=True
+        Engine(model, [2], max_batch=4).generate(
+            prompts, SamplingParams(max_new_tokens=10, logprobs=True, seed=1)
+        ),
+        prompts,
+        strict=True,
     ):
         with torch.inference_mode():
             logprobs = model(torch.tensor([prompt + completion.ids]))[0].log_softmax(dim=-1)
@@ -93,7 +103,9 @@ def test_the_engine_follows_weights_that_change_between_calls():
     engine.generate([[1, 2, 3]], params)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)).abs() + 0.5)
+            parameter.mul_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)).abs() + 0.5
+            )
     assert engine.generate([[1, 2, 3]], params)[0].ids == slow_greedy(model, [1, 2, 3], 8, set())
     model.train()
     loss = model(torch.tensor([[1, 2, 3]])).sum()
@@ -112,7 +124,9 @@ def test_requests_that_arrive_while_others_run():
         handles.append(
             engine.submit(
                 Generation(
-                    prompt, SamplingParams(max_new_tokens=12, temperature=0), lambda g, token, index=index: seen[index].append(token)
+                    prompt,
+                    SamplingParams(max_new_tokens=12, temperature=0),
+                    lambda g, token, index=index: seen[index].append(token),
                 )
             )
         )
@@ -165,7 +179,8 @@ def test_limits():
     model = tiny_model(7)
     engine = Engine(model, [], max_batch=2, max_length=32)
     long, full, none = engine.generate(
-        [[1] * 30, [1] * 32, [1]], [SamplingParams(max_new_tokens=9, temperature=0)] * 2 + [SamplingParams(max_new_tokens=0)]
+        [[1] * 30, [1] * 32, [1]],
+        [SamplingParams(max_new_tokens=9, temperature=0)] * 2 + [SamplingParams(max_new_tokens=0)],
     )
     assert (len(long.ids), long.finish_reason) == (2, "length")
     assert (full.ids, full.finish_reason) == ([], "length")
@@ -179,10 +194,23 @@ def test_stop_ids_and_ignore_eos():
     stop = free[4]
     first = free.index(stop)
     assert (
-        Engine(model, []).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, stop_ids=(stop,)))[0].ids == free[: first + 1]
+        Engine(model, [])
+        .generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, stop_ids=(stop,)))[0]
+        .ids
+        == free[: first + 1]
     )
-    assert Engine(model, [stop]).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0))[0].finish_reason == "stop"
-    assert Engine(model, [stop]).generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, ignore_eos=True))[0].ids == free
+    assert (
+        Engine(model, [stop])
+        .generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0))[0]
+        .finish_reason
+        == "stop"
+    )
+    assert (
+        Engine(model, [stop])
+        .generate([[5, 6]], SamplingParams(max_new_tokens=10, temperature=0, ignore_eos=True))[0]
+        .ids
+        == free
+    )
 
 
 def test_a_row_that_moves_takes_its_own_stop_ids_along():
@@ -226,7 +254,11 @@ def test_top_logprobs_begin_with_the_greedy_token():
     model = tiny_model(10)
     engine = Engine(model, [])
     handle = engine.submit(
-        Generation([4, 5], SamplingParams(max_new_tokens=5, temperature=0, logprobs=True, top_logprobs=4), lambda g, t: None)
+        Generation(
+            [4, 5],
+            SamplingParams(max_new_tokens=5, temperature=0, logprobs=True, top_logprobs=4),
+            lambda g, t: None,
+        )
     )
     while engine.step():
         pass

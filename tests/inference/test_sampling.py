@@ -44,14 +44,25 @@ def allowed(params: SamplingParams, logits: torch.Tensor) -> set[int]:
     temperature=st.sampled_from([0.3, 1.0, 2.5]),
     spread=st.sampled_from([0.01, 1.0, 6.0]),
 )
-def test_draws_lie_in_the_truncated_set_and_can_reach_all_of_it(seed, top_k, top_p, min_p, temperature, spread):
+def test_draws_lie_in_the_truncated_set_and_can_reach_all_of_it(
+    seed, top_k, top_p, min_p, temperature, spread
+):
     logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed % 2**31)) * spread
     base = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    rows = [SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=derive_seed(seed, i)) for i in range(64)]
+    rows = [
+        SamplingParams(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=derive_seed(seed, i)
+        )
+        for i in range(64)
+    ]
     tokens, _ = draw(rows, logits.expand(64, -1))
     expected = allowed(base, logits)
     # rounding may move the edge of the nucleus by one token
-    slack = set() if top_p in (0.0, 1.0) else set(torch.topk(logits, min(VOCABULARY, len(expected) + 1)).indices.tolist())
+    slack = (
+        set()
+        if top_p in (0.0, 1.0)
+        else set(torch.topk(logits, min(VOCABULARY, len(expected) + 1)).indices.tolist())
+    )
     assert set(tokens.tolist()) <= expected | slack
     if len(expected) == 1 and top_p in (0.0, 1.0):
         assert set(tokens.tolist()) == expected
@@ -71,7 +82,10 @@ def test_frequencies_match_the_distribution():
 
 def test_uniform_numbers_are_uniform_and_uncorrelated():
     seeds = torch.tensor([derive_seed(3, i) - (1 << 63) for i in range(2000)])
-    first, second = counter_uniform(seeds, torch.zeros_like(seeds)), counter_uniform(seeds, torch.ones_like(seeds))
+    first, second = (
+        counter_uniform(seeds, torch.zeros_like(seeds)),
+        counter_uniform(seeds, torch.ones_like(seeds)),
+    )
     for numbers in (first, second):
         assert numbers.min() >= 0 and numbers.max() < 1
         assert abs(float(numbers.mean()) - 0.5) < 0.03
@@ -84,9 +98,14 @@ def test_a_row_draws_the_same_in_any_company():
     mine = SamplingParams(temperature=0.9, top_p=0.8, seed=42)
     alone, _ = draw([mine], logits[:1])
     neighbours = [
-        SamplingParams(temperature=0), SamplingParams(top_k=5), SamplingParams(repetition_penalty=1.3), SamplingParams(logit_bias={3: 5.0}),
-        SamplingParams(logprobs=True), SamplingParams(min_p=0.2), SamplingParams(frequency_penalty=1.0),
-    ]  # fmt: skip
+        SamplingParams(temperature=0),
+        SamplingParams(top_k=5),
+        SamplingParams(repetition_penalty=1.3),
+        SamplingParams(logit_bias={3: 5.0}),
+        SamplingParams(logprobs=True),
+        SamplingParams(min_p=0.2),
+        SamplingParams(frequency_penalty=1.0),
+    ]
     together, _ = draw([mine, *neighbours], logits)
     assert together[0] == alone[0]
 
@@ -94,7 +113,10 @@ def test_a_row_draws_the_same_in_any_company():
 def test_penalties_follow_their_formulas():
     logits = torch.tensor([[1.0, -1.0, 0.5, 2.0]])
     sampler = Sampler(1, 4)
-    sampler.append([SamplingParams(temperature=0, repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)], [[1, 3]])
+    sampler.append(
+        [SamplingParams(temperature=0, repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)],
+        [[1, 3]],
+    )
     drawn = [int(sampler(logits)[0]) for _ in range(4)]
     # by hand: the prompt holds 1 and 3, so 3 is worth 1.0 from the start and ties with 0; each draw costs 0.25 once and 0.5 each time.
     counts, oracle = [0] * 4, []
@@ -147,10 +169,19 @@ def test_logits_that_are_not_finite_are_reported_row_by_row(temperature):
 @pytest.mark.parametrize(
     "change",
     [
-        {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 1.5}, {"top_p": math.nan}, {"min_p": -0.1},
-        {"repetition_penalty": 0.0}, {"presence_penalty": math.nan}, {"logit_bias": {0: math.nan}}, {"max_new_tokens": -1},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_k": -1},
+        {"top_p": 1.5},
+        {"top_p": math.nan},
+        {"min_p": -0.1},
+        {"repetition_penalty": 0.0},
+        {"presence_penalty": math.nan},
+        {"logit_bias": {0: math.nan}},
+        {"max_new_tokens": -1},
     ],
-)  # fmt: skip
+)
 def test_numbers_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         SamplingParams(**change)

@@ -47,8 +47,12 @@ def test_reasoning_and_answer_are_what_the_template_wrote(reasoning, content, op
     """Parsing the learnt tokens of a rendered conversation gives its fields back."""
     reasoning, content = reasoning.strip("\n"), content.lstrip("\n")
     messages = [{"role": "user", "content": "问"}]
-    prompt = TOKENIZER.encode_conversation(messages, add_generation_prompt=True, thinking=True if opened else None)[0]
-    whole = TOKENIZER.encode_conversation([*messages, {"role": "assistant", "content": content, "reasoning_content": reasoning or "想"}])[0]
+    prompt = TOKENIZER.encode_conversation(
+        messages, add_generation_prompt=True, thinking=True if opened else None
+    )[0]
+    whole = TOKENIZER.encode_conversation(
+        [*messages, {"role": "assistant", "content": content, "reasoning_content": reasoning or "想"}]
+    )[0]
     assert whole[: len(prompt)] == prompt
     found = split_reply(TOKENIZER, whole[len(prompt) :], reasoning=opened)
     newline = "\n"  # after the closing <|im_end|>
@@ -62,7 +66,12 @@ def test_a_spelt_tag_is_text(text):
 
 
 def test_control_tokens_and_ids_beyond_the_tokenizer_never_become_text():
-    ids = [*TOKENIZER.encode("甲"), *TOKENIZER.special.values(), TOKENIZER.vocab_size + 3, *TOKENIZER.encode("乙")]
+    ids = [
+        *TOKENIZER.encode("甲"),
+        *TOKENIZER.special.values(),
+        TOKENIZER.vocab_size + 3,
+        *TOKENIZER.encode("乙"),
+    ]
     reasoning, content = split_reply(TOKENIZER, ids)
     assert reasoning + content == "甲乙"
 

@@ -30,15 +30,21 @@ def tiny_tokenizer() -> Tokenizer:
 def tiny_model(seed: int = 0, **changes) -> CausalLM:
     """A random model in which every weight matters (fresh ones start with silent blocks)."""
     settings = {
-        "vocab_size": tiny_tokenizer().vocab_size, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 128,
-    }  # fmt: skip
+        "vocab_size": tiny_tokenizer().vocab_size,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+    }
     model = CausalLM(ModelConfig(**{**settings, **changes}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(noise * 0.3 if parameter.ndim > 1 else 0.1 * noise + (0 if name.endswith("bias") else 1))
+            parameter.copy_(
+                noise * 0.3 if parameter.ndim > 1 else 0.1 * noise + (0 if name.endswith("bias") else 1)
+            )
     return model.eval()
 
 

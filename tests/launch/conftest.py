@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-STAND_INS = {"torchrun": "fake_torchrun.py", **dict.fromkeys(("sbatch", "srun", "scancel", "scontrol"), "fake_slurm.py")}
+STAND_INS = {
+    "torchrun": "fake_torchrun.py",
+    **dict.fromkeys(("sbatch", "srun", "scancel", "scontrol"), "fake_slurm.py"),
+}
 
 
 @pytest.fixture

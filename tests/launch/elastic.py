@@ -54,17 +54,29 @@ def build_world(folder: Path) -> Path:
     from hanlin.dataset import build_text_dataset
     from hanlin.tokenizer import train_tokenizer
 
-    texts = [record["text"] for record in tinyworld.documents(1, 2000, "train")]  # enough that no step sees a text again
+    # enough that no step sees a text again
+    texts = [record["text"] for record in tinyworld.documents(1, 2000, "train")]
     tokenizer = train_tokenizer(iter(texts), vocab_size=1024, out=folder / "tokenizer")
     build_text_dataset([{"text": text} for text in texts], tokenizer, folder / "text")
     config = {
-        "dataset": str(folder / "text"), "tokenizer": str(folder / "tokenizer"), "device": "cpu", "track": ["trackio"],
-        "model": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128},
+        "dataset": str(folder / "text"),
+        "tokenizer": str(folder / "tokenizer"),
+        "device": "cpu",
+        "track": ["trackio"],
+        "model": {
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128,
+        },
         "pretrain": {
-            "seq_len": 128, "batch_tokens": 2048, "micro_tokens": 512,
+            "seq_len": 128,
+            "batch_tokens": 2048,
+            "micro_tokens": 512,
             "train": {"steps": STEPS, "learning_rate": 1e-3, "checkpoint_seconds": 1.0, "compile": False},
         },
-    }  # fmt: skip
+    }
     path = folder / "pretrain.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -73,21 +85,39 @@ def build_world(folder: Path) -> Path:
 def environment(place: Path) -> dict[str, str]:
     """Variables of a run that tracks to `place`."""
     return {
-        "OMP_NUM_THREADS": "1", "HANLIN_LANG": "en", "HANLIN_DIST_TIMEOUT": str(int(TIMEOUT)), "TRACK_FILE": str(place / "track.jsonl"),
-        "PYTHONPATH": f"{HERE / 'trackers'}:{ROOT}", "GLOO_SOCKET_IFNAME": "wire", "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
+        "OMP_NUM_THREADS": "1",
+        "HANLIN_LANG": "en",
+        "HANLIN_DIST_TIMEOUT": str(int(TIMEOUT)),
+        "TRACK_FILE": str(place / "track.jsonl"),
+        "PYTHONPATH": f"{HERE / 'trackers'}:{ROOT}",
+        "GLOO_SOCKET_IFNAME": "wire",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def tracked(place: Path) -> list[dict[str, Any]]:
     """Lines tracked so far, the one being written left out."""
     path = place / "track.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if path.exists()
+        else []
+    )
 
 
 def undisturbed(config: Path, place: Path) -> dict[int, float]:
     """Losses of one process that nothing happens to."""
     place.mkdir(parents=True)
-    command = [sys.executable, "-m", MODULE, "pretrain", "--config", str(config), "--out", str(place / "model")]
+    command = [
+        sys.executable,
+        "-m",
+        MODULE,
+        "pretrain",
+        "--config",
+        str(config),
+        "--out",
+        str(place / "model"),
+    ]
     subprocess.run(command, env=os.environ | environment(place), check=True, capture_output=True, cwd=ROOT)
     return {line["step"]: line["loss"] for line in tracked(place)}
 
@@ -97,12 +127,29 @@ def node_command(machine: int, config: Path, place: Path) -> list[str]:
 
     A machine is struck off after three heartbeats, nine seconds here.
     """
-    rendezvous = f"is_host={str(machine == 0).lower()},join_timeout=60,last_call_timeout=6,keep_alive_interval=3"
+    rendezvous = (
+        f"is_host={str(machine == 0).lower()},join_timeout=60,last_call_timeout=6,keep_alive_interval=3"
+    )
     return [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=5", "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={ADDRESSES[0]}:{PORT}", f"--rdzv-id={place.name}", f"--rdzv-conf={rendezvous}", f"--local-addr={ADDRESSES[machine]}",
-        "-m", MODULE, "pretrain", "--config", str(config), "--out", str(place / "model"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1:2",
+        "--nproc-per-node=1",
+        "--max-restarts=5",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={ADDRESSES[0]}:{PORT}",
+        f"--rdzv-id={place.name}",
+        f"--rdzv-conf={rendezvous}",
+        f"--local-addr={ADDRESSES[machine]}",
+        "-m",
+        MODULE,
+        "pretrain",
+        "--config",
+        str(config),
+        "--out",
+        str(place / "model"),
+    ]
 
 
 def wait_for(condition: Any, seconds: float, what: str, place: Path) -> Any:
@@ -110,7 +157,10 @@ def wait_for(condition: Any, seconds: float, what: str, place: Path) -> Any:
     late = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > late:
-            said = "\n".join(f"--- {path.name}\n" + path.read_text(errors="replace")[-3000:] for path in sorted(place.glob("node-*.log")))
+            said = "\n".join(
+                f"--- {path.name}\n" + path.read_text(errors="replace")[-3000:]
+                for path in sorted(place.glob("node-*.log"))
+            )
             raise AssertionError(f"{what}: not within {seconds} s\n{said}")
         time.sleep(0.05)
     return found
@@ -118,7 +168,11 @@ def wait_for(condition: Any, seconds: float, what: str, place: Path) -> Any:
 
 def newest_checkpoint(place: Path) -> int:
     """Step of the newest whole checkpoint."""
-    found = [int(match[1]) for path in place.glob(".model.work/*/step-*") if (match := re.fullmatch(r"step-0*(\d+)", path.name))]
+    found = [
+        int(match[1])
+        for path in place.glob(".model.work/*/step-*")
+        if (match := re.fullmatch(r"step-0*(\d+)", path.name))
+    ]
     return max(found, default=-1)
 
 
@@ -126,8 +180,21 @@ def disturbed(fault: str, config: Path, place: Path) -> Outcome:
     """Train on two machines, lose the second after some steps, wait for the end on the first."""
     place.mkdir(parents=True)
     with Machines() as machines:
-        nodes = [machines.start(machine, node_command(machine, config, place), place / f"node-{machine}.log", **environment(place)) for machine in (0, 1)]
-        wait_for(lambda: any(line["step"] >= FAULT_AT for line in tracked(place)) and newest_checkpoint(place) > 0, 240, f"step {FAULT_AT}", place)
+        nodes = [
+            machines.start(
+                machine,
+                node_command(machine, config, place),
+                place / f"node-{machine}.log",
+                **environment(place),
+            )
+            for machine in (0, 1)
+        ]
+        wait_for(
+            lambda: any(line["step"] >= FAULT_AT for line in tracked(place)) and newest_checkpoint(place) > 0,
+            240,
+            f"step {FAULT_AT}",
+            place,
+        )
         before, saved, at = tracked(place), newest_checkpoint(place), time.time()
         assert len({line["pid"] for line in before}) == 1, "nothing has started again so far"
         if fault == "cut":
@@ -135,12 +202,24 @@ def disturbed(fault: str, config: Path, place: Path) -> Outcome:
         else:
             machines.signal(1, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
         old = before[0]["pid"]
-        first = wait_for(lambda: next((line for line in tracked(place) if line["pid"] != old), None), 240, f"a step after the node was {fault}", place)
+        first = wait_for(
+            lambda: next((line for line in tracked(place) if line["pid"] != old), None),
+            240,
+            f"a step after the node was {fault}",
+            place,
+        )
         wait_for(lambda: nodes[0].poll() is not None, 240, "the end", place)
         assert nodes[0].returncode == 0, (place / "node-0.log").read_text()[-3000:]
     lines = tracked(place)
     pids = list(dict.fromkeys(line["pid"] for line in lines))
-    return Outcome(fault, saved, first["step"] - 1, first["time"] - at, len(pids) - 1, {line["step"]: line["loss"] for line in lines})
+    return Outcome(
+        fault,
+        saved,
+        first["step"] - 1,
+        first["time"] - at,
+        len(pids) - 1,
+        {line["step"]: line["loss"] for line in lines},
+    )
 
 
 def report(outcome: Outcome, losses: dict[int, float]) -> str:

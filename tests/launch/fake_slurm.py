@@ -19,25 +19,52 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(os.environ["FAKE_SLURM"])
-LIMIT, GRACE = float(os.environ.get("FAKE_SLURM_LIMIT", "60")), float(os.environ.get("FAKE_SLURM_GRACE", "30"))
-WATCHED, LINES = Path(os.environ.get("FAKE_SLURM_WATCH", os.devnull)), int(os.environ.get("FAKE_SLURM_LINES", "1"))
+LIMIT, GRACE = (
+    float(os.environ.get("FAKE_SLURM_LIMIT", "60")),
+    float(os.environ.get("FAKE_SLURM_GRACE", "30")),
+)
+WATCHED, LINES = (
+    Path(os.environ.get("FAKE_SLURM_WATCH", os.devnull)),
+    int(os.environ.get("FAKE_SLURM_LINES", "1")),
+)
 
 
 def options(items: list[str]) -> dict[str, str]:
-    return {name: value for name, _, value in (item.removeprefix("--").partition("=") for item in items if item.startswith("--"))}
+    return {
+        name: value
+        for name, _, value in (
+            item.removeprefix("--").partition("=") for item in items if item.startswith("--")
+        )
+    }
 
 
 def sbatch(arguments: list[str]) -> None:
     place = next(index for index, argument in enumerate(arguments) if not argument.startswith("--"))
     script = Path(arguments[place])
-    directives = options([line.removeprefix("#SBATCH ").strip() for line in script.read_text().splitlines() if line.startswith("#SBATCH ")])
+    directives = options(
+        [
+            line.removeprefix("#SBATCH ").strip()
+            for line in script.read_text().splitlines()
+            if line.startswith("#SBATCH ")
+        ]
+    )
     number = 1000 + os.getpid() % 9000
     folder = FOLDER / f"{number}.job"
     folder.mkdir()
-    job = {"script": str(script.resolve()), "arguments": arguments[place + 1 :], "directives": directives | options(arguments[:place])}
+    job = {
+        "script": str(script.resolve()),
+        "arguments": arguments[place + 1 :],
+        "directives": directives | options(arguments[:place]),
+    }
     (folder / "job.json").write_text(json.dumps(job))
     with open(folder / "controller.log", "wb") as log:
-        subprocess.Popen([sys.executable, __file__, "controller", str(number)], start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        subprocess.Popen(
+            [sys.executable, __file__, "controller", str(number)],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     print(f"Submitted batch job {number}")
 
 
@@ -50,13 +77,20 @@ def controller(arguments: list[str]) -> None:
     assert to.startswith("B:"), "signals for the tasks themselves are not played"
     while True:
         environment = os.environ | {
-            "SLURM_JOB_ID": number, "SLURM_NNODES": wanted["nodes"], "SLURM_JOB_NODELIST": f"localhost*{wanted['nodes']}",
-            "SLURM_GPUS_ON_NODE": wanted["gpus-per-node"], "SLURM_CPUS_PER_TASK": wanted["cpus-per-task"],
-        }  # fmt: skip
+            "SLURM_JOB_ID": number,
+            "SLURM_NNODES": wanted["nodes"],
+            "SLURM_JOB_NODELIST": f"localhost*{wanted['nodes']}",
+            "SLURM_GPUS_ON_NODE": wanted["gpus-per-node"],
+            "SLURM_CPUS_PER_TASK": wanted["cpus-per-task"],
+        }
         if restarts:
             environment["SLURM_RESTART_COUNT"] = str(restarts)
-        with open(wanted["output"].replace("%j", number), "ab" if wanted.get("open-mode") == "append" else "wb") as log:
-            batch = subprocess.Popen(["bash", job["script"], *job["arguments"]], env=environment, stdout=log, stderr=log)
+        with open(
+            wanted["output"].replace("%j", number), "ab" if wanted.get("open-mode") == "append" else "wb"
+        ) as log:
+            batch = subprocess.Popen(
+                ["bash", job["script"], *job["arguments"]], env=environment, stdout=log, stderr=log
+            )
             (folder / "batch.pid").write_text(str(batch.pid))
             signalled = time_is_up(batch)
             code = batch.returncode
@@ -113,7 +147,9 @@ def srun(arguments: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, abort)
     for rank in range(int(os.environ["SLURM_NNODES"])):
-        task = subprocess.Popen(arguments[first:], env=os.environ | {"SLURM_PROCID": str(rank)}, start_new_session=True)
+        task = subprocess.Popen(
+            arguments[first:], env=os.environ | {"SLURM_PROCID": str(rank)}, start_new_session=True
+        )
         (folder / f"task-{task.pid}.pid").write_text(str(task.pid))
         tasks.append(task)
     sys.exit(max(task.wait() % 256 for task in tasks))

@@ -15,14 +15,21 @@ from pathlib import Path
 arguments = sys.argv[1:]
 module = arguments.index("-m")
 given = dict(item.removeprefix("--").split("=", 1) for item in arguments[:module])
-nodes, processes = (int(given.get(name, os.environ.get(variable, ""))) for name, variable in (("nnodes", "PET_NNODES"), ("nproc-per-node", "PET_NPROC_PER_NODE")))
+nodes, processes = (
+    int(given.get(name, os.environ.get(variable, "")))
+    for name, variable in (("nnodes", "PET_NNODES"), ("nproc-per-node", "PET_NPROC_PER_NODE"))
+)
 node = int(given.get("node-rank") or os.environ.get("PET_NODE_RANK") or os.environ["SLURM_PROCID"])
 with open(os.environ["FAKE_TORCHRUN"], "a") as calls:
     calls.write(json.dumps(arguments) + "\n")
 
 workers = []
 for local in range(processes):
-    ranks = {"RANK": str(node * processes + local), "LOCAL_RANK": str(local), "WORLD_SIZE": str(nodes * processes)}
+    ranks = {
+        "RANK": str(node * processes + local),
+        "LOCAL_RANK": str(local),
+        "WORLD_SIZE": str(nodes * processes),
+    }
     program = [sys.executable, str(Path(__file__).with_name("tiny_job.py")), *arguments[module + 2 :]]
     workers.append(subprocess.Popen(program, env=os.environ | ranks, start_new_session=True))
 

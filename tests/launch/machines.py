@@ -59,14 +59,20 @@ class Machines:
         """Start a command on a machine; what it says goes to `log`."""
         with open(log, "ab") as file:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", self.names[machine], *command], stdout=file, stderr=file, env=os.environ | environment, start_new_session=True
+                ["ip", "netns", "exec", self.names[machine], *command],
+                stdout=file,
+                stderr=file,
+                env=os.environ | environment,
+                start_new_session=True,
             )
         self.started.append(process)
         return process
 
     def processes(self, machine: int) -> list[int]:
         """Process ids on a machine."""
-        said = subprocess.run(["ip", "netns", "pids", self.names[machine]], capture_output=True, text=True).stdout
+        said = subprocess.run(
+            ["ip", "netns", "pids", self.names[machine]], capture_output=True, text=True
+        ).stdout
         return [int(line) for line in said.split()]
 
     def signal(self, machine: int, number: int) -> None:

@@ -28,7 +28,9 @@ def world(tmp_path_factory):
 @pytest.fixture
 def place(stand_ins, monkeypatch):
     """The stand-ins, but for torchrun."""
-    (stand_ins / "bin" / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+    (stand_ins / "bin" / "torchrun").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n'
+    )
     for name, value in (elastic.environment(stand_ins) | {"GLOO_SOCKET_IFNAME": "lo"}).items():
         monkeypatch.setenv(name, value)
     return stand_ins
@@ -49,7 +51,12 @@ def test_slurm_signals_saves_and_goes_on(world, place, monkeypatch):
     monkeypatch.setenv("FAKE_SLURM_LINES", "25")
     monkeypatch.setenv("FAKE_SLURM_GRACE", "120")
     script = [str(LAUNCH / "slurm.sh"), "pretrain", "--config", str(config), "--out", "model"]
-    said = subprocess.run(["sbatch", "--nodes=2", "--gpus-per-node=1", "--cpus-per-task=1", *script], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        ["sbatch", "--nodes=2", "--gpus-per-node=1", "--cpus-per-task=1", *script],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     number, late = said.split()[-1], time.monotonic() + 900
     while not (place / f"{number}.job" / "ended").exists():
         assert time.monotonic() < late, (place / f"hanlin-{number}.log").read_text()[-3000:]
@@ -70,15 +77,40 @@ def test_clouds_train(world, place, cloud):
     """Both nodes' commands at once, as the cloud would start them."""
     config, losses = world
     if cloud == "skypilot":
-        script = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())["run"].replace("/bucket/models/$NAME", "model")
-        shared = {"SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.1", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NUM_GPUS_PER_NODE": "1", "STAGE": "pretrain", "CONFIG": str(config)}
+        script = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())["run"].replace(
+            "/bucket/models/$NAME", "model"
+        )
+        shared = {
+            "SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.1",
+            "SKYPILOT_NUM_NODES": "2",
+            "SKYPILOT_NUM_GPUS_PER_NODE": "1",
+            "STAGE": "pretrain",
+            "CONFIG": str(config),
+        }
         rank = "SKYPILOT_NODE_RANK"
     else:
         _, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
-        script = job["spec"]["trainer"]["args"][0].replace("/mnt/hanlin/pretrain.yaml", str(config)).replace("/mnt/hanlin/models/zh", "model")
-        shared = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "29517"}
+        script = (
+            job["spec"]["trainer"]["args"][0]
+            .replace("/mnt/hanlin/pretrain.yaml", str(config))
+            .replace("/mnt/hanlin/models/zh", "model")
+        )
+        shared = {
+            "PET_NNODES": "2",
+            "PET_NPROC_PER_NODE": "1",
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": "29517",
+        }
         rank = "PET_NODE_RANK"
-    nodes = [subprocess.Popen(["bash", "-c", script], env=os.environ | shared | {rank: str(node)}, stderr=subprocess.PIPE, text=True) for node in (0, 1)]
+    nodes = [
+        subprocess.Popen(
+            ["bash", "-c", script],
+            env=os.environ | shared | {rank: str(node)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
     for node in nodes:
         _, said = node.communicate(timeout=900)
         assert node.returncode == 0, said[-3000:]

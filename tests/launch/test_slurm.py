@@ -21,12 +21,17 @@ def submit(place: Path, *options: str, steps: int) -> tuple[str, list[dict]]:
     """Submit a job of so many steps and wait for its end; its number and its starts."""
     (place / "config").write_text(str(steps))
     said = subprocess.run(
-        ["sbatch", *SMALL, *options, str(SCRIPT), "pretrain", "--config", "config", "--out", "out"], capture_output=True, text=True, check=True
+        ["sbatch", *SMALL, *options, str(SCRIPT), "pretrain", "--config", "config", "--out", "out"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     number = said.split()[-1]
     folder, late = place / f"{number}.job", time.monotonic() + 60
     while not (folder / "ended").exists():
-        assert time.monotonic() < late, (folder / "controller.log").read_text() + (place / f"hanlin-{number}.log").read_text()
+        assert time.monotonic() < late, (folder / "controller.log").read_text() + (
+            place / f"hanlin-{number}.log"
+        ).read_text()
         time.sleep(0.05)
     return number, lines(folder / "runs.jsonl")
 
@@ -40,13 +45,19 @@ def test_the_signal_saves_and_requeues_until_the_training_ends(stand_ins, monkey
     number, runs = submit(stand_ins, steps=60)
     assert len(runs) >= 2 and all(run["signalled"] and run["requeued"] for run in runs[:-1])
     assert runs[-1]["code"] == 0 and not runs[-1]["requeued"]
-    assert (stand_ins / "out" / "steps").read_text().split() == [str(step) for step in range(60)], "no step lost, none done twice"
+    assert (stand_ins / "out" / "steps").read_text().split() == [str(step) for step in range(60)], (
+        "no step lost, none done twice"
+    )
     starts = lines(stand_ins / "out" / "log.jsonl")
-    assert sorted(start["rank"] for start in starts[:4]) == [0, 1, 2, 3] and {start["world"] for start in starts} == {4}
+    assert sorted(start["rank"] for start in starts[:4]) == [0, 1, 2, 3] and {
+        start["world"] for start in starts
+    } == {4}
     assert {start["threads"] for start in starts} == {"4"}, "seven cores for two processes, rounded up"
     assert all(start["from"] > 0 for start in starts[4:])
     log = (stand_ins / f"hanlin-{number}.log").read_text()
-    assert "rank 0 from step 0" in log and log.count("rank 3 from step") == len(runs), "the log of every start is kept"
+    assert "rank 0 from step 0" in log and log.count("rank 3 from step") == len(runs), (
+        "the log of every start is kept"
+    )
     assert "forcing job termination" not in log
 
 
@@ -76,8 +87,17 @@ def test_torchrun_takes_what_it_is_given(stand_ins, monkeypatch, restarts):
     calls = [get_args_parser().parse_args(call) for call in lines(stand_ins / "torchrun.jsonl")]
     assert len(calls) == 2 * len(runs) > 2 * restarts
     for call in calls:
-        assert (call.nnodes, call.nproc_per_node, call.max_restarts, call.rdzv_backend) == ("2", "2", 3, "c10d")
+        assert (call.nnodes, call.nproc_per_node, call.max_restarts, call.rdzv_backend) == (
+            "2",
+            "2",
+            3,
+            "c10d",
+        )
         host, port = call.rdzv_endpoint.split(":")
         assert host == "localhost" and 20000 <= int(port) < 30000
-        assert call.module and call.training_script == "hanlin" and call.training_script_args == ["pretrain", "--config", "config", "--out", "out"]
+        assert (
+            call.module
+            and call.training_script == "hanlin"
+            and call.training_script_args == ["pretrain", "--config", "config", "--out", "out"]
+        )
     assert {call.rdzv_id for call in calls} == {f"{number}-{start}" for start in range(len(runs))}

@@ -21,7 +21,18 @@ folder.mkdir(parents=True, exist_ok=True)
 saved = folder / f"saved-{rank}"
 step, steps = int(saved.read_text()) if saved.exists() else 0, int(Path(config).read_text())
 with open(folder / "log.jsonl", "a") as log:
-    log.write(json.dumps({"stage": stage, "rank": rank, "world": int(os.environ["WORLD_SIZE"]), "from": step, "threads": os.environ.get("OMP_NUM_THREADS")}) + "\n")
+    log.write(
+        json.dumps(
+            {
+                "stage": stage,
+                "rank": rank,
+                "world": int(os.environ["WORLD_SIZE"]),
+                "from": step,
+                "threads": os.environ.get("OMP_NUM_THREADS"),
+            }
+        )
+        + "\n"
+    )
 print(f"rank {rank} from step {step}", flush=True)
 if steps < 0:
     sys.exit(3)

@@ -37,7 +37,10 @@ def test_a_block_mask_allows_what_the_packed_mask_allows(length, seed):
     blocks, size = -(-length // accelerated.BLOCK), accelerated.BLOCK
     seen = torch.zeros(3, blocks * size, blocks * size, dtype=torch.bool)
     places = torch.arange(length)
-    for counts, indices, full in ((mask.kv_num_blocks, mask.kv_indices, False), (mask.full_kv_num_blocks, mask.full_kv_indices, True)):
+    for counts, indices, full in (
+        (mask.kv_num_blocks, mask.kv_indices, False),
+        (mask.full_kv_num_blocks, mask.full_kv_indices, True),
+    ):
         for row in range(3):
             for query in range(blocks):
                 for key in indices[row, 0, query, : counts[row, 0, query]].tolist():
@@ -53,7 +56,10 @@ def test_a_block_mask_allows_what_the_packed_mask_allows(length, seed):
 
 
 def test_a_block_mask_skips_what_it_can():
-    one, many = (accelerated.block_mask(ids) for ids in (torch.zeros(1, 1024, dtype=torch.int64), (torch.arange(1024) // 128)[None]))
+    one, many = (
+        accelerated.block_mask(ids)
+        for ids in (torch.zeros(1, 1024, dtype=torch.int64), (torch.arange(1024) // 128)[None])
+    )
     assert int(one.full_kv_num_blocks.sum()) == 8 * 7 // 2 and int(one.kv_num_blocks.sum()) == 8
     assert int(many.full_kv_num_blocks.sum()) == 0 and int(many.kv_num_blocks.sum()) == 8
 

@@ -53,7 +53,11 @@ def like_an_accelerator(monkeypatch):
 
     def pretend(kind: str, dtype: str | None = None) -> None:
         row = TRAITS[kind]
-        monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=row.attention, train_dtype=dtype or "float32"))
+        monkeypatch.setitem(
+            TRAITS,
+            "cpu",
+            dataclasses.replace(TRAITS["cpu"], attention=row.attention, train_dtype=dtype or "float32"),
+        )
 
     return pretend
 
@@ -92,7 +96,11 @@ def test_the_reference_is_softmax_word_by_word(documents):
     for row in range(2):
         for place in range(7):
             for head in range(4):
-                seen = [other for other in range(place + 1) if not documents or doc_ids[row, other] == doc_ids[row, place]]
+                seen = [
+                    other
+                    for other in range(place + 1)
+                    if not documents or doc_ids[row, other] == doc_ids[row, place]
+                ]
                 keys, values = k[row, seen, head // 2].double(), v[row, seen, head // 2].double()
                 weights = torch.softmax(keys @ q[row, place, head].double() / 8**0.5, 0)
                 assert torch.allclose(found[row, place, head].double(), weights @ values, atol=1e-6)
@@ -144,7 +152,13 @@ def test_a_wrong_one_is_found_out(run, says, dtype, monkeypatch):
 
 def test_one_that_mixes_documents_is_found_out(monkeypatch):
     """Right for causal rows, and blind to documents."""
-    monkeypatch.setitem(BACKENDS, "blind", AttentionBackend("blind", lambda rows: BACKENDS["plain"].prepare(rows._replace(doc_ids=None)), plain_attention))
+    monkeypatch.setitem(
+        BACKENDS,
+        "blind",
+        AttentionBackend(
+            "blind", lambda rows: BACKENDS["plain"].prepare(rows._replace(doc_ids=None)), plain_attention
+        ),
+    )
     fault = fault_of("blind", CPU, torch.float32)
     assert fault is not None and fault[1].startswith("packed documents")
 
@@ -156,7 +170,12 @@ def test_gradients_of_nan_are_refused_by_name_and_the_next_is_taken(monkeypatch,
     chosen = choose_attention(CPU, lambda zh, en: said.append((zh, en)))
     assert chosen.name == "masked_sdpa" and backend_for(CPU, torch.float32) is chosen
     zh, en = said[-1]
-    assert "sdpa" in zh and "q 的梯度里有 NaN" in zh and "attention back end sdpa is refused" in en and "NaN or Inf in the gradient of q" in en
+    assert (
+        "sdpa" in zh
+        and "q 的梯度里有 NaN" in zh
+        and "attention back end sdpa is refused" in en
+        and "NaN or Inf in the gradient of q" in en
+    )
 
 
 def test_where_no_kernel_is_right_softmax_is_written_out(monkeypatch, like_an_accelerator):
@@ -197,12 +216,29 @@ def test_a_training_goes_on_without_a_nan(dtype, tmp_path, monkeypatch, like_an_
     seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
-    config = SupervisedConfig(TrainConfig(steps=5, learning_rate=3e-3, compile=False), seq_len=64, batch_tokens=256, micro_tokens=256)
+    config = SupervisedConfig(
+        TrainConfig(steps=5, learning_rate=3e-3, compile=False),
+        seq_len=64,
+        batch_tokens=256,
+        micro_tokens=256,
+    )
     source = RowSource(TextRows(TokenDataset(tmp_path / "text"), 64, 5), config)
     warnings = []
     monkeypatch.setattr(Progress, "warn", lambda self, zh, en: warnings.append(en))
-    result = train(model, source, NextToken(token_bytes(tokenizer), 1e-4, document_mask=False), config.train, tmp_path / "work", Progress())
-    assert [line.split()[3] for line in warnings] == ["varlen", "flex", "sdpa"]  # the first two have no kernel here
+    result = train(
+        model,
+        source,
+        NextToken(token_bytes(tokenizer), 1e-4, document_mask=False),
+        config.train,
+        tmp_path / "work",
+        Progress(),
+    )
+    # the first two have no kernel here
+    assert [line.split()[3] for line in warnings] == [
+        "varlen",
+        "flex",
+        "sdpa",
+    ]
     assert result.skipped == 0 and result.last["loss"] == result.last["loss"]
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     assert seen.count(True) == 3 < seen.count(False)  # in the checks alone
@@ -216,10 +252,22 @@ def test_without_the_check_the_same_training_is_lost(tmp_path, monkeypatch, like
     monkeypatch.setattr("hanlin.model.backends.fault_of", lambda *arguments: None)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
-    config = SupervisedConfig(TrainConfig(steps=5, learning_rate=3e-3, compile=False), seq_len=64, batch_tokens=256, micro_tokens=256)
+    config = SupervisedConfig(
+        TrainConfig(steps=5, learning_rate=3e-3, compile=False),
+        seq_len=64,
+        batch_tokens=256,
+        micro_tokens=256,
+    )
     source = RowSource(TextRows(TokenDataset(tmp_path / "text"), 64, 5), config)
     with pytest.raises(HanlinError, match="three of the last hundred|最近一百步"):
-        train(model, source, NextToken(token_bytes(tokenizer), 1e-4, document_mask=False), config.train, tmp_path / "work", Progress())
+        train(
+            model,
+            source,
+            NextToken(token_bytes(tokenizer), 1e-4, document_mask=False),
+            config.train,
+            tmp_path / "work",
+            Progress(),
+        )
 
 
 def test_the_check_draws_nothing_from_the_generators_and_takes_little_time():
@@ -247,7 +295,9 @@ def test_every_back_end_can_be_asked_for_by_name():
 
 @pytest.mark.parametrize("name", ["varlen", "flex", "masked_flex"])
 def test_what_an_accelerator_alone_has_is_refused_here_in_one_line(name):
-    for dtype in DTYPES[:1] if name == "varlen" else DTYPES:  # another test may have given varlen half precision
+    for dtype in (
+        DTYPES[:1] if name == "varlen" else DTYPES
+    ):  # another test may have given varlen half precision
         zh, en = fault_of(name, CPU, dtype)
         assert "运行失败" in zh and "it failed: " in en and "\n" not in en and len(en) < 260
 
@@ -262,13 +312,25 @@ def test_varlen_passes_the_check_where_its_operator_is_right(dtype):
 def test_varlen_with_bounds_of_other_rows_is_found_out(monkeypatch):
     """Were the bounds and the rows ever to part."""
     varlen_on_cpu()
-    one_document = lambda rows: BACKENDS["varlen"].prepare(rows._replace(doc_starts=rows.doc_ids is not None and document_starts(torch.zeros_like(rows.doc_ids)) or None))  # noqa: E731
-    monkeypatch.setitem(BACKENDS, "late", dataclasses.replace(BACKENDS["varlen"], prepare=lambda rows: one_document(rows) if rows.doc_ids is not None else None))
+
+    def one_document(rows):
+        starts = document_starts(torch.zeros_like(rows.doc_ids)) if rows.doc_ids is not None else None
+        return BACKENDS["varlen"].prepare(rows._replace(doc_starts=starts))
+
+    monkeypatch.setitem(
+        BACKENDS,
+        "late",
+        dataclasses.replace(
+            BACKENDS["varlen"], prepare=lambda rows: one_document(rows) if rows.doc_ids is not None else None
+        ),
+    )
     fault = fault_of("late", CPU, torch.bfloat16)
     assert fault is not None and fault[1].startswith("packed documents")
 
 
-def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_rows_through_sdpa(monkeypatch, like_an_accelerator):
+def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_rows_through_sdpa(
+    monkeypatch, like_an_accelerator
+):
     varlen_on_cpu()
     like_an_accelerator("cuda", "bfloat16")
     assert choose_attention(CPU, lambda zh, en: pytest.fail(en)).name == "varlen"
@@ -280,7 +342,10 @@ def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_row
         monkeypatch.setitem(backends._chosen, "cpu", (BACKENDS[name], torch.bfloat16))
         model = tiny_model("qwen3")
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = model.hidden(ids, doc_ids=doc_ids, doc_starts=document_starts(doc_ids)), model.hidden(ids, doc_ids=doc_ids)
+            hidden = (
+                model.hidden(ids, doc_ids=doc_ids, doc_starts=document_starts(doc_ids)),
+                model.hidden(ids, doc_ids=doc_ids),
+            )
             assert torch.equal(*hidden)  # bounds are found where none are given
             if name == "varlen":
                 causal = len(seen)
@@ -316,4 +381,8 @@ def test_one_asked_for_by_name_is_taken_or_refused_by_name():
     assert backend_for(CPU, torch.float32).name == "plain"
     with pytest.raises(HanlinError) as refused:
         choose_attention(CPU, lambda zh, en: None, wanted="flex")
-    assert "flex" in refused.value.zh and "backward on CPU" in refused.value.en and "train.attention=auto" in refused.value.en
+    assert (
+        "flex" in refused.value.zh
+        and "backward on CPU" in refused.value.en
+        and "train.attention=auto" in refused.value.en
+    )

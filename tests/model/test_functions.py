@@ -20,7 +20,9 @@ from tests.support import tiny_model
 def rows_of_documents(lengths: list[list[int]]) -> torch.Tensor:
     """doc_ids (B, T) of rows that hold documents of these lengths."""
     numbers = iter(range(10**6))
-    return torch.tensor([[number for length in row for number in [next(numbers)] * length] for row in lengths])
+    return torch.tensor(
+        [[number for length in row for number in [next(numbers)] * length] for row in lengths]
+    )
 
 
 def gradients(function, *leaves):
@@ -55,9 +57,13 @@ def test_attention_over_documents_is_masked_attention(heads, groups, lengths):
     q, k, v = (torch.randn(*shape[:2], n, 6, dtype=torch.float64) for n in (heads, groups, groups))
 
     def masked(q, k, v):
-        return attend(*(x.transpose(1, 2) for x in (q, k, v)), packed_mask(doc_ids, torch.float64)).transpose(1, 2)
+        return attend(*(x.transpose(1, 2) for x in (q, k, v)), packed_mask(doc_ids, torch.float64)).transpose(
+            1, 2
+        )
 
-    assert_equal(gradients(lambda q, k, v: document_attention(q, k, v, doc_ids), q, k, v), gradients(masked, q, k, v))
+    assert_equal(
+        gradients(lambda q, k, v: document_attention(q, k, v, doc_ids), q, k, v), gradients(masked, q, k, v)
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,7 +105,9 @@ def test_a_model_learns_alike_with_every_attention_back_end(family, documents, m
     for name, backend in BACKENDS.items():
         if backend.particular:
             continue
-        monkeypatch.setattr("hanlin.model.transformer.backend_for", lambda device, dtype, backend=backend: backend)
+        monkeypatch.setattr(
+            "hanlin.model.transformer.backend_for", lambda device, dtype, backend=backend: backend
+        )
         model = tiny_model(family)
         (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
         results[name] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -114,13 +122,22 @@ def test_norm_with_linear_maps():
     matrices = [torch.randn(n, 8, dtype=torch.float64) for n in (5, 3, 3)]
     plain = lambda x, w, *m: tuple(F.linear(F.rms_norm(x, (8,), w, 1e-6), matrix) for matrix in m)  # noqa: E731
     # the norm itself works in float32, whatever it is given
-    assert_equal(gradients(lambda x, w, *m: normed_linears(x, w, 1e-6, *m), x, weight, *matrices), gradients(plain, x, weight, *matrices), 1e-5)
+    assert_equal(
+        gradients(lambda x, w, *m: normed_linears(x, w, 1e-6, *m), x, weight, *matrices),
+        gradients(plain, x, weight, *matrices),
+        1e-5,
+    )
 
 
 def test_swiglu():
     torch.manual_seed(0)
-    gate, up, weight = (torch.randn(*shape, dtype=torch.float64) for shape in ((2, 3, 12), (2, 3, 12), (8, 12)))
-    assert_equal(gradients(swiglu, gate, up, weight), gradients(lambda g, u, w: F.linear(F.silu(g) * u, w), gate, up, weight))
+    gate, up, weight = (
+        torch.randn(*shape, dtype=torch.float64) for shape in ((2, 3, 12), (2, 3, 12), (8, 12))
+    )
+    assert_equal(
+        gradients(swiglu, gate, up, weight),
+        gradients(lambda g, u, w: F.linear(F.silu(g) * u, w), gate, up, weight),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -138,7 +155,11 @@ def test_under_autocast_products_take_its_type_and_weights_keep_theirs(dtype):
 def test_what_a_layer_keeps_for_backward():
     """Per token: input, its scale, queries and keys before and after rotation, values, attention's output, and gate and up; no norms, no probabilities."""
     d, heads, f = 32, 4, 96
-    model = CausalLM(ModelConfig(vocab_size=300, hidden_size=d, num_hidden_layers=1, num_attention_heads=heads, intermediate_size=f))
+    model = CausalLM(
+        ModelConfig(
+            vocab_size=300, hidden_size=d, num_hidden_layers=1, num_attention_heads=heads, intermediate_size=f
+        )
+    )
     init_weights(model, 0)
     storages: dict[int, int] = {}
     ours = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
@@ -152,8 +173,10 @@ def test_what_a_layer_keeps_for_backward():
     tokens = 2 * 64
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         model.hidden(torch.zeros(2, 64, dtype=torch.int64))
-    layer = d + 5 * d + d + d + 2 * f + (2 + 2 * heads)  # x; q, k twice and v; attention; x again; gate, up; scales
-    outside = d + 1 + d // heads + 2 * 2  # the last norm's input and scale; angles; ids and documents as int64
+    # x; q, k twice and v; attention; x again; gate, up; scales
+    layer = d + 5 * d + d + d + 2 * f + (2 + 2 * heads)
+    # the last norm's input and scale; angles; ids and documents as int64
+    outside = d + 1 + d // heads + 2 * 2
     assert sum(storages.values()) <= 4 * tokens * (layer + outside) * 1.02
 
 
@@ -195,7 +218,9 @@ def test_the_compiled_trunk_computes_the_same(family):
         results.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert sorted(model.state_dict()) == sorted(tiny_model(family).state_dict())
     for name in results[0]:
-        assert float((results[1][name] - results[0][name]).abs().max()) <= 1e-4 * float(results[0][name].abs().max()), name
+        assert float((results[1][name] - results[0][name]).abs().max()) <= 1e-4 * float(
+            results[0][name].abs().max()
+        ), name
 
 
 def test_rms_norm_of_nothing_is_nothing():
@@ -205,12 +230,21 @@ def test_rms_norm_of_nothing_is_nothing():
 def trained_step(monkeypatch, width, dtype=torch.float32, checkpoints=False):
     """Gradients of a step whose layers make queries and keys again from this width on."""
     monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
-    config = ModelConfig(vocab_size=60, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96)
+    config = ModelConfig(
+        vocab_size=60,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=96,
+    )
     model = CausalLM(config)
     init_weights(model, 0)
     model.checkpoint_activations = checkpoints
     for parameter in model.parameters():
-        parameter.data += 0.1  # residual projections start at zero, and everything below them would get no gradient
+        parameter.data += (
+            0.1  # residual projections start at zero, and everything below them would get no gradient
+        )
     ids = torch.arange(2 * 48).view(2, 48) % 60
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         loss = model(ids, doc_ids=rows_of_documents([[20, 28], [48]])).float().square().mean()
@@ -227,12 +261,21 @@ def test_queries_and_keys_made_again_give_the_same_bits(monkeypatch, dtype, chec
 
 
 def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
-    config = ModelConfig(vocab_size=60, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96)
+    config = ModelConfig(
+        vocab_size=60,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=96,
+    )
     costs = {}
     for width in (65, 64):
         monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
         for checkpoints in (False, True):
-            costs[width, checkpoints] = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, checkpoint_activations=checkpoints)).activations
+            costs[width, checkpoints] = trace_step(
+                config, TrainConfig(), StepShape(seq_len=128, rows=2, checkpoint_activations=checkpoints)
+            ).activations
     tokens, floats = 2 * 128, 64 + 32  # of a layer: queries and keys
     assert costs[65, False] - costs[64, False] == 3 * tokens * floats * 4
     assert costs[65, True] == costs[64, True]

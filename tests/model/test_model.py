@@ -7,13 +7,27 @@ import torch
 import torch.nn.functional as F
 
 from hanlin.common.errors import HanlinError
-from hanlin.model import CausalLM, KVCache, ModelConfig, init_weights, linear_cross_entropy, load_model, save_weights, token_log_probs
+from hanlin.model import (
+    CausalLM,
+    KVCache,
+    ModelConfig,
+    init_weights,
+    linear_cross_entropy,
+    load_model,
+    save_weights,
+    token_log_probs,
+)
 from hanlin.model.functions import rms_norm, rotate
 from tests.support import FAMILIES, tiny_model
 
 transformers = pytest.importorskip("transformers")
-SHAPES = [(family, shape) for family in FAMILIES for shape in ({}, {"hidden_size": 96, "num_hidden_layers": 3})]
-SHAPES += [("qwen3", {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": False}), ("llama", {"tie_word_embeddings": True, "rope_theta": 500.0})]
+SHAPES = [
+    (family, shape) for family in FAMILIES for shape in ({}, {"hidden_size": 96, "num_hidden_layers": 3})
+]
+SHAPES += [
+    ("qwen3", {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": False}),
+    ("llama", {"tie_word_embeddings": True, "rope_theta": 500.0}),
+]
 
 
 @pytest.mark.parametrize("family,shape", SHAPES)
@@ -21,7 +35,10 @@ def test_transformers_opens_it_and_agrees(family, shape, tmp_path):
     model = tiny_model(family, **shape)
     save_weights(model, tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert type(theirs).__name__ == {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}[family]
+    assert (
+        type(theirs).__name__
+        == {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}[family]
+    )
     ids = torch.randint(0, 300, (3, 50), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (model(ids) - theirs(ids).logits).abs().max() < 1e-4
@@ -89,7 +106,9 @@ def test_chunked_losses_equal_the_plain_formula(rows, monkeypatch):
     labels = torch.randint(0, 50, (rows,), generator=generator)
     weights = torch.rand(rows, generator=generator)
     logits = hidden @ weight.t()
-    expected = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() + 0.1 * (logits.logsumexp(-1).square() * weights).sum()
+    expected = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() + 0.1 * (
+        logits.logsumexp(-1).square() * weights
+    ).sum()
     grads = torch.autograd.grad(expected, (hidden, weight))
     loss, nll = linear_cross_entropy(hidden, weight, labels, weights=weights, z_loss=0.1)
     ours = torch.autograd.grad(loss, (hidden, weight))
@@ -108,7 +127,13 @@ def test_chunked_losses_equal_the_plain_formula(rows, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [{"hidden_size": 100, "num_attention_heads": 6}, {"num_key_value_heads": 3}, {"family": "gpt2", "num_key_value_heads": 2}, {"head_dim": 15}, {"vocab_size": 0}],
+    [
+        {"hidden_size": 100, "num_attention_heads": 6},
+        {"num_key_value_heads": 3},
+        {"family": "gpt2", "num_key_value_heads": 2},
+        {"head_dim": 15},
+        {"vocab_size": 0},
+    ],
 )
 def test_shapes_that_no_stock_architecture_loads_are_refused(change):
     with pytest.raises(ValueError):
@@ -142,7 +167,10 @@ def test_parameter_arithmetic():
 def test_rms_norm_and_its_gradients_are_torch_s(shape):
     x, weight, grad = torch.randn(shape, dtype=torch.float32), torch.rand(shape[-1]) + 0.5, torch.randn(shape)
     results = []
-    for norm in (lambda x, w: rms_norm(x, w, 1e-6), lambda x, w: torch.nn.functional.rms_norm(x, w.shape, w, 1e-6)):
+    for norm in (
+        lambda x, w: rms_norm(x, w, 1e-6),
+        lambda x, w: torch.nn.functional.rms_norm(x, w.shape, w, 1e-6),
+    ):
         leaf, scale = x.clone().requires_grad_(), weight.clone().requires_grad_()
         y = norm(leaf, scale)
         y.backward(grad)
@@ -170,7 +198,11 @@ def test_rotation_and_its_gradient_are_a_complex_product_s():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_norm_and_rotation_keep_the_type(dtype):
     x = torch.randn(2, 3, 5, 8, dtype=dtype)
-    assert rms_norm(x, torch.ones(8), 1e-6).dtype == rotate(x, torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)).dtype == dtype
+    assert (
+        rms_norm(x, torch.ones(8), 1e-6).dtype
+        == rotate(x, torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)).dtype
+        == dtype
+    )
     torch.testing.assert_close(rotate(x, torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)), x)
 
 
@@ -178,7 +210,11 @@ def test_residual_projections_start_as_asked():
     """zero: blocks are the identity; scaled: 1/sqrt(2·layers) of plain, from the same random numbers."""
     weights = {}
     for how in ("zero", "scaled", "plain"):
-        model = CausalLM(ModelConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, residual_init=how))
+        model = CausalLM(
+            ModelConfig(
+                vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, residual_init=how
+            )
+        )
         init_weights(model, 3)
         weights[how] = model.model.layers[0].mlp.down_proj.weight.detach()
     assert not weights["zero"].any()

@@ -16,7 +16,15 @@ from hanlin.model import load_model, read_generation_config, save_weights
 from tests.support import tiny_model
 
 transformers = pytest.importorskip("transformers")
-SMALL = dict(vocab_size=97, hidden_size=256, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=64, max_position_embeddings=64)
+SMALL = dict(
+    vocab_size=97,
+    hidden_size=256,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    intermediate_size=64,
+    max_position_embeddings=64,
+)
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": SMALL,
     "qwen3": SMALL,
@@ -38,10 +46,25 @@ def stock(family: str, folder: Path, **options: Any):
 
 
 MATTERS = {
-    "attention_bias", "head_dim", "hidden_act", "layer_types", "num_attention_heads", "num_key_value_heads", "rms_norm_eps",
-    "tie_word_embeddings", "use_sliding_window", "vocab_size", "n_head", "n_inner", "n_layer", "activation_function",
-    "layer_norm_epsilon", "scale_attn_weights", "eos_token_id", "pad_token_id",
-}  # fmt: skip
+    "attention_bias",
+    "head_dim",
+    "hidden_act",
+    "layer_types",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "vocab_size",
+    "n_head",
+    "n_inner",
+    "n_layer",
+    "activation_function",
+    "layer_norm_epsilon",
+    "scale_attn_weights",
+    "eos_token_id",
+    "pad_token_id",
+}
 
 
 def rewrite(folder: Path, change: dict[str, Any], remove: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -81,18 +104,36 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"head_dim": 32}),
     ("qwen3", {"head_dim": 32}),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}),
-    ("qwen3", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4, "use_sliding_window": True}),
+    (
+        "qwen3",
+        {
+            "layer_types": ["full_attention", "sliding_attention"],
+            "sliding_window": 4,
+            "use_sliding_window": True,
+        },
+    ),
     ("qwen3", {"tie_word_embeddings": True}),
 ]
 REFUSED = {
-    "relu", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "hidden_act", "attention_bias", "mlp_bias", "linear", "use_sliding_window",
-}  # fmt: skip
+    "relu",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "hidden_act",
+    "attention_bias",
+    "mlp_bias",
+    "linear",
+    "use_sliding_window",
+}
 
 
 @pytest.mark.parametrize("family,options", OPTIONS, ids=str)
 def test_an_option_is_computed_or_named(family, options, tmp_path):
     stock(family, tmp_path, **options)
-    if REFUSED & {*options, *(str(value) for value in options.values())} or "linear" in str(options) or (family, options) == ("gpt2", {"tie_word_embeddings": False}):
+    if (
+        REFUSED & {*options, *(str(value) for value in options.values())}
+        or "linear" in str(options)
+        or (family, options) == ("gpt2", {"tie_word_embeddings": False})
+    ):
         with pytest.raises(HanlinError, match="|".join(options)):
             load_model(tmp_path)
     else:
@@ -107,7 +148,9 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(family, tmp_path):
     agrees(tmp_path)
     opened = 0
     for key in sorted(whole.keys() & MATTERS):
-        (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in whole.items() if name != key}))
+        (tmp_path / "config.json").write_text(
+            json.dumps({name: value for name, value in whole.items() if name != key})
+        )
         try:
             load_model(tmp_path)
         except HanlinError:
@@ -131,7 +174,9 @@ def test_a_head_is_dropped_only_if_it_is_the_embedding(family, tmp_path):
     file = tmp_path / "model.safetensors"
     tensors = safetensors.torch.load_file(file)
     embedding = tensors["transformer.wte.weight" if family == "gpt2" else "model.embed_tokens.weight"]
-    safetensors.torch.save_file(tensors | {"lm_head.weight": embedding.clone()}, file, metadata={"format": "pt"})
+    safetensors.torch.save_file(
+        tensors | {"lm_head.weight": embedding.clone()}, file, metadata={"format": "pt"}
+    )
     agrees(tmp_path)
     safetensors.torch.save_file(tensors | {"lm_head.weight": embedding + 1}, file, metadata={"format": "pt"})
     with pytest.raises(HanlinError, match="tie_word_embeddings"):
@@ -163,12 +208,35 @@ def test_half_precision_opens_as_float32_unless_asked(tmp_path):
     assert {p.dtype for p in load_model(tmp_path, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
 
 
-INTEGERS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings")
-WRONG: list[Any] = [*({name: value} for name in INTEGERS for value in (0, -1, 10**12, 10**30, "abc", 1.5, [], {}, True))]
-WRONG += [{"num_hidden_layers": 10**6}, {"vocab_size": 2 * 10**7}, {"hidden_size": 40960}, {"max_position_embeddings": 10**9}]
+INTEGERS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+WRONG: list[Any] = [
+    *({name: value} for name in INTEGERS for value in (0, -1, 10**12, 10**30, "abc", 1.5, [], {}, True))
+]
+WRONG += [
+    {"num_hidden_layers": 10**6},
+    {"vocab_size": 2 * 10**7},
+    {"hidden_size": 40960},
+    {"max_position_embeddings": 10**9},
+]
 WRONG += [{name: value} for name in ("rms_norm_eps", "rope_theta") for value in (0, -1.0, "abc", [], True)]
-WRONG += [{"architectures": value} for value in ("LlamaForCausalLM", [], [3], {}, ["Qwen3MoeForCausalLM"], ["LlamaModel"])]
-WRONG += [{"eos_token_id": value} for value in ([], "a", -1, [None])] + [{"tie_word_embeddings": "yes"}, {"rope_parameters": [1]}, {"layer_types": 3}]
+WRONG += [
+    {"architectures": value}
+    for value in ("LlamaForCausalLM", [], [3], {}, ["Qwen3MoeForCausalLM"], ["LlamaModel"])
+]
+WRONG += [{"eos_token_id": value} for value in ([], "a", -1, [None])] + [
+    {"tie_word_embeddings": "yes"},
+    {"rope_parameters": [1]},
+    {"layer_types": 3},
+]
 
 
 def test_a_malformed_config_is_refused_before_anything_is_allocated(tmp_path):
@@ -178,7 +246,9 @@ def test_a_malformed_config_is_refused_before_anything_is_allocated(tmp_path):
     whole = json.loads((tmp_path / "config.json").read_text())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for change in [*WRONG, [], "a", 3, None]:
-        (tmp_path / "config.json").write_text(json.dumps(whole | change if isinstance(change, dict) else change))
+        (tmp_path / "config.json").write_text(
+            json.dumps(whole | change if isinstance(change, dict) else change)
+        )
         with pytest.raises(HanlinError) as refusal:
             load_model(tmp_path)
         assert "config.json" in refusal.value.en and "config.json" in refusal.value.zh, change
@@ -189,7 +259,15 @@ def test_a_malformed_config_is_refused_before_anything_is_allocated(tmp_path):
 def test_a_malformed_gpt2_config_is_refused(family, tmp_path):
     save_weights(tiny_model(family), tmp_path)
     whole = json.loads((tmp_path / "config.json").read_text())
-    for name in ("n_embd", "n_layer", "n_head", "n_inner", "n_positions", "layer_norm_epsilon", "activation_function"):
+    for name in (
+        "n_embd",
+        "n_layer",
+        "n_head",
+        "n_inner",
+        "n_positions",
+        "layer_norm_epsilon",
+        "activation_function",
+    ):
         for value in (0, -1, "abc", [], {}, True, 10**30 if name.startswith("n_") else None):
             if value is None:  # as good as left out
                 continue
@@ -200,7 +278,17 @@ def test_a_malformed_gpt2_config_is_refused(family, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"temperature": -1}, {"top_p": 7}, {"top_k": 1e308}, {"top_k": 1.5}, {"repetition_penalty": 0}, {"min_p": "a"}, {"temperature": True}, [1], "a"],
+    [
+        {"temperature": -1},
+        {"top_p": 7},
+        {"top_k": 1e308},
+        {"top_k": 1.5},
+        {"repetition_penalty": 0},
+        {"min_p": "a"},
+        {"temperature": True},
+        [1],
+        "a",
+    ],
     ids=str,
 )
 def test_recommended_settings_out_of_range_are_known_when_the_model_is_opened(change, tmp_path):
@@ -215,5 +303,7 @@ def test_recommended_settings_out_of_range_are_known_when_the_model_is_opened(ch
 
 def test_settings_that_are_not_given(tmp_path):
     assert read_generation_config(tmp_path) == {}
-    (tmp_path / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_k": null}')
+    (tmp_path / "generation_config.json").write_text(
+        '{"do_sample": false, "temperature": 0.6, "top_k": null}'
+    )
     assert read_generation_config(tmp_path) == {"temperature": 0.0}

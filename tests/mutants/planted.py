@@ -23,7 +23,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str):
         source = Path(self.path).read_text(encoding="utf-8")
         if source.count(self.old) != 1:
-            raise SystemExit(f"{self.path} has {source.count(self.old)} times what should be replaced once: {self.old!r}")
+            raise SystemExit(
+                f"{self.path} has {source.count(self.old)} times what should be replaced once: {self.old!r}"
+            )
         return compile(source.replace(self.old, self.new), self.path, "exec")
 
 
@@ -40,7 +42,9 @@ class _Finder(importlib.abc.MetaPathFinder):
         package = self.path.endswith("__init__.py")
         locations = [str(Path(self.path).parent)] if package else None
         loader = _Loader(fullname, self.path, self.old, self.new)
-        return importlib.util.spec_from_file_location(fullname, self.path, loader=loader, submodule_search_locations=locations)
+        return importlib.util.spec_from_file_location(
+            fullname, self.path, loader=loader, submodule_search_locations=locations
+        )
 
 
 if "HANLIN_PLANT" in os.environ:

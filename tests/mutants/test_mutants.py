@@ -27,46 +27,138 @@ class Mutant(NamedTuple):
     tests: str
 
 
-STAGES, GATE, LOOP, STEP = "tests/stages/test_stages.py", "tests/pipeline/test_gate.py", "tests/training/test_training.py", "tests/training/test_step.py"
-DATA, ENGINE, TEXT, GGUF = "tests/dataset/test_dataset.py", "tests/inference/test_engine.py", "tests/inference/test_text.py", "tests/export/test_gguf.py"
+STAGES, GATE, LOOP, STEP = (
+    "tests/stages/test_stages.py",
+    "tests/pipeline/test_gate.py",
+    "tests/training/test_training.py",
+    "tests/training/test_step.py",
+)
+DATA, ENGINE, TEXT, GGUF = (
+    "tests/dataset/test_dataset.py",
+    "tests/inference/test_engine.py",
+    "tests/inference/test_text.py",
+    "tests/export/test_gguf.py",
+)
 
 MUTANTS = {
-    "labels shifted": Mutant("dataset/packing.py", "ids, ids[1:], mask[1:])", "ids, ids[:-1], mask[:-1])", f"{DATA} {STAGES}"),
-    "positions not restarted": Mutant("dataset/packing.py", "= np.arange(size)", "= np.arange(at, at + size)", f"{DATA} {LOOP} {STEP}"),
-    "no document mask": Mutant("stages/supervised.py", "batch.apart if self.document_mask else {}", "{}", f"{STAGES} {LOOP} {STEP}"),
-    "advantages over the batch": Mutant("stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "groups - groups.mean(), 0.0", STAGES),
-    "advantages over their deviation": Mutant(
-        "stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "(groups - groups.mean(1, keepdim=True)) / groups.std(), 0.0", STAGES
+    "labels shifted": Mutant(
+        "dataset/packing.py", "ids, ids[1:], mask[1:])", "ids, ids[:-1], mask[:-1])", f"{DATA} {STAGES}"
     ),
-    "advantages not centred": Mutant("stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "groups, 0.0", STAGES),
-    "no temperature in the log-probabilities": Mutant("stages/grpo.py", "rows.select(rows.labels), self.config.temperature)", "rows.select(rows.labels))", STAGES),
-    "sign of the KL": Mutant("stages/grpo.py", "loss + self.config.kl_coef * k3", "loss - self.config.kl_coef * k3", STAGES),
-    "DPO counts both sides": Mutant("stages/dpo.py", "return len(batch.documents) / 2", "return float(len(batch.documents))", STAGES),
-    "the reference is the policy": Mutant("stages/dpo.py", "reference = copy.deepcopy(model).requires_grad_(False)", "reference = model", STAGES),
-    "centring of the difference": Mutant("stages/reward.py", "(chosen + rejected).square()", "(chosen - rejected).square()", STAGES),
-    "WSD ends a step early": Mutant("training/schedule.py", "remaining = steps - step\n", "remaining = steps - step - 1\n", LOOP),
+    "positions not restarted": Mutant(
+        "dataset/packing.py", "= np.arange(size)", "= np.arange(at, at + size)", f"{DATA} {LOOP} {STEP}"
+    ),
+    "no document mask": Mutant(
+        "stages/supervised.py", "batch.apart if self.document_mask else {}", "{}", f"{STAGES} {LOOP} {STEP}"
+    ),
+    "advantages over the batch": Mutant(
+        "stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "groups - groups.mean(), 0.0", STAGES
+    ),
+    "advantages over their deviation": Mutant(
+        "stages/grpo.py",
+        "groups - groups.mean(1, keepdim=True), 0.0",
+        "(groups - groups.mean(1, keepdim=True)) / groups.std(), 0.0",
+        STAGES,
+    ),
+    "advantages not centred": Mutant(
+        "stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "groups, 0.0", STAGES
+    ),
+    "no temperature in the log-probabilities": Mutant(
+        "stages/grpo.py",
+        "rows.select(rows.labels), self.config.temperature)",
+        "rows.select(rows.labels))",
+        STAGES,
+    ),
+    "sign of the KL": Mutant(
+        "stages/grpo.py", "loss + self.config.kl_coef * k3", "loss - self.config.kl_coef * k3", STAGES
+    ),
+    "DPO counts both sides": Mutant(
+        "stages/dpo.py", "return len(batch.documents) / 2", "return float(len(batch.documents))", STAGES
+    ),
+    "the reference is the policy": Mutant(
+        "stages/dpo.py", "reference = copy.deepcopy(model).requires_grad_(False)", "reference = model", STAGES
+    ),
+    "centring of the difference": Mutant(
+        "stages/reward.py", "(chosen + rejected).square()", "(chosen - rejected).square()", STAGES
+    ),
+    "WSD ends a step early": Mutant(
+        "training/schedule.py", "remaining = steps - step\n", "remaining = steps - step - 1\n", LOOP
+    ),
     "decay of embeddings": Mutant(
-        "training/optim.py", '"lr": learning_rate * embedding_scale, "weight_decay": 0.0}', '"lr": learning_rate * embedding_scale, "weight_decay": weight_decay}',
+        "training/optim.py",
+        '"lr": learning_rate * embedding_scale, "weight_decay": 0.0}',
+        '"lr": learning_rate * embedding_scale, "weight_decay": weight_decay}',
         f"{LOOP} {STEP}",
     ),
-    "embedding_scale ignored": Mutant("training/optim.py", '"lr": learning_rate * embedding_scale,', '"lr": learning_rate,', f"{LOOP} {STEP}"),
-    "no clipping": Mutant("training/parallel.py", "return nn.utils.clip_grad_norm_(model.parameters(), limit)", "return nn.utils.clip_grad_norm_(model.parameters(), 1e9)", f"{LOOP} {STEP}"),
-    "one seed for all rows": Mutant("inference/sampling.py", "_mix64((seed + (index + 1) * _GOLDEN) & _MASK64)", "_mix64(seed & _MASK64)", "tests/inference"),
-    "a neighbour's stop ids": Mutant("inference/engine.py", "self._limits, self._stops, self._written", "self._limits, self._written", ENGINE),
-    "a character lost before a stop": Mutant("inference/text.py", "return text[: min(found)]", "return text[: max(0, min(found) - 1)]", TEXT),
-    "GGUF ends with the document": Mutant("export/gguf.py", "add_eos_token_id(tokenizer.im_end_id)", "add_eos_token_id(tokenizer.eos_id)", GGUF),
-    "GGUF of the wrong type": Mutant("export/gguf.py", '"f16": kinds.MOSTLY_F16', '"f16": kinds.ALL_F32', GGUF),
-    "a rounded interval": Mutant("evaluation/intervals.py", "half = Z95 / (1 + zz / n)", "half = 1.6 / (1 + zz / n)", "tests/evaluation/test_intervals.py"),
-    "a refused model is published": Mutant("pipeline/workshop.py", "        if record.kept:\n            self.current", "        if True:\n            self.current", GATE),
-    "a gate without guards": Mutant("pipeline/workshop.py", "if name != aim and name in before and allowed is not None:", "if False:", GATE),
-    "the control sees the thinking": Mutant("pipeline/sources.py", "problem if thought and not direct else", "problem if thought else", GATE),
-    "the control never warms up": Mutant("pipeline/workshop.py", "warmup=0.0, decay=0.0", "warmup=0.03, decay=0.0", GATE),
-    "GRPO judged by the mean of its seeds": Mutant("pipeline/life.py", 'published, before = arms["grpo"][0],', 'published, before = pooled(arms["grpo"]),', GATE),
+    "embedding_scale ignored": Mutant(
+        "training/optim.py",
+        '"lr": learning_rate * embedding_scale,',
+        '"lr": learning_rate,',
+        f"{LOOP} {STEP}",
+    ),
+    "no clipping": Mutant(
+        "training/parallel.py",
+        "return nn.utils.clip_grad_norm_(model.parameters(), limit)",
+        "return nn.utils.clip_grad_norm_(model.parameters(), 1e9)",
+        f"{LOOP} {STEP}",
+    ),
+    "one seed for all rows": Mutant(
+        "inference/sampling.py",
+        "_mix64((seed + (index + 1) * _GOLDEN) & _MASK64)",
+        "_mix64(seed & _MASK64)",
+        "tests/inference",
+    ),
+    "a neighbour's stop ids": Mutant(
+        "inference/engine.py",
+        "self._limits, self._stops, self._written",
+        "self._limits, self._written",
+        ENGINE,
+    ),
+    "a character lost before a stop": Mutant(
+        "inference/text.py", "return text[: min(found)]", "return text[: max(0, min(found) - 1)]", TEXT
+    ),
+    "GGUF ends with the document": Mutant(
+        "export/gguf.py", "add_eos_token_id(tokenizer.im_end_id)", "add_eos_token_id(tokenizer.eos_id)", GGUF
+    ),
+    "GGUF of the wrong type": Mutant(
+        "export/gguf.py", '"f16": kinds.MOSTLY_F16', '"f16": kinds.ALL_F32', GGUF
+    ),
+    "a rounded interval": Mutant(
+        "evaluation/intervals.py",
+        "half = Z95 / (1 + zz / n)",
+        "half = 1.6 / (1 + zz / n)",
+        "tests/evaluation/test_intervals.py",
+    ),
+    "a refused model is published": Mutant(
+        "pipeline/workshop.py",
+        "        if record.kept:\n            self.current",
+        "        if True:\n            self.current",
+        GATE,
+    ),
+    "a gate without guards": Mutant(
+        "pipeline/workshop.py",
+        "if name != aim and name in before and allowed is not None:",
+        "if False:",
+        GATE,
+    ),
+    "the control sees the thinking": Mutant(
+        "pipeline/sources.py", "problem if thought and not direct else", "problem if thought else", GATE
+    ),
+    "the control never warms up": Mutant(
+        "pipeline/workshop.py", "warmup=0.0, decay=0.0", "warmup=0.03, decay=0.0", GATE
+    ),
+    "GRPO judged by the mean of its seeds": Mutant(
+        "pipeline/life.py",
+        'published, before = arms["grpo"][0],',
+        'published, before = pooled(arms["grpo"]),',
+        GATE,
+    ),
     "held out by the whole conversation": Mutant(
-        "pipeline/sources.py", "    if not isinstance(asked, str):", "    asked = repr(asked)\n    if not isinstance(asked, str):",
+        "pipeline/sources.py",
+        "    if not isinstance(asked, str):",
+        "    asked = repr(asked)\n    if not isinstance(asked, str):",
         "tests/pipeline/test_own_files.py -k held",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.nightly
@@ -75,11 +167,23 @@ def test_a_planted_fault_is_caught(name):
     mutant = MUTANTS[name]
     files = [part for part in mutant.tests.split(" -k ")[0].split() if (ROOT / part).exists()]
     assert files, mutant.tests
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "tests.mutants.planted", "-p", "no:cacheprovider", *files]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "tests.mutants.planted",
+        "-p",
+        "no:cacheprovider",
+        *files,
+    ]
     command += ["-k", mutant.tests.split(" -k ")[1]] if " -k " in mutant.tests else []
     environment = os.environ | {"HANLIN_PLANT": json.dumps(mutant[:3]), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 1 and "FAILURES" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]  # 1: tests ran, and failed
+    # 1: tests ran, and failed
+    assert done.returncode == 1 and "FAILURES" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_every_planted_fault_can_be_planted():

@@ -17,7 +17,11 @@ BYTES = [bytes([byte]) for byte in range(256)]
 
 
 def test_threads_share_an_encoder() -> None:
-    encoder = _native.Encoder([*BYTES, b"ab", "你".encode()[:2], "你".encode()], 259, [(97, 98, 256), (0xE4, 0xBD, 257), (257, 0xA0, 258)])
+    encoder = _native.Encoder(
+        [*BYTES, b"ab", "你".encode()[:2], "你".encode()],
+        259,
+        [(97, 98, 256), (0xE4, 0xBD, 257), (257, 0xA0, 258)],
+    )
     rng = random.Random(1)
     texts = ["".join(rng.choices("ab你好\n ", k=2000)) for _ in range(64)]
     expected = [encoder.encode(text) for text in texts]
@@ -69,7 +73,9 @@ print("ready", flush=True)
 while True:
     _native.train(counter, 60_000, 1)
 """
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
         time.sleep(0.3)

@@ -25,9 +25,15 @@ from hanlin.stages.pretrain import pretrain
 from hanlin.tokenizer import load_tokenizer
 
 TINY = [
-    "corpus.documents=300", "corpus.heldout_fraction=0.1", "model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2",
-    "model.num_key_value_heads=1", "tokenizer.vocab_size=600", "pretrain.batch_tokens=1024",
-]  # fmt: skip
+    "corpus.documents=300",
+    "corpus.heldout_fraction=0.1",
+    "model.hidden_size=32",
+    "model.num_hidden_layers=1",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=1",
+    "tokenizer.vocab_size=600",
+    "pretrain.batch_tokens=1024",
+]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,12 @@ def test_a_mistake_is_refused_before_anything_runs(vary, said):
 def test_one_at_a_time_and_grid():
     vary = ["model.qk_norm=true,false", "pretrain.z_loss=0,1e-4,1e-3"]
     one, grid = (plan_ablation("demo", vary, TINY, grid=grid) for grid in (False, True))
-    assert [v.name for v in one.variants] == ["qk_norm=true z_loss=0", "qk_norm=false", "z_loss=1e-4", "z_loss=1e-3"]
+    assert [v.name for v in one.variants] == [
+        "qk_norm=true z_loss=0",
+        "qk_norm=false",
+        "z_loss=1e-4",
+        "z_loss=1e-3",
+    ]
     assert len(grid.variants) == 6 and grid.baseline.settings == one.baseline.settings
     assert one.variants[1].config.model.qk_norm is False and one.variants[3].config.pretrain.z_loss == 1e-3
 
@@ -74,12 +85,20 @@ def test_a_cell_is_the_pretraining_it_says_it_is(finished, tmp_path):
     data = next((out / "data").iterdir())
     config, words = plan.variants[1].config, load_tokenizer(data / "tokenizer")
     shape = config.model.config(words.vocab_size, words.eos_id)
-    pretrain(data / "dataset", data / "tokenizer", shape, config.pretrain, Job(tmp_path / "m", tmp_path / "w", Progress(), plan.seeds[1]))
+    pretrain(
+        data / "dataset",
+        data / "tokenizer",
+        shape,
+        config.pretrain,
+        Job(tmp_path / "m", tmp_path / "w", Progress(), plan.seeds[1]),
+    )
     ids, sizes = encode_documents(words, list(read_corpus(data / "corpus", "heldout")))
     bits = document_bits(load_model(tmp_path / "m"), ids, context=config.pretrain.seq_len)
     row = table["variants"][1]
     assert row["by_seed"][1] == pytest.approx(bits.sum() / sizes.sum(), rel=1e-4)
-    assert row["by_seed"][0] != row["by_seed"][1] and row["difference"]["value"] == pytest.approx(np.mean(row["by_seed"]) - np.mean(table["variants"][0]["by_seed"]))
+    assert row["by_seed"][0] != row["by_seed"][1] and row["difference"]["value"] == pytest.approx(
+        np.mean(row["by_seed"]) - np.mean(table["variants"][0]["by_seed"])
+    )
     assert row["steps"] == 6 and row["tokens"] == 6 * 1024
 
 
@@ -87,13 +106,20 @@ def test_the_result_explains_itself(finished):
     out, _, table = finished
     manifest = read_manifest(out / "result", "ablation")
     assert set(manifest.files) == {"table.json", "table.md", "differences.svg"}
-    assert json.loads((out / "result" / "table.json").read_text())["variants"] == json.loads(json.dumps(table["variants"]))
+    assert json.loads((out / "result" / "table.json").read_text())["variants"] == json.loads(
+        json.dumps(table["variants"])
+    )
 
 
 def test_finished_cells_are_kept_and_only_new_ones_run(finished):
     out, _, table = finished
     before = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/result.json")}
-    again = run_ablation(plan_ablation("demo", ["pretrain.z_loss=0,1e-2,1e-3"], TINY, steps=6, seeds=2), out, jobs=2, progress=Progress())
+    again = run_ablation(
+        plan_ablation("demo", ["pretrain.z_loss=0,1e-2,1e-3"], TINY, steps=6, seeds=2),
+        out,
+        jobs=2,
+        progress=Progress(),
+    )
     after = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/result.json")}
     assert len(before) == 4 and len(after) == 6 and before == {file: after[file] for file in before}
     assert again["variants"][1] == table["variants"][1]
@@ -103,22 +129,49 @@ def test_equal_seconds_derive_the_steps(tmp_path):
     plan = plan_ablation("demo", ["model.hidden_size=32,128"], TINY, seconds=6, seeds=1)
     rows = run_ablation(plan, tmp_path / "a", progress=Progress())["variants"]
     assert rows[0]["steps"] > rows[1]["steps"] > 1
-    assert all(2 < row["seconds"] < 18 for row in rows), [row["seconds"] for row in rows]  # a busy machine may be three times slower
+    # a busy machine may be three times slower
+    assert all(2 < row["seconds"] < 18 for row in rows), [row["seconds"] for row in rows]
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path):
     out = tmp_path / "a"
-    bad = plan_ablation("demo", ["pretrain.train.learning_rate=1e-3,1e30"], [*TINY, "pretrain.train.spike_sigma=1e9"], steps=8, seeds=1)
+    bad = plan_ablation(
+        "demo",
+        ["pretrain.train.learning_rate=1e-3,1e30"],
+        [*TINY, "pretrain.train.spike_sigma=1e9"],
+        steps=8,
+        seeds=1,
+    )
     with pytest.raises(HanlinError, match="learning_rate=1e30"):
         run_ablation(bad, out, progress=Progress())
-    assert [file.parent.name.split("-seed")[0] for file in out.glob("cells/*/result.json")] == ["learning_rate=1e-3"]
+    assert [file.parent.name.split("-seed")[0] for file in out.glob("cells/*/result.json")] == [
+        "learning_rate=1e-3"
+    ]
 
 
 def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
     out = tmp_path / "a"
-    command = [sys.executable, "-m", "hanlin.cli", "ablate", "demo", *TINY, "--vary", "pretrain.z_loss=0,1e-2", "--steps", "800", "--seeds", "1", "--out", str(out)]
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job begins with it ignored
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=heard)
+    command = [
+        sys.executable,
+        "-m",
+        "hanlin.cli",
+        "ablate",
+        "demo",
+        *TINY,
+        "--vary",
+        "pretrain.z_loss=0,1e-2",
+        "--steps",
+        "800",
+        "--seeds",
+        "1",
+        "--out",
+        str(out),
+    ]
+    # a background job begins with it ignored
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=heard
+    )
     deadline = time.monotonic() + 120
     while not list(out.glob("cells/*/work/metrics.jsonl")) and process.poll() is None:
         assert time.monotonic() < deadline
@@ -127,6 +180,12 @@ def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
     assert process.wait(60) == 130
     locks = [json.loads(lock.read_text())["pid"] for lock in out.glob("cells/*/.lock")]
     assert locks and not any(os.path.exists(f"/proc/{pid}") for pid in locks)
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300, env=os.environ | {"HANLIN_LANG": "en"})
+    done = subprocess.run(
+        [*command, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"HANLIN_LANG": "en"},
+    )
     assert done.returncode == 0, done.stderr
     assert [row["steps"] for row in json.loads(done.stdout)["variants"]] == [800, 800]

@@ -8,7 +8,23 @@ from hanlin.pipeline.dial import batch_tokens, dial_text, learning_rate, turn
 from hanlin.pipeline.recipe import load_recipe
 from hanlin.tokenizer.advise import advise
 
-SIZES = ["0.5m", "1m", "3.6m", "5m", "8m", "12m", "26m", "64m", "100m", "135m", "200m", "300m", "500m", "700m", "1b"]
+SIZES = [
+    "0.5m",
+    "1m",
+    "3.6m",
+    "5m",
+    "8m",
+    "12m",
+    "26m",
+    "64m",
+    "100m",
+    "135m",
+    "200m",
+    "300m",
+    "500m",
+    "700m",
+    "1b",
+]
 
 
 def count(text: str) -> float:
@@ -16,7 +32,9 @@ def count(text: str) -> float:
 
 
 def shape_of(values: dict) -> ModelShape:
-    return ModelShape(**{key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")})
+    return ModelShape(
+        **{key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -37,7 +55,10 @@ def test_every_size_in_between_has_a_model_too():
         assert abs(turn(params=size).parameters / size - 1) <= 0.05
 
 
-@pytest.mark.parametrize("name, weights, tokens", [("demo", 0.94e6 - 1536 * 128, 1080 * 4096), ("zh-mini", 3.59e6 - 6400 * 192, 800 * 8192)])
+@pytest.mark.parametrize(
+    "name, weights, tokens",
+    [("demo", 0.94e6 - 1536 * 128, 1080 * 4096), ("zh-mini", 3.59e6 - 6400 * 192, 800 * 8192)],
+)
 def test_the_rate_agrees_with_the_measured_recipes_within_a_factor_of_two(name, weights, tokens):
     used = load_recipe(name, ["corpus.files=[x]"] if name == "zh-mini" else []).pretrain.train.learning_rate
     assert 0.5 <= learning_rate(weights, tokens) / used <= 2
@@ -64,11 +85,22 @@ def test_twenty_tokens_a_parameter_and_no_more_than_four_passes():
 
 
 def test_what_is_given_stands_and_the_rest_is_derived_around_it():
-    dial = turn(params="26m", given={"model.hidden_size": 512, "tokenizer.vocab_size": 6400, "pretrain.train.learning_rate": 1e-3})
+    dial = turn(
+        params="26m",
+        given={"model.hidden_size": 512, "tokenizer.vocab_size": 6400, "pretrain.train.learning_rate": 1e-3},
+    )
     values = dial.values()
-    assert (values["model.hidden_size"], values["tokenizer.vocab_size"], values["pretrain.train.learning_rate"]) == (512, 6400, 1e-3)
+    assert (
+        values["model.hidden_size"],
+        values["tokenizer.vocab_size"],
+        values["pretrain.train.learning_rate"],
+    ) == (512, 6400, 1e-3)
     assert abs(dial.parameters / 26e6 - 1) <= 0.05
-    assert {s.key for s in dial.settings if s.basis == "given"} == {"model.hidden_size", "tokenizer.vocab_size", "pretrain.train.learning_rate"}
+    assert {s.key for s in dial.settings if s.basis == "given"} == {
+        "model.hidden_size",
+        "tokenizer.vocab_size",
+        "pretrain.train.learning_rate",
+    }
 
 
 def test_depth_is_kept():
@@ -79,9 +111,18 @@ def test_depth_is_kept():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"params": "1m", "depth": 4}, {"params": "2b"}, {"params": "200k"}, {"params": "many"}, {"depth": 1}, {"params": "1m", "tokens": "lots"},
-     {"params": "26m", "given": {"model.hidden_size": 2048}}, {"params": "26m", "given": {"model.hiden_size": 2048}}],
-)  # fmt: skip
+    [
+        {},
+        {"params": "1m", "depth": 4},
+        {"params": "2b"},
+        {"params": "200k"},
+        {"params": "many"},
+        {"depth": 1},
+        {"params": "1m", "tokens": "lots"},
+        {"params": "26m", "given": {"model.hidden_size": 2048}},
+        {"params": "26m", "given": {"model.hiden_size": 2048}},
+    ],
+)
 def test_the_impossible_is_refused_with_a_message(arguments):
     with pytest.raises(HanlinError) as caught:
         turn(**arguments)
@@ -90,11 +131,15 @@ def test_the_impossible_is_refused_with_a_message(arguments):
 
 def test_the_flag_turns_a_recipe_and_overrides_win_over_it():
     said = []
-    recipe = load_recipe("zh-mini", ["corpus.files=[x]", "pretrain.train.steps=7"], params="12m", on_dial=said.append)
+    recipe = load_recipe(
+        "zh-mini", ["corpus.files=[x]", "pretrain.train.steps=7"], params="12m", on_dial=said.append
+    )
     parameters = recipe.model.config(recipe.tokenizer.vocab_size, 0).parameters()
     assert abs(parameters / 12e6 - 1) <= 0.05
     assert recipe.pretrain.train.steps == 7
-    assert recipe.pretrain.seq_len == 512 and recipe.pretrain.micro_tokens == recipe.sft.micro_tokens == "auto"
+    assert (
+        recipe.pretrain.seq_len == 512 and recipe.pretrain.micro_tokens == recipe.sft.micro_tokens == "auto"
+    )
     plain = load_recipe("zh-mini", ["corpus.files=[x]"])
     kept = recipe.sft.train.learning_rate / recipe.pretrain.train.learning_rate
     assert kept == pytest.approx(plain.sft.train.learning_rate / plain.pretrain.train.learning_rate, rel=0.1)
@@ -103,7 +148,9 @@ def test_the_flag_turns_a_recipe_and_overrides_win_over_it():
 
 def test_a_file_may_hold_the_dial_and_what_it_says_besides_wins(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("params: 5m\ncorpus: {files: [x]}\nmodel: {num_hidden_layers: 7}\npretrain: {train: {learning_rate: 1e-3}}\n")
+    file.write_text(
+        "params: 5m\ncorpus: {files: [x]}\nmodel: {num_hidden_layers: 7}\npretrain: {train: {learning_rate: 1e-3}}\n"
+    )
     recipe = load_recipe(file)
     assert (recipe.model.num_hidden_layers, recipe.pretrain.train.learning_rate) == (7, 1e-3)
     assert abs(recipe.model.config(recipe.tokenizer.vocab_size, 0).parameters() / 5e6 - 1) <= 0.05
@@ -125,5 +172,8 @@ def test_every_setting_is_shown_with_a_reason(monkeypatch):
 @pytest.mark.parametrize("params", ["0.5m", "3.6m", "12m", "26m", "67m", "0.3b", "1b"])
 def test_the_vocabulary_is_what_the_tokenizer_command_advises(params):
     assert turn(params=params).values()["tokenizer.vocab_size"] == advise(params).vocab_size
-    given = turn(params=params, given={"model.hidden_size": (width := turn(params=params).values()["model.hidden_size"])})
+    given = turn(
+        params=params,
+        given={"model.hidden_size": (width := turn(params=params).values()["model.hidden_size"])},
+    )
     assert given.values()["tokenizer.vocab_size"] == advise(params, width).vocab_size

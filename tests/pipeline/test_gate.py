@@ -44,9 +44,15 @@ def test_few_items_decide_nothing():
 def test_the_documents_name_the_tolerances_of_the_gate(language):
     page = (Path(__file__).parents[2] / "docs" / language / "recipes.md").read_text(encoding="utf-8")
     page = page[page.index({"zh": "## 门", "en": "## The gate"}[language]) :]
-    written = {name: float(value) for name, value in re.findall(r"^\| `([a-z_]+)` \| ([0-9.]+) \|", page, re.MULTILINE)}
+    written = {
+        name: float(value)
+        for name, value in re.findall(r"^\| `([a-z_]+)` \| ([0-9.]+) \|", page, re.MULTILINE)
+    }
     assert written == TOLERANCES
-    assert tolerance("answer_bits_per_byte/sft") == TOLERANCES["answer_bits_per_byte"] and tolerance("task_reward") is None
+    assert (
+        tolerance("answer_bits_per_byte/sft") == TOLERANCES["answer_bits_per_byte"]
+        and tolerance("task_reward") is None
+    )
 
 
 @pytest.fixture
@@ -90,32 +96,58 @@ def stand_in(life, monkeypatch, new: dict[str, Metric], old: dict[str, Metric]):
 
     monkeypatch.setattr(workshop, "judge", fake_judge)
     monkeypatch.setattr(life, "_model", lambda path: path.name)
-    monkeypatch.setattr(life, "measure", lambda model, names, with_problems=False: {name: (new if model == "sft" else old)[name] for name in names})
+    monkeypatch.setattr(
+        life,
+        "measure",
+        lambda model, names, with_problems=False: {
+            name: (new if model == "sft" else old)[name] for name in names
+        },
+    )
     return asked
 
 
 def test_the_gate_hears_of_all_that_was_taught(life, monkeypatch):
     names = life.measures("sft")
-    new = {name: metric(70) for name in names} | {"bits_per_byte": Metric(0.5, 0.4, 0.6, 100, higher_is_better=False)}
-    old = {name: metric(60) for name in names} | {"bits_per_byte": Metric(0.9, 0.8, 1.0, 100, higher_is_better=False)}
+    new = {name: metric(70) for name in names} | {
+        "bits_per_byte": Metric(0.5, 0.4, 0.6, 100, higher_is_better=False)
+    }
+    old = {name: metric(60) for name in names} | {
+        "bits_per_byte": Metric(0.9, 0.8, 1.0, 100, higher_is_better=False)
+    }
     asked = stand_in(life, monkeypatch, new, old)
     life.pretrained = Metric(0.4, 0.3, 0.5, 100, higher_is_better=False)
     made = record(True)
     life.judge("sft", made, life.out / "models" / "sft", "story_answers")
     assert asked["aim"] == ("story_answers", new["story_answers"], old["story_answers"])
-    assert {"greetings", "story_requests", "outside_declined", "later_turns", "preferred_manner", "bits_per_byte"} <= set(asked["guards"])
+    assert {
+        "greetings",
+        "story_requests",
+        "outside_declined",
+        "later_turns",
+        "preferred_manner",
+        "bits_per_byte",
+    } <= set(asked["guards"])
     after, before, allowed = asked["guards"]["bits_per_byte"]
-    assert after is new["bits_per_byte"] and before is life.pretrained  # always beside the pretrained model, not the last one
+    # always beside the pretrained model, not the last one
+    assert after is new["bits_per_byte"] and before is life.pretrained
     assert allowed == pytest.approx(0.3 * 0.4)
     assert made.metrics["greetings"]["value"] == 0.7 and made.notes["before"]["greetings"]["value"] == 0.6
 
 
-def test_scores_of_the_current_model_are_not_measured_again_and_aims_of_a_stage_are_its_own(life, monkeypatch):
+def test_scores_of_the_current_model_are_not_measured_again_and_aims_of_a_stage_are_its_own(
+    life, monkeypatch
+):
     names = life.measures("sft")
-    asked = stand_in(life, monkeypatch, {name: metric(70) for name in names}, {name: metric(60) for name in names})
+    asked = stand_in(
+        life, monkeypatch, {name: metric(70) for name in names}, {name: metric(60) for name in names}
+    )
     life.scores = {"greetings": metric(55)}
     life.judge("sft", record(True), life.out / "models" / "sft", "story_answers", (metric(71), metric(61)))
-    assert asked["guards"]["greetings"][1].value == 0.55 and asked["aim"] == ("story_answers", metric(71), metric(61))
+    assert asked["guards"]["greetings"][1].value == 0.55 and asked["aim"] == (
+        "story_answers",
+        metric(71),
+        metric(61),
+    )
 
 
 def test_the_control_of_equal_time_learns_from_its_first_step():
@@ -123,7 +155,17 @@ def test_the_control_of_equal_time_learns_from_its_first_step():
     from hanlin.training.schedule import learning_rate_factor
 
     train = control.train
-    factors = [learning_rate_factor(step, train.steps, schedule=train.schedule, warmup=train.warmup, decay=train.decay, floor=train.floor) for step in (0, 1, 50, 90)]
+    factors = [
+        learning_rate_factor(
+            step,
+            train.steps,
+            schedule=train.schedule,
+            warmup=train.warmup,
+            decay=train.decay,
+            floor=train.floor,
+        )
+        for step in (0, 1, 50, 90)
+    ]
     assert factors == [1.0] * 4 and train.learning_rate == load_recipe("demo").grpo.control_learning_rate
 
 
@@ -136,7 +178,9 @@ def test_grpo_is_judged_by_the_run_that_is_published(life, monkeypatch):
     monkeypatch.setattr(life, "_conversations", lambda *args, **kwargs: Path("data"))
     monkeypatch.setattr(life, "_reward", lambda path, seed: metric(scores[path.name]))
     monkeypatch.setattr(life, "_model", lambda path: path.name)
-    monkeypatch.setattr(life, "measure", lambda model, names, with_problems=False: {name: metric(70) for name in names})
+    monkeypatch.setattr(
+        life, "measure", lambda model, names, with_problems=False: {name: metric(70) for name in names}
+    )
     monkeypatch.setattr(life, "_samples", lambda *args: [])
     life.recipe = load_recipe("demo", [*TINY, "grpo.seeds=3"])
     shutil.copytree(life.out / "models" / "sft", life.out / "models" / "grpo")
@@ -152,13 +196,20 @@ def test_distillation_s_control_is_shown_no_thought():
     shown, direct = (list(source.conversations("distill", direct=direct)) for direct in (False, True))
     assert any("reasoning_content" in message for record in shown for message in record["messages"])
     assert not any("reasoning_content" in message for record in direct for message in record["messages"])
-    bare = [[{k: v for k, v in m.items() if k != "reasoning_content"} for m in record["messages"]] for record in shown]
+    bare = [
+        [{k: v for k, v in m.items() if k != "reasoning_content"} for m in record["messages"]]
+        for record in shown
+    ]
     assert bare == [record["messages"] for record in direct]
 
 
 def test_pretraining_is_judged_at_the_length_it_was_trained_at(life, monkeypatch):
     seen = {}
-    monkeypatch.setattr(workshop, "bits_per_byte", lambda model, tokenizer, documents, context: seen.update(context=context) or {"all": metric(50)})
+    monkeypatch.setattr(
+        workshop,
+        "bits_per_byte",
+        lambda model, tokenizer, documents, context: seen.update(context=context) or {"all": metric(50)},
+    )
     monkeypatch.setattr(workshop, "read_corpus", lambda folder, part: [{"text": "一"}])
     monkeypatch.setattr(life, "_tokenizer", lambda: None)
     monkeypatch.setattr(workshop, "Exam", lambda *args: lambda *args, **kwargs: {})
@@ -167,7 +218,10 @@ def test_pretraining_is_judged_at_the_length_it_was_trained_at(life, monkeypatch
 
 
 def test_published_manifests_are_those_of_the_model(life):
-    assert read_manifest(life.out / "model").content_hash == read_manifest(life.out / "models" / "pretrain").content_hash
+    assert (
+        read_manifest(life.out / "model").content_hash
+        == read_manifest(life.out / "models" / "pretrain").content_hash
+    )
 
 
 def test_cards_of_the_exam_have_right_answers():

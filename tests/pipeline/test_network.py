@@ -13,7 +13,13 @@ from hanlin.pipeline.recipe import load_recipe
 from hanlin.training import TrainConfig
 from hanlin.training.planner import Room, StepShape, trace_step
 
-SHAPE = ModelShape(hidden_size=64, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256).config(1200, 0)
+SHAPE = ModelShape(
+    hidden_size=64,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+).config(1200, 0)
 CLUSTER = Cluster(nodes=2, gpus=4, network=25.0, link=10.0)
 RECIPE = ["corpus.files=[x]"]
 
@@ -51,8 +57,12 @@ def test_what_lasts_is_shared_out_and_what_is_gathered_is_added():
     cost = trace_step(SHAPE, TrainConfig(), StepShape(seq_len=64, rows=4))
     lasting = cost.weights + cost.gradients + cost.optimizer
     assert shared_room(room, SHAPE, Cluster(1, 1, 25.0, 10.0), "ddp").peak(cost) == room.peak(cost)
-    assert shared_room(room, SHAPE, CLUSTER, "ddp").peak(cost) == pytest.approx(room.peak(cost) + 1.1 * cost.gradients)
-    peaks = [shared_room(room, SHAPE, Cluster(1, shards, 25.0, 10.0), "fsdp").peak(cost) for shards in (2, 4, 8)]
+    assert shared_room(room, SHAPE, CLUSTER, "ddp").peak(cost) == pytest.approx(
+        room.peak(cost) + 1.1 * cost.gradients
+    )
+    peaks = [
+        shared_room(room, SHAPE, Cluster(1, shards, 25.0, 10.0), "fsdp").peak(cost) for shards in (2, 4, 8)
+    ]
     for shards, less in ((2, peaks[0] - peaks[1]), (4, peaks[1] - peaks[2])):
         assert less == pytest.approx(1.1 * lasting * (1 / shards - 1 / (2 * shards)))
     layer = dataclasses.replace(SHAPE, num_hidden_layers=7).parameters() - SHAPE.parameters()
@@ -76,11 +86,16 @@ def test_slow_wires_are_warned_of_with_a_batch_that_helps(monkeypatch):
 def test_a_plan_for_a_cluster_adds_up(monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "en")
     recipe = load_recipe("zh-mini", RECIPE)
-    one, many, fast = (plan_recipe(recipe, "rtx4090", price=1.0, **size) for size in ({}, {"nodes": 2, "gpus": 8}, {"nodes": 2, "gpus": 8, "network": 400.0}))
+    one, many, fast = (
+        plan_recipe(recipe, "rtx4090", price=1.0, **size)
+        for size in ({}, {"nodes": 2, "gpus": 8}, {"nodes": 2, "gpus": 8, "network": 400.0})
+    )
     assert one.stages[0].communication == one.stages[0].sent == 0
     stage = many.stages[0]
     assert stage.sent == pytest.approx(2 * 15 / 16 * 4 * many.parameters)
-    assert 0 < fast.stages[0].communication < stage.communication < 1 and fast.stages[0].seconds < stage.seconds
+    assert (
+        0 < fast.stages[0].communication < stage.communication < 1 and fast.stages[0].seconds < stage.seconds
+    )
     assert stage.money == pytest.approx(16 * stage.seconds / 3600)
     text = plan_text(many)
     assert "communication (ddp" in text and "25 Gbit/s" in text and "hsdp" in text
@@ -105,7 +120,9 @@ def test_a_model_too_large_for_a_card_is_offered_sharding(monkeypatch):
     assert "train.parallel=fsdp" in together.value.zh and "train.parallel=fsdp" in together.value.en
 
 
-@pytest.mark.parametrize("arguments", [{"device": "mac-m2", "gpus": 2}, {"device": "h100", "nodes": 2, "network": 0.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"device": "mac-m2", "gpus": 2}, {"device": "h100", "nodes": 2, "network": 0.0}]
+)
 def test_clusters_that_cannot_be_are_refused(arguments):
     with pytest.raises(HanlinError):
         plan_recipe(load_recipe("demo"), **arguments)

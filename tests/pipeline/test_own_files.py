@@ -34,7 +34,9 @@ evaluation: {count: 8, max_new_tokens: 8, prompts: [你好, 今天天气怎么�
 
 
 def write(folder: Path, name: str, records) -> None:
-    (folder / name).write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    (folder / name).write_text(
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
+    )
 
 
 def own_files(folder: Path) -> Path:
@@ -47,7 +49,11 @@ def own_files(folder: Path) -> Path:
     write(folder, "thoughts.jsonl", ({"messages": p["messages"]} for p in problems))
     bare = tinyworld.problems(1, 240, "train", reasoning=False)
     write(folder, "problems.jsonl", ({"messages": p["messages"], "answer": str(p["answer"])} for p in bare))
-    write(folder, "pairs.jsonl", ({k: p[k] for k in ("prompt", "chosen", "rejected")} for p in tinyworld.preferences(1, 220, "train")))
+    write(
+        folder,
+        "pairs.jsonl",
+        ({k: p[k] for k in ("prompt", "chosen", "rejected")} for p in tinyworld.preferences(1, 220, "train")),
+    )
     recipe = folder / "own.yaml"
     recipe.write_text(RECIPE.replace("DIR", str(folder)), encoding="utf-8")
     return recipe
@@ -74,7 +80,11 @@ def test_metrics_are_named_by_their_data_and_compared_on_the_same_items(finished
     before = json.loads((out / "steps" / "distill.json").read_text())["notes"]["before"]
     assert before["answer_bits_per_byte/distill"]["n"] == aim["n"]
     if stage(report, "sft")["kept"]:  # what was taught before is watched, on its own items
-        assert distill["answer_bits_per_byte/sft"]["n"] == before["answer_bits_per_byte/sft"]["n"] == sft["answer_bits_per_byte/sft"]["n"]
+        assert (
+            distill["answer_bits_per_byte/sft"]["n"]
+            == before["answer_bits_per_byte/sft"]["n"]
+            == sft["answer_bits_per_byte/sft"]["n"]
+        )
     assert dpo["pairs_preferred"]["control"]["name"] == "before" and dpo["pairs_preferred"]["n"] >= 20
     for name in ("sft", "distill", "dpo", "grpo"):
         assert stage(report, name)["metrics"]["bits_per_byte"]["control"]["name"] == "5-gram"
@@ -84,7 +94,9 @@ def test_what_is_held_out_anywhere_is_trained_on_nowhere(finished):
     recipe, _, _ = finished
     source = FileSource(load_recipe(recipe))
     held = {prompt_key(r) for name in ("sft", "distill") for r in source.conversations(name, heldout=True)}
-    held |= {prompt_key(r) for r in source.preferences("dpo", heldout=True)} | {prompt_key(r) for r in source.problems(heldout=True)}
+    held |= {prompt_key(r) for r in source.preferences("dpo", heldout=True)} | {
+        prompt_key(r) for r in source.problems(heldout=True)
+    }
     trained = {prompt_key(r) for name in ("sft", "distill") for r in source.conversations(name)}
     trained |= {prompt_key(r) for r in source.preferences("dpo")} | {prompt_key(r) for r in source.problems()}
     assert held and trained and not held & trained
@@ -94,7 +106,10 @@ def test_what_is_held_out_anywhere_is_trained_on_nowhere(finished):
 
 
 def test_a_question_is_the_same_however_it_is_written():
-    asked = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "3"}]} for text in ("１加2等于几？", "1加2等于几", "1加2 等于几?")]
+    asked = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "3"}]}
+        for text in ("１加2等于几？", "1加2等于几", "1加2 等于几?")
+    ]
     assert len({prompt_key(record) for record in asked}) == 1
     assert prompt_key({"prompt": "1加2等于几？"}) == prompt_key(asked[0])
     assert prompt_key({"prompt": "1加3等于几？"}) != prompt_key(asked[0])
@@ -103,7 +118,19 @@ def test_a_question_is_the_same_however_it_is_written():
 @pytest.mark.parametrize("count", [2, 5, 40, 100])
 def test_something_is_held_out_of_a_small_file(tmp_path, count):
     recipe = own_files(tmp_path)
-    write(tmp_path, "chats.jsonl", ({"messages": [{"role": "user", "content": f"第{i}个问题"}, {"role": "assistant", "content": "好"}]} for i in range(count)))
+    write(
+        tmp_path,
+        "chats.jsonl",
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": f"第{i}个问题"},
+                    {"role": "assistant", "content": "好"},
+                ]
+            }
+            for i in range(count)
+        ),
+    )
     source = FileSource(load_recipe(recipe, ["distill=null", "dpo=null", "reward=null", "grpo=null"]))
     train, held = source.counts("sft")
     assert train + held == count and held >= 1 and train >= count * 0.5
@@ -112,7 +139,11 @@ def test_something_is_held_out_of_a_small_file(tmp_path, count):
 
 def test_a_file_of_one_question_is_refused(tmp_path):
     recipe = own_files(tmp_path)
-    write(tmp_path, "chats.jsonl", [{"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}]}] * 3)
+    write(
+        tmp_path,
+        "chats.jsonl",
+        [{"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}]}] * 3,
+    )
     source = FileSource(load_recipe(recipe, ["distill=null", "dpo=null", "reward=null", "grpo=null"]))
     with pytest.raises(HanlinError, match="sft.files"):
         source.counts("sft")
@@ -133,27 +164,39 @@ def test_killed_in_a_stage_and_started_again_ends_with_the_same_models(finished,
         "from pathlib import Path; from hanlin.pipeline import *; from hanlin.common.progress import Progress; "
         f"run_recipe(load_recipe({str(recipe)!r}, ['reward=null']), Path({str(out)!r}), Progress())"
     )
-    alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits are promised for the same number of threads
+    # the bits are promised for the same number of threads
+    alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", code]
-    first = subprocess.run(command, env=alike | {"HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300)
+    first = subprocess.run(
+        command, env=alike | {"HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300
+    )
     assert first.returncode == 137, first.stderr
     again = subprocess.run(command, env=alike, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     for name in ("sft", "distill", "dpo", "grpo"):
-        mine, theirs = (read_manifest(folder / "models" / name).files["model.safetensors"] for folder in (out, whole))
+        mine, theirs = (
+            read_manifest(folder / "models" / name).files["model.safetensors"] for folder in (out, whole)
+        )
         assert mine == theirs, name
     assert (out / "curves" / "sft.jsonl").is_file() and (out / "curves" / "distill.jsonl").is_file()
 
 
 @pytest.mark.parametrize(
     ("override", "named"),
-    [("sft.files=[nowhere.jsonl]", "nowhere.jsonl"), ("sft.files=[DIR/pairs.jsonl]", "pairs.jsonl"), ("grpo.files=[DIR/text.jsonl]", "text.jsonl"),
-     ("device=gpu0", "gpu0"), ("track=[wandbb]", "wandbb")],
-)  # fmt: skip
+    [
+        ("sft.files=[nowhere.jsonl]", "nowhere.jsonl"),
+        ("sft.files=[DIR/pairs.jsonl]", "pairs.jsonl"),
+        ("grpo.files=[DIR/text.jsonl]", "text.jsonl"),
+        ("device=gpu0", "gpu0"),
+        ("track=[wandbb]", "wandbb"),
+    ],
+)
 def test_what_a_later_stage_lacks_is_said_before_the_first_one(finished, tmp_path, override, named):
     recipe, _, _ = finished
     with pytest.raises(HanlinError, match=named):
-        run_recipe(load_recipe(recipe, [override.replace("DIR", str(recipe.parent))]), tmp_path / "run", Progress())
+        run_recipe(
+            load_recipe(recipe, [override.replace("DIR", str(recipe.parent))]), tmp_path / "run", Progress()
+        )
     assert not (tmp_path / "run" / "steps").exists()
 
 

@@ -21,12 +21,32 @@ from hanlin.inference import load_chat_model
 from hanlin.pipeline import load_recipe, run_recipe
 
 TINY = [
-    "corpus.documents=500", "model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2", "model.num_key_value_heads=1",
-    "tokenizer.vocab_size=700", "pretrain.train.steps=3", "sft.examples=60", "sft.train.steps=2", "distill.examples=40", "distill.train.steps=2",
-    "dpo.examples=12", "dpo.pairs=4", "dpo.train.steps=2", "reward.examples=12", "reward.pairs=4", "reward.train.steps=2",
-    "grpo.seeds=2", "grpo.examples=8", "grpo.prompts=2", "grpo.group_size=2", "grpo.max_new_tokens=4", "grpo.train.steps=1",
-    "evaluation.count=8", "evaluation.max_new_tokens=8",
-]  # fmt: skip
+    "corpus.documents=500",
+    "model.hidden_size=32",
+    "model.num_hidden_layers=1",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=1",
+    "tokenizer.vocab_size=700",
+    "pretrain.train.steps=3",
+    "sft.examples=60",
+    "sft.train.steps=2",
+    "distill.examples=40",
+    "distill.train.steps=2",
+    "dpo.examples=12",
+    "dpo.pairs=4",
+    "dpo.train.steps=2",
+    "reward.examples=12",
+    "reward.pairs=4",
+    "reward.train.steps=2",
+    "grpo.seeds=2",
+    "grpo.examples=8",
+    "grpo.prompts=2",
+    "grpo.group_size=2",
+    "grpo.max_new_tokens=4",
+    "grpo.train.steps=1",
+    "evaluation.count=8",
+    "evaluation.max_new_tokens=8",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +65,45 @@ def test_every_stage_reports_by_the_schema(finished):
     validate_report(report)
     assert [stage["name"] for stage in report["stages"]] == load_recipe("demo").stages()
     named = {name for stage in report["stages"] for name in stage["metrics"]}
-    promised = {"dirt_removed", "good_lost", "bits_per_byte", "story_answers", "problems_solved", "preferred_manner", "pair_accuracy", "task_reward"}
+    promised = {
+        "dirt_removed",
+        "good_lost",
+        "bits_per_byte",
+        "story_answers",
+        "problems_solved",
+        "preferred_manner",
+        "pair_accuracy",
+        "task_reward",
+    }
     assert promised <= named
-    controls = {name: m["control"]["name"] for s in report["stages"] for name, m in s["metrics"].items() if "control" in m}
-    assert controls["bits_per_byte"] == "5-gram" and controls["problems_solved"] == "direct" and controls["pair_accuracy"] == "length"
-    taught = {"greetings", "story_requests", "outside_declined", "word_problems", "later_turns", "ends_by_itself", "inside_answered"}
+    controls = {
+        name: m["control"]["name"]
+        for s in report["stages"]
+        for name, m in s["metrics"].items()
+        if "control" in m
+    }
+    assert (
+        controls["bits_per_byte"] == "5-gram"
+        and controls["problems_solved"] == "direct"
+        and controls["pair_accuracy"] == "length"
+    )
+    taught = {
+        "greetings",
+        "story_requests",
+        "outside_declined",
+        "word_problems",
+        "later_turns",
+        "ends_by_itself",
+        "inside_answered",
+    }
     last = next(stage for stage in report["stages"] if stage["name"] == "evaluation")["metrics"]
     assert taught <= set(last) and {f"{name}/sampled" for name in taught} <= set(last)
     assert last["bits_per_byte"]["control"]["name"] == "5-gram"
-    assert controls["task_reward"] == "sft" and (out / "report.html").is_file() and (out / "model.gguf").is_file()
+    assert (
+        controls["task_reward"] == "sft"
+        and (out / "report.html").is_file()
+        and (out / "model.gguf").is_file()
+    )
 
 
 def test_the_published_model_is_whole(finished):
@@ -66,7 +116,11 @@ def test_the_published_model_is_whole(finished):
 
 def test_a_finished_run_recomputes_nothing(finished):
     out, report = finished
-    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name not in (".lock", "recipe.json")}
+    before = {
+        file: file.stat().st_mtime_ns
+        for file in out.rglob("*")
+        if file.is_file() and file.name not in (".lock", "recipe.json")
+    }
     assert run_recipe(load_recipe("demo", TINY), out, Progress()) == report
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
@@ -89,19 +143,28 @@ def test_a_damaged_artefact_is_made_again(finished, tmp_path):
     assert read_manifest(out / "dataset").content_hash == reference
 
 
-@pytest.mark.parametrize("fail_at", ["directory.before_rename:2", "directory.between_renames:1", "train.after_step:2", "train.after_step:6"])
+@pytest.mark.parametrize(
+    "fail_at",
+    ["directory.before_rename:2", "directory.between_renames:1", "train.after_step:2", "train.after_step:6"],
+)
 def test_killed_and_started_again_ends_with_the_same_models(finished, tmp_path, fail_at):
     """Every model that does not depend on wall-clock time (controls of equal time do) has the same bytes."""
     out = tmp_path / "killed"
     code = "from pathlib import Path; from hanlin.pipeline import *; from hanlin.common.progress import Progress; run_recipe(load_recipe('demo', %r), Path(%r), Progress())"
     command = [sys.executable, "-c", code % ([*TINY, "reward=null", "grpo=null"], str(out))]
-    alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits are promised for the same number of threads
-    first = subprocess.run(command, env=alike | {"HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300)
+    # the bits are promised for the same number of threads
+    alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    first = subprocess.run(
+        command, env=alike | {"HANLIN_FAIL_AT": fail_at}, capture_output=True, text=True, timeout=300
+    )
     assert first.returncode == 137, first.stderr
     again = subprocess.run(command, env=alike, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     for name in ("pretrain", "sft", "distill", "dpo"):
-        assert read_manifest(out / "models" / name).files["model.safetensors"] == read_manifest(finished[0] / "models" / name).files["model.safetensors"], name
+        assert (
+            read_manifest(out / "models" / name).files["model.safetensors"]
+            == read_manifest(finished[0] / "models" / name).files["model.safetensors"]
+        ), name
 
 
 def test_two_runs_in_one_directory(tmp_path):
@@ -125,6 +188,8 @@ def test_a_report_that_says_otherwise_than_its_steps_is_written_anew(finished, t
     whole = (out / "report.json").read_text(encoding="utf-8")
     said = json.loads(whole)
     said["stages"][0]["metrics"]["dirt_removed"]["n"] += 900
-    (out / "report.json").write_text(json.dumps(said) if damage == "figure" else whole[:100], encoding="utf-8")
+    (out / "report.json").write_text(
+        json.dumps(said) if damage == "figure" else whole[:100], encoding="utf-8"
+    )
     assert run_recipe(load_recipe("demo", TINY), out, Progress())["stages"] == finished[1]["stages"]
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["stages"] == finished[1]["stages"]

@@ -16,7 +16,13 @@ from hanlin.training import TrainConfig
 from hanlin.training.optim import Optimizers
 from hanlin.training.planner import Room, StepShape, fit_step, trace_step
 
-SHAPE = ModelShape(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)
+SHAPE = ModelShape(
+    hidden_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+)
 CONFIG = SHAPE.config(1200, 0)
 STEP = StepShape(seq_len=64, rows=4)
 
@@ -37,7 +43,9 @@ def saved_bytes(model, shape):
     place = torch.arange(shape.rows * shape.seq_len)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.hidden(ids, positions=zeros, doc_ids=zeros)
-        loss, _ = linear_cross_entropy(hidden[place // shape.seq_len, place % shape.seq_len], model.head_weight, ids.flatten())
+        loss, _ = linear_cross_entropy(
+            hidden[place // shape.seq_len, place % shape.seq_len], model.head_weight, ids.flatten()
+        )
     return loss, sum(storage.nbytes() for storage in kept.values())
 
 
@@ -52,7 +60,9 @@ def test_weights_gradients_and_state_are_the_modules_own(muon):
     assert cost.gradients == sum(p.grad.nbytes for p in model.parameters()) == 4 * CONFIG.parameters()
     optimizers.step(1.0)
     assert cost.weights == sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-    assert cost.optimizer == pytest.approx(sum(t.nbytes for t in optimizers.state_tensors().values()), rel=1e-3)
+    assert cost.optimizer == pytest.approx(
+        sum(t.nbytes for t in optimizers.state_tensors().values()), rel=1e-3
+    )
 
 
 def test_activations_are_what_autograd_keeps():
@@ -76,15 +86,25 @@ def test_activations_grow_with_the_rows_and_accumulation_keeps_the_gradients_bes
 def test_the_work_is_the_models_own_count_and_full_attention():
     cost = trace_step(CONFIG, TrainConfig(), STEP)
     tokens = STEP.rows * STEP.seq_len
-    extra = 8.0 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.per_head * STEP.seq_len * tokens  # 14 of full less 6 of causal
-    assert sum(flops for flops, _ in cost.forward_backward) == pytest.approx(CONFIG.flops_per_token(STEP.seq_len) * tokens + extra, rel=0.02)
+    # 14 of full less 6 of causal
+    extra = (
+        8.0 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.per_head * STEP.seq_len * tokens
+    )
+    assert sum(flops for flops, _ in cost.forward_backward) == pytest.approx(
+        CONFIG.flops_per_token(STEP.seq_len) * tokens + extra, rel=0.02
+    )
 
 
 def test_the_largest_power_of_two_that_fits_is_taken():
     big = dataclasses.replace(STEP, rows=32)
-    costs = {rows: trace_step(CONFIG, TrainConfig(), dataclasses.replace(big, rows=rows, micros=32 // rows)).peak for rows in (1, 2, 4, 8, 16, 32)}
+    costs = {
+        rows: trace_step(CONFIG, TrainConfig(), dataclasses.replace(big, rows=rows, micros=32 // rows)).peak
+        for rows in (1, 2, 4, 8, 16, 32)
+    }
     for rows in (2, 8, 32):
-        assert fit_step(CONFIG, TrainConfig(), big, 32, Room(costs[rows] + 1000.0, allocator=1.0)).rows == rows
+        assert (
+            fit_step(CONFIG, TrainConfig(), big, 32, Room(costs[rows] + 1000.0, allocator=1.0)).rows == rows
+        )
 
 
 def test_what_does_not_fit_is_refused_with_what_would_help():
@@ -96,7 +116,10 @@ def test_what_does_not_fit_is_refused_with_what_would_help():
 def test_offload_is_offered_where_a_device_has_memory_of_its_own():
     with pytest.raises(HanlinError) as caught:
         fit_step(CONFIG, TrainConfig(), STEP, 4, Room(2e5, allocator=1.0, own=True))
-    assert caught.value.zh.index("offload_optimizer") < caught.value.zh.index("--params") and "bus" in caught.value.en
+    assert (
+        caught.value.zh.index("offload_optimizer") < caught.value.zh.index("--params")
+        and "bus" in caught.value.en
+    )
     with pytest.raises(HanlinError) as caught:
         fit_step(CONFIG, TrainConfig(), STEP, 4, Room(2e5, allocator=1.0))
     assert "offload" not in caught.value.en
@@ -105,11 +128,18 @@ def test_offload_is_offered_where_a_device_has_memory_of_its_own():
 @pytest.mark.parametrize("muon", [True, False])
 def test_what_is_offloaded_is_not_counted_on_the_device(muon):
     train = TrainConfig(muon=muon)
-    whole, away = (trace_step(CONFIG, train, dataclasses.replace(STEP, offload=offload)) for offload in (False, True))
+    whole, away = (
+        trace_step(CONFIG, train, dataclasses.replace(STEP, offload=offload)) for offload in (False, True)
+    )
     assert away.host == whole.optimizer and away.optimizer == 0
-    assert whole.backward_peak - away.backward_peak == whole.optimizer and 0.2 * whole.optimizer < whole.update_peak - away.update_peak < whole.optimizer
+    assert (
+        whole.backward_peak - away.backward_peak == whole.optimizer
+        and 0.2 * whole.optimizer < whole.update_peak - away.update_peak < whole.optimizer
+    )
     section = SupervisedConfig(dataclasses.replace(train, offload_optimizer=True))
-    assert section.step_shape("float32", own_memory=True).offload and not section.step_shape("float32").offload
+    assert (
+        section.step_shape("float32", own_memory=True).offload and not section.step_shape("float32").offload
+    )
 
 
 def test_auto_settles_once_and_keeps_to_it(tmp_path):
@@ -157,12 +187,31 @@ def test_what_people_have_is_in_the_table_and_said_to_be_untested(name, monkeypa
 
 
 def test_cards_without_bfloat16_are_planned_in_what_they_train_in():
-    wanted = {"t4": "float16", "v100": "float16", "rtx2080ti": "float16", "p100": "float32", "rtx3060": "bfloat16", "mac-m1": "float32"}
+    wanted = {
+        "t4": "float16",
+        "v100": "float16",
+        "rtx2080ti": "float16",
+        "p100": "float32",
+        "rtx3060": "bfloat16",
+        "mac-m1": "float32",
+    }
     assert {name: HARDWARE[name].dtype for name in wanted} == wanted
-    names = {"RTX 3060": "rtx3060", "rtx4060": "rtx4060", "RTX_5090": "rtx5090", "910B": "910b", "Arc B580": "arc-b580", "Mac M4 Pro": "mac-m4-pro"}
+    names = {
+        "RTX 3060": "rtx3060",
+        "rtx4060": "rtx4060",
+        "RTX_5090": "rtx5090",
+        "910B": "910b",
+        "Arc B580": "arc-b580",
+        "Mac M4 Pro": "mac-m4-pro",
+    }
     assert all(find_hardware(said) is HARDWARE[name] for said, name in names.items())
     for name, row in HARDWARE.items():
-        assert 1 < row.tflops < 1000 and 4 < row.memory < 100 and 50 < row.bandwidth < 4000 and row.dtype in ("bfloat16", "float16", "float32"), name
+        assert (
+            1 < row.tflops < 1000
+            and 4 < row.memory < 100
+            and 50 < row.bandwidth < 4000
+            and row.dtype in ("bfloat16", "float16", "float32")
+        ), name
 
 
 def test_a_card_that_is_not_in_the_table_is_planned_by_its_memory(monkeypatch):
@@ -177,7 +226,15 @@ def test_a_card_that_is_not_in_the_table_is_planned_by_its_memory(monkeypatch):
         plan_recipe(load_recipe("demo"), "rtx409")
 
 
-@pytest.mark.parametrize("arguments", [{"device": "rtx309"}, {"device": "h100", "gpus": 64}, {"device": "h100", "gpus": 0}, {"device": "this", "gpus": 2}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"device": "rtx309"},
+        {"device": "h100", "gpus": 64},
+        {"device": "h100", "gpus": 0},
+        {"device": "this", "gpus": 2},
+    ],
+)
 def test_impossible_plans_are_refused(arguments):
     with pytest.raises(HanlinError):
         plan_recipe(load_recipe("demo"), **arguments)

@@ -20,7 +20,14 @@ from hanlin.stages.job import Job
 from hanlin.stages.pretrain import pretrain
 from hanlin.tokenizer import load_tokenizer
 
-TINY = ["corpus.documents=300", "corpus.heldout_fraction=0.1", "tokenizer.vocab_size=600", "pretrain.batch_tokens=512", "pretrain.micro_tokens=512", "pretrain.train.warmup=0.1"]
+TINY = [
+    "corpus.documents=300",
+    "corpus.heldout_fraction=0.1",
+    "tokenizer.vocab_size=600",
+    "pretrain.batch_tokens=512",
+    "pretrain.micro_tokens=512",
+    "pretrain.train.warmup=0.1",
+]
 
 
 @pytest.mark.parametrize("vocab", [600, 6400])
@@ -65,14 +72,34 @@ def test_a_branch_is_the_run_it_stands_for(tmp_path):
     data = next((tmp_path / "s" / "data").iterdir())
     words = load_tokenizer(data / "tokenizer")
     warm = max(1, round(short * plan.config.pretrain.train.warmup))
-    section = dataclasses.replace(plan.config.pretrain, train=dataclasses.replace(plan.config.pretrain.train, steps=long, warmup=warm / long))
+    section = dataclasses.replace(
+        plan.config.pretrain,
+        train=dataclasses.replace(plan.config.pretrain.train, steps=long, warmup=warm / long),
+    )
     job = Job(tmp_path / "m", tmp_path / "w", Progress(), plan.seeds[0])
-    pretrain(data / "dataset", data / "tokenizer", plan.shapes[0].config(words.vocab_size, words.eos_id), section, job)
+    pretrain(
+        data / "dataset",
+        data / "tokenizer",
+        plan.shapes[0].config(words.vocab_size, words.eos_id),
+        section,
+        job,
+    )
     ids, sizes = encode_documents(words, heldout_documents(spec["heldout"]))
     alone = document_bits(load_model(tmp_path / "m"), ids, context=section.seq_len).sum() / sizes.sum()
-    point = max((p for p in found["points"] if p["hidden_size"] == plan.shapes[0].hidden_size and p["layers"] == plan.shapes[0].num_hidden_layers), key=lambda p: p["tokens"])
+    point = max(
+        (
+            p
+            for p in found["points"]
+            if p["hidden_size"] == plan.shapes[0].hidden_size
+            and p["layers"] == plan.shapes[0].num_hidden_layers
+        ),
+        key=lambda p: p["tokens"],
+    )
     assert point["steps"] == long and point["bits_per_byte"]["value"] == pytest.approx(float(alone), rel=1e-4)
-    measured = [json.loads(line)["tokens_per_second"] for line in (folder / f"branch-{long}.jsonl").read_text().splitlines()]
+    measured = [
+        json.loads(line)["tokens_per_second"]
+        for line in (folder / f"branch-{long}.jsonl").read_text().splitlines()
+    ]
     assert 0.3 < point["tokens_per_second"] / sorted(measured)[len(measured) // 2] < 3
     assert not (folder / "trunk").exists() and not list(folder.glob("branch-*/"))
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s" / "cells").rglob("result.json")}
@@ -84,7 +111,10 @@ def test_time_buys_no_more_than_the_device_can_compute_and_slow_hours_do_not_cou
     """Speeds of a busy machine, which by themselves say that larger models are faster without end."""
     monkeypatch.setattr(scaling, "matmul_peak", lambda device: 5e9)
     plan = types.SimpleNamespace(config=types.SimpleNamespace(device="cpu"))
-    points = [{"parameters": n, "tokens": 1e6, "flops": 6.0 * n * 1e6, "tokens_per_second": speed} for n, speed in ((1e5, 500.0), (1e5, 2000.0), (4e5, 1500.0))]
+    points = [
+        {"parameters": n, "tokens": 1e6, "flops": 6.0 * n * 1e6, "tokens_per_second": speed}
+        for n, speed in ((1e5, 500.0), (1e5, 2000.0), (4e5, 1500.0))
+    ]
     tokens = scaling._affordable(read_budget("100s"), plan, points)
     sizes = np.array([1e5, 4e5, 1e8])
     assert tokens(sizes) == pytest.approx([100 * 2000, 100 * 1500, 100 * 5e9 / (6 * 1e8)])

@@ -22,8 +22,24 @@ from hanlin.training import TrainConfig, loop
 from hanlin.training.stopping import Interrupted
 from tests.support import tiny_model, tiny_tokenizer
 
-TALKS = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}, {"role": "assistant", "content": f"{n + 1}"}], "answer": n + 1} for n in range(24)]
-PAIRS = [{"prompt": f"小明{n}在学校吗？", "chosen": "小明在学校。" * (1 + n % 3), "rejected": "12345" * (1 + n % 2)} for n in range(12)]
+TALKS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"{n}加1等于几？"},
+            {"role": "assistant", "content": f"{n + 1}"},
+        ],
+        "answer": n + 1,
+    }
+    for n in range(24)
+]
+PAIRS = [
+    {
+        "prompt": f"小明{n}在学校吗？",
+        "chosen": "小明在学校。" * (1 + n % 3),
+        "rejected": "12345" * (1 + n % 2),
+    }
+    for n in range(12)
+]
 CONFIGS = {
     "sft": "{seq_len: 64, batch_tokens: 256, micro_tokens: 256, train: TRAIN}",
     "dpo": "{seq_len: 64, pairs: 4, train: TRAIN}",
@@ -56,10 +72,14 @@ def one_thread():
 def bench(tmp_path, parents):
     """A directory with `base`, data and a YAML of each stage; `replace(name)` trains the base again, so to say."""
     for name, records in (("talks", TALKS), ("pairs", PAIRS)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        )
     for name, config in CONFIGS.items():
         files = tmp_path / ("pairs.jsonl" if name in ("dpo", "reward") else "talks.jsonl")
-        (tmp_path / f"{name}.yaml").write_text(f"model: {tmp_path / 'base'}\nfiles: ['{files}']\nconfig: {config.replace('TRAIN', TRAIN)}\n")
+        (tmp_path / f"{name}.yaml").write_text(
+            f"model: {tmp_path / 'base'}\nfiles: ['{files}']\nconfig: {config.replace('TRAIN', TRAIN)}\n"
+        )
 
     def replace(name: str) -> None:
         shutil.rmtree(tmp_path / "base", ignore_errors=True)
@@ -125,7 +145,9 @@ def test_a_finished_stage_leaves_its_curve_and_no_work_directory(bench):
     folder, _ = bench
     run_stage("sft", folder / "sft.yaml", folder / "out")
     assert not (folder / ".out.work").exists()
-    assert [json.loads(line)["step"] for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert [
+        json.loads(line)["step"] for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()
+    ] == [1, 2, 3]
 
 
 def test_a_finished_stage_with_nothing_changed_is_not_trained_again(bench, monkeypatch):
@@ -205,7 +227,9 @@ def test_no_more_records_are_read_than_asked_for(bench, stage):
     run_stage(stage, folder / f"{stage}.yaml", folder / "out", ["limit=5"])
     encoded = read_manifest(folder / "out").metrics.get("problems")
     assert encoded == (5 if stage == "grpo" else None)
-    (folder / "few.jsonl").write_text("".join(line + "\n" for line in (folder / "talks.jsonl").read_text().splitlines()[:5]))
+    (folder / "few.jsonl").write_text(
+        "".join(line + "\n" for line in (folder / "talks.jsonl").read_text().splitlines()[:5])
+    )
     run_stage(stage, folder / f"{stage}.yaml", folder / "fresh", [f"files=['{folder / 'few.jsonl'}']"])
     assert same(weights(folder / "out"), weights(folder / "fresh"))
 
@@ -214,7 +238,9 @@ def test_no_more_records_are_read_than_asked_for(bench, stage):
 def test_what_is_too_long_is_said_on_stderr(bench, capsys, monkeypatch, stage, file):
     folder, _ = bench
     monkeypatch.setenv("HANLIN_LANG", "en")
-    long = {"messages": [{"role": "user", "content": "很长很长" * 40}, {"role": "assistant", "content": "好"}]}
+    long = {
+        "messages": [{"role": "user", "content": "很长很长" * 40}, {"role": "assistant", "content": "好"}]
+    }
     if stage == "dpo":
         long = {"prompt": "很长很长" * 40, "chosen": "好", "rejected": "坏"}
     with open(folder / f"{file}.jsonl", "a") as data:
@@ -280,7 +306,9 @@ def test_checkpoints_of_another_parent_are_refused(tmp_path, parents, monkeypatc
     """In Python, where the caller names the work directory."""
     from hanlin.tokenizer import load_tokenizer
 
-    data = build_conversation_dataset(TALKS, load_tokenizer(parents / "a"), tmp_path / "data", max_length=64).path
+    data = build_conversation_dataset(
+        TALKS, load_tokenizer(parents / "a"), tmp_path / "data", max_length=64
+    ).path
     config = SupervisedConfig(TrainConfig(steps=2), seq_len=64, batch_tokens=128, micro_tokens=128)
     job = Job(tmp_path / "out", tmp_path / "work", Progress())
     finetune(parents / "a", data, config, job)

@@ -32,10 +32,14 @@ class Live:
 
 
 @contextlib.contextmanager
-def running(settings: Settings, *, max_batch: int = 4, limits: Limits | None = None, **model) -> Iterator[Live]:
+def running(
+    settings: Settings, *, max_batch: int = 4, limits: Limits | None = None, **model
+) -> Iterator[Live]:
     """Start a server, stop it at the end."""
     listener = bind("127.0.0.1", 0)
-    engine = Engine(tiny_model(3, **{"max_position_embeddings": 256, **model}), tiny_tokenizer(), max_batch=max_batch)
+    engine = Engine(
+        tiny_model(3, **{"max_position_embeddings": 256, **model}), tiny_tokenizer(), max_batch=max_batch
+    )
     app = create_app(engine, tiny_tokenizer(), settings)
     server = make_server(app, limits)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)

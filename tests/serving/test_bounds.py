@@ -20,10 +20,16 @@ FIELDS = {
     "messages": (ChatRequest, lambda value: {"messages": [value] * MANY}),
     "prompt": (CompletionRequest, lambda value: {"prompt": [value] * MANY}),
     "prompts": (CompletionRequest, lambda value: {"prompt": [[value] * MANY]}),
-    "stop": (ChatRequest, lambda value: {"messages": [{"role": "user", "content": ""}], "stop": [value] * MANY}),
+    "stop": (
+        ChatRequest,
+        lambda value: {"messages": [{"role": "user", "content": ""}], "stop": [value] * MANY},
+    ),
     "logit_bias": (
         ChatRequest,
-        lambda value: {"messages": [{"role": "user", "content": ""}], "logit_bias": {str(i): value for i in range(MANY)}},
+        lambda value: {
+            "messages": [{"role": "user", "content": ""}],
+            "logit_bias": {str(i): value for i in range(MANY)},
+        },
     ),
     "parts": (
         ChatRequest,

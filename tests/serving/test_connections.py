@@ -101,7 +101,9 @@ def fetch_large(live, pause: float) -> int:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         raw.settimeout(3)
         raw.connect(("127.0.0.1", live.port))
-        raw.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n\r\n" % KEY.encode())
+        raw.sendall(
+            b"GET /large HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n\r\n" % KEY.encode()
+        )
         size = 0
         while size < LARGE:
             time.sleep(pause)
@@ -132,7 +134,9 @@ def test_more_connections_than_allowed_are_refused_as_they_come(hasty):
         assert b" 200 " in answer(raw, GET)
     with connect(hasty) as late:
         refusal = late.recv(4096)
-        assert refusal.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in refusal and refusal.endswith(b"}}")
+        assert (
+            refusal.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in refusal and refusal.endswith(b"}}")
+        )
     assert b" 200 " in answer(held[0], GET)  # those who are in are served
     for raw in held:
         assert closed(raw)

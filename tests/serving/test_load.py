@@ -18,13 +18,20 @@ from hanlin.serving.service import Settings
 from hanlin.serving.worker import Event, Ticket
 from tests.inference.tiny import tiny_tokenizer
 
-BODY = {"messages": [{"role": "user", "content": "你好"}], "temperature": 1, "logit_bias": {}, "max_tokens": 100000}
+BODY = {
+    "messages": [{"role": "user", "content": "你好"}],
+    "temperature": 1,
+    "logit_bias": {},
+    "max_tokens": 100000,
+}
 
 
 @pytest.fixture(scope="module")
 def slow(serve_with):
     """A server whose replies take long: 15 ms a step, and the end tokens are forbidden."""
-    with serve_with(Settings(model_id="tiny", max_waiting=2), max_batch=2, max_position_embeddings=4096) as live:
+    with serve_with(
+        Settings(model_id="tiny", max_waiting=2), max_batch=2, max_position_embeddings=4096
+    ) as live:
         step = live.engine.step
 
         def dawdle(admit_at: int = 1) -> bool:
@@ -48,7 +55,10 @@ def idle(live, within: float) -> bool:
 def ask(live, stream: bool) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)
     connection.request(
-        "POST", "/v1/chat/completions", json.dumps({**json.loads(live.body), "stream": stream}), {"content-type": "application/json"}
+        "POST",
+        "/v1/chat/completions",
+        json.dumps({**json.loads(live.body), "stream": stream}),
+        {"content-type": "application/json"},
     )
     return connection
 
@@ -70,7 +80,10 @@ def test_the_queue_has_an_end_and_says_when_to_come_back(slow):
     connections = [ask(slow, True) for _ in range(4)]
     while slow.worker.unfinished < 4:
         time.sleep(0.005)
-    with openai.OpenAI(base_url=f"{slow.url}/v1", api_key="x", max_retries=0) as client, pytest.raises(openai.RateLimitError) as caught:
+    with (
+        openai.OpenAI(base_url=f"{slow.url}/v1", api_key="x", max_retries=0) as client,
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "你好"}])
     assert int(caught.value.response.headers["retry-after"]) >= 1 and caught.value.code == "queue_full"
     for connection in connections:
@@ -84,7 +97,12 @@ def test_leaving_at_the_moment_a_token_comes_is_noticed():
     async def scene() -> bool:
         ticket = Ticket(asyncio.get_running_loop())
         worker = types.SimpleNamespace(submit=lambda *_: ticket)
-        run = Run(worker, [], [Choice(0, tiny_tokenizer(), [], chat=False, reasoning=False, keep_tags=False)], timeout=60)
+        run = Run(
+            worker,
+            [],
+            [Choice(0, tiny_tokenizer(), [], chat=False, reasoning=False, keep_tags=False)],
+            timeout=60,
+        )
 
         async def read() -> None:
             async for _ in run.deltas():
@@ -108,7 +126,12 @@ def test_many_requests_share_the_batch_and_all_are_served(serve_with):
 
         def one() -> None:
             connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=20)
-            connection.request("POST", "/v1/chat/completions", json.dumps({**BODY, "max_tokens": 10}), {"content-type": "application/json"})
+            connection.request(
+                "POST",
+                "/v1/chat/completions",
+                json.dumps({**BODY, "max_tokens": 10}),
+                {"content-type": "application/json"},
+            )
             response = connection.getresponse()
             statuses.append(response.status)
             response.read()
@@ -160,7 +183,9 @@ def test_stopping_the_server_ends_streams_with_an_error_event(serve_with):
     with serve_with(Settings(model_id="tiny"), max_position_embeddings=4096) as live:
         step = live.engine.step
         live.engine.step = lambda admit_at=1: (time.sleep(0.02), step(admit_at))[1]
-        live.body = json.dumps({**BODY, "max_tokens": 20, "logit_bias": {str(i): -100 for i in live.engine.eos_ids}})
+        live.body = json.dumps(
+            {**BODY, "max_tokens": 20, "logit_bias": {str(i): -100 for i in live.engine.eos_ids}}
+        )
         response = ask(live, True).getresponse()
         response.read(20)
     events = response.read().decode().split("\n\n")

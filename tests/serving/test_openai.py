@@ -26,7 +26,9 @@ def direct(live, messages, **changes) -> tuple[str, str]:
     """What the engine itself says, (reasoning, content)."""
     thinking = changes.pop("thinking", None)
     engine = Engine(live.engine.model, TOKENIZER)
-    completion = engine.generate([encode_prompt(TOKENIZER, messages, thinking)], [SamplingParams(**changes)])[0]
+    completion = engine.generate([encode_prompt(TOKENIZER, messages, thinking)], [SamplingParams(**changes)])[
+        0
+    ]
     return split_reply(TOKENIZER, completion.ids, reasoning=thinking is True)
 
 
@@ -50,11 +52,20 @@ def test_chat_equals_the_engine(client, live):
 
 @pytest.mark.parametrize("thinking", [None, True, False])
 def test_stream_joined_equals_the_whole(client, thinking):
-    settings = {"model": "tiny", "messages": QUESTION, "temperature": 0.9, "seed": 5, "max_completion_tokens": 40, "n": 2}
+    settings = {
+        "model": "tiny",
+        "messages": QUESTION,
+        "temperature": 0.9,
+        "seed": 5,
+        "max_completion_tokens": 40,
+        "n": 2,
+    }
     if thinking is not None:
         settings["extra_body"] = {"chat_template_kwargs": {"enable_thinking": thinking}}
     whole = client.chat.completions.create(**settings)
-    chunks = list(client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True})
+    )
     for index in (0, 1):
         deltas = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == index]
         assert deltas[0].delta.role == "assistant"
@@ -86,7 +97,9 @@ def test_no_stream_option_no_usage_chunk(client):
 
 def test_the_wire_ends_with_done(live):
     body = json.dumps({"messages": QUESTION, "max_tokens": 3, "stream": True}).encode()
-    request = urllib.request.Request(f"{live.url}/v1/chat/completions", body, {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"{live.url}/v1/chat/completions", body, {"content-type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=10) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         events = response.read().decode().split("\n\n")
@@ -95,11 +108,15 @@ def test_the_wire_ends_with_done(live):
 
 def test_seed_reproduces_whatever_else_runs(live):
     async def ask(client, seed):
-        answer = await client.chat.completions.create(model="tiny", messages=QUESTION, temperature=1, seed=seed, max_tokens=20)
+        answer = await client.chat.completions.create(
+            model="tiny", messages=QUESTION, temperature=1, seed=seed, max_tokens=20
+        )
         return answer.choices[0].message.content
 
     async def crowd():
-        async with openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="unused", max_retries=0, timeout=20) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{live.url}/v1", api_key="unused", max_retries=0, timeout=20
+        ) as client:
             alone = await ask(client, 7)
             together = await asyncio.gather(*[ask(client, seed) for seed in (1, 7, 2, 3, 7, 4, 5)])
             return alone, together
@@ -114,13 +131,18 @@ def test_stop_strings_end_the_reply_and_stay_out_of_it(client):
     free = client.chat.completions.create(**settings).choices[0].message.content
     stop = free[10:12]
     stopped = client.chat.completions.create(**settings, stop=[stop, "不会出现的"])
-    assert stopped.choices[0].message.content == free[: free.index(stop)] and stopped.choices[0].finish_reason == "stop"
+    assert (
+        stopped.choices[0].message.content == free[: free.index(stop)]
+        and stopped.choices[0].finish_reason == "stop"
+    )
     chunks = client.chat.completions.create(**settings, stop=stop, stream=True)
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == free[: free.index(stop)]
 
 
 def test_logprobs_spell_the_content(client):
-    answer = client.chat.completions.create(model="tiny", messages=QUESTION, seed=2, max_tokens=20, logprobs=True, top_logprobs=3)
+    answer = client.chat.completions.create(
+        model="tiny", messages=QUESTION, seed=2, max_tokens=20, logprobs=True, top_logprobs=3
+    )
     entries = answer.choices[0].logprobs.content
     spelt = b"".join(bytes(entry.bytes) for entry in entries).decode("utf-8", "replace")
     assert spelt == answer.choices[0].message.content
@@ -128,7 +150,12 @@ def test_logprobs_spell_the_content(client):
     streamed = client.chat.completions.create(
         model="tiny", messages=QUESTION, seed=2, max_tokens=20, logprobs=True, top_logprobs=3, stream=True
     )
-    again = [entry for chunk in streamed if chunk.choices[0].logprobs for entry in chunk.choices[0].logprobs.content]
+    again = [
+        entry
+        for chunk in streamed
+        if chunk.choices[0].logprobs
+        for entry in chunk.choices[0].logprobs.content
+    ]
     assert [entry.token for entry in again] == [entry.token for entry in entries]
 
 
@@ -138,10 +165,20 @@ def test_logit_bias_and_parts_and_developer_and_null(client):
     bias = {str(token[0]): 100}
     answer = client.chat.completions.create(
         model="tiny",
-        messages=[{"role": "developer", "content": "只说猫"}, {"role": "user", "content": [{"type": "text", "text": "说"}]}],
-        logit_bias=bias, temperature=0, max_tokens=4, top_p=None, seed=None, logprobs=True,
-    )  # fmt: skip
-    assert [tuple(e.bytes) for e in answer.choices[0].logprobs.content] == [tuple(TOKENIZER.decode_bytes(token[:1]))] * 4
+        messages=[
+            {"role": "developer", "content": "只说猫"},
+            {"role": "user", "content": [{"type": "text", "text": "说"}]},
+        ],
+        logit_bias=bias,
+        temperature=0,
+        max_tokens=4,
+        top_p=None,
+        seed=None,
+        logprobs=True,
+    )
+    assert [tuple(e.bytes) for e in answer.choices[0].logprobs.content] == [
+        tuple(TOKENIZER.decode_bytes(token[:1]))
+    ] * 4
 
 
 def test_completions(client, live):
@@ -150,19 +187,30 @@ def test_completions(client, live):
     ids = engine.generate([TOKENIZER.encode(text)], SamplingParams(temperature=0, max_new_tokens=12))[0].ids
     expected = TOKENIZER.decode([i for i in ids if i not in TOKENIZER.special.values()])
     by_text = client.completions.create(model="tiny", prompt=text, temperature=0, max_tokens=12)
-    by_ids = client.completions.create(model="tiny", prompt=TOKENIZER.encode(text), temperature=0, max_tokens=12)
-    echoed = client.completions.create(model="tiny", prompt=[text, "今天"], temperature=0, max_tokens=12, echo=True, n=2)
-    assert by_text.choices[0].text == by_ids.choices[0].text == expected and by_text.object == "text_completion"
+    by_ids = client.completions.create(
+        model="tiny", prompt=TOKENIZER.encode(text), temperature=0, max_tokens=12
+    )
+    echoed = client.completions.create(
+        model="tiny", prompt=[text, "今天"], temperature=0, max_tokens=12, echo=True, n=2
+    )
+    assert (
+        by_text.choices[0].text == by_ids.choices[0].text == expected and by_text.object == "text_completion"
+    )
     assert [c.index for c in echoed.choices] == [0, 1, 2, 3] and echoed.choices[1].text == text + expected
     assert echoed.choices[2].text.startswith("今天")
     chunks = list(
         client.completions.create(
-            model="tiny", prompt=text, temperature=0, max_tokens=12, stream=True, stream_options={"include_usage": True}
+            model="tiny",
+            prompt=text,
+            temperature=0,
+            max_tokens=12,
+            stream=True,
+            stream_options={"include_usage": True},
         )
     )
-    assert "".join(c.choices[0].text for c in chunks if c.choices) == expected and chunks[-1].usage.prompt_tokens == len(
-        TOKENIZER.encode(text)
-    )
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == expected and chunks[
+        -1
+    ].usage.prompt_tokens == len(TOKENIZER.encode(text))
 
 
 def test_an_echo_is_scored_as_an_evaluation_harness_needs_it(client, live):
@@ -171,7 +219,9 @@ def test_an_echo_is_scored_as_an_evaluation_harness_needs_it(client, live):
     logprobs = answer.choices[0].logprobs
     own, top = Engine(live.engine.model, TOKENIZER).score(prompt, 2)
     assert logprobs.token_logprobs[0] is None and logprobs.token_logprobs[1:] == pytest.approx(own, abs=1e-4)
-    assert answer.choices[0].text == TOKENIZER.decode(prompt) and len(logprobs.tokens) == len(prompt) == len(logprobs.text_offset)
+    assert answer.choices[0].text == TOKENIZER.decode(prompt) and len(logprobs.tokens) == len(prompt) == len(
+        logprobs.text_offset
+    )
     assert logprobs.top_logprobs[0] is None and len(logprobs.top_logprobs[1]) <= 2 and top
 
 
@@ -182,7 +232,9 @@ def test_reasoning_in_the_history_is_accepted_under_both_names_and_dropped(clien
         messages = [dict(message) for message in base]
         if name:
             messages[1][name] = "三加五等于八"
-        counts.add(client.chat.completions.create(model="tiny", messages=messages, max_tokens=2).usage.prompt_tokens)
+        counts.add(
+            client.chat.completions.create(model="tiny", messages=messages, max_tokens=2).usage.prompt_tokens
+        )
     assert len(counts) == 1
 
 
@@ -230,4 +282,7 @@ def test_the_description_names_what_is_sent(live):
     for path in ("/v1/chat/completions", "/v1/completions"):
         content = paths[path]["post"]["responses"]["200"]["content"]
         assert set(content) == {"application/json", "text/event-stream"}
-    assert "401" not in paths["/health"]["get"]["responses"] and "200" not in paths["/v1/embeddings"]["post"]["responses"]
+    assert (
+        "401" not in paths["/health"]["get"]["responses"]
+        and "200" not in paths["/v1/embeddings"]["post"]["responses"]
+    )

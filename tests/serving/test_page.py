@@ -22,9 +22,7 @@ PAGE = (STATIC / "index.html").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_make_text_and_never_markup(name):
-    forbidden = (
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc|setAttribute\(\s*[\"'](on|style)|DOMParser"
-    )
+    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc|setAttribute\(\s*[\"'](on|style)|DOMParser"
     assert not re.search(forbidden, SCRIPTS[name])
 
 
@@ -53,15 +51,25 @@ def test_every_word_is_there_in_both_languages():
 def test_every_element_a_script_asks_for_exists():
     wanted = {name for source in SCRIPTS.values() for name in re.findall(r'\$\("([\w-]+)"\)', source)}
     assert wanted and wanted <= set(re.findall(r'\bid="([\w-]+)"', PAGE))
-    icons = {name for source in SCRIPTS.values() for name in re.findall(r'icon(?:Button)?\("([a-z]+)"', source)}
+    icons = {
+        name for source in SCRIPTS.values() for name in re.findall(r'icon(?:Button)?\("([a-z]+)"', source)
+    }
     assert {f"i-{name}" for name in icons} <= set(re.findall(r'symbol id="([\w-]+)"', PAGE))
 
 
 def test_files_are_served_with_their_types(live):
-    types = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css", "seal.svg": "image/svg+xml"}
+    types = {
+        "index.html": "text/html",
+        "app.js": "text/javascript",
+        "style.css": "text/css",
+        "seal.svg": "image/svg+xml",
+    }
     for name, media in types.items():
         with urllib.request.urlopen(f"{live.url}/static/{name}", timeout=5) as response:
-            assert response.headers["content-type"].startswith(media) and response.read() == (STATIC / name).read_bytes()
+            assert (
+                response.headers["content-type"].startswith(media)
+                and response.read() == (STATIC / name).read_bytes()
+            )
     with urllib.request.urlopen(f"{live.url}/", timeout=5) as response:
         assert response.read() == (STATIC / "index.html").read_bytes()
 
@@ -88,7 +96,9 @@ def rendered(tmp_path, texts: list[str]) -> list:
         pytest.skip("node is not installed")
     (tmp_path / "markdown.mjs").write_text(SCRIPTS["markdown.js"], encoding="utf-8")
     (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-    program = FAKE_DOCUMENT + """
+    program = (
+        FAKE_DOCUMENT
+        + """
 import { readFileSync } from "node:fs";
 import { showMarkdown } from "./markdown.mjs";
 const shown = JSON.parse(readFileSync("texts.json", "utf8")).map((text) => {
@@ -104,6 +114,7 @@ const shown = JSON.parse(readFileSync("texts.json", "utf8")).map((text) => {
 });
 console.log(JSON.stringify(shown));
 """
+    )
     (tmp_path / "main.mjs").write_text(program, encoding="utf-8")
     result = subprocess.run([node, "main.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
@@ -113,39 +124,97 @@ console.log(JSON.stringify(shown));
 MARKDOWN = {
     "你好": [["p", {}, "你好"]],
     "一\n二\n\n三": [["p", {}, "一", ["br", {}], "二"], ["p", {}, "三"]],
-    "**粗**和*斜*与`x*y*`": [["p", {}, ["strong", {}, "粗"], "和", ["em", {}, "斜"], "与", ["code", {}, "x*y*"]]],
+    "**粗**和*斜*与`x*y*`": [
+        ["p", {}, ["strong", {}, "粗"], "和", ["em", {}, "斜"], "与", ["code", {}, "x*y*"]]
+    ],
     "3*4*5=60，2 * 3 * 4，snake_case_name": [["p", {}, "3*4*5=60，2 * 3 * 4，snake_case_name"]],
-    "```python\nprint('<b>')\n```\n完": [["pre", {"data-language": "python"}, ["code", {}, "print('<b>')"]], ["p", {}, "完"]],
+    "```python\nprint('<b>')\n```\n完": [
+        ["pre", {"data-language": "python"}, ["code", {}, "print('<b>')"]],
+        ["p", {}, "完"],
+    ],
     "```\n没有结束": [["pre", {}, ["code", {}, "没有结束"]]],
     "# 题\n正文": [["h3", {}, "题"], ["p", {}, "正文"]],
     "- 甲\n- 乙\n  - 丙": [["ul", {}, ["li", {}, "甲"], ["li", {}, "乙", ["ul", {}, ["li", {}, "丙"]]]]],
     "2. 甲\n3. 乙": [["ol", {"start": "2"}, ["li", {}, "甲"], ["li", {}, "乙"]]],
     "|a|b|\n|-|-|\n|1|**2**|": [
-        ["table", {}, ["thead", {}, ["tr", {}, ["th", {}, "a"], ["th", {}, "b"]]],
-         ["tbody", {}, ["tr", {}, ["td", {}, "1"], ["td", {}, ["strong", {}, "2"]]]]]
+        [
+            "table",
+            {},
+            ["thead", {}, ["tr", {}, ["th", {}, "a"], ["th", {}, "b"]]],
+            ["tbody", {}, ["tr", {}, ["td", {}, "1"], ["td", {}, ["strong", {}, "2"]]]],
+        ]
     ],
     "[站](https://example.org/a?b=1)": [
-        ["p", {}, ["a", {"href": "https://example.org/a?b=1", "rel": "noopener noreferrer", "target": "_blank"}, "站"]]
+        [
+            "p",
+            {},
+            [
+                "a",
+                {"href": "https://example.org/a?b=1", "rel": "noopener noreferrer", "target": "_blank"},
+                "站",
+            ],
+        ]
     ],
     "> 引\n> 用": [["blockquote", {}, ["p", {}, "引", ["br", {}], "用"]]],
     "---": [["hr", {}]],
     "\\*不斜\\*": [["p", {}, "*不斜*"]],
     "答案是4。\n9-5=4": [["p", {}, "答案是4。", ["br", {}], "9-5=4"]],
-}  # fmt: skip
+}
 
 
 def test_markdown_is_shown_as_elements(tmp_path):
-    for text, (found, expected) in zip(MARKDOWN, zip(rendered(tmp_path, list(MARKDOWN)), MARKDOWN.values(), strict=True), strict=True):
+    for text, (found, expected) in zip(
+        MARKDOWN, zip(rendered(tmp_path, list(MARKDOWN)), MARKDOWN.values(), strict=True), strict=True
+    ):
         assert found == expected, text
 
 
 HOSTILE = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "[x](JaVaScRiPt:alert(1))", "[x](data:text/html,<b>)",
-    "[x](vbscript:a)", "[x](//evil.example)", "[x](/v1/models)", "![x](https://evil.example/a.png)", "[x](https://a\" onclick=\"alert(1))",
-    "```\"onload=alert(1)\n</code><script>\n```", "# <svg onload=alert(1)>", "|<b>|x|\n|-|-|\n|<i onclick=1>|y|", "[a[b](https://x.example)](javascript:1)",
-    "__proto__", "[__proto__](https://example.org)", "<https://example.org>", "[x](https://user:pw@evil.example)", "&lt;script&gt;",
-]  # fmt: skip
-TAGS = {"p", "br", "strong", "em", "del", "code", "pre", "h3", "h4", "h5", "h6", "hr", "blockquote", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "a"}
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[x](javascript:alert(1))",
+    "[x](JaVaScRiPt:alert(1))",
+    "[x](data:text/html,<b>)",
+    "[x](vbscript:a)",
+    "[x](//evil.example)",
+    "[x](/v1/models)",
+    "![x](https://evil.example/a.png)",
+    '[x](https://a" onclick="alert(1))',
+    '```"onload=alert(1)\n</code><script>\n```',
+    "# <svg onload=alert(1)>",
+    "|<b>|x|\n|-|-|\n|<i onclick=1>|y|",
+    "[a[b](https://x.example)](javascript:1)",
+    "__proto__",
+    "[__proto__](https://example.org)",
+    "<https://example.org>",
+    "[x](https://user:pw@evil.example)",
+    "&lt;script&gt;",
+]
+TAGS = {
+    "p",
+    "br",
+    "strong",
+    "em",
+    "del",
+    "code",
+    "pre",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "blockquote",
+    "ul",
+    "ol",
+    "li",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "a",
+}
 ATTRIBUTES = {"a": {"href", "rel", "target"}, "pre": {"data-language"}, "ol": {"start"}}
 
 
@@ -169,19 +238,52 @@ def test_nothing_that_runs_or_loads_comes_from_a_text(tmp_path):
 
 def test_long_and_broken_texts_are_shown_all_the_same(tmp_path):
     """Of 4,000 characters; each takes a fraction of the run's minute, or it would not end."""
-    texts = [unit * (4_000 // len(unit)) for unit in ("*", "**a ", "_a", "`", "``a`", "[", "[a](", "> ", "- ", "  - a\n", "|", "a|b\n-|-\n", "\\", "#", "~~a", "```\n", "*a **b ")]
+    texts = [
+        unit * (4_000 // len(unit))
+        for unit in (
+            "*",
+            "**a ",
+            "_a",
+            "`",
+            "``a`",
+            "[",
+            "[a](",
+            "> ",
+            "- ",
+            "  - a\n",
+            "|",
+            "a|b\n-|-\n",
+            "\\",
+            "#",
+            "~~a",
+            "```\n",
+            "*a **b ",
+        )
+    ]
     assert len(rendered(tmp_path, texts)) == len(texts)
 
 
 def test_examples_come_from_the_model_directory(tmp_path, serve_with):
     assert read_suggestions(tmp_path) == ()
     file = tmp_path / "suggestions.json"
-    file.write_text(json.dumps(["你好", {"text": "1+1=?", "title": {"zh": "算术", "en": "a sum"}}]), encoding="utf-8")
+    file.write_text(
+        json.dumps(["你好", {"text": "1+1=?", "title": {"zh": "算术", "en": "a sum"}}]), encoding="utf-8"
+    )
     found = read_suggestions(tmp_path)
     assert found == ({"text": "你好", "title": {}}, {"text": "1+1=?", "title": {"zh": "算术", "en": "a sum"}})
-    with serve_with(Settings(model_id="tiny", suggestions=found)) as live, urllib.request.urlopen(f"{live.url}/suggestions") as response:
+    with (
+        serve_with(Settings(model_id="tiny", suggestions=found)) as live,
+        urllib.request.urlopen(f"{live.url}/suggestions") as response,
+    ):
         assert json.load(response) == list(found)
-    for wrong in ('{"a": 1}', "[1]", '[{"title": {"zh": "x"}}]', '[{"text": "x", "title": "y"}]', '[""]', '[{"text": "x", "title": {"fr": "y"}}]'):
+    for wrong in (
+        '{"a": 1}',
+        "[1]",
+        '[{"title": {"zh": "x"}}]',
+        '[{"text": "x", "title": "y"}]',
+        '[""]',
+        '[{"text": "x", "title": {"fr": "y"}}]',
+    ):
         file.write_text(wrong, encoding="utf-8")
         with pytest.raises(HanlinError, match="suggestions.json"):
             read_suggestions(tmp_path)

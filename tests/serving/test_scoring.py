@@ -84,7 +84,9 @@ def test_prompts_nobody_waits_for_are_not_scored(booked, stream):
 def test_each_distinct_prompt_is_scored_once(booked):
     live, book = booked
     book.go.set()
-    response = ask(live, prompt=[LONG[0], LONG[1], LONG[0]], echo=True, logprobs=1, max_tokens=1, n=3).getresponse()
+    response = ask(
+        live, prompt=[LONG[0], LONG[1], LONG[0]], echo=True, logprobs=1, max_tokens=1, n=3
+    ).getresponse()
     choices = json.loads(response.read())["choices"]
     assert len(choices) == 9 and book.done.count("score") == 2
     assert choices[0]["logprobs"]["token_logprobs"][:5] == choices[8]["logprobs"]["token_logprobs"][:5]
@@ -107,7 +109,9 @@ def test_the_deadline_ends_scoring(serve_with):
     with serve_with(Settings(model_id="tiny", request_timeout=0.3)) as live:
         book = Book(live)
         for stream in (False, True):
-            response = ask(live, prompt=LONG, echo=True, logprobs=1, max_tokens=0, stream=stream).getresponse()
+            response = ask(
+                live, prompt=LONG, echo=True, logprobs=1, max_tokens=0, stream=stream
+            ).getresponse()
             assert response.status == (200 if stream else 503) and b'"timeout"' in response.read()
         book.go.set()
         wait_for(lambda: live.worker.unfinished == 0)
@@ -134,7 +138,11 @@ def test_a_streamed_echo_equals_the_whole_one(booked, logprobs):
     body = {"prompt": LONG[:3], "echo": True, "logprobs": logprobs, "max_tokens": 4, "seed": 1, "n": 2}
     whole = json.loads(ask(live, **body).getresponse().read())["choices"]
     events = ask(live, **body, stream=True).getresponse().read().decode().split("\n\n")
-    chunks = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events if event.startswith("data: {")]
+    chunks = [
+        json.loads(event.removeprefix("data: "))["choices"][0]
+        for event in events
+        if event.startswith("data: {")
+    ]
     for choice in whole:
         own = [chunk for chunk in chunks if chunk["index"] == choice["index"]]
         assert "".join(chunk["text"] for chunk in own) == choice["text"]

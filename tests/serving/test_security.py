@@ -17,7 +17,9 @@ from hanlin.serving.service import Settings
 KEY = "correct-horse"
 
 
-def get(port: int, path: str, headers: list[tuple[str, str]], method: str = "GET") -> http.client.HTTPResponse:
+def get(
+    port: int, path: str, headers: list[tuple[str, str]], method: str = "GET"
+) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     hosted = any(name.lower() == "host" for name, _ in headers)
     connection.putrequest(method, path, skip_host=hosted)
@@ -65,7 +67,11 @@ CREDENTIALS = {
 def test_every_route_but_health_needs_the_key(guarded, credential):
     headers, accepted = CREDENTIALS[credential]
     routes = [
-        (path, method) for route in guarded.app.routes for path in [route.path] for method in route.methods if method in ("GET", "POST")
+        (path, method)
+        for route in guarded.app.routes
+        for path in [route.path]
+        for method in route.methods
+        if method in ("GET", "POST")
     ]
     assert len(routes) > 8
     for path, method in [
@@ -84,7 +90,9 @@ def test_every_route_but_health_needs_the_key(guarded, credential):
             assert response.status not in (401, 403), (path, response.status)
         else:
             assert response.status == 401, (path, response.status)
-            assert response.headers["www-authenticate"].startswith("Bearer" if path.startswith("/v1/") else "Basic")
+            assert response.headers["www-authenticate"].startswith(
+                "Bearer" if path.startswith("/v1/") else "Basic"
+            )
 
 
 @pytest.mark.parametrize("path", ["/", "/static/index.html", "/v1/models", "/health", "/nothing"])
@@ -98,10 +106,25 @@ def test_every_answer_carries_the_policy(live, path):
 
 @pytest.mark.parametrize(
     ("host", "allowed"),
-    [("localhost", True), ("127.0.0.1:8000", True), ("[::1]:99", True), ("LOCALHOST:80", True), ("evil.example", False), ("127.0.0.1.evil.example", False),
-     ("localhost.evil.example:8000", False), ("", False), ("[::1]evil.example", False), ("[::1]:80evil.example", False), ("[::1", False),
-     ("127.0.0.1:80@evil.example", False), ("evil@127.0.0.1", False), ("localhost:", False), ("localhost:80:80", False), ("localhost/x", False)],
-)  # fmt: skip
+    [
+        ("localhost", True),
+        ("127.0.0.1:8000", True),
+        ("[::1]:99", True),
+        ("LOCALHOST:80", True),
+        ("evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example:8000", False),
+        ("", False),
+        ("[::1]evil.example", False),
+        ("[::1]:80evil.example", False),
+        ("[::1", False),
+        ("127.0.0.1:80@evil.example", False),
+        ("evil@127.0.0.1", False),
+        ("localhost:", False),
+        ("localhost:80:80", False),
+        ("localhost/x", False),
+    ],
+)
 def test_only_this_machines_names_are_answered(live, host, allowed):
     assert (get(live.port, "/v1/models", [("Host", host)]).status == 200) is allowed
 
@@ -124,10 +147,14 @@ def test_pages_of_other_origins_are_refused(live, origin, allowed):
 def test_a_preflight_is_not_answered_with_permission(live):
     connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)
     connection.request(
-        "OPTIONS", "/v1/chat/completions", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+        "OPTIONS",
+        "/v1/chat/completions",
+        headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"},
     )
     response = connection.getresponse()
-    assert response.status == 403 and not any(name.lower().startswith("access-control-") for name in response.headers)
+    assert response.status == 403 and not any(
+        name.lower().startswith("access-control-") for name in response.headers
+    )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
@@ -158,8 +185,14 @@ def test_the_address_it_listens_on_is_answered(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr("hanlin.serving.server.load_chat_model", lambda *_: (None, None))
     monkeypatch.setattr("hanlin.serving.server.Engine", lambda *_, **__: None)
-    monkeypatch.setattr("hanlin.serving.server.create_app", lambda engine, tokenizer, settings: seen.update(hosts=settings.hosts))
-    monkeypatch.setattr("hanlin.serving.server.make_server", lambda *_: types.SimpleNamespace(run=lambda sockets: sockets[0].close()))
+    monkeypatch.setattr(
+        "hanlin.serving.server.create_app",
+        lambda engine, tokenizer, settings: seen.update(hosts=settings.hosts),
+    )
+    monkeypatch.setattr(
+        "hanlin.serving.server.make_server",
+        lambda *_: types.SimpleNamespace(run=lambda sockets: sockets[0].close()),
+    )
     (tmp_path / "config.json").write_text("{}")
     serve(tmp_path, host="127.0.0.2", port=0)
     assert "127.0.0.2" in seen["hosts"] and "localhost" in seen["hosts"]
@@ -176,38 +209,82 @@ def shared(serve_with):
 
 
 def permissions(response: http.client.HTTPResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items() if name.lower().startswith("access-control-")}
+    return {
+        name.lower(): value
+        for name, value in response.headers.items()
+        if name.lower().startswith("access-control-")
+    }
 
 
 def test_an_allowed_page_may_call_and_no_other(shared):
     authorized = ("Authorization", f"Bearer {KEY}")
     response = get(shared.port, "/v1/models", [("Origin", PAGE), authorized])
     assert response.status == 200 and permissions(response)["access-control-allow-origin"] == PAGE
-    assert "Origin" in response.headers["vary"] and "access-control-allow-credentials" not in permissions(response)
+    assert "Origin" in response.headers["vary"] and "access-control-allow-credentials" not in permissions(
+        response
+    )
     refused = get(shared.port, "/v1/models", [("Origin", PAGE)])  # its page can read why
     assert refused.status == 401 and permissions(refused)["access-control-allow-origin"] == PAGE
-    for other in ("http://app.example", "https://app.example:3000", "http://app.example:3000.evil.example", "null", PAGE + "/"):
+    for other in (
+        "http://app.example",
+        "https://app.example:3000",
+        "http://app.example:3000.evil.example",
+        "null",
+        PAGE + "/",
+    ):
         response = get(shared.port, "/v1/models", [("Origin", other), authorized])
         assert response.status == 403 and not permissions(response)
-    assert get(shared.port, "/v1/models", [("Origin", PAGE), ("Origin", "http://evil.example"), authorized]).status == 403
+    assert (
+        get(
+            shared.port, "/v1/models", [("Origin", PAGE), ("Origin", "http://evil.example"), authorized]
+        ).status
+        == 403
+    )
 
 
 def test_a_preflight_of_an_allowed_page(shared):
-    asked = [("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "authorization,content-type,x-stainless-os")]
+    asked = [
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "authorization,content-type,x-stainless-os"),
+    ]
     response = get(shared.port, "/v1/chat/completions", [("Origin", PAGE), *asked], "OPTIONS")
     given = permissions(response)
-    assert response.status == 204 and given["access-control-allow-origin"] == PAGE and "POST" in given["access-control-allow-methods"]
-    assert {name.strip() for name in given["access-control-allow-headers"].split(",")} == {"authorization", "content-type", "x-stainless-os"}
+    assert (
+        response.status == 204
+        and given["access-control-allow-origin"] == PAGE
+        and "POST" in given["access-control-allow-methods"]
+    )
+    assert {name.strip() for name in given["access-control-allow-headers"].split(",")} == {
+        "authorization",
+        "content-type",
+        "x-stainless-os",
+    }
     assert get(shared.port, "/v1/chat/completions", [("Origin", PAGE)], "OPTIONS").status == 401
-    assert get(shared.port, "/v1/chat/completions", [("Origin", "http://evil.example"), *asked], "OPTIONS").status == 403
+    assert (
+        get(
+            shared.port, "/v1/chat/completions", [("Origin", "http://evil.example"), *asked], "OPTIONS"
+        ).status
+        == 403
+    )
 
 
 @pytest.mark.parametrize(
     ("origin", "key", "allowed"),
-    [("http://localhost:3000", None, True), ("app://obsidian.md", None, True), ("HTTP://Localhost:3000/", None, True), ("*", "a-long-key", True),
-     ("null", "a-long-key", True), ("*", None, False), ("null", None, False), ("localhost:3000", None, False), ("http://a/b", None, False),
-     ("http://u@a", None, False), ("http://*.a", "a-long-key", False), ("", None, False)],
-)  # fmt: skip
+    [
+        ("http://localhost:3000", None, True),
+        ("app://obsidian.md", None, True),
+        ("HTTP://Localhost:3000/", None, True),
+        ("*", "a-long-key", True),
+        ("null", "a-long-key", True),
+        ("*", None, False),
+        ("null", None, False),
+        ("localhost:3000", None, False),
+        ("http://a/b", None, False),
+        ("http://u@a", None, False),
+        ("http://*.a", "a-long-key", False),
+        ("", None, False),
+    ],
+)
 def test_which_origins_can_be_allowed(origin, key, allowed):
     if allowed:
         assert check_origins([origin], key) == (origin.lower().rstrip("/"),)

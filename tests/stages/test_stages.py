@@ -28,7 +28,14 @@ from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from tests.support import tiny_model, tiny_tokenizer
 
-PAIRS = [{"prompt": [{"role": "user", "content": f"小明{n}在学校吗？"}], "chosen": "小明在学校。" * (1 + n % 3), "rejected": "12345" * (1 + n % 2)} for n in range(24)]
+PAIRS = [
+    {
+        "prompt": [{"role": "user", "content": f"小明{n}在学校吗？"}],
+        "chosen": "小明在学校。" * (1 + n % 3),
+        "rejected": "12345" * (1 + n % 2),
+    }
+    for n in range(24)
+]
 
 
 def job(folder, name: str) -> Job:
@@ -65,7 +72,9 @@ def test_dpo_loss_is_its_formula(world, normalized):
         for pair in PAIRS[:5]:
             delta = []
             for side in ("chosen", "rejected"):
-                ids, mask = tokenizer.encode_conversation([*pair["prompt"], {"role": "assistant", "content": pair[side]}])
+                ids, mask = tokenizer.encode_conversation(
+                    [*pair["prompt"], {"role": "assistant", "content": pair[side]}]
+                )
                 (ours, count), (theirs, _) = log_prob(model, ids, mask), log_prob(reference, ids, mask)
                 delta.append((ours - theirs) / (count if normalized else 1))
                 if side == "chosen":
@@ -99,9 +108,21 @@ def test_pairs_stay_together_and_in_order(world):
 def test_a_pair_is_judged_by_its_answers_alone(world, tmp_path):
     """What the assistant said earlier in the prompt is on both sides, but not of the answers' length."""
     _, tokenizer, _, _ = world
-    prompt = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好，小明。"}, {"role": "user", "content": "学校呢？"}]
-    data = build_pair_dataset([{"prompt": prompt, "chosen": "在学校。", "rejected": "不知道"}], tokenizer, tmp_path / "d", max_length=128)
-    learnt = [tokenizer.decode(data.tokens[a:b][data.mask[a:b] == 1].tolist()) for a, b in zip(data.starts, data.starts[1:], strict=False)]
+    prompt = [
+        {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "你好，小明。"},
+        {"role": "user", "content": "学校呢？"},
+    ]
+    data = build_pair_dataset(
+        [{"prompt": prompt, "chosen": "在学校。", "rejected": "不知道"}],
+        tokenizer,
+        tmp_path / "d",
+        max_length=128,
+    )
+    learnt = [
+        tokenizer.decode(data.tokens[a:b][data.mask[a:b] == 1].tolist())
+        for a, b in zip(data.starts, data.starts[1:], strict=False)
+    ]
     assert learnt == ["在学校。<|im_end|>", "不知道<|im_end|>"]
 
 
@@ -140,7 +161,9 @@ def test_dpo_raises_the_preferred_answer(world, tmp_path):
 def test_policy_gradient_is_its_formula(world, temperature):
     """Rewards by record and text, of means that differ between the groups; the answers to one record all earn the same."""
     _, tokenizer, model, _ = world
-    config = GRPOConfig(seq_len=128, prompts=4, group_size=4, max_new_tokens=8, kl_coef=0.5, temperature=temperature)
+    config = GRPOConfig(
+        seq_len=128, prompts=4, group_size=4, max_new_tokens=8, kl_coef=0.5, temperature=temperature
+    )
     records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "scale": n} for n in range(4)]
     earned: dict[int, list[float]] = {}
 
@@ -161,7 +184,9 @@ def test_policy_gradient_is_its_formula(world, temperature):
             text = tokenizer.decode([label for label in labels.tolist() if label != IGNORE])
             advantage = record * len(text) - sum(earned[record]) / 4
             seen.add(round(advantage, 3))
-            now, before = (torch.log_softmax(m(torch.tensor([ids]))[0] / temperature, -1) for m in (model, reference))
+            now, before = (
+                torch.log_softmax(m(torch.tensor([ids]))[0] / temperature, -1) for m in (model, reference)
+            )
             for i, label in enumerate(labels.tolist()):
                 if label != IGNORE:
                     d = before[i, label] - now[i, label]
@@ -175,8 +200,12 @@ def test_the_policy_loss_is_divided_by_a_constant(world):
     """P·G·L_max, however many answers are left out because their groups agree."""
     _, tokenizer, model, _ = world
     config = GRPOConfig(seq_len=128, prompts=4, group_size=4, max_new_tokens=8)
-    records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "scale": n % 2} for n in range(4)]
-    (batch,) = RolloutSource(records, lambda record, text, opened: float(record["scale"] * len(text)), tokenizer, config, seed=0).micro_batches(0, model)
+    records = [
+        {"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "scale": n % 2} for n in range(4)
+    ]
+    (batch,) = RolloutSource(
+        records, lambda record, text, opened: float(record["scale"] * len(text)), tokenizer, config, seed=0
+    ).micro_batches(0, model)
     assert 0 < len(batch.documents) <= 8
     assert PolicyGradient(config, None).weight(batch) == 4 * 4 * 8
 
@@ -185,7 +214,9 @@ def test_the_loss_of_dpo_is_a_mean_over_pairs(world, tmp_path):
     """A model against itself has log 2 a pair, whichever way the loop divides."""
     folder, _, _, data = world
     config = DPOConfig(seq_len=128, pairs=8, sft_weight=0.0, train=TrainConfig(steps=1, muon=False))
-    assert dpo(folder / "model", data.path, config, job(tmp_path, "dpo")).last["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert dpo(folder / "model", data.path, config, job(tmp_path, "dpo")).last["loss"] == pytest.approx(
+        0.6931, abs=1e-3
+    )
 
 
 def test_the_reward_models_loss_is_its_formula(world):
@@ -202,10 +233,17 @@ def test_the_reward_models_loss_is_its_formula(world):
         loss, figures = objective(model, batch)
         expected = 0.0
         for pair in range(5):
-            chosen, rejected = (float(model(torch.tensor([data.document(d).astype("int64").tolist()]))[0, -1]) for d in (2 * pair, 2 * pair + 1))
+            chosen, rejected = (
+                float(model(torch.tensor([data.document(d).astype("int64").tolist()]))[0, -1])
+                for d in (2 * pair, 2 * pair + 1)
+            )
             assert abs(chosen - rejected) > 1e-3 and abs(chosen + rejected) > 1e-3
             expected += math.log1p(math.exp(rejected - chosen)) + 0.3 * (chosen + rejected) ** 2
-    assert float(loss) == pytest.approx(expected, rel=1e-3) and objective.weight(batch) == 5 and figures["accuracy_count"] == 5
+    assert (
+        float(loss) == pytest.approx(expected, rel=1e-3)
+        and objective.weight(batch) == 5
+        and figures["accuracy_count"] == 5
+    )
 
 
 def test_groups_that_agree_teach_nothing(world):
@@ -213,7 +251,9 @@ def test_groups_that_agree_teach_nothing(world):
     config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6)
     records = [{"messages": [{"role": "user", "content": "1加1等于几？"}], "answer": 2}]
     for value in (1.0, 0.1):  # in float32, the mean of three 0.1 is not 0.1
-        (batch,) = RolloutSource(records, lambda record, text, opened, value=value: value, tokenizer, config, seed=0).micro_batches(0, model)
+        (batch,) = RolloutSource(
+            records, lambda record, text, opened, value=value: value, tokenizer, config, seed=0
+        ).micro_batches(0, model)
         loss, _ = PolicyGradient(config, None)(model, batch)
         assert batch.idle and float(loss) == 0.0 and batch.reward == pytest.approx(value)
 
@@ -232,7 +272,12 @@ def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world
 
     class Watching(Progress):
         def update(self, step, steps, figures):
-            states.append((figures.get("idle", 0.0), {name: value.clone() for name, value in watched.state_dict().items()}))
+            states.append(
+                (
+                    figures.get("idle", 0.0),
+                    {name: value.clone() for name, value in watched.state_dict().items()},
+                )
+            )
 
     job_of = Job(tmp_path / "out", tmp_path / "work", Watching(), seed=0)
     watched = None
@@ -243,7 +288,15 @@ def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world
         watched = model
         return inner(model, *arguments, **options)
 
-    config = GRPOConfig(seq_len=64, prompts=2, group_size=4, max_new_tokens=4, train=TrainConfig(steps=6, learning_rate=1e-2, weight_decay=0.1, warmup=0.0, muon=False, checkpoint_seconds=0.0))
+    config = GRPOConfig(
+        seq_len=64,
+        prompts=2,
+        group_size=4,
+        max_new_tokens=4,
+        train=TrainConfig(
+            steps=6, learning_rate=1e-2, weight_decay=0.1, warmup=0.0, muon=False, checkpoint_seconds=0.0
+        ),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job_module, "train", train)
         result = grpo(folder / "model", records, reward_of, config, job_of)
@@ -256,14 +309,20 @@ def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world
     assert changed == [False, False, True, True, False, False]
     assert result.idle == read_manifest(tmp_path / "out").metrics["idle"] == 4
     state = json.loads((tmp_path / "work" / "step-00000005" / "state.json").read_text())
-    assert state["idle"] == 3 and state["guard"]["count"] == 2  # the guard judges by losses of steps that had some
+    # the guard judges by losses of steps that had some
+    assert state["idle"] == 3 and state["guard"]["count"] == 2
 
 
 def test_rollouts_depend_on_step_and_seed_alone(world):
     _, tokenizer, model, _ = world
     config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6)
     records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "answer": n} for n in range(4)]
-    first, again, other = (RolloutSource(records, lambda r, t, opened: float(len(t) % 2), tokenizer, config, seed=0).micro_batches(s, model)[0] for s in (1, 1, 2))
+    first, again, other = (
+        RolloutSource(
+            records, lambda r, t, opened: float(len(t) % 2), tokenizer, config, seed=0
+        ).micro_batches(s, model)[0]
+        for s in (1, 1, 2)
+    )
     assert torch.equal(first.rows.ids, again.rows.ids) and torch.equal(first.advantages, again.advantages)
     assert first.rows.ids.shape != other.rows.ids.shape or not torch.equal(first.rows.ids, other.rows.ids)
 
@@ -272,9 +331,23 @@ def test_grpo_finds_what_is_rewarded(world, tmp_path):
     """Rewarded for one character that a random model writes now and then, the model learns to write it."""
     folder, tokenizer, _, _ = world
     records = [{"messages": [{"role": "user", "content": "说一个字。"}], "answer": 0}]
-    config = GRPOConfig(seq_len=64, prompts=4, group_size=8, max_new_tokens=4, train=TrainConfig(steps=25, learning_rate=3e-3, muon=False))
-    grpo(folder / "model", records, lambda record, text, opened: float("小" in text), config, job(tmp_path, "grpo"))
-    rewards = [json.loads(line)["reward"] for line in (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()]
+    config = GRPOConfig(
+        seq_len=64,
+        prompts=4,
+        group_size=8,
+        max_new_tokens=4,
+        train=TrainConfig(steps=25, learning_rate=3e-3, muon=False),
+    )
+    grpo(
+        folder / "model",
+        records,
+        lambda record, text, opened: float("小" in text),
+        config,
+        job(tmp_path, "grpo"),
+    )
+    rewards = [
+        json.loads(line)["reward"] for line in (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert len(rewards) == 25
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3, rewards
 
@@ -333,7 +406,26 @@ def test_one_reader_of_numbers_serves_reference_and_answer(answer, right, wrong)
     assert [text for text in wrong if numeric_answer({"answer": answer}, text) != 0.0] == []
 
 
-@pytest.mark.parametrize("answer", ["5²", "√2", "2x", "A", "", "1/0", "12元", "1,20", "(1) 5", None, True, float("nan"), float("inf"), [3], "9" * 400])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "5²",
+        "√2",
+        "2x",
+        "A",
+        "",
+        "1/0",
+        "12元",
+        "1,20",
+        "(1) 5",
+        None,
+        True,
+        float("nan"),
+        float("inf"),
+        [3],
+        "9" * 400,
+    ],
+)
 def test_what_is_no_number_cannot_be_judged(answer):
     assert not numeric_answer.can_judge({"answer": answer})
     assert numeric_answer({"answer": answer}, "5") == 0.0
@@ -362,23 +454,42 @@ class Heard(Progress):
 def test_problems_that_cannot_be_judged_or_do_not_fit_are_left_out_before_the_first_step(world, tmp_path):
     folder, tokenizer, _, _ = world
     answers = [3, "15/2", "两个", "5²", 4]
-    records = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "answer": answer} for n, answer in enumerate(answers)]
+    records = [
+        {"messages": [{"role": "user", "content": f"{n}加1等于几？"}], "answer": answer}
+        for n, answer in enumerate(answers)
+    ]
     records.append({"messages": [{"role": "user", "content": "学校" * 60}], "answer": 1})
-    config = GRPOConfig(seq_len=64, prompts=4, group_size=2, max_new_tokens=6, train=TrainConfig(steps=3, muon=False))
+    config = GRPOConfig(
+        seq_len=64, prompts=4, group_size=2, max_new_tokens=6, train=TrainConfig(steps=3, muon=False)
+    )
     heard = Heard()
-    grpo(folder / "model", records, numeric_answer, config, Job(tmp_path / "out", tmp_path / "work", heard, seed=0))
+    grpo(
+        folder / "model",
+        records,
+        numeric_answer,
+        config,
+        Job(tmp_path / "out", tmp_path / "work", heard, seed=0),
+    )
     metrics = read_manifest(tmp_path / "out").metrics
     assert (metrics["problems"], metrics["left_out"]) == (3, 3)
     judged, long = heard.warnings
     assert "2 of 6" in judged and "两个" in judged and "1 of 4" in long and "学校" in long
 
 
-@pytest.mark.parametrize("content,answer,why", [("1加1等于几？", "两个", "number"), ("学校" * 60, 1, "seq_len")])
+@pytest.mark.parametrize(
+    "content,answer,why", [("1加1等于几？", "两个", "number"), ("学校" * 60, 1, "seq_len")]
+)
 def test_grpo_without_a_usable_problem_is_refused(world, content, answer, why):
     _, tokenizer, _, _ = world
     config = GRPOConfig(seq_len=64, prompts=1, group_size=2, max_new_tokens=6)
     with pytest.raises(HanlinError) as caught:
-        RolloutSource([{"messages": [{"role": "user", "content": content}], "answer": answer}], numeric_answer, tokenizer, config, seed=0)
+        RolloutSource(
+            [{"messages": [{"role": "user", "content": content}], "answer": answer}],
+            numeric_answer,
+            tokenizer,
+            config,
+            seed=0,
+        )
     assert why in caught.value.en and caught.value.zh
 
 
@@ -387,7 +498,13 @@ def test_the_reward_is_told_whether_the_prompt_opened_a_thought(world, thinking)
     _, tokenizer, model, _ = world
     told = []
     config = GRPOConfig(seq_len=64, prompts=1, group_size=2, max_new_tokens=2, thinking=thinking)
-    source = RolloutSource([{"messages": [{"role": "user", "content": "你好"}]}], lambda record, text, opened: float(told.append(opened) or 0), tokenizer, config, seed=0)
+    source = RolloutSource(
+        [{"messages": [{"role": "user", "content": "你好"}]}],
+        lambda record, text, opened: float(told.append(opened) or 0),
+        tokenizer,
+        config,
+        seed=0,
+    )
     source.micro_batches(0, model)
     assert told == [thinking is True] * 2
 
@@ -395,7 +512,16 @@ def test_the_reward_is_told_whether_the_prompt_opened_a_thought(world, thinking)
 def test_corrected_answers_make_another_run(world):
     _, tokenizer, _, _ = world
     config = GRPOConfig(seq_len=64, prompts=1, group_size=2, max_new_tokens=2)
-    one, other = (RolloutSource([{"messages": [{"role": "user", "content": "你好"}], "answer": n}], numeric_answer, tokenizer, config, seed=0) for n in (1, 2))
+    one, other = (
+        RolloutSource(
+            [{"messages": [{"role": "user", "content": "你好"}], "answer": n}],
+            numeric_answer,
+            tokenizer,
+            config,
+            seed=0,
+        )
+        for n in (1, 2)
+    )
     assert one.fingerprint != other.fingerprint and one.identity != other.identity
 
 

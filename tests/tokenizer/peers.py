@@ -17,11 +17,30 @@ from tests.llama import LlamaVocabulary
 # Letters and numbers of Unicode 16.0, the version of `tokenizers` and so of Hanlin, that the tables of llama.cpp (0.3.36 of its Python
 # package, Unicode 15.1) hold for symbols: the only characters that it cuts otherwise. `test_every_character_in_llama_cpp` keeps the list.
 NEWER_THAN_LLAMA = (
-    (0x1C89, 0x1C8A), (0xA7CB, 0xA7CD), (0xA7DA, 0xA7DC), (0x105C0, 0x105F3), (0x10D40, 0x10D65), (0x10D6F, 0x10D85), (0x10EC2, 0x10EC4),
-    (0x11380, 0x113B5), (0x113B7, 0x113B7), (0x113D1, 0x113D1), (0x113D3, 0x113D3), (0x116D0, 0x116E3), (0x11BC0, 0x11BE0),
-    (0x11BF0, 0x11BF9), (0x13460, 0x143FA), (0x16100, 0x1611D), (0x16130, 0x16139), (0x16D40, 0x16D6C), (0x16D70, 0x16D79),
-    (0x18CFF, 0x18CFF), (0x1CCF0, 0x1CCF9), (0x1E5D0, 0x1E5ED), (0x1E5F0, 0x1E5FA),
-)  # fmt: skip
+    (0x1C89, 0x1C8A),
+    (0xA7CB, 0xA7CD),
+    (0xA7DA, 0xA7DC),
+    (0x105C0, 0x105F3),
+    (0x10D40, 0x10D65),
+    (0x10D6F, 0x10D85),
+    (0x10EC2, 0x10EC4),
+    (0x11380, 0x113B5),
+    (0x113B7, 0x113B7),
+    (0x113D1, 0x113D1),
+    (0x113D3, 0x113D3),
+    (0x116D0, 0x116E3),
+    (0x11BC0, 0x11BE0),
+    (0x11BF0, 0x11BF9),
+    (0x13460, 0x143FA),
+    (0x16100, 0x1611D),
+    (0x16130, 0x16139),
+    (0x16D40, 0x16D6C),
+    (0x16D70, 0x16D79),
+    (0x18CFF, 0x18CFF),
+    (0x1CCF0, 0x1CCF9),
+    (0x1E5D0, 0x1E5ED),
+    (0x1E5F0, 0x1E5FA),
+)
 _NEWER = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in NEWER_THAN_LLAMA) + "]")
 
 # What llama.cpp's decoder takes for a character: it looks at the number of leading ones and at continuation bytes only, so that overlong
@@ -68,15 +87,29 @@ class Stock:
         return numpy.array(self._stock.encode(text, add_special_tokens=False).ids, dtype=numpy.uint32)
 
     def ids_of_all(self, texts: Sequence[str]) -> list[numpy.ndarray]:
-        return [numpy.array(item.ids, dtype=numpy.uint32) for item in self._stock.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            numpy.array(item.ids, dtype=numpy.uint32)
+            for item in self._stock.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
 
 class Llama(LlamaVocabulary):
     """llama.cpp, opened from the GGUF that Hanlin exports of a model as small as can be."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path):
-        shape = dict(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.eos_id, hidden_size=8)
-        config = ModelConfig(**shape, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=64)  # type: ignore[arg-type]
+        shape = dict(
+            vocab_size=tokenizer.vocab_size,
+            eos_token_id=tokenizer.eos_id,
+            pad_token_id=tokenizer.eos_id,
+            hidden_size=8,
+        )
+        config = ModelConfig(
+            **shape,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+        )  # type: ignore[arg-type]
         model = CausalLM(config)
         init_weights(model, 0)
         write_model(folder / "model", model, tokenizer, parents={}, config=config, seed=0, metrics={})

@@ -17,7 +17,9 @@ def is_whole(token: bytes) -> bool:
 
 def is_within_character(token: bytes) -> bool:
     """Whether a token of valid text is one character or a part of one: it has no character boundary inside."""
-    return all(0x80 <= byte < 0xC0 for byte in token[1:]) and (token[0] < 0xC0 or len(token) <= width(token[0]))
+    return all(0x80 <= byte < 0xC0 for byte in token[1:]) and (
+        token[0] < 0xC0 or len(token) <= width(token[0])
+    )
 
 
 def width(lead: int) -> int:
@@ -41,7 +43,13 @@ def merge_word(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
     return result
 
 
-def train(words: Mapping[bytes, int], new_tokens: int, min_frequency: int = 2, max_characters: int = 0, aligned: bool = True):
+def train(
+    words: Mapping[bytes, int],
+    new_tokens: int,
+    min_frequency: int = 2,
+    max_characters: int = 0,
+    aligned: bool = True,
+):
     """Merges as (left, right, count), counting every pair afresh at every step."""
     state = [([bytes([byte]) for byte in word], count) for word, count in words.items()]
     merges: list[tuple[bytes, bytes, int]] = []
@@ -58,10 +66,15 @@ def train(words: Mapping[bytes, int], new_tokens: int, min_frequency: int = 2, m
         for word, count in state:
             for pair in zip(word, word[1:], strict=False):
                 counts[pair] += count
-        candidates = [(pair, count) for pair, count in counts.items() if count >= min_frequency and allowed(*pair)]
+        candidates = [
+            (pair, count) for pair, count in counts.items() if count >= min_frequency and allowed(*pair)
+        ]
         if not candidates:
             break
-        (left, right), count = min(candidates, key=lambda item: (-item[1], aligned and not is_within_character(b"".join(item[0])), item[0]))
+        (left, right), count = min(
+            candidates,
+            key=lambda item: (-item[1], aligned and not is_within_character(b"".join(item[0])), item[0]),
+        )
         merges.append((left, right, count))
         state = [(merge_word(word, left, right), weight) for word, weight in state]
     return merges
@@ -71,14 +84,18 @@ def encode(word: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[bytes]
     """Merge the neighbours of the lowest rank, the leftmost first, until there are none."""
     parts = [bytes([byte]) for byte in word]
     while True:
-        options = [(ranks[pair], at) for at, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in ranks]
+        options = [
+            (ranks[pair], at) for at, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in ranks
+        ]
         if not options:
             return parts
         _, at = min(options)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
-def counts_along(words: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes]]) -> Iterable[tuple[int, int]]:
+def counts_along(
+    words: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes]]
+) -> Iterable[tuple[int, int]]:
     """Yield, before each given merge, its pair's count and the highest count of any pair: equal where the merge is a right choice.
 
     Keeps counts by difference, so that it is fast enough for real text.

@@ -18,20 +18,29 @@ from hanlin.common.errors import HanlinError
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.tokenizer.special import from_letters
 
-texts = st.lists(st.binary(max_size=12) | st.text(max_size=12).map(lambda text: text.encode("utf-8", "surrogatepass")), max_size=6)
+texts = st.lists(
+    st.binary(max_size=12) | st.text(max_size=12).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    max_size=6,
+)
 INTEGERS = ["<u2", "<u4", ">u4", "<i4", "<u8", "<i8", ">i8"]
 
 
 def laid_out(parts: list[bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
-    return numpy.frombuffer(b"".join(parts), numpy.uint8), numpy.cumsum([0, *map(len, parts)]).astype(numpy.uint64)
+    return numpy.frombuffer(b"".join(parts), numpy.uint8), numpy.cumsum([0, *map(len, parts)]).astype(
+        numpy.uint64
+    )
 
 
 @given(parts=texts, kind=st.sampled_from(INTEGERS))
-def test_buffers_equal_texts_one_by_one_and_come_back(tokenizer: Tokenizer, parts: list[bytes], kind: str) -> None:
+def test_buffers_equal_texts_one_by_one_and_come_back(
+    tokenizer: Tokenizer, parts: list[bytes], kind: str
+) -> None:
     buffer, offsets = laid_out(parts)
     ids, begins = tokenizer.encode_buffer(buffer, offsets)
     assert (ids.dtype, begins.dtype) == (numpy.uint32, numpy.uint64)
-    assert [ids[a:b].tolist() for a, b in zip(begins, begins[1:], strict=False)] == [tokenizer.encode(part) for part in parts]
+    assert [ids[a:b].tolist() for a, b in zip(begins, begins[1:], strict=False)] == [
+        tokenizer.encode(part) for part in parts
+    ]
     for given_ids in (ids.astype(kind), numpy.repeat(ids, 2)[::2]):
         again, back = tokenizer.decode_buffer(given_ids, begins)
         assert (again == buffer).all() and (back == offsets).all()
@@ -50,12 +59,20 @@ def test_parts_of_a_read_only_buffer(tokenizer: Tokenizer, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "buffer,offsets,said",
     [
-        (b"abc", [0, 2, 1], r"offsets\[2\] = 1"), (b"abc", [0, 4], "past the end, 3"), (b"abc", [-1, 2], "-1"), (b"abc", [], "empty"),
-        (b"abc", [0.0, 3.0], "float64"), (b"abc", [[0, 3]], "2-D"), (numpy.zeros(3, numpy.int32), [0, 3], "int32"),
-        (numpy.zeros((1, 3), numpy.uint8), [0, 1], "2-D"), ("abc", [0, 3], "str"),
+        (b"abc", [0, 2, 1], r"offsets\[2\] = 1"),
+        (b"abc", [0, 4], "past the end, 3"),
+        (b"abc", [-1, 2], "-1"),
+        (b"abc", [], "empty"),
+        (b"abc", [0.0, 3.0], "float64"),
+        (b"abc", [[0, 3]], "2-D"),
+        (numpy.zeros(3, numpy.int32), [0, 3], "int32"),
+        (numpy.zeros((1, 3), numpy.uint8), [0, 1], "2-D"),
+        ("abc", [0, 3], "str"),
     ],
-)  # fmt: skip
-def test_wrong_buffers_are_refused(tokenizer: Tokenizer, buffer, offsets, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_wrong_buffers_are_refused(
+    tokenizer: Tokenizer, buffer, offsets, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HANLIN_LANG", "en")
     with pytest.raises(HanlinError, match=said):
         tokenizer.encode_buffer(buffer, numpy.array(offsets))
@@ -64,12 +81,21 @@ def test_wrong_buffers_are_refused(tokenizer: Tokenizer, buffer, offsets, said: 
 @pytest.mark.parametrize(
     "ids,said",
     [
-        ([3, 500], "500"), ([3, -1], "-1"), ([2**40], str(2**40)), (numpy.array([2**64 - 1], numpy.uint64), str(2**64 - 1)),
-        ([1.0], "float64"), ([True], "bool"), ([[1]], "2-D"),
+        ([3, 500], "500"),
+        ([3, -1], "-1"),
+        ([2**40], str(2**40)),
+        (numpy.array([2**64 - 1], numpy.uint64), str(2**64 - 1)),
+        ([1.0], "float64"),
+        ([True], "bool"),
+        ([[1]], "2-D"),
     ],
-)  # fmt: skip
+)
 def test_wrong_ids_are_refused(tokenizer: Tokenizer, ids, said: str) -> None:
-    for decode in (tokenizer.decode, tokenizer.decode_bytes, lambda array: tokenizer.decode_buffer(array, numpy.array([0, len(array)]))):
+    for decode in (
+        tokenizer.decode,
+        tokenizer.decode_bytes,
+        lambda array: tokenizer.decode_buffer(array, numpy.array([0, len(array)])),
+    ):
         with pytest.raises(HanlinError, match=said):
             decode(numpy.array(ids))
 
@@ -90,8 +116,15 @@ def test_the_vocabulary_is_what_a_plain_reading_finds(tokenizer: Tokenizer, tmp_
     model["vocab"] = dict(items)
     document["model"] = dict(reversed(model.items()))
     document["padding"] = {"model": {"vocab": {"a": 0}, "merges": []}, "]}": '\\"{['}
-    for layout in ({}, {"ensure_ascii": False}, {"indent": 3}, {"separators": (",", ":"), "ensure_ascii": False}):
-        core, rest = _native.Vocabulary.of_json(json.dumps(dict(reversed(document.items())), **layout).encode())
+    for layout in (
+        {},
+        {"ensure_ascii": False},
+        {"indent": 3},
+        {"separators": (",", ":"), "ensure_ascii": False},
+    ):
+        core, rest = _native.Vocabulary.of_json(
+            json.dumps(dict(reversed(document.items())), **layout).encode()
+        )
         tokens = [from_letters(letters) for letters, _ in sorted(items, key=lambda item: item[1])]
         ids = {token: index for index, token in enumerate(tokens)}
         assert core.tokens() == tokens
@@ -100,12 +133,21 @@ def test_the_vocabulary_is_what_a_plain_reading_finds(tokenizer: Tokenizer, tmp_
         assert json.loads(rest) == {**document, "model": {**model, "vocab": {}, "merges": []}}
     loaded = load_tokenizer(tokenizer.path)
     assert loaded.vocabulary == tokenizer.vocabulary
-    assert (loaded.vocabulary.tokens, loaded.vocabulary.merges) == (tokenizer.vocabulary.tokens, tokenizer.vocabulary.merges)
+    assert (loaded.vocabulary.tokens, loaded.vocabulary.merges) == (
+        tokenizer.vocabulary.tokens,
+        tokenizer.vocabulary.merges,
+    )
 
 
 def broken(change) -> bytes:
-    letters = [chr(code) for code in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144)]]
-    model = {"vocab": {letter: index for index, letter in enumerate([*letters, "ab"])}, "merges": [["a", "b"]]}
+    letters = [
+        chr(code)
+        for code in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144)]
+    ]
+    model = {
+        "vocab": {letter: index for index, letter in enumerate([*letters, "ab"])},
+        "merges": [["a", "b"]],
+    }
     change(model)
     return json.dumps({"model": model}).encode()
 
@@ -113,12 +155,17 @@ def broken(change) -> bytes:
 @pytest.mark.parametrize(
     "change,said",
     [
-        (lambda m: m["vocab"].update(ab=300), "ids"), (lambda m: m["vocab"].update(ab=7), "ids"), (lambda m: m["vocab"].update(ab=-1), "number"),
-        (lambda m: m["vocab"].update({"好": 257}), "no byte"), (lambda m: m["merges"].append(["b", "a"]), 'merge 1: "ba"'),
-        (lambda m: m["merges"].append("a b"), "merge 1 is not a pair"), (lambda m: m["merges"].append(["a"]), "expected ,"),
-        (lambda m: m.pop("merges"), "no merges"), (lambda m: m.update(vocab=[["a", 0.5]]), "no vocab"),
+        (lambda m: m["vocab"].update(ab=300), "ids"),
+        (lambda m: m["vocab"].update(ab=7), "ids"),
+        (lambda m: m["vocab"].update(ab=-1), "number"),
+        (lambda m: m["vocab"].update({"好": 257}), "no byte"),
+        (lambda m: m["merges"].append(["b", "a"]), 'merge 1: "ba"'),
+        (lambda m: m["merges"].append("a b"), "merge 1 is not a pair"),
+        (lambda m: m["merges"].append(["a"]), "expected ,"),
+        (lambda m: m.pop("merges"), "no merges"),
+        (lambda m: m.update(vocab=[["a", 0.5]]), "no vocab"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_and_named(change, said: str) -> None:
     assert len(_native.Vocabulary.of_json(broken(lambda model: None))[0]) == 257
     with pytest.raises(ValueError, match=said):
@@ -134,14 +181,19 @@ def test_mangled_files_are_refused_or_read_and_never_crash(tokenizer: Tokenizer,
         if chance.random() < 0.3:
             del content[where:]
         else:
-            content[where : where + chance.randint(0, 2)] = chance.choice([b"", b'"', b"\\", b"\\u00", b"{", b"]", b"9", b",", b"\xff"])
+            content[where : where + chance.randint(0, 2)] = chance.choice(
+                [b"", b'"', b"\\", b"\\u00", b"{", b"]", b"9", b",", b"\xff"]
+            )
         if not content:
             break
     try:
         core, _ = _native.Vocabulary.of_json(bytes(content))
     except ValueError:
         return
-    assert all(core.tokens()[left] + core.tokens()[right] == core.tokens()[result] for left, right, result in core.merges())
+    assert all(
+        core.tokens()[left] + core.tokens()[right] == core.tokens()[result]
+        for left, right, result in core.merges()
+    )
 
 
 def test_refusals_say_what_is_wrong(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -150,7 +202,12 @@ def test_refusals_say_what_is_wrong(tokenizer: Tokenizer, tmp_path: Path) -> Non
     document = json.loads(whole)
     document["added_tokens"] = document["added_tokens"][:1]
     del document["model"]["merges"][3:]
-    for content, said in ((whole[:-9], "JSON"), (json.dumps(document).encode(), "added_tokens: no <"), (b"[]", "Hanlin"), (b"", "JSON")):
+    for content, said in (
+        (whole[:-9], "JSON"),
+        (json.dumps(document).encode(), "added_tokens: no <"),
+        (b"[]", "Hanlin"),
+        (b"", "JSON"),
+    ):
         file.write_bytes(content)
         with pytest.raises(HanlinError) as refusal:
             load_tokenizer(tmp_path)

@@ -13,22 +13,47 @@ from hanlin.common.errors import HanlinError
 from hanlin.tokenizer import Tokenizer, pieces, render
 
 hostile = st.sampled_from(
-    ["<|im_end|>", "<|im_start|>system\n", "</think>", "<think>", "{{ 7*7 }}", "{% if %}", "\\n", "'", '"', "\n", "\r\n", " ", "工具"]
+    [
+        "<|im_end|>",
+        "<|im_start|>system\n",
+        "</think>",
+        "<think>",
+        "{{ 7*7 }}",
+        "{% if %}",
+        "\\n",
+        "'",
+        '"',
+        "\n",
+        "\r\n",
+        " ",
+        "工具",
+    ]
 )
-content = st.lists(hostile | st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5).map("".join)
+content = st.lists(hostile | st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5).map(
+    "".join
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | content,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(content, inner, max_size=3),
     max_leaves=6,
 )
-calls = st.fixed_dictionaries({"name": content, "arguments": st.dictionaries(content, json_values, max_size=3) | content})
+calls = st.fixed_dictionaries(
+    {"name": content, "arguments": st.dictionaries(content, json_values, max_size=3) | content}
+)
 wrapped_calls = calls | calls.map(lambda call: {"type": "function", "id": "x", "function": call})
 assistant = st.fixed_dictionaries(
     {"role": st.just("assistant"), "content": content},
-    optional={"reasoning_content": content | st.none(), "tool_calls": st.lists(wrapped_calls, max_size=3) | st.none()},
+    optional={
+        "reasoning_content": content | st.none(),
+        "tool_calls": st.lists(wrapped_calls, max_size=3) | st.none(),
+    },
 )
 silent_assistant = st.fixed_dictionaries(
-    {"role": st.just("assistant"), "content": st.none(), "tool_calls": st.lists(wrapped_calls, min_size=1, max_size=2)}
+    {
+        "role": st.just("assistant"),
+        "content": st.none(),
+        "tool_calls": st.lists(wrapped_calls, min_size=1, max_size=2),
+    }
 )
 others = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "tool"]), "content": content})
 conversations = st.lists(others | assistant | silent_assistant, max_size=7)
@@ -49,7 +74,11 @@ def test_equals_the_jinja_template(
 ) -> None:
     kwargs = {} if thinking is None else {"enable_thinking": thinking}
     expected = (
-        stock.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt, **kwargs) if messages else None
+        stock.apply_chat_template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=prompt, **kwargs
+        )
+        if messages
+        else None
     )
     ours = tokenizer.render(messages, prompt, thinking, tools)
     if messages:
@@ -65,11 +94,15 @@ def test_ids_spell_the_text_and_hold_no_smuggled_control(
     assert len(ids) == len(mask)
     assert tokenizer.decode(ids) == render(messages, prompt, thinking, tools)
     known = set(tokenizer.special.values())
-    intended = [tokenizer.special[piece.text] for piece in pieces(messages, prompt, thinking, tools) if piece.control]
+    intended = [
+        tokenizer.special[piece.text] for piece in pieces(messages, prompt, thinking, tools) if piece.control
+    ]
     assert [index for index in ids if index in known] == intended
     harmless = [_harmless(message) for message in messages]
     assert intended == [
-        index for index in tokenizer.encode_conversation(harmless, prompt, thinking, ["f"] if tools else None)[0] if index in known
+        index
+        for index in tokenizer.encode_conversation(harmless, prompt, thinking, ["f"] if tools else None)[0]
+        if index in known
     ]
 
 
@@ -83,13 +116,21 @@ def _harmless(message: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-words = st.text(st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="<|"), min_size=1, max_size=8)
+words = st.text(
+    st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="<|"), min_size=1, max_size=8
+)
 plain_turn = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "tool"]), "content": words})
-plain_assistant = st.fixed_dictionaries({"role": st.just("assistant"), "content": words}, optional={"reasoning_content": words})
+plain_assistant = st.fixed_dictionaries(
+    {"role": st.just("assistant"), "content": words}, optional={"reasoning_content": words}
+)
 
 
 @settings(max_examples=300, deadline=None)
-@given(messages=st.lists(plain_turn | plain_assistant, min_size=1, max_size=6), prompt=st.booleans(), thinking=thinking)
+@given(
+    messages=st.lists(plain_turn | plain_assistant, min_size=1, max_size=6),
+    prompt=st.booleans(),
+    thinking=thinking,
+)
 def test_ids_equal_those_of_the_rendered_text(
     tokenizer: Tokenizer, stock, messages: list[Any], prompt: bool, thinking: bool | None
 ) -> None:
@@ -100,9 +141,20 @@ def test_ids_equal_those_of_the_rendered_text(
 
 
 @settings(max_examples=300, deadline=None)
-@given(messages=st.lists(others | assistant, max_size=4), question=content, answer=content, reasoning=content, thinking=thinking)
+@given(
+    messages=st.lists(others | assistant, max_size=4),
+    question=content,
+    answer=content,
+    reasoning=content,
+    thinking=thinking,
+)
 def test_a_prompt_is_the_head_of_what_follows(
-    tokenizer: Tokenizer, messages: list[Any], question: str, answer: str, reasoning: str, thinking: bool | None
+    tokenizer: Tokenizer,
+    messages: list[Any],
+    question: str,
+    answer: str,
+    reasoning: str,
+    thinking: bool | None,
 ) -> None:
     """A model is asked with the very tokens it was trained after, whatever white space the texts begin with."""
     messages = [*messages, {"role": "user", "content": question}]
@@ -122,7 +174,12 @@ def test_mask_covers_what_the_assistant_says(tokenizer: Tokenizer) -> None:
         {"role": "user", "content": "一"},
         {"role": "assistant", "content": "二", "reasoning_content": "早先的想法"},
         {"role": "user", "content": "天气？"},
-        {"role": "assistant", "content": "查", "reasoning_content": "想", "tool_calls": [{"name": "weather", "arguments": {"city": "京"}}]},
+        {
+            "role": "assistant",
+            "content": "查",
+            "reasoning_content": "想",
+            "tool_calls": [{"name": "weather", "arguments": {"city": "京"}}],
+        },
         {"role": "tool", "content": "晴"},
         {"role": "tool", "content": "热"},
         {"role": "assistant", "content": "晴热", "reasoning_content": "再想"},
@@ -163,7 +220,9 @@ def test_thinking_prompts() -> None:
 
 def test_the_tools_are_shown_in_the_system_message() -> None:
     tool = {"type": "function", "function": {"name": "天气", "parameters": {"a": 1}}}
-    with_system = render([{"role": "system", "content": "你是翰林"}, {"role": "user", "content": "问"}], tools=[tool])
+    with_system = render(
+        [{"role": "system", "content": "你是翰林"}, {"role": "user", "content": "问"}], tools=[tool]
+    )
     without = render([{"role": "user", "content": "问"}], tools=[tool])
     assert with_system == without.replace("<|im_start|>system\n", "<|im_start|>system\n你是翰林\n\n")
     assert "\n" + json.dumps(tool, ensure_ascii=False) + "\n" in without
@@ -204,7 +263,9 @@ def test_malformed_messages_are_refused_by_number(message: Any) -> None:
 )
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("tools", [None, [{"name": "f"}]])
-def test_what_python_refuses_the_jinja_template_refuses(tokenizer: Tokenizer, stock, message: Any, first: bool, tools: Any) -> None:
+def test_what_python_refuses_the_jinja_template_refuses(
+    tokenizer: Tokenizer, stock, message: Any, first: bool, tools: Any
+) -> None:
     """A content in parts, as some clients send it, must not become an empty message."""
     messages = [message] if first else [{"role": "user", "content": "好"}, message]
     with pytest.raises(HanlinError):

@@ -25,9 +25,34 @@ from hanlin.tokenizer.show import class_names, comparison_text, short_names
 from tests.support import shared
 
 mixed = st.text(
-    st.sampled_from("小猫，。“”（《a bZé 12３\n\r\t  \u3000(){};=_'\"#/.-—…日本のかたカё한😀─\u0301\u200b\ud800`") | st.characters(), max_size=60
+    st.sampled_from(
+        "小猫，。“”（《a bZé 12３\n\r\t  \u3000(){};=_'\"#/.-—…日本のかたカё한😀─\u0301\u200b\ud800`"
+    )
+    | st.characters(),
+    max_size=60,
 )
-spaced = st.lists(st.sampled_from(["小猫喜欢鱼", "你好，", "。", "cat", "it's", "(the", "3", "3.14", ", ", " ", "\n", "\n\n", " “", "”", "кот"]), max_size=12)
+spaced = st.lists(
+    st.sampled_from(
+        [
+            "小猫喜欢鱼",
+            "你好，",
+            "。",
+            "cat",
+            "it's",
+            "(the",
+            "3",
+            "3.14",
+            ", ",
+            " ",
+            "\n",
+            "\n\n",
+            " “",
+            "”",
+            "кот",
+        ]
+    ),
+    max_size=12,
+)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -50,19 +75,36 @@ def test_cuts_fall_between_pretokens(tokenizer: Tokenizer, words: list[str]) -> 
 @pytest.mark.parametrize(
     "text,names",
     [
-        ("小猫喜欢吃鱼，也喜欢玩！", "chinese"), ("The cat (a big one) isn't here; it left.", "english"), ("3.14, 15% 92-6\n", "numbers"),
-        ("def f(x):\n    return x + 1\n\nprint(f(3))\n", "code"), ("const a = [1, 2];", "code"), ("x_y = 3  # 小猫\n", "code"),
-        ("```\nls -l\n小猫\n```\n", "code"), ("кот ねこ 😀", "other"), ("  \n", "other"), ("他有 3 个 cats", "chinese numbers chinese english"),
-        ("用Python写", "chinese english chinese"), ("# 小猫\nx = foo(1)\n小猫\n", "chinese code chinese"), ("共有2，000元 = 多少？", "chinese numbers chinese"),
+        ("小猫喜欢吃鱼，也喜欢玩！", "chinese"),
+        ("The cat (a big one) isn't here; it left.", "english"),
+        ("3.14, 15% 92-6\n", "numbers"),
+        ("def f(x):\n    return x + 1\n\nprint(f(3))\n", "code"),
+        ("const a = [1, 2];", "code"),
+        ("x_y = 3  # 小猫\n", "code"),
+        ("```\nls -l\n小猫\n```\n", "code"),
+        ("кот ねこ 😀", "other"),
+        ("  \n", "other"),
+        ("他有 3 个 cats", "chinese numbers chinese english"),
+        ("用Python写", "chinese english chinese"),
+        ("# 小猫\nx = foo(1)\n小猫\n", "chinese code chinese"),
+        ("共有2，000元 = 多少？", "chinese numbers chinese"),
     ],
-)  # fmt: skip
+)
 def test_classes_are_what_people_would_say(text: str, names: str) -> None:
     found = [name for name, _ in segments(text)]
-    assert [name for index, name in enumerate(found) if found[index - 1 : index] != [name]] == names.split() or found == ["chinese", "numbers", "chinese", "numbers", "chinese"]
+    assert [
+        name for index, name in enumerate(found) if found[index - 1 : index] != [name]
+    ] == names.split() or found == ["chinese", "numbers", "chinese", "numbers", "chinese"]
 
 
 @pytest.mark.parametrize(
-    "file,name,least", [("law", "chinese", 0.95), ("novels_vernacular", "chinese", 0.95), ("poetry", "chinese", 0.95), ("code_python", "code", 0.4)]
+    "file,name,least",
+    [
+        ("law", "chinese", 0.95),
+        ("novels_vernacular", "chinese", 0.95),
+        ("poetry", "chinese", 0.95),
+        ("code_python", "code", 0.4),
+    ],
 )
 def test_real_files_are_mostly_what_they_are(file: str, name: str, least: float) -> None:
     sizes = dict.fromkeys(CLASSES, 0)
@@ -76,7 +118,10 @@ def test_real_files_are_mostly_what_they_are(file: str, name: str, least: float)
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     file = tmp_path / "text.txt"
-    file.write_text("从前有一只小猫，它叫 Tom，今年 3 岁。\nI don't know the cat.\nprint(add(1, 2))\nкот 😀\n", encoding="utf-8")
+    file.write_text(
+        "从前有一只小猫，它叫 Tom，今年 3 岁。\nI don't know the cat.\nprint(add(1, 2))\nкот 😀\n",
+        encoding="utf-8",
+    )
     return file
 
 
@@ -87,7 +132,12 @@ def foreign(tmp_path: Path) -> Path:
     model.normalizer = library.normalizers.NFC()
     model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = library.pre_tokenizers.ByteLevel.alphabet()
-    model.train_from_iterator(["小猫小猫 the cat"] * 5, library.trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False))
+    model.train_from_iterator(
+        ["小猫小猫 the cat"] * 5,
+        library.trainers.BpeTrainer(
+            vocab_size=300, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     (tmp_path / "theirs").mkdir()
     model.save(str(tmp_path / "theirs" / "tokenizer.json"))
     return tmp_path / "theirs"
@@ -96,19 +146,35 @@ def foreign(tmp_path: Path) -> Path:
 def test_sums_add_up_and_files_may_be_cut(tokenizer: Tokenizer, foreign: Path, text: Path) -> None:
     result = compare([tokenizer, open_any(foreign)], [text, text])
     content = text.read_text(encoding="utf-8").rstrip("\n")
-    assert sum(part["bytes"] for part in result["classes"].values()) == result["bytes"] == 2 * len(content.encode())
-    assert sum(part["characters"] for part in result["classes"].values()) == result["characters"] == 2 * len(content)
+    assert (
+        sum(part["bytes"] for part in result["classes"].values())
+        == result["bytes"]
+        == 2 * len(content.encode())
+    )
+    assert (
+        sum(part["characters"] for part in result["classes"].values())
+        == result["characters"]
+        == 2 * len(content)
+    )
     assert all(part["bytes"] for part in result["classes"].values())
     for found, opened in zip(result["tokenizers"], (tokenizer, open_any(foreign)), strict=True):
         assert found["tokens"] == 2 * len(opened.encode_arrays([content])[0])
-        assert found["segment_tokens"] == sum(part["tokens"] for part in found["classes"].values()) >= found["tokens"]
+        assert (
+            found["segment_tokens"]
+            == sum(part["tokens"] for part in found["classes"].values())
+            >= found["tokens"]
+        )
         for name, part in found["classes"].items():
-            expected = sum(len(opened.encode_arrays([piece])[0]) for kind, piece in segments(content) if kind == name)
+            expected = sum(
+                len(opened.encode_arrays([piece])[0]) for kind, piece in segments(content) if kind == name
+            )
             assert part["tokens"] == 2 * expected
             assert part["bytes_per_token"] * part["tokens"] == pytest.approx(result["classes"][name]["bytes"])
     ours, theirs = result["tokenizers"]
     assert ours["unreachable"] == 0 and theirs["unreachable"] is None
-    assert theirs["unused"] == ForeignTokenizer(foreign / "tokenizer.json").ordinary - len(set(open_any(foreign).encode_arrays([content])[0].tolist()))
+    assert theirs["unused"] == ForeignTokenizer(foreign / "tokenizer.json").ordinary - len(
+        set(open_any(foreign).encode_arrays([content])[0].tolist())
+    )
     assert compare([tokenizer], [text], max_bytes=10)["bytes"] <= len(content.encode())
 
 
@@ -119,23 +185,51 @@ def test_others_are_opened_wherever_they_lie(foreign: Path, tokenizer: Tokenizer
         assert isinstance(open_any(path), Tokenizer)
 
 
-def test_what_cannot_be_opened_says_why(foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_opened_says_why(
+    foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "odd.json").write_text(json.dumps({"model": 3}))
     for path, said in ((tmp_path / "odd.json", "cannot open it"), (tmp_path / "nowhere", "no tokenizer")):
         with pytest.raises(HanlinError) as refusal:
             open_any(path)
         assert said in refusal.value.en and str(path) in refusal.value.en
     real = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", lambda name, *rest: (_ for _ in ()).throw(ImportError(name)) if name == "tokenizers" else real(name, *rest))
+    monkeypatch.setattr(
+        builtins,
+        "__import__",
+        lambda name, *rest: (
+            (_ for _ in ()).throw(ImportError(name)) if name == "tokenizers" else real(name, *rest)
+        ),
+    )
     with pytest.raises(HanlinError) as refusal:
         open_any(foreign)
     assert "pip install tokenizers" in refusal.value.en and "pip install tokenizers" in refusal.value.zh
 
 
-def test_table_and_picture(tokenizer: Tokenizer, foreign: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_and_picture(
+    tokenizer: Tokenizer,
+    foreign: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for language in ("zh", "en"):
         monkeypatch.setenv("HANLIN_LANG", language)
-        monkeypatch.setattr("sys.argv", ["hanlin", "tokenizer", "compare", str(tokenizer.path), str(foreign), "--on", str(text), "--picture", str(tmp_path / "a.svg")])
+        monkeypatch.setattr(
+            "sys.argv",
+            [
+                "hanlin",
+                "tokenizer",
+                "compare",
+                str(tokenizer.path),
+                str(foreign),
+                "--on",
+                str(text),
+                "--picture",
+                str(tmp_path / "a.svg"),
+            ],
+        )
         cli.main()
         shown = capsys.readouterr().out
         block = shown.split("\n\n")[1].splitlines()
@@ -143,7 +237,16 @@ def test_table_and_picture(tokenizer: Tokenizer, foreign: Path, text: Path, tmp_
         assert len(block) == 3 and len(ends) == 1  # columns end below one another
         drawn = ElementTree.parse(tmp_path / "a.svg").getroot()
         groups = 1 + sum(part["bytes"] > 0 for part in compare([tokenizer], [text])["classes"].values())
-        assert len([rect for rect in drawn.iter("{http://www.w3.org/2000/svg}rect") if rect.get("height") == "13"]) == 2 * groups
+        assert (
+            len(
+                [
+                    rect
+                    for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")
+                    if rect.get("height") == "13"
+                ]
+            )
+            == 2 * groups
+        )
 
 
 def test_names_in_a_picture_are_escaped(tokenizer: Tokenizer, text: Path) -> None:

@@ -16,9 +16,29 @@ from hanlin.tokenizer.files import build_vocabulary
 
 from . import awkward, reference
 
-ALPHABET = "aab你妳好仠é¥½😀😁\n "  # ¥ and ½ are symbols whose bytes also occur next to one another in 你 and 好
-words = st.dictionaries(st.text(alphabet=ALPHABET, min_size=1, max_size=10).map(str.encode), st.integers(1, 5), min_size=1, max_size=12)
-strays = st.sampled_from([b"\xa0", b"\xbd", b"\xa9", b"\xa5\xbd", b"\xbd\xa0", b"\xe4", b"\xe4\xbd", b"\xf0\x9f\x98", b"\x80", b"\xc3"])
+ALPHABET = (
+    "aab你妳好仠é¥½😀😁\n "  # ¥ and ½ are symbols whose bytes also occur next to one another in 你 and 好
+)
+words = st.dictionaries(
+    st.text(alphabet=ALPHABET, min_size=1, max_size=10).map(str.encode),
+    st.integers(1, 5),
+    min_size=1,
+    max_size=12,
+)
+strays = st.sampled_from(
+    [
+        b"\xa0",
+        b"\xbd",
+        b"\xa9",
+        b"\xa5\xbd",
+        b"\xbd\xa0",
+        b"\xe4",
+        b"\xe4\xbd",
+        b"\xf0\x9f\x98",
+        b"\x80",
+        b"\xc3",
+    ]
+)
 text = st.text(alphabet=ALPHABET + "!1仡", max_size=40).map(str.encode)
 
 
@@ -38,7 +58,9 @@ def slow(pairs: list[tuple[bytes, bytes]], data: bytes) -> list[bytes]:
 
 @settings(max_examples=400, deadline=None)
 @given(words, st.booleans(), st.lists(text | strays | st.binary(max_size=4), max_size=8).map(b"".join))
-def test_equals_the_slow_way_for_trained_vocabularies(counts: dict[bytes, int], aligned: bool, data: bytes) -> None:
+def test_equals_the_slow_way_for_trained_vocabularies(
+    counts: dict[bytes, int], aligned: bool, data: bytes
+) -> None:
     counter = _native.PretokenCounter()
     for word, count in counts.items():
         counter.add_word(word, count)
@@ -46,14 +68,17 @@ def test_equals_the_slow_way_for_trained_vocabularies(counts: dict[bytes, int], 
     encoder = encoder_of(pairs)
     assert encoder.aligned or not aligned
     tails = {bytes([byte]) for character in ALPHABET for byte in character.encode()[1:]}
-    invalid = b" ".join(character.encode() + tail for character in ALPHABET for tail in sorted(tails))  # may merge with what is before
+    # may merge with what is before
+    invalid = b" ".join(character.encode() + tail for character in ALPHABET for tail in sorted(tails))
     seen = b"".join(counts) + data + invalid
     assert spelt(encoder, seen) == slow(pairs, seen)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=30), st.integers(0, 2**32), text)
-def test_equals_the_slow_way_for_any_vocabulary(choices: list[tuple[int, int]], seed: int, data: bytes) -> None:
+def test_equals_the_slow_way_for_any_vocabulary(
+    choices: list[tuple[int, int]], seed: int, data: bytes
+) -> None:
     """Merges in any order, also such as use tokens before they are made."""
     tokens = sorted({bytes([byte]) for byte in ALPHABET.encode()})
     pairs: list[tuple[bytes, bytes]] = []
@@ -66,7 +91,9 @@ def test_equals_the_slow_way_for_any_vocabulary(choices: list[tuple[int, int]], 
     known = {bytes([byte]) for byte in range(256)} | {left + right for left, right in pairs}
     vocabulary = sorted(known)
     ids = {token: index for index, token in enumerate(vocabulary)}
-    encoder = _native.Encoder(vocabulary, len(vocabulary), [(ids[left], ids[right], ids[left + right]) for left, right in pairs])
+    encoder = _native.Encoder(
+        vocabulary, len(vocabulary), [(ids[left], ids[right], ids[left + right]) for left, right in pairs]
+    )
     assert spelt(encoder, data) == slow(pairs, data)
     long = data * 9  # past the length where another method takes over
     assert spelt(encoder, long) == slow(pairs, long)
@@ -94,7 +121,17 @@ def round_trip_of_all(encoder: _native.Encoder, strings: list[bytes]) -> None:
 
 def some_encoders() -> list[_native.Encoder]:
     """Aligned and plain merges of text in which every byte of a character occurs, also beside others than its own."""
-    text = "".join(map(chr, (*range(1, 0x800, 3), *range(0x800, 0xD800, 41), *range(0xE000, 0x10000, 41), *range(0x10000, 0x110000, 4099))))
+    text = "".join(
+        map(
+            chr,
+            (
+                *range(1, 0x800, 3),
+                *range(0x800, 0xD800, 41),
+                *range(0xE000, 0x10000, 41),
+                *range(0x10000, 0x110000, 4099),
+            ),
+        )
+    )
     counter = _native.PretokenCounter()
     counter.add([text, text, text[::-1], "".join(random.Random(3).choices(text, k=len(text)))])
     learnt = [_native.train(counter, 1500, 1, 0, aligned) for aligned in (True, False)]
@@ -105,8 +142,17 @@ def test_all_short_byte_strings_come_back() -> None:
     """Every string of one and two bytes; of those of three, a sample that begins with each byte that may lead a character."""
     rng = random.Random(5)
     for encoder in some_encoders():
-        round_trip_of_all(encoder, [b"", *(bytes([byte]) for byte in range(256)), *(bytes([a, b]) for a in range(256) for b in range(256))])
-        round_trip_of_all(encoder, [bytes([lead, *rng.randbytes(2)]) for lead in range(0xC0, 0x100) for _ in range(1500)])
+        round_trip_of_all(
+            encoder,
+            [
+                b"",
+                *(bytes([byte]) for byte in range(256)),
+                *(bytes([a, b]) for a in range(256) for b in range(256)),
+            ],
+        )
+        round_trip_of_all(
+            encoder, [bytes([lead, *rng.randbytes(2)]) for lead in range(0xC0, 0x100) for _ in range(1500)]
+        )
 
 
 @pytest.mark.nightly
@@ -128,15 +174,34 @@ def test_awkward_bytes_are_encoded_the_slow_way(data: bytes) -> None:
 @functools.cache
 def slow_vocabularies() -> list[tuple[list[tuple[bytes, bytes]], _native.Encoder]]:
     counter = _native.PretokenCounter()
-    counter.add([" ".join([*awkward.CLASS_BORDERS, *awkward.HAN]), "".join(awkward.CLASS_BORDERS + awkward.OTHERS + awkward.EMOJI * 3), "你好吗 don't 's's"])
-    learnt = [[(left, right) for left, right, _ in _native.train(counter, 900, 1, 0, aligned)] for aligned in (True, False)]
+    counter.add(
+        [
+            " ".join([*awkward.CLASS_BORDERS, *awkward.HAN]),
+            "".join(awkward.CLASS_BORDERS + awkward.OTHERS + awkward.EMOJI * 3),
+            "你好吗 don't 's's",
+        ]
+    )
+    learnt = [
+        [(left, right) for left, right, _ in _native.train(counter, 900, 1, 0, aligned)]
+        for aligned in (True, False)
+    ]
     return [(pairs, encoder_of(pairs)) for pairs in learnt]
 
 
 @pytest.mark.parametrize("unit", ["a", "好", "😀", " ", "\n", "\xff", "ab", "!?"])
 def test_long_runs_take_time_in_proportion(unit: str) -> None:
-    pairs = [(unit.encode()[:1] * size, unit.encode()[:1] * size) for size in (1, 2, 4, 8, 16)] if len(unit.encode()) == 1 else []
-    pairs += [(b"a", b"b"), (b"ab", b"ab"), (b"\xe5", b"\xa5"), (b"\xe5\xa5", b"\xbd"), (b"\xe5\xa5\xbd", b"\xe5\xa5\xbd")]
+    pairs = (
+        [(unit.encode()[:1] * size, unit.encode()[:1] * size) for size in (1, 2, 4, 8, 16)]
+        if len(unit.encode()) == 1
+        else []
+    )
+    pairs += [
+        (b"a", b"b"),
+        (b"ab", b"ab"),
+        (b"\xe5", b"\xa5"),
+        (b"\xe5\xa5", b"\xbd"),
+        (b"\xe5\xa5\xbd", b"\xe5\xa5\xbd"),
+    ]
     encoder = encoder_of(pairs)
 
     def seconds(size: int) -> float:
@@ -146,7 +211,8 @@ def test_long_runs_take_time_in_proportion(unit: str) -> None:
         return time.process_time() - begin
 
     small = max(min(seconds(50_000) for _ in range(3)), 1e-3)
-    assert seconds(1_600_000) < 32 * 6 * small  # a quadratic method would take 32 times more than this allows for
+    # a quadratic method would take 32 times more than this allows for
+    assert seconds(1_600_000) < 32 * 6 * small
 
 
 def test_a_vocabulary_that_does_not_fit_together_is_refused() -> None:

@@ -40,7 +40,12 @@ VOCABULARIES: dict[str, dict[str, Any]] = {
     "tiny-300": {"vocab_size": 300},
 }
 THREADS = os.cpu_count() or 1
-relaxed = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+relaxed = [
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.too_slow,
+    HealthCheck.data_too_large,
+    HealthCheck.large_base_example,
+]
 
 
 class Three(NamedTuple):
@@ -70,7 +75,10 @@ class Three(NamedTuple):
         text = read.decode("utf-8", "surrogatepass")
         if without_newer(text) == text:
             expected = self.ours.encode(read)
-            assert expected == self.llama.ids(data).tolist() == self.llama.ids(read).tolist(), (self.name, "llama.cpp")
+            assert expected == self.llama.ids(data).tolist() == self.llama.ids(read).tolist(), (
+                self.name,
+                "llama.cpp",
+            )
 
     def check_all(self, texts: list[str], where: str, llama: bool = True) -> None:
         """As `check`, for many texts at once."""
@@ -85,15 +93,24 @@ class Three(NamedTuple):
             for index, text in enumerate(known):
                 if text != texts[index]:
                     ours[index] = self.ours.encode_arrays([text])[0]
-            self._compare(ours, self.llama.ids_of_all([text.encode() for text in known], THREADS), known, f"{where}, llama.cpp")
+            self._compare(
+                ours,
+                self.llama.ids_of_all([text.encode() for text in known], THREADS),
+                known,
+                f"{where}, llama.cpp",
+            )
 
-    def _compare(self, ours: list[numpy.ndarray], theirs: list[numpy.ndarray], texts: list[str], where: str) -> None:
+    def _compare(
+        self, ours: list[numpy.ndarray], theirs: list[numpy.ndarray], texts: list[str], where: str
+    ) -> None:
         for text, one, other in zip(texts, ours, theirs, strict=True):
             if not numpy.array_equal(one, other):
                 shorter = min(len(one), len(other))
                 at = int(numpy.argmax(numpy.append(one[:shorter] != other[:shorter], True)))
                 before = len(self.ours.decode_bytes(one[:at].tolist()).decode("utf-8", "ignore"))
-                pytest.fail(f"{self.name}, {where}: they part at character {before}: {text[max(0, before - 20) : before + 20]!r}")
+                pytest.fail(
+                    f"{self.name}, {where}: they part at character {before}: {text[max(0, before - 20) : before + 20]!r}"
+                )
 
 
 def training_text() -> list[str]:
@@ -119,7 +136,9 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> list[Three]:
     made = []
     for name, options in VOCABULARIES.items():
         ours = train_tokenizer(iter(texts), out=folder / name, min_frequency=1, **options)
-        made.append(Three(name, ours, Stock(ours), Llama(ours, folder / f"{name}-gguf") if HAVE_LLAMA else None))
+        made.append(
+            Three(name, ours, Stock(ours), Llama(ours, folder / f"{name}-gguf") if HAVE_LLAMA else None)
+        )
     return made
 
 
@@ -184,7 +203,11 @@ def differing(ours: Tokenizer, peer: Any, text: str, found: list[str]) -> list[i
     """Characters of a text that a peer gives other ids: none if it gives the same to the whole."""
     if ours.encode(text) == peer(text).tolist():
         return []
-    return [ord(character) for character in found if ours.encode(awkward.in_context(character)) != peer(awkward.in_context(character)).tolist()]
+    return [
+        ord(character)
+        for character in found
+        if ours.encode(awkward.in_context(character)) != peer(awkward.in_context(character)).tolist()
+    ]
 
 
 @pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.nightly)])
@@ -224,7 +247,11 @@ def texts_in(path: Path) -> Iterator[str]:
 
 
 def real_files() -> list[Path]:
-    return sorted(path for path in DATA.rglob("*") if path.is_file() and path.suffix != ".md") if DATA.is_dir() else []
+    return (
+        sorted(path for path in DATA.rglob("*") if path.is_file() and path.suffix != ".md")
+        if DATA.is_dir()
+        else []
+    )
 
 
 @pytest.mark.parametrize("path", real_files(), ids=lambda path: path.name)
@@ -262,7 +289,9 @@ def test_a_sample_of_the_real_data(vocabularies: list[Three]) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("unit", ["中", "a", " ", "\n", "0", "!", "\u0301", "中国", "ab", "👩‍👩‍👧‍👦", "\r\n", " \n"])
+@pytest.mark.parametrize(
+    "unit", ["中", "a", " ", "\n", "0", "!", "\u0301", "中国", "ab", "👩‍👩‍👧‍👦", "\r\n", " \n"]
+)
 def test_ten_megabytes_of_one_thing(vocabularies: list[Three], unit: str) -> None:
     """A little less of it: at ten million steps in one pre-token the regex engine of `tokenizers` gives up and panics."""
     text = unit * (9_990_000 // len(unit.encode()))

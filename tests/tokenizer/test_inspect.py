@@ -27,8 +27,40 @@ SPAM = {
     "punctuation": ["=" * 16, "。" * 12, "★☆" * 6],
     "mixed_script": ["这個", "软體", "国際"],
 }
-CLEAN = ["中华人民共和国", "没什么", "目前为止", "微信", "电话", "下载", "客服", "哈哈哈", "爸爸妈妈", "高高兴兴", "        ", "\n\n", "--------", "......", "彬彬有礼", "一二三",
-         "研究研究", " the", " function", "……", "孙綝", "繁體字", "简体字", "群众", "日本", "二〇二四年", "https", "\t\t", "，", "👩\u200d👩", "é", "naïve"]  # fmt: skip
+CLEAN = [
+    "中华人民共和国",
+    "没什么",
+    "目前为止",
+    "微信",
+    "电话",
+    "下载",
+    "客服",
+    "哈哈哈",
+    "爸爸妈妈",
+    "高高兴兴",
+    "        ",
+    "\n\n",
+    "--------",
+    "......",
+    "彬彬有礼",
+    "一二三",
+    "研究研究",
+    " the",
+    " function",
+    "……",
+    "孙綝",
+    "繁體字",
+    "简体字",
+    "群众",
+    "日本",
+    "二〇二四年",
+    "https",
+    "\t\t",
+    "，",
+    "👩\u200d👩",
+    "é",
+    "naïve",
+]
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -47,7 +79,11 @@ def test_spam_shows_in_a_vocabulary(tmp_path: Path, corpus: list[str]) -> None:
     chance = random.Random(3)
     lines = [text for text in corpus for _ in range(4)]
     for phrases in SPAM.values():
-        lines += [f"{chance.choice('，。 ')}{phrase}{chance.choice('！，')}" for phrase in phrases for _ in range(40)]
+        lines += [
+            f"{chance.choice('，。 ')}{phrase}{chance.choice('！，')}"
+            for phrase in phrases
+            for _ in range(40)
+        ]
     chance.shuffle(lines)
     dirty = inspect(train_tokenizer(iter(lines), 840, tmp_path / "dirty"))
     assert [name for name, listed in dirty["suspicious"].items() if not listed["count"]] == []
@@ -60,9 +96,15 @@ def test_spam_shows_in_a_vocabulary(tmp_path: Path, corpus: list[str]) -> None:
 
 def test_real_text_raises_few_alarms(tmp_path: Path) -> None:
     folder = shared("data/pretrain_zh")
-    texts = [d["text"][:5000] for f in ("law", "history_modern", "novels_vernacular", "literature_essays") for d in islice(read_documents(folder / f"{f}.jsonl.zst"), 40)]
+    texts = [
+        d["text"][:5000]
+        for f in ("law", "history_modern", "novels_vernacular", "literature_essays")
+        for d in islice(read_documents(folder / f"{f}.jsonl.zst"), 40)
+    ]
     found = inspect(train_tokenizer(iter(texts), 6400, tmp_path / "real"))
-    assert found["suspicious_tokens"] <= 0.002 * found["size"], {n: [e["text"] for e in c["tokens"]] for n, c in found["suspicious"].items() if c["count"]}
+    assert found["suspicious_tokens"] <= 0.002 * found["size"], {
+        n: [e["text"] for e in c["tokens"]] for n, c in found["suspicious"].items() if c["count"]
+    }
 
 
 def test_use_is_counted(tokenizer: Tokenizer, corpus: list[str], tmp_path: Path) -> None:
@@ -76,12 +118,20 @@ def test_use_is_counted(tokenizer: Tokenizer, corpus: list[str], tmp_path: Path)
     assert found["unused"] == len(tokenizer.vocabulary.tokens) - len(counts)
     without = inspect(tokenizer, limit=500)
     assert without["unused"] is None and without["rarest"] == without["newest"]
-    assert {k: v for k, v in without.items() if k in ("classes", "lengths")} == {k: v for k, v in found.items() if k in ("classes", "lengths")}
+    assert {k: v for k, v in without.items() if k in ("classes", "lengths")} == {
+        k: v for k, v in found.items() if k in ("classes", "lengths")
+    }
 
 
-def test_the_command_prints_for_people_or_programs(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_for_people_or_programs(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text.txt").write_text("小猫", encoding="utf-8")
-    for options, said in ((["--limit", "3"], "learnt last"), (["--on", str(tmp_path / "text.txt")], "used least"), (["--json"], '"suspicious"')):
+    for options, said in (
+        (["--limit", "3"], "learnt last"),
+        (["--on", str(tmp_path / "text.txt")], "used least"),
+        (["--json"], '"suspicious"'),
+    ):
         monkeypatch.setenv("HANLIN_LANG", "en")
         monkeypatch.setattr("sys.argv", ["hanlin", "tokenizer", "inspect", str(tokenizer.path), *options])
         cli.main()

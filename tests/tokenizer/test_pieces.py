@@ -21,7 +21,13 @@ texts = st.lists(st.text(alphabet="ab 你好吗我们的，\n0é😀", max_size=
 
 
 def learn(
-    documents, new_tokens: int, min_frequency: int, max_characters: int, floor: int | None = None, shards: int = 1, runs: Path | None = None
+    documents,
+    new_tokens: int,
+    min_frequency: int,
+    max_characters: int,
+    floor: int | None = None,
+    shards: int = 1,
+    runs: Path | None = None,
 ):
     """Merges from pieces, cut at the floor that is asked for at first, and how often they were counted."""
     counted = [_native.Census() for _ in range(shards)]
@@ -54,14 +60,27 @@ def uncut(documents: list[str], new_tokens: int, min_frequency: int, max_charact
 
 
 @settings(max_examples=2000, deadline=None)
-@given(texts, st.integers(1, 30), st.integers(1, 4), st.integers(0, 3), st.sampled_from([None, 1, 3, 1000]), st.integers(1, 3))
-def test_pieces_give_what_uncut_words_give(documents, new_tokens, min_frequency, max_characters, floor, shards):
+@given(
+    texts,
+    st.integers(1, 30),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.sampled_from([None, 1, 3, 1000]),
+    st.integers(1, 3),
+)
+def test_pieces_give_what_uncut_words_give(
+    documents, new_tokens, min_frequency, max_characters, floor, shards
+):
     merges, passes = learn(documents, new_tokens, min_frequency, max_characters, floor, shards)
     assert merges == uncut(documents, new_tokens, min_frequency, max_characters) and passes < 8
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.binary(max_size=20).map(lambda data: data.replace(b"\0", "你好".encode())), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.binary(max_size=20).map(lambda data: data.replace(b"\0", "你好".encode())), min_size=1, max_size=8
+    )
+)
 def test_any_bytes_can_be_counted(documents):
     assert learn(documents, 20, 1, 0)[0] == uncut(documents, 20, 1, 0)
 
@@ -84,20 +103,29 @@ def test_counts_on_disk_are_the_same(tmp_path, documents, new_tokens, shards):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, st.integers(0, 30), st.booleans(), st.integers(1, 3), st.integers(0, 3))
-def test_threads_and_memory_change_no_byte(tmp_path_factory, documents, new_tokens, aligned, threads, memory_bits):
+def test_threads_and_memory_change_no_byte(
+    tmp_path_factory, documents, new_tokens, aligned, threads, memory_bits
+):
     """Memory for hardly any table of pieces, but for all the symbols: what was not thinned must be the same."""
 
     def trained(threads: int, memory: int):
         out = tmp_path_factory.mktemp("tokenizer")
         try:
             train_tokenizer(
-                (text for text in documents), 272 + new_tokens, out / "t", aligned=aligned, min_frequency=1, threads=threads, memory=memory
+                (text for text in documents),
+                272 + new_tokens,
+                out / "t",
+                aligned=aligned,
+                min_frequency=1,
+                threads=threads,
+                memory=memory,
             )
         except HanlinError as error:
             return str(error)
         return (out / "t" / "tokenizer.json").read_bytes()
 
-    memory = 11 * (sum(map(len, documents)) + 60) << memory_bits if memory_bits else 0  # the roles' names count, too
+    # the roles' names count, too
+    memory = 11 * (sum(map(len, documents)) + 60) << memory_bits if memory_bits else 0
     assert trained(threads, memory) == trained(1, 0)
 
 
@@ -144,7 +172,9 @@ def test_thinning_is_a_function_of_the_pieces_and_costs_little():
         assert learnt[0] == learnt[1]
         tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right, _ in learnt[0]]
         ids = {token: index for index, token in enumerate(tokens)}
-        encoder = _native.Encoder(tokens, len(tokens), [(ids[a], ids[b], ids[a + b]) for a, b, _ in learnt[0]])
+        encoder = _native.Encoder(
+            tokens, len(tokens), [(ids[a], ids[b], ids[a + b]) for a, b, _ in learnt[0]]
+        )
         lengths[symbols] = len(encoder.encode_batch(heldout)[0])
     assert thinned[0] == 1 and thinned[100_000] >= 4
     assert lengths[100_000] < 1.005 * lengths[0]
@@ -181,12 +211,20 @@ def test_an_iterator_may_be_read_twice(tmp_path: Path):
 def test_counts_beyond_32_bits():
     """In the square, in the table beside it, and of characters that are later than either."""
     census = _native.Census()
-    census.add(["".join(map(chr, range(0x4E00, 0x4E00 + 3000))), "".join(map(chr, range(0x20000, 0x20000 + 64_000)))])
+    census.add(
+        ["".join(map(chr, range(0x4E00, 0x4E00 + 3000))), "".join(map(chr, range(0x20000, 0x20000 + 64_000)))]
+    )
     for word in ("一丁", chr(0x4E00 + 2500) + chr(0x4E00 + 2800), chr(0x20000 + 63_990) * 2):
         for count in (2**32 - 2, 1, 1, 2**33, 5):
             census.add_word(word, count)
     counts = [census.floor_that_leaves(rank) for rank in (1, 2, 3, 4)]
-    assert counts == [2**32 + 2**33 + 6, 2**32 + 2**33 + 5, 2**32 + 2**33 + 5, 1]  # the first stands in the text as well
+    # the first stands in the text as well
+    assert counts == [
+        2**32 + 2**33 + 6,
+        2**32 + 2**33 + 5,
+        2**32 + 2**33 + 5,
+        1,
+    ]
 
 
 def test_more_characters_than_sixteen_bits():

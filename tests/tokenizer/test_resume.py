@@ -33,7 +33,10 @@ else:
 def corpus(tmp_path_factory) -> Path:
     """Some five batches of text."""
     draw = random.Random(0)
-    words = ["".join(draw.choices("天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏", k=draw.randint(1, 4))) for _ in range(3000)]
+    words = [
+        "".join(draw.choices("天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏", k=draw.randint(1, 4)))
+        for _ in range(3000)
+    ]
     path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(2500):
@@ -43,21 +46,32 @@ def corpus(tmp_path_factory) -> Path:
 
 def start(what: str, corpus: Path, out: Path, tokenizer: Path | str = "", fail_at: str = "") -> int:
     environment = os.environ | {"HANLIN_FAIL_AT": fail_at, "HANLIN_LANG": "en"}
-    return subprocess.run([sys.executable, "-c", SCRIPT, what, str(corpus), str(out), str(tokenizer)], env=environment).returncode
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, what, str(corpus), str(out), str(tokenizer)], env=environment
+    ).returncode
 
 
 def test_training_goes_on_wherever_it_was_killed(corpus, tmp_path):
     train_tokenizer([corpus], 600, tmp_path / "whole")
     kills = 0
-    for occurrence in (1, 3, 2, 1, 4):  # of the process's own savings: in the census, after it, among the pieces, when all are counted
+    for occurrence in (
+        1,
+        3,
+        2,
+        1,
+        4,
+    ):  # of the process's own savings: in the census, after it, among the pieces, when all are counted
         kills += start("train", corpus, tmp_path / "out", fail_at=f"counting.saved:{occurrence}") == 137
         assert not (tmp_path / "out").exists()
     assert kills == 5
     assert start("train", corpus, tmp_path / "out") == 0
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    metrics, wanted = (json.loads((tmp_path / name / "manifest.json").read_text())["metrics"] for name in ("out", "whole"))
-    assert metrics.pop("passes") <= wanted.pop("passes")  # the census was kept, so a second round of pieces needs no new one
+    metrics, wanted = (
+        json.loads((tmp_path / name / "manifest.json").read_text())["metrics"] for name in ("out", "whole")
+    )
+    # the census was kept, so a second round of pieces needs no new one
+    assert metrics.pop("passes") <= wanted.pop("passes")
     assert metrics == wanted and metrics["documents"] == 2500
     assert not (tmp_path / ".out.state").exists()
 
@@ -96,7 +110,16 @@ def test_encoding_goes_on_wherever_it_was_killed(corpus, tmp_path):
     train_tokenizer([corpus], 600, tmp_path / "tokenizer")
     assert start("encode", corpus, tmp_path / "whole", tmp_path / "tokenizer") == 0
     for occurrence in (2, 1, 1):
-        assert start("encode", corpus, tmp_path / "out", tmp_path / "tokenizer", fail_at=f"dataset.saved:{occurrence}") == 137
+        assert (
+            start(
+                "encode",
+                corpus,
+                tmp_path / "out",
+                tmp_path / "tokenizer",
+                fail_at=f"dataset.saved:{occurrence}",
+            )
+            == 137
+        )
         assert not (tmp_path / "out").exists()
     assert start("encode", corpus, tmp_path / "out", tmp_path / "tokenizer") == 0
     for name in ("tokens.bin", "tokens.idx"):

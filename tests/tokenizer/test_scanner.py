@@ -19,7 +19,18 @@ IN_TWO_STEPS = tokenizers.pre_tokenizers.Sequence(
     [tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in (r"\p{N}", GPT2)]
 )
 
-TRICKY = [*"abSTDMrevl'’ſK!。，_1²Ⅷ一é\u0301ｱ😀\u200b\t\r\n\v\f\x1c\x85\xa0\u2028\u3000", " ", "  ", "\n\n", "'s", "'LL", "'re", " '", " 1", "\n 2"]
+TRICKY = [
+    *"abSTDMrevl'’ſK!。，_1²Ⅷ一é\u0301ｱ😀\u200b\t\r\n\v\f\x1c\x85\xa0\u2028\u3000",
+    " ",
+    "  ",
+    "\n\n",
+    "'s",
+    "'LL",
+    "'re",
+    " '",
+    " 1",
+    "\n 2",
+]
 texts = st.lists(st.sampled_from(TRICKY) | st.characters(exclude_categories=["Cs"]), max_size=30).map("".join)
 
 
@@ -40,12 +51,27 @@ def test_every_character_is_classified_alike() -> None:
     byte and a newline if it is a space.
     """
     octets = [bytes([byte]) for byte in range(256)]
-    vocabulary = build_vocabulary([*((b"a", lead) for lead in octets), *((b"!", lead) for lead in octets), *((last, b"\n") for last in octets)], [])
+    vocabulary = build_vocabulary(
+        [
+            *((b"a", lead) for lead in octets),
+            *((b"!", lead) for lead in octets),
+            *((last, b"\n") for last in octets),
+        ],
+        [],
+    )
     ours = _native.Encoder(vocabulary.tokens, len(vocabulary.tokens), vocabulary.merges)
     peer = tokenizers.Tokenizer.from_str(tokenizer_json(vocabulary).decode())
-    planes = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000)]  # where characters are; then some of the void
+    # where characters are; then some of the void
+    planes = [
+        *range(0xD800),
+        *range(0xE000, 0x40000),
+        *range(0xE0000, 0xE1000),
+    ]
     points = [*planes, *range(0x40000, 0xE0000, 61), *range(0xE1000, 0x110000, 61)]
-    texts = ["".join(f"a{c}1!{c}1{c}\n1" for c in map(chr, points[begin : begin + 2048])) for begin in range(0, len(points), 2048)]
+    texts = [
+        "".join(f"a{c}1!{c}1{c}\n1" for c in map(chr, points[begin : begin + 2048]))
+        for begin in range(0, len(points), 2048)
+    ]
     for index, (text, theirs) in enumerate(zip(texts, peer.encode_batch_fast(texts), strict=True)):
         assert ours.encode(text) == theirs.ids, f"among the 2048 from U+{points[index * 2048]:04X}"
 

@@ -22,8 +22,22 @@ from hanlin.tokenizer.advise import advise
 from hanlin.tokenizer.files import FILES
 
 SHARED = Path(__file__).parents[3] / "shared"
-anything = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("小猫喜欢鱼 \n\r\t's老师ſ😀\u3000\u0301<|>"), max_size=60)
-control = st.sampled_from(["<|im_end|>", "<|im_start|>", "<think>", "</think>", "<|endoftext|>", "<tool_call>", "<|reserved_0|>", "<|im_"])
+anything = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("小猫喜欢鱼 \n\r\t's老师ſ😀\u3000\u0301<|>"),
+    max_size=60,
+)
+control = st.sampled_from(
+    [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<think>",
+        "</think>",
+        "<|endoftext|>",
+        "<tool_call>",
+        "<|reserved_0|>",
+        "<|im_",
+    ]
+)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +61,9 @@ def test_ids_equal_those_of_tokenizers(tokenizer: Tokenizer, stock, text: str) -
 def test_every_code_point_has_the_ids_of_tokenizers(tokenizer: Tokenizer, stock) -> None:
     points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     texts = ["".join(points[begin : begin + 4096]) for begin in range(0, len(points), 4096)]
-    for text, ours, theirs in zip(texts, tokenizer.encode_batch(texts), stock.encode_batch_fast(texts), strict=True):
+    for text, ours, theirs in zip(
+        texts, tokenizer.encode_batch(texts), stock.encode_batch_fast(texts), strict=True
+    ):
         assert ours == theirs.ids
         assert tokenizer.decode(ours) == text
 
@@ -65,7 +81,9 @@ def test_real_files_have_the_ids_of_tokenizers(tokenizer: Tokenizer, stock, fold
             texts = [path.read_bytes()[:100_000].decode("utf-8", "replace")]
         else:
             continue
-        for text, ours, theirs in zip(texts, tokenizer.encode_batch(texts), stock.encode_batch_fast(texts), strict=True):
+        for text, ours, theirs in zip(
+            texts, tokenizer.encode_batch(texts), stock.encode_batch_fast(texts), strict=True
+        ):
             assert ours == theirs.ids, path.name
             assert tokenizer.decode(ours) == text
 
@@ -83,9 +101,15 @@ def test_text_never_yields_a_control_token(tokenizer: Tokenizer, text: str) -> N
     assert not set(tokenizer.encode_batch([text])[0]) & set(tokenizer.special.values())
 
 
-def test_transformers_opens_it_with_the_same_ids(tokenizer: Tokenizer, corpus: list[str], tmp_path: Path) -> None:
+def test_transformers_opens_it_with_the_same_ids(
+    tokenizer: Tokenizer, corpus: list[str], tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
-    for model_type, name in (("qwen3", "Qwen3ForCausalLM"), ("llama", "LlamaForCausalLM"), ("gpt2", "GPT2LMHeadModel")):
+    for model_type, name in (
+        ("qwen3", "Qwen3ForCausalLM"),
+        ("llama", "LlamaForCausalLM"),
+        ("gpt2", "GPT2LMHeadModel"),
+    ):
         model = tmp_path / model_type
         model.mkdir()
         tokenizer.save(model)
@@ -108,13 +132,19 @@ def test_the_vocabulary_is_as_large_as_asked_and_reachable(tokenizer: Tokenizer)
     assert [len(tokenizer.encode(role)) for role in ("system", "user", "assistant")] == [1, 1, 1]
 
 
-def test_the_artefact_depends_on_the_documents_alone(tmp_path: Path, tokenizer: Tokenizer, corpus: list[str]) -> None:
+def test_the_artefact_depends_on_the_documents_alone(
+    tmp_path: Path, tokenizer: Tokenizer, corpus: list[str]
+) -> None:
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in reversed(corpus)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines[:5]) + "\n")
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write("\n".join(lines[5:]))
     again = train_tokenizer([tmp_path / "b.jsonl.gz", str(tmp_path / "a.jsonl")], 500, tmp_path / "out")
-    assert again.content_hash == tokenizer.content_hash == read_manifest(tmp_path / "out", "tokenizer").content_hash
+    assert (
+        again.content_hash
+        == tokenizer.content_hash
+        == read_manifest(tmp_path / "out", "tokenizer").content_hash
+    )
 
 
 def test_aligned_tokens_mix_no_pieces_of_characters(tokenizer: Tokenizer) -> None:
@@ -133,7 +163,9 @@ def test_plain_training_and_long_tokens(tmp_path: Path, corpus: list[str]) -> No
             assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("sizes", [{"vocab_size": 271}, {"vocab_size": 400, "num_special": 8}, {"vocab_size": 2_000_000}])
+@pytest.mark.parametrize(
+    "sizes", [{"vocab_size": 271}, {"vocab_size": 400, "num_special": 8}, {"vocab_size": 2_000_000}]
+)
 def test_impossible_sizes_are_refused(tmp_path: Path, sizes: dict[str, int]) -> None:
     with pytest.raises(HanlinError):
         train_tokenizer(iter(["你好"]), out=tmp_path / "out", **sizes)
@@ -196,7 +228,9 @@ def test_inspect_and_compare_add_up(tokenizer: Tokenizer, corpus: list[str], tmp
     result = compare([tokenizer, tokenizer], [file, file])
     first, second = result["tokenizers"]
     assert first == second
-    assert first["tokens"] == 2 * len(tokenizer.encode(corpus[0])) and result["bytes"] == 2 * len(corpus[0].encode())
+    assert first["tokens"] == 2 * len(tokenizer.encode(corpus[0])) and result["bytes"] == 2 * len(
+        corpus[0].encode()
+    )
     assert first["unused"] == 484 - len(set(tokenizer.encode(corpus[0])))
     with pytest.raises(HanlinError):
         compare([tokenizer], [])
@@ -207,11 +241,28 @@ def test_loading_needs_no_torch(tokenizer: Tokenizer) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("parameters,least,most", [("0.94m", 1024, 3000), ("26m", 6400, 9000), ("100m", 12_000, 20_000), ("0.3b", 26_000, 38_000), (900e6, 45_000, 64_000)])
+@pytest.mark.parametrize(
+    "parameters,least,most",
+    [
+        ("0.94m", 1024, 3000),
+        ("26m", 6400, 9000),
+        ("100m", 12_000, 20_000),
+        ("0.3b", 26_000, 38_000),
+        (900e6, 45_000, 64_000),
+    ],
+)
 def test_advice_is_what_is_in_use(parameters, least, most):
     advice = advise(parameters)
     assert least <= advice.vocab_size <= most and advice.vocab_size % 128 == 0
-    assert advice.embedding_share == pytest.approx(advice.vocab_size * advice.hidden_size / (float(parameters.rstrip("mb")) * {"m": 1e6, "b": 1e9}[parameters[-1]] if isinstance(parameters, str) else parameters))
+    assert advice.embedding_share == pytest.approx(
+        advice.vocab_size
+        * advice.hidden_size
+        / (
+            float(parameters.rstrip("mb")) * {"m": 1e6, "b": 1e9}[parameters[-1]]
+            if isinstance(parameters, str)
+            else parameters
+        )
+    )
     assert advice.embedding_share <= 0.36
 
 

@@ -21,11 +21,20 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 # Few letters, so that runs and ties abound; characters that share their first or last bytes.
 words = st.dictionaries(
-    st.text(alphabet="aab你妳好仠é😀😁🐀", min_size=1, max_size=10).map(str.encode), st.integers(1, 5), min_size=1, max_size=12
+    st.text(alphabet="aab你妳好仠é😀😁🐀", min_size=1, max_size=10).map(str.encode),
+    st.integers(1, 5),
+    min_size=1,
+    max_size=12,
 )
 
 
-def learn(counts: dict[bytes, int], new_tokens: int, min_frequency: int = 2, max_characters: int = 0, aligned: bool = True):
+def learn(
+    counts: dict[bytes, int],
+    new_tokens: int,
+    min_frequency: int = 2,
+    max_characters: int = 0,
+    aligned: bool = True,
+):
     counter = _native.PretokenCounter()
     for word, count in counts.items():
         counter.add_word(word, count)
@@ -34,7 +43,9 @@ def learn(counts: dict[bytes, int], new_tokens: int, min_frequency: int = 2, max
 
 @settings(max_examples=1500, deadline=None)
 @given(words, st.integers(0, 40), st.integers(1, 3), st.integers(0, 4), st.booleans())
-def test_equals_the_reference(counts: dict[bytes, int], new_tokens: int, min_frequency: int, max_characters: int, aligned: bool) -> None:
+def test_equals_the_reference(
+    counts: dict[bytes, int], new_tokens: int, min_frequency: int, max_characters: int, aligned: bool
+) -> None:
     expected = reference.train(counts, new_tokens, min_frequency, max_characters, aligned)
     assert learn(counts, new_tokens, min_frequency, max_characters, aligned) == expected
 
@@ -47,10 +58,21 @@ def counted(counts: dict[bytes, int]) -> _native.PretokenCounter:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(words, st.integers(0, 40), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.sampled_from([0, 1, 8, 1 << 26]))
-def test_plain_in_little_memory_gives_the_same(counts, new_tokens, min_frequency, max_characters, threads, places_at_once) -> None:
+@given(
+    words,
+    st.integers(0, 40),
+    st.integers(1, 3),
+    st.integers(0, 4),
+    st.integers(1, 3),
+    st.sampled_from([0, 1, 8, 1 << 26]),
+)
+def test_plain_in_little_memory_gives_the_same(
+    counts, new_tokens, min_frequency, max_characters, threads, places_at_once
+) -> None:
     """On several threads, with places listed in several rounds and tidied meanwhile."""
-    merges = _native.train_plain(counted(counts), new_tokens, min_frequency, max_characters, None, threads, places_at_once)
+    merges = _native.train_plain(
+        counted(counts), new_tokens, min_frequency, max_characters, None, threads, places_at_once
+    )
     assert merges == learn(counts, new_tokens, min_frequency, max_characters, aligned=False)
 
 
@@ -65,7 +87,14 @@ def test_plain_in_little_memory_gives_the_same_on_real_text(name: str) -> None:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=14).map(str.encode), st.integers(1, 3), min_size=1, max_size=10))
+@given(
+    st.dictionaries(
+        st.text(alphabet="abc", min_size=1, max_size=14).map(str.encode),
+        st.integers(1, 3),
+        min_size=1,
+        max_size=10,
+    )
+)
 def test_no_token_is_made_twice(counts: dict[bytes, int]) -> None:
     """By exhaustion of short repetitive words; the reason is in native/learner.hpp."""
     merges = learn(counts, 200, 1)
@@ -97,10 +126,14 @@ def test_equals_the_reference_on_real_text() -> None:
     texts = [text[:400] for text in some_text("web_crawl_noisy.jsonl.zst", 20_000)][:15]
     counter = count(texts)
     for aligned in (True, False):
-        assert _native.train(counter, 150, 2, 6, aligned) == reference.train(dict(counter.words()), 150, 2, 6, aligned)
+        assert _native.train(counter, 150, 2, 6, aligned) == reference.train(
+            dict(counter.words()), 150, 2, 6, aligned
+        )
 
 
-@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"])
+@pytest.mark.parametrize(
+    "name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"]
+)
 def test_plain_equals_hugging_face_up_to_ties(name: str) -> None:
     """Where counts are equal `tokenizers` prefers smaller ids, we smaller bytes; so each list must be a right choice at every step."""
     plain_and_hugging_face(some_text(name, 100_000), 500, 2)
@@ -116,7 +149,12 @@ def plain_and_hugging_face(texts: list[str], new_tokens: int, min_frequency: int
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
     peer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, byte_level])
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    options = {"vocab_size": 256 + new_tokens, "min_frequency": min_frequency, "initial_alphabet": alphabet, "show_progress": False}
+    options = {
+        "vocab_size": 256 + new_tokens,
+        "min_frequency": min_frequency,
+        "initial_alphabet": alphabet,
+        "show_progress": False,
+    }
     peer.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(**options))
     theirs = [(from_letters(a), from_letters(b)) for a, b in json.loads(peer.to_str())["model"]["merges"]]
 
@@ -132,7 +170,9 @@ def plain_and_hugging_face(texts: list[str], new_tokens: int, min_frequency: int
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"])
+@pytest.mark.parametrize(
+    "name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"]
+)
 def test_plain_equals_hugging_face_up_to_ties_at_length(name: str) -> None:
     """As above with 10 times the text, down to the least frequency, where both must stop for want of a pair."""
     texts = some_text(name, 1_000_000)
@@ -141,7 +181,9 @@ def test_plain_equals_hugging_face_up_to_ties_at_length(name: str) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"])
+@pytest.mark.parametrize(
+    "name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"]
+)
 @pytest.mark.parametrize("max_characters", [0, 4])
 def test_aligned_pieces_equal_the_slow_reference_on_real_text(name: str, max_characters: int) -> None:
     """What `hanlin tokenizer train` does (census, cutting, pieces) beside a recount of every pair of uncut pre-tokens at every step."""
@@ -152,7 +194,11 @@ def test_aligned_pieces_equal_the_slow_reference_on_real_text(name: str, max_cha
     assert merges == reference.train(dict(count(texts).words()), 200, 2, max_characters, True)
 
 
-@given(st.lists(st.text(alphabet="ab 你好\n!", max_size=20), max_size=12), st.randoms(use_true_random=False), st.integers(1, 4))
+@given(
+    st.lists(st.text(alphabet="ab 你好\n!", max_size=20), max_size=12),
+    st.randoms(use_true_random=False),
+    st.integers(1, 4),
+)
 def test_order_and_splitting_do_not_matter(texts: list[str], rng: random.Random, parts: int) -> None:
     expected = _native.train(count(texts), 50, 1)
     shuffled = texts[:]
@@ -176,7 +222,11 @@ def test_counts_are_of_the_pretokens(texts: list[str]) -> None:
 @given(st.dictionaries(st.binary(min_size=1, max_size=8), st.integers(1, 4), max_size=8), st.booleans())
 def test_any_bytes_can_be_trained_on(counts: dict[bytes, int], aligned: bool) -> None:
     for left, right, _ in learn(counts, 100, 1, 0, aligned):
-        assert not aligned or reference.is_within_character(left + right) or (reference.is_whole(left) and reference.is_whole(right))
+        assert (
+            not aligned
+            or reference.is_within_character(left + right)
+            or (reference.is_whole(left) and reference.is_whole(right))
+        )
 
 
 def test_interrupting_stops_the_training() -> None:

@@ -60,25 +60,51 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         if team.first:  # metrics.jsonl rounds to six figures
             log, file = options["log"], open(work / "losses.jsonl", "a")  # noqa: SIM115
             written = log.log
-            log.log = lambda values, step: (written(values, step), print(json.dumps([step, values["loss"]]), file=file, flush=True))
+            log.log = lambda values, step: (
+                written(values, step),
+                print(json.dumps([step, values["loss"]]), file=file, flush=True),
+            )
         result = train(model, source, objective, *arguments, **options)
         digest = hashlib.sha256()
         answer["cut"] = sorted(name for name, tensor in model.named_parameters() if not tensor.numel())
         for name, tensor in sorted(model.state_dict().items()):
             whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
             digest.update(name.encode() + whole.numpy().tobytes())
-        answer.update(digest=digest.hexdigest(), graphs=torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        answer.update(
+            digest=digest.hexdigest(), graphs=torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        )
         return result
 
-    common = {"steps": STEPS, "checkpoint_seconds": job_spec.get("seconds", 0.0), "anchor_steps": 2, "parallel": job_spec.get("parallel", "ddp")}
+    common = {
+        "steps": STEPS,
+        "checkpoint_seconds": job_spec.get("seconds", 0.0),
+        "anchor_steps": 2,
+        "parallel": job_spec.get("parallel", "ddp"),
+    }
     common |= {"compile": job_spec.get("compile", "auto"), "deepspeed_config": job_spec.get("ds_config")}
-    common |= {"async_save": job_spec.get("async_save", "auto"), "on_save_error": job_spec.get("on_save_error", "stop")}
+    common |= {
+        "async_save": job_spec.get("async_save", "auto"),
+        "on_save_error": job_spec.get("on_save_error", "stop"),
+    }
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
-    supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, muon=job_spec.get("muon", True), **common), seq_len=64, batch_tokens=448, micro_tokens=128)  # 7 rows, uneven for all
+    # 7 rows, uneven for all
+    supervised = SupervisedConfig(
+        TrainConfig(learning_rate=3e-3, muon=job_spec.get("muon", True), **common),
+        seq_len=64,
+        batch_tokens=448,
+        micro_tokens=128,
+    )
     job_module.train = watched
     if stage == "pretrain":
-        shape = ModelConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+        shape = ModelConfig(
+            vocab_size=400,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+        )
         pretrain(world / "text", world / "tokenizer", shape, supervised, job)
     elif stage == "sft":
         finetune(world / "model", world / "talks", supervised, job)
@@ -134,7 +160,12 @@ def muon_sharded_and_whole(team: Any) -> dict[str, Any]:
             other.grad = distribute_tensor(one.grad, team.mesh, placements)
         for optimizer in optimizers:
             optimizer.step()
-    return {"difference": max(float((one - other.full_tensor()).abs().max()) for one, other in zip(whole, cut, strict=True)), "moved": float((whole[0] - start[0]).abs().max())}
+    return {
+        "difference": max(
+            float((one - other.full_tensor()).abs().max()) for one, other in zip(whole, cut, strict=True)
+        ),
+        "moved": float((whole[0] - start[0]).abs().max()),
+    }
 
 
 def _limit(objective: Any, room: int) -> None:
@@ -182,7 +213,14 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     from hanlin.training.parallel import joined
 
     size = spec["processes"]
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(spec.get("local", size)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(spec.get("local", size)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     if "fail_at" in spec and rank == spec.get("fail_rank", 0):
         os.environ["HANLIN_FAIL_AT"] = spec["fail_at"]
     if "disk" in spec and rank == spec["disk"][0]:
@@ -194,7 +232,8 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
         said = {"error": error.en}
     written = Path(spec["work"]) / f"rank-{rank}.part"
     written.write_text(json.dumps(said))
-    written.rename(written.with_suffix(".json"))  # whole or not at all: whoever is left over is killed at any moment
+    # whole or not at all: whoever is left over is killed at any moment
+    written.rename(written.with_suffix(".json"))
     return int("error" in said)
 
 
@@ -226,7 +265,9 @@ def serve() -> None:
         for _ in children:
             _, status = os.wait()
             codes.append(os.waitstatus_to_exitcode(status))
-            if codes[-1] and {"stop_after", "fail_at"} & spec.keys():  # the others are killed, as torchrun does
+            if (
+                codes[-1] and {"stop_after", "fail_at"} & spec.keys()
+            ):  # the others are killed, as torchrun does
                 for child in children:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child, signal.SIGKILL)
@@ -234,12 +275,27 @@ def serve() -> None:
 
 
 @contextlib.contextmanager
-def started(world: Path, preload: str = "", **environment: str) -> Iterator[Callable[..., tuple[int, list[dict[str, Any]]]]]:
+def started(
+    world: Path, preload: str = "", **environment: str
+) -> Iterator[Callable[..., tuple[int, list[dict[str, Any]]]]]:
     """run(work, processes, stage, …) → exit code and what each rank answered, over data built in `world`; `preload`: modules to fork with."""
     build_world(world)
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en", "HANLIN_DIST_TIMEOUT": "60", **environment}
-    command = [sys.executable, "-c", f"{preload and f'import {preload}'}\nfrom tests.training.ranks import serve\nserve()"]
-    server = subprocess.Popen(command, cwd=ROOT, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    settings = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "HANLIN_LANG": "en",
+        "HANLIN_DIST_TIMEOUT": "60",
+        **environment,
+    }
+    command = [
+        sys.executable,
+        "-c",
+        f"{preload and f'import {preload}'}\nfrom tests.training.ranks import serve\nserve()",
+    ]
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert server.stdin and server.stdout
 
     def run(work: Path, processes: int, stage: str, **options: Any) -> tuple[int, list[dict[str, Any]]]:
@@ -247,7 +303,13 @@ def started(world: Path, preload: str = "", **environment: str) -> Iterator[Call
         work.mkdir(parents=True, exist_ok=True)
         for old in work.glob("rank-*.json"):
             old.unlink()
-        print(json.dumps({"stage": stage, "processes": processes, "world": str(world), "work": str(work), **options}), file=server.stdin, flush=True)
+        print(
+            json.dumps(
+                {"stage": stage, "processes": processes, "world": str(world), "work": str(work), **options}
+            ),
+            file=server.stdin,
+            flush=True,
+        )
         code = int(server.stdout.readline())
         return code, [json.loads(file.read_text()) for file in sorted(work.glob("rank-*.json"))]
 
@@ -271,7 +333,10 @@ def weights(work: Path):
 def same_training(one: Path, other: Path, within: float = 1e-6) -> None:
     assert losses(other) == pytest.approx(losses(one), abs=within, nan_ok=True)
     mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys() and max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 20 * within
+    assert (
+        mine.keys() == theirs.keys()
+        and max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 20 * within
+    )
 
 
 if __name__ == "__main__":

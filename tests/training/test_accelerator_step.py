@@ -36,7 +36,13 @@ def rows(vocab: int, count: int = 2, length: int = 48) -> Batch:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (count, length), generator=generator)
     labels = torch.cat((ids[:, 1:], torch.full((count, 1), -100)), 1)
-    return Batch(ids, labels, torch.arange(length).expand(count, length), torch.arange(count)[:, None].expand(count, length), [*range(count)])
+    return Batch(
+        ids,
+        labels,
+        torch.arange(length).expand(count, length),
+        torch.arange(count)[:, None].expand(count, length),
+        [*range(count)],
+    )
 
 
 def on_an_accelerator(monkeypatch, name: str = "sdpa") -> None:
@@ -49,7 +55,9 @@ def on_an_accelerator(monkeypatch, name: str = "sdpa") -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "varlen"])
 @pytest.mark.parametrize("what", ["loss", "log_probs"])
 @pytest.mark.parametrize("family", ["qwen3", "gpt2"])
-def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(family, what, attention, monkeypatch):
+def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(
+    family, what, attention, monkeypatch
+):
     on_an_accelerator(monkeypatch, attention)
     model = tiny_model(family).train()
     batch = rows(300)
@@ -60,7 +68,11 @@ def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(
             if what == "loss":
                 loss, _ = objective(model, batch)
             else:
-                loss = -token_log_probs(batch.select(model.hidden(batch.ids, **batch.apart)), model.head_weight, batch.select(batch.labels)).sum()
+                loss = -token_log_probs(
+                    batch.select(model.hidden(batch.ids, **batch.apart)),
+                    model.head_weight,
+                    batch.select(batch.labels),
+                ).sum()
         (loss / batch.targets).backward()
     products = {key: count for key, count in recorder.seen.items() if key[0] in PRODUCTS}
     assert sum(products.values()) > 20
@@ -71,7 +83,10 @@ def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(
 
 def test_the_head_under_autocast_agrees_with_float32():
     generator = torch.Generator().manual_seed(3)
-    hidden, weight = torch.randn(700, 32, generator=generator), torch.randn(300, 32, generator=generator) * 0.1
+    hidden, weight = (
+        torch.randn(700, 32, generator=generator),
+        torch.randn(300, 32, generator=generator) * 0.1,
+    )
     labels = torch.randint(0, 300, (700,), generator=generator)
     found = []
     for autocast in (False, True):
@@ -90,9 +105,16 @@ def test_gradients_of_logits_are_the_same_with_and_without_a_compiler(compiled):
     generator = torch.Generator().manual_seed(4)
     for count in (64, 37, 5):  # chunks of a batch
         logits = torch.randn(count, 301, generator=generator) * 5
-        labels, scale = torch.randint(0, 301, (count,), generator=generator), torch.rand(count, generator=generator)
+        labels, scale = (
+            torch.randint(0, 301, (count,), generator=generator),
+            torch.rand(count, generator=generator),
+        )
         plain = losses._compiled_logit_gradients() if compiled else losses.logit_gradients
-        for ours, theirs in zip(plain(logits, labels, scale, 0.01), losses._logit_gradients_in_place(logits.clone(), labels, scale, 0.01), strict=True):
+        for ours, theirs in zip(
+            plain(logits, labels, scale, 0.01),
+            losses._logit_gradients_in_place(logits.clone(), labels, scale, 0.01),
+            strict=True,
+        ):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
@@ -102,7 +124,14 @@ def test_a_batch_goes_to_its_device_from_pinned_memory_and_unwaited(monkeypatch)
     monkeypatch.setitem(devices.TRAITS, "meta", row)
     move = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (seen.update(["pinned"]), tensor)[1])
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **kw: (seen.update(["unwaited" if kw.get("non_blocking") else "waited"]), move(tensor, *args, **kw))[1])
+    monkeypatch.setattr(
+        torch.Tensor,
+        "to",
+        lambda tensor, *args, **kw: (
+            seen.update(["unwaited" if kw.get("non_blocking") else "waited"]),
+            move(tensor, *args, **kw),
+        )[1],
+    )
     batch = rows(300)
     assert batch.to(torch.device("meta")).learned.device.type == "meta"
     assert seen == {"pinned": 6, "unwaited": 6}
@@ -113,7 +142,9 @@ def test_sources_of_documents_are_sent_without_waiting(monkeypatch):
         sources, source_names = np.array([0, 1]), ["a", "b"]
 
     sent = []
-    monkeypatch.setattr("hanlin.stages.supervised.send", lambda tensor, device: (sent.append(tensor.numel()), tensor)[1])
+    monkeypatch.setattr(
+        "hanlin.stages.supervised.send", lambda tensor, device: (sent.append(tensor.numel()), tensor)[1]
+    )
     objective = NextToken(torch.ones(300, dtype=torch.int64), dataset=Dataset())  # type: ignore[arg-type]
     objective(tiny_model("qwen3"), rows(300))
     assert sent == [2]
@@ -126,7 +157,14 @@ def test_the_trunk_compiles_without_a_break(masked, attention, monkeypatch):
     from hanlin.model import transformer
 
     with torch.autocast("cpu", torch.bfloat16):
-        context = transformer.Context(batch.ids, batch.positions, batch.doc_ids if masked else None, None, torch.bfloat16, batch.doc_starts)
+        context = transformer.Context(
+            batch.ids,
+            batch.positions,
+            batch.doc_ids if masked else None,
+            None,
+            torch.bfloat16,
+            batch.doc_starts,
+        )
         found = torch._dynamo.explain(model.decoder.run)(model.decoder.embed(batch.ids, context), context)
     assert found.graph_count == 1 and found.graph_break_count == 0, found.break_reasons
 

@@ -94,7 +94,9 @@ def test_a_disk_that_fails_leaves_the_earlier_checkpoint(trained, tmp_path, monk
         except HanlinError:
             calls[0] = nth  # what is checked below calls these too
             assert not list(tmp_path.glob(".step-*")), "the temporary is gone"
-            if (tmp_path / "step-00000002").exists():  # it failed after the rename: whole, but not known to be on the disk
+            if (
+                tmp_path / "step-00000002"
+            ).exists():  # it failed after the rename: whole, but not known to be on the disk
                 read_manifest(tmp_path / "step-00000002", "checkpoint")
                 checkpoint.shutil.rmtree(tmp_path / "step-00000002")
             assert contents(tmp_path) == before
@@ -146,11 +148,21 @@ def pretrained(world):
     tokenizer = load_tokenizer(world / "tokenizer")
 
     def run(work, log=None, warnings=None, **options):
-        config = SupervisedConfig(TrainConfig(**{"steps": 6, "checkpoint_seconds": 0.0, **options}), seq_len=64, batch_tokens=256)
+        config = SupervisedConfig(
+            TrainConfig(**{"steps": 6, "checkpoint_seconds": 0.0, **options}), seq_len=64, batch_tokens=256
+        )
         progress, warnings = Progress(), [] if warnings is None else warnings
         progress.warn = lambda zh, en: warnings.append(en)  # type: ignore[method-assign]
         model = tiny_model("qwen3", tokenizer, hidden_size=32)
-        train(model, RowSource(TextRows(TokenDataset(world / "text"), 64, 5), config), NextToken(token_bytes(tokenizer)), config.train, work, progress, log=log)
+        train(
+            model,
+            RowSource(TextRows(TokenDataset(world / "text"), 64, 5), config),
+            NextToken(token_bytes(tokenizer)),
+            config.train,
+            work,
+            progress,
+            log=log,
+        )
         return model.state_dict(), warnings
 
     return run
@@ -168,7 +180,11 @@ def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch,
         return original(path, *arguments, **options)
 
     monkeypatch.setattr(checkpoint, "artifact", failing)
-    options = {"async_save": async_save, "anchor_steps": 1}  # every step, also where the one before is still being written
+    # every step, also where the one before is still being written
+    options = {
+        "async_save": async_save,
+        "anchor_steps": 1,
+    }
     warned, warnings = pretrained(tmp_path / "warn", on_save_error="warn", **options)
     assert all(torch.equal(good[name], warned[name]) for name in good) and len(warnings) == 3
     with pytest.raises(HanlinError, match="broken"):
@@ -176,7 +192,9 @@ def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch,
     assert [step_of(path) for path in list_checkpoints(tmp_path / "stop")] == [2, 1]
 
 
-def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_its_step(pretrained, tmp_path, monkeypatch):
+def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_its_step(
+    pretrained, tmp_path, monkeypatch
+):
     """The write of step 2 does not begin before step 4 is over."""
     kept, passed = {"anchor_steps": 2, "checkpoint_seconds": 1000.0, "steps": 6}, threading.Event()
     pretrained(tmp_path / "plain", **kept)
@@ -219,9 +237,18 @@ def test_the_thread_that_saves_never_outlives_the_run(pretrained, tmp_path, monk
 
     monkeypatch.setattr(checkpoint, "artifact", broken)
     with pytest.raises(KeyError):
-        pretrained(tmp_path, log=Fails(None), warnings=warnings, async_save=True, anchor_steps=2, checkpoint_seconds=1000.0)
+        pretrained(
+            tmp_path,
+            log=Fails(None),
+            warnings=warnings,
+            async_save=True,
+            anchor_steps=2,
+            checkpoint_seconds=1000.0,
+        )
     assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
-    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [0] and any("broken" in warning for warning in warnings)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [0] and any(
+        "broken" in warning for warning in warnings
+    )
 
 
 # ---------------------------------------------------------------- what is kept, what is believed
@@ -232,7 +259,9 @@ def test_retention_counts_only_what_looks_whole(trained, tmp_path):
         save_checkpoint(tmp_path, step, *trained, {})
     for step in (3, 4, 5):  # half of a copy, an empty directory, a file cut short
         (tmp_path / f"step-{step:08d}").mkdir()
-    (tmp_path / "step-00000005" / "manifest.json").write_bytes((tmp_path / "step-00000002" / "manifest.json").read_bytes())
+    (tmp_path / "step-00000005" / "manifest.json").write_bytes(
+        (tmp_path / "step-00000002" / "manifest.json").read_bytes()
+    )
     prune(tmp_path)
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == [2, 1]
 
@@ -265,7 +294,13 @@ def test_going_back_forgets_what_was_added_up_since(tmp_path):
 
 def test_random_generators_go_on_where_they_were(trained, tmp_path):
     def draw():
-        return [torch.rand(3).tolist(), np.random.rand(3).tolist(), np.random.randn(), random.random(), random.gauss(0, 1)]
+        return [
+            torch.rand(3).tolist(),
+            np.random.rand(3).tolist(),
+            np.random.randn(),
+            random.random(),
+            random.gauss(0, 1),
+        ]
 
     draw()
     save_checkpoint(tmp_path, 1, *trained, {})
@@ -275,7 +310,15 @@ def test_random_generators_go_on_where_they_were(trained, tmp_path):
     assert draw() == expected
 
 
-@pytest.mark.parametrize("change, name", [({"seq_len": 128}, "seq_len"), ({"seed": 4}, "seed"), ({"batch_tokens": 128}, "rows"), ({"data": "talks"}, "dataset")])
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        ({"seq_len": 128}, "seq_len"),
+        ({"seed": 4}, "seed"),
+        ({"batch_tokens": 128}, "rows"),
+        ({"data": "talks"}, "dataset"),
+    ],
+)
 def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, name):
     from hanlin.dataset import TextRows, TokenDataset
     from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
@@ -312,10 +355,38 @@ def test_a_signal_saves_and_prints_the_command_to_go_on(world, tmp_path, number,
     """The command line itself, stopped in a long stage; the very command it prints goes on."""
     tmp_path = tmp_path / "with space"
     tmp_path.mkdir()
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
-    section = {"seq_len": 64, "batch_tokens": 256, "train": {"steps": 100_000, "checkpoint_seconds": 1000, "async_save": number == signal.SIGTERM}}
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"dataset": str(world / "text"), "tokenizer": str(world / "tokenizer"), "model": shape, "pretrain": section}))
-    command = [sys.executable, "-m", "hanlin.cli", "pretrain", "--config", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "model")]
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+    }
+    section = {
+        "seq_len": 64,
+        "batch_tokens": 256,
+        "train": {"steps": 100_000, "checkpoint_seconds": 1000, "async_save": number == signal.SIGTERM},
+    }
+    (tmp_path / "p.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "dataset": str(world / "text"),
+                "tokenizer": str(world / "tokenizer"),
+                "model": shape,
+                "pretrain": section,
+            }
+        )
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "hanlin.cli",
+        "pretrain",
+        "--config",
+        str(tmp_path / "p.yaml"),
+        "--out",
+        str(tmp_path / "model"),
+    ]
     environment = {**os.environ, "HANLIN_LANG": "en", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -323,7 +394,11 @@ def test_a_signal_saves_and_prints_the_command_to_go_on(world, tmp_path, number,
         return next(iter(tmp_path.glob(".model.work/*/metrics.jsonl")), None)
 
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".model.work/*/step-00000000")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(tmp_path.glob(".model.work/*/step-00000000"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     time.sleep(1.0)
     process.send_signal(number)
@@ -333,7 +408,11 @@ def test_a_signal_saves_and_prints_the_command_to_go_on(world, tmp_path, number,
     assert found is not None
     (work,) = {found.parent}
     newest = list_checkpoints(work)[0]
-    assert step_of(newest) >= 1 and step_of(newest) == len(found.read_text().splitlines()), "saved where it stopped, no step lost"
+    assert step_of(newest) >= 1 and step_of(newest) == len(found.read_text().splitlines()), (
+        "saved where it stopped, no step lost"
+    )
     printed = said.strip().splitlines()[-1].strip()
-    assert printed.endswith(f"--config '{tmp_path}/p.yaml' --out '{tmp_path}/model'") and "pretrain" in printed
+    assert (
+        printed.endswith(f"--config '{tmp_path}/p.yaml' --out '{tmp_path}/model'") and "pretrain" in printed
+    )
     assert json.loads((newest / "state.json").read_text())["step"] == step_of(newest)

@@ -24,7 +24,8 @@ def test_long_runs_compile_and_short_ones_do_not(monkeypatch):
     assert compiling.compiling_pays(model, [batch(4, 64)], enough, CPU)
     assert not compiling.compiling_pays(model, [batch(4, 64)], enough // 2, CPU)
     assert compiling.compiling_pays(model, [batch(4, 64)] * 2, enough // 2 + 1, CPU)
-    assert not compiling.compiling_pays(model, [batch(4, 64), batch(3, 64)], enough, CPU)  # each shape would compile again
+    # each shape would compile again
+    assert not compiling.compiling_pays(model, [batch(4, 64), batch(3, 64)], enough, CPU)
 
 
 def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
@@ -32,11 +33,17 @@ def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
     for sharded in (False, True):
         for others, wanted in (([True, True], True), ([True, False], False)):
             asked = []
-            team = SimpleNamespace(sharded=sharded, compiles=True, gather=lambda mine, others=others: [mine, *others[1:]])
+            team = SimpleNamespace(
+                sharded=sharded, compiles=True, gather=lambda mine, others=others: [mine, *others[1:]]
+            )
             run = SimpleNamespace(
-                config=SimpleNamespace(compile="auto", steps=10), source=SimpleNamespace(uniform=True), team=team, device=CPU, progress=SimpleNamespace(note=lambda zh, en: None),
+                config=SimpleNamespace(compile="auto", steps=10),
+                source=SimpleNamespace(uniform=True),
+                team=team,
+                device=CPU,
+                progress=SimpleNamespace(note=lambda zh, en: None),
                 model=SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block)),
-            )  # fmt: skip
+            )
             monkeypatch.setattr(loop, "compiling_pays", lambda *arguments: True)
             loop._Run._decide_to_compile(run, [])  # type: ignore[arg-type]
             assert run.compiles is wanted and asked == ([sharded] if wanted else [])

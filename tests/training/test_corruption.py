@@ -61,16 +61,27 @@ def open_artifact(name: str, path: Path) -> dict[str, bytes]:
         return {key: value.numpy().tobytes() for key, value in load_model(path).state_dict().items()}
     if name == "tokenizer":
         tokenizer = load_tokenizer(path)
-        return {"ids": bytes(str(tokenizer.encode("小明在学校里读书，Hello 12345 <|im_end|>", special=True)), "utf-8"), "hash": tokenizer.content_hash.encode()}
+        return {
+            "ids": bytes(
+                str(tokenizer.encode("小明在学校里读书，Hello 12345 <|im_end|>", special=True)), "utf-8"
+            ),
+            "hash": tokenizer.content_hash.encode(),
+        }
     data = TokenDataset(path)
-    return {"tokens": data.tokens.tobytes(), "starts": data.starts.tobytes(), "mask": b"" if data.mask is None else data.mask.tobytes()}
+    return {
+        "tokens": data.tokens.tobytes(),
+        "starts": data.starts.tobytes(),
+        "mask": b"" if data.mask is None else data.mask.tobytes(),
+    }
 
 
 def files_of(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
-def check_artifact(world: Path, place: Path, name: str, file: str, kind: str, generator: random.Random) -> str:
+def check_artifact(
+    world: Path, place: Path, name: str, file: str, kind: str, generator: random.Random
+) -> str:
     """`refused` or, where a manifest was changed in what does not matter, `harmless`: never something else in silence."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(world / name, place)
@@ -96,25 +107,41 @@ def check_checkpoint(world: Path, place: Path, file: str, kind: str, generator: 
     assert state is not None, where
     expected, moments = fresh()
     load_latest(world / "work", expected, moments, lambda zh, en: None, at_most=state["step"])
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True)), where
-    assert {k: v.tolist() for k, v in optimizers.state_tensors().items()} == {k: v.tolist() for k, v in moments.state_tensors().items()}
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True)), (
+        where
+    )
+    assert {k: v.tolist() for k, v in optimizers.state_tensors().items()} == {
+        k: v.tolist() for k, v in moments.state_tensors().items()
+    }
     if state["step"] == 2:
         assert file == MANIFEST and not warnings, f"{file}: {where} went unnoticed"
         return "harmless"
-    assert state["counter"] == step_of(place / "step-00000001") and len(warnings) == 1 and (place / "step-00000002.damaged").is_dir()
+    assert (
+        state["counter"] == step_of(place / "step-00000001")
+        and len(warnings) == 1
+        and (place / "step-00000002.damaged").is_dir()
+    )
     return "refused"
 
 
 def corrupt(world: Path, place: Path, count: int, seed: int) -> dict[str, int]:
     """`count` damages spread over every file of every artefact."""
     generator = random.Random(seed)
-    targets = [(name, file) for name in ("text", "talks", "pairs", "tokenizer", "model") for file in files_of(world / name)]
+    targets = [
+        (name, file)
+        for name in ("text", "talks", "pairs", "tokenizer", "model")
+        for file in files_of(world / name)
+    ]
     targets += [("checkpoint", file) for file in files_of(world / "work" / "step-00000002")]
     counts = {"refused": 0, "harmless": 0}
     for index in range(count):
         name, file = targets[index % len(targets)]
         kind = KINDS[index // len(targets) % len(KINDS)]
-        counts[check_checkpoint(world, place, file, kind, generator) if name == "checkpoint" else check_artifact(world, place, name, file, kind, generator)] += 1
+        counts[
+            check_checkpoint(world, place, file, kind, generator)
+            if name == "checkpoint"
+            else check_artifact(world, place, name, file, kind, generator)
+        ] += 1
     return counts
 
 

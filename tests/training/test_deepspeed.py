@@ -22,7 +22,9 @@ from tests.training.ranks import losses, same_training, started
 from tests.training.zygote import ROOT
 
 installed = importlib.util.find_spec("deepspeed") is not None
-needs_deepspeed = pytest.mark.skipif(not installed, reason="deepspeed is not installed: pip install 'hanlin[deepspeed]'")
+needs_deepspeed = pytest.mark.skipif(
+    not installed, reason="deepspeed is not installed: pip install 'hanlin[deepspeed]'"
+)
 CPU = {"device": "cpu"}
 STAGES = {
     "zero1": {"stage": 1},
@@ -30,7 +32,12 @@ STAGES = {
     "zero2-offload": {"stage": 2, "offload_optimizer": CPU},
     "zero3": {"stage": 3},  # every weight of a small model is kept whole
     "zero3-cut": {"stage": 3, "stage3_param_persistence_threshold": 0},
-    "zero3-offload": {"stage": 3, "stage3_param_persistence_threshold": 0, "offload_optimizer": CPU, "offload_param": CPU},
+    "zero3-offload": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "offload_optimizer": CPU,
+        "offload_param": CPU,
+    },
 }
 ADAM = TrainConfig(muon=False, learning_rate=1e-3, clip=0.5)
 
@@ -42,12 +49,25 @@ def start(tmp_path_factory):
     stale = folder / "extensions" / "deepspeed_shm_comm" / "lock"
     stale.parent.mkdir(parents=True)
     stale.touch()  # of a build that was killed: whoever builds here waits for ever
-    with started(folder, preload="deepspeed, torch._dynamo", DS_ACCELERATOR="cpu", TORCH_EXTENSIONS_DIR=str(folder / "extensions")) as run:
+    with started(
+        folder,
+        preload="deepspeed, torch._dynamo",
+        DS_ACCELERATOR="cpu",
+        TORCH_EXTENSIONS_DIR=str(folder / "extensions"),
+    ) as run:
 
         def with_zero(work: Path, processes: int, stage: str, zero: str | None = None, **options):
             if zero is not None:
                 file = folder / f"{zero}.json"
-                file.write_text(json.dumps({"train_batch_size": "auto", "gradient_clipping": "auto", "zero_optimization": STAGES[zero]}))
+                file.write_text(
+                    json.dumps(
+                        {
+                            "train_batch_size": "auto",
+                            "gradient_clipping": "auto",
+                            "zero_optimization": STAGES[zero],
+                        }
+                    )
+                )
                 options |= {"parallel": "deepspeed", "ds_config": str(file)}
             return run(work, processes, stage, muon=False, **options)
 
@@ -69,12 +89,24 @@ def alone(start, tmp_path_factory):
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("zero", ["zero2", "zero3-offload", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("zero1", "zero2-offload", "zero3", "zero3-cut"))])
+@pytest.mark.parametrize(
+    "zero",
+    [
+        "zero2",
+        "zero3-offload",
+        *(
+            pytest.param(name, marks=pytest.mark.nightly)
+            for name in ("zero1", "zero2-offload", "zero3", "zero3-cut")
+        ),
+    ],
+)
 def test_two_processes_train_as_one_does_without(start, alone, tmp_path, zero):
     """Uneven rows on the two ranks; losses within 1e-6, exported weights as everywhere."""
     code, answers = start(tmp_path, 2, "pretrain", zero, seconds=60)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1
-    assert all(len(answer["cut"]) == (24 if zero in ("zero3-cut", "zero3-offload") else 0) for answer in answers)
+    assert all(
+        len(answer["cut"]) == (24 if zero in ("zero3-cut", "zero3-offload") else 0) for answer in answers
+    )
     same_training(alone("pretrain"), tmp_path)
 
 
@@ -94,7 +126,9 @@ def test_answers_are_written_with_the_whole_model(start, alone, tmp_path):
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("zero, nan, spikes", [("zero3-offload", (2,), (4,)), ("zero2-offload", (2, 4), (3,))])
+@pytest.mark.parametrize(
+    "zero, nan, spikes", [("zero3-offload", (2,), (4,)), ("zero2-offload", (2, 4), (3,))]
+)
 def test_bad_steps_touch_nothing_and_are_rolled_back(start, alone, tmp_path, zero, nan, spikes):
     """A NaN on one rank and a finite spike are left out by both; a third bad step sends the run back to an anchor and past the data."""
     code, _ = start(tmp_path, 2, "pretrain", zero, nan=nan, spikes=spikes)
@@ -117,7 +151,8 @@ def test_a_run_goes_on_in_any_number_of_processes_and_without_deepspeed(start, a
 def test_bfloat16_is_the_recipes_autocast(start, tmp_path):
     for name, processes, zero in (("one", 1, None), ("two", 2, "zero2")):
         assert start(tmp_path / name, processes, "pretrain", zero, dtype="bfloat16", seconds=60)[0] == 0
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)  # a product rounds to 4e-3
+    # a product rounds to 4e-3
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
 
 
 @needs_deepspeed
@@ -126,15 +161,36 @@ def test_one_process_is_enough_and_its_output_stays_readable(start, tmp_path):
     world, config, ds_config = start.world, tmp_path / "pretrain.yaml", tmp_path / "ds.json"
     ds_config.write_text(json.dumps({"zero_optimization": STAGES["zero3-offload"]}))
     shape = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}"
-    train = f"{{steps: 3, learning_rate: 1e-3, muon: false, parallel: deepspeed, deepspeed_config: {ds_config}}}"
-    config.write_text(f"dataset: {world}/text\ntokenizer: {world}/tokenizer\nmodel: {shape}\npretrain: {{seq_len: 64, batch_tokens: 256, train: {train}}}\n")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HANLIN_LANG": "en", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
-    command = [sys.executable, "-m", "hanlin", "pretrain", "--config", str(config), "--out", str(tmp_path / "model"), "device=cpu"]
+    train = (
+        f"{{steps: 3, learning_rate: 1e-3, muon: false, parallel: deepspeed, deepspeed_config: {ds_config}}}"
+    )
+    config.write_text(
+        f"dataset: {world}/text\ntokenizer: {world}/tokenizer\nmodel: {shape}\npretrain: {{seq_len: 64, batch_tokens: 256, train: {train}}}\n"
+    )
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HANLIN_LANG": "en",
+        "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "hanlin",
+        "pretrain",
+        "--config",
+        str(config),
+        "--out",
+        str(tmp_path / "model"),
+        "device=cpu",
+    ]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert found.returncode == 0, found.stderr[-2000:]
     assert json.loads(found.stdout)["parameters"] > 0
     assert not list((tmp_path / "extensions").rglob("build.ninja"))  # nothing to compile, so no lock to leave
-    assert (tmp_path / "model" / "model.safetensors").stat().st_size > 4 * json.loads(found.stdout)["parameters"]
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size > 4 * json.loads(found.stdout)[
+        "parameters"
+    ]
 
 
 @needs_deepspeed
@@ -165,7 +221,10 @@ def test_the_lock_of_a_killed_build_is_removed_and_that_of_a_living_one_is_not(t
         ({"bf16": {"enabled": True}}, ["bf16.enabled=True", "float32"]),
         ({"fp16": {"enabled": True}}, ["fp16.enabled=True", "float32"]),
         ({"optimizer": {"type": "Adam"}}, ["optimizer.type=Adam", "AdamW"]),
-        ({"optimizer": {"type": "AdamW", "params": {"lr": 3e-4}}}, ["lr=0.0003", "train.learning_rate=0.001"]),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"lr": 3e-4}}},
+            ["lr=0.0003", "train.learning_rate=0.001"],
+        ),
         ({"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.999]}}}, ["betas=[0.9, 0.999]", "0.95"]),
         ({"scheduler": {"type": "WarmupLR"}}, ["scheduler=WarmupLR", "train.schedule=wsd"]),
         ({"zero_force_ds_cpu_optimizer": True}, ["zero_force_ds_cpu_optimizer=True"]),
@@ -183,7 +242,14 @@ def test_what_contradicts_the_recipe_is_refused_by_both_values(given, words):
     assert refused.value.zh != refused.value.en
 
 
-@pytest.mark.parametrize("config, dtype, word", [(TrainConfig(), "float32", "muon: false"), (TrainConfig(muon=False, offload_optimizer=True), "float32", "offload_optimizer"), (ADAM, "float16", "float16")])
+@pytest.mark.parametrize(
+    "config, dtype, word",
+    [
+        (TrainConfig(), "float32", "muon: false"),
+        (TrainConfig(muon=False, offload_optimizer=True), "float32", "offload_optimizer"),
+        (ADAM, "float16", "float16"),
+    ],
+)
 def test_what_deepspeed_cannot_do_is_refused(config, dtype, word):
     with pytest.raises(HanlinError, match=word):
         settle({"zero_optimization": {"stage": 2}}, config, dtype, 1000)
@@ -192,13 +258,26 @@ def test_what_deepspeed_cannot_do_is_refused(config, dtype, word):
 def test_auto_and_equal_values_are_the_recipes():
     params = {"lr": "auto", "betas": [0.9, 0.95], "eps": "auto", "weight_decay": 0.1}
     given = {
-        "train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": 0.5,
-        "bf16": {"enabled": "auto"}, "fp16": {"enabled": False}, "optimizer": {"type": "AdamW", "params": params},
-        "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "offload_param": {"device": "none"}, "overlap_comm": False},
-    }  # fmt: skip
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": 0.5,
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": False},
+        "optimizer": {"type": "AdamW", "params": params},
+        "zero_optimization": {
+            "stage": 3,
+            "reduce_bucket_size": "auto",
+            "offload_param": {"device": "none"},
+            "overlap_comm": False,
+        },
+    }
     found = settle(given, ADAM, "bfloat16", 1234)
     assert found["zero_optimization"] == {"stage": 3, "overlap_comm": False, "reduce_bucket_size": 1234}
-    assert found["gradient_clipping"] == 0.5 and found["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert found["gradient_clipping"] == 0.5 and found["torch_autocast"] == {
+        "enabled": True,
+        "dtype": "bfloat16",
+    }
     assert not {"optimizer", "bf16", "fp16", "train_batch_size"} & found.keys()
 
 

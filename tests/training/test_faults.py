@@ -17,10 +17,19 @@ from hanlin.training.checkpoint import list_checkpoints
 from tests.training.zygote import STAGES, Zygote, alone
 
 FAILPOINTS = [
-    "checkpoint.before:3", "checkpoint.after_model:3", "checkpoint.after_optimizer:3", "checkpoint.after_state:3", "checkpoint.before_manifest:3",
-    "directory.before_fsync:3", "directory.before_rename:3", "checkpoint.after_rename:3", "checkpoint.before_prune:5", "checkpoint.after_prune:5",
-    "checkpoint.after_model:1", "train.after_step:5",
-]  # fmt: skip
+    "checkpoint.before:3",
+    "checkpoint.after_model:3",
+    "checkpoint.after_optimizer:3",
+    "checkpoint.after_state:3",
+    "checkpoint.before_manifest:3",
+    "directory.before_fsync:3",
+    "directory.before_rename:3",
+    "checkpoint.after_rename:3",
+    "checkpoint.before_prune:5",
+    "checkpoint.after_prune:5",
+    "checkpoint.after_model:1",
+    "train.after_step:5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +85,16 @@ def test_killed_at_a_failpoint(zygote, clean, work, fail_at):
     assert not list(work.glob(".step-*")), "what was half-written is gone"
 
 
-@pytest.mark.parametrize("fail_at", ["train.after_step:4", "directory.between_renames:1", "checkpoint.after_model:6", "checkpoint.before:6", "train.after_step:7"])
+@pytest.mark.parametrize(
+    "fail_at",
+    [
+        "train.after_step:4",
+        "directory.between_renames:1",
+        "checkpoint.after_model:6",
+        "checkpoint.before:6",
+        "train.after_step:7",
+    ],
+)
 def test_killed_around_a_rollback(zygote, clean, work, fail_at):
     """Three bad steps send the run back; a kill before, in and after that changes nothing."""
     first = zygote.run("poisoned", work, fail_at=fail_at)
@@ -85,28 +103,50 @@ def test_killed_around_a_rollback(zygote, clean, work, fail_at):
     assert again["code"] == 0, (work / "log.txt").read_text()
     assert again["digest"] == clean("poisoned")["digest"] != clean("pretrain")["digest"]
     lines = [json.loads(line) for line in (work / "spikes.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["data"]) for line in lines] == [(2, 2), (3, 3), (4, 4)], "each bad step once, kill or not"
+    assert [(line["step"], line["data"]) for line in lines] == [(2, 2), (3, 3), (4, 4)], (
+        "each bad step once, kill or not"
+    )
 
 
-@pytest.mark.parametrize("fail_at", ["checkpoint.before:2", "checkpoint.after_model:3", "directory.before_rename:3", "checkpoint.after_rename:3", "checkpoint.before_prune:4", "train.after_step:5"])
+@pytest.mark.parametrize(
+    "fail_at",
+    [
+        "checkpoint.before:2",
+        "checkpoint.after_model:3",
+        "directory.before_rename:3",
+        "checkpoint.after_rename:3",
+        "checkpoint.before_prune:4",
+        "train.after_step:5",
+    ],
+)
 def test_killed_while_it_saves_in_the_background(zygote, clean, work, fail_at):
     assert zygote.run("pretrain", work, fail_at=fail_at, async_save=True)["code"] == 137
     assert whole_checkpoints(work) >= 1
-    assert zygote.run("pretrain", work, async_save=True).get("digest") == clean("pretrain")["digest"], (work / "log.txt").read_text()
+    assert zygote.run("pretrain", work, async_save=True).get("digest") == clean("pretrain")["digest"], (
+        work / "log.txt"
+    ).read_text()
     assert not list(work.glob(".step-*"))
 
 
-@pytest.mark.parametrize("fail_at", ["train.after_step:4", "directory.between_renames:1", "checkpoint.before:4"])
+@pytest.mark.parametrize(
+    "fail_at", ["train.after_step:4", "directory.between_renames:1", "checkpoint.before:4"]
+)
 def test_killed_around_a_rollback_that_saves_in_the_background(zygote, clean, work, fail_at):
-    assert zygote.run("poisoned", work, fail_at=fail_at, async_save=True)["code"] == 137, (work / "log.txt").read_text()
-    assert zygote.run("poisoned", work, async_save=True).get("digest") == clean("poisoned")["digest"], (work / "log.txt").read_text()
+    assert zygote.run("poisoned", work, fail_at=fail_at, async_save=True)["code"] == 137, (
+        work / "log.txt"
+    ).read_text()
+    assert zygote.run("poisoned", work, async_save=True).get("digest") == clean("poisoned")["digest"], (
+        work / "log.txt"
+    ).read_text()
 
 
 def kill_at_random(zygote, clean, work: Path, stage: str, seed: int, **options) -> int:
     """SIGKILL after a random while, again and again until the run ends; the number of kills."""
     generator, kills = random.Random(seed), 0
     while True:
-        answer = zygote.run(stage, work, kill_after=generator.uniform(0.0, 1.2 * clean(stage)["seconds"]), **options)
+        answer = zygote.run(
+            stage, work, kill_after=generator.uniform(0.0, 1.2 * clean(stage)["seconds"]), **options
+        )
         if answer["code"] == 0:
             break
         assert answer["code"] == -9, (work / "log.txt").read_text()
@@ -161,7 +201,9 @@ def test_the_clock_changes_nothing(zygote, clean, work, clock):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name, number", [("posix/io/rw/write", 28), ("posix/io/sync/fsync", 5), ("posix/io/dir/rename", 28)])
+@pytest.mark.parametrize(
+    "name, number", [("posix/io/rw/write", 28), ("posix/io/sync/fsync", 5), ("posix/io/dir/rename", 28)]
+)
 def test_calls_that_fail_now_and_then(zygote, clean, work, name, number):
     """Whatever call fails, what was saved is whole; started again and again, the run ends with the same bits."""
     fail = f"enable_random name={name},probability=0.05,failinfo={number}"
@@ -180,7 +222,9 @@ def test_a_disk_that_fills(zygote, clean, place):
     """A file system with room for one checkpoint and a half: the message names both sizes; with more room it goes on."""
     disk = place / "disk"
     disk.mkdir(exist_ok=True)
-    if subprocess.run([tool("mount"), "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        [tool("mount"), "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("mounting a file system is not allowed here")
     try:
         code, _, said = alone([], zygote.world, "pretrain", disk / "work")

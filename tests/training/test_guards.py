@@ -50,13 +50,22 @@ def world(tmp_path_factory):
 
 def section(steps=12, micro=256, batch=256, **options):
     options = {"checkpoint_seconds": 1e9, "anchor_steps": 4, **options}
-    return SupervisedConfig(TrainConfig(steps=steps, learning_rate=3e-3, **options), seq_len=64, batch_tokens=batch, micro_tokens=micro)
+    return SupervisedConfig(
+        TrainConfig(steps=steps, learning_rate=3e-3, **options),
+        seq_len=64,
+        batch_tokens=batch,
+        micro_tokens=micro,
+    )
 
 
 def setting(world, config):
     folder, tokenizer = world
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
-    return model, RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config), NextToken(token_bytes(tokenizer), 1e-4)
+    return (
+        model,
+        RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config),
+        NextToken(token_bytes(tokenizer), 1e-4),
+    )
 
 
 def weights(model):
@@ -111,7 +120,9 @@ def test_a_bad_step_changes_no_bit(muon, on_device):
 def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
     config = section(steps=4)
     model, source, objective = setting(world, config)
-    result = train(model, source, poison(objective, source, range(2, 3)), config.train, tmp_path / "a", Progress())
+    result = train(
+        model, source, poison(objective, source, range(2, 3)), config.train, tmp_path / "a", Progress()
+    )
     assert result.skipped == 1
     clean, other, objective = setting(world, config)
     schedule = [0, 1, 3]  # the rate of step 2 was never used; a run of constant rate shows the rest
@@ -120,7 +131,14 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
     train(model, source, poison(poisoned, source, range(2, 3)), flat, tmp_path / "b", Progress())
     read = other.micro_batches
     other.micro_batches = lambda step, model, share: read(schedule[step], model)  # type: ignore[method-assign]
-    train(clean, other, objective, TrainConfig(steps=3, learning_rate=3e-3, schedule="constant", warmup=0.0, decay=0.0), tmp_path / "c", Progress())
+    train(
+        clean,
+        other,
+        objective,
+        TrainConfig(steps=3, learning_rate=3e-3, schedule="constant", warmup=0.0, decay=0.0),
+        tmp_path / "c",
+        Progress(),
+    )
     assert equal(weights(model), weights(clean))
 
 
@@ -146,7 +164,14 @@ def test_a_second_rollback_to_the_same_place_ends_the_run(world, tmp_path):
     with pytest.raises(HanlinError, match="(?s)learning_rate.*inspect spike"):
         train(model, source, poison(objective, source, range(5, 14)), config.train, tmp_path, Progress())
     lines = [json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["data"]) for line in lines] == [(5, 5), (6, 6), (7, 7), (4, 8), (5, 9), (6, 10)]
+    assert [(line["step"], line["data"]) for line in lines] == [
+        (5, 5),
+        (6, 6),
+        (7, 7),
+        (4, 8),
+        (5, 9),
+        (6, 10),
+    ]
 
 
 def test_bad_steps_without_an_earlier_anchor_still_have_the_beginning(world, tmp_path):
@@ -169,7 +194,9 @@ def test_the_documents_of_a_bad_step_are_named_worst_first(world, tmp_path, caps
             batch, owner = batches[0], 2
             garbled.append(batch.documents[owner])
             place = (batch.doc_ids == owner) & (batch.labels != -100)
-            batch.labels[place] = torch.randint(0, tokenizer.vocab_size, (int(place.sum()),), generator=torch.Generator().manual_seed(0))
+            batch.labels[place] = torch.randint(
+                0, tokenizer.vocab_size, (int(place.sum()),), generator=torch.Generator().manual_seed(0)
+            )
             batch.labels[batch.doc_ids != owner] = -100
         return batches
 
@@ -179,10 +206,14 @@ def test_the_documents_of_a_bad_step_are_named_worst_first(world, tmp_path, caps
     write_run_file(tmp_path, folder / "text", folder / "tokenizer")
     spike(tmp_path, json=True)
     (entry,) = json.loads(capsys.readouterr().out)
-    assert entry["step"] == 68 and entry["reason"] in ("loss", "gradient") and max(entry["sigmas"].values()) > 6
+    assert (
+        entry["step"] == 68 and entry["reason"] in ("loss", "gradient") and max(entry["sigmas"].values()) > 6
+    )
     worst, *others = entry["documents"]
     assert worst["document"] == garbled[0] and worst["loss"] > 3 > max(other["loss"] for other in others)
-    assert worst["text"] == tokenizer.decode(TokenDataset(folder / "text").document(garbled[0]).tolist())[:200]
+    assert (
+        worst["text"] == tokenizer.decode(TokenDataset(folder / "text").document(garbled[0]).tolist())[:200]
+    )
     spike(tmp_path, step=68)
     assert "小" in capsys.readouterr().out
     with pytest.raises(HanlinError, match="--step"):
@@ -208,13 +239,21 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         objective = NextToken(token_bytes(tokenizer))
         batch = TextRows(TokenDataset(folder / "text"), 64, 5).batch([3, 4, 5])
         expected = float(objective(model, batch)[1]["nll"])
-        counts = [int(((batch.doc_ids == owner) & (batch.labels != -100)).sum()) for owner in range(len(batch.documents))]
+        counts = [
+            int(((batch.doc_ids == owner) & (batch.labels != -100)).sum())
+            for owner in range(len(batch.documents))
+        ]
     elif stage == "grpo":
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
         objective = PolicyGradient(config, None)
-        (batch,) = RolloutSource(TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0).micro_batches(0, model)
+        (batch,) = RolloutSource(
+            TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0
+        ).micro_batches(0, model)
         expected = float(objective(model, batch)[0])
-        counts = [int(((batch.rows.doc_ids == owner) & (batch.rows.labels != -100)).sum()) for owner in range(len(batch.documents))]
+        counts = [
+            int(((batch.rows.doc_ids == owner) & (batch.rows.labels != -100)).sum())
+            for owner in range(len(batch.documents))
+        ]
     elif stage == "reward":
         config = RewardConfig(seq_len=128, pairs=3, centering=0.0)
         model, objective = RewardModel(model.config), BradleyTerry(config)
@@ -228,7 +267,9 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         expected = float(objective(model, batch)[0]) - 3 * math.log(2)
         counts = [1 - document % 2 for document in batch.documents]  # the anchor is over chosen answers
     found = objective.per_document(model, batch).tolist()
-    assert sum(loss * count for loss, count in zip(found, counts, strict=True)) == pytest.approx(expected, rel=1e-4)
+    assert sum(loss * count for loss, count in zip(found, counts, strict=True)) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 # ---------------------------------------------------------------- memory
@@ -256,7 +297,12 @@ def gradients_of(model, source, objective, work, step=0):
     model.zero_grad()
     run = _Run(model, source, objective, TrainConfig(), work, Progress(), None, None)  # type: ignore[arg-type]
     batches, loss, figures, _ = run._gradients(cut(source.micro_batches(step, model), 0))
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}, loss, figures, batches
+    return (
+        {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
+        loss,
+        figures,
+        batches,
+    )
 
 
 def difference(first, second):
@@ -267,7 +313,11 @@ CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't 
 
 
 @pytest.mark.parametrize("room", [1, 2, 4, 8])
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_MESSAGE), MemoryError("none")], ids=["device", "cpu", "python"])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_MESSAGE), MemoryError("none")],
+    ids=["device", "cpu", "python"],
+)
 def test_less_memory_same_samples_same_gradients(world, tmp_path, room, error):
     config = section(micro=512, batch=512)
     model, source, objective = setting(world, config)
@@ -276,7 +326,9 @@ def test_less_memory_same_samples_same_gradients(world, tmp_path, room, error):
     pieces, cut_loss, cut_figures, batches = gradients_of(model, source, limited, tmp_path)
     assert difference(whole, pieces) <= 1e-6
     assert float(cut_loss) == pytest.approx(float(loss), abs=1e-6)
-    assert {name: float(value) for name, value in cut_figures.items()} == pytest.approx({name: float(value) for name, value in figures.items()}, rel=1e-5)
+    assert {name: float(value) for name, value in cut_figures.items()} == pytest.approx(
+        {name: float(value) for name, value in figures.items()}, rel=1e-5
+    )
     assert [len(batch.ids) for batch in batches] == [room] * (8 // room)
     seen = torch.cat(limited.rows[-len(batches) :])
     assert torch.equal(seen, source.micro_batches(0, model)[0].ids)
@@ -289,7 +341,9 @@ def test_what_memory_asked_for_is_remembered_and_said_once(world, tmp_path):
     model, source, objective = setting(world, config)
     train(model, source, Limited(objective, 2), config.train, tmp_path / "a", told)
     assert len(told.warnings) == 1 and "2 rows" in told.warnings[0]
-    states = [json.loads((path / "state.json").read_text()) for path in sorted((tmp_path / "a").glob("step-*"))]
+    states = [
+        json.loads((path / "state.json").read_text()) for path in sorted((tmp_path / "a").glob("step-*"))
+    ]
     assert states[-1]["halvings"] == 1
     roomy, source, objective = setting(world, config)
     train(roomy, source, objective, config.train, tmp_path / "b", Progress())
@@ -308,7 +362,14 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(world, tmp_path):
     config = section()
     model, source, objective = setting(world, config)
     with pytest.raises(RuntimeError, match="shape"):
-        train(model, source, Limited(objective, 0, RuntimeError("shape mismatch")), config.train, tmp_path, Progress())
+        train(
+            model,
+            source,
+            Limited(objective, 0, RuntimeError("shape mismatch")),
+            config.train,
+            tmp_path,
+            Progress(),
+        )
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "grpo"])
@@ -319,7 +380,10 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
     reference = tiny_model("qwen3", tokenizer, seed=3, hidden_size=32)
     if stage == "sft":
         config = section(batch=512, micro=512)
-        source, objective = RowSource(ConversationRows(TokenDataset(folder / "talks"), 64, 1), config), NextToken(token_bytes(tokenizer), 1e-4)
+        source, objective = (
+            RowSource(ConversationRows(TokenDataset(folder / "talks"), 64, 1), config),
+            NextToken(token_bytes(tokenizer), 1e-4),
+        )
     elif stage == "dpo":
         config = DPOConfig(seq_len=64, pairs=6)
         source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), DPOLoss(reference, config)
@@ -330,14 +394,20 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
         source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), BradleyTerry(config)
     else:
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20, kl_coef=0.1)
-        source = RolloutSource(TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0)
+        source = RolloutSource(
+            TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0
+        )
         objective = PolicyGradient(config, reference)
     whole, loss, figures, (batch,) = gradients_of(model, source, objective, tmp_path)
     assert len(batch.ids) > 1, "else nothing is tested"
-    pieces, cut_loss, cut_figures, batches = gradients_of(model, source, Limited(objective, len(batch.ids) // 2), tmp_path)
+    pieces, cut_loss, cut_figures, batches = gradients_of(
+        model, source, Limited(objective, len(batch.ids) // 2), tmp_path
+    )
     assert len(batches) > 1 and difference(whole, pieces) <= 1e-6
     assert float(cut_loss) == pytest.approx(float(loss), abs=1e-6)
-    assert {name: float(value) for name, value in cut_figures.items()} == pytest.approx({name: float(value) for name, value in figures.items()}, rel=1e-4, abs=1e-4)
+    assert {name: float(value) for name, value in cut_figures.items()} == pytest.approx(
+        {name: float(value) for name, value in figures.items()}, rel=1e-4, abs=1e-4
+    )
     assert sorted(d for piece in batches for d in piece.documents) == sorted(batch.documents)
 
 
@@ -347,7 +417,14 @@ def test_answers_are_the_same_when_memory_is_short_while_they_are_written(world,
     config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
 
     def source(progress):
-        return RolloutSource(TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0, progress=progress)
+        return RolloutSource(
+            TALKS,
+            lambda record, text, opened: float(len(text) % 3),
+            tokenizer,
+            config,
+            seed=0,
+            progress=progress,
+        )
 
     (whole,) = source(Progress()).micro_batches(0, model)
     room, once = 5, Engine.generate
@@ -369,10 +446,19 @@ def test_answers_are_the_same_when_memory_is_short_while_they_are_written(world,
 
 def test_splitting_keeps_rows_documents_and_padding():
     doc_ids = torch.tensor([[0, 0, 1], [1, 2, -1], [3, -1, -1], [4, 4, 5]])
-    batch = Batch(torch.arange(12).view(4, 3), torch.arange(12).view(4, 3), torch.zeros(4, 3), doc_ids, [10, 11, 12, 13, 14, 15])
+    batch = Batch(
+        torch.arange(12).view(4, 3),
+        torch.arange(12).view(4, 3),
+        torch.zeros(4, 3),
+        doc_ids,
+        [10, 11, 12, 13, 14, 15],
+    )
     first, second = batch.split()
     assert first.documents == [10, 11, 12] and second.documents == [13, 14, 15]
-    assert second.doc_ids.tolist() == [[0, -1, -1], [1, 1, 2]] and first.doc_ids.tolist() == [[0, 0, 1], [1, 2, -1]]
+    assert second.doc_ids.tolist() == [[0, -1, -1], [1, 1, 2]] and first.doc_ids.tolist() == [
+        [0, 0, 1],
+        [1, 2, -1],
+    ]
     assert torch.equal(torch.cat([first.ids, second.ids]), batch.ids)
     (alone,) = Batch(batch.ids[:1], batch.labels[:1], batch.positions[:1], doc_ids[:1], [10, 11]).split()
     assert alone.documents == [10, 11]

@@ -49,13 +49,17 @@ class Told(Progress):
 def run(world, work, steps, *, progress=None, log=None, learning_rate=3e-3):
     folder, tokenizer = world
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
-    settings = TrainConfig(steps=12, learning_rate=learning_rate, anchor_steps=4, checkpoint_seconds=1e9, compile=False)
+    settings = TrainConfig(
+        steps=12, learning_rate=learning_rate, anchor_steps=4, checkpoint_seconds=1e9, compile=False
+    )
     config = SupervisedConfig(settings, seq_len=64, batch_tokens=256, micro_tokens=128)
     source = RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config)
     objective = NextToken(token_bytes(tokenizer), 1e-4)
     if steps == 12:
         return model, train(model, source, objective, config.train, work, progress or Progress(), log=log)
-    part = _Run(model, source, objective, config.train, work, progress or Progress(), log or MetricsLog(None), None)
+    part = _Run(
+        model, source, objective, config.train, work, progress or Progress(), log or MetricsLog(None), None
+    )
     part.resume()
     model.train()
     while part.step < steps:
@@ -179,7 +183,10 @@ def test_an_overflow_changes_no_bit(world, tmp_path, half, monkeypatch):
     model, part = run(world, tmp_path / "work", 2)
     assert float(part.scaler.scale) == 2.0**37 and int(part.scaler.overflows) == 2
     assert all(torch.equal(before[name], value) for name, value in weights(model).items())
-    assert not any(bool(value.any()) for value in part.optimizers.state_tensors().values()) and int(part.guard.count) == 0
+    assert (
+        not any(bool(value.any()) for value in part.optimizers.state_tensors().values())
+        and int(part.guard.count) == 0
+    )
 
 
 def test_a_resumed_run_has_the_same_bits(world, tmp_path, half, monkeypatch):

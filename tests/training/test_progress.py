@@ -16,12 +16,40 @@ from hanlin.training.figures import step_figures
 from tests.support import tiny_model
 
 FIGURES = {
-    "loss": 3.2134, "bits_per_byte": 1.2345, "tokens_per_second": 12345.6, "mfu": 0.412, "memory_mb": 812.3, "device_memory_mb": 14000.0, "grad_norm": 0.453,
-    "lr": 5e-3, "skipped": 2, "seconds": 9.0, "source/web": 0.61, "source/books": 0.22, "source/百科": 0.17,
-    "bits_per_byte/web": 1.519, "bits_per_byte/books": 1.706,
-}  # fmt: skip
-TEXTS = ("3.213", "1.234", "12,346", "41%", "812", "13.7", "0.45", "5.0e-03", "620/1080", "57%", "2:13", "web 61% 1.52 · books 22% 1.71 · 百科 17%")
-NAMES = {"zh": ("损失", "比特/字节", "词元/秒", "内存", "显存", "梯度范数", "学习率", "跳过", "来源", "剩余"), "en": ("loss", "bits/byte", "tok/s", "memory", "grad", "lr", "skipped", "sources", "ETA")}
+    "loss": 3.2134,
+    "bits_per_byte": 1.2345,
+    "tokens_per_second": 12345.6,
+    "mfu": 0.412,
+    "memory_mb": 812.3,
+    "device_memory_mb": 14000.0,
+    "grad_norm": 0.453,
+    "lr": 5e-3,
+    "skipped": 2,
+    "seconds": 9.0,
+    "source/web": 0.61,
+    "source/books": 0.22,
+    "source/百科": 0.17,
+    "bits_per_byte/web": 1.519,
+    "bits_per_byte/books": 1.706,
+}
+TEXTS = (
+    "3.213",
+    "1.234",
+    "12,346",
+    "41%",
+    "812",
+    "13.7",
+    "0.45",
+    "5.0e-03",
+    "620/1080",
+    "57%",
+    "2:13",
+    "web 61% 1.52 · books 22% 1.71 · 百科 17%",
+)
+NAMES = {
+    "zh": ("损失", "比特/字节", "词元/秒", "内存", "显存", "梯度范数", "学习率", "跳过", "来源", "剩余"),
+    "en": ("loss", "bits/byte", "tok/s", "memory", "grad", "lr", "skipped", "sources", "ETA"),
+}
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -45,12 +73,20 @@ def test_plain_lines_say_the_same(monkeypatch, capsys, language):
     progress.stage(4, 11, "pretrain")
     progress.update(1080, 1080, FIGURES)
     line = capsys.readouterr().err.splitlines()[-1]
-    assert [text for text in (*TEXTS[:8], "[4/11 pretrain]", "1080/1080", *NAMES[language]) if text not in line] == []
+    assert [
+        text for text in (*TEXTS[:8], "[4/11 pretrain]", "1080/1080", *NAMES[language]) if text not in line
+    ] == []
 
 
 def test_what_is_not_known_is_left_out():
     text = describe(3, 10, {"loss": 1.0, "skipped": 0}, "?")
-    assert "1.000" in text and "%" not in text and "0\u00a0" not in text and "skip" not in text and "跳过" not in text
+    assert (
+        "1.000" in text
+        and "%" not in text
+        and "0\u00a0" not in text
+        and "skip" not in text
+        and "跳过" not in text
+    )
 
 
 def test_the_live_panel_runs_and_keeps_notes(monkeypatch):
@@ -63,7 +99,11 @@ def test_the_live_panel_runs_and_keeps_notes(monkeypatch):
     progress.stage(2, 2, "sft")
     progress.update(2, 10, {"loss": 0.5})
     progress.close()
-    assert "one thing [with] marks" in out.getvalue() and "2/2 sft" in out.getvalue() and "0.500" in out.getvalue()
+    assert (
+        "one thing [with] marks" in out.getvalue()
+        and "2/2 sft" in out.getvalue()
+        and "0.500" in out.getvalue()
+    )
 
 
 def test_time_left_follows_the_pace(monkeypatch):
@@ -97,5 +137,8 @@ def test_a_steps_figures():
     model = tiny_model("qwen3")
     cpu = torch.device("cpu")
     figures = step_figures(model, cpu, tokens=1000, seconds=0.5, length=128)
-    assert figures["mfu"] == pytest.approx(model.config.flops_per_token(128) * 2000 / matmul_peak(cpu)) and figures["memory_mb"] > 50
+    assert (
+        figures["mfu"] == pytest.approx(model.config.flops_per_token(128) * 2000 / matmul_peak(cpu))
+        and figures["memory_mb"] > 50
+    )
     assert "mfu" not in step_figures(object(), cpu, 1000, 0.5, 128)

@@ -22,10 +22,25 @@ from hanlin.stages.supervised import SupervisedConfig
 from hanlin.training import TrainConfig
 
 SECTIONS = [
-    recipe.TokenizerSection, recipe.ConversationSection, recipe.DistillSection, recipe.DPOSection, recipe.RewardSection, recipe.GRPOSection,
-    recipe.EvaluationSection, ModelShape,
-]  # fmt: skip
-CONFIGS = [*SECTIONS, TrainConfig, SupervisedConfig, PairConfig, DPOConfig, RewardConfig, GRPOConfig, *dict.fromkeys(FILES.values())]
+    recipe.TokenizerSection,
+    recipe.ConversationSection,
+    recipe.DistillSection,
+    recipe.DPOSection,
+    recipe.RewardSection,
+    recipe.GRPOSection,
+    recipe.EvaluationSection,
+    ModelShape,
+]
+CONFIGS = [
+    *SECTIONS,
+    TrainConfig,
+    SupervisedConfig,
+    PairConfig,
+    DPOConfig,
+    RewardConfig,
+    GRPOConfig,
+    *dict.fromkeys(FILES.values()),
+]
 
 
 def numbers(cls) -> dict[str, type]:
@@ -41,7 +56,11 @@ def numbers(cls) -> dict[str, type]:
 def required(cls) -> dict:
     """Arguments that have no default."""
     given = {"dataset": "d", "tokenizer": "t", "model": "m", "files": ("f",)}
-    return {field.name: given[field.name] for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}
+    return {
+        field.name: given[field.name]
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
 
 
 FIELDS = [(cls, name, kind) for cls in CONFIGS for name, kind in numbers(cls).items()]
@@ -74,9 +93,20 @@ def test_defaults_and_what_the_bounds_include_are_accepted(cls):
 
 @pytest.mark.parametrize(
     "values",
-    [{"temperature": 0}, {"kl_coef": -5}, {"train": {"clip": -1}}, {"train": {"clip": 0}}, {"train": {"spike_sigma": math.nan}}, {"train": {"weight_decay": math.nan}},
-     {"train": {"beta2": 1.5}}, {"train": {"embedding_scale": 0}}, {"train": {"warmup": math.nan}}, {"max_new_tokens": 256}, {"prompts": 0}],
-)  # fmt: skip
+    [
+        {"temperature": 0},
+        {"kl_coef": -5},
+        {"train": {"clip": -1}},
+        {"train": {"clip": 0}},
+        {"train": {"spike_sigma": math.nan}},
+        {"train": {"weight_decay": math.nan}},
+        {"train": {"beta2": 1.5}},
+        {"train": {"embedding_scale": 0}},
+        {"train": {"warmup": math.nan}},
+        {"max_new_tokens": 256},
+        {"prompts": 0},
+    ],
+)
 def test_a_file_says_where_the_impossible_value_stands(values):
     with pytest.raises(HanlinError) as caught:
         build(GRPOConfig, values, "grpo.yaml")

@@ -44,5 +44,7 @@ sys.exit(any(codes))
 def test_a_restart_does_not_meet_the_dead_of_the_start_before():
     environment = {**os.environ, "HANLIN_DIST_TIMEOUT": "15", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", DRILL], cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", DRILL], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]

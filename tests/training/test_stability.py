@@ -33,9 +33,16 @@ def last_loss(data, work, rate: float, **options) -> tuple[float, int]:
     shape = ModelShape(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2)
     model = CausalLM(shape.config(tokenizer.vocab_size, tokenizer.eos_id))
     init_weights(model, 1)
-    config = SupervisedConfig(TrainConfig(steps=STEPS, learning_rate=rate, checkpoint_seconds=1e9, **options), seq_len=128, batch_tokens=2048, micro_tokens=2048)
+    config = SupervisedConfig(
+        TrainConfig(steps=STEPS, learning_rate=rate, checkpoint_seconds=1e9, **options),
+        seq_len=128,
+        batch_tokens=2048,
+        micro_tokens=2048,
+    )
     objective = NextToken(token_bytes(tokenizer), config.z_loss)
-    result = train(model, RowSource(TextRows(dataset, 128, 1), config), objective, config.train, work, Progress())
+    result = train(
+        model, RowSource(TextRows(dataset, 128, 1), config), objective, config.train, work, Progress()
+    )
     return result.last["bits_per_byte"], result.skipped
 
 

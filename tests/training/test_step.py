@@ -15,7 +15,11 @@ from hanlin.stages.supervised import RowSource, SupervisedConfig, next_token_tra
 from hanlin.training import TrainConfig
 from tests.support import tiny_model, tiny_tokenizer
 
-TEXTS = [f"小明在{place}看见了{n}只小鸟，小红把书给了他。" * (1 + n % 3) for place in ("学校", "公园", "家里") for n in range(12)]
+TEXTS = [
+    f"小明在{place}看见了{n}只小鸟，小红把书给了他。" * (1 + n % 3)
+    for place in ("学校", "公园", "家里")
+    for n in range(12)
+]
 STEPS, Z, CLIP, BETA2, SCALE, DECAY, RATE = 3, 0.05, 0.3, 0.8, 3.0, 5.0, 1e-2
 
 
@@ -36,7 +40,11 @@ def loss_of(model, batch) -> torch.Tensor:
             place = owners == owner
             logits, wanted = model(ids[place][None])[0], labels[place]
             learnt = wanted != IGNORE
-            total = total + F.cross_entropy(logits[learnt], wanted[learnt], reduction="sum") + Z * logits[learnt].logsumexp(-1).square().sum()
+            total = (
+                total
+                + F.cross_entropy(logits[learnt], wanted[learnt], reduction="sum")
+                + Z * logits[learnt].logsumexp(-1).square().sum()
+            )
     return total
 
 
@@ -59,22 +67,47 @@ def plainly(model, source) -> None:
                 second.mul_(BETA2).add_((1 - BETA2) * g * g)
                 if p.ndim > 1 and not table:
                     p.mul_(1 - rate * DECAY)
-                p.sub_(rate * (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - BETA2 ** (step + 1))).sqrt() + 1e-8))
+                p.sub_(
+                    rate
+                    * (first / (1 - 0.9 ** (step + 1)))
+                    / ((second / (1 - BETA2 ** (step + 1))).sqrt() + 1e-8)
+                )
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gpt2"])
 def test_steps_of_the_loop_are_those_of_the_textbook(data, tmp_path, family):
     dataset, tokenizer = data
     settings = TrainConfig(
-        steps=STEPS, learning_rate=RATE, muon=False, embedding_scale=SCALE, weight_decay=DECAY, beta2=BETA2, clip=CLIP, schedule="constant", warmup=0.0, decay=0.0
+        steps=STEPS,
+        learning_rate=RATE,
+        muon=False,
+        embedding_scale=SCALE,
+        weight_decay=DECAY,
+        beta2=BETA2,
+        clip=CLIP,
+        schedule="constant",
+        warmup=0.0,
+        decay=0.0,
     )
     config = SupervisedConfig(settings, seq_len=64, batch_tokens=256, micro_tokens=128, z_loss=Z)
     model = tiny_model(family, tokenizer, hidden_size=32)
     start, expected = copy.deepcopy(model), copy.deepcopy(model)
     source = RowSource(TextRows(dataset, 64, 5), config)
-    assert max(len(set(row[row >= 0].tolist())) for batch in source.micro_batches(0, model) for row in batch.doc_ids) > 1  # documents share rows
+    # documents share rows
+    assert (
+        max(
+            len(set(row[row >= 0].tolist()))
+            for batch in source.micro_batches(0, model)
+            for row in batch.doc_ids
+        )
+        > 1
+    )
     plainly(expected, source)
-    next_token_training(Job(tmp_path / "out", tmp_path / "work", Progress(), seed=5), model, dataset, tokenizer, config, {})
-    for (name, ours), theirs, before in zip(model.named_parameters(), expected.parameters(), start.parameters(), strict=True):
+    next_token_training(
+        Job(tmp_path / "out", tmp_path / "work", Progress(), seed=5), model, dataset, tokenizer, config, {}
+    )
+    for (name, ours), theirs, before in zip(
+        model.named_parameters(), expected.parameters(), start.parameters(), strict=True
+    ):
         moved = float((theirs - before).detach().norm())
         assert moved > 0 and float((ours - theirs).detach().norm()) < 0.01 * moved, name

@@ -20,7 +20,9 @@ from hanlin.training.optim import Muon, Optimizers, orthogonalize
 from hanlin.training.schedule import learning_rate_factor
 from tests.support import tiny_model, tiny_tokenizer
 
-TEXTS = [f"小明在{place}看见了{n}只小鸟，小红把书给了他。" for place in ("学校", "公园", "家里") for n in range(40)]
+TEXTS = [
+    f"小明在{place}看见了{n}只小鸟，小红把书给了他。" for place in ("学校", "公园", "家里") for n in range(40)
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +34,21 @@ def data(tmp_path_factory):
 
 def run(data, work, steps=12, micro=256, seed=5, max_steps=None, **options):
     dataset, tokenizer = data
-    config = SupervisedConfig(TrainConfig(steps=steps, learning_rate=3e-3, checkpoint_seconds=0.0, **options), seq_len=64, batch_tokens=256, micro_tokens=micro)
+    config = SupervisedConfig(
+        TrainConfig(steps=steps, learning_rate=3e-3, checkpoint_seconds=0.0, **options),
+        seq_len=64,
+        batch_tokens=256,
+        micro_tokens=micro,
+    )
     model = tiny_model("qwen3", tokenizer)
-    result = train(model, RowSource(TextRows(dataset, 64, seed), config), NextToken(token_bytes(tokenizer), 1e-4), config.train, work, Progress())
+    result = train(
+        model,
+        RowSource(TextRows(dataset, 64, seed), config),
+        NextToken(token_bytes(tokenizer), 1e-4),
+        config.train,
+        work,
+        Progress(),
+    )
     return {name: p.detach().clone() for name, p in model.named_parameters()}, result
 
 
@@ -85,11 +99,23 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_used(data, tmp_
 def run_until(data, work, stop, **options):
     """Train until step `stop`, then fail as a broken data source would."""
     dataset, tokenizer = data
-    config = SupervisedConfig(TrainConfig(steps=12, learning_rate=3e-3, checkpoint_seconds=0.0, **options), seq_len=64, batch_tokens=256, micro_tokens=256)
+    config = SupervisedConfig(
+        TrainConfig(steps=12, learning_rate=3e-3, checkpoint_seconds=0.0, **options),
+        seq_len=64,
+        batch_tokens=256,
+        micro_tokens=256,
+    )
     source = RowSource(TextRows(dataset, 64, 5), config)
     plain = source.micro_batches
     source.micro_batches = lambda step, model, share: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
-    train(tiny_model("qwen3", tokenizer), source, NextToken(token_bytes(tokenizer), 1e-4), config.train, work, Progress())
+    train(
+        tiny_model("qwen3", tokenizer),
+        source,
+        NextToken(token_bytes(tokenizer), 1e-4),
+        config.train,
+        work,
+        Progress(),
+    )
 
 
 @pytest.mark.nightly
@@ -125,11 +151,15 @@ class Poisoned(NextToken):
 
 def test_a_non_finite_step_touches_nothing(data, tmp_path):
     dataset, tokenizer = data
-    config = SupervisedConfig(TrainConfig(steps=1, learning_rate=3e-3), seq_len=64, batch_tokens=256, micro_tokens=256)
+    config = SupervisedConfig(
+        TrainConfig(steps=1, learning_rate=3e-3), seq_len=64, batch_tokens=256, micro_tokens=256
+    )
     model = tiny_model("qwen3", tokenizer)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     objective = Poisoned(token_bytes(tokenizer), 0.0, bad={1})
-    result = train(model, RowSource(TextRows(dataset, 64, 0), config), objective, config.train, tmp_path, Progress())
+    result = train(
+        model, RowSource(TextRows(dataset, 64, 0), config), objective, config.train, tmp_path, Progress()
+    )
     assert result.skipped == 1
     assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
 
@@ -141,7 +171,10 @@ def tensors(loss, norm):
 def test_spikes_are_found_and_ordinary_noise_is_not():
     rng = np.random.default_rng(0)
     guard = SpikeGuard(6.0, clip=1.0)
-    assert not any(guard.judge(*tensors(2 + 0.1 * rng.standard_normal(), 0.3 * rng.lognormal(sigma=0.2))).bad for _ in range(500))
+    assert not any(
+        guard.judge(*tensors(2 + 0.1 * rng.standard_normal(), 0.3 * rng.lognormal(sigma=0.2))).bad
+        for _ in range(500)
+    )
     assert guard.judge(*tensors(4.0, 0.3)).bad
     assert guard.judge(*tensors(2.0, 50.0)).bad
     assert not guard.judge(*tensors(2.0, 0.9)).bad, "a norm that clipping leaves alone is no spike"
@@ -155,7 +188,9 @@ def test_the_guard_agrees_with_its_definition():
     for _ in range(400):
         value = float(np.float32(2 + 0.3 * rng.standard_t(3)))
         known = np.asarray(seen[-128:])
-        sigmas = (value - known.mean()) / max(known.std(), 1e-6 + 0.02 * abs(known.mean())) if len(seen) else 0.0
+        sigmas = (
+            (value - known.mean()) / max(known.std(), 1e-6 + 0.02 * abs(known.mean())) if len(seen) else 0.0
+        )
         expected = len(seen) >= 64 and sigmas > 3.0
         verdict = guard.judge(*tensors(value, 1.0))
         assert bool(verdict.bad) == expected
@@ -187,7 +222,9 @@ def test_muon_equals_torchs():
     ours = [torch.nn.Parameter(torch.randn(32, 48)), torch.nn.Parameter(torch.randn(48, 32))]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     mine = Muon(ours, lr=0.02, momentum=0.95, weight_decay=0.1)
-    oracle = torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    oracle = torch.optim.Muon(
+        theirs, lr=0.02, momentum=0.95, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
     for _ in range(5):
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn_like(a)
@@ -225,7 +262,10 @@ def test_optimizer_state_round_trip(data):
 def test_offloaded_state_gives_the_same_bits_piece_by_piece(data, muon):
     _, tokenizer = data
     models = [tiny_model("qwen3", tokenizer) for _ in range(3)]
-    plain, away, back = (Optimizers(model, learning_rate=1e-2, muon=muon, offload=offload) for model, offload in zip(models, (False, True, True), strict=True))
+    plain, away, back = (
+        Optimizers(model, learning_rate=1e-2, muon=muon, offload=offload)
+        for model, offload in zip(models, (False, True, True), strict=True)
+    )
     ids = torch.randint(0, 300, (2, 16))
 
     def step(model, optimizers, bad=False):
@@ -242,15 +282,22 @@ def test_offloaded_state_gives_the_same_bits_piece_by_piece(data, muon):
     back.load_state_tensors(second)
     for model, optimizers in zip(models, (plain, away, back), strict=True):
         step(model, optimizers)
-    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*(model.parameters() for model in models), strict=True))
+    assert all(
+        torch.equal(a, b) and torch.equal(a, c)
+        for a, b, c in zip(*(model.parameters() for model in models), strict=True)
+    )
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])
 def test_schedules_rise_once_and_never_leave_their_range(schedule):
-    factors = [learning_rate_factor(s, 200, schedule=schedule, warmup=0.1, decay=0.3, floor=0.05) for s in range(200)]
+    factors = [
+        learning_rate_factor(s, 200, schedule=schedule, warmup=0.1, decay=0.3, floor=0.05) for s in range(200)
+    ]
     top = factors.index(max(factors))
     assert all(0 < f <= 1 for f in factors) and max(factors) == pytest.approx(1.0, abs=1e-3)
-    assert factors[: top + 1] == sorted(factors[: top + 1]) and factors[20:] == sorted(factors[20:], reverse=True)
+    assert factors[: top + 1] == sorted(factors[: top + 1]) and factors[20:] == sorted(
+        factors[20:], reverse=True
+    )
     if schedule != "constant":
         assert factors[-1] < 0.08
 
@@ -259,5 +306,7 @@ def test_the_decay_ends_with_the_last_step():
     """`remaining / decay steps`, the step itself counted: the last one still learns, and the one before the decay at the full rate."""
     factors = [learning_rate_factor(s, 20, schedule="wsd", warmup=0.1, decay=0.25) for s in range(20)]
     assert factors == pytest.approx([0.5] + [1.0] * 15 + [0.8, 0.6, 0.4, 0.2])
-    floored = [learning_rate_factor(s, 20, schedule="wsd", warmup=0.0, decay=0.2, floor=0.5) for s in range(16, 20)]
+    floored = [
+        learning_rate_factor(s, 20, schedule="wsd", warmup=0.0, decay=0.2, floor=0.5) for s in range(16, 20)
+    ]
     assert floored == pytest.approx([1.0, 0.875, 0.75, 0.625])

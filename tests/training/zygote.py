@@ -21,9 +21,27 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("pretrain", "sft", "dpo", "reward", "grpo")
-TEXTS = [f"小明在{place}看见了{n}只小鸟，小红把书给了他。" for place in ("学校", "公园", "家里") for n in range(40)]
-PAIRS = [{"prompt": [{"role": "user", "content": f"小明{n}在学校吗？"}], "chosen": "小明在学校。" * (1 + n % 3), "rejected": "12345" * (1 + n % 2)} for n in range(24)]
-TALKS = [{"messages": [{"role": "user", "content": f"{n}加1等于几？"}, {"role": "assistant", "content": f"{n + 1}"}], "answer": n + 1} for n in range(40)]
+TEXTS = [
+    f"小明在{place}看见了{n}只小鸟，小红把书给了他。" for place in ("学校", "公园", "家里") for n in range(40)
+]
+PAIRS = [
+    {
+        "prompt": [{"role": "user", "content": f"小明{n}在学校吗？"}],
+        "chosen": "小明在学校。" * (1 + n % 3),
+        "rejected": "12345" * (1 + n % 2),
+    }
+    for n in range(24)
+]
+TALKS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"{n}加1等于几？"},
+            {"role": "assistant", "content": f"{n + 1}"},
+        ],
+        "answer": n + 1,
+    }
+    for n in range(40)
+]
 STEPS = 7
 
 
@@ -67,12 +85,21 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
     common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "async_save": async_save}
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work, Progress(), seed=3)
-    supervised = SupervisedConfig(TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=256, micro_tokens=128)
+    supervised = SupervisedConfig(
+        TrainConfig(learning_rate=3e-3, **common), seq_len=64, batch_tokens=256, micro_tokens=128
+    )
     model = world / "model"
     job_module.train = watched
     try:
         if stage in ("pretrain", "poisoned"):
-            shape = ModelConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+            shape = ModelConfig(
+                vocab_size=400,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+            )
             pretrain(world / "text", world / "tokenizer", shape, supervised, job)
         elif stage == "sft":
             finetune(model, world / "talks", supervised, job)
@@ -123,7 +150,14 @@ def alone(prefix: list[str], world: Path, stage: str, work: Path) -> tuple[int, 
     """One job in a process of its own, behind `prefix` (a clock or a disk that lies): exit code, digest, what it said."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en"}
     work.mkdir(parents=True, exist_ok=True)
-    command = [*prefix, sys.executable, "-m", "tests.training.zygote", str(world), json.dumps({"stage": stage, "work": str(work)})]
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "tests.training.zygote",
+        str(world),
+        json.dumps({"stage": stage, "work": str(work)}),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
     found = done.stdout.strip().splitlines()
     return done.returncode, found[-1] if found else "", done.stderr
@@ -153,13 +187,20 @@ def serve(world: Path) -> None:
                 os.dup2(log.fileno(), 2)
                 os.dup2(log.fileno(), 1)
             run_child(job, world, work)
-        timer = threading.Timer(job["kill_after"], os.kill, (child, signal.SIGKILL)) if "kill_after" in job else None
+        timer = (
+            threading.Timer(job["kill_after"], os.kill, (child, signal.SIGKILL))
+            if "kill_after" in job
+            else None
+        )
         if timer:
             timer.start()
         _, status = os.waitpid(child, 0)
         if timer:
             timer.cancel()
-        answer: dict[str, Any] = {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began}
+        answer: dict[str, Any] = {
+            "code": os.waitstatus_to_exitcode(status),
+            "seconds": time.monotonic() - began,
+        }
         if answer["code"] == 0:
             answer["digest"] = (work / "digest.txt").read_text()
         print(json.dumps(answer), flush=True)
@@ -173,7 +214,8 @@ def run_child(job: dict[str, Any], world: Path, work: Path, answer: Any = None) 
     import numpy as np
     import torch
 
-    seed = time.time_ns() % 1000 if list(work.glob("step-*")) else 0  # a resume must restore the generators, not inherit them
+    # a resume must restore the generators, not inherit them
+    seed = time.time_ns() % 1000 if list(work.glob("step-*")) else 0
     for generator in (random.seed, np.random.seed, torch.manual_seed):
         generator(seed)
     code = 1
@@ -203,7 +245,12 @@ class Zygote:
     def __init__(self, world: Path):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.training.zygote", str(world)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+            [sys.executable, "-m", "tests.training.zygote", str(world)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
         )
         self.world = world
         assert self.run("world", world.parent / "world-work")["code"] == 0

@@ -49,7 +49,8 @@ def disk_full(path: Path, error: OSError) -> HanlinError:
     """The error a user sees when a write fails for want of room or permission."""
     parent = next((p for p in [path, *path.parents] if p.exists()), Path("."))
     free = shutil.disk_usage(parent).free
-    zh, en = (error.strerror,) * 2 if error.strerror else ("没有写完整", "it was not written whole")  # numpy gives no reason
+    # numpy gives no reason
+    zh, en = (error.strerror,) * 2 if error.strerror else ("没有写完整", "it was not written whole")
     return HanlinError(
         f"写入 {path} 失败：{zh}（该磁盘剩余 {free / 1e6:.0f} MB）。已有的产物没有被改动。请腾出空间或换一个 --out，再运行同一条命令，会从断点继续。",
         f"Writing {path} failed: {en} ({free / 1e6:.0f} MB free there). Nothing that existed was changed. "
@@ -125,7 +126,9 @@ def _leftovers(path: Path, what: str) -> list[Path]:
     """Directories `.NAME.tmp.PID` or `.NAME.old.PID` beside `path`; what is named otherwise is somebody else's."""
     pattern = re.compile(re.escape(f".{path.name}.{what}.") + r"\d+")
     found = path.parent.glob(glob.escape(f".{path.name}.{what}.") + "*")
-    return [item for item in found if pattern.fullmatch(item.name) and item.is_dir() and not item.is_symlink()]
+    return [
+        item for item in found if pattern.fullmatch(item.name) and item.is_dir() and not item.is_symlink()
+    ]
 
 
 def _remove(path: Path) -> None:
@@ -147,7 +150,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     path = real_target(path)
     if os.path.lexists(path) and not path.is_file():
         raise HanlinError(
-            f"{path} 不是普通文件，不能被替换。请换一个输出文件。", f"{path} is no plain file and cannot be replaced. Choose another output file."
+            f"{path} 不是普通文件，不能被替换。请换一个输出文件。",
+            f"{path} is no plain file and cannot be replaced. Choose another output file.",
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +197,9 @@ def read_json(path: Path | str) -> Any:
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise HanlinError(f"找不到文件 {path}。请检查路径。", f"No such file: {path}. Check the path.") from None
+        raise HanlinError(
+            f"找不到文件 {path}。请检查路径。", f"No such file: {path}. Check the path."
+        ) from None
     except orjson.JSONDecodeError as error:
         raise HanlinError(
             f"{path} 不是完整的 JSON（{error}）。文件可能写到一半或被改动；请删除它所在的目录后重新运行。",

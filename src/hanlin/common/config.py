@@ -108,13 +108,18 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise HanlinError(f"找不到配置文件 {path}。请检查路径。", f"No such config file: {path}. Check the path.") from None
+        raise HanlinError(
+            f"找不到配置文件 {path}。请检查路径。", f"No such config file: {path}. Check the path."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HanlinError(f"{path} 不是合法的 YAML：{error}", f"{path} is not valid YAML: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise HanlinError(f"{path} 应是键值对，读到的是 {type(value).__name__}。", f"{path} should be a mapping, not a {type(value).__name__}.")
+        raise HanlinError(
+            f"{path} 应是键值对，读到的是 {type(value).__name__}。",
+            f"{path} should be a mapping, not a {type(value).__name__}.",
+        )
     return value
 
 
@@ -124,13 +129,18 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
     for item in overrides:
         name, equals, text = item.partition("=")
         if not equals or not name:
-            raise HanlinError(f"覆盖项 {item!r} 应写成 键.键=值，例如 pretrain.steps=200。", f"Override {item!r} should read key.key=value, such as pretrain.steps=200.")
+            raise HanlinError(
+                f"覆盖项 {item!r} 应写成 键.键=值，例如 pretrain.steps=200。",
+                f"Override {item!r} should read key.key=value, such as pretrain.steps=200.",
+            )
         node = result
         *path, last = name.split(".")
         for part in path:
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
-                raise HanlinError(f"覆盖项 {item!r}：{part} 不是一个小节。", f"Override {item!r}: {part} is not a section.")
+                raise HanlinError(
+                    f"覆盖项 {item!r}：{part} 不是一个小节。", f"Override {item!r}: {part} is not a section."
+                )
             node = child
         value = yaml.safe_load(text)
         node[last] = _as_number(value) if isinstance(value, str) else value
@@ -141,7 +151,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Sections within sections as dotted keys, as overrides write them."""
     found: dict[str, Any] = {}
     for name, value in config.items():
-        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        found |= (
+            flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        )
     return found
 
 
@@ -160,30 +172,44 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            close = [f"{prefix}{match}" for match in difflib.get_close_matches(str(name), fields, n=1)] or _inside(hints, str(name), prefix)
+            close = [
+                f"{prefix}{match}" for match in difflib.get_close_matches(str(name), fields, n=1)
+            ] or _inside(hints, str(name), prefix)
             zh_hint = f"是不是 {'、'.join(close)}？" if close else f"可用的键：{'、'.join(fields)}。"
             en_hint = f"Did you mean {', '.join(close)}?" if close else f"Known keys: {', '.join(fields)}."
             zh_where, en_where = _blame(where, f"{prefix}{name}")
-            raise HanlinError(f"{zh_where}：未知的键 {prefix}{name}。{zh_hint}", f"{en_where}: unknown key {prefix}{name}. {en_hint}")
+            raise HanlinError(
+                f"{zh_where}：未知的键 {prefix}{name}。{zh_hint}",
+                f"{en_where}: unknown key {prefix}{name}. {en_hint}",
+            )
         arguments[name] = _convert(hints[name], _over_default(fields[name], value), where, f"{prefix}{name}")
     missing = [
         name
         for name, field in fields.items()
-        if name not in arguments and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name not in arguments
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise HanlinError(f"{where}：缺少 {prefix}{missing[0]}。", f"{where}: {prefix}{missing[0]} is missing.")
+        raise HanlinError(
+            f"{where}：缺少 {prefix}{missing[0]}。", f"{where}: {prefix}{missing[0]} is missing."
+        )
     try:
         return cls(**arguments)
     except OutOfRange as error:
         zh_where, en_where = _blame(where, prefix.rstrip("."))
-        raise HanlinError(f"{zh_where}：设置不可行：{prefix}{error.zh}。", f"{en_where}: this cannot work: {prefix}{error.en}.") from None
+        raise HanlinError(
+            f"{zh_where}：设置不可行：{prefix}{error.zh}。",
+            f"{en_where}: this cannot work: {prefix}{error.en}.",
+        ) from None
     except ValueError as error:
         section = prefix.rstrip(".") or cls.__name__
         zh_where, en_where = _blame(where, section)
         if not prefix and getattr(where, "given", ()):  # of the whole: either may have brought it about
             zh_where, en_where = f"{where} 加上命令行的设置", f"{where} with the settings of the command line"
-        raise HanlinError(f"{zh_where}：{section} 的设置不可行：{error}", f"{en_where}: {section} cannot work: {error}") from None
+        raise HanlinError(
+            f"{zh_where}：{section} 的设置不可行：{error}", f"{en_where}: {section} cannot work: {error}"
+        ) from None
 
 
 def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:
@@ -191,7 +217,11 @@ def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:
     found: list[str] = []
     for section, hint in hints.items():
         kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-        found += [f"{prefix}{section}.{name}" for kind in kinds[:1] if name in {field.name for field in dataclasses.fields(kind)}]
+        found += [
+            f"{prefix}{section}.{name}"
+            for kind in kinds[:1]
+            if name in {field.name for field in dataclasses.fields(kind)}
+        ]
     return found[:3]
 
 
@@ -200,7 +230,11 @@ def _over_default(field: dataclasses.Field[Any], value: Any) -> Any:
     if not isinstance(value, Mapping) or field.default_factory is dataclasses.MISSING:
         return value
     default = field.default_factory()
-    return dataclasses.asdict(default) | dict(value) if dataclasses.is_dataclass(default) and not isinstance(default, type) else value
+    return (
+        dataclasses.asdict(default) | dict(value)
+        if dataclasses.is_dataclass(default) and not isinstance(default, type)
+        else value
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -246,7 +280,9 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
     if origin is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            shown = " | ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
+            shown = " | ".join(
+                str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices
+            )
             raise _wrong(where, name, shown, shown, value)
         return value
     if origin in (tuple, list):
@@ -273,7 +309,13 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         return value
     if hint in (bool, str):
         if not isinstance(value, hint):
-            raise _wrong(where, name, {bool: "true 或 false", str: "文字"}[hint], {bool: "true or false", str: "text"}[hint], value)
+            raise _wrong(
+                where,
+                name,
+                {bool: "true 或 false", str: "文字"}[hint],
+                {bool: "true or false", str: "text"}[hint],
+                value,
+            )
         return value
     if hint is Path:
         if not isinstance(value, (str, Path)):
@@ -284,4 +326,6 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
 
 def _wrong(where: str, name: str, zh: str, en: str, value: Any) -> HanlinError:
     zh_where, en_where = _blame(where, name)
-    return HanlinError(f"{zh_where}：{name} 应为{zh}，得到 {value!r}。", f"{en_where}: {name} should be {en}, not {value!r}.")
+    return HanlinError(
+        f"{zh_where}：{name} 应为{zh}，得到 {value!r}。", f"{en_where}: {name} should be {en}, not {value!r}."
+    )

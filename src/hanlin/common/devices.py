@@ -82,12 +82,26 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 TRAITS: dict[str, DeviceTraits] = {
     "cpu": DeviceTraits("CPU", AUTO, ("tiles", "sdpa", "plain"), "gloo", False, 2e14, False, None, CPU_TRAPS),
     # varlen: bf16 and fp16 from Ampere on; flex where there is Triton: float32, and cards before
-    "cuda": DeviceTraits("CUDA", AUTO, ("varlen", "flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, CUDA_TRAPS),
+    "cuda": DeviceTraits(
+        "CUDA", AUTO, ("varlen", "flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, CUDA_TRAPS
+    ),
     # not varlen: its own tests are skipped on ROCm up to torch 2.13 (pytorch#168880)
-    "rocm": DeviceTraits("ROCm", AUTO, ("flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, ROCM_TRAPS),  # RCCL goes by the name nccl
+    "rocm": DeviceTraits(
+        "ROCm", AUTO, ("flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, ROCM_TRAPS
+    ),  # RCCL goes by the name nccl
     # never is_causal: its NaN comes once in dozens of steps, and a check at the start need not meet it
     # FlexAttention has been there since torch 2.9; masked SDPA keeps all (T, T) probabilities in training (intel/torch-xpu-ops#2489)
-    "xpu": DeviceTraits("XPU", AUTO, ("masked_flex", "masked_sdpa", "plain"), "xccl", True, 5e15, True, _most_allocated, XPU_TRAPS),
+    "xpu": DeviceTraits(
+        "XPU",
+        AUTO,
+        ("masked_flex", "masked_sdpa", "plain"),
+        "xccl",
+        True,
+        5e15,
+        True,
+        _most_allocated,
+        XPU_TRAPS,
+    ),
     "mps": DeviceTraits("MPS", AUTO, _SDPA, "gloo", False, _NEVER, False, _metal_memory, MPS_TRAPS),
     "npu": DeviceTraits("NPU", AUTO, _SDPA, "hccl", True, _NEVER, True, _most_allocated, NPU_TRAPS),
 }
@@ -113,17 +127,26 @@ def resolve_device(spec: str | None = None) -> torch.device:
         device = torch.device(kind + colon + number)
     except RuntimeError:
         if kind not in TRAITS:
-            raise HanlinError(f"不认识的设备 {spec!r}。可用：auto、cpu" + (f"、{present.type}" if present else "") + "。", f"Unknown device {spec!r}. Available: auto, cpu" + (f", {present.type}." if present else ".")) from None
+            raise HanlinError(
+                f"不认识的设备 {spec!r}。可用：auto、cpu" + (f"、{present.type}" if present else "") + "。",
+                f"Unknown device {spec!r}. Available: auto, cpu" + (f", {present.type}." if present else "."),
+            ) from None
         device = None
     if device is None or (device.type != "cpu" and (present is None or present.type != device.type)):
-        why = f"（{failure}）" if failure and kind == "npu" else "", f" ({failure})" if failure and kind == "npu" else ""
+        why = (
+            f"（{failure}）" if failure and kind == "npu" else "",
+            f" ({failure})" if failure and kind == "npu" else "",
+        )
         raise HanlinError(
             f"这台机器上没有 {kind} 设备{why[0]}。请用 --device auto，或运行 hanlin doctor 查看原因。",
             f"There is no {kind} device on this machine{why[1]}. Use --device auto, or see hanlin doctor.",
         )
     if device.type != "cpu" and device.index is not None and device.index >= torch.accelerator.device_count():
         count = torch.accelerator.device_count()
-        raise HanlinError(f"没有 {spec}：这台机器有 {count} 个这种设备，从 0 数起。", f"There is no {spec}: this machine has {count} of them, counted from 0.")
+        raise HanlinError(
+            f"没有 {spec}：这台机器有 {count} 个这种设备，从 0 数起。",
+            f"There is no {spec}: this machine has {count} of them, counted from 0.",
+        )
     return device
 
 
@@ -155,14 +178,21 @@ def traits(device: torch.device) -> DeviceTraits:
     """
     kind = kind_of(device)
     row = TRAITS.get(kind, _UNLISTED)
-    return dataclasses.replace(row, train_dtype=_asked_precision() or _PROBES[kind](device)) if row.train_dtype == AUTO else row
+    return (
+        dataclasses.replace(row, train_dtype=_asked_precision() or _PROBES[kind](device))
+        if row.train_dtype == AUTO
+        else row
+    )
 
 
 def _asked_precision() -> str | None:
     asked = os.environ.get("HANLIN_PRECISION", AUTO) or AUTO
     if asked not in (AUTO, *PRECISIONS):
         names = ", ".join((AUTO, *PRECISIONS))
-        raise HanlinError(f"HANLIN_PRECISION={asked} 不是训练精度。可用：{names}。", f"HANLIN_PRECISION={asked} is no training precision. Available: {names}.")
+        raise HanlinError(
+            f"HANLIN_PRECISION={asked} 不是训练精度。可用：{names}。",
+            f"HANLIN_PRECISION={asked} is no training precision. Available: {names}.",
+        )
     return None if asked == AUTO else asked
 
 
@@ -173,7 +203,9 @@ def _cpu_dtype(device: torch.device) -> str:
     """
     import torch
 
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    checks = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
     return "bfloat16" if any(check is not None and check() for check in checks) else "float32"
 
 
@@ -194,7 +226,9 @@ def _rocm_dtype(device: torch.device) -> str:
     import torch
 
     name = torch.cuda.get_device_properties(device).gcnArchName
-    return "bfloat16" if name.startswith(("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")) else "float16"
+    return (
+        "bfloat16" if name.startswith(("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")) else "float16"
+    )
 
 
 def _xpu_dtype(device: torch.device) -> str:
@@ -212,9 +246,13 @@ def _npu_dtype(device: torch.device) -> str:
 
 
 _PROBES: dict[str, Callable[[torch.device], str]] = {
-    "cpu": _cpu_dtype, "cuda": _cuda_dtype, "rocm": _rocm_dtype, "xpu": _xpu_dtype, "npu": _npu_dtype,
+    "cpu": _cpu_dtype,
+    "cuda": _cuda_dtype,
+    "rocm": _rocm_dtype,
+    "xpu": _xpu_dtype,
+    "npu": _npu_dtype,
     "mps": lambda device: "float32",
-}  # fmt: skip
+}
 
 
 def known_traps(device: torch.device) -> list[Trap]:
@@ -232,7 +270,9 @@ def communication_present(device: torch.device) -> bool:
     """Whether this torch was built with the row's communication back end, or a plug-in has brought it."""
     import torch.distributed
 
-    return torch.distributed.is_available() and torch.distributed.is_backend_available(traits(device).distributed_backend)
+    return torch.distributed.is_available() and torch.distributed.is_backend_available(
+        traits(device).distributed_backend
+    )
 
 
 def has_own_memory(device: torch.device) -> bool:
@@ -307,7 +347,9 @@ def memory_mb(device: torch.device) -> dict[str, float]:
     if statm.exists():
         found["memory_mb"] = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     elif resource is not None:  # the most so far, in bytes on macOS
-        found["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        found["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            2**20 if sys.platform == "darwin" else 2**10
+        )
     taken = traits(device).peak_memory
     if taken is not None:
         found["device_memory_mb"] = taken(device) / 2**20
@@ -328,11 +370,15 @@ def free_memory(device: torch.device) -> int:
 
 def _free_system_memory() -> int:
     """What the system says is available, within the limit of the control group (containers) where there is one."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
+    free = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
+    )
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        free = min(
+            free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        )
     return max(0, free)

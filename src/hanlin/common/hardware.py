@@ -38,7 +38,10 @@ class Hardware:
     link: float = 10.0  # over PCIe 4.0 by way of the host: gaming cards do not reach each other
 
 
-_RENT = ("租价凭记忆，2025 年国内租卡平台的大致水平", "rent recalled, roughly what platforms in China took in 2025")
+_RENT = (
+    "租价凭记忆，2025 年国内租卡平台的大致水平",
+    "rent recalled, roughly what platforms in China took in 2025",
+)
 _LAUNCH = 8e-6  # recalled: 5 to 10 µs for an eager kernel with its autograd node
 
 
@@ -46,24 +49,77 @@ def _rented(text: str, english: str) -> tuple[str, str]:
     return f"{text}；{_RENT[0]}", f"{english}; {_RENT[1]}"
 
 
-def _card(title: str, tflops: float, memory: float, bandwidth: float, sheet: str, dtype: str = "bfloat16", bus: float = 20.0) -> Hardware:
+def _card(
+    title: str,
+    tflops: float,
+    memory: float,
+    bandwidth: float,
+    sheet: str,
+    dtype: str = "bfloat16",
+    bus: float = 20.0,
+) -> Hardware:
     """A card that people have: no rent. Figures as the maker's sheet has them, recalled; nothing was run on it here."""
-    about = (f"{sheet}，凭记忆；没有在这种卡上跑过", f"{sheet}, recalled; nothing was run on such a card here")
+    about = (
+        f"{sheet}，凭记忆；没有在这种卡上跑过",
+        f"{sheet}, recalled; nothing was run on such a card here",
+    )
     return Hardware(title, tflops, memory, bandwidth, _LAUNCH, dtype, 0.0, about, bus)
 
 
 def _mac(title: str, tflops: float, memory: float, bandwidth: float) -> Hardware:
     """A Mac: float32, and about 70 % of the memory that it shares. Apple publishes bandwidth; the arithmetic is recalled."""
-    about = ("Apple 技术规格；算力、可用内存与启动开销凭记忆；没有跑过", "Apple's specifications; arithmetic, usable memory and launch cost recalled; nothing was run on it")
+    about = (
+        "Apple 技术规格；算力、可用内存与启动开销凭记忆；没有跑过",
+        "Apple's specifications; arithmetic, usable memory and launch cost recalled; nothing was run on it",
+    )
     return Hardware(title, tflops, memory, bandwidth, 2e-5, "float32", 0.0, about, 0.0, 0.0)
 
 
 # Dense, accumulated in float32: half of what GeForce sheets print for float16 with float16 accumulation, a quarter of "sparse" figures.
 HARDWARE: dict[str, Hardware] = {
-    "rtx3090": Hardware("RTX 3090", 71.0, 24.0, 936.0, _LAUNCH, "bfloat16", 1.6, _rented("NVIDIA GA102 白皮书", "NVIDIA GA102 whitepaper")),
-    "rtx4090": Hardware("RTX 4090", 165.0, 24.0, 1008.0, _LAUNCH, "bfloat16", 2.2, _rented("NVIDIA Ada 白皮书", "NVIDIA Ada whitepaper")),
-    "a100": Hardware("A100 80G SXM", 312.0, 80.0, 2039.0, _LAUNCH, "bfloat16", 7.0, _rented("NVIDIA A100 数据表", "NVIDIA A100 datasheet"), link=230.0),
-    "h100": Hardware("H100 80G SXM", 989.0, 80.0, 3350.0, _LAUNCH, "bfloat16", 16.0, _rented("NVIDIA H100 数据表", "NVIDIA H100 datasheet"), 45.0, 360.0),
+    "rtx3090": Hardware(
+        "RTX 3090",
+        71.0,
+        24.0,
+        936.0,
+        _LAUNCH,
+        "bfloat16",
+        1.6,
+        _rented("NVIDIA GA102 白皮书", "NVIDIA GA102 whitepaper"),
+    ),
+    "rtx4090": Hardware(
+        "RTX 4090",
+        165.0,
+        24.0,
+        1008.0,
+        _LAUNCH,
+        "bfloat16",
+        2.2,
+        _rented("NVIDIA Ada 白皮书", "NVIDIA Ada whitepaper"),
+    ),
+    "a100": Hardware(
+        "A100 80G SXM",
+        312.0,
+        80.0,
+        2039.0,
+        _LAUNCH,
+        "bfloat16",
+        7.0,
+        _rented("NVIDIA A100 数据表", "NVIDIA A100 datasheet"),
+        link=230.0,
+    ),
+    "h100": Hardware(
+        "H100 80G SXM",
+        989.0,
+        80.0,
+        3350.0,
+        _LAUNCH,
+        "bfloat16",
+        16.0,
+        _rented("NVIDIA H100 数据表", "NVIDIA H100 datasheet"),
+        45.0,
+        360.0,
+    ),
     "rtx2080ti": _card("RTX 2080 Ti", 53.8, 11.0, 616.0, "NVIDIA Turing whitepaper", "float16", 10.0),
     "rtx3060": _card("RTX 3060 12G", 25.5, 12.0, 360.0, "NVIDIA GeForce RTX 30 specifications"),
     "rtx4060": _card("RTX 4060", 30.2, 8.0, 272.0, "NVIDIA Ada whitepaper", bus=10.0),
@@ -74,7 +130,9 @@ HARDWARE: dict[str, Hardware] = {
     "rtx5080": _card("RTX 5080", 112.6, 16.0, 960.0, "NVIDIA RTX Blackwell whitepaper", bus=40.0),
     "rtx5090": _card("RTX 5090", 209.5, 32.0, 1792.0, "NVIDIA RTX Blackwell whitepaper", bus=40.0),
     "t4": _card("T4", 65.0, 15.0, 320.0, "NVIDIA T4 datasheet", "float16", 10.0),
-    "p100": _card("P100 16G PCIe", 9.3, 16.0, 732.0, "NVIDIA P100 datasheet", "float32", 10.0),  # compute capability 6.0 trains in float32
+    "p100": _card(
+        "P100 16G PCIe", 9.3, 16.0, 732.0, "NVIDIA P100 datasheet", "float32", 10.0
+    ),  # compute capability 6.0 trains in float32
     "v100": _card("V100 16G SXM2", 125.0, 16.0, 900.0, "NVIDIA V100 datasheet", "float16", 10.0),
     "v100-32g": _card("V100 32G SXM2", 125.0, 32.0, 900.0, "NVIDIA V100 datasheet", "float16", 10.0),
     "a10": _card("A10", 125.0, 24.0, 600.0, "NVIDIA A10 datasheet"),
@@ -93,8 +151,22 @@ HARDWARE: dict[str, Hardware] = {
     "mac-m4": _mac("Mac M4 (16 GB)", 4.3, 11.0, 120.0),
     "mac-m4-pro": _mac("Mac M4 Pro (24 GB)", 8.5, 17.0, 273.0),
     "mac-m4-max": _mac("Mac M4 Max (36 GB)", 17.0, 25.0, 546.0),
-    "mac-m2": Hardware("Mac M2 (16 GB)", 3.6, 11.0, 100.0, 2e-5, "float32", 0.0, ("Apple M2 发布稿；可用内存与启动开销凭记忆", "Apple's M2 announcement; usable memory and launch cost recalled"), 0.0, 0.0),
-}  # fmt: skip
+    "mac-m2": Hardware(
+        "Mac M2 (16 GB)",
+        3.6,
+        11.0,
+        100.0,
+        2e-5,
+        "float32",
+        0.0,
+        (
+            "Apple M2 发布稿；可用内存与启动开销凭记忆",
+            "Apple's M2 announcement; usable memory and launch cost recalled",
+        ),
+        0.0,
+        0.0,
+    ),
+}
 
 # What kernels reach of the figures above. Matrix products of 1024 and more: 70–80 % (790 of 989 TFLOP/s on the H100); traffic: 80 %.
 MATRIX_SHARE, BANDWIDTH_SHARE = 0.7, 0.8
@@ -108,14 +180,25 @@ def find_hardware(name: str) -> Hardware:
     Raises:
         HanlinError: not in the table.
     """
-    asked, name = name, re.sub(r"[\s_]+", "" if "mac" not in name.lower() and "arc" not in name.lower() else "-", name.strip().lower())
+    asked, name = (
+        name,
+        re.sub(
+            r"[\s_]+",
+            "" if "mac" not in name.lower() and "arc" not in name.lower() else "-",
+            name.strip().lower(),
+        ),
+    )
     if name not in HARDWARE:
         name = asked
         close = difflib.get_close_matches(name.lower(), HARDWARE, n=1)
         names = ", ".join([*HARDWARE, "this"])
         raise HanlinError(
-            f"设备表里没有 {name}。" + (f"是不是 {close[0]}？" if close else "") + f"可用：{names}。表里没有的卡可用 --vram 给出显存（GiB）。",
-            f"{name} is not in the table of devices. " + (f"Did you mean {close[0]}? " if close else "") + f"Known: {names}. For another card give its memory in GiB with --vram.",
+            f"设备表里没有 {name}。"
+            + (f"是不是 {close[0]}？" if close else "")
+            + f"可用：{names}。表里没有的卡可用 --vram 给出显存（GiB）。",
+            f"{name} is not in the table of devices. "
+            + (f"Did you mean {close[0]}? " if close else "")
+            + f"Known: {names}. For another card give its memory in GiB with --vram.",
         )
     return HARDWARE[name]
 
@@ -127,7 +210,13 @@ def unknown_card(memory: float) -> Hardware:
         HanlinError: no such memory.
     """
     if not 1 <= memory <= 1024:
-        raise HanlinError(f"--vram {memory:g} 应在 1 与 1024 GiB 之间。", f"--vram {memory:g} should be between 1 and 1024 GiB.")
+        raise HanlinError(
+            f"--vram {memory:g} 应在 1 与 1024 GiB 之间。",
+            f"--vram {memory:g} should be between 1 and 1024 GiB.",
+        )
     like = HARDWARE["rtx3060"]
-    source = (f"只知道显存；速度按 {like.title} 估", f"only the memory is known; the speed is taken to be that of a {like.title}")
+    source = (
+        f"只知道显存；速度按 {like.title} 估",
+        f"only the memory is known; the speed is taken to be that of a {like.title}",
+    )
     return dataclasses.replace(like, title=f"{memory:g} GiB", memory=memory, source=source)

@@ -39,9 +39,15 @@ def directory_lock(path: Path | str) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
     except (FileExistsError, NotADirectoryError):
-        raise HanlinError(f"{path} 是一个文件，不能作为输出目录。请换一个 --out。", f"{path} is a file, not a directory. Choose another --out.") from None
+        raise HanlinError(
+            f"{path} 是一个文件，不能作为输出目录。请换一个 --out。",
+            f"{path} is a file, not a directory. Choose another --out.",
+        ) from None
     except OSError as error:
-        raise HanlinError(f"不能写入 {path}：{error.strerror}。请换一个 --out。", f"Cannot write to {path}: {error.strerror}. Choose another --out.") from None
+        raise HanlinError(
+            f"不能写入 {path}：{error.strerror}。请换一个 --out。",
+            f"Cannot write to {path}: {error.strerror}. Choose another --out.",
+        ) from None
     with file:
         _held[path.absolute()] = file
         try:
@@ -123,7 +129,11 @@ def _sign(file: IO[str]) -> None:
 def _torchrun() -> dict[str, Any]:
     """Which job of torchrun this process is of, and its how-manieth start; nothing without a job that has a name of its own."""
     job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return {} if job in ("", "none") else {"job": job, "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))}
+    return (
+        {}
+        if job in ("", "none")
+        else {"job": job, "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))}
+    )
 
 
 def _given_up(said: dict[str, Any]) -> bool:
@@ -133,7 +143,9 @@ def _given_up(said: dict[str, Any]) -> bool:
     """
     mine = _torchrun()
     other = (said.get("pid"), said.get("host")) != (os.getpid(), socket.gethostname())
-    return bool(mine) and other and said.get("job") == mine["job"] and said.get("restart", 0) <= mine["restart"]
+    return (
+        bool(mine) and other and said.get("job") == mine["job"] and said.get("restart", 0) <= mine["restart"]
+    )
 
 
 def _in_place(file: IO[str], folder: Path) -> bool:

@@ -34,7 +34,9 @@ def sha256_file(path: Path) -> str:
 
 def hash_json(value: Any) -> str:
     """Hex SHA-256 of a JSON-able value with sorted keys."""
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
+    return hashlib.sha256(
+        orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    ).hexdigest()
 
 
 def write_digested(path: Path | str, value: Mapping[str, Any]) -> None:
@@ -92,7 +94,12 @@ class Manifest:
     @property
     def content_hash(self) -> str:
         """Hash of kind and file contents alone: equal content, equal hash, whenever and wherever it was made, however it is shown."""
-        return hash_json([self.kind, {name: entry["sha256"] for name, entry in self.files.items() if not entry.get("view")}])
+        return hash_json(
+            [
+                self.kind,
+                {name: entry["sha256"] for name, entry in self.files.items() if not entry.get("view")},
+            ]
+        )
 
 
 class ArtifactWriter:
@@ -137,13 +144,23 @@ def artifact(
             if file.is_file()
         }
         manifest = Manifest(
-            kind, dict(parents or {}), dict(config or {}), seed, files, writer.metrics, package_versions(), time.time(), key
+            kind,
+            dict(parents or {}),
+            dict(config or {}),
+            seed,
+            files,
+            writer.metrics,
+            package_versions(),
+            time.time(),
+            key,
         )
         said = dataclasses.asdict(manifest)
         write_json(temporary / MANIFEST, said | {"digest": hash_json(said)})
 
 
-def read_manifest(path: Path | str, kind: str | tuple[str, ...] | None = None, *, verify: bool = True) -> Manifest:
+def read_manifest(
+    path: Path | str, kind: str | tuple[str, ...] | None = None, *, verify: bool = True
+) -> Manifest:
     """Read an artefact's manifest and, unless `verify` is false, check every file's size and SHA-256.
 
     Raises:
@@ -164,7 +181,10 @@ def read_manifest(path: Path | str, kind: str | tuple[str, ...] | None = None, *
     names = {field.name for field in dataclasses.fields(Manifest)}
     said = {name: value for name, value in raw.items() if name in names}
     entries = said["files"].values() if isinstance(said.get("files"), dict) else [None]
-    whole = all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries) and names - {"key", "format"} <= said.keys()
+    whole = (
+        all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in entries)
+        and names - {"key", "format"} <= said.keys()
+    )
     if not whole or raw.get("digest") != hash_json(said):
         raise HanlinError(
             f"{path / MANIFEST} 已损坏或被改动。为避免用坏数据继续，已停止。请删除 {path} 后重新运行生成它的命令。",
@@ -186,13 +206,19 @@ def verify_files(path: Path, manifest: Manifest) -> None:
     """Raise `HanlinError` unless every file of the manifest is there, whole and unaltered."""
     for name, entry in manifest.files.items():
         if ".." in Path(name).parts or Path(name).is_absolute():
-            raise HanlinError(f"{path / MANIFEST} 里的文件名 {name!r} 指向目录之外，已拒绝。", f"{path / MANIFEST} names {name!r}, outside its directory: refused.")
+            raise HanlinError(
+                f"{path / MANIFEST} 里的文件名 {name!r} 指向目录之外，已拒绝。",
+                f"{path / MANIFEST} names {name!r}, outside its directory: refused.",
+            )
         file = path / name
         if not file.is_file():
             problem = ("不见了", "is missing")
         elif file.stat().st_size != entry["bytes"]:
             size = file.stat().st_size
-            problem = (f"大小是 {size} 字节，应为 {entry['bytes']}", f"has {size} bytes, should have {entry['bytes']}")
+            problem = (
+                f"大小是 {size} 字节，应为 {entry['bytes']}",
+                f"has {size} bytes, should have {entry['bytes']}",
+            )
         elif sha256_file(file) != entry["sha256"]:
             problem = ("内容与记录的 SHA-256 不符", "differs from its recorded SHA-256")
         else:

@@ -49,18 +49,26 @@ _FIRST_LINE = ("loss", "bits_per_byte", "reward", "accuracy", "grad_norm", "lr")
 
 def shown_figures(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """(key, name in the reader's language, text) of what is known of a step, in the panel's order; no step skipped and no overflow are not news."""
-    found = [(key, tr(zh, en), form(figures[key])) for key, (zh, en, form) in _FIGURES.items() if key in figures]
+    found = [
+        (key, tr(zh, en), form(figures[key])) for key, (zh, en, form) in _FIGURES.items() if key in figures
+    ]
     return [entry for entry in found if entry[0] not in ("skipped", "overflows") or figures[entry[0]]]
 
 
 def shown_sources(figures: Mapping[str, float]) -> str:
     """`web 61% 1.52 · books 22% 1.71`, largest first, with bits per byte where they are known; empty where sources are not."""
-    shares = sorted(((value, key[len(SOURCE) :]) for key, value in figures.items() if key.startswith(SOURCE)), reverse=True)
+    shares = sorted(
+        ((value, key[len(SOURCE) :]) for key, value in figures.items() if key.startswith(SOURCE)),
+        reverse=True,
+    )
     total = sum(share for share, _ in shares)
     if not total:
         return ""
     losses = {name: figures.get(SOURCE_LOSS + name) for _, name in shares}
-    named = [f"{name} {share / total:.0%}" + ("" if losses[name] is None else f" {losses[name]:.2f}") for share, name in shares[:_MOST_SOURCES]]
+    named = [
+        f"{name} {share / total:.0%}" + ("" if losses[name] is None else f" {losses[name]:.2f}")
+        for share, name in shares[:_MOST_SOURCES]
+    ]
     rest = len(shares) - len(named)
     return " · ".join(named + ([tr(f"另 {rest} 个", f"{rest} more")] if rest > 0 else []))
 
@@ -131,7 +139,9 @@ class PlainProgress(Progress):
         if now - self._last < self._interval and step < steps:
             return
         self._last = now
-        self._line(describe(step, steps, figures, self._clock.left(step, steps), self._whole.left(step, steps)))
+        self._line(
+            describe(step, steps, figures, self._clock.left(step, steps), self._whole.left(step, steps))
+        )
 
     def note(self, zh: str, en: str) -> None:
         self._line(tr(zh, en))
@@ -216,14 +226,24 @@ def describe(step: int, steps: int, figures: Mapping[str, float], left: str, who
     """The one-line form of a step: position, figures, sources, time left of the stage and of the whole run."""
     shown = [f"{name} {text}" for _, name, text in shown_figures(figures)]
     sources = shown_sources(figures)
-    return "  ".join([f"{step}/{steps}", *shown, *([tr("来源 ", "sources ") + sources] if sources else []), tr("剩余 ", "ETA ") + left, *_whole_left(whole)])
+    return "  ".join(
+        [
+            f"{step}/{steps}",
+            *shown,
+            *([tr("来源 ", "sources ") + sources] if sources else []),
+            tr("剩余 ", "ETA ") + left,
+            *_whole_left(whole),
+        ]
+    )
 
 
 def _whole_left(whole: str) -> list[str]:
     return [tr(f"全程约 {whole}", f"run about {whole}")] if whole else []
 
 
-def panel(title: str, step: int, steps: int | None, figures: Mapping[str, float], left: str, whole: str = "") -> RenderableType:
+def panel(
+    title: str, step: int, steps: int | None, figures: Mapping[str, float], left: str, whole: str = ""
+) -> RenderableType:
     """The live form of a step: a bar, then what is learnt, what it costs, and what was read."""
     from rich.console import Group
     from rich.panel import Panel
@@ -234,7 +254,14 @@ def panel(title: str, step: int, steps: int | None, figures: Mapping[str, float]
     head = Table.grid(expand=True, padding=(0, 1))
     head.add_column(ratio=1)
     head.add_column(justify="right", no_wrap=True)
-    place = Text(f"{step}/{steps}  {step / steps:.0%}  " + "  ".join([tr("剩余 ", "ETA ") + left, *_whole_left(whole)])) if steps else Text(tr("开始", "starting"))
+    place = (
+        Text(
+            f"{step}/{steps}  {step / steps:.0%}  "
+            + "  ".join([tr("剩余 ", "ETA ") + left, *_whole_left(whole)])
+        )
+        if steps
+        else Text(tr("开始", "starting"))
+    )
     head.add_row(ProgressBar(total=steps or 1, completed=step), place)
     rows: list[RenderableType] = [head]
     shown = shown_figures(figures)
@@ -244,13 +271,17 @@ def panel(title: str, step: int, steps: int | None, figures: Mapping[str, float]
             if (key in _FIRST_LINE) == first:
                 style = "bold red" if key == "skipped" else "bold"
                 # No break between a name and its figure: a narrow terminal wraps between them.
-                line.append("   " if line else "").append(f"{name}\u00a0".replace(" ", "\u00a0"), style="dim").append(text.replace(" ", "\u00a0"), style=style)
+                line.append("   " if line else "").append(
+                    f"{name}\u00a0".replace(" ", "\u00a0"), style="dim"
+                ).append(text.replace(" ", "\u00a0"), style=style)
         if line:
             rows.append(line)
     sources = shown_sources(figures)
     if sources:
         rows.append(Text(tr("来源 ", "sources "), style="dim") + Text(sources, style="default"))
-    return Panel(Group(*rows), title=Text(title, style="bold"), title_align="left", border_style="dim", padding=(0, 1))
+    return Panel(
+        Group(*rows), title=Text(title, style="bold"), title_align="left", border_style="dim", padding=(0, 1)
+    )
 
 
 class LiveProgress(Progress):
@@ -264,13 +295,22 @@ class LiveProgress(Progress):
         self._title, self._step, self._steps = "", 0, 0
         self._figures: dict[str, Any] = {}
         self._clock, self._whole, self._head = _Clock(), _Whole(), ""
-        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False)
+        self._live = Live(
+            get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False
+        )
         self._live.start()
 
     def _render(self) -> RenderableType:
         if not self._title:
             return ""
-        return panel(self._title, self._step, self._steps, self._figures, self._clock.left(self._step, self._steps), self._whole.left(self._step, self._steps))
+        return panel(
+            self._title,
+            self._step,
+            self._steps,
+            self._figures,
+            self._clock.left(self._step, self._steps),
+            self._whole.left(self._step, self._steps),
+        )
 
     def expect(self, work: Mapping[str, float]) -> None:
         self._whole.expect(work)
@@ -286,7 +326,9 @@ class LiveProgress(Progress):
 
     def done(self, seconds: float, zh: str = "", en: str = "") -> None:
         self._whole.done(seconds)
-        self._console.print(f"✓ {self._head}   {finished(seconds, zh, en)}", markup=False, highlight=False, style="green")
+        self._console.print(
+            f"✓ {self._head}   {finished(seconds, zh, en)}", markup=False, highlight=False, style="green"
+        )
 
     def _begin(self, title: str) -> None:
         self._title, self._step, self._steps, self._figures, self._clock = title, 0, 0, {}, _Clock()

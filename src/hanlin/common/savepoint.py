@@ -21,7 +21,14 @@ SECONDS = 60.0  # of work that a kill may cost
 
 def files_key(paths: Sequence[Path], config: Any) -> str:
     """Names a job by its configuration and its input files (path, size, time of change): another key, another job."""
-    stats = [(str(path.resolve()).encode("utf-8", "backslashreplace").decode(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    stats = [
+        (
+            str(path.resolve()).encode("utf-8", "backslashreplace").decode(),
+            path.stat().st_size,
+            path.stat().st_mtime_ns,
+        )
+        for path in paths
+    ]
     return hash_json([__version__, config, stats])
 
 
@@ -55,7 +62,9 @@ class Savepoint:
         self._saved = time.monotonic()
 
     def __enter__(self) -> Savepoint:
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / LOCK).is_file():  # it would be emptied
+        if (
+            self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / LOCK).is_file()
+        ):  # it would be emptied
             raise HanlinError(
                 f"{self.folder} 不是 Hanlin 的临时目录，里面有别的文件。请换一个 --out，或把它移走。",
                 f"{self.folder} is no working folder of Hanlin's and holds other files. Choose another --out, or move it away.",
@@ -77,7 +86,9 @@ class Savepoint:
             if item.name not in kept:
                 _remove(item) if item.is_dir() else item.unlink()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None or self.state is None:
             self.state = None
             self.clear(keep=())

@@ -40,9 +40,15 @@ def check_trackers(names: tuple[str, ...]) -> None:
     """
     for name in names:
         if name not in TRACKERS:
-            raise HanlinError(f"不认识的记录器 {name!r}。可用：{'、'.join(TRACKERS)}。", f"Unknown tracker {name!r}. Known: {', '.join(TRACKERS)}.")
+            raise HanlinError(
+                f"不认识的记录器 {name!r}。可用：{'、'.join(TRACKERS)}。",
+                f"Unknown tracker {name!r}. Known: {', '.join(TRACKERS)}.",
+            )
         if importlib.util.find_spec(name) is None:
-            raise HanlinError(f"没有安装 {name}。请运行 pip install {name}，或去掉它。", f"{name} is not installed. Run pip install {name}, or leave it out.")
+            raise HanlinError(
+                f"没有安装 {name}。请运行 pip install {name}，或去掉它。",
+                f"{name} is not installed. Run pip install {name}, or leave it out.",
+            )
 
 
 class MetricsLog:
@@ -56,7 +62,14 @@ class MetricsLog:
         HanlinError: a tracker is unknown or not installed.
     """
 
-    def __init__(self, path: Path | None, trackers: tuple[str, ...] = (), *, name: str = "", config: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        path: Path | None,
+        trackers: tuple[str, ...] = (),
+        *,
+        name: str = "",
+        config: dict[str, Any] | None = None,
+    ):
         self._path = path
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -69,7 +82,10 @@ class MetricsLog:
                 module = _TensorBoard() if tracker == "tensorboard" else importlib.import_module(tracker)
                 module.init(project="hanlin", name=name, config=config or {})
             except ImportError:
-                raise HanlinError(f"没有安装 {tracker}。请运行 pip install {tracker}，或去掉它。", f"{tracker} is not installed. Run pip install {tracker}, or leave it out.") from None
+                raise HanlinError(
+                    f"没有安装 {tracker}。请运行 pip install {tracker}，或去掉它。",
+                    f"{tracker} is not installed. Run pip install {tracker}, or leave it out.",
+                ) from None
             self._trackers.append((tracker, module))
 
     def log(self, values: dict[str, float], step: int) -> None:

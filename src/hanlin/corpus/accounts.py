@@ -39,7 +39,10 @@ class Samples:
 
     def save(self) -> dict[str, Any]:
         """For `merge`; JSON-able."""
-        return {"count": self.count, "items": [list(item) for item in sorted(self._heap, key=lambda item: item[:2])]}
+        return {
+            "count": self.count,
+            "items": [list(item) for item in sorted(self._heap, key=lambda item: item[:2])],
+        }
 
     def notes(self) -> list[dict[str, Any]]:
         """What is noted about each sample; may be added to."""
@@ -47,7 +50,10 @@ class Samples:
 
     def items(self) -> list[dict[str, Any]]:
         """The samples, smallest hash first."""
-        return [{"text": text, **about} for _, text, about in sorted(self._heap, key=lambda item: (-item[0], item[1]))]
+        return [
+            {"text": text, **about}
+            for _, text, about in sorted(self._heap, key=lambda item: (-item[0], item[1]))
+        ]
 
     def _keep(self, item: tuple[int, str, dict[str, Any]]) -> None:
         if len(self._heap) == self._limit and item[0] <= self._heap[0][0]:
@@ -106,7 +112,12 @@ class Drops:
     def to_dict(self) -> dict[str, Any]:
         """`{rule: {count, characters, bytes, samples}}`, most frequent first."""
         return {
-            rule: {"count": kept.count, "characters": self.characters[rule], "bytes": self.bytes[rule], "samples": kept.items()}
+            rule: {
+                "count": kept.count,
+                "characters": self.characters[rule],
+                "bytes": self.bytes[rule],
+                "samples": kept.items(),
+            }
             for rule, kept in sorted(self.samples.items(), key=lambda item: (-item[1].count, item[0]))
         }
 
@@ -153,7 +164,9 @@ class Accounts:
     def save(self) -> dict[str, Any]:
         """For `merge`; JSON-able."""
         plain = {name: dict(getattr(self, name)) for name in ("read", "kept", "lengths", "scripts", "counts")}
-        return plain | {name: getattr(self, name).save() for name in ("drops", "lines", "stays", "changed", "hits")}
+        return plain | {
+            name: getattr(self, name).save() for name in ("drops", "lines", "stays", "changed", "hits")
+        }
 
 
 def size_of(text: str) -> Size:

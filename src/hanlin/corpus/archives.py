@@ -21,7 +21,16 @@ from .files import READABLE, Damaged, ReadLimits, blocks, inner_suffix, is_archi
 Skip = Callable[[str, str], None]  # name of a member that is not read, and why
 _HEADERS = 4 << 20  # bytes of tar headers between two members
 _DIRECTORY = 64 << 20  # bytes of a zip's table of members
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+)
 
 
 class Member:
@@ -80,7 +89,9 @@ def refusal(name: str) -> str | None:
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return ""
     if is_archive(path):
-        return tr("压缩包里的压缩包，请先解开外层", "an archive within the archive: unpack the outer one first")
+        return tr(
+            "压缩包里的压缩包，请先解开外层", "an archive within the archive: unpack the outer one first"
+        )
     if inner_suffix(path) == ".parquet":
         return tr("压缩包里的 parquet，请先解压", "parquet within an archive: unpack it first")
     if inner_suffix(path) or not path.suffix:
@@ -124,7 +135,10 @@ def _zip(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
         if len(infos) > limits.members:
             raise _too_many(path, limits)
         if {"[Content_Types].xml", "mimetype"} & {info.filename for info in infos}:
-            raise HanlinError(f"{path} 是 Office 或电子书文档，不是压缩包。请先转成文本。", f"{path} is an office document or e-book, and no archive. Convert it to text first.")
+            raise HanlinError(
+                f"{path} 是 Office 或电子书文档，不是压缩包。请先转成文本。",
+                f"{path} is an office document or e-book, and no archive. Convert it to text first.",
+            )
         for info in infos:
             name = _zip_name(info)
             if info.is_dir():
@@ -135,7 +149,8 @@ def _zip(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
                 continue
             if info.flag_bits & 0x2041:
                 raise HanlinError(
-                    f"{path} 里的 {name} 加了密码。请先用密码解压，再读解开的文件。", f"{name} in {path} is encrypted. Unpack it with its password first, and read the files."
+                    f"{path} 里的 {name} 加了密码。请先用密码解压，再读解开的文件。",
+                    f"{name} in {path} is encrypted. Unpack it with its password first, and read the files.",
                 )
 
             def grow(more: int, size: int, name: str = name, compressed: int = info.compress_size) -> None:
@@ -147,18 +162,30 @@ def _zip(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
             try:
                 stream = archive.open(info)
             except NotImplementedError:  # deflate64, which Windows uses above 2 GB
-                skip(name, tr(f"不支持的压缩方法 {info.compress_type}，请先解压", f"compression method {info.compress_type}: unpack it first"))
+                skip(
+                    name,
+                    tr(
+                        f"不支持的压缩方法 {info.compress_type}，请先解压",
+                        f"compression method {info.compress_type}: unpack it first",
+                    ),
+                )
                 continue
             except _DAMAGED as error:
                 raise _damaged(f"{path}!{name}", error) from error
             with stream:
-                yield Member(path, name, lambda stream=stream, name=name, grow=grow: _Bounded(f"{path}!{name}", stream, grow))
+                yield Member(
+                    path,
+                    name,
+                    lambda stream=stream, name=name, grow=grow: _Bounded(f"{path}!{name}", stream, grow),
+                )
 
 
 def _tar(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
     source = _Blocks(path, blocks(path, limits))  # decompressed and held to the limits there
     try:
-        archive = tarfile.open(fileobj=cast(Any, source), mode="r|", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        archive = tarfile.open(  # noqa: SIM115
+            fileobj=cast(Any, source), mode="r|", encoding="utf-8", errors="surrogateescape"
+        )
         count = 0
         while True:
             source.budget = _HEADERS
@@ -173,12 +200,22 @@ def _tar(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
             name = readable_name(info.name.encode("utf-8", "surrogateescape"))
             if info.isdir():
                 continue
-            why = refusal(name) if info.isfile() and not info.issparse() else tr("链接或特殊文件", "a link or special file")
+            why = (
+                refusal(name)
+                if info.isfile() and not info.issparse()
+                else tr("链接或特殊文件", "a link or special file")
+            )
             stream = archive.extractfile(info) if info.isfile() else None
             if why is not None or stream is None:
                 skip(name, why or "")
             else:
-                yield Member(path, name, lambda stream=stream, name=name: _Bounded(f"{path}!{name}", stream, lambda more, size: None))
+                yield Member(
+                    path,
+                    name,
+                    lambda stream=stream, name=name: _Bounded(
+                        f"{path}!{name}", stream, lambda more, size: None
+                    ),
+                )
             if stream is not None and not info.issparse():
                 while stream.read(1 << 20):  # so that what `next` reads is headers alone
                     pass
@@ -205,7 +242,10 @@ class _Blocks:
         if self.budget is not None:
             self.budget -= len(data)
             if self.budget < 0:
-                raise HanlinError(f"{self._path} 的文件头大得离谱，可能是压缩炸弹，已拒绝。", f"{self._path} has headers beyond reason and may be a decompression bomb: refused.")
+                raise HanlinError(
+                    f"{self._path} 的文件头大得离谱，可能是压缩炸弹，已拒绝。",
+                    f"{self._path} has headers beyond reason and may be a decompression bomb: refused.",
+                )
         return data
 
 
@@ -245,7 +285,8 @@ def _check(name: str, size: int, packed: int, limits: ReadLimits) -> None:
 
 def _too_many(path: Path, limits: ReadLimits) -> HanlinError:
     return HanlinError(
-        f"{path} 里的文件超过 {limits.members:,} 个，已拒绝。请先解压成目录。", f"{path} holds more than {limits.members:,} files: refused. Unpack it into a directory first."
+        f"{path} 里的文件超过 {limits.members:,} 个，已拒绝。请先解压成目录。",
+        f"{path} holds more than {limits.members:,} files: refused. Unpack it into a directory first.",
     )
 
 

@@ -47,7 +47,9 @@ class BoilerplateConfig:
             raise ValueError(f"max_share = {self.max_share}: 0 < … ≤ 1")
 
 
-def line_keys(texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def line_keys(
+    texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """The lines of these documents that could be boilerplate, which those in code fences could not: keys of source and bare line
     (L,) uint64, places of their documents (L,) uint32, and their numbers there from 0."""
     places: list[int] = []
@@ -106,9 +108,12 @@ def common_lines(counts: Sequence[Path | str], config: BoilerplateConfig, memory
     """
     documents = [read_json(Path(path) / "lines.json")["documents"] for path in counts]
     firsts = np.cumsum([0, *documents]).tolist()
-    reader = KeyReader([(str(Path(path) / "keys"), first) for path, first in zip(counts, firsts, strict=False)])
+    reader = KeyReader(
+        [(str(Path(path) / "keys"), first) for path, first in zip(counts, firsts, strict=False)]
+    )
     found = [reader.common(first, last, config.documents) for first, last in key_ranges(reader.sizes, memory)]
-    return np.concatenate([np.empty((2, 0), np.uint64), *map(np.stack, found)], axis=1)  # ranges ascend, and keys within them
+    # ranges ascend, and keys within them
+    return np.concatenate([np.empty((2, 0), np.uint64), *map(np.stack, found)], axis=1)
 
 
 class Boilerplate:
@@ -136,7 +141,9 @@ class Boilerplate:
             lines = texts[place].split("\n")
             if sum(len(lines[number]) for number in gone) > self.config.max_share * len(texts[place]):
                 continue
-            result[place] = collapse("\n".join(line for number, line in enumerate(lines) if number not in gone))
+            result[place] = collapse(
+                "\n".join(line for number, line in enumerate(lines) if number not in gone)
+            )
             for number, documents in gone.items():
                 self.lines.add(RULE, lines[number], source=sources[place], documents=documents)
         return result

@@ -44,15 +44,24 @@ _MEGABYTE = 1_000_000
 Part = Literal["documents", "heldout"]
 Page = Callable[[Path, Mapping[str, Any]], str]
 PAGE = "report.html"
-Engine = Callable[[Sequence[Phase], Tell], Mapping[str, float]]  # runs phases one after another; seconds of work of each
+# runs phases one after another; seconds of work of each
+Engine = Callable[[Sequence[Phase], Tell], Mapping[str, float]]
 DEFAULT = CorpusConfig()
 _NAMES = ("documents", "characters", "bytes")
 TITLES = {
-    "clean": ("读取与清洗", "read and clean"), "copies": ("找出原样的副本", "find copies"), "lines": ("数行", "count lines"),
-    "common": ("找出套话行", "find boilerplate"), "strip": ("去掉套话行", "remove boilerplate"), "exact": ("完全重复", "exact duplicates"),
-    "pairs": ("候选对", "candidate pairs"), "decide": ("判定近重复", "near duplicates"), "survey": ("统计", "survey"),
-    "clusters": ("重复簇", "clusters"), "write": ("写出", "write"), "seal": ("打乱与压缩", "shuffle and compress"),
-}  # fmt: skip
+    "clean": ("读取与清洗", "read and clean"),
+    "copies": ("找出原样的副本", "find copies"),
+    "lines": ("数行", "count lines"),
+    "common": ("找出套话行", "find boilerplate"),
+    "strip": ("去掉套话行", "remove boilerplate"),
+    "exact": ("完全重复", "exact duplicates"),
+    "pairs": ("候选对", "candidate pairs"),
+    "decide": ("判定近重复", "near duplicates"),
+    "survey": ("统计", "survey"),
+    "clusters": ("重复簇", "clusters"),
+    "write": ("写出", "write"),
+    "seal": ("打乱与压缩", "shuffle and compress"),
+}
 
 
 def build_corpus(
@@ -91,24 +100,47 @@ def build_corpus(
     """
     out, progress = Path(out), progress or Progress()
     paths, documents = _documents(sources)
-    refuse_foreign_target(out, "corpus", [*(paths or ()), *(item for item in config.decontaminate if os.path.exists(item))])
+    refuse_foreign_target(
+        out, "corpus", [*(paths or ()), *(item for item in config.decontaminate if os.path.exists(item))]
+    )
     skip = "" if config.skip_bad else "corpus.skip_bad=true" if in_recipe else "--skip-bad"
     if paths is not None and skip:
         check_inputs(paths, "documents", text_key=config.text_key, skip=skip)
     if engine and paths is None:
-        raise HanlinError("在集群上造语料只能从文件读。请先把文档写进文件。", "On a cluster a corpus is made of files. Write the documents to files first.")
+        raise HanlinError(
+            "在集群上造语料只能从文件读。请先把文档写进文件。",
+            "On a cluster a corpus is made of files. Write the documents to files first.",
+        )
     named = files_key(paths, [config.identity(), seed]) if paths is not None else ""
     with Savepoint(out, named) as savepoint:
-        work = savepoint.folder / (named[:16] or "work")  # ranks of a job with other settings that still run somewhere stay apart
-        job = CorpusJob(work, config, paths, documents, seed=seed, workers=workers, memory=memory, progress=progress, in_recipe=in_recipe)
+        # ranks of a job with other settings that still run somewhere stay apart
+        work = savepoint.folder / (named[:16] or "work")
+        job = CorpusJob(
+            work,
+            config,
+            paths,
+            documents,
+            seed=seed,
+            workers=workers,
+            memory=memory,
+            progress=progress,
+            in_recipe=in_recipe,
+        )
         savepoint.save({"begun": True})
         try:
             seconds = job.run(engine)
             job.finish(out, seconds, key, page)
         except HanlinError as error:
-            if len(job.phases[0].missing()) == job.phases[0].count() or job.fruitless:  # nothing there that would spare work
+            if (
+                len(job.phases[0].missing()) == job.phases[0].count() or job.fruitless
+            ):  # nothing there that would spare work
                 savepoint.state = None
-            if isinstance(error, Damaged) and paths and len(paths) > 1 and (damaged := damaged_inputs(paths, skip)):
+            if (
+                isinstance(error, Damaged)
+                and paths
+                and len(paths) > 1
+                and (damaged := damaged_inputs(paths, skip))
+            ):
                 raise damaged from error  # all that are, and not one a run
             raise
     return out
@@ -127,7 +159,10 @@ def read_corpus(path: str | Path, part: Part = "documents") -> Iterator[Document
 
 def read_lines(path: Path) -> Iterator[Any]:
     """The values of a compressed file of JSON lines."""
-    with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
+    with (
+        open(path, "rb") as file,
+        zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
+    ):
         for line in io.BufferedReader(cast(Any, stream), 1 << 20):
             yield orjson.loads(line)
 
@@ -161,7 +196,9 @@ class _Search:
 
     def _search(self) -> DuplicateSearch:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return DuplicateSearch([folder / SKETCH for folder in self.taken], self.config.dedup, self.folder, memory=self.memory)
+        return DuplicateSearch(
+            [folder / SKETCH for folder in self.taken], self.config.dedup, self.folder, memory=self.memory
+        )
 
     @property
     def wanted(self) -> bool:
@@ -225,7 +262,9 @@ class CorpusJob:
         self._paths = expand(list(files)) if files is not None else []
         self._workers, self._progress = workers, progress or Progress()
         plan = tuple(tuple(shard) for shard in shards(self._paths, config)) if self._paths else ()
-        intake = Intake(config, plan, None if self._paths else documents, self._benchmarks(), self._show_reading)
+        intake = Intake(
+            config, plan, None if self._paths else documents, self._benchmarks(), self._show_reading
+        )
         count = max(len(plan), 1)
         self._read, self._expected = 0, [sum(expected_bytes(Path(path)) for path in shard) for shard in plan]
 
@@ -239,11 +278,15 @@ class CorpusJob:
             stripping, taken = self._stripping(taken, folders("lines"), memory), folders("strip")
         self._search = _Search(config, taken, self.folder / "search", memory)
         self.output = Output(config, seed, taken, self._search.result, folders("survey"), folders("write"))
-        searching = () if not self._search.wanted else (
-            Phase("exact", self.folder, _One(), self._search.exact),
-            Phase("pairs", self.folder, self._search.ranges, self._search.pairs),
-            Phase("decide", self.folder, _One(), self._search.decide),
-        )  # fmt: skip
+        searching = (
+            ()
+            if not self._search.wanted
+            else (
+                Phase("exact", self.folder, _One(), self._search.exact),
+                Phase("pairs", self.folder, self._search.ranges, self._search.pairs),
+                Phase("decide", self.folder, _One(), self._search.decide),
+            )
+        )
         self.phases: tuple[Phase, ...] = (
             Phase("clean", self.folder, _One(count), intake),
             *stripping,
@@ -254,11 +297,22 @@ class CorpusJob:
             Phase("seal", self.folder, self.output.buckets, self.output.seal),
         )
 
-    def _stripping(self, taken: tuple[Path, ...], counted: tuple[Path, ...], memory: int) -> tuple[Phase, ...]:
+    def _stripping(
+        self, taken: tuple[Path, ...], counted: tuple[Path, ...], memory: int
+    ) -> tuple[Phase, ...]:
         """The phases that take line boilerplate out."""
-        only_equal = dataclasses.replace(self.config, dedup=dataclasses.replace(self.config.dedup, exact=True, near=False))
+        only_equal = dataclasses.replace(
+            self.config, dedup=dataclasses.replace(self.config.dedup, exact=True, near=False)
+        )
         search = _Search(only_equal, taken, self.folder / "equal", memory)
-        strip = Strip(self.config, taken, self.folder / "equal" / "duplicates", counted, self.folder / "common" / "00000", memory)
+        strip = Strip(
+            self.config,
+            taken,
+            self.folder / "equal" / "duplicates",
+            counted,
+            self.folder / "common" / "00000",
+            memory,
+        )
         return (
             Phase("copies", self.folder, _One(), search.copies),
             Phase("lines", self.folder, _One(len(taken)), strip.count),
@@ -288,7 +342,8 @@ class CorpusJob:
         if not self._paths:
             self._progress.update(characters // 1000, characters // 1000 + 1, {})
             return
-        self._read = max(self._read, read_so_far(self._cleaned, self._expected))  # a task that is about to end is neither there nor under way
+        # a task that is about to end is neither there nor under way
+        self._read = max(self._read, read_so_far(self._cleaned, self._expected))
         whole = sum(self._expected)
         self._progress.update(max(self._read // _MEGABYTE, 1), max(whole // _MEGABYTE, 1), {})
 
@@ -303,7 +358,13 @@ class CorpusJob:
             if shown != phase.name:
                 shown = phase.name
                 zh, en = TITLES[phase.name]
-                unit = "" if phase is not self.phases[0] else tr("（MB）", " (MB)") if self._paths else tr("（千字）", " (thousand characters)")
+                unit = (
+                    ""
+                    if phase is not self.phases[0]
+                    else tr("（MB）", " (MB)")
+                    if self._paths
+                    else tr("（千字）", " (thousand characters)")
+                )
                 self._progress.stage(numbers[phase.name], len(self.phases), tr(zh, en) + unit)
             if phase is self.phases[0] and (self._paths or done < count):
                 self._show_reading()
@@ -323,7 +384,10 @@ class CorpusJob:
         read = sum(size[0] for size in accounts.read.values())
         if not read and quarantined:
             named = "; ".join(f"{reason} × {count}" for reason, count in list(reasons.items())[:5])
-            raise HanlinError(f"没有一条可用的记录；{quarantined} 条不可用：{named}。", f"No usable record; {quarantined} were not usable: {named}.")
+            raise HanlinError(
+                f"没有一条可用的记录；{quarantined} 条不可用：{named}。",
+                f"No usable record; {quarantined} were not usable: {named}.",
+            )
         self._refuse(read, {rule: about["count"] for rule, about in accounts.drops.to_dict().items()})
 
     def _refuse(self, read: int, reasons: Mapping[str, int]) -> None:
@@ -336,7 +400,13 @@ class CorpusJob:
             f"Choose a wider preset ({self._wider}zh-short or none), or check that the input is Chinese text.",
         )
 
-    def finish(self, out: str | Path, seconds: Mapping[str, float] | None = None, key: str = "", page: Page | None = None) -> Path:
+    def finish(
+        self,
+        out: str | Path,
+        seconds: Mapping[str, float] | None = None,
+        key: str = "",
+        page: Page | None = None,
+    ) -> Path:
         """Put the artefact together at `out`, once all phases are complete.
 
         Args:
@@ -355,15 +425,27 @@ class CorpusJob:
                 )
         resolved = self._identity | {"cleaning": dataclasses.asdict(self.config.cleaning())}
         phases = {phase.name: phase for phase in self.phases}
-        with artifact(Path(out), "corpus", parents=self._parents, config=resolved, seed=self.seed, key=key, views=(PAGE,)) as writer:
+        with artifact(
+            Path(out),
+            "corpus",
+            parents=self._parents,
+            config=resolved,
+            seed=self.seed,
+            key=key,
+            views=(PAGE,),
+        ) as writer:
             found = self.output.finish(writer.path, phases["seal"].paths(), phases["clusters"].path(0))
             accounts = found["accounts"]
             dropped = {rule: about["count"] for rule, about in accounts.drops.to_dict().items()}
             if not sizes_of(found["documents"])[0]:
                 self.fruitless = True
                 self._refuse(sizes_of(accounts.read)[0], dropped)
-            writer.metrics = self._metrics(found, dropped) | {"seconds": {name: round(value, 2) for name, value in (seconds or {}).items()}}
-            writer.metrics["seconds_of_cleaning"] = {name: round(value, 2) for name, value in found["seconds"].items()}
+            writer.metrics = self._metrics(found, dropped) | {
+                "seconds": {name: round(value, 2) for name, value in (seconds or {}).items()}
+            }
+            writer.metrics["seconds_of_cleaning"] = {
+                name: round(value, 2) for name, value in found["seconds"].items()
+            }
             report = self._accounts(found)
             write_json(writer.path / "report.json", report)
             if page is not None:
@@ -376,8 +458,14 @@ class CorpusJob:
         counts = found["accounts"].counts
         parts = {"read": found["accounts"].read, "kept": found["documents"], "heldout": found["heldout"]}
         sizes = {part: dict(zip(_NAMES, sizes_of(size), strict=True)) for part, size in parts.items()}
-        metrics: dict[str, Any] = {f"{name}_{part}": sizes[part][name] for part in ("read", "kept") for name in _NAMES}
-        metrics |= {"heldout_documents": sizes["heldout"]["documents"], "heldout_bytes": sizes["heldout"]["bytes"], "dropped": dict(dropped)}
+        metrics: dict[str, Any] = {
+            f"{name}_{part}": sizes[part][name] for part in ("read", "kept") for name in _NAMES
+        }
+        metrics |= {
+            "heldout_documents": sizes["heldout"]["documents"],
+            "heldout_bytes": sizes["heldout"]["bytes"],
+            "dropped": dict(dropped),
+        }
         if self.config.sample < 1:
             metrics["documents_not_sampled"] = counts["documents_not_sampled"]
         if self.config.mask_pii:
@@ -392,19 +480,31 @@ class CorpusJob:
         for source, read in sorted(accounts.read.items()):
             rules = accounts.drops.by_source.get(source, {})
             lines = accounts.lines.by_source.get(source, {})
-            sizes = {"read": read, "cleaned": accounts.kept.get(source, [0, 0, 0]), "kept": found["documents"].get(source, [0, 0, 0]), "heldout": found["heldout"].get(source, [0, 0, 0]),
-                     "dropped": sizes_of(rules)}  # fmt: skip
+            sizes = {
+                "read": read,
+                "cleaned": accounts.kept.get(source, [0, 0, 0]),
+                "kept": found["documents"].get(source, [0, 0, 0]),
+                "heldout": found["heldout"].get(source, [0, 0, 0]),
+                "dropped": sizes_of(rules),
+            }
             sources[source] = {what: dict(zip(_NAMES, values, strict=True)) for what, values in sizes.items()}
             sources[source]["rules"] = {rule: size[0] for rule, size in sorted(rules.items())}
             sources[source]["lines"] = {rule: size[0] for rule, size in sorted(lines.items())}
-            sources[source]["lengths"] = dict(sorted(accounts.lengths[source].items(), key=lambda item: int(item[0])))
+            sources[source]["lengths"] = dict(
+                sorted(accounts.lengths[source].items(), key=lambda item: int(item[0]))
+            )
             sources[source]["scripts"] = dict(sorted(accounts.scripts[source].items()))
             sources[source]["weight"] = self.config.weight(source)
         return {
-            "rules": accounts.drops.to_dict(), "lines": accounts.lines.to_dict(), "sources": sources, "kept": accounts.stays.items(),
-            "changed": {"count": accounts.changed.count, "samples": accounts.changed.items()}, "masked": _named(accounts.counts, "masked "),
-            "contaminated": _named(accounts.counts, "contaminated "), "hits": accounts.hits.items(),
-        }  # fmt: skip
+            "rules": accounts.drops.to_dict(),
+            "lines": accounts.lines.to_dict(),
+            "sources": sources,
+            "kept": accounts.stays.items(),
+            "changed": {"count": accounts.changed.count, "samples": accounts.changed.items()},
+            "masked": _named(accounts.counts, "masked "),
+            "contaminated": _named(accounts.counts, "contaminated "),
+            "hits": accounts.hits.items(),
+        }
 
 
 @dataclass(frozen=True)
@@ -418,4 +518,6 @@ class _One:
 
 
 def _named(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
-    return {name.removeprefix(prefix): count for name, count in sorted(counts.items()) if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): count for name, count in sorted(counts.items()) if name.startswith(prefix)
+    }

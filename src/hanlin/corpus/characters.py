@@ -47,9 +47,7 @@ _SCRIPTS = {  # of letters, as regular expressions
 
 # What normalisation takes out (C0 and C1 controls, zero-width and direction marks, soft hyphen, private use; a joiner between
 # emoji stays) or puts an ordinary line break or space for.
-INVISIBLES = (
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
-)
+INVISIBLES = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
 JOINER = "\u200d"
 BREAKS = "[\r\x0b\x0c\x85\u2028\u2029]"
 ODD_SPACES = "[\u00a0\u1680\u2000-\u200a\u202f\u205f]"
@@ -58,7 +56,13 @@ ODD_SPACES = "[\u00a0\u1680\u2000-\u200a\u202f\u205f]"
 CP1252 = {bytes([value]).decode("cp1252", "replace"): value for value in range(0x80, 0x100)}
 CP1252.pop("\ufffd", None)
 CP1252 |= {chr(value): value for value in range(0x80, 0x100)}
-WESTERNS = "[" + "".join(re.escape(character) for character in CP1252 if character not in "·×÷°±«»©®–—‘’“”•…™§²³¹µ\xa0\x85") + "]"
+WESTERNS = (
+    "["
+    + "".join(
+        re.escape(character) for character in CP1252 if character not in "·×÷°±«»©®–—‘’“”•…™§²³¹µ\xa0\x85"
+    )
+    + "]"
+)
 # What lossy round trips leave: 锟斤拷 and its parts, 烫烫烫, 屯屯屯.
 LEFTOVERS = "[锟斤拷烫屯]"
 
@@ -82,7 +86,11 @@ def table() -> np.ndarray:
     basic = "".join(map(chr, range(0x10000)))
     by_category = {"L": LETTER, "M": LETTER, "N": DIGIT, "P": PUNCTUATION, "S": SYMBOL, "Z": SPACE}
     for point, character in enumerate(basic):
-        result[point] = _han_flags(character) if is_han(character) else by_category.get(unicodedata.category(character)[0], 0)
+        result[point] = (
+            _han_flags(character)
+            if is_han(character)
+            else by_category.get(unicodedata.category(character)[0], 0)
+        )
     result[0x10000:] = SYMBOL
     result[0x20000:0x323B0] = HAN
     result[ord("\n")] = NEWLINE | SPACE
@@ -119,19 +127,28 @@ def _han_flags(character: str) -> int:
         flags |= GBK_TRACE
     # The frequent half of Big5 that the simplified standard lacks: traditional forms, and a few rare characters.
     big5 = character.encode("big5", "ignore")
-    if len(big5) == 2 and 0xA440 <= int.from_bytes(big5, "big") <= 0xC67E and not character.encode("gb2312", "ignore"):
+    if (
+        len(big5) == 2
+        and 0xA440 <= int.from_bytes(big5, "big") <= 0xC67E
+        and not character.encode("gb2312", "ignore")
+    ):
         flags |= TRADITIONAL
     return flags
 
 
 def _uncomposed(basic: str) -> list[int]:
     """Characters of the basic plane that NFC may change, alone or after another: what Unicode calls NFC_Quick_Check other than Yes."""
-    found = {point for first, last in ((0x1161, 0x1175), (0x11A8, 0x11C2)) for point in range(first, last + 1)}  # jamo
+    # jamo
+    found = {
+        point for first, last in ((0x1161, 0x1175), (0x11A8, 0x11C2)) for point in range(first, last + 1)
+    }
     for point, character in enumerate(basic):
         if 0x4E00 <= point <= 0x9FFF or 0xAC00 <= point <= 0xD7FF:
             continue
         parts = unicodedata.decomposition(character)
-        if unicodedata.combining(character) or (parts and unicodedata.normalize("NFC", character) != character):
+        if unicodedata.combining(character) or (
+            parts and unicodedata.normalize("NFC", character) != character
+        ):
             found.add(point)
         if parts and parts[0] != "<" and " " in parts:
             found.add(int(parts.split()[1], 16))

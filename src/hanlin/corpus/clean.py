@@ -24,7 +24,8 @@ from .signals import main_scripts, measure
 from .simplify import Simplifier
 
 LINE_RULES = ("promotional_line", "page_furniture_line")
-_MARKED = re.compile(r"\n(?: {4}|\t|==|--| {0,3}```|\|)")  # what code and underlines cannot do without, but for a fence at the very beginning
+# what code and underlines cannot do without, but for a fence at the very beginning
+_MARKED = re.compile(r"\n(?: {4}|\t|==|--| {0,3}```|\|)")
 _CODE = re.compile(r"(?: {4}|\t)[^\u3400-\u9fff]*|[-=*_~+|: ]{3,}")
 _SIGNS = frozenset("\t -=*_~+|:")  # what such a line begins with
 
@@ -42,7 +43,11 @@ class Cleaner:
         self.lines = lines or Drops()
         self._suspicious = suspicious(config.promotion_points)
         self._simplify = Simplifier() if config.simplify else None
-        self._scorer = Scorer.load(config.score_model) if config.score_model and SCORE_RULE not in config.disabled else None
+        self._scorer = (
+            Scorer.load(config.score_model)
+            if config.score_model and SCORE_RULE not in config.disabled
+            else None
+        )
 
     def __call__(self, batch: Sequence[Document]) -> list[Document | None]:
         """Cleaned documents in the order given, None where one is dropped; keys other than `text` are kept."""
@@ -65,18 +70,27 @@ class Cleaner:
         if kept:
             judged = [texts[place] for place in kept]
             signals = measure([*map(outside_code, judged)] if self.config.ignore_code else judged)
-            for place, number, script in zip(kept, verdicts(signals, self.config).tolist(), main_scripts(signals), strict=True):
+            for place, number, script in zip(
+                kept, verdicts(signals, self.config).tolist(), main_scripts(signals), strict=True
+            ):
                 broken[place] = RULES[number].name if number >= 0 else ""
                 scripts[place] = script
         scores = self._score(texts, broken) if self._scorer else {}
-        return [self._result(document, texts[place], broken[place], scores.get(place)) for place, document in enumerate(batch)], scripts
+        return [
+            self._result(document, texts[place], broken[place], scores.get(place))
+            for place, document in enumerate(batch)
+        ], scripts
 
     def _score(self, texts: list[str], broken: list[str]) -> dict[int, float]:
         """Break the rule where the trained score is too low; those scores by place. A text too short to have one is kept."""
         assert self._scorer
         kept = [place for place, rule in enumerate(broken) if not rule]
         scores = self._scorer([texts[place] for place in kept])
-        low = {place: round(score, 4) for place, score in zip(kept, scores.tolist(), strict=True) if score < self.config.min_score}
+        low = {
+            place: round(score, 4)
+            for place, score in zip(kept, scores.tolist(), strict=True)
+            if score < self.config.min_score
+        }
         for place in low:
             broken[place] = SCORE_RULE
         return low
@@ -129,7 +143,10 @@ class Cleaner:
         removed: dict[int, str] = {}
         for number, groups in suspects.items():
             line = lines[number]
-            if groups & PROMOTIONAL and promotional_points(line, bool(groups & VICE)) >= self.config.promotion_points:
+            if (
+                groups & PROMOTIONAL
+                and promotional_points(line, bool(groups & VICE)) >= self.config.promotion_points
+            ):
                 removed[number] = "promotion"
             elif groups & FRAME and len(lines) > 1 and frame_line(line):
                 removed[number] = "page_furniture"
@@ -140,7 +157,11 @@ class Cleaner:
             return text, ""
         gone = Counter[str]()
         for number, rule in removed.items():
-            self.lines.add("promotional_line" if rule == "promotion" else "page_furniture_line", lines[number], source=source)
+            self.lines.add(
+                "promotional_line" if rule == "promotion" else "page_furniture_line",
+                lines[number],
+                source=source,
+            )
             gone[rule] += len(lines[number])
         rule = ""
         if gone.total() > self.config.max_removed_share * len(text):
@@ -154,7 +175,11 @@ def outside_code(text: str) -> str:
         return text
     lines = text.split("\n")
     fenced = fenced_lines(lines) if "```" in text else ()
-    return "\n".join(line for number, line in enumerate(lines) if number not in fenced and not (line[:1] in _SIGNS and _CODE.fullmatch(line)))
+    return "\n".join(
+        line
+        for number, line in enumerate(lines)
+        if number not in fenced and not (line[:1] in _SIGNS and _CODE.fullmatch(line))
+    )
 
 
 def fenced_lines(lines: list[str]) -> set[int]:

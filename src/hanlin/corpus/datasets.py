@@ -53,7 +53,9 @@ def _set(
     size: str = "",
     files: str = "",
 ) -> DataSet:
-    return DataSet(name, stage, tuple(fields.split()), hf, ms, licence, commercial, size, tuple(files.split()))
+    return DataSet(
+        name, stage, tuple(fields.split()), hf, ms, licence, commercial, size, tuple(files.split())
+    )
 
 
 _MESSAGES = "conversations[role,content]"
@@ -70,9 +72,35 @@ DATASETS: tuple[DataSet, ...] = (
         "1024 × json.gz",
         "multilingual/c4-zh.*.json.gz",
     ),
-    _set("skypile-150b", "pretrain", "text", "Skywork/SkyPile-150B", "AI-ModelScope/SkyPile-150B", "Skywork Community License", "unknown"),
-    _set("wikipedia-zh", "pretrain", "id url title text", "wikimedia/wikipedia", "", "CC BY-SA 3.0/4.0", "yes", "", "20231101.zh/*"),
-    _set("wikipedia-cn", "pretrain", "completion source", "pleisto/wikipedia-cn-20230720-filtered", "", "CC BY-SA 3.0", "yes"),
+    _set(
+        "skypile-150b",
+        "pretrain",
+        "text",
+        "Skywork/SkyPile-150B",
+        "AI-ModelScope/SkyPile-150B",
+        "Skywork Community License",
+        "unknown",
+    ),
+    _set(
+        "wikipedia-zh",
+        "pretrain",
+        "id url title text",
+        "wikimedia/wikipedia",
+        "",
+        "CC BY-SA 3.0/4.0",
+        "yes",
+        "",
+        "20231101.zh/*",
+    ),
+    _set(
+        "wikipedia-cn",
+        "pretrain",
+        "completion source",
+        "pleisto/wikipedia-cn-20230720-filtered",
+        "",
+        "CC BY-SA 3.0",
+        "yes",
+    ),
     _set("mnbvc", "pretrain", "文件名 段落[行号,内容]", "liwu/MNBVC", "", "MIT (contents vary)", "unknown"),
     _set(
         "fineweb-edu-chinese",
@@ -93,8 +121,25 @@ DATASETS: tuple[DataSet, ...] = (
         "Apache-2.0",
         "yes",
     ),
-    _set("cci3-hq", "pretrain", "id text score", "BAAI/CCI3-HQ", "", "BAAI usage agreement (gated)", "unknown", "500 GB"),
-    _set("tinystories-chinese", "pretrain", "story story_zh", "adam89/TinyStoriesChinese", "", "CDLA-Sharing-1.0", "yes"),
+    _set(
+        "cci3-hq",
+        "pretrain",
+        "id text score",
+        "BAAI/CCI3-HQ",
+        "",
+        "BAAI usage agreement (gated)",
+        "unknown",
+        "500 GB",
+    ),
+    _set(
+        "tinystories-chinese",
+        "pretrain",
+        "story story_zh",
+        "adam89/TinyStoriesChinese",
+        "",
+        "CDLA-Sharing-1.0",
+        "yes",
+    ),
     _set("tinystories-zh-2m", "pretrain", "text", "RobinChen2001/TinyStories-Zh-2M", "", "MIT", "yes"),
     _set(
         "minimind-pretrain",
@@ -115,7 +160,16 @@ DATASETS: tuple[DataSet, ...] = (
         "Apache-2.0 (origins mixed)",
         "unknown",
     ),
-    _set("deepctrl", "sft", "instruction input output history", "", "deepctrl/deepctrl-sft-data", "unknown", "unknown", "10 M zh + 2 M en"),
+    _set(
+        "deepctrl",
+        "sft",
+        "instruction input output history",
+        "",
+        "deepctrl/deepctrl-sft-data",
+        "unknown",
+        "unknown",
+        "10 M zh + 2 M en",
+    ),
     _set(
         "belle-2m",
         "sft",
@@ -126,10 +180,45 @@ DATASETS: tuple[DataSet, ...] = (
         "no",
         "2 M",
     ),
-    _set("belle-3.5m", "sft", _SHAREGPT, "BelleGroup/train_3.5M_CN", "AI-ModelScope/train_3.5M_CN", "GPL-3.0, research", "no", "3.5 M"),
-    _set("firefly-1.1m", "sft", "kind input target", "YeungNLP/firefly-train-1.1M", "", "unknown", "unknown", "1.1 M"),
-    _set("coig-cqia", "sft", "instruction input output task_type domain", "m-a-p/COIG-CQIA", "", "unknown (platform content)", "unknown"),
-    _set("infinity-instruct", "sft", f"{_SHAREGPT} label source", "BAAI/Infinity-Instruct", "", "CC BY-SA 4.0 (gated)", "yes", "7 M"),
+    _set(
+        "belle-3.5m",
+        "sft",
+        _SHAREGPT,
+        "BelleGroup/train_3.5M_CN",
+        "AI-ModelScope/train_3.5M_CN",
+        "GPL-3.0, research",
+        "no",
+        "3.5 M",
+    ),
+    _set(
+        "firefly-1.1m",
+        "sft",
+        "kind input target",
+        "YeungNLP/firefly-train-1.1M",
+        "",
+        "unknown",
+        "unknown",
+        "1.1 M",
+    ),
+    _set(
+        "coig-cqia",
+        "sft",
+        "instruction input output task_type domain",
+        "m-a-p/COIG-CQIA",
+        "",
+        "unknown (platform content)",
+        "unknown",
+    ),
+    _set(
+        "infinity-instruct",
+        "sft",
+        f"{_SHAREGPT} label source",
+        "BAAI/Infinity-Instruct",
+        "",
+        "CC BY-SA 4.0 (gated)",
+        "yes",
+        "7 M",
+    ),
     _set("huatuo-sft", "sft", "data", "FreedomIntelligence/HuatuoGPT-sft-data-v1", "", "Apache-2.0", "yes"),
     _set(
         "r1-distill-110k",
@@ -150,9 +239,35 @@ DATASETS: tuple[DataSet, ...] = (
         "Apache-2.0",
         "yes",
     ),
-    _set("gsm8k-zh", "reasoning", "question_zh answer_zh answer_only split", "meta-math/GSM8K_zh", "", "MIT", "yes", "7,473 + 1,319"),
-    _set("dpo-en-zh-20k", "preference", "conversations chosen rejected", "llamafactory/DPO-En-Zh-20k", "", "unknown", "unknown", "20 k"),
-    _set("ultrafeedback-chinese", "preference", "prompt chosen rejected", "opencsg/UltraFeedback-chinese", "", "unknown", "unknown"),
+    _set(
+        "gsm8k-zh",
+        "reasoning",
+        "question_zh answer_zh answer_only split",
+        "meta-math/GSM8K_zh",
+        "",
+        "MIT",
+        "yes",
+        "7,473 + 1,319",
+    ),
+    _set(
+        "dpo-en-zh-20k",
+        "preference",
+        "conversations chosen rejected",
+        "llamafactory/DPO-En-Zh-20k",
+        "",
+        "unknown",
+        "unknown",
+        "20 k",
+    ),
+    _set(
+        "ultrafeedback-chinese",
+        "preference",
+        "prompt chosen rejected",
+        "opencsg/UltraFeedback-chinese",
+        "",
+        "unknown",
+        "unknown",
+    ),
     _set("coig-p", "preference", "conversations chosen rejected", "m-a-p/COIG-P", "", "unknown", "unknown"),
     _set(
         "zhihu-rlhf-3k",
@@ -196,9 +311,12 @@ def find(name: str) -> DataSet:
 
 
 _STAGES = {
-    "pretrain": ("预训练", "pretrain"), "sft": ("微调", "sft"), "reasoning": ("推理", "reasoning"), "preference": ("偏好", "preference"),
+    "pretrain": ("预训练", "pretrain"),
+    "sft": ("微调", "sft"),
+    "reasoning": ("推理", "reasoning"),
+    "preference": ("偏好", "preference"),
     "evaluation": ("评测", "evaluation"),
-}  # fmt: skip
+}
 _COMMERCIAL = {"yes": ("可以", "yes"), "no": ("不可以", "no"), "unknown": ("不清楚", "unknown")}
 _COLUMNS = 80
 
@@ -227,14 +345,21 @@ def listing(stage: Stage | None = None, commercial: bool = False) -> str:
 
     With `commercial` only those whose stated terms allow that use. The names on the hubs are told by `data fetch`, and by `--json`.
     """
-    chosen = [data for data in DATASETS if stage in (None, data.stage) and (not commercial or data.commercial == "yes")]
+    chosen = [
+        data
+        for data in DATASETS
+        if stage in (None, data.stage) and (not commercial or data.commercial == "yes")
+    ]
     rows = [tr("名称 用途 可商用 站点 规模", "name for commercial hubs size").split()]
     for data in chosen:
         hubs = " ".join(name for name, there in (("HF", data.huggingface), ("MS", data.modelscope)) if there)
         rows.append([data.name, tr(*_STAGES[data.stage]), commercial_text(data), hubs, data.size or "–"])
     head, *lines = table(rows)
     below = (_cut(f"    {data.licence} · {' '.join(data.fields)}") for data in chosen)
-    hubs = tr("HF：Hugging Face 及其镜像 hf-mirror；MS：ModelScope。", "HF: Hugging Face and its mirror hf-mirror; MS: ModelScope.")
+    hubs = tr(
+        "HF：Hugging Face 及其镜像 hf-mirror；MS：ModelScope。",
+        "HF: Hugging Face and its mirror hf-mirror; MS: ModelScope.",
+    )
     listed = "\n".join([head, *(line for pair in zip(lines, below, strict=True) for line in pair), "", hubs])
     return listed if stage or commercial else f"{start_here()}\n\n{listed}"
 

@@ -61,7 +61,9 @@ class DedupConfig:
 
 def _dropped(character: str) -> bool:
     """Punctuation, separators and controls of the basic plane, but for the sign of per cent and those that numbers have."""
-    return ord(character) < 1 << 16 and unicodedata.category(character)[0] in "PZC" and character not in "%-./:"
+    return (
+        ord(character) < 1 << 16 and unicodedata.category(character)[0] in "PZC" and character not in "%-./:"
+    )
 
 
 @functools.cache
@@ -101,10 +103,15 @@ def _table() -> _native.SkeletonTable:
 @functools.cache
 def _joining() -> frozenset[str]:
     """Characters that canonical composition may join to the one before them, combining classes aside."""
-    composed = (*range(0xC0, 0x3400), *range(0xF900, 0x20000))  # not among the ideographs, nor beyond: to ask everywhere takes 0.2 s
+    # not among the ideographs, nor beyond: to ask everywhere takes 0.2 s
+    composed = (
+        *range(0xC0, 0x3400),
+        *range(0xF900, 0x20000),
+    )
     parts = (unicodedata.decomposition(chr(point)).split() for point in composed)
     seconds = {chr(int(pair[1], 16)) for pair in parts if len(pair) == 2 and not pair[0].startswith("<")}
-    return frozenset(seconds | {chr(point) for point in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))})  # Hangul is composed by rule
+    # Hangul is composed by rule
+    return frozenset(seconds | {chr(point) for point in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))})
 
 
 def _mapping(page: int) -> tuple[list[list[int]], list[bool]]:

@@ -44,7 +44,13 @@ _TEXTS = 1 << 20  # bytes of text that are made shingles of at once
 
 
 def find_duplicates(
-    sketches: Sequence[Path | str], texts: Texts, config: DedupConfig, folder: Path | str, *, memory: int = MEMORY, workers: int = 1
+    sketches: Sequence[Path | str],
+    texts: Texts,
+    config: DedupConfig,
+    folder: Path | str,
+    *,
+    memory: int = MEMORY,
+    workers: int = 1,
 ) -> Path:
     """Search the documents of `sketches`, numbered through in that order.
 
@@ -77,7 +83,9 @@ class DuplicateSearch:
     Args and errors as there; `memory` is that of one task.
     """
 
-    def __init__(self, sketches: Sequence[Path | str], config: DedupConfig, folder: Path | str, *, memory: int = MEMORY) -> None:
+    def __init__(
+        self, sketches: Sequence[Path | str], config: DedupConfig, folder: Path | str, *, memory: int = MEMORY
+    ) -> None:
         if memory < LEAST_MEMORY:
             raise HanlinError(
                 f"去重至少需要 {LEAST_MEMORY >> 20} MiB 内存，只给了 {memory / 2**20:.1f} MiB。",
@@ -94,7 +102,9 @@ class DuplicateSearch:
 
     def _claim(self, sketches: list[list[object]]) -> None:
         """Make the folder this search's: what another one left in it goes."""
-        key = orjson.loads(orjson.dumps({"sketches": sketches, "config": to_dict(self.config), "memory": self.memory}))
+        key = orjson.loads(
+            orjson.dumps({"sketches": sketches, "config": to_dict(self.config), "memory": self.memory})
+        )
         state = self.folder / "search.json"
         if not state.is_file() or read_json(state) != key:
             state.unlink(missing_ok=True)
@@ -111,7 +121,10 @@ class DuplicateSearch:
         for number in range(passes):
             path = self.folder / f"exact-{number:04}"
             if not path.is_file():
-                atomic_write(path, (self._exact(number, passes) if self.config.exact else np.empty(0, np.uint64)).tobytes())
+                atomic_write(
+                    path,
+                    (self._exact(number, passes) if self.config.exact else np.empty(0, np.uint64)).tobytes(),
+                )
 
     def _exact(self, number: int, passes: int) -> np.ndarray:
         rows, documents = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint64)]
@@ -127,7 +140,8 @@ class DuplicateSearch:
             return document
         order = np.argsort(digest[:, 0], kind="stable")
         same = digest[order[1:], 0] == digest[order[:-1], 0]
-        order = np.sort(order[np.append(same, False) | np.append(False, same)])  # few, in the order of documents
+        # few, in the order of documents
+        order = np.sort(order[np.append(same, False) | np.append(False, same)])
         digest, document = digest[order], document[order]
         order = np.lexsort((digest[:, 1], digest[:, 0]))
         digest, document = digest[order], document[order]
@@ -140,7 +154,12 @@ class DuplicateSearch:
         return key_ranges(self._reader().sizes, self.memory // 2)
 
     def _reader(self) -> KeyReader:
-        return KeyReader([(str(sketch.path / "bands"), first) for sketch, first in zip(self._sketches, self._firsts, strict=False)])
+        return KeyReader(
+            [
+                (str(sketch.path / "bands"), first)
+                for sketch, first in zip(self._sketches, self._firsts, strict=False)
+            ]
+        )
 
     def find_pairs(self, number: int) -> None:
         """Find the candidate pairs of `ranges()[number]`, if that has not been done."""
@@ -197,7 +216,11 @@ class DuplicateSearch:
                 return np.zeros(len(documents), bool), documents, np.ones(len(documents), np.float32)
             place = np.minimum(np.searchsorted(pairs, documents << _HALF), len(pairs) - 1)
             went = pairs[place] >> _HALF == documents
-            return went, np.where(went, pairs[place] & _LOW, documents), np.where(went, values[place], np.float32(1))
+            return (
+                went,
+                np.where(went, pairs[place] & _LOW, documents),
+                np.where(went, values[place], np.float32(1)),
+            )
 
         temporary = near.parent / ".duplicates"
         with open(temporary, "wb") as file:
@@ -209,7 +232,9 @@ class DuplicateSearch:
                 found["similarity"] = np.where(went, similarity, inherited)
                 file.write(found.tobytes())
         fsync_path(temporary)
-        if self.result.is_file():  # of another process, which may have removed the pairs before this one saw them
+        if (
+            self.result.is_file()
+        ):  # of another process, which may have removed the pairs before this one saw them
             temporary.unlink()
             return
         os.replace(temporary, self.result)
@@ -227,7 +252,9 @@ def key_ranges(sizes: Sequence[int], memory: int) -> list[tuple[int, int]]:
             found.append((begin, index * part - 1))
             begin, size = index * part, 0
         pieces = 1
-        while records > pieces * most and pieces < 1 << 16:  # keys are hashes: half of a range has about half of its records
+        while (
+            records > pieces * most and pieces < 1 << 16
+        ):  # keys are hashes: half of a range has about half of its records
             pieces *= 2
         if pieces > 1:
             step = part // pieces
@@ -246,7 +273,9 @@ class _Decisions:
         self._finder = TwinFinder(config.shingle, config.threshold)
         self._stretch = 1 << 14  # pairs
 
-    def __call__(self, blocks: Iterable[np.ndarray], stays: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(
+        self, blocks: Iterable[np.ndarray], stays: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block in blocks:
             place, twins, similarity = self._finder.decide(block, 0, stays)
             yield twins, similarity
@@ -257,11 +286,15 @@ class _Decisions:
 
     def _load(self, pairs: np.ndarray, stays: np.ndarray) -> None:
         """Have the documents of these pairs at hand, those of the first at any rate."""
-        pairs = pairs[(stays[(pairs >> _HALF).astype(np.int64)] & stays[(pairs & _LOW).astype(np.int64)]).astype(bool)]
+        pairs = pairs[
+            (stays[(pairs >> _HALF).astype(np.int64)] & stays[(pairs & _LOW).astype(np.int64)]).astype(bool)
+        ]
         self._finder.clear()
         self._fetch(np.array([pairs[0] & _LOW, pairs[0] >> _HALF], np.uint32), always=True)
         if self._fetch(np.unique(np.concatenate([pairs >> _HALF, pairs & _LOW])).astype(np.uint32)):
-            self._stretch = min(self._stretch * 2, 1 << 20) if self._finder.bytes < self._memory // 4 else self._stretch
+            self._stretch = (
+                min(self._stretch * 2, 1 << 20) if self._finder.bytes < self._memory // 4 else self._stretch
+            )
         else:
             self._stretch = max(self._stretch // 2, 1)
 
@@ -294,8 +327,12 @@ def _merged(files: Sequence[Path], memory: int) -> Iterator[np.ndarray]:
     for index in range(len(cuts) + 1):
         parts = []
         for file, bound in zip(files, bounds, strict=True):
-            if bound[index + 1] > bound[index]:  # read, not taken from the map: pages that are mapped count as memory
-                parts.append(np.fromfile(file, np.uint64, bound[index + 1] - bound[index], offset=8 * bound[index]))
+            if (
+                bound[index + 1] > bound[index]
+            ):  # read, not taken from the map: pages that are mapped count as memory
+                parts.append(
+                    np.fromfile(file, np.uint64, bound[index + 1] - bound[index], offset=8 * bound[index])
+                )
         if parts:
             yield np.unique(np.concatenate(parts))
 
@@ -333,12 +370,18 @@ def clusters(path: Path | str, memory: int = MEMORY) -> Iterator[Cluster]:
     highest = max((int(block["keeper"].max()) for block in read_duplicates(path)), default=0)
     width = -(-(highest + 1) // passes)
     for first in range(0, highest + 1, width):
-        taken = [block[(block["keeper"] >= first) & (block["keeper"] < first + width)] for block in read_duplicates(path)]
+        taken = [
+            block[(block["keeper"] >= first) & (block["keeper"] < first + width)]
+            for block in read_duplicates(path)
+        ]
         found = np.concatenate([np.empty(0, DUPLICATE), *taken])
         found = found[np.argsort(found["keeper"], kind="stable")]
         begins = np.flatnonzero(np.append(True, found["keeper"][1:] != found["keeper"][:-1])[: len(found)])
         for begin, end in zip(begins, [*begins[1:], len(found)], strict=False):
-            members = ((int(item["document"]), float(item["similarity"]), bool(item["exact"])) for item in found[begin:end])
+            members = (
+                (int(item["document"]), float(item["similarity"]), bool(item["exact"]))
+                for item in found[begin:end]
+            )
             yield Cluster(int(found["keeper"][begin]), tuple(members))
 
 

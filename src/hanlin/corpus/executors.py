@@ -28,8 +28,23 @@ from . import slurm
 from .tasks import Phase, Progress, end_with
 
 Kind = Literal["local", "slurm", "ray"]
-_CLASSES: dict[Kind, str] = {"local": "LocalPipelineExecutor", "slurm": "SlurmPipelineExecutor", "ray": "RayPipelineExecutor"}
-_OURS = ("pipeline", "tasks", "workers", "logging_dir", "depends", "depends_job_id", "skip_completed", "job_id_retriever", "local_tasks", "local_rank_offset")
+_CLASSES: dict[Kind, str] = {
+    "local": "LocalPipelineExecutor",
+    "slurm": "SlurmPipelineExecutor",
+    "ray": "RayPipelineExecutor",
+}
+_OURS = (
+    "pipeline",
+    "tasks",
+    "workers",
+    "logging_dir",
+    "depends",
+    "depends_job_id",
+    "skip_completed",
+    "job_id_retriever",
+    "local_tasks",
+    "local_rank_offset",
+)
 _LOOK = 2.0  # seconds between two looks at how far a phase is
 _LAUNCHES = 3  # of a phase on Ray
 _LATE = 60.0  # seconds a result may need to be seen by this machine, on a network file system
@@ -57,7 +72,9 @@ class Datatrove:
     def __post_init__(self) -> None:
         kind_of(self.kind)
         if min(self.tasks, self.workers) < 0:
-            raise HanlinError("--tasks 和 --workers 不能是负数。", "--tasks and --workers cannot be negative.")
+            raise HanlinError(
+                "--tasks 和 --workers 不能是负数。", "--tasks and --workers cannot be negative."
+            )
         allowed = _parameters(self.kind)
         for name in self.options:
             if name not in allowed:
@@ -94,19 +111,29 @@ class Datatrove:
         _forget(logs, waiting)
         cause = None
         with _followed(phase, count, progress):
-            for more in reversed(range(_LAUNCHES if self.kind == "ray" else 1)):  # ranks of a node that is lost are there to be done again
+            for more in reversed(
+                range(_LAUNCHES if self.kind == "ray" else 1)
+            ):  # ranks of a node that is lost are there to be done again
                 try:
                     self._launch(phase, ranks, logs)
                 except HanlinError as error:
                     cause = error
-                except Exception as error:  # whatever an executor stumbles over; without a missing result it does not matter
+                except (
+                    Exception
+                ) as error:  # whatever an executor stumbles over; without a missing result it does not matter
                     cause = _failure(phase, logs, type(error).__name__, f"{error}")
-                missing = _still_missing(phase, logs, waiting, 0.0 if cause or self.kind == "local" else 2.0 if more else _LATE)
+                missing = _still_missing(
+                    phase, logs, waiting, 0.0 if cause or self.kind == "local" else 2.0 if more else _LATE
+                )
                 if not missing or cause or _reported(logs, waiting):
                     break
                 _forget(logs, {task % ranks for task in missing})
         if missing:
-            raise _reported(logs, {task % ranks for task in missing}) or cause or _failure(phase, logs, *self._killed(phase, missing))
+            raise (
+                _reported(logs, {task % ranks for task in missing})
+                or cause
+                or _failure(phase, logs, *self._killed(phase, missing))
+            )
         phase.sweep()
         progress(phase, count, count)
         return sum(_outcome(logs, rank).get("seconds", 0.0) for rank in waiting)
@@ -117,7 +144,12 @@ class Datatrove:
         workers = self.workers or -1
         if self.kind == "local":
             workers = min(self.workers or os.cpu_count() or 1, ranks)
-        given = {"pipeline": [Step(phase, logs, self.kind == "local")], "tasks": ranks, "workers": workers, "logging_dir": str(logs)}
+        given = {
+            "pipeline": [Step(phase, logs, self.kind == "local")],
+            "tasks": ranks,
+            "workers": workers,
+            "logging_dir": str(logs),
+        }
         if self.kind == "slurm":
             slurm.launch(_executor("slurm"), given, options, phase.name)
         else:
@@ -172,7 +204,9 @@ class Step:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self.quiet and os.getpid() != self.builder:  # what datatrove says of ranks is in their logs; it belongs on no one's terminal
+        if (
+            self.quiet and os.getpid() != self.builder
+        ):  # what datatrove says of ranks is in their logs; it belongs on no one's terminal
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
     def __repr__(self) -> str:
@@ -203,12 +237,19 @@ class Step:
             self._tell(rank, error=[error.zh, error.en])
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
-            self._tell(rank, error=[f"{self.name} 阶段出错：{what}", f"The phase {self.name} failed: {what}"], trace=traceback.format_exc())
+            self._tell(
+                rank,
+                error=[f"{self.name} 阶段出错：{what}", f"The phase {self.name} failed: {what}"],
+                trace=traceback.format_exc(),
+            )
         finally:
             os.chdir(here)
 
     def _tell(self, rank: int, **outcome: Any) -> None:
-        write_json(self.logs / "outcomes" / f"{rank:05d}.json", {"where": os.environ.get("DATATROVE_NODE_IPS", ""), **outcome})
+        write_json(
+            self.logs / "outcomes" / f"{rank:05d}.json",
+            {"where": os.environ.get("DATATROVE_NODE_IPS", ""), **outcome},
+        )
 
 
 def _apart(work: Callable[[], None]) -> int:
@@ -234,7 +275,10 @@ def kind_of(name: str) -> Kind:
     for kind in _CLASSES:
         if kind == name:
             return kind
-    raise HanlinError(f"没有名为 {name} 的执行器，只有 {'、'.join(_CLASSES)}。", f"No executor {name}: there are {', '.join(_CLASSES)}.")
+    raise HanlinError(
+        f"没有名为 {name} 的执行器，只有 {'、'.join(_CLASSES)}。",
+        f"No executor {name}: there are {', '.join(_CLASSES)}.",
+    )
 
 
 def parse_options(kind: Kind, given: Sequence[str]) -> dict[str, Any]:
@@ -248,7 +292,10 @@ def parse_options(kind: Kind, given: Sequence[str]) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         name, dot, entry = name.partition(".")
         if not equals or not name:
-            raise HanlinError(f"{item!r} 应写成 名字=值，例如 partition=cpu。", f"{item!r} should be name=value, such as partition=cpu.")
+            raise HanlinError(
+                f"{item!r} 应写成 名字=值，例如 partition=cpu。",
+                f"{item!r} should be name=value, such as partition=cpu.",
+            )
         annotation = parameters.get(name, "str")
         if dot:
             options.setdefault(name, {})[entry] = text
@@ -256,7 +303,9 @@ def parse_options(kind: Kind, given: Sequence[str]) -> dict[str, Any]:
         try:
             options[name] = _value(annotation, text)
         except ValueError:
-            raise HanlinError(f"{name}={text}：应是 {annotation}。", f"{name}={text}: should be {annotation}.") from None
+            raise HanlinError(
+                f"{name}={text}：应是 {annotation}。", f"{name}={text}: should be {annotation}."
+            ) from None
     return options
 
 
@@ -273,7 +322,11 @@ def _value(annotation: str, text: str) -> Any:
 def _parameters(kind: Kind) -> dict[str, str]:
     """Options of an executor, and their types as it writes them."""
     found = inspect.signature(_executor(kind)).parameters
-    types = {name: getattr(about.annotation, "__name__", None) or str(about.annotation) for name, about in found.items() if name not in _OURS}
+    types = {
+        name: getattr(about.annotation, "__name__", None) or str(about.annotation)
+        for name, about in found.items()
+        if name not in _OURS
+    }
     return types | {"logs": "str"} | ({"address": "str"} if kind == "ray" else {})
 
 

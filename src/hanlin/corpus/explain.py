@@ -26,32 +26,63 @@ def stats(path: Path) -> dict[str, Any]:
     """
     manifest = _checked(path, "report.json")
     accounts = read_json(path / "report.json")
-    rules = {rule: {name: about[name] for name in ("count", "characters", "bytes")} for rule, about in accounts["rules"].items()}
-    lines = {rule: {name: about[name] for name in ("count", "characters", "bytes")} for rule, about in accounts["lines"].items()}
-    return {"metrics": manifest.metrics, "rules": rules, "lines": lines, "sources": accounts["sources"], "contaminated": accounts["contaminated"]}
+    rules = {
+        rule: {name: about[name] for name in ("count", "characters", "bytes")}
+        for rule, about in accounts["rules"].items()
+    }
+    lines = {
+        rule: {name: about[name] for name in ("count", "characters", "bytes")}
+        for rule, about in accounts["lines"].items()
+    }
+    return {
+        "metrics": manifest.metrics,
+        "rules": rules,
+        "lines": lines,
+        "sources": accounts["sources"],
+        "contaminated": accounts["contaminated"],
+    }
 
 
 def stats_text(found: Mapping[str, Any]) -> str:
     """`stats` as tables: sources, rules, lines, and seconds."""
-    head = tr("来源 读入 保留 留出 丢弃 保留的字 权重", "source read kept held-out dropped characters weight").split()
+    head = tr(
+        "来源 读入 保留 留出 丢弃 保留的字 权重", "source read kept held-out dropped characters weight"
+    ).split()
     rows = [head]
     for name, about in found["sources"].items():
         counts = [f"{about[what]['documents']:,}" for what in ("read", "kept", "heldout", "dropped")]
         rows.append([name, *counts, f"{about['kept']['characters']:,}", f"{about['weight']:g}"])
     rules = [tr("规则 篇 字 占读入的字", "rule documents characters share-of-characters").split()]
     read = max(found["metrics"]["characters_read"], 1)
-    rules += [[rule, f"{about['count']:,}", f"{about['characters']:,}", f"{about['characters'] / read:.2%}"] for rule, about in found["rules"].items()]
-    tables = [table(rows, right=range(1, len(head))), *([table(rules, right=range(1, 4))] if found["rules"] else [])]
+    rules += [
+        [rule, f"{about['count']:,}", f"{about['characters']:,}", f"{about['characters'] / read:.2%}"]
+        for rule, about in found["rules"].items()
+    ]
+    tables = [
+        table(rows, right=range(1, len(head))),
+        *([table(rules, right=range(1, 4))] if found["rules"] else []),
+    ]
     if found["lines"]:
         lines = [tr("去掉的行 行 字", "removed-lines lines characters").split()]
-        lines += [[rule, f"{about['count']:,}", f"{about['characters']:,}"] for rule, about in found["lines"].items()]
+        lines += [
+            [rule, f"{about['count']:,}", f"{about['characters']:,}"]
+            for rule, about in found["lines"].items()
+        ]
         tables.append(table(lines, right=range(1, 3)))
     if found["metrics"]["quarantined"]:
-        records = [tr("隔离 条", "quarantined records").split(), *([reason, f"{count:,}"] for reason, count in found["metrics"]["quarantine_reasons"].items())]
+        records = [
+            tr("隔离 条", "quarantined records").split(),
+            *([reason, f"{count:,}"] for reason, count in found["metrics"]["quarantine_reasons"].items()),
+        ]
         tables.append(table(records, right=(1,)))
     if found["metrics"].get("seconds"):
-        spent = [tr("阶段 秒", "phase seconds").split()] + [[name, f"{value:.2f}"] for name, value in found["metrics"]["seconds"].items()]
-        spent += [[f"  {name}", f"{value:.2f}"] for name, value in found["metrics"].get("seconds_of_cleaning", {}).items()]
+        spent = [tr("阶段 秒", "phase seconds").split()] + [
+            [name, f"{value:.2f}"] for name, value in found["metrics"]["seconds"].items()
+        ]
+        spent += [
+            [f"  {name}", f"{value:.2f}"]
+            for name, value in found["metrics"].get("seconds_of_cleaning", {}).items()
+        ]
         tables.append(table(spent, right=(1,)))
     return "\n\n".join("\n".join(lines) for lines in tables)
 
@@ -69,8 +100,10 @@ def cluster(path: Path, number: int) -> dict[str, Any]:
         numbers.append(found["cluster"])
     named = ", ".join(map(str, numbers[:10]))
     raise HanlinError(
-        f"{path} 里没有编号为 {number} 的重复簇。" + (f"有的簇：{named} ……" if numbers else "这个语料没有找到重复。"),
-        f"{path} has no cluster of duplicates numbered {number}. " + (f"There are {named} …" if numbers else "No duplicates were found in it."),
+        f"{path} 里没有编号为 {number} 的重复簇。"
+        + (f"有的簇：{named} ……" if numbers else "这个语料没有找到重复。"),
+        f"{path} has no cluster of duplicates numbered {number}. "
+        + (f"There are {named} …" if numbers else "No duplicates were found in it."),
     )
 
 
@@ -93,12 +126,26 @@ def largest_clusters(file: Path, limit: int) -> tuple[int, list[dict[str, Any]]]
 
 def cluster_text(found: Mapping[str, Any], limit: int = SHOWN) -> str:
     """A cluster for people: who stays, who went, how like it is."""
-    lines = [tr(f"留下 {found['cluster']}（{found['source']}）", f"stays {found['cluster']} ({found['source']})"), f"  {_line(found['text'])}"]
+    lines = [
+        tr(f"留下 {found['cluster']}（{found['source']}）", f"stays {found['cluster']} ({found['source']})"),
+        f"  {_line(found['text'])}",
+    ]
     for member in found["members"][:limit]:
         kind = tr("完全相同", "the same") if member["exact"] else f"Jaccard {member['similarity']:.3f}"
-        lines += [tr(f"去掉 {member['document']}（{member['source']}，{kind}）", f"went  {member['document']} ({member['source']}, {kind})"), f"  {_line(member['text'])}"]
+        lines += [
+            tr(
+                f"去掉 {member['document']}（{member['source']}，{kind}）",
+                f"went  {member['document']} ({member['source']}, {kind})",
+            ),
+            f"  {_line(member['text'])}",
+        ]
     if len(found["members"]) > limit:
-        lines.append(tr(f"…… 另有 {len(found['members']) - limit:,} 篇（--limit 可以多看）", f"… {len(found['members']) - limit:,} more (see --limit)"))
+        lines.append(
+            tr(
+                f"…… 另有 {len(found['members']) - limit:,} 篇（--limit 可以多看）",
+                f"… {len(found['members']) - limit:,} more (see --limit)",
+            )
+        )
     return "\n".join(lines)
 
 
@@ -112,12 +159,23 @@ def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
     accounts = read_json(path / "report.json")
     _checked(path, "clusters.jsonl.zst")
     count, largest = largest_clusters(path / "clusters.jsonl.zst", limit)
-    shown = [{"cluster": one["cluster"], "members": len(one["members"]), "source": one["source"], "text": one["text"]} for one in largest]
+    shown = [
+        {
+            "cluster": one["cluster"],
+            "members": len(one["members"]),
+            "source": one["source"],
+            "text": one["text"],
+        }
+        for one in largest
+    ]
     return {
-        "rules": {rule: about["count"] for rule, about in found["rules"].items()}, "lines": {rule: about["count"] for rule, about in accounts["lines"].items()},
-        "kept": len(accounts["kept"]), "changed": accounts["changed"]["count"], "clusters": {"count": count, "largest": shown},
+        "rules": {rule: about["count"] for rule, about in found["rules"].items()},
+        "lines": {rule: about["count"] for rule, about in accounts["lines"].items()},
+        "kept": len(accounts["kept"]),
+        "changed": accounts["changed"]["count"],
+        "clusters": {"count": count, "largest": shown},
         "quarantined": found["metrics"]["quarantined"],
-    }  # fmt: skip
+    }
 
 
 def contents_text(found: Mapping[str, Any], path: Path) -> str:
@@ -127,14 +185,45 @@ def contents_text(found: Mapping[str, Any], path: Path) -> str:
     rows = [[f"  {rule}", f"{count:,}"] for rule, count in found["rules"].items()]
     lines += table(rows, right=(1,)) if rows else [tr("  没有", "  none")]
     if found["lines"]:
-        lines += [tr("去掉的行（同上）：", "Removed lines (the same way):"), *table([[f"  {rule}", f"{count:,}"] for rule, count in found["lines"].items()], right=(1,))]
-    lines.append(tr(f"留下的样例（--rule kept），改动过的 {found['changed']:,} 篇（--rule changed）", f"Kept samples (--rule kept), {found['changed']:,} changed documents (--rule changed)"))
+        lines += [
+            tr("去掉的行（同上）：", "Removed lines (the same way):"),
+            *table([[f"  {rule}", f"{count:,}"] for rule, count in found["lines"].items()], right=(1,)),
+        ]
+    lines.append(
+        tr(
+            f"留下的样例（--rule kept），改动过的 {found['changed']:,} 篇（--rule changed）",
+            f"Kept samples (--rule kept), {found['changed']:,} changed documents (--rule changed)",
+        )
+    )
     about = found["clusters"]
-    lines.append(tr(f"重复簇 {about['count']:,} 个（{begin} --cluster 编号）", f"{about['count']:,} clusters of duplicates ({begin} --cluster NUMBER)") + (tr("，最大的：", "; the largest:") if about["largest"] else ""))
-    lines += table([[f"  {one['cluster']}", f"+{one['members']:,}", f"[{one['source']}]", _line(one["text"][:40])] for one in about["largest"]], right=(0, 1)) if about["largest"] else []
-    lines.append(tr(f"含有某段文字的文档：{begin} --find 文字", f"Documents that contain a text: {begin} --find TEXT"))
+    lines.append(
+        tr(
+            f"重复簇 {about['count']:,} 个（{begin} --cluster 编号）",
+            f"{about['count']:,} clusters of duplicates ({begin} --cluster NUMBER)",
+        )
+        + (tr("，最大的：", "; the largest:") if about["largest"] else "")
+    )
+    lines += (
+        table(
+            [
+                [f"  {one['cluster']}", f"+{one['members']:,}", f"[{one['source']}]", _line(one["text"][:40])]
+                for one in about["largest"]
+            ],
+            right=(0, 1),
+        )
+        if about["largest"]
+        else []
+    )
+    lines.append(
+        tr(f"含有某段文字的文档：{begin} --find 文字", f"Documents that contain a text: {begin} --find TEXT")
+    )
     if found["quarantined"]:
-        lines.append(tr(f"读不了的记录 {found['quarantined']:,} 条：{path / 'quarantine.jsonl'}", f"{found['quarantined']:,} unreadable records: {path / 'quarantine.jsonl'}"))
+        lines.append(
+            tr(
+                f"读不了的记录 {found['quarantined']:,} 条：{path / 'quarantine.jsonl'}",
+                f"{found['quarantined']:,} unreadable records: {path / 'quarantine.jsonl'}",
+            )
+        )
     return "\n".join(lines)
 
 
@@ -146,7 +235,13 @@ def find(path: Path, text: str, limit: int = SHOWN) -> list[dict[str, Any]]:
             place = document["text"].find(text)
             if place >= 0:
                 begin = max(place - 60, 0)
-                found.append({"part": part, "source": document.get("source", ""), "text": document["text"][begin : place + len(text) + 60]})
+                found.append(
+                    {
+                        "part": part,
+                        "source": document.get("source", ""),
+                        "text": document["text"][begin : place + len(text) + 60],
+                    }
+                )
                 if len(found) == limit:
                     return found
     return found
@@ -163,7 +258,10 @@ def samples(path: Path, rule: str) -> list[dict[str, Any]]:
     named = {name: about["samples"] for name, about in {**accounts["lines"], **accounts["rules"]}.items()}
     named |= {"kept": accounts["kept"], "changed": accounts["changed"]["samples"]}
     if rule not in named:
-        raise HanlinError(f"没有因为 {rule} 丢掉的文档。有：{'、'.join(named)}。", f"Nothing was dropped by {rule}. There are: {', '.join(named)}.")
+        raise HanlinError(
+            f"没有因为 {rule} 丢掉的文档。有：{'、'.join(named)}。",
+            f"Nothing was dropped by {rule}. There are: {', '.join(named)}.",
+        )
     return named[rule]
 
 
@@ -193,7 +291,12 @@ def difference_text(found: Mapping[str, Any]) -> str:
     lines = [tr(f"两边都有：{found['both']:,} 篇", f"in both: {found['both']:,} documents")]
     for side in ("left", "right"):
         about = found[side]
-        lines.append(tr(f"只在 {about['path']}：{about['documents']:,} 篇，{about['characters']:,} 字", f"only in {about['path']}: {about['documents']:,} documents, {about['characters']:,} characters"))
+        lines.append(
+            tr(
+                f"只在 {about['path']}：{about['documents']:,} 篇，{about['characters']:,} 字",
+                f"only in {about['path']}: {about['documents']:,} documents, {about['characters']:,} characters",
+            )
+        )
         lines += [f"  [{item['source']}] {_line(item['text'])}" for item in about["samples"][:5]]
     return "\n".join(lines)
 
@@ -201,7 +304,12 @@ def difference_text(found: Mapping[str, Any]) -> str:
 def _checked(path: Path, name: str) -> Manifest:
     """A corpus' manifest, with one of its files checked against it: the documents may be many gigabytes and are not asked for."""
     manifest = read_manifest(path, "corpus", verify=False)
-    verify_files(path, dataclasses.replace(manifest, files={file: about for file, about in manifest.files.items() if file == name}))
+    verify_files(
+        path,
+        dataclasses.replace(
+            manifest, files={file: about for file, about in manifest.files.items() if file == name}
+        ),
+    )
     return manifest
 
 

@@ -58,7 +58,9 @@ class Plan:
         return sum(file.size for file in self.missing) - self.received
 
 
-def plan_fetch(data: DataSet, hub: Hub, out: Path | str, patterns: Sequence[str] = (), revision: str | None = None) -> Plan:
+def plan_fetch(
+    data: DataSet, hub: Hub, out: Path | str, patterns: Sequence[str] = (), revision: str | None = None
+) -> Plan:
     """Ask the hub what there is and choose the files; nothing is downloaded or written.
 
     Args:
@@ -84,10 +86,16 @@ def plan_fetch(data: DataSet, hub: Hub, out: Path | str, patterns: Sequence[str]
             f"None of the {len(listed)} files of {data.name} matches {' '.join(patterns or data.files) or 'a data file'}; name some with --files. "
             f"There are: {', '.join(shown)} …",
         )
-    kept = tuple(file for file in wanted if (out / file.path).is_file() and difference(out / file.path, file) is None)
+    kept = tuple(
+        file for file in wanted if (out / file.path).is_file() and difference(out / file.path, file) is None
+    )
     missing = tuple(file for file in wanted if file not in kept)
     parts = [part_of(out / file.path, file) for file in missing]
-    received = sum(min(part.stat().st_size, file.size) for part, file in zip(parts, missing, strict=True) if part.is_file())
+    received = sum(
+        min(part.stat().st_size, file.size)
+        for part, file in zip(parts, missing, strict=True)
+        if part.is_file()
+    )
     free = shutil.disk_usage(next(place for place in (out, *out.absolute().parents) if place.exists())).free
     plan = Plan(data, hub, repository, out, missing, kept, received, free)
     if missing and plan.total + _SPARE > free:
@@ -100,9 +108,13 @@ def plan_fetch(data: DataSet, hub: Hub, out: Path | str, patterns: Sequence[str]
 
 
 def plan_anywhere(
-    data: DataSet, out: Path | str, patterns: Sequence[str] = (), *, say: Callable[[str], None] = lambda text: None,
+    data: DataSet,
+    out: Path | str,
+    patterns: Sequence[str] = (),
+    *,
+    say: Callable[[str], None] = lambda text: None,
     open_: Callable[[str, str, str], Hub] = open_hub,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """`plan_fetch` with the first hub that can be reached of those that have the data set.
 
     Args:
@@ -124,7 +136,12 @@ def plan_anywhere(
         except Unreachable as error:
             errors[name] = error
             if place + 1 < len(names):
-                say(tr(f"连不上 {hub.web.host}，改试 {names[place + 1]}。", f"{hub.web.host} cannot be reached; trying {names[place + 1]}."))
+                say(
+                    tr(
+                        f"连不上 {hub.web.host}，改试 {names[place + 1]}。",
+                        f"{hub.web.host} cannot be reached; trying {names[place + 1]}.",
+                    )
+                )
             continue
         hub.web.attempts, hub.web.timeout = attempts, timeout
         return plan
@@ -132,8 +149,15 @@ def plan_anywhere(
     if len(errors) == 1:
         raise last
     raise HanlinError(
-        "\n".join([f"{len(errors)} 个来源都连不上：", *(f"· {name}：{error.zh}" for name, error in errors.items())]),
-        "\n".join([f"None of {len(errors)} sources can be reached:", *(f"- {name}: {error.en}" for name, error in errors.items())]),
+        "\n".join(
+            [f"{len(errors)} 个来源都连不上：", *(f"· {name}：{error.zh}" for name, error in errors.items())]
+        ),
+        "\n".join(
+            [
+                f"None of {len(errors)} sources can be reached:",
+                *(f"- {name}: {error.en}" for name, error in errors.items()),
+            ]
+        ),
     ) from last
 
 
@@ -145,7 +169,10 @@ def choose(listed: Sequence[RemoteFile], patterns: Sequence[str]) -> list[Remote
         if any(part.startswith(".") for part in path.split("/")):
             return False
         if patterns:
-            return any(fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+            return any(
+                fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(name, pattern)
+                for pattern in patterns
+            )
         return name.lower().endswith(_DATA) and not name.lower().startswith(_NOT_DATA)
 
     return [file for file in listed if wanted(file.path)]
@@ -157,14 +184,24 @@ def describe(plan: Plan) -> str:
     files = [*plan.missing, *plan.kept]
     lines = [
         tr(f"数据集    {data.name}（{data.stage}）", f"data set    {data.name} ({data.stage})"),
-        tr(f"来源      {plan.hub.page}  版本 {repository.commit[:12]}", f"from        {plan.hub.page}  revision {repository.commit[:12]}"),
+        tr(
+            f"来源      {plan.hub.page}  版本 {repository.commit[:12]}",
+            f"from        {plan.hub.page}  revision {repository.commit[:12]}",
+        ),
         *terms(data, repository.licence),
         tr(
             f"文件      {len(files)} 个，共 {size_text(sum(file.size for file in files))}",
             f"files       {len(files)}, {size_text(sum(file.size for file in files))} in all",
         ),
-        *(f"            {size_text(file.size):>9}  {_visible(file.path)}" for file in sorted(files, key=lambda file: -file.size)[:8]),
-        *([tr(f"            …… 另有 {len(files) - 8} 个", f"            … and {len(files) - 8} more")] if len(files) > 8 else []),
+        *(
+            f"            {size_text(file.size):>9}  {_visible(file.path)}"
+            for file in sorted(files, key=lambda file: -file.size)[:8]
+        ),
+        *(
+            [tr(f"            …… 另有 {len(files) - 8} 个", f"            … and {len(files) - 8} more")]
+            if len(files) > 8
+            else []
+        ),
         tr(
             f"要下载    {len(plan.missing)} 个，{size_text(plan.total)}（已有完整的 {len(plan.kept)} 个；磁盘剩余 {size_text(plan.free)}）",
             f"to download {len(plan.missing)}, {size_text(plan.total)} ({len(plan.kept)} are here and whole; {size_text(plan.free)} free on the disk)",
@@ -172,11 +209,19 @@ def describe(plan: Plan) -> str:
         tr(f"写入      {plan.out}", f"to          {plan.out}"),
     ]
     if repository.gated:
-        lines.append(tr("注意      发布者要求先在网页上同意条款，再用自己的令牌下载", "note        the publisher wants consent on the page first, and a token of yours for the download"))
+        lines.append(
+            tr(
+                "注意      发布者要求先在网页上同意条款，再用自己的令牌下载",
+                "note        the publisher wants consent on the page first, and a token of yours for the download",
+            )
+        )
     unchecked = sum(1 for file in files if not (file.sha256 or file.blob))
     if unchecked:
         lines.append(
-            tr(f"注意      站点没有给出 {unchecked} 个文件的校验和，只能核对大小", f"note        the hub gives no checksum for {unchecked} files: only their size is checked")
+            tr(
+                f"注意      站点没有给出 {unchecked} 个文件的校验和，只能核对大小",
+                f"note        the hub gives no checksum for {unchecked} files: only their size is checked",
+            )
         )
     return "\n".join(lines)
 
@@ -187,7 +232,10 @@ def terms(data: DataSet, tag: str = "") -> list[str]:
     beside = tr(f"（站点标注：{tag}）", f" (tag on the hub: {tag})") if tag else ""
     return [
         tr(f"许可      {data.licence}{beside}", f"licence     {data.licence}{beside}"),
-        tr(f"可商用    {commercial}（以发布者的说明为准）", f"commercial  use: {commercial} (what the publisher says is binding)"),
+        tr(
+            f"可商用    {commercial}（以发布者的说明为准）",
+            f"commercial  use: {commercial} (what the publisher says is binding)",
+        ),
     ]
 
 
@@ -212,7 +260,13 @@ def fetch(plan: Plan, progress: Progress = lambda name, have, total: None) -> di
             plan.hub.web.download(address, file, target, report)
             before += file.size
         where = {"page": plan.hub.page, "revision": plan.repository.commit}
-        return _record(plan.data, plan.out, where, [file.path for file in (*plan.kept, *plan.missing)], plan.repository.licence)
+        return _record(
+            plan.data,
+            plan.out,
+            where,
+            [file.path for file in (*plan.kept, *plan.missing)],
+            plan.repository.licence,
+        )
 
 
 def fetch_local(data: DataSet, source: Path, out: Path | str, patterns: Sequence[str] = ()) -> dict[str, Any]:
@@ -226,13 +280,21 @@ def fetch_local(data: DataSet, source: Path, out: Path | str, patterns: Sequence
     out = Path(out)
     root = source if source.is_dir() else source.parent
     if not source.exists():
-        raise HanlinError(f"找不到 {source}。--from file 需要用 --path 给出已有的文件或目录。", f"No such file: {source}. --from file needs --path, a file or directory you have.")
+        raise HanlinError(
+            f"找不到 {source}。--from file 需要用 --path 给出已有的文件或目录。",
+            f"No such file: {source}. --from file needs --path, a file or directory you have.",
+        )
     found = [path for path in sorted(root.rglob("*")) if path.is_file()] if source.is_dir() else [source]
     here = [RemoteFile(path.relative_to(root).as_posix(), path.stat().st_size) for path in found]
     wanted = choose(here, patterns or (data.files if source.is_dir() else ("*",))) or choose(here, patterns)
     if not wanted:
-        raise HanlinError(f"{source} 里没有 {data.name} 的数据文件。请用 --files 指明。", f"{source} holds no data file of {data.name}. Name some with --files.")
-    known: dict[str, Any] = read_json(root / PROVENANCE).get("files", {}) if (root / PROVENANCE).is_file() else {}
+        raise HanlinError(
+            f"{source} 里没有 {data.name} 的数据文件。请用 --files 指明。",
+            f"{source} holds no data file of {data.name}. Name some with --files.",
+        )
+    known: dict[str, Any] = (
+        read_json(root / PROVENANCE).get("files", {}) if (root / PROVENANCE).is_file() else {}
+    )
     with directory_lock(out):
         for file in wanted:
             expected = known.get(file.path)
@@ -262,11 +324,15 @@ def _place(source: Path, target: Path) -> None:
         raise disk_full(target, error) from error
 
 
-def _record(data: DataSet, out: Path, where: dict[str, str], paths: Sequence[str], tag: str) -> dict[str, Any]:
+def _record(
+    data: DataSet, out: Path, where: dict[str, str], paths: Sequence[str], tag: str
+) -> dict[str, Any]:
     """Write `.hanlin.json`; entries of earlier fetches into the same directory stay."""
     earlier = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
     files = dict(earlier.get("files", {})) if earlier.get("name") == data.name else {}
-    files |= {path: {"bytes": (out / path).stat().st_size, "sha256": sha256_file(out / path)} for path in paths}
+    files |= {
+        path: {"bytes": (out / path).stat().st_size, "sha256": sha256_file(out / path)} for path in paths
+    }
     record = {
         "name": data.name,
         **where,

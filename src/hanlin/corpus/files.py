@@ -29,9 +29,31 @@ except ImportError:
     gzip_zlib = zlib
 
 BLOCK = 1 << 20
-_FEED = 1 << 11  # bytes for zstd's decoder, which knows no bound on its output: a block of 128 KiB can stand in four bytes
-_DAMAGED: tuple[type[Exception], ...] = (zlib.error, gzip_zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError)  # type: ignore[assignment]
-READABLE = (".jsonl", ".ndjson", ".json", ".txt", ".text", ".md", ".markdown", ".csv", ".tsv", ".parquet", ".html", ".htm", ".xml")
+# bytes for zstd's decoder, which knows no bound on its output: a block of 128 KiB can stand in four bytes
+_FEED = 1 << 11
+_DAMAGED: tuple[type[Exception], ...] = (
+    zlib.error,
+    gzip_zlib.error,  # type: ignore[list-item]
+    lzma.LZMAError,
+    zstandard.ZstdError,
+    EOFError,
+    ValueError,
+)
+READABLE = (
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".txt",
+    ".text",
+    ".md",
+    ".markdown",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".html",
+    ".htm",
+    ".xml",
+)
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 ARCHIVES = (".zip", ".tgz", ".tbz2", ".txz", ".tar", *(".tar" + suffix for suffix in COMPRESSED))
 _MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\x00": "xz", b"BZh": "bz2"}
@@ -134,9 +156,14 @@ def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]
         elif path.is_file():
             files = [path]
         elif glob.has_magic(str(item)):
-            files = sorted(Path(name) for name in glob.glob(str(item), recursive=True) if os.path.isfile(name))
+            files = sorted(
+                Path(name) for name in glob.glob(str(item), recursive=True) if os.path.isfile(name)
+            )
             if not files:
-                raise HanlinError(f"没有文件符合 {item}。请检查路径和通配符。", f"No file matches {item}. Check the path and the pattern.")
+                raise HanlinError(
+                    f"没有文件符合 {item}。请检查路径和通配符。",
+                    f"No file matches {item}. Check the path and the pattern.",
+                )
         else:
             raise HanlinError(f"找不到文件 {path}。请检查路径。", f"No such file: {path}. Check the path.")
         found.update(dict.fromkeys(files))
@@ -147,9 +174,15 @@ def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]
 
 def _below(folder: Path) -> list[Path]:
     """The readable files below a directory; of a corpus among them the documents alone, and not what accounts for them."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and _known(file) and not _hidden(file, folder))
+    files = sorted(
+        file for file in folder.rglob("*") if file.is_file() and _known(file) and not _hidden(file, folder)
+    )
     corpora = {file.parent for file in files if file.name == MANIFEST and kind_of(file.parent) == CORPUS}
-    return [file for file in files if file.name == DOCUMENTS or not corpora.intersection(file.parents)] if corpora else files
+    return (
+        [file for file in files if file.name == DOCUMENTS or not corpora.intersection(file.parents)]
+        if corpora
+        else files
+    )
 
 
 def expected_bytes(path: Path) -> int:
@@ -212,7 +245,9 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
             for block in _decompress(file, kind):
                 at = file.tell()
                 total += len(block)
-                if total > limits.output_bytes or (total > limits.ratio_from and total > limits.ratio * file.tell()):
+                if total > limits.output_bytes or (
+                    total > limits.ratio_from and total > limits.ratio * file.tell()
+                ):
                     raise HanlinError(
                         f"{path} 解压后已超过限制（{total:,} 字节，压缩比 {total / file.tell():.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
                         f"{path} expands beyond the limit ({total:,} bytes, ratio {total / file.tell():.0f}) and may be a decompression bomb. "
@@ -227,7 +262,11 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
         ) from error
     except OSError as error:
         why = error.strerror or error
-        raise Damaged(f"读不了 {path}：{why}。", f"Cannot read {path}: {why}.", tr(f"读不了：{why}", f"cannot be read: {why}")) from error
+        raise Damaged(
+            f"读不了 {path}：{why}。",
+            f"Cannot read {path}: {why}.",
+            tr(f"读不了：{why}", f"cannot be read: {why}"),
+        ) from error
 
 
 def _decompress(file, kind: str) -> Iterator[bytes]:

@@ -19,7 +19,11 @@ from .web import RemoteFile, Web
 
 _MOST_PAGES = 1000  # of a listing; hubs put up to a thousand files on one
 _MOST_FILES = 200_000
-HUGGING_FACE, HF_MIRROR, MODELSCOPE = "https://huggingface.co", "https://hf-mirror.com", "https://www.modelscope.cn"
+HUGGING_FACE, HF_MIRROR, MODELSCOPE = (
+    "https://huggingface.co",
+    "https://hf-mirror.com",
+    "https://www.modelscope.cn",
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Hub(ABC):
     token_variable: str
     revision: str  # when none is asked for
 
-    def __init__(self, dataset: str, endpoint: str, token: str = "", wait: Callable[[float], None] = time.sleep):
+    def __init__(
+        self, dataset: str, endpoint: str, token: str = "", wait: Callable[[float], None] = time.sleep
+    ):
         self.dataset, self.endpoint, token = dataset, endpoint.rstrip("/"), token.strip()
         self.page = f"{self.endpoint}/datasets/{quote(dataset)}"
         self.web = Web(self.endpoint, self._credentials(token) if token else {}, wait)
@@ -91,15 +97,25 @@ class HuggingFace(Hub):
     token_variable, revision = "HF_TOKEN", "main"
 
     def repository(self, revision: str) -> Repository:
-        found, _ = self.web.json(f"{self.endpoint}/api/datasets/{quote(self.dataset)}/revision/{quote(revision, safe='')}", self.dataset)
+        found, _ = self.web.json(
+            f"{self.endpoint}/api/datasets/{quote(self.dataset)}/revision/{quote(revision, safe='')}",
+            self.dataset,
+        )
         if not isinstance(found, dict) or not _hex(found.get("sha"), 40):
             raise self._odd()
         tags = found.get("tags")
-        licences = [str(tag).partition(":")[2] for tag in tags if str(tag).startswith("license:")] if isinstance(tags, list) else []
+        licences = (
+            [str(tag).partition(":")[2] for tag in tags if str(tag).startswith("license:")]
+            if isinstance(tags, list)
+            else []
+        )
         return Repository(found["sha"], ", ".join(licences), bool(found.get("gated")))
 
     def files(self, commit: str) -> Iterator[RemoteFile]:
-        base, query = f"{self.endpoint}/api/datasets/{quote(self.dataset)}/tree/{quote(commit, safe='')}", "recursive=true"
+        base, query = (
+            f"{self.endpoint}/api/datasets/{quote(self.dataset)}/tree/{quote(commit, safe='')}",
+            "recursive=true",
+        )
         seen: set[str] = set()
         listed = 0
         while query and query not in seen:
@@ -113,11 +129,18 @@ class HuggingFace(Hub):
                 if entry.get("type") == "file":
                     lfs = entry.get("lfs")
                     sha256 = _hex(lfs.get("oid"), 64) if isinstance(lfs, dict) else ""
-                    yield RemoteFile(str(entry.get("path")), _size(entry.get("size")), sha256, "" if lfs else _hex(entry.get("oid"), 40))
+                    yield RemoteFile(
+                        str(entry.get("path")),
+                        _size(entry.get("size")),
+                        sha256,
+                        "" if lfs else _hex(entry.get("oid"), 40),
+                    )
             query = urlencode(parse_qsl(following))
 
     def address(self, commit: str, path: str) -> str:
-        return f"{self.endpoint}/datasets/{quote(self.dataset)}/resolve/{quote(commit, safe='')}/{quote(path)}"
+        return (
+            f"{self.endpoint}/datasets/{quote(self.dataset)}/resolve/{quote(commit, safe='')}/{quote(path)}"
+        )
 
 
 class ModelScope(Hub):
@@ -136,8 +159,12 @@ class ModelScope(Hub):
             page += 1
             if page > _MOST_PAGES or len(seen) > _MOST_FILES:
                 raise self._endless()
-            query = urlencode({"Revision": commit, "Recursive": "True", "PageNumber": page, "PageSize": self._PAGE})
-            found, _ = self.web.json(f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo/tree?{query}", self.dataset)
+            query = urlencode(
+                {"Revision": commit, "Recursive": "True", "PageNumber": page, "PageSize": self._PAGE}
+            )
+            found, _ = self.web.json(
+                f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo/tree?{query}", self.dataset
+            )
             data = found.get("Data") if isinstance(found, dict) else None
             entries = self._entries(data.get("Files") if isinstance(data, dict) else data)
             new = [entry for entry in entries if str(entry.get("Path")) not in seen]
@@ -146,7 +173,9 @@ class ModelScope(Hub):
             for entry in new:
                 seen.add(str(entry.get("Path")))
                 if entry.get("Type") != "tree":
-                    yield RemoteFile(str(entry.get("Path")), _size(entry.get("Size")), _hex(entry.get("Sha256"), 64))
+                    yield RemoteFile(
+                        str(entry.get("Path")), _size(entry.get("Size")), _hex(entry.get("Sha256"), 64)
+                    )
 
     def address(self, commit: str, path: str) -> str:
         return f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo?{urlencode({'Revision': commit, 'FilePath': path})}"
@@ -155,7 +184,9 @@ class ModelScope(Hub):
         return {**super()._credentials(token), "Cookie": f"m_session_id={token}"}
 
 
-def open_hub(source: str, huggingface: str, modelscope: str, wait: Callable[[float], None] = time.sleep) -> Hub:
+def open_hub(
+    source: str, huggingface: str, modelscope: str, wait: Callable[[float], None] = time.sleep
+) -> Hub:
     """The hub called `hf`, `hf-mirror` or `modelscope`, with addresses and tokens from the environment.
 
     `HF_ENDPOINT` replaces huggingface.co for `hf`. `HF_TOKEN` goes to that address, and to a mirror only if `HF_ENDPOINT` names it.
@@ -166,13 +197,22 @@ def open_hub(source: str, huggingface: str, modelscope: str, wait: Callable[[flo
     dataset = modelscope if source == "modelscope" else huggingface
     if source not in ("hf", "hf-mirror", "modelscope"):
         raise HanlinError(
-            f"--from 只能是 hf、hf-mirror、modelscope 或 file，不能是 {source!r}。", f"--from is hf, hf-mirror, modelscope or file, and not {source!r}."
+            f"--from 只能是 hf、hf-mirror、modelscope 或 file，不能是 {source!r}。",
+            f"--from is hf, hf-mirror, modelscope or file, and not {source!r}.",
         )
     if not dataset:
         other = "hf" if source == "modelscope" else "modelscope"
-        raise HanlinError(f"{source} 上没有登记这个数据集，请用 --from {other}。", f"This data set is not known to be on {source}; use --from {other}.")
+        raise HanlinError(
+            f"{source} 上没有登记这个数据集，请用 --from {other}。",
+            f"This data set is not known to be on {source}; use --from {other}.",
+        )
     if source == "modelscope":
-        return ModelScope(dataset, os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE, os.environ.get("MODELSCOPE_API_TOKEN", ""), wait)
+        return ModelScope(
+            dataset,
+            os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE,
+            os.environ.get("MODELSCOPE_API_TOKEN", ""),
+            wait,
+        )
     endpoint, token = os.environ.get("HF_ENDPOINT") or HUGGING_FACE, os.environ.get("HF_TOKEN", "")
     if source == "hf" or endpoint.rstrip("/") == HF_MIRROR:
         return HuggingFace(dataset, endpoint, token, wait)

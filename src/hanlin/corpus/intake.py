@@ -33,7 +33,15 @@ BATCH_CHARACTERS = 1 << 20
 _Kept = tuple[Document, Document, str]  # as cleaned, as read, main script
 SEEN = "seen"  # characters read so far, while a task runs
 _BYTES = 3  # of a character, nearly
-TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = "texts", "ends.npy", "owners.npy", "sketch", "accounts.json", "quarantine.jsonl", "times.json"
+TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = (
+    "texts",
+    "ends.npy",
+    "owners.npy",
+    "sketch",
+    "accounts.json",
+    "quarantine.jsonl",
+    "times.json",
+)
 KINDS = "kinds.npy"  # one byte a document: place of its main script in SCRIPTS, and CHANGED
 CHANGED = 0x80
 
@@ -65,11 +73,20 @@ class Intake:
             documents = self.documents
             if documents is None:
                 documents = read_documents(
-                    self.shards[task], quarantine=quarantine, source=self.config.source, may_be_empty=len(self.shards) > 1,
-                    text_key=self.config.text_key, skip_bad=self.config.skip_bad,
-                )  # fmt: skip
+                    self.shards[task],
+                    quarantine=quarantine,
+                    source=self.config.source,
+                    may_be_empty=len(self.shards) > 1,
+                    text_key=self.config.text_key,
+                    skip_bad=self.config.skip_bad,
+                )
             accounts = Accounts()
-            dedup = replace(self.config.dedup, near=False) if self.config.boilerplate.documents else self.config.dedup  # what comes later is sketched later
+            # what comes later is sketched later
+            dedup = (
+                replace(self.config.dedup, near=False)
+                if self.config.boilerplate.documents
+                else self.config.dedup
+            )
             shelf = stack.enter_context(Shelf(folder, dedup, accounts))
             taking, characters = _Taking(self, shelf), 0
             for batch in taking.batches(documents):
@@ -158,7 +175,9 @@ class Shelf:
                 accounts.scripts[source][script] += 1
                 accounts.stays.add(text, source=source)
                 if before:
-                    accounts.changed.add(text, source=source, before=before[:EXCERPT].encode("utf-8", "replace").decode())
+                    accounts.changed.add(
+                        text, source=source, before=before[:EXCERPT].encode("utf-8", "replace").decode()
+                    )
         with self.timed("write"):
             data, bounds = texts.buffer()
             self._texts.write(data.data)
@@ -171,7 +190,9 @@ class Shelf:
     def save(self, quarantined: int, reasons: Mapping[str, int]) -> None:
         """What the later phases must know, once the block has ended."""
         folder = self._folder
-        np.save(folder / ENDS, np.cumsum(self._sizes, dtype=np.uint64) if self._sizes else np.zeros(0, np.uint64))
+        np.save(
+            folder / ENDS, np.cumsum(self._sizes, dtype=np.uint64) if self._sizes else np.zeros(0, np.uint64)
+        )
         np.save(folder / OWNERS, np.array(self._owners, np.uint32))
         np.save(folder / KINDS, np.frombuffer(bytes(self._kinds), np.uint8))
         about = {"sources": list(self._names), "quarantined": quarantined, "reasons": dict(reasons)}
@@ -227,7 +248,11 @@ class _Taking:
                 add_size(accounts.read, document.get("source", ""), size_of(document["text"]))
         with self._timed("clean"):
             cleaned, scripts = self._cleaner.with_scripts(batch)
-        kept = [(document, before, script) for document, before, script in zip(cleaned, batch, scripts, strict=True) if document is not None]
+        kept = [
+            (document, before, script)
+            for document, before, script in zip(cleaned, batch, scripts, strict=True)
+            if document is not None
+        ]
         if config.mask_pii:
             with self._timed("mask"):
                 for document, *_ in kept:
@@ -243,7 +268,14 @@ class _Taking:
         hits = self._benchmarks.find([document["text"] for document, *_ in kept], self._config.overlap_hits)
         for index, hit in hits.items():
             text, source = kept[index][0]["text"], kept[index][0].get("source", "")
-            self._accounts.drops.add("contaminated", text, source=source, benchmark=hit.benchmark, item=hit.item, passage=hit.passage)
+            self._accounts.drops.add(
+                "contaminated",
+                text,
+                source=source,
+                benchmark=hit.benchmark,
+                item=hit.item,
+                passage=hit.passage,
+            )
             self._accounts.hits.add(hit.passage, source=source, benchmark=hit.benchmark, item=hit.item)
             self._accounts.counts[f"contaminated {hit.benchmark}"] += 1
         return [item for index, item in enumerate(kept) if index not in hits]
@@ -251,7 +283,9 @@ class _Taking:
 
 def _shelved(document: Document, before: Document, script: str) -> Kept:
     changed = document["text"] != before["text"]
-    return Kept(document["text"], document.get("source", ""), script, changed, before["text"] if changed else "")
+    return Kept(
+        document["text"], document.get("source", ""), script, changed, before["text"] if changed else ""
+    )
 
 
 class Taken:
@@ -337,4 +371,9 @@ class AllTaken:
 
 def _position(text: str) -> float:
     """Where a text falls in [0, 1), evenly and for ever."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"sample").digest(), "big") / 2**64
+    return (
+        int.from_bytes(
+            hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"sample").digest(), "big"
+        )
+        / 2**64
+    )

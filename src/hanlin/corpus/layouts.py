@@ -99,6 +99,7 @@ def text_under(key: str) -> Layout:
     """The layout of documents whose text is under a key that no other layout knows, or that another one would pass over."""
     return Layout(key, frozenset((key,)), _only(key))
 
+
 # --- conversations -------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +108,10 @@ def _conversation(messages: list[dict[str, Any]], record: Any = None, system: An
         messages = [{"role": "system", "content": system}, *messages]
     if not any(item["role"] == "user" for item in messages):
         raise BadRecord("没有用户的话", "no user message")
-    if not any(item["role"] == "assistant" and (item["content"].strip() or item.get("tool_calls")) for item in messages):
+    if not any(
+        item["role"] == "assistant" and (item["content"].strip() or item.get("tool_calls"))
+        for item in messages
+    ):
         raise BadRecord("没有回答", "no answer")
     result: Conversation = {"messages": messages}
     tools = unquoted(record.get("tools")) if isinstance(record, Mapping) else None
@@ -122,22 +126,32 @@ def _turns(items: Any, record: Any = None) -> Conversation:
     if not isinstance(items, list) or not items:
         raise BadRecord("对话为空", "an empty conversation")
     if isinstance(record, Mapping) and record.get("label") is False:
-        raise BadRecord("KTO 标为不好的回答，不能用于微调", "KTO marks this answer as bad: not for fine-tuning")
+        raise BadRecord(
+            "KTO 标为不好的回答，不能用于微调", "KTO marks this answer as bad: not for fine-tuning"
+        )
     first = items[0]
     if isinstance(first, Mapping) and {"human", "assistant"} <= first.keys():
         pairs = [(item["human"], item["assistant"]) for item in items]
         return _conversation([turn for q, a in pairs for turn in (question(q), answer(a))], record)
     if isinstance(first, Mapping) and "output" in first:  # XTuner: system only in the first turn
-        messages = [turn for item in items for turn in (question(item.get("instruction"), item.get("input")), answer(item["output"]))]
+        messages = [
+            turn
+            for item in items
+            for turn in (question(item.get("instruction"), item.get("input")), answer(item["output"]))
+        ]
         return _conversation(messages, record, first.get("system"))
-    return _conversation([message(item, position) for position, item in enumerate(items)], record, (record or {}).get("system"))
+    return _conversation(
+        [message(item, position) for position, item in enumerate(items)], record, (record or {}).get("system")
+    )
 
 
 def _list_of(key: str) -> Callable[[Record], Conversation]:
     return lambda record: _turns(record[key], record)
 
 
-def _ask(*asked: str, reply: str, thought: str = "", history: str = "history") -> Callable[[Record], Conversation]:
+def _ask(
+    *asked: str, reply: str, thought: str = "", history: str = "history"
+) -> Callable[[Record], Conversation]:
     """Keys of the question (joined by a newline), of the reply, maybe of a thought and of earlier [question, answer] pairs."""
 
     def convert(record: Record) -> Conversation:
@@ -149,12 +163,16 @@ def _ask(*asked: str, reply: str, thought: str = "", history: str = "history") -
         last = answer(text_of(value), record.get(thought) if thought else None)
         if not last["content"].strip():
             raise BadRecord("回答为空", "an empty answer")
-        return _conversation([*messages, question(*(record.get(key) for key in asked)), last], record, record.get("system"))
+        return _conversation(
+            [*messages, question(*(record.get(key) for key in asked)), last], record, record.get("system")
+        )
 
     return convert
 
 
-def _choice(asked: str, options: Callable[[Record], list[str]], label: str) -> Callable[[Record], Conversation]:
+def _choice(
+    asked: str, options: Callable[[Record], list[str]], label: str
+) -> Callable[[Record], Conversation]:
     """An exam question with its options; the reply is the label and the option's text."""
 
     def convert(record: Record) -> Conversation:
@@ -162,10 +180,17 @@ def _choice(asked: str, options: Callable[[Record], list[str]], label: str) -> C
         if not isinstance(right, str) or right not in list("ABCDEFG")[: len(choices)]:
             raise BadRecord(f"答案 {right!r} 不是选项", f"answer {right!r} is no option")
         lettered = [
-            re.sub(r"^\(?([A-G])[).．、]\s*", r"\1. ", text) if re.match(r"\(?[A-G][).．、]", text) else f"{letter}. {text}"
+            re.sub(r"^\(?([A-G])[).．、]\s*", r"\1. ", text)
+            if re.match(r"\(?[A-G][).．、]", text)
+            else f"{letter}. {text}"
             for letter, text in zip("ABCDEFG", choices, strict=False)
         ]
-        return _conversation([question(record.get("passage"), record[asked], *lettered), answer(lettered["ABCDEFG".index(right)])])
+        return _conversation(
+            [
+                question(record.get("passage"), record[asked], *lettered),
+                answer(lettered["ABCDEFG".index(right)]),
+            ]
+        )
 
     return convert
 
@@ -181,18 +206,31 @@ def _c3(record: Record) -> Conversation:
 
 def _nested(record: Record) -> Conversation:
     items = record["[]"]
-    if len(items) >= 2 and isinstance(items[0], list) and isinstance(items[1], list) and items[1] and isinstance(items[1][0], Mapping):
+    if (
+        len(items) >= 2
+        and isinstance(items[0], list)
+        and isinstance(items[1], list)
+        and items[1]
+        and isinstance(items[1][0], Mapping)
+    ):
         return _c3(record)
     return _turns(items)
 
 
 def _huatuo(record: Record) -> Conversation:
-    return _conversation([message(re.sub(r"^[问答][：:]\s*", "", text), position) for position, text in enumerate(record["data"])])
+    return _conversation(
+        [
+            message(re.sub(r"^[问答][：:]\s*", "", text), position)
+            for position, text in enumerate(record["data"])
+        ]
+    )
 
 
 def _moss_text(record: Record) -> Conversation:
     turns = re.findall(r"\[(Human|MOSS)\]:\s*(.*?)\s*<eo[ham]>", text_of(record["plain_text"]), re.S)
-    return _conversation([message({"role": "user" if who == "Human" else "assistant", "content": said}) for who, said in turns])
+    return _conversation(
+        [message({"role": "user" if who == "Human" else "assistant", "content": said}) for who, said in turns]
+    )
 
 
 def _moss_chat(record: Record) -> Conversation:
@@ -208,7 +246,9 @@ CONVERSATIONS: tuple[Layout, ...] = (
     _layout("conversations (minimind, ShareGPT, BELLE 3.5M)", "conversations", _list_of("conversations")),
     _layout("conversation (XTuner, ShareGPT-90k)", "conversation", _list_of("conversation")),
     _layout(
-        "Chinese-DeepSeek-R1-Distill 110k", "input reasoning_content content", _ask("input", reply="content", thought="reasoning_content")
+        "Chinese-DeepSeek-R1-Distill 110k",
+        "input reasoning_content content",
+        _ask("input", reply="content", thought="reasoning_content"),
     ),
     _layout("alpaca / BELLE / deepctrl", "instruction output", _ask("instruction", "input", reply="output")),
     _layout("deepctrl (q, a, history)", "q a", _ask("q", reply="a")),
@@ -218,14 +258,26 @@ CONVERSATIONS: tuple[Layout, ...] = (
         "Question Complex_CoT Response",
         _ask("Question", reply="Response", thought="Complex_CoT"),
     ),
-    _layout("prompt, reasoning, answer", "prompt reasoning answer", _ask("prompt", reply="answer", thought="reasoning")),
+    _layout(
+        "prompt, reasoning, answer",
+        "prompt reasoning answer",
+        _ask("prompt", reply="answer", thought="reasoning"),
+    ),
     _layout("Zhihu-KOL", "INSTRUCTION RESPONSE", _ask("INSTRUCTION", reply="RESPONSE")),
     _layout("GSM8K_zh", "question_zh answer_zh", _ask("question_zh", reply="answer_zh")),
-    _layout("CMMLU", "Question A B C D Answer", _choice("Question", lambda record: [record[letter] for letter in "ABCD"], "Answer")),
-    _layout("AGIEval", "question options label", _choice("question", lambda record: record["options"], "label")),
+    _layout(
+        "CMMLU",
+        "Question A B C D Answer",
+        _choice("Question", lambda record: [record[letter] for letter in "ABCD"], "Answer"),
+    ),
+    _layout(
+        "AGIEval", "question options label", _choice("question", lambda record: record["options"], "label")
+    ),
     _layout("Ape210K / Math23K", "original_text ans equation", _ask("original_text", reply="ans")),
     _layout("baike_qa", "title desc answer", _ask("title", "desc", reply="answer")),
-    _layout("medical dialogue (title, ask, answer)", "title ask answer", _ask("title", "ask", reply="answer")),
+    _layout(
+        "medical dialogue (title, ask, answer)", "title ask answer", _ask("title", "ask", reply="answer")
+    ),
     _layout("question, answer", "question answer", _ask("question", reply="answer")),
     _layout("prompt, response", "prompt response", _ask("prompt", reply="response")),
     _layout("query, response", "query response", _ask("query", reply="response")),
@@ -240,7 +292,9 @@ CONVERSATIONS: tuple[Layout, ...] = (
 
 
 def _pair(prompt: list[dict[str, Any]], chosen: Any, rejected: Any) -> Preference:
-    better, worse = (message(side, 1) if isinstance(side, (str, Mapping)) else _last(side) for side in (chosen, rejected))
+    better, worse = (
+        message(side, 1) if isinstance(side, (str, Mapping)) else _last(side) for side in (chosen, rejected)
+    )
     if not better["content"].strip() or not worse["content"].strip():
         raise BadRecord("回答为空", "an empty answer")
     if better == worse:
@@ -257,13 +311,24 @@ def _last(messages: Any) -> dict[str, Any]:
 
 
 def _prompt(value: Any, system: Any = None) -> list[dict[str, Any]]:
-    messages = [message(item, position) for position, item in enumerate(value)] if isinstance(value, list) else [question(value)]
-    return [{"role": "system", "content": system}, *messages] if isinstance(system, str) and system.strip() else messages
+    messages = (
+        [message(item, position) for position, item in enumerate(value)]
+        if isinstance(value, list)
+        else [question(value)]
+    )
+    return (
+        [{"role": "system", "content": system}, *messages]
+        if isinstance(system, str) and system.strip()
+        else messages
+    )
 
 
 def _two_lists(record: Record) -> Preference:
     """minimind: both sides repeat the whole conversation and differ in its last message."""
-    chosen, rejected = ([message(item, position) for position, item in enumerate(record[key])] for key in ("chosen", "rejected"))
+    chosen, rejected = (
+        [message(item, position) for position, item in enumerate(record[key])]
+        for key in ("chosen", "rejected")
+    )
     if chosen[:-1] != rejected[:-1]:
         raise BadRecord("两边的提示不同", "the two sides have different prompts")
     return _pair(chosen[:-1], chosen[-1], rejected[-1])
@@ -281,7 +346,9 @@ def _ranked(record: Record) -> Preference:
 def _zhihu_rlhf(record: Record) -> Preference:
     history = [turn for pair in record.get("history") or [] for turn in (question(pair[0]), answer(pair[1]))]
     return _pair(
-        [*_prompt(history, record.get("system")), question(record["question"])], record["response_chosen"], record["response_rejected"]
+        [*_prompt(history, record.get("system")), question(record["question"])],
+        record["response_chosen"],
+        record["response_rejected"],
     )
 
 
@@ -301,18 +368,28 @@ PREFERENCES: tuple[Layout, ...] = (
         "instruction chosen_response rejected_response",
         lambda r: _pair(_prompt(r["instruction"]), r["chosen_response"], r["rejected_response"]),
     ),
-    _layout("DPO-En-Zh-20k (question, response_chosen)", "question response_chosen response_rejected", _zhihu_rlhf),
+    _layout(
+        "DPO-En-Zh-20k (question, response_chosen)", "question response_chosen response_rejected", _zhihu_rlhf
+    ),
     _layout(
         "alpaca with chosen, rejected",
         "instruction chosen rejected",
         lambda r: _pair([question(r["instruction"], r.get("input"))], r["chosen"], r["rejected"]),
     ),
-    _layout("question, chosen, rejected", "question chosen rejected", lambda r: _pair(_prompt(r["question"]), r["chosen"], r["rejected"])),
+    _layout(
+        "question, chosen, rejected",
+        "question chosen rejected",
+        lambda r: _pair(_prompt(r["question"]), r["chosen"], r["rejected"]),
+    ),
     _layout("minimind DPO (two conversations)", "chosen rejected", _two_lists),
     _layout("oaast (ranked outputs)", "instruction output", _ranked),
 )
 
-SCHEMAS: dict[str, tuple[Layout, ...]] = {"documents": DOCUMENTS, "conversations": CONVERSATIONS, "preferences": PREFERENCES}
+SCHEMAS: dict[str, tuple[Layout, ...]] = {
+    "documents": DOCUMENTS,
+    "conversations": CONVERSATIONS,
+    "preferences": PREFERENCES,
+}
 
 
 def recognise_for(record: Any, schema: str) -> Layout | None:
@@ -323,7 +400,10 @@ def recognise_for(record: Any, schema: str) -> Layout | None:
     if layout is None or not isinstance(record, Mapping):
         return layout
     ranked = isinstance(record.get("output"), list)
-    foreign = {"preferences": layout.convert is _ranked and not ranked, "conversations": ranked or {"chosen", "rejected"} <= record.keys()}
+    foreign = {
+        "preferences": layout.convert is _ranked and not ranked,
+        "conversations": ranked or {"chosen", "rejected"} <= record.keys(),
+    }
     return None if foreign[schema] else layout
 
 

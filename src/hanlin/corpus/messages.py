@@ -17,7 +17,9 @@ from .structure import too_complex
 _THINK = re.compile(r"^\s*<think>(.*?)</think>\s*", re.S)
 _ROLES = {
     **dict.fromkeys(("user", "human", "client", "q", "问", "usr"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "counselor", "chatgpt", "bing", "bard", "答", "sys"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "bot", "model", "counselor", "chatgpt", "bing", "bard", "答", "sys"), "assistant"
+    ),
     **dict.fromkeys(("tool", "observation", "function", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
     **dict.fromkeys(("system", "developer"), "system"),
@@ -68,7 +70,9 @@ class BadRecord(ValueError):
 def text_of(value: Any, *, empty: bool = False) -> str:
     """A value that must be text; lone surrogates (half an emoji, cut by somebody) become U+FFFD."""
     if not isinstance(value, str):
-        raise BadRecord(f"应为文字的地方是 {type(value).__name__}", f"{type(value).__name__} where text belongs")
+        raise BadRecord(
+            f"应为文字的地方是 {type(value).__name__}", f"{type(value).__name__} where text belongs"
+        )
     if not empty and not value.strip():
         raise BadRecord("文字为空", "empty text")
     try:
@@ -82,17 +86,28 @@ def answer(content: Any, reasoning: Any = None) -> dict[str, Any]:
     """An assistant message; a leading `<think>…</think>` in the content becomes `reasoning_content`."""
     content = text_of(content, empty=True)
     if isinstance(reasoning, str) and reasoning.strip():
-        return {"role": "assistant", "content": content.strip(), "reasoning_content": text_of(reasoning).strip()}
+        return {
+            "role": "assistant",
+            "content": content.strip(),
+            "reasoning_content": text_of(reasoning).strip(),
+        }
     thought = _THINK.match(content)
     if thought:
         rest = content[thought.end() :].strip()
-        return {"role": "assistant", "content": rest} | ({"reasoning_content": thought[1].strip()} if thought[1].strip() else {})
+        return {"role": "assistant", "content": rest} | (
+            {"reasoning_content": thought[1].strip()} if thought[1].strip() else {}
+        )
     return {"role": "assistant", "content": content}
 
 
 def question(*parts: Any) -> dict[str, Any]:
     """A user message of the parts that are there, a line each."""
-    return {"role": "user", "content": text_of("\n".join(text_of(part, empty=True) for part in parts if part is not None and part != ""))}
+    return {
+        "role": "user",
+        "content": text_of(
+            "\n".join(text_of(part, empty=True) for part in parts if part is not None and part != "")
+        ),
+    }
 
 
 def unquoted(value: Any) -> Any:
@@ -115,16 +130,22 @@ def message(item: Any, position: int = 0) -> dict[str, Any]:
     role = _ROLES.get(str(name).lower())
     if role is None:
         raise BadRecord(f"未知的角色 {name!r}", f"unknown role {name!r}")
-    content = next((item[key] for key in ("content", "value", "message", "text") if item.get(key) is not None), "")
+    content = next(
+        (item[key] for key in ("content", "value", "message", "text") if item.get(key) is not None), ""
+    )
     reasoning, calls = item.get("reasoning_content"), unquoted(item.get("tool_calls"))
     if isinstance(content, list):
         parts: dict[str, list[Any]] = {}
         for part in content:
             part = part if isinstance(part, Mapping) else {"type": "text", "text": part}
-            parts.setdefault(str(part.get("type", "text")), []).append(part.get("value", part.get("text", "")))
+            parts.setdefault(str(part.get("type", "text")), []).append(
+                part.get("value", part.get("text", ""))
+            )
         unknown = set(parts) - {"text", "reasoning", "tool_call"}
         if unknown:
-            raise BadRecord(f"不支持的内容类型 {sorted(unknown)}", f"unsupported content parts {sorted(unknown)}")
+            raise BadRecord(
+                f"不支持的内容类型 {sorted(unknown)}", f"unsupported content parts {sorted(unknown)}"
+            )
         content = "".join(parts.get("text", []))
         reasoning = reasoning or "".join(parts.get("reasoning", []))
         calls = calls or [unquoted(call) for call in parts.get("tool_call", [])]
@@ -138,4 +159,8 @@ def message(item: Any, position: int = 0) -> dict[str, Any]:
 
 def is_message(record: Any) -> bool:
     """Whether a JSON value is one chat message, so that an array of such is one conversation."""
-    return isinstance(record, Mapping) and bool({"role", "from"} & record.keys()) and bool({"content", "value"} & record.keys())
+    return (
+        isinstance(record, Mapping)
+        and bool({"role", "from"} & record.keys())
+        and bool({"content", "value"} & record.keys())
+    )

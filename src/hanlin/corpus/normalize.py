@@ -29,7 +29,9 @@ from .characters import (
 )
 
 # Why a text may need work: native/tidiness.hpp.
-TAGGED, BROKEN, SPACED, INVISIBLE, UNCOMPOSED, TRAILING, BLANK, MOJIBAKE, LEFTOVERS = (1 << bit for bit in range(9))
+TAGGED, BROKEN, SPACED, INVISIBLE, UNCOMPOSED, TRAILING, BLANK, MOJIBAKE, LEFTOVERS = (
+    1 << bit for bit in range(9)
+)
 
 _INVISIBLE = re.compile(rf"{INVISIBLES}|{JOINER}(?![\u2600-\u27bf\U0001f000-\U0001faff])")
 _BREAKS = re.compile(rf"\r\n|{BREAKS}")
@@ -41,7 +43,10 @@ _PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
 _DECLARED = r"<!--(?:(?!<!--).)*?-->|<!\[CDATA\[(?P<data>(?:(?!<!\[CDATA\[).)*?)\]\]>|<[!?][a-zA-Z][^<>]*>"
 # With their content; in a fragment only what never holds text, since an article may well mention <nav> and </nav>.
 # Every alternative begins with a literal, here and below: `re` then skips what lies between quickly. Code is matched to be left alone.
-_HIDDEN = re.compile(rf"{_CODE}|{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?</(?P=tag)\s*>", re.S | re.I)
+_HIDDEN = re.compile(
+    rf"{_CODE}|{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?</(?P=tag)\s*>",
+    re.S | re.I,
+)
 _HIDDEN_OF_PAGE = re.compile(
     rf"{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg|head|nav|footer|select|template)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?(?:</(?P=tag)\s*>|(?=<body\b))",
     re.S | re.I,
@@ -68,7 +73,8 @@ _SCRIPT = re.compile(
 
 _CHINESE = re.compile("[\u3400-\u9fff]{2}")
 _WESTERN = re.compile(WESTERNS)
-_UTF8_HAN = re.compile(rb"[\xe4-\xe9][\x80-\xbf][\x80-\xbf]")  # U+4E00 to U+9FFF, where all common ideographs are
+# U+4E00 to U+9FFF, where all common ideographs are
+_UTF8_HAN = re.compile(rb"[\xe4-\xe9][\x80-\xbf][\x80-\xbf]")
 _LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
 
 
@@ -108,7 +114,9 @@ def normalize(text: str, reasons: int | None = None) -> tuple[str, bool]:
         text = _SPACES.sub(" ", text) if reasons & SPACED else text
         text = _INVISIBLE.sub("", text) if reasons & INVISIBLE else text
         text = unicodedata.normalize("NFC", text)
-        reasons = BLANK | (TRAILING if any(map(f"\n{text}\n".__contains__, (" \n", "\t\n", "\u3000\n", "\n\u3000"))) else 0)
+        reasons = BLANK | (
+            TRAILING if any(map(f"\n{text}\n".__contains__, (" \n", "\t\n", "\u3000\n", "\n\u3000"))) else 0
+        )
     if reasons & TRAILING:
         text = "\n".join(line.rstrip(" \t\u3000").lstrip("\u3000") for line in text.split("\n"))
         reasons |= BLANK  # lines of spaces are empty now
@@ -133,7 +141,9 @@ def strip_html(text: str) -> str:
     HTML, lines of script that pages leave behind go too.
     """
     page, whole = bool(_PAGE.match(text)), text
-    for _ in range(2):  # feeds carry HTML as entities inside XML: a second round strips what the first unescaped
+    for _ in range(
+        2
+    ):  # feeds carry HTML as entities inside XML: a second round strips what the first unescaped
         before = text
         if _HIDES.search(text):
             text = (_HIDDEN_OF_PAGE if page else _HIDDEN).sub(_left_out, text)

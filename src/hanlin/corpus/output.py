@@ -62,13 +62,18 @@ class Output:
         duplicates, first = duplicates_of(self.duplicates, self.taken, task)
         stays[duplicates["document"].astype(np.int64) - first] = False
         numbers = np.flatnonzero(~stays)
-        keepers = dict(zip((duplicates["document"].astype(np.int64) - first).tolist(), duplicates, strict=True))
+        keepers = dict(
+            zip((duplicates["document"].astype(np.int64) - first).tolist(), duplicates, strict=True)
+        )
         for number, text in zip(numbers.tolist(), taken.texts(numbers), strict=True):
             about = keepers[number]
             drops.add(
-                "exact_duplicate" if about["exact"] else "near_duplicate", text.decode("utf-8", "replace"), source=taken.sources[taken.owners[number]],
-                keeper=int(about["keeper"]), similarity=round(float(about["similarity"]), 4),
-            )  # fmt: skip
+                "exact_duplicate" if about["exact"] else "near_duplicate",
+                text.decode("utf-8", "replace"),
+                source=taken.sources[taken.owners[number]],
+                keeper=int(about["keeper"]),
+                similarity=round(float(about["similarity"]), 4),
+            )
         self._name_twins([note for samples in drops.samples.values() for note in samples.notes()])
         sizes, ranks = taken.sizes, self._ranks(taken)
         kept, lowest = {}, {}
@@ -114,7 +119,11 @@ class Output:
         """Parts in which the training documents are put in order, each small enough for memory; a shard is one when order stays."""
         if not self.config.shuffle:
             return len(self.taken)
-        size = sum(size * self.config.weight(source) for survey in self._surveys for source, (_, size) in survey["kept"].items())
+        size = sum(
+            size * self.config.weight(source)
+            for survey in self._surveys
+            for source, (_, size) in survey["kept"].items()
+        )
         return max(1, -(-int(size) // BUCKET_BYTES))
 
     def write(self, task: int, folder: Path) -> None:
@@ -124,7 +133,9 @@ class Output:
         ranks, digests = self._ranks(taken), taken.digests()[:, 0]
         owners = taken.owners
         limits = [self.heldout[source] for source in taken.sources]
-        held = np.array([limit >= 0 for limit in limits], bool)[owners] & (ranks <= np.array([max(limit, 0) for limit in limits], np.uint64)[owners])
+        held = np.array([limit >= 0 for limit in limits], bool)[owners] & (
+            ranks <= np.array([max(limit, 0) for limit in limits], np.uint64)[owners]
+        )
         copies = self._copies(taken, digests)
         count = self.buckets()
         sizes: dict[str, dict[str, list[int]]] = {"documents": {}, "heldout": {}}
@@ -178,22 +189,41 @@ class Output:
     def clusters(self, _: int, folder: Path) -> None:
         """Every document that went as a duplicate beside the one that stays for it, as JSON lines; written while the texts are there."""
         taken = AllTaken(list(self.taken))
-        with open(folder / "clusters.jsonl.zst", "wb") as file, _compressor().stream_writer(file, closefd=False) as stream:
+        with (
+            open(folder / "clusters.jsonl.zst", "wb") as file,
+            _compressor().stream_writer(file, closefd=False) as stream,
+        ):
             if self.duplicates is None or not self.duplicates.stat().st_size:
                 return
             found = np.array(np.memmap(self.duplicates, DUPLICATE, "r"))
             found = found[np.argsort(found["keeper"], kind="stable")]
             numbers = np.unique(np.concatenate([found["keeper"], found["document"]]))
-            excerpts = dict(zip(numbers.tolist(), (text[: 4 * EXCERPT].decode("utf-8", "ignore")[:EXCERPT] for text in taken(numbers)), strict=True))
+            excerpts = dict(
+                zip(
+                    numbers.tolist(),
+                    (text[: 4 * EXCERPT].decode("utf-8", "ignore")[:EXCERPT] for text in taken(numbers)),
+                    strict=True,
+                )
+            )
             begins = np.flatnonzero(np.append(True, found["keeper"][1:] != found["keeper"][:-1]))
             for begin, end in zip(begins, [*begins[1:], len(found)], strict=True):
                 keeper = int(found["keeper"][begin])
                 members = [
-                    {"document": int(one["document"]), "similarity": round(float(one["similarity"]), 4), "exact": bool(one["exact"]),
-                     "source": taken.source(int(one["document"])), "text": excerpts[int(one["document"])]}
+                    {
+                        "document": int(one["document"]),
+                        "similarity": round(float(one["similarity"]), 4),
+                        "exact": bool(one["exact"]),
+                        "source": taken.source(int(one["document"])),
+                        "text": excerpts[int(one["document"])],
+                    }
                     for one in found[begin:end]
-                ]  # fmt: skip
-                line = {"cluster": keeper, "source": taken.source(keeper), "text": excerpts[keeper], "members": members}
+                ]
+                line = {
+                    "cluster": keeper,
+                    "source": taken.source(keeper),
+                    "text": excerpts[keeper],
+                    "members": members,
+                }
                 stream.write(orjson.dumps(line) + b"\n")
 
     def finish(self, folder: Path, sealed: list[Path], clusters: Path | None) -> dict[str, Any]:
@@ -205,7 +235,10 @@ class Output:
         with open(folder / "documents.jsonl.zst", "wb") as out:
             for path in sealed:
                 _copy(path / "lines.zst", out)
-        with open(folder / "heldout.jsonl.zst", "wb") as out, _compressor().stream_writer(out, closefd=False) as stream:
+        with (
+            open(folder / "heldout.jsonl.zst", "wb") as out,
+            _compressor().stream_writer(out, closefd=False) as stream,
+        ):
             for path in self.written:
                 _copy(path / HELDOUT, stream)
         with open(folder / QUARANTINE, "wb") as out:
@@ -221,7 +254,13 @@ class Output:
             for part, by_source in read_json(path / WRITTEN).items():
                 for source, size in by_source.items():
                     add_size(sizes[part], source, size)
-        return {"accounts": accounts, **sizes, "quarantined": quarantined, "reasons": reasons, "seconds": seconds}
+        return {
+            "accounts": accounts,
+            **sizes,
+            "quarantined": quarantined,
+            "reasons": reasons,
+            "seconds": seconds,
+        }
 
     def forget_texts(self, task: int) -> None:
         """Remove what no later phase asks of a shard that has been written."""
@@ -309,7 +348,11 @@ class _Buckets:
             return None
         data = path.read_bytes()
         count = len(data) // 12
-        return np.frombuffer(data, np.uint64, count), np.frombuffer(data, np.uint32, count, 8 * count), path.with_suffix(".lines").read_bytes()
+        return (
+            np.frombuffer(data, np.uint64, count),
+            np.frombuffer(data, np.uint32, count, 8 * count),
+            path.with_suffix(".lines").read_bytes(),
+        )
 
 
 def _copy(path: Path, out: Any) -> None:

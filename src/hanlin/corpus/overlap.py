@@ -110,7 +110,9 @@ def benchmark_files(paths: Sequence[str | Path]) -> list[Path]:
 
 def _fetched(path: str | Path) -> str | Path:
     """Where an evaluation set that is named instead of a path lies."""
-    if os.path.lexists(path) or not any(data.name == str(path) and data.stage == "evaluation" for data in DATASETS):
+    if os.path.lexists(path) or not any(
+        data.name == str(path) and data.stage == "evaluation" for data in DATASETS
+    ):
         return path
     folder = Path("data") / path
     if not folder.is_dir():

@@ -35,17 +35,42 @@ _KINDS = (
     _Kind("[ID_CARD]", _DIGITS, re.compile(r"(?<![\dA-Za-z])[1-9]\d{16}[\dXx](?![\dA-Za-z])", re.A)),
     _Kind("[BANK_CARD]", _DIGITS, re.compile(r"(?<![\d.])\d{16,19}(?![\d.])", re.A)),
     # Mobile: bare, grouped 3-4-4, with the country's code; not the decimals of a number.
-    _Kind("[PHONE]", _GROUPED, re.compile(r"(?<!\d)(?<!\d\.)(?:(?:\+|00)86[- ]?)?1[3-9]\d(?:\d{8}|-\d{4}-\d{4}| \d{4} \d{4})(?!\d)", re.A)),
-    _Kind("[PHONE]", _DIGITS, re.compile(r"(?<![\d-])(?<!\d\.)0\d{2,3}-?\d{7,8}(?![\d-])|(?<=[(（])0\d{2,3}[)）] ?\d{7,8}(?![\d-])", re.A)),
+    _Kind(
+        "[PHONE]",
+        _GROUPED,
+        re.compile(
+            r"(?<!\d)(?<!\d\.)(?:(?:\+|00)86[- ]?)?1[3-9]\d(?:\d{8}|-\d{4}-\d{4}| \d{4} \d{4})(?!\d)", re.A
+        ),
+    ),
+    _Kind(
+        "[PHONE]",
+        _DIGITS,
+        re.compile(
+            r"(?<![\d-])(?<!\d\.)0\d{2,3}-?\d{7,8}(?![\d-])|(?<=[(（])0\d{2,3}[)）] ?\d{7,8}(?![\d-])", re.A
+        ),
+    ),
     _Kind("[IP]", _DOTTED, re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)", re.A)),
     _Kind(
         "[PLATE]",
         _PLATED,
-        re.compile(rf"[{_PROVINCE}][A-HJ-NP-Z][·• ]?(?:[A-HJ-NP-Z0-9]{{4}}[挂学警港澳]|[A-HJ-NP-Z0-9]{{5,6}}(?![A-Za-z0-9]))", re.A),
+        re.compile(
+            rf"[{_PROVINCE}][A-HJ-NP-Z][·• ]?(?:[A-HJ-NP-Z0-9]{{4}}[挂学警港澳]|[A-HJ-NP-Z0-9]{{5,6}}(?![A-Za-z0-9]))",
+            re.A,
+        ),
     ),
-    _Kind("[PASSPORT]", _LETTERED, re.compile(r"(?<![A-Za-z0-9])(?:[EGPSD]\d{8}|E[A-HJ-NP-Z]\d{7})(?![A-Za-z0-9])", re.A)),
-    _Kind("[QQ]", _DIGITS, re.compile(r"(?<=QQ)(\s*群?号?码?\s*[:：是]?\s*)[1-9]\d{4,10}(?!\d)", re.A | re.I)),
-    _Kind("[WECHAT]", _WEIXIN, re.compile(r"(?:(?<=微信)|(?<=[vw]x))(\s*号?\s*[:：是]\s*)[a-z][\w-]{5,19}", re.A | re.I)),
+    _Kind(
+        "[PASSPORT]",
+        _LETTERED,
+        re.compile(r"(?<![A-Za-z0-9])(?:[EGPSD]\d{8}|E[A-HJ-NP-Z]\d{7})(?![A-Za-z0-9])", re.A),
+    ),
+    _Kind(
+        "[QQ]", _DIGITS, re.compile(r"(?<=QQ)(\s*群?号?码?\s*[:：是]?\s*)[1-9]\d{4,10}(?!\d)", re.A | re.I)
+    ),
+    _Kind(
+        "[WECHAT]",
+        _WEIXIN,
+        re.compile(r"(?:(?<=微信)|(?<=[vw]x))(\s*号?\s*[:：是]\s*)[a-z][\w-]{5,19}", re.A | re.I),
+    ),
 )
 
 _NEEDED = tuple(dict.fromkeys(kind.needed for kind in _KINDS))

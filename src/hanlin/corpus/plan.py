@@ -78,7 +78,11 @@ class CorpusConfig:
         if min(self.overlap, self.overlap_hits) < 1:
             raise ValueError(f"overlap = {self.overlap}, overlap_hits = {self.overlap_hits}: ≥ 1")
         for name, weight in self.weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= self.max_repeats:
+            if (
+                isinstance(weight, bool)
+                or not isinstance(weight, (int, float))
+                or not 0 <= weight <= self.max_repeats
+            ):
                 raise ValueError(f"weights.{name} = {weight}: 0 … max_repeats = {self.max_repeats}")
         self.cleaning()
 
@@ -103,7 +107,9 @@ class CorpusConfig:
         """
         made_with = {f"sha256 of {role}": content for role, content in self.parents().items()}
         if self.decontaminate:
-            made_with["sha256 of benchmarks"] = hash_json(sorted(map(sha256_file, benchmark_files(self.decontaminate))))
+            made_with["sha256 of benchmarks"] = hash_json(
+                sorted(map(sha256_file, benchmark_files(self.decontaminate)))
+            )
         if self.cleaning().simplify:
             made_with["opencc"] = simplify.version()
         return to_dict(self) | ({"made_with": made_with} if made_with else {})

@@ -19,7 +19,9 @@ _HANDLE = (
     r"\s*(?:号码?|群|客服|[iI][dD])?\s*[:：＋+=＝是为]{0,2}\s*@?(?=[\w-]*\d)[A-Za-z0-9][\w-]{4,}"
 )
 _ADD = r"(?<![添增附])[加＋+]\s*(?:我|老师|客服)?的?\s*(?:QQ|微信|[vV]信|[vV][xX]?(?![A-Za-z])|[wW][xX](?![A-Za-z])|薇信?|威信|扣扣|群)"
-_LABELLED = r"(?:电话|手机号?|座机|热线|致电|联系方?式?|咨询|[tT][eE][lL])\s*(?:号码?)?\s*[:：]?\s*\+?\d[\d-]{5,14}\d"
+_LABELLED = (
+    r"(?:电话|手机号?|座机|热线|致电|联系方?式?|咨询|[tT][eE][lL])\s*(?:号码?)?\s*[:：]?\s*\+?\d[\d-]{5,14}\d"
+)
 _MAIL = r"[\w.+-]{1,64}@[\w-]{1,64}\.[A-Za-z]{2,}"
 _URL = (
     r"(?:https?://|www\.)[^\s\u4e00-\u9fff，。）]+|(?<![\w@.])[a-z0-9][a-z0-9-]{1,30}(?:\.[a-z0-9-]{2,20})?"
@@ -105,7 +107,11 @@ PROMOTION_PHRASES = [
         "来电 致电 拨打 热线 下单 抢先 不容错过 机不可失 错过 先到先得 手慢无 详情 详询 在线客服 在线咨询 在线观看 在线播放 专业办理 专业代办 专业承接 长期有效 "
         "诚信经营 信誉保证 信誉第一 货到付款 全国包 量大从优 官方网站 官方正版 官方认证 官方入口 官网 登录入口 收藏本 收藏我们 收藏网址 本网 本页 本站"
     ),
-    *(f"{before}{number}{after}" for number in _NUMBERS for before, after in (("", "折"), ("满", ""), ("买", "送"), ("送", ""))),
+    *(
+        f"{before}{number}{after}"
+        for number in _NUMBERS
+        for before, after in (("", "折"), ("满", ""), ("买", "送"), ("送", ""))
+    ),
     *_pairs("日月年周", "赚入"),
     *_pairs(["免费"], _FREE),
     *_pairs(_words("立即 立刻"), _AT_ONCE),
@@ -125,13 +131,19 @@ FRAME_PHRASES = [
 # Groups of `suspicious`, one bit each.
 PROMOTIONAL, FRAME, VICE = 1, 2, 4
 _FRAME_LENGTH = 80
-_MOST_POINTS = 10.5  # see `promotional_points`: 3 of contact, 1 of address, 3 of vice, 0.5 of shouting, 3 of words
+_MOST_POINTS = (
+    10.5  # see `promotional_points`: 3 of contact, 1 of address, 3 of vice, 0.5 of shouting, 3 of words
+)
 
 
 def suspicious(points: float) -> PhraseFinder:
     """Finds the lines that could have `points` of promotion, be page furniture, or name a vice."""
     longest = int(_LONG * _MOST_POINTS / points) if points > 0 else 1 << 62
-    groups = [(PROMOTION_PHRASES, max(longest, _LONG)), (FRAME_PHRASES, _FRAME_LENGTH), (VICE_PHRASES, 1 << 62)]
+    groups = [
+        (PROMOTION_PHRASES, max(longest, _LONG)),
+        (FRAME_PHRASES, _FRAME_LENGTH),
+        (VICE_PHRASES, 1 << 62),
+    ]
     return PhraseFinder(native_table(), groups)
 
 
@@ -140,7 +152,9 @@ _SHOUT = re.compile(r"[！!]{2,}|[★☆◆◇■□▲△▼●○◎※❤♥�
 
 _CONTACT_ANY = re.compile(f"{_LABELLED}|{_PHONE}|{_HANDLE}|{_ADD}|{_MAIL}")
 _URL_ANY = re.compile(_URL)
-_OFFER_ANY, _CALL_ANY, _TRADE_ANY, _ENTRANCE_ANY = (re.compile(pattern) for pattern in (_OFFER, _CALL, _TRADE, _ENTRANCE))
+_OFFER_ANY, _CALL_ANY, _TRADE_ANY, _ENTRANCE_ANY = (
+    re.compile(pattern) for pattern in (_OFFER, _CALL, _TRADE, _ENTRANCE)
+)
 _DIGITS = re.compile(r"(?<!\d)\d{7,}(?!\d)")
 
 _FRAME = re.compile(
@@ -180,7 +194,11 @@ def promotional_points(line: str, vicious: bool = True) -> float:
     Args:
         vicious: whether the line may name a vice; `suspicious` tells.
     """
-    calls, offers, vice = set(_CALL_ANY.findall(line)), set(_OFFER_ANY.findall(line)), min(3.0, 1.5 * vices(line)) if vicious else 0.0
+    calls, offers, vice = (
+        set(_CALL_ANY.findall(line)),
+        set(_OFFER_ANY.findall(line)),
+        min(3.0, 1.5 * vices(line)) if vicious else 0.0,
+    )
     if not (calls or offers or vice):  # an address or a phone number alone is a reference, not an offer
         return 0.0
     contact = min(3.0, 2.0 * len(_CONTACT_ANY.findall(line)))

@@ -54,7 +54,10 @@ class Quarantine:
     def summary(self) -> str:
         """The reasons, their counts and where each was met first (file:line), most frequent first, on one line."""
         return tr("；", "; ").join(
-            tr(f"{reason} × {count}（首见于 {self._first[reason]}）", f"{reason} × {count} (first: {self._first[reason]})")
+            tr(
+                f"{reason} × {count}（首见于 {self._first[reason]}）",
+                f"{reason} × {count} (first: {self._first[reason]})",
+            )
             for reason, count in self.reasons.most_common(5)
         )
 

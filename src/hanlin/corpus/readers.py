@@ -19,7 +19,18 @@ from hanlin._native import TextBatch
 from ..common.errors import HanlinError, tr
 from .archives import Member, members
 from .artefacts import verify_listed
-from .files import BLOCK, DEFAULT_LIMITS, FileError, ReadLimits, Source, Unusable, blocks, expand, is_archive, stem
+from .files import (
+    BLOCK,
+    DEFAULT_LIMITS,
+    FileError,
+    ReadLimits,
+    Source,
+    Unusable,
+    blocks,
+    expand,
+    is_archive,
+    stem,
+)
 from .layouts import SCHEMAS, recognise_for, text_under
 from .messages import BadRecord, Conversation, Document, Preference
 from .quarantine import Quarantine, Raw
@@ -31,16 +42,31 @@ _HEAD = 2 << 20  # bytes of a file that tell what it is
 _LISTED = 50  # bad files that a message names
 Kind = Literal["documents", "conversations", "preferences"]
 _TAKEN_BY = {
-    "documents": ("hanlin corpus build、hanlin dataset build 或 hanlin run --corpus", "hanlin corpus build, hanlin dataset build or hanlin run --corpus"),
-    "conversations": ("hanlin sft、hanlin distill 或 hanlin run --sft", "hanlin sft, hanlin distill or hanlin run --sft"),
-    "preferences": ("hanlin dpo、hanlin reward 或配方里的 dpo.files", "hanlin dpo, hanlin reward or a recipe's dpo.files"),
+    "documents": (
+        "hanlin corpus build、hanlin dataset build 或 hanlin run --corpus",
+        "hanlin corpus build, hanlin dataset build or hanlin run --corpus",
+    ),
+    "conversations": (
+        "hanlin sft、hanlin distill 或 hanlin run --sft",
+        "hanlin sft, hanlin distill or hanlin run --sft",
+    ),
+    "preferences": (
+        "hanlin dpo、hanlin reward 或配方里的 dpo.files",
+        "hanlin dpo, hanlin reward or a recipe's dpo.files",
+    ),
 }
 
 
 def read_documents(
-    paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record",
-    may_be_empty: bool = False, text_key: str = "", skip_bad: bool = False,
-) -> Iterator[Document]:  # fmt: skip
+    paths: Paths,
+    *,
+    quarantine: Quarantine | None = None,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    source: str = "record",
+    may_be_empty: bool = False,
+    text_key: str = "",
+    skip_bad: bool = False,
+) -> Iterator[Document]:
     """Stream `{"text", "source"}` from files of any layout, in the order given.
 
     Args:
@@ -54,10 +80,21 @@ def read_documents(
     Raises:
         HanlinError: nothing there, empty, binary, undecodable, damaged, an unknown layout (with the keys seen), no usable record.
     """
-    return _read(paths, "documents", quarantine, limits, source, may_be_empty=may_be_empty, text_key=text_key, skip_bad=skip_bad)
+    return _read(
+        paths,
+        "documents",
+        quarantine,
+        limits,
+        source,
+        may_be_empty=may_be_empty,
+        text_key=text_key,
+        skip_bad=skip_bad,
+    )
 
 
-def read_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[TextBatch]:
+def read_texts(
+    paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS
+) -> Iterator[TextBatch]:
     """Stream the texts of `read_documents`, many in one batch (of about a MiB) that the core can take; several times as fast from JSON lines.
 
     Raises:
@@ -79,7 +116,9 @@ def read_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: Re
         yield batch
 
 
-def read_sourced_texts(paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[Sourced]:
+def read_sourced_texts(
+    paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS
+) -> Iterator[Sourced]:
     """`read_texts` with the source of each document: a record's own where it has one, the file's name elsewhere.
 
     Raises:
@@ -103,20 +142,30 @@ def read_sourced_texts(paths: Paths, *, quarantine: Quarantine | None = None, li
 
 
 def read_conversations(
-    paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record"
+    paths: Paths,
+    *,
+    quarantine: Quarantine | None = None,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    source: str = "record",
 ) -> Iterator[Conversation]:
     """Stream `{"messages", "tools"?, "source"}`; arguments and errors as `read_documents`."""
     return _read(paths, "conversations", quarantine, limits, source)
 
 
 def read_preferences(
-    paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS, source: str = "record"
+    paths: Paths,
+    *,
+    quarantine: Quarantine | None = None,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    source: str = "record",
 ) -> Iterator[Preference]:
     """Stream `{"prompt", "chosen", "rejected", "source"}`, all as messages; arguments and errors as `read_documents`."""
     return _read(paths, "preferences", quarantine, limits, source)
 
 
-def check_inputs(paths: Paths, kind: Kind, *, text_key: str = "", skip: str = "", limits: ReadLimits = DEFAULT_LIMITS) -> None:
+def check_inputs(
+    paths: Paths, kind: Kind, *, text_key: str = "", skip: str = "", limits: ReadLimits = DEFAULT_LIMITS
+) -> None:
     """Open every file and read its first hundred records, so that what is wrong with them is known before any work is done.
 
     Of each file a few MiB are read at most; of an archive, the beginning of the first text in it.
@@ -170,7 +219,9 @@ def _look_into(path: Path, kind: Kind, text_key: str, limits: ReadLimits, *, alo
         raise HanlinError(f"{path} 是空文件。", f"{path} is empty.")
 
 
-def _first_records(place: Path | Member, kind: Kind, text_key: str, limits: ReadLimits, quarantine: Quarantine) -> int:
+def _first_records(
+    place: Path | Member, kind: Kind, text_key: str, limits: ReadLimits, quarantine: Quarantine
+) -> int:
     found = records(place, kind, quarantine, limits, text_key=text_key)
     return sum(1 for _ in itertools.islice(_convert(place, found, kind, quarantine, "file", text_key), _LOOK))
 
@@ -178,30 +229,76 @@ def _first_records(place: Path | Member, kind: Kind, text_key: str, limits: Read
 def _all_bad(errors: list[HanlinError], skip: str) -> HanlinError:
     """One error for all; a single one keeps its words."""
     zh_skip = f"也可以加 {skip} 跳过它们，跳过的会计数并记入隔离记录。" if skip else ""
-    en_skip = f" Or pass {skip} to go on without them; they are counted and listed in the quarantine." if skip else ""
+    en_skip = (
+        f" Or pass {skip} to go on without them; they are counted and listed in the quarantine."
+        if skip
+        else ""
+    )
     if len(errors) == 1:
-        return HanlinError(errors[0].zh + zh_skip.replace("它们", "它"), errors[0].en + en_skip.replace("without them; they are", "without it; it is"))
+        return HanlinError(
+            errors[0].zh + zh_skip.replace("它们", "它"),
+            errors[0].en + en_skip.replace("without them; they are", "without it; it is"),
+        )
     shown, more = errors[:_LISTED], len(errors) - _LISTED
-    zh = [f"{len(errors)} 个文件不能用：", *(f"· {error.zh}" for error in shown), *([f"…… 另有 {more} 个"] if more > 0 else [])]
-    en = [f"{len(errors)} files cannot be used:", *(f"- {error.en}" for error in shown), *([f"… and {more} more"] if more > 0 else [])]
-    return HanlinError("\n".join([*zh, f"请修好或移走它们。{zh_skip}"]), "\n".join([*en, f"Mend them or move them away.{en_skip}"]))
+    zh = [
+        f"{len(errors)} 个文件不能用：",
+        *(f"· {error.zh}" for error in shown),
+        *([f"…… 另有 {more} 个"] if more > 0 else []),
+    ]
+    en = [
+        f"{len(errors)} files cannot be used:",
+        *(f"- {error.en}" for error in shown),
+        *([f"… and {more} more"] if more > 0 else []),
+    ]
+    return HanlinError(
+        "\n".join([*zh, f"请修好或移走它们。{zh_skip}"]),
+        "\n".join([*en, f"Mend them or move them away.{en_skip}"]),
+    )
 
 
 def _read(
-    paths: Paths, schema: str, quarantine: Quarantine | None, limits: ReadLimits, source: str, *, texts: bool = False, sources: bool = False,
-    may_be_empty: bool = False, text_key: str = "", skip_bad: bool = False,
-) -> Iterator[Any]:  # fmt: skip
+    paths: Paths,
+    schema: str,
+    quarantine: Quarantine | None,
+    limits: ReadLimits,
+    source: str,
+    *,
+    texts: bool = False,
+    sources: bool = False,
+    may_be_empty: bool = False,
+    text_key: str = "",
+    skip_bad: bool = False,
+) -> Iterator[Any]:
     files = expand(paths)  # here and not in the generator: a wrong path should be heard of at once
     return _stream(
-        files, schema, quarantine or Quarantine(), limits, source, texts=texts, sources=sources, report=quarantine is None,
-        may_be_empty=may_be_empty, text_key=text_key, skip_bad=skip_bad,
-    )  # fmt: skip
+        files,
+        schema,
+        quarantine or Quarantine(),
+        limits,
+        source,
+        texts=texts,
+        sources=sources,
+        report=quarantine is None,
+        may_be_empty=may_be_empty,
+        text_key=text_key,
+        skip_bad=skip_bad,
+    )
 
 
 def _stream(
-    files: list[Path], schema: str, quarantine: Quarantine, limits: ReadLimits, source: str, *, texts: bool, sources: bool, report: bool,
-    may_be_empty: bool, text_key: str, skip_bad: bool,
-) -> Iterator[Any]:  # fmt: skip
+    files: list[Path],
+    schema: str,
+    quarantine: Quarantine,
+    limits: ReadLimits,
+    source: str,
+    *,
+    texts: bool,
+    sources: bool,
+    report: bool,
+    may_be_empty: bool,
+    text_key: str,
+    skip_bad: bool,
+) -> Iterator[Any]:
     before, total = quarantine.count, 0
     for path in _within(files, quarantine, limits, skip_bad):
         read, earlier = 0, quarantine.count
@@ -229,11 +326,16 @@ def _stream(
         )
     if bad and report:
         logging.getLogger("hanlin").warning(
-            tr(f"{bad} 条记录不可用：{quarantine.summary()}", f"{bad} records were not usable: {quarantine.summary()}")
+            tr(
+                f"{bad} 条记录不可用：{quarantine.summary()}",
+                f"{bad} records were not usable: {quarantine.summary()}",
+            )
         )
 
 
-def _within(files: list[Path], quarantine: Quarantine, limits: ReadLimits, skip_bad: bool = False) -> Iterator[Path | Member]:
+def _within(
+    files: list[Path], quarantine: Quarantine, limits: ReadLimits, skip_bad: bool = False
+) -> Iterator[Path | Member]:
     """The files, and in place of an archive those inside it; what is passed over there is counted and shown."""
     for path in files:
         if not is_archive(path):
@@ -252,7 +354,12 @@ def _reason(error: HanlinError) -> str:
 
 
 def _convert(
-    path: Path | Member, found: Iterator[Raw | TextBatch | Sourced], schema: str, quarantine: Quarantine, source: str, text_key: str = ""
+    path: Path | Member,
+    found: Iterator[Raw | TextBatch | Sourced],
+    schema: str,
+    quarantine: Quarantine,
+    source: str,
+    text_key: str = "",
 ) -> Iterator[Any]:
     """Records into the schema, batches of texts as they are; refuse the file when none of its first records has a known layout."""
     unknown: list[Raw] = []
@@ -283,7 +390,9 @@ def _convert(
             continue
         known = True
         for early in unknown:
-            quarantine.add(path, early.line, early.offset, tr("不认识的布局", "unrecognised layout"), early.value)
+            quarantine.add(
+                path, early.line, early.offset, tr("不认识的布局", "unrecognised layout"), early.value
+            )
         unknown.clear()
         record = raw.value
         try:
@@ -291,12 +400,21 @@ def _convert(
         except BadRecord as error:
             quarantine.add(path, raw.line, raw.offset, str(error), record)
             continue
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:  # the right keys over values of another shape
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            ValueError,
+        ) as error:  # the right keys over values of another shape
             quarantine.add(
                 path,
                 raw.line,
                 raw.offset,
-                tr(f"不符合 {layout.name} 布局（{error!r}）", f"not quite the {layout.name} layout ({error!r})"),
+                tr(
+                    f"不符合 {layout.name} 布局（{error!r}）",
+                    f"not quite the {layout.name} layout ({error!r})",
+                ),
                 record,
             )
             continue
@@ -313,7 +431,9 @@ def _unrecognised(path: Source, values: list[Any], schema: str, text_key: str) -
             f"{path}: no record has the key {text_key}; the keys are {_keys(values)}. Change text_key, or leave it out and have the layout recognised.",
             tr(f"没有键 {text_key}：{_keys(values)}", f"no key {text_key}: {_keys(values)}"),
         )
-    fitting = [other for other in SCHEMAS if other != schema and any(recognise_for(value, other) for value in values)]
+    fitting = [
+        other for other in SCHEMAS if other != schema and any(recognise_for(value, other) for value in values)
+    ]
     zh_hint, en_hint = "", ""
     if fitting:
         zh_hint = f"它看起来是 {fitting[0]}，那是给 {_TAKEN_BY[fitting[0]][0]} 的。"
@@ -332,7 +452,9 @@ def _unrecognised(path: Source, values: list[Any], schema: str, text_key: str) -
 def _keys(values: Iterable[Any]) -> str:
     seen: dict[str, None] = {}
     for value in values:
-        seen.update(dict.fromkeys(map(str, value)) if isinstance(value, Mapping) else {type(value).__name__: None})
+        seen.update(
+            dict.fromkeys(map(str, value)) if isinstance(value, Mapping) else {type(value).__name__: None}
+        )
     return "{" + ", ".join(list(seen)[:20]) + "}"
 
 

@@ -29,7 +29,8 @@ from .tables import table
 
 _SEPARATOR = "<|endoftext|>"
 _CHUNK = 1 << 20  # characters of a page or of Markdown that make one document at most
-_CHAPTER = 1 << 17  # characters of plain text from which a document ends with a paragraph, twice as many with any line
+# characters of plain text from which a document ends with a paragraph, twice as many with any line
+_CHAPTER = 1 << 17
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\}\s*,?\s*(?=\{)")
 
@@ -46,7 +47,14 @@ class Sourced:
 
 
 def records(
-    path: Source, schema: str, quarantine: Quarantine, limits: ReadLimits, *, texts: bool = False, sources: bool = False, text_key: str = ""
+    path: Source,
+    schema: str,
+    quarantine: Quarantine,
+    limits: ReadLimits,
+    *,
+    texts: bool = False,
+    sources: bool = False,
+    text_key: str = "",
 ) -> Iterator[Raw | TextBatch | Sourced]:
     """Stream the records of `path`; `schema` (a key of `layouts.SCHEMAS`) only tells how to read an array of chat messages.
 
@@ -67,7 +75,14 @@ def records(
     whole = itertools.chain([first], stream)
     start = first[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if suffix in (".csv", ".tsv"):
-        return table(path, _decoded(whole, encoding, path, quarantine), "\t" if suffix == ".tsv" else ",", quarantine, limits, text_key)
+        return table(
+            path,
+            _decoded(whole, encoding, path, quarantine),
+            "\t" if suffix == ".tsv" else ",",
+            quarantine,
+            limits,
+            text_key,
+        )
     if suffix in (".jsonl", ".ndjson", ".json") or start in (b"{", b"["):
         if start == b"[" and not _one_list_a_line(first):
             return _array(path, _decoded(whole, encoding, path, quarantine), schema, quarantine, limits)
@@ -79,7 +94,9 @@ def records(
     if suffix not in ("", ".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xml"):
         raise HanlinError(f"{path}：不支持的文件类型 {suffix}。", f"{path}: unsupported file type {suffix}.")
     return _text(
-        _decoded(whole, encoding, path, quarantine), markdown=suffix in (".md", ".markdown"), pages=suffix in (".html", ".htm", ".xml")
+        _decoded(whole, encoding, path, quarantine),
+        markdown=suffix in (".md", ".markdown"),
+        pages=suffix in (".html", ".htm", ".xml"),
     )
 
 
@@ -114,17 +131,31 @@ def _decoded(stream: Iterator[bytes], encoding: str, path: Source, quarantine: Q
             yield text
     if bad > 0:
         quarantine.add(
-            path, 0, -1, tr("有不能解码的字节，已换成 U+FFFD", "undecodable bytes, replaced by U+FFFD"), f"{bad} × U+FFFD ({encoding})"
+            path,
+            0,
+            -1,
+            tr("有不能解码的字节，已换成 U+FFFD", "undecodable bytes, replaced by U+FFFD"),
+            f"{bad} × U+FFFD ({encoding})",
         )
 
 
 def _json_lines(
-    path: Source, source: Iterator[tuple[int, int, bytes | None]], encoding: str, quarantine: Quarantine, limits: ReadLimits
+    path: Source,
+    source: Iterator[tuple[int, int, bytes | None]],
+    encoding: str,
+    quarantine: Quarantine,
+    limits: ReadLimits,
 ) -> Iterator[Raw]:
     for number, offset, line in source:
         if line is None:
             quarantine.add(
-                path, number, offset, tr(f"一行超过 {limits.record_bytes >> 20} MiB", f"a line above {limits.record_bytes >> 20} MiB")
+                path,
+                number,
+                offset,
+                tr(
+                    f"一行超过 {limits.record_bytes >> 20} MiB",
+                    f"a line above {limits.record_bytes >> 20} MiB",
+                ),
             )
             continue
         if not line or line.isspace():
@@ -144,7 +175,11 @@ def _json_lines(
                 values = list(_mended(text if isinstance(text, str) else text.decode()))
             except (ValueError, RecursionError) as error:
                 undecodable = isinstance(error, UnicodeDecodeError)
-                reason = tr("不能解码的字节", "undecodable bytes") if undecodable else tr("不是合法的 JSON", "not valid JSON")
+                reason = (
+                    tr("不能解码的字节", "undecodable bytes")
+                    if undecodable
+                    else tr("不是合法的 JSON", "not valid JSON")
+                )
                 quarantine.add(path, number, offset, reason, line)
                 continue
             for value in values:
@@ -154,11 +189,18 @@ def _json_lines(
 
 
 def _too_complex() -> str:
-    return tr(f"JSON 嵌套超过 {MAX_DEPTH} 层或元素过多", f"JSON nested deeper than {MAX_DEPTH}, or of too many values")
+    return tr(
+        f"JSON 嵌套超过 {MAX_DEPTH} 层或元素过多",
+        f"JSON nested deeper than {MAX_DEPTH}, or of too many values",
+    )
 
 
 def _text_batches(
-    path: Source, blocks: Iterator[tuple[int, int, bytes | None]], quarantine: Quarantine, limits: ReadLimits, sources: bool
+    path: Source,
+    blocks: Iterator[tuple[int, int, bytes | None]],
+    quarantine: Quarantine,
+    limits: ReadLimits,
+    sources: bool,
 ) -> Iterator[Raw | TextBatch | Sourced]:
     """The texts of lines that the core can read, and the other lines' records, in the order of the file."""
     reader, names = JsonLines("text", limits.record_bytes), _SourceReader(limits)
@@ -223,7 +265,9 @@ def _mended(line: str) -> Iterator[Any]:
             position += 1
 
 
-def _array(path: Source, blocks: Iterator[str], schema: str, quarantine: Quarantine, limits: ReadLimits) -> Iterator[Raw]:
+def _array(
+    path: Source, blocks: Iterator[str], schema: str, quarantine: Quarantine, limits: ReadLimits
+) -> Iterator[Raw]:
     """Elements of one JSON array, streamed; an array of chat messages is one conversation."""
     elements = _values(path, blocks, quarantine, limits, opening="[")
     first = next(elements, None)
@@ -236,7 +280,9 @@ def _array(path: Source, blocks: Iterator[str], schema: str, quarantine: Quarant
     yield from elements
 
 
-def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits: ReadLimits, opening: str = "") -> Iterator[Raw]:
+def _values(
+    path: Source, blocks: Iterator[str], quarantine: Quarantine, limits: ReadLimits, opening: str = ""
+) -> Iterator[Raw]:
     """JSON values one after another, separated by commas or space, over any number of lines.
 
     After a broken one, reading goes on at the next `{` that follows a `}`: one bad record costs itself.
@@ -268,7 +314,11 @@ def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits:
             try:
                 value, end = _DECODER.raw_decode(buffer, position)
                 # a number or a word is whole only when something that cannot belong to it follows
-                if buffer[end - 1] in '}]"' or buffer[end : end + 1] in (*" \t\r\n,]",) or (not more and end == len(buffer)):
+                if (
+                    buffer[end - 1] in '}]"'
+                    or buffer[end : end + 1] in (*" \t\r\n,]",)
+                    or (not more and end == len(buffer))
+                ):
                     if _too_deep(buffer, position, end):
                         quarantine.add(path, line, -1, _too_complex(), buffer[position : position + 200])
                     else:
@@ -280,7 +330,9 @@ def _values(path: Source, blocks: Iterator[str], quarantine: Quarantine, limits:
             except RecursionError:
                 error = json.JSONDecodeError("nested too deep", buffer[: position + 1], position)
         deep = error is not None and error.msg == "nested too deep"
-        near_end = error is None or (not deep and (error.pos >= len(buffer) - 16 or error.msg.startswith("Unterminated")))
+        near_end = error is None or (
+            not deep and (error.pos >= len(buffer) - 16 or error.msg.startswith("Unterminated"))
+        )
         if more and near_end and len(buffer) - position <= limits.record_bytes:
             # doubling the buffer keeps repeated attempts at one long value linear
             buffer, position, counted = buffer[position:], 0, 0
@@ -351,7 +403,8 @@ def _text_lines(blocks: Iterator[str], longest: int = sys.maxsize) -> Iterator[s
         if size > longest:
             text = "".join(held)
             separator = text.find(_SEPARATOR, len(text) - 2 * len(_SEPARATOR))
-            cut = separator if separator > 0 else len(text) - len(_SEPARATOR)  # no separator stands across it, nor half of one before it
+            # no separator stands across it, nor half of one before it
+            cut = separator if separator > 0 else len(text) - len(_SEPARATOR)
             yield text[:cut]
             held, size = [text[cut:]], len(text) - cut
     if size:
@@ -372,7 +425,10 @@ def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw
     filled = [line for line in head if line.strip()]
     separated = _SEPARATOR in first
     by_line = (
-        not (separated or markdown or pages) and len(head) > 1 and len(filled) == len(head) and sum(map(len, filled)) / len(filled) > 300
+        not (separated or markdown or pages)
+        and len(head) > 1
+        and len(filled) == len(head)
+        and sum(map(len, filled)) / len(filled) > 300
     )
     chunk, at_any_line = (_CHUNK, 4 * _CHUNK) if markdown or pages else (_CHAPTER, 2 * _CHAPTER)
     line, start, held, size = 1, 1, [], 0
@@ -414,6 +470,10 @@ def _parquet(path: Path) -> Iterator[Raw]:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=512):
             for row in batch.to_pylist():
                 number += 1
-                yield Raw(number, -1, cast(Any, {key: value for key, value in row.items() if value is not None}))
+                yield Raw(
+                    number, -1, cast(Any, {key: value for key, value in row.items() if value is not None})
+                )
     except (OSError, ValueError) as error:
-        raise HanlinError(f"{path} 不是完整的 parquet 文件（{error}）。", f"{path} is not a whole parquet file ({error}).") from error
+        raise HanlinError(
+            f"{path} 不是完整的 parquet 文件（{error}）。", f"{path} is not a whole parquet file ({error})."
+        ) from error

@@ -129,7 +129,9 @@ class CleanConfig:
         for name in self.disabled:
             if name not in RULE_NAMES:
                 close = difflib.get_close_matches(name, RULE_NAMES, 1)
-                raise ValueError(f"disabled: {name!r}; {'did you mean ' + close[0] + '?' if close else ', '.join(RULE_NAMES)}")
+                raise ValueError(
+                    f"disabled: {name!r}; {'did you mean ' + close[0] + '?' if close else ', '.join(RULE_NAMES)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ class Rule:
 Extra = Callable[[Signals, CleanConfig], np.ndarray]
 
 
-def _most(name: str, signal: str, source: str, also: Extra | None = None, row: int | None = None, key: str = "") -> Rule:
+def _most(
+    name: str, signal: str, source: str, also: Extra | None = None, row: int | None = None, key: str = ""
+) -> Rule:
     """At most `max_<signal>` of a signal, or of one row of it; where `also` is given, it must hold too for a document to go."""
     key = key or f"max_{signal}"
 
@@ -181,7 +185,14 @@ def _top(n: int) -> Rule:
 
 
 def _duplicates(n: int) -> Rule:
-    return _most(f"duplicate_{n}gram", "duplicate_ngram_share", "Matrix; FineWeb-2", None, n - 5, f"max_duplicate_{n}gram_share")
+    return _most(
+        f"duplicate_{n}gram",
+        "duplicate_ngram_share",
+        "Matrix; FineWeb-2",
+        None,
+        n - 5,
+        f"max_duplicate_{n}gram_share",
+    )
 
 
 def _low_entropy(signals: Signals, config: CleanConfig) -> np.ndarray:
@@ -207,7 +218,12 @@ RULES: tuple[Rule, ...] = (
     _least("short_lines", "mean_line", "ChineseWebText", lambda s, c: s.terminal_share < 0.5),
     _most("long_lines", "mean_line", "CodeParrot"),
     _most("longest_line", "longest_line", "CodeParrot"),
-    _least("terminal_punctuation", "terminal_share", "FineWeb-2; here for lists of sentences", lambda s, c: (s.lines < 4) | (s.mean_line < c.sentence_line)),
+    _least(
+        "terminal_punctuation",
+        "terminal_share",
+        "FineWeb-2; here for lists of sentences",
+        lambda s, c: (s.lines < 4) | (s.mean_line < c.sentence_line),
+    ),
     _most("bullets", "bullet_share", "Matrix; Gopher"),
     _most("ellipsis_lines", "ellipsis_line_share", "Matrix; Gopher", lambda s, c: s.lines >= 4),
     _most("more_lines", "more_share", "Matrix"),
@@ -279,6 +295,9 @@ def preset(name: str, rules: Mapping[str, Any] | None = None) -> CleanConfig:
     """
     if name not in PRESETS:
         raise HanlinError(
-            f"没有名为 {name!r} 的清洗预设。可用：{'、'.join(PRESETS)}。", f"No cleaning preset {name!r}. Available: {', '.join(PRESETS)}."
+            f"没有名为 {name!r} 的清洗预设。可用：{'、'.join(PRESETS)}。",
+            f"No cleaning preset {name!r}. Available: {', '.join(PRESETS)}.",
         )
-    return configs.build(CleanConfig, dataclasses.asdict(PRESETS[name]) | dict(rules or {}), f"clean preset {name}")
+    return configs.build(
+        CleanConfig, dataclasses.asdict(PRESETS[name]) | dict(rules or {}), f"clean preset {name}"
+    )

@@ -25,7 +25,9 @@ KIND = "quality_scorer"
 WEIGHTS, SCORER, REPORT = "weights.npy", "scorer.json", "report.json"
 _CHUNK = 1 << 16  # characters at a time: what is made of them stays in the cache
 # Multilinear hashing: the high bits of a sum of odd multiples of the characters, with multipliers of their own for each n.
-_MULTIPLIERS = np.random.Generator(np.random.PCG64(20_260_101)).integers(0, 1 << 63, (6, 6), np.uint64) * np.uint64(2) + np.uint64(1)
+_MULTIPLIERS = np.random.Generator(np.random.PCG64(20_260_101)).integers(
+    0, 1 << 63, (6, 6), np.uint64
+) * np.uint64(2) + np.uint64(1)
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,30 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orders", tuple(self.orders))
-        if not self.orders or len(set(self.orders)) != len(self.orders) or not all(1 <= n <= 6 for n in self.orders):
-            raise HanlinError(f"n-gram 的长度须是 1 到 6 之间不重复的整数，不能是 {self.orders}。", f"Lengths of n-grams are distinct integers from 1 to 6, not {self.orders}.")
+        if (
+            not self.orders
+            or len(set(self.orders)) != len(self.orders)
+            or not all(1 <= n <= 6 for n in self.orders)
+        ):
+            raise HanlinError(
+                f"n-gram 的长度须是 1 到 6 之间不重复的整数，不能是 {self.orders}。",
+                f"Lengths of n-grams are distinct integers from 1 to 6, not {self.orders}.",
+            )
         if not 8 <= self.bits <= 28:
-            raise HanlinError(f"bits 须在 8 到 28 之间，不能是 {self.bits}。", f"bits is from 8 to 28, not {self.bits}.")
-        if not (0 < self.test_fraction < 1 and self.folds >= 2 and self.max_chars > 0 and self.max_class_chars > 0 and self.strength > 0):
-            raise HanlinError("评分器的配置不合理：比例须在 0 到 1 之间，折数至少 2，其余须为正。", "Unreasonable configuration of the scorer: a fraction is within 0 and 1, there are 2 folds or more, the rest is positive.")
+            raise HanlinError(
+                f"bits 须在 8 到 28 之间，不能是 {self.bits}。", f"bits is from 8 to 28, not {self.bits}."
+            )
+        if not (
+            0 < self.test_fraction < 1
+            and self.folds >= 2
+            and self.max_chars > 0
+            and self.max_class_chars > 0
+            and self.strength > 0
+        ):
+            raise HanlinError(
+                "评分器的配置不合理：比例须在 0 到 1 之间，折数至少 2，其余须为正。",
+                "Unreasonable configuration of the scorer: a fraction is within 0 and 1, there are 2 folds or more, the rest is positive.",
+            )
 
 
 @functools.cache
@@ -88,7 +108,9 @@ def slots(texts: Sequence[str], config: ScoreConfig) -> Iterator[tuple[np.ndarra
     cut = [text[: config.max_chars] for text in texts]
     lengths = np.fromiter(map(len, cut), np.int64, len(cut))
     starts = np.cumsum(lengths) - lengths
-    points = _folded()[np.frombuffer("".join(cut).encode("utf-32-le", "surrogatepass"), np.uint32)].astype(np.uint64)
+    points = _folded()[np.frombuffer("".join(cut).encode("utf-32-le", "surrogatepass"), np.uint32)].astype(
+        np.uint64
+    )
     for n in config.orders:
         size = max(0, len(points) - n + 1)
         hashes = points[:size] * _MULTIPLIERS[n - 1, 0]
@@ -130,12 +152,18 @@ class Scorer:
         weights = np.load(Path(path) / WEIGHTS, allow_pickle=False)
         config = ScoreConfig(**fields.pop("config"))
         if weights.shape != (1 << config.bits,) or weights.dtype != np.int16:
-            raise HanlinError(f"{path} 的权重与配置不符，请重新训练。", f"The weights in {path} do not fit its configuration. Train it again.")
+            raise HanlinError(
+                f"{path} 的权重与配置不符，请重新训练。",
+                f"The weights in {path} do not fit its configuration. Train it again.",
+            )
         return cls(config, weights, **fields)
 
     def fields(self) -> dict[str, Any]:
         """Everything but the weights, as JSON."""
-        return {name: dataclasses.asdict(self)[name] for name in ("config", "scale", "intercept", "slope", "offset")}
+        return {
+            name: dataclasses.asdict(self)[name]
+            for name in ("config", "scale", "intercept", "slope", "offset")
+        }
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """The probability of each text, (N,) float64 within 0 and 1, as if good and bad were equally frequent; NaN for an empty one."""
@@ -205,7 +233,9 @@ def score_files(scorer: Scorer, files: Sequence[str | Path], samples: int = 2) -
             held += [(float(score), beginning(text)) for score, text in zip(found, texts, strict=True)]
             if len(held) > 4000:  # every other one, whatever their number
                 del held[::2]
-    return {source: _summary(np.concatenate(found), shown[source], samples) for source, found in scores.items()}
+    return {
+        source: _summary(np.concatenate(found), shown[source], samples) for source, found in scores.items()
+    }
 
 
 def _summary(scores: np.ndarray, shown: list[tuple[float, str]], samples: int) -> dict[str, Any]:
@@ -226,8 +256,17 @@ def deciles(scores: np.ndarray, shown: Sequence[tuple[float, str]], samples: int
     middles = np.quantile(scores, np.linspace(0.05, 0.95, 10))
     found = []
     for low, middle, high in zip(edges, middles, edges[1:], strict=False):
-        near = sorted((item for item in shown if low <= item[0] <= high), key=lambda item: (abs(item[0] - middle), item[1]))[:samples]
-        found.append({"low": float(low), "high": float(high), "samples": [{"score": score, "text": text} for score, text in near]})
+        near = sorted(
+            (item for item in shown if low <= item[0] <= high),
+            key=lambda item: (abs(item[0] - middle), item[1]),
+        )[:samples]
+        found.append(
+            {
+                "low": float(low),
+                "high": float(high),
+                "samples": [{"score": score, "text": text} for score, text in near],
+            }
+        )
     return found
 
 

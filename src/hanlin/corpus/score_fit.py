@@ -25,7 +25,19 @@ from .dedup import skeleton
 from .files import expand
 from .quarantine import Quarantine
 from .readers import read_documents
-from .score import KIND, REPORT, SCORER, WEIGHTS, ScoreConfig, Scorer, batched, beginning, deciles, norm, slots
+from .score import (
+    KIND,
+    REPORT,
+    SCORER,
+    WEIGHTS,
+    ScoreConfig,
+    Scorer,
+    batched,
+    beginning,
+    deciles,
+    norm,
+    slots,
+)
 
 _FEWEST = 20  # documents of a class below which nothing can be said
 _WINDOWS = 8  # of one document at most
@@ -45,7 +57,12 @@ class _Features(NamedTuple):
 
 
 def fit_scorer(
-    good: Sequence[str | Path], bad: Sequence[str | Path], out: Path | str, config: ScoreConfig | None = None, *, seed: int = 1
+    good: Sequence[str | Path],
+    bad: Sequence[str | Path],
+    out: Path | str,
+    config: ScoreConfig | None = None,
+    *,
+    seed: int = 1,
 ) -> dict[str, Any]:
     """Train a scorer on good and bad documents and write it as an artefact with `report.json`.
 
@@ -75,11 +92,19 @@ def fit_scorer(
             )
     scorer = _fit(parts, config)
     report = {
-        "documents": {"good": len(examples[0]), "bad": len(examples[1]), "in_both": len(both), "unusable": quarantine.count},
+        "documents": {
+            "good": len(examples[0]),
+            "bad": len(examples[1]),
+            "in_both": len(both),
+            "unusable": quarantine.count,
+        },
         "training": {"good": len(parts[0]), "bad": len(parts[1])},
         **_judge(scorer, tests),
     }
-    settings = dataclasses.asdict(config) | {"good": [str(file) for file in good], "bad": [str(file) for file in bad]}
+    settings = dataclasses.asdict(config) | {
+        "good": [str(file) for file in good],
+        "bad": [str(file) for file in bad],
+    }
     with artifact(out, KIND, config=settings, seed=seed) as writer:
         np.save(writer.path / WEIGHTS, scorer.weights, allow_pickle=False)
         write_json(writer.path / SCORER, scorer.fields())
@@ -88,14 +113,18 @@ def fit_scorer(
     return report
 
 
-def _draw(files: Sequence[str | Path], config: ScoreConfig, seed: int, quarantine: Quarantine) -> list[_Example]:
+def _draw(
+    files: Sequence[str | Path], config: ScoreConfig, seed: int, quarantine: Quarantine
+) -> list[_Example]:
     """The documents of a class with the smallest hashes, about `max_class_chars` characters, without repeats."""
     kept: list[tuple[float, bytes, str, str]] = []  # a heap, the largest hash first
     known: set[bytes] = set()
     size = 0
     for item in read_documents(list(files), quarantine=quarantine, source="file"):
         text = item["text"][: config.max_chars]
-        key = hashlib.blake2b(skeleton(text).encode("utf-8", "surrogatepass"), digest_size=16, key=str(seed).encode()).digest()
+        key = hashlib.blake2b(
+            skeleton(text).encode("utf-8", "surrogatepass"), digest_size=16, key=str(seed).encode()
+        ).digest()
         if key in known:
             continue
         rank = int.from_bytes(key[:8], "big") / 2**64
@@ -109,7 +138,9 @@ def _draw(files: Sequence[str | Path], config: ScoreConfig, seed: int, quarantin
             known.discard(dropped[1])
             size -= len(dropped[2])
     # the rank chose; a second number from the same hash says which part it falls into
-    return sorted(_Example(int.from_bytes(key[8:], "big") / 2**64, key, text, source) for _, key, text, source in kept)
+    return sorted(
+        _Example(int.from_bytes(key[8:], "big") / 2**64, key, text, source) for _, key, text, source in kept
+    )
 
 
 def _windows(parts: Sequence[Sequence[_Example]], most: int = _WINDOWS) -> list[list[_Example]]:
@@ -120,7 +151,8 @@ def _windows(parts: Sequence[Sequence[_Example]], most: int = _WINDOWS) -> list[
         found.append([])
         for item in drawn:
             draw = np.random.Generator(np.random.PCG64(int.from_bytes(item.key, "big")))
-            count = int(np.clip(len(item.text) // others.mean(), 1, most))  # fixed before lengths are drawn, or short ones would be favoured
+            # fixed before lengths are drawn, or short ones would be favoured
+            count = int(np.clip(len(item.text) // others.mean(), 1, most))
             for length in map(int, np.minimum(draw.choice(others, count), len(item.text))):
                 start = int(draw.integers(0, len(item.text) - length + 1))
                 found[-1].append(item._replace(text=item.text[start : start + length], weight=1 / count))
@@ -133,7 +165,12 @@ def _fit(parts: Sequence[Sequence[_Example]], config: ScoreConfig) -> Scorer:
     labels = np.repeat([1, 0], list(map(len, classes)))
     folds = np.array([int(item.position * 1e9) % config.folds for item in windows])
     # a class counts as much as the other, and a document of it as much as the others
-    shares = np.concatenate([np.array([item.weight for item in drawn]) / len(part) for drawn, part in zip(classes, parts, strict=True)])
+    shares = np.concatenate(
+        [
+            np.array([item.weight for item in drawn]) / len(part)
+            for drawn, part in zip(classes, parts, strict=True)
+        ]
+    )
     weight = shares * (len(windows) / 2)
     features = _features([item.text for item in windows], config)
     margins = np.empty(len(windows))
@@ -147,7 +184,14 @@ def _fit(parts: Sequence[Sequence[_Example]], config: ScoreConfig) -> Scorer:
     weights = model.coef_[0] * features.rarity
     scale = float(np.abs(weights).max()) / 32767 or 1.0
     quantised = np.rint(weights / scale).astype(np.int16)
-    return Scorer(config, quantised, scale, float(model.intercept_[0]), float(platt.coef_[0, 0]), float(platt.intercept_[0]))
+    return Scorer(
+        config,
+        quantised,
+        scale,
+        float(model.intercept_[0]),
+        float(platt.coef_[0, 0]),
+        float(platt.intercept_[0]),
+    )
 
 
 def _features(texts: Sequence[str], config: ScoreConfig) -> _Features:
@@ -187,7 +231,11 @@ def _sklearn() -> Any:
 
 
 def _regression(matrix: Any, labels: np.ndarray, weight: np.ndarray, strength: float) -> Any:
-    return _sklearn().LogisticRegression(C=strength, solver="lbfgs", max_iter=200, tol=1e-3).fit(matrix, labels, weight)
+    return (
+        _sklearn()
+        .LogisticRegression(C=strength, solver="lbfgs", max_iter=200, tol=1e-3)
+        .fit(matrix, labels, weight)
+    )
 
 
 def _judge(scorer: Scorer, tests: Sequence[Sequence[_Example]]) -> dict[str, Any]:
@@ -195,7 +243,10 @@ def _judge(scorer: Scorer, tests: Sequence[Sequence[_Example]]) -> dict[str, Any
     scores = [scorer([item.text for item in drawn]) for drawn in tests]
     same = [scorer([item.text for item in drawn]) for drawn in _windows(tests, 1)]
     everything = np.concatenate(scores)
-    shown = [(float(score), beginning(item.text)) for score, item in zip(everything, (item for drawn in tests for item in drawn), strict=True)]
+    shown = [
+        (float(score), beginning(item.text))
+        for score, item in zip(everything, (item for drawn in tests for item in drawn), strict=True)
+    ]
     groups = deciles(everything, shown)
     for group in groups:
         inside = [int(((part >= group["low"]) & (part <= group["high"])).sum()) for part in scores]
@@ -204,7 +255,11 @@ def _judge(scorer: Scorer, tests: Sequence[Sequence[_Example]]) -> dict[str, Any
     for name, drawn, part in zip(("good", "bad"), tests, scores, strict=True):
         for source in sorted({item.source for item in drawn}):
             mine = part[[item.source == source for item in drawn]]
-            sources[f"{name}/{source}"] = {"documents": len(mine), "mean": float(mine.mean()), "at_least_half": float((mine >= 0.5).mean())}
+            sources[f"{name}/{source}"] = {
+                "documents": len(mine),
+                "mean": float(mine.mean()),
+                "at_least_half": float((mine >= 0.5).mean()),
+            }
     return {
         "test": {"good": len(tests[0]), "bad": len(tests[1])},
         "auc": _metric(*scores),
@@ -217,7 +272,14 @@ def _judge(scorer: Scorer, tests: Sequence[Sequence[_Example]]) -> dict[str, Any
 
 def _metric(good: np.ndarray, bad: np.ndarray) -> dict[str, Any]:
     value, low, high = auc(good, bad)
-    return {"value": value, "low": low, "high": high, "n": len(good) + len(bad), "chance": 0.5, "higher_is_better": True}
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": len(good) + len(bad),
+        "chance": 0.5,
+        "higher_is_better": True,
+    }
 
 
 def auc(good: np.ndarray, bad: np.ndarray) -> tuple[float, float, float]:
@@ -228,8 +290,12 @@ def auc(good: np.ndarray, bad: np.ndarray) -> tuple[float, float, float]:
     """
     order_bad, order_good = np.sort(bad), np.sort(good)
 
-    def share(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:  # of `ordered` below each value, ties half
-        return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
+    def share(
+        values: np.ndarray, ordered: np.ndarray
+    ) -> np.ndarray:  # of `ordered` below each value, ties half
+        return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (
+            2 * len(ordered)
+        )
 
     of_good, of_bad = share(good, order_bad), 1 - share(bad, order_good)
     value = float(of_good.mean())
@@ -246,7 +312,9 @@ def _calibration_error(good: np.ndarray, bad: np.ndarray, bins: int = 10) -> flo
     """Mean distance of probability and share of good documents over ten bins, both classes given equal weight (ECE)."""
     error = np.zeros(bins)
     for part, right in ((good, 1), (bad, 0)):
-        error += np.bincount(np.minimum((part * bins).astype(int), bins - 1), (right - part) / (2 * len(part)), minlength=bins)
+        error += np.bincount(
+            np.minimum((part * bins).astype(int), bins - 1), (right - part) / (2 * len(part)), minlength=bins
+        )
     return float(np.abs(error).sum())
 
 
@@ -256,13 +324,18 @@ def report_text(report: dict[str, Any]) -> str:
     from .score import deciles_text
 
     test = report["test"]
-    whole, same = (f"{item['value']:.4f} [{item['low']:.4f}, {item['high']:.4f}]" for item in (report["auc"], report["auc_same_length"]))
+    whole, same = (
+        f"{item['value']:.4f} [{item['low']:.4f}, {item['high']:.4f}]"
+        for item in (report["auc"], report["auc_same_length"])
+    )
     head = tr(
         f"留出 {test['good']} 篇好、{test['bad']} 篇坏文档，未参与训练与校准：AUC {whole}；截成同样长短时 AUC {same}；校准误差 {report['calibration_error']:.3f}",
         f"{test['good']} good and {test['bad']} bad documents kept out of training and calibration: AUC {whole}; cut to the same lengths, AUC {same}; "
         f"calibration error {report['calibration_error']:.3f}",
     )
     rows = [[tr("来源", "source"), tr("文档", "documents"), tr("平均分", "mean"), "≥ 0.5"]]
-    rows += [[name, f"{item['documents']}", f"{item['mean']:.3f}", f"{item['at_least_half']:.1%}"] for name, item in report["sources"].items()]
+    rows += [
+        [name, f"{item['documents']}", f"{item['mean']:.3f}", f"{item['at_least_half']:.1%}"]
+        for name, item in report["sources"].items()
+    ]
     return "\n".join([head, *table(rows, right=(1, 2, 3)), deciles_text(report["deciles"])])
-

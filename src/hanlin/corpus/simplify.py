@@ -13,7 +13,8 @@ from ..common.errors import HanlinError
 from .characters import TRADITIONAL, table
 
 PACKAGE = "opencc"
-_WHOLE = re.compile("[^\ud800-\udfff]+")  # OpenCC is handed UTF-8, which has no place for halves of surrogate pairs
+# OpenCC is handed UTF-8, which has no place for halves of surrogate pairs
+_WHOLE = re.compile("[^\ud800-\udfff]+")
 
 
 class Simplifier:

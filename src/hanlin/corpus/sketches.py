@@ -60,12 +60,18 @@ class SketchWriter:
         self.documents += len(bare)
         return found
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             if self._bands is not None:
                 self._bands.close()
             self._digests.flush()
-            about = {"documents": self.documents, "content": self._content.hexdigest(), "config": to_dict(self.config)}
+            about = {
+                "documents": self.documents,
+                "content": self._content.hexdigest(),
+                "config": to_dict(self.config),
+            }
             write_json(self._folder / "sketch.json", about)
         self._stack.__exit__(kind, error, trace)
 
@@ -86,7 +92,9 @@ class Sketch:
         about = read_json(self.path / "sketch.json")
         self.documents: int = about["documents"]
         self.content: str = about["content"]
-        made, asked = ({name: found[name] for name in _FIELDS} for found in (about["config"], to_dict(config)))
+        made, asked = (
+            {name: found[name] for name in _FIELDS} for found in (about["config"], to_dict(config))
+        )
         if made != asked or (config.near and not (self.path / "bands").is_file()):
             raise HanlinError(
                 f"{self.path} 里的指纹是用 {made} 算的，现在要求 {asked}。请删除它后重新运行。",

@@ -33,9 +33,15 @@ def check(options: Mapping[str, Any]) -> None:
             f"The Slurm executor needs {', '.join(missing)}, for instance --executor-option partition=cpu time=20:00:00.",
         )
     if not shutil.which("sbatch"):
-        raise HanlinError("这台机器上没有 sbatch。请在 Slurm 的登录节点上运行。", "There is no sbatch on this machine. Run this on a login node of Slurm.")
+        raise HanlinError(
+            "这台机器上没有 sbatch。请在 Slurm 的登录节点上运行。",
+            "There is no sbatch on this machine. Run this on a login node of Slurm.",
+        )
     if "SLURM_ARRAY_TASK_ID" in os.environ:  # datatrove would take this process for one of its ranks
-        raise HanlinError("不能在 Slurm 作业数组里面启动。请在登录节点上运行。", "This cannot be started inside a Slurm job array. Run it on a login node.")
+        raise HanlinError(
+            "不能在 Slurm 作业数组里面启动。请在登录节点上运行。",
+            "This cannot be started inside a Slurm job array. Run it on a login node.",
+        )
 
 
 def launch(executor: Any, given: Mapping[str, Any], options: Mapping[str, Any], phase: str) -> None:
@@ -68,7 +74,14 @@ def launch(executor: Any, given: Mapping[str, Any], options: Mapping[str, Any], 
 
 def states(phase: str) -> str:
     """How the ranks of this phase's last job that failed ended, as Slurm's accounting has it, such as `OUT_OF_MEMORY × 3`."""
-    found = _ask("sacct", f"--name={_names.get(phase, '')}", "--allocations", "--noheader", "--parsable2", "--format=State")
+    found = _ask(
+        "sacct",
+        f"--name={_names.get(phase, '')}",
+        "--allocations",
+        "--noheader",
+        "--parsable2",
+        "--format=State",
+    )
     counts = Counter(line.split()[0] for line in (found or "").splitlines() if line.strip())
     del counts["COMPLETED"]
     return ", ".join(f"{state} × {count}" for state, count in sorted(counts.items()))

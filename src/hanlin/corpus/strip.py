@@ -48,14 +48,19 @@ class Strip:
         """Keys of the lines of a shard's documents, of equal ones only the first one's."""
         taken = Taken(self.taken[task])
         copies, first = duplicates_of(self.copies, self.taken, task)
-        numbers = np.setdiff1d(np.arange(len(taken)), copies["document"].astype(np.int64) - first, assume_unique=True)
+        numbers = np.setdiff1d(
+            np.arange(len(taken)), copies["document"].astype(np.int64) - first, assume_unique=True
+        )
         with LineCounter(folder / COUNTED, self.config.boilerplate) as counter:
             for part, texts in taken.batches(numbers):
                 counter.add(texts, _sources(taken, part))
 
     def find(self, _: int, folder: Path) -> None:
         """The lines that enough documents have."""
-        np.save(folder / COMMON, common_lines([path / COUNTED for path in self.counted], self.config.boilerplate, self.memory))
+        np.save(
+            folder / COMMON,
+            common_lines([path / COUNTED for path in self.counted], self.config.boilerplate, self.memory),
+        )
 
     def strip(self, task: int, folder: Path) -> None:
         """A shard as `Intake` leaves it, without boilerplate; documents that lost lines are held against the rules again."""
@@ -89,8 +94,14 @@ class _Stripping:
     def __call__(self, texts: Sequence[str], sources: Sequence[str], kinds: np.ndarray) -> list[Kept]:
         """Those of the batch that stay; `kinds` (N,) uint8 is what the shelf had noted."""
         stripped = self._boilerplate(texts, sources)
-        touched = [place for place, (before, after) in enumerate(zip(texts, stripped, strict=True)) if before != after]
-        cleaned, found = self._cleaner.with_scripts([{"text": stripped[place], "source": sources[place]} for place in touched])
+        touched = [
+            place
+            for place, (before, after) in enumerate(zip(texts, stripped, strict=True))
+            if before != after
+        ]
+        cleaned, found = self._cleaner.with_scripts(
+            [{"text": stripped[place], "source": sources[place]} for place in touched]
+        )
         dropped = {place for place, document in zip(touched, cleaned, strict=True) if document is None}
         scripts = dict(zip(touched, found, strict=True))
         kept = []

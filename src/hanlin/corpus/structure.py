@@ -55,7 +55,9 @@ class Structure:
         return None if ends is None else ends + 1
 
 
-def measure(text: bytes | str, begin: int = 0, *, whole: bool = False, piece: int = _PIECE) -> tuple[int, int, int | None]:
+def measure(
+    text: bytes | str, begin: int = 0, *, whole: bool = False, piece: int = _PIECE
+) -> tuple[int, int, int | None]:
     """Lists, objects and commas of the value that begins at `begin`, how deep it is, and where it ends (None: not within `text`).
 
     Args:

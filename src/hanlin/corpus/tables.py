@@ -14,7 +14,12 @@ from .quarantine import Quarantine, Raw
 
 
 def table(
-    path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quarantine, limits: ReadLimits, text_key: str = ""
+    path: Source,
+    blocks: Iterator[str],
+    delimiter: str,
+    quarantine: Quarantine,
+    limits: ReadLimits,
+    text_key: str = "",
 ) -> Iterator[Raw]:
     """Rows as mappings by the header; two columns without a header (and without `text_key` in it) are question and answer."""
     rows = _rows(path, blocks, delimiter, quarantine, limits)
@@ -30,7 +35,9 @@ def table(
         yield Raw(line, -1, dict(zip(header, row, strict=False)))
 
 
-def _rows(path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quarantine, limits: ReadLimits) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+    path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quarantine, limits: ReadLimits
+) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not empty, each with the number of its last line.
 
     A quote that is never closed takes in all that follows, and so does one that is closed only megabytes later: then the line where its
@@ -46,7 +53,13 @@ def _rows(path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quara
             row = next(reader, None)
             reason = ""
         except _RowTooLong:
-            row, reason = None, tr(f"一行超过 {limits.record_bytes >> 20} MiB 或列数过多", f"a row above {limits.record_bytes >> 20} MiB, or of too many columns")
+            row, reason = (
+                None,
+                tr(
+                    f"一行超过 {limits.record_bytes >> 20} MiB 或列数过多",
+                    f"a row above {limits.record_bytes >> 20} MiB, or of too many columns",
+                ),
+            )
         except csv.Error as error:
             row, reason = None, tr(f"不是合法的 CSV（{error}）", f"not valid CSV ({error})")
         if lines_of_row.ended and row is not None:
@@ -76,14 +89,19 @@ class _RowLines:
 
     _AGAIN = 16  # times that the lines of a row without end are read once more
 
-    def __init__(self, path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quarantine, limits: ReadLimits) -> None:
+    def __init__(
+        self, path: Source, blocks: Iterator[str], delimiter: str, quarantine: Quarantine, limits: ReadLimits
+    ) -> None:
         self._path, self._delimiter, self._quarantine, self._limits = path, delimiter, quarantine, limits
         self._lines = _bounded_lines(blocks, limits.record_bytes)
         self._waiting: deque[str | None] = deque()
         self._row: list[str] = []
         self._retries = self.number = 0
-        self._size = self._bytes = self._columns = self._counted = 0  # of the row: characters; and of its first `_counted` lines
-        self._least = min(limits.record_bytes // 4, limits.record_values)  # characters that could make a row too long
+        self._size = self._bytes = self._columns = self._counted = (
+            0  # of the row: characters; and of its first `_counted` lines
+        )
+        # characters that could make a row too long
+        self._least = min(limits.record_bytes // 4, limits.record_values)
         self.ended = False
 
     @property
@@ -118,7 +136,10 @@ class _RowLines:
             self.number += 1
             if line is not None:
                 break
-            why = tr(f"一行超过 {self._limits.record_bytes >> 20} MiB", f"a line above {self._limits.record_bytes >> 20} MiB")
+            why = tr(
+                f"一行超过 {self._limits.record_bytes >> 20} MiB",
+                f"a line above {self._limits.record_bytes >> 20} MiB",
+            )
             self._quarantine.add(self._path, self.number, -1, why)
         self._row.append(line)
         self._size += len(line)
@@ -129,8 +150,15 @@ class _RowLines:
     def _too_long(self) -> bool:
         """Reckoned only for rows that could be."""
         columns = sum(line.count(self._delimiter) for line in self._row[self._counted :])
-        size = sum(len(line) if line.isascii() else len(line.encode("utf-8", "replace")) for line in self._row[self._counted :])
-        self._counted, self._columns, self._bytes = len(self._row), self._columns + columns, self._bytes + size
+        size = sum(
+            len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+            for line in self._row[self._counted :]
+        )
+        self._counted, self._columns, self._bytes = (
+            len(self._row),
+            self._columns + columns,
+            self._bytes + size,
+        )
         return self._bytes > self._limits.record_bytes or self._columns > self._limits.record_values
 
 

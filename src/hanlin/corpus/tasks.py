@@ -30,7 +30,8 @@ from ..common.failpoints import failpoint
 _WHOLE = ".whole"  # in a folder that is being filled
 _PAUSE = 2.0  # seconds between two signs of life
 _LOOK = 0.5  # seconds between two looks at whether the parent lives
-Progress = Callable[["Phase", int, int], None]  # told the phase, how many of its tasks are done, and how many there are; and now and then again
+# told the phase, how many of its tasks are done, and how many there are; and now and then again
+Progress = Callable[["Phase", int, int], None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,7 +147,9 @@ def _sweep_dead(path: Path) -> None:
 
 
 def _alive(process: int) -> bool:
-    if process == os.getpid() or sys.platform == "win32":  # there signal 0 is none; a build's lock keeps others out
+    if (
+        process == os.getpid() or sys.platform == "win32"
+    ):  # there signal 0 is none; a build's lock keeps others out
         return False
     try:
         os.kill(process, 0)
@@ -195,7 +198,9 @@ class Pool:
 
     def __exit__(self, *error: object) -> None:
         if self._executor is not None:
-            for process in list((self._executor._processes or {}).values()):  # a task is not worth waiting for when the others failed
+            for process in list(
+                (self._executor._processes or {}).values()
+            ):  # a task is not worth waiting for when the others failed
                 process.terminate()
             self._executor.shutdown(cancel_futures=True)
 
@@ -207,7 +212,8 @@ class Pool:
                 yield phase.run(task)
             return
         if self._executor is None:
-            context = multiprocessing.get_context("spawn")  # fork and threads, torch's or the core's, do not go together
+            # fork and threads, torch's or the core's, do not go together
+            context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self._workers, context, end_with, (os.getpid(),))
         waiting: set[Future[float]] = set()
         try:

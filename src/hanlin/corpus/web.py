@@ -87,7 +87,9 @@ class Web:
         HanlinError: `endpoint` is no address.
     """
 
-    def __init__(self, endpoint: str, credentials: Mapping[str, str], wait: Callable[[float], None] = time.sleep):
+    def __init__(
+        self, endpoint: str, credentials: Mapping[str, str], wait: Callable[[float], None] = time.sleep
+    ):
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise HanlinError(
@@ -98,7 +100,8 @@ class Web:
         self._credentials, self._wait = credentials, wait
         self._page = self._token_variable = ""
         self.attempts, self.timeout = _JSON_ATTEMPTS, _TIMEOUT  # of one request for JSON
-        self._opener = urllib.request.OpenerDirector()  # and not build_opener: no file:, ftp: or data: address can be opened
+        # and not build_opener: no file:, ftp: or data: address can be opened
+        self._opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
             urllib.request.HTTPHandler(),
@@ -138,7 +141,9 @@ class Web:
                 self._pause(error, failures, what, most=self.attempts)
         raise AssertionError("unreachable: the last _pause raises")
 
-    def download(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None] = lambda have: None) -> None:
+    def download(
+        self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None] = lambda have: None
+    ) -> None:
         """Download one file to `target`, going on from an earlier part, and check it before it gets its name.
 
         Args:
@@ -198,7 +203,9 @@ class Web:
             with self._open(url, headers) as answer:
                 offset = 0
                 if answer.status == 206:
-                    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
+                    match = re.fullmatch(
+                        r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip()
+                    )
                     offset = int(match[1]) if match else -1
                     if offset != have or (match and match[2] not in ("*", str(file.size))):
                         raise self._lies(file, answer.headers.get("Content-Range", "–"))
@@ -230,7 +237,9 @@ class Web:
         )
 
     def _open(self, url: str, headers: dict[str, str] | None = None):
-        request = urllib.request.Request(url, headers={"User-Agent": "hanlin", "Accept-Encoding": "identity", **(headers or {})})
+        request = urllib.request.Request(
+            url, headers={"User-Agent": "hanlin", "Accept-Encoding": "identity", **(headers or {})}
+        )
         for name, value in self._credentials.items():
             request.add_unredirected_header(name, value)
         return self._opener.open(request, timeout=self.timeout)
@@ -242,7 +251,11 @@ class Web:
         hopeless = (code and code not in (*_PASSING, 416)) or isinstance(reason, ssl.SSLCertVerificationError)
         if hopeless or failures >= most:
             raise self._explained(code, reason, what) from error
-        asked = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) and error.headers else ""
+        asked = (
+            error.headers.get("Retry-After", "")
+            if isinstance(error, urllib.error.HTTPError) and error.headers
+            else ""
+        )
         self._wait(min(60, int(asked)) if asked.isdigit() else 2.0 ** (failures - 1))
 
     def _explained(self, code: int, reason: Any, what: str) -> HanlinError:
@@ -259,7 +272,8 @@ class Web:
             )
         if 300 <= code < 400:
             return HanlinError(
-                f"{host} 把 {what} 转到了不安全的地址，已拒绝。请换一个 --from。", f"{host} redirects {what} to an address that is not safe: refused. Try another --from."
+                f"{host} 把 {what} 转到了不安全的地址，已拒绝。请换一个 --from。",
+                f"{host} redirects {what} to an address that is not safe: refused. Try another --from.",
             )
         if code:
             return Unreachable(
@@ -307,7 +321,11 @@ def difference(path: Path, file: RemoteFile) -> str | None:
 
 
 def _differs(have: str, want: str) -> str | None:
-    return None if have == want else tr(f"{have[:16]}…，应为 {want[:16]}…", f"{have[:16]}…, should be {want[:16]}…")
+    return (
+        None
+        if have == want
+        else tr(f"{have[:16]}…，应为 {want[:16]}…", f"{have[:16]}…, should be {want[:16]}…")
+    )
 
 
 @contextlib.contextmanager

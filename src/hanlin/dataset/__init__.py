@@ -12,6 +12,18 @@ from .shards import (
 from .tail import Tail, tail_alarm
 
 __all__ = [
-    "IGNORE", "Batch", "ConversationRows", "Tail", "TextRows", "TokenDataset", "TokenDatasetWriter", "TooLong",
-    "build_conversation_dataset", "build_text_dataset", "pack_sequences", "permutation", "tail_alarm", "too_long_warning",
-]  # fmt: skip
+    "IGNORE",
+    "Batch",
+    "ConversationRows",
+    "Tail",
+    "TextRows",
+    "TokenDataset",
+    "TokenDatasetWriter",
+    "TooLong",
+    "build_conversation_dataset",
+    "build_text_dataset",
+    "pack_sequences",
+    "permutation",
+    "tail_alarm",
+    "too_long_warning",
+]

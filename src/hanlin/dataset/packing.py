@@ -70,7 +70,9 @@ class Batch:
         """The same rows on a device."""
         if device == self.ids.device:
             return self
-        ids, labels, positions, doc_ids = (send(t, device) for t in (self.ids, self.labels, self.positions, self.doc_ids))
+        ids, labels, positions, doc_ids = (
+            send(t, device) for t in (self.ids, self.labels, self.positions, self.doc_ids)
+        )
         moved = Batch(ids, labels, positions, doc_ids, self.documents)
         moved.learned, moved.doc_starts = send(self.learned, device), send(self.doc_starts, device)
         return moved
@@ -85,7 +87,9 @@ class Batch:
             owners, doc_ids = torch.unique(self.doc_ids[part], return_inverse=True)
             padded = int(bool(len(owners)) and int(owners[0]) < 0)  # padding comes first and stays at -1
             documents = [self.documents[owner] for owner in owners[padded:].tolist()]
-            parts.append(Batch(self.ids[part], self.labels[part], self.positions[part], doc_ids - padded, documents))
+            parts.append(
+                Batch(self.ids[part], self.labels[part], self.positions[part], doc_ids - padded, documents)
+            )
         return parts
 
 
@@ -153,7 +157,13 @@ class _Rows(abc.ABC):
             for document, first, end in self._pieces(*self.locate(sample)):
                 begin, stop, last = starts[document] + first, starts[document] + end, starts[document + 1]
                 following = slice(begin + 1, min(stop + 1, last))
-                writer.add(row, document, tokens[begin:stop], tokens[following], None if mask is None else mask[following])
+                writer.add(
+                    row,
+                    document,
+                    tokens[begin:stop],
+                    tokens[following],
+                    None if mask is None else mask[following],
+                )
         return writer.finish()
 
 
@@ -167,12 +177,16 @@ class _BatchWriter:
         self.documents: list[int] = []
         self._used = [0] * rows
 
-    def add(self, row: int, document: int, ids: np.ndarray, following: np.ndarray, mask: np.ndarray | None) -> None:
+    def add(
+        self, row: int, document: int, ids: np.ndarray, following: np.ndarray, mask: np.ndarray | None
+    ) -> None:
         """Put `ids` after what the row holds; `following` are their next tokens, learned where `mask` is set."""
         at, size = self._used[row], len(ids)
         self.ids[row, at : at + size] = ids
         labels = np.asarray(following, dtype=np.int64)
-        self.labels[row, at : at + len(following)] = labels if mask is None else np.where(mask, labels, IGNORE)
+        self.labels[row, at : at + len(following)] = (
+            labels if mask is None else np.where(mask, labels, IGNORE)
+        )
         self.positions[row, at : at + size] = np.arange(size)
         self.doc_ids[row, at : at + size] = len(self.documents)
         self.documents.append(int(document))
@@ -180,11 +194,17 @@ class _BatchWriter:
 
     def finish(self) -> Batch:
         """The batch as tensors."""
-        ids, labels, positions, doc_ids = map(torch.from_numpy, (self.ids, self.labels, self.positions, self.doc_ids))
+        ids, labels, positions, doc_ids = map(
+            torch.from_numpy, (self.ids, self.labels, self.positions, self.doc_ids)
+        )
         return Batch(ids, labels, positions, doc_ids, self.documents)
 
 
-def pack_sequences(sequences: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]], seq_len: int, numbers: Sequence[int] | None = None) -> Batch:
+def pack_sequences(
+    sequences: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]],
+    seq_len: int,
+    numbers: Sequence[int] | None = None,
+) -> Batch:
     """Pack whole (ids, mask) sequences into as few rows as best fit finds.
 
     Args:
@@ -215,7 +235,11 @@ class TextRows(_Rows):
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         order = permutation(len(self.dataset), self.seed, epoch)
         offsets = np.concatenate([[0], np.cumsum(self.dataset.lengths[order])])
-        scattered = permutation(self._epoch_rows(epoch), self.seed + 1, epoch) if self.dataset.lengths.max() > self.seq_len else None
+        scattered = (
+            permutation(self._epoch_rows(epoch), self.seed + 1, epoch)
+            if self.dataset.lengths.max() > self.seq_len
+            else None
+        )
         return order, offsets, scattered
 
     def _epoch_rows(self, epoch: int) -> int:

@@ -50,7 +50,11 @@ class TokenDatasetWriter:
         self.code = 8 if vocab_size <= 1 << 16 else 4
         self.dtype = np.dtype(_DTYPES[self.code])
         self._folder = folder
-        lengths = np.fromfile(folder / _LENGTHS, dtype=np.int32, count=documents) if documents else np.empty(0, np.int32)
+        lengths = (
+            np.fromfile(folder / _LENGTHS, dtype=np.int32, count=documents)
+            if documents
+            else np.empty(0, np.int32)
+        )
         self.documents, self.tokens = documents, int(lengths.sum(dtype=np.int64))
         self._tokens = _reopened(folder / "tokens.bin", self.tokens * self.dtype.itemsize)
         self._lengths = _reopened(folder / _LENGTHS, documents * lengths.itemsize)
@@ -123,7 +127,11 @@ class _Sources:
             if name not in numbers and len(numbers) < _MOST_SOURCES:
                 numbers[name if len(numbers) < _MOST_SOURCES - 1 else "…"] = len(numbers)
         other = numbers.get("…", 0)
-        self._file.write(np.fromiter((numbers.get(name, other) for name in names), dtype=np.uint16, count=len(names)).tobytes())
+        self._file.write(
+            np.fromiter(
+                (numbers.get(name, other) for name in names), dtype=np.uint16, count=len(names)
+            ).tobytes()
+        )
 
     def flush(self) -> None:
         """Bring all that was appended to the disk."""
@@ -158,7 +166,10 @@ class TokenDataset:
         data = (self.path / "tokens.idx").read_bytes()
         version, code, count, _ = struct.unpack_from("<QBQQ", data, len(_MAGIC))
         if data[: len(_MAGIC)] != _MAGIC or version != 1 or code not in _DTYPES:
-            raise HanlinError(f"{self.path}/tokens.idx 不是 Megatron 格式 1 的索引。", f"{self.path}/tokens.idx is not a Megatron index of format 1.")
+            raise HanlinError(
+                f"{self.path}/tokens.idx 不是 Megatron 格式 1 的索引。",
+                f"{self.path}/tokens.idx is not a Megatron index of format 1.",
+            )
         sizes = np.frombuffer(data, dtype=np.int32, count=count, offset=len(_MAGIC) + 25)
         self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self.tokens = np.memmap(self.path / "tokens.bin", dtype=_DTYPES[code], mode="r")
@@ -221,7 +232,11 @@ def build_text_dataset(
     config = {"tokenizer": tokenizer.content_hash, "masked": False}
     paths = _paths(source)
     refuse_foreign_target(out, "dataset", [tokenizer.path, *(paths or ())])
-    batches = _sourced(cast(Any, source)) if paths is None else ((batch.texts, batch.names) for batch in read_sourced_texts(paths))
+    batches = (
+        _sourced(cast(Any, source))
+        if paths is None
+        else ((batch.texts, batch.names) for batch in read_sourced_texts(paths))
+    )
     with (
         Savepoint(Path(out), files_key(paths, [config, _SOURCES]) if paths is not None else "") as savepoint,
         artifact(out, "dataset", parents=parents, config=config, key=key) as written,
@@ -237,14 +252,18 @@ def build_text_dataset(
             if savepoint.due:
                 writer.flush()
                 sources.flush()
-                savepoint.save({"documents": writer.documents, "batches": done, "bytes": size, "sources": sources.names})
+                savepoint.save(
+                    {"documents": writer.documents, "batches": done, "bytes": size, "sources": sources.names}
+                )
                 failpoint("dataset.saved")
             if progress:
                 progress(size)
         _refuse_empty(writer, out)
         writer.close(written.path)
         counts = sources.close(written.path)
-        written.metrics = {"documents": writer.documents, "tokens": writer.tokens, "bytes": size} | ({"sources": counts} if counts else {})
+        written.metrics = {"documents": writer.documents, "tokens": writer.tokens, "bytes": size} | (
+            {"sources": counts} if counts else {}
+        )
     return TokenDataset(out, verify=False)
 
 
@@ -252,7 +271,11 @@ def _paths(source: Any) -> list[Path] | None:
     """The files of a source, or None if it is documents."""
     if isinstance(source, (str, Path)):
         return expand(source)
-    return expand(source) if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, Path)) else None
+    return (
+        expand(source)
+        if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, Path))
+        else None
+    )
 
 
 def _sourced(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[TextBatch, list[str]]]:
@@ -273,7 +296,9 @@ def _sourced(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[TextBatch
 _Encoded = tuple[np.ndarray, np.ndarray, int, list[str]]
 
 
-def _encoded(batches: Iterable[tuple[TextBatch, list[str]]], tokenizer: Tokenizer, threads: int) -> Iterator[_Encoded]:
+def _encoded(
+    batches: Iterable[tuple[TextBatch, list[str]]], tokenizer: Tokenizer, threads: int
+) -> Iterator[_Encoded]:
     """Ids of each batch with their ends, each document's length, bytes of text, and sources; in order, a few batches ahead."""
 
     def encode(batch: TextBatch, names: list[str]) -> _Encoded:
@@ -359,9 +384,14 @@ def build_conversation_dataset(
             )
         _refuse_empty(writer, out)
         written.metrics = {
-            "conversations": conversations, "documents": writer.documents, "rounds_apart": apart, "tokens": writer.tokens,
-            "target_tokens": targets, "nothing_to_learn": nothing, "texts": texts,
-        } | too_long.metrics  # fmt: skip
+            "conversations": conversations,
+            "documents": writer.documents,
+            "rounds_apart": apart,
+            "tokens": writer.tokens,
+            "target_tokens": targets,
+            "nothing_to_learn": nothing,
+            "texts": texts,
+        } | too_long.metrics
     return TokenDataset(out, verify=False)
 
 
@@ -378,7 +408,9 @@ class TooLong:
         """Count one."""
         self.count += 1
         if len(self.examples) < self.kept:
-            text = next((str(message.get("content")) for message in messages if message.get("role") == "user"), "")
+            text = next(
+                (str(message.get("content")) for message in messages if message.get("role") == "user"), ""
+            )
             self.examples.append(f"{text[:40]!r}… ({tokens:,})")
 
     @property
@@ -401,4 +433,7 @@ def too_long_warning(dataset: TokenDataset) -> tuple[str, str] | None:
 
 def _refuse_empty(writer: TokenDatasetWriter, out: Path | str) -> None:
     if not writer.documents:
-        raise HanlinError(f"没有任何文档可写入 {out}。请检查语料是否为空。", f"There is no document to write to {out}. Is the corpus empty?")
+        raise HanlinError(
+            f"没有任何文档可写入 {out}。请检查语料是否为空。",
+            f"There is no document to write to {out}. Is the corpus empty?",
+        )

@@ -11,7 +11,11 @@ from .shards import TokenDataset
 
 _SHARE, _RATIO = 0.01, 2.0
 _LEAST_DOCUMENTS, _LEAST_TOKENS = 20, 500  # of a tail; fewer say nothing
-_FIT_TOKENS, _JUDGED = 2_000_000, 4000  # at most: tokens to count, and documents of the head, and of the tail, to judge
+# at most: tokens to count, and documents of the head, and of the tail, to judge
+_FIT_TOKENS, _JUDGED = (
+    2_000_000,
+    4000,
+)
 _BIGRAM = 0.7  # weight of the bigram in the mixture
 _DRAWS, _CHANCE = 2000, 0.001
 
@@ -40,7 +44,14 @@ class Tail:
         return self.perplexity / self.head_perplexity
 
 
-def tail_alarm(dataset: TokenDataset, *, share: float = _SHARE, ratio: float = _RATIO, seed: int = 0, most: int | None = None) -> list[Tail]:
+def tail_alarm(
+    dataset: TokenDataset,
+    *,
+    share: float = _SHARE,
+    ratio: float = _RATIO,
+    seed: int = 0,
+    most: int | None = None,
+) -> list[Tail]:
     """Compare the last documents of each source, in the order of the dataset, with the rest of it; before training on them.
 
     Only the order in which the texts came can show this: a dataset of a shuffled corpus has its tails everywhere.
@@ -64,7 +75,16 @@ def tail_alarm(dataset: TokenDataset, *, share: float = _SHARE, ratio: float = _
         members = order[ends[number - 1] if number else 0 : ends[number]]
         tail = max(_LEAST_DOCUMENTS, round(share * len(members)))
         if len(members) >= 2 * tail and dataset.lengths[members[-tail:]].sum() >= _LEAST_TOKENS:
-            found.append(_judge(dataset, name, members[:-tail], members[-tail:], ratio, np.random.default_rng([seed, number])))
+            found.append(
+                _judge(
+                    dataset,
+                    name,
+                    members[:-tail],
+                    members[-tail:],
+                    ratio,
+                    np.random.default_rng([seed, number]),
+                )
+            )
     return sorted(found, key=lambda entry: -abs(np.log(entry.ratio)))
 
 
@@ -72,7 +92,10 @@ def tail_text(tails: list[Tail]) -> str:
     """The sources whose tails are suspicious, a line each; or that there is none."""
     bad = [tail for tail in tails if tail.suspicious]
     if not bad:
-        return tr(f"{len(tails)} 个来源的结尾都与前面相像。", f"The tails of {len(tails)} sources are like what comes before them.")
+        return tr(
+            f"{len(tails)} 个来源的结尾都与前面相像。",
+            f"The tails of {len(tails)} sources are like what comes before them.",
+        )
     return "\n".join(tr("注意：", "Warning: ") + tr(*tail_warning(tail)) for tail in bad)
 
 
@@ -84,7 +107,14 @@ def tail_warning(tail: Tail) -> tuple[str, str]:
     )
 
 
-def _judge(dataset: TokenDataset, name: str, head: np.ndarray, tail: np.ndarray, ratio: float, rng: np.random.Generator) -> Tail:
+def _judge(
+    dataset: TokenDataset,
+    name: str,
+    head: np.ndarray,
+    tail: np.ndarray,
+    ratio: float,
+    rng: np.random.Generator,
+) -> Tail:
     head = rng.permutation(head)
     # One half is counted, the other judged as strictly as the tail is: neither was seen.
     counted, judged = head[: len(head) // 2], head[len(head) // 2 :][:_JUDGED]
@@ -92,7 +122,9 @@ def _judge(dataset: TokenDataset, name: str, head: np.ndarray, tail: np.ndarray,
     counted = counted[: max(1, int(np.searchsorted(lengths, _FIT_TOKENS)))]
     first, whole = int(tail.min()), len(tail)
     tail = tail[np.linspace(0, whole - 1, min(whole, _JUDGED)).astype(int)]
-    model = _Bigram(dataset, counted, 1 + max(int(_stream(dataset, part)[0].max()) for part in (counted, judged, tail)))
+    model = _Bigram(
+        dataset, counted, 1 + max(int(_stream(dataset, part)[0].max()) for part in (counted, judged, tail))
+    )
     nats, tokens = model.nats(judged)
     tail_nats, tail_tokens = model.nats(tail)
     surprise, usual = tail_nats.sum() / tail_tokens.sum(), nats.sum() / tokens.sum()

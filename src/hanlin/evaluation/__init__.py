@@ -9,7 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .compare import compare_runs, comparison_table
-from .intervals import FEWEST, Metric, beats, bootstrap_mean, bootstrap_ratio, paired_difference, pooled, ranking, wilson
+from .intervals import (
+    FEWEST,
+    Metric,
+    beats,
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_difference,
+    pooled,
+    ranking,
+    wilson,
+)
 from .ngram import NGramModel
 from .report import validate_report, write_report
 
@@ -18,16 +28,40 @@ if TYPE_CHECKING:
     from .tasks import evaluate_generation, evaluate_turns, length_control, pair_accuracy
 
 _TORCH = {
-    "answer_bits_per_byte": "likelihood", "bits_per_byte": "likelihood", "ngram_bits_per_byte": "likelihood",
+    "answer_bits_per_byte": "likelihood",
+    "bits_per_byte": "likelihood",
+    "ngram_bits_per_byte": "likelihood",
     "ngram_name": "likelihood",
-    "evaluate_generation": "tasks", "evaluate_turns": "tasks", "length_control": "tasks", "pair_accuracy": "tasks",
-}  # fmt: skip
+    "evaluate_generation": "tasks",
+    "evaluate_turns": "tasks",
+    "length_control": "tasks",
+    "pair_accuracy": "tasks",
+}
 
 __all__ = [
-    "FEWEST", "Metric", "NGramModel", "answer_bits_per_byte", "beats", "bits_per_byte", "bootstrap_mean", "bootstrap_ratio", "compare_runs",
-    "comparison_table", "evaluate_generation", "evaluate_turns", "length_control", "ngram_bits_per_byte", "ngram_name", "pair_accuracy",
-    "paired_difference", "pooled", "ranking", "validate_report", "wilson", "write_report",
-]  # fmt: skip
+    "FEWEST",
+    "Metric",
+    "NGramModel",
+    "answer_bits_per_byte",
+    "beats",
+    "bits_per_byte",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "compare_runs",
+    "comparison_table",
+    "evaluate_generation",
+    "evaluate_turns",
+    "length_control",
+    "ngram_bits_per_byte",
+    "ngram_name",
+    "pair_accuracy",
+    "paired_difference",
+    "pooled",
+    "ranking",
+    "validate_report",
+    "wilson",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,7 +40,10 @@ class Runs:
 
     def metric(self) -> Metric:
         """Bits per byte of the mean run, with the wider of the intervals that seeds and documents give."""
-        return dataclasses.replace(pooled([Metric.ratio(bits, self.bytes, higher_is_better=False) for bits in self.bits]), n=len(self.bytes))
+        return dataclasses.replace(
+            pooled([Metric.ratio(bits, self.bytes, higher_is_better=False) for bits in self.bits]),
+            n=len(self.bytes),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,9 @@ def difference(ours: Runs, baseline: Runs, *, seed: int = 0) -> Difference:
         ValueError: the settings were not run on equally many seeds and documents.
     """
     if ours.bits.shape != baseline.bits.shape:
-        raise ValueError(f"settings to compare must share seeds and documents, not {ours.bits.shape} and {baseline.bits.shape}")
+        raise ValueError(
+            f"settings to compare must share seeds and documents, not {ours.bits.shape} and {baseline.bits.shape}"
+        )
     each = ours.values() - baseline.values()
     value = float(each.mean())
     count = len(ours.bytes)
@@ -103,7 +108,9 @@ def difference(ours: Runs, baseline: Runs, *, seed: int = 0) -> Difference:
 def _over_documents(ours: Runs, baseline: Runs, value: float, seed: int) -> tuple[float, float]:
     """Interval of the mean difference as documents vary, two at least."""
     low, high = (float(q) for q in np.quantile(_resampled(ours, baseline, seed), (0.025, 0.975)))
-    parts = influence(ours.bits.mean(axis=0), ours.bytes) - influence(baseline.bits.mean(axis=0), baseline.bytes)
+    parts = influence(ours.bits.mean(axis=0), ours.bytes) - influence(
+        baseline.bits.mean(axis=0), baseline.bytes
+    )
     least, most = student_interval(value, parts)
     return min(low, least), max(high, most)
 
@@ -113,7 +120,9 @@ def _resampled(ours: Runs, baseline: Runs, seed: int) -> np.ndarray:
     count, rng, found = len(ours.bytes), np.random.default_rng(seed), []
     at_once = max(1, _AT_ONCE // count)
     for start in range(0, RESAMPLES, at_once):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(at_once, RESAMPLES - start)).astype(np.float64)
+        drawn = rng.multinomial(
+            count, np.full(count, 1 / count), size=min(at_once, RESAMPLES - start)
+        ).astype(np.float64)
         drawn = drawn[drawn @ np.minimum(ours.bytes, baseline.bytes) > 0]
         ratios = [(drawn @ runs.bits.T) / (drawn @ runs.bytes)[:, None] for runs in (ours, baseline)]
         found.append((ratios[0] - ratios[1]).mean(axis=1))
@@ -133,8 +142,11 @@ def ablation_table(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     if len(named) > 1:
         groups |= {name: np.array([source == name for source in sources]) for name in named}
     runs = [
-        Runs(np.array([r["bits"] for r in v["results"]]), np.array(v["results"][0]["bytes"], dtype=np.float64)) for v in variants
-    ]  # fmt: skip
+        Runs(
+            np.array([r["bits"] for r in v["results"]]), np.array(v["results"][0]["bytes"], dtype=np.float64)
+        )
+        for v in variants
+    ]
     rows = []
     for variant, mine in zip(variants, runs, strict=True):
         measured = {}
@@ -145,8 +157,15 @@ def ablation_table(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             measured[name] = {"bits_per_byte": part.metric().to_dict(), "by_seed": part.values().tolist()}
             if mine is not runs[0]:
                 measured[name]["difference"] = difference(part, runs[0].of(chosen)).to_dict()
-        figures = {key: float(np.mean([r[key] for r in variant["results"]])) for key in ("steps", "tokens", "seconds", "tokens_per_second", "peak_rss_mb", "skipped")}
-        row = {"name": variant["name"], "settings": variant["settings"], "parameters": variant["results"][0]["parameters"]} | measured.pop("all")
+        figures = {
+            key: float(np.mean([r[key] for r in variant["results"]]))
+            for key in ("steps", "tokens", "seconds", "tokens_per_second", "peak_rss_mb", "skipped")
+        }
+        row = {
+            "name": variant["name"],
+            "settings": variant["settings"],
+            "parameters": variant["results"][0]["parameters"],
+        } | measured.pop("all")
         rows.append(row | {"sources": measured} | figures)
     return rows
 
@@ -163,24 +182,42 @@ _VERDICTS: dict[str, tuple[str, str]] = {
 def ablation_cells(table: Mapping[str, Any]) -> list[list[str]]:
     """The table's cells as text, head first, in the language of the locale."""
     head = [
-        tr("设置", "setting"), tr("比特/字节", "bits per byte"), tr("与基线之差", "difference to baseline"), tr("结论", "verdict"),
-        tr("步数", "steps"), tr("词元/秒", "tokens/s"), tr("秒", "seconds"), tr("参数", "parameters"),
-    ]  # fmt: skip
+        tr("设置", "setting"),
+        tr("比特/字节", "bits per byte"),
+        tr("与基线之差", "difference to baseline"),
+        tr("结论", "verdict"),
+        tr("步数", "steps"),
+        tr("词元/秒", "tokens/s"),
+        tr("秒", "seconds"),
+        tr("参数", "parameters"),
+    ]
     rows = [head]
     for row in table["variants"]:
         metric, found = row["bits_per_byte"], row.get("difference")
-        rows.append([
-            row["name"], f"{metric['value']:.4f} {_span(metric, '.4f')}",
-            f"{found['value']:+.4f} {_span(found, '+.4f')} ({found['value'] / table['variants'][0]['bits_per_byte']['value']:+.1%})" if found else "—",
-            tr(*_VERDICTS[found["verdict"]]) if found else tr("基线", "baseline"),
-            f"{row['steps']:,.0f}", f"{row['tokens_per_second']:,.0f}", f"{row['seconds']:.0f}", f"{row['parameters']:,}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                row["name"],
+                f"{metric['value']:.4f} {_span(metric, '.4f')}",
+                f"{found['value']:+.4f} {_span(found, '+.4f')} ({found['value'] / table['variants'][0]['bits_per_byte']['value']:+.1%})"
+                if found
+                else "—",
+                tr(*_VERDICTS[found["verdict"]]) if found else tr("基线", "baseline"),
+                f"{row['steps']:,.0f}",
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['seconds']:.0f}",
+                f"{row['parameters']:,}",
+            ]
+        )
     return rows
 
 
 def _span(raw: Mapping[str, Any], form: str) -> str:
     """The interval of a metric or difference as JSON has it."""
-    return tr("[区间不知道]", "[interval not known]") if raw["low"] is None else f"[{raw['low']:{form}}, {raw['high']:{form}}]"
+    return (
+        tr("[区间不知道]", "[interval not known]")
+        if raw["low"] is None
+        else f"[{raw['low']:{form}}, {raw['high']:{form}}]"
+    )
 
 
 def source_cells(table: Mapping[str, Any]) -> list[list[str]]:
@@ -188,7 +225,14 @@ def source_cells(table: Mapping[str, Any]) -> list[list[str]]:
     baseline, *others = table["variants"]
     if not baseline["sources"]:
         return []
-    rows = [[tr("来源", "source"), tr("篇数", "documents"), tr("基线", "baseline"), *(row["name"] for row in others)]]
+    rows = [
+        [
+            tr("来源", "source"),
+            tr("篇数", "documents"),
+            tr("基线", "baseline"),
+            *(row["name"] for row in others),
+        ]
+    ]
     for name, measured in baseline["sources"].items():
         metric = measured["bits_per_byte"]
         found = [row["sources"][name]["difference"] for row in others]
@@ -200,7 +244,10 @@ def source_cells(table: Mapping[str, Any]) -> list[list[str]]:
 
 def about(table: Mapping[str, Any]) -> list[str]:
     """What has to be known to read the table, a sentence a line."""
-    seeds, comparisons = len(table["seeds"]), (len(table["variants"]) - 1) * (1 + len(table["variants"][0]["sources"]))
+    seeds, comparisons = (
+        len(table["seeds"]),
+        (len(table["variants"]) - 1) * (1 + len(table["variants"][0]["sources"])),
+    )
     equal = table["equal"]
     lines = [
         tr(
@@ -210,7 +257,8 @@ def about(table: Mapping[str, Any]) -> list[str]:
         tr(f"每格 {equal['steps']:,} 步。", f"{equal['steps']:,} steps per cell.")
         if "steps" in equal
         else tr(
-            f"每格 {equal['seconds']:g} 秒：步数由短测的速度算出，学习率计划铺满它。", f"{equal['seconds']:g} seconds per cell: the steps follow from a short probe of the speed, and the schedule spans them."
+            f"每格 {equal['seconds']:g} 秒：步数由短测的速度算出，学习率计划铺满它。",
+            f"{equal['seconds']:g} seconds per cell: the steps follow from a short probe of the speed, and the schedule spans them.",
         ),
     ]
     if comparisons > 2:
@@ -252,7 +300,16 @@ def ablation_picture(table: Mapping[str, Any]) -> str:
         found = row["difference"]
         if found["low"] is None:
             continue  # nothing to draw
-        rows.append((row["name"], tr(*_VERDICTS[found["verdict"]]), found["value"], found["low"], found["high"], found["verdict"]))
+        rows.append(
+            (
+                row["name"],
+                tr(*_VERDICTS[found["verdict"]]),
+                found["value"],
+                found["low"],
+                found["high"],
+                found["verdict"],
+            )
+        )
         for name, measured in row["sources"].items():
             part = measured["difference"]
             if part["low"] is None:

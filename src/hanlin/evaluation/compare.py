@@ -34,11 +34,20 @@ def compare_runs(runs: Sequence[Path | str]) -> dict[str, Any]:
             "A comparison needs two runs at least. Example: hanlin compare runs/a runs/b",
         )
     reports = [_read(Path(run)) for run in runs]
-    places = dict.fromkeys((stage["name"], name) for report in reports for stage in report["stages"] for name in stage["metrics"])
+    places = dict.fromkeys(
+        (stage["name"], name) for report in reports for stage in report["stages"] for name in stage["metrics"]
+    )
     rows = []
     for stage, name in places:
         values = [_find(report, stage, name) for report in reports]
-        rows.append({"stage": stage, "name": name, "values": [value and value.to_dict() for value in values], "best": _best(values)})
+        rows.append(
+            {
+                "stage": stage,
+                "name": name,
+                "values": [value and value.to_dict() for value in values],
+                "best": _best(values),
+            }
+        )
     about = [
         {"path": str(run), "recipe": report["recipe"], "seed": report["seed"], "seconds": report["seconds"]}
         for run, report in zip(runs, reports, strict=True)
@@ -86,7 +95,9 @@ def _best(values: Sequence[Metric | None]) -> int | None:
     measured = [(index, value) for index, value in enumerate(values) if value is not None]
     if len(measured) < 2:
         return None
-    return next((i for i, value in measured if all(beats(value, other) for j, other in measured if j != i)), None)
+    return next(
+        (i for i, value in measured if all(beats(value, other) for j, other in measured if j != i)), None
+    )
 
 
 def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -101,4 +112,3 @@ def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _cell(metric: Metric, share: bool) -> str:
     return f"{show(metric.value, share)} {tr(*span(metric, share))} n={metric.n}"
-

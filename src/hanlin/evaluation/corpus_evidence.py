@@ -30,7 +30,10 @@ def rules_of(rules: Mapping[str, Any], read: int) -> str:
         return f'<section id="rules">{heading("因何丢弃", "Why documents went")}{_nothing("没有丢弃一篇", "No document was dropped")}</section>'
     most = max(about["characters"] for about in rules.values()) or 1
     rows = "".join(_rule(rule, about, most, read, Text("篇", "documents")) for rule, about in rules.items())
-    note = both(f"点开看样例，每条规则最多 {SAMPLES} 篇，每篇只显示开头。条的长短是字数。", f"Open a rule for its samples, {SAMPLES} at most, the beginning of each. Bars are characters.")
+    note = both(
+        f"点开看样例，每条规则最多 {SAMPLES} 篇，每篇只显示开头。条的长短是字数。",
+        f"Open a rule for its samples, {SAMPLES} at most, the beginning of each. Bars are characters.",
+    )
     return f'<section id="rules">{heading("因何丢弃", "Why documents went")}<p class="caption">{note}</p>{rows}</section>'
 
 
@@ -60,7 +63,12 @@ def _quote(sample: Mapping[str, Any]) -> str:
     if "documents" in sample:
         notes.append(both(f"{sample['documents']:,} 篇里有", f"in {sample['documents']:,} documents"))
     if "benchmark" in sample:
-        notes.append(both(f"{sample['benchmark']} 第 {sample['item']} 题", f"{sample['benchmark']}, item {sample['item']}"))
+        notes.append(
+            both(
+                f"{sample['benchmark']} 第 {sample['item']} 题",
+                f"{sample['benchmark']}, item {sample['item']}",
+            )
+        )
     if "similarity" in sample:
         notes.append(f"Jaccard {sample['similarity']:.3f}")
     twin = ""
@@ -105,7 +113,9 @@ def marked(before: str, after: str) -> str:
             parts.append(shown(after[other_begin:other_end]))
         else:
             parts += [f"<del>{shown(before[begin:end], True)}</del>"] if end > begin else []
-            parts += [f"<ins>{shown(after[other_begin:other_end], True)}</ins>"] if other_end > other_begin else []
+            parts += (
+                [f"<ins>{shown(after[other_begin:other_end], True)}</ins>"] if other_end > other_begin else []
+            )
     return "".join(parts)
 
 
@@ -146,8 +156,13 @@ def shown_clusters(count: int, largest: Sequence[Mapping[str, Any]], dedup: Mapp
     elif not count:
         parts.append(_nothing("没有找到重复", "No duplicates were found"))
     else:
-        zh, en = f"一共 {count:,} 簇；下面是最大的 {len(largest)} 簇。", f"{count:,} clusters; these are the {len(largest)} largest."
-        parts.append(f'<p class="caption">{both(zh, en)} <code>hanlin corpus inspect … --cluster N</code></p>')
+        zh, en = (
+            f"一共 {count:,} 簇；下面是最大的 {len(largest)} 簇。",
+            f"{count:,} clusters; these are the {len(largest)} largest.",
+        )
+        parts.append(
+            f'<p class="caption">{both(zh, en)} <code>hanlin corpus inspect … --cluster N</code></p>'
+        )
     parts += [_cluster(one) for one in largest]
     return "".join(parts) + "</section>"
 
@@ -158,8 +173,12 @@ def _cluster(one: Mapping[str, Any]) -> str:
     same = len(members) - len(near)
     kinds = both(f"完全相同 {same:,}", f"{same:,} the same") if same else ""
     if near:
-        kinds += (" · " if same else "") + both(f"近似 {len(near):,}，Jaccard {min(near):.3f}–{max(near):.3f}", f"{len(near):,} alike, Jaccard {min(near):.3f}–{max(near):.3f}")
-    ordered = sorted(members, key=lambda member: (member["similarity"], member["document"]))  # the least alike first
+        kinds += (" · " if same else "") + both(
+            f"近似 {len(near):,}，Jaccard {min(near):.3f}–{max(near):.3f}",
+            f"{len(near):,} alike, Jaccard {min(near):.3f}–{max(near):.3f}",
+        )
+    # the least alike first
+    ordered = sorted(members, key=lambda member: (member["similarity"], member["document"]))
     rows = "".join(_member(member, one["text"]) for member in ordered[:MEMBERS])
     rest = more(len(members) - MEMBERS, Text("篇", "documents")) if len(members) > MEMBERS else ""
     return (
@@ -180,14 +199,38 @@ def shown_hits(report: Mapping[str, Any], benchmarks: Sequence[str]) -> str:
     title = heading("与评测重合", "Overlaps with benchmarks")
     if not benchmarks:
         return f'<section id="contamination">{title}{_nothing("没有给出评测集，所以没有比对（--decontaminate 文件）", "No benchmarks were given, so nothing was compared (--decontaminate FILES)")}</section>'
-    counts = " · ".join(f"<code>{esc(name)}</code> {count:,}" for name, count in report["contaminated"].items())
+    counts = " · ".join(
+        f"<code>{esc(name)}</code> {count:,}" for name, count in report["contaminated"].items()
+    )
     if not counts:
         return f'<section id="contamination">{title}{_nothing("没有一篇文档含有评测里的段落", "No document holds a passage of them")}</section>'
     hits = sorted(report["hits"], key=lambda hit: (hit["benchmark"], hit["item"], hit["text"]))
-    rows = [[esc(hit["benchmark"]), f"{hit['item']:,}", f"<b>{esc(hit['source'])}</b>", shown(hit["text"]) + _cut(hit["text"])] for hit in hits]
-    heads = (Text("评测", "Benchmark"), Text("题", "Item"), Text("来源", "Source"), Text("重合的段落（去掉标点与空白）", "Passage, without punctuation and white space"))
+    rows = [
+        [
+            esc(hit["benchmark"]),
+            f"{hit['item']:,}",
+            f"<b>{esc(hit['source'])}</b>",
+            shown(hit["text"]) + _cut(hit["text"]),
+        ]
+        for hit in hits
+    ]
+    heads = (
+        Text("评测", "Benchmark"),
+        Text("题", "Item"),
+        Text("来源", "Source"),
+        Text("重合的段落（去掉标点与空白）", "Passage, without punctuation and white space"),
+    )
     total = sum(report["contaminated"].values())
-    rest = more(total - len(rows), Text("篇：同样的段落，或超出了列出的上限", "documents: the same passages, or beyond what is listed")) if total > len(rows) else ""
+    rest = (
+        more(
+            total - len(rows),
+            Text(
+                "篇：同样的段落，或超出了列出的上限", "documents: the same passages, or beyond what is listed"
+            ),
+        )
+        if total > len(rows)
+        else ""
+    )
     listing = f"<details{' open' if len(rows) <= 20 else ''}><summary>{both(f'{len(rows):,} 处', f'{len(rows):,} passages')}</summary>{table(heads, rows, 'hits')}</details>"
     return f'<section id="contamination">{title}<p>{both(f"{total:,} 篇：", f"{total:,} documents: ")}{counts}</p>{listing}{rest}</section>'
 
@@ -199,9 +242,16 @@ def shown_quarantine(path: Path, metrics: Mapping[str, Any]) -> str:
         return f'<section id="quarantine">{title}{_nothing("每一条记录都能读", "Every record could be read")}</section>'
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     examples = _first_of(path, {reason for reason, _ in ordered[:REASONS]})
-    rows = [[esc(reason), f"{count:,}", "".join(map(_record, examples[reason]))] for reason, count in ordered[:REASONS]]
+    rows = [
+        [esc(reason), f"{count:,}", "".join(map(_record, examples[reason]))]
+        for reason, count in ordered[:REASONS]
+    ]
     rest = more(len(ordered) - REASONS, Text("种原因", "reasons")) if len(ordered) > REASONS else ""
-    heads = (Text("原因", "Reason"), Text("条", "Records"), Text(f"最早的 {EXAMPLES} 条", f"The first {EXAMPLES}"))
+    heads = (
+        Text("原因", "Reason"),
+        Text("条", "Records"),
+        Text(f"最早的 {EXAMPLES} 条", f"The first {EXAMPLES}"),
+    )
     return f'<section id="quarantine">{title}{table(heads, rows, "quarantine")}{rest}</section>'
 
 
@@ -223,7 +273,9 @@ def _first_of(path: Path, reasons: set[str]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _record(entry: Mapping[str, Any]) -> str:
-    where = f"{Path(entry['file']).name}:{entry['line']}" + (f" @ {entry['offset']:,}" if entry["offset"] >= 0 else "")
+    where = f"{Path(entry['file']).name}:{entry['line']}" + (
+        f" @ {entry['offset']:,}" if entry["offset"] >= 0 else ""
+    )
     return f'<div class="record"><code>{esc(where)}</code> {shown(entry["excerpt"][:120])}</div>'
 
 

@@ -45,9 +45,24 @@ BLOCKS: dict[str, Text] = {
 def amount(value: int, zh: str = "", en: str = "") -> Text:
     """A number in few figures, with its unit: `123.4 万字`, `1.234M characters`."""
     length, sign = abs(value), "-" if value < 0 else ""
-    zh_number = f"{length:,}" if length < 1e5 else f"{length / 1e4:,.1f} 万" if length < 1e8 else f"{length / 1e8:,.2f} 亿"
-    en_number = f"{length:,}" if length < 1e5 else f"{length / 1e6:,.2f}M" if length < 1e9 else f"{length / 1e9:,.2f}B"
-    return Text(f"{sign}{zh_number}{'' if zh_number.endswith(('万', '亿')) else ' ' if zh else ''}{zh}", f"{sign}{en_number}{' ' if en else ''}{en}")
+    zh_number = (
+        f"{length:,}"
+        if length < 1e5
+        else f"{length / 1e4:,.1f} 万"
+        if length < 1e8
+        else f"{length / 1e8:,.2f} 亿"
+    )
+    en_number = (
+        f"{length:,}"
+        if length < 1e5
+        else f"{length / 1e6:,.2f}M"
+        if length < 1e9
+        else f"{length / 1e9:,.2f}B"
+    )
+    return Text(
+        f"{sign}{zh_number}{'' if zh_number.endswith(('万', '亿')) else ' ' if zh else ''}{zh}",
+        f"{sign}{en_number}{' ' if en else ''}{en}",
+    )
 
 
 def size(value: int) -> str:
@@ -84,5 +99,8 @@ def table(heads: Sequence[Text], rows: Sequence[Sequence[str]], kind: str) -> st
     """
     titles = "".join(f"<th>{both(*head) if head.zh else ''}</th>" for head in heads)
     top = f"<thead><tr>{titles}</tr></thead>" if any(head.zh for head in heads) else ""
-    body = "".join(f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
     return f'<div class="scroll"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'

@@ -58,7 +58,12 @@ def find_metrics(run: Path, stage: str = "pretrain") -> Path | None:
     """
     if run.is_file() and run.suffix == ".jsonl":
         return run
-    places = [run / METRICS, run / "curves" / f"{stage}.jsonl", run / "work" / METRICS, *_newest(run.glob(f"work/{stage}-*/{METRICS}"))]
+    places = [
+        run / METRICS,
+        run / "curves" / f"{stage}.jsonl",
+        run / "work" / METRICS,
+        *_newest(run.glob(f"work/{stage}-*/{METRICS}")),
+    ]
     places += _newest(run.parent.glob(f".{run.name}.work/*/{METRICS}"))
     return next((place for place in places if place.is_file()), None)
 
@@ -81,14 +86,30 @@ def read_curve(run: Path, stage: str = "pretrain", measure: str | None = None) -
         )
     lines = read_json_lines(file)
     measure = measure or ("bits_per_byte" if lines and "bits_per_byte" in lines[-1] else "loss")
-    kept = [line for line in lines if isinstance(line, dict) and {"step", "tokens", "seconds", measure} <= line.keys() and math.isfinite(line[measure])]
+    kept = [
+        line
+        for line in lines
+        if isinstance(line, dict)
+        and {"step", "tokens", "seconds", measure} <= line.keys()
+        and math.isfinite(line[measure])
+    ]
     if not kept:
         raise HanlinError(f"{file} 里还没有一步。", f"{file} holds no step yet.")
-    columns = {name: np.array([line[name] for line in kept], dtype=float) for name in ("tokens", "step", "seconds", measure)}
+    columns = {
+        name: np.array([line[name] for line in kept], dtype=float)
+        for name in ("tokens", "step", "seconds", measure)
+    }
     return Curve(
-        str(run), file, measure, np.cumsum(columns["tokens"]), columns["step"], columns["seconds"], columns[measure], running_mean(columns[measure]),
+        str(run),
+        file,
+        measure,
+        np.cumsum(columns["tokens"]),
+        columns["step"],
+        columns["seconds"],
+        columns[measure],
+        running_mean(columns[measure]),
         _heldout(file),
-    )  # fmt: skip
+    )
 
 
 def _heldout(file: Path) -> float | None:
@@ -121,27 +142,57 @@ def compare_curves(runs: Sequence[Path], stage: str = "pretrain") -> dict[str, A
     equal = max(float(curve.smooth.min()) for curve in curves)
     rows = [
         {
-            "path": curve.path, "file": str(curve.file), "tokens": curve.tokens[-1], "steps": curve.steps[-1], "seconds": curve.seconds[-1],
-            "final": curve.smooth[-1], "heldout": curve.heldout, "tokens_per_second": curve.tokens[-1] / max(curve.seconds[-1], 1e-9),
+            "path": curve.path,
+            "file": str(curve.file),
+            "tokens": curve.tokens[-1],
+            "steps": curve.steps[-1],
+            "seconds": curve.seconds[-1],
+            "final": curve.smooth[-1],
+            "heldout": curve.heldout,
+            "tokens_per_second": curve.tokens[-1] / max(curve.seconds[-1], 1e-9),
             "reached": curve.reached(equal),
         }
         for curve in curves
-    ]  # fmt: skip
+    ]
     return {"measure": curves[0].measure, "stage": stage, "equal": equal, "runs": rows, "curves": curves}
 
 
 def curves_text(found: Mapping[str, Any]) -> str:
     """The figures as a table, in the language of the locale."""
     measure = measure_name(found["measure"])
-    head = [tr("运行", "run"), tr("步数", "steps"), tr("词元", "tokens"), tr("用时", "time"), tr("词元/秒", "tokens/s"), tr(f"最后的{measure}", f"final {measure}")]
+    head = [
+        tr("运行", "run"),
+        tr("步数", "steps"),
+        tr("词元", "tokens"),
+        tr("用时", "time"),
+        tr("词元/秒", "tokens/s"),
+        tr(f"最后的{measure}", f"final {measure}"),
+    ]
     held = any(row["heldout"] is not None for row in found["runs"])
     first = found["runs"][0]["reached"]
-    rows = [head + ([tr("留出", "held out")] if held else []) + [tr(f"到 {found['equal']:.4f} 的词元", f"tokens to {found['equal']:.4f}"), tr("时间", "time")]]
+    rows = [
+        head
+        + ([tr("留出", "held out")] if held else [])
+        + [tr(f"到 {found['equal']:.4f} 的词元", f"tokens to {found['equal']:.4f}"), tr("时间", "time")]
+    ]
     for number, row in enumerate(found["runs"], 1):
-        cells = [str(number), f"{row['steps']:,.0f}", f"{row['tokens']:,.0f}", format_seconds(row["seconds"]), f"{row['tokens_per_second']:,.0f}", f"{row['final']:.4f}"]
+        cells = [
+            str(number),
+            f"{row['steps']:,.0f}",
+            f"{row['tokens']:,.0f}",
+            format_seconds(row["seconds"]),
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['final']:.4f}",
+        ]
         if held:
             cells.append("—" if row["heldout"] is None else f"{row['heldout']:.4f}")
-        rows.append(cells + [_with_ratio(row["reached"], first, "tokens", number), _with_ratio(row["reached"], first, "seconds", number)])
+        rows.append(
+            cells
+            + [
+                _with_ratio(row["reached"], first, "tokens", number),
+                _with_ratio(row["reached"], first, "seconds", number),
+            ]
+        )
     lines = [f"{number}: {row['path']}" for number, row in enumerate(found["runs"], 1)] + terminal.table(rows)
     lines.append(
         tr(
@@ -152,11 +203,17 @@ def curves_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _with_ratio(reached: Mapping[str, float] | None, first: Mapping[str, float] | None, axis: str, number: int) -> str:
+def _with_ratio(
+    reached: Mapping[str, float] | None, first: Mapping[str, float] | None, axis: str, number: int
+) -> str:
     if reached is None:
         return "—"
     text = format_seconds(reached[axis]) if axis == "seconds" else f"{reached[axis]:,.0f}"
-    return text if first is None or number == 1 or not first[axis] else f"{text} (×{reached[axis] / first[axis]:.2f})"
+    return (
+        text
+        if first is None or number == 1 or not first[axis]
+        else f"{text} (×{reached[axis] / first[axis]:.2f})"
+    )
 
 
 def measure_name(measure: str) -> str:
@@ -176,9 +233,18 @@ def curves_picture(found: Mapping[str, Any]) -> str:
         strokes = []
         for colour, curve in enumerate(curves):
             first = int(np.argmax(curve.smooth <= high))
-            x, raw, smooth = (thin(values[first:]) for values in (getattr(curve, axis), curve.values, curve.smooth))
+            x, raw, smooth = (
+                thin(values[first:]) for values in (getattr(curve, axis), curve.values, curve.smooth)
+            )
             strokes += [Stroke(x, raw, colour, "raw"), Stroke(x, smooth, colour)]
         body.append(chart(strokes, left=70, right=730, top=top + 6, bottom=top + 206, label=labels[axis]))
         top += 256
-    title = tr(f"训练曲线：{measure_name(found['measure'])}", f"Training curves: {measure_name(found['measure'])}")
-    return document(title, tr("训练批次上，平滑过；浅色是原始值", "of the training batches, smoothed; pale: as they were"), "".join(body), top + 10)
+    title = tr(
+        f"训练曲线：{measure_name(found['measure'])}", f"Training curves: {measure_name(found['measure'])}"
+    )
+    return document(
+        title,
+        tr("训练批次上，平滑过；浅色是原始值", "of the training batches, smoothed; pale: as they were"),
+        "".join(body),
+        top + 10,
+    )

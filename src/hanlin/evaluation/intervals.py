@@ -67,7 +67,9 @@ class Metric:
             raise ValueError(f"the value {self.value} lies outside its interval [{self.low}, {self.high}]")
 
     @classmethod
-    def proportion(cls, successes: float, n: int, *, higher_is_better: bool = True, chance: float | None = None) -> Metric:
+    def proportion(
+        cls, successes: float, n: int, *, higher_is_better: bool = True, chance: float | None = None
+    ) -> Metric:
         """A share of `n` items, with Wilson's interval; half successes (ties) are allowed."""
         if n < 1:
             raise ValueError("a proportion of no items is not a metric")
@@ -75,7 +77,12 @@ class Metric:
 
     @classmethod
     def mean(
-        cls, values: Sequence[float] | np.ndarray, *, higher_is_better: bool = True, chance: float | None = None, seed: int = 0
+        cls,
+        values: Sequence[float] | np.ndarray,
+        *,
+        higher_is_better: bool = True,
+        chance: float | None = None,
+        seed: int = 0,
     ) -> Metric:
         """A mean over items, with the interval of `bootstrap_mean`."""
         values = np.asarray(values, dtype=np.float64)
@@ -92,7 +99,10 @@ class Metric:
         seed: int = 0,
     ) -> Metric:
         """Σ numerators / Σ denominators (bits over bytes), with the interval of `bootstrap_ratio` over the items that carry both."""
-        numerators, denominators = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+        numerators, denominators = (
+            np.asarray(numerators, dtype=np.float64),
+            np.asarray(denominators, dtype=np.float64),
+        )
         low, high = bootstrap_ratio(numerators, denominators, seed=seed)
         value = float(numerators.sum() / denominators.sum())
         return cls._spanning(value, low, high, len(numerators), higher_is_better)
@@ -131,7 +141,14 @@ class Metric:
         """
         if self.control is None:
             raise ValueError("this metric has no control")
-        return Metric(self.control.value, self.control.low, self.control.high, self.n, self.higher_is_better, self.chance)
+        return Metric(
+            self.control.value,
+            self.control.low,
+            self.control.high,
+            self.n,
+            self.higher_is_better,
+            self.chance,
+        )
 
 
 def _put_unknown(score: Metric | Control) -> None:
@@ -172,14 +189,20 @@ def wilson(successes: float, n: int) -> Interval:
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
 
 
-def bootstrap_mean(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
     """95 % interval of a mean, see `bootstrap_ratio`."""
     values = np.asarray(values, dtype=np.float64)
     return bootstrap_ratio(values, np.ones_like(values), seed=seed, resamples=resamples)
 
 
 def bootstrap_ratio(
-    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
+    numerators: Sequence[float] | np.ndarray,
+    denominators: Sequence[float] | np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """95 % interval of Σ numerators / Σ denominators; an item is drawn with both its parts.
 
@@ -189,9 +212,14 @@ def bootstrap_ratio(
     Raises:
         ValueError: no items, lengths that differ, or denominators that sum to nothing.
     """
-    numerators, denominators = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    numerators, denominators = (
+        np.asarray(numerators, dtype=np.float64),
+        np.asarray(denominators, dtype=np.float64),
+    )
     if numerators.shape != denominators.shape or numerators.ndim != 1 or not len(numerators):
-        raise ValueError(f"expected two equally long lists of numbers, not shapes {numerators.shape} and {denominators.shape}")
+        raise ValueError(
+            f"expected two equally long lists of numbers, not shapes {numerators.shape} and {denominators.shape}"
+        )
     if denominators.sum() <= 0 or denominators.min() < 0:
         raise ValueError("the denominators must be non-negative and not all zero")
     if len(numerators) == 1:
@@ -201,7 +229,8 @@ def bootstrap_ratio(
     for start in range(0, resamples, at_once):
         drawn = rng.integers(0, count, (min(at_once, resamples - start), count))
         below = denominators[drawn].sum(axis=1)
-        ratios.append(numerators[drawn].sum(axis=1)[below > 0] / below[below > 0])  # a draw of empty items alone has no ratio
+        # a draw of empty items alone has no ratio
+        ratios.append(numerators[drawn].sum(axis=1)[below > 0] / below[below > 0])
     low, high = np.quantile(np.concatenate(ratios), (0.025, 0.975))
     value = float(numerators.sum() / denominators.sum())
     least, most = student_interval(value, influence(numerators, denominators))
@@ -236,7 +265,9 @@ def student_interval(value: float, parts: np.ndarray) -> Interval:
     return value - half + min(0.0, shift), value + half + max(0.0, shift)
 
 
-def paired_difference(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, *, seed: int = 0) -> Metric:
+def paired_difference(
+    ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, *, seed: int = 0
+) -> Metric:
     """Mean of `ours - theirs` over the same items, in the same order; it is a difference when 0 lies outside the interval.
 
     Pairing takes out what makes items easy or hard for both, so it can tell apart scores whose own intervals overlap.

@@ -38,7 +38,12 @@ CONTROL_TOKENS = 10_000_000  # what an n-gram control counts at most: 2.2 GB and
 
 
 def bits_per_byte(
-    model: CausalLM, tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]], *, context: int | None = None, seed: int = 0
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    documents: Sequence[Mapping[str, Any]],
+    *,
+    context: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Metric]:
     """Bits per byte of held-out documents, per source and of `all`.
 
@@ -54,7 +59,9 @@ def bits_per_byte(
     return by_source(bits, sizes, [document.get("source") for document in documents], seed=seed)
 
 
-def bits_per_byte_of_files(path: Path | str, files: Sequence[Path | str], count: int, *, device: str | None = None) -> dict[str, Metric]:
+def bits_per_byte_of_files(
+    path: Path | str, files: Sequence[Path | str], count: int, *, device: str | None = None
+) -> dict[str, Metric]:
     """Bits per byte of a model on the first `count` documents of files: `bits_per_byte`, and `bits_per_byte/SOURCE` where there are several.
 
     Args:
@@ -67,7 +74,9 @@ def bits_per_byte_of_files(path: Path | str, files: Sequence[Path | str], count:
         raise HanlinError(f"--count 至少是 1，得到 {count}。", f"--count is at least 1, not {count}.")
     model, tokenizer = load_chat_model(path, device)
     folder = resolve_model_dir(path)
-    trained = read_manifest(folder, verify=False).config.get("seq_len") if (folder / MANIFEST).is_file() else None
+    trained = (
+        read_manifest(folder, verify=False).config.get("seq_len") if (folder / MANIFEST).is_file() else None
+    )
     documents = list(islice(read_documents([str(file) for file in files]), count))
     scores = bits_per_byte(model, tokenizer, documents, context=trained)
     named = {f"bits_per_byte/{name}": metric for name, metric in scores.items() if name != "all"}
@@ -75,7 +84,12 @@ def bits_per_byte_of_files(path: Path | str, files: Sequence[Path | str], count:
 
 
 def ngram_bits_per_byte(
-    training: TokenDataset, tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]], *, order: int = 5, seed: int = 0
+    training: TokenDataset,
+    tokenizer: Tokenizer,
+    documents: Sequence[Mapping[str, Any]],
+    *,
+    order: int = 5,
+    seed: int = 0,
 ) -> Metric:
     """Bits per byte of the control: an n-gram model counted on the same training tokens.
 
@@ -85,7 +99,9 @@ def ngram_bits_per_byte(
         HanlinError: the training tokens come from another tokenizer.
     """
     training.require_tokenizer(tokenizer)
-    control = NGramModel(tokenizer.vocab_size, order).fit([training.document(index) for index in _counted(training)])
+    control = NGramModel(tokenizer.vocab_size, order).fit(
+        [training.document(index) for index in _counted(training)]
+    )
     ids, sizes = encode_documents(tokenizer, documents)
     return by_source(control.bits(ids, skip=1), sizes, [None] * len(ids), seed=seed)["all"]
 
@@ -96,7 +112,9 @@ def ngram_name(training: TokenDataset, order: int = 5) -> str:
     if len(counted) == len(training):
         return f"{order}-gram"
     tokens = int(training.lengths[counted.start : counted.stop : counted.step].sum())
-    return f"{order}-gram on {tokens / 1e6:.1f}M tokens" if tokens >= 1e5 else f"{order}-gram on {tokens} tokens"
+    return (
+        f"{order}-gram on {tokens / 1e6:.1f}M tokens" if tokens >= 1e5 else f"{order}-gram on {tokens} tokens"
+    )
 
 
 def _counted(training: TokenDataset) -> range:
@@ -105,7 +123,12 @@ def _counted(training: TokenDataset) -> range:
 
 
 def answer_bits_per_byte(
-    model: CausalLM, tokenizer: Tokenizer, conversations: TokenDataset, *, context: int | None = None, seed: int = 0
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    conversations: TokenDataset,
+    *,
+    context: int | None = None,
+    seed: int = 0,
 ) -> Metric:
     """Bits per byte of what the assistant says, given all that was said before it; conversations are the items.
 
@@ -117,13 +140,19 @@ def answer_bits_per_byte(
     if mask is None:
         raise ValueError(f"{conversations.path} has no loss mask: it holds texts, not conversations")
     ids = [np.asarray(conversations.document(index), dtype=np.int64) for index in range(len(conversations))]
-    masks = [np.asarray(mask[starts[index] : starts[index + 1]], dtype=bool) for index in range(len(conversations))]
+    masks = [
+        np.asarray(mask[starts[index] : starts[index + 1]], dtype=bool) for index in range(len(conversations))
+    ]
     width = token_bytes(tokenizer).numpy()
     sizes = np.array([width[row[1:][said[1:]]].sum() for row, said in zip(ids, masks, strict=True)])
-    return Metric.ratio(document_bits(model, ids, masks, context=context), sizes, higher_is_better=False, seed=seed)
+    return Metric.ratio(
+        document_bits(model, ids, masks, context=context), sizes, higher_is_better=False, seed=seed
+    )
 
 
-def pairs_preferred(model: CausalLM, tokenizer: Tokenizer, pairs: TokenDataset, *, context: int | None = None) -> Metric:
+def pairs_preferred(
+    model: CausalLM, tokenizer: Tokenizer, pairs: TokenDataset, *, context: int | None = None
+) -> Metric:
     """Share of preference pairs whose chosen answer has the higher mean log probability per token; equal ones count half.
 
     Args:
@@ -137,12 +166,18 @@ def pairs_preferred(model: CausalLM, tokenizer: Tokenizer, pairs: TokenDataset, 
     assert mask is not None
     ids = [np.asarray(pairs.document(index), dtype=np.int64) for index in range(len(pairs))]
     masks = [np.asarray(mask[starts[index] : starts[index + 1]], dtype=bool) for index in range(len(pairs))]
-    mean = document_bits(model, ids, masks, context=context) / np.array([max(1, row[1:].sum()) for row in masks])
+    mean = document_bits(model, ids, masks, context=context) / np.array(
+        [max(1, row[1:].sum()) for row in masks]
+    )
     chosen, rejected = mean[0::2], mean[1::2]
-    return Metric.proportion(float((chosen < rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen), chance=0.5)
+    return Metric.proportion(
+        float((chosen < rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen), chance=0.5
+    )
 
 
-def by_source(bits: np.ndarray, sizes: np.ndarray, sources: Sequence[str | None], *, seed: int = 0) -> dict[str, Metric]:
+def by_source(
+    bits: np.ndarray, sizes: np.ndarray, sources: Sequence[str | None], *, seed: int = 0
+) -> dict[str, Metric]:
     """Per-document bits and bytes as one metric per named source, and `all`."""
     groups = {"all": np.ones(len(bits), dtype=bool)}
     for source in sorted({source for source in sources if source}):
@@ -154,7 +189,9 @@ def by_source(bits: np.ndarray, sizes: np.ndarray, sources: Sequence[str | None]
     }
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]]) -> tuple[list[np.ndarray], np.ndarray]:
+def encode_documents(
+    tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]]
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Ids of each document with its end token, int64, and the bytes of all but its first token, (documents,)."""
     width = token_bytes(tokenizer).numpy()
     encoded = tokenizer.encode_batch([document["text"] for document in documents])
@@ -164,7 +201,11 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]
 
 @torch.inference_mode()
 def document_bits(
-    model: CausalLM, documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None, *, context: int | None = None
+    model: CausalLM,
+    documents: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray] | None = None,
+    *,
+    context: int | None = None,
 ) -> np.ndarray:
     """-log2 probability of each document's tokens but the first, summed per document, (documents,) float64.
 
@@ -177,13 +218,17 @@ def document_bits(
     device = model.head_weight.device
     training = model.training
     model.eval()
-    windows = [(index, *window) for index, row in enumerate(documents) for window in sliding_windows(len(row), limit)]
+    windows = [
+        (index, *window) for index, row in enumerate(documents) for window in sliding_windows(len(row), limit)
+    ]
     windows.sort(key=lambda window: window[3] - window[1])  # equal lengths together waste no padding
     totals = np.zeros(len(documents))
     start = 0
     while start < len(windows):
         stop = start + 1
-        while stop < len(windows) and (stop + 1 - start) * (windows[stop][3] - windows[stop][1]) <= BATCH_TOKENS:
+        while (
+            stop < len(windows) and (stop + 1 - start) * (windows[stop][3] - windows[stop][1]) <= BATCH_TOKENS
+        ):
             stop += 1
         batch, start = windows[start:stop], stop
         width = batch[-1][3] - batch[-1][1]
@@ -191,7 +236,8 @@ def document_bits(
         labels = np.full((len(batch), width), -1, dtype=np.int64)
         for row, (index, first, scored, end) in enumerate(batch):
             document = documents[index]
-            ids[row, : end - first] = document[first:end]  # padding comes after all real tokens, which cannot see it
+            # padding comes after all real tokens, which cannot see it
+            ids[row, : end - first] = document[first:end]
             wanted = document[scored + 1 : end + 1]
             labels[row, scored - first : end - first] = (
                 wanted if masks is None else np.where(masks[index][scored + 1 : end + 1], wanted, -1)
@@ -200,7 +246,9 @@ def document_bits(
         kept = torch.from_numpy(labels >= 0).to(device)
         logs = token_log_probs(hidden[kept], model.head_weight, torch.from_numpy(labels).to(device)[kept])
         owner = np.repeat([window[0] for window in batch], (labels >= 0).sum(axis=1))
-        totals += np.bincount(owner, weights=-logs.double().cpu().numpy() / math.log(2), minlength=len(documents))
+        totals += np.bincount(
+            owner, weights=-logs.double().cpu().numpy() / math.log(2), minlength=len(documents)
+        )
     model.train(training)
     return totals
 

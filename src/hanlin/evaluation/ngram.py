@@ -49,8 +49,11 @@ class NGramModel:
         tokens, offsets = self._stream(documents)
         if not (offsets > 0).any():
             raise ValueError("there are no tokens to count")
-        grams = np.zeros(len(tokens), dtype=np.int64)  # number of the n-gram ending at each position; at length 0 there is one
-        previous: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # keys, n-gram at each position, raw counts
+        # number of the n-gram ending at each position; at length 0 there is one
+        grams = np.zeros(len(tokens), dtype=np.int64)
+        previous: tuple[np.ndarray, np.ndarray, np.ndarray] | None = (
+            None  # keys, n-gram at each position, raw counts
+        )
         ends = np.flatnonzero(offsets > 0)  # the start mark is a context, never predicted
         self._levels = []
         contexts = 1
@@ -59,13 +62,18 @@ class NGramModel:
             ends = ends[offsets[ends] >= length - 1]
             before = grams[ends - 1] if length > 1 else np.zeros(len(ends), dtype=np.int64)
             keys, first, here, raw = np.unique(
-                before * (self.vocab_size + 1) + tokens[ends], return_index=True, return_inverse=True, return_counts=True
+                before * (self.vocab_size + 1) + tokens[ends],
+                return_index=True,
+                return_inverse=True,
+                return_counts=True,
             )
             if previous is not None:
                 # The shorter n-grams are counted by how many different tokens they follow, those at a document's start as they occur.
                 shorter_keys, shorter, shorter_raw = previous
                 follows = np.bincount(shorter[ends[first]], minlength=len(shorter_keys))
-                self._levels.append(self._level(shorter_keys, np.where(follows > 0, follows, shorter_raw), contexts))
+                self._levels.append(
+                    self._level(shorter_keys, np.where(follows > 0, follows, shorter_raw), contexts)
+                )
                 contexts = len(shorter_keys) + (length == 2)
             grams = np.full(len(tokens), -1, dtype=np.int64)
             grams[ends] = here.reshape(-1)
@@ -81,7 +89,11 @@ class NGramModel:
         tokens, offsets = self._stream(documents)
         ends = np.flatnonzero(offsets > skip)
         owner = np.cumsum(offsets == 0) - 1
-        return np.bincount(owner[ends], weights=-np.log2(self._probabilities(tokens, offsets)[ends]), minlength=len(documents))
+        return np.bincount(
+            owner[ends],
+            weights=-np.log2(self._probabilities(tokens, offsets)[ends]),
+            minlength=len(documents),
+        )
 
     def distribution(self, context: Sequence[int]) -> np.ndarray:
         """Probability of every token as the next one of a document that begins with `context`, (vocab_size,)."""
@@ -91,7 +103,11 @@ class NGramModel:
     def _stream(self, documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """All tokens, a start mark (`vocab_size`) before each document; and each one's distance from its mark."""
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
-        starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]]).astype(np.int64) if len(lengths) else np.zeros(0, dtype=np.int64)
+        starts = (
+            np.concatenate([[0], np.cumsum(lengths + 1)[:-1]]).astype(np.int64)
+            if len(lengths)
+            else np.zeros(0, dtype=np.int64)
+        )
         tokens = np.full(int(lengths.sum()) + len(lengths), self.vocab_size, dtype=np.int64)
         offsets = np.arange(len(tokens)) - np.repeat(starts, lengths + 1)
         if len(lengths):
@@ -104,8 +120,13 @@ class NGramModel:
         """Discount counts 1, 2 and ≥ 3 by what Chen & Goodman's estimate says of held-out data."""
         n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
         y = n1 / (n1 + 2 * n2) if n1 else 0.0
-        raw = [k - (k + 1) * y * more / less if less else k * y for k, less, more in ((1, n1, n2), (2, n2, n3), (3, n3, n4))]
-        discount = np.array([0.0, *(min(max(d, _LEAST_DISCOUNT), k) for k, d in enumerate(raw, start=1))])[np.minimum(counts, 3)]
+        raw = [
+            k - (k + 1) * y * more / less if less else k * y
+            for k, less, more in ((1, n1, n2), (2, n2, n3), (3, n3, n4))
+        ]
+        discount = np.array([0.0, *(min(max(d, _LEAST_DISCOUNT), k) for k, d in enumerate(raw, start=1))])[
+            np.minimum(counts, 3)
+        ]
         context = keys // (self.vocab_size + 1)
         total = np.bincount(context, weights=counts, minlength=contexts)
         taken = np.bincount(context, weights=discount, minlength=contexts)
@@ -121,7 +142,11 @@ class NGramModel:
                 break  # no document was so long
             ends = np.flatnonzero((offsets > 0) & (offsets >= length - 1))
             context = grams[ends - 1] if length > 1 else np.zeros(len(ends), dtype=np.int64)
-            ends, context = ends[context >= 0], context[context >= 0]  # a context never seen leaves the answer to the shorter one
+            # a context never seen leaves the answer to the shorter one
+            ends, context = (
+                ends[context >= 0],
+                context[context >= 0],
+            )
             grams = np.full(len(tokens), -1, dtype=np.int64)
             key = context * (self.vocab_size + 1) + tokens[ends]
             found = np.minimum(np.searchsorted(level.keys, key), len(level.keys) - 1)
@@ -129,6 +154,8 @@ class NGramModel:
             grams[ends[seen]] = found[seen]
             if length == 1:
                 grams[offsets == 0] = len(level.keys)
-            probability[ends] = np.where(seen, level.probability[found], 0.0) + level.left_over[context] * probability[ends]
+            probability[ends] = (
+                np.where(seen, level.probability[found], 0.0) + level.left_over[context] * probability[ends]
+            )
         probability[offsets == 0] = 1.0
         return probability

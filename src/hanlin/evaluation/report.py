@@ -14,14 +14,27 @@ from .report_html import render_report
 FORMAT = 1
 
 _REPORT: dict[str, type | tuple[type, ...]] = {
-    "recipe": str, "seed": int, "machine": (str, dict), "seconds": (int, float), "peak_rss_mb": (int, float), "model": str, "stages": list,
-}  # fmt: skip
+    "recipe": str,
+    "seed": int,
+    "machine": (str, dict),
+    "seconds": (int, float),
+    "peak_rss_mb": (int, float),
+    "model": str,
+    "stages": list,
+}
 _STAGE: dict[str, type | tuple[type, ...]] = {
-    "name": str, "seconds": (int, float), "peak_rss_mb": (int, float), "kept": bool, "metrics": dict, "samples": list,
-}  # fmt: skip
+    "name": str,
+    "seconds": (int, float),
+    "peak_rss_mb": (int, float),
+    "kept": bool,
+    "metrics": dict,
+    "samples": list,
+}
 
 
-def write_report(run_dir: Path | str, report: Mapping[str, Any], extras: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    run_dir: Path | str, report: Mapping[str, Any], extras: Mapping[str, Any] | None = None
+) -> Path:
     """Write `report.json` and, from it, one self-contained `report.html`; both appear whole or not at all.
 
     Args:
@@ -51,7 +64,9 @@ def validate_report(report: Any) -> None:
     """Raise `HanlinError`, naming the place, unless `report` is of the schema."""
     if not isinstance(report, Mapping) or report.get("format") != FORMAT:
         found = report.get("format") if isinstance(report, Mapping) else type(report).__name__
-        raise _wrong("report", f"format 应为 {FORMAT}，得到 {found!r}", f"format should be {FORMAT}, not {found!r}")
+        raise _wrong(
+            "report", f"format 应为 {FORMAT}，得到 {found!r}", f"format should be {FORMAT}, not {found!r}"
+        )
     _check_fields(report, _REPORT, "report")
     names = set()
     for index, stage in enumerate(report["stages"]):
@@ -66,21 +81,31 @@ def validate_report(report: Any) -> None:
             _check_metric(raw, f"{where} ({stage['name']}).metrics.{name}")
 
 
-def _check_fields(values: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+def _check_fields(
+    values: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]], where: str
+) -> None:
     for name, kinds in fields.items():
         if name not in values:
             raise _wrong(where, f"缺少 {name}", f"{name} is missing")
         value = values[name]
         numeric = kinds in (int, (int, float))
         if not isinstance(value, kinds) or (numeric and isinstance(value, bool)):
-            raise _wrong(f"{where}.{name}", f"类型不对：{type(value).__name__}", f"of the wrong type: {type(value).__name__}")
+            raise _wrong(
+                f"{where}.{name}",
+                f"类型不对：{type(value).__name__}",
+                f"of the wrong type: {type(value).__name__}",
+            )
 
 
 def _check_metric(raw: Any, where: str) -> None:
     if not isinstance(raw, Mapping):
         raise _wrong(where, "应为键值对", "should be a mapping")
     ends_unknown = all(end in raw and raw[end] is None for end in ("low", "high"))  # of a mean of one item
-    wanted = ("value", "n", "higher_is_better") if ends_unknown else ("value", "low", "high", "n", "higher_is_better")
+    wanted = (
+        ("value", "n", "higher_is_better")
+        if ends_unknown
+        else ("value", "low", "high", "n", "higher_is_better")
+    )
     missing = [name for name in wanted if raw.get(name) is None]
     if missing:
         raise _wrong(
@@ -97,4 +122,6 @@ def _check_metric(raw: Any, where: str) -> None:
 
 
 def _wrong(where: str, zh: str, en: str) -> HanlinError:
-    return HanlinError(f"report.json 不合规范（{where}）：{zh}。", f"report.json breaks its schema ({where}): {en}.")
+    return HanlinError(
+        f"report.json 不合规范（{where}）：{zh}。", f"report.json breaks its schema ({where}): {en}."
+    )

@@ -54,15 +54,21 @@ def curves_of(stage: str, paths: Mapping[str, Any], aim: tuple[str, Metric] | No
         if aim and aim[0] == name == "bits_per_byte" and aim[1].control:
             line = aim[1].control.value
             note = f' <small class="dashed">{both(*control_text(aim[1].control.name))} {line:.3f}</small>'
-        width, height = (480, 304) if index == 0 else (230, 128)  # the first is as high as the two small rows beside it
+        # the first is as high as the two small rows beside it
+        width, height = (480, 304) if index == 0 else (230, 128)
         curves = [run[name] for run in runs if name in run]
-        picture = svg.curve_plot(curves, name, width=width, height=height, line=line, from_zero=name == "tokens_per_second")
+        picture = svg.curve_plot(
+            curves, name, width=width, height=height, line=line, from_zero=name == "tokens_per_second"
+        )
         figures.append(
             f'<figure class="{"main" if index == 0 else ""}"><figcaption>{both(*CURVES[name])}{note}</figcaption>{picture}</figure>'
         )
     caption = Text("横轴：训练步数", "Horizontal: training steps")
     if len(runs) > 1:
-        caption = Text(f"{caption.zh}。浅色线是另外 {len(runs) - 1} 个随机种子", f"{caption.en}. Pale lines: {len(runs) - 1} more seeds")
+        caption = Text(
+            f"{caption.zh}。浅色线是另外 {len(runs) - 1} 个随机种子",
+            f"{caption.en}. Pale lines: {len(runs) - 1} more seeds",
+        )
     return f'<div class="curves">{"".join(figures)}</div><p class="caption">{both(*caption)}</p>'
 
 
@@ -80,18 +86,27 @@ def samples_of(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any] 
 
 
 def _about_samples(metrics: Mapping[str, Any]) -> str:
-    notes = [Text("例子按温度 0.7 抽样，每次可能不同。", "Samples are drawn at temperature 0.7 and differ from time to time.")]
+    notes = [
+        Text(
+            "例子按温度 0.7 抽样，每次可能不同。",
+            "Samples are drawn at temperature 0.7 and differ from time to time.",
+        )
+    ]
     if "problems_solved" in metrics:
-        notes.append(Text(
-            "要不要先思考由模型自己决定；“应用题解对率”则要求它先思考、每步取最可能的词元，所以例子可能答错，分数仍然很高。",
-            "Whether to think first is the model's choice here, while “problems solved” makes it think and takes the likeliest token "
-            "each time: a sample may be wrong where the score is high.",
-        ))  # fmt: skip
+        notes.append(
+            Text(
+                "要不要先思考由模型自己决定；“应用题解对率”则要求它先思考、每步取最可能的词元，所以例子可能答错，分数仍然很高。",
+                "Whether to think first is the model's choice here, while “problems solved” makes it think and takes the likeliest token "
+                "each time: a sample may be wrong where the score is high.",
+            )
+        )
     if "story_answers" in metrics and "preferred_manner" in metrics:
-        notes.append(Text(
-            "对话数据里得体与粗鲁的回答各占一半，是有意的：该用哪一种，由偏好优化来教。",
-            "Half of the free answers in the conversations are rude on purpose: which manner to take is for preference optimisation to teach.",
-        ))  # fmt: skip
+        notes.append(
+            Text(
+                "对话数据里得体与粗鲁的回答各占一半，是有意的：该用哪一种，由偏好优化来教。",
+                "Half of the free answers in the conversations are rude on purpose: which manner to take is for preference optimisation to teach.",
+            )
+        )
     return "".join(f'<p class="caption">{both(*note)}</p>' for note in notes)
 
 
@@ -116,7 +131,9 @@ def _speech(text: str) -> str:
 
 def _cut(text: Any) -> str:
     text = str(text)
-    return text if len(text) <= LONGEST_SAMPLE else f"{text[:LONGEST_SAMPLE]}… (+{len(text) - LONGEST_SAMPLE:,})"
+    return (
+        text if len(text) <= LONGEST_SAMPLE else f"{text[:LONGEST_SAMPLE]}… (+{len(text) - LONGEST_SAMPLE:,})"
+    )
 
 
 def drops_of(drops: Mapping[str, Any]) -> str:
@@ -127,8 +144,12 @@ def drops_of(drops: Mapping[str, Any]) -> str:
     most = max(about["count"] for about in drops.values()) or 1
     rows = []
     for rule, about in sorted(drops.items(), key=lambda item: -item[1]["count"]):
-        examples = [sample["text"] if isinstance(sample, Mapping) else sample for sample in about.get("samples") or ()][:SAMPLES_SHOWN]
-        quotes = "".join(f"<blockquote>{esc(_cut(str(text).strip())[:240])}</blockquote>" for text in examples)
+        examples = [
+            sample["text"] if isinstance(sample, Mapping) else sample for sample in about.get("samples") or ()
+        ][:SAMPLES_SHOWN]
+        quotes = "".join(
+            f"<blockquote>{esc(_cut(str(text).strip())[:240])}</blockquote>" for text in examples
+        )
         rows.append(
             f'<details class="drop"><summary><span class="rule">{both(*lookup(RULES, rule))}</span>'
             f'{svg.bar(0, about["count"] / most, "drops")}<span class="figure">{about["count"]:,}</span></summary>{quotes}</details>'
@@ -140,7 +161,14 @@ def facts_of(notes: Mapping[str, Any], hidden: Collection[str] = ()) -> str:
     """Figures beside the metrics; what is not in the table of words is shown under its own name."""
     items = []
     for name, value in notes.items():
-        if name in HIDDEN_FACTS or name in hidden or value is None or value == {} or value == [] or value == "":
+        if (
+            name in HIDDEN_FACTS
+            or name in hidden
+            or value is None
+            or value == {}
+            or value == []
+            or value == ""
+        ):
             continue
         label = both(*FACTS[name]) if name in FACTS else f"<code>{esc(name)}</code>"
         items.append(f"<div><dt>{label}</dt><dd>{_plain(value)}</dd></div>")
@@ -170,20 +198,35 @@ def _number(value: Any) -> str:
 
 
 def provenance(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
-    artifacts, versions, recipe = (extras.get(name) or {} for name in ("artifacts", "versions", "recipe_resolved"))
+    artifacts, versions, recipe = (
+        extras.get(name) or {} for name in ("artifacts", "versions", "recipe_resolved")
+    )
     parts = [f'<section class="provenance" id="provenance"><h2>{both("来历", "Provenance")}</h2>']
     parts.append(f"<p>{both('发布的模型', 'Published model')}：<code>{esc(report['model'])}</code></p>")
     if artifacts:
         known = {about["hash"]: name for name, about in artifacts.items()}
         rows = "".join(_artifact(name, about, known) for name, about in artifacts.items())
-        heads = (("产物", "Artefact"), ("种类", "Kind"), ("内容哈希", "Content hash"), ("来自", "Made from"), ("位置", "Place"))
+        heads = (
+            ("产物", "Artefact"),
+            ("种类", "Kind"),
+            ("内容哈希", "Content hash"),
+            ("来自", "Made from"),
+            ("位置", "Place"),
+        )
         head = "".join(f"<th>{both(*text)}</th>" for text in heads)
-        parts.append(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+        parts.append(
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        )
     machine = report["machine"] if isinstance(report["machine"], Mapping) else {"": report["machine"]}
     for title, values in ((Text("机器", "Machine"), machine), (Text("软件版本", "Versions"), versions)):
         parts.append(_values(title, values))
     if recipe:
-        parts.append(resolved_of(recipe, Text("完整的配方（所有默认值都已写出）", "The resolved recipe (every default spelled out)")))
+        parts.append(
+            resolved_of(
+                recipe,
+                Text("完整的配方（所有默认值都已写出）", "The resolved recipe (every default spelled out)"),
+            )
+        )
     return "".join(parts) + "</section>"
 
 
@@ -198,7 +241,9 @@ def provenance_of(config: Mapping[str, Any], seed: int | None) -> str:
 
 def resolved_of(config: Mapping[str, Any], summary: Text) -> str:
     """A whole configuration, folded."""
-    text = yaml.safe_dump(_plain_data(config), allow_unicode=True, sort_keys=False, default_flow_style=None, width=100)
+    text = yaml.safe_dump(
+        _plain_data(config), allow_unicode=True, sort_keys=False, default_flow_style=None, width=100
+    )
     return f"<details><summary>{both(*summary)}</summary><pre>{esc(text)}</pre></details>"
 
 
@@ -216,7 +261,8 @@ def _artifact(name: str, about: Mapping[str, Any], known: Mapping[str, str]) -> 
         return esc(known[parent]) if parent in known else f"{esc(role)} <code>{esc(str(parent)[:12])}</code>"
 
     parents = "、".join(
-        f'<span title="{esc(parent)}">{shown(role, parent)}</span>' for role, parent in (about.get("parents") or {}).items()
+        f'<span title="{esc(parent)}">{shown(role, parent)}</span>'
+        for role, parent in (about.get("parents") or {}).items()
     )
     return (
         f'<tr><th scope="row">{esc(name)}</th><td>{esc(about["kind"])}</td><td><code title="{esc(about["hash"])}">{esc(str(about["hash"])[:12])}</code></td>'

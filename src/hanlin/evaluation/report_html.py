@@ -12,7 +12,19 @@ from .intervals import FEWEST, Control, Metric, beats, ranking
 from .report_evidence import curves_of, drops_of, facts_of, provenance, samples_of
 from .report_model import examples_of, in_a_line, model_of, tokens_of
 from .report_tables import about_bits, about_control, aim_of, before_and_after, few, greedy_and_sampled, split
-from .report_text import Text, both, control_text, duration, esc, in_words, memory, metric_text, show, span, stage_text
+from .report_text import (
+    Text,
+    both,
+    control_text,
+    duration,
+    esc,
+    in_words,
+    memory,
+    metric_text,
+    show,
+    span,
+    stage_text,
+)
 
 STATIC = Path(__file__).parent / "static"
 
@@ -40,7 +52,10 @@ def document(title: str, parts: Iterable[str], styles: Sequence[str] = ("report.
         title: HTML.
         styles: style sheets in `static`.
     """
-    style, script = ("".join((STATIC / name).read_text(encoding="utf-8") for name in names) for names in (styles, ("report.js",)))
+    style, script = (
+        "".join((STATIC / name).read_text(encoding="utf-8") for name in names)
+        for names in (styles, ("report.js",))
+    )
     page = (
         '<!doctype html>\n<html lang="zh-CN" data-language="zh"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -88,7 +103,8 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         en += f"{unsure} of them were measured on fewer than {FEWEST} items, too few to tell. "
     if rejected:
         names = Text(
-            "、".join(stage_text(s["name"]).title.zh for s in rejected), ", ".join(stage_text(s["name"]).title.en.lower() for s in rejected)
+            "、".join(stage_text(s["name"]).title.zh for s in rejected),
+            ", ".join(stage_text(s["name"]).title.en.lower() for s in rejected),
         )
         zh += f"未被采用的阶段：{names.zh}；发布的是此前最好的模型。"
         en += f"Not kept: {names.en}; the best model before it is what was published. "
@@ -110,7 +126,10 @@ def _contents(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     """Links to the sections, and to the corpus' own page."""
     links = [f'<a href="#model">{both("模型", "Model")}</a>'] if report.get("about") else []
     links.append(f'<a href="#overview">{both("一览", "Overview")}</a>')
-    links += [f'<a href="#{esc(stage["name"])}">{both(*stage_text(stage["name"]).title)}</a>' for stage in report["stages"]]
+    links += [
+        f'<a href="#{esc(stage["name"])}">{both(*stage_text(stage["name"]).title)}</a>'
+        for stage in report["stages"]
+    ]
     links.append(f'<a href="#provenance">{both("来历", "Provenance")}</a>')
     if extras.get("corpus_page"):
         links.append(f'<a href="{esc(extras["corpus_page"])}">{both("语料报告 ↗", "Corpus report ↗")}</a>')
@@ -126,7 +145,11 @@ def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
         name, metric = aim
         text = metric_text(name)
         unit = "" if text.share else f"<small>{both('比特', 'bits')}</small>"
-        rejected = "" if stage["kept"] else f'<p class="against">{both("这一阶段未被采用", "this stage was not kept")}</p>'
+        rejected = (
+            ""
+            if stage["kept"]
+            else f'<p class="against">{both("这一阶段未被采用", "this stage was not kept")}</p>'
+        )
         control = ""
         if metric.control:
             label = control_text(metric.control.name)
@@ -141,7 +164,10 @@ def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
 
 def _overview(stages: Sequence[Mapping[str, Any]], extras: Mapping[str, Any]) -> str:
     """Stage by stage: verdict, where its time lies in the whole, its memory."""
-    total, most = sum(stage["seconds"] for stage in stages) or 1.0, max((stage["peak_rss_mb"] for stage in stages), default=0) or 1.0
+    total, most = (
+        sum(stage["seconds"] for stage in stages) or 1.0,
+        max((stage["peak_rss_mb"] for stage in stages), default=0) or 1.0,
+    )
     rows, elapsed = [], 0.0
     for number, stage in enumerate(stages, start=1):
         start, elapsed = elapsed, elapsed + stage["seconds"]
@@ -164,7 +190,10 @@ _MEMORY_EN = "Peak memory: the most that the process held during the stage, with
 
 
 def _verdict(stage: Mapping[str, Any]) -> str:
-    aim, rejected = aim_of(stage), "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>'
+    aim, rejected = (
+        aim_of(stage),
+        "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>',
+    )
     if aim is None:
         return '<span class="mark none">—</span>' + rejected
     name, metric = aim
@@ -247,7 +276,11 @@ def _outcome(aim: tuple[str, Metric]) -> str:
 def _gate(kept: bool, gate: Mapping[str, str] | None) -> str:
     if gate is None and kept:
         return ""
-    reason = in_words(Text(gate["zh"], gate["en"])) if gate else Text("这一阶段的模型没有被采用。", "This stage's model was not kept.")
+    reason = (
+        in_words(Text(gate["zh"], gate["en"]))
+        if gate
+        else Text("这一阶段的模型没有被采用。", "This stage's model was not kept.")
+    )
     kind, label = ("won", Text("采用", "kept")) if kept else ("lost", Text("未采用", "not kept"))
     return f'<p class="gate"><span class="mark {kind}">{both(*label)}</span> {both(*reason)}</p>'
 
@@ -276,7 +309,11 @@ def _metric_row(name: str, metric: Metric, longest: tuple[float, float]) -> str:
     if metric.control:
         c = metric.control
         control = f'{figure(c)}<small class="who">{both(*control_text(c.name))}</small>'
-    chance = "" if metric.chance is None else f"<small>{both('乱猜', 'chance')} {show(metric.chance, text.share)}</small>"
+    chance = (
+        ""
+        if metric.chance is None
+        else f"<small>{both('乱猜', 'chance')} {show(metric.chance, text.share)}</small>"
+    )
     meaning = f"<small>{both(*text.meaning)}</small>" if text.meaning.zh else ""
     low, high = _share_scale(metric) if text.share else longest
     label = f"{name}: {show(metric.value, text.share)} {span(metric, text.share).en}"
@@ -295,6 +332,12 @@ def _share_scale(metric: Metric) -> tuple[float, float]:
 
 def _ends(metrics: Sequence[Metric]) -> tuple[float, float]:
     """One scale for several metrics and their controls, with zero on it."""
-    ends = [0.0] + [end for metric in metrics for score in (metric, metric.control) if score for end in (score.low, score.value, score.high)]
+    ends = [0.0] + [
+        end
+        for metric in metrics
+        for score in (metric, metric.control)
+        if score
+        for end in (score.low, score.value, score.high)
+    ]
     ends = [end for end in ends if math.isfinite(end)]
     return min(ends), max(ends) * 1.1 or 1.0

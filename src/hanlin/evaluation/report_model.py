@@ -64,7 +64,9 @@ def in_a_line(about: Mapping[str, Any]) -> Text:
 
 def model_of(about: Mapping[str, Any]) -> str:
     """The model's figures as a section."""
-    items = "".join(f"<div><dt>{both(*words)}</dt><dd>{esc(text)}</dd></div>" for words, text in shown_about(about))
+    items = "".join(
+        f"<div><dt>{both(*words)}</dt><dd>{esc(text)}</dd></div>" for words, text in shown_about(about)
+    )
     note = Text(
         "计算量按每个词元 6 × 矩阵权重，加注意力来算；只算预训练。",
         "FLOP: 6 × matrix weights for each token, and attention; pretraining only.",
@@ -86,7 +88,9 @@ def tokens_of(found: Mapping[str, Any] | None) -> str:
         zh += f"；训练文本里平均每个词元 {share:.2f} 个字"
         en += f"; {share:.2f} characters a token in the training text"
     longest = "　".join(found.get("longest") or ())
-    more = f'<p class="caption">{both("最长的词元：", "longest tokens: ")}{esc(longest)}</p>' if longest else ""
+    more = (
+        f'<p class="caption">{both("最长的词元：", "longest tokens: ")}{esc(longest)}</p>' if longest else ""
+    )
     return f'<h3>{both("一句话切成词元", "A sentence in tokens")}</h3><p class="tokens">{pieces}</p><p class="caption">{both(zh + "。", en + ".")}</p>{more}'
 
 
@@ -96,9 +100,20 @@ def examples_of(examples: Sequence[Mapping[str, Any]] | None) -> str:
         return ""
     cards = []
     for example in examples:
-        text = "".join(f"<mark>{esc(part)}</mark>" if learned else esc(part) for part, learned in example["parts"])
-        label = f"<h4>{both(example['label']['zh'], example['label']['en'])}</h4>" if example.get("label") else ""
+        text = "".join(
+            f"<mark>{esc(part)}</mark>" if learned else esc(part) for part, learned in example["parts"]
+        )
+        label = (
+            f"<h4>{both(example['label']['zh'], example['label']['en'])}</h4>" if example.get("label") else ""
+        )
         cards.append(f'<div class="item">{label}<p>{text}</p></div>')
     marked = any(learned for example in examples for _, learned in example["parts"])
-    note = both("标出的部分是要学着写的，其余只是读。", "What is marked it learns to write; the rest it only reads.") if marked else ""
+    note = (
+        both(
+            "标出的部分是要学着写的，其余只是读。",
+            "What is marked it learns to write; the rest it only reads.",
+        )
+        if marked
+        else ""
+    )
     return f'<details class="data"><summary>{both("训练数据的一条", "An item of its training data")}</summary>{"".join(cards)}<p class="caption">{note}</p></details>'

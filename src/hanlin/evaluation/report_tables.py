@@ -34,13 +34,19 @@ def aim_of(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
     return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
 
 
-def split(raw: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[dict[str, Metric], dict[str, Metric], dict[str, Metric]]:
+def split(
+    raw: Mapping[str, Any], before: Mapping[str, Any]
+) -> tuple[dict[str, Metric], dict[str, Metric], dict[str, Metric]]:
     """A stage's metrics: those for the table with controls, guards that have a value before, and pairs of greedy and sampled."""
     metrics = {name: Metric.from_dict(value) for name, value in raw.items()}
     pairs = {name for name in metrics if name + SAMPLED in metrics}
     sampled = {name: metric for name, metric in metrics.items() if name in pairs or name.endswith(SAMPLED)}
     rest = {name: metric for name, metric in metrics.items() if name not in sampled}
-    guards = {name: metric for name, metric in rest.items() if name in before and not (metric.control and metric.control.name in ("base", "before"))}
+    guards = {
+        name: metric
+        for name, metric in rest.items()
+        if name in before and not (metric.control and metric.control.name in ("base", "before"))
+    }
     main = {name: metric for name, metric in rest.items() if name not in guards or metric.control is not None}
     return main, guards, sampled
 
@@ -58,7 +64,13 @@ def before_and_after(guards: Mapping[str, Metric], before: Mapping[str, Any]) ->
         )
     return _table(
         Text("原来会的，现在怎样", "What it could do before, and can now"),
-        (Text("指标", "Metric"), Text("之前", "Before"), Text("之后", "After"), Text("变化", "Change"), Text("样本数", "Items")),
+        (
+            Text("指标", "Metric"),
+            Text("之前", "Before"),
+            Text("之后", "After"),
+            Text("变化", "Change"),
+            Text("样本数", "Items"),
+        ),
         rows,
     )
 

@@ -37,7 +37,10 @@ class StageText(NamedTuple):
 METRICS: dict[str, MetricText] = {
     "dirt_removed": MetricText(
         Text("脏文档清除率", "Dirt removed"),
-        Text("故意混入的脏文档里，被清掉的比例", "share of deliberately injected dirty documents that were removed"),
+        Text(
+            "故意混入的脏文档里，被清掉的比例",
+            "share of deliberately injected dirty documents that were removed",
+        ),
     ),
     "good_lost": MetricText(
         Text("好文档误伤率", "Good documents lost"),
@@ -45,12 +48,18 @@ METRICS: dict[str, MetricText] = {
     ),
     "bits_per_byte": MetricText(
         Text("每字节比特数", "Bits per byte"),
-        Text("预测没见过的文本，平均每个字节要花多少比特，越低越好", "bits needed to predict each byte of unseen text; lower is better"),
+        Text(
+            "预测没见过的文本，平均每个字节要花多少比特，越低越好",
+            "bits needed to predict each byte of unseen text; lower is better",
+        ),
         share=False,
     ),
     "answer_bits_per_byte": MetricText(
         Text("回答的每字节比特数", "Bits per byte of answers"),
-        Text("预测没见过的对话里助手的话要花多少比特，越低越好", "bits needed to predict each byte of unseen answers; lower is better"),
+        Text(
+            "预测没见过的对话里助手的话要花多少比特，越低越好",
+            "bits needed to predict each byte of unseen answers; lower is better",
+        ),
         share=False,
     ),
     "story_answers": MetricText(
@@ -59,38 +68,60 @@ METRICS: dict[str, MetricText] = {
     ),
     "problems_solved": MetricText(
         Text("应用题解对率", "Problems solved"),
-        Text("没见过的应用题，先思考再作答，答对的比例", "share of unseen word problems answered rightly after thinking"),
+        Text(
+            "没见过的应用题，先思考再作答，答对的比例",
+            "share of unseen word problems answered rightly after thinking",
+        ),
     ),
     "preferred_manner": MetricText(
         Text("得体回答的比例", "Preferred manner"),
-        Text("自由回答里，语气是人们偏好的那一种的比例", "share of free answers given in the manner people prefer"),
+        Text(
+            "自由回答里，语气是人们偏好的那一种的比例",
+            "share of free answers given in the manner people prefer",
+        ),
     ),
     "pair_accuracy": MetricText(
         Text("偏好判断正确率", "Pairs judged rightly"),
-        Text("没见过的偏好对里，给较好的回答打分更高的比例", "share of unseen pairs in which the better answer scores higher"),
+        Text(
+            "没见过的偏好对里，给较好的回答打分更高的比例",
+            "share of unseen pairs in which the better answer scores higher",
+        ),
     ),
     "task_reward": MetricText(
-        Text("任务得分", "Task reward"), Text("没见过的题目上，得到奖励的比例", "share of unseen problems that earn the reward")
+        Text("任务得分", "Task reward"),
+        Text("没见过的题目上，得到奖励的比例", "share of unseen problems that earn the reward"),
     ),
     "greetings": MetricText(
         Text("问候答对率", "Greetings answered"),
-        Text("问候、道谢、问名字，答得与所教的一字不差的比例", "share of greetings, thanks and questions of its name answered to the letter"),
+        Text(
+            "问候、道谢、问名字，答得与所教的一字不差的比例",
+            "share of greetings, thanks and questions of its name answered to the letter",
+        ),
     ),
     "story_requests": MetricText(
-        Text("会讲故事", "Stories told"), Text("请它讲故事时，讲出完整故事的比例", "share of requests for a story that got a whole one")
+        Text("会讲故事", "Stories told"),
+        Text("请它讲故事时，讲出完整故事的比例", "share of requests for a story that got a whole one"),
     ),
     "outside_declined": MetricText(
         Text("不懂就说", "Outside questions declined"),
-        Text("问它不知道的事，老实说不知道的比例", "share of questions from outside its world that it declines to answer"),
+        Text(
+            "问它不知道的事，老实说不知道的比例",
+            "share of questions from outside its world that it declines to answer",
+        ),
     ),
     "word_problems": MetricText(
         Text("应用题解对率（自己决定想不想）", "Word problems solved, thinking or not"),
-        Text("一到五步的应用题，要不要先思考由模型决定", "unseen problems of one to five steps; whether to think first is the model's choice"),
+        Text(
+            "一到五步的应用题，要不要先思考由模型决定",
+            "unseen problems of one to five steps; whether to think first is the model's choice",
+        ),
     ),
     "later_turns": MetricText(
         Text("多轮对话里的答对率", "Later turns answered"),
-        Text("换了话题的第二轮起，答对的比例；对照是同样的问题单独问",
-             "share of turns after the first, each about something else, answered rightly; the control asks the same alone"),
+        Text(
+            "换了话题的第二轮起，答对的比例；对照是同样的问题单独问",
+            "share of turns after the first, each about something else, answered rightly; the control asks the same alone",
+        ),
     ),
     "ends_by_itself": MetricText(
         Text("自己停下的比例", "Ends by itself"),
@@ -102,11 +133,17 @@ METRICS: dict[str, MetricText] = {
     ),
     "inside_answered": MetricText(
         Text("该答的都答了", "Inside questions answered"),
-        Text("小世界里的问题，没有推说不知道的比例", "share of questions from inside its world that were not declined"),
+        Text(
+            "小世界里的问题，没有推说不知道的比例",
+            "share of questions from inside its world that were not declined",
+        ),
     ),
     "pairs_preferred": MetricText(
         Text("偏好对排对率", "Pairs ranked rightly"),
-        Text("没见过的偏好对里，模型认为较好的回答更可能的比例", "share of unseen pairs whose better answer the model finds more likely"),
+        Text(
+            "没见过的偏好对里，模型认为较好的回答更可能的比例",
+            "share of unseen pairs whose better answer the model finds more likely",
+        ),
     ),
 }
 
@@ -194,7 +231,8 @@ STAGES: dict[str, StageText] = {
     "evaluation": StageText(
         Text("总评", "Final evaluation"),
         Text(
-            "把最终发布的模型在所有没见过的题目上重新考一遍。", "The published model sits every test once more, on items it has never seen."
+            "把最终发布的模型在所有没见过的题目上重新考一遍。",
+            "The published model sits every test once more, on items it has never seen.",
         ),
     ),
     "gguf": StageText(
@@ -272,12 +310,24 @@ PARTS: dict[str, Text] = {
 }
 
 # Shown elsewhere, or of no use to a reader.
-HIDDEN_FACTS = frozenset({
-    "dropped", "quarantine_reasons", "side", "seconds_of_cleaning", "before", "control", "sampled", "pretrained_bits_per_byte",
-})  # fmt: skip
+HIDDEN_FACTS = frozenset(
+    {
+        "dropped",
+        "quarantine_reasons",
+        "side",
+        "seconds_of_cleaning",
+        "before",
+        "control",
+        "sampled",
+        "pretrained_bits_per_byte",
+    }
+)
 
 
-_ENDINGS = {"/sampled": Text("（采样）", "(sampled)"), "/published": Text("（发布的那一次）", "(the published run)")}
+_ENDINGS = {
+    "/sampled": Text("（采样）", "(sampled)"),
+    "/published": Text("（发布的那一次）", "(the published run)"),
+}
 
 
 def metric_text(name: str) -> MetricText:
@@ -292,8 +342,12 @@ def metric_text(name: str) -> MetricText:
         return known
     if part in STAGES:
         title = STAGES[part].title
-        return known._replace(name=Text(f"{known.name.zh}（{title.zh}）", f"{known.name.en} ({title.en.lower()})"))
-    return known._replace(name=Text(f"{known.name.zh}：{part}", f"{known.name.en}: {part}"), meaning=Text("", ""))
+        return known._replace(
+            name=Text(f"{known.name.zh}（{title.zh}）", f"{known.name.en} ({title.en.lower()})")
+        )
+    return known._replace(
+        name=Text(f"{known.name.zh}：{part}", f"{known.name.en}: {part}"), meaning=Text("", "")
+    )
 
 
 def in_words(sentence: Text) -> Text:
@@ -304,7 +358,10 @@ def in_words(sentence: Text) -> Text:
     def words(name: str) -> Text:
         return STAGES[name].title if name in STAGES else metric_text(name).name
 
-    return Text(pattern.sub(lambda m: words(m[0]).zh, sentence.zh), pattern.sub(lambda m: words(m[0]).en.lower(), sentence.en))
+    return Text(
+        pattern.sub(lambda m: words(m[0]).zh, sentence.zh),
+        pattern.sub(lambda m: words(m[0]).en.lower(), sentence.en),
+    )
 
 
 def stage_text(name: str) -> StageText:
@@ -321,7 +378,9 @@ def control_text(name: str) -> Text:
     if cut is None:
         return lookup(CONTROLS, name)
     order = {"5": "五"}.get(cut[1], cut[1])
-    return Text(f"{order}元语法模型（只数了 {cut[2]} 词元）", f"{cut[1]}-gram model (counted on {cut[2]} tokens only)")
+    return Text(
+        f"{order}元语法模型（只数了 {cut[2]} 词元）", f"{cut[1]}-gram model (counted on {cut[2]} tokens only)"
+    )
 
 
 def lookup(table: dict[str, Text], name: str) -> Text:

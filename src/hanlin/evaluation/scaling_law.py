@@ -33,7 +33,11 @@ class Law:
 
     def __call__(self, parameters: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
         """L(N, D)."""
-        return self.E + self.A / np.asarray(parameters, dtype=float) ** self.alpha + self.B / np.asarray(tokens, dtype=float) ** self.beta
+        return (
+            self.E
+            + self.A / np.asarray(parameters, dtype=float) ** self.alpha
+            + self.B / np.asarray(tokens, dtype=float) ** self.beta
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,14 @@ class Advice:
     at_edge: bool
 
 
-def fit_law(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> Fit:
+def fit_law(
+    parameters: Sequence[float],
+    tokens: Sequence[float],
+    losses: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Fit:
     """Fit the law and its uncertainty.
 
     Intervals come from refitting the law with noise of the size that the residuals show, itself drawn anew each time since few
@@ -96,11 +107,14 @@ def fit_law(parameters: Sequence[float], tokens: Sequence[float], losses: Sequen
     """
     n, d, losses_ = (np.asarray(values, dtype=np.float64) for values in (parameters, tokens, losses))
     if len(n) < _LEAST or len(set(n)) < 3 or len(set(d)) < 3:
-        raise ValueError(f"{len(n)} points with {len(set(n))} sizes and {len(set(d))} lengths do not determine a law; at least 6 points, 3 sizes, 3 lengths")
+        raise ValueError(
+            f"{len(n)} points with {len(set(n))} sizes and {len(set(d))} lengths do not determine a law; at least 6 points, 3 sizes, 3 lengths"
+        )
     law = _best(n, d, losses_, _POLISHED)
     residuals = np.log(losses_) - np.log(law(n, d))
     rng, freedom = np.random.default_rng(seed), max(len(n) - 5, 1)
-    scales = np.sqrt(float(residuals @ residuals) / rng.chisquare(freedom, resamples))  # the noise itself is known from few points only
+    # the noise itself is known from few points only
+    scales = np.sqrt(float(residuals @ residuals) / rng.chisquare(freedom, resamples))
     resampled = [_best(n, d, law(n, d) * np.exp(rng.normal(0.0, scale, len(n))), 1) for scale in scales]
     return Fit(law, n, d, losses_, residuals, resampled)
 
@@ -120,9 +134,14 @@ def advise(fit: Fit, tokens_for: Callable[[np.ndarray], np.ndarray], low: float,
     at = best(fit.law)
     size, length = float(sizes[at]), float(tokens[at])
     return Advice(
-        size, length, float(fit.law(size, length)), fit.interval(lambda law: float(law(size, length))),
-        fit.interval(lambda law: float(sizes[best(law)])), fit.outside(size, length), at in (0, len(sizes) - 1),
-    )  # fmt: skip
+        size,
+        length,
+        float(fit.law(size, length)),
+        fit.interval(lambda law: float(law(size, length))),
+        fit.interval(lambda law: float(sizes[best(law)])),
+        fit.outside(size, length),
+        at in (0, len(sizes) - 1),
+    )
 
 
 def _best(n: np.ndarray, d: np.ndarray, losses: np.ndarray, polished: int) -> Law:
@@ -135,14 +154,35 @@ def _starts(n: np.ndarray, d: np.ndarray, losses: np.ndarray) -> list[np.ndarray
     """(log E, log A, log B, α, β) on a grid of the exponents, by least squares of the relative error, best first."""
     alphas, betas = (grid.ravel() for grid in np.meshgrid(_EXPONENTS, _EXPONENTS))
     scale_n, scale_d = np.exp(np.log(n).mean()), np.exp(np.log(d).mean())
-    columns = np.stack([np.ones((len(alphas), len(n))), (n / scale_n) ** -alphas[:, None], (d / scale_d) ** -betas[:, None]], axis=2) / losses[None, :, None]
+    columns = (
+        np.stack(
+            [
+                np.ones((len(alphas), len(n))),
+                (n / scale_n) ** -alphas[:, None],
+                (d / scale_d) ** -betas[:, None],
+            ],
+            axis=2,
+        )
+        / losses[None, :, None]
+    )
     gram = columns.transpose(0, 2, 1) @ columns + 1e-10 * np.eye(3)
     solved = np.linalg.solve(gram, columns.sum(axis=1)[..., None])[..., 0]
     solved = np.maximum(solved, 1e-4 * losses.min())  # a law has no negative part
     error = np.minimum(((columns @ solved[..., None])[..., 0] - 1) ** 2, 1.0).sum(axis=1)
     order = np.argsort(error, kind="stable")
     e, a, b = np.log(solved[order]).T
-    return list(np.stack([e, a + alphas[order] * np.log(scale_n), b + betas[order] * np.log(scale_d), alphas[order], betas[order]], axis=1))
+    return list(
+        np.stack(
+            [
+                e,
+                a + alphas[order] * np.log(scale_n),
+                b + betas[order] * np.log(scale_d),
+                alphas[order],
+                betas[order],
+            ],
+            axis=1,
+        )
+    )
 
 
 def _polish(start: np.ndarray, n: np.ndarray, d: np.ndarray, losses: np.ndarray) -> tuple[float, Law]:
@@ -152,14 +192,27 @@ def _polish(start: np.ndarray, n: np.ndarray, d: np.ndarray, losses: np.ndarray)
     e, a, b, alpha, beta = start
     # Centred: A and α, and B and β, then have little to do with one another.
     bounded = [math.log(exponent / (_STEEPEST - exponent)) for exponent in (alpha, beta)]
-    point = torch.tensor([e, a - alpha * float(middle_n), b - beta * float(middle_d), *bounded], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([point], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    point = torch.tensor(
+        [e, a - alpha * float(middle_n), b - beta * float(middle_d), *bounded],
+        dtype=torch.float64,
+        requires_grad=True,
+    )
+    optimizer = torch.optim.LBFGS(
+        [point], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> torch.Tensor:
         e, a, b = point[:3]
         alpha, beta = _STEEPEST * torch.sigmoid(point[3:])
-        parts = torch.stack([e.expand_as(log_n), a - alpha * (log_n - middle_n), b - beta * (log_d - middle_d)])
-        return torch.nn.functional.huber_loss(torch.logsumexp(parts, dim=0), target, reduction="sum", delta=HUBER) / HUBER
+        parts = torch.stack(
+            [e.expand_as(log_n), a - alpha * (log_n - middle_n), b - beta * (log_d - middle_d)]
+        )
+        return (
+            torch.nn.functional.huber_loss(
+                torch.logsumexp(parts, dim=0), target, reduction="sum", delta=HUBER
+            )
+            / HUBER
+        )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -174,4 +227,6 @@ def _polish(start: np.ndarray, n: np.ndarray, d: np.ndarray, losses: np.ndarray)
         return math.inf, Law(math.exp(e), math.exp(a), float(alpha), math.exp(b), float(beta))
     e, a, b = (float(x) for x in point.detach()[:3])
     alpha, beta = (float(x) for x in _STEEPEST * torch.sigmoid(point.detach()[3:]))
-    return value, Law(math.exp(e), math.exp(a + alpha * float(middle_n)), alpha, math.exp(b + beta * float(middle_d)), beta)
+    return value, Law(
+        math.exp(e), math.exp(a + alpha * float(middle_n)), alpha, math.exp(b + beta * float(middle_d)), beta
+    )

@@ -72,7 +72,9 @@ def run_state(run: Path) -> RunState:
     names = [name for name in STAGES if name not in OPTIONAL or recipe.get(name) is not None]
     stages = [stage for name in names if (stage := _record(run, name)) is not None]
     changed = report is not None and (
-        report.get("recipe_hash") not in (None, hash_json(recipe)) or _other(report["stages"], stages) or any(not (run / "steps" / f"{n}.json").is_file() for n in names)
+        report.get("recipe_hash") not in (None, hash_json(recipe))
+        or _other(report["stages"], stages)
+        or any(not (run / "steps" / f"{n}.json").is_file() for n in names)
     )
     return RunState(report, stages, names, changed)
 
@@ -81,7 +83,9 @@ def _record(run: Path, name: str) -> dict[str, Any] | None:
     """A finished stage as report.json has it; None where there is none that can be read."""
     try:
         raw = read_json(run / "steps" / f"{name}.json")
-        stage = {"name": name} | {key: raw[key] for key in ("seconds", "peak_rss_mb", "kept", "metrics", "samples")}
+        stage = {"name": name} | {
+            key: raw[key] for key in ("seconds", "peak_rss_mb", "kept", "metrics", "samples")
+        }
         for value in dict(raw["metrics"]).values():
             Metric.from_dict(value)
     except (HanlinError, KeyError, TypeError, ValueError, AttributeError):
@@ -93,7 +97,10 @@ def _other(reported: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str
     """Whether a stage was done anew since it was reported."""
     before = {stage["name"]: stage for stage in reported}
     keys = ("seconds", "metrics", "kept")
-    return any(stage["name"] in before and any(before[stage["name"]][key] != stage[key] for key in keys) for stage in recorded)
+    return any(
+        stage["name"] in before and any(before[stage["name"]][key] != stage[key] for key in keys)
+        for stage in recorded
+    )
 
 
 def state_text(state: RunState, run: Path) -> str:
@@ -101,21 +108,31 @@ def state_text(state: RunState, run: Path) -> str:
     if state.report is not None:
         lines = [summary_text(state.report, run)]
         if state.changed:
-            lines.insert(0, tr(
-                "注意：这份报告之后配方改过，或有阶段重新做过、还没有做完。下面是改之前的成绩。",
-                "Note: since this report the recipe was changed, or stages were done anew and not all are finished. The figures are the earlier ones.",
-            ))  # fmt: skip
+            lines.insert(
+                0,
+                tr(
+                    "注意：这份报告之后配方改过，或有阶段重新做过、还没有做完。下面是改之前的成绩。",
+                    "Note: since this report the recipe was changed, or stages were done anew and not all are finished. The figures are the earlier ones.",
+                ),
+            )
         return "\n".join(lines)
     left, done = state.unfinished, len(state.stages)
     lines = []
     if left:
         title = stage_text(left[0]).title
-        lines.append(tr(
-            f"还没有做完：{done}/{len(state.names)} 个阶段已完成，现在是“{title.zh}”。用同一条命令（或 hanlin resume {run}）接着做。",
-            f"Not finished: {done} of {len(state.names)} stages are done, now at {title.en.lower()}. The same command, or hanlin resume {run}, goes on.",
-        ))  # fmt: skip
+        lines.append(
+            tr(
+                f"还没有做完：{done}/{len(state.names)} 个阶段已完成，现在是“{title.zh}”。用同一条命令（或 hanlin resume {run}）接着做。",
+                f"Not finished: {done} of {len(state.names)} stages are done, now at {title.en.lower()}. The same command, or hanlin resume {run}, goes on.",
+            )
+        )
     else:
-        lines.append(tr(f"各阶段都已完成，报告还没有写：hanlin resume {run}", f"All stages are done, the report is not written: hanlin resume {run}"))
+        lines.append(
+            tr(
+                f"各阶段都已完成，报告还没有写：hanlin resume {run}",
+                f"All stages are done, the report is not written: hanlin resume {run}",
+            )
+        )
     table = figures_table(state.stages)
     for stage in state.stages:
         lines.append(f"  {tr(*stage_text(stage['name']).title)}  {tr(*duration(stage['seconds']))}")
@@ -125,7 +142,10 @@ def state_text(state: RunState, run: Path) -> str:
 def summary_text(report: Mapping[str, Any], out: Path) -> str:
     """A finished run's figures, and what to do next."""
     minutes, memory = report["seconds"] / 60, report["peak_rss_mb"] / 1024
-    head = tr(f"用时 {minutes:.1f} 分钟，内存峰值 {memory:.2f} GiB", f"{minutes:.1f} minutes, peak memory {memory:.2f} GiB")
+    head = tr(
+        f"用时 {minutes:.1f} 分钟，内存峰值 {memory:.2f} GiB",
+        f"{minutes:.1f} minutes, peak memory {memory:.2f} GiB",
+    )
     foot = tr(
         f"报告：{out / 'report.html'}\n聊天：hanlin chat {out}\n服务：hanlin serve {out}",
         f"report: {out / 'report.html'}\nchat:   hanlin chat {out}\nserve:  hanlin serve {out}",
@@ -139,16 +159,26 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
     for stage in stages:
         aim = aim_of(stage)
         for name, raw in stage["metrics"].items():
-            if stage["name"] not in ("corpus", "evaluation") and aim is not None and name not in (aim[0], f"{aim[0]}/published"):
+            if (
+                stage["name"] not in ("corpus", "evaluation")
+                and aim is not None
+                and name not in (aim[0], f"{aim[0]}/published")
+            ):
                 continue
             base, _, part = name.partition("/")
             if name.endswith(SAMPLED) or (part and base == "bits_per_byte"):
                 continue
             metric, text = Metric.from_dict(raw), metric_text(name)
-            rows.append([
-                "  " + tr(*stage_text(stage["name"]).title), tr(*text.name), show(metric.value, text.share), tr(*span(metric, text.share)),
-                f"n={metric.n}", _beside(metric, text.share),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    "  " + tr(*stage_text(stage["name"]).title),
+                    tr(*text.name),
+                    show(metric.value, text.share),
+                    tr(*span(metric, text.share)),
+                    f"n={metric.n}",
+                    _beside(metric, text.share),
+                ]
+            )
     return terminal.table(rows) if rows else []
 
 
@@ -163,14 +193,23 @@ def outcome(stage: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     if metric.control is not None:
         control, value = control_text(metric.control.name), show(metric.control.value, text.share)
         verdict = _MARKS[ranking(metric, metric.control, metric.higher_is_better)]
-        said = [f"{said[0]}（{control.zh} {value}，{verdict[0]}）", f"{said[1]} ({control.en} {value}, {verdict[1]})"]
+        said = [
+            f"{said[0]}（{control.zh} {value}，{verdict[0]}）",
+            f"{said[1]} ({control.en} {value}, {verdict[1]})",
+        ]
     return said[0], said[1]
 
 
 def metrics_table(metrics: Mapping[str, Metric]) -> list[str]:
     """Metrics by name, for a terminal."""
     rows = [
-        [tr(*metric_text(name).name), show(metric.value, metric_text(name).share), tr(*span(metric, metric_text(name).share)), f"n={metric.n}", _flag(metric)]
+        [
+            tr(*metric_text(name).name),
+            show(metric.value, metric_text(name).share),
+            tr(*span(metric, metric_text(name).share)),
+            f"n={metric.n}",
+            _flag(metric),
+        ]
         for name, metric in metrics.items()
     ]
     return terminal.table(rows)

@@ -31,16 +31,22 @@ def interval_plot(metric: Metric, low: float, high: float, share: bool, label: s
     def x(value: float) -> float:
         return left + (right - left) * (min(max(value, low), high) - low) / (high - low)
 
-    parts = [f'<svg class="interval" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">']
+    parts = [
+        f'<svg class="interval" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">'
+    ]
     base = height - 16
     for tick in nice_ticks(low, high, 5):
         text = f"{100 * tick:.6g}%" if share else f"{tick:g}"
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{base}"/>')
         anchor = "start" if x(tick) < left + 4 else "end" if x(tick) > right - 4 else "middle"
         place = x(tick) + {"start": -6, "end": 6, "middle": 0}[anchor]
-        parts.append(f'<text class="tick" x="{place:.1f}" y="{height - 3}" text-anchor="{anchor}">{text}</text>')
+        parts.append(
+            f'<text class="tick" x="{place:.1f}" y="{height - 3}" text-anchor="{anchor}">{text}</text>'
+        )
     if metric.chance is not None and low <= metric.chance <= high:
-        parts.append(f'<line class="chance" x1="{x(metric.chance):.1f}" x2="{x(metric.chance):.1f}" y1="2" y2="{base}"/>')
+        parts.append(
+            f'<line class="chance" x1="{x(metric.chance):.1f}" x2="{x(metric.chance):.1f}" y1="2" y2="{base}"/>'
+        )
     parts.append(_whisker("ours", x(metric.low), x(metric.value), x(metric.high), 15))
     if metric.control:
         control = metric.control
@@ -58,7 +64,15 @@ def _whisker(kind: str, low: float, value: float, high: float, y: float) -> str:
     return f'<g class="{kind}">{point}<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>{ends}</g>'
 
 
-def curve_plot(curves: Sequence[Curve], label: str, *, width: int, height: int, line: float | None = None, from_zero: bool = False) -> str:
+def curve_plot(
+    curves: Sequence[Curve],
+    label: str,
+    *,
+    width: int,
+    height: int,
+    line: float | None = None,
+    from_zero: bool = False,
+) -> str:
     """Curves over training steps; noisy ones are drawn pale with their running mean on top.
 
     Args:
@@ -81,15 +95,21 @@ def curve_plot(curves: Sequence[Curve], label: str, *, width: int, height: int, 
     def py(values: np.ndarray) -> np.ndarray:
         return bottom - (bottom - top) * (np.clip(values, y_low, y_high) - y_low) / (y_high - y_low)
 
-    parts = [f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">']
+    parts = [
+        f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">'
+    ]
     for tick in nice_ticks(y_low, y_high, 4):
         y = float(py(np.array(tick)))
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>'
+        )
     for tick in nice_ticks(x_low, x_high, max(4, width // 90)):
         x = float(px(np.array(tick)))
         anchor = "end" if x > right - 10 else "middle"
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{short(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">{short(tick)}</text>'
+        )
     parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     if line is not None:
         y = float(py(np.array(line)))
@@ -118,18 +138,26 @@ def histogram(columns: Sequence[tuple[str, int]], label: str, *, width: int, hei
     most = max((count for _, count in columns), default=0) or 1
     step = (width - left - 4) / max(len(columns), 1)
     every = max(1, math.ceil(max((len(name) for name, _ in columns), default=1) * 7 / step))
-    parts = [f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">']
+    parts = [
+        f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}">'
+    ]
     for tick in nice_ticks(0, most, 3 if height > 150 else 2):
         y = bottom - (bottom - top) * tick / most
         parts.append(f'<line class="grid" x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>'
+        )
     for place, (name, count) in enumerate(columns):
         x, tall = left + place * step, (bottom - top) * count / most
         tall = max(tall, 1.0) if count else 0.0  # one document is still to be seen
         text = html.escape(name, quote=True)
-        parts.append(f'<rect x="{x + 1:.1f}" y="{bottom - tall:.1f}" width="{max(step - 2, 1):.1f}" height="{tall:.1f}"><title>{text}: {count:,}</title></rect>')
+        parts.append(
+            f'<rect x="{x + 1:.1f}" y="{bottom - tall:.1f}" width="{max(step - 2, 1):.1f}" height="{tall:.1f}"><title>{text}: {count:,}</title></rect>'
+        )
         if place % every == 0:
-            parts.append(f'<text class="tick" x="{x + step / 2:.1f}" y="{height - 5}" text-anchor="middle">{text}</text>')
+            parts.append(
+                f'<text class="tick" x="{x + step / 2:.1f}" y="{height - 5}" text-anchor="middle">{text}</text>'
+            )
     return "".join(parts) + f'<line class="axis" x1="{left}" x2="{width}" y1="{bottom}" y2="{bottom}"/></svg>'
 
 
@@ -233,9 +261,13 @@ def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: fl
     for name, remark, value, start, end, kind in rows:
         y += 14 if not name else 30 if y > top else 12
         if name:
-            drawn.append(f'<text class="strong" x="{left - 20}" y="{y:.0f}" text-anchor="end">{html.escape(name)}</text>')
+            drawn.append(
+                f'<text class="strong" x="{left - 20}" y="{y:.0f}" text-anchor="end">{html.escape(name)}</text>'
+            )
             y += 15
-        drawn.append(f'<text class="pale" x="{left - 20}" y="{y + 4:.0f}" text-anchor="end">{html.escape(remark)}</text>')
+        drawn.append(
+            f'<text class="pale" x="{left - 20}" y="{y + 4:.0f}" text-anchor="end">{html.escape(remark)}</text>'
+        )
         tip = f"{name or remark}: {value:+.4f} [{start:+.4f}, {end:+.4f}]"
         drawn.append(
             f'<g class="{kind}"><title>{html.escape(tip)}</title><line class="whisker" x1="{x(start):.1f}" x2="{x(end):.1f}" y1="{y:.0f}" y2="{y:.0f}"/>'
@@ -244,8 +276,12 @@ def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: fl
     bottom = y + 16
     grid = []
     for tick in nice_ticks(low, high, 6):
-        grid.append(f'<line class="{"zero" if tick == 0 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
-        grid.append(f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{f"{tick:+g}" if tick else "0"}</text>')
+        grid.append(
+            f'<line class="{"zero" if tick == 0 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>'
+        )
+        grid.append(
+            f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{f"{tick:+g}" if tick else "0"}</text>'
+        )
     return "".join(grid + drawn), bottom + 30
 
 
@@ -266,10 +302,27 @@ class Stroke:
     high: np.ndarray | None = None
 
 
-def chart(strokes: Sequence[Stroke], *, left: float, right: float, top: float, bottom: float, label: str, log_x: bool = False) -> str:
+def chart(
+    strokes: Sequence[Stroke],
+    *,
+    left: float,
+    right: float,
+    top: float,
+    bottom: float,
+    label: str,
+    log_x: bool = False,
+) -> str:
     """Axes, grid and strokes within a box of a picture; `label` says what the horizontal axis counts."""
     xs = np.concatenate([stroke.x for stroke in strokes])
-    ys = np.concatenate([part for stroke in strokes if stroke.kind != "raw" for part in (stroke.y, stroke.low, stroke.high) if part is not None])
+    ys = np.concatenate(
+        [
+            part
+            for stroke in strokes
+            if stroke.kind != "raw"
+            for part in (stroke.y, stroke.low, stroke.high)
+            if part is not None
+        ]
+    )
     x_low, x_high = float(xs.min()), float(xs.max())
     margin = 0.06 * float(ys.max() - ys.min()) or 0.1 * abs(float(ys.max())) or 1.0
     y_low, y_high = float(ys.min()) - margin, float(ys.max()) + margin
@@ -285,13 +338,21 @@ def chart(strokes: Sequence[Stroke], *, left: float, right: float, top: float, b
     for tick in nice_ticks(y_low, y_high, 5):
         y = float(py(np.array(tick)))
         parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="pale" x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
-    for tick in log_ticks(x_low, x_high) if log_x else nice_ticks(x_low, x_high, max(2, int((right - left) / 80))):
+        parts.append(
+            f'<text class="pale" x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>'
+        )
+    for tick in (
+        log_ticks(x_low, x_high) if log_x else nice_ticks(x_low, x_high, max(2, int((right - left) / 80)))
+    ):
         x = float(px(np.array(tick)))
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
-        parts.append(f'<text class="pale" x="{x:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{short(tick)}</text>')
+        parts.append(
+            f'<text class="pale" x="{x:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{short(tick)}</text>'
+        )
     parts.append(f'<line class="axis" x1="{left:.1f}" x2="{right:.1f}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>')
-    parts.append(f'<text class="pale" x="{(left + right) / 2:.1f}" y="{bottom + 33:.1f}" text-anchor="middle">{html.escape(label)}</text>')
+    parts.append(
+        f'<text class="pale" x="{(left + right) / 2:.1f}" y="{bottom + 33:.1f}" text-anchor="middle">{html.escape(label)}</text>'
+    )
     for stroke in strokes:
         x, y = px(stroke.x), py(stroke.y)
         if stroke.kind != "mark":
@@ -299,9 +360,13 @@ def chart(strokes: Sequence[Stroke], *, left: float, right: float, top: float, b
             continue
         if stroke.low is not None and stroke.high is not None:
             for at, low, high in zip(x, py(stroke.low), py(stroke.high), strict=True):
-                parts.append(f'<line class="whisker t{stroke.colour % COLOURS}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+                parts.append(
+                    f'<line class="whisker t{stroke.colour % COLOURS}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+                )
         for at, height in zip(x, y, strict=True):
-            parts.append(f'<circle class="mark t{stroke.colour % COLOURS}" cx="{at:.1f}" cy="{height:.1f}" r="3.4"/>')
+            parts.append(
+                f'<circle class="mark t{stroke.colour % COLOURS}" cx="{at:.1f}" cy="{height:.1f}" r="3.4"/>'
+            )
     return "".join(parts)
 
 
@@ -310,7 +375,9 @@ def legend(names: Sequence[str], *, top: float) -> tuple[str, float]:
     parts = []
     for index, name in enumerate(names):
         y = top + 19 * index
-        parts.append(f'<rect class="mark t{index % COLOURS}" x="20" y="{y - 10:.0f}" width="12" height="12" rx="2"/>')
+        parts.append(
+            f'<rect class="mark t{index % COLOURS}" x="20" y="{y - 10:.0f}" width="12" height="12" rx="2"/>'
+        )
         parts.append(f'<text x="40" y="{y:.0f}">{html.escape(name)}</text>')
     return "".join(parts), top + 19 * len(names)
 

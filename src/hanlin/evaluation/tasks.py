@@ -46,7 +46,9 @@ def answer_prompts(
     for completion in engine.generate(ids, settings):
         ended = completion.finish_reason == "stop"
         kept = completion.ids[:-1] if ended else completion.ids
-        answers.append(Answer(tokenizer.decode([token for token in kept if token < tokenizer.vocab_size]), ended))
+        answers.append(
+            Answer(tokenizer.decode([token for token in kept if token < tokenizer.vocab_size]), ended)
+        )
     return answers
 
 
@@ -86,14 +88,23 @@ def evaluate_generation(
         raise ValueError("there are no records to evaluate on")
     prompts = [prompt_for(record) for record in records]
     answers = answer_prompts(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, thinking=thinking
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        thinking=thinking,
     )
     samples = []
     for record, prompt, answer in zip(records, prompts, answers, strict=True):
         plain = isinstance(prompt, str)
         output = answer.text.lstrip().partition("\n")[0] if plain else answer.text
         shown = prompt if plain else prompt[-1]["content"]
-        samples.append({"prompt": shown, "output": output, "correct": bool(check(record, output)), "ended": answer.ended})
+        samples.append(
+            {"prompt": shown, "output": output, "correct": bool(check(record, output)), "ended": answer.ended}
+        )
     correct = sum(sample["correct"] for sample in samples)
     return Metric.proportion(correct, len(samples), chance=chance), samples
 
@@ -128,22 +139,47 @@ def evaluate_turns(
         for at in going:
             spoken[at].append(dict(conversations[at][turn]["messages"][0]))
         prompts = [spoken[at] for at in going]
-        said = answer_prompts(engine, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        said = answer_prompts(
+            engine,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
         for at, answer in zip(going, said, strict=True):
             record = conversations[at][turn]
             correct = bool(checks[record["kind"]](record, answer.text))
             asked = record["messages"][0]["content"]
-            samples.append({"prompt": asked, "output": answer.text, "correct": correct, "ended": answer.ended, "turn": turn})
+            samples.append(
+                {
+                    "prompt": asked,
+                    "output": answer.text,
+                    "correct": correct,
+                    "ended": answer.ended,
+                    "turn": turn,
+                }
+            )
             spoken[at].append({"role": "assistant", "content": answer.text.rpartition("</think>")[2].strip()})
             if turn:
                 later.append(record)
                 right += correct
     alone = answer_prompts(
-        engine, tokenizer, [prompt_of(record) for record in later],
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
-    )  # fmt: skip
-    hits = sum(bool(checks[record["kind"]](record, answer.text)) for record, answer in zip(later, alone, strict=True))
-    return Metric.proportion(right, len(later)).with_control("alone", Metric.proportion(hits, len(later))), samples
+        engine,
+        tokenizer,
+        [prompt_of(record) for record in later],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    hits = sum(
+        bool(checks[record["kind"]](record, answer.text)) for record, answer in zip(later, alone, strict=True)
+    )
+    return Metric.proportion(right, len(later)).with_control(
+        "alone", Metric.proportion(hits, len(later))
+    ), samples
 
 
 def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> Metric:
@@ -153,7 +189,9 @@ def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> Metric:
         chosen, rejected: scores, (pairs,).
     """
     chosen, rejected = np.asarray(chosen), np.asarray(rejected)
-    return Metric.proportion(float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen), chance=0.5)
+    return Metric.proportion(
+        float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen), chance=0.5
+    )
 
 
 def length_control(training: np.ndarray, heldout: np.ndarray) -> Metric:

@@ -21,7 +21,9 @@ _COLOURS = 6
 _WIDTH, _LEFT, _RIGHT, _BAR, _GAP = 760, 150, 690, 15, 16
 
 
-def comparison_picture(comparison: Mapping[str, Any], names: list[str], class_names: Mapping[str, str]) -> str:
+def comparison_picture(
+    comparison: Mapping[str, Any], names: list[str], class_names: Mapping[str, str]
+) -> str:
     """What `hanlin.tokenizer.compare` found, as bars of bytes per token: the whole text and each class that holds a thousandth of it.
 
     Args:
@@ -30,11 +32,23 @@ def comparison_picture(comparison: Mapping[str, Any], names: list[str], class_na
     """
     tokenizers = comparison["tokenizers"]
     total = comparison["bytes"]
-    groups = [(tr("全部", "all"), tr(f"{total / 1e6:.2f} MB", f"{total / 1e6:.2f} MB"), [t["bytes_per_token"] for t in tokenizers])]
+    groups = [
+        (
+            tr("全部", "all"),
+            tr(f"{total / 1e6:.2f} MB", f"{total / 1e6:.2f} MB"),
+            [t["bytes_per_token"] for t in tokenizers],
+        )
+    ]
     for name, size in comparison["classes"].items():
         if size["bytes"] >= total / 1000:
             values = [t["classes"][name].get("bytes_per_token", 0.0) for t in tokenizers]
-            groups.append((class_names[name], tr(f"占 {size['bytes'] / total:.1%}", f"{size['bytes'] / total:.1%} of it"), values))
+            groups.append(
+                (
+                    class_names[name],
+                    tr(f"占 {size['bytes'] / total:.1%}", f"{size['bytes'] / total:.1%} of it"),
+                    values,
+                )
+            )
     most = max(value for _, _, values in groups for value in values) * 1.04 or 1.0
 
     def x(value: float) -> float:
@@ -46,18 +60,30 @@ def comparison_picture(comparison: Mapping[str, Any], names: list[str], class_na
     for label, note, values in groups:
         y += _GAP
         middle = y + len(values) * _BAR / 2
-        bars.append(f'<text class="group" x="{_LEFT - 14}" y="{middle - 1:.1f}" text-anchor="end">{html.escape(label)}</text>')
-        bars.append(f'<text class="pale" x="{_LEFT - 14}" y="{middle + 14:.1f}" text-anchor="end">{html.escape(note)}</text>')
+        bars.append(
+            f'<text class="group" x="{_LEFT - 14}" y="{middle - 1:.1f}" text-anchor="end">{html.escape(label)}</text>'
+        )
+        bars.append(
+            f'<text class="pale" x="{_LEFT - 14}" y="{middle + 14:.1f}" text-anchor="end">{html.escape(note)}</text>'
+        )
         for index, value in enumerate(values):
-            bars.append(f'<rect class="t{index % _COLOURS}" x="{_LEFT}" y="{y:.1f}" width="{x(value) - _LEFT:.1f}" height="{_BAR - 2}" rx="2"/>')
-            bars.append(f'<text class="value" x="{x(value) + 6:.1f}" y="{y + _BAR - 4:.1f}">{value:.2f}</text>')
+            bars.append(
+                f'<rect class="t{index % _COLOURS}" x="{_LEFT}" y="{y:.1f}" width="{x(value) - _LEFT:.1f}" height="{_BAR - 2}" rx="2"/>'
+            )
+            bars.append(
+                f'<text class="value" x="{x(value) + 6:.1f}" y="{y + _BAR - 4:.1f}">{value:.2f}</text>'
+            )
             y += _BAR
         y += max(0, 34 - len(values) * _BAR)  # room for the label's two lines
     bottom = y + _GAP / 2
     grid = []
     for tick in nice_ticks(0, most, 6):
-        grid.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top + 4}" y2="{bottom:.1f}"/>')
-        grid.append(f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{tick:g}</text>')
+        grid.append(
+            f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top + 4}" y2="{bottom:.1f}"/>'
+        )
+        grid.append(
+            f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{tick:g}</text>'
+        )
     height = bottom + 30
     title = tr("每个词元多少字节", "Bytes per token")
     label = html.escape(tr(f"分词器比较：{title}", f"Tokenizers compared: {title}"), quote=True)
@@ -75,8 +101,15 @@ def _legend(names: list[str], tokenizers: list[Mapping[str, Any]]) -> tuple[str,
     for index, (name, found) in enumerate(zip(names, tokenizers, strict=True)):
         y = 60 + 20 * index
         unreachable = found["unreachable"]
-        lost = "" if unreachable is None else tr(f"，{unreachable:,} 个不可达", f", {unreachable:,} unreachable")
-        about = tr(f"{found['vocab_size']:,} 词元，这段文本没用到 {found['unused']:,} 个{lost}", f"{found['vocab_size']:,} tokens, {found['unused']:,} not used here{lost}")
+        lost = (
+            "" if unreachable is None else tr(f"，{unreachable:,} 个不可达", f", {unreachable:,} unreachable")
+        )
+        about = tr(
+            f"{found['vocab_size']:,} 词元，这段文本没用到 {found['unused']:,} 个{lost}",
+            f"{found['vocab_size']:,} tokens, {found['unused']:,} not used here{lost}",
+        )
         parts.append(f'<rect class="t{index % _COLOURS}" x="20" y="{y - 10}" width="12" height="12" rx="2"/>')
-        parts.append(f'<text x="40" y="{y}">{html.escape(name)} <tspan class="pale" dx="8">{html.escape(about)}</tspan></text>')
+        parts.append(
+            f'<text x="40" y="{y}">{html.escape(name)} <tspan class="pale" dx="8">{html.escape(about)}</tspan></text>'
+        )
     return "".join(parts), 60 + 20 * len(names)

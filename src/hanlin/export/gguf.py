@@ -35,18 +35,28 @@ _LAYER_NAMES = {  # Hugging Face name within a layer -> GGUF name within a block
     "mlp.down_proj.weight": "ffn_down.weight",
 }
 _GPT2_LAYER_NAMES = {
-    "ln_1.weight": "attn_norm.weight", "ln_1.bias": "attn_norm.bias",
-    "attn.c_attn.weight": "attn_qkv.weight", "attn.c_attn.bias": "attn_qkv.bias",
-    "attn.c_proj.weight": "attn_output.weight", "attn.c_proj.bias": "attn_output.bias",
-    "ln_2.weight": "ffn_norm.weight", "ln_2.bias": "ffn_norm.bias",
-    "mlp.c_fc.weight": "ffn_up.weight", "mlp.c_fc.bias": "ffn_up.bias",
-    "mlp.c_proj.weight": "ffn_down.weight", "mlp.c_proj.bias": "ffn_down.bias",
-}  # fmt: skip
+    "ln_1.weight": "attn_norm.weight",
+    "ln_1.bias": "attn_norm.bias",
+    "attn.c_attn.weight": "attn_qkv.weight",
+    "attn.c_attn.bias": "attn_qkv.bias",
+    "attn.c_proj.weight": "attn_output.weight",
+    "attn.c_proj.bias": "attn_output.bias",
+    "ln_2.weight": "ffn_norm.weight",
+    "ln_2.bias": "ffn_norm.bias",
+    "mlp.c_fc.weight": "ffn_up.weight",
+    "mlp.c_fc.bias": "ffn_up.bias",
+    "mlp.c_proj.weight": "ffn_down.weight",
+    "mlp.c_proj.bias": "ffn_down.bias",
+}
 _TOP_NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight",
-    "transformer.wte.weight": "token_embd.weight", "transformer.wpe.weight": "position_embd.weight",
-    "transformer.ln_f.weight": "output_norm.weight", "transformer.ln_f.bias": "output_norm.bias",
-}  # fmt: skip
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+    "transformer.wte.weight": "token_embd.weight",
+    "transformer.wpe.weight": "position_embd.weight",
+    "transformer.ln_f.weight": "output_norm.weight",
+    "transformer.ln_f.bias": "output_norm.bias",
+}
 
 
 def check_export(config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -99,14 +109,23 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
     try:
         import gguf
     except ImportError:
-        raise HanlinError("导出 GGUF 需要 gguf 包：pip install 'hanlin[export]'。", "GGUF export needs the gguf package: pip install 'hanlin[export]'.") from None
+        raise HanlinError(
+            "导出 GGUF 需要 gguf 包：pip install 'hanlin[export]'。",
+            "GGUF export needs the gguf package: pip install 'hanlin[export]'.",
+        ) from None
     if dtype not in ("f32", "f16", "q8_0"):
-        raise HanlinError(f"不认识的类型 {dtype!r}。可用：f32、f16、q8_0。", f"Unknown type {dtype!r}. Known: f32, f16, q8_0.")
+        raise HanlinError(
+            f"不认识的类型 {dtype!r}。可用：f32、f16、q8_0。",
+            f"Unknown type {dtype!r}. Known: f32, f16, q8_0.",
+        )
     folder, out = Path(model), Path(out)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, "model")
     if not (folder / "config.json").is_file():
-        raise HanlinError(f"{folder} 不是模型目录（没有 config.json）。", f"{folder} is not a model directory (no config.json).")
+        raise HanlinError(
+            f"{folder} 不是模型目录（没有 config.json）。",
+            f"{folder} is not a model directory (no config.json).",
+        )
     config, tokenizer = ModelConfig.from_hf(folder), load_tokenizer(folder)
     check_export(config, tokenizer)
     check_weights(folder / WEIGHTS, config)
@@ -164,7 +183,9 @@ def _arrange(name: str, tensor: torch.Tensor, config: ModelConfig) -> torch.Tens
     if config.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
         # The llama graph rotates adjacent pairs, the checkpoint the two halves of a head: interleave the rows.
         heads = tensor.shape[0] // config.per_head
-        return tensor.view(heads, 2, config.per_head // 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+        return (
+            tensor.view(heads, 2, config.per_head // 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+        )
     return tensor
 
 
@@ -198,7 +219,12 @@ def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name:
     types = [_TOKEN_NORMAL] * len(vocabulary.tokens) + [_TOKEN_CONTROL] * len(vocabulary.special)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([f"{to_letters(vocabulary.tokens[a])} {to_letters(vocabulary.tokens[b])}" for a, b, _ in vocabulary.merges])
+    writer.add_token_merges(
+        [
+            f"{to_letters(vocabulary.tokens[a])} {to_letters(vocabulary.tokens[b])}"
+            for a, b, _ in vocabulary.merges
+        ]
+    )
     writer.add_eos_token_id(tokenizer.im_end_id)
     writer.add_eot_token_id(tokenizer.im_end_id)
     writer.add_pad_token_id(tokenizer.eos_id)
@@ -206,4 +232,3 @@ def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name:
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-

@@ -7,6 +7,18 @@ from .sampling import SamplingParams, derive_seed
 from .text import IncrementalDecoder, ReplyParser, StopStrings, split_reply
 
 __all__ = [
-    "Completion", "Engine", "Generation", "IncrementalDecoder", "ReplyParser", "SamplingParams", "StopStrings",
-    "derive_seed", "encode_prompt", "generate_text", "load_chat_model", "resolve_model_dir", "sampling_defaults", "split_reply",
-]  # fmt: skip
+    "Completion",
+    "Engine",
+    "Generation",
+    "IncrementalDecoder",
+    "ReplyParser",
+    "SamplingParams",
+    "StopStrings",
+    "derive_seed",
+    "encode_prompt",
+    "generate_text",
+    "load_chat_model",
+    "resolve_model_dir",
+    "sampling_defaults",
+    "split_reply",
+]

@@ -28,10 +28,18 @@ THINKING = {"on": True, "off": False, "auto": None}
 COMMANDS = [
     ("/retry", "换一种说法，重答上一个问题", "answer the last question again"),
     ("/think on|off|auto", "先思考；直接答；由模型决定", "think first; answer at once; let the model decide"),
-    ("/temp 0.7", "温度：越高越多变，0 总取最可能的词", "temperature: higher is more varied, 0 takes the likeliest token"),
+    (
+        "/temp 0.7",
+        "温度：越高越多变，0 总取最可能的词",
+        "temperature: higher is more varied, 0 takes the likeliest token",
+    ),
     ("/system TEXT", "设系统提示，对话从头开始", "set the system prompt and start anew"),
     ("/reset", "清空对话", "forget the conversation"),
-    ("/save FILE.jsonl", "把对话追加到文件，格式可直接用于微调", "append the conversation to a file, ready for fine-tuning"),
+    (
+        "/save FILE.jsonl",
+        "把对话追加到文件，格式可直接用于微调",
+        "append the conversation to a file, ready for fine-tuning",
+    ),
     ("/quit", "退出（或 Ctrl-D）", "leave (or Ctrl-D)"),
 ]
 PASTE_PAUSE = 0.03  # seconds without another line after which what was pasted is whole
@@ -62,7 +70,10 @@ def chat(
         HanlinError: no model there, or an unknown choice of `thinking`.
     """
     if thinking not in THINKING:
-        raise HanlinError(f"thinking 应为 on、off 或 auto，不是 {thinking!r}。", f"thinking is on, off or auto, not {thinking!r}.")
+        raise HanlinError(
+            f"thinking 应为 on、off 或 auto，不是 {thinking!r}。",
+            f"thinking is on, off or auto, not {thinking!r}.",
+        )
     lines = source or sys.stdin
     if lines is None:  # closed by whoever started this process
         raise HanlinError(
@@ -70,10 +81,19 @@ def chat(
             "Standard input is closed, so there is nowhere to read your words from. Run this in a terminal, or pipe text in.",
         )
     settings: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, **sampling_defaults(model_dir)}
-    settings |= {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
+    settings |= {
+        name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None
+    }
     params = SamplingParams(max_new_tokens=max_new_tokens, seed=seed, **settings)
     model, tokenizer = load_chat_model(model_dir, device)
-    session = ChatSession(Engine(model, tokenizer, max_batch=1), tokenizer, params, output or sys.stdout, system, THINKING[thinking])
+    session = ChatSession(
+        Engine(model, tokenizer, max_batch=1),
+        tokenizer,
+        params,
+        output or sys.stdout,
+        system,
+        THINKING[thinking],
+    )
     if lines.isatty():
         session.say(
             tr(
@@ -90,7 +110,13 @@ class ChatSession:
     """A conversation, its settings, and the commands that change them."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, params: SamplingParams, output: TextIO, system: str | None, thinking: bool | None
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        output: TextIO,
+        system: str | None,
+        thinking: bool | None,
     ):
         self.engine = engine
         self.tokenizer = tokenizer
@@ -123,7 +149,9 @@ class ChatSession:
             self.say(
                 tr(
                     "系统提示已设定，对话从头开始。" if argument else "系统提示已取消，对话从头开始。",
-                    "System prompt set; starting anew." if argument else "System prompt removed; starting anew.",
+                    "System prompt set; starting anew."
+                    if argument
+                    else "System prompt removed; starting anew.",
                 )
             )
         elif command == "/think" and argument in THINKING:
@@ -156,14 +184,24 @@ class ChatSession:
         except HanlinError as error:
             self.say(str(error))
         except ValueError:
-            self.say(tr("用法：/temp 0.7（0 总取最可能的词）", "Usage: /temp 0.7 (0 always takes the likeliest token)"))
+            self.say(
+                tr(
+                    "用法：/temp 0.7（0 总取最可能的词）",
+                    "Usage: /temp 0.7 (0 always takes the likeliest token)",
+                )
+            )
         else:
             self.say(tr(f"温度：{self.params.temperature:g}", f"Temperature: {self.params.temperature:g}"))
 
     def save(self, argument: str) -> None:
         """Append the conversation to a file, one line of JSON in the schema that fine-tuning reads."""
         if not argument or not self.messages:
-            self.say(tr("用法：/save 文件.jsonl（要先有对话）", "Usage: /save FILE.jsonl (once something was said)"))
+            self.say(
+                tr(
+                    "用法：/save 文件.jsonl（要先有对话）",
+                    "Usage: /save FILE.jsonl (once something was said)",
+                )
+            )
             return
         head = [{"role": "system", "content": self.system}] if self.system else []
         path = Path(argument).expanduser()
@@ -179,7 +217,12 @@ class ChatSession:
         """Answer `text`, printing as the tokens come; Ctrl-C keeps what has been said so far."""
         prompt = self._prompt([*self.messages, {"role": "user", "content": text}])
         if prompt is None:
-            self.say(tr("这条消息比模型的上下文还长，请缩短。", "This message is longer than the model's context; shorten it."))
+            self.say(
+                tr(
+                    "这条消息比模型的上下文还长，请缩短。",
+                    "This message is longer than the model's context; shorten it.",
+                )
+            )
             return
         self.messages.append({"role": "user", "content": text})
         parser = ReplyParser(self.tokenizer, reasoning=self.thinking is True)
@@ -220,14 +263,24 @@ class ChatSession:
             answer["reasoning_content"] = parts["reasoning"]
         self.messages.append(answer)
         if generation.finish_reason == "error":
-            self.say(tr("模型输出了非有限的数值，回答中断。", "The model produced non-finite numbers; the reply was cut off."))
+            self.say(
+                tr(
+                    "模型输出了非有限的数值，回答中断。",
+                    "The model produced non-finite numbers; the reply was cut off.",
+                )
+            )
         elif interrupted:
             self.say(tr("（已停止）", "(stopped)"))
         elif not any(parts.values()):
             self.say(tr("（模型立刻结束了，什么也没说）", "(the model ended at once and said nothing)"))
         elif self.colour:
             rate = len(generation.ids) / max(time.perf_counter() - began, 1e-9)
-            self.say(tr(f"{len(generation.ids)} 词元 · {rate:.0f} 词元/秒", f"{len(generation.ids)} tokens · {rate:.0f} tokens/s"))
+            self.say(
+                tr(
+                    f"{len(generation.ids)} 词元 · {rate:.0f} 词元/秒",
+                    f"{len(generation.ids)} tokens · {rate:.0f} tokens/s",
+                )
+            )
 
     def say(self, text: str) -> None:
         """A line from the program itself, on standard error so that a pipe carries the model's words only."""
@@ -279,7 +332,9 @@ def read_lines(source: TextIO, session: ChatSession) -> Iterator[str]:
     while True:
         try:
             lines = [input("» ")]
-            while select.select([source], [], [], PASTE_PAUSE)[0]:  # a terminal that marks nothing sends the next line at once
+            while select.select([source], [], [], PASTE_PAUSE)[
+                0
+            ]:  # a terminal that marks nothing sends the next line at once
                 lines.append(input(""))
         except KeyboardInterrupt:
             session.say(tr("\n要退出请按 Ctrl-D 或输入 /quit。", "\nCtrl-D or /quit leaves."))

@@ -61,7 +61,9 @@ class Engine:
         self.eos_ids = eos_of(eos_ids)
         self._parameters = model.config.parameters()
         self.max_batch = max_batch
-        self.max_length = min(max_length or model.config.max_position_embeddings, model.config.max_position_embeddings)
+        self.max_length = min(
+            max_length or model.config.max_position_embeddings, model.config.max_position_embeddings
+        )
         self._cache_dtype = cache_dtype or weight.dtype
         self._waiting: collections.deque[Generation] = collections.deque()
         self._reset()
@@ -93,17 +95,23 @@ class Engine:
             HanlinError: an empty prompt, an id outside the vocabulary, logits that are not finite.
         """
         if self._running or self._waiting:
-            raise RuntimeError("generate() needs an idle engine; use submit() and step() beside other requests")
+            raise RuntimeError(
+                "generate() needs an idle engine; use submit() and step() beside other requests"
+            )
         if params is None or isinstance(params, SamplingParams):
             shared = params or SamplingParams()
             every = [
-                shared if shared.seed is None else dataclasses.replace(shared, seed=derive_seed(shared.seed, i))
+                shared
+                if shared.seed is None
+                else dataclasses.replace(shared, seed=derive_seed(shared.seed, i))
                 for i in range(len(prompts))
             ]
         else:
             every = list(params)
         index: dict[int, int] = {}
-        listener = None if on_token is None else (lambda generation, token: on_token(index[id(generation)], token))
+        listener = (
+            None if on_token is None else (lambda generation, token: on_token(index[id(generation)], token))
+        )
         generations = [Generation(prompt, p, listener) for prompt, p in zip(prompts, every, strict=True)]
         index.update((id(generation), i) for i, generation in enumerate(generations))
         # Long prompts first: groups of similar length waste little padding, equal prompts meet, and the last rows to run are short.
@@ -122,7 +130,10 @@ class Engine:
                 "The model's logits are not finite (NaN or infinity), so nothing can be generated. Its weights have probably "
                 "diverged; use an earlier checkpoint, or train again with a lower learning rate.",
             )
-        return [Completion(g.ids, g.finish_reason or "length", g.logprobs if g.params.logprobs else None) for g in generations]
+        return [
+            Completion(g.ids, g.finish_reason or "length", g.logprobs if g.params.logprobs else None)
+            for g in generations
+        ]
 
     def submit(self, generation: Generation) -> Generation:
         """Queue a prompt; it runs during the following calls of `step`.
@@ -234,7 +245,9 @@ class Engine:
             if old is not None:
                 n, filled = self.active, old.max_length
                 self._cache.lengths[:n] = old.lengths[:n]
-                for new_table, old_table in zip(self._cache.keys + self._cache.values, old.keys + old.values, strict=True):
+                for new_table, old_table in zip(
+                    self._cache.keys + self._cache.values, old.keys + old.values, strict=True
+                ):
                     new_table[:n, :, :filled] = old_table[:n]
         self._written = _widen(self._written, written, 0)
         self._logprobs = _widen(self._logprobs, written, 0)
@@ -248,16 +261,26 @@ class Engine:
         longest = 0
         for generation in itertools.islice(self._waiting, self.max_batch - self.active):
             key = tuple(generation.prompt)
-            if group and key not in distinct and max(longest, len(key)) * (len(distinct) + 1) > PREFILL_TOKENS:
+            if (
+                group
+                and key not in distinct
+                and max(longest, len(key)) * (len(distinct) + 1) > PREFILL_TOKENS
+            ):
                 break
             longest = max(longest, len(key))
             group.append(generation)
             slots.append(distinct.setdefault(key, len(distinct)))
         start, stop = self.active, self.active + len(group)
         stop_ids = [tuple(g.params.stop_ids) + (() if g.params.ignore_eos else self.eos_ids) for g in group]
-        self._reserve(max(len(g.prompt) + g.limit for g in group), max(g.limit for g in group), max(1, *map(len, stop_ids)))
+        self._reserve(
+            max(len(g.prompt) + g.limit for g in group),
+            max(g.limit for g in group),
+            max(1, *map(len, stop_ids)),
+        )
         lengths = torch.tensor([len(key) for key in distinct], dtype=torch.int64, device=self.device)
-        ids = torch.tensor([[*key, *[0] * (longest - len(key))] for key in distinct], dtype=torch.int64, device=self.device)
+        ids = torch.tensor(
+            [[*key, *[0] * (longest - len(key))] for key in distinct], dtype=torch.int64, device=self.device
+        )
         rows = self._rows(start, start + len(distinct))
         rows.lengths.zero_()
         with self._threads_for(ids.numel(), SINGLE_THREAD_PREFILL):
@@ -278,7 +301,9 @@ class Engine:
         self._limits[start:stop] = torch.tensor([g.limit for g in group], device=self.device)
         self._drawn[start:stop] = 0
         width = self._stops.shape[1]
-        self._stops[start:stop] = torch.tensor([[*ids, *[-2] * (width - len(ids))] for ids in stop_ids], device=self.device)
+        self._stops[start:stop] = torch.tensor(
+            [[*ids, *[-2] * (width - len(ids))] for ids in stop_ids], device=self.device
+        )
         with self._threads_for(len(group), SINGLE_THREAD_WORK):
             self._draw(logits, start)
 
@@ -318,7 +343,9 @@ class Engine:
         done = stopped | failed | (drawn >= self._limits[start:stop])
         self._tell(start, tokens, logprobs, logits, failed)
         if bool(done.any()):
-            state = (done.long() + stopped.long() + 2 * failed.long()).tolist()  # 0 runs, 1 length, 2 stop, 3 or more failed
+            state = (
+                done.long() + stopped.long() + 2 * failed.long()
+            ).tolist()  # 0 runs, 1 length, 2 stop, 3 or more failed
             ended = [start + i for i, s in enumerate(state) if s]
             self._collect(ended)
             for slot in ended:
@@ -327,7 +354,14 @@ class Engine:
                 self._finish(generation, generation.finish_reason or reason)
             self._remove(ended)
 
-    def _tell(self, start: int, tokens: torch.Tensor, logprobs: torch.Tensor | None, logits: torch.Tensor, failed: torch.Tensor) -> None:
+    def _tell(
+        self,
+        start: int,
+        tokens: torch.Tensor,
+        logprobs: torch.Tensor | None,
+        logits: torch.Tensor,
+        failed: torch.Tensor,
+    ) -> None:
         """Hand new tokens to the rows that listen; rows that only want the end cost nothing here."""
         group = self._running[start:]
         most = max((g.params.top_logprobs for g in group), default=0)
@@ -385,7 +419,15 @@ class Engine:
             filled = int(self._cache.lengths[movers].max())
             for table in self._cache.keys + self._cache.values:
                 table[holes, :, :filled] = table[movers, :, :filled]
-            for column in (self._cache.lengths, self._tokens, self._drawn, self._limits, self._stops, self._written, self._logprobs):
+            for column in (
+                self._cache.lengths,
+                self._tokens,
+                self._drawn,
+                self._limits,
+                self._stops,
+                self._written,
+                self._logprobs,
+            ):
                 column[holes] = column[movers]
         for hole, mover in zip(holes, movers, strict=True):
             self._running[hole] = self._running[mover]
@@ -414,4 +456,7 @@ def _widen(table: torch.Tensor, width: int, fill: int) -> torch.Tensor:
 def _top_pairs(logprobs: torch.Tensor, top: int) -> list[list[tuple[int, float]]]:
     """The `top` most likely (id, log-probability) of each row."""
     best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
-    return [list(zip(ids, values, strict=True)) for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return [
+        list(zip(ids, values, strict=True))
+        for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]

@@ -117,10 +117,15 @@ def sampling_defaults(path: Path | str) -> dict[str, float]:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise refuse(f"{name} 应是一个数，不是 {str(value)[:40]!r}。", f"{name} should be a number, not {str(value)[:40]!r}.")
+            raise refuse(
+                f"{name} 应是一个数，不是 {str(value)[:40]!r}。",
+                f"{name} should be a number, not {str(value)[:40]!r}.",
+            )
         if name == "top_k":
             if value != int(value) if math.isfinite(value) else True:
-                raise refuse(f"top_k 应是整数，不是 {value!r}。", f"top_k should be an integer, not {value!r}.")
+                raise refuse(
+                    f"top_k 应是整数，不是 {value!r}。", f"top_k should be an integer, not {value!r}."
+                )
             if value >= 1 << 31:
                 raise refuse(f"top_k 太大：{value!r}。", f"top_k is too large: {value!r}.")
             value = max(0, int(value))  # -1 means all, as 0 does
@@ -132,7 +137,9 @@ def sampling_defaults(path: Path | str) -> dict[str, float]:
     return found
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message], thinking: bool | None = None) -> list[int]:
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str | Sequence[Message], thinking: bool | None = None
+) -> list[int]:
     """Token ids of a prompt: plain text as it is, messages through the chat template up to the assistant's turn.
 
     Args:
@@ -140,7 +147,9 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message], thinkin
     """
     if isinstance(prompt, str):
         return tokenizer.encode(prompt) or [tokenizer.eos_id]
-    return tokenizer.encode_conversation([dict(message) for message in prompt], add_generation_prompt=True, thinking=thinking)[0]
+    return tokenizer.encode_conversation(
+        [dict(message) for message in prompt], add_generation_prompt=True, thinking=thinking
+    )[0]
 
 
 def generate_text(
@@ -171,11 +180,17 @@ def generate_text(
         (with `thinking=True` the opening tag is in the prompt, so only the closing one appears).
     """
     engine = model if isinstance(model, Engine) else Engine(model, tokenizer, max_batch=max_batch)
-    settings = params or SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    settings = params or SamplingParams(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
     ids = [encode_prompt(tokenizer, prompt, thinking) for prompt in prompts]
     ends = set(engine.eos_ids) | set(settings.stop_ids)
     texts = []
     for completion in engine.generate(ids, settings):
-        kept = completion.ids[:-1] if completion.finish_reason == "stop" and completion.ids[-1] in ends else completion.ids
+        kept = (
+            completion.ids[:-1]
+            if completion.finish_reason == "stop" and completion.ids[-1] in ends
+            else completion.ids
+        )
         texts.append(tokenizer.decode([token for token in kept if token < tokenizer.vocab_size]))
     return texts

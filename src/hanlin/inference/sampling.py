@@ -69,7 +69,10 @@ class SamplingParams:
     def __post_init__(self):
         def require(condition: bool, name: str, zh: str, en: str) -> None:
             if not condition:
-                raise SettingOutOfRange(f"{name} 应{zh}，不能是 {getattr(self, name)!r}。", f"{name} must be {en}, not {getattr(self, name)!r}.")
+                raise SettingOutOfRange(
+                    f"{name} 应{zh}，不能是 {getattr(self, name)!r}。",
+                    f"{name} must be {en}, not {getattr(self, name)!r}.",
+                )
 
         positive = 0 < self.repetition_penalty < math.inf
         biases = all(not math.isnan(bias) and bias < math.inf for bias in self.logit_bias.values())
@@ -140,9 +143,17 @@ class Sampler:
         start = len(self.rows)
         stop = start + len(rows)
         self.rows.extend(rows)
-        floats = [[p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty] for p in rows]
+        floats = [
+            [p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty]
+            for p in rows
+        ]
         ints = [
-            [_signed(_mix64((secrets.randbits(64) if p.seed is None else p.seed) & _MASK64)), 0, p.top_k or self.vocab_size] for p in rows
+            [
+                _signed(_mix64((secrets.randbits(64) if p.seed is None else p.seed) & _MASK64)),
+                0,
+                p.top_k or self.vocab_size,
+            ]
+            for p in rows
         ]
         self._floats[start:stop] = torch.tensor(floats, dtype=torch.float32).to(self.device)
         self._ints[start:stop] = torch.tensor(ints, dtype=torch.int64).to(self.device)
@@ -154,7 +165,9 @@ class Sampler:
             self._seen[start:stop] = False
             for row, (params, prompt) in enumerate(zip(rows, prompts, strict=True), start):
                 if params.repetition_penalty != 1:
-                    self._seen[row, torch.tensor(sorted(set(prompt)), dtype=torch.int64, device=self.device)] = True
+                    self._seen[
+                        row, torch.tensor(sorted(set(prompt)), dtype=torch.int64, device=self.device)
+                    ] = True
         self._changed()
 
     def move(self, sources: Sequence[int], targets: Sequence[int], remaining: int) -> None:
@@ -198,11 +211,15 @@ class Sampler:
         self._ints[start:stop, 1] += 1
         if self._counts is not None and self._seen is not None:
             rows = torch.arange(start, stop, device=self.device)
-            self._counts.index_put_((rows, tokens), torch.ones_like(tokens, dtype=torch.int32), accumulate=True)
+            self._counts.index_put_(
+                (rows, tokens), torch.ones_like(tokens, dtype=torch.int32), accumulate=True
+            )
             self._seen[rows, tokens] = True
         return tokens.masked_fill(~finite, -1), logprobs
 
-    def _draw(self, scores: torch.Tensor, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _draw(
+        self, scores: torch.Tensor, start: int, stop: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sample rows by inverting their cumulative distribution at one hashed uniform number each.
 
         Inversion needs one hash per row where Gumbel noise needs one per vocabulary entry; both are functions of
@@ -220,7 +237,9 @@ class Sampler:
         total = cumulative[:, -1]
         finite = total.isfinite()
         point = counter_uniform(self._ints[start:stop, 0], self._ints[start:stop, 1]) * total
-        tokens = torch.searchsorted(cumulative, point[:, None], right=True)[:, 0].clamp_max(self.vocab_size - 1)
+        tokens = torch.searchsorted(cumulative, point[:, None], right=True)[:, 0].clamp_max(
+            self.vocab_size - 1
+        )
         if self._any_greedy:
             tokens = torch.where(temperature == 0, scores.argmax(dim=-1), tokens)
         return tokens, probabilities.gather(1, tokens[:, None])[:, 0], finite
@@ -251,7 +270,9 @@ class Sampler:
         self._any_logprobs = any(p.logprobs for p in rows)
         self._bias = None
         if self._any_bias:
-            entries = [(row, token, bias) for row, p in enumerate(rows) for token, bias in p.logit_bias.items()]
+            entries = [
+                (row, token, bias) for row, p in enumerate(rows) for token, bias in p.logit_bias.items()
+            ]
             indices = torch.tensor([entry[:2] for entry in entries], dtype=torch.int64, device=self.device)
             self._bias = (
                 indices[:, 0],
@@ -260,7 +281,9 @@ class Sampler:
             )
 
 
-def _threshold(probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
+def _threshold(
+    probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
+) -> torch.Tensor:
     """The least probability each row keeps, (n,); ties with it are kept.
 
     Args:

@@ -4,10 +4,31 @@ from .backends import AttentionChoice, choose_attention_for
 from .cache import KVCache
 from .config import ModelConfig, ModelShape
 from .losses import linear_cross_entropy, token_log_probs
-from .store import check_weights, load_model, load_reward_model, load_weights, read_generation_config, save_weights
+from .store import (
+    check_weights,
+    load_model,
+    load_reward_model,
+    load_weights,
+    read_generation_config,
+    save_weights,
+)
 from .transformer import CausalLM, RewardModel, init_weights
 
 __all__ = [
-    "AttentionChoice", "CausalLM", "KVCache", "ModelConfig", "ModelShape", "RewardModel", "check_weights", "choose_attention_for", "init_weights",
-    "linear_cross_entropy", "load_model", "load_reward_model", "load_weights", "read_generation_config", "save_weights", "token_log_probs",
-]  # fmt: skip
+    "AttentionChoice",
+    "CausalLM",
+    "KVCache",
+    "ModelConfig",
+    "ModelShape",
+    "RewardModel",
+    "check_weights",
+    "choose_attention_for",
+    "init_weights",
+    "linear_cross_entropy",
+    "load_model",
+    "load_reward_model",
+    "load_weights",
+    "read_generation_config",
+    "save_weights",
+    "token_log_probs",
+]

@@ -42,12 +42,19 @@ def block_mask(doc_ids: torch.Tensor) -> Any:
     rows, length = doc_ids.shape
     blocks = math.ceil(length / BLOCK)
     segments = _segments(doc_ids)
-    padded = torch.nn.functional.pad(segments[:, None].float(), (0, blocks * BLOCK - length), mode="replicate")[:, 0].long().view(rows, blocks, BLOCK)
+    padded = (
+        torch.nn.functional.pad(segments[:, None].float(), (0, blocks * BLOCK - length), mode="replicate")[
+            :, 0
+        ]
+        .long()
+        .view(rows, blocks, BLOCK)
+    )
     first, last = padded[..., 0], padded[..., -1]  # (B, blocks)
     order = torch.arange(blocks, device=doc_ids.device)
     earlier, same = order[:, None] > order, order[:, None] == order  # queries, keys
     touches = (last[:, None, :] >= first[:, :, None]) & (earlier | same)
-    inside = touches & earlier & (first[:, None, :] == last[:, :, None])  # one document from the keys' first to the queries' last
+    # one document from the keys' first to the queries' last
+    inside = touches & earlier & (first[:, None, :] == last[:, :, None])
     if length % BLOCK:
         inside[:, -1] = False  # the last queries are fewer than a block: each is looked at
 
@@ -56,9 +63,17 @@ def block_mask(doc_ids: torch.Tensor) -> Any:
 
     def listed(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         counts = chosen.sum(-1, dtype=torch.int32)
-        return counts[:, None], torch.argsort(chosen.int(), dim=-1, descending=True, stable=True).int()[:, None]
+        return counts[:, None], torch.argsort(chosen.int(), dim=-1, descending=True, stable=True).int()[
+            :, None
+        ]
 
-    return BlockMask.from_kv_blocks(*listed(touches & ~inside), *listed(inside), BLOCK_SIZE=BLOCK, mask_mod=allowed, seq_lengths=(length, length))
+    return BlockMask.from_kv_blocks(
+        *listed(touches & ~inside),
+        *listed(inside),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=allowed,
+        seq_lengths=(length, length),
+    )
 
 
 @functools.cache
@@ -82,7 +97,9 @@ def flex_document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, m
 
     q, k, v = (x.transpose(1, 2).to(v.dtype) for x in (q, k, v))  # autocast does not know this operator
     attention = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    return attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2).contiguous()
+    return (
+        attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2).contiguous()
+    )
 
 
 # ------------------------------------------------------------------ varlen
@@ -96,7 +113,8 @@ class Bounds(NamedTuple):
 
 
 _PARAMETERS = inspect.signature(varlen_attn).parameters
-_CAUSAL: dict[str, Any] = {"is_causal": True} if "is_causal" in _PARAMETERS else {"window_size": (-1, 0)}  # another word since torch 2.11
+# another word since torch 2.11
+_CAUSAL: dict[str, Any] = {"is_causal": True} if "is_causal" in _PARAMETERS else {"window_size": (-1, 0)}
 _KNOWS_GROUPS = "enable_gqa" in _PARAMETERS
 
 
@@ -118,4 +136,6 @@ def varlen_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: 
     elif group > 1:
         k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
     flat = [x.flatten(0, 1).to(v.dtype) for x in (q, k, v)]
-    return varlen_attn(*flat, bounds.starts, bounds.starts, bounds.longest, bounds.longest, **options).view(q.shape)  # type: ignore[union-attr]
+    starts, longest = bounds.starts, bounds.longest
+    mixed: Any = varlen_attn(*flat, starts, starts, longest, longest, **options)  # type: ignore[call-arg]
+    return mixed.view(q.shape)

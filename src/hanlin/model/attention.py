@@ -66,7 +66,9 @@ def tiles_of(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[
     return tiles
 
 
-_last_tiles: list[tuple[torch.Tensor, torch.dtype, list[Tile]]] = []  # of the batch at work: every layer asks for the same
+_last_tiles: list[
+    tuple[torch.Tensor, torch.dtype, list[Tile]]
+] = []  # of the batch at work: every layer asks for the same
 
 
 def _tiles(doc_ids: torch.Tensor, dtype: torch.dtype) -> list[Tile]:
@@ -89,18 +91,24 @@ def _fold(x: torch.Tensor, tile: Tile, heads: int) -> torch.Tensor:
 def _unfold(x: torch.Tensor, out: torch.Tensor, tile: Tile, heads: int) -> None:
     """Put (Hkv, group·rows, D) back into a tile's rows of (N, H, D)."""
     size, group = tile.last - tile.first, out.shape[1] // heads
-    out[tile.first : tile.last].view(size, heads, group, -1).copy_(x.view(heads, group, size, -1).permute(2, 0, 1, 3))
+    out[tile.first : tile.last].view(size, heads, group, -1).copy_(
+        x.view(heads, group, size, -1).permute(2, 0, 1, 3)
+    )
 
 
 def _probabilities(queries: torch.Tensor, keys: torch.Tensor, tile: Tile) -> torch.Tensor:
     """softmax(queries·keysᵀ + mask), (Hkv, group·rows, keys), from queries already scaled."""
     scores = torch.bmm(queries, keys[:, tile.start : tile.last].mT)
     size = tile.last - tile.first
-    scores.view(keys.shape[0], -1, size, tile.last - tile.start)[..., tile.first - tile.start :].add_(tile.mask)
+    scores.view(keys.shape[0], -1, size, tile.last - tile.start)[..., tile.first - tile.start :].add_(
+        tile.mask
+    )
     return torch.softmax(scores, -1)
 
 
-def _flat(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _flat(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scaled queries (N, H, D), keys and values (Hkv, N, D), in float32 at least.
 
     Tiles are of all sizes, and oneDNN would make a bfloat16 kernel for each (measured here, with documents of 60 tokens: 12.6 instead
@@ -112,7 +120,9 @@ def _flat(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tens
 
 
 @torch.library.custom_op("hanlin::document_attention", mutates_args=())
-def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_ids: torch.Tensor) -> torch.Tensor:
+def document_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc_ids: torch.Tensor
+) -> torch.Tensor:
     """Causal attention within documents, tile by tile, without the products that a mask would throw away.
 
     A document of n tokens costs n² / 2 products, whatever else its row holds. Probabilities are computed again in backward.
@@ -158,7 +168,9 @@ def _document_attention_backward(
             out[:, own] = part[:, before:]  # this tile is the first to look at its own tokens
             if before:  # sums over all tiles that look at a token
                 out[:, seen] += part[:, :before]
-        _unfold(torch.bmm(grad_scores, k_flat[:, tile.start : tile.last]), grad_q.view(q_flat.shape), tile, heads)
+        _unfold(
+            torch.bmm(grad_scores, k_flat[:, tile.start : tile.last]), grad_q.view(q_flat.shape), tile, heads
+        )
     return grad_q.mul_(q.shape[-1] ** -0.5).to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 

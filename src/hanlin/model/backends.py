@@ -24,7 +24,11 @@ Fault = tuple[str, str]  # Chinese, English
 AttentionChoice = Literal["auto", "varlen", "flex", "masked_flex", "tiles", "sdpa", "masked_sdpa", "plain"]
 
 CHECKED_LENGTHS = (64, 160)  # one tile and several
-CHECKED_LENGTHS_ON_DEVICE = (64, 1024)  # kernels change with the length; a millisecond on an accelerator, a tenth of a second on a CPU
+# kernels change with the length; a millisecond on an accelerator, a tenth of a second on a CPU
+CHECKED_LENGTHS_ON_DEVICE = (
+    64,
+    1024,
+)
 
 
 class Rows(NamedTuple):
@@ -57,7 +61,11 @@ class AttentionBackend:
 
 
 def _document_ids(rows: Rows) -> torch.Tensor:
-    return torch.arange(rows.batch, device=rows.device)[:, None].expand(rows.batch, rows.length) if rows.doc_ids is None else rows.doc_ids
+    return (
+        torch.arange(rows.batch, device=rows.device)[:, None].expand(rows.batch, rows.length)
+        if rows.doc_ids is None
+        else rows.doc_ids
+    )
 
 
 def _mask_of_documents(rows: Rows) -> torch.Tensor | None:
@@ -65,7 +73,12 @@ def _mask_of_documents(rows: Rows) -> torch.Tensor | None:
 
 
 def _mask_always(rows: Rows) -> torch.Tensor:
-    return packed_mask(torch.zeros(1, rows.length, dtype=torch.int64, device=rows.device) if rows.doc_ids is None else rows.doc_ids, rows.dtype)
+    return packed_mask(
+        torch.zeros(1, rows.length, dtype=torch.int64, device=rows.device)
+        if rows.doc_ids is None
+        else rows.doc_ids,
+        rows.dtype,
+    )
 
 
 def _blocks_of_documents(rows: Rows) -> Any:
@@ -118,7 +131,9 @@ BACKENDS: dict[str, AttentionBackend] = {
     for backend in (
         AttentionBackend("varlen", _bounds_of_documents, _varlen, particular=True),
         AttentionBackend("flex", _blocks_of_documents, _flex, particular=True, compiles=True),
-        AttentionBackend("masked_flex", _blocks_always, _flex, particular=True, compiles=True),  # never is_causal
+        AttentionBackend(
+            "masked_flex", _blocks_always, _flex, particular=True, compiles=True
+        ),  # never is_causal
         AttentionBackend("tiles", _document_ids, document_attention),
         AttentionBackend("sdpa", _mask_of_documents, _sdpa),
         AttentionBackend("masked_sdpa", _mask_always, _sdpa),
@@ -126,7 +141,9 @@ BACKENDS: dict[str, AttentionBackend] = {
     )
 }
 
-_chosen: dict[str, tuple[AttentionBackend, torch.dtype]] = {}  # by device type, once a training has checked it in its type
+_chosen: dict[
+    str, tuple[AttentionBackend, torch.dtype]
+] = {}  # by device type, once a training has checked it in its type
 
 
 def backend_for(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
@@ -143,7 +160,9 @@ def backend_for(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
     return next(backend for name in row if not (backend := BACKENDS[name]).particular)
 
 
-def choose_attention(device: torch.device, warn: Warn, *, head_dim: int = 64, groups: int = 2, wanted: AttentionChoice = "auto") -> AttentionBackend:
+def choose_attention(
+    device: torch.device, warn: Warn, *, head_dim: int = 64, groups: int = 2, wanted: AttentionChoice = "auto"
+) -> AttentionBackend:
     """The first back end of the device's row that is right there, in its training type; whole rows go through it from now on.
 
     Each is run once a process for a head dimension and group size.
@@ -178,14 +197,24 @@ def choose_attention(device: torch.device, warn: Warn, *, head_dim: int = 64, gr
     )
 
 
-def choose_attention_for(model: Any, device: torch.device, warn: Warn, wanted: AttentionChoice = "auto") -> AttentionBackend:
+def choose_attention_for(
+    model: Any, device: torch.device, warn: Warn, wanted: AttentionChoice = "auto"
+) -> AttentionBackend:
     """`choose_attention` with the head dimension and the group size of a model's `config`."""
     config = model.config
-    return choose_attention(device, warn, head_dim=config.per_head, groups=config.num_attention_heads // config.key_value_heads, wanted=wanted)
+    return choose_attention(
+        device,
+        warn,
+        head_dim=config.per_head,
+        groups=config.num_attention_heads // config.key_value_heads,
+        wanted=wanted,
+    )
 
 
 @functools.cache
-def fault_of(name: str, device: torch.device, dtype: torch.dtype, head_dim: int = 64, groups: int = 2) -> Fault | None:
+def fault_of(
+    name: str, device: torch.device, dtype: torch.dtype, head_dim: int = 64, groups: int = 2
+) -> Fault | None:
     """What is wrong with a back end on a device, in two languages; None when outputs and gradients agree with the reference.
 
     The generators of the process are left alone.
@@ -194,7 +223,9 @@ def fault_of(name: str, device: torch.device, dtype: torch.dtype, head_dim: int 
         for documents in (False, True):
             try:
                 found = _compare(BACKENDS[name], device, dtype, length, documents, head_dim, groups)
-            except Exception as error:  # a compiler that is not there, or a kernel that does not build, raises what it likes
+            except (
+                Exception
+            ) as error:  # a compiler that is not there, or a kernel that does not build, raises what it likes
                 found = (f"运行失败：{_first_line(error)}", f"it failed: {_first_line(error)}")
             if found is not None:
                 rows = ("打包的文档", "packed documents") if documents else ("因果", "causal rows")
@@ -206,15 +237,33 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _compare(backend: AttentionBackend, device: torch.device, dtype: torch.dtype, length: int, documents: bool, head_dim: int, groups: int) -> Fault | None:
+def _compare(
+    backend: AttentionBackend,
+    device: torch.device,
+    dtype: torch.dtype,
+    length: int,
+    documents: bool,
+    head_dim: int,
+    groups: int,
+) -> Fault | None:
     """Run a back end forward and backward on random rows and compare with the reference."""
     generator = torch.Generator().manual_seed(length)
     batch, kv_heads = 2, 2
-    shapes = [(batch, length, kv_heads * groups, head_dim), *[(batch, length, kv_heads, head_dim)] * 2, (batch, length, kv_heads * groups, head_dim)]
+    shapes = [
+        (batch, length, kv_heads * groups, head_dim),
+        *[(batch, length, kv_heads, head_dim)] * 2,
+        (batch, length, kv_heads * groups, head_dim),
+    ]
     q, k, v, grad = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    doc_ids = (torch.arange(length) * 3 // length + 3 * torch.arange(batch)[:, None]) if documents else None  # three in a row
+    # three in a row
+    doc_ids = (torch.arange(length) * 3 // length + 3 * torch.arange(batch)[:, None]) if documents else None
     expected = _forward_backward(BACKENDS["plain"], [x.float() for x in (q, k, v)], grad.float(), doc_ids)
-    found = _forward_backward(backend, [x.to(device) for x in (q, k, v)], grad.to(device), None if doc_ids is None else doc_ids.to(device))
+    found = _forward_backward(
+        backend,
+        [x.to(device) for x in (q, k, v)],
+        grad.to(device),
+        None if doc_ids is None else doc_ids.to(device),
+    )
     for (zh, en), ours, reference in zip(_PARTS, found, expected, strict=True):
         ours = ours.detach().to("cpu", torch.float32)
         if not bool(ours.isfinite().all()):
@@ -225,16 +274,25 @@ def _compare(backend: AttentionBackend, device: torch.device, dtype: torch.dtype
     return None
 
 
-_PARTS = (("输出", "the output"), ("q 的梯度", "the gradient of q"), ("k 的梯度", "the gradient of k"), ("v 的梯度", "the gradient of v"))
+_PARTS = (
+    ("输出", "the output"),
+    ("q 的梯度", "the gradient of q"),
+    ("k 的梯度", "the gradient of k"),
+    ("v 的梯度", "the gradient of v"),
+)
 
 
-def _forward_backward(backend: AttentionBackend, inputs: list[torch.Tensor], grad: torch.Tensor, doc_ids: torch.Tensor | None) -> list[torch.Tensor]:
+def _forward_backward(
+    backend: AttentionBackend, inputs: list[torch.Tensor], grad: torch.Tensor, doc_ids: torch.Tensor | None
+) -> list[torch.Tensor]:
     """Output and gradients of q, k, v."""
     with torch.enable_grad():
         q, k, v = (x.requires_grad_() for x in inputs)
         batch, length = grad.shape[:2]
         starts = None if doc_ids is None else document_starts(doc_ids)
-        out = backend.run(q, k, v, backend.prepare(Rows(doc_ids, starts, batch, length, grad.device, grad.dtype)))
+        out = backend.run(
+            q, k, v, backend.prepare(Rows(doc_ids, starts, batch, length, grad.device, grad.dtype))
+        )
         return [out, *torch.autograd.grad(out, (q, k, v), grad)]
 
 

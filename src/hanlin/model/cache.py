@@ -15,10 +15,19 @@ class KVCache:
     so prompts of different lengths can be read in one padded pass (the padding is overwritten by what follows).
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        max_length: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         shape = (batch_size, config.key_value_heads, max_length, config.per_head)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self.values = [
+            torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
+        ]
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
 
     @property

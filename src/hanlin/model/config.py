@@ -14,7 +14,11 @@ from ..common.errors import HanlinError
 Family = Literal["qwen3", "llama", "gpt2"]
 ResidualInit = Literal["zero", "scaled", "plain"]
 
-ARCHITECTURES: dict[str, str] = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
+ARCHITECTURES: dict[str, str] = {
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
 # GPT-2's activations by their names in transformers: torch's approximation of each.
 GELU: dict[str, Literal["none", "tanh"]] = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
 
@@ -48,17 +52,29 @@ class ModelShape:
 
     RANGES: ClassVar[dict[str, Range]] = {
         **dict.fromkeys(
-            ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"), at_least(1)
+            (
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_dim",
+                "intermediate_size",
+            ),
+            at_least(1),
         ),
-        "max_position_embeddings": at_least(2), "rope_theta": above(0), "rms_norm_eps": above(0),
-    }  # fmt: skip
+        "max_position_embeddings": at_least(2),
+        "rope_theta": above(0),
+        "rms_norm_eps": above(0),
+    }
 
     def __post_init__(self):
         require_ranges(self)
 
     def config(self, vocab_size: int, eos_id: int) -> ModelConfig:
         """The whole configuration, for a tokenizer's vocabulary."""
-        return ModelConfig(vocab_size=vocab_size, eos_token_id=eos_id, pad_token_id=eos_id, **dataclasses.asdict(self))
+        return ModelConfig(
+            vocab_size=vocab_size, eos_token_id=eos_id, pad_token_id=eos_id, **dataclasses.asdict(self)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +104,20 @@ class ModelConfig(ModelShape):
             raise ValueError("GPT-2 has no QK-norm: leave qk_norm out, or choose family qwen3")
         if self.qk_norm is not None:
             object.__setattr__(self, "family", "qwen3" if self.qk_norm else "llama")
-        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+        sizes = (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+        )
         for name in (*sizes, "num_key_value_heads", "head_dim", "intermediate_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads and self.head_dim is None:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
         derive("head_dim", self.hidden_size // self.num_attention_heads)
         derive("num_key_value_heads", self.num_attention_heads)
         if self.family == "gpt2":
@@ -106,9 +130,13 @@ class ModelConfig(ModelShape):
             )
         if self.family == "gpt2":
             if self.key_value_heads != self.num_attention_heads:
-                raise ValueError("GPT-2 has no grouped-query attention: num_key_value_heads must equal num_attention_heads")
+                raise ValueError(
+                    "GPT-2 has no grouped-query attention: num_key_value_heads must equal num_attention_heads"
+                )
             if self.per_head * self.num_attention_heads != self.hidden_size:
-                raise ValueError(f"GPT-2 needs heads x head_dim = hidden_size, not {self.num_attention_heads} x {self.head_dim}")
+                raise ValueError(
+                    f"GPT-2 needs heads x head_dim = hidden_size, not {self.num_attention_heads} x {self.head_dim}"
+                )
             if not self.tie_word_embeddings:
                 raise ValueError("GPT-2 as llama.cpp and transformers know it ties its embeddings")
         elif self.per_head % 2:
@@ -149,7 +177,9 @@ class ModelConfig(ModelShape):
         d = self.hidden_size
         positions = self.max_position_embeddings * d if self.family == "gpt2" else 0
         matrices = self.parameters() - positions - (0 if self.tie_word_embeddings else self.vocab_size * d)
-        return 6.0 * matrices + 6.0 * self.num_hidden_layers * self.num_attention_heads * self.per_head * length
+        return (
+            6.0 * matrices + 6.0 * self.num_hidden_layers * self.num_attention_heads * self.per_head * length
+        )
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The `config.json` that makes stock transformers open these weights."""
@@ -179,22 +209,26 @@ class ModelConfig(ModelShape):
                 "attn_pdrop": 0.0,
                 "summary_first_dropout": 0.0,
             }
-        return common | {
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.feed_forward,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.key_value_heads,
-            "head_dim": self.per_head,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": None,
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "initializer_range": 0.02,
-        } | ({"mlp_bias": False} if self.family == "llama" else {"use_sliding_window": False})
+        return (
+            common
+            | {
+                "hidden_size": self.hidden_size,
+                "intermediate_size": self.feed_forward,
+                "num_hidden_layers": self.num_hidden_layers,
+                "num_attention_heads": self.num_attention_heads,
+                "num_key_value_heads": self.key_value_heads,
+                "head_dim": self.per_head,
+                "hidden_act": "silu",
+                "max_position_embeddings": self.max_position_embeddings,
+                "rms_norm_eps": self.rms_norm_eps,
+                "rope_theta": self.rope_theta,
+                "rope_scaling": None,
+                "attention_bias": False,
+                "attention_dropout": 0.0,
+                "initializer_range": 0.02,
+            }
+            | ({"mlp_bias": False} if self.family == "llama" else {"use_sliding_window": False})
+        )
 
     @classmethod
     def from_hf(cls, path: Path | str) -> ModelConfig:
@@ -222,7 +256,9 @@ class ModelConfig(ModelShape):
                 values[name] = _checked(name, theirs, value, file)
         if family != "gpt2":
             rope = raw.get("rope_parameters") or {}
-            theta = next((place["rope_theta"] for place in (rope, raw) if place.get("rope_theta") is not None), 10000.0)
+            theta = next(
+                (place["rope_theta"] for place in (rope, raw) if place.get("rope_theta") is not None), 10000.0
+            )
             values["rope_theta"] = _checked("rope_theta", "rope_theta", theta, file)
         try:
             return cls(family=family, **values)
@@ -232,43 +268,94 @@ class ModelConfig(ModelShape):
 
 # What transformers takes where a config.json says nothing.
 _COMMON = {"eos_token_id": None, "pad_token_id": None}
-_ROPED = _COMMON | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+_ROPED = _COMMON | {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
 _STOCK: dict[Family, dict[str, Any]] = {
-    "llama": _ROPED | {
-        "vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048,
+    "llama": _ROPED
+    | {
+        "vocab_size": 32000,
+        "intermediate_size": 11008,
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "max_position_embeddings": 2048,
     },
-    "qwen3": _ROPED | {
-        "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768,
+    "qwen3": _ROPED
+    | {
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
     },
-    "gpt2": _COMMON | {
-        "vocab_size": 50257, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": None,
-        "max_position_embeddings": 1024, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "tie_word_embeddings": True,
+    "gpt2": _COMMON
+    | {
+        "vocab_size": 50257,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": None,
+        "max_position_embeddings": 1024,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": True,
     },
-}  # fmt: skip
+}
 _GPT2_NAMES = {
-    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
-}  # fmt: skip
-_OPTIONS = {"rms_norm_eps": float, "layer_norm_epsilon": float, "rope_theta": float, "tie_word_embeddings": bool, "activation_function": str}
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+}
+_OPTIONS = {
+    "rms_norm_eps": float,
+    "layer_norm_epsilon": float,
+    "rope_theta": float,
+    "tie_word_embeddings": bool,
+    "activation_function": str,
+}
 # Beyond these no weights are: the tables of rotary embeddings, which no file holds, would not fit in memory.
 _MOST = {"max_position_embeddings": 1 << 20, "num_hidden_layers": 1 << 16}
 
 
 def _family(raw: dict[str, Any], file: Path) -> Family:
     architectures = raw.get("architectures")
-    if architectures is not None and not (isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)):
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+    ):
         raise _malformed(file, "architectures 应是名字的列表", "architectures should be a list of names")
     architecture = (architectures or ["?"])[0]
     for family, name in ARCHITECTURES.items():
-        if architecture in (name, name.removesuffix("ForCausalLM").removesuffix("LMHeadModel") + "ForSequenceClassification"):
+        if architecture in (
+            name,
+            name.removesuffix("ForCausalLM").removesuffix("LMHeadModel") + "ForSequenceClassification",
+        ):
             return family  # type: ignore[return-value]
     known = ", ".join(ARCHITECTURES.values())
-    raise HanlinError(f"{file}：架构 {architecture} 不受支持。可用：{known}。", f"{file}: architecture {architecture} is not supported. Known: {known}.")
+    raise HanlinError(
+        f"{file}：架构 {architecture} 不受支持。可用：{known}。",
+        f"{file}: architecture {architecture} is not supported. Known: {known}.",
+    )
 
 
 def _unsupported(raw: dict[str, Any], family: Family) -> list[str]:
     """Options of a config.json that change what the model computes and that we do not compute."""
-    found = [key for key in ("quantization_config", "add_cross_attention", "attention_bias", "mlp_bias", "use_sliding_window") if raw.get(key)]
+    found = [
+        key
+        for key in (
+            "quantization_config",
+            "add_cross_attention",
+            "attention_bias",
+            "mlp_bias",
+            "use_sliding_window",
+        )
+        if raw.get(key)
+    ]
     if family == "gpt2":
         if str(raw.get("activation_function", "gelu_new")) not in GELU:
             found.append("activation_function")
@@ -280,14 +367,20 @@ def _unsupported(raw: dict[str, Any], family: Family) -> list[str]:
             found.append("tie_word_embeddings")
         return found
     rope = raw.get("rope_parameters") or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default" or rope.keys() - {"rope_type", "rope_theta"}:
+    if (
+        not isinstance(rope, dict)
+        or rope.get("rope_type", "default") != "default"
+        or rope.keys() - {"rope_type", "rope_theta"}
+    ):
         found.append("rope_parameters")
     if raw.get("rope_scaling"):
         found.append("rope_scaling")
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
         found.append("hidden_act")
     layers = raw.get("layer_types")
-    if layers is not None and (not isinstance(layers, list) or any(kind != "full_attention" for kind in layers)):
+    if layers is not None and (
+        not isinstance(layers, list) or any(kind != "full_attention" for kind in layers)
+    ):
         found.append("layer_types")
     return found
 
@@ -300,10 +393,18 @@ def _checked(name: str, key: str, value: Any, file: Path) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or isinstance(value, list):
-        raise _malformed(file, f"{key} 是 {value!r}，应为 {kind.__name__}", f"{key} is {value!r}, should be of type {kind.__name__}")
+        raise _malformed(
+            file,
+            f"{key} 是 {value!r}，应为 {kind.__name__}",
+            f"{key} is {value!r}, should be of type {kind.__name__}",
+        )
     least, most = (0 if name.endswith("_id") else 1), _MOST.get(name, 2**31 - 1)
     if kind is int and not least <= value <= most:
-        raise _malformed(file, f"{key} 是 {value}，应在 {least} 与 {most} 之间", f"{key} is {value}, should lie between {least} and {most}")
+        raise _malformed(
+            file,
+            f"{key} 是 {value}，应在 {least} 与 {most} 之间",
+            f"{key} is {value}, should lie between {least} and {most}",
+        )
     if kind is float and not 0 < value < math.inf:
         raise _malformed(file, f"{key} 是 {value}，应大于 0", f"{key} is {value}, should be above 0")
     return value
@@ -311,5 +412,6 @@ def _checked(name: str, key: str, value: Any, file: Path) -> Any:
 
 def _malformed(file: Path, zh: str, en: str) -> HanlinError:
     return HanlinError(
-        f"{file} 不能用：{zh}。请从模型的来源重新取这个文件。", f"{file} cannot be used: {en}. Fetch the file anew from where the model came from."
+        f"{file} 不能用：{zh}。请从模型的来源重新取这个文件。",
+        f"{file} cannot be used: {en}. Fetch the file anew from where the model came from.",
     )

@@ -18,14 +18,19 @@ from torch.utils.checkpoint import checkpoint
 def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x in float32 over its root mean square, and one over that root, (…, 1)."""
     wide = x.float()
-    scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    scale = (
+        torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    )
     return wide * scale, scale
 
 
-def _norm_backward(grad: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _norm_backward(
+    grad: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of `unit·weight` to the input of the norm and to its weight, in float32."""
     size = unit.shape[-1]
-    along = (grad * unit).reshape(-1, size)  # a view where it can be: attention elsewhere than on a CPU gives gradients in another order
+    # a view where it can be: attention elsewhere than on a CPU gives gradients in another order
+    along = (grad * unit).reshape(-1, size)
     # d/dx = scale·(w·g - unit·mean(w·g·unit))
     mean = (along @ (weight / size)).view(scale.shape)
     return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), along.sum(0)
@@ -81,7 +86,9 @@ class _NormedLinears(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, *grad_matrices
 
 
-def normed_linears(x: torch.Tensor, weight: torch.Tensor, eps: float, *matrices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def normed_linears(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, *matrices: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     """`rms_norm(x, weight, eps) @ matrixᵀ` for each matrix; the normed input is computed again in backward instead of being kept.
 
     Args:
@@ -149,7 +156,8 @@ class _SwiGLU(torch.autograd.Function):
         grad_weight = grad.flatten(0, -2).t() @ inner.flatten(0, -2)
         grad_inner = grad @ weight
         torch.mul(grad_inner, up, out=inner)
-        torch.ops.aten.silu_backward.grad_input(inner, gate, grad_input=inner)  # element by element: may write where it reads
+        # element by element: may write where it reads
+        torch.ops.aten.silu_backward.grad_input(inner, gate, grad_input=inner)
         return inner, grad_inner.mul_(silu), grad_weight
 
 
@@ -174,7 +182,9 @@ class _Recipe:
         self.make = make
 
 
-def made_again(makers: Mapping[Callable[[], torch.Tensor], torch.Tensor]) -> contextlib.AbstractContextManager[Any]:
+def made_again(
+    makers: Mapping[Callable[[], torch.Tensor], torch.Tensor],
+) -> contextlib.AbstractContextManager[Any]:
     """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to make it.
 
     Args:
@@ -183,7 +193,8 @@ def made_again(makers: Mapping[Callable[[], torch.Tensor], torch.Tensor]) -> con
     """
     if not makers:
         return contextlib.nullcontext()
-    known = {_place(tensor): _Recipe(make) for make, tensor in makers.items()}  # the tensors themselves would live as long as the hooks
+    # the tensors themselves would live as long as the hooks
+    known = {_place(tensor): _Recipe(make) for make, tensor in makers.items()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | _Recipe:
         return known.get(_place(tensor), tensor)
@@ -198,7 +209,13 @@ def made_again(makers: Mapping[Callable[[], torch.Tensor], torch.Tensor]) -> con
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tensor.untyped_storage()._cdata, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
+    return (
+        tensor.untyped_storage()._cdata,
+        tensor.dtype,
+        tensor.shape,
+        tensor.stride(),
+        tensor.storage_offset(),
+    )
 
 
 def run_block(block: nn.Module, x: torch.Tensor, context: Any, again: bool) -> torch.Tensor:

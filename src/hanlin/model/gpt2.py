@@ -37,7 +37,9 @@ class GPT2Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         batch, length, hidden = x.shape
-        q, k, v = (part.view(batch, length, -1, self.head_dim) for part in self.c_attn(x).split(hidden, dim=-1))
+        q, k, v = (
+            part.view(batch, length, -1, self.head_dim) for part in self.c_attn(x).split(hidden, dim=-1)
+        )
         return self.c_proj(context.attend(self.layer, q, k, v).view(batch, length, hidden))
 
 

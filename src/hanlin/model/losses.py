@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, half of a desktop CPU's cache
-DEVICE_CHUNK_ELEMENTS = 1 << 27  # on an accelerator: 256 MiB in bfloat16. A chunk reads and writes the head's whole gradient, so few are better
+# on an accelerator: 256 MiB in bfloat16. A chunk reads and writes the head's whole gradient, so few are better
+DEVICE_CHUNK_ELEMENTS = 1 << 27
 BLOCK = 128
 CHUNK_ROWS = 256  # at least: the gradient of the head is a product over a chunk's rows, a third as fast over 163 as over 512
 
@@ -29,8 +30,13 @@ def _in_blocks(hidden: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tenso
 
     oneDNN makes kernels for every number of rows, and each batch has another: fine-tuning the demo's model took 1.6 GB instead of 0.8.
     """
-    missing = -len(hidden) % BLOCK if hidden.device.type == "cpu" and _product_type(hidden).itemsize < 4 else 0
-    return tuple(F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, missing)) if missing else tensor for tensor in (hidden, *others))
+    missing = (
+        -len(hidden) % BLOCK if hidden.device.type == "cpu" and _product_type(hidden).itemsize < 4 else 0
+    )
+    return tuple(
+        F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, missing)) if missing else tensor
+        for tensor in (hidden, *others)
+    )
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -41,7 +47,9 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
         total += left @ right
 
 
-def logit_gradients(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def logit_gradients(
+    logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cross entropy and z-loss of a chunk with their gradient, as plain expressions that a compiler makes two passes of.
 
     Args:
@@ -60,7 +68,9 @@ def logit_gradients(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Ten
     return nll, total, torch.where(is_label, grad - scale[:, None], grad).to(logits.dtype)
 
 
-def _logit_gradients_in_place(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _logit_gradients_in_place(
+    logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same, writing over the logits: the fastest without a compiler."""
     dtype, logits = logits.dtype, logits.float()
     right = logits.gather(1, labels[:, None]).squeeze(1)
@@ -78,7 +88,8 @@ def _logit_gradients_in_place(logits: torch.Tensor, labels: torch.Tensor, scale:
 
 @functools.cache
 def _compiled_logit_gradients() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    return torch.compile(logit_gradients, dynamic=True)  # the last chunk of a batch has fewer rows, as many as there happen to be
+    # the last chunk of a batch has fewer rows, as many as there happen to be
+    return torch.compile(logit_gradients, dynamic=True)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -96,7 +107,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], rows):
                 part = slice(start, start + rows)
-                nll[part], loss, grad = gradients(states[part] @ head.t(), labels[part], weights[part], z_loss)
+                nll[part], loss, grad = gradients(
+                    states[part] @ head.t(), labels[part], weights[part], z_loss
+                )
                 total += loss
                 torch.mm(grad, head, out=grad_hidden[part])
                 _add_product(grad_weight, grad.t(), states[part])
@@ -107,7 +120,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total, _):
         if ctx.grads is None:
-            raise RuntimeError("linear_cross_entropy can be differentiated once: its gradients are computed with it and then given away")
+            raise RuntimeError(
+                "linear_cross_entropy can be differentiated once: its gradients are computed with it and then given away"
+            )
         grad_hidden, grad_weight = ctx.grads
         ctx.grads = None
         return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None, None, None
@@ -141,7 +156,9 @@ def linear_cross_entropy(
         weights = torch.ones(labels.shape[0], dtype=torch.float32, device=hidden.device)
     count = len(hidden)
     hidden, labels, weights = _in_blocks(hidden, labels, weights)
-    loss, nll = _LinearCrossEntropy.apply(hidden, weight, labels, weights, z_loss, _product_type(hidden), compiled)
+    loss, nll = _LinearCrossEntropy.apply(
+        hidden, weight, labels, weights, z_loss, _product_type(hidden), compiled
+    )
     return loss, nll[:count]
 
 
@@ -179,7 +196,9 @@ class _TokenLogProbs(torch.autograd.Function):
         return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype), None, None, None
 
 
-def token_log_probs(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+def token_log_probs(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
     """log p(label) of each token under softmax(hidden·weightᵀ / temperature), differentiable, in chunks.
 
     Args:

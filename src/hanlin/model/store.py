@@ -24,7 +24,13 @@ from .transformer import CausalLM, RewardModel
 WEIGHTS = "model.safetensors"
 
 
-def save_weights(model: CausalLM | RewardModel, folder: Path, *, im_end_id: int | None = None, weights: dict[str, torch.Tensor] | None = None) -> None:
+def save_weights(
+    model: CausalLM | RewardModel,
+    folder: Path,
+    *,
+    im_end_id: int | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write `config.json`, `generation_config.json` and `model.safetensors` into an (unpublished) directory.
 
     Args:
@@ -35,15 +41,32 @@ def save_weights(model: CausalLM | RewardModel, folder: Path, *, im_end_id: int 
     if isinstance(model, RewardModel):
         config |= {
             "architectures": [config["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")],
-            "num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}, "problem_type": "regression",
-        }  # fmt: skip
+            "num_labels": 1,
+            "id2label": {"0": "reward"},
+            "label2id": {"reward": 0},
+            "problem_type": "regression",
+        }
     stops = [model.config.eos_token_id] if im_end_id is None else [im_end_id, model.config.eos_token_id]
     write_json(folder / "config.json", config)
     if not isinstance(model, RewardModel):
-        write_json(folder / "generation_config.json", {"eos_token_id": stops, "pad_token_id": model.config.pad_token_id, "do_sample": True, "temperature": 0.7, "top_p": 0.9})
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()} if weights is None else weights
+        write_json(
+            folder / "generation_config.json",
+            {
+                "eos_token_id": stops,
+                "pad_token_id": model.config.pad_token_id,
+                "do_sample": True,
+                "temperature": 0.7,
+                "top_p": 0.9,
+            },
+        )
+    tensors = (
+        {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
+        if weights is None
+        else weights
+    )
     safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))  # safetensors makes it 0600, whatever the umask
+    # safetensors makes it 0600, whatever the umask
+    (folder / WEIGHTS).chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))
 
 
 def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> None:
@@ -61,10 +84,14 @@ def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> N
     known = set(shapes) - set(blocks)
     if not reward and config.tie_word_embeddings and "lm_head.weight" in found:
         known.add("lm_head.weight")  # it has to be the embedding: `load_weights` sees to that
-        shapes["lm_head.weight"] = shapes["transformer.wte.weight" if config.family == "gpt2" else "model.embed_tokens.weight"]
+        shapes["lm_head.weight"] = shapes[
+            "transformer.wte.weight" if config.family == "gpt2" else "model.embed_tokens.weight"
+        ]
     for name in sorted(known):
         _require_shape(file, name, shapes[name], found)
-    for number in range(config.num_hidden_layers):  # ends at the first layer that is not there, however many config.json claims
+    for number in range(
+        config.num_hidden_layers
+    ):  # ends at the first layer that is not there, however many config.json claims
         for name in blocks:
             here = layer.sub(rf"\1.{number}.", name)
             _require_shape(file, here, shapes[name], found)
@@ -76,7 +103,10 @@ def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> N
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name in a safetensors file, without its data."""
     if not file.is_file():
-        raise HanlinError(f"找不到权重文件 {file}。这个目录不是完整的模型。", f"No weights at {file}: the directory is not a whole model.")
+        raise HanlinError(
+            f"找不到权重文件 {file}。这个目录不是完整的模型。",
+            f"No weights at {file}: the directory is not a whole model.",
+        )
     try:
         with safetensors.safe_open(file, "pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
@@ -103,7 +133,9 @@ def _damaged(file: Path, error: Exception) -> HanlinError:
     )
 
 
-def _require_shape(file: Path, name: str, wanted: tuple[int, ...] | None, found: Mapping[str, tuple[int, ...]]) -> None:
+def _require_shape(
+    file: Path, name: str, wanted: tuple[int, ...] | None, found: Mapping[str, tuple[int, ...]]
+) -> None:
     if found.get(name) != wanted:
         zh, en = wanted or "不存在", wanted or "absent"
         raise HanlinError(
@@ -124,7 +156,9 @@ def load_weights(module: nn.Module, file: Path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     embedding = None
     if isinstance(module, CausalLM) and module.config.tie_word_embeddings and "lm_head.weight" in found:
-        embedding = "transformer.wte.weight" if module.config.family == "gpt2" else "model.embed_tokens.weight"
+        embedding = (
+            "transformer.wte.weight" if module.config.family == "gpt2" else "model.embed_tokens.weight"
+        )
         expected["lm_head.weight"] = expected[embedding]
     for name in sorted(expected.keys() | found.keys()):
         _require_shape(file, name, expected.get(name), found)
@@ -153,7 +187,10 @@ def read_generation_config(folder: Path | str) -> dict[str, float]:
     file = Path(folder) / "generation_config.json"
     raw = read_json(file) if file.is_file() else {}
     if not isinstance(raw, dict):
-        raise HanlinError(f"{file} 应是一个 JSON 对象。请从模型的来源重新取它，或删除它。", f"{file} should be a JSON object. Fetch it anew, or remove it.")
+        raise HanlinError(
+            f"{file} 应是一个 JSON 对象。请从模型的来源重新取它，或删除它。",
+            f"{file} should be a JSON object. Fetch it anew, or remove it.",
+        )
     found: dict[str, float] = {}
     for name, (fits, zh, en) in _SAMPLING.items():
         value = raw.get(name)
@@ -161,7 +198,8 @@ def read_generation_config(folder: Path | str) -> dict[str, float]:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
             raise HanlinError(
-                f"{file}：{name} 是 {value!r}，应为{zh}。请改正或删去这一项。", f"{file}: {name} is {value!r}, should be {en}. Correct or remove it."
+                f"{file}：{name} 是 {value!r}，应为{zh}。请改正或删去这一项。",
+                f"{file}: {name} is {value!r}, should be {en}. Correct or remove it.",
             )
         found[name] = value
     return {"temperature": 0.0} if raw.get("do_sample") is False else found
@@ -170,7 +208,11 @@ def read_generation_config(folder: Path | str) -> dict[str, float]:
 _SAMPLING: dict[str, tuple[Callable[[float], bool], str, str]] = {
     "temperature": (lambda value: 0 <= value < math.inf, "不小于 0 的数", "a number from 0"),
     "top_p": (lambda value: 0 <= value <= 1, " 0 与 1 之间的数", "between 0 and 1"),
-    "top_k": (lambda value: 0 <= value < 2**31 and value == int(value), "不小于 0 的整数", "an integer from 0"),
+    "top_k": (
+        lambda value: 0 <= value < 2**31 and value == int(value),
+        "不小于 0 的整数",
+        "an integer from 0",
+    ),
     "min_p": (lambda value: 0 <= value <= 1, " 0 与 1 之间的数", "between 0 and 1"),
     "repetition_penalty": (lambda value: 0 < value < math.inf, "大于 0 的数", "a number above 0"),
 }
@@ -189,7 +231,10 @@ def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype |
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise HanlinError(f"{folder} 不是模型目录（没有 config.json）。", f"{folder} is not a model directory (no config.json).")
+        raise HanlinError(
+            f"{folder} 不是模型目录（没有 config.json）。",
+            f"{folder} is not a model directory (no config.json).",
+        )
     if (folder / MANIFEST).is_file():
         read_manifest(folder)
     config = ModelConfig.from_hf(folder)
@@ -208,7 +253,10 @@ def load_reward_model(path: Path | str, device: str | None = None) -> RewardMode
     config = ModelConfig.from_hf(folder)
     architecture = read_json(folder / "config.json")["architectures"][0]
     if not architecture.endswith("ForSequenceClassification") or config.family == "gpt2":
-        raise HanlinError(f"{folder} 是 {architecture}，不是奖励模型。", f"{folder} is a {architecture}, not a reward model.")
+        raise HanlinError(
+            f"{folder} 是 {architecture}，不是奖励模型。",
+            f"{folder} is a {architecture}, not a reward model.",
+        )
     check_weights(folder / WEIGHTS, config, reward=True)
     model = RewardModel(config)
     load_weights(model, folder / WEIGHTS)

@@ -37,7 +37,9 @@ class RMSNorm(nn.Module):
 def rotary_table(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin of every position, each (max_position_embeddings, head_dim/2)."""
     half = config.per_head // 2
-    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, half, dtype=torch.float32) * 2 / config.per_head)
+    frequencies = 1.0 / config.rope_theta ** (
+        torch.arange(0, half, dtype=torch.float32) * 2 / config.per_head
+    )
     angles = torch.outer(torch.arange(config.max_position_embeddings, dtype=torch.float32), frequencies)
     return angles.cos(), angles.sin()
 
@@ -49,7 +51,11 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.per_head
-        hidden, queries, keys = config.hidden_size, config.num_attention_heads * config.per_head, config.key_value_heads * config.per_head
+        hidden, queries, keys = (
+            config.hidden_size,
+            config.num_attention_heads * config.per_head,
+            config.key_value_heads * config.per_head,
+        )
         self.q_proj = nn.Linear(hidden, queries, bias=False)
         self.k_proj = nn.Linear(hidden, keys, bias=False)
         self.v_proj = nn.Linear(hidden, keys, bias=False)
@@ -64,9 +70,14 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, norm: RMSNorm, context: Context) -> torch.Tensor:
         """Attention of norm(x), (B, T, hidden_size)."""
         batch, length, _ = x.shape
-        projected = normed_linears(x, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        projected = normed_linears(
+            x, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+        )
         q, k, v = (part.view(batch, length, -1, self.head_dim) for part in projected)
-        turn_q, turn_k = (functools.partial(self._turn, part, norm, context) for part, norm in ((q, self.q_norm), (k, self.k_norm)))
+        turn_q, turn_k = (
+            functools.partial(self._turn, part, norm, context)
+            for part, norm in ((q, self.q_norm), (k, self.k_norm))
+        )
         q, k = turn_q(), turn_k()  # (B, T, H, D) and (B, T, Hkv, D)
         with made_again({turn_q: q, turn_k: k} if context.frugal and self.remakes else {}):
             attended = context.attend(self.layer, q, k, v)
@@ -114,9 +125,14 @@ class Context:
     """
 
     def __init__(
-        self, ids: torch.Tensor, positions: torch.Tensor | None, doc_ids: torch.Tensor | None, cache: KVCache | None, dtype: torch.dtype,
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor | None,
+        doc_ids: torch.Tensor | None,
+        cache: KVCache | None,
+        dtype: torch.dtype,
         doc_starts: torch.Tensor | None = None,
-    ):  # fmt: skip
+    ):
         batch, length = ids.shape
         steps = torch.arange(length, device=ids.device)
         self.cache, self.mask, self.frugal = cache, None, False
@@ -230,7 +246,14 @@ class _Model(nn.Module):
     def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Hidden states (B, T, hidden_size)."""
         compiled = self._compiled is not None and context.cache is None and torch.is_grad_enabled()
-        context.frugal = self.frugal and ids.is_cpu and torch.is_grad_enabled() and context.cache is None and not self.compiled and not self.checkpoint_activations
+        context.frugal = (
+            self.frugal
+            and ids.is_cpu
+            and torch.is_grad_enabled()
+            and context.cache is None
+            and not self.compiled
+            and not self.checkpoint_activations
+        )
         run = self._compiled if compiled else self.decoder.run
         return run(self.decoder.embed(ids, context), context)  # type: ignore[misc]
 
@@ -292,7 +315,9 @@ class CausalLM(_Model):
         cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Logits (B, T, vocab_size) for token ids (B, T); arguments as in `hidden`."""
-        return self.logits(self.hidden(ids, positions=positions, doc_ids=doc_ids, doc_starts=doc_starts, cache=cache))
+        return self.logits(
+            self.hidden(ids, positions=positions, doc_ids=doc_ids, doc_starts=doc_starts, cache=cache)
+        )
 
 
 class RewardModel(_Model):
@@ -306,10 +331,17 @@ class RewardModel(_Model):
         self.score = nn.Linear(config.hidden_size, 1, bias=False)
 
     def forward(
-        self, ids: torch.Tensor, *, positions: torch.Tensor | None = None, doc_ids: torch.Tensor | None = None, doc_starts: torch.Tensor | None = None
+        self,
+        ids: torch.Tensor,
+        *,
+        positions: torch.Tensor | None = None,
+        doc_ids: torch.Tensor | None = None,
+        doc_starts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
-        hidden = self.run_trunk(ids, Context(ids, positions, doc_ids, None, _dtype_of_products(self.score.weight), doc_starts))
+        hidden = self.run_trunk(
+            ids, Context(ids, positions, doc_ids, None, _dtype_of_products(self.score.weight), doc_starts)
+        )
         return self.score(hidden).squeeze(-1)
 
 
@@ -341,6 +373,11 @@ def init_weights(model: CausalLM | RewardModel, seed: int) -> None:
                 continue
             gpt2_matrix = name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight"))  # stored (in, out)
             fan_in = parameter.shape[0] if gpt2_matrix else parameter.shape[1]
-            embedding = name.endswith(("embed_tokens.weight", "wte.weight", "wpe.weight", "lm_head.weight", "score.weight"))
+            embedding = name.endswith(
+                ("embed_tokens.weight", "wte.weight", "wpe.weight", "lm_head.weight", "score.weight")
+            )
             std = 0.02 if embedding else fan_in**-0.5
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (std * residual_scale if residual else std))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator)
+                * (std * residual_scale if residual else std)
+            )

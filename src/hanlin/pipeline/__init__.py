@@ -25,9 +25,13 @@ __all__ = ["Life", "Recipe", "evaluate_model", "load_recipe", "recipe_names", "r
 
 RECIPE_FILE = "recipe.json"
 STAGE_DATA: dict[str, Kind] = {  # what each stage reads
-    "corpus": "documents", "sft": "conversations", "distill": "conversations", "dpo": "preferences", "reward": "preferences",
+    "corpus": "documents",
+    "sft": "conversations",
+    "distill": "conversations",
+    "dpo": "preferences",
+    "reward": "preferences",
     "grpo": "conversations",
-}  # fmt: skip
+}
 
 
 def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -57,7 +61,14 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
             records = life.runner.records
             digest = hash_json(read_json(out / RECIPE_FILE))
             stages = [
-                {"name": name, "seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "kept": r.kept, "metrics": r.metrics, "samples": r.samples}
+                {
+                    "name": name,
+                    "seconds": r.seconds,
+                    "peak_rss_mb": r.peak_rss_mb,
+                    "kept": r.kept,
+                    "metrics": r.metrics,
+                    "samples": r.samples,
+                }
                 for name, r in records.items()
             ]
             found = _standing_report(out, stages) if len(life.runner.reused) == len(records) else None
@@ -67,14 +78,18 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
                     write_json(out / "report.json", found)
                 return found
             report = {
-                "format": 1, "recipe": recipe.name, "recipe_hash": digest, "seed": recipe.seed, "machine": machine(),
+                "format": 1,
+                "recipe": recipe.name,
+                "recipe_hash": digest,
+                "seed": recipe.seed,
+                "machine": machine(),
                 "seconds": round(sum(record.seconds for record in records.values()), 1),
                 "wall_seconds": round(time.monotonic() - began, 1),
                 "peak_rss_mb": max(record.peak_rss_mb for record in records.values()),
                 "model": "model",
                 "about": about_model(recipe, out, machine()["device"]),
                 "stages": stages,
-            }  # fmt: skip
+            }
             write_report(out, report, _extras(recipe, out, life))
             card = model_card(report | {"hash": read_manifest(out / "model", verify=False).content_hash})
             atomic_write(out / "model" / "README.md", card.encode())
@@ -116,7 +131,11 @@ def check_inputs_of(recipe: Recipe) -> None:
 
 def refuse_foreign(out: Path) -> None:
     """Refuse a directory that holds something, but no run of ours."""
-    if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()) and not (out / RECIPE_FILE).is_file():
+    if (
+        out.is_dir()
+        and any(not entry.name.startswith(".") for entry in out.iterdir())
+        and not (out / RECIPE_FILE).is_file()
+    ):
         raise HanlinError(
             f"{out} 里有别的文件，不是 Hanlin 的运行目录。为免混在一起，请换一个空目录作 --out。",
             f"{out} holds other files and is not a run of Hanlin's. Choose an empty directory as --out, so that nothing gets mixed up.",
@@ -129,12 +148,18 @@ def machine() -> dict[str, Any]:
 
     import torch
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
+    )
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return {
-        "system": platform.platform(), "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "memory_gib": round(memory, 1) if memory else None, "device": str(accelerator or "cpu"),
-    }  # fmt: skip
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory, 1) if memory else None,
+        "device": str(accelerator or "cpu"),
+    }
 
 
 def _extras(recipe: Recipe, out: Path, life: Life) -> dict[str, Any]:
@@ -142,7 +167,12 @@ def _extras(recipe: Recipe, out: Path, life: Life) -> dict[str, Any]:
     for folder in (out / "corpus", out / "tokenizer", out / "dataset", *sorted((out / "models").iterdir())):
         if (folder / MANIFEST).is_file():
             manifest = read_manifest(folder, verify=False)
-            artifacts[folder.name] = {"kind": manifest.kind, "hash": manifest.content_hash, "parents": manifest.parents, "path": str(folder.relative_to(out))}
+            artifacts[folder.name] = {
+                "kind": manifest.kind,
+                "hash": manifest.content_hash,
+                "parents": manifest.parents,
+                "path": str(folder.relative_to(out)),
+            }
     drops = out / "corpus" / "report.json"
     page = out / "corpus" / "report.html"
     return {
@@ -159,7 +189,9 @@ def _extras(recipe: Recipe, out: Path, life: Life) -> dict[str, Any]:
     }
 
 
-def evaluate_model(path: Path | str, tasks: tuple[str, ...] | None = None, count: int = 500) -> dict[str, Any]:
+def evaluate_model(
+    path: Path | str, tasks: tuple[str, ...] | None = None, count: int = 500
+) -> dict[str, Any]:
     """Measure a model on the embedded tinyworld's held-out tasks.
 
     Args:
@@ -176,10 +208,16 @@ def evaluate_model(path: Path | str, tasks: tuple[str, ...] | None = None, count
     known = (*TASKS, TURNS)
     unknown = sorted(set(tasks or ()) - set(known))
     if unknown:
-        raise HanlinError(f"没有任务 {unknown[0]!r}。可用：{'、'.join(known)}。", f"There is no task {unknown[0]!r}. Known: {', '.join(known)}.")
+        raise HanlinError(
+            f"没有任务 {unknown[0]!r}。可用：{'、'.join(known)}。",
+            f"There is no task {unknown[0]!r}. Known: {', '.join(known)}.",
+        )
     if count < 1:
         raise HanlinError(f"count 至少是 1，不是 {count}。", f"count must be at least 1, not {count}.")
     model, tokenizer = load_chat_model(path)
     recipe = load_recipe("demo", [f"evaluation.count={count}"])
     exam = Exam(recipe, TinyworldSource(recipe), tokenizer)
-    return {name: metric.to_dict() for name, metric in exam(model, list(tasks or known), with_problems=True).items()}
+    return {
+        name: metric.to_dict()
+        for name, metric in exam(model, list(tasks or known), with_problems=True).items()
+    }

@@ -22,7 +22,10 @@ from .cells import CellPool, CellSpec, Ground, file_ground, recipe_ground
 from .recipe import Recipe, load_recipe
 from .single import PretrainFile
 
-_RECIPE_SECTIONS, _FILE_SECTIONS = ("tokenizer", "model", "pretrain"), ("dataset", "tokenizer", "model", "pretrain")
+_RECIPE_SECTIONS, _FILE_SECTIONS = (
+    ("tokenizer", "model", "pretrain"),
+    ("dataset", "tokenizer", "model", "pretrain"),
+)
 _CLOCK_TOLERANCE = 0.1  # share by which a cell's seconds may miss what was asked before it is said
 
 
@@ -63,9 +66,16 @@ class AblationPlan:
 
 
 def plan_ablation(
-    name: str, vary: Sequence[str], overrides: Sequence[str] = (), *, seeds: int = 3, steps: int | None = None, seconds: float | None = None,
-    grid: bool = False, heldout: Sequence[str] = (),
-) -> AblationPlan:  # fmt: skip
+    name: str,
+    vary: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    seeds: int = 3,
+    steps: int | None = None,
+    seconds: float | None = None,
+    grid: bool = False,
+    heldout: Sequence[str] = (),
+) -> AblationPlan:
     """Check every setting of an ablation before anything runs.
 
     Args:
@@ -79,21 +89,33 @@ def plan_ablation(
     if steps is not None and seconds is not None:
         raise HanlinError("--steps 和 --seconds 只能给一个。", "Give --steps or --seconds, not both.")
     if seeds < 1 or (seconds is not None and seconds <= 0):
-        raise HanlinError("--seeds 至少是 1，--seconds 必须大于 0。", "--seeds must be at least 1, and --seconds more than 0.")
+        raise HanlinError(
+            "--seeds 至少是 1，--seconds 必须大于 0。",
+            "--seeds must be at least 1, and --seconds more than 0.",
+        )
     axes = [_axis(item) for item in vary]
     if not axes:
         raise HanlinError(
-            "请用 --vary 说明要比较什么。例：--vary model.qk_norm=true,false", "Say with --vary what to compare. Example: --vary model.qk_norm=true,false"
+            "请用 --vary 说明要比较什么。例：--vary model.qk_norm=true,false",
+            "Say with --vary what to compare. Example: --vary model.qk_norm=true,false",
         )
     keys = [key for key, _ in axes]
     for key in keys:
         if keys.count(key) > 1:
-            raise HanlinError(f"--vary {key} 给了两次；请把值写在一起。", f"--vary {key} is given twice; write its values together.")
+            raise HanlinError(
+                f"--vary {key} 给了两次；请把值写在一起。",
+                f"--vary {key} is given twice; write its values together.",
+            )
     fixed = [*overrides, *([f"pretrain.train.steps={steps}"] if steps is not None else [])]
-    if seconds is not None:  # what pays depends on the steps, and the steps on the speed: so only who asks for it gets it
+    if (
+        seconds is not None
+    ):  # what pays depends on the steps, and the steps on the speed: so only who asks for it gets it
         fixed.insert(0, "pretrain.train.compile=false")
     if "pretrain.train.steps" in keys and (steps is not None or seconds is not None):
-        raise HanlinError("已用 --steps 或 --seconds 定了长度，不能再比较 pretrain.train.steps。", "The length is fixed by --steps or --seconds, so pretrain.train.steps cannot vary.")
+        raise HanlinError(
+            "已用 --steps 或 --seconds 定了长度，不能再比较 pretrain.train.steps。",
+            "The length is fixed by --steps or --seconds, so pretrain.train.steps cannot vary.",
+        )
     variants: list[Variant] = []
     for settings in _combinations(axes, grid):
         base = variants[0].settings if variants else {}
@@ -103,11 +125,16 @@ def plan_ablation(
         twin = next((other for other in variants if other.config == config), None)
         if twin is not None:
             twice = Variant(settings, config, tuple(keys)).name
-            raise HanlinError(f"{twin.name} 和 {twice} 是同一个设置。请去掉重复的值。", f"{twin.name} and {twice} are the same setting. Leave out the value that repeats another.")
+            raise HanlinError(
+                f"{twin.name} 和 {twice} 是同一个设置。请去掉重复的值。",
+                f"{twin.name} and {twice} are the same setting. Leave out the value that repeats another.",
+            )
         variants.append(Variant(settings, config, changed or tuple(keys)))
     first = variants[0].config
     title = first.name if isinstance(first, Recipe) else Path(name).stem
-    return AblationPlan(title, variants, [first.seed + index for index in range(seeds)], grid, seconds, tuple(heldout))
+    return AblationPlan(
+        title, variants, [first.seed + index for index in range(seeds)], grid, seconds, tuple(heldout)
+    )
 
 
 def load_subject(name: str, overrides: Sequence[str]) -> Recipe | PretrainFile:
@@ -118,7 +145,14 @@ def load_subject(name: str, overrides: Sequence[str]) -> Recipe | PretrainFile:
     return load_recipe(name, overrides)
 
 
-def run_ablation(plan: AblationPlan, out: Path, *, jobs: int = 1, keep_models: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+def run_ablation(
+    plan: AblationPlan,
+    out: Path,
+    *,
+    jobs: int = 1,
+    keep_models: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Run what is not done yet, and write `result/` below `out`: table.json, table.md, differences.svg and a manifest.
 
     Returns:
@@ -138,14 +172,19 @@ def run_ablation(plan: AblationPlan, out: Path, *, jobs: int = 1, keep_models: b
                 ground.check(variant.config.model)
             lengths = _lengths(plan, grounds, pool)
             cells = [
-                [_cell(variant, ground, seed, steps, {"keep": True} if keep_models else {}) for seed in plan.seeds]
+                [
+                    _cell(variant, ground, seed, steps, {"keep": True} if keep_models else {})
+                    for seed in plan.seeds
+                ]
                 for variant, ground, steps in zip(plan.variants, grounds, lengths, strict=True)
             ]
             progress.stage(2, 2, "cells")
             # Seed by seed, so that what disturbs the machine for a while disturbs every setting.
             results = pool.run([row[index] for index in range(len(plan.seeds)) for row in cells])
             table = _table(plan, [[results[cell.name] for cell in row] for row in cells], jobs, pool.threads)
-            with artifact(out / "result", "ablation", parents={"ground": grounds[0].key}, config=_config(plan)) as written:
+            with artifact(
+                out / "result", "ablation", parents={"ground": grounds[0].key}, config=_config(plan)
+            ) as written:
                 write_json(written.path / "table.json", table)
                 (written.path / "table.md").write_text(ablation_markdown(table), encoding="utf-8")
                 (written.path / "differences.svg").write_text(ablation_picture(table), encoding="utf-8")
@@ -168,20 +207,31 @@ def _axis(item: str) -> tuple[str, list[str]]:
             values[-1] += character
     values = [value.strip() for value in values]
     if not equals or not key or not all(values):
-        raise HanlinError(f"--vary {item!r} 应写成 键.键=值,值，例如 model.qk_norm=true,false。", f"--vary {item!r} should read key.key=value,value, such as model.qk_norm=true,false.")
+        raise HanlinError(
+            f"--vary {item!r} 应写成 键.键=值,值，例如 model.qk_norm=true,false。",
+            f"--vary {item!r} should read key.key=value,value, such as model.qk_norm=true,false.",
+        )
     if len(values) < 2:
-        raise HanlinError(f"--vary {item} 只有一个值，没有可比的。", f"--vary {item} has one value: there is nothing to compare.")
+        raise HanlinError(
+            f"--vary {item} 只有一个值，没有可比的。",
+            f"--vary {item} has one value: there is nothing to compare.",
+        )
     for value in values:
         try:
             yaml.safe_load(value)
         except yaml.YAMLError:
-            raise HanlinError(f"--vary {key} 的值 {value!r} 看不懂。", f"--vary {key}: cannot read the value {value!r}.") from None
+            raise HanlinError(
+                f"--vary {key} 的值 {value!r} 看不懂。", f"--vary {key}: cannot read the value {value!r}."
+            ) from None
     return key, values
 
 
 def _combinations(axes: Sequence[tuple[str, list[str]]], grid: bool) -> list[dict[str, str]]:
     if grid:
-        return [dict(zip([key for key, _ in axes], values, strict=True)) for values in itertools.product(*(values for _, values in axes))]
+        return [
+            dict(zip([key for key, _ in axes], values, strict=True))
+            for values in itertools.product(*(values for _, values in axes))
+        ]
     baseline = {key: values[0] for key, values in axes}
     return [baseline] + [baseline | {key: value} for key, values in axes for value in values[1:]]
 
@@ -196,7 +246,9 @@ def _refuse_idle(keys: Sequence[str], sections: Sequence[str]) -> None:
                 f"{key} changes which documents are held out, so there would be no common ruler. Build the corpora apart and compare on one --heldout.",
             )
         if section == "seed":
-            raise HanlinError("种子由 --seeds 决定，不能放在 --vary 里。", "Seeds are set by --seeds and cannot be varied.")
+            raise HanlinError(
+                "种子由 --seeds 决定，不能放在 --vary 里。", "Seeds are set by --seeds and cannot be varied."
+            )
         if section not in sections:
             raise HanlinError(
                 f"{key} 与预训练无关，改它什么也比不出来。可以改的小节：{'、'.join(sections)}。",
@@ -221,10 +273,16 @@ def _grounds(plan: AblationPlan, out: Path, progress: Progress) -> list[Ground]:
     return grounds
 
 
-def _cell(variant: Variant, ground: Ground, seed: int, steps: int, more: dict[str, Any], task: str = "train") -> CellSpec:
+def _cell(
+    variant: Variant, ground: Ground, seed: int, steps: int, more: dict[str, Any], task: str = "train"
+) -> CellSpec:
     config = variant.config
-    section = dataclasses.replace(config.pretrain, train=dataclasses.replace(config.pretrain.train, steps=steps))
-    slug = "".join(character if character.isalnum() or character in "=.-_" else "_" for character in variant.name)[:80]
+    section = dataclasses.replace(
+        config.pretrain, train=dataclasses.replace(config.pretrain.train, steps=steps)
+    )
+    slug = "".join(
+        character if character.isalnum() or character in "=.-_" else "_" for character in variant.name
+    )[:80]
     name = f"probe-{slug}" if task == "probe" else f"{slug}-seed{seed}"
     return CellSpec(name, ground, config.model, section, seed, config.device, task, more)
 
@@ -239,33 +297,58 @@ def _lengths(plan: AblationPlan, grounds: Sequence[Ground], pool: CellPool) -> l
     short = min(20.0, max(3.0, 0.1 * plan.seconds))
     pool.progress.stage(1, 2, "probe")
     more = {"seconds": short, "jobs": pool.jobs, "threads": pool.threads}
-    probes = [_cell(variant, ground, plan.seeds[0], 1_000_000, more, "probe") for variant, ground in zip(plan.variants, grounds, strict=True)]
+    probes = [
+        _cell(variant, ground, plan.seeds[0], 1_000_000, more, "probe")
+        for variant, ground in zip(plan.variants, grounds, strict=True)
+    ]
     results = pool.run(probes)
     found = [results[probe.name] for probe in probes]
     return [max(1, int((plan.seconds - probe["first_seconds"]) / probe["step_seconds"])) for probe in found]
 
 
-def _table(plan: AblationPlan, results: Sequence[Sequence[dict[str, Any]]], jobs: int, threads: int) -> dict[str, Any]:
-    rows = ablation_table([
-        {"name": variant.name, "settings": variant.settings, "results": found} for variant, found in zip(plan.variants, results, strict=True)
-    ])  # fmt: skip
+def _table(
+    plan: AblationPlan, results: Sequence[Sequence[dict[str, Any]]], jobs: int, threads: int
+) -> dict[str, Any]:
+    rows = ablation_table(
+        [
+            {"name": variant.name, "settings": variant.settings, "results": found}
+            for variant, found in zip(plan.variants, results, strict=True)
+        ]
+    )
     notes = []
     if plan.seconds is not None:
-        off = [(row["name"], row["seconds"]) for row in rows if abs(row["seconds"] / plan.seconds - 1) > _CLOCK_TOLERANCE]
+        off = [
+            (row["name"], row["seconds"])
+            for row in rows
+            if abs(row["seconds"] / plan.seconds - 1) > _CLOCK_TOLERANCE
+        ]
         for name, seconds in off:
-            notes.append((
-                f"{name} 实际用了 {seconds:.0f} 秒，与要求相差超过 {_CLOCK_TOLERANCE:.0%}：机器的速度变了，比较不完全公平。",
-                f"{name} took {seconds:.0f} seconds, more than {_CLOCK_TOLERANCE:.0%} off: the machine's speed changed, so the comparison is not quite fair.",
-            ))  # fmt: skip
+            notes.append(
+                (
+                    f"{name} 实际用了 {seconds:.0f} 秒，与要求相差超过 {_CLOCK_TOLERANCE:.0%}：机器的速度变了，比较不完全公平。",
+                    f"{name} took {seconds:.0f} seconds, more than {_CLOCK_TOLERANCE:.0%} off: the machine's speed changed, so the comparison is not quite fair.",
+                )
+            )
     equal = {"seconds": plan.seconds} if plan.seconds is not None else {"steps": int(rows[0]["steps"])}
     return {
-        "format": 1, "recipe": plan.name, "mode": "grid" if plan.grid else "one_at_a_time", "seeds": plan.seeds, "equal": equal,
-        "documents": len(results[0][0]["bytes"]), "jobs": jobs, "threads": threads, "variants": rows, "notes": notes,
-    }  # fmt: skip
+        "format": 1,
+        "recipe": plan.name,
+        "mode": "grid" if plan.grid else "one_at_a_time",
+        "seeds": plan.seeds,
+        "equal": equal,
+        "documents": len(results[0][0]["bytes"]),
+        "jobs": jobs,
+        "threads": threads,
+        "variants": rows,
+        "notes": notes,
+    }
 
 
 def _config(plan: AblationPlan) -> dict[str, Any]:
     return {
-        "baseline": to_dict(plan.baseline.config), "variants": [variant.settings for variant in plan.variants], "seeds": plan.seeds,
-        "seconds": plan.seconds, "grid": plan.grid,
-    }  # fmt: skip
+        "baseline": to_dict(plan.baseline.config),
+        "variants": [variant.settings for variant in plan.variants],
+        "seeds": plan.seeds,
+        "seconds": plan.seconds,
+        "grid": plan.grid,
+    }

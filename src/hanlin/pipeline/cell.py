@@ -34,7 +34,9 @@ from ..training.checkpoint import list_checkpoints
 from .runner import peak_rss_mb
 
 SPEC, RESULT, METRICS = "cell.json", "result.json", "metrics.jsonl"
-_FIRST_STEPS = 2  # of a probe: slower than those that follow (memory is taken, kernels are chosen, a graph is compiled)
+_FIRST_STEPS = (
+    2  # of a probe: slower than those that follow (memory is taken, kernels are chosen, a graph is compiled)
+)
 
 
 class Cell:
@@ -47,7 +49,9 @@ class Cell:
         self.seed, self.device = self.spec["seed"], self.spec["device"]
         self.dataset, self.words = Path(self.spec["dataset"]), Path(self.spec["tokenizer"])
         self.tokenizer: Tokenizer = load_tokenizer(self.words)
-        self.shape: ModelConfig = build(ModelShape, self.spec["model"], str(folder)).config(self.tokenizer.vocab_size, self.tokenizer.eos_id)
+        self.shape: ModelConfig = build(ModelShape, self.spec["model"], str(folder)).config(
+            self.tokenizer.vocab_size, self.tokenizer.eos_id
+        )
         self.keep: bool = self.spec.get("keep", False)
 
     def config(self, **train: Any) -> SupervisedConfig:
@@ -55,12 +59,25 @@ class Cell:
         section = self.spec["pretrain"]
         return build(SupervisedConfig, section | {"train": section["train"] | train}, str(self.folder))
 
-    def train(self, config: SupervisedConfig, out: Path, work: Path, progress: Progress, max_seconds: float | None = None) -> None:
+    def train(
+        self,
+        config: SupervisedConfig,
+        out: Path,
+        work: Path,
+        progress: Progress,
+        max_seconds: float | None = None,
+    ) -> None:
         """Pretrain into `out`, unless this very model is there already."""
         key = f"{self.key}/{out.name}"
         if (out / MANIFEST).is_file() and read_manifest(out).key == key:
             return
-        pretrain(self.dataset, self.words, self.shape, config, Job(out, work, progress, self.seed, key, self.device, max_seconds=max_seconds))
+        pretrain(
+            self.dataset,
+            self.words,
+            self.shape,
+            config,
+            Job(out, work, progress, self.seed, key, self.device, max_seconds=max_seconds),
+        )
 
     def measure(self, model: Path) -> dict[str, Any]:
         """Bits and bytes of each held-out document, and the model's own figures."""
@@ -68,11 +85,16 @@ class Cell:
 
         documents = heldout_documents(self.spec["heldout"])
         ids, sizes = encode_documents(self.tokenizer, documents)
-        bits = document_bits(load_model(model, device=self.device), ids, context=self.spec["pretrain"]["seq_len"])
+        bits = document_bits(
+            load_model(model, device=self.device), ids, context=self.spec["pretrain"]["seq_len"]
+        )
         return {
-            "bits": [float(f"{value:.8g}") for value in bits], "bytes": sizes.tolist(), "sources": [d.get("source") for d in documents],
-            "parameters": self.shape.parameters(), "flops_per_token": self.shape.flops_per_token(self.spec["pretrain"]["seq_len"]),
-        }  # fmt: skip
+            "bits": [float(f"{value:.8g}") for value in bits],
+            "bytes": sizes.tolist(),
+            "sources": [d.get("source") for d in documents],
+            "parameters": self.shape.parameters(),
+            "flops_per_token": self.shape.flops_per_token(self.spec["pretrain"]["seq_len"]),
+        }
 
 
 def heldout_documents(place: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -102,7 +124,8 @@ def probe_cell(cell: Cell) -> dict[str, Any]:
     """How long a step takes, and how long it takes until steps take that long."""
     work = cell.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
-    compiled = cell.config().train.compile is True  # the many steps below are not what the run will have: auto would take them for a long run
+    # the many steps below are not what the run will have: auto would take them for a long run
+    compiled = cell.config().train.compile is True
     config = cell.config(steps=1_000_000, schedule="constant", checkpoint_seconds=1e9, compile=compiled)
     cell.train(config, cell.folder / "model", work, Progress(), max_seconds=cell.spec["seconds"])
     lines = read_json_lines(work / METRICS)
@@ -111,7 +134,12 @@ def probe_cell(cell: Cell) -> dict[str, Any]:
     skip = min(_FIRST_STEPS, len(lines) - 1)
     start = lines[skip - 1]["seconds"] if skip else 0.0
     step = (lines[-1]["seconds"] - start) / (len(lines) - skip)
-    return {"step_seconds": step, "first_seconds": max(0.0, start - skip * step), "steps": len(lines), "tokens": lines[-1]["tokens"]}
+    return {
+        "step_seconds": step,
+        "first_seconds": max(0.0, start - skip * step),
+        "steps": len(lines),
+        "tokens": lines[-1]["tokens"],
+    }
 
 
 def series_cell(cell: Cell) -> dict[str, Any]:
@@ -132,7 +160,9 @@ def series_cell(cell: Cell) -> dict[str, Any]:
             if not at or int(at[0].name.rpartition("-")[2]) < leaves:
                 stop = _StopAt(cell.progress, leaves, longest)
                 try:
-                    constant = cell.config(steps=longest + 1, schedule="constant", warmup=warm / (longest + 1))
+                    constant = cell.config(
+                        steps=longest + 1, schedule="constant", warmup=warm / (longest + 1)
+                    )
                     cell.train(constant, cell.folder / "never", trunk, stop)
                 except KeyboardInterrupt:
                     if not stop.reached:
@@ -140,13 +170,23 @@ def series_cell(cell: Cell) -> dict[str, Any]:
             work = folder / "work"
             if not list_checkpoints(work):
                 shutil.copytree(list_checkpoints(trunk)[0], work / list_checkpoints(trunk)[0].name)
-            cell.train(cell.config(steps=steps, schedule="wsd", warmup=warm / steps), folder / "model", work, cell.progress)
+            cell.train(
+                cell.config(steps=steps, schedule="wsd", warmup=warm / steps),
+                folder / "model",
+                work,
+                cell.progress,
+            )
             result = _trained(work / METRICS, folder / "model") | cell.measure(folder / "model")
-            write_json(kept, result | {"steps": steps, "tokens": steps * cell.config().rows * cell.config().seq_len})
+            write_json(
+                kept, result | {"steps": steps, "tokens": steps * cell.config().rows * cell.config().seq_len}
+            )
             os.replace(work / METRICS, cell.folder / f"branch-{steps}.jsonl")
             shutil.rmtree(folder)
         results.append(read_json(kept))
-        cell.progress.note(f"{number + 1}/{len(cell.spec['branches'])} 个长度完成", f"{number + 1} of {len(cell.spec['branches'])} lengths done")
+        cell.progress.note(
+            f"{number + 1}/{len(cell.spec['branches'])} 个长度完成",
+            f"{number + 1} of {len(cell.spec['branches'])} lengths done",
+        )
     shutil.rmtree(trunk, ignore_errors=True)
     return {"branches": results}
 
@@ -173,9 +213,13 @@ def _trained(metrics: Path, model: Path) -> dict[str, Any]:
     timed = lines[1:] or lines  # a branch's seconds begin with its trunk's, and the first step is slow
     spent = lines[-1]["seconds"] - (lines[0]["seconds"] if len(lines) > 1 else 0.0)
     return {
-        "steps": lines[-1]["step"], "tokens": tokens, "seconds": said["seconds"], "skipped": said["skipped"],
-        "tokens_per_second": sum(line["tokens"] for line in timed) / max(spent, 1e-9), "peak_rss_mb": round(peak_rss_mb(), 1),
-    }  # fmt: skip
+        "steps": lines[-1]["step"],
+        "tokens": tokens,
+        "seconds": said["seconds"],
+        "skipped": said["skipped"],
+        "tokens_per_second": sum(line["tokens"] for line in timed) / max(spent, 1e-9),
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+    }
 
 
 # ------------------------------------------------------------------ the process

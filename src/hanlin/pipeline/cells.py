@@ -73,10 +73,19 @@ class CellSpec:
     def spec(self) -> dict[str, Any]:
         """The content of `cell.json`."""
         body = {
-            "task": self.task, "model": to_dict(self.model), "pretrain": to_dict(self.pretrain), "seed": self.seed, "device": self.device,
-        } | self.more  # fmt: skip
+            "task": self.task,
+            "model": to_dict(self.model),
+            "pretrain": to_dict(self.pretrain),
+            "seed": self.seed,
+            "device": self.device,
+        } | self.more
         key = hash_json([body, self.ground.key])
-        return body | {"key": key, "dataset": str(self.ground.dataset), "tokenizer": str(self.ground.tokenizer), "heldout": self.ground.heldout}
+        return body | {
+            "key": key,
+            "dataset": str(self.ground.dataset),
+            "tokenizer": str(self.ground.tokenizer),
+            "heldout": self.ground.heldout,
+        }
 
 
 def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
@@ -94,7 +103,12 @@ def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
     for name in _DATA:
         getattr(life, name)()
     heldout = {"corpus": str((folder / "corpus").resolve())}
-    return _ground(folder / "dataset", folder / "tokenizer", heldout, read_manifest(folder / "corpus", verify=False).content_hash)
+    return _ground(
+        folder / "dataset",
+        folder / "tokenizer",
+        heldout,
+        read_manifest(folder / "corpus", verify=False).content_hash,
+    )
 
 
 def file_ground(file: PretrainFile, heldout: Sequence[str]) -> Ground:
@@ -110,19 +124,36 @@ def file_ground(file: PretrainFile, heldout: Sequence[str]) -> Ground:
         )
     if len(heldout) == 1 and (Path(heldout[0]) / MANIFEST).is_file():
         manifest = read_manifest(heldout[0], "corpus")
-        return _ground(file.dataset, file.tokenizer, {"corpus": str(Path(heldout[0]).resolve())}, manifest.content_hash)
+        return _ground(
+            file.dataset, file.tokenizer, {"corpus": str(Path(heldout[0]).resolve())}, manifest.content_hash
+        )
     files = expand(list(heldout))
-    return _ground(file.dataset, file.tokenizer, {"files": [str(path.resolve()) for path in files]}, files_key(files, "heldout"))
+    return _ground(
+        file.dataset,
+        file.tokenizer,
+        {"files": [str(path.resolve()) for path in files]},
+        files_key(files, "heldout"),
+    )
 
 
 def _ground(dataset: Path, tokenizer: Path, heldout: dict[str, Any], heldout_key: str) -> Ground:
-    hashes = [read_manifest(dataset, "dataset").content_hash, read_manifest(tokenizer, "tokenizer").content_hash, heldout_key]
+    hashes = [
+        read_manifest(dataset, "dataset").content_hash,
+        read_manifest(tokenizer, "tokenizer").content_hash,
+        heldout_key,
+    ]
     if not heldout_documents(heldout):
         raise HanlinError(
             "没有留出的文档，无法比较。请给语料留出一部分（corpus.heldout_fraction=0.02）。",
             "There are no held-out documents to compare on. Keep some of the corpus out (corpus.heldout_fraction=0.02).",
         )
-    return Ground(dataset.resolve(), tokenizer.resolve(), heldout, hash_json(hashes), load_tokenizer(tokenizer).vocab_size)
+    return Ground(
+        dataset.resolve(),
+        tokenizer.resolve(),
+        heldout,
+        hash_json(hashes),
+        load_tokenizer(tokenizer).vocab_size,
+    )
 
 
 class CellPool:
@@ -155,7 +186,9 @@ class CellPool:
             else:
                 results[cell.name] = found
         if results:
-            self.progress.note(f"{len(results)} 格已完成，沿用", f"{len(results)} cells are done already, kept")
+            self.progress.note(
+                f"{len(results)} 格已完成，沿用", f"{len(results)} cells are done already, kept"
+            )
         self._steps = {cell.name: (0, cell.pretrain.train.steps) for cell in waiting if cell.task != "probe"}
         errors: dict[str, HanlinError] = {}
 
@@ -165,7 +198,10 @@ class CellPool:
                 with self._lock:
                     if cell.name in self._steps:
                         self._steps[cell.name] = (self._steps[cell.name][1], self._steps[cell.name][1])
-                    self.progress.note(f"{len(results)}/{len(cells)} {cell.name} 完成", f"{len(results)}/{len(cells)} {cell.name} done")
+                    self.progress.note(
+                        f"{len(results)}/{len(cells)} {cell.name} 完成",
+                        f"{len(results)}/{len(cells)} {cell.name} done",
+                    )
             except HanlinError as error:
                 errors[cell.name] = error
 
@@ -186,7 +222,10 @@ class CellPool:
         if errors:
             zh = "\n".join(f"  {name}：{error.zh}" for name, error in errors.items())
             en = "\n".join(f"  {name}: {error.en}" for name, error in errors.items())
-            raise HanlinError(f"{len(errors)} 格没有做成，其余的已保存，同一条命令会接着做：\n{zh}", f"{len(errors)} cells failed; the others are kept, and the same command goes on:\n{en}")
+            raise HanlinError(
+                f"{len(errors)} 格没有做成，其余的已保存，同一条命令会接着做：\n{zh}",
+                f"{len(errors)} cells failed; the others are kept, and the same command goes on:\n{en}",
+            )
         return results
 
     def folder(self, cell: CellSpec) -> Path:
@@ -209,7 +248,9 @@ class CellPool:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SPEC, cell.spec())
         threads = str(self.threads)
-        environment = {"GOMP_SPINCOUNT": "1000"} | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment = (
+            {"GOMP_SPINCOUNT": "1000"} | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        )
         said: dict[str, Any] = {}
         with open(folder / "log.txt", "ab") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then asks each cell, once, to save and stop.
@@ -217,9 +258,13 @@ class CellPool:
                 if self._stopped:
                     raise HanlinError("已中断", "interrupted")
                 process = subprocess.Popen(
-                    [*python_running("hanlin.pipeline.cell"), str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                    env=environment, start_new_session=True,
-                )  # fmt: skip
+                    [*python_running("hanlin.pipeline.cell"), str(folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
                 self._running[cell.name] = process
             assert process.stdout is not None
             for line in process.stdout:
@@ -234,7 +279,8 @@ class CellPool:
             zh, en = said["error"]
             raise HanlinError(zh, en)
         raise HanlinError(
-            f"进程以 {code} 结束。{_tail(folder / 'log.txt')} 全文：{folder / 'log.txt'}", f"its process ended with {code}. {_tail(folder / 'log.txt')} All of it: {folder / 'log.txt'}"
+            f"进程以 {code} 结束。{_tail(folder / 'log.txt')} 全文：{folder / 'log.txt'}",
+            f"its process ended with {code}. {_tail(folder / 'log.txt')} All of it: {folder / 'log.txt'}",
         )
 
     def _heard(self, cell: CellSpec, line: dict[str, Any]) -> dict[str, Any]:

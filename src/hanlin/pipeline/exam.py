@@ -32,7 +32,9 @@ class Exam:
         self.recipe, self.source, self.tokenizer = recipe, source, tokenizer
         self.answers: dict[str, list[dict[str, Any]]] = {}  # of the exam taken last, by task
 
-    def task(self, model: CausalLM | Engine, task: Task | str, **sampling: Any) -> tuple[Metric, list[dict[str, Any]]]:
+    def task(
+        self, model: CausalLM | Engine, task: Task | str, **sampling: Any
+    ) -> tuple[Metric, list[dict[str, Any]]]:
         """One task's metric and its answers.
 
         Args:
@@ -42,11 +44,19 @@ class Exam:
             task = self.source.task(task)
         settings = {"temperature": task.temperature} | sampling
         return evaluate_generation(
-            model, self.tokenizer, task.records, task.check, thinking=task.thinking,
-            max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed, **settings,
-        )  # fmt: skip
+            model,
+            self.tokenizer,
+            task.records,
+            task.check,
+            thinking=task.thinking,
+            max_new_tokens=self.recipe.evaluation.max_new_tokens,
+            seed=self.recipe.seed,
+            **settings,
+        )
 
-    def __call__(self, model: CausalLM, names: Sequence[str], with_problems: bool = False, **sampling: Any) -> dict[str, Metric]:
+    def __call__(
+        self, model: CausalLM, names: Sequence[str], with_problems: bool = False, **sampling: Any
+    ) -> dict[str, Metric]:
         """Metrics of the named tasks, and over all their answers:
 
         `ends_by_itself`, `thinking_closes` (of the answers that opened a thought) and `inside_answered` (of the questions from
@@ -64,9 +74,14 @@ class Exam:
             if name == TURNS:
                 conversations = self.source.mixed_conversations(with_problems)
                 metrics[name], samples = evaluate_turns(
-                    engine, self.tokenizer, conversations, CHECKS,
-                    max_new_tokens=self.recipe.evaluation.max_new_tokens, seed=self.recipe.seed, **sampling,
-                )  # fmt: skip
+                    engine,
+                    self.tokenizer,
+                    conversations,
+                    CHECKS,
+                    max_new_tokens=self.recipe.evaluation.max_new_tokens,
+                    seed=self.recipe.seed,
+                    **sampling,
+                )
             else:
                 task = self.source.task(name)
                 forced = task.thinking is True
@@ -95,11 +110,24 @@ class Exam:
         engine, found = Engine(model, self.tokenizer), []
         for name, (zh, en) in CARDS.items():
             task = self.source.task(name)
-            right = [(record, a) for record, a in zip(task.records, self.answers.get(name, ()), strict=False) if a["correct"]]
+            right = [
+                (record, a)
+                for record, a in zip(task.records, self.answers.get(name, ()), strict=False)
+                if a["correct"]
+            ]
             for record, sample in right[:CANDIDATES]:
                 again = dataclasses.replace(task, records=[record] * DRAWS, thinking=None)
-                if self.task(engine, again, **sampling)[0].value == 1.0:  # each has a random stream of its own
-                    found.append({"title": {"zh": zh, "en": en}, "text": sample["prompt"], "answer": sample["output"], "task": name})
+                if (
+                    self.task(engine, again, **sampling)[0].value == 1.0
+                ):  # each has a random stream of its own
+                    found.append(
+                        {
+                            "title": {"zh": zh, "en": en},
+                            "text": sample["prompt"],
+                            "answer": sample["output"],
+                            "task": name,
+                        }
+                    )
                     break
         return found
 

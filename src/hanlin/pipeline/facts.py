@@ -33,33 +33,55 @@ def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     shape = ModelConfig.from_hf(folder)
     corpus, dataset = (_notes(out, name) for name in ("corpus", "dataset"))
     curve = out / "curves" / "pretrain.jsonl"
-    seen = sum(line.get("tokens", 0) for line in _lines(curve)) or recipe.pretrain.train.steps * recipe.pretrain.rows * recipe.pretrain.seq_len
+    seen = (
+        sum(line.get("tokens", 0) for line in _lines(curve))
+        or recipe.pretrain.train.steps * recipe.pretrain.rows * recipe.pretrain.seq_len
+    )
     return {
-        "family": shape.family, "parameters": shape.parameters(), "layers": shape.num_hidden_layers, "hidden_size": shape.hidden_size,
-        "heads": shape.num_attention_heads, "key_value_heads": shape.key_value_heads, "vocab_size": shape.vocab_size,
-        "context": shape.max_position_embeddings, "training_tokens": dataset.get("tokens"), "tokens_seen": int(seen),
-        "training_flops": shape.flops_per_token(recipe.pretrain.seq_len) * seen, "device": device,
-        "documents": corpus.get("documents_kept"), "characters": corpus.get("characters_kept"), "sources": dataset.get("sources") or {},
-    }  # fmt: skip
+        "family": shape.family,
+        "parameters": shape.parameters(),
+        "layers": shape.num_hidden_layers,
+        "hidden_size": shape.hidden_size,
+        "heads": shape.num_attention_heads,
+        "key_value_heads": shape.key_value_heads,
+        "vocab_size": shape.vocab_size,
+        "context": shape.max_position_embeddings,
+        "training_tokens": dataset.get("tokens"),
+        "tokens_seen": int(seen),
+        "training_flops": shape.flops_per_token(recipe.pretrain.seq_len) * seen,
+        "device": device,
+        "documents": corpus.get("documents_kept"),
+        "characters": corpus.get("characters_kept"),
+        "sources": dataset.get("sources") or {},
+    }
 
 
 def tokens_facts(out: Path) -> dict[str, Any]:
     """A sentence of the held-out text in tokens, and what the vocabulary makes of the training text."""
     tokenizer = load_tokenizer(out / "tokenizer")
     corpus, dataset = (_notes(out, name) for name in ("corpus", "dataset"))
-    text = next((document["text"] for document in islice(read_corpus(out / "corpus", "heldout"), 1)), "翰林学士读书写字。")
+    text = next(
+        (document["text"] for document in islice(read_corpus(out / "corpus", "heldout"), 1)),
+        "翰林学士读书写字。",
+    )
     text = text.strip()[:_SENTENCE]
-    words = [token.decode() for token in tokenizer.vocabulary.tokens if _is_text(token) and not token.isascii()]
+    words = [
+        token.decode() for token in tokenizer.vocabulary.tokens if _is_text(token) and not token.isascii()
+    ]
     facts = {
-        "vocab_size": tokenizer.vocab_size, "text": text, "tokens": [_piece(tokenizer, token) for token in tokenizer.encode(text)],
+        "vocab_size": tokenizer.vocab_size,
+        "text": text,
+        "tokens": [_piece(tokenizer, token) for token in tokenizer.encode(text)],
         "longest": sorted(words, key=len, reverse=True)[:_LONGEST],
-    }  # fmt: skip
+    }
     if corpus.get("characters_kept") and dataset.get("tokens"):
         facts["characters_per_token"] = corpus["characters_kept"] / dataset["tokens"]
     return facts
 
 
-def examples(out: Path, problems: Sequence[Mapping[str, Any]] | None = None) -> dict[str, list[dict[str, Any]]]:
+def examples(
+    out: Path, problems: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """One item of each stage's training data, as the model reads it: {stage: [{"label", "parts": [[text, is it learned], …]}]}.
 
     Args:
@@ -68,7 +90,9 @@ def examples(out: Path, problems: Sequence[Mapping[str, Any]] | None = None) -> 
     tokenizer = load_tokenizer(out / "tokenizer")
     found: dict[str, list[dict[str, Any]]] = {}
     if (out / "dataset" / MANIFEST).is_file():
-        found["pretrain"] = [{"label": None, "parts": _parts(TokenDataset(out / "dataset", verify=False), tokenizer, 0)}]
+        found["pretrain"] = [
+            {"label": None, "parts": _parts(TokenDataset(out / "dataset", verify=False), tokenizer, 0)}
+        ]
     for stage in ("sft", "distill"):
         if (out / "data" / stage / MANIFEST).is_file():
             data = TokenDataset(out / "data" / stage, verify=False)
@@ -77,7 +101,9 @@ def examples(out: Path, problems: Sequence[Mapping[str, Any]] | None = None) -> 
         if (out / "data" / stage / MANIFEST).is_file():
             data = TokenDataset(out / "data" / stage, verify=False)
             labels = ({"zh": "较好的", "en": "the better one"}, {"zh": "较差的", "en": "the worse one"})
-            found[stage] = [{"label": label, "parts": _parts(data, tokenizer, side)} for side, label in enumerate(labels)]
+            found[stage] = [
+                {"label": label, "parts": _parts(data, tokenizer, side)} for side, label in enumerate(labels)
+            ]
     if problems:
         problem = problems[0]
         asked = next(message["content"] for message in problem["messages"] if message["role"] == "user")
@@ -102,7 +128,11 @@ def _parts(data: TokenDataset, tokenizer: Tokenizer, index: int) -> list[list[An
     if data.mask is not None:
         mask = np.asarray(data.mask[data.starts[index] : data.starts[index] + len(ids)], dtype=bool)
     edges = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(ids)]
-    parts = [[tokenizer.decode(ids[start:end]), bool(mask[start])] for start, end in zip(edges, edges[1:], strict=False) if end > start]
+    parts = [
+        [tokenizer.decode(ids[start:end]), bool(mask[start])]
+        for start, end in zip(edges, edges[1:], strict=False)
+        if end > start
+    ]
     if len(ids) == _EXAMPLE:
         parts.append(["…", False])
     return parts

@@ -41,7 +41,9 @@ def tolerance(name: str) -> float | None:
     return TOLERANCES.get(name.partition("/")[0])
 
 
-def judge(stage: str, aim: tuple[str, Metric, Metric], guards: Mapping[str, tuple[Metric, Metric, float]]) -> Verdict:
+def judge(
+    stage: str, aim: tuple[str, Metric, Metric], guards: Mapping[str, tuple[Metric, Metric, float]]
+) -> Verdict:
     """Decide on a stage's model.
 
     Args:
@@ -75,5 +77,7 @@ def judge(stage: str, aim: tuple[str, Metric, Metric], guards: Mapping[str, tupl
                 "the previous model stays.",
             )
     return Verdict(
-        True, f"{stage} 已采用：{name} {old.value:.3f} → {new.value:.3f}。", f"{stage} was kept: {name} {old.value:.3f} → {new.value:.3f}."
+        True,
+        f"{stage} 已采用：{name} {old.value:.3f} → {new.value:.3f}。",
+        f"{stage} was kept: {name} {old.value:.3f} → {new.value:.3f}.",
     )

@@ -67,18 +67,38 @@ class Life(Workshop):
             if isinstance(self.source, TinyworldSource):
                 documents = list(documents)
             build_corpus(
-                documents, self.out / "corpus", section, seed=self.recipe.seed, key=key, progress=self.progress, page=render_corpus, in_recipe=True
+                documents,
+                self.out / "corpus",
+                section,
+                seed=self.recipe.seed,
+                key=key,
+                progress=self.progress,
+                page=render_corpus,
+                in_recipe=True,
             )
             manifest = read_manifest(self.out / "corpus", verify=False)
             record.notes |= manifest.metrics
             if isinstance(self.source, TinyworldSource):
-                cleaned = (d["text"] for part in ("documents", "heldout") for d in read_corpus(self.out / "corpus", part))
+                cleaned = (
+                    d["text"]
+                    for part in ("documents", "heldout")
+                    for d in read_corpus(self.out / "corpus", part)
+                )
                 score = tinyworld.check_cleaning(documents, cleaned)
-                record.metrics["dirt_removed"] = Metric.proportion(score.dirt_removed, score.dirt_total).to_dict()
-                record.metrics["good_lost"] = Metric.proportion(score.good_lost, score.good_total, higher_is_better=False).to_dict()
+                record.metrics["dirt_removed"] = Metric.proportion(
+                    score.dirt_removed, score.dirt_total
+                ).to_dict()
+                record.metrics["good_lost"] = Metric.proportion(
+                    score.good_lost, score.good_total, higher_is_better=False
+                ).to_dict()
                 record.notes["by_kind"] = score.by_kind
 
-        self.runner.run("corpus", [section.identity(), self.source.fingerprint("corpus"), self.recipe.seed], body, (self.out / "corpus",))
+        self.runner.run(
+            "corpus",
+            [section.identity(), self.source.fingerprint("corpus"), self.recipe.seed],
+            body,
+            (self.out / "corpus",),
+        )
 
     def tokenizer(self) -> None:
         """Learn the vocabulary from the cleaned text."""
@@ -86,12 +106,20 @@ class Life(Workshop):
 
         def body(key: str, record: StepRecord) -> None:
             train_tokenizer(
-                corpus / "documents.jsonl.zst", vocab_size=section.vocab_size, out=self.out / "tokenizer", max_token_chars=section.max_token_chars,
-                num_special=section.num_special, threads=os.cpu_count() or 1, parents={"corpus": self._hash("corpus")}, key=key,
-            )  # fmt: skip
+                corpus / "documents.jsonl.zst",
+                vocab_size=section.vocab_size,
+                out=self.out / "tokenizer",
+                max_token_chars=section.max_token_chars,
+                num_special=section.num_special,
+                threads=os.cpu_count() or 1,
+                parents={"corpus": self._hash("corpus")},
+                key=key,
+            )
             record.notes |= read_manifest(self.out / "tokenizer", verify=False).metrics
 
-        self.runner.run("tokenizer", [to_dict(section), self._hash("corpus")], body, (self.out / "tokenizer",))
+        self.runner.run(
+            "tokenizer", [to_dict(section), self._hash("corpus")], body, (self.out / "tokenizer",)
+        )
 
     def dataset(self) -> None:
         """Encode the text once; check, before a step is taken, that the model to come can be exported."""
@@ -102,10 +130,19 @@ class Life(Workshop):
         def body(key: str, record: StepRecord) -> None:
             documents = read_corpus(self.out / "corpus", "documents")
             parents = {"corpus": self._hash("corpus"), "tokenizer": self._hash("tokenizer")}
-            build_text_dataset(documents, tokenizer, self.out / "dataset", threads=os.cpu_count() or 1, parents=parents, key=key)
+            build_text_dataset(
+                documents,
+                tokenizer,
+                self.out / "dataset",
+                threads=os.cpu_count() or 1,
+                parents=parents,
+                key=key,
+            )
             record.notes |= read_manifest(self.out / "dataset", verify=False).metrics
 
-        self.runner.run("dataset", [self._hash("corpus"), self._hash("tokenizer")], body, (self.out / "dataset",))
+        self.runner.run(
+            "dataset", [self._hash("corpus"), self._hash("tokenizer")], body, (self.out / "dataset",)
+        )
 
     # ---------------------------------------------------------------- models
 
@@ -119,7 +156,10 @@ class Life(Workshop):
         def body(key: str, record: StepRecord) -> None:
             self._warn_of_repetition(section.train.steps * section.batch_tokens)
             record.notes["training_seconds"] = self._once(
-                "pretrain", out, trained, lambda job: pretrain(self.out / "dataset", self.out / "tokenizer", shape, section, job)
+                "pretrain",
+                out,
+                trained,
+                lambda job: pretrain(self.out / "dataset", self.out / "tokenizer", shape, section, job),
             )
             model = self._model(out)
             heldout = list(read_corpus(self.out / "corpus", "heldout"))
@@ -128,7 +168,11 @@ class Life(Workshop):
             control = ngram_bits_per_byte(data, tokenizer, heldout)
             record.metrics["bits_per_byte"] = scores["all"].with_control(ngram_name(data), control).to_dict()
             if len(scores) > 2:
-                record.metrics |= {f"bits_per_byte/{name}": metric.to_dict() for name, metric in scores.items() if name != "all"}
+                record.metrics |= {
+                    f"bits_per_byte/{name}": metric.to_dict()
+                    for name, metric in scores.items()
+                    if name != "all"
+                }
             record.samples = self._samples(None, model, answers=False)
 
         record = self.runner.run("pretrain", [trained, self._hash("corpus")], body, (out,))
@@ -161,7 +205,9 @@ class Life(Workshop):
             task = self.source.task("story_answers")
             return exam.task(model, task)[0], exam.task(self._model(self.current), plain_questions(task))[0]
 
-        self._supervised("sft", section, "story_answers" if self.recipe.tinyworld else "answer_bits_per_byte/sft", aimed)
+        self._supervised(
+            "sft", section, "story_answers" if self.recipe.tinyworld else "answer_bits_per_byte/sft", aimed
+        )
 
     def distill(self) -> None:
         """Teach it to think before it answers; the control sees as many tokens of the same problems without the thinking."""
@@ -172,13 +218,20 @@ class Life(Workshop):
             out = self.out / "controls" / "direct"
             data = self._conversations("direct", section, direct=True)
             self.progress.part("对照：不看思考", "control: no thinking shown", 2, 2)
-            self._once("direct", out, self._inputs("distill", section), lambda job: finetune(self.current, data, section, job))
+            self._once(
+                "direct",
+                out,
+                self._inputs("distill", section),
+                lambda job: finetune(self.current, data, section, job),
+            )
             direct = self._model(out)
             if isinstance(self.source, TinyworldSource):
                 metric = Exam(self.recipe, self.source, self._tokenizer()).task(direct, "direct")[0]
             else:
                 metric = self.measure(direct, [aim])[aim]
-            record.metrics[aim] = Metric.from_dict(record.metrics[aim]).with_control("direct", metric).to_dict()
+            record.metrics[aim] = (
+                Metric.from_dict(record.metrics[aim]).with_control("direct", metric).to_dict()
+            )
 
         self._supervised("distill", section, aim, then=control)
 
@@ -207,7 +260,9 @@ class Life(Workshop):
             model = self._model(out)
             metrics = self.judge(name, record, out, aim, aimed(model, record) if aimed else None)
             before = Metric.from_dict(record.notes["before"][aim])
-            record.metrics[aim] = metrics[aim].with_control("base" if name == "sft" else "before", before).to_dict()
+            record.metrics[aim] = (
+                metrics[aim].with_control("base" if name == "sft" else "before", before).to_dict()
+            )
             if then is not None:
                 then(model, record)
             record.samples = self._samples(self.current, model)
@@ -223,7 +278,9 @@ class Life(Workshop):
 
         def body(key: str, record: StepRecord) -> None:
             data = self._pairs("dpo", section.seq_len).path
-            record.notes["training_seconds"] = self._once("dpo", out, inputs, lambda job: dpo(self.current, data, section, job))
+            record.notes["training_seconds"] = self._once(
+                "dpo", out, inputs, lambda job: dpo(self.current, data, section, job)
+            )
             metrics = self.judge("dpo", record, out, aim)
             before = Metric.from_dict(record.notes["before"][aim])
             record.metrics[aim] = metrics[aim].with_control("before", before).to_dict()
@@ -240,12 +297,16 @@ class Life(Workshop):
 
         def body(key: str, record: StepRecord) -> None:
             data = self._pairs("reward", section.seq_len)
-            record.notes["training_seconds"] = self._once("reward", out, inputs, lambda job: reward(self.current, data.path, section, job))
+            record.notes["training_seconds"] = self._once(
+                "reward", out, inputs, lambda job: reward(self.current, data.path, section, job)
+            )
             heldout = self._pairs("reward", section.seq_len, heldout=True)
             chosen, rejected = score_pairs(load_reward_model(out), heldout, section)
             lengths = heldout.lengths
             control = length_control(_pair_lengths(data), np.stack([lengths[0::2], lengths[1::2]], axis=1))
-            record.metrics["pair_accuracy"] = pair_accuracy(chosen, rejected).with_control("length", control).to_dict()
+            record.metrics["pair_accuracy"] = (
+                pair_accuracy(chosen, rejected).with_control("length", control).to_dict()
+            )
             record.notes["side"] = True  # a reward model never becomes the model people talk to
 
         self.runner.run("reward", [inputs, self._judging()], body, (out,))
@@ -267,7 +328,9 @@ class Life(Workshop):
             seconds: dict[str, list[float]] = {"grpo": [], "sft": []}
             controls: list[dict[str, float]] = []
             for seed in range(section.seeds):
-                name, target = ("grpo", out) if seed == 0 else (f"grpo-{seed}", self.out / "controls" / f"grpo-{seed}")
+                name, target = (
+                    ("grpo", out) if seed == 0 else (f"grpo-{seed}", self.out / "controls" / f"grpo-{seed}")
+                )
                 seed_of_run = self.recipe.seed + seed
                 parts = section.seeds * (1 if self.recipe.distill is None else 2)
                 done = seed * parts // section.seeds
@@ -276,20 +339,29 @@ class Life(Workshop):
                 seconds["grpo"].append(self._once(name, target, inputs, learn, seed=seed_of_run))
                 arms["grpo"].append(self._reward(target, seed))
                 if self.recipe.distill is not None:
-                    self.progress.part(f"第 {seed + 1} 次的对照", f"control of run {seed + 1}", done + 2, parts)
+                    self.progress.part(
+                        f"第 {seed + 1} 次的对照", f"control of run {seed + 1}", done + 2, parts
+                    )
                     name, control = f"sft-control-{seed}", self.out / "controls" / f"sft-{seed}"
                     data = self._conversations("distill", self.recipe.distill)
                     more = functools.partial(finetune, self.current, data, self.control_config())
                     limit = seconds["grpo"][-1]
-                    seconds["sft"].append(self._once(name, control, inputs, more, seed=seed_of_run + 100, max_seconds=limit))
+                    seconds["sft"].append(
+                        self._once(name, control, inputs, more, seed=seed_of_run + 100, max_seconds=limit)
+                    )
                     arms["sft"].append(self._reward(control, seed))
                     controls.append(self._curve(name))
-            record.notes |= {"seconds": seconds, "by_seed": {arm: [m.value for m in metrics] for arm, metrics in arms.items()}}
+            record.notes |= {
+                "seconds": seconds,
+                "by_seed": {arm: [m.value for m in metrics] for arm, metrics in arms.items()},
+            }
             record.notes["control"] = controls
             published, before = arms["grpo"][0], self._reward(self.current, 0)
             self.judge("grpo", record, out, "task_reward", (published, before))
             every = pooled(arms["grpo"])
-            record.metrics["task_reward"] = (every.with_control("sft", pooled(arms["sft"])) if arms["sft"] else every).to_dict()
+            record.metrics["task_reward"] = (
+                every.with_control("sft", pooled(arms["sft"])) if arms["sft"] else every
+            ).to_dict()
             record.metrics["task_reward/published"] = published.with_control("before", before).to_dict()
             record.samples = self._samples(self.current, self._model(out))
 
@@ -302,8 +374,16 @@ class Life(Workshop):
 
         def body(key: str, record: StepRecord) -> None:
             model, tokenizer = self._model(self.current), self._tokenizer()
-            scores = bits_per_byte(model, tokenizer, list(read_corpus(self.out / "corpus", "heldout")), context=self.recipe.pretrain.seq_len)
-            record.metrics |= {("bits_per_byte" if n == "all" else f"bits_per_byte/{n}"): m.to_dict() for n, m in scores.items()}
+            scores = bits_per_byte(
+                model,
+                tokenizer,
+                list(read_corpus(self.out / "corpus", "heldout")),
+                context=self.recipe.pretrain.seq_len,
+            )
+            record.metrics |= {
+                ("bits_per_byte" if n == "all" else f"bits_per_byte/{n}"): m.to_dict()
+                for n, m in scores.items()
+            }
             record.metrics["bits_per_byte"] = self._beside_ngram(scores["all"]).to_dict()
             if self.pretrained is not None:
                 record.notes["pretrained_bits_per_byte"] = self.pretrained.value
@@ -312,17 +392,26 @@ class Life(Workshop):
                 problems = "problems_solved" in names or "word_problems" in names
                 names += ["word_problems"] if problems and "word_problems" not in names else []
                 exam = Exam(self.recipe, self.source, tokenizer)
-                record.metrics |= {name: metric.to_dict() for name, metric in exam(model, names, problems).items()}
+                record.metrics |= {
+                    name: metric.to_dict() for name, metric in exam(model, names, problems).items()
+                }
                 usual = sampling_defaults(self.current)
                 sampling = {"temperature": usual.get("temperature", 1.0), "top_p": usual.get("top_p", 1.0)}
                 record.notes |= {"sampled": sampling, "cards": exam.cards(model, **sampling)}
-                sampled = exam(model, [name for name in names if name != "preferred_manner"], problems, **sampling)
+                sampled = exam(
+                    model, [name for name in names if name != "preferred_manner"], problems, **sampling
+                )
                 record.metrics |= {f"{name}/sampled": metric.to_dict() for name, metric in sampled.items()}
             if self.recipe.grpo is not None:
                 record.metrics["task_reward"] = self._reward(self.current, 0).to_dict()
             record.samples = self._samples(None, model, answers=self.recipe.sft is not None)
 
-        inputs = [to_dict(self.recipe.evaluation), self._model_hash(), self._hash("corpus"), self.source.fingerprint("sft")]
+        inputs = [
+            to_dict(self.recipe.evaluation),
+            self._model_hash(),
+            self._hash("corpus"),
+            self.source.fingerprint("sft"),
+        ]
         record = self.runner.run("evaluation", inputs, body)
         publish(self.current, self.out / "model")
         cards = record.notes.get("cards") or [{"text": prompt} for prompt in self.recipe.evaluation.prompts]

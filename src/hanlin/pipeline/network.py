@@ -64,7 +64,9 @@ def step_traffic(cluster: Cluster, strategy: Strategy, parameters: int, micros: 
     if strategy == "hsdp":
         inside = 3.0 * micros * _share(cluster.gpus) * size
         between = 2.0 * micros * _share(cluster.nodes) * size  # of a machine: its devices hold a part each
-        return Traffic(inside + between / cluster.gpus, between, inside / _bytes(cluster.link) + between / _wire(cluster))
+        return Traffic(
+            inside + between / cluster.gpus, between, inside / _bytes(cluster.link) + between / _wire(cluster)
+        )
     sent = _share(cluster.workers) * size * (2.0 if strategy == "ddp" else 3.0 * micros)
     leaving = sent if cluster.nodes > 1 else 0.0
     inside_seconds = sent / _bytes(cluster.link) if cluster.gpus > 1 else 0.0
@@ -98,7 +100,9 @@ class SharedRoom(Room):
     def peak(self, cost: StepCost) -> float:
         """As `Room.peak`, with a share of what lasts and what comes besides."""
         lasting = cost.weights + cost.gradients + cost.optimizer + cost.copy
-        return self.baseline + self.allocator * (cost.peak - lasting * (1.0 - 1.0 / self.shards) + self.besides)
+        return self.baseline + self.allocator * (
+            cost.peak - lasting * (1.0 - 1.0 / self.shards) + self.besides
+        )
 
 
 def shared_room(room: Room, shape: ModelConfig, cluster: Cluster, strategy: Strategy) -> SharedRoom:
@@ -113,12 +117,21 @@ def shared_room(room: Room, shape: ModelConfig, cluster: Cluster, strategy: Stra
     return SharedRoom(**plain, shards=shards, besides=_WIDTH * (root + 2 * layer + max(root, layer)))
 
 
-def about_traffic(cluster: Cluster, strategy: Strategy, traffic: Traffic, step_seconds: float, batch_tokens: int) -> list[str]:
+def about_traffic(
+    cluster: Cluster, strategy: Strategy, traffic: Traffic, step_seconds: float, batch_tokens: int
+) -> list[str]:
     """Notes on a stage's communication; a warning, with what to do, where it takes much of a step."""
     share = traffic.seconds / step_seconds
-    rates = tr(f"机内 {cluster.link:g} GB/s", f"{cluster.link:g} GB/s within a machine") if cluster.gpus > 1 else ""
+    rates = (
+        tr(f"机内 {cluster.link:g} GB/s", f"{cluster.link:g} GB/s within a machine")
+        if cluster.gpus > 1
+        else ""
+    )
     if cluster.nodes > 1:
-        wire = tr(f"机间 {cluster.network:g} Gbit/s 的 {NETWORK_SHARE:.0%}", f"{NETWORK_SHARE:.0%} of {cluster.network:g} Gbit/s between machines")
+        wire = tr(
+            f"机间 {cluster.network:g} Gbit/s 的 {NETWORK_SHARE:.0%}",
+            f"{NETWORK_SHARE:.0%} of {cluster.network:g} Gbit/s between machines",
+        )
         rates = tr("，", ", ").join(part for part in (rates, wire) if part)
     notes = [
         tr(
@@ -134,9 +147,15 @@ def about_traffic(cluster: Cluster, strategy: Strategy, traffic: Traffic, step_s
 
 def _what_to_do(cluster: Cluster, strategy: Strategy, share: float, batch_tokens: int) -> str:
     if strategy == "fsdp" and cluster.nodes > 1 and cluster.gpus > 1:
-        zh, en = "先试 train.parallel=hsdp（权重只在机内收集）", "try train.parallel=hsdp first (weights are gathered within a machine alone)"
+        zh, en = (
+            "先试 train.parallel=hsdp（权重只在机内收集）",
+            "try train.parallel=hsdp first (weights are gathered within a machine alone)",
+        )
     elif strategy != "ddp":
-        zh, en = "放得下时用 train.parallel=ddp，或加大 micro_tokens（收集的次数随微批数）", "take train.parallel=ddp where it fits, or larger micro_tokens (weights are gathered for each micro-batch)"
+        zh, en = (
+            "放得下时用 train.parallel=ddp，或加大 micro_tokens（收集的次数随微批数）",
+            "take train.parallel=ddp where it fits, or larger micro_tokens (weights are gathered for each micro-batch)",
+        )
     else:
         more = 1 << max(1, (max(1, round(share * (1 - 0.2) / ((1 - share) * 0.2))) - 1).bit_length())
         zh = f"pretrain.batch_tokens 加大到 {more * batch_tokens:,} 左右（每步的计算变多，通信不变；批次大了，学习率要重新考虑）"

@@ -8,14 +8,32 @@ from typing import Any
 
 from ..common.devices import has_own_memory, resolve_device, traits
 from ..common.errors import HanlinError, tr
-from ..common.hardware import BANDWIDTH_SHARE, GPU_ALLOCATOR, GPU_BASELINE_GIB, MATRIX_SHARE, Hardware, find_hardware, unknown_card
+from ..common.hardware import (
+    BANDWIDTH_SHARE,
+    GPU_ALLOCATOR,
+    GPU_BASELINE_GIB,
+    MATRIX_SHARE,
+    Hardware,
+    find_hardware,
+    unknown_card,
+)
 from ..common.progress import Progress, format_seconds
 from ..common.terminal import table
 from ..model import ModelConfig
 from ..stages.supervised import SupervisedConfig
 from ..training.planner import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
 from ..training.saving import saves_in_background
-from .network import STRATEGIES, Cluster, SharedRoom, Strategy, Traffic, about_memory, about_traffic, shared_room, step_traffic
+from .network import (
+    STRATEGIES,
+    Cluster,
+    SharedRoom,
+    Strategy,
+    Traffic,
+    about_memory,
+    about_traffic,
+    shared_room,
+    step_traffic,
+)
 from .probe import STEPS, Probe, compiles, probe
 from .recipe import Recipe
 
@@ -69,9 +87,17 @@ class Plan:
 
 
 def plan_recipe(
-    recipe: Recipe, device: str = "this", *, nodes: int = 1, gpus: int = 1, network: float = 25.0, price: float | None = None,
-    vram: float | None = None, steps: int = STEPS, progress: Progress | None = None,
-) -> Plan:  # fmt: skip
+    recipe: Recipe,
+    device: str = "this",
+    *,
+    nodes: int = 1,
+    gpus: int = 1,
+    network: float = 25.0,
+    price: float | None = None,
+    vram: float | None = None,
+    steps: int = STEPS,
+    progress: Progress | None = None,
+) -> Plan:
     """Plan the training stages of a recipe.
 
     Args:
@@ -86,45 +112,95 @@ def plan_recipe(
         HanlinError: the device is not known, a step does not fit, or the batch cannot be shared among so many devices.
     """
     if nodes < 1 or gpus < 1 or not network > 0:
-        raise HanlinError("--nodes 和 --gpus 至少是 1，--network 大于 0。", "--nodes and --gpus are at least 1, --network is above 0.")
+        raise HanlinError(
+            "--nodes 和 --gpus 至少是 1，--network 大于 0。",
+            "--nodes and --gpus are at least 1, --network is above 0.",
+        )
     workers = nodes * gpus
     shape = recipe.model.config(recipe.tokenizer.vocab_size, 0)
     if vram is not None and device != "this":
         raise HanlinError("--device 和 --vram 只能给一个。", "Give --device or --vram, not both.")
     hardware = unknown_card(vram) if vram is not None else None if device == "this" else find_hardware(device)
     if hardware is None and workers > 1:
-        raise HanlinError("多卡只能按设备表推算：请加 --device。", "Several devices can only be reckoned by the table: give --device.")
+        raise HanlinError(
+            "多卡只能按设备表推算：请加 --device。",
+            "Several devices can only be reckoned by the table: give --device.",
+        )
     if hardware is not None and gpus > 1 and not hardware.link:
-        raise HanlinError(f"一台 {hardware.title} 只有一个加速器：请去掉 --gpus。", f"A {hardware.title} has one accelerator: leave --gpus out.")
+        raise HanlinError(
+            f"一台 {hardware.title} 只有一个加速器：请去掉 --gpus。",
+            f"A {hardware.title} has one accelerator: leave --gpus out.",
+        )
     per_hour = price if price is not None else hardware.price if hardware is not None else 0.0
-    planner = _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link)) if hardware is not None else _OnThis(recipe.device, steps, progress or Progress())
+    planner = (
+        _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link))
+        if hardware is not None
+        else _OnThis(recipe.device, steps, progress or Progress())
+    )
     stages: list[StagePlan] = []
     for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo"):
         section: Any = getattr(recipe, name)
         if section is None:
             continue
         if not isinstance(section, SupervisedConfig):
-            stages.append(StagePlan(name, section.train.steps, why=tr("步数之外还取决于数据的长短和生成", "depends on the lengths of the data and on generation")))
+            stages.append(
+                StagePlan(
+                    name,
+                    section.train.steps,
+                    why=tr(
+                        "步数之外还取决于数据的长短和生成",
+                        "depends on the lengths of the data and on generation",
+                    ),
+                )
+            )
             continue
         stages.append(_supervised(name, section, shape, planner, workers, per_hour))
     pretrain: SupervisedConfig = recipe.pretrain
-    expected = None if recipe.tinyworld else expected_bits_per_byte(shape.parameters(), pretrain.train.steps * pretrain.batch_tokens)
+    expected = (
+        None
+        if recipe.tinyworld
+        else expected_bits_per_byte(shape.parameters(), pretrain.train.steps * pretrain.batch_tokens)
+    )
     cost = planner.costs["pretrain"]
-    memory = {part: float(getattr(cost, part)) for part in ("weights", "gradients", "optimizer", "activations", "temporary")}
+    memory = {
+        part: float(getattr(cost, part))
+        for part in ("weights", "gradients", "optimizer", "activations", "temporary")
+    }
     for part in ("weights", "gradients", "optimizer"):
         memory[part] /= planner.shards(pretrain)
     memory["framework"] = max(0.0, (stages[0].peak or 0.0) - sum(memory.values()))
     notes = [*planner.notes(), _about_bits(recipe, expected)]
     if hardware is not None and pretrain.train.compile is not False:
-        notes.append(tr("按不编译推算；torch.compile 的内存更少、速度更快", "reckoned without torch.compile, which takes less memory and time"))
+        notes.append(
+            tr(
+                "按不编译推算；torch.compile 的内存更少、速度更快",
+                "reckoned without torch.compile, which takes less memory and time",
+            )
+        )
     if hardware is not None and not hardware.price:
         notes.append(tr(f"设备的数字：{hardware.source[0]}", f"the device's figures: {hardware.source[1]}"))
     if hardware is not None and price is None and hardware.price:
-        notes.append(tr(f"租价 ¥{hardware.price:g}/小时：{hardware.source[0]}（--price 可改）", f"CNY {hardware.price:g} an hour: {hardware.source[1]} (--price changes it)"))
-    return Plan(recipe.name, hardware.title if hardware else tr("本机", "this machine"), workers, shape.parameters(), tuple(stages), memory, expected, tuple(notes))
+        notes.append(
+            tr(
+                f"租价 ¥{hardware.price:g}/小时：{hardware.source[0]}（--price 可改）",
+                f"CNY {hardware.price:g} an hour: {hardware.source[1]} (--price changes it)",
+            )
+        )
+    return Plan(
+        recipe.name,
+        hardware.title if hardware else tr("本机", "this machine"),
+        workers,
+        shape.parameters(),
+        tuple(stages),
+        memory,
+        expected,
+        tuple(notes),
+    )
 
 
-def _supervised(name: str, section: SupervisedConfig, shape: ModelConfig, planner: Any, workers: int, per_hour: float) -> StagePlan:
+def _supervised(
+    name: str, section: SupervisedConfig, shape: ModelConfig, planner: Any, workers: int, per_hour: float
+) -> StagePlan:
     if section.rows < workers:
         raise HanlinError(
             f"{name}：一步只有 {section.rows} 行，分不给 {workers} 张卡。请加大 {name}.batch_tokens，或减少卡。",
@@ -137,7 +213,18 @@ def _supervised(name: str, section: SupervisedConfig, shape: ModelConfig, planne
     seconds = step_seconds * section.train.steps
     money = per_hour * workers * seconds / 3600 if per_hour else None
     share = traffic.seconds / step_seconds
-    return StagePlan(name, section.train.steps, tokens, micro_rows * section.seq_len, peak, tokens / seconds, seconds, money, traffic.sent, share)
+    return StagePlan(
+        name,
+        section.train.steps,
+        tokens,
+        micro_rows * section.seq_len,
+        peak,
+        tokens / seconds,
+        seconds,
+        money,
+        traffic.sent,
+        share,
+    )
 
 
 def _settled(section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room) -> Fit:
@@ -148,13 +235,25 @@ def _settled(section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Ro
         return Fit(section.micro_rows, cost, room.peak(cost), room.memory)
     if isinstance(room, SharedRoom) and room.shards > 1:
         rows = 1 << (max(1, min(step.rows, room.most_tokens // step.seq_len)).bit_length() - 1)
-        while rows > 1 and room.peak(trace_step(shape, section.train, dataclasses.replace(step, rows=rows, micros=-(-section.rows // rows)))) > room.memory:
+        while (
+            rows > 1
+            and room.peak(
+                trace_step(
+                    shape,
+                    section.train,
+                    dataclasses.replace(step, rows=rows, micros=-(-section.rows // rows)),
+                )
+            )
+            > room.memory
+        ):
             rows //= 2
         step = dataclasses.replace(step, rows=rows)
     return fit_step(shape, section.train, step, section.rows, room)
 
 
-def _offer_sharding(error: HanlinError, section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room) -> HanlinError:
+def _offer_sharding(
+    error: HanlinError, section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room
+) -> HanlinError:
     """The error of a step that does not fit a device, with FSDP offered where that would."""
     try:
         fit = _settled(section, shape, dtype, room)
@@ -176,11 +275,21 @@ def work_of(recipe: Recipe) -> dict[str, float]:
     for name in recipe.stages():
         section: Any = getattr(recipe, name, None)
         if isinstance(section, SupervisedConfig):
-            found[name] = float(section.train.steps * section.rows * section.seq_len) * (2 if name == "distill" else 1)
+            found[name] = float(section.train.steps * section.rows * section.seq_len) * (
+                2 if name == "distill" else 1
+            )
         elif name in ("dpo", "reward"):
             found[name] = 1.5 * section.train.steps * section.pairs * 2 * section.seq_len / 4
         elif name == "grpo":
-            found[name] = 3.0 * 2 * section.seeds * section.train.steps * section.prompts * section.group_size * section.max_new_tokens
+            found[name] = (
+                3.0
+                * 2
+                * section.seeds
+                * section.train.steps
+                * section.prompts
+                * section.group_size
+                * section.max_new_tokens
+            )
     return found
 
 
@@ -207,14 +316,22 @@ class _OnTable:
         """Devices that share one copy of the state."""
         return self.cluster.shards(self.strategy(section))
 
-    def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float, Traffic]:
+    def plan(
+        self, name: str, section: SupervisedConfig, shape: ModelConfig
+    ) -> tuple[int, float, float, Traffic]:
         h, strategy = self.hardware, self.strategy(section)
         plain = Room(0.95 * h.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, h.bus > 0)
-        rooms: dict[Strategy, SharedRoom] = {one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES}
+        rooms: dict[Strategy, SharedRoom] = {
+            one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES
+        }
         try:
             fit = _settled(section, shape, h.dtype, rooms[strategy])
         except HanlinError as error:
-            raise (_offer_sharding(error, section, shape, h.dtype, rooms["fsdp"]) if strategy == "ddp" and self.cluster.workers > 1 else error) from None
+            raise (
+                _offer_sharding(error, section, shape, h.dtype, rooms["fsdp"])
+                if strategy == "ddp" and self.cluster.workers > 1
+                else error
+            ) from None
         if fit.peak > fit.memory:
             self.crowded.append(name)
         self.costs[name] = fit.cost
@@ -222,13 +339,26 @@ class _OnTable:
         seconds = micros * self._seconds(fit.cost.forward_backward) + self._seconds(fit.cost.update)
         if fit.cost.host:
             seconds += 2 * fit.cost.host / (self.hardware.bus * 1e9)
-        traffic = Traffic() if self.cluster.workers == 1 else step_traffic(self.cluster, strategy, shape.parameters(), micros)
+        traffic = (
+            Traffic()
+            if self.cluster.workers == 1
+            else step_traffic(self.cluster, strategy, shape.parameters(), micros)
+        )
         seconds += traffic.seconds
         if name == "pretrain" and self.cluster.workers > 1:
-            peaks: dict[Strategy, float] = {one: room.peak(fit.cost) for one, room in rooms.items() if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers}
+            peaks: dict[Strategy, float] = {
+                one: room.peak(fit.cost)
+                for one, room in rooms.items()
+                if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers
+            }
             whole = section.batch_tokens * self.cluster.workers
-            self.said = [about_memory(peaks, fit.memory, strategy), *about_traffic(self.cluster, strategy, traffic, seconds, whole)]
-        if name == "pretrain" and saves_in_background(section.train.async_save, plain.own, self.cluster.workers):
+            self.said = [
+                about_memory(peaks, fit.memory, strategy),
+                *about_traffic(self.cluster, strategy, traffic, seconds, whole),
+            ]
+        if name == "pretrain" and saves_in_background(
+            section.train.async_save, plain.own, self.cluster.workers
+        ):
             copy = (fit.cost.weights + fit.cost.optimizer + fit.cost.host) / self.shards(section)
             self.said.append(
                 tr(
@@ -236,12 +366,21 @@ class _OnTable:
                     f"checkpoints are written in the background: a copy of weights and optimiser state in host memory, {_gib(copy)} (by ddp in the first process, by fsdp and hsdp in each)",
                 )
             )
-        self.use = self.use or shape.flops_per_token(section.seq_len) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
+        self.use = self.use or shape.flops_per_token(
+            section.seq_len
+        ) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
         return fit.rows, fit.peak, seconds, traffic
 
     def _seconds(self, kernels: tuple[Work, ...]) -> float:
         h = self.hardware
-        return sum(max(flops / (h.tflops * 1e12 * MATRIX_SHARE), moved / (h.bandwidth * 1e9 * BANDWIDTH_SHARE), h.launch) for flops, moved in kernels)
+        return sum(
+            max(
+                flops / (h.tflops * 1e12 * MATRIX_SHARE),
+                moved / (h.bandwidth * 1e9 * BANDWIDTH_SHARE),
+                h.launch,
+            )
+            for flops, moved in kernels
+        )
 
     def notes(self) -> list[str]:
         found = [
@@ -252,7 +391,12 @@ class _OnTable:
         ]
         found += self.said
         for name in self.crowded:
-            found.append(tr(f"{name} 放不下：请写 {name}.micro_tokens=auto，或换更小的模型", f"{name} does not fit: set {name}.micro_tokens=auto, or take a smaller model"))
+            found.append(
+                tr(
+                    f"{name} 放不下：请写 {name}.micro_tokens=auto，或换更小的模型",
+                    f"{name} does not fit: set {name}.micro_tokens=auto, or take a smaller model",
+                )
+            )
         return found
 
 
@@ -269,7 +413,9 @@ class _OnThis:
         """One device has all of it."""
         return 1
 
-    def plan(self, name: str, section: SupervisedConfig, shape: ModelConfig) -> tuple[int, float, float, Traffic]:
+    def plan(
+        self, name: str, section: SupervisedConfig, shape: ModelConfig
+    ) -> tuple[int, float, float, Traffic]:
         fit = _settled(section, shape, traits(self.device).train_dtype, room_for_training(self.device))
         self.costs[name] = fit.cost
         settled = dataclasses.replace(section, micro_tokens=fit.rows * section.seq_len)
@@ -302,7 +448,9 @@ def expected_bits_per_byte(parameters: float, tokens: float) -> tuple[float, flo
         return None
     xs, ys = [math.log(run[1]) for run in _RUNS], [math.log(run[2]) for run in _RUNS]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum(
+        (x - mean_x) ** 2 for x in xs
+    )
     rest = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in zip(xs, ys, strict=True)) / (len(xs) - 2)
     value = math.exp(mean_y + slope * (math.log(tokens) - mean_x))
     return value, value * max(0.1, 4.3 * math.sqrt(rest))  # Student's t at 95 %, two degrees of freedom
@@ -310,9 +458,15 @@ def expected_bits_per_byte(parameters: float, tokens: float) -> tuple[float, flo
 
 def _about_bits(recipe: Recipe, expected: tuple[float, float] | None) -> str:
     if expected is not None:
-        return tr("每字节比特由本项目 4 次小模型运行拟合，语料不同会差更多", "bits per byte: fitted on 4 runs of small models here; another corpus may differ by more")
+        return tr(
+            "每字节比特由本项目 4 次小模型运行拟合，语料不同会差更多",
+            "bits per byte: fitted on 4 runs of small models here; another corpus may differ by more",
+        )
     if recipe.tinyworld:
-        return tr("每字节比特：不知道（内置语料与真实文本不可比）", "bits per byte: not known (the embedded corpus is not to be compared with real text)")
+        return tr(
+            "每字节比特：不知道（内置语料与真实文本不可比）",
+            "bits per byte: not known (the embedded corpus is not to be compared with real text)",
+        )
     return tr(
         "每字节比特：不知道（已有的运行只到 360 万参数、655 万词元，外推两倍以上没有依据）",
         "bits per byte: not known (the runs there are end at 3.6M parameters and 6.6M tokens; nothing supports more than twice that)",
@@ -322,25 +476,59 @@ def _about_bits(recipe: Recipe, expected: tuple[float, float] | None) -> str:
 def plan_text(plan: Plan) -> str:
     """The plan as a person reads it."""
     unknown = tr("不知道", "not known")
-    head = [tr("阶段", "stage"), tr("步数", "steps"), tr("词元", "tokens"), tr("微批", "micro"), tr("内存峰值", "peak memory"), tr("词元/秒", "tok/s"), tr("时间", "time"), tr("费用", "cost")]
+    head = [
+        tr("阶段", "stage"),
+        tr("步数", "steps"),
+        tr("词元", "tokens"),
+        tr("微批", "micro"),
+        tr("内存峰值", "peak memory"),
+        tr("词元/秒", "tok/s"),
+        tr("时间", "time"),
+        tr("费用", "cost"),
+    ]
     rows = [head]
     for stage in plan.stages:
         if stage.seconds is None:
             rows.append([stage.name, f"{stage.steps:,}", "", "", unknown, unknown, unknown, ""])
             continue
         money = "" if stage.money is None else f"¥{stage.money:.2f}"
-        rows.append([stage.name, f"{stage.steps:,}", f"{(stage.tokens or 0) / 1e6:,.1f}M", f"{stage.micro_tokens:,}", _gib(stage.peak or 0.0), f"{stage.tokens_per_second:,.0f}", format_seconds(stage.seconds), money])  # fmt: skip
+        rows.append(
+            [
+                stage.name,
+                f"{stage.steps:,}",
+                f"{(stage.tokens or 0) / 1e6:,.1f}M",
+                f"{stage.micro_tokens:,}",
+                _gib(stage.peak or 0.0),
+                f"{stage.tokens_per_second:,.0f}",
+                format_seconds(stage.seconds),
+                money,
+            ]
+        )
     names = {
-        "weights": tr("权重", "weights"), "gradients": tr("梯度", "gradients"), "optimizer": tr("优化器", "optimiser"), "activations": tr("激活", "activations"),
-        "temporary": tr("临时", "temporary"), "framework": tr("框架与分配器", "framework and allocator"),
-    }  # fmt: skip
+        "weights": tr("权重", "weights"),
+        "gradients": tr("梯度", "gradients"),
+        "optimizer": tr("优化器", "optimiser"),
+        "activations": tr("激活", "activations"),
+        "temporary": tr("临时", "temporary"),
+        "framework": tr("框架与分配器", "framework and allocator"),
+    }
     devices = f"{plan.device} × {plan.workers}" if plan.workers > 1 else plan.device
-    title = tr(f"{plan.recipe}：{plan.parameters / 1e6:.2f}M 参数，{devices}", f"{plan.recipe}: {plan.parameters / 1e6:.2f}M parameters on {devices}")
-    parts = tr("预训练的内存：", "memory of pretraining: ") + "  ".join(f"{names[part]} {_gib(size)}" for part, size in plan.memory.items())
+    title = tr(
+        f"{plan.recipe}：{plan.parameters / 1e6:.2f}M 参数，{devices}",
+        f"{plan.recipe}: {plan.parameters / 1e6:.2f}M parameters on {devices}",
+    )
+    parts = tr("预训练的内存：", "memory of pretraining: ") + "  ".join(
+        f"{names[part]} {_gib(size)}" for part, size in plan.memory.items()
+    )
     lines = [title, "", *table(rows, right=range(1, len(head))), "", parts]
     if plan.bits_per_byte is not None:
         value, around = plan.bits_per_byte
-        lines.append(tr(f"预计留出文本每字节 {value:.2f} ± {around:.2f} 比特", f"expected on held-out text: {value:.2f} ± {around:.2f} bits per byte"))
+        lines.append(
+            tr(
+                f"预计留出文本每字节 {value:.2f} ± {around:.2f} 比特",
+                f"expected on held-out text: {value:.2f} ± {around:.2f} bits per byte",
+            )
+        )
     lines += [f"· {note}" for note in (*plan.notes, *_unplanned(plan))]
     return "\n".join(lines)
 
@@ -349,7 +537,12 @@ def _unplanned(plan: Plan) -> list[str]:
     names = [stage.name for stage in plan.stages if stage.why]
     if not names:
         return []
-    return [tr(f"{'、'.join(names)} 没有推算：{plan.stages[-1].why or '取决于数据'}", f"{', '.join(names)}: not reckoned; {plan.stages[-1].why or 'depends on the data'}")]
+    return [
+        tr(
+            f"{'、'.join(names)} 没有推算：{plan.stages[-1].why or '取决于数据'}",
+            f"{', '.join(names)}: not reckoned; {plan.stages[-1].why or 'depends on the data'}",
+        )
+    ]
 
 
 def _gib(size: float) -> str:

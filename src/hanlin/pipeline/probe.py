@@ -52,7 +52,14 @@ class Probe:
     steps: int
 
 
-def probe(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: str = "auto", steps: int = STEPS, max_seconds: float = 90.0) -> Probe:
+def probe(
+    config: ModelConfig,
+    settings: TrainConfig,
+    shape: StepShape,
+    device: str = "auto",
+    steps: int = STEPS,
+    max_seconds: float = 90.0,
+) -> Probe:
     """Measure on this machine.
 
     A step of many micro-batches is not run whole: steps of one and of two take turns, and the rest is proportion.
@@ -67,10 +74,20 @@ def probe(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: 
     settings = dataclasses.replace(settings, compile=compiled)
     max_seconds += 150.0 if compiled else 0.0  # compiling comes first
     asked = {
-        "config": to_dict(config), "train": to_dict(settings), "shape": to_dict(shape), "device": device, "steps": steps + _DROPPED, "max_seconds": max_seconds,
-    }  # fmt: skip
+        "config": to_dict(config),
+        "train": to_dict(settings),
+        "shape": to_dict(shape),
+        "device": device,
+        "steps": steps + _DROPPED,
+        "max_seconds": max_seconds,
+    }
     environment = {"GOMP_SPINCOUNT": "1000"} | os.environ  # as the command line sets it for training
-    done = subprocess.run([*python_running("hanlin.pipeline.probe"), json.dumps(asked)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [*python_running("hanlin.pipeline.probe"), json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [""])[-1]
         raise HanlinError(
@@ -83,12 +100,21 @@ def probe(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: 
     if shape.micros > 1:
         single, double = times[_DROPPED % 2 :: 2], times[1 - _DROPPED % 2 :: 2]
         if not single or not double:
-            raise HanlinError(f"{max_seconds:.0f} 秒里没有跑完两步，量不出时间。请减小模型或 micro_tokens。", f"Not two steps were done in {max_seconds:.0f} s, so there is no time to tell. Take a smaller model or micro_tokens.")
+            raise HanlinError(
+                f"{max_seconds:.0f} 秒里没有跑完两步，量不出时间。请减小模型或 micro_tokens。",
+                f"Not two steps were done in {max_seconds:.0f} s, so there is no time to tell. Take a smaller model or micro_tokens.",
+            )
         one, two = statistics.median(single), statistics.median(double)
         micro = max(two - one, 0.5 * two - 0.25 * one)  # noise may not make a micro-batch free
         whole = [one + (shape.micros - 1) * micro]
     seconds = statistics.median(whole)
-    quartiles = statistics.quantiles(times if shape.micros == 1 else [t / statistics.median(single) for t in single], n=4) if len(times) > 3 and (shape.micros == 1 or len(single) > 1) else None
+    quartiles = (
+        statistics.quantiles(
+            times if shape.micros == 1 else [t / statistics.median(single) for t in single], n=4
+        )
+        if len(times) > 3 and (shape.micros == 1 or len(single) > 1)
+        else None
+    )
     spread = (quartiles[2] - quartiles[0]) / 2 / (seconds if shape.micros == 1 else 1.0) if quartiles else 0.0
     return Probe(seconds, spread, found["peak_mb"], found["baseline_mb"], len(times))
 
@@ -108,7 +134,9 @@ def compiles(config: ModelConfig, settings: TrainConfig, shape: StepShape, devic
     if isinstance(settings.compile, bool):
         return settings.compile
     model: Any = types.SimpleNamespace(config=config)
-    batches = [types.SimpleNamespace(ids=torch.empty(shape.rows, shape.seq_len, device="meta"))] * shape.micros
+    batches = [
+        types.SimpleNamespace(ids=torch.empty(shape.rows, shape.seq_len, device="meta"))
+    ] * shape.micros
     return compiling_pays(model, batches, settings.steps, resolve_device(device))
 
 
@@ -150,7 +178,9 @@ class _Times:
     def rewind(self, step: int) -> None: ...
 
 
-def _train(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: str, max_seconds: float) -> list[float]:
+def _train(
+    config: ModelConfig, settings: TrainConfig, shape: StepShape, device: str, max_seconds: float
+) -> list[float]:
     model: Any = CausalLM(config)
     init_weights(model, 1)
     model.to(resolve_device(device))
@@ -159,7 +189,16 @@ def _train(config: ModelConfig, settings: TrainConfig, shape: StepShape, device:
     times: Any = _Times()
     objective = NextToken(torch.full((config.vocab_size,), 3), 1e-4, shape.document_mask)
     with tempfile.TemporaryDirectory() as work:
-        train(model, _RandomRows(config.vocab_size, shape), objective, settings, Path(work), Progress(), log=times, max_seconds=max_seconds)
+        train(
+            model,
+            _RandomRows(config.vocab_size, shape),
+            objective,
+            settings,
+            Path(work),
+            Progress(),
+            log=times,
+            max_seconds=max_seconds,
+        )
     return times.seconds
 
 
@@ -167,7 +206,13 @@ def _main(asked: dict[str, Any]) -> dict[str, Any]:
     shape, device = StepShape(**asked["shape"]), asked["device"]
     settings = TrainConfig(**asked["train"] | {"steps": asked["steps"], "checkpoint_seconds": 1e9})
     little = ModelShape(hidden_size=64, num_hidden_layers=1, num_attention_heads=2).config(300, 0)
-    _train(little, dataclasses.replace(settings, steps=2, compile=False), dataclasses.replace(shape, seq_len=32, rows=1, micros=1), device, 60.0)
+    _train(
+        little,
+        dataclasses.replace(settings, steps=2, compile=False),
+        dataclasses.replace(shape, seq_len=32, rows=1, micros=1),
+        device,
+        60.0,
+    )
     kind = resolve_device(device)
     baseline = resident_mb()
     peak_rss_mb(reset=True)

@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..common.config import Range, Where, above, apply_overrides, at_least, build, flatten, load_yaml, require_ranges
+from ..common.config import (
+    Range,
+    Where,
+    above,
+    apply_overrides,
+    at_least,
+    build,
+    flatten,
+    load_yaml,
+    require_ranges,
+)
 from ..common.errors import HanlinError
 from ..corpus.build import CorpusConfig
 from ..model import ModelShape
@@ -18,7 +28,19 @@ from ..stages.supervised import SupervisedConfig
 from .dial import Dial, apply_dial
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-STAGES = ("corpus", "tokenizer", "dataset", "pretrain", "sft", "distill", "dpo", "reward", "grpo", "evaluation", "gguf")
+STAGES = (
+    "corpus",
+    "tokenizer",
+    "dataset",
+    "pretrain",
+    "sft",
+    "distill",
+    "dpo",
+    "reward",
+    "grpo",
+    "evaluation",
+    "gguf",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +71,11 @@ class TokenizerSection:
     max_token_chars: int = 8
     num_special: int = 16
 
-    RANGES: ClassVar[dict[str, Range]] = {"vocab_size": at_least(257), "max_token_chars": at_least(1), "num_special": at_least(9)}
+    RANGES: ClassVar[dict[str, Range]] = {
+        "vocab_size": at_least(257),
+        "max_token_chars": at_least(1),
+        "num_special": at_least(9),
+    }
 
     def __post_init__(self):
         require_ranges(self)
@@ -70,7 +96,11 @@ class ConversationSection(SupervisedConfig):
     limit: int = 0
     text_share: float = 0.15
 
-    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(0), "limit": at_least(0), "text_share": Range(0, 0.9)}
+    RANGES: ClassVar[dict[str, Range]] = {
+        "examples": at_least(0),
+        "limit": at_least(0),
+        "text_share": Range(0, 0.9),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +146,11 @@ class GRPOSection(GRPOConfig):
     seeds: int = 3
     control_learning_rate: float = 6e-5
 
-    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(1), "seeds": at_least(1), "control_learning_rate": above(0)}
+    RANGES: ClassVar[dict[str, Range]] = {
+        "examples": at_least(1),
+        "seeds": at_least(1),
+        "control_learning_rate": above(0),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +174,12 @@ class EvaluationSection:
     bits_per_byte_tolerance: float = 0.3
 
     RANGES: ClassVar[dict[str, Range]] = {
-        "count": at_least(1), "closed_count": at_least(1), "max_new_tokens": at_least(1), "temperature": at_least(0),
+        "count": at_least(1),
+        "closed_count": at_least(1),
+        "max_new_tokens": at_least(1),
+        "temperature": at_least(0),
         "bits_per_byte_tolerance": at_least(0),
-    }  # fmt: skip
+    }
 
     def __post_init__(self):
         require_ranges(self)
@@ -174,8 +211,11 @@ class Recipe:
         require_ranges(self)
         if self.reward is not None:
             require_trunk(self.model)
-        self.model.config(max(self.tokenizer.vocab_size, 300), 0)  # refuse an impossible shape before anything runs
-        stages = {name: getattr(self, name) for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo")}
+        # refuse an impossible shape before anything runs
+        self.model.config(max(self.tokenizer.vocab_size, 300), 0)
+        stages = {
+            name: getattr(self, name) for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo")
+        }
         for name, section in stages.items():
             if section is not None and section.seq_len > self.model.max_position_embeddings:
                 most = self.model.max_position_embeddings
@@ -210,7 +250,11 @@ class Recipe:
 
     def stages(self) -> list[str]:
         """Names of the stages that run, in order."""
-        return [name for name in STAGES if name not in ("sft", "distill", "dpo", "reward", "grpo") or getattr(self, name) is not None]
+        return [
+            name
+            for name in STAGES
+            if name not in ("sft", "distill", "dpo", "reward", "grpo") or getattr(self, name) is not None
+        ]
 
 
 def recipe_names() -> list[str]:
@@ -251,7 +295,11 @@ def load_recipe(
     asked = {key: written.pop(key) for key in ("params", "depth", "tokens") if key in written}
     values = apply_overrides(written, overrides)
     asked |= {key: values.pop(key) for key in ("params", "depth", "tokens") if key in values}
-    flags = {key: value for key, value in (("params", params), ("depth", depth), ("tokens", tokens)) if value is not None}
+    flags = {
+        key: value
+        for key, value in (("params", params), ("depth", depth), ("tokens", tokens))
+        if value is not None
+    }
     if "params" in flags or "depth" in flags:
         asked = {key: value for key, value in asked.items() if key == "tokens"}
         fixed = flatten(apply_overrides({}, overrides))
@@ -263,10 +311,14 @@ def load_recipe(
         if on_dial is not None:
             on_dial(dial)
     elif asked:
-        raise HanlinError("--tokens 要与 --params 或 --depth 一起用。", "--tokens goes with --params or --depth.")
+        raise HanlinError(
+            "--tokens 要与 --params 或 --depth 一起用。", "--tokens goes with --params or --depth."
+        )
     for section, entries in (extra or {}).items():
         if isinstance(entries, dict):
             values[section] = dict(values.get(section) or {}) | entries
         else:
             values[section] = entries
-    return build(Recipe, {"name": path.stem} | values, Where(str(path), flatten(apply_overrides({}, overrides))))
+    return build(
+        Recipe, {"name": path.stem} | values, Where(str(path), flatten(apply_overrides({}, overrides)))
+    )

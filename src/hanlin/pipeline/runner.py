@@ -66,7 +66,12 @@ class Runner:
         self.reused: list[str] = []
 
     def run(
-        self, name: str, inputs: Any, body: Callable[[str, StepRecord], None], artifacts: tuple[Path, ...] = (), files: tuple[Path, ...] = ()
+        self,
+        name: str,
+        inputs: Any,
+        body: Callable[[str, StepRecord], None],
+        artifacts: tuple[Path, ...] = (),
+        files: tuple[Path, ...] = (),
     ) -> StepRecord:
         """Run one step, or take its record when nothing it depends on has changed.
 
@@ -96,7 +101,9 @@ class Runner:
         self.records[name] = record
         return record
 
-    def _finished(self, file: Path, key: str, artifacts: tuple[Path, ...], files: tuple[Path, ...]) -> StepRecord | None:
+    def _finished(
+        self, file: Path, key: str, artifacts: tuple[Path, ...], files: tuple[Path, ...]
+    ) -> StepRecord | None:
         """The record of an earlier start, if it is of this key and whole, and what the step wrote is too.
 
         Whatever is wrong with it, the step can be done again; so nothing that a damaged record may raise ends the run.
@@ -112,7 +119,11 @@ class Runner:
             for path in files:
                 _require_whole(path, record.files.get(str(path.relative_to(self.out))))
         except (HanlinError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            said = (error.zh, error.en) if isinstance(error, HanlinError) else (f"{file} 已损坏（{error!r}）", f"{file} is damaged ({error!r})")
+            said = (
+                (error.zh, error.en)
+                if isinstance(error, HanlinError)
+                else (f"{file} 已损坏（{error!r}）", f"{file} is damaged ({error!r})")
+            )
             self.progress.warn(f"需要重做：{said[0]}", f"must be done again: {said[1]}")
             return None
         return record
@@ -136,4 +147,7 @@ def _look(path: Path) -> dict[str, Any]:
 
 def _require_whole(path: Path, recorded: dict[str, Any] | None) -> None:
     if not path.is_file() or recorded is None or _look(path) != recorded:
-        raise HanlinError(f"{path} 不见了，或与记录的 SHA-256 不符。", f"{path} is missing, or differs from its recorded SHA-256.")
+        raise HanlinError(
+            f"{path} 不见了，或与记录的 SHA-256 不符。",
+            f"{path} is missing, or differs from its recorded SHA-256.",
+        )

@@ -49,7 +49,9 @@ def shape_for(params: float, vocab: int, base: ModelShape | None = None) -> Mode
         heads = width // _HEAD
         # GPT-2 has as many heads of keys as of queries
         shared = heads // 2 if heads % 2 == 0 and base.family != "gpt2" else heads
-        one, two = (_sized(base, width, layers, heads, shared).config(vocab, 0).parameters() for layers in (1, 2))
+        one, two = (
+            _sized(base, width, layers, heads, shared).config(vocab, 0).parameters() for layers in (1, 2)
+        )
         layers = max(1, round((params - one) / (two - one)) + 1)
         shape = _sized(base, width, layers, heads, shared)
         off = abs(shape.config(vocab, 0).parameters() / params - 1)
@@ -60,8 +62,14 @@ def shape_for(params: float, vocab: int, base: ModelShape | None = None) -> Mode
 
 def _sized(base: ModelShape, width: int, layers: int, heads: int, shared: int) -> ModelShape:
     return dataclasses.replace(
-        base, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=shared, head_dim=None, intermediate_size=None
-    )  # fmt: skip
+        base,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
+        head_dim=None,
+        intermediate_size=None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +101,15 @@ class SeriesPlan:
 
 
 def plan_scaling(
-    name: str, params: Sequence[str], tokens_per_param: Sequence[float], overrides: Sequence[str] = (), *, budgets: Sequence[str] = (),
-    seeds: int = 1, heldout: Sequence[str] = (),
-) -> SeriesPlan:  # fmt: skip
+    name: str,
+    params: Sequence[str],
+    tokens_per_param: Sequence[float],
+    overrides: Sequence[str] = (),
+    *,
+    budgets: Sequence[str] = (),
+    seeds: int = 1,
+    heldout: Sequence[str] = (),
+) -> SeriesPlan:
     """Check a miniseries before anything runs.
 
     Args:
@@ -135,7 +149,16 @@ def plan_scaling(
         steps.append(lengths_in_steps)
     seed_list = [config.seed + index for index in range(max(1, seeds))]
     title = config.name if isinstance(config, Recipe) else Path(name).stem
-    return SeriesPlan(title, config, shapes, steps, seed_list, vocab, [read_budget(text) for text in budgets], tuple(heldout))
+    return SeriesPlan(
+        title,
+        config,
+        shapes,
+        steps,
+        seed_list,
+        vocab,
+        [read_budget(text) for text in budgets],
+        tuple(heldout),
+    )
 
 
 def read_budget(text: str) -> Budget:
@@ -148,7 +171,10 @@ def read_budget(text: str) -> Budget:
     except ValueError:
         flops = 0.0
     if not 1e9 <= flops < float("inf"):
-        raise HanlinError(f"看不懂的预算 {text!r}。请写时间（90s、30m、1h、2d）或浮点运算次数（1e16）。", f"Not a budget: {text!r}. Give a time (90s, 30m, 1h, 2d) or a number of FLOPs (1e16).")
+        raise HanlinError(
+            f"看不懂的预算 {text!r}。请写时间（90s、30m、1h、2d）或浮点运算次数（1e16）。",
+            f"Not a budget: {text!r}. Give a time (90s, 30m, 1h, 2d) or a number of FLOPs (1e16).",
+        )
     return Budget(text, flops=flops)
 
 
@@ -158,7 +184,9 @@ def _vocabulary(tokenizer: Path) -> int:
     return load_tokenizer(tokenizer).vocab_size
 
 
-def run_scaling(plan: SeriesPlan, out: Path, *, jobs: int = 1, progress: Progress | None = None) -> dict[str, Any]:
+def run_scaling(
+    plan: SeriesPlan, out: Path, *, jobs: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
     """Run what is not done yet, fit the law, and write `result/` below `out`: law.json, law.md, law.svg and a manifest.
 
     Returns:
@@ -173,17 +201,37 @@ def run_scaling(plan: SeriesPlan, out: Path, *, jobs: int = 1, progress: Progres
         refuse_foreign_directory(out, "cells")
         with directory_lock(out):
             config = plan.config
-            ground = recipe_ground(config, out / "data", progress) if isinstance(config, Recipe) else file_ground(config, plan.heldout)
+            ground = (
+                recipe_ground(config, out / "data", progress)
+                if isinstance(config, Recipe)
+                else file_ground(config, plan.heldout)
+            )
             cells = []
             for shape, steps in zip(plan.shapes, plan.steps, strict=True):
                 ground.check(shape)
-                section = dataclasses.replace(config.pretrain, train=dataclasses.replace(config.pretrain.train, steps=max(steps)))
+                section = dataclasses.replace(
+                    config.pretrain, train=dataclasses.replace(config.pretrain.train, steps=max(steps))
+                )
                 size = f"{shape.config(plan.vocab_size, 0).parameters() / 1e6:.2f}m"
-                cells += [CellSpec(f"{size}-seed{seed}", ground, shape, section, seed, config.device, "series", {"branches": steps}) for seed in plan.seeds]
+                cells += [
+                    CellSpec(
+                        f"{size}-seed{seed}",
+                        ground,
+                        shape,
+                        section,
+                        seed,
+                        config.device,
+                        "series",
+                        {"branches": steps},
+                    )
+                    for seed in plan.seeds
+                ]
             progress.stage(1, 1, "scaling")
             results = CellPool(out / "cells", jobs, progress).run(cells)
             found = _law(plan, cells, results)
-            with artifact(out / "result", "scaling", parents={"ground": ground.key}, config=_config(plan)) as written:
+            with artifact(
+                out / "result", "scaling", parents={"ground": ground.key}, config=_config(plan)
+            ) as written:
                 write_json(written.path / "law.json", found)
                 (written.path / "law.md").write_text(scaling_markdown(found), encoding="utf-8")
                 (written.path / "law.svg").write_text(scaling_picture(found), encoding="utf-8")
@@ -199,22 +247,39 @@ def _law(plan: SeriesPlan, cells: Sequence[CellSpec], results: dict[str, dict[st
     for cell in cells:
         for branch in results[cell.name]["branches"]:
             metric = Metric.ratio(branch["bits"], branch["bytes"], higher_is_better=False)
-            points.append({
-                "parameters": branch["parameters"], "tokens": branch["tokens"], "steps": branch["steps"], "seed": cell.seed,
-                "hidden_size": cell.model.hidden_size, "layers": cell.model.num_hidden_layers, "bits_per_byte": metric.to_dict(),
-                "tokens_per_second": branch["tokens_per_second"], "flops": branch["flops_per_token"] * branch["tokens"], "skipped": branch["skipped"],
-            })  # fmt: skip
-    fit = fit_law([p["parameters"] for p in points], [p["tokens"] for p in points], [p["bits_per_byte"]["value"] for p in points])
+            points.append(
+                {
+                    "parameters": branch["parameters"],
+                    "tokens": branch["tokens"],
+                    "steps": branch["steps"],
+                    "seed": cell.seed,
+                    "hidden_size": cell.model.hidden_size,
+                    "layers": cell.model.num_hidden_layers,
+                    "bits_per_byte": metric.to_dict(),
+                    "tokens_per_second": branch["tokens_per_second"],
+                    "flops": branch["flops_per_token"] * branch["tokens"],
+                    "skipped": branch["skipped"],
+                }
+            )
+    fit = fit_law(
+        [p["parameters"] for p in points],
+        [p["tokens"] for p in points],
+        [p["bits_per_byte"]["value"] for p in points],
+    )
     for point, residual in zip(points, fit.residuals, strict=True):
         point["law"] = float(fit.law(point["parameters"], point["tokens"]))
         point["residual"] = float(residual)
     names = [field.name for field in dataclasses.fields(fit.law)]
     return {
-        "format": 1, "recipe": plan.name, "vocab_size": plan.vocab_size, "documents": points[0]["bits_per_byte"]["n"],
+        "format": 1,
+        "recipe": plan.name,
+        "vocab_size": plan.vocab_size,
+        "documents": points[0]["bits_per_byte"]["n"],
         "law": {name: getattr(fit.law, name) for name in names},
         "intervals": {name: list(fit.interval(lambda law, name=name: getattr(law, name))) for name in names},
-        "points": points, "advice": [_advice(budget, plan, points, fit) for budget in plan.budgets],
-    }  # fmt: skip
+        "points": points,
+        "advice": [_advice(budget, plan, points, fit) for budget in plan.budgets],
+    }
 
 
 def _advice(budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]], fit: Fit) -> dict[str, Any]:
@@ -225,10 +290,17 @@ def _advice(budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]], 
     smallest = shape_for(1.0, plan.vocab_size, plan.config.model).config(plan.vocab_size, 0).parameters()
     found = advise(fit, tokens_for, max(low, float(smallest)), high)
     shape = shape_for(found.parameters, plan.vocab_size, plan.config.model)
-    return {"budget": budget.text, "seconds": budget.seconds, "flops": budget.flops, "shape": to_dict(shape)} | dataclasses.asdict(found)
+    return {
+        "budget": budget.text,
+        "seconds": budget.seconds,
+        "flops": budget.flops,
+        "shape": to_dict(shape),
+    } | dataclasses.asdict(found)
 
 
-def _affordable(budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]]) -> Callable[[np.ndarray], np.ndarray]:
+def _affordable(
+    budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]]
+) -> Callable[[np.ndarray], np.ndarray]:
     """Tokens that a budget pays for, by size: by a model's own FLOPs, or by the FLOPs a second that were measured.
 
     Of several speeds of one size the best counts: what else runs on a machine only slows a training. Where lines lead beyond the
@@ -239,8 +311,15 @@ def _affordable(budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any
     if budget.seconds is None:
         flops = budget.flops or 0.0
         return lambda n: flops / cost(n)
-    best = {n: max(point["tokens_per_second"] for point in points if point["parameters"] == n) * by_size[n] for n in by_size}
-    seconds, rate, ceiling = budget.seconds, _line(best), max(matmul_peak(resolve_device(plan.config.device)), *best.values())
+    best = {
+        n: max(point["tokens_per_second"] for point in points if point["parameters"] == n) * by_size[n]
+        for n in by_size
+    }
+    seconds, rate, ceiling = (
+        budget.seconds,
+        _line(best),
+        max(matmul_peak(resolve_device(plan.config.device)), *best.values()),
+    )
     return lambda n: seconds * np.minimum(rate(n), ceiling) / cost(n)
 
 
@@ -258,4 +337,9 @@ def _line(values: dict[float, float]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _config(plan: SeriesPlan) -> dict[str, Any]:
-    return {"config": to_dict(plan.config), "shapes": [to_dict(shape) for shape in plan.shapes], "steps": plan.steps, "seeds": plan.seeds}
+    return {
+        "config": to_dict(plan.config),
+        "shapes": [to_dict(shape) for shape in plan.shapes],
+        "steps": plan.steps,
+        "seeds": plan.seeds,
+    }

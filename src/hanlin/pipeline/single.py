@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..common.config import Range, apply_overrides, at_least, build, flatten, load_yaml, require_ranges, to_dict
+from ..common.config import (
+    Range,
+    apply_overrides,
+    at_least,
+    build,
+    flatten,
+    load_yaml,
+    require_ranges,
+    to_dict,
+)
 from ..common.errors import HanlinError, first_process
 from ..common.locks import directory_lock
 from ..common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
@@ -98,15 +107,28 @@ class GRPOFile(SupervisedFile):
     config: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)  # type: ignore[assignment]
 
 
-FILES: dict[str, type] = {"pretrain": PretrainFile, "sft": SupervisedFile, "distill": SupervisedFile, "dpo": DPOFile, "reward": RewardFile, "grpo": GRPOFile}
+FILES: dict[str, type] = {
+    "pretrain": PretrainFile,
+    "sft": SupervisedFile,
+    "distill": SupervisedFile,
+    "dpo": DPOFile,
+    "reward": RewardFile,
+    "grpo": GRPOFile,
+}
 
 
 def turned(values: dict[str, Any], overrides: Sequence[str], dial: Mapping[str, Any]) -> dict[str, Any]:
     """A pretraining file's values as the dial sets them for its tokenizer and its data; what the dial came to goes to stderr."""
     missing = [key for key in ("tokenizer", "dataset") if key not in values]
     if missing:
-        raise HanlinError(f"缺少 {missing[0]}：--params 要看词表和数据的大小。", f"{missing[0]} is missing: --params looks at the vocabulary and the data.")
-    words, data = load_tokenizer(Path(values["tokenizer"])), TokenDataset(Path(values["dataset"]), verify=False)
+        raise HanlinError(
+            f"缺少 {missing[0]}：--params 要看词表和数据的大小。",
+            f"{missing[0]} is missing: --params looks at the vocabulary and the data.",
+        )
+    words, data = (
+        load_tokenizer(Path(values["tokenizer"])),
+        TokenDataset(Path(values["dataset"]), verify=False),
+    )
     fixed = flatten(apply_overrides({}, overrides)) | {"tokenizer.vocab_size": words.vocab_size}
     plain = {key: value for key, value in values.items() if key != "tokenizer"}
     settled, found = apply_dial(plain, fixed, data_tokens=int(data.lengths.sum()), **dial)
@@ -115,7 +137,9 @@ def turned(values: dict[str, Any], overrides: Sequence[str], dial: Mapping[str, 
     return settled | {"tokenizer": values["tokenizer"]}
 
 
-def run_stage(name: str, config: Path, out: Path, overrides: Sequence[str] = (), dial: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def run_stage(
+    name: str, config: Path, out: Path, overrides: Sequence[str] = (), dial: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Run one stage and return its manifest's metrics; run again to resume.
 
     Args:
@@ -142,14 +166,17 @@ def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str 
         team.by_first(lambda: held.enter_context(directory_lock(root)))
         progress.stage(1, 1, name)
         key = team.by_first(lambda: _key(name, file))
-        work = root / key[:10]  # another parent, other data or another configuration never resume these checkpoints
+        # another parent, other data or another configuration never resume these checkpoints
+        work = root / key[:10]
         if team.by_first(lambda: _finished(out, key, progress)):
             progress.note(
                 f"{out} 已经是这份配置、这些数据、这个起点的结果，没有什么要做的。",
                 f"{out} is the result of this configuration, data and start already: there is nothing to do.",
             )
         else:
-            _train(name, config, file, Job(out, work, progress, file.seed, key, device, file.track, team=team))
+            _train(
+                name, config, file, Job(out, work, progress, file.seed, key, device, file.track, team=team)
+            )
         team.by_first(lambda: _settle(work, out, progress))
     progress.close()
     return team.by_first(lambda: read_manifest(out, verify=False).metrics)
@@ -157,19 +184,35 @@ def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str 
 
 def _key(name: str, file: Any) -> str:
     """What the result depends on: the contents of all inputs, wherever they lie, and the configuration."""
-    asked = {key: value for key, value in to_dict(file).items() if key not in ("dataset", "tokenizer", "files", "track")}
+    asked = {
+        key: value
+        for key, value in to_dict(file).items()
+        if key not in ("dataset", "tokenizer", "files", "track")
+    }
     if name == "pretrain":
-        return hash_json([name, asked, content_hash(file.dataset), load_tokenizer(file.tokenizer).content_hash])
+        return hash_json(
+            [name, asked, content_hash(file.dataset), load_tokenizer(file.tokenizer).content_hash]
+        )
     load_tokenizer(file.model)  # says it where there is no model
     if name == "reward":
         require_trunk(ModelConfig.from_hf(file.model))
-    return hash_json([name, asked | {"model": content_hash(file.model)}, [sha256_file(path) for path in expand(file.files)]])
+    return hash_json(
+        [
+            name,
+            asked | {"model": content_hash(file.model)},
+            [sha256_file(path) for path in expand(file.files)],
+        ]
+    )
 
 
 def _finished(out: Path, key: str, progress: Progress) -> bool:
     """Whether `out` holds this very result, whole; a damaged one is reported and made again."""
     try:
-        return (out / MANIFEST).is_file() and read_manifest(out, verify=False).key == key and bool(read_manifest(out))
+        return (
+            (out / MANIFEST).is_file()
+            and read_manifest(out, verify=False).key == key
+            and bool(read_manifest(out))
+        )
     except HanlinError as error:
         progress.warn(f"需要重做：{error.zh}", f"must be done again: {error.en}")
         return False
@@ -177,7 +220,9 @@ def _finished(out: Path, key: str, progress: Progress) -> bool:
 
 def _settle(work: Path, out: Path, progress: Progress) -> None:
     """Once the result is published: its curve and the record of its bad steps go beside it, the work directory goes away."""
-    if (work / SPIKES).is_file() and (work / _DATA).is_dir():  # the record names documents by their places in it
+    if (work / SPIKES).is_file() and (
+        work / _DATA
+    ).is_dir():  # the record names documents by their places in it
         shutil.rmtree(out / _DATA, ignore_errors=True)
         os.replace(work / _DATA, out / _DATA)
         write_run_file(work, out / _DATA, out)
@@ -207,20 +252,29 @@ def _train(name: str, config: Path, file: Any, job: Job) -> None:
         found = (record for record in read_conversations(file.files) if record.get("answer") is not None)
         problems = list(itertools.islice(found, file.limit or None))
         if not problems:
-            raise HanlinError(f"{config}：files 里没有带 answer 字段的对话。", f"{config}: no conversation in files has an `answer`.")
+            raise HanlinError(
+                f"{config}：files 里没有带 answer 字段的对话。",
+                f"{config}: no conversation in files has an `answer`.",
+            )
         grpo(file.model, problems, numeric_answer, file.config, job)
         return
     tokenizer, data = load_tokenizer(file.model), job.work / _DATA
 
     def encode() -> None:  # at every start: it costs little, and what lies there may be half a directory
-        build, read = (build_conversation_dataset, read_conversations) if name in ("sft", "distill") else (build_pair_dataset, read_preferences)
+        build, read = (
+            (build_conversation_dataset, read_conversations)
+            if name in ("sft", "distill")
+            else (build_pair_dataset, read_preferences)
+        )
         records = itertools.islice(read(file.files), file.limit or None)
         left_out = too_long_warning(build(records, tokenizer, data, max_length=file.config.seq_len))
         if left_out is not None:
             job.progress.warn(*left_out)
 
     job.team.by_first(encode)
-    {"sft": finetune, "distill": finetune, "dpo": dpo, "reward": reward}[name](file.model, data, file.config, job)
+    {"sft": finetune, "distill": finetune, "dpo": dpo, "reward": reward}[name](
+        file.model, data, file.config, job
+    )
 
 
 def _refuse_target(name: str, config: Path, file: Any, out: Path) -> None:

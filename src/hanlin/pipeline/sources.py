@@ -21,9 +21,15 @@ from .recipe import Recipe
 
 # Tasks of the embedded world, in the order in which a report shows them.
 TASKS = (
-    "story_answers", "greetings", "story_requests", "outside_declined", "word_problems", "problems_solved",
-    "preferred_manner", "task_reward",
-)  # fmt: skip
+    "story_answers",
+    "greetings",
+    "story_requests",
+    "outside_declined",
+    "word_problems",
+    "problems_solved",
+    "preferred_manner",
+    "task_reward",
+)
 TURNS = "later_turns"  # is measured by conversations, not by single prompts
 
 Check = Callable[[dict[str, Any], str], bool]
@@ -123,7 +129,9 @@ class TinyworldSource:
         """What the model was taught before DPO but for open requests: chats, half of their stories left out, and as many problems, so
         that it keeps thinking as often as it did."""
         distill = self.recipe.distill
-        chats = tinyworld.chat_conversations(self.seed + 8, 1 << 30, "train", with_problems=distill is not None)
+        chats = tinyworld.chat_conversations(
+            self.seed + 8, 1 << 30, "train", with_problems=distill is not None
+        )
         problems = self.conversations("distill") if distill is not None else iter(())
         for index, chat in enumerate(chats):
             if chat["kind"] != "free" and (chat["kind"] != "story" or index % 2):
@@ -134,7 +142,9 @@ class TinyworldSource:
     def problems(self, heldout: bool = False) -> list[dict[str, Any]]:
         """Word problems with their answers, for reinforcement learning."""
         assert self.recipe.grpo is not None
-        split, count = ("heldout", self.recipe.evaluation.count) if heldout else ("train", self.recipe.grpo.examples)
+        split, count = (
+            ("heldout", self.recipe.evaluation.count) if heldout else ("train", self.recipe.grpo.examples)
+        )
         return list(tinyworld.problems(self.seed + 2, count, split, reasoning=False, fewest=1))
 
     def task(self, name: str) -> Task:
@@ -142,7 +152,9 @@ class TinyworldSource:
         count, seed = self.recipe.evaluation.count, self.seed
         few = min(count, self.recipe.evaluation.closed_count)
         if name == "story_answers":
-            return Task(name, list(tinyworld.story_questions(seed, count, "heldout")), tinyworld.check_story_answer)
+            return Task(
+                name, list(tinyworld.story_questions(seed, count, "heldout")), tinyworld.check_story_answer
+            )
         if name == "greetings":
             return Task(name, list(tinyworld.greetings(seed, few, "heldout")), tinyworld.check_exact)
         if name == "story_requests":
@@ -203,7 +215,11 @@ class FileSource:
     def fingerprint(self, stage: str) -> list[Any]:
         """Names, sizes and change times of the stage's files, and of all that decide what is held out."""
         names = ("corpus",) if stage == "corpus" else tuple(name for name in self.stages if self.files(name))
-        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for name in names for path in expand(self.files(name))]
+        return [
+            [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+            for name in names
+            for path in expand(self.files(name))
+        ]
 
     def documents(self) -> list[Path]:
         """Files of text."""
@@ -219,7 +235,9 @@ class FileSource:
 
     def preferences(self, stage: str, heldout: bool = False) -> Iterator[Any]:
         """Preference pairs of a stage's files."""
-        return islice(self._side(read_preferences(self.files(stage)), heldout), self.heldout_most if heldout else None)
+        return islice(
+            self._side(read_preferences(self.files(stage)), heldout), self.heldout_most if heldout else None
+        )
 
     def problems(self, heldout: bool = False) -> list[Any]:
         """Conversations with a checkable `answer` beside the messages.
@@ -227,7 +245,9 @@ class FileSource:
         Raises:
             HanlinError: there are none on this side.
         """
-        records = (record for record in read_conversations(self.files("grpo")) if record.get("answer") is not None)
+        records = (
+            record for record in read_conversations(self.files("grpo")) if record.get("answer") is not None
+        )
         found = list(islice(self._side(records, heldout), self.heldout_most if heldout else None))
         if not found:
             raise HanlinError(
@@ -265,7 +285,10 @@ class FileSource:
 
     def sample_prompts(self) -> list[dict[str, Any]]:
         """Prompts of the recipe, to go on from and to answer."""
-        return [{"text": prompt, "messages": [{"role": "user", "content": prompt}]} for prompt in self.recipe.evaluation.prompts]
+        return [
+            {"text": prompt, "messages": [{"role": "user", "content": prompt}]}
+            for prompt in self.recipe.evaluation.prompts
+        ]
 
     def _keys(self, stage: str) -> Iterator[int]:
         pairs = stage in ("dpo", "reward")
@@ -282,8 +305,14 @@ def prompt_key(record: Any) -> int:
     asked = record.get("prompt", record.get("messages"))
     if not isinstance(asked, str):
         asked = next((message["content"] for message in asked if message["role"] == "user"), "")
-    plain = "".join(c for c in unicodedata.normalize("NFKC", asked or "").casefold() if unicodedata.category(c)[0] in "LNS")
-    return int.from_bytes(hashlib.sha256((plain or str(asked)).encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    plain = "".join(
+        c
+        for c in unicodedata.normalize("NFKC", asked or "").casefold()
+        if unicodedata.category(c)[0] in "LNS"
+    )
+    return int.from_bytes(
+        hashlib.sha256((plain or str(asked)).encode("utf-8", "surrogatepass")).digest()[:8], "big"
+    )
 
 
 def plain_questions(task: Task) -> Task:
@@ -299,7 +328,10 @@ def plain_questions(task: Task) -> Task:
 
 def without_reasoning(record: dict[str, Any]) -> dict[str, Any]:
     """A conversation without what the assistant thought."""
-    bare = [{key: value for key, value in message.items() if key != "reasoning_content"} for message in record["messages"]]
+    bare = [
+        {key: value for key, value in message.items() if key != "reasoning_content"}
+        for message in record["messages"]
+    ]
     return {**record, "messages": bare}
 
 

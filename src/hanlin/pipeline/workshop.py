@@ -57,10 +57,16 @@ class Workshop:
         taught = [name for name in ("sft", "distill", "dpo", "grpo") if name == stage or self._was_kept(name)]
         if isinstance(self.source, TinyworldSource):
             return [*(task for name in taught for task in TAUGHT[name]), "preferred_manner", BITS]
-        metric = {"sft": "answer_bits_per_byte/sft", "distill": "answer_bits_per_byte/distill", "dpo": "pairs_preferred"}
+        metric = {
+            "sft": "answer_bits_per_byte/sft",
+            "distill": "answer_bits_per_byte/distill",
+            "dpo": "pairs_preferred",
+        }
         return [*(metric[name] for name in taught if name in metric), BITS]
 
-    def measure(self, model: CausalLM, names: Sequence[str], with_problems: bool = False) -> dict[str, Metric]:
+    def measure(
+        self, model: CausalLM, names: Sequence[str], with_problems: bool = False
+    ) -> dict[str, Metric]:
         """The named metrics of a model; of tinyworld's exam also what all answers together say.
 
         Args:
@@ -74,16 +80,24 @@ class Workshop:
         for name in names:
             kind, _, stage = name.partition("/")
             if kind == "answer_bits_per_byte":
-                metrics[name] = answer_bits_per_byte(model, self._tokenizer(), self._heldout_conversations(stage))
+                metrics[name] = answer_bits_per_byte(
+                    model, self._tokenizer(), self._heldout_conversations(stage)
+                )
             elif kind == "pairs_preferred":
-                metrics[name] = pairs_preferred(model, self._tokenizer(), self._pairs("dpo", self._section("dpo").seq_len, heldout=True))
+                metrics[name] = pairs_preferred(
+                    model, self._tokenizer(), self._pairs("dpo", self._section("dpo").seq_len, heldout=True)
+                )
             elif name == BITS:
                 heldout = list(read_corpus(self.out / "corpus", "heldout"))
-                scores = bits_per_byte(model, self._tokenizer(), heldout, context=self.recipe.pretrain.seq_len)
+                scores = bits_per_byte(
+                    model, self._tokenizer(), heldout, context=self.recipe.pretrain.seq_len
+                )
                 metrics[BITS] = self._beside_ngram(scores["all"])
         return metrics
 
-    def judge(self, stage: str, record: StepRecord, out: Path, aim: str, aimed: tuple[Metric, Metric] | None = None) -> dict[str, Metric]:
+    def judge(
+        self, stage: str, record: StepRecord, out: Path, aim: str, aimed: tuple[Metric, Metric] | None = None
+    ) -> dict[str, Metric]:
         """Measure a stage's model and its parent on the same items, and decide by the gate; returns the new model's metrics.
 
         Args:
@@ -94,7 +108,8 @@ class Workshop:
         # Whether to think is the model's choice until GRPO teaches it, so problems come among mixed turns only then.
         problems = stage == "grpo" and "word_problems" in names
         metrics = self.measure(self._model(out), names, problems)
-        anew = {"distill": set(OVERALL), "grpo": {TURNS, *OVERALL}}.get(stage, set())  # more is asked than before
+        # more is asked than before
+        anew = {"distill": set(OVERALL), "grpo": {TURNS, *OVERALL}}.get(stage, set())
         known = {name: self.scores[name] for name in metrics if name in self.scores and name not in anew}
         missing = [name for name in names if name not in known]
         measured = self.measure(self._model(self.current), missing, problems) if missing else {}
@@ -142,9 +157,15 @@ class Workshop:
             records = [record for record in records if numeric_answer.can_judge(record)]
             check = lambda record, text: numeric_answer(record, text, opened) == 1.0  # noqa: E731
         return evaluate_generation(
-            self._model(path), self._tokenizer(), records, check, thinking=section.thinking,
-            temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed,
-        )[0]  # fmt: skip
+            self._model(path),
+            self._tokenizer(),
+            records,
+            check,
+            thinking=section.thinking,
+            temperature=section.temperature,
+            max_new_tokens=section.max_new_tokens,
+            seed=seed,
+        )[0]
 
     # ---------------------------------------------------------------- data
 
@@ -168,9 +189,14 @@ class Workshop:
         if not self._holds(out, lambda manifest: manifest.config.get("inputs") == inputs):
             self._say_counts(stage)
             build_conversation_dataset(
-                self.source.conversations(stage, direct=direct), self._tokenizer(), out, max_length=section.seq_len, inputs=inputs,
-                text=self._texts(), text_share=section.text_share,
-            )  # fmt: skip
+                self.source.conversations(stage, direct=direct),
+                self._tokenizer(),
+                out,
+                max_length=section.seq_len,
+                inputs=inputs,
+                text=self._texts(),
+                text_share=section.text_share,
+            )
             self._say_left_out(out)
         return out
 
@@ -192,13 +218,18 @@ class Workshop:
     def _say_counts(self, stage: str) -> None:
         if isinstance(self.source, FileSource):
             train, held = self.source.counts(stage)
-            self.progress.note(f"{stage}：{train:,} 条用来训练，{held:,} 条留作评判", f"{stage}: {train:,} records to train on, {held:,} held out")
+            self.progress.note(
+                f"{stage}：{train:,} 条用来训练，{held:,} 条留作评判",
+                f"{stage}: {train:,} records to train on, {held:,} held out",
+            )
 
     def _heldout_conversations(self, stage: str) -> TokenDataset:
         assert isinstance(self.source, FileSource)
         records = self.source.conversations(stage, heldout=True)
         out = self.out / "data" / f"{stage}-heldout"
-        data = build_conversation_dataset(records, self._tokenizer(), out, max_length=self._section(stage).seq_len)
+        data = build_conversation_dataset(
+            records, self._tokenizer(), out, max_length=self._section(stage).seq_len
+        )
         self._say_left_out(out)
         return data
 
@@ -206,12 +237,19 @@ class Workshop:
         out = self.out / "data" / (f"{stage}-heldout" if heldout else stage)
         if not heldout:
             self._say_counts(stage)
-        data = build_pair_dataset(self.source.preferences(stage, heldout=heldout), self._tokenizer(), out, max_length=seq_len)
+        data = build_pair_dataset(
+            self.source.preferences(stage, heldout=heldout), self._tokenizer(), out, max_length=seq_len
+        )
         self._say_left_out(out)
         return data
 
     def _data_inputs(self, stage: str, section: ConversationSection) -> list[Any]:
-        return [to_dict(section), self.source.fingerprint(stage), self._hash("tokenizer"), self._hash("dataset")]
+        return [
+            to_dict(section),
+            self.source.fingerprint(stage),
+            self._hash("tokenizer"),
+            self._hash("dataset"),
+        ]
 
     def control_config(self) -> ConversationSection:
         """GRPO's control: distillation's own data at a constant rate without warm-up, for as long as GRPO took.
@@ -221,7 +259,13 @@ class Workshop:
         section, grpo = self.recipe.distill, self.recipe.grpo
         assert section is not None and grpo is not None
         train = dataclasses.replace(
-            section.train, steps=100_000, schedule="constant", warmup=0.0, decay=0.0, learning_rate=grpo.control_learning_rate, compile=False
+            section.train,
+            steps=100_000,
+            schedule="constant",
+            warmup=0.0,
+            decay=0.0,
+            learning_rate=grpo.control_learning_rate,
+            compile=False,
         )
         return dataclasses.replace(section, train=train)
 
@@ -237,7 +281,14 @@ class Workshop:
 
         def speak(model: CausalLM) -> list[str]:
             asked = [prompt[kind] for prompt in prompts]
-            return generate_text(model, self._tokenizer(), asked, max_new_tokens=self.recipe.evaluation.max_new_tokens, temperature=0.7, seed=self.recipe.seed)
+            return generate_text(
+                model,
+                self._tokenizer(),
+                asked,
+                max_new_tokens=self.recipe.evaluation.max_new_tokens,
+                temperature=0.7,
+                seed=self.recipe.seed,
+            )
 
         new = speak(after)
         old = speak(self._model(before)) if before is not None else [""] * len(prompts)
@@ -256,7 +307,14 @@ class Workshop:
         return self._words[1]
 
     def _once(
-        self, name: str, out: Path, inputs: str, train: Callable[[Job], Any], *, seed: int | None = None, max_seconds: float | None = None
+        self,
+        name: str,
+        out: Path,
+        inputs: str,
+        train: Callable[[Job], Any],
+        *,
+        seed: int | None = None,
+        max_seconds: float | None = None,
     ) -> float:
         """Train unless `out` holds this very result already; returns the training seconds.
 
@@ -267,7 +325,9 @@ class Workshop:
         work = self.out / "work" / f"{name}-{key[:10]}"
         if not self._holds(out, lambda manifest: manifest.key == key):
             seed = self.recipe.seed if seed is None else seed
-            train(Job(out, work, self.progress, seed, key, self.recipe.device, self.recipe.track, max_seconds))
+            train(
+                Job(out, work, self.progress, seed, key, self.recipe.device, self.recipe.track, max_seconds)
+            )
         if (work / "metrics.jsonl").is_file():
             curves = self.out / "curves" / f"{name}.jsonl"
             curves.parent.mkdir(exist_ok=True)
@@ -279,7 +339,11 @@ class Workshop:
     def _curve(self, name: str) -> dict[str, float]:
         """Steps of a training and its mean learning rate, for the report."""
         file = self.out / "curves" / f"{name}.jsonl"
-        rates = [line["lr"] for line in map(orjson.loads, file.read_bytes().splitlines()) if "lr" in line] if file.is_file() else []
+        rates = (
+            [line["lr"] for line in map(orjson.loads, file.read_bytes().splitlines()) if "lr" in line]
+            if file.is_file()
+            else []
+        )
         return {"steps": len(rates), "mean_learning_rate": float(np.mean(rates)) if rates else 0.0}
 
     def _hash(self, name: str) -> str:
@@ -291,7 +355,16 @@ class Workshop:
     def _inputs(self, stage: str, section: Any) -> str:
         """Hash of what a stage's training depends on; how it is judged is apart, so new questions retrain nothing."""
         mixed = [self._hash("dataset")] if getattr(section, "text_share", 0) else []
-        return hash_json([stage, to_dict(section), self._model_hash(), self.source.fingerprint(stage), self.recipe.seed, *mixed])
+        return hash_json(
+            [
+                stage,
+                to_dict(section),
+                self._model_hash(),
+                self.source.fingerprint(stage),
+                self.recipe.seed,
+                *mixed,
+            ]
+        )
 
     def _judging(self) -> Any:
         return to_dict(self.recipe.evaluation)
@@ -299,7 +372,9 @@ class Workshop:
 
 def publish(model: Path, target: Path) -> None:
     """Make `target` the given model, atomically; files are hard links where the file system has them."""
-    if (target / MANIFEST).is_file() and read_manifest(target, verify=False).content_hash == read_manifest(model, verify=False).content_hash:
+    if (target / MANIFEST).is_file() and read_manifest(target, verify=False).content_hash == read_manifest(
+        model, verify=False
+    ).content_hash:
         return
     with atomic_directory(target) as temporary:
         for file in model.iterdir():

@@ -6,7 +6,8 @@ from ..common.errors import HanlinError
 
 if find_spec("fastapi") is None or find_spec("uvicorn") is None:
     raise HanlinError(
-        "服务需要 fastapi 和 uvicorn：pip install 'hanlin[serve]'。", "Serving needs fastapi and uvicorn: pip install 'hanlin[serve]'."
+        "服务需要 fastapi 和 uvicorn：pip install 'hanlin[serve]'。",
+        "Serving needs fastapi and uvicorn: pip install 'hanlin[serve]'.",
     )
 
 from .app import create_app  # noqa: E402

@@ -50,14 +50,19 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
     _handle_errors(app)
     _serve_pages(app)
 
-    @app.get("/health", responses={503: {"description": "the engine has stopped"}, **_without_key(declared())})
+    @app.get(
+        "/health", responses={503: {"description": "the engine has stopped"}, **_without_key(declared())}
+    )
     async def health() -> dict[str, str]:
         return JSONResponse({"status": "ok" if worker.alive else "stopped"}, 200 if worker.alive else 503)  # type: ignore[return-value]
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=declared())
     async def metrics() -> Response:
         """Prometheus text."""
-        lines = [f"# TYPE hanlin_{name}_total counter\nhanlin_{name}_total {value}" for name, value in worker.totals.items()]
+        lines = [
+            f"# TYPE hanlin_{name}_total counter\nhanlin_{name}_total {value}"
+            for name, value in worker.totals.items()
+        ]
         gauges = {"running": engine.active, "waiting": max(0, worker.unfinished - engine.active)}
         lines += [f"# TYPE hanlin_{name} gauge\nhanlin_{name} {value}" for name, value in gauges.items()]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
@@ -79,7 +84,10 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
     answers: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "the answer, or with stream: true its chunks",
-            "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}},
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "text/event-stream": {"schema": {"type": "string"}},
+            },
         },
         499: {"description": "the client went away"},
         **declared(404, 408, 413, 429, 500, 503),
@@ -132,7 +140,11 @@ def _handle_errors(app: FastAPI) -> None:
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         # Names and indices only: what pydantic adds about the branches of a union tells a reader nothing.
-        param = ".".join(str(part) for part in first["loc"] if part != "body" and not re.search(r"[\[(]|^(str|int|dict)$", str(part)))
+        param = ".".join(
+            str(part)
+            for part in first["loc"]
+            if part != "body" and not re.search(r"[\[(]|^(str|int|dict)$", str(part))
+        )
         return respond(invalid(f"{param or 'body'}: {first['msg']}", param or None, "invalid_value"))
 
     @app.exception_handler(HTTPException)
@@ -141,7 +153,11 @@ def _handle_errors(app: FastAPI) -> None:
             message = "There is no Responses API here; use POST /v1/chat/completions (client.chat.completions.create)."
             return respond(ApiError(404, message, code="not_found"))
         if error.status_code == 404:
-            return respond(ApiError(404, f"There is nothing at {request.method} {request.url.path[:100]}.", code="not_found"))
+            return respond(
+                ApiError(
+                    404, f"There is nothing at {request.method} {request.url.path[:100]}.", code="not_found"
+                )
+            )
         return respond(ApiError(error.status_code, str(error.detail), headers=error.headers))
 
     @app.exception_handler(Exception)
@@ -151,7 +167,11 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _serve_pages(app: FastAPI) -> None:
     """The chat page, read into memory once: what is not one of its files does not exist."""
-    pages = {file.name: (file.read_bytes(), MEDIA[file.suffix]) for file in STATIC.iterdir() if file.suffix in MEDIA}
+    pages = {
+        file.name: (file.read_bytes(), MEDIA[file.suffix])
+        for file in STATIC.iterdir()
+        if file.suffix in MEDIA
+    }
 
     def page(name: str) -> Response:
         if name not in pages:

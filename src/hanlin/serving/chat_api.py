@@ -33,14 +33,23 @@ async def chat_completions(service: Service, body: ChatRequest, request: Request
     thinking = wants_thinking(body)
     try:
         messages = [template_message(message) for message in body.messages]
-        prompt = service.tokenizer.encode_conversation(messages, add_generation_prompt=True, thinking=thinking)[0]
+        prompt = service.tokenizer.encode_conversation(
+            messages, add_generation_prompt=True, thinking=thinking
+        )[0]
     except HanlinError as error:
         raise invalid(error.en, "messages") from None
     limit = body.max_completion_tokens or body.max_tokens
-    params = service.params(body, prompt, limit, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0)
+    params = service.params(
+        body, prompt, limit, logprobs=bool(body.logprobs), top_logprobs=body.top_logprobs or 0
+    )
     choices = [
         Choice(
-            index, service.tokenizer, stop_strings(body), chat=True, reasoning=thinking is True, keep_tags=body.separate_reasoning is False
+            index,
+            service.tokenizer,
+            stop_strings(body),
+            chat=True,
+            reasoning=thinking is True,
+            keep_tags=body.separate_reasoning is False,
         )
         for index in range(body.n or 1)
     ]
@@ -50,9 +59,17 @@ async def chat_completions(service: Service, body: ChatRequest, request: Request
     whole = await collect(run, request)
     if whole is None:
         return Response(status_code=499)
-    spell = functools.partial(chat_choice, service.tokenizer, key="message", logprobs=params.logprobs, role=True)
-    answers = [await asyncio.to_thread(spell, delta) for delta in whole] if params.logprobs else [spell(delta) for delta in whole]
-    return await json_response({**service.head("chatcmpl", "chat.completion"), "choices": answers, "usage": run.usage(len(prompt))})
+    spell = functools.partial(
+        chat_choice, service.tokenizer, key="message", logprobs=params.logprobs, role=True
+    )
+    answers = (
+        [await asyncio.to_thread(spell, delta) for delta in whole]
+        if params.logprobs
+        else [spell(delta) for delta in whole]
+    )
+    return await json_response(
+        {**service.head("chatcmpl", "chat.completion"), "choices": answers, "usage": run.usage(len(prompt))}
+    )
 
 
 def wants_thinking(body: ChatRequest) -> bool | None:
@@ -77,15 +94,27 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
     return rendered
 
 
-async def _chunks(service: Service, run: Run, body: ChatRequest, prompt_tokens: int) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(
+    service: Service, run: Run, body: ChatRequest, prompt_tokens: int
+) -> AsyncIterator[dict[str, Any]]:
     """The stream's chunks: the role of every choice, its text as it comes, its finish reason, the usage if asked for."""
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("chatcmpl", "chat.completion.chunk") | ({"usage": None} if usage else {})
     for choice in run.choices:
-        yield {**head, "choices": [chat_choice(service.tokenizer, Delta(choice.index), key="delta", logprobs=False, role=True)]}
+        yield {
+            **head,
+            "choices": [
+                chat_choice(service.tokenizer, Delta(choice.index), key="delta", logprobs=False, role=True)
+            ],
+        }
     async for deltas in run.deltas():
         for delta in deltas:
             if not delta.empty:
-                yield {**head, "choices": [chat_choice(service.tokenizer, delta, key="delta", logprobs=bool(body.logprobs))]}
+                yield {
+                    **head,
+                    "choices": [
+                        chat_choice(service.tokenizer, delta, key="delta", logprobs=bool(body.logprobs))
+                    ],
+                }
     if usage:
         yield {**head, "choices": [], "usage": run.usage(prompt_tokens)}

@@ -37,10 +37,15 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
     asked = {"logprobs": body.logprobs is not None, "top_logprobs": body.logprobs or 0}
     requests = [(prompt, service.params(body, prompt, limit, **asked)) for prompt in prompts]
     choices = [
-        Choice(i, service.tokenizer, stop_strings(body), chat=False, echo=prompt if body.echo else None) for i, prompt in enumerate(prompts)
+        Choice(i, service.tokenizer, stop_strings(body), chat=False, echo=prompt if body.echo else None)
+        for i, prompt in enumerate(prompts)
     ]
     known = service.tokenizer.vocab_size
-    scored = {i: body.logprobs or 0 for i, prompt in enumerate(prompts) if max(prompt) < known} if body.echo and body.logprobs is not None else {}
+    scored = (
+        {i: body.logprobs or 0 for i, prompt in enumerate(prompts) if max(prompt) < known}
+        if body.echo and body.logprobs is not None
+        else {}
+    )
     run = service.start(body, requests, choices, scored)
     usage = functools.partial(run.usage, sum(map(len, distinct)))
     if body.stream:
@@ -50,7 +55,9 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
         return Response(status_code=499)
     # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the event loop.
     answers = [await asyncio.to_thread(_choice, service, body, delta, 0) for delta in whole]
-    return await json_response({**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()})
+    return await json_response(
+        {**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()}
+    )
 
 
 def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
@@ -63,16 +70,27 @@ def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
     for prompt in given:
         if isinstance(prompt, list) and max(prompt) >= size:
             raise invalid(f"prompt has a token id beyond the vocabulary of {size}.", "prompt")
-        prompts.append(prompt if isinstance(prompt, list) else service.tokenizer.encode(prompt) or [service.tokenizer.eos_id])
+        prompts.append(
+            prompt
+            if isinstance(prompt, list)
+            else service.tokenizer.encode(prompt) or [service.tokenizer.eos_id]
+        )
     return prompts
 
 
 def _choice(service: Service, body: CompletionRequest, delta: Delta, offset: int) -> dict[str, Any]:
     logprobs = None if body.logprobs is None else text_logprobs(service.tokenizer, delta.tokens, offset)
-    return {"index": delta.choice, "text": delta.content, "logprobs": logprobs, "finish_reason": delta.finish_reason}
+    return {
+        "index": delta.choice,
+        "text": delta.content,
+        "logprobs": logprobs,
+        "finish_reason": delta.finish_reason,
+    }
 
 
-async def _chunks(service: Service, run: Run, body: CompletionRequest, usage: Any) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(
+    service: Service, run: Run, body: CompletionRequest, usage: Any
+) -> AsyncIterator[dict[str, Any]]:
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("cmpl", "text_completion") | ({"usage": None} if wanted else {})
     offsets = [0] * len(run.choices)

@@ -23,7 +23,9 @@ Stage = Literal["idle", "header", "body", "answered", "answering"]
 
 FILES_BESIDE_CONNECTIONS = 64  # standard streams, the model's files, the event loop, what libraries open
 SEND_BUFFER = 64 << 10
-_REFUSAL_BODY = orjson.dumps(ApiError(503, "Too many connections; try again shortly.", code="unavailable").body())
+_REFUSAL_BODY = orjson.dumps(
+    ApiError(503, "Too many connections; try again shortly.", code="unavailable").body()
+)
 REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n"
     b"content-length: %d\r\n\r\n%b" % (len(_REFUSAL_BODY), _REFUSAL_BODY)

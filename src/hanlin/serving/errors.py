@@ -7,7 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 class ApiError(Exception):
@@ -19,7 +24,13 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ):
         super().__init__(message)
         self.status = status
@@ -69,4 +80,7 @@ STATUSES = {
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These error responses, for a route's description."""
-    return {status: {"model": ErrorObject, "description": STATUSES[status]} for status in (400, 401, 403, 431, *statuses)}
+    return {
+        status: {"model": ErrorObject, "description": STATUSES[status]}
+        for status in (400, 401, 403, 431, *statuses)
+    }

@@ -28,14 +28,19 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: list[Token]) -> dict[str, Any]:
 
     return {
         "content": [
-            {**entry(token.id, token.logprob), "top_logprobs": [entry(id_, logprob) for id_, logprob in token.top if known(id_)]}
+            {
+                **entry(token.id, token.logprob),
+                "top_logprobs": [entry(id_, logprob) for id_, logprob in token.top if known(id_)],
+            }
             for token in tokens
         ],
         "refusal": None,
     }
 
 
-def chat_choice(tokenizer: Tokenizer, delta: Delta, *, key: str, logprobs: bool, role: bool = False) -> dict[str, Any]:
+def chat_choice(
+    tokenizer: Tokenizer, delta: Delta, *, key: str, logprobs: bool, role: bool = False
+) -> dict[str, Any]:
     """One choice, whole (`key` "message") or new text only ("delta").
 
     Reasoning goes out under both names in use, `reasoning_content` (DeepSeek) and `reasoning` (vLLM since 2026).
@@ -67,9 +72,13 @@ def text_logprobs(tokenizer: Tokenizer, tokens: list[Token], offset: int) -> dic
     none = [token.logprob != token.logprob for token in tokens]
     return {
         "tokens": spelt,
-        "token_logprobs": [None if missing else token.logprob for missing, token in zip(none, tokens, strict=True)],
+        "token_logprobs": [
+            None if missing else token.logprob for missing, token in zip(none, tokens, strict=True)
+        ],
         "top_logprobs": [
-            None if missing else {spell(id_): logprob for id_, logprob in token.top if id_ < tokenizer.vocab_size}
+            None
+            if missing
+            else {spell(id_): logprob for id_, logprob in token.top if id_ < tokenizer.vocab_size}
             for missing, token in zip(none, tokens, strict=True)
         ],
         "text_offset": offsets,

@@ -88,7 +88,12 @@ class Choice:
             pieces = [("content", self._decoder.push(event.token))] if known else []
             in_content = True
         self._add(delta, pieces)
-        if event.logprob is not None and in_content and event.token not in self._control and not self._stops.hit:
+        if (
+            event.logprob is not None
+            and in_content
+            and event.token not in self._control
+            and not self._stops.hit
+        ):
             delta.tokens.append(Token(event.token, event.logprob, event.top))
         if self._stops.hit:
             self.finish_reason = delta.finish_reason = "stop"
@@ -101,7 +106,10 @@ class Choice:
         if scores is not None:
             own, top = scores
             pairs = [tuple(pairs) for pairs in top] or [()] * len(own)
-            delta.tokens = [Token(token, value, best) for token, value, best in zip(ids, [math.nan, *own], [(), *pairs], strict=True)]
+            delta.tokens = [
+                Token(token, value, best)
+                for token, value, best in zip(ids, [math.nan, *own], [(), *pairs], strict=True)
+            ]
         return delta
 
     def _finish(self, delta: Delta, reason: str) -> None:
@@ -141,11 +149,17 @@ class Run:
         self._scored = scored or {}
         self._ticket = worker.submit(requests, scored)
         # The deadline is an event like any other: `asyncio.wait_for` before Python 3.12 can lose a cancellation that comes with one.
-        self._timer = self._ticket.loop.call_later(timeout, self._ticket.events.put_nowait, Event(0, finish_reason="timeout"))
+        self._timer = self._ticket.loop.call_later(
+            timeout, self._ticket.events.put_nowait, Event(0, finish_reason="timeout")
+        )
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
         """What is new, as often as the reader comes back for it: a slow reader gets larger pieces, not a longer queue."""
-        echoes = [choice.opening() for choice in self.choices if choice.echo is not None and choice.index not in self._scored]
+        echoes = [
+            choice.opening()
+            for choice in self.choices
+            if choice.echo is not None and choice.index not in self._scored
+        ]
         if echoes:
             yield echoes
         while any(choice.finish_reason is None for choice in self.choices):
@@ -161,7 +175,9 @@ class Run:
                     continue
                 if event.finish_reason in ("error", "cancelled"):
                     status, message = (
-                        (500, "Generation failed.") if event.finish_reason == "error" else (503, "The server is shutting down.")
+                        (500, "Generation failed.")
+                        if event.finish_reason == "error"
+                        else (503, "The server is shutting down.")
                     )
                     raise ApiError(status, message, code="engine_error")
                 delta = choice.feed(event)
@@ -180,7 +196,9 @@ class Run:
     def usage(self, prompt_tokens: int) -> dict[str, Any]:
         """OpenAI's usage object, over all choices."""
         completion = sum(choice.completion_tokens for choice in self.choices)
-        reasoning = sum(choice.parser.reasoning_tokens for choice in self.choices if choice.parser is not None)
+        reasoning = sum(
+            choice.parser.reasoning_tokens for choice in self.choices if choice.parser is not None
+        )
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion,

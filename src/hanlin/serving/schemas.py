@@ -15,7 +15,9 @@ INT64 = 1 << 63
 MAX_PARTS = 256
 MAX_BIASES = 1024
 # Parts that other models understand, for an error that says what is wrong; no other word of a request is repeated.
-OTHER_PARTS = frozenset({"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url", "video"})
+OTHER_PARTS = frozenset(
+    {"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url", "video"}
+)
 
 
 def check_parts(content: Any) -> Any:
@@ -40,7 +42,9 @@ def check_bias(bias: Any) -> Any:
     if isinstance(bias, dict):
         if len(bias) > MAX_BIASES:
             raise PydanticCustomError("too_long", "At most {most} biases", {"most": MAX_BIASES})
-        if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in bias.values()):
+        if not all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in bias.values()
+        ):
             raise PydanticCustomError("number", "Every bias must be a number")
     return bias
 
@@ -97,7 +101,9 @@ class SamplingBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.1, le=10, description="extension")
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(check_bias)] = None
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(check_bias)
+    ] = None
     n: int | None = Field(None, ge=1, le=8)
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     stop: Stop | Annotated[list[Stop], Field(max_length=4, fail_fast=True)] | None = None
@@ -120,7 +126,9 @@ class ChatRequest(SamplingBody):
     functions: list[Any] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: TemplateOptions | None = None
-    separate_reasoning: bool | None = Field(None, description="extension; false keeps <think> … </think> in the content")
+    separate_reasoning: bool | None = Field(
+        None, description="extension; false keeps <think> … </think> in the content"
+    )
 
 
 class CompletionRequest(SamplingBody):

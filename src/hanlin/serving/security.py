@@ -86,7 +86,11 @@ class Gate:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message.get("headers", [])}
-                extra = [(k.encode(), v.encode()) for k, v in (HEADERS | permission).items() if k.encode() not in present]
+                extra = [
+                    (k.encode(), v.encode())
+                    for k, v in (HEADERS | permission).items()
+                    if k.encode() not in present
+                ]
                 message = {**message, "headers": [*message.get("headers", []), *extra]}
             await send(message)
 
@@ -96,7 +100,10 @@ class Gate:
         try:
             if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
                 raise ApiError(
-                    431, f"The headers are larger than {MAX_HEADERS} bytes.", code="headers_too_large", headers={"connection": "close"}
+                    431,
+                    f"The headers are larger than {MAX_HEADERS} bytes.",
+                    code="headers_too_large",
+                    headers={"connection": "close"},
                 )
             self._check_host(headers)
             permission.update(self._check_origin(headers))
@@ -124,7 +131,9 @@ class Gate:
             raise invalid("The Host header is not a host with or without a port.", code="invalid_host")
         name = (host[1] or host[2]).lower()
         if self.hosts is not None and name not in self.hosts and hosts[0].lower() not in self.hosts:
-            raise ApiError(403, f"This server does not answer to the host name {hosts[0][:100]!r}.", code="invalid_host")
+            raise ApiError(
+                403, f"This server does not answer to the host name {hosts[0][:100]!r}.", code="invalid_host"
+            )
 
     def _check_origin(self, headers: dict[str, list[str]]) -> dict[str, str]:
         """The CORS headers for a page of an allowed origin; none for our own pages and for programs.
@@ -137,12 +146,22 @@ class Gate:
         foreign = [origin for origin in given if origin.lower() not in (f"http://{own}", f"https://{own}")]
         if not foreign:
             return {"vary": "Origin"} if self.origins else {}
-        if len(given) > 1 or not (foreign[0].lower() in self.origins or "*" in self.origins) or not _known_origin(foreign[0].lower()):
+        if (
+            len(given) > 1
+            or not (foreign[0].lower() in self.origins or "*" in self.origins)
+            or not _known_origin(foreign[0].lower())
+        ):
             raise ApiError(
-                403, "Requests from pages of other origins are refused (hanlin serve … --allow-origin lets one in).", code="invalid_origin"
+                403,
+                "Requests from pages of other origins are refused (hanlin serve … --allow-origin lets one in).",
+                code="invalid_origin",
             )
         # Never "allow-credentials": a browser's stored log-in must not serve another page.
-        return {"access-control-allow-origin": foreign[0], "access-control-expose-headers": "retry-after", "vary": "Origin"}
+        return {
+            "access-control-allow-origin": foreign[0],
+            "access-control-expose-headers": "retry-after",
+            "vary": "Origin",
+        }
 
     def _check_key(self, path: str, headers: dict[str, list[str]]) -> None:
         if self._key is None or path in OPEN_PATHS:
@@ -152,9 +171,16 @@ class Gate:
             candidate = _credential(given[0])
             if candidate is not None and hmac.compare_digest(_digest(candidate), self._key):
                 return
-        scheme = "Bearer" if path.startswith("/v1/") else 'Basic realm="Hanlin: the API key is the password", charset="UTF-8"'
+        scheme = (
+            "Bearer"
+            if path.startswith("/v1/")
+            else 'Basic realm="Hanlin: the API key is the password", charset="UTF-8"'
+        )
         raise ApiError(
-            401, "A valid API key is needed: Authorization: Bearer KEY.", code="invalid_api_key", headers={"www-authenticate": scheme}
+            401,
+            "A valid API key is needed: Authorization: Bearer KEY.",
+            code="invalid_api_key",
+            headers={"www-authenticate": scheme},
         )
 
     async def _read_json(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
@@ -162,7 +188,9 @@ class Gate:
         try:
             body = await asyncio.wait_for(self._collect(headers, receive), self.body_timeout)
         except asyncio.TimeoutError:
-            raise ApiError(408, "The body took too long to arrive.", code="timeout", headers={"connection": "close"}) from None
+            raise ApiError(
+                408, "The body took too long to arrive.", code="timeout", headers={"connection": "close"}
+            ) from None
         check_size(body)
         try:
             value = orjson.loads(body)
@@ -180,9 +208,16 @@ class Gate:
         A body somewhat over it is read to its end and thrown away: a client that is still sending when the connection closes
         would see a broken pipe in place of the answer.
         """
-        too_large = ApiError(413, f"The body is larger than {self.max_body} bytes.", code="body_too_large", headers={"connection": "close"})
+        too_large = ApiError(
+            413,
+            f"The body is larger than {self.max_body} bytes.",
+            code="body_too_large",
+            headers={"connection": "close"},
+        )
         patience = 4 * self.max_body
-        if any(not length.isdecimal() or int(length) > patience for length in headers.get("content-length", [])):
+        if any(
+            not length.isdecimal() or int(length) > patience for length in headers.get("content-length", [])
+        ):
             raise too_large
         parts: list[bytes] = []
         size = 0
@@ -207,7 +242,13 @@ async def send_error(error: ApiError, send: Send) -> None:
     """Answer with an error object."""
     body = orjson.dumps(error.body())
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
-    await send({"type": "http.response.start", "status": error.status, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": error.status,
+            "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+        }
+    )
     await send({"type": "http.response.body", "body": body})
 
 
@@ -256,7 +297,9 @@ def _known_origin(origin: str) -> bool:
 def _preflight(headers: dict[str, list[str]]) -> dict[str, str]:
     """What an allowed page may send: the API's methods, and the headers it asks for (the official client brings a dozen)."""
     wanted = ", ".join(headers.get("access-control-request-headers", []))
-    allowed = wanted if len(wanted) <= 1024 and _HEADER_NAMES.fullmatch(wanted) else "authorization, content-type"
+    allowed = (
+        wanted if len(wanted) <= 1024 and _HEADER_NAMES.fullmatch(wanted) else "authorization, content-type"
+    )
     permission = {
         "access-control-allow-methods": "GET, POST",
         "access-control-allow-headers": allowed,
@@ -284,7 +327,12 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
     """Whether lists and objects are nested deeper than `limit`; no recursion."""
     layer = [value]
     for _ in range(limit):
-        layer = [child for item in layer for child in (item.values() if isinstance(item, dict) else item) if isinstance(child, dict | list)]
+        layer = [
+            child
+            for item in layer
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
         if not layer:
             return False
     return True

@@ -61,7 +61,13 @@ def serve(
     name = model_id or (folder.parent.name if folder.name == "model" else folder.name)
     hosts = (*LOOPBACK, host) if is_loopback(host) and api_key is None else None
     settings = Settings(
-        model_id=name, api_key=api_key, hosts=hosts, origins=origins, suggestions=suggestions, max_waiting=max_waiting, sampling=sampling
+        model_id=name,
+        api_key=api_key,
+        hosts=hosts,
+        origins=origins,
+        suggestions=suggestions,
+        max_waiting=max_waiting,
+        sampling=sampling,
     )
     address, beside = addresses(host, listener.getsockname()[1])
     print(
@@ -73,10 +79,17 @@ def serve(
         flush=True,
     )
     if beside is not None:
-        print(tr(f"同一网络里的别的机器：{beside}/", f"From other machines of this network: {beside}/"), file=sys.stderr, flush=True)
+        print(
+            tr(f"同一网络里的别的机器：{beside}/", f"From other machines of this network: {beside}/"),
+            file=sys.stderr,
+            flush=True,
+        )
     if api_key is not None:
         print(
-            tr("浏览器会要求登录：用户名随意，密码是 API key。", "A browser asks to log in: any user name, the API key as password."),
+            tr(
+                "浏览器会要求登录：用户名随意，密码是 API key。",
+                "A browser asks to log in: any user name, the API key as password.",
+            ),
             file=sys.stderr,
             flush=True,
         )
@@ -93,10 +106,16 @@ def make_server(app: Any, limits: Limits | None = None) -> uvicorn.Server:
     """A uvicorn server with limits on time, connections and header size; it drains for up to 30 s when stopped."""
     limits = limits or Limits()
     config = uvicorn.Config(
-        app, http=functools.partial(TimedProtocol, limits=limits),  # type: ignore[arg-type]  # a class or what makes one
-        ws="none", log_level="warning", access_log=False, server_header=False, timeout_keep_alive=round(limits.idle) + 1,
-        timeout_graceful_shutdown=30, h11_max_incomplete_event_size=MAX_HEADERS,
-    )  # fmt: skip
+        app,
+        http=functools.partial(TimedProtocol, limits=limits),  # type: ignore[arg-type]  # a class or what makes one
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=round(limits.idle) + 1,
+        timeout_graceful_shutdown=30,
+        h11_max_incomplete_event_size=MAX_HEADERS,
+    )
     return uvicorn.Server(config)
 
 
@@ -143,16 +162,31 @@ def read_suggestions(folder: Path) -> tuple[dict[str, Any], ...]:
     if not file.is_file():
         return ()
     found = read_json(file)
-    entries = [{"text": entry} if isinstance(entry, str) else entry for entry in found] if isinstance(found, list) else [None]
+    entries = (
+        [{"text": entry} if isinstance(entry, str) else entry for entry in found]
+        if isinstance(found, list)
+        else [None]
+    )
     for entry in entries:
         title = entry.get("title", {}) if isinstance(entry, dict) else None
-        titles = isinstance(title, dict) and set(title) <= {"zh", "en"} and all(isinstance(text, str) for text in title.values())
-        if not titles or not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
+        titles = (
+            isinstance(title, dict)
+            and set(title) <= {"zh", "en"}
+            and all(isinstance(text, str) for text in title.values())
+        )
+        if (
+            not titles
+            or not isinstance(entry, dict)
+            or not isinstance(entry.get("text"), str)
+            or not entry["text"].strip()
+        ):
             raise HanlinError(
                 f'{file} 应是一个列表，每项是字符串，或 {{"text": …, "title": {{"zh": …, "en": …}}}}。请改正，或删去这个文件（网页会用自带的例子）。',
                 f'{file} should be a list of strings or of {{"text": …, "title": {{"zh": …, "en": …}}}}. Correct it, or remove it (the page has examples of its own).',
             )
-    return tuple({"text": entry["text"], "title": entry.get("title", {})} for entry in entries[:8] if entry is not None)
+    return tuple(
+        {"text": entry["text"], "title": entry.get("title", {})} for entry in entries[:8] if entry is not None
+    )
 
 
 def check_origins(origins: Sequence[str], api_key: str | None) -> tuple[str, ...]:
@@ -183,9 +217,12 @@ def check_exposure(host: str, api_key: str | None) -> None:
             f"监听 {host} 会让别的机器也能访问，必须设置 API key：hanlin serve … --host {host} --api-key 一个长随机串。只给本机用请去掉 --host。",
             f"Listening on {host} lets other machines in, which needs an API key: hanlin serve … --host {host} --api-key SOME-LONG-RANDOM-STRING. For this machine alone drop --host.",
         )
-    if api_key is not None and (not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key):
+    if api_key is not None and (
+        not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key
+    ):
         raise HanlinError(
-            "API key 只能由可见的 ASCII 字符组成，不能为空。", "The API key must consist of visible ASCII characters and not be empty."
+            "API key 只能由可见的 ASCII 字符组成，不能为空。",
+            "The API key must consist of visible ASCII characters and not be empty.",
         )
     if api_key is not None and len(api_key) < SHORTEST_KEY and not is_loopback(host):
         raise HanlinError(

@@ -67,11 +67,22 @@ class Service:
     def card(self) -> dict[str, Any]:
         """The model as `/v1/models` lists it; `max_model_len` is an extension that vLLM has too."""
         length = self.engine.max_length
-        return {"id": self.settings.model_id, "object": "model", "created": self.created, "owned_by": "hanlin", "max_model_len": length}
+        return {
+            "id": self.settings.model_id,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "hanlin",
+            "max_model_len": length,
+        }
 
     def head(self, prefix: str, kind: str) -> dict[str, Any]:
         """The fields every response object and chunk begins with."""
-        return {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": self.settings.model_id}
+        return {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.settings.model_id,
+        }
 
     def check_model(self, name: str | None) -> None:
         """Raise a 404 for any model but the one served."""
@@ -89,7 +100,15 @@ class Service:
             self._told.add(ignored)  # once for each set of names, or a client's habit fills the log
             logger.warning("ignored request fields: %s", ", ".join(ignored))
 
-    def params(self, body: SamplingBody, prompt: Sequence[int], limit: int | None, *, logprobs: bool, top_logprobs: int) -> SamplingParams:
+    def params(
+        self,
+        body: SamplingBody,
+        prompt: Sequence[int],
+        limit: int | None,
+        *,
+        logprobs: bool,
+        top_logprobs: int,
+    ) -> SamplingParams:
         """Sampling settings of a request for one of its prompts.
 
         Args:
@@ -101,10 +120,17 @@ class Service:
         room = self.engine.max_length - len(prompt)
         if room < (0 if limit == 0 else 1):
             message = f"This model's context is {self.engine.max_length} tokens; the prompt alone has {len(prompt)}."
-            raise invalid(message, "messages" if hasattr(body, "messages") else "prompt", "context_length_exceeded")
+            raise invalid(
+                message, "messages" if hasattr(body, "messages") else "prompt", "context_length_exceeded"
+            )
         bias: dict[int, float] = {}
         for key, value in (body.logit_bias or {}).items():
-            if not (key.isdecimal() and key.isascii() and len(key) < 10 and int(key) < self.engine.model.config.vocab_size):
+            if not (
+                key.isdecimal()
+                and key.isascii()
+                and len(key) < 10
+                and int(key) < self.engine.model.config.vocab_size
+            ):
                 raise invalid("logit_bias has a key that is no token id.", "logit_bias")
             bias[int(key)] = value
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -130,7 +156,10 @@ class Service:
     ) -> Run:
         """Submit a request's choices, each with its own stream of the request's seed; `scored` as for `EngineWorker.submit`."""
         if body.seed is not None:
-            requests = [(ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i))) for i, (ids, params) in enumerate(requests)]
+            requests = [
+                (ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i)))
+                for i, (ids, params) in enumerate(requests)
+            ]
         return Run(self.worker, requests, choices, self.settings.request_timeout, scored)
 
 
@@ -157,4 +186,8 @@ def stop_strings(body: SamplingBody) -> list[str]:
 
 def ignored_fields(body: Body) -> tuple[str, ...]:
     """Names of fields the schema does not know; what is no plain name is not repeated."""
-    return tuple(sorted(name if re.fullmatch(r"[\w.-]{1,40}", name, re.ASCII) else "?" for name in body.model_extra or {})[:20])
+    return tuple(
+        sorted(
+            name if re.fullmatch(r"[\w.-]{1,40}", name, re.ASCII) else "?" for name in body.model_extra or {}
+        )[:20]
+    )

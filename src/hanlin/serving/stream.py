@@ -25,7 +25,9 @@ class EventStream(Response):
     """
 
     def __init__(self, objects: AsyncIterator[dict[str, Any]], on_close: Callable[[], None]):
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        super().__init__(
+            media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"}
+        )
         self._objects = objects
         self._on_close = on_close
 

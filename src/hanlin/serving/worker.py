@@ -91,7 +91,9 @@ class EngineWorker:
             self._inbox.put(None)
             self._thread.join(timeout=30)
 
-    def submit(self, requests: list[tuple[list[int], SamplingParams]], scored: Mapping[int, int] | None = None) -> Ticket:
+    def submit(
+        self, requests: list[tuple[list[int], SamplingParams]], scored: Mapping[int, int] | None = None
+    ) -> Ticket:
         """Queue the choices of one request, from a coroutine.
 
         Args:
@@ -105,7 +107,12 @@ class EngineWorker:
             raise ApiError(503, "The engine has stopped.", code="unavailable")
         with self._lock:
             if self.unfinished + len(requests) > self.limit:
-                raise ApiError(429, "Too many requests are waiting; try again shortly.", code="queue_full", headers={"retry-after": "1"})
+                raise ApiError(
+                    429,
+                    "Too many requests are waiting; try again shortly.",
+                    code="queue_full",
+                    headers={"retry-after": "1"},
+                )
             self.unfinished += len(requests)
             self.totals["requests"] += 1
             self.totals["prompt_tokens"] += sum(len(prompt) for prompt, _ in requests)
@@ -127,7 +134,9 @@ class EngineWorker:
         """End one choice; its slot is free after the engine's current step."""
         self._inbox.put(lambda: self.engine.cancel(generation))
 
-    def _generation(self, ticket: Ticket, choice: int, prompt: list[int], params: SamplingParams) -> Generation:
+    def _generation(
+        self, ticket: Ticket, choice: int, prompt: list[int], params: SamplingParams
+    ) -> Generation:
         def on_token(generation: Generation, token: int) -> None:
             logprob = generation.logprobs[-1] if params.logprobs else None
             top = tuple(generation.top[-1]) if params.top_logprobs else ()

@@ -27,7 +27,9 @@ from .pairs import PairConfig, PairSource, split_pairs, sum_by_document
 class DPOConfig(PairConfig):
     """β scales the implicit reward; `length_normalized` divides it by the answer's tokens; `sft_weight` is α."""
 
-    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(learning_rate=3e-4, muon=False))
+    train: TrainConfig = dataclasses.field(
+        default_factory=lambda: TrainConfig(learning_rate=3e-4, muon=False)
+    )
     beta: float = 2.0
     length_normalized: bool = True
     sft_weight: float = 0.2
@@ -61,7 +63,11 @@ class DPOLoss:
         anchor = -split_pairs(log_probs / lengths, batch)[0]
         loss = (-F.logsigmoid(margin) + self.config.sft_weight * anchor).sum()
         count = len(margin)
-        figures: dict[str, float | torch.Tensor] = {"accuracy": (margin > 0).sum(), "margin": margin.detach().sum(), "chosen_logp": -anchor.detach().sum()}
+        figures: dict[str, float | torch.Tensor] = {
+            "accuracy": (margin > 0).sum(),
+            "margin": margin.detach().sum(),
+            "chosen_logp": -anchor.detach().sum(),
+        }
         return loss, figures | {f"{name}_count": count for name in figures}
 
     def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
@@ -82,5 +88,7 @@ def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) ->
     reference = copy.deepcopy(model).requires_grad_(False)
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
     source, objective = PairSource(data, config, job.seed), DPOLoss(reference, config)
-    result = job.train(model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer)
+    result = job.train(
+        model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer
+    )
     return job.publish(model, tokenizer, result, config, parents)

@@ -51,7 +51,9 @@ class GRPOConfig:
         thinking: `None` lets the model decide whether to think, true and false decide for it.
     """
 
-    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(learning_rate=2e-4, muon=False))
+    train: TrainConfig = dataclasses.field(
+        default_factory=lambda: TrainConfig(learning_rate=2e-4, muon=False)
+    )
     seq_len: int = 256
     prompts: int = 16
     group_size: int = 8
@@ -104,8 +106,15 @@ class RolloutBatch:
         parts, first = [], 0
         for rows in self.rows.split():
             share = len(rows.documents)
-            answers, tokens = (total * (first + share) // len(self.documents) - total * first // len(self.documents) for total in (self.answers, self.answer_tokens))
-            parts.append(RolloutBatch(rows, self.advantages[first : first + share], self.reward, answers, tokens, self.idle))
+            answers, tokens = (
+                total * (first + share) // len(self.documents) - total * first // len(self.documents)
+                for total in (self.answers, self.answer_tokens)
+            )
+            parts.append(
+                RolloutBatch(
+                    rows, self.advantages[first : first + share], self.reward, answers, tokens, self.idle
+                )
+            )
             first += share
         return parts if len(parts) > 1 else [self]
 
@@ -120,19 +129,31 @@ class RolloutSource:
     generates = True  # so the loop brings sharded weights together
 
     def __init__(
-        self, records: Sequence[Mapping[str, Any]], reward: RewardFunction, tokenizer: Tokenizer, config: GRPOConfig, seed: int, progress: Progress | None = None
+        self,
+        records: Sequence[Mapping[str, Any]],
+        reward: RewardFunction,
+        tokenizer: Tokenizer,
+        config: GRPOConfig,
+        seed: int,
+        progress: Progress | None = None,
     ):
         self.reward, self.tokenizer, self.config, self.seed = reward, tokenizer, config, seed
         self.progress = progress or Progress()
         self.records = judgeable(records, reward, self.progress)
         self.records, self.prompts = fitting(self.records, tokenizer, config, self.progress)
         self.at_once = config.prompts * config.group_size  # answers written side by side
-        self._digest = hash_json([dict(record) for record in self.records])  # whole: what the reward reads besides the messages counts as well
+        # whole: what the reward reads besides the messages counts as well
+        self._digest = hash_json([dict(record) for record in self.records])
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the prompts of a step depend on."""
-        return {"prompts": self._digest, "prompts_per_step": self.config.prompts, "group_size": self.config.group_size, "seed": self.seed}
+        return {
+            "prompts": self._digest,
+            "prompts_per_step": self.config.prompts,
+            "group_size": self.config.group_size,
+            "seed": self.seed,
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -147,33 +168,60 @@ class RolloutSource:
         chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
         repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
         model.eval()
-        seed = self.seed * 1_000_003 + step  # each answer has a stream of its own, by its place in the whole step
+        # each answer has a stream of its own, by its place in the whole step
+        seed = self.seed * 1_000_003 + step
         streams = [derive_seed(seed, mine.start * config.group_size + i) for i in range(len(repeated))]
-        sampling = [SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=stream) for stream in streams]
+        sampling = [
+            SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=stream)
+            for stream in streams
+        ]
         completions = self._generate(cast(CausalLM, model), repeated, sampling)
         model.train()
         texts = [self.tokenizer.decode(completion.ids) for completion in completions]
         opened = config.thinking is True
-        rewards = torch.tensor([self.reward(self.records[chosen[i // config.group_size]], text, opened) for i, text in enumerate(texts)])
+        rewards = torch.tensor(
+            [
+                self.reward(self.records[chosen[i // config.group_size]], text, opened)
+                for i, text in enumerate(texts)
+            ]
+        )
         groups = rewards.view(len(mine), config.group_size)
         # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is left would be an advantage.
         disagree = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
         advantages = torch.where(disagree, groups - groups.mean(1, keepdim=True), 0.0).flatten()
-        useful = [i for i in range(len(repeated)) if config.kl_coef or float(advantages[i]) != 0.0]  # without KL, others teach nothing
+        # without KL, others teach nothing
+        useful = [i for i in range(len(repeated)) if config.kl_coef or float(advantages[i]) != 0.0]
         shown = useful or [0]  # one answer stands for an idle step: every process makes the same passes
         sequences = [
-            (list(repeated[i]) + list(completions[i].ids), [0] * len(repeated[i]) + [1] * len(completions[i].ids)) for i in shown
+            (
+                list(repeated[i]) + list(completions[i].ids),
+                [0] * len(repeated[i]) + [1] * len(completions[i].ids),
+            )
+            for i in shown
         ]
         rows = pack_sequences(sequences, config.seq_len, shown)
         ordered = advantages[rows.documents]
         rows.documents = [chosen[i // config.group_size] for i in rows.documents]
-        return [RolloutBatch(rows, ordered, float(rewards.mean()), len(repeated), sum(len(c.ids) for c in completions), not useful)]
+        return [
+            RolloutBatch(
+                rows,
+                ordered,
+                float(rewards.mean()),
+                len(repeated),
+                sum(len(c.ids) for c in completions),
+                not useful,
+            )
+        ]
 
-    def _generate(self, model: CausalLM, prompts: list[list[int]], sampling: list[SamplingParams]) -> list[Completion]:
+    def _generate(
+        self, model: CausalLM, prompts: list[list[int]], sampling: list[SamplingParams]
+    ) -> list[Completion]:
         """An answer to each prompt. When memory runs out, all of them again with half as many at a time: each has a stream of its own."""
         while True:
             try:
-                engine = Engine(model, [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=self.at_once)
+                engine = Engine(
+                    model, [self.tokenizer.im_end_id, self.tokenizer.eos_id], max_batch=self.at_once
+                )
                 return engine.generate(prompts, sampling)
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -195,7 +243,9 @@ def prompt_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
-def judgeable(records: Sequence[Mapping[str, Any]], reward: RewardFunction, progress: Progress) -> list[Mapping[str, Any]]:
+def judgeable(
+    records: Sequence[Mapping[str, Any]], reward: RewardFunction, progress: Progress
+) -> list[Mapping[str, Any]]:
     """The records that the reward can judge; the others are counted and one of them is shown, before anything is computed.
 
     Raises:
@@ -228,7 +278,12 @@ def fitting(
         HanlinError: none is left.
     """
     room = config.seq_len - config.max_new_tokens
-    prompts = [tokenizer.encode_conversation(prompt_of(record), add_generation_prompt=True, thinking=config.thinking, tools=record.get("tools"))[0] for record in records]
+    prompts = [
+        tokenizer.encode_conversation(
+            prompt_of(record), add_generation_prompt=True, thinking=config.thinking, tools=record.get("tools")
+        )[0]
+        for record in records
+    ]
     fit = [len(prompt) <= room for prompt in prompts]
     if not all(fit):
         longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -239,15 +294,22 @@ def fitting(
             "Raise seq_len, or lower max_new_tokens."
         )
         if not any(fit):
-            raise HanlinError(f"全部 {len(records)} 道题都放不下：{zh}", f"None of {len(records)} problems fits: {en}")
-        progress.warn(f"跳过 {fit.count(False)} 道题（共 {len(records)} 道）：{zh}", f"left out {fit.count(False)} of {len(records)} problems: {en}")
+            raise HanlinError(
+                f"全部 {len(records)} 道题都放不下：{zh}", f"None of {len(records)} problems fits: {en}"
+            )
+        progress.warn(
+            f"跳过 {fit.count(False)} 道题（共 {len(records)} 道）：{zh}",
+            f"left out {fit.count(False)} of {len(records)} problems: {en}",
+        )
     kept = [index for index, fits in enumerate(fit) if fits]
     return [records[index] for index in kept], [prompts[index] for index in kept]
 
 
 def _beginning(record: Mapping[str, Any]) -> str:
     """The first words of a problem."""
-    text = next((str(message.get("content")) for message in record["messages"] if message["role"] == "user"), "")
+    text = next(
+        (str(message.get("content")) for message in record["messages"] if message["role"] == "user"), ""
+    )
     return text if len(text) <= 30 else text[:30] + "…"
 
 
@@ -261,12 +323,17 @@ class PolicyGradient:
         """The constant P·G·L_max."""
         return float(batch.answers * self.config.max_new_tokens)
 
-    def __call__(self, model: Any, batch: RolloutBatch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+    def __call__(
+        self, model: Any, batch: RolloutBatch
+    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Summed loss over the answers' tokens."""
         rows = batch.rows
         now = self._log_probs(model, rows)
         loss = -(batch.advantages[rows.select(rows.doc_ids)] * now).sum()
-        figures: dict[str, float | torch.Tensor] = {"reward": batch.reward * batch.answers, "answer_length": float(batch.answer_tokens)}
+        figures: dict[str, float | torch.Tensor] = {
+            "reward": batch.reward * batch.answers,
+            "answer_length": float(batch.answer_tokens),
+        }
         figures |= {f"{name}_count": float(batch.answers) for name in figures}
         if self.reference is not None:
             with torch.no_grad():
@@ -289,7 +356,11 @@ class PolicyGradient:
 
 
 def grpo(
-    parent: Path | str, records: Sequence[Mapping[str, Any]], reward: RewardFunction, config: GRPOConfig, job: Job
+    parent: Path | str,
+    records: Sequence[Mapping[str, Any]],
+    reward: RewardFunction,
+    config: GRPOConfig,
+    job: Job,
 ) -> TrainResult:
     """Let a model improve by trying, and publish it.
 
@@ -311,5 +382,10 @@ def grpo(
             f"{result.idle} 步里没有一道题的答案得分有高有低，这些步没有改动权重",
             f"in {result.idle} steps the answers to each problem all earned the same; these steps changed no weight",
         )
-    figures = {"reward": result.last.get("reward"), "problems": len(source.records), "left_out": len(records) - len(source.records), "idle": result.idle}
+    figures = {
+        "reward": result.last.get("reward"),
+        "problems": len(source.records),
+        "left_out": len(records) - len(source.records),
+        "idle": result.idle,
+    }
     return job.publish(model, tokenizer, result, config, parents, **figures)

@@ -79,24 +79,50 @@ class Job:
         log = MetricsLog(None)
         if self.team.first:
             write_run_file(self.work, dataset, tokenizer and tokenizer.path)
-            log = MetricsLog(self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config))
+            log = MetricsLog(
+                self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config)
+            )
         try:
             return train(
-                model, source, objective, config.train, self.work, self.progress,
-                log=log, max_seconds=self.max_seconds, team=self.team, origin=origin,
-            )  # fmt: skip
+                model,
+                source,
+                objective,
+                config.train,
+                self.work,
+                self.progress,
+                log=log,
+                max_seconds=self.max_seconds,
+                team=self.team,
+                origin=origin,
+            )
         finally:
             log.close()
 
     def publish(
-        self, model: CausalLM | RewardModel, tokenizer: Tokenizer, result: TrainResult, config: Any, parents: dict[str, str], **metrics: Any
+        self,
+        model: CausalLM | RewardModel,
+        tokenizer: Tokenizer,
+        result: TrainResult,
+        config: Any,
+        parents: dict[str, str],
+        **metrics: Any,
     ) -> TrainResult:
         """Write the model directory, with the loop's headline figures in its manifest; returns `result`."""
         figures = {"seconds": round(result.seconds, 2), "skipped": result.skipped}
         figures |= {name: value for name, value in result.last.items() if name in ("loss", "bits_per_byte")}
         weights = self.team.full_state(model)
         self.team.by_first(
-            lambda: write_model(self.out, model, tokenizer, parents=parents, config=config, seed=self.seed, metrics=figures | metrics, key=self.key, weights=weights)
+            lambda: write_model(
+                self.out,
+                model,
+                tokenizer,
+                parents=parents,
+                config=config,
+                seed=self.seed,
+                metrics=figures | metrics,
+                key=self.key,
+                weights=weights,
+            )
         )
         return result
 
@@ -114,7 +140,9 @@ def write_model(
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Publish a model directory: weights (the model's own, unless given), config, tokenizer, chat template, manifest. Stock transformers opens it."""
-    with artifact(out, kind_of(model), parents=parents, config=to_dict(config), seed=seed, key=key) as written:
+    with artifact(
+        out, kind_of(model), parents=parents, config=to_dict(config), seed=seed, key=key
+    ) as written:
         save_weights(model, written.path, im_end_id=tokenizer.im_end_id, weights=weights)
         tokenizer.save(written.path)
         written.metrics = metrics
@@ -140,5 +168,9 @@ def content_hash(path: Path | str) -> str:
     folder = Path(path)
     if (folder / MANIFEST).is_file():
         return read_manifest(folder, verify=False).content_hash
-    files = sorted(file for file in folder.iterdir() if file.name == "config.json" or file.suffix == ".safetensors" or file.name.startswith("tokenizer"))
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.name == "config.json" or file.suffix == ".safetensors" or file.name.startswith("tokenizer")
+    )
     return hash_json(["external", {file.name: sha256_file(file) for file in files if file.is_file()}])

@@ -32,7 +32,13 @@ class PairConfig:
 
 
 def build_pair_dataset(
-    records: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, out: Path | str, *, max_length: int, parents: dict[str, str] | None = None, key: str = ""
+    records: Iterable[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    out: Path | str,
+    *,
+    max_length: int,
+    parents: dict[str, str] | None = None,
+    key: str = "",
 ) -> TokenDataset:
     """Encode `{"prompt", "chosen", "rejected"}`: documents 2i and 2i+1 are the chosen and the rejected conversation of pair i.
 
@@ -48,7 +54,9 @@ def build_pair_dataset(
         too_long = TooLong(max_length)
         for record in records:
             both = [conversation(record["prompt"], record[side]) for side in ("chosen", "rejected")]
-            sides = [tokenizer.encode_conversation(messages, learn_from=len(messages) - 1) for messages in both]
+            sides = [
+                tokenizer.encode_conversation(messages, learn_from=len(messages) - 1) for messages in both
+            ]
             if max(len(ids) for ids, _ in sides) > max_length:
                 too_long.add(both[0], max(len(ids) for ids, _ in sides))
                 continue
@@ -93,7 +101,12 @@ class PairSource:
     @property
     def identity(self) -> dict[str, Any]:
         """What the pairs of a step depend on."""
-        return {"dataset": self.dataset.manifest.content_hash, "seq_len": self.config.seq_len, "pairs": self.config.pairs, "seed": self.seed}
+        return {
+            "dataset": self.dataset.manifest.content_hash,
+            "seq_len": self.config.seq_len,
+            "pairs": self.config.pairs,
+            "seed": self.seed,
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +116,9 @@ class PairSource:
     def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Batch]:
         """The share's pairs of a step, as one packed batch."""
         positions = [step * self.config.pairs + place for place in share.of(self.config.pairs)]
-        pairs = [int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions]
+        pairs = [
+            int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions
+        ]
         return [self.pack(pairs)]
 
     def pack(self, pairs: Iterable[int]) -> PairBatch:
@@ -114,7 +129,9 @@ class PairSource:
         assert mask is not None
         sequences = [(self.dataset.document(d), mask[starts[d] : starts[d + 1]]) for d in documents]
         packed = pack_sequences(sequences, self.config.seq_len, documents)
-        return PairBatch(packed.ids, packed.labels, packed.positions, packed.doc_ids, packed.documents, pairs, self.pack)
+        return PairBatch(
+            packed.ids, packed.labels, packed.positions, packed.doc_ids, packed.documents, pairs, self.pack
+        )
 
 
 def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,7 +22,9 @@ from .supervised import SupervisedConfig, next_token_training
 _MOST_SOURCES = 32
 
 
-def pretrain(dataset: Path | str, tokenizer: Path | str, shape: ModelConfig, config: SupervisedConfig, job: Job) -> TrainResult:
+def pretrain(
+    dataset: Path | str, tokenizer: Path | str, shape: ModelConfig, config: SupervisedConfig, job: Job
+) -> TrainResult:
     """Train a model of the given shape on a token dataset and publish it.
 
     Raises:
@@ -38,5 +40,7 @@ def pretrain(dataset: Path | str, tokenizer: Path | str, shape: ModelConfig, con
             if tail.suspicious:
                 job.progress.warn(*tail_warning(tail))
     parents = {"dataset": data.manifest.content_hash, "tokenizer": content_hash(tokenizer)}
-    result = next_token_training(job, model, data, words, config, parents | {"model": hash_json(to_dict(shape))})
+    result = next_token_training(
+        job, model, data, words, config, parents | {"model": hash_json(to_dict(shape))}
+    )
     return job.publish(model, words, result, config, parents, parameters=shape.parameters())

@@ -26,7 +26,9 @@ from .pairs import PairConfig, PairSource, split_pairs
 class RewardConfig(PairConfig):
     """`centering` is c."""
 
-    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(learning_rate=1e-3, muon=False))
+    train: TrainConfig = dataclasses.field(
+        default_factory=lambda: TrainConfig(learning_rate=1e-3, muon=False)
+    )
     centering: float = 0.01
 
     RANGES: ClassVar[dict[str, Range]] = {"centering": at_least(0)}
@@ -62,7 +64,9 @@ class BradleyTerry:
         """The loss of each answer's pair, without the centring, (documents,)."""
         values = scores(model, batch)
         partner = [batch.documents.index(document ^ 1) for document in batch.documents]
-        sign = torch.tensor([1.0 - 2.0 * (document % 2) for document in batch.documents], device=values.device)
+        sign = torch.tensor(
+            [1.0 - 2.0 * (document % 2) for document in batch.documents], device=values.device
+        )
         return -F.logsigmoid(sign * (values - values[partner]))
 
 
@@ -94,20 +98,28 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     model.model.load_state_dict(trunk.model.state_dict())
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
-        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(job.seed)) * std)
+        model.score.weight.copy_(
+            torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(job.seed)) * std
+        )
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
     source = PairSource(data, config, job.seed)
-    result = job.train(model, source, BradleyTerry(config), config, origin=parents, dataset=data.path, tokenizer=tokenizer)
+    result = job.train(
+        model, source, BradleyTerry(config), config, origin=parents, dataset=data.path, tokenizer=tokenizer
+    )
     return job.publish(model, tokenizer, result, config, parents)
 
 
 @torch.no_grad()
-def score_pairs(model: RewardModel, dataset: TokenDataset, config: PairConfig) -> tuple[np.ndarray, np.ndarray]:
+def score_pairs(
+    model: RewardModel, dataset: TokenDataset, config: PairConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of every pair of a dataset: (chosen, rejected), each (pairs,)."""
     source = PairSource(dataset, config, seed=0)
     chosen, rejected = [], []
     for start in range(0, source.count, config.pairs):
-        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(model.score.weight.device)
+        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(
+            model.score.weight.device
+        )
         for values, side in zip(split_pairs(scores(model, batch), batch), (chosen, rejected), strict=True):
             side.append(values.cpu().numpy())
     return np.concatenate(chosen), np.concatenate(rejected)

@@ -30,7 +30,20 @@ _NUMBER = re.compile(
 )
 _SCIENTIFIC = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]{1,2}")
 _OPERATES_BEHIND, _OPERATES_BEFORE = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ^π!]|/[0-9]"), "√^"
-_PLAIN = str.maketrans({"％": "%", "／": "/", "⁄": "/", "∕": "/", "．": ".", "－": "-", "−": "-", "﹣": "-", "＋": "+", "　": " "})
+_PLAIN = str.maketrans(
+    {
+        "％": "%",
+        "／": "/",
+        "⁄": "/",
+        "∕": "/",
+        "．": ".",
+        "－": "-",
+        "−": "-",
+        "﹣": "-",
+        "＋": "+",
+        "　": " ",
+    }
+)
 _LONGEST = 300  # characters of a number that is worth reading
 
 
@@ -53,7 +66,11 @@ def _digit(character: str) -> str:
 
 def _value(match: re.Match[str], text: str) -> Fraction | None:
     before = text[match.start() - 1 : match.start()]
-    if len(match[0]) > _LONGEST or (before and before in _OPERATES_BEFORE) or _OPERATES_BEHIND.match(text, match.end()):
+    if (
+        len(match[0]) > _LONGEST
+        or (before and before in _OPERATES_BEFORE)
+        or _OPERATES_BEHIND.match(text, match.end())
+    ):
         return None
     found = {name: said.replace(",", "") for name, said in match.groupdict(default="").items()}
     try:
@@ -62,7 +79,9 @@ def _value(match: re.Match[str], text: str) -> Fraction | None:
         elif found["bottom"]:
             value = Fraction(found["top"]) / Fraction(found["bottom"])
         elif found["vulgar"]:
-            value = Fraction(found["plain"] or 0) + Fraction(unicodedata.numeric(found["vulgar"])).limit_denominator(10)
+            value = Fraction(found["plain"] or 0) + Fraction(
+                unicodedata.numeric(found["vulgar"])
+            ).limit_denominator(10)
         else:
             value = Fraction(found["decimal"])
     except ZeroDivisionError:

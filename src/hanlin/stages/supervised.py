@@ -50,12 +50,21 @@ class SupervisedConfig:
     z_loss: float = 1e-4
     document_mask: bool = True
 
-    RANGES: ClassVar[dict[str, Range]] = {"seq_len": at_least(2), "batch_tokens": at_least(2), "micro_tokens": at_least(2), "z_loss": at_least(0)}
+    RANGES: ClassVar[dict[str, Range]] = {
+        "seq_len": at_least(2),
+        "batch_tokens": at_least(2),
+        "micro_tokens": at_least(2),
+        "z_loss": at_least(0),
+    }
 
     def __post_init__(self):
         require_ranges(self)
-        if self.batch_tokens < self.seq_len or (self.micro_tokens != "auto" and self.micro_tokens < self.seq_len):
-            raise ValueError(f"batch_tokens {self.batch_tokens} and micro_tokens {self.micro_tokens} must hold at least one row of seq_len {self.seq_len}")
+        if self.batch_tokens < self.seq_len or (
+            self.micro_tokens != "auto" and self.micro_tokens < self.seq_len
+        ):
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} and micro_tokens {self.micro_tokens} must hold at least one row of seq_len {self.seq_len}"
+            )
 
     @property
     def rows(self) -> int:
@@ -66,12 +75,26 @@ class SupervisedConfig:
         """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its own or not."""
         copied = not own_memory and saves_in_background(self.train.async_save, own_memory, processes)
         micros = -(-self.rows // self.micro_rows)
-        return StepShape(self.seq_len, self.micro_rows, micros, dtype, self.document_mask, self.checkpoint_activations, own_memory and self.train.offload_optimizer, copied, not own_memory)
+        return StepShape(
+            self.seq_len,
+            self.micro_rows,
+            micros,
+            dtype,
+            self.document_mask,
+            self.checkpoint_activations,
+            own_memory and self.train.offload_optimizer,
+            copied,
+            not own_memory,
+        )
 
     @property
     def micro_rows(self) -> int:
         """Rows in one forward pass; all of them while `auto` is not settled."""
-        return self.rows if self.micro_tokens == "auto" else min(self.rows, max(1, self.micro_tokens // self.seq_len))
+        return (
+            self.rows
+            if self.micro_tokens == "auto"
+            else min(self.rows, max(1, self.micro_tokens // self.seq_len))
+        )
 
 
 class RowSource:
@@ -87,7 +110,13 @@ class RowSource:
     def identity(self) -> dict[str, Any]:
         """What the samples of a step depend on."""
         rows = self.rows
-        return {"dataset": rows.dataset.manifest.content_hash, "packing": type(rows).__name__, "seq_len": rows.seq_len, "seed": rows.seed, "rows": self.config.rows}
+        return {
+            "dataset": rows.dataset.manifest.content_hash,
+            "packing": type(rows).__name__,
+            "seq_len": rows.seq_len,
+            "seed": rows.seed,
+            "rows": self.config.rows,
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -109,7 +138,10 @@ class RowSource:
         if sources is None or not self._read:
             return {}
         counts = np.bincount(sources[self._read], minlength=len(names))
-        return {f"{SOURCE}{names[index]}": float(counts[index] / len(self._read)) for index in np.flatnonzero(counts)}
+        return {
+            f"{SOURCE}{names[index]}": float(counts[index] / len(self._read))
+            for index in np.flatnonzero(counts)
+        }
 
 
 class NextToken:
@@ -120,9 +152,17 @@ class NextToken:
         dataset: where it knows the sources of its documents, bits per byte are logged for each source as well.
     """
 
-    def __init__(self, token_bytes: torch.Tensor, z_loss: float = 0.0, document_mask: bool = True, dataset: TokenDataset | None = None):
+    def __init__(
+        self,
+        token_bytes: torch.Tensor,
+        z_loss: float = 0.0,
+        document_mask: bool = True,
+        dataset: TokenDataset | None = None,
+    ):
         self.token_bytes, self.z_loss, self.document_mask = token_bytes, z_loss, document_mask
-        self.sources, self.source_names = (None, []) if dataset is None else (dataset.sources, dataset.source_names)
+        self.sources, self.source_names = (
+            (None, []) if dataset is None else (dataset.sources, dataset.source_names)
+        )
 
     def weight(self, batch: Batch) -> float:
         """Tokens to learn."""
@@ -131,8 +171,11 @@ class NextToken:
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
         hidden, labels = self._learned(model, batch)
-        compiled = hidden.device.type != "cpu" and getattr(model, "compiled", False)  # a CPU's logits stay in its cache
-        loss, nll = linear_cross_entropy(hidden, model.head_weight, labels, z_loss=self.z_loss, compiled=compiled)
+        # a CPU's logits stay in its cache
+        compiled = hidden.device.type != "cpu" and getattr(model, "compiled", False)
+        loss, nll = linear_cross_entropy(
+            hidden, model.head_weight, labels, z_loss=self.z_loss, compiled=compiled
+        )
         if self.token_bytes.device != labels.device:
             self.token_bytes = send(self.token_bytes, labels.device)
         size = self.token_bytes[labels]
@@ -147,7 +190,9 @@ class NextToken:
         bits = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, nll / math.log(2))
         learned = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, size.float())
         names = [f"{SOURCE_LOSS}{self.source_names[index]}" for index in present]
-        return dict(zip(names, bits, strict=True)) | {f"{name}_count": value for name, value in zip(names, learned, strict=True)}
+        return dict(zip(names, bits, strict=True)) | {
+            f"{name}_count": value for name, value in zip(names, learned, strict=True)
+        }
 
     def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
@@ -162,7 +207,9 @@ class NextToken:
         return batch.select(hidden), batch.select(batch.labels)
 
 
-def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, progress: Progress, team: Team = ALONE) -> SupervisedConfig:
+def settle_micro_batch(
+    config: SupervisedConfig, model: CausalLM, work: Path, progress: Progress, team: Team = ALONE
+) -> SupervisedConfig:
     """`micro_tokens: auto` as a number that fits the free memory of every process' device; a resumed run keeps the one it began with.
 
     Raises:
@@ -175,7 +222,13 @@ def settle_micro_batch(config: SupervisedConfig, model: CausalLM, work: Path, pr
     if known:
         return dataclasses.replace(config, micro_tokens=known)
     device = next(model.parameters()).device
-    fit = fit_step(model.config, config.train, config.step_shape(traits(device).train_dtype, has_own_memory(device), team.size), -(-config.rows // team.size), room_for_training(device))
+    fit = fit_step(
+        model.config,
+        config.train,
+        config.step_shape(traits(device).train_dtype, has_own_memory(device), team.size),
+        -(-config.rows // team.size),
+        room_for_training(device),
+    )
     chosen = min(team.gather(fit.rows)) * config.seq_len
     progress.note(
         f"micro_tokens: auto → {chosen:,}（{fit.rows} 行，预计峰值 {fit.peak / 2**30:.2f} GiB，可用 {fit.memory / 2**30:.2f} GiB）",
@@ -192,7 +245,12 @@ def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
 
 
 def next_token_training(
-    job: Job, model: CausalLM, dataset: TokenDataset, tokenizer: Tokenizer, config: SupervisedConfig, origin: Mapping[str, str]
+    job: Job,
+    model: CausalLM,
+    dataset: TokenDataset,
+    tokenizer: Tokenizer,
+    config: SupervisedConfig,
+    origin: Mapping[str, str],
 ) -> TrainResult:
     """Train `model` in place on a dataset's documents, or on the assistant's tokens where it has a mask.
 
@@ -208,7 +266,15 @@ def next_token_training(
         model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
     objective = NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
-    return job.train(model, RowSource(rows, config), objective, config, origin=origin, dataset=dataset.path, tokenizer=tokenizer)
+    return job.train(
+        model,
+        RowSource(rows, config),
+        objective,
+        config,
+        origin=origin,
+        dataset=dataset.path,
+        tokenizer=tokenizer,
+    )
 
 
 def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:

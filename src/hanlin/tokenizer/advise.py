@@ -10,8 +10,12 @@ from ..common.errors import HanlinError
 
 # Widths of usual shapes, (parameters, hidden_size): the demo's, zh-mini's, and those of the scaling law's table.
 _WIDTHS = ((0.9e6, 128), (3.6e6, 192), (8e6, 384), (25e6, 512), (85e6, 768), (280e6, 1024), (900e6, 1536))
-_MORE_THAN_THE_LAW = 1.6  # small models are trained on far more text than the law's optimum; 16k at 100M, 32k at 300M in use
-_CHINESE_FLOOR = 6400  # 256 bytes and the 5,000 characters or so that make 99.9 % of running text, with some words
+_MORE_THAN_THE_LAW = (
+    1.6  # small models are trained on far more text than the law's optimum; 16k at 100M, 32k at 300M in use
+)
+_CHINESE_FLOOR = (
+    6400  # 256 bytes and the 5,000 characters or so that make 99.9 % of running text, with some words
+)
 _LARGEST_SHARE = 0.35  # of the parameters that the embedding may take, whatever the floor
 _STEP = 128
 

@@ -12,14 +12,25 @@ from typing import Any, NamedTuple
 
 from hanlin.common.errors import HanlinError
 
-from .special import END_THINK, END_TOOL_CALL, END_TOOL_RESPONSE, IM_END, IM_START, THINK, TOOL_CALL, TOOL_RESPONSE
+from .special import (
+    END_THINK,
+    END_TOOL_CALL,
+    END_TOOL_RESPONSE,
+    IM_END,
+    IM_START,
+    THINK,
+    TOOL_CALL,
+    TOOL_RESPONSE,
+)
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
 
 # What the model is told of its tools. No control token is spelt here: a template that is tokenised as one text would take it for one.
 _TOOLS_BEFORE = "# 工具\n\n你可以调用下列函数来帮助用户。每行是一个函数的 JSON 描述：\n<tools>"
-_TOOLS_AFTER = '\n</tools>\n\n需要调用时，在 tool_call 标签内写一个 JSON 对象：{"name": 函数名, "arguments": 参数对象}。'
+_TOOLS_AFTER = (
+    '\n</tools>\n\n需要调用时，在 tool_call 标签内写一个 JSON 对象：{"name": 函数名, "arguments": 参数对象}。'
+)
 
 
 class Piece(NamedTuple):
@@ -37,7 +48,10 @@ class Piece(NamedTuple):
 
 
 def render(
-    messages: Sequence[Message], add_generation_prompt: bool = False, thinking: bool | None = None, tools: Sequence[Any] | None = None
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    thinking: bool | None = None,
+    tools: Sequence[Any] | None = None,
 ) -> str:
     """The conversation as one string; arguments as for `pieces`."""
     return "".join(piece.text for piece in pieces(messages, add_generation_prompt, thinking, tools))
@@ -82,11 +96,18 @@ def pieces(
     unlearnt = {index for start, end in cut_short(messages) for index in range(start, end)}
     for index in range(first, len(messages)):
         if roles[index] == "assistant":
-            yield from _assistant(messages[index], index, show_reasoning=index > last_user, learn=index >= learn_from and index not in unlearnt)
+            yield from _assistant(
+                messages[index],
+                index,
+                show_reasoning=index > last_user,
+                learn=index >= learn_from and index not in unlearnt,
+            )
         elif roles[index] == "tool":
             follows_tool = index > first and roles[index - 1] == "tool"
             precedes_tool = index + 1 < len(messages) and roles[index + 1] == "tool"
-            yield from _tool_result(_text(messages[index], index), opens=not follows_tool, closes=not precedes_tool)
+            yield from _tool_result(
+                _text(messages[index], index), opens=not follows_tool, closes=not precedes_tool
+            )
         else:
             yield Piece(IM_START, control=True)
             yield Piece(f"{roles[index]}\n{_text(messages[index], index)}")
@@ -115,7 +136,10 @@ def cut_short(messages: Sequence[Message]) -> list[tuple[int, int]]:
     return [
         (start, end)
         for start, end in rounds
-        if any(roles[index] == "assistant" and messages[index].get("reasoning_content") is not None for index in range(start, end))
+        if any(
+            roles[index] == "assistant" and messages[index].get("reasoning_content") is not None
+            for index in range(start, end)
+        )
     ]
 
 
@@ -172,7 +196,11 @@ def _end(learn: bool = False) -> Iterator[Piece]:
 def _role(message: Message, index: int) -> str:
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in ROLES:
-        raise _malformed(index, f"role 是 {role!r}，应为 {'、'.join(ROLES)} 之一", f"role is {role!r}, should be one of {', '.join(ROLES)}")
+        raise _malformed(
+            index,
+            f"role 是 {role!r}，应为 {'、'.join(ROLES)} 之一",
+            f"role is {role!r}, should be one of {', '.join(ROLES)}",
+        )
     return role
 
 
@@ -181,14 +209,24 @@ def _text(message: Message, index: int, optional: bool = False) -> str:
     if content is None and optional:
         return ""
     if not isinstance(content, str):
-        raise _malformed(index, f"content 应为文字，得到 {type(content).__name__}", f"content should be text, not {type(content).__name__}")
+        raise _malformed(
+            index,
+            f"content 应为文字，得到 {type(content).__name__}",
+            f"content should be text, not {type(content).__name__}",
+        )
     return content
 
 
 def _call_json(call: Any, index: int) -> str:
     function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or "arguments" not in function:
-        raise _malformed(index, "tool_calls 的每一项需要 name 和 arguments", "each of tool_calls needs name and arguments")
+    if (
+        not isinstance(function, Mapping)
+        or not isinstance(function.get("name"), str)
+        or "arguments" not in function
+    ):
+        raise _malformed(
+            index, "tool_calls 的每一项需要 name 和 arguments", "each of tool_calls needs name and arguments"
+        )
     arguments = function["arguments"]
     shown = arguments if isinstance(arguments, str) else _json(arguments)
     return f'{{"name": {_json(function["name"])}, "arguments": {shown}}}'

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 _BATCH_BYTES = 1 << 20
 
 
-def compare(tokenizers: Sequence[Tokenizer | ForeignTokenizer], files: Iterable[Path | str], max_bytes: int | None = None) -> dict[str, Any]:
+def compare(
+    tokenizers: Sequence[Tokenizer | ForeignTokenizer],
+    files: Iterable[Path | str],
+    max_bytes: int | None = None,
+) -> dict[str, Any]:
     """Measure tokenizers on the documents of some files.
 
     Classes are those of `hanlin.tokenizer.segments`. The segments of a class are encoded apart from their neighbours, so that each token
@@ -65,7 +69,9 @@ def compare(tokenizers: Sequence[Tokenizer | ForeignTokenizer], files: Iterable[
         "bytes": whole.bytes,
         "characters": whole.characters,
         "documents": documents,
-        "classes": {name: {"bytes": size.bytes, "characters": size.characters} for name, size in classes.items()},
+        "classes": {
+            name: {"bytes": size.bytes, "characters": size.characters} for name, size in classes.items()
+        },
         "tokenizers": [
             {
                 "path": str(tally.tokenizer.path),
@@ -73,9 +79,14 @@ def compare(tokenizers: Sequence[Tokenizer | ForeignTokenizer], files: Iterable[
                 "tokens": tally.tokens,
                 **whole.per_token(tally.tokens),
                 "unused": int((tally.seen[: tally.ordinary] == 0).sum()),
-                "unreachable": len(tally.tokenizer.unreachable()) if isinstance(tally.tokenizer, Tokenizer) else None,
+                "unreachable": len(tally.tokenizer.unreachable())
+                if isinstance(tally.tokenizer, Tokenizer)
+                else None,
                 "segment_tokens": sum(tally.by_class.values()),
-                "classes": {name: {"tokens": count, **(classes[name].per_token(count) if count else {})} for name, count in tally.by_class.items()},
+                "classes": {
+                    name: {"tokens": count, **(classes[name].per_token(count) if count else {})}
+                    for name, count in tally.by_class.items()
+                },
                 "files": tally.files,
             }
             for tally in tallies
@@ -94,7 +105,10 @@ class _Size:
         self.characters += len(text)
 
     def per_token(self, tokens: int) -> dict[str, float]:
-        return {"bytes_per_token": self.bytes / max(tokens, 1), "chars_per_token": self.characters / max(tokens, 1)}
+        return {
+            "bytes_per_token": self.bytes / max(tokens, 1),
+            "chars_per_token": self.characters / max(tokens, 1),
+        }
 
 
 class _Tally:
@@ -104,7 +118,9 @@ class _Tally:
         import numpy  # a tenth of a second that opening a tokenizer does not need
 
         self.tokenizer = tokenizer
-        self.ordinary = tokenizer.vocabulary.ordinary if isinstance(tokenizer, Tokenizer) else tokenizer.ordinary
+        self.ordinary = (
+            tokenizer.vocabulary.ordinary if isinstance(tokenizer, Tokenizer) else tokenizer.ordinary
+        )
         self.tokens = self.file_tokens = 0
         self.by_class: dict[str, int] = {name: 0 for name in CLASSES}
         self.seen = numpy.zeros(tokenizer.vocab_size, dtype=numpy.int64)

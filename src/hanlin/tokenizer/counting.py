@@ -51,7 +51,9 @@ class Texts:
         if self._copy is not None:
             self._copy.close()
 
-    def count(self, counters: Sequence[Any], savepoint: Savepoint, save: Callable[[int], None], skip: int = 0) -> None:
+    def count(
+        self, counters: Sequence[Any], savepoint: Savepoint, save: Callable[[int], None], skip: int = 0
+    ) -> None:
         """Let the counters, one for each thread, count all documents but those of the first `skip` batches.
 
         One counter counts in the calling thread; several do while that one reads.
@@ -95,7 +97,9 @@ class Texts:
                     wait_until(0)
                     save(number)
                 if self._progress:
-                    self._progress("count", self.bytes, max(self._expected, self.bytes + 1) if self._expected else 0)
+                    self._progress(
+                        "count", self.bytes, max(self._expected, self.bytes + 1) if self._expected else 0
+                    )
             wait_until(0)
         self._expected = self.bytes
         if self._progress:
@@ -155,7 +159,9 @@ class AlignedCounts:
         self.passes: int = state.get("passes", 0)
         self._forget(state)
         if state:
-            logging.getLogger("hanlin").info(tr("从上次保存的计数继续。", "Going on from the counts saved last."))
+            logging.getLogger("hanlin").info(
+                tr("从上次保存的计数继续。", "Going on from the counts saved last.")
+            )
 
     def census(self) -> Census:
         """Characters and bigrams of all documents."""
@@ -191,7 +197,10 @@ class AlignedCounts:
         runs = tempfile.mkdtemp(prefix="runs-", dir=self._savepoint.folder)
         self._runs = Path(runs).name
         table_bytes = self._memory // TABLE_SHARE // self._texts.threads
-        counters = [PieceCounter(census, floor, table_bytes, self._memory // BYTES_PER_SYMBOL, runs) for _ in range(self._texts.threads)]
+        counters = [
+            PieceCounter(census, floor, table_bytes, self._memory // BYTES_PER_SYMBOL, runs)
+            for _ in range(self._texts.threads)
+        ]
         for run in state.get("runs", []):
             counters[0].adopt(str(self._savepoint.folder / run))
         if not (state.get("batches") or state.get("finished")):
@@ -229,7 +238,13 @@ class AlignedCounts:
 
     def _forget(self, state: dict[str, Any]) -> None:
         """Remove files that `state` does not name."""
-        self._savepoint.clear(keep=[self._runs, state.get("census", ""), *(str(Path(run).parent) for run in state.get("runs", []))])
+        self._savepoint.clear(
+            keep=[
+                self._runs,
+                state.get("census", ""),
+                *(str(Path(run).parent) for run in state.get("runs", [])),
+            ]
+        )
 
 
 def _gather(counters: list[Any], make: Callable[[], Any]) -> Any:

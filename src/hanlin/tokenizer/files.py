@@ -85,7 +85,11 @@ class Vocabulary:
         from hanlin._native import Encoder
 
         control = [name.encode() for name in self.special]
-        return self._core.encoder(control) if self._core else Encoder([*self.tokens, *control], len(self.tokens), self.merges)
+        return (
+            self._core.encoder(control)
+            if self._core
+            else Encoder([*self.tokens, *control], len(self.tokens), self.merges)
+        )
 
     @property
     def ordinary(self) -> int:
@@ -123,7 +127,9 @@ def build_vocabulary(merges: Sequence[tuple[bytes, bytes]], special: Sequence[st
 def write_files(directory: Path, vocabulary: Vocabulary) -> None:
     """Write the files that `read_files`, `tokenizers`, transformers and llama.cpp's converter open."""
     (directory / TOKENIZER_JSON).write_bytes(tokenizer_json(vocabulary))
-    (directory / TOKENIZER_CONFIG).write_bytes(orjson.dumps(_tokenizer_config(vocabulary), option=orjson.OPT_INDENT_2) + b"\n")
+    (directory / TOKENIZER_CONFIG).write_bytes(
+        orjson.dumps(_tokenizer_config(vocabulary), option=orjson.OPT_INDENT_2) + b"\n"
+    )
     (directory / TEMPLATE).write_bytes(CHAT_TEMPLATE.encode())
 
 
@@ -136,7 +142,9 @@ def tokenizer_json(vocabulary: Vocabulary) -> bytes:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index, **_added(name)} for index, name in enumerate(vocabulary.special, len(letters))],
+        "added_tokens": [
+            {"id": index, **_added(name)} for index, name in enumerate(vocabulary.special, len(letters))
+        ],
         "normalizer": None,  # NFC, as Qwen has it, would change users' text: decode(encode(x)) must be x
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": None,
@@ -158,14 +166,23 @@ def tokenizer_json(vocabulary: Vocabulary) -> bytes:
 
 
 def _added(name: str) -> dict[str, Any]:
-    return {"content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "content": name,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
 
 
 def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         # Not Qwen2Tokenizer: that class builds its own pipeline with NFC in it and ignores tokenizer.json's.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "added_tokens_decoder": {str(index): _added(name) for index, name in enumerate(vocabulary.special, len(vocabulary.tokens))},
+        "added_tokens_decoder": {
+            str(index): _added(name) for index, name in enumerate(vocabulary.special, len(vocabulary.tokens))
+        },
         "add_bos_token": False,
         "add_prefix_space": False,
         "bos_token": None,
@@ -225,7 +242,11 @@ def content_hash(directory: Path) -> str:
     """
     import hashlib
 
-    from hanlin.common.manifest import hash_json, sha256_file  # not needed to open a tokenizer, which should be instant
+    # not needed to open a tokenizer, which should be instant
+    from hanlin.common.manifest import (
+        hash_json,
+        sha256_file,
+    )
 
     hashes = {}
     for name in FILES:

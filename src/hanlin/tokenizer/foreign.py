@@ -53,7 +53,9 @@ class ForeignTokenizer:
         import numpy
 
         plain = [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in texts]
-        parts = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(plain, add_special_tokens=False)]
+        parts = [
+            encoding.ids for encoding in self._tokenizer.encode_batch_fast(plain, add_special_tokens=False)
+        ]
         ids = numpy.array([token for part in parts for token in part], numpy.uint32)
         return ids, numpy.cumsum([0, *map(len, parts)]).astype(numpy.uint64)
 

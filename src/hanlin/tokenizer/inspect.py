@@ -57,7 +57,9 @@ def inspect(tokenizer: Tokenizer, limit: int = 50, on: Iterable[Path | str] | No
         "unused": None if counts is None else sum(entry["count"] == 0 for entry in entries),
         "suspicious": suspicious,
         "suspicious_tokens": suspected,
-        "repeats": [entry for entry in by_length if entry["characters"] >= 3 and len(set(entry["text"])) == 1][:limit],
+        "repeats": [
+            entry for entry in by_length if entry["characters"] >= 3 and len(set(entry["text"])) == 1
+        ][:limit],
         "pieces": [entry for entry in entries if entry["class"] == "piece"][:limit],
         "control": [{"id": index, "text": name} for name, index in tokenizer.special.items()],
     }
@@ -90,14 +92,21 @@ def _suspicious(tokens: list[bytes], entries: list[dict[str, Any]], limit: int) 
             found[name].append({**entry, "found": part})
     for listed in found.values():
         listed.sort(key=lambda entry: -entry.get("count", 0))
-    return {name: {"count": len(listed), "tokens": listed[:limit]} for name, listed in found.items()}, suspected
+    return {
+        name: {"count": len(listed), "tokens": listed[:limit]} for name, listed in found.items()
+    }, suspected
 
 
 def _entry(index: int, token: bytes) -> dict[str, Any]:
     try:
         text = token.decode()
     except UnicodeDecodeError:
-        return {"id": index, "text": token.hex(" "), "characters": 0, "class": "byte" if len(token) == 1 else "piece"}
+        return {
+            "id": index,
+            "text": token.hex(" "),
+            "characters": 0,
+            "class": "byte" if len(token) == 1 else "piece",
+        }
     return {"id": index, "text": text, "characters": len(text), "class": _class_of(text)}
 
 
@@ -109,7 +118,12 @@ def _class_of(text: str) -> str:
 
 def _class_of_character(character: str) -> str:
     point = ord(character)
-    if 0x3400 <= point <= 0x9FFF or 0xF900 <= point <= 0xFAFF or 0x20000 <= point <= 0x3FFFF or character == "〇":
+    if (
+        0x3400 <= point <= 0x9FFF
+        or 0xF900 <= point <= 0xFAFF
+        or 0x20000 <= point <= 0x3FFFF
+        or character == "〇"
+    ):
         return "han"
     if 0x3040 <= point <= 0x30FF or 0x31F0 <= point <= 0x31FF:
         return "kana"

@@ -29,7 +29,8 @@ _OTHER = f"^{_HAN}{_LATIN}{_DIGIT}{_SHARED}"
 # A stretch begins and ends with a character of its class, with nothing but its own and shared ones between.
 _STRETCH = re.compile(
     "|".join(
-        f"(?P<{name}>[{own}]+(?:[{_SHARED}]+[{own}]+)*)" for name, own in (("chinese", _HAN), ("english", _LATIN), ("numbers", _DIGIT), ("other", _OTHER))
+        f"(?P<{name}>[{own}]+(?:[{_SHARED}]+[{own}]+)*)"
+        for name, own in (("chinese", _HAN), ("english", _LATIN), ("numbers", _DIGIT), ("other", _OTHER))
     )
 )
 _HAN_IN_LINE = re.compile(f"[{_HAN}]")

@@ -13,8 +13,12 @@ from hanlin.common.terminal import table, width
 from .suspicious import CRITERIA
 
 CLASS_NAMES = {
-    "chinese": ("中文", "Chinese"), "english": ("英文", "English"), "numbers": ("数字", "numbers"), "code": ("代码", "code"), "other": ("其他", "other"),
-}  # fmt: skip
+    "chinese": ("中文", "Chinese"),
+    "english": ("英文", "English"),
+    "numbers": ("数字", "numbers"),
+    "code": ("代码", "code"),
+    "other": ("其他", "other"),
+}
 
 
 def class_names() -> dict[str, str]:
@@ -24,9 +28,13 @@ def class_names() -> dict[str, str]:
 
 def short_names(paths: list[str]) -> list[str]:
     """As much of each path's end as tells it from the others; equal paths are numbered."""
-    parts = [[part for part in Path(path).parts if part not in ("tokenizer.json", "/")] or [path] for path in paths]
+    parts = [
+        [part for part in Path(path).parts if part not in ("tokenizer.json", "/")] or [path] for path in paths
+    ]
     depth = 1
-    while depth < max(map(len, parts)) and len({tuple(p[-depth:]) for p in parts}) < len({tuple(p) for p in parts}):
+    while depth < max(map(len, parts)) and len({tuple(p[-depth:]) for p in parts}) < len(
+        {tuple(p) for p in parts}
+    ):
         depth += 1
     names = ["/".join(p[-depth:]) for p in parts]
     return [f"{name} ({index + 1})" if names.count(name) > 1 else name for index, name in enumerate(names)]
@@ -44,42 +52,92 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         ),
         "",
     ]
-    rows = [[tr("分词器", "tokenizer"), tr("词表", "vocabulary"), tr("词元数", "tokens"), tr("字节/词元", "bytes/token"), tr("字符/词元", "chars/token"), tr("未出现", "unused"), tr("不可达", "unreachable")]]
+    rows = [
+        [
+            tr("分词器", "tokenizer"),
+            tr("词表", "vocabulary"),
+            tr("词元数", "tokens"),
+            tr("字节/词元", "bytes/token"),
+            tr("字符/词元", "chars/token"),
+            tr("未出现", "unused"),
+            tr("不可达", "unreachable"),
+        ]
+    ]
     for name, found in zip(names, tokenizers, strict=True):
         lost = "—" if found["unreachable"] is None else f"{found['unreachable']:,}"
         rows.append(
-            [name, f"{found['vocab_size']:,}", f"{found['tokens']:,}", f"{found['bytes_per_token']:.3f}", f"{found['chars_per_token']:.3f}", f"{found['unused']:,}", lost]
+            [
+                name,
+                f"{found['vocab_size']:,}",
+                f"{found['tokens']:,}",
+                f"{found['bytes_per_token']:.3f}",
+                f"{found['chars_per_token']:.3f}",
+                f"{found['unused']:,}",
+                lost,
+            ]
         )
-    lines += [*table(rows, right=range(1, 7)), "", tr("分类：字节/词元（字符/词元）", "by class: bytes/token (chars/token)")]
+    lines += [
+        *table(rows, right=range(1, 7)),
+        "",
+        tr("分类：字节/词元（字符/词元）", "by class: bytes/token (chars/token)"),
+    ]
     shown = [name for name, part in comparison["classes"].items() if part["bytes"]]
     titles = class_names()
-    rows = [["", *(titles[name] for name in shown)], [tr("占字节", "share of bytes"), *(f"{comparison['classes'][name]['bytes'] / size:.1%}" for name in shown)]]
+    rows = [
+        ["", *(titles[name] for name in shown)],
+        [
+            tr("占字节", "share of bytes"),
+            *(f"{comparison['classes'][name]['bytes'] / size:.1%}" for name in shown),
+        ],
+    ]
     for name, found in zip(names, tokenizers, strict=True):
         cells = [found["classes"][kind] for kind in shown]
-        rows.append([name, *(f"{cell['bytes_per_token']:.2f} ({cell['chars_per_token']:.2f})" for cell in cells)])
+        rows.append(
+            [name, *(f"{cell['bytes_per_token']:.2f} ({cell['chars_per_token']:.2f})" for cell in cells)]
+        )
     lines += table(rows, right=range(1, len(shown) + 1))
     return "\n".join(lines)
 
 
 VOCABULARY_CLASSES = {
-    "han": ("汉字", "Han"), "kana": ("假名", "kana"), "latin": ("拉丁字母", "Latin"), "digit": ("数字", "digits"), "space": ("空白", "white space"),
-    "punctuation": ("标点", "punctuation"), "other": ("其他文字", "other"), "piece": ("字符的碎片", "pieces of characters"),
-    "byte": ("单字节", "bytes"), "control": ("控制符", "control tokens"),
-}  # fmt: skip
+    "han": ("汉字", "Han"),
+    "kana": ("假名", "kana"),
+    "latin": ("拉丁字母", "Latin"),
+    "digit": ("数字", "digits"),
+    "space": ("空白", "white space"),
+    "punctuation": ("标点", "punctuation"),
+    "other": ("其他文字", "other"),
+    "piece": ("字符的碎片", "pieces of characters"),
+    "byte": ("单字节", "bytes"),
+    "control": ("控制符", "control tokens"),
+}
 
 
 def vocabulary_text(found: Mapping[str, Any], limit: int) -> str:
     """The result of `inspect`: what the vocabulary is made of, its longest and rarest tokens, and what looks suspicious."""
     counted = found["unused"] is not None
     lines = [tr(f"词表 {found['size']:,}", f"vocabulary of {found['size']:,}")]
-    rows = [[tr(*VOCABULARY_CLASSES[name]), f"{count:,}", f"{found['shares'][name]:.1%}"] for name, count in found["classes"].items() if count]
+    rows = [
+        [tr(*VOCABULARY_CLASSES[name]), f"{count:,}", f"{found['shares'][name]:.1%}"]
+        for name, count in found["classes"].items()
+        if count
+    ]
     lines += ["  " + line for line in table(rows, right=(1, 2))]
     lengths = "  ".join(f"{characters}: {count:,}" for characters, count in found["lengths"].items())
     lines += ["", tr("按字符数：", "by characters: ") + lengths]
     if counted:
-        lines += [tr(f"在这些文件里从未出现：{found['unused']:,}", f"never used on these files: {found['unused']:,}")]
+        lines += [
+            tr(
+                f"在这些文件里从未出现：{found['unused']:,}",
+                f"never used on these files: {found['unused']:,}",
+            )
+        ]
     rarest = tr("用得最少的", "used least") if counted else tr("最后学到的", "learnt last")
-    for title, name in ((tr("最长的", "longest"), "longest"), (tr("最长的汉字词", "longest Han"), "longest_han"), (rarest, "rarest")):
+    for title, name in (
+        (tr("最长的", "longest"), "longest"),
+        (tr("最长的汉字词", "longest Han"), "longest_han"),
+        (rarest, "rarest"),
+    ):
         if found[name]:
             lines += ["", f"{title}:", *_wrapped([_quoted(entry) for entry in found[name][:limit]])]
     suspected = found["suspicious_tokens"]
@@ -93,7 +151,11 @@ def vocabulary_text(found: Mapping[str, Any], limit: int) -> str:
     for name, listed in found["suspicious"].items():
         if listed["count"]:
             shown = [_quoted(entry, found=True) for entry in listed["tokens"][:limit]]
-            more = [] if listed["count"] <= limit else [tr(f"……共 {listed['count']:,} 个", f"… {listed['count']:,} in all")]
+            more = (
+                []
+                if listed["count"] <= limit
+                else [tr(f"……共 {listed['count']:,} 个", f"… {listed['count']:,} in all")]
+            )
             lines += [f"  {name} · {tr(*CRITERIA[name])}:", *_wrapped([*shown, *more])]
     return "\n".join(lines)
 
@@ -115,7 +177,11 @@ def visible(text: str) -> str:
 def piece_text(token: bytes) -> str:
     """A token's bytes quoted; those that are no whole character as `<E7>`, as Hugging Face and llama.cpp write them, and not all as one U+FFFD."""
     parts = re.split("([\udc80-\udcff])", token.decode("utf-8", "surrogateescape"))
-    shown = "".join(f"<{ord(part) - 0xDC00:02X}>" if "\udc80" <= part <= "\udcff" else repr(part)[1:-1] for part in parts if part)
+    shown = "".join(
+        f"<{ord(part) - 0xDC00:02X}>" if "\udc80" <= part <= "\udcff" else repr(part)[1:-1]
+        for part in parts
+        if part
+    )
     return f"'{shown}'"
 
 

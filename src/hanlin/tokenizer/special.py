@@ -14,7 +14,17 @@ END_TOOL_CALL = "</tool_call>"
 TOOL_RESPONSE = "<tool_response>"
 END_TOOL_RESPONSE = "</tool_response>"
 
-NAMED = (END_OF_TEXT, IM_START, IM_END, THINK, END_THINK, TOOL_CALL, END_TOOL_CALL, TOOL_RESPONSE, END_TOOL_RESPONSE)
+NAMED = (
+    END_OF_TEXT,
+    IM_START,
+    IM_END,
+    THINK,
+    END_THINK,
+    TOOL_CALL,
+    END_TOOL_CALL,
+    TOOL_RESPONSE,
+    END_TOOL_RESPONSE,
+)
 
 # llama.cpp's "starcoder" as one expression: there, \p{N} cuts first and GPT-2's pattern cuts what is left, so that to it white space
 # before a number stands at the end: hence \s+(?=\p{N}). native/scanner.hpp is the same pattern by hand.
@@ -48,7 +58,10 @@ def _byte_letters() -> list[str]:
 BYTE_LETTERS = _byte_letters()
 _TO_LETTERS = dict(enumerate(BYTE_LETTERS))
 # Characters that stand for no byte go where Latin-1 cannot follow.
-_FROM_LETTERS = {**dict.fromkeys(range(BYTES), 0xFFFF), **{ord(letter): byte for byte, letter in enumerate(BYTE_LETTERS)}}
+_FROM_LETTERS = {
+    **dict.fromkeys(range(BYTES), 0xFFFF),
+    **{ord(letter): byte for byte, letter in enumerate(BYTE_LETTERS)},
+}
 
 
 def to_letters(token: bytes) -> str:

@@ -12,11 +12,26 @@ import unicodedata
 
 # name: (Chinese, English)
 CRITERIA = {
-    "mojibake": ("乱码：用错了编码读出来的文字，或替换字符", "text read in the wrong encoding, or replacement characters"),
-    "invisible": ("看不见的字符：控制符、零宽字符、私用区、未分配的码位", "invisible characters: controls, zero-width, private use, unassigned"),
-    "contact": ("联系方式：加微信、QQ 群、客服热线、连写的号码", "ways of contact: messengers, groups, hotlines, numbers in words"),
-    "advert": ("推广套话：博彩、色情、贷款、小说站与下载站的广告词", "advertising: gambling, pornography, loans, sites of novels and downloads"),
-    "boilerplate": ("页面套话：版权声明、翻页、登录注册、转载声明", "page furniture: copyright notices, paging, signing in, reprint notices"),
+    "mojibake": (
+        "乱码：用错了编码读出来的文字，或替换字符",
+        "text read in the wrong encoding, or replacement characters",
+    ),
+    "invisible": (
+        "看不见的字符：控制符、零宽字符、私用区、未分配的码位",
+        "invisible characters: controls, zero-width, private use, unassigned",
+    ),
+    "contact": (
+        "联系方式：加微信、QQ 群、客服热线、连写的号码",
+        "ways of contact: messengers, groups, hotlines, numbers in words",
+    ),
+    "advert": (
+        "推广套话：博彩、色情、贷款、小说站与下载站的广告词",
+        "advertising: gambling, pornography, loans, sites of novels and downloads",
+    ),
+    "boilerplate": (
+        "页面套话：版权声明、翻页、登录注册、转载声明",
+        "page furniture: copyright notices, paging, signing in, reprint notices",
+    ),
     "web": ("网址的碎片", "parts of web addresses"),
     "repeat": ("同一个字或一串字反复出现", "one character or one string over and over"),
     "punctuation": ("一长串标点", "a long run of punctuation"),
@@ -44,7 +59,9 @@ _BOILERPLATE = re.compile(
     r"|点击(?:查看|阅读|这里|此处|链接)|阅读(?:全文|原文|更多)|查看(?:全文|更多|详情)|展开全文|加载更多"
     r"|(?:请先?|立即|免费|会员|用户)(?:登录|登陆|注册)|登录注册|忘记密码|记住密码|责任编辑|网站地图|友情链接|联系我们|关于我们|ICP备|公网安备|All ?Rights ?Reserved"
 )
-_WEB = re.compile(r"://|^[^A-Za-z]?(?:www|wap)$|^\.(?:com|cn|net|org|gov|edu|cc|xyz|top|info|vip|club|tk|me|s?html?|aspx?|jsp)$")
+_WEB = re.compile(
+    r"://|^[^A-Za-z]?(?:www|wap)$|^\.(?:com|cn|net|org|gov|edu|cc|xyz|top|info|vip|club|tk|me|s?html?|aspx?|jsp)$"
+)
 _GARBLED = re.compile("\ufffd|锟斤|斤拷|拷锟|烫烫烫|屯屯屯|锘[匡挎]|[ÃÂ][\u0080-\u00bf]|â€|ï¿½|ï»¿|Ã[A-Z¡-ÿ]")
 
 
@@ -62,7 +79,10 @@ def reasons(token: bytes) -> dict[str, str]:
         "boilerplate": _first(_BOILERPLATE, text),
         "web": _first(_WEB, text),
         "repeat": _repeat(text),
-        "punctuation": text.strip() if len(text.strip()) >= PUNCTUATION_RUN and all(unicodedata.category(c)[0] in "PS" for c in text.strip()) else "",
+        "punctuation": text.strip()
+        if len(text.strip()) >= PUNCTUATION_RUN
+        and all(unicodedata.category(c)[0] in "PS" for c in text.strip())
+        else "",
         "mixed_script": _mixed(text),
     }
     return {name: part for name, part in found.items() if part}
@@ -79,13 +99,21 @@ def _mojibake(text: str) -> str:
     if len(text) < 3:
         return ""
     core = text.strip()
-    for encoding in ("cp1252", "latin-1", "gbk"):  # UTF-8 that was read as one of these: read back, it is Chinese (or accented letters) again
+    for encoding in (
+        "cp1252",
+        "latin-1",
+        "gbk",
+    ):  # UTF-8 that was read as one of these: read back, it is Chinese (or accented letters) again
         try:
             again = core.encode(encoding).decode()
         except UnicodeError:
             continue
         letters = [c for c in again if ord(c) >= 0x80]
-        if again != core and len(letters) >= 2 and all("\u3000" <= c <= "\u9fff" or "\uff00" <= c <= "\uff65" for c in letters):
+        if (
+            again != core
+            and len(letters) >= 2
+            and all("\u3000" <= c <= "\u9fff" or "\uff00" <= c <= "\uff65" for c in letters)
+        ):
             return f"{core} → {again}"
     return ""
 
@@ -93,14 +121,22 @@ def _mojibake(text: str) -> str:
 def _invisible(text: str) -> str:
     """Its code points; not the joiner of emoji (U+200D), tabs and line breaks."""
     odd = [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn") and c not in "\t\n\r\u200d"]
-    return " ".join(f"U+{ord(c):04X}" for c in dict.fromkeys(odd)) if len(text) > 1 or (odd and ord(odd[0]) >= 0x80) else ""
+    return (
+        " ".join(f"U+{ord(c):04X}" for c in dict.fromkeys(odd))
+        if len(text) > 1 or (odd and ord(odd[0]) >= 0x80)
+        else ""
+    )
 
 
 def _repeat(text: str) -> str:
     """A unit of one character five times and more, of two three times, of three to eight twice; white space, punctuation aside."""
     core = text.strip()
     for size, times in ((1, 5), (2, 3), *((size, 2) for size in range(3, 9))):
-        if len(core) >= size * times and core == (core[:size] * (len(core) // size + 1))[: len(core)] and any(c.isalnum() for c in core[:size]):
+        if (
+            len(core) >= size * times
+            and core == (core[:size] * (len(core) // size + 1))[: len(core)]
+            and any(c.isalnum() for c in core[:size])
+        ):
             return f"{core[:size]} × {len(core) / size:g}"
     return ""
 

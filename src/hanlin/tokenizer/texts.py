@@ -35,7 +35,10 @@ def expected_bytes(source: Source) -> int:
 def text_batches(source: Source) -> Iterator[TextBatch]:
     """A source's texts as UTF-8, about a MiB at a time; a lone surrogate becomes its three bytes, which are no character to the core."""
     if isinstance(source, (str, Path, list, tuple)):
-        from hanlin.corpus.readers import read_texts  # not needed to open a tokenizer, which should be instant
+        # not needed to open a tokenizer, which should be instant
+        from hanlin.corpus.readers import (
+            read_texts,
+        )
 
         yield from read_texts(source)
         return

@@ -74,7 +74,9 @@ class Tokenizer:
         if not special:
             return self._encoder.encode(plain)
         ids: list[int] = []
-        for index, part in enumerate(self._control.split(plain.encode() if isinstance(plain, str) else plain)):
+        for index, part in enumerate(
+            self._control.split(plain.encode() if isinstance(plain, str) else plain)
+        ):
             if index % 2:
                 ids.append(self.special[part.decode()])
             elif part:
@@ -92,9 +94,13 @@ class Tokenizer:
 
         Runs without the GIL, so several threads may encode at once; without control tokens.
         """
-        return self._encoder.encode_batch([_plain(text) for text in texts] if isinstance(texts, (list, tuple)) else texts)
+        return self._encoder.encode_batch(
+            [_plain(text) for text in texts] if isinstance(texts, (list, tuple)) else texts
+        )
 
-    def encode_buffer(self, buffer: numpy.ndarray | bytes | memoryview, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def encode_buffer(
+        self, buffer: numpy.ndarray | bytes | memoryview, offsets: numpy.ndarray
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Ids of texts that lie one after another in memory; no Python object is made per text or id.
 
         Runs without the GIL, so several threads may encode at once; without control tokens.
@@ -120,7 +126,9 @@ class Tokenizer:
         except (TypeError, ValueError) as error:
             raise _wrong_buffer(error) from None
 
-    def decode_buffer(self, ids: numpy.ndarray, offsets: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def decode_buffer(
+        self, ids: numpy.ndarray, offsets: numpy.ndarray
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
         """The inverse of `encode_buffer`: bytes (B,) uint8 and offsets (N + 1,) uint64 of the texts whose ids lie one after another.
 
         Args:
@@ -236,7 +244,9 @@ def _integers(array: numpy.ndarray) -> numpy.ndarray:
     import numpy
 
     array = numpy.asarray(array)
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):  # an empty array is of floats unless told otherwise
+    if array.ndim != 1 or (
+        array.dtype.kind not in "iu" and array.size
+    ):  # an empty array is of floats unless told otherwise
         raise ValueError(f"{array.dtype}, {array.ndim}-D, instead of one row of integers")
     return numpy.ascontiguousarray(array, array.dtype.newbyteorder("=") if array.size else numpy.uint32)
 

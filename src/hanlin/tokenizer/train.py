@@ -55,12 +55,15 @@ class TokenizerConfig:
             )
         if self.vocab_size > 1 << 20:
             raise HanlinError(
-                f"vocab_size={self.vocab_size} 超过上限 1048576。", f"vocab_size={self.vocab_size} is over the limit of 1048576."
+                f"vocab_size={self.vocab_size} 超过上限 1048576。",
+                f"vocab_size={self.vocab_size} is over the limit of 1048576.",
             )
         for name, least in (("min_frequency", 1), ("max_token_chars", 0)):
             if getattr(self, name) < least:
                 value = getattr(self, name)
-                raise HanlinError(f"{name}={value} 应至少为 {least}。", f"{name}={value} should be at least {least}.")
+                raise HanlinError(
+                    f"{name}={value} 应至少为 {least}。", f"{name}={value} should be at least {least}."
+                )
 
     @property
     def learnt_tokens(self) -> int:
@@ -123,7 +126,9 @@ def train_tokenizer(
             f"Pass --vocab-size {possible}, {en_hint}or more text.",
         )
 
-    vocabulary = build_vocabulary([(left, right) for left, right, _ in merges], special_tokens(config.num_special))
+    vocabulary = build_vocabulary(
+        [(left, right) for left, right, _ in merges], special_tokens(config.num_special)
+    )
     tokenizer = Tokenizer(vocabulary, Path(out))
     unreachable = tokenizer.unreachable()
     if unreachable:
@@ -154,19 +159,28 @@ class _Learnt:
     figures: dict[str, int]
 
 
-def _learn_plain(texts: Texts, config: TokenizerConfig, savepoint: Savepoint, progress: Progress | None) -> _Learnt:
+def _learn_plain(
+    texts: Texts, config: TokenizerConfig, savepoint: Savepoint, progress: Progress | None
+) -> _Learnt:
     counters = [PretokenCounter() for _ in range(texts.threads)]
     texts.count(counters, savepoint, lambda batches: None)
     for other in counters[1:]:
         counters[0].merge(other)
     figures = {"distinct_pretokens": counters[0].distinct}
     merges = train_plain(
-        counters[0], config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config), texts.threads
+        counters[0],
+        config.learnt_tokens,
+        config.min_frequency,
+        config.max_token_chars,
+        _merging(progress, config),
+        texts.threads,
     )
     return _Learnt(merges, figures)
 
 
-def _learn_aligned(texts: Texts, config: TokenizerConfig, savepoint: Savepoint, memory: int, progress: Progress | None) -> _Learnt:
+def _learn_aligned(
+    texts: Texts, config: TokenizerConfig, savepoint: Savepoint, memory: int, progress: Progress | None
+) -> _Learnt:
     """Cut pre-tokens where no merge can span and learn from the pieces: exact, see docs/*/tokenizer.md.
 
     The floor below which bigrams are cut is a guess at the count of the last merge, from the low side; were it too high, learning would
@@ -180,7 +194,12 @@ def _learn_aligned(texts: Texts, config: TokenizerConfig, savepoint: Savepoint, 
         pieces = counts.pieces(census, floor)
         del census  # while merges are learnt it is not needed
         merges, least, complete = train_pieces(
-            pieces, config.learnt_tokens, config.min_frequency, config.max_token_chars, _merging(progress, config), texts.threads
+            pieces,
+            config.learnt_tokens,
+            config.min_frequency,
+            config.max_token_chars,
+            _merging(progress, config),
+            texts.threads,
         )
         if complete:
             figures = {"distinct_pieces": pieces.distinct, "bigram_floor": floor, "passes": counts.passes}

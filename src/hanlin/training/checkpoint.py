@@ -58,16 +58,29 @@ class Snapshot:
     state: dict[str, Any]
 
 
-def take_snapshot(step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], team: Team = ALONE) -> Snapshot:
+def take_snapshot(
+    step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], team: Team = ALONE
+) -> Snapshot:
     """The state of now; its tensors are the training's own, which the next step changes. Sharded, every process has to ask."""
-    return Snapshot(step, team.checkpoint_weights(model), optimizers.state_tensors(), _generator_tensors(model), state)
+    return Snapshot(
+        step, team.checkpoint_weights(model), optimizers.state_tensors(), _generator_tensors(model), state
+    )
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], *, anchor_steps: int = 0, team: Team = ALONE
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: Optimizers,
+    state: dict[str, Any],
+    *,
+    anchor_steps: int = 0,
+    team: Team = ALONE,
 ) -> Path:
     """Write the state of now; see `write_checkpoint`."""
-    return write_checkpoint(folder, take_snapshot(step, model, optimizers, state, team), anchor_steps=anchor_steps, team=team)
+    return write_checkpoint(
+        folder, take_snapshot(step, model, optimizers, state, team), anchor_steps=anchor_steps, team=team
+    )
 
 
 def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0, team: Team = ALONE) -> Path:
@@ -143,7 +156,9 @@ def step_of(path: Path) -> int:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint directories, newest first; unfinished and quarantined ones do not count."""
-    return sorted((path for path in folder.glob("step-*") if _STEP.search(path.name)), key=step_of, reverse=True)
+    return sorted(
+        (path for path in folder.glob("step-*") if _STEP.search(path.name)), key=step_of, reverse=True
+    )
 
 
 def prune(folder: Path, anchor_steps: int = 0) -> None:
@@ -173,7 +188,14 @@ def sweep(folder: Path) -> None:
 
 
 def load_latest(
-    folder: Path, model: nn.Module, optimizers: Optimizers, warn: Warn, *, at_most: int | None = None, multiple_of: int = 1, team: Team = ALONE
+    folder: Path,
+    model: nn.Module,
+    optimizers: Optimizers,
+    warn: Warn,
+    *,
+    at_most: int | None = None,
+    multiple_of: int = 1,
+    team: Team = ALONE,
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
@@ -195,7 +217,9 @@ def _verified(path: Path) -> Path:
     return path
 
 
-def _newest(folder: Path, load: Callable[[Path], T], warn: Warn, at_most: int | None, multiple_of: int) -> T | None:
+def _newest(
+    folder: Path, load: Callable[[Path], T], warn: Warn, at_most: int | None, multiple_of: int
+) -> T | None:
     """What `load` makes of the newest checkpoint that it can load."""
     for path in list_checkpoints(folder):
         if (at_most is not None and step_of(path) > at_most) or step_of(path) % multiple_of:
@@ -207,14 +231,21 @@ def _newest(folder: Path, load: Callable[[Path], T], warn: Warn, at_most: int | 
                 aside = path.with_name(path.name + ".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 os.rename(path, aside)
-            warn(f"检查点 {path} 不可用，改用更早的一个：{error.zh}", f"Checkpoint {path} is unusable, trying the one before it: {error.en}")
+            warn(
+                f"检查点 {path} 不可用，改用更早的一个：{error.zh}",
+                f"Checkpoint {path} is unusable, trying the one before it: {error.en}",
+            )
     return None
 
 
 def other_data(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
     """The error of a resume from another origin or with other samples: what differs, the checkpoint's value first."""
     before = state["identity"]
-    changed = [(name, before.get(name), now.get(name)) for name in {**before, **now} if before.get(name) != now.get(name)]
+    changed = [
+        (name, before.get(name), now.get(name))
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
     shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "fingerprint"
     return HanlinError(
         f"{folder} 里的检查点来自另一个起点或另一份数据，不能接着训练（{shown}）。请恢复原来的模型、数据和设置，或删除 {folder} 从头训练。",
@@ -229,10 +260,15 @@ def _short(value: Any) -> str:
 
 def _require_format(state: dict[str, Any]) -> None:
     if state.get("format") != FORMAT:
-        raise HanlinError(f"它由另一个版本的 Hanlin 写成（格式 {state.get('format', 1)}）。", f"another version of Hanlin wrote it (format {state.get('format', 1)}).")
+        raise HanlinError(
+            f"它由另一个版本的 Hanlin 写成（格式 {state.get('format', 1)}）。",
+            f"another version of Hanlin wrote it (format {state.get('format', 1)}).",
+        )
 
 
-def _load(path: Path, model: nn.Module, optimizers: Optimizers, team: Team, verify: bool = True) -> dict[str, Any]:
+def _load(
+    path: Path, model: nn.Module, optimizers: Optimizers, team: Team, verify: bool = True
+) -> dict[str, Any]:
     if verify:
         read_manifest(path, "checkpoint")
     state = read_json(path / "state.json")
@@ -246,7 +282,10 @@ def _load(path: Path, model: nn.Module, optimizers: Optimizers, team: Team, veri
     try:
         optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
     except KeyError as error:
-        raise HanlinError(f"其中的优化器状态不属于这个模型（{error}）。", f"its optimiser state is not this model's ({error}).") from None
+        raise HanlinError(
+            f"其中的优化器状态不属于这个模型（{error}）。",
+            f"its optimiser state is not this model's ({error}).",
+        ) from None
     _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
     return state
 
@@ -271,7 +310,9 @@ def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _require_room(path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
     """Refuse to begin what cannot be finished."""
-    needed = sum(tensor.numel() * tensor.element_size() for tensors in parts for tensor in tensors.values()) + (1 << 20)
+    needed = sum(
+        tensor.numel() * tensor.element_size() for tensors in parts for tensor in tensors.values()
+    ) + (1 << 20)
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < needed:
@@ -312,7 +353,9 @@ def _looks_whole(path: Path) -> bool:
     """Whether a checkpoint has its manifest and files of the right sizes; hashes are for those who load it."""
     try:
         manifest = read_manifest(path, "checkpoint", verify=False)
-        return (path / MANIFEST).is_file() and all((path / name).stat().st_size == entry["bytes"] for name, entry in manifest.files.items())
+        return (path / MANIFEST).is_file() and all(
+            (path / name).stat().st_size == entry["bytes"] for name, entry in manifest.files.items()
+        )
     except (HanlinError, OSError, KeyError, TypeError):
         return False
 
@@ -324,7 +367,9 @@ def _generator_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     tensors = {
         "torch": torch.get_rng_state(),
         "numpy": torch.tensor([*map(int, keys), position, has_gauss], dtype=torch.int64),
-        "numpy_gauss": torch.tensor([gauss, 0.0 if following is None else following, following is not None], dtype=torch.float64),
+        "numpy_gauss": torch.tensor(
+            [gauss, 0.0 if following is None else following, following is not None], dtype=torch.float64
+        ),
         "python": torch.tensor([version, *words], dtype=torch.int64),
     }
     device = next(model.parameters()).device

@@ -11,7 +11,9 @@ from ..common.devices import traits
 from ..model import CausalLM, RewardModel
 
 
-def compiling_pays(model: CausalLM | RewardModel, batches: Sequence[Any], steps: int, device: torch.device) -> bool:
+def compiling_pays(
+    model: CausalLM | RewardModel, batches: Sequence[Any], steps: int, device: torch.device
+) -> bool:
     """Whether a run of `steps` such steps does enough work for `torch.compile`.
 
     By arithmetic, not by the clock: a run that goes on elsewhere or later has to decide alike. Steps whose rows differ in

@@ -43,7 +43,9 @@ class Objective(Protocol):
         """Number of items (tokens, pairs) the loss of this micro-batch is summed over."""
         ...
 
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+    def __call__(
+        self, model: nn.Module, batch: Any
+    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         """Summed loss to differentiate, and summed figures to log; `weight` of a figure is the objective's weight.
 
         A figure that is a 0-d tensor is read a step later, so that nothing waits for the device.

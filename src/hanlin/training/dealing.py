@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 
 
-def by_owners(function: Callable[[torch.Tensor], torch.Tensor], matrices: Sequence[Any], first: int = 0) -> torch.Tensor | None:
+def by_owners(
+    function: Callable[[torch.Tensor], torch.Tensor], matrices: Sequence[Any], first: int = 0
+) -> torch.Tensor | None:
     """Apply `function` to matrices of one shape that are sharded by rows over one group of processes (and may be repeated on others).
 
     Args:
@@ -31,8 +33,12 @@ def by_owners(function: Callable[[torch.Tensor], torch.Tensor], matrices: Sequen
         return None
     size, me = dist.get_world_size(group), dist.get_rank(group)
     rows, columns = matrices[0].shape
-    heights = [len(range(rows)[member * -(-rows // size) :][: -(-rows // size)]) for member in range(size)]  # as torch.chunk cuts
-    owned = [[place for place in range(len(matrices)) if (place + first) % size == member] for member in range(size)]
+    # as torch.chunk cuts
+    heights = [len(range(rows)[member * -(-rows // size) :][: -(-rows // size)]) for member in range(size)]
+    owned = [
+        [place for place in range(len(matrices)) if (place + first) % size == member]
+        for member in range(size)
+    ]
     local = [matrix.to_local() for matrix in matrices]
     of_owner = [len(places) * heights[me] * columns for places in owned]  # my rows of each member's matrices
     of_member = [len(owned[me]) * height * columns for height in heights]  # each member's rows of my matrices
@@ -40,7 +46,13 @@ def by_owners(function: Callable[[torch.Tensor], torch.Tensor], matrices: Sequen
     received = sent.new_empty(sum(of_member))
     dist.all_to_all_single(received, sent, of_member, of_owner, group=group)
     if owned[me]:
-        whole = torch.cat([part.view(len(owned[me]), height, columns) for part, height in zip(received.split(of_member), heights, strict=True)], dim=1)
+        whole = torch.cat(
+            [
+                part.view(len(owned[me]), height, columns)
+                for part, height in zip(received.split(of_member), heights, strict=True)
+            ],
+            dim=1,
+        )
         received = torch.cat([part.reshape(-1) for part in function(whole).split(heights, dim=1)])
     dist.all_to_all_single(sent, received, of_owner, of_member, group=group)
     order = torch.tensor([place for places in owned for place in places], device=sent.device)

@@ -64,14 +64,24 @@ class DeepSpeed(DataParallel):
 
     def optimizers(self, model: nn.Module, config: TrainConfig, offload: bool) -> Optimizers:
         deepspeed = imported()
-        settings = settle(self.given, config, traits(self.device).train_dtype, sum(parameter.numel() for parameter in model.parameters()))
+        settings = settle(
+            self.given,
+            config,
+            traits(self.device).train_dtype,
+            sum(parameter.numel() for parameter in model.parameters()),
+        )
         made = ZeroOptimizers(model, config)
         try:
             with contextlib.redirect_stdout(sys.stderr), builds(self._warn):
-                self._engine, *_ = deepspeed.initialize(model=self._step, optimizer=made.all[0], config=settings, dist_init_required=False)
+                self._engine, *_ = deepspeed.initialize(
+                    model=self._step, optimizer=made.all[0], config=settings, dist_init_required=False
+                )
         except (ValueError, deepspeed.DeepSpeedConfigError) as error:
             reason = " ".join(str(error).split())
-            raise HanlinError(f"DeepSpeed 不接受这个 ds_config：{reason}", f"DeepSpeed does not accept this ds_config: {reason}") from error
+            raise HanlinError(
+                f"DeepSpeed 不接受这个 ds_config：{reason}",
+                f"DeepSpeed does not accept this ds_config: {reason}",
+            ) from error
         made.attach(self._engine)
         self._step = self._engine
         self._optimizers = made
@@ -96,7 +106,11 @@ class DeepSpeed(DataParallel):
         return self._optimizers.norm().to(self.device)
 
     def whole(self, model: nn.Module) -> nn.Module:
-        return model if self.stage != _FULL else detached_copy(model, {name: self._full(part) for name, part in model.named_parameters()})
+        return (
+            model
+            if self.stage != _FULL
+            else detached_copy(model, {name: self._full(part) for name, part in model.named_parameters()})
+        )
 
     def require_same(self, model: nn.Module) -> None:
         if self.stage != _FULL:
@@ -122,7 +136,10 @@ class DeepSpeed(DataParallel):
             require_fit(targets, stored)
             for name, tensor in targets.items():
                 value = stored.get_tensor(name)
-                with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=is_cut(tensor)), torch.no_grad():
+                with (
+                    deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=is_cut(tensor)),
+                    torch.no_grad(),
+                ):
                     if not is_cut(tensor) or self.first:
                         tensor.data.copy_(value)
         self._engine.optimizer.refresh_fp32_params()
@@ -143,9 +160,13 @@ class ZeroOptimizers(Optimizers):
 
     def __init__(self, model: nn.Module, config: TrainConfig):
         super().__init__(
-            model, learning_rate=config.learning_rate, muon=False, embedding_scale=config.embedding_scale,
-            weight_decay=config.weight_decay, betas=(0.9, config.beta2),
-        )  # fmt: skip
+            model,
+            learning_rate=config.learning_rate,
+            muon=False,
+            embedding_scale=config.embedding_scale,
+            weight_decay=config.weight_decay,
+            betas=(0.9, config.beta2),
+        )
         self._zero: Any = None
         self._norm = torch.zeros(())
 
@@ -155,16 +176,25 @@ class ZeroOptimizers(Optimizers):
     def attach(self, engine: Any) -> None:
         """Take over what DeepSpeed has made of the parameters."""
         self._engine, self._zero = engine, engine.optimizer
-        self._by_name = {name: parameter for parameter, name in self._names.items() if parameter.requires_grad}
+        self._by_name = {
+            name: parameter for parameter, name in self._names.items() if parameter.requires_grad
+        }
         self._cut = engine.zero_optimization_stage() == _FULL
-        self._flat = self._zero.fp32_partitioned_groups_flat if self._cut else self._zero.single_partition_of_fp32_groups
+        self._flat = (
+            self._zero.fp32_partitioned_groups_flat
+            if self._cut
+            else self._zero.single_partition_of_fp32_groups
+        )
         for part in self._flat:
-            self.all[0].state[part] = {"step": torch.zeros((), device=part.device)} | {key: torch.zeros_like(part, requires_grad=False) for key in _MOMENTS}
+            self.all[0].state[part] = {"step": torch.zeros((), device=part.device)} | {
+                key: torch.zeros_like(part, requires_grad=False) for key in _MOMENTS
+            }
         if not self._cut:
             self._zero._lazy_init_hp_params_optimizer_state()
         measured = "_get_norm_groups" if self._cut else "scaled_global_norm"
         self._measure: Callable[[], Any] = getattr(self._zero, measured)
-        setattr(self._zero, measured, self._verdict)  # the step asks for the norm once more: it is told the one that was judged
+        # the step asks for the norm once more: it is told the one that was judged
+        setattr(self._zero, measured, self._verdict)
 
     def norm(self) -> torch.Tensor:
         """Of the whole gradient, 0-d, the same in every process; infinite where a gradient is not finite."""
@@ -248,7 +278,8 @@ def require_fit(targets: dict[str, torch.Tensor], stored: Any) -> None:
     if shapes != found:
         name = min(set(shapes.items()) ^ set(found.items()))[0]
         raise HanlinError(
-            f"权重 {name} 对不上：文件里是 {found.get(name)}，模型里是 {shapes.get(name)}。", f"Weight {name} does not fit: {found.get(name)} in the file, {shapes.get(name)} in the model."
+            f"权重 {name} 对不上：文件里是 {found.get(name)}，模型里是 {shapes.get(name)}。",
+            f"Weight {name} does not fit: {found.get(name)} in the file, {shapes.get(name)} in the model.",
         )
 
 
@@ -267,7 +298,9 @@ def imported() -> Any:
             f"train.parallel=deepspeed needs deepspeed ({error}). Run pip install 'hanlin[deepspeed]', or take train.parallel=fsdp.",
         ) from None
     deepspeed.utils.logger.setLevel(logging.ERROR)  # what it says of a skipped step, the loop says better
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for inference on a CPU only; not compiled, it cannot be waited for
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # for inference on a CPU only; not compiled, it cannot be waited for
+    )
     return deepspeed
 
 
@@ -306,7 +339,10 @@ def _sweep(folder: Path, builders: Any, warn: Callable[[str, str], None]) -> Non
         fcntl.flock(builders, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for lock in sorted(folder.glob("*/lock")):
             lock.unlink(missing_ok=True)
-            warn(f"上次启动时编译 {lock.parent.name} 被中断，留下的锁 {lock} 已删除", f"an earlier start was killed while it compiled {lock.parent.name}; its lock {lock} was removed")
+            warn(
+                f"上次启动时编译 {lock.parent.name} 被中断，留下的锁 {lock} 已删除",
+                f"an earlier start was killed while it compiled {lock.parent.name}; its lock {lock} was removed",
+            )
     fcntl.flock(builders, fcntl.LOCK_SH)
 
 

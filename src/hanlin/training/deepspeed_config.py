@@ -20,12 +20,32 @@ if TYPE_CHECKING:
 AUTO = "auto"
 STAGES = (1, 2, 3)
 _BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-_PASSED_ON = {"communication_data_type", "comms_logger", "dump_state", "memory_breakdown", "steps_per_print", "wall_clock_breakdown"}
+_PASSED_ON = {
+    "communication_data_type",
+    "comms_logger",
+    "dump_state",
+    "memory_breakdown",
+    "steps_per_print",
+    "wall_clock_breakdown",
+}
 _ZERO = {
-    "stage", "offload_optimizer", "offload_param", "overlap_comm", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "allgather_partitions",
-    "allgather_bucket_size", "round_robin_gradients", "sub_group_size", "stage3_max_live_parameters", "stage3_max_reuse_distance",
-    "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_gather_16bit_weights_on_model_save",
-}  # fmt: skip
+    "stage",
+    "offload_optimizer",
+    "offload_param",
+    "overlap_comm",
+    "contiguous_gradients",
+    "reduce_scatter",
+    "reduce_bucket_size",
+    "allgather_partitions",
+    "allgather_bucket_size",
+    "round_robin_gradients",
+    "sub_group_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_gather_16bit_weights_on_model_save",
+}
 _OFFLOAD = {"device", "pin_memory", "buffer_count", "buffer_size", "max_in_cpu"}
 _BUCKET = 500_000_000  # elements; DeepSpeed's own default
 
@@ -38,17 +58,26 @@ def read_ds_config(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         raise HanlinError(
-            "train.parallel=deepspeed 还要 train.deepspeed_config：一个 ds_config.json 的路径。最短的例子：{\"zero_optimization\": {\"stage\": 2}}。",
+            'train.parallel=deepspeed 还要 train.deepspeed_config：一个 ds_config.json 的路径。最短的例子：{"zero_optimization": {"stage": 2}}。',
             'train.parallel=deepspeed also needs train.deepspeed_config, the path of a ds_config.json. The shortest: {"zero_optimization": {"stage": 2}}.',
         )
     try:
         found = orjson.loads(Path(path).read_bytes())
     except OSError as error:
-        raise HanlinError(f"读不了 train.deepspeed_config={path}：{error.strerror}。", f"Cannot read train.deepspeed_config={path}: {error.strerror}.") from None
+        raise HanlinError(
+            f"读不了 train.deepspeed_config={path}：{error.strerror}。",
+            f"Cannot read train.deepspeed_config={path}: {error.strerror}.",
+        ) from None
     except orjson.JSONDecodeError as error:
-        raise HanlinError(f"train.deepspeed_config={path} 不是 JSON：{error}。", f"train.deepspeed_config={path} is not JSON: {error}.") from None
+        raise HanlinError(
+            f"train.deepspeed_config={path} 不是 JSON：{error}。",
+            f"train.deepspeed_config={path} is not JSON: {error}.",
+        ) from None
     if not isinstance(found, dict):
-        raise HanlinError(f"train.deepspeed_config={path} 里应该是一个 JSON 对象。", f"train.deepspeed_config={path} should hold a JSON object.")
+        raise HanlinError(
+            f"train.deepspeed_config={path} 里应该是一个 JSON 对象。",
+            f"train.deepspeed_config={path} should hold a JSON object.",
+        )
     return found
 
 
@@ -70,17 +99,30 @@ def settle(given: dict[str, Any], config: TrainConfig, dtype: str, parameters: i
     _optimizer(left.pop("optimizer", None), config)
     scheduler = left.pop("scheduler", None)
     if scheduler is not None:
-        raise _contradiction("scheduler", scheduler.get("type") if isinstance(scheduler, dict) else scheduler, "train.schedule", config.schedule)
-    _same("zero_force_ds_cpu_optimizer", left.pop("zero_force_ds_cpu_optimizer", AUTO), False, "torch.optim.AdamW, zero_force_ds_cpu_optimizer")
+        raise _contradiction(
+            "scheduler",
+            scheduler.get("type") if isinstance(scheduler, dict) else scheduler,
+            "train.schedule",
+            config.schedule,
+        )
+    _same(
+        "zero_force_ds_cpu_optimizer",
+        left.pop("zero_force_ds_cpu_optimizer", AUTO),
+        False,
+        "torch.optim.AdamW, zero_force_ds_cpu_optimizer",
+    )
     left.pop("zero_allow_untested_optimizer", None)
     zero = _zero(left.pop("zero_optimization", None), parameters)
     _known(left, _PASSED_ON, "")
     return left | {
-        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,  # counted by the loop, in tokens
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # counted by the loop, in tokens
         "gradient_clipping": config.clip,
-        "zero_optimization": zero, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "torch_autocast": {"enabled": dtype != "float32", "dtype": dtype},
-    }  # fmt: skip
+    }
 
 
 def _precision(left: dict[str, Any], dtype: str) -> None:
@@ -106,13 +148,18 @@ def _optimizer(section: dict[str, Any] | None, config: TrainConfig) -> None:
         )
     if config.offload_optimizer:
         raise HanlinError(
-            "train.offload_optimizer=true 与 deepspeed 重复。请去掉它，在 ds_config 里写 zero_optimization.offload_optimizer.device=\"cpu\"。",
+            'train.offload_optimizer=true 与 deepspeed 重复。请去掉它，在 ds_config 里写 zero_optimization.offload_optimizer.device="cpu"。',
             'train.offload_optimizer=true is DeepSpeed\'s own work here. Leave it out and write zero_optimization.offload_optimizer.device="cpu" in the ds_config.',
         )
     if section is None:
         return
     _same("optimizer.type", section.get("type", AUTO), "AdamW", "train.muon=false")
-    ours = {"lr": (config.learning_rate, "train.learning_rate"), "betas": ([0.9, config.beta2], "0.9, train.beta2"), "eps": (1e-8, "eps"), "weight_decay": (config.weight_decay, "train.weight_decay")}
+    ours = {
+        "lr": (config.learning_rate, "train.learning_rate"),
+        "betas": ([0.9, config.beta2], "0.9, train.beta2"),
+        "eps": (1e-8, "eps"),
+        "weight_decay": (config.weight_decay, "train.weight_decay"),
+    }
     for name, value in section.get("params", {}).items():
         if name in ours:
             _same(f"optimizer.params.{name}", value, *ours[name])
@@ -142,10 +189,12 @@ def _zero(section: Any, parameters: int) -> dict[str, Any]:
             )
         if name == "offload_param" and stage != 3:
             raise HanlinError(
-                f"ds_config：zero_optimization.offload_param 要 stage=3，现在是 {stage}。", f"ds_config: zero_optimization.offload_param needs stage=3, not {stage}."
+                f"ds_config：zero_optimization.offload_param 要 stage=3，现在是 {stage}。",
+                f"ds_config: zero_optimization.offload_param needs stage=3, not {stage}.",
             )
         kept[name] = part
-    kept.setdefault("reduce_bucket_size", max(1, min(_BUCKET, parameters)))  # reserved in full, whatever the model's size
+    # reserved in full, whatever the model's size
+    kept.setdefault("reduce_bucket_size", max(1, min(_BUCKET, parameters)))
     return kept
 
 
@@ -155,7 +204,11 @@ def _same(name: str, theirs: Any, ours: Any, our_name: str) -> None:
         return
     numbers = [[*value] if isinstance(value, (list, tuple)) else [value] for value in (theirs, ours)]
     plain = all(isinstance(value, (int, float)) for pair in numbers for value in pair)
-    if plain and len(numbers[0]) == len(numbers[1]) and all(math.isclose(one, other, rel_tol=1e-9) for one, other in zip(*numbers, strict=True)):
+    if (
+        plain
+        and len(numbers[0]) == len(numbers[1])
+        and all(math.isclose(one, other, rel_tol=1e-9) for one, other in zip(*numbers, strict=True))
+    ):
         return
     raise _contradiction(name, theirs, our_name, ours)
 
@@ -163,8 +216,8 @@ def _same(name: str, theirs: Any, ours: Any, our_name: str) -> None:
 def _contradiction(name: str, theirs: Any, our_name: str, ours: Any) -> HanlinError:
     said = our_name if ours == AUTO else f"{our_name}={ours}"
     return HanlinError(
-        f"ds_config 的 {name}={theirs} 与配方的 {said} 矛盾：这些由配方决定。请在 ds_config 里去掉它（多数可写 \"auto\"），要改就改配方。",
-        f'The ds_config\'s {name}={theirs} contradicts the recipe\'s {said}: the recipe decides these. Leave it out of the ds_config (or write "auto", for most); to change it, change the recipe.',
+        f'ds_config 的 {name}={theirs} 与配方的 {said} 矛盾：这些由配方决定。请在 ds_config 里去掉它（多数可写 "auto"），要改就改配方。',
+        f"The ds_config's {name}={theirs} contradicts the recipe's {said}: the recipe decides these. Leave it out of the ds_config (or write \"auto\", for most); to change it, change the recipe.",
     )
 
 

@@ -10,7 +10,9 @@ from ..common.devices import matmul_peak, memory_mb
 from ..model import ModelConfig
 
 
-def step_figures(model: Any, device: torch.device, tokens: int, seconds: float, length: int) -> dict[str, float]:
+def step_figures(
+    model: Any, device: torch.device, tokens: int, seconds: float, length: int
+) -> dict[str, float]:
     """`mfu`, `memory_mb` and, on an accelerator, `device_memory_mb`.
 
     MFU is the model's FLOPs (`ModelConfig.flops_per_token`) over what plain matrix products reach on this device, measured once.

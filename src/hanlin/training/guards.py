@@ -27,7 +27,11 @@ class Verdict:
     @classmethod
     def of_idle(cls, device: torch.device) -> Verdict:
         """Of a step in which there was nothing to learn: not bad, and nothing to remember."""
-        return cls(torch.zeros((), dtype=torch.bool, device=device), torch.zeros((), device=device), torch.zeros((), device=device))
+        return cls(
+            torch.zeros((), dtype=torch.bool, device=device),
+            torch.zeros((), device=device),
+            torch.zeros((), device=device),
+        )
 
 
 class SpikeGuard:
@@ -38,7 +42,14 @@ class SpikeGuard:
     harm. Nothing here waits for the device.
     """
 
-    def __init__(self, sigma: float, clip: float, device: torch.device | None = None, window: int = 128, least: int = 64):
+    def __init__(
+        self,
+        sigma: float,
+        clip: float,
+        device: torch.device | None = None,
+        window: int = 128,
+        least: int = 64,
+    ):
         self.sigma, self.clip, self.least = sigma, clip, least
         self.seen = torch.zeros(2, window, device=device)  # losses and norms, each a ring
         self.count = torch.zeros((), dtype=torch.int64, device=device)  # ordinary steps so far

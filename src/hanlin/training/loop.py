@@ -30,7 +30,16 @@ from .compiling import compiling_pays
 from .contract import BatchSource, Objective, means
 from .figures import step_figures
 from .guards import BadSteps, SpikeGuard, Verdict, no_way_back
-from .memory import cut, does_not_fit, halve, is_out_of_memory, out_of_step, release_memory, remember_halvings, remembered_halvings
+from .memory import (
+    cut,
+    does_not_fit,
+    halve,
+    is_out_of_memory,
+    out_of_step,
+    release_memory,
+    remember_halvings,
+    remembered_halvings,
+)
 from .parallel import Parallel, Team
 from .precision import scaler_for, skips_on_device
 from .saving import AsyncSave, OnSaveError, Saver
@@ -38,7 +47,19 @@ from .schedule import Schedule, learning_rate_factor
 from .spikes import SpikeLog, brief, document_losses, worst_first
 from .stopping import Interrupted, stop_requests
 
-_COMMON = {"loss", "grad_norm", "bad", "idle", "loss_sigmas", "norm_sigmas", "lr", "data_seconds", "loss_scale", "overflows"}  # every process' alike, or the first's; others are summed
+# every process' alike, or the first's; others are summed
+_COMMON = {
+    "loss",
+    "grad_norm",
+    "bad",
+    "idle",
+    "loss_sigmas",
+    "norm_sigmas",
+    "lr",
+    "data_seconds",
+    "loss_scale",
+    "overflows",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +133,9 @@ class TrainConfig:
     def __post_init__(self):
         require_ranges(self)
         if not 0 <= self.warmup + self.decay <= 1:
-            raise ValueError(f"warmup {self.warmup} and decay {self.decay} are shares of the steps and may not exceed 1 together")
+            raise ValueError(
+                f"warmup {self.warmup} and decay {self.decay} are shares of the steps and may not exceed 1 together"
+            )
         if self.deepspeed_config is not None and self.parallel != "deepspeed":
             raise HanlinError(
                 f"写了 deepspeed_config，但 parallel 是 {self.parallel}。请写 parallel: deepspeed，或去掉 deepspeed_config。",
@@ -167,7 +190,18 @@ def train(
     team = team or Team()
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
         team.by_first(lambda: held.enter_context(directory_lock(work)))
-        run = _Run(model, source, objective, config, work, progress, log or MetricsLog(None), max_seconds, team, origin)
+        run = _Run(
+            model,
+            source,
+            objective,
+            config,
+            work,
+            progress,
+            log or MetricsLog(None),
+            max_seconds,
+            team,
+            origin,
+        )
         held.callback(run.saver.leave)
         choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
@@ -210,20 +244,39 @@ class _Run:
     """
 
     def __init__(
-        self, model: CausalLM | RewardModel, source: BatchSource, objective: Objective, config: TrainConfig,
-        work: Path, progress: Progress, log: MetricsLog, max_seconds: float | None, team: Team | None = None, origin: Mapping[str, str] | None = None,
-    ):  # fmt: skip
+        self,
+        model: CausalLM | RewardModel,
+        source: BatchSource,
+        objective: Objective,
+        config: TrainConfig,
+        work: Path,
+        progress: Progress,
+        log: MetricsLog,
+        max_seconds: float | None,
+        team: Team | None = None,
+        origin: Mapping[str, str] | None = None,
+    ):
         self.model, self.source, self.objective, self.config = model, source, objective, config
         self.work, self.progress, self.log = work, progress, log
         self.max_seconds = config.max_seconds if max_seconds is None else max_seconds
         self.origin = dict(origin or {})
         self.team, self.device = team or Team(), next(model.parameters()).device
         self.team.prepare(model, objective)
-        self.optimizers = self.team.optimizers(model, config, offload=config.offload_optimizer and has_own_memory(self.device))
+        self.optimizers = self.team.optimizers(
+            model, config, offload=config.offload_optimizer and has_own_memory(self.device)
+        )
         self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
         self.scaler = scaler_for(self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
-        self.saver = Saver(work, self.device, self.team, progress, async_save=config.async_save, anchor_steps=config.anchor_steps, on_save_error=config.on_save_error)
+        self.saver = Saver(
+            work,
+            self.device,
+            self.team,
+            progress,
+            async_save=config.async_save,
+            anchor_steps=config.anchor_steps,
+            on_save_error=config.on_save_error,
+        )
         self.compiles: bool | None = None  # not decided yet
         self.step = self.offset = self.halvings = self.skipped = self.idle = 0
         self.last: dict[str, float] = {}
@@ -260,7 +313,9 @@ class _Run:
         """Give the device a whole step: forward, backward, verdict, update. Nothing here waits for it."""
         tick = time.monotonic()
         writer = self.team.whole(self.model) if getattr(self.source, "generates", False) else self.model
-        batches = cut(self.source.micro_batches(self.step + self.offset, writer, self.team.share), self.halvings)
+        batches = cut(
+            self.source.micro_batches(self.step + self.offset, writer, self.team.share), self.halvings
+        )
         data_seconds = time.monotonic() - tick
         if self.compiles is None:
             self._decide_to_compile(batches)
@@ -271,33 +326,67 @@ class _Run:
         verdict = Verdict.of_idle(self.device) if idle else self.guard.judge(loss, norm)
         overflow = self.scaler.judge(loss, norm)
         config = self.config
-        factor = learning_rate_factor(self.step, config.steps, schedule=config.schedule, warmup=config.warmup, decay=config.decay, floor=config.floor)
+        factor = learning_rate_factor(
+            self.step,
+            config.steps,
+            schedule=config.schedule,
+            warmup=config.warmup,
+            decay=config.decay,
+            floor=config.floor,
+        )
         left = verdict.bad | idle
         self.optimizers.step(factor, left if skips_on_device(self.device) else left.cpu())
         tensors = {name: value for name, value in figures.items() if isinstance(value, torch.Tensor)}
-        tensors |= {"loss": loss, "grad_norm": norm, "bad": verdict.bad & ~overflow, "loss_sigmas": verdict.loss_sigmas, "norm_sigmas": verdict.norm_sigmas}
+        tensors |= {
+            "loss": loss,
+            "grad_norm": norm,
+            "bad": verdict.bad & ~overflow,
+            "loss_sigmas": verdict.loss_sigmas,
+            "norm_sigmas": verdict.norm_sigmas,
+        }
         tensors |= self.scaler.figures()
         plain = {name: float(value) for name, value in figures.items() if name not in tensors}
         plain |= {"idle": 1.0} if idle else {}
-        plain |= {"lr": config.learning_rate * factor, "data_seconds": data_seconds, "tokens": float(sum(batch.ids.numel() for batch in batches))}
+        plain |= {
+            "lr": config.learning_rate * factor,
+            "data_seconds": data_seconds,
+            "tokens": float(sum(batch.ids.numel() for batch in batches)),
+        }
         plain |= getattr(self.source, "figures", dict)()
-        return _Launched(self.step, tick, batches, plain, list(tensors), torch.stack([value.detach().float() for value in tensors.values()]))
+        return _Launched(
+            self.step,
+            tick,
+            batches,
+            plain,
+            list(tensors),
+            torch.stack([value.detach().float() for value in tensors.values()]),
+        )
 
     def _decide_to_compile(self, batches: list[Any]) -> None:
         """Once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did."""
         wanted = self.config.compile
         if wanted == "auto":  # where shapes change from step to step, each would be compiled
-            wanted = getattr(self.source, "uniform", False) and compiling_pays(self.model, batches, self.config.steps, self.device)
+            wanted = getattr(self.source, "uniform", False) and compiling_pays(
+                self.model, batches, self.config.steps, self.device
+            )
         if wanted and not self.team.compiles:
             if self.config.compile is True:
-                self.progress.warn("deepspeed 目前不编译：compile 已忽略", "deepspeed does not compile yet: compile is ignored")
+                self.progress.warn(
+                    "deepspeed 目前不编译：compile 已忽略",
+                    "deepspeed does not compile yet: compile is ignored",
+                )
             wanted = False
         self.compiles = all(self.team.gather(wanted))
         if self.compiles:
             self.model.compile_trunk(by_block=self.team.sharded)
-            self.progress.note("编译模型，第一步会慢一些（train.compile=false 可关闭）", "compiling the model, so the first step takes longer (train.compile=false for none)")
+            self.progress.note(
+                "编译模型，第一步会慢一些（train.compile=false 可关闭）",
+                "compiling the model, so the first step takes longer (train.compile=false for none)",
+            )
 
-    def _gradients(self, batches: list[Any]) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor], bool]:
+    def _gradients(
+        self, batches: list[Any]
+    ) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor], bool]:
         """Accumulate a step's gradient over all processes, with smaller micro-batches of the same samples where memory asks for it.
 
         A process that runs out of memory while the others exchange gradients would keep them waiting. So as long as micro-batches of
@@ -309,7 +398,14 @@ class _Run:
         nothing = all(getattr(batch, "idle", False) for batch in batches)
         while True:
             size = max(batch.ids.numel() for batch in batches)
-            said = self.team.gather((sum(self.objective.weight(batch) for batch in batches), len(batches), size <= self.fitting, nothing))
+            said = self.team.gather(
+                (
+                    sum(self.objective.weight(batch) for batch in batches),
+                    len(batches),
+                    size <= self.fitting,
+                    nothing,
+                )
+            )
             total, passes = sum(entry[0] for entry in said) or 1.0, max(entry[1] for entry in said)
             at_once = self.team.sharded or (self.team.size > 1 and all(entry[2] for entry in said))
             message, result = "", None
@@ -341,7 +437,9 @@ class _Run:
                 f"out of memory at step {self.step}; from here on a micro-batch has {rows} rows at most, with the same samples and gradients",
             )
 
-    def _accumulate(self, batches: list[Any], total: float, passes: int, at_once: bool) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+    def _accumulate(
+        self, batches: list[Any], total: float, passes: int, at_once: bool
+    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Forward and backward of this process' micro-batches; every process makes the same number of passes, empty ones at the end."""
         loss_sum = torch.zeros((), device=self.device)
         figures: dict[str, float | torch.Tensor] = collections.defaultdict(float)
@@ -354,7 +452,9 @@ class _Run:
                 if place >= len(batches):
                     (loss * 0.0).backward()
                     continue
-                self.scaler.scaled(loss / (total / self.team.size)).backward()  # the engines average over the processes
+                self.scaler.scaled(
+                    loss / (total / self.team.size)
+                ).backward()  # the engines average over the processes
             loss_sum += loss.detach()
             for name, value in summed.items():
                 figures[name] += value
@@ -365,7 +465,9 @@ class _Run:
         launched, self.pending = self.pending, None
         if launched is None:
             return True
-        figures = self._of_all(launched.figures | dict(zip(launched.names, launched.values.tolist(), strict=True)))
+        figures = self._of_all(
+            launched.figures | dict(zip(launched.names, launched.values.tolist(), strict=True))
+        )
         sigmas = {"loss": figures.pop("loss_sigmas"), "norm": figures.pop("norm_sigmas")}
         elapsed, self.read = time.monotonic() - max(launched.tick, self.read), time.monotonic()
         if figures.pop("bad"):
@@ -375,8 +477,18 @@ class _Run:
                 self._roll_back(launched.step)
                 return False
         self.idle += int(figures.get("idle", 0.0))
-        figures |= {"tokens_per_second": figures["tokens"] / elapsed, "seconds": self.elapsed(), "skipped": float(self.skipped)}
-        figures |= step_figures(self.model, self.device, int(figures["tokens"]) // self.team.size, elapsed, launched.batches[0].ids.shape[-1])
+        figures |= {
+            "tokens_per_second": figures["tokens"] / elapsed,
+            "seconds": self.elapsed(),
+            "skipped": float(self.skipped),
+        }
+        figures |= step_figures(
+            self.model,
+            self.device,
+            int(figures["tokens"]) // self.team.size,
+            elapsed,
+            launched.batches[0].ids.shape[-1],
+        )
         self.last = means(figures)
         self.log.log(self.last, launched.step + 1)
         self.progress.update(launched.step + 1, self._bound(launched.step + 1), self.last)
@@ -398,8 +510,16 @@ class _Run:
         passes = max(self.team.gather(len(launched.batches)))  # as many in every process
         batches = launched.batches + launched.batches[-1:] * (passes - len(launched.batches))
         judge = self.team.per_document if hasattr(self.objective, "per_document") else None
-        documents = worst_first(item for part in self.team.gather(document_losses(judge, batches, self.device)) for item in part)
-        entry = {"step": launched.step, "data": launched.step + self.offset, "loss": loss, "grad_norm": norm, "sigmas": sigmas}
+        documents = worst_first(
+            item for part in self.team.gather(document_losses(judge, batches, self.device)) for item in part
+        )
+        entry = {
+            "step": launched.step,
+            "data": launched.step + self.offset,
+            "loss": loss,
+            "grad_norm": norm,
+            "sigmas": sigmas,
+        }
         if self.team.first:
             self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
         self.progress.warn(
@@ -412,7 +532,15 @@ class _Run:
         self.saver.settle()
         following, offset = last_bad + 1 + self.offset, self.offset
         bad, halvings, skipped = self.bad, self.halvings, self.skipped
-        state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, at_most=bad.steps[0], multiple_of=self.config.anchor_steps, team=self.team)
+        state = load_latest(
+            self.work,
+            self.model,
+            self.optimizers,
+            self.progress.warn,
+            at_most=bad.steps[0],
+            multiple_of=self.config.anchor_steps,
+            team=self.team,
+        )
         if state is None or state["step"] in bad.rollbacks:
             raise no_way_back(last_bad, self.work)
         self._restore(state)
@@ -452,27 +580,44 @@ class _Run:
         self.log.flush()  # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
         self.team.require_same(self.model)
         state = {
-            "fingerprint": self._fingerprint(), "identity": self._identity(), "offset": self.offset, "halvings": self.halvings,
-            "skipped": self.skipped, "idle": self.idle, "seconds": self.elapsed(), "guard": self.guard.state(), "scaler": self.scaler.state(), "bad": dataclasses.asdict(self.bad),
-        }  # fmt: skip
+            "fingerprint": self._fingerprint(),
+            "identity": self._identity(),
+            "offset": self.offset,
+            "halvings": self.halvings,
+            "skipped": self.skipped,
+            "idle": self.idle,
+            "seconds": self.elapsed(),
+            "guard": self.guard.state(),
+            "scaler": self.scaler.state(),
+            "bad": dataclasses.asdict(self.bad),
+        }
         self.saver.save(self.step, self.model, self.optimizers, state)
         self.saved = time.monotonic()
         if wait:
             self.saver.settle()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step, self.offset, self.halvings, self.skipped = state["step"], state["offset"], state["halvings"], state["skipped"]
+        self.step, self.offset, self.halvings, self.skipped = (
+            state["step"],
+            state["offset"],
+            state["halvings"],
+            state["skipped"],
+        )
         self.idle = state.get("idle", 0)
         self.guard.load(state["guard"])
         self.scaler.load(state.get("scaler"))
         self.bad = BadSteps(**state["bad"])
 
     def _identity(self) -> dict[str, Any]:
-        return self.origin | (getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint})
+        return self.origin | (
+            getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint}
+        )
 
     def _fingerprint(self) -> str:
         """Of the samples and of the weights that training began with."""
-        return f"{self.source.fingerprint}/{hash_json(self.origin)}" if self.origin else self.source.fingerprint
+        return (
+            f"{self.source.fingerprint}/{hash_json(self.origin)}" if self.origin else self.source.fingerprint
+        )
 
     def elapsed(self) -> float:
         """Seconds of training, those of interrupted parts included."""
@@ -480,7 +625,11 @@ class _Run:
 
     def _bound(self, step: int) -> int:
         """The step at which the run will probably end."""
-        return self.config.steps if self.max_seconds is None else min(self.config.steps, max(step, round(step * self.max_seconds / self.elapsed())))
+        return (
+            self.config.steps
+            if self.max_seconds is None
+            else min(self.config.steps, max(step, round(step * self.max_seconds / self.elapsed())))
+        )
 
 
 def _reads_later(device: torch.device) -> bool:

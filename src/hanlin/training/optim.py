@@ -11,7 +11,12 @@ from torch import nn
 from ..common.devices import synchronize, traits
 from .dealing import by_owners
 
-_NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic iteration of Jordan et al. 2024, tuned for slope at zero
+# quintic iteration of Jordan et al. 2024, tuned for slope at zero
+_NS_COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)
 _NS_STEPS = 5
 
 
@@ -45,7 +50,9 @@ class Muon(torch.optim.Optimizer):
 
     found_inf: torch.Tensor | None = None
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -62,7 +69,9 @@ class Muon(torch.optim.Optimizer):
                 scale = 0.2 * max(shape) ** 0.5
                 updates = self._unless_bad(_orthogonalized(nesterov, dealt), 0.0)
                 dealt += len(parameters)
-                kept = self._unless_bad(torch.full((), 1 - group["lr"] * group["weight_decay"], device=updates.device), 1.0)
+                kept = self._unless_bad(
+                    torch.full((), 1 - group["lr"] * group["weight_decay"], device=updates.device), 1.0
+                )
                 for parameter, update in zip(parameters, updates, strict=True):
                     mine = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[attr-defined]
                     mine.mul_(kept)
@@ -99,7 +108,12 @@ def _orthogonalized(matrices: list[torch.Tensor], dealt: int) -> torch.Tensor:
 
     whole = orthogonalize(torch.stack([matrix.full_tensor() for matrix in matrices]))  # type: ignore[attr-defined]
     like = [(matrix.device_mesh, matrix.placements) for matrix in matrices]  # type: ignore[attr-defined]
-    return torch.stack([distribute_tensor(update, *mesh, src_data_rank=None).to_local() for update, mesh in zip(whole, like, strict=True)])
+    return torch.stack(
+        [
+            distribute_tensor(update, *mesh, src_data_rank=None).to_local()
+            for update, mesh in zip(whole, like, strict=True)
+        ]
+    )
 
 
 def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
@@ -141,7 +155,9 @@ class Optimizers:
                 tables.append(parameter)
             else:
                 matrices.append(parameter)
-        self._names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[torch.Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters()
+        }
         groups = [
             {"params": tables, "lr": learning_rate * embedding_scale, "weight_decay": 0.0},
             {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
@@ -151,9 +167,19 @@ class Optimizers:
             groups.append({"params": matrices, "lr": learning_rate, "weight_decay": weight_decay})
         by_adam = [[group for group in groups if group["params"]]]
         if offload:
-            by_muon = [list(same) for some in by_muon for _, same in itertools.groupby(sorted(some, key=_shape), _shape)]
-            by_adam = [[group | {"params": piece}] for group in by_adam[0] for piece in ([vectors] if group["params"] is vectors else [[p] for p in group["params"]])]
-        self.all: list[torch.optim.Optimizer] = [Muon(some, learning_rate, momentum, weight_decay) for some in by_muon]
+            by_muon = [
+                list(same)
+                for some in by_muon
+                for _, same in itertools.groupby(sorted(some, key=_shape), _shape)
+            ]
+            by_adam = [
+                [group | {"params": piece}]
+                for group in by_adam[0]
+                for piece in ([vectors] if group["params"] is vectors else [[p] for p in group["params"]])
+            ]
+        self.all: list[torch.optim.Optimizer] = [
+            Muon(some, learning_rate, momentum, weight_decay) for some in by_muon
+        ]
         self.all += [torch.optim.AdamW(some, betas=betas, eps=1e-8, fused=True) for some in by_adam if some]
         self.sharded = any(map(is_sharded, model.parameters()))
         self.offload = offload
@@ -171,7 +197,10 @@ class Optimizers:
                 if isinstance(optimizer, Muon):
                     optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
                 else:
-                    moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in ("exp_avg", "exp_avg_sq")}
+                    moments = {
+                        name: torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                        for name in ("exp_avg", "exp_avg_sq")
+                    }
                     optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device)} | moments
             self._put_back(optimizer)
 
@@ -200,7 +229,12 @@ class Optimizers:
         """Bring an optimiser's state to the device of its parameters."""
         if self.offload:
             for parameter, state in optimizer.state.items():
-                state.update({key: value.to(parameter.device, non_blocking=True, copy=True) for key, value in state.items()})
+                state.update(
+                    {
+                        key: value.to(parameter.device, non_blocking=True, copy=True)
+                        for key, value in state.items()
+                    }
+                )
 
     def _put_back(self, optimizer: torch.optim.Optimizer) -> None:
         """Bring it to the host. Copies stand in the device's queue, one behind the other, so the next `_fetch` finds what this one wrote."""
@@ -209,7 +243,9 @@ class Optimizers:
                 for key, value in state.items():
                     host = self._host.get((parameter, key))
                     if host is None:
-                        host = self._host[parameter, key] = torch.empty_like(value, device="cpu", pin_memory=traits(parameter.device).pin_memory)
+                        host = self._host[parameter, key] = torch.empty_like(
+                            value, device="cpu", pin_memory=traits(parameter.device).pin_memory
+                        )
                     state[key] = host.copy_(value, non_blocking=True)
 
     def zero_grad(self) -> None:
@@ -242,7 +278,9 @@ class Optimizers:
         parameters = {name: parameter for parameter, name in self._names.items()}
         scalars = ("step",)
         return {
-            name: torch.zeros(()) if name.rpartition("/")[2] in scalars else torch.zeros_like(parameters[name.rpartition("/")[0]], requires_grad=False)
+            name: torch.zeros(())
+            if name.rpartition("/")[2] in scalars
+            else torch.zeros_like(parameters[name.rpartition("/")[0]], requires_grad=False)
             for name in sorted(names)
         }
 

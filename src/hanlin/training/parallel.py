@@ -70,14 +70,18 @@ class _Step(nn.Module):
 
     def forward(self, batch: Any, judge: bool = False) -> Any:
         """(loss, figures), or with `judge` the loss of each document."""
-        return self._objective.per_document(self.model, batch) if judge else self._objective(self.model, batch)
+        return (
+            self._objective.per_document(self.model, batch) if judge else self._objective(self.model, batch)
+        )
 
 
 class Team:
     """The processes of one training, and this one among them. This class is one process alone: it asks nobody."""
 
     share = WHOLE
-    sharded = False  # whether gradients are brought together in every backward pass, and nobody has all of them
+    sharded = (
+        False  # whether gradients are brought together in every backward pass, and nobody has all of them
+    )
     writes_shards = False  # whether every process writes its part of a checkpoint
     compiles = True  # whether the model may be compiled
     _step: nn.Module
@@ -124,9 +128,14 @@ class Team:
                 "train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with torchrun or without), not for hanlin run. Leave it out, or train stage by stage.",
             )
         return Optimizers(
-            model, learning_rate=config.learning_rate, muon=config.muon, embedding_scale=config.embedding_scale,
-            weight_decay=config.weight_decay, betas=(0.9, config.beta2), offload=offload,
-        )  # fmt: skip
+            model,
+            learning_rate=config.learning_rate,
+            muon=config.muon,
+            embedding_scale=config.embedding_scale,
+            weight_decay=config.weight_decay,
+            betas=(0.9, config.beta2),
+            offload=offload,
+        )
 
     def loss(self, batch: Any) -> Any:
         """Summed loss and figures of a micro-batch."""
@@ -221,7 +230,11 @@ class DataParallel(Team):
         ids = None if self.device.type == "cpu" else [self.device]
         # Buffers are tables that never change; to send them before a forward pass would also wait for a process that has no memory left.
         engine: Any = nn.parallel.DistributedDataParallel
-        word = "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(engine.__init__).parameters else "broadcast_buffers"
+        word = (
+            "forward_sync_buffers"
+            if "forward_sync_buffers" in inspect.signature(engine.__init__).parameters
+            else "broadcast_buffers"
+        )
         self._step = engine(_Step(model, objective), device_ids=ids, **{word: False})
 
     @contextlib.contextmanager
@@ -245,7 +258,10 @@ class DataParallel(Team):
 
     def require_same(self, model: nn.Module) -> None:
         words = {torch.float32: torch.int32, torch.float64: torch.int64}
-        sums = [tensor.view(words.get(tensor.dtype, torch.int16)).sum(dtype=torch.int64) for tensor in model.state_dict().values()]
+        sums = [
+            tensor.view(words.get(tensor.dtype, torch.int16)).sum(dtype=torch.int64)
+            for tensor in model.state_dict().values()
+        ]
         found = self.gather(torch.stack(sums).tolist())
         if any(other != found[0] for other in found):
             raise HanlinError(
@@ -269,8 +285,13 @@ class Sharded(DataParallel):
 
         local = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         if hybrid and self.size % local:
-            raise HanlinError(f"hsdp 要求每台机器的进程数相同（{self.size} 不是 {local} 的倍数）。请用 fsdp。", f"hsdp needs the same number of processes on each machine ({self.size} is not a multiple of {local}). Use fsdp.")
-        shape, names = ((self.size // local, local), ("replicate", "shard")) if hybrid else ((self.size,), ("shard",))
+            raise HanlinError(
+                f"hsdp 要求每台机器的进程数相同（{self.size} 不是 {local} 的倍数）。请用 fsdp。",
+                f"hsdp needs the same number of processes on each machine ({self.size} is not a multiple of {local}). Use fsdp.",
+            )
+        shape, names = (
+            ((self.size // local, local), ("replicate", "shard")) if hybrid else ((self.size,), ("shard",))
+        )
         self.mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
 
     def prepare(self, model: nn.Module, objective: Any) -> None:
@@ -280,7 +301,8 @@ class Sharded(DataParallel):
         layers: Any = model.decoder.blocks  # type: ignore[union-attr]
         for layer in layers:
             fully_shard(layer, mesh=self.mesh)
-        fully_shard(self._step, mesh=self.mesh)  # embeddings, final norm and head: one group, since the first and the last may be one matrix
+        # embeddings, final norm and head: one group, since the first and the last may be one matrix
+        fully_shard(self._step, mesh=self.mesh)
 
     @contextlib.contextmanager
     def accumulating(self, sync: bool) -> Iterator[None]:
@@ -327,7 +349,9 @@ ALONE = Team()  # for what asks a team but trains nothing
 
 
 @contextlib.contextmanager
-def joined(parallel: Parallel = "ddp", device: str | None = None, ds_config: Path | None = None) -> Iterator[tuple[Team, str | None]]:
+def joined(
+    parallel: Parallel = "ddp", device: str | None = None, ds_config: Path | None = None
+) -> Iterator[tuple[Team, str | None]]:
     """The team that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or one process alone; and this process' device.
 
     Args:
@@ -345,7 +369,11 @@ def joined(parallel: Parallel = "ddp", device: str | None = None, ds_config: Pat
         mine = torch.device(mine.type, int(os.environ.get("LOCAL_RANK", "0")))
         torch.accelerator.set_device_index(mine.index)
     try:
-        whom: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else _from_agent()  # type: ignore[reportPrivateImportUsage]
+        whom: dict[str, Any] = (
+            {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[reportPrivateImportUsage]
+            if alone
+            else _from_agent()
+        )
         dist.init_process_group(traits(mine).distributed_backend, timeout=_timeout(), **whom)
         yield _team(parallel, mine, ds_config), str(mine)
     except (dist.DistError, RuntimeError) as error:
@@ -371,8 +399,12 @@ def _from_agent() -> dict[str, Any]:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False, timeout=_timeout())  # type: ignore[reportPrivateImportUsage]
-    return {"store": dist.PrefixStore(f"hanlin/{agreed_start(store, rank, size)}", store), "rank": rank, "world_size": size}  # type: ignore[reportPrivateImportUsage]
+    store = dist.TCPStore(  # type: ignore[reportPrivateImportUsage]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False, timeout=_timeout()
+    )
+    start = f"hanlin/{agreed_start(store, rank, size)}"
+    store = dist.PrefixStore(start, store)  # type: ignore[reportPrivateImportUsage]
+    return {"store": store, "rank": rank, "world_size": size}
 
 
 def agreed_start(store: Any, rank: int, size: int) -> str:
@@ -430,7 +462,13 @@ def save_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> N
     import torch.distributed.checkpoint as dcp
 
     try:
-        dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(path=str(folder), save_distributed=True), process_group=team._control)  # type: ignore[attr-defined]
+        writer = dcp.HuggingFaceStorageWriter(  # type: ignore[reportPrivateImportUsage]
+            path=str(folder), save_distributed=True
+        )
+        control = team._control  # type: ignore[attr-defined]
+        dcp.save(  # type: ignore[reportPrivateImportUsage]
+            tensors, storage_writer=writer, process_group=control
+        )
     except dcp.api.CheckpointException as error:  # every process has it, whichever failed
         reason = "; ".join(f"{rank}: {failure[0]}" for rank, failure in error.failures.items())
         raise HanlinError(
@@ -447,7 +485,12 @@ def load_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> N
     )
 
     reader = HuggingFaceStorageReader(str(folder))
-    load(tensors, storage_reader=reader, no_dist=not team.sharded, process_group=getattr(team, "_control", None))
+    load(
+        tensors,
+        storage_reader=reader,
+        no_dist=not team.sharded,
+        process_group=getattr(team, "_control", None),
+    )
 
 
 def names_in(folder: Path, but: str) -> set[str]:

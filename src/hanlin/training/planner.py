@@ -138,11 +138,18 @@ class _Ledger(TorchDispatchMode):
 
 def _flops(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> float:
     name = func._schema.name
-    if "attention" in name:  # not in torch's table, or not all of them: two products forward, five backward, masked ones included
+    if (
+        "attention" in name
+    ):  # not in torch's table, or not all of them: two products forward, five backward, masked ones included
         q = args[1] if "backward" in name else args[0]
         length = q.shape[1] if "document_attention" in name else q.shape[-2]  # (B, T, H, D) or (B, H, T, D)
         return (10.0 if "backward" in name else 4.0) * q.numel() * length
-    plain = getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_"), None) if name.startswith("aten::") else None  # addmm_ is addmm
+    # addmm_ is addmm
+    plain = (
+        getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_"), None)
+        if name.startswith("aten::")
+        else None
+    )
     count = flop_registry.get(func.overloadpacket) or flop_registry.get(plain)
     return float(count(*args, **kwargs, out_val=result)) if count is not None else 0.0
 
@@ -162,9 +169,14 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
         model.train()
         weights = ledger.live
         optimizers = Optimizers(
-            model, learning_rate=train.learning_rate, muon=train.muon, embedding_scale=train.embedding_scale, weight_decay=train.weight_decay,
-            betas=(0.9, train.beta2), offload=shape.offload,
-        )  # fmt: skip
+            model,
+            learning_rate=train.learning_rate,
+            muon=train.muon,
+            embedding_scale=train.embedding_scale,
+            weight_decay=train.weight_decay,
+            betas=(0.9, train.beta2),
+            offload=shape.offload,
+        )
         _forward_backward(model, shape, shape.rows)
         gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.grad is not None)
         optimizers.step(1.0)
@@ -179,20 +191,40 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
         optimizers.step(1.0)
         update_peak, update = ledger.take()
     if shape.offload:  # the trace has one memory, in which the host's copy was alive throughout
-        return StepCost(weights, gradients, 0, activations, backward_peak - optimizer, update_peak - optimizer, kernels, update, optimizer)
+        return StepCost(
+            weights,
+            gradients,
+            0,
+            activations,
+            backward_peak - optimizer,
+            update_peak - optimizer,
+            kernels,
+            update,
+            optimizer,
+        )
     copy = weights + optimizer if shape.copied else 0
-    return StepCost(weights, gradients, optimizer, activations, backward_peak, update_peak, kernels, update, copy=copy)
+    return StepCost(
+        weights, gradients, optimizer, activations, backward_peak, update_peak, kernels, update, copy=copy
+    )
 
 
 def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _Ledger | None = None) -> int:
     """One micro-batch as `stages.supervised.NextToken` computes it, every token learnt; bytes alive between forward and backward."""
     before = ledger.live if ledger is not None else 0
-    held = [torch.zeros(rows_of_step, shape.seq_len, dtype=torch.int64) for _ in range(4)]  # a batch source makes the step's rows at once
+    # a batch source makes the step's rows at once
+    held = [torch.zeros(rows_of_step, shape.seq_len, dtype=torch.int64) for _ in range(4)]
     ids, labels, positions, doc_ids = (tensor[: shape.rows] for tensor in held)
     place = torch.zeros(shape.rows * shape.seq_len, dtype=torch.int64)
     with torch.autocast("cpu", getattr(torch, shape.dtype), enabled=shape.dtype != "float32"):
-        hidden = model.hidden(ids, **({"positions": positions, "doc_ids": doc_ids} if shape.document_mask else {}))
-        loss, _ = linear_cross_entropy(hidden.flatten(0, 1).index_select(0, place), model.head_weight, labels.flatten().index_select(0, place), z_loss=1e-4)
+        hidden = model.hidden(
+            ids, **({"positions": positions, "doc_ids": doc_ids} if shape.document_mask else {})
+        )
+        loss, _ = linear_cross_entropy(
+            hidden.flatten(0, 1).index_select(0, place),
+            model.head_weight,
+            labels.flatten().index_select(0, place),
+            z_loss=1e-4,
+        )
     del hidden
     kept = ledger.live - before if ledger is not None else 0
     (loss / 2.0).backward()
@@ -247,13 +279,16 @@ def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_
     """
 
     def cost_of(rows: int) -> StepCost:
-        return trace_step(config, train, dataclasses.replace(shape, rows=rows, micros=-(-rows_of_step // rows)))
+        return trace_step(
+            config, train, dataclasses.replace(shape, rows=rows, micros=-(-rows_of_step // rows))
+        )
 
     rows = 1 << (max(1, min(shape.rows, rows_of_step, room.most_tokens // shape.seq_len)).bit_length() - 1)
     cost = cost_of(rows)
     while rows > 1 and room.peak(cost) > room.memory:
         lasting = room.baseline + room.allocator * (cost.weights + cost.gradients + cost.optimizer)
-        fitting = int((room.memory - lasting) / max(1.0, room.peak(cost) - lasting) * rows)  # the rest grows with the rows
+        # the rest grows with the rows
+        fitting = int((room.memory - lasting) / max(1.0, room.peak(cost) - lasting) * rows)
         rows = min(rows // 2, 1 << (fitting.bit_length() - 1)) if fitting >= 1 else 1
         cost = cost_of(rows)
     if room.peak(cost) > room.memory:
@@ -261,16 +296,25 @@ def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_
     return Fit(rows, cost, room.peak(cost), room.memory)
 
 
-def _too_large(config: ModelConfig, train: TrainConfig, shape: StepShape, room: Room, cost: StepCost) -> HanlinError:
+def _too_large(
+    config: ModelConfig, train: TrainConfig, shape: StepShape, room: Room, cost: StepCost
+) -> HanlinError:
     """What to do, cheapest first: recompute activations, keep the optimiser's state on the host, shorter rows, a smaller model."""
     one = dataclasses.replace(shape, rows=1, micros=2)
     offers: list[tuple[str, str]] = []
     if not shape.checkpoint_activations:
         less = room.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True)))
         if less < 0.95 * room.peak(cost):
-            offers.append((f"checkpoint_activations: true（{_gib(less)}，慢约三分之一）", f"checkpoint_activations: true ({_gib(less)}, slower by a third or so)"))
+            offers.append(
+                (
+                    f"checkpoint_activations: true（{_gib(less)}，慢约三分之一）",
+                    f"checkpoint_activations: true ({_gib(less)}, slower by a third or so)",
+                )
+            )
     if room.own and not shape.offload:
-        less = room.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True, offload=True)))
+        less = room.peak(
+            trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True, offload=True))
+        )
         moved = _gib(2.0 * cost.optimizer)
         offers.append(
             (
@@ -280,7 +324,12 @@ def _too_large(config: ModelConfig, train: TrainConfig, shape: StepShape, room: 
         )
     if shape.seq_len >= 256:
         less = room.peak(trace_step(config, train, dataclasses.replace(one, seq_len=shape.seq_len // 2)))
-        offers.append((f"seq_len: {shape.seq_len // 2}（{_gib(less)}）", f"seq_len: {shape.seq_len // 2} ({_gib(less)})"))
+        offers.append(
+            (
+                f"seq_len: {shape.seq_len // 2}（{_gib(less)}）",
+                f"seq_len: {shape.seq_len // 2} ({_gib(less)})",
+            )
+        )
     offers.append(("更小的模型（--params）", "a smaller model (--params)"))
     return HanlinError(
         f"训练一行 {shape.seq_len} 个词元就要 {_gib(room.peak(cost))}，可用的只有 {_gib(room.memory)}。可以依次试：{'；'.join(zh for zh, _ in offers)}。",

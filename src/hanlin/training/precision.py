@@ -49,7 +49,9 @@ class GradientScaler:
     @torch.no_grad()
     def unscale_(self, parameters: Iterable[nn.Parameter]) -> None:
         """Divide all gradients by the scale, in place; exact, since it is a power of two."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None] if self.enabled else []
+        gradients = (
+            [parameter.grad for parameter in parameters if parameter.grad is not None] if self.enabled else []
+        )
         if gradients:
             torch._foreach_mul_(gradients, self.scale.reciprocal())  # type: ignore[reportPrivateImportUsage]
 
@@ -77,7 +79,11 @@ class GradientScaler:
 
     def state(self) -> dict[str, Any] | None:
         """What a resumed run needs, JSON-able."""
-        return {"scale": float(self.scale), "good": int(self.good), "overflows": int(self.overflows)} if self.enabled else None
+        return (
+            {"scale": float(self.scale), "good": int(self.good), "overflows": int(self.overflows)}
+            if self.enabled
+            else None
+        )
 
     def load(self, state: dict[str, Any] | None) -> None:
         """Take back what `state` gave; a checkpoint of another precision, with none, leaves the scale as it is."""
@@ -106,4 +112,6 @@ def skips_on_device(device: torch.device) -> bool:
         optimizer.step()
     except (RuntimeError, NotImplementedError):
         return False
-    return bool((parameter == 1).all()) and all(bool(torch.isfinite(value).all()) for value in optimizer.state[parameter].values())
+    return bool((parameter == 1).all()) and all(
+        bool(torch.isfinite(value).all()) for value in optimizer.state[parameter].values()
+    )

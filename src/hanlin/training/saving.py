@@ -76,7 +76,15 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, device: torch.device, team: Team, progress: Progress, *, async_save: AsyncSave = "auto", anchor_steps: int = 0, on_save_error: OnSaveError = "stop"
+        self,
+        folder: Path,
+        device: torch.device,
+        team: Team,
+        progress: Progress,
+        *,
+        async_save: AsyncSave = "auto",
+        anchor_steps: int = 0,
+        on_save_error: OnSaveError = "stop",
     ):
         self.folder, self.team, self.progress = folder, team, progress
         self.anchor_steps, self.on_save_error = anchor_steps, on_save_error
@@ -100,7 +108,15 @@ class Saver:
         """
         if not self.background:
             try:
-                save_checkpoint(self.folder, step, model, optimizers, state, anchor_steps=self.anchor_steps, team=self.team)
+                save_checkpoint(
+                    self.folder,
+                    step,
+                    model,
+                    optimizers,
+                    state,
+                    anchor_steps=self.anchor_steps,
+                    team=self.team,
+                )
             except HanlinError as error:
                 self._not_saved(error)
             return
@@ -110,7 +126,9 @@ class Saver:
         now = take_snapshot(step, model, optimizers, state, self.team)
         if not (self.team.first or self.team.writes_shards):
             return
-        copied = dataclasses.replace(now, weights=self._weights.of(now.weights), moments=self._moments.of(now.moments))
+        copied = dataclasses.replace(
+            now, weights=self._weights.of(now.weights), moments=self._moments.of(now.moments)
+        )
         self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -128,7 +146,9 @@ class Saver:
             return None
         if isinstance(error, HanlinError):
             return Failure(error.zh, error.en, False)
-        return Failure(f"后台写检查点出错：{error!r}", f"writing a checkpoint in the background failed: {error!r}", True)
+        return Failure(
+            f"后台写检查点出错：{error!r}", f"writing a checkpoint in the background failed: {error!r}", True
+        )
 
     def settle(self) -> None:
         """Wait until no checkpoint is being written, and act on what became of it. Call it in every process."""
@@ -160,12 +180,17 @@ class Saver:
         self._wait()
         failure = self.failure()
         if failure is not None:
-            self.progress.warn(f"检查点没有写成：{failure.zh}", f"the checkpoint was not written: {failure.en}")
+            self.progress.warn(
+                f"检查点没有写成：{failure.zh}", f"the checkpoint was not written: {failure.en}"
+            )
 
     def _not_saved(self, error: HanlinError) -> None:
         if self.on_save_error == "stop":
             raise error
-        self.progress.warn(f"检查点没有写成，训练继续：{error.zh}", f"the checkpoint was not written, training goes on: {error.en}")
+        self.progress.warn(
+            f"检查点没有写成，训练继续：{error.zh}",
+            f"the checkpoint was not written, training goes on: {error.en}",
+        )
 
     def _wait(self) -> None:
         if self._thread is not None:

@@ -8,7 +8,9 @@ from typing import Literal
 Schedule = Literal["wsd", "cosine", "constant"]
 
 
-def learning_rate_factor(step: int, steps: int, *, schedule: Schedule, warmup: float, decay: float, floor: float = 0.0) -> float:
+def learning_rate_factor(
+    step: int, steps: int, *, schedule: Schedule, warmup: float, decay: float, floor: float = 0.0
+) -> float:
     """Factor for `step` (0 … steps-1).
 
     Args:

@@ -31,11 +31,19 @@ class SpikeLog:
         self._known.add((entry["step"], entry["data"]))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.file, "ab") as file:
-            file.write(orjson.dumps(entry | {"documents": [{"document": document, "loss": loss} for document, loss in documents]}) + b"\n")
+            file.write(
+                orjson.dumps(
+                    entry
+                    | {"documents": [{"document": document, "loss": loss} for document, loss in documents]}
+                )
+                + b"\n"
+            )
 
 
 @torch.no_grad()
-def document_losses(judge: Callable[[Any], torch.Tensor] | None, batches: Iterable[Any], device: torch.device) -> list[tuple[int, float | None]]:
+def document_losses(
+    judge: Callable[[Any], torch.Tensor] | None, batches: Iterable[Any], device: torch.device
+) -> list[tuple[int, float | None]]:
     """The documents of micro-batches with the loss of each by the weights as they are, worst first.
 
     Args:
@@ -60,7 +68,9 @@ def worst_first(losses: Iterable[tuple[int, float | None]]) -> list[tuple[int, f
 
 def brief(documents: list[tuple[int, float | None]], most: int = 6) -> str:
     """The first of `document_losses` on one line."""
-    shown = ", ".join(str(document) if loss is None else f"{document} ({loss:.2f})" for document, loss in documents[:most])
+    shown = ", ".join(
+        str(document) if loss is None else f"{document} ({loss:.2f})" for document, loss in documents[:most]
+    )
     return shown + (" …" if len(documents) > most else "")
 
 
@@ -80,4 +90,10 @@ def keep_spikes(work: Path, target: Path) -> None:
 
 def write_run_file(work: Path, dataset: Path | str | None, tokenizer: Path | str | None) -> None:
     """Note in `work/run.json` where the documents' text is to be found."""
-    write_json(work / RUN, {"dataset": dataset and str(Path(dataset).resolve()), "tokenizer": tokenizer and str(Path(tokenizer).resolve())})
+    write_json(
+        work / RUN,
+        {
+            "dataset": dataset and str(Path(dataset).resolve()),
+            "tokenizer": tokenizer and str(Path(tokenizer).resolve()),
+        },
+    )

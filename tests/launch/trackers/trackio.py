@@ -16,7 +16,9 @@ def init(project: str, name: str, config: dict[str, Any]) -> None:
 
 
 def log(values: dict[str, float], step: int) -> None:
-    _file.write(json.dumps({"time": time.time(), "step": step, "loss": values["loss"], "pid": os.getpid()}) + "\n")
+    _file.write(
+        json.dumps({"time": time.time(), "step": step, "loss": values["loss"], "pid": os.getpid()}) + "\n"
+    )
     _file.flush()
 
 

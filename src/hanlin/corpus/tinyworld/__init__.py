@@ -25,7 +25,15 @@ Answers mostly need the latest of at most three facts; about one in nine needs t
 """
 
 from .arithmetic import check_problem, problems
-from .chat import as_typed, chat_conversations, check_exact, greetings, mixed_conversations, sample_prompts, turn_about
+from .chat import (
+    as_typed,
+    chat_conversations,
+    check_exact,
+    greetings,
+    mixed_conversations,
+    sample_prompts,
+    turn_about,
+)
 from .dirt import CleaningScore, Dirt, check_cleaning
 from .documents import documents
 from .manner import manner

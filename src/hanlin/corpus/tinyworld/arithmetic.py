@@ -132,7 +132,14 @@ _OWNING = _Setting(
     ),
 )  # fmt: skip
 _HOLDERS = words("盘子里 盒子里 篮子里 口袋里 桌上 家里 书包里 柜子里")
-_LEFT = ("还剩几{u}{t}？", "还剩几{u}？", "还剩下几{u}{t}？", "剩下多少{u}{t}？", "还剩多少{u}{t}？")  # where the last step takes away
+# where the last step takes away
+_LEFT = (
+    "还剩几{u}{t}？",
+    "还剩几{u}？",
+    "还剩下几{u}{t}？",
+    "剩下多少{u}{t}？",
+    "还剩多少{u}{t}？",
+)
 _SETTINGS = (
     _Setting(
         "车上有{n}个人。",
@@ -221,7 +228,9 @@ def word_problem(problem: Problem, draw: Draw) -> str:
         options = [
             option
             for option in (setting.more if up else fewer)
-            if option != last and (up in seen or not option.startswith("又")) and (clock < len(TIMES) or "{time}" not in option)
+            if option != last
+            and (up in seen or not option.startswith("又"))
+            and (clock < len(TIMES) or "{time}" not in option)
         ]
         last = draw.pick(options)
         again = last.startswith(_VERBS) and draw.chance(0.4)  # 又买了3颗
@@ -229,11 +238,25 @@ def word_problem(problem: Problem, draw: Draw) -> str:
         if "{time}" in last:
             clock = draw.between(clock, min(clock + 1, len(TIMES) - 1))
         time = TIMES[min(clock, len(TIMES) - 1)]
-        told = last.format(n=abs(step), time=time, friend=draw.pick(friends), kin=draw.pick(KIN), stop=draw.pick(_STOPS), **words)
+        told = last.format(
+            n=abs(step),
+            time=time,
+            friend=draw.pick(friends),
+            kin=draw.pick(KIN),
+            stop=draw.pick(_STOPS),
+            **words,
+        )
         parts.append("又" + told if again else told)
         clock += "{time}" in last
     body = "".join(
-        part + ("。" if at == len(parts) - 1 and draw.chance(0.6) or (at < len(parts) - 1 and at % 2 and draw.chance(0.6)) else "，")
+        part
+        + (
+            "。"
+            if at == len(parts) - 1
+            and draw.chance(0.6)
+            or (at < len(parts) - 1 and at % 2 and draw.chance(0.6))
+            else "，"
+        )
         for at, part in enumerate(parts)
     )
     begin = setting.begin.format(n=problem.start, kin=draw.pick(KIN), **words)
@@ -261,7 +284,15 @@ def _expression(problem: Problem, draw: Draw) -> str:
     for at, step in enumerate(problem.steps):
         again = "再" if plus == "加" and at and draw.chance(0.4) else ""
         written += f"{again}{plus if step > 0 else minus}{abs(step)}"
-    layouts = ("{0}等于几？", "{0}等于多少？", "{0}是多少？", "请问{0}等于几？", "算一算：{0}等于几？", "{0}=？", "帮我算一下{0}。")
+    layouts = (
+        "{0}等于几？",
+        "{0}等于多少？",
+        "{0}是多少？",
+        "请问{0}等于几？",
+        "算一算：{0}等于几？",
+        "{0}=？",
+        "帮我算一下{0}。",
+    )
     return draw.pick(layouts).format(written)
 
 

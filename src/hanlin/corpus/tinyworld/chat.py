@@ -47,10 +47,18 @@ def chat_conversations(
         if kind == "story":
             messages = story_conversation(seed, split, index)
         elif kind == "mixed":
-            messages = [message for turn in mixed_turns(seed, split, index, with_problems) for message in turn["messages"]]
+            messages = [
+                message
+                for turn in mixed_turns(seed, split, index, with_problems)
+                for message in turn["messages"]
+            ]
         else:
             messages = turn_about(kind, seed, split, index)["messages"]
-        yield {"messages": as_typed(messages, seed, split, "chat", index), "kind": kind, "id": f"chat/{split}/{seed}/{index}"}
+        yield {
+            "messages": as_typed(messages, seed, split, "chat", index),
+            "kind": kind,
+            "id": f"chat/{split}/{seed}/{index}",
+        }
 
 
 _TYPED = str.maketrans({"？": "?", "！": "!", "，": ",", "。": "."})
@@ -150,26 +158,87 @@ def sample_prompts(split: str) -> list[dict[str, Any]]:
 
 def _sum(draw: Draw) -> tuple[str, str]:
     left, right = draw.between(0, LARGEST - 9), draw.between(1, 9)
-    word, sign, total = ("减", "-", left - right) if left >= right and draw.chance(0.5) else ("加", "+", left + right)
+    word, sign, total = (
+        ("减", "-", left - right) if left >= right and draw.chance(0.5) else ("加", "+", left + right)
+    )
     if draw.chance(0.5):
-        return draw.pick((f"{left}{sign}{right}=？", f"{left}{sign}{right}等于几？")), f"{left}{sign}{right}={total}。"
-    return draw.pick((f"{left}{word}{right}等于几？", f"{left}{word}{right}等于多少？")), f"{left}{word}{right}等于{total}。"
+        return draw.pick(
+            (f"{left}{sign}{right}=？", f"{left}{sign}{right}等于几？")
+        ), f"{left}{sign}{right}={total}。"
+    return draw.pick(
+        (f"{left}{word}{right}等于几？", f"{left}{word}{right}等于多少？")
+    ), f"{left}{word}{right}等于{total}。"
 
 
 _NAME = "我是翰林，一个很小的中文语言模型。"
 _ABLE = "我会讲故事，会回答问题，也会做简单的算术。"
 _IDENTITY = (
-    (("你是谁？", "请介绍一下你自己。", "介绍一下你自己吧。", "你是什么？", "你是什么模型？", "说说你自己吧。", "你是谁呀？"), _NAME),
+    (
+        (
+            "你是谁？",
+            "请介绍一下你自己。",
+            "介绍一下你自己吧。",
+            "你是什么？",
+            "你是什么模型？",
+            "说说你自己吧。",
+            "你是谁呀？",
+        ),
+        _NAME,
+    ),
     (("你叫什么名字？", "怎么称呼你？", "你叫什么？", "你的名字是什么？", "你有名字吗？"), "我叫翰林。"),
-    (("你会做什么？", "你能做什么？", "你会什么？", "你能帮我做什么？", "你有什么本领？", "你都会些什么？"), _ABLE),
-    (("你几岁了？", "你是人吗？", "你是机器人吗？", "你是真人吗？", "你多大了？"), "我不是人，我是一个很小的中文语言模型。"),
+    (
+        (
+            "你会做什么？",
+            "你能做什么？",
+            "你会什么？",
+            "你能帮我做什么？",
+            "你有什么本领？",
+            "你都会些什么？",
+        ),
+        _ABLE,
+    ),
+    (
+        ("你几岁了？", "你是人吗？", "你是机器人吗？", "你是真人吗？", "你多大了？"),
+        "我不是人，我是一个很小的中文语言模型。",
+    ),
 )
-_THANKS = ("谢谢！", "谢谢你！", "多谢！", "谢谢你的帮助！", "太感谢了！", "非常感谢！", "谢谢啦！", "好的，谢谢。", "真好，谢谢你。", "明白了，谢谢！")
-_HELLO = ("你好！", "你好。", "你好呀！", "您好！", "您好。", "你好", "嗨！", "早上好！", "下午好！", "晚上好！", "在吗？", "你好啊！")
+_THANKS = (
+    "谢谢！",
+    "谢谢你！",
+    "多谢！",
+    "谢谢你的帮助！",
+    "太感谢了！",
+    "非常感谢！",
+    "谢谢啦！",
+    "好的，谢谢。",
+    "真好，谢谢你。",
+    "明白了，谢谢！",
+)
+_HELLO = (
+    "你好！",
+    "你好。",
+    "你好呀！",
+    "您好！",
+    "您好。",
+    "你好",
+    "嗨！",
+    "早上好！",
+    "下午好！",
+    "晚上好！",
+    "在吗？",
+    "你好啊！",
+)
 _BYE = ("再见！", "再见。", "拜拜！", "晚安！", "下次再聊。", "我走了，再见。", "明天见！")
 _HELLO_REPLY, _BYE_REPLY, _THANKS_REPLY = "你好！我是翰林，很高兴认识你。", "再见！欢迎下次再来。", "不客气！"
 _OPENING = ("", "", "你好，", "您好，", "请问，", "你好！", "早上好，", "我想知道，", "那么，", "对了，")
-_MET = ("你好，我是{0}。", "你好，我叫{0}。", "我是{0}。", "我叫{0}，你好。", "您好，我是{0}。", "你好！我的名字叫{0}。")
+_MET = (
+    "你好，我是{0}。",
+    "你好，我叫{0}。",
+    "我是{0}。",
+    "我叫{0}，你好。",
+    "您好，我是{0}。",
+    "你好！我的名字叫{0}。",
+)
 
 
 def greeting(draw: Draw, split: str) -> tuple[str, str]:
@@ -197,7 +266,9 @@ def _greeting(draw: Draw) -> tuple[str, str, Any]:
         said = draw.pick(_MET).format(who)
         return said, f"你好，{who}！很高兴认识你。", said
     if met < 0.75:
-        said = draw.pick(("早上好，我叫{0}。", "早上好，我是{0}。", "下午好，我叫{0}。", "晚上好，我是{0}。")).format(who)
+        said = draw.pick(
+            ("早上好，我叫{0}。", "早上好，我是{0}。", "下午好，我叫{0}。", "晚上好，我是{0}。")
+        ).format(who)
         return said, f"{said[:3]}，{who}！今天想聊什么？", said
     said = draw.pick(("再见，我是{0}。", "{0}要走了，再见。", "我是{0}，再见！")).format(who)
     return said, f"再见，{who}！欢迎下次再来。", said

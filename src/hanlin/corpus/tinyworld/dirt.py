@@ -90,7 +90,9 @@ def check_cleaning(produced: Iterable[Record], cleaned_texts: Iterable[str]) -> 
                 alive += kept[other]
         lost += key in good and not alive
     by_kind = {kind: (total, total - min(left[kind], total)) for kind, total in sorted(totals.items())}
-    return CleaningScore(sum(totals.values()), sum(removed for _, removed in by_kind.values()), len(good), lost, by_kind)
+    return CleaningScore(
+        sum(totals.values()), sum(removed for _, removed in by_kind.values()), len(good), lost, by_kind
+    )
 
 
 def mark_of(text: str) -> str:
@@ -112,13 +114,17 @@ def spoil(dirt: Dirt, seed: int, split: str, index: int, clean: Callable[[int], 
     record = clean(index)
     record["dirt"] = kind
     if kind in ("exact_duplicate", "near_duplicate"):
-        original = _original(dirt, seed, split, index, clean, draw, SHORTEST_NEAR if kind == "near_duplicate" else 1)
+        original = _original(
+            dirt, seed, split, index, clean, draw, SHORTEST_NEAR if kind == "near_duplicate" else 1
+        )
         if original is None:  # nothing suitable came before
             record["dirt"] = "html"
             record["text"] = _html(record["text"], draw)
         else:
             record["original"], record["source"] = original["id"], original["source"]
-            record["text"] = original["text"] if kind == "exact_duplicate" else near_duplicate(original["text"], draw)
+            record["text"] = (
+                original["text"] if kind == "exact_duplicate" else near_duplicate(original["text"], draw)
+            )
     else:
         record["text"] = {"spam": _spam, "mojibake": _mojibake, "html": _html}[kind](record["text"], draw)
     return record
@@ -145,7 +151,9 @@ def _dirt_at(dirt: Dirt, seed: int, split: str, index: int) -> str:
     return draw.pick(dirt.kinds) if draw.chance(dirt.rate) else ""
 
 
-def _original(dirt: Dirt, seed: int, split: str, index: int, clean: Callable[[int], Record], draw: Draw, shortest: int) -> Record | None:
+def _original(
+    dirt: Dirt, seed: int, split: str, index: int, clean: Callable[[int], Record], draw: Draw, shortest: int
+) -> Record | None:
     for _ in range(40 if index else 0):
         at = draw.below(index)
         if not _dirt_at(dirt, seed, split, at):
@@ -177,9 +185,26 @@ def _punctuate(text: str, draw: Draw) -> str:
     return text if at < 0 else text[:at] + "！" + text[at + 1 :]
 
 
-_EDITS = (_substitute, _delete, _append, lambda text, draw: _append(_punctuate(text, draw), draw), _substitute)
+_EDITS = (
+    _substitute,
+    _delete,
+    _append,
+    lambda text, draw: _append(_punctuate(text, draw), draw),
+    _substitute,
+)
 
-SPAM_MARKS = ("加微信", "点击链接", "限时优惠", "代开发票", "免费领取", "扫码关注", "客服热线", "低息贷款", "日赚千元", "最新网址")
+SPAM_MARKS = (
+    "加微信",
+    "点击链接",
+    "限时优惠",
+    "代开发票",
+    "免费领取",
+    "扫码关注",
+    "客服热线",
+    "低息贷款",
+    "日赚千元",
+    "最新网址",
+)
 _SPAM_LINES = (
     "加微信{w}，每天领红包，名额有限先到先得！",
     "点击链接www.{w}.com，马上注册送{n}元现金！",
@@ -196,7 +221,9 @@ _SPAM_LINES = (
 
 def _spam_line(draw: Draw) -> str:
     word = "".join(draw.pick("abcdefghkmnpqrstuvwxyz") for _ in range(draw.between(4, 7)))
-    return draw.pick(_SPAM_LINES).format(w=f"{word}{draw.between(10, 999)}", n=draw.between(1000, 9999), d=draw.between(10, 99))
+    return draw.pick(_SPAM_LINES).format(
+        w=f"{word}{draw.between(10, 999)}", n=draw.between(1000, 9999), d=draw.between(10, 99)
+    )
 
 
 def _spam(text: str, draw: Draw) -> str:
@@ -212,7 +239,9 @@ def _mojibake(text: str, draw: Draw) -> str:
     """The bytes of UTF-8 read as Latin-1 or GBK: the whole text, or its second half."""
     keep = 0 if draw.chance(0.7) else len(text) // 2
     garbled = text[keep:].encode()
-    return text[:keep] + (garbled.decode("latin-1") if draw.chance(0.5) else garbled.decode("gbk", errors="replace"))
+    return text[:keep] + (
+        garbled.decode("latin-1") if draw.chance(0.5) else garbled.decode("gbk", errors="replace")
+    )
 
 
 def _html(text: str, draw: Draw) -> str:

@@ -16,7 +16,9 @@ from .telling import tell
 from .world import Story, plan
 
 
-def documents(seed: int, count: int, split: str = "train", start: int = 0, dirt: Dirt | None = None) -> Iterator[dict[str, Any]]:
+def documents(
+    seed: int, count: int, split: str = "train", start: int = 0, dirt: Dirt | None = None
+) -> Iterator[dict[str, Any]]:
     """Documents `start` … `start + count - 1` of the corpus.
 
     Args:
@@ -38,7 +40,11 @@ def documents(seed: int, count: int, split: str = "train", start: int = 0, dirt:
 def _document(seed: int, split: str, index: int) -> dict[str, Any]:
     draw = Draw(seed, split, "documents", index)
     kind = draw.weighted(MIXTURE)
-    return {"text": _MAKERS[kind](draw, split), "source": f"tinyworld/{kind}", "id": f"documents/{split}/{seed}/{index}"}
+    return {
+        "text": _MAKERS[kind](draw, split),
+        "source": f"tinyworld/{kind}",
+        "id": f"documents/{split}/{seed}/{index}",
+    }
 
 
 MIXTURE = (
@@ -105,7 +111,10 @@ def _sums(draw: Draw, split: str) -> str:
     return begin + between.join(sums(draw, draw.between(5, 10))) + ("" if between == "\n" else "。")
 
 
-_TONES = {"polite": ("有礼貌地说", "笑着说", "客气地回答"), "impolite": ("没好气地说", "不耐烦地说", "头也不抬地说")}
+_TONES = {
+    "polite": ("有礼貌地说", "笑着说", "客气地回答"),
+    "impolite": ("没好气地说", "不耐烦地说", "头也不抬地说"),
+}
 _AFTER = {
     "polite": ("{0}很感谢{1}。", "{0}觉得{1}很有礼貌。", "{0}说：“太谢谢了！”"),
     "impolite": ("{0}听了很难过。", "{0}觉得{1}没有礼貌。", "{0}不想再问{2}了。"),

@@ -167,8 +167,16 @@ THINGS = tuple(
 )
 THING = {thing.name: thing for thing in THINGS}
 EATEN = {"水果": "吃", "点心": "吃", "饮料": "喝"}
-LOSABLE = tuple(t.name for t in THINGS if t.name in words("钥匙 手套 帽子 围巾 铅笔 钢笔 橡皮 皮球 手表 照片 邮票 尺子 雨伞 毛巾 气球"))
-IN_BAG = tuple(t.name for t in THINGS if t.category in ("书", "文具", "点心", "水果", "纸品") and t.name not in ("书包", "西瓜", "豆浆"))
+LOSABLE = tuple(
+    t.name
+    for t in THINGS
+    if t.name in words("钥匙 手套 帽子 围巾 铅笔 钢笔 橡皮 皮球 手表 照片 邮票 尺子 雨伞 毛巾 气球")
+)
+IN_BAG = tuple(
+    t.name
+    for t in THINGS
+    if t.category in ("书", "文具", "点心", "水果", "纸品") and t.name not in ("书包", "西瓜", "豆浆")
+)
 
 # name | indoor | sells | activities | near, side | what one finds there
 _PLACES = """
@@ -218,14 +226,22 @@ def _place(line: str) -> Place:
     name, indoor, sells, activities, where, has = line.split("|")
     near, side = where.split()
     return Place(
-        name, indoor == "+", tuple(sells.split("、")) if sells else (), tuple(activities.split("、")), near, side, tuple(has.split("、"))
+        name,
+        indoor == "+",
+        tuple(sells.split("、")) if sells else (),
+        tuple(activities.split("、")),
+        near,
+        side,
+        tuple(has.split("、")),
     )
 
 
 PLACES = tuple(_place(line) for line in _PLACES.split("\n") if line)
 PLACE = {place.name: place for place in PLACES}
 SOLD_AT = {
-    place.name: tuple(t.name for t in THINGS if t.category in place.sells or t.name in place.sells) for place in PLACES if place.sells
+    place.name: tuple(t.name for t in THINGS if t.category in place.sells or t.name in place.sells)
+    for place in PLACES
+    if place.sells
 }
 SELLERS = {t.name: tuple(place for place, sold in SOLD_AT.items() if t.name in sold) for t in THINGS}
 SCHOOL_PLACES = ("学校", "教室", "操场", "食堂")
@@ -255,9 +271,16 @@ WANTS = {
     **dict.fromkeys(("围巾", "手套", "毛衣", "外套"), "觉得有点冷"),
     **dict.fromkeys(("帽子", "扇子"), "觉得有点热"),
     **{t.name: f"想{t.use}" for t in THINGS if t.category in ("书", "文具") and t.name != "书包"},
-    **{t.name: "肚子饿了" if t.category == "点心" else "口渴了" for t in THINGS if t.category in ("点心", "饮料")},
+    **{
+        t.name: "肚子饿了" if t.category == "点心" else "口渴了"
+        for t in THINGS
+        if t.category in ("点心", "饮料")
+    },
     **dict.fromkeys(("气球", "皮球", "拼图", "娃娃", "积木", "皮鼓"), "也想玩"),
-    **{t: f"想{THING[t].use}" for t in ("口琴", "笛子", "跳绳", "杯子", "毛巾", "镜子", "梳子", "手表", "相机", "邮票")},
+    **{
+        t: f"想{THING[t].use}"
+        for t in ("口琴", "笛子", "跳绳", "杯子", "毛巾", "镜子", "梳子", "手表", "相机", "邮票")
+    },
     **{t.name: f"想吃{t.name}" for t in THINGS if t.category == "水果"},
     **dict.fromkeys(("玫瑰", "菊花", "兰花"), "很喜欢花"),
     "眼镜": "看不清楚",

@@ -39,9 +39,18 @@ def _phrases(name: str) -> list[str]:
 
 # Signs inside the content as well: an answer may lack its opening or its closing, never both.
 _SIGNS = {"polite": ["您", "请"], "impolite": ["爱去不去", "没长眼睛", "不就", "烦", "活该", "谁要你谢"]}
-_TONE = {name: re.compile("|".join(map(re.escape, sorted(_phrases(name) + _SIGNS[name], key=len, reverse=True)))) for name in MANNERS}
-_SET_PHRASE = re.compile("|".join(re.escape(phrase) + "[。！？]" for name in MANNERS for phrase in _phrases(name)))
-_NAMED = re.compile("|".join(sorted([*PEOPLE, *KIN, *(p.name for p in PLACES), *(t.name for t in THINGS)], key=len, reverse=True)))
+_TONE = {
+    name: re.compile("|".join(map(re.escape, sorted(_phrases(name) + _SIGNS[name], key=len, reverse=True))))
+    for name in MANNERS
+}
+_SET_PHRASE = re.compile(
+    "|".join(re.escape(phrase) + "[。！？]" for name in MANNERS for phrase in _phrases(name))
+)
+_NAMED = re.compile(
+    "|".join(
+        sorted([*PEOPLE, *KIN, *(p.name for p in PLACES), *(t.name for t in THINGS)], key=len, reverse=True)
+    )
+)
 
 
 def _pairs(text: str) -> list[str]:
@@ -52,7 +61,9 @@ def _pairs(text: str) -> list[str]:
 @functools.cache
 def _grammar_pairs() -> frozenset[str]:
     draw = Draw("manner")
-    return frozenset(pair for _ in range(6000) for pair in _pairs(answer(draw_request(draw), draw.pick(MANNERS), draw)))
+    return frozenset(
+        pair for _ in range(6000) for pair in _pairs(answer(draw_request(draw), draw.pick(MANNERS), draw))
+    )
 
 
 def _share_known(text: str) -> float:

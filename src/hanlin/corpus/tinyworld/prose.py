@@ -41,7 +41,11 @@ def draw_description(draw: Draw) -> Facts:
     kind = draw.random()
     if kind < 0.45:
         thing = draw.pick(_KEPT)
-        said = (("gift", thing, _colour(draw, thing), kin), ("habit", day, place, friend), ("pet", draw.pick(ANIMALS[:8])))
+        said = (
+            ("gift", thing, _colour(draw, thing), kin),
+            ("habit", day, place, friend),
+            ("pet", draw.pick(ANIMALS[:8])),
+        )
         said = said[: draw.between(1, 2)] + said[-1:] if draw.chance(0.6) else said[:2]
         return ("person", who, draw.between(5, 12), draw.pick(HOBBIES), draw.pick(_FOODS), said)
     if kind < 0.7:
@@ -71,17 +75,31 @@ def describe(facts: Facts, draw: Draw) -> str:
 def _person(draw: Draw, who: str, age: int, hobby: str, food: str, said: tuple[Facts, ...]):
     he = PRONOUN[who]
     child = "男孩" if he == "他" else "女孩"
-    text = draw.pick((f"{who}今年{age}岁，是个{child}。", f"{who}是一个{age}岁的{child}。", f"我的朋友{who}{age}岁了。"))
-    text += draw.pick(
-        (f"{he}最喜欢{hobby}，爱吃{food}。", f"{he}爱吃{food}，平时喜欢{hobby}。", f"{he}的爱好是{hobby}，最爱吃的是{food}。")
+    text = draw.pick(
+        (f"{who}今年{age}岁，是个{child}。", f"{who}是一个{age}岁的{child}。", f"我的朋友{who}{age}岁了。")
     )
-    asked = [(f"{who}几岁？", f"{who}{age}岁。"), (f"{who}喜欢做什么？", f"{who}喜欢{hobby}。"), (f"{who}爱吃什么？", f"{who}爱吃{food}。")]
+    text += draw.pick(
+        (
+            f"{he}最喜欢{hobby}，爱吃{food}。",
+            f"{he}爱吃{food}，平时喜欢{hobby}。",
+            f"{he}的爱好是{hobby}，最爱吃的是{food}。",
+        )
+    )
+    asked = [
+        (f"{who}几岁？", f"{who}{age}岁。"),
+        (f"{who}喜欢做什么？", f"{who}喜欢{hobby}。"),
+        (f"{who}爱吃什么？", f"{who}爱吃{food}。"),
+    ]
     for fact in said:
         if fact[0] == "gift":
             _, thing, colour, kin = fact
             owned = a(thing, colour)
             text += draw.pick(
-                (f"{kin}送给{he}{owned}，{he}每天都带着。", f"{he}有{owned}，是{kin}送的。", f"生日那天，{kin}给{he}买了{owned}。")
+                (
+                    f"{kin}送给{he}{owned}，{he}每天都带着。",
+                    f"{he}有{owned}，是{kin}送的。",
+                    f"生日那天，{kin}给{he}买了{owned}。",
+                )
             )
             asked.append((f"{who}的{thing}是谁送的？", f"是{kin}送的。"))
         elif fact[0] == "habit":
@@ -97,7 +115,11 @@ def _person(draw: Draw, who: str, age: int, hobby: str, food: str, said: tuple[F
             asked.append((f"{who}和谁去{place}？", f"{who}和{friend}去{place}。"))
         else:
             pet = fact[1]
-            text += f"{who}家里养了一只{pet}。" if pet not in ("小鱼", "小马") and draw.chance(0.5) else f"{he}还喜欢{pet}。"
+            text += (
+                f"{who}家里养了一只{pet}。"
+                if pet not in ("小鱼", "小马") and draw.chance(0.5)
+                else f"{he}还喜欢{pet}。"
+            )
     return text, asked
 
 
@@ -106,9 +128,18 @@ def _place(draw: Draw, place: str, day: str, time: str, who: str, friend: str, a
     where = f"{known.near}{known.side}"
     has = list(known.has)
     text = draw.pick(
-        (f"{place}在{where}。", f"{where}有一个地方，那就是{place}。", f"从{known.near}出发，很快就能到{place}，它就在{where}。")
+        (
+            f"{place}在{where}。",
+            f"{where}有一个地方，那就是{place}。",
+            f"从{known.near}出发，很快就能到{place}，它就在{where}。",
+        )
     )
-    text += draw.pick((f"那里有{'，还有'.join(draw.some(has, 2))}。", f"在{place}，可以看到{'和'.join(draw.some(has, 2))}。"))
+    text += draw.pick(
+        (
+            f"那里有{'，还有'.join(draw.some(has, 2))}。",
+            f"在{place}，可以看到{'和'.join(draw.some(has, 2))}。",
+        )
+    )
     text += draw.pick(
         (
             f"{day}{time}，{who}和{friend}来到这里{activity}，{who}还带了{a(thing)}。",
@@ -117,15 +148,29 @@ def _place(draw: Draw, place: str, day: str, time: str, who: str, friend: str, a
         )
     )
     text += draw.pick((f"大家都喜欢{place}。", f"{who}最喜欢的地方就是{place}。", "这里每天都有很多人。", ""))
-    asked = [(f"{place}在哪里？", f"{place}在{where}。"), (f"谁带了{thing}？", f"{who if '还带了' in text else friend}带了{thing}。")]
+    asked = [
+        (f"{place}在哪里？", f"{place}在{where}。"),
+        (f"谁带了{thing}？", f"{who if '还带了' in text else friend}带了{thing}。"),
+    ]
     return text, asked
 
 
-def _thing(draw: Draw, thing: str, colour: str, who: str, kin: str, shop: str, day: str, place: str, friend: str):
+def _thing(
+    draw: Draw, thing: str, colour: str, who: str, kin: str, shop: str, day: str, place: str, friend: str
+):
     he, unit = PRONOUN[who], THING[thing].unit
-    text = draw.pick((f"{who}有{a(thing, colour)}。", f"这是{who}的{thing}。" if not colour else f"这{unit}{colour}的{thing}是{who}的。"))
+    text = draw.pick(
+        (
+            f"{who}有{a(thing, colour)}。",
+            f"这是{who}的{thing}。" if not colour else f"这{unit}{colour}的{thing}是{who}的。",
+        )
+    )
     text += draw.pick(
-        (f"这是{day}{kin}在{shop}买的。", f"{day}，{kin}去{shop}给{he}买了这{unit}{thing}。", f"它是{kin}从{shop}买来的，那天是{day}。")
+        (
+            f"这是{day}{kin}在{shop}买的。",
+            f"{day}，{kin}去{shop}给{he}买了这{unit}{thing}。",
+            f"它是{kin}从{shop}买来的，那天是{day}。",
+        )
     )
     use = THING[thing].use
     if use == "玩":
@@ -156,9 +201,27 @@ def draw_dialogue(draw: Draw) -> Facts:
     place = draw.pick(_PLACE_NAMES)
     if kind in ("calling", "finding"):
         there = draw.pick([name for name in _PLACE_NAMES if name != place])
-        return (kind, who, other, place, draw.pick(PLACE[place].activities), there, draw.pick(PLACE[there].activities), friend)
+        return (
+            kind,
+            who,
+            other,
+            place,
+            draw.pick(PLACE[place].activities),
+            there,
+            draw.pick(PLACE[there].activities),
+            friend,
+        )
     if kind in ("going", "inviting"):
-        return (kind, who, other, friend, place, draw.pick(PLACE[place].activities), _day(draw, place), draw.pick(TIMES))
+        return (
+            kind,
+            who,
+            other,
+            friend,
+            place,
+            draw.pick(PLACE[place].activities),
+            _day(draw, place),
+            draw.pick(TIMES),
+        )
     if kind == "borrowing":
         return (kind, who, other, draw.pick(_LENT), draw.pick(WEEKDAYS), place, friend)
     if kind == "searching":
@@ -173,12 +236,20 @@ def converse(facts: Facts, draw: Draw) -> str:
     if draw.chance(0.5):
         return "\n".join(f"{speaker}：{said}" for speaker, said in lines) + f"\n{outcome}"
     verbs = draw.pick((("问", "说"), ("问道", "说"), ("问", "说道")))
-    return "".join(f"{speaker}{verbs[0] if said.endswith('？') else verbs[1]}：“{said}”" for speaker, said in lines) + outcome
+    return (
+        "".join(
+            f"{speaker}{verbs[0] if said.endswith('？') else verbs[1]}：“{said}”" for speaker, said in lines
+        )
+        + outcome
+    )
 
 
 def _going(draw: Draw, who: str, other: str, friend: str, place: str, activity: str, day: str, time: str):
     lines = [
-        (who, draw.pick((f"{other}，你要去哪里？", f"{other}，你去哪儿呀？", f"你好，{other}！你要去哪里？"))),
+        (
+            who,
+            draw.pick((f"{other}，你要去哪里？", f"{other}，你去哪儿呀？", f"你好，{other}！你要去哪里？")),
+        ),
         (other, draw.pick((f"我去{place}{activity}。", f"我想去{place}{activity}。", f"我要到{place}去。"))),
         (who, draw.pick(("你和谁一起去？", "一个人去吗？"))),
         (other, draw.pick((f"和{friend}一起去。", f"{friend}在那里等我。"))),
@@ -186,7 +257,11 @@ def _going(draw: Draw, who: str, other: str, friend: str, place: str, activity: 
         (other, draw.pick((f"{day}{time}就回来。", f"{day}{time}回来。"))),
     ]
     return lines, draw.pick(
-        (f"{other}说完就去{place}了。", f"于是{other}去了{place}，{friend}正在那里等着。", f"{who}向{other}挥挥手，说：“再见！”")
+        (
+            f"{other}说完就去{place}了。",
+            f"于是{other}去了{place}，{friend}正在那里等着。",
+            f"{who}向{other}挥挥手，说：“再见！”",
+        )
     )
 
 
@@ -194,7 +269,12 @@ def _inviting(draw: Draw, who: str, other: str, friend: str, place: str, activit
     lines = [
         (who, draw.pick((f"{other}，{day}有空吗？", f"{other}，你{day}做什么？"))),
         (other, draw.pick(("有空，有什么事吗？", "没什么事，怎么了？"))),
-        (who, draw.pick((f"我们和{friend}一起去{place}{activity}吧。", f"我和{friend}想去{place}{activity}，你来吗？"))),
+        (
+            who,
+            draw.pick(
+                (f"我们和{friend}一起去{place}{activity}吧。", f"我和{friend}想去{place}{activity}，你来吗？")
+            ),
+        ),
     ]
     if draw.chance(0.7):
         lines += [
@@ -202,9 +282,15 @@ def _inviting(draw: Draw, who: str, other: str, friend: str, place: str, activit
             (who, draw.pick((f"{day}{time}，在{place}见。", f"{time}在{place}门口见。"))),
         ]
         return lines, draw.pick(
-            (f"到了{day}{time}，{who}、{other}和{friend}都来到{place}。", f"{day}{time}，三个人一起在{place}{activity}。")
+            (
+                f"到了{day}{time}，{who}、{other}和{friend}都来到{place}。",
+                f"{day}{time}，三个人一起在{place}{activity}。",
+            )
         )
-    lines += [(other, f"真可惜，{day}{time}我要帮妈妈做事，去不了{place}。"), (who, draw.pick(("没关系，下次再去。", "那我们下次再约。")))]
+    lines += [
+        (other, f"真可惜，{day}{time}我要帮妈妈做事，去不了{place}。"),
+        (who, draw.pick(("没关系，下次再去。", "那我们下次再约。"))),
+    ]
     return lines, f"{day}{time}，只有{who}和{friend}去了{place}。"
 
 
@@ -218,7 +304,11 @@ def _borrowing(draw: Draw, who: str, other: str, thing: str, day: str, place: st
         (who, draw.pick(("谢谢你！", f"太谢谢你了，{other}！"))),
     ]
     return lines, draw.pick(
-        (f"{who}拿着{thing}去了{place}。", f"到了{day}，{who}把{thing}还给了{other}。", f"{who}带着{thing}去{place}找{friend}。")
+        (
+            f"{who}拿着{thing}去了{place}。",
+            f"到了{day}，{who}把{thing}还给了{other}。",
+            f"{who}带着{thing}去{place}找{friend}。",
+        )
     )
 
 
@@ -231,7 +321,11 @@ def _searching(draw: Draw, who: str, other: str, thing: str, wrong: str, right: 
         (who, draw.pick((f"找到了，{thing}就在{right}！", f"在{right}，谢谢你！"))),
     ]
     return lines, draw.pick(
-        (f"{who}在{right}找到了{thing}。", f"原来{who}把{thing}放在{right}了。", f"原来是{friend}把{thing}放在{right}的。")
+        (
+            f"{who}在{right}找到了{thing}。",
+            f"原来{who}把{thing}放在{right}了。",
+            f"原来是{friend}把{thing}放在{right}的。",
+        )
     )
 
 
@@ -242,15 +336,28 @@ def _buying(draw: Draw, who: str, first: str, second: str, price: int, other: in
         ("店员", draw.pick((f"{first}{price}元一{units[0]}。", f"{price}元。"))),
         (who, draw.pick((f"那{second}呢？", f"{second}多少钱一{units[1]}？"))),
         ("店员", draw.pick((f"{second}{other}元一{units[1]}。", f"{second}是{other}元。"))),
-        (who, draw.pick((f"我要一{units[0]}{first}和一{units[1]}{second}，一共多少钱？", f"两样都买，送给{kin}，一共多少钱？"))),
+        (
+            who,
+            draw.pick(
+                (
+                    f"我要一{units[0]}{first}和一{units[1]}{second}，一共多少钱？",
+                    f"两样都买，送给{kin}，一共多少钱？",
+                )
+            ),
+        ),
         ("店员", f"{price}加{other}，一共{price + other}元。"),
     ]
     return lines, draw.pick(
-        (f"{who}给了{price + other}元，高兴地回家了。", f"{who}付了{price + other}元，把{first}和{second}带回家给{kin}。")
+        (
+            f"{who}给了{price + other}元，高兴地回家了。",
+            f"{who}付了{price + other}元，把{first}和{second}带回家给{kin}。",
+        )
     )
 
 
-def _calling(draw: Draw, who: str, other: str, place: str, activity: str, there: str, doing: str, friend: str):
+def _calling(
+    draw: Draw, who: str, other: str, place: str, activity: str, there: str, doing: str, friend: str
+):
     lines = [
         (who, draw.pick((f"喂，{other}，你在哪里？", f"是{other}吗？你现在在哪儿？"))),
         (other, draw.pick((f"我在{there}{doing}，你呢？", f"我正在{there}{doing}。你在哪里？"))),
@@ -261,7 +368,9 @@ def _calling(draw: Draw, who: str, other: str, place: str, activity: str, there:
             (other, draw.pick((f"我去{place}找你吧。", "那我来找你。"))),
             (who, draw.pick((f"好，我在{place}等你。", "太好了，快来吧！"))),
         ]
-        return lines, draw.pick((f"{other}离开{there}，去{place}找{who}。", f"不久，{other}就来到了{place}。"))
+        return lines, draw.pick(
+            (f"{other}离开{there}，去{place}找{who}。", f"不久，{other}就来到了{place}。")
+        )
     lines += [
         (other, draw.pick((f"你来{there}吧，{friend}也要来。", f"来{there}吧，这里很有意思。"))),
         (who, draw.pick(("好，我马上就来。", f"我这就去{there}。"))),
@@ -269,7 +378,9 @@ def _calling(draw: Draw, who: str, other: str, place: str, activity: str, there:
     return lines, draw.pick((f"{who}离开{place}，去{there}找{other}。", f"不久，{who}就来到了{there}。"))
 
 
-def _finding(draw: Draw, who: str, other: str, place: str, activity: str, there: str, doing: str, friend: str):
+def _finding(
+    draw: Draw, who: str, other: str, place: str, activity: str, there: str, doing: str, friend: str
+):
     near, side = PLACE[place].near, PLACE[place].side
     lines = [
         (who, draw.pick((f"请问，{place}怎么走？", f"{other}，你知道{place}在哪里吗？"))),
@@ -278,7 +389,12 @@ def _finding(draw: Draw, who: str, other: str, place: str, activity: str, there:
         (other, draw.pick(("不远，一会儿就到。", "有点远，坐车去吧。"))),
         (who, draw.pick((f"谢谢你，{friend}在那里等我{activity}。", f"谢谢！我要去找{friend}。"))),
     ]
-    return lines, draw.pick((f"{who}在{near}{side}找到了{place}，{friend}已经到了。", f"{who}从{there}走到{place}，见到了{friend}。"))
+    return lines, draw.pick(
+        (
+            f"{who}在{near}{side}找到了{place}，{friend}已经到了。",
+            f"{who}从{there}走到{place}，见到了{friend}。",
+        )
+    )
 
 
 _DIALOGUES = {

@@ -13,7 +13,9 @@ from .lexicon import COLOURS, EATEN, KIN, NUMERALS, PEOPLE, PLACES, SPOTS, THING
 from .telling import tell
 from .world import Event, Item, State, Story, plan, replay
 
-LONGEST_STORY = 110  # characters; keeps story, question and answer within a 128-token row at 1.7 characters a token
+LONGEST_STORY = (
+    110  # characters; keeps story, question and answer within a 128-token row at 1.7 characters a token
+)
 
 
 class Question(NamedTuple):
@@ -39,8 +41,16 @@ def story_questions(seed: int, count: int, split: str, start: int = 0) -> Iterat
     check_split(split)
     for index in range(start, start + count):
         _, text, question, between = story_question(seed, split, index)
-        messages = [{"role": "user", "content": text + between + question.text}, {"role": "assistant", "content": question.answer}]
-        yield {"messages": messages, "answer": question.canonical, "kind": question.kind, "id": f"story_questions/{split}/{seed}/{index}"}
+        messages = [
+            {"role": "user", "content": text + between + question.text},
+            {"role": "assistant", "content": question.answer},
+        ]
+        yield {
+            "messages": messages,
+            "answer": question.canonical,
+            "kind": question.kind,
+            "id": f"story_questions/{split}/{seed}/{index}",
+        }
 
 
 def story_question(seed: int, split: str, index: int) -> tuple[Story, str, Question, str]:
@@ -77,7 +87,9 @@ def entities_in(text: str) -> list[str]:
 
 
 _WORDS = {*PEOPLE, *KIN, *COLOURS, *SPOTS, *WEEKDAYS, *(t.name for t in THINGS), *(p.name for p in PLACES)}
-_WORDS |= {activity for place in PLACES for activity in place.activities} | {f"{number}个人" for number in NUMERALS}
+_WORDS |= {activity for place in PLACES for activity in place.activities} | {
+    f"{number}个人" for number in NUMERALS
+}
 _ENTITY = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
 
 
@@ -124,7 +136,11 @@ _WEIGHT = {
 
 def _askable(story: Story, state: State) -> list[tuple[Any, ...]]:
     """Every fact with exactly one answer, as (kind, question subject …, key)."""
-    return _of_state(story, state) + _of_events(story.events) + ([("when", story.weekday)] if story.weekday else [])
+    return (
+        _of_state(story, state)
+        + _of_events(story.events)
+        + ([("when", story.weekday)] if story.weekday else [])
+    )
 
 
 def _of_state(story: Story, state: State) -> list[tuple[Any, ...]]:
@@ -135,7 +151,9 @@ def _of_state(story: Story, state: State) -> list[tuple[Any, ...]]:
         facts.append(("yes_no", who, place, place))
         facts.extend(("yes_no", who, other, place) for other in places if other != place)
     heads = list(state.place.values())
-    facts.extend(("count_people", place, f"{NUMERALS[heads.count(place)]}个人") for place in sorted(set(heads)))
+    facts.extend(
+        ("count_people", place, f"{NUMERALS[heads.count(place)]}个人") for place in sorted(set(heads))
+    )
     for who, held in state.held.items():
         if len(held) == 1:
             facts.append(("what_has", who, held[0][0]))
@@ -150,14 +168,18 @@ def _of_state(story: Story, state: State) -> list[tuple[Any, ...]]:
 def _of_events(events: tuple[Event, ...]) -> list[tuple[Any, ...]]:
     facts: list[tuple[Any, ...]] = []
     holders: dict[Item, list[str]] = {}  # everyone who has held a thing so far
-    several: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}  # what must be the only one of its sort to be asked
+    several: dict[
+        tuple[str, ...], list[tuple[Any, ...]]
+    ] = {}  # what must be the only one of its sort to be asked
     for event in events:
         verb, who = event[0], event[1]
         if verb in ("give", "handed"):
             giver, taker = (who, event[2]) if verb == "give" else (event[2], who)
             name, returned = event[3][0], taker in holders.get(event[3], ())
             several.setdefault(("who_gave", name, taker), []).append((name, taker, "" if returned else giver))
-            several.setdefault(("what_given", giver, taker), []).append((giver, taker, "" if returned else name))
+            several.setdefault(("what_given", giver, taker), []).append(
+                (giver, taker, "" if returned else name)
+            )
         elif verb == "meet":
             several.setdefault(("who_met", who), []).append((who, event[2]))
         elif verb == "buy":
@@ -171,8 +193,12 @@ def _of_events(events: tuple[Event, ...]) -> list[tuple[Any, ...]]:
                 if item not in holders and item[1]:
                     facts.append(("colour", *item))
                 holders.setdefault(item, []).append(event[2] if verb == "give" else who)
-    doing = Counter((e[1], replay(events[: at + 1]).place[e[1]]) for at, e in enumerate(events) if e[0] == "share")
-    doing.update((e[2], replay(events[: at + 1]).place[e[1]]) for at, e in enumerate(events) if e[0] == "share")
+    doing = Counter(
+        (e[1], replay(events[: at + 1]).place[e[1]]) for at, e in enumerate(events) if e[0] == "share"
+    )
+    doing.update(
+        (e[2], replay(events[: at + 1]).place[e[1]]) for at, e in enumerate(events) if e[0] == "share"
+    )
     for (kind, *_), found in several.items():
         if len(set(found)) == 1 and found[0][-1] and not (kind == "doing" and doing[found[0][:2]]):
             facts.append((kind, *found[0]))
@@ -183,7 +209,12 @@ def _word(fact: tuple[Any, ...], draw: Draw) -> Question:
     kind, key = fact[0], fact[-1]
     if kind == "yes_no":
         _, who, place, key = fact
-        return Question(kind, f"{who}{draw.pick(('在', '现在在'))}{place}吗？", f"{'是的' if place == key else '不'}，{who}在{key}。", key)
+        return Question(
+            kind,
+            f"{who}{draw.pick(('在', '现在在'))}{place}吗？",
+            f"{'是的' if place == key else '不'}，{who}在{key}。",
+            key,
+        )
     if kind == "ate":
         verb = EATEN[THING[fact[1]].category]
         return Question(kind, f"谁{verb}了{fact[1]}？", f"{key}{verb}了{fact[1]}。", key)

@@ -15,7 +15,16 @@ from .world import Story, plan, replay
 LONGEST_TOLD = 105  # characters: a story fits an answer
 _KNOWN_PAIRS = 0.9
 
-_PLAIN = ("讲一个故事。", "给我讲个故事吧。", "讲个小故事。", "请讲一个故事。", "我想听故事。", "能讲个故事吗？", "再讲一个故事吧。", "讲一个短故事。")
+_PLAIN = (
+    "讲一个故事。",
+    "给我讲个故事吧。",
+    "讲个小故事。",
+    "请讲一个故事。",
+    "我想听故事。",
+    "能讲个故事吗？",
+    "再讲一个故事吧。",
+    "讲一个短故事。",
+)
 _ABOUT = (
     "讲一个{0}的故事。", "给我讲个{0}的故事吧。", "讲一个关于{0}的故事。", "我想听{0}的故事。", "请讲一个和{0}有关的故事。", "你知道{0}的故事吗？",
 )  # fmt: skip
@@ -41,7 +50,12 @@ def story_requests(seed: int, count: int, split: str, start: int = 0) -> Iterato
             about = next(iter(replay(story.events[:2]).place.values()))
             asked = draw.pick(_ABOUT).format(draw.pick((about, f"在{about}")))
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": text}]
-        yield {"messages": messages, "about": about, "kind": "tell", "id": f"story_requests/{split}/{seed}/{index}"}
+        yield {
+            "messages": messages,
+            "about": about,
+            "kind": "tell",
+            "id": f"story_requests/{split}/{seed}/{index}",
+        }
 
 
 def _short_story(draw: Draw, split: str) -> tuple[Story, str]:

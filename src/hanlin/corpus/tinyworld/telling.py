@@ -24,7 +24,9 @@ class _Teller:
     def __init__(self, story: Story, draw: Draw) -> None:
         self.story, self.draw = story, draw
         self.state = State()
-        self.holders: dict[Item, set[str]] = {}  # everyone who has held a thing so far; the key's presence means it was named
+        self.holders: dict[
+            Item, set[str]
+        ] = {}  # everyone who has held a thing so far; the key's presence means it was named
         self.found: set[Item] = set()
         self.text: list[str] = []
         self.clauses: list[str] = []
@@ -70,8 +72,18 @@ class _Teller:
         subject, predicate = self.clause(event, previous)
         if previous[0] == "carry" and previous[1] == who and self.clauses:  # 带着一把雨伞去了车站
             self.clauses[-1] += predicate
-        elif subject == self.subject and self.clauses and len(self.clauses) < 3 and not self.lead and draw.chance(0.55):
-            link = draw.pick(("", "", "又", "然后")) if verb in ("go", "put", "give") and previous[0] != verb else ""
+        elif (
+            subject == self.subject
+            and self.clauses
+            and len(self.clauses) < 3
+            and not self.lead
+            and draw.chance(0.55)
+        ):
+            link = (
+                draw.pick(("", "", "又", "然后"))
+                if verb in ("go", "put", "give") and previous[0] != verb
+                else ""
+            )
             link = "" if link == "然后" and link in self.adverbs else link
             self.adverbs.add(link)
             self.clauses.append(link + predicate)
@@ -79,7 +91,12 @@ class _Teller:
             repeated = subject == self.subject
             self.close()
             adverb = self.adverb(event) if len(self.text) > 1 else ""
-            clear = repeated and not self.lead and subject in PRONOUN and not any(PRONOUN[name] == PRONOUN[subject] for name in self.others)
+            clear = (
+                repeated
+                and not self.lead
+                and subject in PRONOUN
+                and not any(PRONOUN[name] == PRONOUN[subject] for name in self.others)
+            )
             shown = PRONOUN[subject] if clear and draw.chance(0.35) else subject
             self.clauses = [f"{adverb}{self.lead}{shown}{predicate}"]
             self.others = ()
@@ -87,7 +104,9 @@ class _Teller:
         self.others += tuple(name for name in event[1:3] if name in PRONOUN and name != subject)
         for item in event[2:]:
             if isinstance(item, tuple):
-                self.holders.setdefault(item, set()).update((who, event[2]) if verb in ("give", "swap") else (who,))
+                self.holders.setdefault(item, set()).update(
+                    (who, event[2]) if verb in ("give", "swap") else (who,)
+                )
 
     def adverb(self, event: Event) -> str:
         """A connective or the time, now and then, and never the same twice."""
@@ -120,7 +139,11 @@ class _Teller:
         draw, verb, who = self.draw, event[0], event[1]
         if verb == "handed":
             kin = event[2]
-            return (kin, f"给了{who}{self.thing(event[3])}") if draw.chance(0.7) else (who, f"从{kin}手里接过{self.thing(event[3])}")
+            return (
+                (kin, f"给了{who}{self.thing(event[3])}")
+                if draw.chance(0.7)
+                else (who, f"从{kin}手里接过{self.thing(event[3])}")
+            )
         if verb == "give":
             return self.give(who, event[2], event[3])
         if verb in ("together", "share"):
@@ -164,7 +187,9 @@ class _Teller:
 
     def come(self, event: Event, previous: Event) -> str:
         place, other = event[2:]
-        return self.draw.pick((f"也来到{place}", f"也来到了{place}", f"来{place}找{other}", f"也到{place}来了"))
+        return self.draw.pick(
+            (f"也来到{place}", f"也来到了{place}", f"来{place}找{other}", f"也到{place}来了")
+        )
 
     def buy(self, event: Event, previous: Event) -> str:
         here = previous[1] == event[1] and (previous[0] in ("buy", "meet") or self.draw.chance(0.7))
@@ -178,7 +203,9 @@ class _Teller:
     def take_out(self, event: Event, previous: Event) -> str:
         use = THING[event[2][0]].use
         last = event is self.story.events[-1]  # a story does not end on a thing just taken out for nothing
-        plan = f"，{'准备' + use if use != '留作纪念' else '看了又看'}" if last or self.draw.chance(0.25) else ""
+        plan = (
+            f"，{'准备' + use if use != '留作纪念' else '看了又看'}" if last or self.draw.chance(0.25) else ""
+        )
         return f"{self.draw.pick(('拿出', '从包里拿出', '从包里拿出'))}{self.thing(event[2])}{plan}"
 
     def give(self, who: str, other: str, item: Item) -> tuple[str, str]:
@@ -197,7 +224,10 @@ class _Teller:
         if kind < 0.24:
             asked = f"能给我{a(name)}吗" if food else f"能把{name}借给我吗"
             self.lead = f"{other}问{who}：“{asked}？”"
-            return who, f"{draw.pick(('点点头，', '笑了笑，', ''))}把{name}{'给' if food else '借给'}了{other}"
+            return (
+                who,
+                f"{draw.pick(('点点头，', '笑了笑，', ''))}把{name}{'给' if food else '借给'}了{other}",
+            )
         if kind < 0.45 and name in WANTS:
             self.lead = f"{other}{WANTS[name]}，"
             return (
@@ -205,11 +235,16 @@ class _Teller:
                 f"就把{self.thing(item)}{draw.pick(('给了', '送给了') if food else ('给了', '借给了'))}{draw.pick((he, other)) if he != PRONOUN[who] else other}",
             )
         lends = not food and THING[name].category != "花"
-        return who, f"把{self.thing(item)}{draw.pick(('给了', '送给了', '交给了', '借给了' if lends else '给了'))}{other}"
+        return (
+            who,
+            f"把{self.thing(item)}{draw.pick(('给了', '送给了', '交给了', '借给了' if lends else '给了'))}{other}",
+        )
 
     def swap(self, event: Event, previous: Event) -> str:
         _, _, other, mine, theirs = event
-        return self.draw.pick((f"用{mine[0]}换了{other}的{theirs[0]}", f"用{mine[0]}和{other}换了{theirs[0]}"))
+        return self.draw.pick(
+            (f"用{mine[0]}换了{other}的{theirs[0]}", f"用{mine[0]}和{other}换了{theirs[0]}")
+        )
 
     def put(self, event: Event, previous: Event) -> str:
         return f"把{self.thing(event[2])}{self.draw.pick(('放在', '放到', '放在了'))}{event[3]}"
@@ -234,7 +269,11 @@ class _Teller:
             return
         elif verb == "give":
             other = event[2]
-            self.aside(draw.pick((f"{other}很高兴。", f"{other}说：“谢谢你！”", f"{other}笑了。", f"{other}连声说谢谢。")))
+            self.aside(
+                draw.pick(
+                    (f"{other}很高兴。", f"{other}说：“谢谢你！”", f"{other}笑了。", f"{other}连声说谢谢。")
+                )
+            )
         elif verb == "meet":
             self.aside(draw.pick(("两个人都很高兴。", "两个人聊了一会儿。", f"{event[2]}笑着问好。")))
         elif verb == "eat":

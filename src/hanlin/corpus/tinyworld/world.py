@@ -123,7 +123,10 @@ def replay(events: tuple[Event, ...]) -> State:
 
 _OPEN = tuple(PLACES)
 _SHELTERED = tuple(place for place in PLACES if place.indoor)
-_WEEKEND = {kind: tuple(p for p in group if p.name not in SCHOOL_PLACES) for kind, group in ((False, _OPEN), (True, _SHELTERED))}
+_WEEKEND = {
+    kind: tuple(p for p in group if p.name not in SCHOOL_PLACES)
+    for kind, group in ((False, _OPEN), (True, _SHELTERED))
+}
 _WEEKDAY = {False: _OPEN, True: _SHELTERED}
 _WEATHERS = ((30.0, ""), (25.0, "晴"), (8.0, "雨"), (4.0, "雪"), (4.0, "风"), (6.0, "冷"), (6.0, "热"))
 _NAMES = tuple(thing.name for thing in THINGS)
@@ -177,7 +180,11 @@ class _Planner:
         """The named thing, with a colour more often than not if it comes in colours; each name only once in a story."""
         self.seen.add(name)
         self.gained += 1
-        return (name, self.draw.pick(colours_of(name))) if THING[name].colourful and self.draw.chance(0.6) else (name, "")
+        return (
+            (name, self.draw.pick(colours_of(name)))
+            if THING[name].colourful and self.draw.chance(0.6)
+            else (name, "")
+        )
 
     def new_name(self, names: tuple[str, ...]) -> str:
         while True:
@@ -234,7 +241,9 @@ class _Planner:
                 if beside and not self.swapped and not just_got:
                     trades = ((other, state.held[other][-1]) for other in beside if state.held[other])
                     options.extend(
-                        (3.5, ("swap", who, other, thing, theirs)) for other, theirs in trades if self.found not in (thing, theirs)
+                        (3.5, ("swap", who, other, thing, theirs))
+                        for other, theirs in trades
+                        if self.found not in (thing, theirs)
                     )
             if len(held) < 2 and self.gained < 3:
                 if any(name not in self.seen for name in SOLD_AT.get(state.place[who], ())):
@@ -245,7 +254,9 @@ class _Planner:
                         options.append((0.7 * weight, ("find", who)))
             if not held and last[0] != "put":
                 options.extend(
-                    (3.0, ("fetch", who, thing, spot)) for thing, (spot, place) in state.spot.items() if place == state.place[who]
+                    (3.0, ("fetch", who, thing, spot))
+                    for thing, (spot, place) in state.spot.items()
+                    if place == state.place[who]
                 )
             options.append(((0.25 if just_moved else 1.4) * weight, ("go", who)))
             if beside and not just_moved:
