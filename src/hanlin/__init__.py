@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from .model import CausalLM
-    from .tokenizer import Tokenizer
+    from hanlin.model import CausalLM
+    from hanlin.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["evaluate", "generate", "load_model", "load_tokenizer", "run", "train_tokenizer"]
@@ -17,14 +17,14 @@ __all__ = ["evaluate", "generate", "load_model", "load_tokenizer", "run", "train
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Open a tokenizer directory, or the tokenizer inside a model or run directory."""
-    from .tokenizer import load_tokenizer
+    from hanlin.tokenizer import load_tokenizer
 
     return load_tokenizer(_model_directory(path))
 
 
 def load_model(path: str | Path, device: str | None = None, dtype: torch.dtype | None = None) -> CausalLM:
     """Open a model directory, or the model of a run; `model(ids)` maps ids (B, T) int64 to logits (B, T, V)."""
-    from .model import load_model
+    from hanlin.model import load_model
 
     return load_model(_model_directory(path), device=device, dtype=dtype)
 
@@ -44,7 +44,7 @@ def generate(
         model: a loaded model (then `tokenizer` is needed), or the path of one.
         temperature: 0 is greedy.
     """
-    from .inference import generate_text
+    from hanlin.inference import generate_text
 
     if isinstance(model, (str, Path)):
         tokenizer = tokenizer or load_tokenizer(model)
@@ -58,21 +58,21 @@ def generate(
 
 def train_tokenizer(files: Any, *, vocab_size: int, out: str | Path, **options: Any) -> Tokenizer:
     """Learn a byte-level BPE vocabulary from files (paths) or texts; see `hanlin.tokenizer.train_tokenizer`."""
-    from .tokenizer import train_tokenizer
+    from hanlin.tokenizer import train_tokenizer
 
     return train_tokenizer(files, vocab_size=vocab_size, out=out, **options)
 
 
 def run(recipe: str | Path = "demo", *, out: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run a recipe and return its report."""
-    from .pipeline import load_recipe, run_recipe
+    from hanlin.pipeline import load_recipe, run_recipe
 
     return run_recipe(load_recipe(recipe, overrides), Path(out))
 
 
 def evaluate(path: str | Path, tasks: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Measure a model on held-out tasks; see `hanlin eval`. Returns metrics by name as in report.json."""
-    from .pipeline import evaluate_model
+    from hanlin.pipeline import evaluate_model
 
     return evaluate_model(_model_directory(path), tasks)
 

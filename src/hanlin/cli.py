@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from .cli_words import Words, epilogue, verb
-from .common.errors import HanlinError, first_process, language_unsaid, prefers_chinese, tr
-from .common.terminal import for_stream
+from hanlin.cli_words import Words, epilogue, verb
+from hanlin.common.errors import HanlinError, first_process, language_unsaid, prefers_chinese, tr
+from hanlin.common.terminal import for_stream
 
 if TYPE_CHECKING:
-    from .pipeline.dial import Dial
+    from hanlin.pipeline.dial import Dial
 
 app = App(
     name="hanlin",
@@ -101,7 +101,7 @@ def run(
     json
         Print the report on stdout.
     """
-    from .pipeline import load_recipe, run_recipe
+    from hanlin.pipeline import load_recipe, run_recipe
 
     overrides, (corpus, sft) = _settings_among_files(overrides, corpus, sft)
     extra: dict[str, Any] = {}
@@ -147,13 +147,13 @@ def _settings_among_files(
 
 
 def _show_dial(dial: Dial) -> None:
-    from .pipeline.dial import dial_text
+    from hanlin.pipeline.dial import dial_text
 
     print(dial_text(dial) + "\n", file=sys.stderr)
 
 
 def _summary(report: dict[str, Any], out: Path) -> str:
-    from .evaluation.summary import summary_text
+    from hanlin.evaluation.summary import summary_text
 
     return summary_text(report, out)
 
@@ -164,9 +164,9 @@ app.command("hanlin.cli_plan:plan", name="plan", **verb("plan"))
 @app.command(**verb("resume"))
 def resume(run_directory: Path, /, *, json: Flag = False) -> None:
     """Go on with an interrupted run, with the recipe it began with."""
-    from .common.atomic import read_json
-    from .common.config import build
-    from .pipeline import RECIPE_FILE, Recipe, run_recipe
+    from hanlin.common.atomic import read_json
+    from hanlin.common.config import build
+    from hanlin.pipeline import RECIPE_FILE, Recipe, run_recipe
 
     file = run_directory / RECIPE_FILE
     if not file.is_file():
@@ -183,7 +183,7 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
     """Show the figures of a run, finished or under way, and where its report.html is."""
     import dataclasses
 
-    from .evaluation.summary import run_state, state_text
+    from hanlin.evaluation.summary import run_state, state_text
 
     state = run_state(run_directory)
     found = (
@@ -245,7 +245,7 @@ def bytes_of(size: str) -> int:
 
 
 def _stage(name: str, config: Path, out: Path, overrides: tuple[str, ...]) -> None:
-    from .pipeline.single import run_stage
+    from hanlin.pipeline.single import run_stage
 
     _show_once(run_stage(name, config, out, overrides))
 
@@ -270,7 +270,7 @@ def _pretrain(
     depth: int | None = None,
     tokens: str | None = None,
 ) -> None:
-    from .pipeline.single import run_stage
+    from hanlin.pipeline.single import run_stage
 
     dial = {
         name: value
@@ -305,13 +305,13 @@ def evaluate(
     json
         Also write the figures to this file.
     """
-    from .common.atomic import write_json
+    from hanlin.common.atomic import write_json
 
     if text:
         if tasks:
             raise HanlinError("--text 和 --tasks 只能给一个。", "Give --text or --tasks, not both.")
-        from .evaluation.likelihood import bits_per_byte_of_files
-        from .evaluation.summary import metrics_table
+        from hanlin.evaluation.likelihood import bits_per_byte_of_files
+        from hanlin.evaluation.summary import metrics_table
 
         metrics = bits_per_byte_of_files(model, text, count)
         result = {name: metric.to_dict() for name, metric in metrics.items()}
@@ -319,7 +319,7 @@ def evaluate(
             write_json(json, result)
         show(result, not sys.stdout.isatty(), "\n".join(metrics_table(metrics)))
         return
-    from .pipeline import evaluate_model
+    from hanlin.pipeline import evaluate_model
 
     result = evaluate_model(model, tasks or None, count)
     if json is not None:
@@ -344,7 +344,7 @@ def generate(
     prompts
         Texts; a line each from stdin when there are none.
     """
-    from .inference import SamplingParams, generate_text, load_chat_model, resolve_model_dir
+    from hanlin.inference import SamplingParams, generate_text, load_chat_model, resolve_model_dir
 
     if not prompts and sys.stdin is None:
         raise HanlinError(
@@ -391,7 +391,7 @@ def chat(
     seed: int | None = None,
 ) -> None:
     """Talk to a model in the terminal."""
-    from .inference.chat import chat as talk
+    from hanlin.inference.chat import chat as talk
 
     options = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     talk(model, device=device, **{name: value for name, value in options.items() if value is not None})
@@ -419,7 +419,7 @@ def serve(
     allow_origin
         A web page's origin, http://localhost:3000 for example, whose scripts may call the API; may be repeated. "*" for all needs an API key.
     """
-    from .serving import serve as start
+    from hanlin.serving import serve as start
 
     api_key = api_key or os.environ.get("HANLIN_API_KEY")
     start(model, host=host, port=port, api_key=api_key, origins=allow_origin, device=device)
@@ -434,8 +434,8 @@ def export_to_gguf(model: Path, /, *, out: Path, dtype: str = "f32") -> None:
     dtype
         f32, f16 or q8_0.
     """
-    from .export import export_gguf
-    from .inference import resolve_model_dir
+    from hanlin.export import export_gguf
+    from hanlin.inference import resolve_model_dir
 
     print(export_gguf(resolve_model_dir(model), out, dtype))
 
@@ -443,7 +443,7 @@ def export_to_gguf(model: Path, /, *, out: Path, dtype: str = "f32") -> None:
 @app.command(**verb("doctor"))
 def doctor(*, json: Flag = False) -> None:
     """Show the environment, and what would help."""
-    from .doctor import examine, render
+    from hanlin.doctor import examine, render
 
     found = examine()
     show(found, json, render(found))

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from .cli import Flag, Many, show
-from .common.errors import HanlinError, tr
+from hanlin.cli import Flag, Many, show
+from hanlin.common.errors import HanlinError, tr
 
 
 def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) -> None:
@@ -27,7 +27,7 @@ def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) 
     import dataclasses
     import typing
 
-    from .corpus.datasets import DATASETS, Stage, listing
+    from hanlin.corpus.datasets import DATASETS, Stage, listing
 
     if stage not in ("", *typing.get_args(Stage)):
         names = ", ".join(typing.get_args(Stage))
@@ -79,8 +79,8 @@ def fetch_set(
     json
         Print what was fetched on stdout.
     """
-    from .corpus.datasets import find
-    from .corpus.fetch import (
+    from hanlin.corpus.datasets import find
+    from hanlin.corpus.fetch import (
         PROVENANCE,
         describe,
         fetch,
@@ -90,7 +90,7 @@ def fetch_set(
         size_text,
         terms,
     )
-    from .corpus.hub import open_hub
+    from hanlin.corpus.hub import open_hub
 
     data = find(name)
     out = out or Path("data") / data.name

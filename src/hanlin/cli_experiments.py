@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from .cli import Flag, Many, show
-from .common.errors import HanlinError, tr
+from hanlin.cli import Flag, Many, show
+from hanlin.common.errors import HanlinError, tr
 
 Each = Annotated[tuple[str, ...], Parameter(negative=())]  # given once for each
 
@@ -62,8 +62,8 @@ def ablate(
     json
         Print the table on stdout.
     """
-    from .evaluation.ablation import ablation_text
-    from .pipeline.ablate import plan_ablation, run_ablation
+    from hanlin.evaluation.ablation import ablation_text
+    from hanlin.pipeline.ablate import plan_ablation, run_ablation
 
     if grid and one_at_a_time:
         raise HanlinError(
@@ -116,8 +116,8 @@ def scaling(
     json
         Print the law on stdout.
     """
-    from .evaluation.scaling_page import scaling_text
-    from .pipeline.scaling import plan_scaling, run_scaling
+    from hanlin.evaluation.scaling_page import scaling_text
+    from hanlin.pipeline.scaling import plan_scaling, run_scaling
 
     try:
         lengths = [float(text) for text in tokens_per_param.split(",")]
@@ -147,8 +147,8 @@ def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", j
     json
         Print the figures on stdout.
     """
-    from .evaluation import compare_runs, comparison_table
-    from .evaluation.curves import compare_curves, curves_picture, curves_text, find_metrics
+    from hanlin.evaluation import compare_runs, comparison_table
+    from hanlin.evaluation.curves import compare_curves, curves_picture, curves_text, find_metrics
 
     if len(runs) < 2:
         compare_runs(list(runs))  # says what is missing
@@ -168,7 +168,7 @@ def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", j
         found = compare_curves(folders, stage)
         texts.append(curves_text(found))
         if picture is not None:
-            from .common.atomic import atomic_write
+            from hanlin.common.atomic import atomic_write
 
             atomic_write(picture, curves_picture(found))
         result["curves"] = {name: value for name, value in found.items() if name != "curves"}
@@ -187,8 +187,8 @@ def tail(dataset: Path, /, *, json: Flag = False) -> None:
     """
     import dataclasses
 
-    from .dataset import TokenDataset, tail_alarm
-    from .dataset.tail import tail_text
+    from hanlin.dataset import TokenDataset, tail_alarm
+    from hanlin.dataset.tail import tail_text
 
     found = tail_alarm(TokenDataset(dataset))
     show([dataclasses.asdict(entry) | {"ratio": entry.ratio} for entry in found], json, tail_text(found))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .cli import Flag, show
-from .common.errors import HanlinError, tr
+from hanlin.cli import Flag, show
+from hanlin.common.errors import HanlinError, tr
 
 _CHARACTERS = 200
 _SHOWN = 8
@@ -37,7 +37,7 @@ def spike(run: Path, /, *, step: int | None = None, json: Flag = False) -> None:
 
 def _folders(run: Path) -> list[Path]:
     """Work directories under a run, or beside the output of a single stage."""
-    from .training.spikes import RUN
+    from hanlin.training.spikes import RUN
 
     roots = [run, run.parent / f".{run.name}.work"]
     folders = sorted({file.parent for root in roots if root.is_dir() for file in root.rglob(RUN)})
@@ -51,8 +51,8 @@ def _folders(run: Path) -> list[Path]:
 
 def _entries(folder: Path, step: int | None) -> list[dict[str, Any]]:
     """The bad steps of one training, with the text of their worst documents."""
-    from .common.atomic import read_json_lines
-    from .training.spikes import SPIKES
+    from hanlin.common.atomic import read_json_lines
+    from hanlin.training.spikes import SPIKES
 
     entries = [entry for entry in read_json_lines(folder / SPIKES) if step is None or entry["step"] == step]
     if not entries:
@@ -69,10 +69,10 @@ def _entries(folder: Path, step: int | None) -> list[dict[str, Any]]:
 
 def _reader(folder: Path) -> tuple[Any, str | None]:
     """A function from a document's index to the beginning of its text; or None and why there is none."""
-    from . import load_tokenizer
-    from .common.atomic import read_json
-    from .dataset import TokenDataset
-    from .training.spikes import RUN
+    from hanlin import load_tokenizer
+    from hanlin.common.atomic import read_json
+    from hanlin.dataset import TokenDataset
+    from hanlin.training.spikes import RUN
 
     places = read_json(folder / RUN)
     if not places.get("dataset") or not places.get("tokenizer"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .cli import Flag, show
-from .common.errors import HanlinError
+from hanlin.cli import Flag, show
+from hanlin.common.errors import HanlinError
 
 
 def plan(
@@ -55,14 +55,14 @@ def plan(
     """
     import dataclasses
 
-    from .common.progress import make_progress
-    from .pipeline.dial import Dial, dial_text, turn
+    from hanlin.common.progress import make_progress
+    from hanlin.pipeline.dial import Dial, dial_text, turn
 
     if recipe is not None and "=" in recipe:  # an override in the recipe's place: the dial alone is asked for
         recipe, overrides = None, (recipe, *overrides)
     dials: list[Dial] = []
     if recipe is None:
-        from .common.config import apply_overrides, flatten
+        from hanlin.common.config import apply_overrides, flatten
 
         if params is None and depth is None:
             raise HanlinError(
@@ -72,8 +72,8 @@ def plan(
         dial = turn(params=params, depth=depth, tokens=tokens, given=flatten(apply_overrides({}, overrides)))
         show(dataclasses.asdict(dial), json, dial_text(dial))
         return
-    from .pipeline.plan import plan_recipe, plan_text
-    from .pipeline.recipe import load_recipe
+    from hanlin.pipeline.plan import plan_recipe, plan_text
+    from hanlin.pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides, params=params, depth=depth, tokens=tokens, on_dial=dials.append)
     progress = make_progress()

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import Files, Flag, bytes_of, show
-from .common.errors import HanlinError, tr
+from hanlin.cli import Files, Flag, bytes_of, show
+from hanlin.common.errors import HanlinError, tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .tokenizer import Tokenizer
+    from hanlin.tokenizer import Tokenizer
 
 
 def tokenizer_train(
@@ -45,8 +45,8 @@ def tokenizer_train(
     plain
         Unaligned merges, as Hugging Face trains them.
     """
-    from .common.manifest import read_manifest
-    from .tokenizer import train_tokenizer
+    from hanlin.common.manifest import read_manifest
+    from hanlin.tokenizer import train_tokenizer
 
     train_tokenizer(
         list(files),
@@ -67,7 +67,7 @@ def _show_progress() -> Callable[..., None]:
     """Megabytes read and tokens learnt, shown on stderr every now and then with the time that is left."""
     import time
 
-    from .common.progress import format_seconds
+    from hanlin.common.progress import format_seconds
 
     shown = began = time.monotonic()
     before, first = ("", 0), 0
@@ -100,7 +100,7 @@ def _show_progress() -> Callable[..., None]:
 
 def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag = False) -> None:
     """Show the tokens of a text (or of stdin)."""
-    from .tokenizer.show import piece_text
+    from hanlin.tokenizer.show import piece_text
 
     words = _open_tokenizer(tokenizer)
     ids = words.encode(sys.stdin.read() if text is None else text)
@@ -123,8 +123,8 @@ def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, js
     limit
         Entries per list.
     """
-    from .tokenizer import inspect
-    from .tokenizer.show import vocabulary_text
+    from hanlin.tokenizer import inspect
+    from hanlin.tokenizer.show import vocabulary_text
 
     found = inspect(_open_tokenizer(tokenizer), max(limit, 1), on or None)
     show(found, json, vocabulary_text(found, max(limit, 1)))
@@ -146,10 +146,10 @@ def tokenizer_compare(
     max_bytes
         To read of each file, such as 20MB; all of it when absent.
     """
-    from . import _model_directory
-    from .tokenizer import compare as compare_tokenizers
-    from .tokenizer.foreign import open_any
-    from .tokenizer.show import class_names, comparison_text, short_names
+    from hanlin import _model_directory
+    from hanlin.tokenizer import compare as compare_tokenizers
+    from hanlin.tokenizer.foreign import open_any
+    from hanlin.tokenizer.show import class_names, comparison_text, short_names
 
     if not tokenizers:
         raise HanlinError(
@@ -162,8 +162,8 @@ def tokenizer_compare(
         bytes_of(max_bytes) if max_bytes else None,
     )
     if picture is not None:
-        from .common.atomic import atomic_write
-        from .evaluation.tokenizer_picture import comparison_picture
+        from hanlin.common.atomic import atomic_write
+        from hanlin.evaluation.tokenizer_picture import comparison_picture
 
         atomic_write(
             picture,
@@ -178,7 +178,7 @@ def tokenizer_advise(*, params: str, hidden_size: int | None = None, json: Flag 
     """Advise on a vocabulary size for a model of so many parameters, such as 26m."""
     import dataclasses
 
-    from .tokenizer.advise import advise
+    from hanlin.tokenizer.advise import advise
 
     advice = advise(params, hidden_size)
     reason = {
@@ -203,15 +203,15 @@ def tokenizer_advise(*, params: str, hidden_size: int | None = None, json: Flag 
 
 
 def _open_tokenizer(path: Path) -> Tokenizer:
-    from . import load_tokenizer
+    from hanlin import load_tokenizer
 
     return load_tokenizer(path)
 
 
 def _corpus_of(sources: Sequence[Path]) -> dict[str, str]:
     """The corpus that is read, for a manifest's `parents`: of a single directory or of its documents; its other files stay unread."""
-    from .common.manifest import read_manifest
-    from .corpus.artefacts import CORPUS, DOCUMENTS, kind_of
+    from hanlin.common.manifest import read_manifest
+    from hanlin.corpus.artefacts import CORPUS, DOCUMENTS, kind_of
 
     if len(sources) != 1:
         return {}
@@ -227,9 +227,9 @@ def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, j
     threads
         That encode; all cores when 0. The files do not depend on it.
     """
-    from .common.manifest import read_manifest
-    from .dataset import build_text_dataset, tail_alarm
-    from .dataset.tail import tail_text
+    from hanlin.common.manifest import read_manifest
+    from hanlin.dataset import build_text_dataset, tail_alarm
+    from hanlin.dataset.tail import tail_text
 
     made = build_text_dataset(
         list(corpus),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Group
 from cyclopts.help import DefaultFormatter
 
-from .common.errors import prefers_chinese, tr
+from hanlin.common.errors import prefers_chinese, tr
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpPanel

@@ -10,12 +10,12 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common.errors import tr
+from hanlin.common.errors import tr
 
 if TYPE_CHECKING:
     import torch
 
-    from .common.devices import DeviceTraits
+    from hanlin.common.devices import DeviceTraits
 
 _OPTIONAL = {
     "fastapi": "serve",
@@ -34,7 +34,7 @@ def examine() -> dict[str, Any]:
     """
     import torch
 
-    from .common.devices import communication_present, known_traps, load_plugin, resolve_device, traits
+    from hanlin.common.devices import communication_present, known_traps, load_plugin, resolve_device, traits
 
     found: dict[str, Any] = {
         "python": platform.python_version(),
@@ -108,7 +108,7 @@ def examine() -> dict[str, Any]:
             }
         )
     try:
-        from . import _native
+        from hanlin import _native
 
         found["native_core"] = str(_native.__file__)
     except ImportError as error:
@@ -177,7 +177,7 @@ def _attention(device: torch.device, row: DeviceTraits) -> dict[str, dict[str, A
     """
     import torch
 
-    from .model import backends
+    from hanlin.model import backends
 
     verdicts: dict[str, dict[str, Any]] = {}
     for name in row.attention:

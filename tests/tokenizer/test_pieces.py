@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hanlin import _native
 from hanlin.common.errors import HanlinError
 from hanlin.tokenizer import train_tokenizer
-
-from .test_trainer import some_text
+from tests.tokenizer.test_trainer import some_text
 
 texts = st.lists(st.text(alphabet="ab 你好吗我们的，\n0é😀", max_size=24), min_size=1, max_size=14)
 

@@ -17,10 +17,10 @@ from typing import IO, Any
 
 import orjson
 
-from .errors import HanlinError
-from .failpoints import failpoint
-from .locks import lock_file, require_held
-from .target import real_target, refuse_foreign_target
+from hanlin.common.errors import HanlinError
+from hanlin.common.failpoints import failpoint
+from hanlin.common.locks import lock_file, require_held
+from hanlin.common.target import real_target, refuse_foreign_target
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from .errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import HanlinError
-from .traps import CPU_TRAPS, CUDA_TRAPS, MPS_TRAPS, NPU_TRAPS, ROCM_TRAPS, XPU_TRAPS, Trap
+from hanlin.common.errors import HanlinError
+from hanlin.common.traps import CPU_TRAPS, CUDA_TRAPS, MPS_TRAPS, NPU_TRAPS, ROCM_TRAPS, XPU_TRAPS, Trap
 
 try:
     import resource

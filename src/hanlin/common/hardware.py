@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import re
 
-from .errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 
 @dataclasses.dataclass(frozen=True)

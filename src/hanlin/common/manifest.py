@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from .atomic import atomic_directory, read_json, write_json
-from .errors import HanlinError
-from .target import MANIFEST
+from hanlin.common.atomic import atomic_directory, read_json, write_json
+from hanlin.common.errors import HanlinError
+from hanlin.common.target import MANIFEST
 
 FORMAT_VERSION = 1
 _PACKAGES = ("hanlin", "torch", "numpy", "tokenizers", "safetensors")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import tr
+from hanlin.common.errors import tr
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

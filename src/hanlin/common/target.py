@@ -8,8 +8,8 @@ from pathlib import Path
 
 import orjson
 
-from .errors import HanlinError
-from .locks import owned
+from hanlin.common.errors import HanlinError
+from hanlin.common.locks import owned
 
 MANIFEST = "manifest.json"
 # What file managers and our own locks leave in a directory; nobody misses it.

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 import orjson
 
-from .atomic import atomic_write
-from .errors import HanlinError
+from hanlin.common.atomic import atomic_write
+from hanlin.common.errors import HanlinError
 
 TRACKERS = ("trackio", "swanlab", "wandb", "tensorboard")
 

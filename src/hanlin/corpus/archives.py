@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from ..common.errors import HanlinError, tr
-from .files import READABLE, Damaged, ReadLimits, blocks, inner_suffix, is_archive, readable_name
+from hanlin.common.errors import HanlinError, tr
+from hanlin.corpus.files import READABLE, Damaged, ReadLimits, blocks, inner_suffix, is_archive, readable_name
 
 Skip = Callable[[str, str], None]  # name of a member that is not read, and why
 _HEADERS = 4 << 20  # bytes of tar headers between two members

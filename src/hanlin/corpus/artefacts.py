@@ -9,8 +9,8 @@ from pathlib import Path
 
 import orjson
 
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, Manifest, read_manifest, verify_files
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import MANIFEST, Manifest, read_manifest, verify_files
 
 CORPUS = "corpus"
 DOCUMENTS = "documents.jsonl.zst"

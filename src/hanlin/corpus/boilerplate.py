@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .._native import KeyReader, KeyWriter
-from ..common.atomic import atomic_directory, read_json, write_json
-from .accounts import Drops
-from .clean import fenced_lines
-from .dedup import batch_of, digests, skeletons
-from .duplicates import MEMORY, key_ranges
-from .normalize import collapse
+from hanlin._native import KeyReader, KeyWriter
+from hanlin.common.atomic import atomic_directory, read_json, write_json
+from hanlin.corpus.accounts import Drops
+from hanlin.corpus.clean import fenced_lines
+from hanlin.corpus.dedup import batch_of, digests, skeletons
+from hanlin.corpus.duplicates import MEMORY, key_ranges
+from hanlin.corpus.normalize import collapse
 
 RULE = "boilerplate_line"
 

@@ -18,24 +18,24 @@ from typing import Any, Literal, cast
 import orjson
 import zstandard
 
-from ..common.atomic import atomic_write, read_json, write_json
-from ..common.errors import HanlinError, tr
-from ..common.manifest import artifact, read_manifest
-from ..common.progress import Progress
-from ..common.savepoint import Savepoint, files_key
-from ..common.target import refuse_foreign_target
-from .duplicates import LEAST_MEMORY, DuplicateSearch
-from .files import Damaged, expand, expected_bytes
-from .intake import SKETCH, AllTaken, Intake, read_so_far
-from .messages import Document
-from .output import Output, gather, sizes_of
-from .overlap import Benchmarks
-from .plan import CorpusConfig, shards
-from .readers import check_inputs, damaged_inputs
-from .rule_names import rule_name
-from .strip import Strip
-from .tasks import Phase, run_phases
-from .tasks import Progress as Tell
+from hanlin.common.atomic import atomic_write, read_json, write_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import artifact, read_manifest
+from hanlin.common.progress import Progress
+from hanlin.common.savepoint import Savepoint, files_key
+from hanlin.common.target import refuse_foreign_target
+from hanlin.corpus.duplicates import LEAST_MEMORY, DuplicateSearch
+from hanlin.corpus.files import Damaged, expand, expected_bytes
+from hanlin.corpus.intake import SKETCH, AllTaken, Intake, read_so_far
+from hanlin.corpus.messages import Document
+from hanlin.corpus.output import Output, gather, sizes_of
+from hanlin.corpus.overlap import Benchmarks
+from hanlin.corpus.plan import CorpusConfig, shards
+from hanlin.corpus.readers import check_inputs, damaged_inputs
+from hanlin.corpus.rule_names import rule_name
+from hanlin.corpus.strip import Strip
+from hanlin.corpus.tasks import Phase, run_phases
+from hanlin.corpus.tasks import Progress as Tell
 
 __all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]
 

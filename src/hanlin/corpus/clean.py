@@ -13,15 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from .accounts import Drops
-from .characters import with_core
-from .messages import Document
-from .normalize import collapse, tidy, untidy
-from .promotion import FRAME, PROMOTIONAL, VICE, frame_line, promotional_points, suspicious, vices
-from .rules import RULES, SCORE_RULE, CleanConfig, verdicts
-from .score import Scorer
-from .signals import main_scripts, measure
-from .simplify import Simplifier
+from hanlin.corpus.accounts import Drops
+from hanlin.corpus.characters import with_core
+from hanlin.corpus.messages import Document
+from hanlin.corpus.normalize import collapse, tidy, untidy
+from hanlin.corpus.promotion import (
+    FRAME,
+    PROMOTIONAL,
+    VICE,
+    frame_line,
+    promotional_points,
+    suspicious,
+    vices,
+)
+from hanlin.corpus.rules import RULES, SCORE_RULE, CleanConfig, verdicts
+from hanlin.corpus.score import Scorer
+from hanlin.corpus.signals import main_scripts, measure
+from hanlin.corpus.simplify import Simplifier
 
 LINE_RULES = ("promotional_line", "page_furniture_line")
 # what code and underlines cannot do without, but for a fence at the very beginning

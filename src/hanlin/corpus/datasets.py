@@ -10,8 +10,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from ..common.errors import HanlinError, tr
-from ..common.terminal import table, width
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.terminal import table, width
 
 Stage = Literal["pretrain", "sft", "reasoning", "preference", "evaluation"]
 

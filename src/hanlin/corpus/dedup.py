@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _native
-from .._native import TextBatch
+from hanlin import _native
+from hanlin._native import TextBatch
 
 _SEED = 1  # of the signatures: those of two corpora can be compared
 _PAGE = 256

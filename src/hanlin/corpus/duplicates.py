@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from .._native import KeyReader, TextBatch, TwinFinder
-from ..common.atomic import atomic_write, fsync_path, read_json, write_json
-from ..common.config import to_dict
-from ..common.errors import HanlinError
-from .dedup import DedupConfig, skeletons
-from .sketches import Sketch, SketchWriter
+from hanlin._native import KeyReader, TextBatch, TwinFinder
+from hanlin.common.atomic import atomic_write, fsync_path, read_json, write_json
+from hanlin.common.config import to_dict
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.dedup import DedupConfig, skeletons
+from hanlin.corpus.sketches import Sketch, SketchWriter
 
 Texts = Callable[[np.ndarray], Iterable[str | bytes]]
 MEMORY = 512 << 20

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..common.atomic import read_json, write_json
-from ..common.errors import HanlinError
-from . import slurm
-from .tasks import Phase, Progress, end_with
+from hanlin.common.atomic import read_json, write_json
+from hanlin.common.errors import HanlinError
+from hanlin.corpus import slurm
+from hanlin.corpus.tasks import Phase, Progress, end_with
 
 Kind = Literal["local", "slurm", "ray"]
 _CLASSES: dict[Kind, str] = {

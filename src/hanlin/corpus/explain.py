@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import read_json
-from ..common.errors import HanlinError, tr
-from ..common.manifest import Manifest, read_manifest, verify_files
-from ..common.terminal import table
-from .build import read_corpus, read_lines
-from .dedup import digests, skeletons
+from hanlin.common.atomic import read_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import Manifest, read_manifest, verify_files
+from hanlin.common.terminal import table
+from hanlin.corpus.build import read_corpus, read_lines
+from hanlin.corpus.dedup import digests, skeletons
 
 SHOWN = 20
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import disk_full, read_json, write_json
-from ..common.errors import HanlinError, tr
-from ..common.locks import directory_lock
-from ..common.manifest import sha256_file
-from .datasets import DataSet, commercial_text
-from .files import COMPRESSED, READABLE
-from .hub import Hub, Repository, open_hub, safe_path, sources
-from .web import RemoteFile, Unreachable, difference, part_of
+from hanlin.common.atomic import disk_full, read_json, write_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import sha256_file
+from hanlin.corpus.datasets import DataSet, commercial_text
+from hanlin.corpus.files import COMPRESSED, READABLE
+from hanlin.corpus.hub import Hub, Repository, open_hub, safe_path, sources
+from hanlin.corpus.web import RemoteFile, Unreachable, difference, part_of
 
 PROVENANCE = ".hanlin.json"
 _DATA = (*READABLE, *COMPRESSED, ".zip", ".tar", ".tgz", ".arrow", ".bin", ".idx")

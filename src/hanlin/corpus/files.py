@@ -18,10 +18,10 @@ from typing import IO, Literal, Protocol
 
 import zstandard
 
-from ..common.errors import HanlinError, tr
-from ..common.manifest import MANIFEST
-from .artefacts import CORPUS, DOCUMENTS, documents_of, kind_of
-from .characters import plausibility
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import MANIFEST
+from hanlin.corpus.artefacts import CORPUS, DOCUMENTS, documents_of, kind_of
+from hanlin.corpus.characters import plausibility
 
 try:  # Intel's inflate, 2.6 times as fast as zlib's (measured here), where there is a wheel for it
     from isal import isal_zlib as gzip_zlib

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from ..common.errors import HanlinError, prefers_chinese
-from .web import RemoteFile, Web
+from hanlin.common.errors import HanlinError, prefers_chinese
+from hanlin.corpus.web import RemoteFile, Web
 
 _MOST_PAGES = 1000  # of a listing; hubs put up to a thousand files on one
 _MOST_FILES = 200_000

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from .._native import TextBatch
-from ..common.atomic import read_json, write_json
-from ..common.errors import HanlinError
-from .accounts import EXCERPT, Accounts, add_size, size_of
-from .clean import Cleaner
-from .dedup import DedupConfig
-from .messages import Document
-from .overlap import Benchmarks
-from .pii import mask
-from .plan import CorpusConfig
-from .readers import Quarantine, read_documents
-from .signals import SCRIPTS
-from .sketches import SketchWriter
+from hanlin._native import TextBatch
+from hanlin.common.atomic import read_json, write_json
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.accounts import EXCERPT, Accounts, add_size, size_of
+from hanlin.corpus.clean import Cleaner
+from hanlin.corpus.dedup import DedupConfig
+from hanlin.corpus.messages import Document
+from hanlin.corpus.overlap import Benchmarks
+from hanlin.corpus.pii import mask
+from hanlin.corpus.plan import CorpusConfig
+from hanlin.corpus.readers import Quarantine, read_documents
+from hanlin.corpus.signals import SCRIPTS
+from hanlin.corpus.sketches import SketchWriter
 
 BATCH_CHARACTERS = 1 << 20
 _Kept = tuple[Document, Document, str]  # as cleaned, as read, main script

@@ -11,7 +11,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .messages import BadRecord, Conversation, Preference, answer, message, question, text_of, unquoted
+from hanlin.corpus.messages import (
+    BadRecord,
+    Conversation,
+    Preference,
+    answer,
+    message,
+    question,
+    text_of,
+    unquoted,
+)
 
 
 class Layout(NamedTuple):

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from ..common.errors import tr
-from .files import DEFAULT_LIMITS
-from .structure import too_complex
+from hanlin.common.errors import tr
+from hanlin.corpus.files import DEFAULT_LIMITS
+from hanlin.corpus.structure import too_complex
 
 _THINK = re.compile(r"^\s*<think>(.*?)</think>\s*", re.S)
 _ROLES = {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .characters import (
+from hanlin.corpus.characters import (
     BREAKS,
     COMMON,
     CP1252,

@@ -13,11 +13,11 @@ import numpy as np
 import orjson
 import zstandard
 
-from ..common.atomic import read_json, write_json
-from .accounts import EXCERPT, Accounts, Drops, add_size, total
-from .duplicates import DUPLICATE
-from .intake import QUARANTINE, TEXTS, TIMES, AllTaken, Taken
-from .plan import CorpusConfig
+from hanlin.common.atomic import read_json, write_json
+from hanlin.corpus.accounts import EXCERPT, Accounts, Drops, add_size, total
+from hanlin.corpus.duplicates import DUPLICATE
+from hanlin.corpus.intake import QUARANTINE, TEXTS, TIMES, AllTaken, Taken
+from hanlin.corpus.plan import CorpusConfig
 
 BUCKET_BYTES = 128 << 20  # of text that is sorted at once
 LEVEL = 3  # of zstd: at 6 a twelfth smaller and 2.4 times as slow (measured here)

@@ -15,14 +15,14 @@ from typing import Any
 
 import orjson
 
-from .._native import OverlapFinder, TextBatch
-from ..common.atomic import atomic_write
-from ..common.errors import HanlinError
-from .datasets import DATASETS
-from .dedup import skeletons
-from .files import DEFAULT_LIMITS, expand, stem
-from .readers import Quarantine
-from .records import records
+from hanlin._native import OverlapFinder, TextBatch
+from hanlin.common.atomic import atomic_write
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.datasets import DATASETS
+from hanlin.corpus.dedup import skeletons
+from hanlin.corpus.files import DEFAULT_LIMITS, expand, stem
+from hanlin.corpus.readers import Quarantine
+from hanlin.corpus.records import records
 
 PASSAGE = 50  # characters on end that are enough
 

@@ -8,15 +8,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from ..common.config import to_dict
-from ..common.manifest import hash_json, read_manifest, sha256_file
-from . import simplify
-from .boilerplate import BoilerplateConfig
-from .dedup import DedupConfig
-from .files import expected_bytes
-from .overlap import benchmark_files
-from .rules import CleanConfig, preset
-from .score import KIND as SCORER
+from hanlin.common.config import to_dict
+from hanlin.common.manifest import hash_json, read_manifest, sha256_file
+from hanlin.corpus import simplify
+from hanlin.corpus.boilerplate import BoilerplateConfig
+from hanlin.corpus.dedup import DedupConfig
+from hanlin.corpus.files import expected_bytes
+from hanlin.corpus.overlap import benchmark_files
+from hanlin.corpus.rules import CleanConfig, preset
+from hanlin.corpus.score import KIND as SCORER
 
 TASK_BYTES = 96 << 20  # of text a task should have; files are not cut
 

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable
 
 from hanlin._native import PhraseFinder
-
-from .characters import native_table
+from hanlin.corpus.characters import native_table
 
 _PHONE = r"(?<![\dA-Za-z.])(?:1[3-9]\d[- ]?\d{4}[- ]?\d{4}|[48]00[- ]?\d{3,4}[- ]?\d{3,4}|0\d{2,3}[-－ ]\d{7,8})(?![\d.])"
 _HANDLE = (

@@ -7,8 +7,8 @@ import json
 from collections import Counter
 from typing import Any, NamedTuple
 
-from ..common.errors import tr
-from .files import Source, readable_name
+from hanlin.common.errors import tr
+from hanlin.corpus.files import Source, readable_name
 
 
 class Entry(NamedTuple):

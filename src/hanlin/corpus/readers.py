@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanlin._native import TextBatch
-
-from ..common.errors import HanlinError, tr
-from .archives import Member, members
-from .artefacts import verify_listed
-from .files import (
+from hanlin.common.errors import HanlinError, tr
+from hanlin.corpus.archives import Member, members
+from hanlin.corpus.artefacts import verify_listed
+from hanlin.corpus.files import (
     BLOCK,
     DEFAULT_LIMITS,
     FileError,
@@ -31,10 +30,10 @@ from .files import (
     is_archive,
     stem,
 )
-from .layouts import SCHEMAS, recognise_for, text_under
-from .messages import BadRecord, Conversation, Document, Preference
-from .quarantine import Quarantine, Raw
-from .records import PlainText, Sourced, records
+from hanlin.corpus.layouts import SCHEMAS, recognise_for, text_under
+from hanlin.corpus.messages import BadRecord, Conversation, Document, Preference
+from hanlin.corpus.quarantine import Quarantine, Raw
+from hanlin.corpus.records import PlainText, Sourced, records
 
 Paths = str | Path | Sequence[str | Path]
 _LOOK = 100  # records without one of a known layout, from the start of a file, before it is refused

@@ -18,14 +18,21 @@ from typing import Any, cast
 import orjson
 
 from hanlin._native import JsonLines, TextBatch
-
-from ..common.errors import HanlinError, tr
-from .files import DEFAULT_LIMITS, ReadLimits, Source, inner_suffix, line_blocks, lines, utf8_blocks
-from .layouts import is_plain_text
-from .messages import is_message
-from .quarantine import Quarantine, Raw
-from .structure import MAX_DEPTH, Structure, measure, too_complex
-from .tables import table
+from hanlin.common.errors import HanlinError, tr
+from hanlin.corpus.files import (
+    DEFAULT_LIMITS,
+    ReadLimits,
+    Source,
+    inner_suffix,
+    line_blocks,
+    lines,
+    utf8_blocks,
+)
+from hanlin.corpus.layouts import is_plain_text
+from hanlin.corpus.messages import is_message
+from hanlin.corpus.quarantine import Quarantine, Raw
+from hanlin.corpus.structure import MAX_DEPTH, Structure, measure, too_complex
+from hanlin.corpus.tables import table
 
 _SEPARATOR = "<|endoftext|>"
 _CHUNK = 1 << 20  # characters of a page or of Markdown that make one document at most

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ..common import config as configs
-from ..common.errors import HanlinError
-from .signals import Signals
+from hanlin.common import config as configs
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.signals import Signals
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ..common.errors import HanlinError, tr
-from ..common.manifest import read_manifest
-from ..common.terminal import table, width
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import read_manifest
+from hanlin.common.terminal import table, width
 
 KIND = "quality_scorer"
 WEIGHTS, SCORER, REPORT = "weights.npy", "scorer.json", "report.json"
@@ -145,7 +145,7 @@ class Scorer:
         Raises:
             HanlinError: no scorer there, or damaged.
         """
-        from ..common.atomic import read_json
+        from hanlin.common.atomic import read_json
 
         read_manifest(path, KIND)
         fields = read_json(Path(path) / SCORER)
@@ -220,7 +220,7 @@ def score_files(scorer: Scorer, files: Sequence[str | Path], samples: int = 2) -
     Raises:
         HanlinError: see `read_documents`.
     """
-    from .readers import read_documents
+    from hanlin.corpus.readers import read_documents
 
     scores: dict[str, list[np.ndarray]] = {}
     shown: dict[str, list[tuple[float, str]]] = {}

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..common.atomic import write_json
-from ..common.errors import HanlinError, tr
-from ..common.manifest import artifact
-from ..common.target import refuse_foreign_target
-from .dedup import skeleton
-from .files import expand
-from .quarantine import Quarantine
-from .readers import read_documents
-from .score import (
+from hanlin.common.atomic import write_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import artifact
+from hanlin.common.target import refuse_foreign_target
+from hanlin.corpus.dedup import skeleton
+from hanlin.corpus.files import expand
+from hanlin.corpus.quarantine import Quarantine
+from hanlin.corpus.readers import read_documents
+from hanlin.corpus.score import (
     KIND,
     REPORT,
     SCORER,
@@ -320,8 +320,8 @@ def _calibration_error(good: np.ndarray, bad: np.ndarray, bins: int = 10) -> flo
 
 def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
-    from ..common.terminal import table
-    from .score import deciles_text
+    from hanlin.common.terminal import table
+    from hanlin.corpus.score import deciles_text
 
     test = report["test"]
     whole, same = (

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hanlin._native import Gauge
-
-from .characters import native_table, with_core
+from hanlin.corpus.characters import native_table, with_core
 
 # What a line ends with that hides the rest of it; arrows, dots and brackets may follow.
 MORE = ("展开", "更多", "下一页", "全文", "readmore", "read more", "查看详情", "展开全部")

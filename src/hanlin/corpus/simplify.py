@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..common.errors import HanlinError
-from .characters import TRADITIONAL, table
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.characters import TRADITIONAL, table
 
 PACKAGE = "opencc"
 # OpenCC is handed UTF-8, which has no place for halves of surrogate pairs

@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .._native import KeyWriter, TextBatch
-from ..common.atomic import atomic_directory, read_json, write_json
-from ..common.config import to_dict
-from ..common.errors import HanlinError
-from .dedup import DedupConfig, MinHasher, digests, skeletons
+from hanlin._native import KeyWriter, TextBatch
+from hanlin.common.atomic import atomic_directory, read_json, write_json
+from hanlin.common.config import to_dict
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.dedup import DedupConfig, MinHasher, digests, skeletons
 
 _MEMORY = 64 << 20
 _FIELDS = ("shingle", "bands", "rows")  # of the configuration, that a sketch hangs on

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 _LONGEST = 30.0  # seconds between two looks at the queue
 _PATIENCE = 20  # looks at the queue that may fail one after another, as when Slurm's controller restarts

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.atomic import read_json
-from .accounts import Accounts
-from .boilerplate import Boilerplate, LineCounter, common_lines
-from .clean import Cleaner
-from .intake import ACCOUNTS, CHANGED, QUARANTINE, TEXTS, TIMES, Kept, Shelf, Taken
-from .output import duplicates_of
-from .plan import CorpusConfig
-from .signals import SCRIPTS
+from hanlin.common.atomic import read_json
+from hanlin.corpus.accounts import Accounts
+from hanlin.corpus.boilerplate import Boilerplate, LineCounter, common_lines
+from hanlin.corpus.clean import Cleaner
+from hanlin.corpus.intake import ACCOUNTS, CHANGED, QUARANTINE, TEXTS, TIMES, Kept, Shelf, Taken
+from hanlin.corpus.output import duplicates_of
+from hanlin.corpus.plan import CorpusConfig
+from hanlin.corpus.signals import SCRIPTS
 
 COUNTED, COMMON = "counted", "common.npy"
 

@@ -7,10 +7,10 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-from ..common.errors import tr
-from .files import ReadLimits, Source
-from .layouts import SCHEMAS, recognise_for
-from .quarantine import Quarantine, Raw
+from hanlin.common.errors import tr
+from hanlin.corpus.files import ReadLimits, Source
+from hanlin.corpus.layouts import SCHEMAS, recognise_for
+from hanlin.corpus.quarantine import Quarantine, Raw
 
 
 def table(

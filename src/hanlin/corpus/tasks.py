@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import disk_full, fsync_path, fsync_tree
-from ..common.errors import HanlinError
-from ..common.failpoints import failpoint
+from hanlin.common.atomic import disk_full, fsync_path, fsync_tree
+from hanlin.common.errors import HanlinError
+from hanlin.common.failpoints import failpoint
 
 _WHOLE = ".whole"  # in a folder that is being filled
 _PAUSE = 2.0  # seconds between two signs of life

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..common.atomic import disk_full, fsync_path
-from ..common.errors import HanlinError, tr
-from ..common.manifest import sha256_file
+from hanlin.common.atomic import disk_full, fsync_path
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import sha256_file
 
 BLOCK = 1 << 20
 _ATTEMPTS = 6  # in a row without progress: 1 + 2 + 4 + 8 + 16 s of waiting

@@ -1,7 +1,7 @@
 """From text to rows of tokens: shards on disk, loss masks, packing and the order of samples."""
 
-from .packing import IGNORE, Batch, ConversationRows, TextRows, pack_sequences, permutation
-from .shards import (
+from hanlin.dataset.packing import IGNORE, Batch, ConversationRows, TextRows, pack_sequences, permutation
+from hanlin.dataset.shards import (
     TokenDataset,
     TokenDatasetWriter,
     TooLong,
@@ -9,7 +9,7 @@ from .shards import (
     build_text_dataset,
     too_long_warning,
 )
-from .tail import Tail, tail_alarm
+from hanlin.dataset.tail import Tail, tail_alarm
 
 __all__ = [
     "IGNORE",

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..common.devices import send
-from ..common.documents import document_starts
-from ..common.errors import HanlinError
-from .shards import TokenDataset
+from hanlin.common.devices import send
+from hanlin.common.documents import document_starts
+from hanlin.common.errors import HanlinError
+from hanlin.dataset.shards import TokenDataset
 
 IGNORE = -100
 

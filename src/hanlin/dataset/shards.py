@@ -19,16 +19,15 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from hanlin._native import TextBatch
-
-from ..common.errors import HanlinError
-from ..common.failpoints import failpoint
-from ..common.manifest import Manifest, artifact, read_manifest
-from ..common.savepoint import Savepoint, files_key
-from ..common.target import refuse_foreign_target
-from ..corpus.files import expand
-from ..corpus.readers import read_sourced_texts
-from ..tokenizer import Tokenizer, chat
-from ..tokenizer.texts import text_batches
+from hanlin.common.errors import HanlinError
+from hanlin.common.failpoints import failpoint
+from hanlin.common.manifest import Manifest, artifact, read_manifest
+from hanlin.common.savepoint import Savepoint, files_key
+from hanlin.common.target import refuse_foreign_target
+from hanlin.corpus.files import expand
+from hanlin.corpus.readers import read_sourced_texts
+from hanlin.tokenizer import Tokenizer, chat
+from hanlin.tokenizer.texts import text_batches
 
 _LENGTHS = "lengths.bin"  # of the documents, while a dataset is written
 _SOURCES, _MOST_SOURCES = "sources.bin", 1 << 16

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from ..common.errors import tr
-from .shards import TokenDataset
+from hanlin.common.errors import tr
+from hanlin.dataset.shards import TokenDataset
 
 _SHARE, _RATIO = 0.01, 2.0
 _LEAST_DOCUMENTS, _LEAST_TOKENS = 20, 500  # of a tail; fewer say nothing

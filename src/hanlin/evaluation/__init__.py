@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .compare import compare_runs, comparison_table
-from .intervals import (
+from hanlin.evaluation.compare import compare_runs, comparison_table
+from hanlin.evaluation.intervals import (
     FEWEST,
     Metric,
     beats,
@@ -20,12 +20,17 @@ from .intervals import (
     ranking,
     wilson,
 )
-from .ngram import NGramModel
-from .report import validate_report, write_report
+from hanlin.evaluation.ngram import NGramModel
+from hanlin.evaluation.report import validate_report, write_report
 
 if TYPE_CHECKING:
-    from .likelihood import answer_bits_per_byte, bits_per_byte, ngram_bits_per_byte, ngram_name
-    from .tasks import evaluate_generation, evaluate_turns, length_control, pair_accuracy
+    from hanlin.evaluation.likelihood import (
+        answer_bits_per_byte,
+        bits_per_byte,
+        ngram_bits_per_byte,
+        ngram_name,
+    )
+    from hanlin.evaluation.tasks import evaluate_generation, evaluate_turns, length_control, pair_accuracy
 
 _TORCH = {
     "answer_bits_per_byte": "likelihood",

@@ -9,10 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..common import terminal
-from ..common.errors import tr
-from .intervals import FEWEST, RESAMPLES, UNKNOWN, Metric, influence, pooled, student_interval, student_t
-from .svg import document, forest
+from hanlin.common import terminal
+from hanlin.common.errors import tr
+from hanlin.evaluation.intervals import (
+    FEWEST,
+    RESAMPLES,
+    UNKNOWN,
+    Metric,
+    influence,
+    pooled,
+    student_interval,
+    student_t,
+)
+from hanlin.evaluation.svg import document, forest
 
 Verdict = Literal["better", "worse", "unclear", "one_seed", "few"]
 _AT_ONCE = 1 << 22  # counts drawn at once, 32 MiB

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common import terminal
-from ..common.atomic import read_json
-from ..common.errors import HanlinError, tr
-from .intervals import FEWEST, Metric, beats
-from .report import validate_report
-from .report_text import metric_text, show, span, stage_text
+from hanlin.common import terminal
+from hanlin.common.atomic import read_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.evaluation.intervals import FEWEST, Metric, beats
+from hanlin.evaluation.report import validate_report
+from hanlin.evaluation.report_text import metric_text, show, span, stage_text
 
 
 def compare_runs(runs: Sequence[Path | str]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from ..corpus.accounts import EXCERPT, SAMPLES
-from . import svg
-from .corpus_text import amount, heading, more, share, size, table
-from .report_text import RULES, Text, both, esc, lookup
+from hanlin.corpus.accounts import EXCERPT, SAMPLES
+from hanlin.evaluation import svg
+from hanlin.evaluation.corpus_text import amount, heading, more, share, size, table
+from hanlin.evaluation.report_text import RULES, Text, both, esc, lookup
 
 SHOWN_AT_ONCE = 3  # samples that are not folded away
 MEMBERS = 5  # of a cluster

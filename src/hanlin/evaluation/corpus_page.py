@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..corpus.explain import largest_clusters
-from . import svg
-from .corpus_evidence import (
+from hanlin.corpus.explain import largest_clusters
+from hanlin.evaluation import svg
+from hanlin.evaluation.corpus_evidence import (
     kept_and_changed,
     lines_of,
     rules_of,
@@ -16,10 +16,21 @@ from .corpus_evidence import (
     shown_hits,
     shown_quarantine,
 )
-from .corpus_text import BLOCKS, CAUSES, PHASES, SCRIPTS, amount, heading, more, share, size, table
-from .report_evidence import provenance_of
-from .report_html import document, masthead
-from .report_text import RULES, Text, both, duration, esc, lookup
+from hanlin.evaluation.corpus_text import (
+    BLOCKS,
+    CAUSES,
+    PHASES,
+    SCRIPTS,
+    amount,
+    heading,
+    more,
+    share,
+    size,
+    table,
+)
+from hanlin.evaluation.report_evidence import provenance_of
+from hanlin.evaluation.report_html import document, masthead
+from hanlin.evaluation.report_text import RULES, Text, both, duration, esc, lookup
 
 SOURCES = 40  # rows of the table
 PICTURES = 11  # sources with histograms of their own

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..corpus.build import TITLES
-from .report_text import Text, both
+from hanlin.corpus.build import TITLES
+from hanlin.evaluation.report_text import Text, both
 
 SCRIPTS: dict[str, Text] = {
     "simplified": Text("简体", "simplified"),

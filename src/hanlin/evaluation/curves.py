@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..common import terminal
-from ..common.atomic import read_json, read_json_lines
-from ..common.errors import HanlinError, tr
-from ..common.progress import format_seconds
-from .svg import Stroke, chart, document, legend, running_mean, thin
+from hanlin.common import terminal
+from hanlin.common.atomic import read_json, read_json_lines
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.progress import format_seconds
+from hanlin.evaluation.svg import Stroke, chart, document, legend, running_mean, thin
 
 METRICS = "metrics.jsonl"
 _AXES = ("tokens", "steps", "seconds")

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, read_manifest
-from ..corpus.readers import read_documents
-from ..dataset import TokenDataset
-from ..inference import resolve_model_dir
-from ..inference.generate import load_chat_model
-from ..model import CausalLM, token_log_probs
-from ..stages.supervised import token_bytes
-from ..tokenizer import Tokenizer
-from .intervals import Metric
-from .ngram import NGramModel
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.corpus.readers import read_documents
+from hanlin.dataset import TokenDataset
+from hanlin.evaluation.intervals import Metric
+from hanlin.evaluation.ngram import NGramModel
+from hanlin.inference import resolve_model_dir
+from hanlin.inference.generate import load_chat_model
+from hanlin.model import CausalLM, token_log_probs
+from hanlin.stages.supervised import token_bytes
+from hanlin.tokenizer import Tokenizer
 
 BATCH_TOKENS = 8192
 CONTROL_TOKENS = 10_000_000  # what an n-gram control counts at most: 2.2 GB and half a minute (measured here)

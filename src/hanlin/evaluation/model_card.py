@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .intervals import FEWEST, Metric, ranking
-from .report_model import count, shown_about
-from .report_tables import SAMPLED, aim_of
-from .report_text import Text, control_text, metric_text, show, span, stage_text
+from hanlin.evaluation.intervals import FEWEST, Metric, ranking
+from hanlin.evaluation.report_model import count, shown_about
+from hanlin.evaluation.report_tables import SAMPLED, aim_of
+from hanlin.evaluation.report_text import Text, control_text, metric_text, show, span, stage_text
 
 _VERDICTS = {
     "better": Text("胜过", "beats it"),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import atomic_write, write_json
-from ..common.errors import HanlinError
-from .intervals import Metric
-from .report_html import render_report
+from hanlin.common.atomic import atomic_write, write_json
+from hanlin.common.errors import HanlinError
+from hanlin.evaluation.intervals import Metric
+from hanlin.evaluation.report_html import render_report
 
 FORMAT = 1
 

@@ -11,10 +11,21 @@ import numpy as np
 import orjson
 import yaml
 
-from ..common.manifest import package_versions
-from . import svg
-from .intervals import Metric
-from .report_text import CURVES, FACTS, HIDDEN_FACTS, PARTS, RULES, Text, both, control_text, esc, lookup
+from hanlin.common.manifest import package_versions
+from hanlin.evaluation import svg
+from hanlin.evaluation.intervals import Metric
+from hanlin.evaluation.report_text import (
+    CURVES,
+    FACTS,
+    HIDDEN_FACTS,
+    PARTS,
+    RULES,
+    Text,
+    both,
+    control_text,
+    esc,
+    lookup,
+)
 
 LONGEST_SAMPLE = 1200  # characters
 SAMPLES_SHOWN = 3

@@ -7,12 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import svg
-from .intervals import FEWEST, Control, Metric, beats, ranking
-from .report_evidence import curves_of, drops_of, facts_of, provenance, samples_of
-from .report_model import examples_of, in_a_line, model_of, tokens_of
-from .report_tables import about_bits, about_control, aim_of, before_and_after, few, greedy_and_sampled, split
-from .report_text import (
+from hanlin.evaluation import svg
+from hanlin.evaluation.intervals import FEWEST, Control, Metric, beats, ranking
+from hanlin.evaluation.report_evidence import curves_of, drops_of, facts_of, provenance, samples_of
+from hanlin.evaluation.report_model import examples_of, in_a_line, model_of, tokens_of
+from hanlin.evaluation.report_tables import (
+    about_bits,
+    about_control,
+    aim_of,
+    before_and_after,
+    few,
+    greedy_and_sampled,
+    split,
+)
+from hanlin.evaluation.report_text import (
     Text,
     both,
     control_text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .report_text import Text, both, esc
+from hanlin.evaluation.report_text import Text, both, esc
 
 # Fact → name; in the order in which they are shown.
 ABOUT: dict[str, Text] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .intervals import FEWEST, Control, Metric, ranking
-from .report_text import Text, both, control_text, metric_text, show, span, stage_text
+from hanlin.evaluation.intervals import FEWEST, Control, Metric, ranking
+from hanlin.evaluation.report_text import Text, both, control_text, metric_text, show, span, stage_text
 
 SAMPLED = "/sampled"
 

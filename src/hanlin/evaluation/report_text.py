@@ -7,8 +7,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from ..corpus.rule_names import RULE_NAMES
-from .intervals import Control, Metric
+from hanlin.corpus.rule_names import RULE_NAMES
+from hanlin.evaluation.intervals import Control, Metric
 
 
 class Text(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..common import terminal
-from ..common.errors import tr
-from ..common.progress import format_seconds
-from .svg import Stroke, chart, document, legend, short
+from hanlin.common import terminal
+from hanlin.common.errors import tr
+from hanlin.common.progress import format_seconds
+from hanlin.evaluation.svg import Stroke, chart, document, legend, short
 
 _FAR = 3.0  # times outside the data beyond which advice is a guess
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common import terminal
-from ..common.atomic import read_json
-from ..common.errors import HanlinError, tr
-from ..common.manifest import hash_json
-from .intervals import FEWEST, Metric, ranking
-from .report import validate_report
-from .report_tables import SAMPLED, aim_of
-from .report_text import STAGES, control_text, duration, metric_text, show, span, stage_text
+from hanlin.common import terminal
+from hanlin.common.atomic import read_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import hash_json
+from hanlin.evaluation.intervals import FEWEST, Metric, ranking
+from hanlin.evaluation.report import validate_report
+from hanlin.evaluation.report_tables import SAMPLED, aim_of
+from hanlin.evaluation.report_text import STAGES, control_text, duration, metric_text, show, span, stage_text
 
 OPTIONAL = ("sft", "distill", "dpo", "reward", "grpo")  # sections of a recipe that may be absent
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from .intervals import Metric
+from hanlin.evaluation.intervals import Metric
 
 Curve = tuple[np.ndarray, np.ndarray]  # x, y, each (points,)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..inference import Engine, SamplingParams
-from ..inference.generate import encode_prompt
-from ..model import CausalLM
-from ..stages.grpo import prompt_of
-from ..tokenizer import Tokenizer
-from .intervals import Metric
+from hanlin.evaluation.intervals import Metric
+from hanlin.inference import Engine, SamplingParams
+from hanlin.inference.generate import encode_prompt
+from hanlin.model import CausalLM
+from hanlin.stages.grpo import prompt_of
+from hanlin.tokenizer import Tokenizer
 
 Judge = Callable[[dict[str, Any], str], bool]
 Prompt = str | Sequence[Mapping[str, Any]]

@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from ..common.errors import tr
-from .svg import nice_ticks
+from hanlin.common.errors import tr
+from hanlin.evaluation.svg import nice_ticks
 
 _STYLE = """
 svg{background:var(--paper);font:13px/1 system-ui,"Noto Sans CJK SC","Noto Sans SC","PingFang SC","Microsoft YaHei",sans-serif;

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from ..common.atomic import atomic_file
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, read_manifest
-from ..model import CausalLM, ModelConfig, check_weights, load_weights
-from ..model.store import WEIGHTS
-from ..tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
-from ..tokenizer.special import PATTERN_NAME, to_letters
+from hanlin.common.atomic import atomic_file
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.model import CausalLM, ModelConfig, check_weights, load_weights
+from hanlin.model.store import WEIGHTS
+from hanlin.tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
+from hanlin.tokenizer.special import PATTERN_NAME, to_letters
 
 _TOKEN_NORMAL, _TOKEN_CONTROL = 1, 3
 

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..common.errors import HanlinError, tr
-from ..common.terminal import for_stream
-from .engine import Engine
-from .generate import encode_prompt, load_chat_model, sampling_defaults
-from .generation import Generation
-from .sampling import SamplingParams, derive_seed
-from .text import ReplyParser
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.terminal import for_stream
+from hanlin.inference.engine import Engine
+from hanlin.inference.generate import encode_prompt, load_chat_model, sampling_defaults
+from hanlin.inference.generation import Generation
+from hanlin.inference.sampling import SamplingParams, derive_seed
+from hanlin.inference.text import ReplyParser
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from hanlin.tokenizer import Tokenizer
 
 THINKING = {"on": True, "off": False, "auto": None}
 COMMANDS = [

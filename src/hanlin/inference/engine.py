@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
-from ..common.errors import HanlinError
-from ..model import CausalLM, KVCache
-from .generation import Completion, FinishReason, Generation
-from .sampling import Sampler, SamplingParams, derive_seed
+from hanlin.common.errors import HanlinError
+from hanlin.inference.generation import Completion, FinishReason, Generation
+from hanlin.inference.sampling import Sampler, SamplingParams, derive_seed
+from hanlin.model import CausalLM, KVCache
 
 # Padded tokens read in one pass; bounds the activations' memory and how long running rows wait for newcomers.
 PREFILL_TOKENS = 8192

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.atomic import read_json
-from ..common.errors import HanlinError
-from ..model import CausalLM, load_model
-from .engine import Engine
-from .sampling import SamplingParams, SettingOutOfRange
+from hanlin.common.atomic import read_json
+from hanlin.common.errors import HanlinError
+from hanlin.inference.engine import Engine
+from hanlin.inference.sampling import SamplingParams, SettingOutOfRange
+from hanlin.model import CausalLM, load_model
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from hanlin.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def load_chat_model(path: Path | str, device: str | None = None) -> tuple[Causal
     Raises:
         HanlinError: no model, no tokenizer, or the tokenizer has more entries than the model's vocabulary.
     """
-    from ..tokenizer import load_tokenizer
+    from hanlin.tokenizer import load_tokenizer
 
     folder = resolve_model_dir(path)
     refuse_reward_model(folder)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from .sampling import SamplingParams
+from hanlin.inference.sampling import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..common.errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 # Enough for almost every nucleus of a trained model; a flatter row falls back to a full sort. Sorting 64 rows of 6,400
 # costs 20 times as much as taking their 128 largest.

@@ -1,10 +1,10 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
 
-from .backends import AttentionChoice, choose_attention_for
-from .cache import KVCache
-from .config import ModelConfig, ModelShape
-from .losses import linear_cross_entropy, token_log_probs
-from .store import (
+from hanlin.model.backends import AttentionChoice, choose_attention_for
+from hanlin.model.cache import KVCache
+from hanlin.model.config import ModelConfig, ModelShape
+from hanlin.model.losses import linear_cross_entropy, token_log_probs
+from hanlin.model.store import (
     check_weights,
     load_model,
     load_reward_model,
@@ -12,7 +12,7 @@ from .store import (
     read_generation_config,
     save_weights,
 )
-from .transformer import CausalLM, RewardModel, init_weights
+from hanlin.model.transformer import CausalLM, RewardModel, init_weights
 
 __all__ = [
     "AttentionChoice",

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from ..common.devices import traits
-from ..common.documents import document_starts
-from ..common.errors import HanlinError
-from .accelerated import Bounds, block_mask, flex_document_attention, varlen_attention
-from .attention import attend, document_attention, packed_mask
+from hanlin.common.devices import traits
+from hanlin.common.documents import document_starts
+from hanlin.common.errors import HanlinError
+from hanlin.model.accelerated import Bounds, block_mask, flex_document_attention, varlen_attention
+from hanlin.model.attention import attend, document_attention, packed_mask
 
 Warn = Callable[[str, str], None]
 Fault = tuple[str, str]  # Chinese, English

@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ..common.atomic import read_json
-from ..common.config import Range, above, at_least, require_ranges
-from ..common.errors import HanlinError
+from hanlin.common.atomic import read_json
+from hanlin.common.config import Range, above, at_least, require_ranges
+from hanlin.common.errors import HanlinError
 
 Family = Literal["qwen3", "llama", "gpt2"]
 ResidualInit = Literal["zero", "scaled", "plain"]

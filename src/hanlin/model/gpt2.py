@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import GELU, ModelConfig
-from .functions import run_block
+from hanlin.model.config import GELU, ModelConfig
+from hanlin.model.functions import run_block
 
 if TYPE_CHECKING:
-    from .transformer import Context
+    from hanlin.model.transformer import Context
 
 
 class Conv1D(nn.Module):

@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ..common.atomic import read_json, write_json
-from ..common.devices import resolve_device
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, read_manifest
-from .config import ModelConfig
-from .transformer import CausalLM, RewardModel
+from hanlin.common.atomic import read_json, write_json
+from hanlin.common.devices import resolve_device
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.model.config import ModelConfig
+from hanlin.model.transformer import CausalLM, RewardModel
 
 WEIGHTS = "model.safetensors"
 

@@ -7,19 +7,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..common.atomic import atomic_write, read_json, write_json
-from ..common.config import to_dict
-from ..common.devices import resolve_device
-from ..common.errors import HanlinError, require_one_process
-from ..common.locks import directory_lock
-from ..common.manifest import MANIFEST, hash_json, package_versions, read_manifest
-from ..common.progress import Progress, make_progress
-from ..common.tracking import check_trackers
-from ..corpus.readers import Kind, check_inputs
-from .facts import about_model, examples, tokens_facts
-from .life import Life
-from .plan import work_of
-from .recipe import Recipe, load_recipe, recipe_names
+from hanlin.common.atomic import atomic_write, read_json, write_json
+from hanlin.common.config import to_dict
+from hanlin.common.devices import resolve_device
+from hanlin.common.errors import HanlinError, require_one_process
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import MANIFEST, hash_json, package_versions, read_manifest
+from hanlin.common.progress import Progress, make_progress
+from hanlin.common.tracking import check_trackers
+from hanlin.corpus.readers import Kind, check_inputs
+from hanlin.pipeline.facts import about_model, examples, tokens_facts
+from hanlin.pipeline.life import Life
+from hanlin.pipeline.plan import work_of
+from hanlin.pipeline.recipe import Recipe, load_recipe, recipe_names
 
 __all__ = ["Life", "Recipe", "evaluate_model", "load_recipe", "recipe_names", "run_recipe"]
 
@@ -43,8 +43,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
     Raises:
         HanlinError: `out` is in use, or holds something else than a run; torchrun started several processes; or what a stage says.
     """
-    from ..evaluation import write_report
-    from ..evaluation.model_card import model_card
+    from hanlin.evaluation import write_report
+    from hanlin.evaluation.model_card import model_card
 
     require_one_process("hanlin run")
     own_progress = progress is None
@@ -101,7 +101,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
 
 def _standing_report(out: Path, stages: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The report of an earlier start, if it is whole and says what the steps' records say; another is written anew."""
-    from ..evaluation import validate_report
+    from hanlin.evaluation import validate_report
 
     try:
         found = read_json(out / "report.json")
@@ -201,9 +201,9 @@ def evaluate_model(
     Returns:
         Metrics by name, as in report.json; over all answers also `ends_by_itself`, `thinking_closes`, `inside_answered`.
     """
-    from ..inference import load_chat_model
-    from .exam import Exam
-    from .sources import TASKS, TURNS, TinyworldSource
+    from hanlin.inference import load_chat_model
+    from hanlin.pipeline.exam import Exam
+    from hanlin.pipeline.sources import TASKS, TURNS, TinyworldSource
 
     known = (*TASKS, TURNS)
     unknown = sorted(set(tasks or ()) - set(known))

@@ -10,17 +10,17 @@ from typing import Any
 
 import yaml
 
-from ..common.atomic import write_json
-from ..common.config import apply_overrides, build, load_yaml, to_dict
-from ..common.errors import HanlinError
-from ..common.locks import directory_lock
-from ..common.manifest import artifact
-from ..common.progress import Progress, make_progress
-from ..common.target import refuse_foreign_directory
-from ..evaluation.ablation import ablation_markdown, ablation_picture, ablation_table
-from .cells import CellPool, CellSpec, Ground, file_ground, recipe_ground
-from .recipe import Recipe, load_recipe
-from .single import PretrainFile
+from hanlin.common.atomic import write_json
+from hanlin.common.config import apply_overrides, build, load_yaml, to_dict
+from hanlin.common.errors import HanlinError
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import artifact
+from hanlin.common.progress import Progress, make_progress
+from hanlin.common.target import refuse_foreign_directory
+from hanlin.evaluation.ablation import ablation_markdown, ablation_picture, ablation_table
+from hanlin.pipeline.cells import CellPool, CellSpec, Ground, file_ground, recipe_ground
+from hanlin.pipeline.recipe import Recipe, load_recipe
+from hanlin.pipeline.single import PretrainFile
 
 _RECIPE_SECTIONS, _FILE_SECTIONS = (
     ("tokenizer", "model", "pretrain"),

@@ -17,21 +17,21 @@ from typing import Any
 
 import orjson
 
-from ..common.atomic import read_json, read_json_lines, write_json
-from ..common.config import build
-from ..common.errors import HanlinError
-from ..common.locks import directory_lock
-from ..common.manifest import MANIFEST, read_manifest
-from ..common.progress import Progress
-from ..corpus.build import read_corpus
-from ..corpus.readers import read_documents
-from ..model import ModelConfig, ModelShape, load_model
-from ..stages.job import Job
-from ..stages.pretrain import pretrain
-from ..stages.supervised import SupervisedConfig
-from ..tokenizer import Tokenizer, load_tokenizer
-from ..training.checkpoint import list_checkpoints
-from .runner import peak_rss_mb
+from hanlin.common.atomic import read_json, read_json_lines, write_json
+from hanlin.common.config import build
+from hanlin.common.errors import HanlinError
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.common.progress import Progress
+from hanlin.corpus.build import read_corpus
+from hanlin.corpus.readers import read_documents
+from hanlin.model import ModelConfig, ModelShape, load_model
+from hanlin.pipeline.runner import peak_rss_mb
+from hanlin.stages.job import Job
+from hanlin.stages.pretrain import pretrain
+from hanlin.stages.supervised import SupervisedConfig
+from hanlin.tokenizer import Tokenizer, load_tokenizer
+from hanlin.training.checkpoint import list_checkpoints
 
 SPEC, RESULT, METRICS = "cell.json", "result.json", "metrics.jsonl"
 _FIRST_STEPS = (
@@ -81,7 +81,7 @@ class Cell:
 
     def measure(self, model: Path) -> dict[str, Any]:
         """Bits and bytes of each held-out document, and the model's own figures."""
-        from ..evaluation.likelihood import document_bits, encode_documents
+        from hanlin.evaluation.likelihood import document_bits, encode_documents
 
         documents = heldout_documents(self.spec["heldout"])
         ids, sizes = encode_documents(self.tokenizer, documents)

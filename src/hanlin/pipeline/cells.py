@@ -15,23 +15,23 @@ from typing import Any
 
 import orjson
 
-from ..common.atomic import read_json, write_json
-from ..common.config import to_dict
-from ..common.errors import HanlinError, tr
-from ..common.manifest import MANIFEST, hash_json, read_manifest
-from ..common.progress import Progress
-from ..common.savepoint import files_key
-from ..corpus.files import expand
-from ..export import check_export
-from ..model import ModelShape
-from ..stages.supervised import SupervisedConfig
-from ..tokenizer import load_tokenizer
-from .cell import RESULT, SPEC, heldout_documents
-from .life import Life
-from .probe import python_running
-from .recipe import Recipe
-from .single import PretrainFile
-from .workshop import publish
+from hanlin.common.atomic import read_json, write_json
+from hanlin.common.config import to_dict
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import MANIFEST, hash_json, read_manifest
+from hanlin.common.progress import Progress
+from hanlin.common.savepoint import files_key
+from hanlin.corpus.files import expand
+from hanlin.export import check_export
+from hanlin.model import ModelShape
+from hanlin.pipeline.cell import RESULT, SPEC, heldout_documents
+from hanlin.pipeline.life import Life
+from hanlin.pipeline.probe import python_running
+from hanlin.pipeline.recipe import Recipe
+from hanlin.pipeline.single import PretrainFile
+from hanlin.pipeline.workshop import publish
+from hanlin.stages.supervised import SupervisedConfig
+from hanlin.tokenizer import load_tokenizer
 
 _DATA: tuple[str, ...] = ("corpus", "tokenizer", "dataset")
 

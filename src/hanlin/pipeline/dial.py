@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..common.config import apply_overrides, flatten
-from ..common.errors import HanlinError, tr
-from ..common.terminal import table
-from ..model import ModelConfig, ModelShape
-from ..tokenizer.advise import advise, parameter_count
+from hanlin.common.config import apply_overrides, flatten
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.terminal import table
+from hanlin.model import ModelConfig, ModelShape
+from hanlin.tokenizer.advise import advise, parameter_count
 
 TOKENS_PER_PARAMETER = 20
 EPOCHS = 4  # of repeats that still teach nearly as much as new text (Muennighoff et al. 2023)

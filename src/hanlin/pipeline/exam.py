@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..corpus import tinyworld
-from ..evaluation import Metric, evaluate_generation, evaluate_turns
-from ..inference import Engine
-from ..model import CausalLM
-from ..tokenizer import Tokenizer
-from .recipe import Recipe
-from .sources import CHECKS, TURNS, Task, TinyworldSource
+from hanlin.corpus import tinyworld
+from hanlin.evaluation import Metric, evaluate_generation, evaluate_turns
+from hanlin.inference import Engine
+from hanlin.model import CausalLM
+from hanlin.pipeline.recipe import Recipe
+from hanlin.pipeline.sources import CHECKS, TURNS, Task, TinyworldSource
+from hanlin.tokenizer import Tokenizer
 
 # What each stage has taught, and every later one may not unteach. Whether to think is up to the model in `word_problems`: that is
 # taught by reinforcement alone, and moves freely before.

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..common.atomic import read_json
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST
-from ..corpus.build import read_corpus
-from ..dataset import TokenDataset
-from ..model import ModelConfig
-from ..tokenizer import Tokenizer, load_tokenizer
-from .recipe import Recipe
+from hanlin.common.atomic import read_json
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import MANIFEST
+from hanlin.corpus.build import read_corpus
+from hanlin.dataset import TokenDataset
+from hanlin.model import ModelConfig
+from hanlin.pipeline.recipe import Recipe
+from hanlin.tokenizer import Tokenizer, load_tokenizer
 
 _SENTENCE = 60  # characters of the sentence that is cut into tokens
 _EXAMPLE = 400  # tokens of an item of training data

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..common.atomic import read_json, write_json
-from ..common.config import to_dict
-from ..common.manifest import hash_json, read_manifest
-from ..corpus import tinyworld
-from ..corpus.build import build_corpus, read_corpus
-from ..dataset import TokenDataset, build_text_dataset
-from ..evaluation import (
+from hanlin.common.atomic import read_json, write_json
+from hanlin.common.config import to_dict
+from hanlin.common.manifest import hash_json, read_manifest
+from hanlin.corpus import tinyworld
+from hanlin.corpus.build import build_corpus, read_corpus
+from hanlin.dataset import TokenDataset, build_text_dataset
+from hanlin.evaluation import (
     Metric,
     bits_per_byte,
     length_control,
@@ -26,22 +26,22 @@ from ..evaluation import (
     pair_accuracy,
     pooled,
 )
-from ..evaluation.corpus_page import render_corpus
-from ..export import check_export, export_gguf
-from ..inference.generate import sampling_defaults
-from ..model import CausalLM, load_reward_model
-from ..stages.dpo import dpo
-from ..stages.grpo import GRPOConfig, grpo
-from ..stages.pretrain import pretrain
-from ..stages.reward import reward, score_pairs
-from ..stages.rewards import numeric_answer
-from ..stages.supervised import finetune
-from ..tokenizer import train_tokenizer
-from .exam import Exam
-from .recipe import ConversationSection
-from .runner import StepRecord
-from .sources import FileSource, TinyworldSource, plain_questions
-from .workshop import BITS, Workshop, publish
+from hanlin.evaluation.corpus_page import render_corpus
+from hanlin.export import check_export, export_gguf
+from hanlin.inference.generate import sampling_defaults
+from hanlin.model import CausalLM, load_reward_model
+from hanlin.pipeline.exam import Exam
+from hanlin.pipeline.recipe import ConversationSection
+from hanlin.pipeline.runner import StepRecord
+from hanlin.pipeline.sources import FileSource, TinyworldSource, plain_questions
+from hanlin.pipeline.workshop import BITS, Workshop, publish
+from hanlin.stages.dpo import dpo
+from hanlin.stages.grpo import GRPOConfig, grpo
+from hanlin.stages.pretrain import pretrain
+from hanlin.stages.reward import reward, score_pairs
+from hanlin.stages.rewards import numeric_answer
+from hanlin.stages.supervised import finetune
+from hanlin.tokenizer import train_tokenizer
 
 MOST_PASSES = 4  # over the same text that are worth nearly as much as new text (Muennighoff et al. 2023)
 SUGGESTIONS = "suggestions.json"  # what the chat page offers to ask; beside the model, no part of it

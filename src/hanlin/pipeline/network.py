@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from ..common.errors import tr
-from ..model import ModelConfig
-from ..training.planner import Room, StepCost
+from hanlin.common.errors import tr
+from hanlin.model import ModelConfig
+from hanlin.training.planner import Room, StepCost
 
 Strategy = Literal["ddp", "fsdp", "hsdp"]
 STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp", "hsdp")

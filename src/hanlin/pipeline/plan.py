@@ -6,9 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
-from ..common.devices import has_own_memory, resolve_device, traits
-from ..common.errors import HanlinError, tr
-from ..common.hardware import (
+from hanlin.common.devices import has_own_memory, resolve_device, traits
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.hardware import (
     BANDWIDTH_SHARE,
     GPU_ALLOCATOR,
     GPU_BASELINE_GIB,
@@ -17,13 +17,10 @@ from ..common.hardware import (
     find_hardware,
     unknown_card,
 )
-from ..common.progress import Progress, format_seconds
-from ..common.terminal import table
-from ..model import ModelConfig
-from ..stages.supervised import SupervisedConfig
-from ..training.planner import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
-from ..training.saving import saves_in_background
-from .network import (
+from hanlin.common.progress import Progress, format_seconds
+from hanlin.common.terminal import table
+from hanlin.model import ModelConfig
+from hanlin.pipeline.network import (
     STRATEGIES,
     Cluster,
     SharedRoom,
@@ -34,8 +31,11 @@ from .network import (
     shared_room,
     step_traffic,
 )
-from .probe import STEPS, Probe, compiles, probe
-from .recipe import Recipe
+from hanlin.pipeline.probe import STEPS, Probe, compiles, probe
+from hanlin.pipeline.recipe import Recipe
+from hanlin.stages.supervised import SupervisedConfig
+from hanlin.training.planner import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
+from hanlin.training.saving import saves_in_background
 
 # Runs on real Chinese text in the lab log: parameters, tokens read, bits per byte on held-out text.
 _RUNS = ((3.2e6, 0.49e6, 2.854), (3.2e6, 1.84e6, 2.535), (3.6e6, 1.23e6, 2.659), (3.6e6, 6.55e6, 2.199))

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.config import to_dict
-from ..common.devices import resolve_device
-from ..common.errors import HanlinError
-from ..common.progress import Progress
-from ..dataset import Batch
-from ..model import CausalLM, ModelConfig, ModelShape, init_weights
-from ..stages.supervised import NextToken
-from ..training import TrainConfig, train
-from ..training.compiling import compiling_pays
-from ..training.planner import StepShape
-from .runner import peak_rss_mb
+from hanlin.common.config import to_dict
+from hanlin.common.devices import resolve_device
+from hanlin.common.errors import HanlinError
+from hanlin.common.progress import Progress
+from hanlin.dataset import Batch
+from hanlin.model import CausalLM, ModelConfig, ModelShape, init_weights
+from hanlin.pipeline.runner import peak_rss_mb
+from hanlin.stages.supervised import NextToken
+from hanlin.training import TrainConfig, train
+from hanlin.training.compiling import compiling_pays
+from hanlin.training.planner import StepShape
 
 STEPS = 20
 _DROPPED = 3  # steps before allocators and caches are warm

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..common.config import (
+from hanlin.common.config import (
     Range,
     Where,
     above,
@@ -18,14 +18,14 @@ from ..common.config import (
     load_yaml,
     require_ranges,
 )
-from ..common.errors import HanlinError
-from ..corpus.build import CorpusConfig
-from ..model import ModelShape
-from ..stages.dpo import DPOConfig
-from ..stages.grpo import GRPOConfig
-from ..stages.reward import RewardConfig, require_trunk
-from ..stages.supervised import SupervisedConfig
-from .dial import Dial, apply_dial
+from hanlin.common.errors import HanlinError
+from hanlin.corpus.build import CorpusConfig
+from hanlin.model import ModelShape
+from hanlin.pipeline.dial import Dial, apply_dial
+from hanlin.stages.dpo import DPOConfig
+from hanlin.stages.grpo import GRPOConfig
+from hanlin.stages.reward import RewardConfig, require_trunk
+from hanlin.stages.supervised import SupervisedConfig
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STAGES = (

@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from ..common.atomic import write_json
-from ..common.config import to_dict
-from ..common.devices import matmul_peak, resolve_device
-from ..common.errors import HanlinError
-from ..common.locks import directory_lock
-from ..common.manifest import artifact
-from ..common.progress import Progress, make_progress
-from ..common.target import refuse_foreign_directory
-from ..evaluation.intervals import Metric
-from ..evaluation.scaling_law import Fit, advise, fit_law
-from ..evaluation.scaling_page import scaling_markdown, scaling_picture
-from ..model import ModelShape
-from ..tokenizer.advise import parameter_count
-from .ablate import load_subject
-from .cells import CellPool, CellSpec, file_ground, recipe_ground
-from .recipe import Recipe
-from .single import PretrainFile
+from hanlin.common.atomic import write_json
+from hanlin.common.config import to_dict
+from hanlin.common.devices import matmul_peak, resolve_device
+from hanlin.common.errors import HanlinError
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import artifact
+from hanlin.common.progress import Progress, make_progress
+from hanlin.common.target import refuse_foreign_directory
+from hanlin.evaluation.intervals import Metric
+from hanlin.evaluation.scaling_law import Fit, advise, fit_law
+from hanlin.evaluation.scaling_page import scaling_markdown, scaling_picture
+from hanlin.model import ModelShape
+from hanlin.pipeline.ablate import load_subject
+from hanlin.pipeline.cells import CellPool, CellSpec, file_ground, recipe_ground
+from hanlin.pipeline.recipe import Recipe
+from hanlin.pipeline.single import PretrainFile
+from hanlin.tokenizer.advise import parameter_count
 
 _WIDTH_PER_LAYER = 32  # width of a layer divided by the number of layers
 _HEAD = 32
@@ -179,7 +179,7 @@ def read_budget(text: str) -> Budget:
 
 
 def _vocabulary(tokenizer: Path) -> int:
-    from ..tokenizer import load_tokenizer
+    from hanlin.tokenizer import load_tokenizer
 
     return load_tokenizer(tokenizer).vocab_size
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..common.config import (
+from hanlin.common.config import (
     Range,
     apply_overrides,
     at_least,
@@ -22,28 +22,28 @@ from ..common.config import (
     require_ranges,
     to_dict,
 )
-from ..common.errors import HanlinError, first_process
-from ..common.locks import directory_lock
-from ..common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
-from ..common.progress import Progress, make_progress
-from ..common.target import refuse_foreign_target
-from ..corpus.files import expand
-from ..corpus.readers import read_conversations, read_preferences
-from ..dataset import TokenDataset, build_conversation_dataset, too_long_warning
-from ..export import check_export
-from ..model import ModelConfig, ModelShape
-from ..stages.dpo import DPOConfig, dpo
-from ..stages.grpo import GRPOConfig, grpo
-from ..stages.job import Job, content_hash
-from ..stages.pairs import build_pair_dataset
-from ..stages.pretrain import pretrain
-from ..stages.reward import RewardConfig, require_trunk, reward
-from ..stages.rewards import numeric_answer
-from ..stages.supervised import SupervisedConfig, finetune
-from ..tokenizer import load_tokenizer
-from ..training.parallel import Team, joined
-from ..training.spikes import RUN, SPIKES, write_run_file
-from .dial import apply_dial, dial_text
+from hanlin.common.errors import HanlinError, first_process
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
+from hanlin.common.progress import Progress, make_progress
+from hanlin.common.target import refuse_foreign_target
+from hanlin.corpus.files import expand
+from hanlin.corpus.readers import read_conversations, read_preferences
+from hanlin.dataset import TokenDataset, build_conversation_dataset, too_long_warning
+from hanlin.export import check_export
+from hanlin.model import ModelConfig, ModelShape
+from hanlin.pipeline.dial import apply_dial, dial_text
+from hanlin.stages.dpo import DPOConfig, dpo
+from hanlin.stages.grpo import GRPOConfig, grpo
+from hanlin.stages.job import Job, content_hash
+from hanlin.stages.pairs import build_pair_dataset
+from hanlin.stages.pretrain import pretrain
+from hanlin.stages.reward import RewardConfig, require_trunk, reward
+from hanlin.stages.rewards import numeric_answer
+from hanlin.stages.supervised import SupervisedConfig, finetune
+from hanlin.tokenizer import load_tokenizer
+from hanlin.training.parallel import Team, joined
+from hanlin.training.spikes import RUN, SPIKES, write_run_file
 
 METRICS = "metrics.jsonl"
 _SEED = Range(0, 1 << 32)

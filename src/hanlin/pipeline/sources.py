@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import HanlinError
-from ..common.manifest import hash_json, sha256_file
-from ..corpus import tinyworld
-from ..corpus.readers import expand, read_conversations, read_preferences
-from .recipe import Recipe
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import hash_json, sha256_file
+from hanlin.corpus import tinyworld
+from hanlin.corpus.readers import expand, read_conversations, read_preferences
+from hanlin.pipeline.recipe import Recipe
 
 # Tasks of the embedded world, in the order in which a report shows them.
 TASKS = (

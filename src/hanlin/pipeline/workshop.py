@@ -12,28 +12,28 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..common.atomic import atomic_directory
-from ..common.config import to_dict
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, Manifest, hash_json, read_manifest
-from ..common.progress import Progress
-from ..corpus import tinyworld
-from ..corpus.build import read_corpus
-from ..dataset import TokenDataset, build_conversation_dataset, permutation, too_long_warning
-from ..evaluation import Metric, answer_bits_per_byte, bits_per_byte, evaluate_generation
-from ..evaluation.likelihood import pairs_preferred
-from ..inference import generate_text
-from ..model import CausalLM, load_model
-from ..stages.job import Job
-from ..stages.pairs import build_pair_dataset
-from ..stages.rewards import numeric_answer
-from ..tokenizer import Tokenizer, load_tokenizer
-from ..training.spikes import keep_spikes
-from .exam import OVERALL, TAUGHT, Exam
-from .gate import judge, tolerance
-from .recipe import ConversationSection, Recipe
-from .runner import Runner, StepRecord
-from .sources import TURNS, FileSource, TinyworldSource, make_source
+from hanlin.common.atomic import atomic_directory
+from hanlin.common.config import to_dict
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import MANIFEST, Manifest, hash_json, read_manifest
+from hanlin.common.progress import Progress
+from hanlin.corpus import tinyworld
+from hanlin.corpus.build import read_corpus
+from hanlin.dataset import TokenDataset, build_conversation_dataset, permutation, too_long_warning
+from hanlin.evaluation import Metric, answer_bits_per_byte, bits_per_byte, evaluate_generation
+from hanlin.evaluation.likelihood import pairs_preferred
+from hanlin.inference import generate_text
+from hanlin.model import CausalLM, load_model
+from hanlin.pipeline.exam import OVERALL, TAUGHT, Exam
+from hanlin.pipeline.gate import judge, tolerance
+from hanlin.pipeline.recipe import ConversationSection, Recipe
+from hanlin.pipeline.runner import Runner, StepRecord
+from hanlin.pipeline.sources import TURNS, FileSource, TinyworldSource, make_source
+from hanlin.stages.job import Job
+from hanlin.stages.pairs import build_pair_dataset
+from hanlin.stages.rewards import numeric_answer
+from hanlin.tokenizer import Tokenizer, load_tokenizer
+from hanlin.training.spikes import keep_spikes
 
 BITS = "bits_per_byte"
 

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from ..common.errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 if find_spec("fastapi") is None or find_spec("uvicorn") is None:
     raise HanlinError(
@@ -10,8 +10,8 @@ if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         "Serving needs fastapi and uvicorn: pip install 'hanlin[serve]'.",
     )
 
-from .app import create_app  # noqa: E402
-from .server import serve  # noqa: E402
-from .service import Settings  # noqa: E402
+from hanlin.serving.app import create_app  # noqa: E402
+from hanlin.serving.server import serve  # noqa: E402
+from hanlin.serving.service import Settings  # noqa: E402
 
 __all__ = ["Settings", "create_app", "serve"]

@@ -13,17 +13,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from ..inference import Engine
-from .chat_api import chat_completions
-from .completion_api import completions
-from .errors import ApiError, declared, invalid
-from .schemas import ChatRequest, CompletionRequest
-from .security import Gate
-from .service import Service, Settings
-from .worker import EngineWorker
+from hanlin.inference import Engine
+from hanlin.serving.chat_api import chat_completions
+from hanlin.serving.completion_api import completions
+from hanlin.serving.errors import ApiError, declared, invalid
+from hanlin.serving.schemas import ChatRequest, CompletionRequest
+from hanlin.serving.security import Gate
+from hanlin.serving.service import Service, Settings
+from hanlin.serving.worker import EngineWorker
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from hanlin.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
 MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

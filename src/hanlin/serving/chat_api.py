@@ -10,13 +10,13 @@ from typing import Any
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from ..common.errors import HanlinError
-from .errors import invalid
-from .formats import chat_choice
-from .run import Choice, Delta, Run
-from .schemas import ChatMessage, ChatRequest
-from .service import Service, collect, stop_strings
-from .stream import EventStream, json_response
+from hanlin.common.errors import HanlinError
+from hanlin.serving.errors import invalid
+from hanlin.serving.formats import chat_choice
+from hanlin.serving.run import Choice, Delta, Run
+from hanlin.serving.schemas import ChatMessage, ChatRequest
+from hanlin.serving.service import Service, collect, stop_strings
+from hanlin.serving.stream import EventStream, json_response
 
 THINKING_EFFORT = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
 

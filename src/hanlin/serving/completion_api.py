@@ -10,12 +10,12 @@ from typing import Any
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from .errors import invalid
-from .formats import text_logprobs
-from .run import Choice, Delta, Run
-from .schemas import CompletionRequest
-from .service import Service, collect, stop_strings
-from .stream import EventStream, json_response
+from hanlin.serving.errors import invalid
+from hanlin.serving.formats import text_logprobs
+from hanlin.serving.run import Choice, Delta, Run
+from hanlin.serving.schemas import CompletionRequest
+from hanlin.serving.service import Service, collect, stop_strings
+from hanlin.serving.stream import EventStream, json_response
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES = 64

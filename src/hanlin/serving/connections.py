@@ -17,7 +17,7 @@ import h11
 import orjson
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .errors import ApiError
+from hanlin.serving.errors import ApiError
 
 Stage = Literal["idle", "header", "body", "answered", "answering"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from .run import Delta, Token
+from hanlin.serving.run import Delta, Token
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from hanlin.tokenizer import Tokenizer
 
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: list[Token]) -> dict[str, Any]:

@@ -7,12 +7,12 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..inference import IncrementalDecoder, ReplyParser, SamplingParams, StopStrings
-from .errors import ApiError
-from .worker import EngineWorker, Event, Scores
+from hanlin.inference import IncrementalDecoder, ReplyParser, SamplingParams, StopStrings
+from hanlin.serving.errors import ApiError
+from hanlin.serving.worker import EngineWorker, Event, Scores
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from hanlin.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

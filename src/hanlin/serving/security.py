@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ApiError, invalid
+from hanlin.serving.errors import ApiError, invalid
 
 MAX_HEADERS = 16 << 10
 MAX_DEPTH = 32

@@ -15,13 +15,20 @@ from typing import Any
 
 import uvicorn
 
-from ..common.atomic import read_json
-from ..common.errors import HanlinError, tr
-from ..inference import Engine, load_chat_model, resolve_model_dir, sampling_defaults
-from .app import create_app
-from .connections import SEND_BUFFER, Limits, TimedProtocol, affordable, bound_logs, raise_file_limit
-from .security import LOOPBACK, MAX_HEADERS, check_origin
-from .service import Settings
+from hanlin.common.atomic import read_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.inference import Engine, load_chat_model, resolve_model_dir, sampling_defaults
+from hanlin.serving.app import create_app
+from hanlin.serving.connections import (
+    SEND_BUFFER,
+    Limits,
+    TimedProtocol,
+    affordable,
+    bound_logs,
+    raise_file_limit,
+)
+from hanlin.serving.security import LOOPBACK, MAX_HEADERS, check_origin
+from hanlin.serving.service import Settings
 
 SHORTEST_KEY = 8  # characters, where other machines can try
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
-from ..inference import SamplingParams, derive_seed
-from .errors import ApiError, invalid
-from .run import Choice, Delta, Run, merge
-from .schemas import Body, SamplingBody
-from .security import LOOPBACK
-from .stream import while_connected
-from .worker import EngineWorker
+from hanlin.inference import SamplingParams, derive_seed
+from hanlin.serving.errors import ApiError, invalid
+from hanlin.serving.run import Choice, Delta, Run, merge
+from hanlin.serving.schemas import Body, SamplingBody
+from hanlin.serving.security import LOOPBACK
+from hanlin.serving.stream import while_connected
+from hanlin.serving.worker import EngineWorker
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from hanlin.tokenizer import Tokenizer
 
 logger = logging.getLogger("hanlin.serving")
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .errors import ApiError
+from hanlin.serving.errors import ApiError
 
 T = TypeVar("T")
 

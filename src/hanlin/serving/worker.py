@@ -11,10 +11,10 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 
-from ..common.errors import HanlinError
-from ..inference import Engine, Generation, SamplingParams
-from ..inference.generation import FinishReason
-from .errors import ApiError
+from hanlin.common.errors import HanlinError
+from hanlin.inference import Engine, Generation, SamplingParams
+from hanlin.inference.generation import FinishReason
+from hanlin.serving.errors import ApiError
 
 logger = logging.getLogger("hanlin.serving")
 

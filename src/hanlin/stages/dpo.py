@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from ..common.config import Range, above, at_least
-from ..dataset import Batch, TokenDataset
-from ..model import token_log_probs
-from ..training import TrainConfig, TrainResult
-from .job import Job, content_hash
-from .pairs import PairConfig, PairSource, split_pairs, sum_by_document
+from hanlin.common.config import Range, above, at_least
+from hanlin.dataset import Batch, TokenDataset
+from hanlin.model import token_log_probs
+from hanlin.stages.job import Job, content_hash
+from hanlin.stages.pairs import PairConfig, PairSource, split_pairs, sum_by_document
+from hanlin.training import TrainConfig, TrainResult
 
 
 @dataclasses.dataclass(frozen=True)

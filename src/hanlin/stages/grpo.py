@@ -20,20 +20,20 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
-from ..common.config import OutOfRange, Range, above, at_least, require_ranges
-from ..common.devices import send
-from ..common.errors import HanlinError
-from ..common.manifest import hash_json
-from ..common.progress import Progress
-from ..dataset import Batch, pack_sequences, permutation
-from ..inference import Completion, Engine, SamplingParams, derive_seed
-from ..model import CausalLM, token_log_probs
-from ..tokenizer import Tokenizer
-from ..training import TrainConfig, TrainResult
-from ..training.memory import does_not_fit, is_out_of_memory, release_memory
-from ..training.parallel import WHOLE, Share
-from .job import Job, content_hash
-from .pairs import sum_by_document
+from hanlin.common.config import OutOfRange, Range, above, at_least, require_ranges
+from hanlin.common.devices import send
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import hash_json
+from hanlin.common.progress import Progress
+from hanlin.dataset import Batch, pack_sequences, permutation
+from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
+from hanlin.model import CausalLM, token_log_probs
+from hanlin.stages.job import Job, content_hash
+from hanlin.stages.pairs import sum_by_document
+from hanlin.tokenizer import Tokenizer
+from hanlin.training import TrainConfig, TrainResult
+from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
+from hanlin.training.parallel import WHOLE, Share
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
 """(record, what the model wrote, whether the prompt ended inside a block of thought) → reward. One with a method

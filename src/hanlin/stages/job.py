@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from ..common.config import to_dict
-from ..common.devices import resolve_device
-from ..common.errors import HanlinError
-from ..common.manifest import MANIFEST, artifact, hash_json, read_manifest, sha256_file
-from ..common.progress import Progress
-from ..common.target import refuse_foreign_target
-from ..common.tracking import MetricsLog
-from ..model import CausalLM, RewardModel, load_model, save_weights
-from ..tokenizer import Tokenizer, load_tokenizer
-from ..training import BatchSource, Objective, TrainResult, train
-from ..training.parallel import Team
-from ..training.spikes import write_run_file
+from hanlin.common.config import to_dict
+from hanlin.common.devices import resolve_device
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import MANIFEST, artifact, hash_json, read_manifest, sha256_file
+from hanlin.common.progress import Progress
+from hanlin.common.target import refuse_foreign_target
+from hanlin.common.tracking import MetricsLog
+from hanlin.model import CausalLM, RewardModel, load_model, save_weights
+from hanlin.tokenizer import Tokenizer, load_tokenizer
+from hanlin.training import BatchSource, Objective, TrainResult, train
+from hanlin.training.parallel import Team
+from hanlin.training.spikes import write_run_file
 
 
 @dataclasses.dataclass(frozen=True)

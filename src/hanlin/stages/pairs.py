@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..common.config import Range, at_least, require_ranges
-from ..common.errors import HanlinError
-from ..common.manifest import artifact
-from ..dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
-from ..tokenizer import Tokenizer
-from ..training.parallel import WHOLE, Share
+from hanlin.common.config import Range, at_least, require_ranges
+from hanlin.common.errors import HanlinError
+from hanlin.common.manifest import artifact
+from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
+from hanlin.tokenizer import Tokenizer
+from hanlin.training.parallel import WHOLE, Share
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..common.config import to_dict
-from ..common.devices import resolve_device
-from ..common.manifest import hash_json
-from ..dataset import TokenDataset, tail_alarm
-from ..dataset.tail import tail_warning
-from ..model import CausalLM, ModelConfig, init_weights
-from ..tokenizer import load_tokenizer
-from ..training import TrainResult
-from ..training.spikes import RUN
-from .job import Job, check_length, content_hash
-from .supervised import SupervisedConfig, next_token_training
+from hanlin.common.config import to_dict
+from hanlin.common.devices import resolve_device
+from hanlin.common.manifest import hash_json
+from hanlin.dataset import TokenDataset, tail_alarm
+from hanlin.dataset.tail import tail_warning
+from hanlin.model import CausalLM, ModelConfig, init_weights
+from hanlin.stages.job import Job, check_length, content_hash
+from hanlin.stages.supervised import SupervisedConfig, next_token_training
+from hanlin.tokenizer import load_tokenizer
+from hanlin.training import TrainResult
+from hanlin.training.spikes import RUN
 
 _MOST_SOURCES = 32
 

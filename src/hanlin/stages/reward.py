@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..common.config import Range, at_least
-from ..common.errors import HanlinError
-from ..dataset import Batch, TokenDataset
-from ..model import ModelShape, RewardModel
-from ..training import TrainConfig, TrainResult
-from .job import Job, content_hash
-from .pairs import PairConfig, PairSource, split_pairs
+from hanlin.common.config import Range, at_least
+from hanlin.common.errors import HanlinError
+from hanlin.dataset import Batch, TokenDataset
+from hanlin.model import ModelShape, RewardModel
+from hanlin.stages.job import Job, content_hash
+from hanlin.stages.pairs import PairConfig, PairSource, split_pairs
+from hanlin.training import TrainConfig, TrainResult
 
 
 @dataclasses.dataclass(frozen=True)

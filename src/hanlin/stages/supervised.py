@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..common.atomic import read_json, write_json
-from ..common.config import Range, at_least, require_ranges
-from ..common.devices import has_own_memory, send, traits
-from ..common.progress import SOURCE, SOURCE_LOSS, Progress
-from ..dataset import Batch, ConversationRows, TextRows, TokenDataset
-from ..model import CausalLM, linear_cross_entropy, token_log_probs
-from ..tokenizer import Tokenizer
-from ..training import TrainConfig, TrainResult
-from ..training.parallel import ALONE, WHOLE, Share, Team
-from ..training.planner import StepShape, fit_step, room_for_training
-from ..training.saving import saves_in_background
-from .job import Job, content_hash
-from .pairs import sum_by_document
+from hanlin.common.atomic import read_json, write_json
+from hanlin.common.config import Range, at_least, require_ranges
+from hanlin.common.devices import has_own_memory, send, traits
+from hanlin.common.progress import SOURCE, SOURCE_LOSS, Progress
+from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
+from hanlin.model import CausalLM, linear_cross_entropy, token_log_probs
+from hanlin.stages.job import Job, content_hash
+from hanlin.stages.pairs import sum_by_document
+from hanlin.tokenizer import Tokenizer
+from hanlin.training import TrainConfig, TrainResult
+from hanlin.training.parallel import ALONE, WHOLE, Share, Team
+from hanlin.training.planner import StepShape, fit_step, room_for_training
+from hanlin.training.saving import saves_in_background
 
 
 @dataclasses.dataclass(frozen=True)

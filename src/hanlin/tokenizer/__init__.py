@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .chat import CHAT_TEMPLATE, Piece, pieces, render
-from .compare import compare
-from .inspect import inspect
-from .tokenizer import Tokenizer, load_tokenizer
+from hanlin.tokenizer.chat import CHAT_TEMPLATE, Piece, pieces, render
+from hanlin.tokenizer.compare import compare
+from hanlin.tokenizer.inspect import inspect
+from hanlin.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from .train import TokenizerConfig, train_tokenizer
+    from hanlin.tokenizer.train import TokenizerConfig, train_tokenizer
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -29,7 +29,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Training waits until it is asked for: opening a tokenizer should be instant."""
     if name in ("TokenizerConfig", "train_tokenizer"):
-        from . import train
+        from hanlin.tokenizer import train
 
         return getattr(train, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ..common.errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 # Widths of usual shapes, (parameters, hidden_size): the demo's, zh-mini's, and those of the scaling law's table.
 _WIDTHS = ((0.9e6, 128), (3.6e6, 192), (8e6, 384), (25e6, 512), (85e6, 768), (280e6, 1024), (900e6, 1536))

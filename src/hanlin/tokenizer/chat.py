@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hanlin.common.errors import HanlinError
-
-from .special import (
+from hanlin.tokenizer.special import (
     END_THINK,
     END_TOOL_CALL,
     END_TOOL_RESPONSE,

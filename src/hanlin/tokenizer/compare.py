@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanlin.common.errors import HanlinError
-
-from .segments import CLASSES, segments
-from .tokenizer import Tokenizer
+from hanlin.tokenizer.segments import CLASSES, segments
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .foreign import ForeignTokenizer
+    from hanlin.tokenizer.foreign import ForeignTokenizer
 
 _BATCH_BYTES = 1 << 20
 

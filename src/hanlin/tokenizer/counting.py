@@ -16,9 +16,8 @@ from hanlin._native import Census, PieceCounter, TextBatch
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.failpoints import failpoint
 from hanlin.common.savepoint import Savepoint
-
-from .chat import ROLES
-from .texts import Source, expected_bytes, text_batches
+from hanlin.tokenizer.chat import ROLES
+from hanlin.tokenizer.texts import Source, expected_bytes, text_batches
 
 TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: it doubles when it grows
 BYTES_PER_SYMBOL = 11  # of the distinct pieces, while merges are learnt: 9 measured here

@@ -12,9 +12,18 @@ import orjson
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.target import MANIFEST
-
-from .chat import CHAT_TEMPLATE
-from .special import BYTES, END_OF_TEXT, END_THINK, IM_END, IM_START, PATTERN, PATTERN_NAME, THINK, to_letters
+from hanlin.tokenizer.chat import CHAT_TEMPLATE
+from hanlin.tokenizer.special import (
+    BYTES,
+    END_OF_TEXT,
+    END_THINK,
+    IM_END,
+    IM_START,
+    PATTERN,
+    PATTERN_NAME,
+    THINK,
+    to_letters,
+)
 
 if TYPE_CHECKING:
     from hanlin import _native

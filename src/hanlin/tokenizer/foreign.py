@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanlin.common.errors import HanlinError
-
-from .files import TOKENIZER_JSON, NotOurs
-from .tokenizer import Tokenizer, load_tokenizer
+from hanlin.tokenizer.files import TOKENIZER_JSON, NotOurs
+from hanlin.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .tokenizer import Tokenizer
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 CLASSES = ("han", "kana", "latin", "digit", "space", "punctuation", "other", "piece", "byte", "control")
 
@@ -69,7 +69,7 @@ def _counts(tokenizer: Tokenizer, files: Iterable[Path | str]) -> list[int]:
     """How often each id occurs in the files."""
     import numpy
 
-    from .compare import read_batches
+    from hanlin.tokenizer.compare import read_batches
 
     counts = numpy.zeros(tokenizer.vocab_size, numpy.int64)
     for path in files:
@@ -81,7 +81,7 @@ def _counts(tokenizer: Tokenizer, files: Iterable[Path | str]) -> list[int]:
 
 def _suspicious(tokens: list[bytes], entries: list[dict[str, Any]], limit: int) -> tuple[dict[str, Any], int]:
     """Entries by criterion, the most used first, the latest learnt first where use was not counted; and how many there are in all."""
-    from .suspicious import CRITERIA, reasons
+    from hanlin.tokenizer.suspicious import CRITERIA, reasons
 
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CRITERIA}
     suspected = 0

@@ -9,8 +9,7 @@ from typing import Any
 
 from hanlin.common.errors import tr
 from hanlin.common.terminal import table, width
-
-from .suspicious import CRITERIA
+from hanlin.tokenizer.suspicious import CRITERIA
 
 CLASS_NAMES = {
     "chinese": ("中文", "Chinese"),

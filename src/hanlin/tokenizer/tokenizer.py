@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hanlin.common.errors import HanlinError
-
-from . import chat
-from .files import FILES, Vocabulary, content_hash, read_files, require_recorded
-from .special import END_OF_TEXT, END_THINK, IM_END, THINK
+from hanlin.tokenizer import chat
+from hanlin.tokenizer.files import FILES, Vocabulary, content_hash, read_files, require_recorded
+from hanlin.tokenizer.special import END_OF_TEXT, END_THINK, IM_END, THINK
 
 if TYPE_CHECKING:
     import numpy

@@ -17,12 +17,11 @@ from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import artifact
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
-
-from .counting import AlignedCounts, Progress, Texts, explained_disk
-from .files import build_vocabulary, write_files
-from .special import BYTES, special_tokens
-from .texts import Source, paths_of
-from .tokenizer import Tokenizer
+from hanlin.tokenizer.counting import AlignedCounts, Progress, Texts, explained_disk
+from hanlin.tokenizer.files import build_vocabulary, write_files
+from hanlin.tokenizer.special import BYTES, special_tokens
+from hanlin.tokenizer.texts import Source, paths_of
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 BIGRAMS_PER_MERGE = 1.5  # kept whole: the rarest of them is then a third to three quarters as frequent as the last merge (measured here)
 KIND = "tokenizer"

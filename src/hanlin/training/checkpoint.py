@@ -24,13 +24,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ..common.atomic import disk_full, read_json, sweep_temporaries, write_json
-from ..common.errors import HanlinError
-from ..common.failpoints import failpoint
-from ..common.locks import require_held
-from ..common.manifest import MANIFEST, artifact, read_manifest
-from .optim import Optimizers
-from .parallel import ALONE, Team, load_shards, names_in, save_shards, shards_of
+from hanlin.common.atomic import disk_full, read_json, sweep_temporaries, write_json
+from hanlin.common.errors import HanlinError
+from hanlin.common.failpoints import failpoint
+from hanlin.common.locks import require_held
+from hanlin.common.manifest import MANIFEST, artifact, read_manifest
+from hanlin.training.optim import Optimizers
+from hanlin.training.parallel import ALONE, Team, load_shards, names_in, save_shards, shards_of
 
 FORMAT = 2  # of state.json and the files beside it
 KEEP = 2

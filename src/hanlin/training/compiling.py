@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..common.devices import traits
-from ..model import CausalLM, RewardModel
+from hanlin.common.devices import traits
+from hanlin.model import CausalLM, RewardModel
 
 
 def compiling_pays(

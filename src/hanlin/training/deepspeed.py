@@ -22,15 +22,15 @@ import safetensors
 import torch
 from torch import nn
 
-from ..common.devices import traits
-from ..common.errors import HanlinError, tr
-from ..common.locks import fcntl
-from .deepspeed_config import read_ds_config, settle
-from .optim import Optimizers
-from .parallel import DataParallel, Team, detached_copy
+from hanlin.common.devices import traits
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.locks import fcntl
+from hanlin.training.deepspeed_config import read_ds_config, settle
+from hanlin.training.optim import Optimizers
+from hanlin.training.parallel import DataParallel, Team, detached_copy
 
 if TYPE_CHECKING:
-    from .loop import TrainConfig
+    from hanlin.training.loop import TrainConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _FOLDER = "hanlin-"

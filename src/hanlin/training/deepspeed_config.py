@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..common.errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 if TYPE_CHECKING:
-    from .loop import TrainConfig
+    from hanlin.training.loop import TrainConfig
 
 AUTO = "auto"
 STAGES = (1, 2, 3)

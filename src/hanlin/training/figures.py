@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ..common.devices import matmul_peak, memory_mb
-from ..model import ModelConfig
+from hanlin.common.devices import matmul_peak, memory_mb
+from hanlin.model import ModelConfig
 
 
 def step_figures(

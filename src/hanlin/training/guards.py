@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..common.errors import HanlinError
+from hanlin.common.errors import HanlinError
 
 RECENT = 100  # steps within which bad ones are counted together
 TOO_MANY = 3  # bad steps among the recent that end trust in what the weights have become

@@ -16,21 +16,21 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..common.config import Range, above, at_least, require_ranges
-from ..common.devices import has_own_memory, keep_freed_memory, traits
-from ..common.errors import HanlinError
-from ..common.failpoints import failpoint
-from ..common.locks import directory_lock
-from ..common.manifest import hash_json
-from ..common.progress import SOURCE, Progress
-from ..common.tracking import MetricsLog
-from ..model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
-from .checkpoint import discard_after, load_latest, other_data, sweep
-from .compiling import compiling_pays
-from .contract import BatchSource, Objective, means
-from .figures import step_figures
-from .guards import BadSteps, SpikeGuard, Verdict, no_way_back
-from .memory import (
+from hanlin.common.config import Range, above, at_least, require_ranges
+from hanlin.common.devices import has_own_memory, keep_freed_memory, traits
+from hanlin.common.errors import HanlinError
+from hanlin.common.failpoints import failpoint
+from hanlin.common.locks import directory_lock
+from hanlin.common.manifest import hash_json
+from hanlin.common.progress import SOURCE, Progress
+from hanlin.common.tracking import MetricsLog
+from hanlin.model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
+from hanlin.training.checkpoint import discard_after, load_latest, other_data, sweep
+from hanlin.training.compiling import compiling_pays
+from hanlin.training.contract import BatchSource, Objective, means
+from hanlin.training.figures import step_figures
+from hanlin.training.guards import BadSteps, SpikeGuard, Verdict, no_way_back
+from hanlin.training.memory import (
     cut,
     does_not_fit,
     halve,
@@ -40,12 +40,12 @@ from .memory import (
     remember_halvings,
     remembered_halvings,
 )
-from .parallel import Parallel, Team
-from .precision import scaler_for, skips_on_device
-from .saving import AsyncSave, OnSaveError, Saver
-from .schedule import Schedule, learning_rate_factor
-from .spikes import SpikeLog, brief, document_losses, worst_first
-from .stopping import Interrupted, stop_requests
+from hanlin.training.parallel import Parallel, Team
+from hanlin.training.precision import scaler_for, skips_on_device
+from hanlin.training.saving import AsyncSave, OnSaveError, Saver
+from hanlin.training.schedule import Schedule, learning_rate_factor
+from hanlin.training.spikes import SpikeLog, brief, document_losses, worst_first
+from hanlin.training.stopping import Interrupted, stop_requests
 
 # every process' alike, or the first's; others are summed
 _COMMON = {

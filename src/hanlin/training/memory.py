@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..common.atomic import read_json, write_json
-from ..common.errors import HanlinError
+from hanlin.common.atomic import read_json, write_json
+from hanlin.common.errors import HanlinError
 
 _MEMORY = "memory.json"
 _CPU_ALLOCATOR = ("not enough memory", "can't allocate memory", "cannot allocate memory")

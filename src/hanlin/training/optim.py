@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from ..common.devices import synchronize, traits
-from .dealing import by_owners
+from hanlin.common.devices import synchronize, traits
+from hanlin.training.dealing import by_owners
 
 # quintic iteration of Jordan et al. 2024, tuned for slope at zero
 _NS_COEFFICIENTS = (

@@ -23,13 +23,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..common.devices import distributed_backends, resolve_device, traits
-from ..common.errors import HanlinError
-from ..model import load_weights
-from .optim import Optimizers
+from hanlin.common.devices import distributed_backends, resolve_device, traits
+from hanlin.common.errors import HanlinError
+from hanlin.model import load_weights
+from hanlin.training.optim import Optimizers
 
 if TYPE_CHECKING:
-    from .loop import TrainConfig
+    from hanlin.training.loop import TrainConfig
 
 Parallel = Literal["ddp", "fsdp", "hsdp", "deepspeed"]
 T = TypeVar("T")
@@ -437,7 +437,7 @@ def agreed_start(store: Any, rank: int, size: int) -> str:
 
 def _team(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Team:
     if parallel == "deepspeed":
-        from .deepspeed import DeepSpeed
+        from hanlin.training.deepspeed import DeepSpeed
 
         return DeepSpeed(device, ds_config)
     return DataParallel(device) if parallel == "ddp" else Sharded(device, parallel == "hsdp")

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from ..common.devices import free_memory, has_own_memory
-from ..common.errors import HanlinError
-from ..common.hardware import GPU_ALLOCATOR
-from ..model import CausalLM, ModelConfig, linear_cross_entropy
-from .loop import TrainConfig
-from .optim import Optimizers
+from hanlin.common.devices import free_memory, has_own_memory
+from hanlin.common.errors import HanlinError
+from hanlin.common.hardware import GPU_ALLOCATOR
+from hanlin.model import CausalLM, ModelConfig, linear_cross_entropy
+from hanlin.training.loop import TrainConfig
+from hanlin.training.optim import Optimizers
 
 # Bytes that glibc's heap takes for each one in use, measured here on four shapes: 1.5 to 1.7. Blocks below 32 MiB stay in the heap
 # when they are freed, and the holes do not fit the next ones. Returning them at once would cost half of the speed (docs/*/lab-log.md).

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.devices import traits
+from hanlin.common.devices import traits
 
 INITIAL = 2.0**16
 GROWTH_INTERVAL = 2000  # steps without an overflow after which the scale doubles

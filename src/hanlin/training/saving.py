@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..common.devices import has_own_memory, synchronize, traits
-from ..common.errors import HanlinError
-from ..common.progress import Progress
-from .checkpoint import Snapshot, save_checkpoint, take_snapshot, write_checkpoint
-from .optim import Optimizers
-from .parallel import ALONE, Team
+from hanlin.common.devices import has_own_memory, synchronize, traits
+from hanlin.common.errors import HanlinError
+from hanlin.common.progress import Progress
+from hanlin.training.checkpoint import Snapshot, save_checkpoint, take_snapshot, write_checkpoint
+from hanlin.training.optim import Optimizers
+from hanlin.training.parallel import ALONE, Team
 
 AsyncSave = Literal[True, False, "auto"]
 OnSaveError = Literal["stop", "warn"]

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import torch
 
-from ..common.atomic import read_json_lines, write_json
+from hanlin.common.atomic import read_json_lines, write_json
 
 SPIKES = "spikes.jsonl"
 RUN = "run.json"

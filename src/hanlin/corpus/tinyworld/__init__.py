@@ -24,8 +24,8 @@ activities, days, weather, longer stories, and the dozens of wordings each has. 
 Answers mostly need the latest of at most three facts; about one in nine needs two hops (the place of a thing somebody carries).
 """
 
-from .arithmetic import check_problem, problems
-from .chat import (
+from hanlin.corpus.tinyworld.arithmetic import check_problem, problems
+from hanlin.corpus.tinyworld.chat import (
     as_typed,
     chat_conversations,
     check_exact,
@@ -34,13 +34,13 @@ from .chat import (
     sample_prompts,
     turn_about,
 )
-from .dirt import CleaningScore, Dirt, check_cleaning
-from .documents import documents
-from .manner import manner
-from .outside import declines, outside_questions
-from .questions import check_story_answer, story_questions
-from .requests import free_prompts, preferences
-from .storytime import is_story, story_requests
+from hanlin.corpus.tinyworld.dirt import CleaningScore, Dirt, check_cleaning
+from hanlin.corpus.tinyworld.documents import documents
+from hanlin.corpus.tinyworld.manner import manner
+from hanlin.corpus.tinyworld.outside import declines, outside_questions
+from hanlin.corpus.tinyworld.questions import check_story_answer, story_questions
+from hanlin.corpus.tinyworld.requests import free_prompts, preferences
+from hanlin.corpus.tinyworld.storytime import is_story, story_requests
 
 __all__ = [
     "CleaningScore",

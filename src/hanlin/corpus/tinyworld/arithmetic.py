@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .draw import Draw, check_split
-from .lexicon import CHILDREN, KIN, PLACES, PRONOUN, TIMES, words
+from hanlin.corpus.tinyworld.draw import Draw, check_split
+from hanlin.corpus.tinyworld.lexicon import CHILDREN, KIN, PLACES, PRONOUN, TIMES, words
 
 LARGEST = 50
 FEWEST, MOST = 1, 5  # steps of a problem

@@ -6,13 +6,13 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from .arithmetic import LARGEST, VISITORS, problems
-from .draw import Draw, check_split
-from .lexicon import CHILDREN
-from .outside import outside_questions
-from .questions import ask, story_question, story_questions
-from .requests import free_prompts
-from .storytime import story_requests
+from hanlin.corpus.tinyworld.arithmetic import LARGEST, VISITORS, problems
+from hanlin.corpus.tinyworld.draw import Draw, check_split
+from hanlin.corpus.tinyworld.lexicon import CHILDREN
+from hanlin.corpus.tinyworld.outside import outside_questions
+from hanlin.corpus.tinyworld.questions import ask, story_question, story_questions
+from hanlin.corpus.tinyworld.requests import free_prompts
+from hanlin.corpus.tinyworld.storytime import story_requests
 
 Message = dict[str, Any]
 

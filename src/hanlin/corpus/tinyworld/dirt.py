@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .draw import Draw
+from hanlin.corpus.tinyworld.draw import Draw
 
 KINDS = ("exact_duplicate", "near_duplicate", "spam", "mojibake", "html")
 NEAR_JACCARD = 0.85
@@ -266,6 +266,6 @@ def _key(text: str) -> str:
 @functools.cache
 def _characters() -> frozenset[str]:
     """Characters of good documents, sampled; a text of the world has almost none outside."""
-    from .documents import documents
+    from hanlin.corpus.tinyworld.documents import documents
 
     return frozenset("".join(record["text"] for record in documents(0, 3000)) + "".join(_BOILERPLATE))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .arithmetic import Problem, draw_problem, sums, word_problem
-from .dirt import Dirt, spoil
-from .draw import Draw, check_split
-from .lexicon import CHILDREN, PRONOUN
-from .prose import converse, describe, draw_description, draw_dialogue
-from .questions import ask
-from .requests import MANNERS, Request, answer, draw_request, word_request
-from .telling import tell
-from .world import Story, plan
+from hanlin.corpus.tinyworld.arithmetic import Problem, draw_problem, sums, word_problem
+from hanlin.corpus.tinyworld.dirt import Dirt, spoil
+from hanlin.corpus.tinyworld.draw import Draw, check_split
+from hanlin.corpus.tinyworld.lexicon import CHILDREN, PRONOUN
+from hanlin.corpus.tinyworld.prose import converse, describe, draw_description, draw_dialogue
+from hanlin.corpus.tinyworld.questions import ask
+from hanlin.corpus.tinyworld.requests import MANNERS, Request, answer, draw_request, word_request
+from hanlin.corpus.tinyworld.telling import tell
+from hanlin.corpus.tinyworld.world import Story, plan
 
 
 def documents(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import re
 
-from .draw import Draw
-from .lexicon import KIN, PEOPLE, PLACES, THINGS
-from .requests import CLOSINGS, MANNERS, OPENINGS, answer, draw_request
+from hanlin.corpus.tinyworld.draw import Draw
+from hanlin.corpus.tinyworld.lexicon import KIN, PEOPLE, PLACES, THINGS
+from hanlin.corpus.tinyworld.requests import CLOSINGS, MANNERS, OPENINGS, answer, draw_request
 
 _SHORTEST, _LONGEST = 10, 90
 _KNOWN_PAIRS = 0.9

@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from .draw import Draw, check_split
-from .lexicon import words
+from hanlin.corpus.tinyworld.draw import Draw, check_split
+from hanlin.corpus.tinyworld.lexicon import words
 
 DECLINES = (
     "这个我不知道，我只认识小世界里的人和事。",

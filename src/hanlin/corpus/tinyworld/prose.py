@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .draw import Draw
-from .lexicon import (
+from hanlin.corpus.tinyworld.draw import Draw
+from hanlin.corpus.tinyworld.lexicon import (
     ANIMALS,
     CHILDREN,
     HOBBIES,

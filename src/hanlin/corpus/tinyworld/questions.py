@@ -8,10 +8,21 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .draw import Draw, check_split
-from .lexicon import COLOURS, EATEN, KIN, NUMERALS, PEOPLE, PLACES, SPOTS, THING, THINGS, WEEKDAYS
-from .telling import tell
-from .world import Event, Item, State, Story, plan, replay
+from hanlin.corpus.tinyworld.draw import Draw, check_split
+from hanlin.corpus.tinyworld.lexicon import (
+    COLOURS,
+    EATEN,
+    KIN,
+    NUMERALS,
+    PEOPLE,
+    PLACES,
+    SPOTS,
+    THING,
+    THINGS,
+    WEEKDAYS,
+)
+from hanlin.corpus.tinyworld.telling import tell
+from hanlin.corpus.tinyworld.world import Event, Item, State, Story, plan, replay
 
 LONGEST_STORY = (
     110  # characters; keeps story, question and answer within a 128-token row at 1.7 characters a token

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from .draw import Draw, check_split
-from .lexicon import (
+from hanlin.corpus.tinyworld.draw import Draw, check_split
+from hanlin.corpus.tinyworld.lexicon import (
     CHILDREN,
     HOBBIES,
     KIN,

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .draw import Draw, check_split
-from .lexicon import PEOPLE, PLACES
-from .telling import tell
-from .world import Story, plan, replay
+from hanlin.corpus.tinyworld.draw import Draw, check_split
+from hanlin.corpus.tinyworld.lexicon import PEOPLE, PLACES
+from hanlin.corpus.tinyworld.telling import tell
+from hanlin.corpus.tinyworld.world import Story, plan, replay
 
 LONGEST_TOLD = 105  # characters: a story fits an answer
 _KNOWN_PAIRS = 0.9

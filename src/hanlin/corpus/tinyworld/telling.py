@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .draw import Draw
-from .lexicon import EATEN, PRONOUN, THING, TIMES, WANTS, WEATHER, a
-from .world import Event, Item, State, Story
+from hanlin.corpus.tinyworld.draw import Draw
+from hanlin.corpus.tinyworld.lexicon import EATEN, PRONOUN, THING, TIMES, WANTS, WEATHER, a
+from hanlin.corpus.tinyworld.world import Event, Item, State, Story
 
 _LATER = ("后来", "过了一会儿", "接着", "不久", "然后")
 _ARRIVING = ("这时", "不久", "过了一会儿", "正巧")

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .draw import Draw
-from .lexicon import (
+from hanlin.corpus.tinyworld.draw import Draw
+from hanlin.corpus.tinyworld.lexicon import (
     ADULTS,
     CHILDREN,
     EATEN,
