@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from hanlin import _native
 from hanlin.tokenizer.files import build_vocabulary
-
-from . import awkward, reference
+from tests.tokenizer import awkward, reference
 
 ALPHABET = (
     "aab你妳好仠é¥½😀😁\n "  # ¥ and ½ are symbols whose bytes also occur next to one another in 你 and 好

@@ -27,9 +27,8 @@ from hanlin.corpus.readers import read_documents
 from hanlin.corpus.tinyworld import documents
 from hanlin.tokenizer import Tokenizer, train_tokenizer
 from tests.llama import HAVE_LLAMA, WHY_NOT
+from tests.tokenizer import awkward
 from tests.tokenizer.peers import NEWER_THAN_LLAMA, Llama, Stock, as_llama_reads, without_newer
-
-from . import awkward
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHARE = 300_000  # bytes of each file of real text that the vocabularies are trained on

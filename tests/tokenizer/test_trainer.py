@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hanlin import _native
 from hanlin.corpus.readers import read_documents
 from hanlin.tokenizer.special import PATTERN, from_letters
-
-from . import reference
+from tests.tokenizer import reference
 
 SHARED = Path(__file__).parents[3] / "shared"
 

@@ -12,9 +12,8 @@ from hanlin.common import devices
 from hanlin.dataset import Batch
 from hanlin.model import accelerated, backends, linear_cross_entropy, losses, token_log_probs
 from hanlin.stages.supervised import NextToken
-
-from ..model.standin import varlen_on_cpu
-from ..support import tiny_model
+from tests.model.standin import varlen_on_cpu
+from tests.support import tiny_model
 
 PRODUCTS = {"mm", "bmm", "addmm", "addmm_", "baddbmm"}
 
