@@ -54,7 +54,7 @@ def gather(files: list[Path], math_file: Path, per_source: int, held: int) -> di
     """Texts of every source, for training and held out: {"train": {source: […]}, "heldout": {source: […]}}."""
     import numpy as np
 
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     rng = np.random.default_rng(0)
     found: dict[str, dict[str, list[str]]] = {"train": {}, "heldout": {}}

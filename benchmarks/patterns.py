@@ -46,7 +46,7 @@ from hanlin._native import PretokenCounter, pretokens, train
 from hanlin.common.atomic import write_json
 from hanlin.common.manifest import package_versions
 from hanlin.common.progress import PlainProgress
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import Batch
 from hanlin.dataset.packing import permutation
 from hanlin.evaluation.intervals import Metric

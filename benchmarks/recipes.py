@@ -371,7 +371,7 @@ def prepare(
     import numpy as np
 
     import hanlin
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
     from hanlin.dataset import build_text_dataset
 
     rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from hanlin import cli
 from hanlin.common import atomic
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
-from hanlin.corpus.build import CorpusConfig, build_corpus
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus
 from hanlin.dataset import build_text_dataset
 from hanlin.stages.job import write_model
 from tests.support import tiny_model, tiny_tokenizer
@@ -602,7 +602,7 @@ def test_the_text_is_found_under_the_key_that_is_named(tmp_path, capsys, monkeyp
         ],
     )
     cli.main()
-    from hanlin.corpus.build import read_corpus
+    from hanlin.corpus.builder.build import read_corpus
 
     assert {item["text"] for item in read_corpus(tmp_path / "x")} == {
         text,
@@ -613,7 +613,7 @@ def test_the_text_is_found_under_the_key_that_is_named(tmp_path, capsys, monkeyp
 
 @pytest.mark.parametrize(("key", "title"), [("内容", "标题"), ("正文", "标题"), ("文本", "title")])
 def test_chinese_keys_are_known(tmp_path, key, title):
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     (tmp_path / "a.csv").write_text(f"{title},作者,{key}\n静夜思,李白,床前明月光\n", encoding="utf-8-sig")
     assert [item["text"] for item in read_documents(tmp_path / "a.csv")] == ["静夜思\n\n床前明月光"]
@@ -645,7 +645,7 @@ def test_nothing_left_names_rules_and_settings_as_they_are_written(tmp_path, mad
 
 
 def test_inputs_are_looked_into_before_work_begins(tmp_path, made):
-    from hanlin.corpus.readers import check_inputs
+    from hanlin.corpus.readers.read import check_inputs
 
     (tmp_path / "a.jsonl").write_bytes(LINES)
     (tmp_path / "b.jsonl").write_text(
@@ -672,7 +672,7 @@ def test_inputs_are_looked_into_before_work_begins(tmp_path, made):
 
 
 def test_looking_into_a_file_reads_its_beginning_only(tmp_path):
-    from hanlin.corpus.readers import check_inputs
+    from hanlin.corpus.readers.read import check_inputs
 
     with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=1) as file:
         file.write(

@@ -12,8 +12,8 @@ from hanlin.cli import Flag, Many, bytes_of, show
 from hanlin.common.errors import HanlinError, tr
 
 if TYPE_CHECKING:
-    from hanlin.corpus.executors import Datatrove
-    from hanlin.corpus.plan import CorpusConfig
+    from hanlin.corpus.builder.executors import Datatrove
+    from hanlin.corpus.builder.job import CorpusConfig
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[^=/]+)*=.*", re.DOTALL)
 
@@ -76,8 +76,8 @@ def build(
     """
     from hanlin.common.progress import make_progress
     from hanlin.common.target import refuse_foreign_target
-    from hanlin.corpus.build import PAGE, build_corpus
-    from hanlin.corpus.explain import stats, stats_text
+    from hanlin.corpus.builder.build import PAGE, build_corpus
+    from hanlin.corpus.builder.explain import stats, stats_text
     from hanlin.evaluation.corpus_page import render_corpus
 
     flags = {
@@ -123,7 +123,7 @@ def _engine(executor: str | None, tasks: int, workers: int, options: Sequence[st
                 "--tasks and --executor-option go with --executor.",
             )
         return None
-    from hanlin.corpus.executors import Datatrove, kind_of, parse_options
+    from hanlin.corpus.builder.executors import Datatrove, kind_of, parse_options
 
     kind = kind_of(executor)
     return Datatrove(kind, tasks, workers, parse_options(kind, options))
@@ -134,7 +134,7 @@ def _settings(
 ) -> tuple[list[str], CorpusConfig]:
     """Paths to read, and the configuration: of the file, then of overrides, then of flags. Here nothing is held out unless it is asked for."""
     from hanlin.common.config import apply_overrides, build, load_yaml
-    from hanlin.corpus.plan import CorpusConfig
+    from hanlin.corpus.builder.job import CorpusConfig
 
     overrides = [item for item in arguments if _OVERRIDE.fullmatch(item) and not os.path.lexists(item)]
     values = {"heldout_fraction": 0.0} | (load_yaml(file) if file else {})
@@ -145,7 +145,7 @@ def _settings(
 
 def stats(corpus: Path, /, *, json: Flag = False) -> None:
     """Show what a corpus holds: figures by source and by rule."""
-    from hanlin.corpus import explain
+    from hanlin.corpus.builder import explain
 
     found = explain.stats(corpus)
     show(found, json, explain.stats_text(found))
@@ -174,7 +174,7 @@ def inspect(
     limit
         Samples, documents or clusters to show.
     """
-    from hanlin.corpus import explain
+    from hanlin.corpus.builder import explain
 
     asked = [
         name
@@ -203,7 +203,7 @@ def inspect(
 
 def diff(left: Path, right: Path, /, *, json: Flag = False) -> None:
     """Show which documents only one of two corpora has; other punctuation or spaces make no other document."""
-    from hanlin.corpus import explain
+    from hanlin.corpus.builder import explain
 
     found = explain.difference(left, right)
     show(found, json, explain.difference_text(found))
@@ -239,7 +239,7 @@ def score(
     max_class_chars
         Characters of each class to learn from; a larger class is thinned by hash.
     """
-    from hanlin.corpus.score import ScoreConfig, Scorer, deciles_text, score_files
+    from hanlin.corpus.filters.quality import ScoreConfig, Scorer, deciles_text, score_files
 
     if model is not None and files and not (good or bad or out):
         found = score_files(Scorer.load(model), files)
@@ -262,7 +262,7 @@ def score(
             f"看不懂的 --ngrams {ngrams!r}，请写成 1-3 或 2,3。",
             f"Not lengths of n-grams: {ngrams!r}. Write 1-3 or 2,3.",
         )
-    from hanlin.corpus.score_fit import fit_scorer, report_text
+    from hanlin.corpus.builder.quality_fit import fit_scorer, report_text
 
     report = fit_scorer(
         good, bad, out, ScoreConfig(orders=tuple(map(int, parts)), max_class_chars=max_class_chars), seed=seed

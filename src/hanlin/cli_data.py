@@ -27,7 +27,7 @@ def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) 
     import dataclasses
     import typing
 
-    from hanlin.corpus.datasets import DATASETS, Stage, listing
+    from hanlin.corpus.download.catalogue import DATASETS, Stage, listing
 
     if stage not in ("", *typing.get_args(Stage)):
         names = ", ".join(typing.get_args(Stage))
@@ -79,8 +79,8 @@ def fetch_set(
     json
         Print what was fetched on stdout.
     """
-    from hanlin.corpus.datasets import find
-    from hanlin.corpus.fetch import (
+    from hanlin.corpus.download.catalogue import find
+    from hanlin.corpus.download.fetch import (
         PROVENANCE,
         describe,
         fetch,
@@ -90,7 +90,7 @@ def fetch_set(
         size_text,
         terms,
     )
-    from hanlin.corpus.hub import open_hub
+    from hanlin.corpus.download.hub import open_hub
 
     data = find(name)
     out = out or Path("data") / data.name

@@ -211,7 +211,7 @@ def _open_tokenizer(path: Path) -> Tokenizer:
 def _corpus_of(sources: Sequence[Path]) -> dict[str, str]:
     """The corpus that is read, for a manifest's `parents`: of a single directory or of its documents; its other files stay unread."""
     from hanlin.common.manifest import read_manifest
-    from hanlin.corpus.artefacts import CORPUS, DOCUMENTS, kind_of
+    from hanlin.corpus.readers.artefacts import CORPUS, DOCUMENTS, kind_of
 
     if len(sources) != 1:
         return {}

@@ -16,7 +16,7 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
-from hanlin.corpus.build import read_corpus
+from hanlin.corpus.builder.build import read_corpus
 from hanlin.evaluation.likelihood import document_bits, encode_documents
 from hanlin.model import load_model
 from hanlin.pipeline.ablate import plan_ablation, run_ablation

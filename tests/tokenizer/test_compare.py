@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hanlin import cli
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import table, width
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.evaluation.tokenizer_picture import comparison_picture
 from hanlin.tokenizer import Tokenizer, compare
 from hanlin.tokenizer.foreign import ForeignTokenizer, open_any

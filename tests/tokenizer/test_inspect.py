@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hanlin import cli
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.tokenizer import Tokenizer, inspect, train_tokenizer
 from hanlin.tokenizer.show import piece_text, visible, vocabulary_text
 from hanlin.tokenizer.suspicious import CRITERIA, reasons

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from hanlin.corpus.accounts import EXCERPT, SAMPLES
+from hanlin.corpus.filters.stats import EXCERPT, SAMPLES
 from hanlin.evaluation import svg
 from hanlin.evaluation.corpus_text import amount, heading, more, share, size, table
 from hanlin.evaluation.report_text import RULES, Text, both, esc, lookup

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanlin.corpus.explain import largest_clusters
+from hanlin.corpus.builder.explain import largest_clusters
 from hanlin.evaluation import svg
 from hanlin.evaluation.corpus_evidence import (
     kept_and_changed,

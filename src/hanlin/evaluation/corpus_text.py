@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hanlin.corpus.build import TITLES
+from hanlin.corpus.builder.build import TITLES
 from hanlin.evaluation.report_text import Text, both
 
 SCRIPTS: dict[str, Text] = {

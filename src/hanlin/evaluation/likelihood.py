@@ -23,7 +23,7 @@ import torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import TokenDataset
 from hanlin.evaluation.intervals import Metric
 from hanlin.evaluation.ngram import NGramModel

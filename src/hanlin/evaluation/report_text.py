@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from hanlin.corpus.rule_names import RULE_NAMES
+from hanlin.corpus.filters.rule_names import RULE_NAMES
 from hanlin.evaluation.intervals import Control, Metric
 
 

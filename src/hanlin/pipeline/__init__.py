@@ -15,7 +15,7 @@ from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import MANIFEST, hash_json, package_versions, read_manifest
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.tracking import check_trackers
-from hanlin.corpus.readers import Kind, check_inputs
+from hanlin.corpus.readers.read import Kind, check_inputs
 from hanlin.pipeline.facts import about_model, examples, tokens_facts
 from hanlin.pipeline.life import Life
 from hanlin.pipeline.plan import work_of

@@ -21,7 +21,7 @@ from hanlin.common.errors import HanlinError, tr
 from hanlin.common.manifest import MANIFEST, hash_json, read_manifest
 from hanlin.common.progress import Progress
 from hanlin.common.savepoint import files_key
-from hanlin.corpus.files import expand
+from hanlin.corpus.readers.files import expand
 from hanlin.export import check_export
 from hanlin.model import ModelShape
 from hanlin.pipeline.cell import RESULT, SPEC, heldout_documents

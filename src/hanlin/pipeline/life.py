@@ -15,7 +15,7 @@ from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import to_dict
 from hanlin.common.manifest import hash_json, read_manifest
 from hanlin.corpus import tinyworld
-from hanlin.corpus.build import build_corpus, read_corpus
+from hanlin.corpus.builder.build import build_corpus, read_corpus
 from hanlin.dataset import TokenDataset, build_text_dataset
 from hanlin.evaluation import (
     Metric,

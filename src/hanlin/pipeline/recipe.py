@@ -19,7 +19,7 @@ from hanlin.common.config import (
     require_ranges,
 )
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.build import CorpusConfig
+from hanlin.corpus.builder.build import CorpusConfig
 from hanlin.model import ModelShape
 from hanlin.pipeline.dial import Dial, apply_dial
 from hanlin.stages.dpo import DPOConfig

@@ -27,8 +27,8 @@ from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.target import refuse_foreign_target
-from hanlin.corpus.files import expand
-from hanlin.corpus.readers import read_conversations, read_preferences
+from hanlin.corpus.readers.files import expand
+from hanlin.corpus.readers.read import read_conversations, read_preferences
 from hanlin.dataset import TokenDataset, build_conversation_dataset, too_long_warning
 from hanlin.export import check_export
 from hanlin.model import ModelConfig, ModelShape

@@ -18,7 +18,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, Manifest, hash_json, read_manifest
 from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
-from hanlin.corpus.build import read_corpus
+from hanlin.corpus.builder.build import read_corpus
 from hanlin.dataset import TokenDataset, build_conversation_dataset, permutation, too_long_warning
 from hanlin.evaluation import Metric, answer_bits_per_byte, bits_per_byte, evaluate_generation
 from hanlin.evaluation.likelihood import pairs_preferred
