@@ -142,7 +142,7 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     from hanlin.dataset import pack_sequences
     from hanlin.model import CausalLM, ModelShape, init_weights
     from hanlin.stages.supervised import NextToken
-    from hanlin.training.optim import Optimizers
+    from hanlin.training.optim.optimizers import Optimizers
     from hanlin.training.schedule import learning_rate_factor
 
     keep_freed_memory()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
 from hanlin.corpus.builder.build import CorpusConfig, build_corpus

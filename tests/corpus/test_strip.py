@@ -21,7 +21,7 @@ from hanlin.corpus.builder import job, writer
 from hanlin.corpus.builder.boilerplate import BoilerplateConfig
 from hanlin.corpus.builder.build import CorpusConfig, CorpusJob, build_corpus, read_corpus
 from hanlin.corpus.dedup.fingerprints import DedupConfig
-from hanlin.evaluation.corpus_page import render_corpus
+from hanlin.report.corpus_page import render_corpus
 
 NOTICE, MENU = "本站文章版权归原作者所有，转载请注明。", "首页 新闻 图片 视频 论坛 关于我们"
 CONFIG = CorpusConfig(

@@ -19,10 +19,10 @@ from hanlin.corpus.builder.build import TITLES, CorpusConfig, build_corpus
 from hanlin.corpus.filters.clean import LINE_RULES
 from hanlin.corpus.filters.rules import RULE_NAMES
 from hanlin.corpus.filters.signals import SCRIPTS
-from hanlin.evaluation import corpus_text, svg
-from hanlin.evaluation.corpus_evidence import marked, shown
-from hanlin.evaluation.corpus_page import SOURCES, render_corpus
-from hanlin.evaluation.report_text import RULES
+from hanlin.report import corpus_text, svg
+from hanlin.report.corpus_evidence import marked, shown
+from hanlin.report.corpus_page import SOURCES, render_corpus
+from hanlin.report.text import RULES
 from tests.evaluation.fake_run import HOSTILE
 from tests.evaluation.test_report import Page
 

@@ -26,20 +26,20 @@ from hanlin.evaluation import (
     pair_accuracy,
     pooled,
 )
-from hanlin.evaluation.corpus_page import render_corpus
 from hanlin.export import check_export, export_gguf
 from hanlin.inference.generate import sampling_defaults
 from hanlin.model import CausalLM, load_reward_model
 from hanlin.pipeline.exam import Exam
-from hanlin.pipeline.recipe import ConversationSection
 from hanlin.pipeline.runner import StepRecord
 from hanlin.pipeline.sources import FileSource, TinyworldSource, plain_questions
 from hanlin.pipeline.workshop import BITS, Workshop, publish
+from hanlin.recipe.recipe import ConversationSection
+from hanlin.report.corpus_page import render_corpus
+from hanlin.rl.reward_functions import numeric_answer
 from hanlin.stages.dpo import dpo
 from hanlin.stages.grpo import GRPOConfig, grpo
 from hanlin.stages.pretrain import pretrain
-from hanlin.stages.reward import reward, score_pairs
-from hanlin.stages.rewards import numeric_answer
+from hanlin.stages.reward_model import reward, score_pairs
 from hanlin.stages.supervised import finetune
 from hanlin.tokenizer import train_tokenizer
 
