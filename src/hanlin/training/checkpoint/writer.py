@@ -170,7 +170,7 @@ class Saver:
         if mine is not None and not isinstance(mine, HanlinError):
             raise mine
         error = HanlinError(failure.zh, failure.en)
-        error.told = not self.team.first
+        error.already_reported = not self.team.first
         if failure.unforeseen:
             raise error
         self._not_saved(error)

@@ -217,7 +217,7 @@ class DataParallel(Team):
         dist.broadcast_object_list(outcome, src=0, group=self._control)
         if outcome[1] is not None:
             error = HanlinError(*outcome[1])
-            error.told = not self.first
+            error.already_reported = not self.first
             raise error
         return outcome[0]
 
