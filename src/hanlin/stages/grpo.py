@@ -32,7 +32,7 @@ from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.training import TrainConfig, TrainResult
-from hanlin.training.distributed.strategy import WHOLE, Share
+from hanlin.training.distributed.shard import WHOLE, Share
 from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]

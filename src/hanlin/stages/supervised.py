@@ -23,7 +23,8 @@ from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.training import TrainConfig, TrainResult
 from hanlin.training.checkpoint.writer import saves_in_background
-from hanlin.training.distributed.strategy import ALONE, WHOLE, Share, Team
+from hanlin.training.distributed.shard import WHOLE, Share
+from hanlin.training.distributed.strategy import ALONE, Team
 from hanlin.training.step_estimate import StepShape, fit_step, room_for_training
 
 
