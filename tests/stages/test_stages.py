@@ -17,7 +17,7 @@ from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.dataset import IGNORE
 from hanlin.model import RewardModel, load_reward_model
-from hanlin.rl.reward_functions import numeric_answer, reference_number, stated_numbers
+from hanlin.rl.rewards.numeric import numeric_answer, reference_number, stated_numbers
 from hanlin.stages import base as job_module
 from hanlin.stages.base import Job, write_model
 from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo

@@ -33,7 +33,7 @@ from hanlin.dataset import TokenDataset, build_conversation_dataset, too_long_wa
 from hanlin.export import check_export
 from hanlin.model import ModelConfig, ModelShape
 from hanlin.recipe.sizing import apply_dial, dial_text
-from hanlin.rl.reward_functions import numeric_answer
+from hanlin.rl.rewards.numeric import numeric_answer
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.dpo import DPOConfig, dpo
 from hanlin.stages.grpo import GRPOConfig, grpo

@@ -29,7 +29,7 @@ from hanlin.pipeline.gate import judge, tolerance
 from hanlin.pipeline.runner import Runner, StepRecord
 from hanlin.pipeline.sources import TURNS, FileSource, TinyworldSource, make_source
 from hanlin.recipe.recipe import ConversationSection, Recipe
-from hanlin.rl.reward_functions import numeric_answer
+from hanlin.rl.rewards.numeric import numeric_answer
 from hanlin.stages.base import Job
 from hanlin.stages.pairs import build_pair_dataset
 from hanlin.tokenizer import Tokenizer, load_tokenizer

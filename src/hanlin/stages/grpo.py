@@ -28,6 +28,7 @@ from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, pack_sequences, permutation
 from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
 from hanlin.model import CausalLM, token_log_probs
+from hanlin.rl.rewards.base import FunctionReward, Reward, RewardSum, Sample
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
@@ -37,8 +38,7 @@ from hanlin.training.distributed.shard import WHOLE, Share
 from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
-"""(record, what the model wrote, whether the prompt ended inside a block of thought) → reward. One with a method
-`can_judge(record)` is asked beforehand which records it can judge."""
+"""(record, what the model wrote, whether the prompt ended inside a block of thought) → reward: `FunctionReward` wraps one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,15 +132,16 @@ class RolloutSource:
     def __init__(
         self,
         records: Sequence[Mapping[str, Any]],
-        reward: RewardFunction,
+        reward: Reward | RewardSum | RewardFunction,
         tokenizer: Tokenizer,
         config: GRPOConfig,
         seed: int,
         progress: Progress | None = None,
     ):
-        self.reward, self.tokenizer, self.config, self.seed = reward, tokenizer, config, seed
+        self.reward = reward if isinstance(reward, (Reward, RewardSum)) else FunctionReward(function=reward)
+        self.tokenizer, self.config, self.seed = tokenizer, config, seed
         self.progress = progress or Progress()
-        self.records = judgeable(records, reward, self.progress)
+        self.records = judgeable(records, self.reward, self.progress)
         self.records, self.prompts = fitting(self.records, tokenizer, config, self.progress)
         self.at_once = config.prompts * config.group_size  # answers written side by side
         # whole: what the reward reads besides the messages counts as well
@@ -180,12 +181,13 @@ class RolloutSource:
         model.train()
         texts = [self.tokenizer.decode(completion.ids) for completion in completions]
         opened = config.thinking is True
-        rewards = torch.tensor(
-            [
-                self.reward(self.records[chosen[i // config.group_size]], text, opened)
-                for i, text in enumerate(texts)
-            ]
-        )
+        samples = [
+            Sample(
+                self.records[chosen[i // config.group_size]], repeated[i], completions[i].ids, text, opened
+            )
+            for i, text in enumerate(texts)
+        ]
+        rewards = torch.tensor(self.reward.score(samples))
         groups = rewards.view(len(mine), config.group_size)
         # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is left would be an advantage.
         disagree = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
@@ -239,14 +241,14 @@ class RolloutSource:
 
 
 def judgeable(
-    records: Sequence[Mapping[str, Any]], reward: RewardFunction, progress: Progress
+    records: Sequence[Mapping[str, Any]], reward: Reward | RewardSum, progress: Progress
 ) -> list[Mapping[str, Any]]:
     """The records that the reward can judge; the others are counted and one of them is shown, before anything is computed.
 
     Raises:
         HanlinError: none is left.
     """
-    judges: Callable[[Mapping[str, Any]], bool] = getattr(reward, "can_judge", lambda record: True)
+    judges = reward.can_judge
     kept = [record for record in records if judges(record)]
     if len(kept) < len(records):
         example = next(record for record in records if not judges(record))
@@ -353,7 +355,7 @@ class PolicyGradient:
 def grpo(
     parent: Path | str,
     records: Sequence[Mapping[str, Any]],
-    reward: RewardFunction,
+    reward: Reward | RewardSum | RewardFunction,
     config: GRPOConfig,
     job: Job,
 ) -> TrainResult:
