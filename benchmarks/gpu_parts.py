@@ -162,7 +162,7 @@ def memory(options: Any, log: Any) -> None:
     from hanlin.common.progress import Progress
     from hanlin.dataset import TextRows, TokenDataset
     from hanlin.model import CausalLM, ModelShape, init_weights
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
     from hanlin.training import TrainConfig, train
 
     shape = TINY_SHAPE if options.dry_run else SEED_SHAPE | {"length": 2048, "rows": 16}
@@ -214,7 +214,7 @@ def memory(options: Any, log: Any) -> None:
                 losses.append(figures["loss"])
 
         source = Watched(TextRows(TokenDataset(folder / "dataset"), shape["length"], 1), config)
-        objective = NextToken(token_bytes(words), z_loss=1e-4)
+        objective = NextTokenLoss(token_bytes(words), z_loss=1e-4)
         limit = max(10.0, options.deadline - time.monotonic() - 20)
         result = train(model, source, objective, settings, folder / "work", Heard(), max_seconds=limit)
     log.record |= {

@@ -48,7 +48,10 @@ MUTANTS = {
         "dataset/packing.py", "= np.arange(size)", "= np.arange(at, at + size)", f"{DATA} {LOOP} {STEP}"
     ),
     "no document mask": Mutant(
-        "stages/supervised.py", "batch.apart if self.document_mask else {}", "{}", f"{STAGES} {LOOP} {STEP}"
+        "stages/supervised.py",
+        "batch.attention_kwargs if self.document_mask else {}",
+        "{}",
+        f"{STAGES} {LOOP} {STEP}",
     ),
     "advantages over the batch": Mutant(
         "stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "groups - groups.mean(), 0.0", STAGES
@@ -64,8 +67,8 @@ MUTANTS = {
     ),
     "no temperature in the log-probabilities": Mutant(
         "stages/grpo.py",
-        "rows.select(rows.labels), self.config.temperature)",
-        "rows.select(rows.labels))",
+        "rows.gather_loss_tokens(rows.labels), self.config.temperature)",
+        "rows.gather_loss_tokens(rows.labels))",
         STAGES,
     ),
     "sign of the KL": Mutant(

@@ -148,7 +148,7 @@ def test_what_can_be_read_must_be_what_was_written(trained, tmp_path, monkeypatc
 def pretrained(world):
     """pretrained(work, …) → weights and warnings of six steps with these settings."""
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
     from hanlin.tokenizer import load_tokenizer
     from hanlin.training import TrainConfig, train
 
@@ -164,7 +164,7 @@ def pretrained(world):
         train(
             model,
             RowSource(TextRows(TokenDataset(world / "text"), 64, 5), config),
-            NextToken(token_bytes(tokenizer)),
+            NextTokenLoss(token_bytes(tokenizer)),
             config.train,
             work,
             progress,
@@ -328,7 +328,7 @@ def test_random_generators_go_on_where_they_were(trained, tmp_path):
 )
 def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, name):
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
     from hanlin.tokenizer import load_tokenizer
     from hanlin.training import TrainConfig, train
 
@@ -338,7 +338,7 @@ def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, nam
         config = SupervisedConfig(TrainConfig(steps=2), seq_len=seq_len, batch_tokens=batch_tokens)
         source = RowSource(TextRows(TokenDataset(world / data), seq_len, seed), config)
         model = tiny_model("qwen3", tokenizer, hidden_size=32)
-        train(model, source, NextToken(token_bytes(tokenizer)), config.train, tmp_path, Progress())
+        train(model, source, NextTokenLoss(token_bytes(tokenizer)), config.train, tmp_path, Progress())
         return {key: str(value)[:12] for key, value in source.identity.items()}
 
     before = run()

@@ -15,10 +15,10 @@ from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.inference import Engine
 from hanlin.model import RewardModel
 from hanlin.stages.dpo import DPOConfig, DPOLoss
-from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource
+from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource
 from hanlin.stages.pairs import PairSource
-from hanlin.stages.reward_model import BradleyTerry, RewardConfig
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training import TrainConfig, train
 from hanlin.training.memory import cut
@@ -64,7 +64,7 @@ def setting(world, config):
     return (
         model,
         RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config),
-        NextToken(token_bytes(tokenizer), 1e-4),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4),
     )
 
 
@@ -232,11 +232,11 @@ def test_inspect_says_when_the_text_is_gone(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("stage", ["text", "dpo", "reward", "grpo"])
-def test_per_document_losses_add_up_to_the_objectives(world, stage):
+def test_per_sequence_losses_add_up_to_the_objectives(world, stage):
     folder, tokenizer = world
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
     if stage == "text":
-        objective = NextToken(token_bytes(tokenizer))
+        objective = NextTokenLoss(token_bytes(tokenizer))
         batch = TextRows(TokenDataset(folder / "text"), 64, 5).batch([3, 4, 5])
         expected = float(objective(model, batch)[1]["nll"])
         counts = [
@@ -245,7 +245,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         ]
     elif stage == "grpo":
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
-        objective = PolicyGradient(config, None)
+        objective = GRPOLoss(config, None)
         (batch,) = RolloutSource(
             TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0
         ).micro_batches(0, model)
@@ -256,7 +256,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         ]
     elif stage == "reward":
         config = RewardConfig(seq_len=128, pairs=3, centering=0.0)
-        model, objective = RewardModel(model.config), BradleyTerry(config)
+        model, objective = RewardModel(model.config), PairwiseRewardLoss(config)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected, counts = 2 * float(objective(model, batch)[0]), [1] * 6  # each pair is both its sides'
@@ -266,7 +266,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected = float(objective(model, batch)[0]) - 3 * math.log(2)
         counts = [1 - document % 2 for document in batch.documents]  # the anchor is over chosen answers
-    found = objective.per_document(model, batch).tolist()
+    found = objective.per_sequence_loss(model, batch).tolist()
     assert sum(loss * count for loss, count in zip(found, counts, strict=True)) == pytest.approx(
         expected, rel=1e-4
     )
@@ -282,8 +282,8 @@ class Limited:
         self.objective, self.room, self.rows = objective, room, []
         self.error = error or torch.OutOfMemoryError("out of memory")
 
-    def weight(self, batch):
-        return self.objective.weight(batch)
+    def num_items(self, batch):
+        return self.objective.num_items(batch)
 
     def __call__(self, model, batch):
         if len(batch.ids) > self.room:
@@ -382,7 +382,7 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
         config = section(batch=512, micro=512)
         source, objective = (
             RowSource(ConversationRows(TokenDataset(folder / "talks"), 64, 1), config),
-            NextToken(token_bytes(tokenizer), 1e-4),
+            NextTokenLoss(token_bytes(tokenizer), 1e-4),
         )
     elif stage == "dpo":
         config = DPOConfig(seq_len=64, pairs=6)
@@ -391,13 +391,13 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
         config = RewardConfig(seq_len=64, pairs=6)
         model = RewardModel(model.config)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
-        source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), BradleyTerry(config)
+        source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), PairwiseRewardLoss(config)
     else:
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20, kl_coef=0.1)
         source = RolloutSource(
             TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0
         )
-        objective = PolicyGradient(config, reference)
+        objective = GRPOLoss(config, reference)
     whole, loss, figures, (batch,) = gradients_of(model, source, objective, tmp_path)
     assert len(batch.ids) > 1, "else nothing is tested"
     pieces, cut_loss, cut_figures, batches = gradients_of(

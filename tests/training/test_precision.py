@@ -12,7 +12,7 @@ from hanlin.common.devices import TRAITS
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
 from hanlin.dataset import TextRows, TokenDataset
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training import TrainConfig, precision, train
 from hanlin.training.optim.optimizers import Optimizers, orthogonalize
@@ -54,7 +54,7 @@ def run(world, work, steps, *, progress=None, log=None, learning_rate=3e-3):
     )
     config = SupervisedConfig(settings, seq_len=64, batch_tokens=256, micro_tokens=128)
     source = RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config)
-    objective = NextToken(token_bytes(tokenizer), 1e-4)
+    objective = NextTokenLoss(token_bytes(tokenizer), 1e-4)
     if steps == 12:
         return model, train(model, source, objective, config.train, work, progress or Progress(), log=log)
     part = _Run(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hanlin.common.progress import Progress
-from hanlin.dataset import IGNORE, TextRows, build_text_dataset
+from hanlin.dataset import IGNORE_INDEX, TextRows, build_text_dataset
 from hanlin.stages.base import Job
 from hanlin.stages.supervised import RowSource, SupervisedConfig, next_token_training
 from hanlin.training import TrainConfig
@@ -39,7 +39,7 @@ def loss_of(model, batch) -> torch.Tensor:
                 continue
             place = owners == owner
             logits, wanted = model(ids[place][None])[0], labels[place]
-            learnt = wanted != IGNORE
+            learnt = wanted != IGNORE_INDEX
             total = (
                 total
                 + F.cross_entropy(logits[learnt], wanted[learnt], reduction="sum")
@@ -52,7 +52,9 @@ def plainly(model, source) -> None:
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
     for step in range(STEPS):
         batches = source.micro_batches(step, model)
-        loss = sum(loss_of(model, batch) for batch in batches) / sum(batch.targets for batch in batches)
+        loss = sum(loss_of(model, batch) for batch in batches) / sum(
+            batch.num_loss_tokens for batch in batches
+        )
         names, parameters = zip(*model.named_parameters(), strict=True)
         gradients = torch.autograd.grad(loss, parameters)
         norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()

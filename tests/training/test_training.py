@@ -12,7 +12,7 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, build_text_dataset
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
 from hanlin.training import TrainConfig, train
 from hanlin.training.checkpoint.format import list_checkpoints
 from hanlin.training.guards import SpikeGuard
@@ -44,7 +44,7 @@ def run(data, work, steps=12, micro=256, seed=5, max_steps=None, **options):
     result = train(
         model,
         RowSource(TextRows(dataset, 64, seed), config),
-        NextToken(token_bytes(tokenizer), 1e-4),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4),
         config.train,
         work,
         Progress(),
@@ -111,7 +111,7 @@ def run_until(data, work, stop, **options):
     train(
         tiny_model("qwen3", tokenizer),
         source,
-        NextToken(token_bytes(tokenizer), 1e-4),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4),
         config.train,
         work,
         Progress(),
@@ -136,7 +136,7 @@ def test_other_data_are_refused_on_resume(data, tmp_path):
         run(data, tmp_path, seed=6)
 
 
-class Poisoned(NextToken):
+class Poisoned(NextTokenLoss):
     """Turns the loss of chosen calls into NaN."""
 
     def __init__(self, *arguments, bad):

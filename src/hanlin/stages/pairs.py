@@ -138,12 +138,12 @@ def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, t
     """Sum per-target values over each document of a batch.
 
     Args:
-        values: (targets,), as `Batch.select` gives them.
+        values: (loss tokens,), as `Batch.gather_loss_tokens` gives them.
 
     Returns:
         sums and numbers of targets, both (documents,).
     """
-    owner = batch.select(batch.doc_ids)
+    owner = batch.gather_loss_tokens(batch.doc_ids)
     count = len(batch.documents)
     sums = torch.zeros(count, device=values.device).index_add(0, owner, values)
     return sums, torch.zeros(count, device=values.device).index_add(0, owner, torch.ones_like(values))

@@ -145,7 +145,7 @@ class RowSource:
         }
 
 
-class NextToken:
+class NextTokenLoss:
     """Cross entropy of the next token, summed over the tokens to learn (plus z-loss).
 
     Args:
@@ -165,9 +165,9 @@ class NextToken:
             (None, []) if dataset is None else (dataset.sources, dataset.source_names)
         )
 
-    def weight(self, batch: Batch) -> float:
+    def num_items(self, batch: Batch) -> float:
         """Tokens to learn."""
-        return batch.targets
+        return batch.num_loss_tokens
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
@@ -187,7 +187,7 @@ class NextToken:
         if self.sources is None:
             return {}
         present, of_document = np.unique(self.sources[batch.documents], return_inverse=True)
-        of_token = send(torch.from_numpy(of_document), nll.device)[batch.select(batch.doc_ids)]
+        of_token = send(torch.from_numpy(of_document), nll.device)[batch.gather_loss_tokens(batch.doc_ids)]
         bits = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, nll / math.log(2))
         learned = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, size.float())
         names = [f"{SOURCE_LOSS}{self.source_names[index]}" for index in present]
@@ -195,7 +195,7 @@ class NextToken:
             f"{name}_count": value for name, value in zip(names, learned, strict=True)
         }
 
-    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
         hidden, labels = self._learned(model, batch)
         sums, counts = sum_by_document(-token_log_probs(hidden, model.head_weight, labels), batch)
@@ -203,9 +203,9 @@ class NextToken:
 
     def _learned(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (n, d) and labels (n,) of the tokens to learn."""
-        apart = batch.apart if self.document_mask else {}
-        hidden = model.hidden(batch.ids, **apart)  # (B, T, d)
-        return batch.select(hidden), batch.select(batch.labels)
+        kwargs = batch.attention_kwargs if self.document_mask else {}
+        hidden = model.hidden(batch.ids, **kwargs)  # (B, T, d)
+        return batch.gather_loss_tokens(hidden), batch.gather_loss_tokens(batch.labels)
 
 
 def settle_micro_batch(
@@ -266,7 +266,7 @@ def next_token_training(
     if config.checkpoint_activations:
         model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
-    objective = NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
+    objective = NextTokenLoss(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
     return job.train(
         model,
         RowSource(rows, config),

@@ -37,9 +37,9 @@ class BatchSource(Protocol):
 
 
 class Objective(Protocol):
-    """A loss over one micro-batch. With `per_document(model, batch) -> (documents,)` it can also say who made a step bad."""
+    """A loss over one micro-batch. With `per_sequence_loss(model, batch) -> (documents,)` it can also say who made a step bad."""
 
-    def weight(self, batch: Any) -> float:
+    def num_items(self, batch: Any) -> float:
         """Number of items (tokens, pairs) the loss of this micro-batch is summed over."""
         ...
 

@@ -318,7 +318,7 @@ class _Run:
             size = max(batch.ids.numel() for batch in batches)
             said = self.team.gather(
                 (
-                    sum(self.objective.weight(batch) for batch in batches),
+                    sum(self.objective.num_items(batch) for batch in batches),
                     len(batches),
                     size <= self.fitting,
                     nothing,
@@ -427,7 +427,7 @@ class _Run:
         loss, norm = figures["loss"], figures["grad_norm"]
         passes = max(self.team.gather(len(launched.batches)))  # as many in every process
         batches = launched.batches + launched.batches[-1:] * (passes - len(launched.batches))
-        judge = self.team.per_document if hasattr(self.objective, "per_document") else None
+        judge = self.team.per_sequence_loss if hasattr(self.objective, "per_sequence_loss") else None
         documents = worst_first(
             item for part in self.team.gather(document_losses(judge, batches, self.device)) for item in part
         )

@@ -93,7 +93,7 @@ class DeepSpeed(DataParallel):
         self._engine.set_gradient_accumulation_boundary(sync)
         yield
 
-    def per_document(self, batch: Any) -> torch.Tensor:
+    def per_sequence_loss(self, batch: Any) -> torch.Tensor:
         return self._step(batch, judge=True)
 
     def reduce_gradients(self) -> None:

@@ -41,7 +41,9 @@ class _Step(nn.Module):
     def forward(self, batch: Any, judge: bool = False) -> Any:
         """(loss, figures), or with `judge` the loss of each document."""
         return (
-            self._objective.per_document(self.model, batch) if judge else self._objective(self.model, batch)
+            self._objective.per_sequence_loss(self.model, batch)
+            if judge
+            else self._objective(self.model, batch)
         )
 
 
@@ -111,7 +113,7 @@ class Team:
         """Summed loss and figures of a micro-batch."""
         return self._step(batch)
 
-    def per_document(self, batch: Any) -> torch.Tensor:
+    def per_sequence_loss(self, batch: Any) -> torch.Tensor:
         """The loss of each document of a micro-batch, (documents,)."""
         return self._step(batch, judge=True)
 
@@ -212,7 +214,7 @@ class DataParallel(Team):
         with contextlib.nullcontext() if sync else self._step.no_sync():  # type: ignore[operator]
             yield
 
-    def per_document(self, batch: Any) -> torch.Tensor:
+    def per_sequence_loss(self, batch: Any) -> torch.Tensor:
         return self._step.module(batch, judge=True)  # type: ignore[operator]
 
     def reduce_gradients(self) -> None:
@@ -278,7 +280,7 @@ class Sharded(DataParallel):
     def accumulating(self, sync: bool) -> Iterator[None]:
         yield  # gradients are reduced after each micro-batch: a whole gradient is what sharding is to save
 
-    def per_document(self, batch: Any) -> torch.Tensor:
+    def per_sequence_loss(self, batch: Any) -> torch.Tensor:
         return self._step(batch, judge=True)
 
     def reduce_gradients(self) -> None:
