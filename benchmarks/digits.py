@@ -165,7 +165,7 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
         loss, _ = objective(model, batch)
         (loss / batch.num_loss_tokens).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(learning_rate_factor(step, steps, schedule="wsd", warmup=0.05, decay=0.5))
+        optimizers.step(learning_rate_factor(step, steps, schedule="wsd", warmup_ratio=0.05, decay_ratio=0.5))
     model.eval()
     sums: dict[str, list[float]] = {}
     with torch.no_grad():

@@ -189,7 +189,7 @@ def memory(options: Any, log: Any) -> None:
             steps=options.steps,
             learning_rate=1e-3,
             checkpoint_seconds=1e9,
-            anchor_steps=10**6,
+            permanent_checkpoint_interval=10**6,
             compile=not options.dry_run,
         )
         config = SupervisedConfig(

@@ -282,7 +282,11 @@ def run(tokenizer: Tokenizer, texts: Texts, seed: int, steps: int, checkpoints: 
     init_weights(model, seed)
     stream = Stream(tokenizer, texts.chunks, seed, steps)
     config = TrainConfig(
-        steps=steps, learning_rate=LEARNING_RATE, warmup=0.05, decay=0.5, checkpoint_seconds=math.inf
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        warmup_ratio=0.05,
+        decay_ratio=0.5,
+        checkpoint_seconds=math.inf,
     )
     result = train_model(model, stream, NextTokenLoss(widths, Z_LOSS), config, checkpoints, PlainProgress(30))
     ids = [np.array([tokenizer.eos_id, *row, tokenizer.eos_id]) for row in tokenizer.encode(texts.heldout)]

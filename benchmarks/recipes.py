@@ -102,7 +102,7 @@ class Hanlin:
         self.objective = NextTokenLoss(torch.ones(self.shape["vocab"], dtype=torch.int64), z_loss=1e-4)
         self.optimizers = Optimizers(self.model, learning_rate=rate)
         self.factor = lambda done: learning_rate_factor(
-            int(min(done, 0.9999) * 10_000), 10_000, schedule="wsd", warmup=0.02, decay=0.5
+            int(min(done, 0.9999) * 10_000), 10_000, schedule="wsd", warmup_ratio=0.02, decay_ratio=0.5
         )
 
     def gradients(self, step: int) -> tuple[int, Any]:

@@ -209,7 +209,7 @@ class Ours:
             muon="muon" in name,
             learning_rate=5e-4,
             checkpoint_seconds=1e9,
-            anchor_steps=10**6,
+            permanent_checkpoint_interval=10**6,
             compile="compiled" in name,
         )
         objective = NextTokenLoss(

@@ -147,7 +147,10 @@ MUTANTS = {
         "pipeline/sources.py", "problem if thought and not direct else", "problem if thought else", GATE
     ),
     "the control never warms up": Mutant(
-        "pipeline/workshop.py", "warmup=0.0, decay=0.0", "warmup=0.03, decay=0.0", GATE
+        "pipeline/workshop.py",
+        "warmup_ratio=0.0, decay_ratio=0.0",
+        "warmup_ratio=0.03, decay_ratio=0.0",
+        GATE,
     ),
     "GRPO judged by the mean of its seeds": Mutant(
         "pipeline/life.py",

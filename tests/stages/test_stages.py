@@ -294,7 +294,12 @@ def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world
         group_size=4,
         max_new_tokens=4,
         train=TrainConfig(
-            steps=6, learning_rate=1e-2, weight_decay=0.1, warmup=0.0, muon=False, checkpoint_seconds=0.0
+            steps=6,
+            learning_rate=1e-2,
+            weight_decay=0.1,
+            warmup_ratio=0.0,
+            muon=False,
+            checkpoint_seconds=0.0,
         ),
     )
     with pytest.MonkeyPatch.context() as patch:

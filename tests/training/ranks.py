@@ -78,7 +78,7 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     common = {
         "steps": STEPS,
         "checkpoint_seconds": job_spec.get("seconds", 0.0),
-        "anchor_steps": 2,
+        "permanent_checkpoint_interval": 2,
         "parallel": job_spec.get("parallel", "ddp"),
     }
     common |= {"compile": job_spec.get("compile", "auto"), "deepspeed_config": job_spec.get("ds_config")}

@@ -190,7 +190,7 @@ def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch,
     # every step, also where the one before is still being written
     options = {
         "async_save": async_save,
-        "anchor_steps": 1,
+        "permanent_checkpoint_interval": 1,
     }
     warned, warnings = pretrained(tmp_path / "warn", on_save_error="warn", **options)
     assert all(torch.equal(good[name], warned[name]) for name in good) and len(warnings) == 3
@@ -203,7 +203,10 @@ def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_i
     pretrained, tmp_path, monkeypatch
 ):
     """The write of step 2 does not begin before step 4 is over."""
-    kept, passed = {"anchor_steps": 2, "checkpoint_seconds": 1000.0, "steps": 6}, threading.Event()
+    kept, passed = (
+        {"permanent_checkpoint_interval": 2, "checkpoint_seconds": 1000.0, "steps": 6},
+        threading.Event(),
+    )
     pretrained(tmp_path / "plain", **kept)
     original = format.artifact
 
@@ -249,7 +252,7 @@ def test_the_thread_that_saves_never_outlives_the_run(pretrained, tmp_path, monk
             log=Fails(None),
             warnings=warnings,
             async_save=True,
-            anchor_steps=2,
+            permanent_checkpoint_interval=2,
             checkpoint_seconds=1000.0,
         )
     assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
@@ -275,7 +278,7 @@ def test_retention_counts_only_what_looks_whole(trained, tmp_path):
 
 def test_anchors_are_kept_besides_the_newest(trained, tmp_path):
     for step in range(12):
-        save_checkpoint(tmp_path, step, *trained, {}, anchor_steps=4)
+        save_checkpoint(tmp_path, step, *trained, {}, permanent_checkpoint_interval=4)
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == [11, 10, 8, 4]
 
 

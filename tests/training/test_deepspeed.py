@@ -40,7 +40,7 @@ STAGES = {
         "offload_param": CPU,
     },
 }
-ADAM = TrainConfig(muon=False, learning_rate=1e-3, clip=0.5)
+ADAM = TrainConfig(muon=False, learning_rate=1e-3, max_grad_norm=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_the_lock_of_a_killed_build_is_removed_and_that_of_a_living_one_is_not(t
     [
         ({"train_batch_size": 32}, ["train_batch_size=32", "batch_tokens"]),
         ({"gradient_accumulation_steps": 4}, ["gradient_accumulation_steps=4"]),
-        ({"gradient_clipping": 1.0}, ["gradient_clipping=1.0", "train.clip=0.5"]),
+        ({"gradient_clipping": 1.0}, ["gradient_clipping=1.0", "train.max_grad_norm=0.5"]),
         ({"bf16": {"enabled": True}}, ["bf16.enabled=True", "float32"]),
         ({"fp16": {"enabled": True}}, ["fp16.enabled=True", "float32"]),
         ({"optimizer": {"type": "Adam"}}, ["optimizer.type=Adam", "AdamW"]),

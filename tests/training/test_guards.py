@@ -49,7 +49,7 @@ def world(tmp_path_factory):
 
 
 def section(steps=12, micro=256, batch=256, **options):
-    options = {"checkpoint_seconds": 1e9, "anchor_steps": 4, **options}
+    options = {"checkpoint_seconds": 1e9, "permanent_checkpoint_interval": 4, **options}
     return SupervisedConfig(
         TrainConfig(steps=steps, learning_rate=3e-3, **options),
         seq_len=64,
@@ -126,7 +126,7 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
     assert result.skipped == 1
     clean, other, objective = setting(world, config)
     schedule = [0, 1, 3]  # the rate of step 2 was never used; a run of constant rate shows the rest
-    flat = TrainConfig(steps=4, learning_rate=3e-3, schedule="constant", warmup=0.0, decay=0.0)
+    flat = TrainConfig(steps=4, learning_rate=3e-3, schedule="constant", warmup_ratio=0.0, decay_ratio=0.0)
     model, source, poisoned = setting(world, config)
     train(model, source, poison(poisoned, source, range(2, 3)), flat, tmp_path / "b", Progress())
     read = other.micro_batches
@@ -135,7 +135,7 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
         clean,
         other,
         objective,
-        TrainConfig(steps=3, learning_rate=3e-3, schedule="constant", warmup=0.0, decay=0.0),
+        TrainConfig(steps=3, learning_rate=3e-3, schedule="constant", warmup_ratio=0.0, decay_ratio=0.0),
         tmp_path / "c",
         Progress(),
     )
@@ -175,7 +175,7 @@ def test_a_second_rollback_to_the_same_place_ends_the_run(world, tmp_path):
 
 
 def test_bad_steps_without_an_earlier_anchor_still_have_the_beginning(world, tmp_path):
-    config = section(anchor_steps=100)
+    config = section(permanent_checkpoint_interval=100)
     model, source, objective = setting(world, config)
     result = train(model, source, poison(objective, source, range(0, 3)), config.train, tmp_path, Progress())
     assert result.skipped == 3 and math.isfinite(result.last["loss"])

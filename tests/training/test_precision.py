@@ -50,7 +50,11 @@ def run(world, work, steps, *, progress=None, log=None, learning_rate=3e-3):
     folder, tokenizer = world
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
     settings = TrainConfig(
-        steps=12, learning_rate=learning_rate, anchor_steps=4, checkpoint_seconds=1e9, compile=False
+        steps=12,
+        learning_rate=learning_rate,
+        permanent_checkpoint_interval=4,
+        checkpoint_seconds=1e9,
+        compile=False,
     )
     config = SupervisedConfig(settings, seq_len=64, batch_tokens=256, micro_tokens=128)
     source = RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config)

@@ -86,10 +86,10 @@ def test_steps_of_the_loop_are_those_of_the_textbook(data, tmp_path, family):
         embedding_scale=SCALE,
         weight_decay=DECAY,
         beta2=BETA2,
-        clip=CLIP,
+        max_grad_norm=CLIP,
         schedule="constant",
-        warmup=0.0,
-        decay=0.0,
+        warmup_ratio=0.0,
+        decay_ratio=0.0,
     )
     config = SupervisedConfig(settings, seq_len=64, batch_tokens=256, micro_tokens=128, z_loss=Z)
     model = tiny_model(family, tokenizer, hidden_size=32)

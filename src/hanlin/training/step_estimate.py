@@ -187,7 +187,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
             activations = _forward_backward(model, shape, shape.rows * shape.micros, ledger)
             peak, kernels = ledger.take()
             backward_peak = max(backward_peak, peak)
-        nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
         optimizers.step(1.0)
         update_peak, update = ledger.take()
     if shape.offload:  # the trace has one memory, in which the host's copy was alive throughout

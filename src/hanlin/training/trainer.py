@@ -183,7 +183,7 @@ class _Run:
         self.optimizers = self.team.optimizers(
             model, config, offload=config.offload_optimizer and has_own_memory(self.device)
         )
-        self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
+        self.guard = SpikeGuard(config.spike_sigma, config.max_grad_norm, self.device)
         self.scaler = scaler_for(self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
         self.saver = Saver(
@@ -192,7 +192,7 @@ class _Run:
             self.team,
             progress,
             async_save=config.async_save,
-            anchor_steps=config.anchor_steps,
+            permanent_checkpoint_interval=config.permanent_checkpoint_interval,
             on_save_error=config.on_save_error,
         )
         self.compiles: bool | None = None  # not decided yet
@@ -222,7 +222,10 @@ class _Run:
             return  # rolled back: what was just launched never was
         self.pending, self.step = launched, self.step + 1
         failpoint("train.after_step")
-        ended, anchor = self.step == self.config.steps, self.step % self.config.anchor_steps == 0
+        ended, anchor = (
+            self.step == self.config.steps,
+            self.step % self.config.permanent_checkpoint_interval == 0,
+        )
         due = not ended and (anchor or self.save_is_due)
         if (ended or due or not _reads_later(self.device)) and self.read_back() and due:
             self.save()
@@ -239,7 +242,7 @@ class _Run:
             self._decide_to_compile(batches)
         batches, loss, figures, idle = self._gradients(batches)
         self.scaler.unscale_(self.model.parameters())
-        norm = self.team.clip(self.model, self.config.clip)
+        norm = self.team.clip(self.model, self.config.max_grad_norm)
         # What an idle step has is no loss of the ordinary kind, and no gradient: momentum and weight decay are not to act on its account.
         verdict = Verdict.of_idle(self.device) if idle else self.guard.judge(loss, norm)
         overflow = self.scaler.judge(loss, norm)
@@ -248,9 +251,9 @@ class _Run:
             self.step,
             config.steps,
             schedule=config.schedule,
-            warmup=config.warmup,
-            decay=config.decay,
-            floor=config.floor,
+            warmup_ratio=config.warmup_ratio,
+            decay_ratio=config.decay_ratio,
+            min_lr_ratio=config.min_lr_ratio,
         )
         left = verdict.bad | idle
         self.optimizers.step(factor, left if skips_on_device(self.device) else left.cpu())
@@ -456,7 +459,7 @@ class _Run:
             self.optimizers,
             self.progress.warn,
             at_most=bad.steps[0],
-            multiple_of=self.config.anchor_steps,
+            multiple_of=self.config.permanent_checkpoint_interval,
             team=self.team,
         )
         if state is None or state["step"] in bad.rollbacks:

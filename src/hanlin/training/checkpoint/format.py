@@ -75,20 +75,25 @@ def save_checkpoint(
     optimizers: Optimizers,
     state: dict[str, Any],
     *,
-    anchor_steps: int = 0,
+    permanent_checkpoint_interval: int = 0,
     team: Team = ALONE,
 ) -> Path:
     """Write the state of now; see `write_checkpoint`."""
     return write_checkpoint(
-        folder, take_snapshot(step, model, optimizers, state, team), anchor_steps=anchor_steps, team=team
+        folder,
+        take_snapshot(step, model, optimizers, state, team),
+        permanent_checkpoint_interval=permanent_checkpoint_interval,
+        team=team,
     )
 
 
-def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0, team: Team = ALONE) -> Path:
+def write_checkpoint(
+    folder: Path, snapshot: Snapshot, *, permanent_checkpoint_interval: int = 0, team: Team = ALONE
+) -> Path:
     """Write `folder/step-N`, read it back, and prune all but the newest.
 
     Args:
-        anchor_steps: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
+        permanent_checkpoint_interval: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
         team: where it `writes_shards`, every process writes its part; else the first writes for all. Call it in every process.
 
     Raises:
@@ -97,13 +102,13 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0,
     """
     path = folder / f"step-{snapshot.step:08d}"
     if not team.writes_shards:
-        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, None))
+        return team.by_first(lambda: _publish(path, snapshot, permanent_checkpoint_interval, None))
     tensors = snapshot.weights | snapshot.moments
     shards = team.by_first(lambda: _place_for_shards(path, tensors))
     try:
         save_shards(tensors, shards, team)
         failpoint("checkpoint.after_shards")
-        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, shards))
+        return team.by_first(lambda: _publish(path, snapshot, permanent_checkpoint_interval, shards))
     except HanlinError:
         if team.first:
             shutil.rmtree(shards, ignore_errors=True)
@@ -116,7 +121,7 @@ def _place_for_shards(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".shards-{step_of(path):08d}.", dir=path.parent))
 
 
-def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | None) -> Path:
+def _publish(path: Path, snapshot: Snapshot, permanent_checkpoint_interval: int, shards: Path | None) -> Path:
     """Write the checkpoint, with the snapshot's tensors or what lies in `shards`."""
     folder, step = path.parent, snapshot.step
     failpoint("checkpoint.before")
@@ -143,7 +148,7 @@ def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | N
     _read_back(path)
     failpoint("checkpoint.before_prune")
     require_held(path)
-    prune(folder, anchor_steps)
+    prune(folder, permanent_checkpoint_interval)
     failpoint("checkpoint.after_prune")
     return path
 
@@ -162,10 +167,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
     )
 
 
-def prune(folder: Path, anchor_steps: int = 0) -> None:
+def prune(folder: Path, permanent_checkpoint_interval: int = 0) -> None:
     """Remove checkpoints but the newest `KEEP` that look whole, and the newest `KEEP` such anchors."""
     whole = [path for path in list_checkpoints(folder) if _looks_whole(path)]
-    anchors = [path for path in whole if anchor_steps and step_of(path) % anchor_steps == 0]
+    anchors = [
+        path
+        for path in whole
+        if permanent_checkpoint_interval and step_of(path) % permanent_checkpoint_interval == 0
+    ]
     kept = {*whole[:KEEP], *anchors[:KEEP]}
     for path in list_checkpoints(folder):
         if kept and path not in kept:

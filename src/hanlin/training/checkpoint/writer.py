@@ -81,11 +81,11 @@ class Saver:
         progress: Progress,
         *,
         async_save: AsyncSave = "auto",
-        anchor_steps: int = 0,
+        permanent_checkpoint_interval: int = 0,
         on_save_error: OnSaveError = "stop",
     ):
         self.folder, self.team, self.progress = folder, team, progress
-        self.anchor_steps, self.on_save_error = anchor_steps, on_save_error
+        self.permanent_checkpoint_interval, self.on_save_error = permanent_checkpoint_interval, on_save_error
         self.background = saves_in_background(async_save, has_own_memory(device), team.size)
         self.ended = 0.0
         self._among = team.apart() if self.background and team.writes_shards else ALONE
@@ -112,7 +112,7 @@ class Saver:
                     model,
                     optimizers,
                     state,
-                    anchor_steps=self.anchor_steps,
+                    permanent_checkpoint_interval=self.permanent_checkpoint_interval,
                     team=self.team,
                 )
             except HanlinError as error:
@@ -132,7 +132,12 @@ class Saver:
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
-            write_checkpoint(self.folder, snapshot, anchor_steps=self.anchor_steps, team=self._among)
+            write_checkpoint(
+                self.folder,
+                snapshot,
+                permanent_checkpoint_interval=self.permanent_checkpoint_interval,
+                team=self._among,
+            )
         except BaseException as error:  # noqa: BLE001 - whatever it is, the loop asks for it
             self._error = error
         self.ended = time.monotonic()

@@ -92,7 +92,9 @@ def settle(given: dict[str, Any], config: TrainConfig, dtype: str, parameters: i
     left = dict(given)
     for name in _BATCH:
         _same(name, left.pop(name, AUTO), AUTO, "batch_tokens / micro_tokens / pairs / prompts")
-    _same("gradient_clipping", left.pop("gradient_clipping", AUTO), config.clip, "train.clip")
+    _same(
+        "gradient_clipping", left.pop("gradient_clipping", AUTO), config.max_grad_norm, "train.max_grad_norm"
+    )
     _precision(left, dtype)
     _optimizer(left.pop("optimizer", None), config)
     scheduler = left.pop("scheduler", None)
@@ -115,7 +117,7 @@ def settle(given: dict[str, Any], config: TrainConfig, dtype: str, parameters: i
     return left | {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # counted by the loop, in tokens
-        "gradient_clipping": config.clip,
+        "gradient_clipping": config.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
