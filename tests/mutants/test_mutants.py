@@ -100,7 +100,7 @@ MUTANTS = {
     ),
     "no clipping": Mutant(
         "training/distributed/strategy.py",
-        "return nn.utils.clip_grad_norm_(model.parameters(), limit)",
+        "return nn.utils.clip_grad_norm_(model.parameters(), max_norm)",
         "return nn.utils.clip_grad_norm_(model.parameters(), 1e9)",
         f"{LOOP} {STEP}",
     ),

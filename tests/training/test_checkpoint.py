@@ -278,7 +278,7 @@ def test_retention_counts_only_what_looks_whole(trained, tmp_path):
 
 def test_anchors_are_kept_besides_the_newest(trained, tmp_path):
     for step in range(12):
-        save_checkpoint(tmp_path, step, *trained, {}, permanent_checkpoint_interval=4)
+        save_checkpoint(tmp_path, step, *trained, {}, permanent_interval=4)
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == [11, 10, 8, 4]
 
 

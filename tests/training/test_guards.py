@@ -130,7 +130,7 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
     model, source, poisoned = setting(world, config)
     train(model, source, poison(poisoned, source, range(2, 3)), flat, tmp_path / "b", Progress())
     read = other.micro_batches
-    other.micro_batches = lambda step, model, share: read(schedule[step], model)  # type: ignore[method-assign]
+    other.micro_batches = lambda step, model, shard: read(schedule[step], model)  # type: ignore[method-assign]
     train(
         clean,
         other,
@@ -153,7 +153,7 @@ def test_three_bad_steps_roll_back_and_skip_their_samples(world, tmp_path, later
     assert "back to step 4, leaving out the data of the 4 steps" in told.warnings[-1]
     clean, source, objective = setting(world, config)
     read = source.micro_batches
-    source.micro_batches = lambda step, model, share: read(step if step < 4 else step + 4, model)  # type: ignore[method-assign]
+    source.micro_batches = lambda step, model, shard: read(step if step < 4 else step + 4, model)  # type: ignore[method-assign]
     train(clean, source, objective, config.train, tmp_path / "b", Progress())
     assert equal(weights(model), weights(clean))
 
@@ -188,8 +188,8 @@ def test_the_documents_of_a_bad_step_are_named_worst_first(world, tmp_path, caps
     model, source, objective = setting(world, config)
     read, garbled = source.micro_batches, []
 
-    def micro_batches(step, model, share):
-        batches = read(step, model, share)
+    def micro_batches(step, model, shard):
+        batches = read(step, model, shard)
         if step == 68:
             batch, owner = batches[0], 2
             garbled.append(batch.documents[owner])

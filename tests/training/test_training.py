@@ -107,7 +107,7 @@ def run_until(data, work, stop, **options):
     )
     source = RowSource(TextRows(dataset, 64, 5), config)
     plain = source.micro_batches
-    source.micro_batches = lambda step, model, share: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
+    source.micro_batches = lambda step, model, shard: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
     train(
         tiny_model("qwen3", tokenizer),
         source,

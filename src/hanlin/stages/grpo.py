@@ -32,8 +32,8 @@ from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.training import TrainConfig, TrainResult
-from hanlin.training.distributed.shard import WHOLE, Share
-from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
+from hanlin.training.distributed.shard import FULL, DataShard
+from hanlin.training.memory import is_out_of_memory, out_of_memory_error, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
 """(record, what the model wrote, whether the prompt ended inside a block of thought) → reward. One with a method
@@ -160,10 +160,10 @@ class RolloutSource:
         """Of the prompts, their order and the rollout's shape."""
         return f"{self._digest}/{self.config.prompts}x{self.config.group_size}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[RolloutBatch]:
-        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the share's prompts."""
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[RolloutBatch]:
+        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the shard's prompts."""
         config, count = self.config, len(self.records)
-        mine = share.of(config.prompts)
+        mine = shard.slice(config.prompts)
         places = [step * config.prompts + place for place in mine]
         chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
         repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
@@ -229,7 +229,7 @@ class RolloutSource:
                 message = str(error).splitlines()[0]
             release_memory(model.head_weight.device)
             if self.at_once == 1:
-                raise does_not_fit(message)
+                raise out_of_memory_error(message)
             self.at_once = -(-self.at_once // 2)
             self.progress.warn(
                 f"写答案时内存不足；从此同时写 {self.at_once} 个，答案仍由同样的随机流抽取",

@@ -15,7 +15,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
 from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
 from hanlin.tokenizer import Tokenizer
-from hanlin.training.distributed.shard import WHOLE, Share
+from hanlin.training.distributed.shard import FULL, DataShard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +113,9 @@ class PairSource:
         """Of the data, their order and the batch."""
         return f"{self.dataset.manifest.content_hash}/{self.config.seq_len}/{self.config.pairs}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Batch]:
-        """The share's pairs of a step, as one packed batch."""
-        positions = [step * self.config.pairs + place for place in share.of(self.config.pairs)]
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
+        """The shard's pairs of a step, as one packed batch."""
+        positions = [step * self.config.pairs + place for place in shard.slice(self.config.pairs)]
         pairs = [
             int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions
         ]
