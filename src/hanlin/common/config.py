@@ -19,6 +19,15 @@ from hanlin.common.messages import Text
 
 T = TypeVar("T")
 
+# keys that had another name before, old → new; an old one is refused with the new one in the message
+RENAMED_KEYS = {
+    "anchor_steps": "permanent_checkpoint_interval",
+    "clip": "max_grad_norm",
+    "decay": "decay_ratio",
+    "floor": "min_lr_ratio",
+    "warmup": "warmup_ratio",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -179,11 +188,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            close = [
-                f"{prefix}{match}" for match in difflib.get_close_matches(str(name), fields, n=1)
-            ] or _inside(hints, str(name), prefix)
-            zh_hint = f"是不是 {'、'.join(close)}？" if close else f"可用的键：{'、'.join(fields)}。"
-            en_hint = f"Did you mean {', '.join(close)}?" if close else f"Known keys: {', '.join(fields)}."
+            zh_hint, en_hint = _hints(str(name), prefix, fields, hints)
             zh_where, en_where = _blame(where, f"{prefix}{name}")
             raise HanlinError(
                 f"{zh_where}：未知的键 {prefix}{name}。{zh_hint}",
@@ -236,6 +241,18 @@ class Tagged:
             HanlinError: no kind, or one that does not exist; the message names the kinds there are.
         """
         raise NotImplementedError
+
+
+def _hints(name: str, prefix: str, fields: Iterable[str], hints: Mapping[str, Any]) -> tuple[str, str]:
+    """What to write instead of an unknown key, in both languages: its new name, a similar key, or all keys there are."""
+    renamed = RENAMED_KEYS.get(name, "")
+    if renamed in fields:
+        return f"{prefix}{name} 现在叫 {prefix}{renamed}。", f"{prefix}{name} is now {prefix}{renamed}."
+    close = [f"{prefix}{match}" for match in difflib.get_close_matches(name, fields, n=1)]
+    close = close or _inside(hints, name, prefix)
+    if close:
+        return f"是不是 {'、'.join(close)}？", f"Did you mean {', '.join(close)}?"
+    return f"可用的键：{'、'.join(fields)}。", f"Known keys: {', '.join(fields)}."
 
 
 def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:

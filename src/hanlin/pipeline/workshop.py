@@ -262,8 +262,8 @@ class Workshop:
             section.train,
             steps=100_000,
             schedule="constant",
-            warmup=0.0,
-            decay=0.0,
+            warmup_ratio=0.0,
+            decay_ratio=0.0,
             learning_rate=grpo.control_learning_rate,
             compile=False,
         )

@@ -207,14 +207,14 @@ def turn(
             "warm-up, stable, decay (MiniCPM); the stable part can be gone on with",
         ),
         Setting(
-            "pretrain.train.warmup",
+            "pretrain.train.warmup_ratio",
             round(min(0.1, max(0.01, size / budget)), 3),
             "literature",
             "预热的词元与参数一样多（OLMo），在 1 % 与 10 % 之间",
             "as many tokens as parameters (OLMo), between 1 % and 10 %",
         ),
         Setting(
-            "pretrain.train.decay",
+            "pretrain.train.decay_ratio",
             0.2 if long else 0.5,
             "literature",
             "训练够久（每参数 50 词元起）衰减 20 %（SmolLM），短的 50 %（nanochat 65 %；自带配方 50 %）",

@@ -45,14 +45,16 @@ class DPOLoss:
     def __init__(self, reference: Any, config: DPOConfig):
         self.reference, self.config = reference, config
 
-    def weight(self, batch: Batch) -> float:
+    def num_items(self, batch: Batch) -> float:
         """Pairs."""
         return len(batch.documents) / 2
 
     def answer_log_probs(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """log π of each document's answer, and its tokens; (documents,) each."""
-        hidden = batch.select(model.hidden(batch.ids, **batch.apart))
-        return sum_by_document(token_log_probs(hidden, model.head_weight, batch.select(batch.labels)), batch)
+        hidden = batch.gather_loss_tokens(model.hidden(batch.ids, **batch.attention_kwargs))
+        return sum_by_document(
+            token_log_probs(hidden, model.head_weight, batch.gather_loss_tokens(batch.labels)), batch
+        )
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Summed loss over the pairs of a micro-batch."""
@@ -72,7 +74,7 @@ class DPOLoss:
         }
         return loss, figures | {f"{name}_count": count for name in figures}
 
-    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each answer, chosen and rejected alike, (documents,)."""
         log_probs, lengths = self.answer_log_probs(model, batch)
         return -log_probs / lengths

@@ -34,8 +34,8 @@ from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.chat import prompt_of
 from hanlin.training import TrainConfig, TrainResult
-from hanlin.training.distributed.shard import WHOLE, Share
-from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
+from hanlin.training.distributed.shard import FULL, DataShard
+from hanlin.training.memory import is_out_of_memory, out_of_memory_error, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
 """(record, what the model wrote, whether the prompt ended inside a block of thought) → reward: `FunctionReward` wraps one."""
@@ -162,10 +162,10 @@ class RolloutSource:
         """Of the prompts, their order and the rollout's shape."""
         return f"{self._digest}/{self.config.prompts}x{self.config.group_size}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[RolloutBatch]:
-        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the share's prompts."""
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[RolloutBatch]:
+        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the shard's prompts."""
         config, count = self.config, len(self.records)
-        mine = share.of(config.prompts)
+        mine = shard.slice(config.prompts)
         places = [step * config.prompts + place for place in mine]
         chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
         repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
@@ -232,7 +232,7 @@ class RolloutSource:
                 message = str(error).splitlines()[0]
             release_memory(model.head_weight.device)
             if self.at_once == 1:
-                raise does_not_fit(message)
+                raise out_of_memory_error(message)
             self.at_once = -(-self.at_once // 2)
             self.progress.warn(
                 f"写答案时内存不足；从此同时写 {self.at_once} 个，答案仍由同样的随机流抽取",
@@ -310,13 +310,13 @@ def _beginning(record: Mapping[str, Any]) -> str:
     return text if len(text) <= 30 else text[:30] + "…"
 
 
-class PolicyGradient:
+class GRPOLoss:
     """The objective."""
 
     def __init__(self, config: GRPOConfig, reference: CausalLM | None):
         self.config, self.reference = config, reference
 
-    def weight(self, batch: RolloutBatch) -> float:
+    def num_items(self, batch: RolloutBatch) -> float:
         """The constant P·G·L_max."""
         return float(batch.answers * self.config.max_new_tokens)
 
@@ -326,7 +326,7 @@ class PolicyGradient:
         """Summed loss over the answers' tokens."""
         rows = batch.rows
         now = self._log_probs(model, rows)
-        loss = -(batch.advantages[rows.select(rows.doc_ids)] * now).sum()
+        loss = -(batch.advantages[rows.gather_loss_tokens(rows.doc_ids)] * now).sum()
         figures: dict[str, float | torch.Tensor] = {
             "reward": batch.reward * batch.answers,
             "answer_length": float(batch.answer_tokens),
@@ -338,18 +338,20 @@ class PolicyGradient:
             difference = before - now
             k3 = (difference.exp() - difference - 1).sum()  # Schulman 2020
             loss = loss + self.config.kl_coef * k3
-            figures |= {"kl": k3.detach(), "kl_count": float(rows.targets)}
+            figures |= {"kl": k3.detach(), "kl_count": float(rows.num_loss_tokens)}
         return loss, figures
 
-    def per_document(self, model: Any, batch: RolloutBatch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: RolloutBatch) -> torch.Tensor:
         """-advantage · mean log π of each answer, (documents,)."""
         sums, lengths = sum_by_document(self._log_probs(model, batch.rows), batch.rows)
         return -batch.advantages * sums / lengths.clamp(min=1)
 
     def _log_probs(self, policy: Any, rows: Batch) -> torch.Tensor:
-        """log π of the answers' tokens, (targets,)."""
-        hidden = rows.select(policy.hidden(rows.ids, **rows.apart))
-        return token_log_probs(hidden, policy.head_weight, rows.select(rows.labels), self.config.temperature)
+        """log π of the answers' tokens, (loss tokens,)."""
+        hidden = rows.gather_loss_tokens(policy.hidden(rows.ids, **rows.attention_kwargs))
+        return token_log_probs(
+            hidden, policy.head_weight, rows.gather_loss_tokens(rows.labels), self.config.temperature
+        )
 
 
 def grpo(
@@ -373,7 +375,7 @@ def grpo(
     reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
     source = RolloutSource(records, reward, tokenizer, config, job.seed, job.progress)
     parents = {"model": content_hash(parent), "prompts": source.fingerprint}
-    result = job.train(model, source, PolicyGradient(config, reference), config, origin=parents)
+    result = job.train(model, source, GRPOLoss(config, reference), config, origin=parents)
     if result.idle:
         job.progress.note(
             f"{result.idle} 步里没有一道题的答案得分有高有低，这些步没有改动权重",

@@ -17,7 +17,7 @@ from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pac
 from hanlin.stages.data.base import DataSource
 from hanlin.stages.stage import Stage
 from hanlin.tokenizer import Tokenizer
-from hanlin.training.distributed.shard import WHOLE, Share
+from hanlin.training.distributed.shard import FULL, DataShard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +115,9 @@ class PairSource:
         """Of the data, their order and the batch."""
         return f"{self.dataset.manifest.content_hash}/{self.config.seq_len}/{self.config.pairs}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Batch]:
-        """The share's pairs of a step, as one packed batch."""
-        positions = [step * self.config.pairs + place for place in share.of(self.config.pairs)]
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
+        """The shard's pairs of a step, as one packed batch."""
+        positions = [step * self.config.pairs + place for place in shard.slice(self.config.pairs)]
         pairs = [
             int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions
         ]
@@ -140,12 +140,12 @@ def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, t
     """Sum per-target values over each document of a batch.
 
     Args:
-        values: (targets,), as `Batch.select` gives them.
+        values: (loss tokens,), as `Batch.gather_loss_tokens` gives them.
 
     Returns:
         sums and numbers of targets, both (documents,).
     """
-    owner = batch.select(batch.doc_ids)
+    owner = batch.gather_loss_tokens(batch.doc_ids)
     count = len(batch.documents)
     sums = torch.zeros(count, device=values.device).index_add(0, owner, values)
     return sums, torch.zeros(count, device=values.device).index_add(0, owner, torch.ones_like(values))

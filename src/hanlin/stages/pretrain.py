@@ -38,7 +38,7 @@ def pretrain(
     check_length(model, config.seq_len)
     init_weights(model, job.seed)
     model.to(resolve_device(job.device))
-    if job.team.first and not (job.work / RUN).is_file():  # a run that goes on has been told
+    if job.group.is_rank0 and not (job.work / RUN).is_file():  # a run that goes on has been told
         for tail in tail_alarm(data, most=_MOST_SOURCES):
             if tail.suspicious:
                 job.progress.warn(*tail_warning(tail))

@@ -42,7 +42,7 @@ class RewardConfig(PairConfig):
 
 def scores(model: Any, batch: Batch) -> torch.Tensor:
     """Score of each document of a batch, read at its last token, (documents,)."""
-    values = model(batch.ids, **batch.apart).flatten()
+    values = model(batch.ids, **batch.attention_kwargs).flatten()
     owner = batch.doc_ids.flatten()
     place = torch.arange(len(owner), device=owner.device)
     last = torch.zeros(len(batch.documents), dtype=torch.int64, device=owner.device)
@@ -50,13 +50,13 @@ def scores(model: Any, batch: Batch) -> torch.Tensor:
     return values[last]
 
 
-class BradleyTerry:
+class PairwiseRewardLoss:
     """The objective."""
 
     def __init__(self, config: RewardConfig):
         self.config = config
 
-    def weight(self, batch: Batch) -> float:
+    def num_items(self, batch: Batch) -> float:
         """Pairs."""
         return len(batch.documents) / 2
 
@@ -66,7 +66,7 @@ class BradleyTerry:
         loss = (-F.logsigmoid(chosen - rejected) + self.config.centering * (chosen + rejected).square()).sum()
         return loss, {"accuracy": (chosen > rejected).sum(), "accuracy_count": len(chosen)}
 
-    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """The loss of each answer's pair, without the centring, (documents,)."""
         values = scores(model, batch)
         partner = [batch.documents.index(document ^ 1) for document in batch.documents]
@@ -110,7 +110,13 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
     source = PairSource(data, config, job.seed)
     result = job.train(
-        model, source, BradleyTerry(config), config, origin=parents, dataset=data.path, tokenizer=tokenizer
+        model,
+        source,
+        PairwiseRewardLoss(config),
+        config,
+        origin=parents,
+        dataset=data.path,
+        tokenizer=tokenizer,
     )
     return job.publish(model, tokenizer, result, config, parents)
 
