@@ -319,7 +319,7 @@ def evaluate(
             write_json(json, result)
         show(result, not sys.stdout.isatty(), "\n".join(metrics_table(metrics)))
         return
-    from hanlin.pipeline import evaluate_model
+    from hanlin.pipeline.evaluate import evaluate_model
 
     result = evaluate_model(model, tasks or None, count)
     if json is not None:

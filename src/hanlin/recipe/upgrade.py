@@ -8,20 +8,12 @@ from typing import Any
 
 import yaml
 
-from hanlin.common.config import load_yaml
+from hanlin.common.config import RENAMED_KEYS, load_yaml
 from hanlin.common.errors import HanlinError
 
 _STAGES = ("pretrain", "sft", "distill", "dpo", "reward", "grpo")
 _KINDS = {"distill": "sft", "dpo": "preference", "reward": "reward_model", "grpo": "rl"}
 _TOP = ("name", "description", "seed", "device", "track", "params", "depth", "tokens")
-# Keys of `train` whose names are now those that everybody uses.
-RENAMED_TRAIN_KEYS: dict[str, str] = {
-    "clip": "max_grad_norm",
-    "floor": "min_lr_ratio",
-    "warmup": "warmup_ratio",
-    "decay": "decay_ratio",
-    "anchor_steps": "permanent_checkpoint_interval",
-}
 
 
 def is_old_recipe(values: Mapping[str, Any]) -> bool:
@@ -183,7 +175,7 @@ def _data_of(name: str, rest: dict[str, Any], tinyworld: bool) -> dict[str, Any]
 def _train_renamed(section: Mapping[str, Any]) -> dict[str, Any]:
     new = dict(section)
     if isinstance(new.get("train"), Mapping):
-        new["train"] = {RENAMED_TRAIN_KEYS.get(key, key): value for key, value in new["train"].items()}
+        new["train"] = {RENAMED_KEYS.get(key, key): value for key, value in new["train"].items()}
     return new
 
 
