@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hanlin
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.corpus.tinyworld import documents
 from hanlin.tokenizer import Tokenizer
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import hanlin
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 
 LIMIT = 0.001
 

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanlin.corpus.accounts import Drops
-from hanlin.corpus.clean import Cleaner
-from hanlin.corpus.readers import read_documents
-from hanlin.corpus.rules import PRESETS
-from hanlin.evaluation.intervals import bootstrap_ratio, wilson
+from hanlin.corpus.filters.clean import Cleaner
+from hanlin.corpus.filters.rules import PRESETS
+from hanlin.corpus.filters.stats import Drops
+from hanlin.corpus.readers.read import read_documents
+from hanlin.evaluation.statistics import bootstrap_ratio, wilson
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ROOT / "benchmarks/results/zh-web-labels.jsonl"

@@ -31,7 +31,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 def batches(corpus: Path) -> Iterator[list[dict[str, Any]]]:
     """The documents of the file, BATCH at a time."""
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     batch: list[dict[str, Any]] = []
     for document in read_documents(corpus):
@@ -44,8 +44,8 @@ def batches(corpus: Path) -> Iterator[list[dict[str, Any]]]:
 
 def work_rules(corpus: Path, folder: Path) -> Callable[[], int]:
     """All signals, all rules of zh-web; texts are in memory before."""
-    from hanlin.corpus.rules import PRESETS, verdicts
-    from hanlin.corpus.signals import measure
+    from hanlin.corpus.filters.rules import PRESETS, verdicts
+    from hanlin.corpus.filters.signals import measure
 
     texts = [[document["text"] for document in batch] for batch in batches(corpus)]
 
@@ -60,8 +60,8 @@ def work_clean(corpus: Path, folder: Path) -> Callable[[], int]:
     import orjson
     import zstandard
 
-    from hanlin.corpus.clean import Cleaner
-    from hanlin.corpus.rules import PRESETS
+    from hanlin.corpus.filters.clean import Cleaner
+    from hanlin.corpus.filters.rules import PRESETS
 
     def work() -> int:
         cleaner, kept = Cleaner(PRESETS["zh-web"]), 0
@@ -84,7 +84,7 @@ def work_clean(corpus: Path, folder: Path) -> Callable[[], int]:
 
 def work_build(corpus: Path, folder: Path) -> Callable[[], int]:
     """The artefact, by one process."""
-    from hanlin.corpus.build import CorpusConfig, build_corpus
+    from hanlin.corpus.builder.build import CorpusConfig, build_corpus
 
     def work() -> int:
         build_corpus([corpus], folder / "corpus", CorpusConfig(preset="zh-web"), workers=1)
@@ -119,7 +119,7 @@ def prepare(files: list[str], megabytes: float, corpus: Path) -> int:
     """An equal share of each file, from its beginning, as one jsonl.zst; bytes of text."""
     import zstandard
 
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     size = 0
     with open(corpus, "wb") as file, zstandard.ZstdCompressor(level=3).stream_writer(file) as out:

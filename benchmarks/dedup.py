@@ -35,10 +35,10 @@ def work_hanlin(corpus: Path, folder: Path) -> Callable[[], int]:
     """Ours: sketch, texts in a spill file, search with verified pairs."""
     import numpy as np
 
-    from hanlin.corpus.dedup import DedupConfig
-    from hanlin.corpus.duplicates import find_duplicates, read_duplicates
-    from hanlin.corpus.readers import read_texts
-    from hanlin.corpus.sketches import SketchWriter, TextSpill
+    from hanlin.corpus.dedup.fingerprints import DedupConfig
+    from hanlin.corpus.dedup.search import find_duplicates, read_duplicates
+    from hanlin.corpus.dedup.sketches import SketchWriter, TextSpill
+    from hanlin.corpus.readers.read import read_texts
 
     def work() -> int:
         config = DedupConfig(bands=BANDS, rows=ROWS, shingle=SHINGLE)
@@ -138,7 +138,7 @@ def measure(worker: str, corpus: Path) -> dict[str, float]:
 
 def prepare(files: list[str], megabytes: float, corpus: Path) -> int:
     """The first megabytes of the files, an equal share of each; bytes of text."""
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     size = 0
     with open(corpus, "w", encoding="utf-8") as lines:
@@ -164,7 +164,7 @@ def shared(left: str, right: str) -> float:
 
 def injected(corpus: Path, similarity: float, count: int, draw: random.Random) -> list[tuple[str, str]]:
     """Bare real texts, each with a copy in which single characters were exchanged as long as the similarity is at least as asked for."""
-    from hanlin.corpus.dedup import skeleton
+    from hanlin.corpus.dedup.fingerprints import skeleton
 
     pairs: list[tuple[str, str]] = []
     with open(corpus, encoding="utf-8") as file:
@@ -187,8 +187,8 @@ def injected(corpus: Path, similarity: float, count: int, draw: random.Random) -
 
 def curve(corpus: Path, count: int = 400) -> None:
     """Candidates and duplicates among injected pairs, beside theory and beside an exhaustive comparison."""
-    from hanlin.corpus.dedup import DedupConfig
-    from hanlin.corpus.duplicates import near_duplicates
+    from hanlin.corpus.dedup.fingerprints import DedupConfig
+    from hanlin.corpus.dedup.search import near_duplicates
 
     print(
         f"\ninjected pairs, {BANDS} × {ROWS}    similarity  candidates  theory    dropped at 0.8  truly ≥ 0.8  falsely dropped"

@@ -54,7 +54,7 @@ def gather(files: list[Path], math_file: Path, per_source: int, held: int) -> di
     """Texts of every source, for training and held out: {"train": {source: […]}, "heldout": {source: […]}}."""
     import numpy as np
 
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     rng = np.random.default_rng(0)
     found: dict[str, dict[str, list[str]]] = {"train": {}, "heldout": {}}
@@ -142,7 +142,7 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     from hanlin.dataset import pack_sequences
     from hanlin.model import CausalLM, ModelShape, init_weights
     from hanlin.stages.supervised import NextToken
-    from hanlin.training.optim import Optimizers
+    from hanlin.training.optim.optimizers import Optimizers
     from hanlin.training.schedule import learning_rate_factor
 
     keep_freed_memory()

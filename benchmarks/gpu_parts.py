@@ -68,8 +68,8 @@ def attention(options: Any, log: Any) -> None:
 
     from hanlin.common.devices import synchronize, traits
     from hanlin.common.documents import document_starts
-    from hanlin.model.attention import attend
-    from hanlin.model.backends import BACKENDS, Rows
+    from hanlin.model.attention.backends import BACKENDS, Rows
+    from hanlin.model.attention.reference import attend
 
     device, dry = options.device, options.dry_run
     dtype = getattr(torch, traits(device).train_dtype)
@@ -273,7 +273,7 @@ def headline(options: Any, log: Any) -> None:
 
     The seed's is given what it did not have: bfloat16 on this card, a compiled step, no recomputation of activations, all 32 rows of a step at once.
     """
-    from hanlin.pipeline.dial import learning_rate
+    from hanlin.recipe.sizing import learning_rate
 
     dry = options.dry_run
     shape = TINY_SHAPE if dry else SEED_SHAPE

@@ -46,11 +46,11 @@ from hanlin._native import PretokenCounter, pretokens, train
 from hanlin.common.atomic import write_json
 from hanlin.common.manifest import package_versions
 from hanlin.common.progress import PlainProgress
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import Batch
 from hanlin.dataset.packing import permutation
-from hanlin.evaluation.intervals import Metric
 from hanlin.evaluation.likelihood import document_bits
+from hanlin.evaluation.statistics import Metric
 from hanlin.model import CausalLM, ModelShape, init_weights
 from hanlin.stages.supervised import NextToken
 from hanlin.tokenizer import train_tokenizer

@@ -19,9 +19,9 @@ from hanlin.common.devices import resolve_device, traits
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import table
 from hanlin.model import ModelShape
-from hanlin.pipeline.probe import STEPS, probe
+from hanlin.planning.measure_step import STEPS, probe
+from hanlin.training.step_estimate import CPU_ALLOCATOR, StepShape, trace_step
 from hanlin.training import TrainConfig
-from hanlin.training.planner import CPU_ALLOCATOR, StepShape, trace_step
 
 RECIPES = {
     "demo": (

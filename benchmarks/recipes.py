@@ -82,7 +82,7 @@ class Hanlin:
         from hanlin.dataset import TextRows, TokenDataset
         from hanlin.model import CausalLM, ModelShape, choose_attention_for, init_weights
         from hanlin.stages.supervised import NextToken
-        from hanlin.training.optim import Optimizers
+        from hanlin.training.optim.optimizers import Optimizers
         from hanlin.training.schedule import learning_rate_factor
 
         keep_freed_memory()
@@ -274,7 +274,7 @@ class Nanochat(Hanlin):
         """The step at `done` (0 … 1) of the clock."""
         import torch
 
-        from hanlin.training.optim import orthogonalize
+        from hanlin.training.optim.optimizers import orthogonalize
 
         self.steps += 1
         falling = max(0.0, (done - 0.35) / 0.65)
@@ -371,7 +371,7 @@ def prepare(
     import numpy as np
 
     import hanlin
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
     from hanlin.dataset import build_text_dataset
 
     rng = np.random.default_rng(0)

@@ -45,7 +45,7 @@ def texts_of(corpus: Path) -> Iterator[str]:
 def train_hanlin(corpus: Path, vocab_size: int, out: Path) -> Callable[[], Any]:
     """Our trainer, on the file."""
     import hanlin
-    import hanlin.corpus.readers
+    import hanlin.corpus.readers.read
     import hanlin.tokenizer.train  # noqa: F401 - loaded when first used, otherwise, and not what is measured
 
     return lambda: hanlin.train_tokenizer([corpus], vocab_size=vocab_size, out=out)
@@ -147,7 +147,7 @@ def measure(worker: str, corpus: Path, vocab_size: int, out: Path) -> dict[str, 
 
 def prepare(files: list[str], megabytes: float, folder: Path) -> tuple[Path, int]:
     """The first megabytes of the files, an equal share of each, as `corpus.jsonl` and `corpus.txt`."""
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     corpus, size = folder / "corpus.jsonl", 0
     with (

@@ -389,7 +389,7 @@ def real_documents(
     import numpy as np
 
     import hanlin
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
     from hanlin.dataset import build_text_dataset
 
     texts: list[str] = []

@@ -1,4 +1,4 @@
-// What kind of character each code point is, for the cleaning of corpora. The table is made by hanlin.corpus.characters, which says what
+// What kind of character each code point is, for the cleaning of corpora. The table is made by hanlin.corpus.text.characters, which says what
 // each flag means; the bits are the same there.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The part of hanlin._native that cleans corpora: see hanlin.corpus.signals, normalize and promotion, which call it.
+// The part of hanlin._native that cleans corpora: see hanlin.corpus.filters.signals, normalize and promotion, which call it.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>

@@ -1,4 +1,4 @@
-// The part of hanlin._native that compares documents: see hanlin.corpus.dedup, sketches, duplicates and overlap, which call it.
+// The part of hanlin._native that compares documents: see hanlin.corpus.dedup.fingerprints, sketches, duplicates and overlap, which call it.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>

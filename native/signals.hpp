@@ -1,5 +1,5 @@
 // Everything that the cleaning rules look at, counted in one pass over a document's characters, one over its distinct characters and one
-// over its n-grams. Only counts: hanlin.corpus.signals makes shares of them.
+// over its n-grams. Only counts: hanlin.corpus.filters.signals makes shares of them.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
 // Whether a text may need repair or normalisation. Most texts need none, and this says so in one pass; where it finds a reason, that is
-// only a hint, and hanlin.corpus.normalize, which does the work, decides.
+// only a hint, and hanlin.corpus.text.normalize, which does the work, decides.
 #pragma once
 
 #include <cstdint>

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from hanlin import cli
+from hanlin.cli import main
 from hanlin.common.atomic import atomic_directory, atomic_file, atomic_write, sweep_temporaries
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import artifact, read_manifest
 from hanlin.common.savepoint import Savepoint
 from hanlin.dataset import build_text_dataset
-from hanlin.stages.job import write_model
+from hanlin.stages.base import write_model
 from tests.support import tiny_model, tiny_tokenizer
 
 TEXT = "小明在学校里看书，小红在公园里唱歌。今天的天气很好，大家都很高兴。"
@@ -86,7 +86,7 @@ def complaint(monkeypatch, capsys, command: list[str]) -> str:
     monkeypatch.setenv("HANLIN_LANG", "en")
     monkeypatch.setattr("sys.argv", ["hanlin", *command])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert ended.value.code == 1 and len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
@@ -159,17 +159,17 @@ def test_an_artefact_of_the_same_kind_is_replaced(made, tmp_path, capsys, comman
     for prepare in (lambda: None, lambda: None, lambda: (tmp_path / "link").symlink_to(out)):
         prepare()
         target = tmp_path / "link" if (tmp_path / "link").is_symlink() else out
-        cli.app(arguments(command, made, target, tmp_path))
+        main.app(arguments(command, made, target, tmp_path))
         first = read_manifest(out)
     assert (tmp_path / "link").is_symlink() and read_manifest(tmp_path / "link").kind == first.kind
     (tmp_path / "empty").mkdir()
-    cli.app(arguments(command, made, tmp_path / "empty", tmp_path))
+    main.app(arguments(command, made, tmp_path / "empty", tmp_path))
     assert read_manifest(tmp_path / "empty").content_hash == first.content_hash
 
 
 def test_a_file_added_to_an_artefact_is_not_lost(made, tmp_path, monkeypatch, capsys):
     command = arguments("tokenizer", made, tmp_path / "t", tmp_path)
-    cli.app(command)
+    main.app(command)
     (tmp_path / "t" / "sub").mkdir()
     (tmp_path / "t" / "sub" / "notes.txt").write_text("mine")
     assert "sub/notes.txt" in complaint(monkeypatch, capsys, command)
@@ -250,7 +250,7 @@ def test_a_foreign_state_folder_is_not_emptied(tmp_path):
 def test_corpora_beside_one_another_are_built_at_once(made, tmp_path, capsys):
     """The lock is of the output, not of the directory that it lies in, in which nothing else is left either."""
     with directory_lock(tmp_path / "data"):
-        cli.app(arguments("corpus", made, tmp_path / "data" / "a", tmp_path))
+        main.app(arguments("corpus", made, tmp_path / "data" / "a", tmp_path))
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".lock", "a"]
 
 

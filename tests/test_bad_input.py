@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from hanlin import cli
+from hanlin.cli import main
 from hanlin.common import atomic
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
-from hanlin.corpus.build import CorpusConfig, build_corpus
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus
 from hanlin.dataset import build_text_dataset
-from hanlin.stages.job import write_model
+from hanlin.stages.base import write_model
 from tests.support import tiny_model, tiny_tokenizer
 
 TEXT = "小明在学校里看书，小红在公园里唱歌。今天的天气很好，大家都很高兴。\n"
@@ -50,7 +50,7 @@ def complaint(capsys, monkeypatch, language, *arguments) -> str:
     monkeypatch.setenv("HANLIN_LANG", language)
     monkeypatch.setattr("sys.argv", ["hanlin", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     error = capsys.readouterr().err
     assert ended.value.code == 1, error
     assert "Traceback" not in error
@@ -227,7 +227,7 @@ def test_a_really_full_disk(tmp_path):
 def test_wrong_usage_exits_2(capsys, monkeypatch, arguments):
     monkeypatch.setattr("sys.argv", ["hanlin", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 2 and "Traceback" not in capsys.readouterr().err
 
 
@@ -359,7 +359,7 @@ def test_a_dataset_is_made_of_a_corpus_and_a_tokenizer(tmp_path, made, capsys, m
 def hanlin(*arguments, **options) -> subprocess.Popen:
     environment = os.environ | {"HANLIN_LANG": "en"}
     return subprocess.Popen(
-        [sys.executable, "-m", "hanlin.cli", *map(str, arguments)],
+        [sys.executable, "-m", "hanlin.cli.main", *map(str, arguments)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -516,7 +516,7 @@ def test_all_bad_files_are_named_at_once(tmp_path, mixed, capsys, monkeypatch, l
     monkeypatch.setenv("HANLIN_LANG", language)
     monkeypatch.setattr("sys.argv", ["hanlin", *map(str, build)])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     said = capsys.readouterr().err
     assert (
         "Traceback" not in said
@@ -529,7 +529,7 @@ def test_all_bad_files_are_named_at_once(tmp_path, mixed, capsys, monkeypatch, l
         (mixed / name).unlink()
     (mixed / "later.jsonl.gz").write_bytes((mixed / "late.jsonl.gz").read_bytes())
     with pytest.raises(SystemExit):  # what shows only when a file is read to its end
-        cli.main()
+        main.main()
     said = capsys.readouterr().err
     assert "late.jsonl.gz" in said and "later.jsonl.gz" in said and "Traceback" not in said
 
@@ -554,7 +554,7 @@ def test_bad_files_can_be_skipped_and_are_accounted_for(tmp_path, mixed, capsys,
             str(tmp_path / "c"),
         ],
     )
-    cli.main()
+    main.main()
     out = capsys.readouterr().out
     entries = [
         json.loads(line)
@@ -601,8 +601,8 @@ def test_the_text_is_found_under_the_key_that_is_named(tmp_path, capsys, monkeyp
             str(tmp_path / "x"),
         ],
     )
-    cli.main()
-    from hanlin.corpus.build import read_corpus
+    main.main()
+    from hanlin.corpus.builder.build import read_corpus
 
     assert {item["text"] for item in read_corpus(tmp_path / "x")} == {
         text,
@@ -613,7 +613,7 @@ def test_the_text_is_found_under_the_key_that_is_named(tmp_path, capsys, monkeyp
 
 @pytest.mark.parametrize(("key", "title"), [("内容", "标题"), ("正文", "标题"), ("文本", "title")])
 def test_chinese_keys_are_known(tmp_path, key, title):
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     (tmp_path / "a.csv").write_text(f"{title},作者,{key}\n静夜思,李白,床前明月光\n", encoding="utf-8-sig")
     assert [item["text"] for item in read_documents(tmp_path / "a.csv")] == ["静夜思\n\n床前明月光"]
@@ -645,7 +645,7 @@ def test_nothing_left_names_rules_and_settings_as_they_are_written(tmp_path, mad
 
 
 def test_inputs_are_looked_into_before_work_begins(tmp_path, made):
-    from hanlin.corpus.readers import check_inputs
+    from hanlin.corpus.readers.read import check_inputs
 
     (tmp_path / "a.jsonl").write_bytes(LINES)
     (tmp_path / "b.jsonl").write_text(
@@ -672,7 +672,7 @@ def test_inputs_are_looked_into_before_work_begins(tmp_path, made):
 
 
 def test_looking_into_a_file_reads_its_beginning_only(tmp_path):
-    from hanlin.corpus.readers import check_inputs
+    from hanlin.corpus.readers.read import check_inputs
 
     with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=1) as file:
         file.write(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 

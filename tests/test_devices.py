@@ -12,7 +12,7 @@ import types
 import pytest
 import torch
 
-from hanlin import doctor
+from hanlin.cli import doctor
 from hanlin.common import devices
 from hanlin.common.devices import (
     TRAITS,
@@ -24,7 +24,7 @@ from hanlin.common.devices import (
     traits,
 )
 from hanlin.common.errors import HanlinError
-from hanlin.model.backends import BACKENDS, fault_of
+from hanlin.model.attention.backends import BACKENDS, fault_of
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -268,7 +268,7 @@ def test_doctor_says_what_a_training_would_use(monkeypatch):
 
 def test_doctor_shows_language_processor_and_free_memory(monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "zh")
-    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda name, *rest: None)
+    monkeypatch.setattr("hanlin.model.attention.backends.fault_of", lambda name, *rest: None)
     found = doctor.examine()
     assert (
         found["processor"]
@@ -287,7 +287,7 @@ def test_doctor_shows_language_processor_and_free_memory(monkeypatch):
 
 def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
     monkeypatch.setattr(
-        "hanlin.model.backends.fault_of",
+        "hanlin.model.attention.backends.fault_of",
         lambda name, *rest: (
             ("q 的梯度里有 NaN 或 Inf", "NaN or Inf in the gradient of q") if name == "tiles" else None
         ),
@@ -321,7 +321,8 @@ def test_doctor_on_a_card_says_why_the_faster_ones_are_not_used_and_compiles_not
         text = doctor.render(found)
         assert all(word in text for word in words[1:]) and text.index("varlen") < text.index("- flex")
     monkeypatch.setattr(
-        "hanlin.model.backends.fault_of", lambda name, *rest: pytest.fail(name) if name == "flex" else None
+        "hanlin.model.attention.backends.fault_of",
+        lambda name, *rest: pytest.fail(name) if name == "flex" else None,
     )
     found = doctor.examine()
     assert found["attention"]["flex"] == {

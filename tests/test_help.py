@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from hanlin.cli import app
-from hanlin.cli_words import EXAMPLES, GROUPS
+from hanlin.cli.help_text import EXAMPLES, GROUPS
+from hanlin.cli.main import app
 
 HAN = re.compile("[\u4e00-\u9fff]")
 PATHS = [
@@ -69,7 +69,7 @@ PATHS = [
 
 CODE = """
 import sys
-from hanlin.cli import app
+from hanlin.cli.main import app
 for path in sys.stdin.read().splitlines():
     print("=====", path)
     app([*path.split(), "--help"], result_action="return_value")
@@ -198,7 +198,7 @@ def test_the_hint_is_kept_out_of_pipes():
 
 def test_a_typo_in_an_override_blames_the_command_line_and_one_in_the_file_the_file(tmp_path, monkeypatch):
     from hanlin.common.errors import HanlinError
-    from hanlin.pipeline.recipe import load_recipe
+    from hanlin.recipe.recipe import load_recipe
 
     monkeypatch.setenv("HANLIN_LANG", "en")
     with pytest.raises(
@@ -221,7 +221,7 @@ def test_a_typo_in_an_override_blames_the_command_line_and_one_in_the_file_the_f
 )
 def test_what_a_recipe_refuses_it_refuses_in_both_languages(overrides):
     from hanlin.common.errors import HanlinError
-    from hanlin.pipeline.recipe import load_recipe
+    from hanlin.recipe.recipe import load_recipe
 
     with pytest.raises(HanlinError) as caught:
         load_recipe("demo", overrides)
@@ -234,7 +234,7 @@ def test_what_a_recipe_refuses_it_refuses_in_both_languages(overrides):
 
 
 def test_settings_behind_the_files_are_taken_for_settings(tmp_path):
-    from hanlin.cli import _settings_among_files
+    from hanlin.cli.main import _settings_among_files
     from hanlin.common.errors import HanlinError
 
     strange = tmp_path / "a=b.txt"

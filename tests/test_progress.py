@@ -10,9 +10,9 @@ from rich.console import Console
 from hanlin.common import progress
 from hanlin.common.progress import LiveProgress, PlainProgress
 from hanlin.evaluation import Metric
-from hanlin.evaluation.summary import outcome
-from hanlin.pipeline.plan import work_of
-from hanlin.pipeline.recipe import load_recipe
+from hanlin.planning.plan import work_of
+from hanlin.recipe.recipe import load_recipe
+from hanlin.report.summary import outcome
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.en.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -118,7 +118,7 @@ def test_a_manifest_without_a_digest_of_itself_is_refused(tmp_path):
 @pytest.mark.parametrize("where", ["tokenizer", "model"])
 def test_no_flip_in_a_tokenizer_goes_unnoticed(tmp_path, where):
     """Also inside a model's directory, whose manifest names the tokenizer's files."""
-    from hanlin.stages.job import write_model
+    from hanlin.stages.base import write_model
 
     folder = tmp_path / where
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")

@@ -257,7 +257,7 @@ class CharacterTable:
     """What kind of character each code point is."""
 
     def __init__(self, flags: numpy.ndarray) -> None:
-        """flags: of every code point, (0x110000,) uint32, as hanlin.corpus.characters makes them."""
+        """flags: of every code point, (0x110000,) uint32, as hanlin.corpus.text.characters makes them."""
     def untidy(self, texts: Sequence[str | bytes]) -> numpy.ndarray:
         """For each text why it may need normalisation, bits of native/tidiness.hpp, uint32."""
 

@@ -15,10 +15,10 @@ import pytest
 import zstandard
 
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.archives import members
-from hanlin.corpus.files import ReadLimits, blocks, expand, stem
-from hanlin.corpus.quarantine import Quarantine
-from hanlin.corpus.readers import read_conversations, read_documents, read_texts
+from hanlin.corpus.readers.archives import members
+from hanlin.corpus.readers.files import ReadLimits, blocks, expand, stem
+from hanlin.corpus.readers.quarantine import Quarantine
+from hanlin.corpus.readers.read import read_conversations, read_documents, read_texts
 
 LIMITS = ReadLimits()
 FILES = {
@@ -257,7 +257,7 @@ def test_too_many_members_and_too_large_a_table(tmp_path, monkeypatch):
         assert len(list(read_documents(tmp_path / name, limits=ReadLimits(members=21)))) == 20
         with pytest.raises(HanlinError, match="19"):
             list(read_documents(tmp_path / name, limits=ReadLimits(members=19)))
-    monkeypatch.setattr("hanlin.corpus.archives._DIRECTORY", 100)
+    monkeypatch.setattr("hanlin.corpus.readers.archives._DIRECTORY", 100)
     with pytest.raises(HanlinError, match="x.zip"):
         list(read_documents(tmp_path / "x.zip"))
 

@@ -10,11 +10,11 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus.build import CorpusConfig, build_corpus, read_corpus
-from hanlin.corpus.clean import Cleaner
-from hanlin.corpus.dedup import DedupConfig, skeleton
-from hanlin.corpus.readers import read_documents
-from hanlin.corpus.rules import PRESETS
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus
+from hanlin.corpus.dedup.fingerprints import DedupConfig, skeleton
+from hanlin.corpus.filters.clean import Cleaner
+from hanlin.corpus.filters.rules import PRESETS
+from hanlin.corpus.readers.read import read_documents
 
 SHORT = CorpusConfig(preset="zh-short", heldout_fraction=0.05)
 
@@ -191,9 +191,9 @@ def test_texts_wait_on_disk(tmp_path, prose, monkeypatch):
     """Three times the text needs no more memory: only what is known about each document stays, and what is sorted at once."""
     import tracemalloc
 
-    from hanlin.corpus import output
+    from hanlin.corpus.builder import writer
 
-    monkeypatch.setattr(output, "BUCKET_BYTES", 1 << 20)
+    monkeypatch.setattr(writer, "BUCKET_BYTES", 1 << 20)
     long = prose(0, 20_000)
 
     def peak(count: int) -> int:

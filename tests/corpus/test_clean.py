@@ -10,13 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
-from hanlin.corpus import promotion
-from hanlin.corpus.accounts import SAMPLES, Samples
-from hanlin.corpus.clean import Cleaner, outside_code
-from hanlin.corpus.promotion import FRAME, PROMOTIONAL, VICE, frame_line, promotional_points, suspicious
-from hanlin.corpus.readers import read_documents
-from hanlin.corpus.rules import PRESETS, RULE_NAMES, RULES, CleanConfig, preset
-from hanlin.corpus.signals import measure
+from hanlin.corpus.filters import advertising
+from hanlin.corpus.filters.advertising import (
+    FRAME,
+    PROMOTIONAL,
+    VICE,
+    frame_line,
+    promotional_points,
+    suspicious,
+)
+from hanlin.corpus.filters.clean import Cleaner, outside_code
+from hanlin.corpus.filters.rules import PRESETS, RULE_NAMES, RULES, CleanConfig, preset
+from hanlin.corpus.filters.signals import measure
+from hanlin.corpus.filters.stats import SAMPLES, Samples
+from hanlin.corpus.readers.read import read_documents
 
 # For each rule the signal whose value, as the threshold of the rule's key, must keep a text, and just beyond drop it.
 AT = {rule.name: rule.key[4:] for rule in RULES} | {
@@ -167,10 +174,10 @@ def test_presets_keep_their_own_kind_of_text(shared, name):
 
 
 PATTERNS = {
-    "offer": (promotion._OFFER, PROMOTIONAL),
-    "call": (promotion._CALL, PROMOTIONAL),
-    "trade": (promotion._TRADE, VICE),
-    "entrance": (promotion._ENTRANCE, VICE),
+    "offer": (advertising._OFFER, PROMOTIONAL),
+    "call": (advertising._CALL, PROMOTIONAL),
+    "trade": (advertising._TRADE, VICE),
+    "entrance": (advertising._ENTRANCE, VICE),
 }
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus.build import CorpusConfig, build_corpus, read_corpus
-from hanlin.corpus.files import ReadLimits, blocks, expand
-from hanlin.corpus.readers import Quarantine, read_documents, read_texts
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus
+from hanlin.corpus.readers.files import ReadLimits, blocks, expand
+from hanlin.corpus.readers.read import Quarantine, read_documents, read_texts
 from hanlin.tokenizer import train_tokenizer
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import width
-from hanlin.corpus.datasets import DATASETS, find, listing
+from hanlin.corpus.download.catalogue import DATASETS, find, listing
 
 
 def test_the_table_is_consistent():

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.corpus.dedup import DedupConfig, MinHasher, batch_of, digests, skeleton, skeletons
-from hanlin.corpus.duplicates import near_duplicates
+from hanlin.corpus.dedup.fingerprints import DedupConfig, MinHasher, batch_of, digests, skeleton, skeletons
+from hanlin.corpus.dedup.search import near_duplicates
 
 CONFIG = DedupConfig()
 HAN = [chr(point) for point in range(0x4E00, 0x9FA5)]
@@ -208,7 +208,7 @@ def test_none_and_one(count):
 
 
 def test_duplicates_fixture(shared):
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     texts = [item["text"] for item in read_documents(shared("fixtures_dirty/duplicates_skypile.jsonl"))]
     bare = [skeleton(text) for text in texts]

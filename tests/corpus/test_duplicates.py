@@ -11,10 +11,10 @@ import pytest
 
 from hanlin._native import KeyReader, KeyWriter
 from hanlin.common.errors import HanlinError
-from hanlin.corpus import duplicates
-from hanlin.corpus.boilerplate import Boilerplate, BoilerplateConfig, LineCounter, common_lines
-from hanlin.corpus.dedup import DedupConfig, batch_of, skeletons
-from hanlin.corpus.duplicates import (
+from hanlin.corpus.builder.boilerplate import Boilerplate, BoilerplateConfig, LineCounter, common_lines
+from hanlin.corpus.dedup import search
+from hanlin.corpus.dedup.fingerprints import DedupConfig, batch_of, skeletons
+from hanlin.corpus.dedup.search import (
     Cluster,
     DuplicateSearch,
     clusters,
@@ -24,7 +24,7 @@ from hanlin.corpus.duplicates import (
     read_duplicates,
     write_clusters,
 )
-from hanlin.corpus.sketches import SketchWriter, TextSpill
+from hanlin.corpus.dedup.sketches import SketchWriter, TextSpill
 
 CONFIG = DedupConfig()
 HAN = [chr(point) for point in range(0x4E00, 0x9FA5)]
@@ -61,7 +61,7 @@ def sketched(
 
 
 def found(result: Path) -> np.ndarray:
-    return np.concatenate([np.empty(0, duplicates.DUPLICATE), *read_duplicates(result)])
+    return np.concatenate([np.empty(0, search.DUPLICATE), *read_duplicates(result)])
 
 
 def fetcher(texts: list[str]):
@@ -74,7 +74,7 @@ def fetcher(texts: list[str]):
 
 @pytest.fixture
 def frugal(monkeypatch):
-    monkeypatch.setattr(duplicates, "LEAST_MEMORY", 1)
+    monkeypatch.setattr(search, "LEAST_MEMORY", 1)
 
 
 def test_the_result_is_the_same_for_every_division_of_the_work(tmp_path, frugal):
@@ -137,7 +137,7 @@ def test_a_search_that_was_killed_goes_on_and_finds_the_same(tmp_path, frugal, m
     texts = corpus(4, 700)
     paths = sketched(tmp_path, texts, [300], 100)
     expected = found(find_duplicates(paths, fetcher(texts), CONFIG, tmp_path / "whole", memory=100_000))
-    write, left = duplicates.atomic_write, [0]
+    write, left = search.atomic_write, [0]
 
     def dying(path, data):
         left[0] -= 1
@@ -148,7 +148,7 @@ def test_a_search_that_was_killed_goes_on_and_finds_the_same(tmp_path, frugal, m
     kills = 0
     for after in (0, 1, 2, 5, 9, 1000):
         left[0] = after
-        monkeypatch.setattr(duplicates, "atomic_write", dying)
+        monkeypatch.setattr(search, "atomic_write", dying)
         try:
             again = found(find_duplicates(paths, fetcher(texts), CONFIG, tmp_path / "killed", memory=100_000))
             break

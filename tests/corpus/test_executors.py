@@ -19,15 +19,15 @@ from pathlib import Path
 import orjson
 import pytest
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 from hanlin.common.config import build
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
-from hanlin.corpus import executors, plan
-from hanlin.corpus.build import CorpusConfig, CorpusJob, build_corpus
-from hanlin.corpus.executors import Datatrove, parse_options
-from hanlin.corpus.tasks import Phase, run_phases
+from hanlin.corpus.builder import executors, job
+from hanlin.corpus.builder.build import CorpusConfig, CorpusJob, build_corpus
+from hanlin.corpus.builder.executors import Datatrove, parse_options
+from hanlin.corpus.builder.tasks import Phase, run_phases
 
 SETTINGS = {
     "preset": "zh-short",
@@ -63,7 +63,7 @@ def ray() -> None:
 @pytest.fixture
 def files(tmp_path: Path, prose, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Five files, each a task: prose, copies within and across files, near copies, a line that all of a file have, bad records."""
-    monkeypatch.setattr(plan, "TASK_BYTES", 1)
+    monkeypatch.setattr(job, "TASK_BYTES", 1)
     numbers = random.Random(6)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -271,7 +271,7 @@ KILLED = """
 from pathlib import Path
 import sys
 from test_tasks import Count, Phase, Write
-from hanlin.corpus.executors import Datatrove
+from hanlin.corpus.builder.executors import Datatrove
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     Datatrove("local", 4, 2)([Phase("a", folder, Count(4), Write(folder / "traces", dies=2))])
@@ -398,9 +398,9 @@ import sys
 from pathlib import Path
 from hanlin.common.config import build
 from hanlin.common.errors import HanlinError
-from hanlin.corpus import plan
-from hanlin.corpus.build import CorpusConfig, build_corpus
-from hanlin.corpus.executors import Datatrove
+from hanlin.corpus.builder import job as plan
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus
+from hanlin.corpus.builder.executors import Datatrove
 plan.TASK_BYTES = 1
 files, out, address, logs = sys.argv[1:]
 config = build(CorpusConfig, SETTINGS, "test")

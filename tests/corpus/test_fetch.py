@@ -17,12 +17,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 from hanlin.common.errors import HanlinError
-from hanlin.corpus import hub as hubs
-from hanlin.corpus import web
-from hanlin.corpus.datasets import DATASETS, DataSet, find
-from hanlin.corpus.fetch import (
+from hanlin.corpus.download import hub as hubs
+from hanlin.corpus.download import web
+from hanlin.corpus.download.catalogue import DATASETS, DataSet, find
+from hanlin.corpus.download.fetch import (
     PROVENANCE,
     choose,
     describe,
@@ -32,9 +32,9 @@ from hanlin.corpus.fetch import (
     plan_fetch,
     size_text,
 )
-from hanlin.corpus.files import expand
-from hanlin.corpus.hub import HuggingFace, ModelScope, open_hub, safe_path
-from hanlin.corpus.web import RemoteFile, part_of
+from hanlin.corpus.download.hub import HuggingFace, ModelScope, open_hub, safe_path
+from hanlin.corpus.download.web import RemoteFile, part_of
+from hanlin.corpus.readers.files import expand
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SET = DataSet("toy", "pretrain", ("text",), "who/toy", "who/toy", "CC BY-SA 4.0", "yes")
@@ -561,7 +561,8 @@ def test_the_command_shows_the_terms_and_wants_them_accepted(fake, tmp_path, mon
     name = "tinystories-chinese"
     monkeypatch.setenv("HF_ENDPOINT", fake.url)
     monkeypatch.setattr(
-        "hanlin.corpus.datasets.DATASETS", tuple(SET if data.name == name else data for data in DATASETS)
+        "hanlin.corpus.download.catalogue.DATASETS",
+        tuple(SET if data.name == name else data for data in DATASETS),
     )
     arguments = ["data", "fetch", "toy", "--out", str(tmp_path / "out")]
     with pytest.raises(HanlinError, match="--yes"):

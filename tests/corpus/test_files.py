@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.files import ReadLimits, blocks, expand, lines, utf8_blocks
+from hanlin.corpus.readers.files import ReadLimits, blocks, expand, lines, utf8_blocks
 
 LIMITS = ReadLimits()
 TEXT = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少？\n这是第二行，Tab\t与 emoji 都没有。\n" * 400

@@ -18,9 +18,9 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
-from hanlin.corpus import build, plan
-from hanlin.corpus.build import CorpusConfig, CorpusJob, build_corpus, read_corpus, read_lines
-from hanlin.corpus.dedup import DedupConfig
+from hanlin.corpus.builder import build, job
+from hanlin.corpus.builder.build import CorpusConfig, CorpusJob, build_corpus, read_corpus, read_lines
+from hanlin.corpus.dedup.fingerprints import DedupConfig
 
 CONFIG = CorpusConfig(
     preset="zh-short",
@@ -36,7 +36,7 @@ CONFIG = CorpusConfig(
 @pytest.fixture
 def files(tmp_path: Path, prose, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Seven files, each a task: prose, copies within and across files, near copies, bad records."""
-    monkeypatch.setattr(plan, "TASK_BYTES", 1)
+    monkeypatch.setattr(job, "TASK_BYTES", 1)
     numbers = random.Random(5)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -145,7 +145,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import test_jobs
-from hanlin.corpus import plan
+from hanlin.corpus.builder import job as plan
 plan.TASK_BYTES = 1
 if __name__ == "__main__":
     test_jobs.build_corpus(sorted(Path(sys.argv[1]).iterdir()), sys.argv[2], test_jobs.CONFIG, seed=4, workers=int(sys.argv[3]))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hanlin.corpus.characters import plausibility
-from hanlin.corpus.normalize import normalize, repair_mojibake, strip_html, tidy, untidy
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
+from hanlin.corpus.text.characters import plausibility
+from hanlin.corpus.text.normalize import normalize, repair_mojibake, strip_html, tidy, untidy
 
 LINE = "小明在公园里遇到了小红，他们一起放风筝。"
 
@@ -219,10 +219,10 @@ def test_code_keeps_its_lines_where_html_goes():
     ],
 )
 def test_no_input_takes_more_than_linear_time(unit):
-    from hanlin.corpus.clean import Cleaner
-    from hanlin.corpus.dedup import skeleton
-    from hanlin.corpus.pii import mask
-    from hanlin.corpus.rules import PRESETS
+    from hanlin.corpus.dedup.fingerprints import skeleton
+    from hanlin.corpus.filters.clean import Cleaner
+    from hanlin.corpus.filters.pii import mask
+    from hanlin.corpus.filters.rules import PRESETS
 
     began = time.process_time()
     for text in (unit * (200_000 // len(unit)), "点击" + unit * (200_000 // len(unit)) + "b"):

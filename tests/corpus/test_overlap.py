@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus.build import CorpusConfig, build_corpus, read_corpus
-from hanlin.corpus.dedup import skeleton
-from hanlin.corpus.overlap import PASSAGE, Benchmarks
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus
+from hanlin.corpus.dedup.decontamination import PASSAGE, Benchmarks
+from hanlin.corpus.dedup.fingerprints import skeleton
 
 QUESTION = "下列四位诗人中，哪一位曾经在成都的浣花溪畔修建草堂，并在那里写下了许多反映民生疾苦的诗篇？"
 OPTIONS = {"A": "李白与他的好友们", "B": "杜甫", "C": "白居易", "D": "王维"}
@@ -124,7 +124,7 @@ def test_an_evaluation_set_is_named_once_it_is_fetched(
 
 def test_real_benchmarks_are_found_where_they_were_put_and_hardly_elsewhere(shared) -> None:
     """Every tenth document gets a question of CMMLU or C3; of the others at most one in two hundred is taken for contaminated."""
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
 
     files = [shared("eval_mc_zh/cmmlu_test.jsonl.zst"), shared("eval_mc_zh/c3_dev.jsonl.zst")]
     benchmarks = Benchmarks.read(files)

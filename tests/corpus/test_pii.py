@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.corpus import pii
-from hanlin.corpus.pii import id_card_valid, luhn_valid, mask
+from hanlin.corpus.filters import pii
+from hanlin.corpus.filters.pii import id_card_valid, luhn_valid, mask
 
 
 def id_card(draw: random.Random) -> str:

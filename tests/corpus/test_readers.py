@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.files import ReadLimits
-from hanlin.corpus.quarantine import Quarantine
-from hanlin.corpus.readers import read_conversations, read_documents, read_preferences
-from hanlin.corpus.records import _text_lines, _values
+from hanlin.corpus.readers.files import ReadLimits
+from hanlin.corpus.readers.quarantine import Quarantine
+from hanlin.corpus.readers.read import read_conversations, read_documents, read_preferences
+from hanlin.corpus.readers.records import _text_lines, _values
 
 # file → (schema, records)
 FIXTURES = {

@@ -13,15 +13,24 @@ import time
 import numpy as np
 import pytest
 
-from hanlin.cli import app
+from hanlin.cli.main import app
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
-from hanlin.corpus.accounts import EXCERPT, SAMPLES
-from hanlin.corpus.build import CorpusConfig, build_corpus
-from hanlin.corpus.clean import Cleaner
-from hanlin.corpus.output import Output
-from hanlin.corpus.rules import SCORE_RULE, preset
-from hanlin.corpus.score import WEIGHTS, ScoreConfig, Scorer, _folded, deciles, norm, score_files, slots
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus
+from hanlin.corpus.builder.writer import Output
+from hanlin.corpus.filters.clean import Cleaner
+from hanlin.corpus.filters.quality import (
+    WEIGHTS,
+    ScoreConfig,
+    Scorer,
+    _folded,
+    deciles,
+    norm,
+    score_files,
+    slots,
+)
+from hanlin.corpus.filters.rules import SCORE_RULE, preset
+from hanlin.corpus.filters.stats import EXCERPT, SAMPLES
 from tests.corpus.conftest import COMMON
 
 SMALL = ScoreConfig(bits=12)
@@ -172,7 +181,7 @@ def examples(alphabet: str, count: int, seed: int, noise: float = 0.3) -> list[d
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     pytest.importorskip("sklearn")
-    from hanlin.corpus.score_fit import fit_scorer
+    from hanlin.corpus.builder.quality_fit import fit_scorer
 
     folder = tmp_path_factory.mktemp("score")
     good, bad = examples(PROSE, 400, 1), examples(SHOUTING, 600, 2)
@@ -213,7 +222,7 @@ def test_training_tells_the_classes_apart_on_documents_kept_out(trained):
 
 
 def test_training_again_gives_the_same_weights(trained, tmp_path):
-    from hanlin.corpus.score_fit import fit_scorer
+    from hanlin.corpus.builder.quality_fit import fit_scorer
 
     folder, report = trained
     lines = (folder / "good.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -228,7 +237,7 @@ def test_training_again_gives_the_same_weights(trained, tmp_path):
 
 def test_classes_alike_are_told_to_be_alike(tmp_path, write):
     pytest.importorskip("sklearn")
-    from hanlin.corpus.score_fit import fit_scorer
+    from hanlin.corpus.builder.quality_fit import fit_scorer
 
     good, bad = write("good.jsonl", examples(PROSE, 400, 1)), write("bad.jsonl", examples(PROSE, 400, 2))
     report = fit_scorer([good], [bad], tmp_path / "model", ScoreConfig(bits=14))
@@ -237,7 +246,7 @@ def test_classes_alike_are_told_to_be_alike(tmp_path, write):
 
 def test_length_alone_is_not_learnt(tmp_path, write):
     pytest.importorskip("sklearn")
-    from hanlin.corpus.score_fit import fit_scorer
+    from hanlin.corpus.builder.quality_fit import fit_scorer
 
     draw = random.Random(0)
     long = [{"text": "".join(draw.choices(COMMON, k=2000))} for _ in range(200)]
@@ -252,8 +261,8 @@ def test_length_alone_is_not_learnt(tmp_path, write):
 
 def test_a_large_class_is_thinned(tmp_path, write):
     pytest.importorskip("sklearn")
-    from hanlin.corpus.quarantine import Quarantine
-    from hanlin.corpus.score_fit import _draw
+    from hanlin.corpus.builder.quality_fit import _draw
+    from hanlin.corpus.readers.quarantine import Quarantine
 
     path = write("x.jsonl", examples(PROSE, 500, 1))
     drawn = _draw([path], ScoreConfig(max_class_chars=20_000), 1, Quarantine())
@@ -267,7 +276,7 @@ def test_auc_and_its_interval():
     pytest.importorskip("sklearn")
     from sklearn.metrics import roc_auc_score
 
-    from hanlin.corpus.score_fit import auc
+    from hanlin.corpus.builder.quality_fit import auc
 
     draw = np.random.default_rng(1)
     inside = 0
@@ -282,7 +291,7 @@ def test_auc_and_its_interval():
 
 def test_too_few_examples_and_a_missing_library_are_said(tmp_path, write, monkeypatch):
     pytest.importorskip("sklearn")
-    from hanlin.corpus.score_fit import fit_scorer
+    from hanlin.corpus.builder.quality_fit import fit_scorer
 
     few, many = write("few.jsonl", examples(PROSE, 10, 1)), write("many.jsonl", examples(SHOUTING, 100, 1))
     with pytest.raises(HanlinError, match="10"):
@@ -294,7 +303,7 @@ def test_too_few_examples_and_a_missing_library_are_said(tmp_path, write, monkey
 
 def test_applying_imports_no_scikit_learn(trained):
     folder, _ = trained
-    code = f"import sys; from hanlin.corpus.score import Scorer; print(Scorer.load({str(folder / 'model')!r})(['的一是不了'])[0]); assert not {{'sklearn', 'scipy', 'torch'}} & set(sys.modules)"
+    code = f"import sys; from hanlin.corpus.filters.quality import Scorer; print(Scorer.load({str(folder / 'model')!r})(['的一是不了'])[0]); assert not {{'sklearn', 'scipy', 'torch'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus.build import CorpusConfig, build_corpus, read_corpus
-from hanlin.corpus.characters import HAN, TRADITIONAL, code_points, flags
-from hanlin.corpus.clean import Cleaner
-from hanlin.corpus.readers import read_documents
-from hanlin.corpus.rules import PRESETS, preset
-from hanlin.corpus.simplify import Simplifier, version
+from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus
+from hanlin.corpus.filters.clean import Cleaner
+from hanlin.corpus.filters.rules import PRESETS, preset
+from hanlin.corpus.readers.read import read_documents
+from hanlin.corpus.text.characters import HAN, TRADITIONAL, code_points, flags
+from hanlin.corpus.text.script_conversion import Simplifier, version
 
 PAIRS = [
     ("他說這個頭髮很長，後來發展得很好。", "他说这个头发很长，后来发展得很好。"),

@@ -17,11 +17,11 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus import output, plan
-from hanlin.corpus.boilerplate import BoilerplateConfig
-from hanlin.corpus.build import CorpusConfig, CorpusJob, build_corpus, read_corpus
-from hanlin.corpus.dedup import DedupConfig
-from hanlin.evaluation.corpus_page import render_corpus
+from hanlin.corpus.builder import job, writer
+from hanlin.corpus.builder.boilerplate import BoilerplateConfig
+from hanlin.corpus.builder.build import CorpusConfig, CorpusJob, build_corpus, read_corpus
+from hanlin.corpus.dedup.fingerprints import DedupConfig
+from hanlin.report.corpus_page import render_corpus
 
 NOTICE, MENU = "本站文章版权归原作者所有，转载请注明。", "首页 新闻 图片 视频 论坛 关于我们"
 CONFIG = CorpusConfig(
@@ -37,7 +37,7 @@ CONFIG = CorpusConfig(
 @pytest.fixture
 def files(tmp_path: Path, prose, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Five files, each a task, of one source's pages with a menu above and a notice below; copies within and across; bad records."""
-    monkeypatch.setattr(plan, "TASK_BYTES", 1)
+    monkeypatch.setattr(job, "TASK_BYTES", 1)
     draw = random.Random(6)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -214,7 +214,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import test_strip
-from hanlin.corpus import plan
+from hanlin.corpus.builder import job as plan
 plan.TASK_BYTES = 1
 if __name__ == "__main__":
     test_strip.build(sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]), workers=int(sys.argv[3]))
@@ -255,7 +255,7 @@ def test_memory_is_bounded_by_the_batch(tmp_path: Path, prose, monkeypatch: pyte
     """Twice the text needs no more memory to be stripped: only a few bytes for each document stay, and what is sorted at once."""
     import tracemalloc
 
-    monkeypatch.setattr(output, "BUCKET_BYTES", 1 << 20)
+    monkeypatch.setattr(writer, "BUCKET_BYTES", 1 << 20)
     long = prose(0, 30_000)
 
     def peak(count: int) -> int:

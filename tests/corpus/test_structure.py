@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from hanlin.common.errors import HanlinError
-from hanlin.corpus import messages
-from hanlin.corpus.files import ReadLimits, blocks
-from hanlin.corpus.readers import (
+from hanlin.corpus.readers import schema_types
+from hanlin.corpus.readers.files import ReadLimits, blocks
+from hanlin.corpus.readers.read import (
     Quarantine,
     read_conversations,
     read_documents,
@@ -24,7 +24,7 @@ from hanlin.corpus.readers import (
     read_sourced_texts,
     read_texts,
 )
-from hanlin.corpus.structure import MAX_DEPTH, measure
+from hanlin.corpus.text.structure import MAX_DEPTH, measure
 
 GOOD = '{"text": "小明在学校里看书。"}'
 CHAT = '{"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]}'
@@ -81,7 +81,7 @@ def test_values_as_deep_as_allowed_are_read(tmp_path):
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 990, 1100, 100_000])
 def test_tools_as_deep_text_stay_text(depth):
     text = "[" * depth + "]" * depth
-    assert messages.unquoted(text) == text and messages.unquoted('{"a": [1]}') == {"a": [1]}
+    assert schema_types.unquoted(text) == text and schema_types.unquoted('{"a": [1]}') == {"a": [1]}
 
 
 def measured(text: str) -> tuple[int, int, int | None]:
@@ -152,8 +152,8 @@ def peak_megabytes(path: Path, **limits: int) -> float:
     code = (
         "import sys\n"
         "from hanlin.common.errors import HanlinError\n"
-        "from hanlin.corpus.readers import *\n"
-        "from hanlin.corpus.files import ReadLimits\n"
+        "from hanlin.corpus.readers.read import *\n"
+        "from hanlin.corpus.readers.files import ReadLimits\n"
         "try:\n"
         f"    for _ in read_documents(sys.argv[1], quarantine=Quarantine(), limits=ReadLimits(**{limits!r})): pass\n"
         "except HanlinError: pass\n"

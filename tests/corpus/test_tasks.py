@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.tasks import Phase, run_phases
+from hanlin.corpus.builder.tasks import Phase, run_phases
 
 
 @dataclass(frozen=True)

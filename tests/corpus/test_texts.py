@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from hanlin import _native
 from hanlin.common.errors import HanlinError
-from hanlin.corpus import files
-from hanlin.corpus.files import ReadLimits
-from hanlin.corpus.quarantine import Quarantine
-from hanlin.corpus.readers import read_documents, read_texts
+from hanlin.corpus.readers import files
+from hanlin.corpus.readers.files import ReadLimits
+from hanlin.corpus.readers.quarantine import Quarantine
+from hanlin.corpus.readers.read import read_documents, read_texts
 from tests.support import shared
 
 strings = st.text(st.characters(codec="utf-16"), max_size=12) | st.sampled_from(

@@ -17,7 +17,7 @@ from hanlin.dataset import shards as shards_module
 from hanlin.dataset.packing import IGNORE
 from hanlin.dataset.tail import tail_text
 from hanlin.model import ModelShape
-from hanlin.stages.job import Job
+from hanlin.stages.base import Job
 from hanlin.stages.pretrain import pretrain
 from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
 from hanlin.training import TrainConfig

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from hanlin.evaluation.ablation import (
+from hanlin.evaluation.statistics import student_t
+from hanlin.report.ablation_page import (
     Runs,
     ablation_markdown,
     ablation_picture,
@@ -15,7 +16,6 @@ from hanlin.evaluation.ablation import (
     ablation_text,
     difference,
 )
-from hanlin.evaluation.intervals import student_t
 
 
 def runs(

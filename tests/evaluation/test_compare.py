@@ -7,7 +7,9 @@ import unicodedata
 import pytest
 
 from hanlin.common.errors import HanlinError
-from hanlin.evaluation import Metric, compare_runs, comparison_table, write_report
+from hanlin.evaluation import Metric
+from hanlin.report.compare import compare_runs, comparison_table
+from hanlin.report.report import write_report
 
 
 def make_run(folder, name: str, successes: int, n: int = 500, extra: bool = False, higher: bool = True):

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus.boilerplate import RULE, BoilerplateConfig
-from hanlin.corpus.build import TITLES, CorpusConfig, build_corpus
-from hanlin.corpus.clean import LINE_RULES
-from hanlin.corpus.rules import RULE_NAMES
-from hanlin.corpus.signals import SCRIPTS
-from hanlin.evaluation import corpus_text, svg
-from hanlin.evaluation.corpus_evidence import marked, shown
-from hanlin.evaluation.corpus_page import SOURCES, render_corpus
-from hanlin.evaluation.report_text import RULES
+from hanlin.corpus.builder.boilerplate import RULE, BoilerplateConfig
+from hanlin.corpus.builder.build import TITLES, CorpusConfig, build_corpus
+from hanlin.corpus.filters.clean import LINE_RULES
+from hanlin.corpus.filters.rules import RULE_NAMES
+from hanlin.corpus.filters.signals import SCRIPTS
+from hanlin.report import corpus_text, svg
+from hanlin.report.corpus_evidence import marked, shown
+from hanlin.report.corpus_page import SOURCES, render_corpus
+from hanlin.report.text import RULES
 from tests.evaluation.fake_run import HOSTILE
 from tests.evaluation.test_report import Page
 

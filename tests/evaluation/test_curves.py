@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hanlin.common.errors import HanlinError
-from hanlin.evaluation.curves import compare_curves, curves_picture, curves_text, find_metrics, read_curve
+from hanlin.report.curves import compare_curves, curves_picture, curves_text, find_metrics, read_curve
 
 
 def write(file, values, tokens=100, step_seconds=0.5, name="bits_per_byte"):

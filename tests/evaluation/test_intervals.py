@@ -20,7 +20,7 @@ from hanlin.evaluation import (
     ranking,
     wilson,
 )
-from hanlin.evaluation.intervals import FEWEST, influence, student_interval
+from hanlin.evaluation.statistics import FEWEST, influence, student_interval
 
 
 def binomial_coverage(p: float, n: int) -> float:

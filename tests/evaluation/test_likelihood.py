@@ -120,9 +120,9 @@ def test_the_control_counts_the_same_tokens_over_the_same_bytes(tokenizer, tmp_p
 
 
 def test_files_are_measured_as_their_documents_are(tokenizer, tmp_path):
-    from hanlin.corpus.readers import read_documents
+    from hanlin.corpus.readers.read import read_documents
     from hanlin.evaluation.likelihood import bits_per_byte_of_files
-    from hanlin.model.store import save_weights
+    from hanlin.model.checkpoint_io import save_weights
 
     model = tiny_model("qwen3", tokenizer)
     (tmp_path / "model").mkdir()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from hanlin.evaluation.model_card import model_card
-from hanlin.evaluation.report_text import show
+from hanlin.report.model_card import model_card
+from hanlin.report.text import show
 from tests.evaluation.fake_run import HOSTILE, fake_run
 
 

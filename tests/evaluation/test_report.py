@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
-from hanlin.evaluation import Metric, validate_report, write_report
-from hanlin.evaluation.report_evidence import facts_of, read_curves
-from hanlin.evaluation.report_html import render_report
-from hanlin.evaluation.report_text import METRICS, STAGES, Text, in_words, metric_text, show
-from hanlin.evaluation.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
+from hanlin.evaluation import Metric
+from hanlin.report.evidence import facts_of, read_curves
+from hanlin.report.page import render_report
+from hanlin.report.report import validate_report, write_report
+from hanlin.report.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
+from hanlin.report.text import METRICS, STAGES, Text, in_words, metric_text, show
 from tests.evaluation.fake_run import HOSTILE, fake_run
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}

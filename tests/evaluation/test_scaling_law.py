@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hanlin.evaluation.scaling_law import Law, advise, fit_law
-from hanlin.evaluation.scaling_page import scaling_markdown, scaling_picture, scaling_text
+from hanlin.report.scaling_page import scaling_markdown, scaling_picture, scaling_text
 
 TRUE = Law(0.9, 60.0, 0.35, 300.0, 0.4)
 SIZES = np.repeat([3e5, 6e5, 1.2e6, 2.4e6], 4)

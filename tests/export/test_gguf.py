@@ -19,12 +19,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hanlin import cli
+from hanlin.cli import main
 from hanlin.common.errors import HanlinError
 from hanlin.export import check_export, export_gguf
 from hanlin.inference import Engine, SamplingParams
 from hanlin.model import ModelConfig, load_model
-from hanlin.stages.job import write_model
+from hanlin.stages.base import write_model
 from hanlin.tokenizer import load_tokenizer
 from tests.llama import HAVE_LLAMA, WHY_NOT, LlamaServer, LlamaVocabulary
 from tests.support import FAMILIES, TEXTS, tiny_model, tiny_tokenizer
@@ -191,7 +191,7 @@ def complaint(monkeypatch, capsys, *arguments: object) -> str:
     monkeypatch.setenv("HANLIN_LANG", "en")
     monkeypatch.setattr("sys.argv", ["hanlin", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 1 and len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
@@ -273,7 +273,7 @@ def test_only_a_gguf_is_replaced(one, tmp_path, monkeypatch, capsys):
         )
     assert (tmp_path / "thesis.txt").read_text() == "thesis" and len(os.listdir(tmp_path)) == 3
     for _ in range(2):
-        cli.app(["export", "gguf", str(one / "model"), "--out", str(tmp_path / "m.gguf")])
+        main.app(["export", "gguf", str(one / "model"), "--out", str(tmp_path / "m.gguf")])
     assert (tmp_path / "m.gguf").read_bytes() == (one / "model.gguf").read_bytes()
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from hanlin import cli
+from hanlin.cli import main
+from hanlin.cli.chat import COMMANDS, ChatSession
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import for_stream, printable
 from hanlin.inference import Engine, SamplingParams, load_chat_model, sampling_defaults
-from hanlin.inference.chat import COMMANDS, ChatSession
 from hanlin.model import save_weights
 from tests.inference.tiny import tiny_model, tiny_tokenizer
 
@@ -44,7 +44,7 @@ def complaint(capsys, monkeypatch, *arguments) -> str:
     monkeypatch.setenv("HANLIN_LANG", "en")
     monkeypatch.setattr("sys.argv", ["hanlin", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
@@ -128,7 +128,7 @@ def test_an_ascii_terminal_gets_escapes(model_dir, monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
     monkeypatch.setattr("sys.argv", ["hanlin", "generate", str(model_dir), "今天", "--max-new-tokens", "4"])
-    cli.main()
+    main.main()
     sys.stdout.flush()
     assert written.getvalue().startswith(b"\\u4eca\\u5929")
 
@@ -145,7 +145,7 @@ def test_an_empty_completion_is_said(model_dir, capsys, monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "zh")
     monkeypatch.setattr("hanlin.inference.generate_text", lambda *_, **__: [""])
     monkeypatch.setattr("sys.argv", ["hanlin", "generate", str(model_dir), "今天"])
-    cli.main()
+    main.main()
     said = capsys.readouterr()
     assert said.out == "今天\n" and "模型立刻结束了" in said.err
 
@@ -193,9 +193,9 @@ def test_results_and_errors_show_escape_sequences_of_names(monkeypatch):
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)
     monkeypatch.setattr("sys.argv", ["hanlin", "generate", "absent\x1b[2J", "你好"])
-    cli.show({}, False, "来源\x1b]52;c;x\x07：3 篇")
+    main.show({}, False, "来源\x1b]52;c;x\x07：3 篇")
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     assert (
         "\\x1b]52" in out.getvalue()
         and "\\x1b[2J" in err.getvalue()
@@ -258,7 +258,7 @@ def test_several_lines_at_once_are_one_message(model_dir):
 )
 def test_a_paste_into_a_terminal_is_one_message(pasted):
     program = (
-        "import sys, types; from hanlin.inference.chat import read_lines\n"
+        "import sys, types; from hanlin.cli.chat import read_lines\n"
         "session = types.SimpleNamespace(say=print)\n"
         "print('ready', flush=True)\n"
         "for text in read_lines(sys.stdin, session): print('GOT', ascii(text), flush=True); break\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hanlin.cli.chat import ChatSession, chat
 from hanlin.common.errors import HanlinError
 from hanlin.inference import (
     Engine,
@@ -21,7 +22,6 @@ from hanlin.inference import (
     resolve_model_dir,
     split_reply,
 )
-from hanlin.inference.chat import ChatSession, chat
 from hanlin.inference.generate import SamplingParams, sampling_defaults
 from hanlin.model import save_weights
 from tests.inference.tiny import tiny_model, tiny_tokenizer
@@ -168,7 +168,9 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(run_dir):
 
 
 def test_ctrl_c_in_a_real_process(run_dir):
-    program = f"from hanlin.inference.chat import chat; chat({str(run_dir)!r}, max_new_tokens=100000, temperature=1.0)"
+    program = (
+        f"from hanlin.cli.chat import chat; chat({str(run_dir)!r}, max_new_tokens=100000, temperature=1.0)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch.nn.attention import varlen
 
-from hanlin.model.attention import attend
+from hanlin.model.attention.reference import attend
 
 HALVES = (torch.bfloat16, torch.float16)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hanlin.common.documents import document_starts
-from hanlin.model import accelerated
-from hanlin.model.attention import attend, packed_mask
+from hanlin.model.attention import flash_backends
+from hanlin.model.attention.reference import attend, packed_mask
 from tests.model.standin import varlen_on_cpu
 
 
@@ -33,8 +33,8 @@ def heads(rows: int, length: int, count: int, groups: int, dim: int = 16) -> lis
 @pytest.mark.parametrize("seed", range(3))
 def test_a_block_mask_allows_what_the_packed_mask_allows(length, seed):
     doc_ids = packed(3, length, seed)
-    mask = accelerated.block_mask(doc_ids)
-    blocks, size = -(-length // accelerated.BLOCK), accelerated.BLOCK
+    mask = flash_backends.block_mask(doc_ids)
+    blocks, size = -(-length // flash_backends.BLOCK), flash_backends.BLOCK
     seen = torch.zeros(3, blocks * size, blocks * size, dtype=torch.bool)
     places = torch.arange(length)
     for counts, indices, full in (
@@ -57,7 +57,7 @@ def test_a_block_mask_allows_what_the_packed_mask_allows(length, seed):
 
 def test_a_block_mask_skips_what_it_can():
     one, many = (
-        accelerated.block_mask(ids)
+        flash_backends.block_mask(ids)
         for ids in (torch.zeros(1, 1024, dtype=torch.int64), (torch.arange(1024) // 128)[None])
     )
     assert int(one.full_kv_num_blocks.sum()) == 8 * 7 // 2 and int(one.kv_num_blocks.sum()) == 8
@@ -69,7 +69,7 @@ def test_a_block_mask_skips_what_it_can():
 def test_flex_agrees_with_the_reference(groups):
     doc_ids = packed(2, 300, 5)
     q, k, v = heads(2, 300, 4, groups)
-    ours = accelerated.flex_document_attention(q, k, v, accelerated.block_mask(doc_ids))
+    ours = flash_backends.flex_document_attention(q, k, v, flash_backends.block_mask(doc_ids))
     torch.testing.assert_close(ours, reference(q, k, v, doc_ids), atol=2e-5, rtol=1e-4)
 
 
@@ -91,13 +91,13 @@ def test_bounds_cover_every_token_once_and_end_in_empty_documents(rows, length, 
 def test_varlen_is_asked_for_attention_within_documents(groups, knows_groups, monkeypatch):
     """Heads that share keys are repeated for a torch that cannot be asked to."""
     varlen_on_cpu()
-    monkeypatch.setattr(accelerated, "_KNOWS_GROUPS", knows_groups)
+    monkeypatch.setattr(flash_backends, "_KNOWS_GROUPS", knows_groups)
     doc_ids = packed(2, 90, 3)
     q, k, v = (x.bfloat16() for x in heads(2, 90, 4, groups))
-    found = accelerated.varlen_attention(q, k, v, accelerated.Bounds(document_starts(doc_ids), 90))
+    found = flash_backends.varlen_attention(q, k, v, flash_backends.Bounds(document_starts(doc_ids), 90))
     torch.testing.assert_close(found, reference(q, k, v, doc_ids), atol=2e-2, rtol=2e-2)
 
 
 def test_torch_still_has_the_varlen_operator_we_ask_for():
-    assert accelerated._CAUSAL in ({"is_causal": True}, {"window_size": (-1, 0)})
-    assert accelerated._CAUSAL.keys() <= inspect.signature(accelerated.varlen_attn).parameters.keys()
+    assert flash_backends._CAUSAL in ({"is_causal": True}, {"window_size": (-1, 0)})
+    assert flash_backends._CAUSAL.keys() <= inspect.signature(flash_backends.varlen_attn).parameters.keys()

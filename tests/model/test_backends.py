@@ -15,8 +15,8 @@ from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, TokenDataset
-from hanlin.model import backends
-from hanlin.model.backends import (
+from hanlin.model.attention import backends
+from hanlin.model.attention.backends import (
     BACKENDS,
     AttentionBackend,
     AttentionChoice,
@@ -249,7 +249,7 @@ def test_without_the_check_the_same_training_is_lost(tmp_path, monkeypatch, like
     build_world(tmp_path)
     like_an_accelerator("cuda", "float32")
     spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
-    monkeypatch.setattr("hanlin.model.backends.fault_of", lambda *arguments: None)
+    monkeypatch.setattr("hanlin.model.attention.backends.fault_of", lambda *arguments: None)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
     config = SupervisedConfig(

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.model import CausalLM, ModelConfig, init_weights
-from hanlin.model.attention import TILE, attend, document_attention, packed_mask, tiles_of
-from hanlin.model.backends import BACKENDS
-from hanlin.model.functions import normed_linears, rms_norm, swiglu
+from hanlin.model.attention.backends import BACKENDS
+from hanlin.model.attention.reference import TILE, attend, document_attention, packed_mask, tiles_of
+from hanlin.model.fused_ops import normed_linears, rms_norm, swiglu
 from hanlin.training import TrainConfig
-from hanlin.training.planner import StepShape, trace_step
+from hanlin.training.step_estimate import StepShape, trace_step
 from tests.support import tiny_model
 
 

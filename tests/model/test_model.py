@@ -17,7 +17,7 @@ from hanlin.model import (
     save_weights,
     token_log_probs,
 )
-from hanlin.model.functions import rms_norm, rotate
+from hanlin.model.fused_ops import rms_norm, rotate
 from tests.support import FAMILIES, tiny_model
 
 transformers = pytest.importorskip("transformers")

@@ -78,25 +78,25 @@ MUTANTS = {
         "stages/dpo.py", "reference = copy.deepcopy(model).requires_grad_(False)", "reference = model", STAGES
     ),
     "centring of the difference": Mutant(
-        "stages/reward.py", "(chosen + rejected).square()", "(chosen - rejected).square()", STAGES
+        "stages/reward_model.py", "(chosen + rejected).square()", "(chosen - rejected).square()", STAGES
     ),
     "WSD ends a step early": Mutant(
         "training/schedule.py", "remaining = steps - step\n", "remaining = steps - step - 1\n", LOOP
     ),
     "decay of embeddings": Mutant(
-        "training/optim.py",
+        "training/optim/optimizers.py",
         '"lr": learning_rate * embedding_scale, "weight_decay": 0.0}',
         '"lr": learning_rate * embedding_scale, "weight_decay": weight_decay}',
         f"{LOOP} {STEP}",
     ),
     "embedding_scale ignored": Mutant(
-        "training/optim.py",
+        "training/optim/optimizers.py",
         '"lr": learning_rate * embedding_scale,',
         '"lr": learning_rate,',
         f"{LOOP} {STEP}",
     ),
     "no clipping": Mutant(
-        "training/parallel.py",
+        "training/distributed/strategy.py",
         "return nn.utils.clip_grad_norm_(model.parameters(), limit)",
         "return nn.utils.clip_grad_norm_(model.parameters(), 1e9)",
         f"{LOOP} {STEP}",
@@ -123,7 +123,7 @@ MUTANTS = {
         "export/gguf.py", '"f16": kinds.MOSTLY_F16', '"f16": kinds.ALL_F32', GGUF
     ),
     "a rounded interval": Mutant(
-        "evaluation/intervals.py",
+        "evaluation/statistics.py",
         "half = Z95 / (1 + zz / n)",
         "half = 1.6 / (1 + zz / n)",
         "tests/evaluation/test_intervals.py",

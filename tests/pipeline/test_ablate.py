@@ -16,11 +16,11 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
-from hanlin.corpus.build import read_corpus
+from hanlin.corpus.builder.build import read_corpus
 from hanlin.evaluation.likelihood import document_bits, encode_documents
+from hanlin.experiments.ablation import plan_ablation, run_ablation
 from hanlin.model import load_model
-from hanlin.pipeline.ablate import plan_ablation, run_ablation
-from hanlin.stages.job import Job
+from hanlin.stages.base import Job
 from hanlin.stages.pretrain import pretrain
 from hanlin.tokenizer import load_tokenizer
 
@@ -154,7 +154,7 @@ def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "hanlin.cli",
+        "hanlin.cli.main",
         "ablate",
         "demo",
         *TINY,

@@ -4,8 +4,8 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.model import CausalLM, ModelShape
-from hanlin.pipeline.dial import batch_tokens, dial_text, learning_rate, turn
-from hanlin.pipeline.recipe import load_recipe
+from hanlin.recipe.recipe import load_recipe
+from hanlin.recipe.sizing import batch_tokens, dial_text, learning_rate, turn
 from hanlin.tokenizer.advise import advise
 
 SIZES = [

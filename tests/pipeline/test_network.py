@@ -7,11 +7,11 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR, GPU_BASELINE_GIB, HARDWARE
 from hanlin.model import ModelShape
-from hanlin.pipeline.network import NETWORK_SHARE, Cluster, about_traffic, shared_room, step_traffic
-from hanlin.pipeline.plan import plan_recipe, plan_text
-from hanlin.pipeline.recipe import load_recipe
+from hanlin.planning.communication import NETWORK_SHARE, Cluster, about_traffic, shared_room, step_traffic
+from hanlin.planning.plan import plan_recipe, plan_text
+from hanlin.recipe.recipe import load_recipe
 from hanlin.training import TrainConfig
-from hanlin.training.planner import Room, StepShape, trace_step
+from hanlin.training.step_estimate import Room, StepShape, trace_step
 
 SHAPE = ModelShape(
     hidden_size=64,

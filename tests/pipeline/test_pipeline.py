@@ -16,9 +16,9 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
-from hanlin.evaluation import validate_report
 from hanlin.inference import load_chat_model
 from hanlin.pipeline import load_recipe, run_recipe
+from hanlin.report.report import validate_report
 
 TINY = [
     "corpus.documents=500",

@@ -9,12 +9,12 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import HARDWARE, find_hardware
 from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, ModelShape, linear_cross_entropy
-from hanlin.pipeline.plan import expected_bits_per_byte, plan_recipe, plan_text
-from hanlin.pipeline.recipe import load_recipe
+from hanlin.planning.plan import expected_bits_per_byte, plan_recipe, plan_text
+from hanlin.recipe.recipe import load_recipe
 from hanlin.stages.supervised import SupervisedConfig, settle_micro_batch
 from hanlin.training import TrainConfig
-from hanlin.training.optim import Optimizers
-from hanlin.training.planner import Room, StepShape, fit_step, trace_step
+from hanlin.training.optim.optimizers import Optimizers
+from hanlin.training.step_estimate import Room, StepShape, fit_step, trace_step
 
 SHAPE = ModelShape(
     hidden_size=64,
@@ -241,7 +241,7 @@ def test_impossible_plans_are_refused(arguments):
 
 
 def test_a_probe_measures_real_steps():
-    from hanlin.pipeline.probe import probe
+    from hanlin.planning.measure_step import probe
 
     found = probe(CONFIG, TrainConfig(), dataclasses.replace(STEP, micros=4), "cpu", steps=6)
     assert found.seconds > 0 and found.steps == 6

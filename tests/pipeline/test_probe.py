@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from hanlin.pipeline.probe import python_running
+from hanlin.planning.measure_step import python_running
 
 
 @pytest.mark.parametrize("name", ["orjson", "runpy", "numpy", "hanlin"])
@@ -22,6 +22,6 @@ def test_code_in_the_current_directory_is_not_run(tmp_path, name):
 
 def test_the_module_is_main_and_gets_its_arguments(tmp_path):
     done = subprocess.run(
-        [*python_running("hanlin.pipeline.cell"), str(tmp_path / "none")], capture_output=True, text=True
+        [*python_running("hanlin.experiments.trial"), str(tmp_path / "none")], capture_output=True, text=True
     )
     assert done.returncode == 1 and "cell.json" in done.stdout

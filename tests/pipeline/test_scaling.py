@@ -12,11 +12,11 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.evaluation.likelihood import document_bits, encode_documents
+from hanlin.experiments import scaling
+from hanlin.experiments.scaling import plan_scaling, read_budget, run_scaling, shape_for
+from hanlin.experiments.trial import heldout_documents
 from hanlin.model import load_model
-from hanlin.pipeline import scaling
-from hanlin.pipeline.cell import heldout_documents
-from hanlin.pipeline.scaling import plan_scaling, read_budget, run_scaling, shape_for
-from hanlin.stages.job import Job
+from hanlin.stages.base import Job
 from hanlin.stages.pretrain import pretrain
 from hanlin.tokenizer import load_tokenizer
 

@@ -14,11 +14,11 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.dataset import build_conversation_dataset, build_text_dataset
-from hanlin.pipeline import single
-from hanlin.pipeline.single import run_stage
-from hanlin.stages.job import Job, content_hash, write_model
+from hanlin.pipeline import stage_command
+from hanlin.pipeline.stage_command import run_stage
+from hanlin.stages.base import Job, content_hash, write_model
 from hanlin.stages.supervised import SupervisedConfig, finetune
-from hanlin.training import TrainConfig, loop
+from hanlin.training import TrainConfig, trainer
 from hanlin.training.stopping import Interrupted
 from tests.support import tiny_model, tiny_tokenizer
 
@@ -99,7 +99,7 @@ def same(one, other) -> bool:
 
 def interrupt_after(monkeypatch, steps: int) -> None:
     """Stop the training behind a checkpoint, as Ctrl-C does."""
-    take_step = loop._Run.take_step
+    take_step = trainer._Run.take_step
 
     def until(self):
         if self.step == steps:
@@ -107,7 +107,7 @@ def interrupt_after(monkeypatch, steps: int) -> None:
             raise Interrupted(2)
         take_step(self)
 
-    monkeypatch.setattr(loop._Run, "take_step", until)
+    monkeypatch.setattr(trainer._Run, "take_step", until)
 
 
 @pytest.mark.parametrize("stage", list(CONFIGS))
@@ -133,8 +133,8 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits(bench, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_after(patch, 2)
         run_stage("dpo", folder / "dpo.yaml", folder / "out")
-    taken, take_step = [], loop._Run.take_step
-    monkeypatch.setattr(loop._Run, "take_step", lambda self: (taken.append(self.step), take_step(self)))
+    taken, take_step = [], trainer._Run.take_step
+    monkeypatch.setattr(trainer._Run, "take_step", lambda self: (taken.append(self.step), take_step(self)))
     run_stage("dpo", folder / "dpo.yaml", folder / "out")
     assert taken == [2]
     run_stage("dpo", folder / "dpo.yaml", folder / "fresh")
@@ -156,7 +156,7 @@ def test_a_finished_stage_with_nothing_changed_is_not_trained_again(bench, monke
     created = read_manifest(folder / "out").created
     replace("a")  # the same content, written anew
     os.utime(folder / "talks.jsonl", (1, 1))
-    monkeypatch.setattr(single, "_train", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(stage_command, "_train", lambda *arguments: pytest.fail("trained again"))
     assert run_stage("sft", folder / "sft.yaml", folder / "out") == first
     assert read_manifest(folder / "out").created == created and not (folder / ".out.work").exists()
 
@@ -278,7 +278,7 @@ def test_time_ends_a_training_with_the_model_it_has(bench, monkeypatch):
     folder, _ = bench
     options = ["config.train.steps=50", "config.train.max_seconds=35"]
     clock = [0.1]
-    take_step = loop._Run.take_step
+    take_step = trainer._Run.take_step
     stop_at: list[int] = []
 
     def ticking(self):
@@ -289,8 +289,8 @@ def test_time_ends_a_training_with_the_model_it_has(bench, monkeypatch):
         take_step(self)
         clock[0] += 10.0
 
-    monkeypatch.setattr(loop._Run, "take_step", ticking)
-    monkeypatch.setattr(loop._Run, "elapsed", lambda self: self.earlier_seconds + clock[0])
+    monkeypatch.setattr(trainer._Run, "take_step", ticking)
+    monkeypatch.setattr(trainer._Run, "elapsed", lambda self: self.earlier_seconds + clock[0])
     run_stage("sft", folder / "sft.yaml", folder / "whole", options)
     clock[0], stop_at = 0.1, [2]
     with pytest.raises(Interrupted):

@@ -17,13 +17,13 @@ from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.dataset import IGNORE
 from hanlin.model import RewardModel, load_reward_model
-from hanlin.stages import job as job_module
+from hanlin.rl.reward_functions import numeric_answer, reference_number, stated_numbers
+from hanlin.stages import base as job_module
+from hanlin.stages.base import Job, write_model
 from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo
 from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource, grpo
-from hanlin.stages.job import Job, write_model
 from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, split_pairs
-from hanlin.stages.reward import BradleyTerry, RewardConfig, reward, score_pairs, scores
-from hanlin.stages.rewards import numeric_answer, reference_number, stated_numbers
+from hanlin.stages.reward_model import BradleyTerry, RewardConfig, reward, score_pairs, scores
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from tests.support import tiny_model, tiny_tokenizer

@@ -10,7 +10,7 @@ import numpy
 
 from hanlin.export import export_gguf
 from hanlin.model import CausalLM, ModelConfig, init_weights
-from hanlin.stages.job import write_model
+from hanlin.stages.base import write_model
 from hanlin.tokenizer import Tokenizer
 from tests.llama import LlamaVocabulary
 

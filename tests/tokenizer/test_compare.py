@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin import cli
+from hanlin.cli import main
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import table, width
-from hanlin.corpus.readers import read_documents
-from hanlin.evaluation.tokenizer_picture import comparison_picture
+from hanlin.corpus.readers.read import read_documents
+from hanlin.report.tokenizer_page import comparison_picture
 from hanlin.tokenizer import Tokenizer, compare
 from hanlin.tokenizer.foreign import ForeignTokenizer, open_any
 from hanlin.tokenizer.segments import CLASSES, segments
@@ -230,7 +230,7 @@ def test_table_and_picture(
                 str(tmp_path / "a.svg"),
             ],
         )
-        cli.main()
+        main.main()
         shown = capsys.readouterr().out
         block = shown.split("\n\n")[1].splitlines()
         ends = {width(re.match(r".*\d(?=  +\S+$)", line)[0]) for line in block[1:]}  # type: ignore[index]

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hanlin.corpus.files import DEFAULT_LIMITS, blocks, lines
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.files import DEFAULT_LIMITS, blocks, lines
+from hanlin.corpus.readers.read import read_documents
 from hanlin.corpus.tinyworld import documents
 from hanlin.tokenizer import Tokenizer, train_tokenizer
 from tests.llama import HAVE_LLAMA, WHY_NOT

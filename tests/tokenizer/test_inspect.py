@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin import cli
-from hanlin.corpus.readers import read_documents
+from hanlin.cli import main
+from hanlin.corpus.readers.read import read_documents
 from hanlin.tokenizer import Tokenizer, inspect, train_tokenizer
 from hanlin.tokenizer.show import piece_text, visible, vocabulary_text
 from hanlin.tokenizer.suspicious import CRITERIA, reasons
@@ -134,7 +134,7 @@ def test_the_command_prints_for_people_or_programs(
     ):
         monkeypatch.setenv("HANLIN_LANG", "en")
         monkeypatch.setattr("sys.argv", ["hanlin", "tokenizer", "inspect", str(tokenizer.path), *options])
-        cli.main()
+        main.main()
         assert said in capsys.readouterr().out
 
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_seen_is_shown() -> None:
 def test_bytes_are_shown_as_bytes(tmp_path, capsys):
     """A character that the vocabulary lacks comes as its three bytes, each told from the others."""
     train_tokenizer(iter(["小明在学校里看书"] * 20), vocab_size=290, out=tmp_path / "words")
-    cli.app(["tokenizer", "encode", str(tmp_path / "words"), "翰小\n'"])
+    main.app(["tokenizer", "encode", str(tmp_path / "words"), "翰小\n'"])
     shown = capsys.readouterr().out
     assert "'<E7>':231 '<BF>':191 '<B0>':176 '小':" in shown and r"'\n':10" in shown and "�" not in shown
     for byte in range(256):

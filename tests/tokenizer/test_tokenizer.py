@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.tokenizer import Tokenizer, compare, inspect, load_tokenizer, train_tokenizer
 from hanlin.tokenizer.advise import advise
 from hanlin.tokenizer.files import FILES

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin import _native
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.tokenizer.special import PATTERN, from_letters
 from tests.tokenizer import reference
 

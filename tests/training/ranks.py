@@ -35,14 +35,14 @@ STEPS = 8
 
 def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     """Train; what this rank ended with."""
-    import hanlin.stages.job as job_module
+    import hanlin.stages.base as job_module
     from hanlin.common.devices import TRAITS
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
     from hanlin.stages.dpo import DPOConfig, dpo
     from hanlin.stages.grpo import GRPOConfig, grpo
     from hanlin.stages.pretrain import pretrain
-    from hanlin.stages.reward import RewardConfig, reward
+    from hanlin.stages.reward_model import RewardConfig, reward
     from hanlin.stages.supervised import SupervisedConfig, finetune
     from hanlin.training import TrainConfig, precision, train
 
@@ -146,7 +146,7 @@ def muon_sharded_and_whole(team: Any) -> dict[str, Any]:
     """The largest difference after three steps, with rows that do not divide, and a matrix of fewer rows than there are ranks."""
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    from hanlin.training.optim import Muon
+    from hanlin.training.optim.optimizers import Muon
 
     torch.manual_seed(1)
     start = [torch.randn(shape) for shape in [(5, 7)] * 4 + [(2, 9)] + [(8, 3)] * 2]
@@ -210,7 +210,7 @@ def _break_disk(number: int, nth: int) -> None:
 def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     """Be one of the processes of a job, as torchrun would have started it."""
     from hanlin.common.errors import HanlinError
-    from hanlin.training.parallel import joined
+    from hanlin.training.distributed.strategy import joined
 
     size = spec["processes"]
     os.environ |= {
@@ -240,7 +240,7 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
 def serve() -> None:
     """A job a line on stdin; on stdout the worst exit code of its processes, each a fork of this one, which has torch loaded."""
     import hanlin.stages.grpo
-    import hanlin.stages.reward  # noqa: F401
+    import hanlin.stages.reward_model  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hanlin.common import devices
 from hanlin.dataset import Batch
-from hanlin.model import accelerated, backends, linear_cross_entropy, losses, token_log_probs
+from hanlin.model import linear_cross_entropy, losses, token_log_probs
+from hanlin.model.attention import backends, flash_backends
 from hanlin.stages.supervised import NextToken
 from tests.model.standin import varlen_on_cpu
 from tests.support import tiny_model
@@ -190,7 +191,7 @@ def test_another_number_of_documents_compiles_nothing_again(monkeypatch):
 
 def test_flex_attention_is_traced_whole():
     doc_ids = (torch.arange(256) // 100).expand(2, 256).contiguous()
-    mask = accelerated.block_mask(doc_ids)
+    mask = flash_backends.block_mask(doc_ids)
     q, k, v = (torch.randn(2, 256, 2, 16) for _ in range(3))
-    found = torch._dynamo.explain(lambda *x: accelerated.flex_document_attention(*x, mask) * 2)(q, k, v)
+    found = torch._dynamo.explain(lambda *x: flash_backends.flex_document_attention(*x, mask) * 2)(q, k, v)
     assert found.graph_count == 1 and found.graph_break_count == 0, found.break_reasons

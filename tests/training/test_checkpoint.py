@@ -25,9 +25,16 @@ from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
-from hanlin.training import checkpoint
-from hanlin.training.checkpoint import list_checkpoints, load_latest, prune, save_checkpoint, step_of, sweep
-from hanlin.training.optim import Optimizers
+from hanlin.training.checkpoint import format
+from hanlin.training.checkpoint.format import (
+    list_checkpoints,
+    load_latest,
+    prune,
+    save_checkpoint,
+    step_of,
+    sweep,
+)
+from hanlin.training.optim.optimizers import Optimizers
 from tests.support import tiny_model
 from tests.training.zygote import ROOT, build_world, train_stage
 
@@ -66,7 +73,7 @@ def test_too_little_room_is_known_beforehand(trained, tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, *trained, {})
     before = contents(tmp_path)
     usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(format.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(HanlinError, match=r"[\d,]{6,} .*1,000 "):
         save_checkpoint(tmp_path, 2, *trained, {})
     assert contents(tmp_path) == before
@@ -98,7 +105,7 @@ def test_a_disk_that_fails_leaves_the_earlier_checkpoint(trained, tmp_path, monk
                 tmp_path / "step-00000002"
             ).exists():  # it failed after the rename: whole, but not known to be on the disk
                 read_manifest(tmp_path / "step-00000002", "checkpoint")
-                checkpoint.shutil.rmtree(tmp_path / "step-00000002")
+                format.shutil.rmtree(tmp_path / "step-00000002")
             assert contents(tmp_path) == before
         else:
             break
@@ -130,7 +137,7 @@ def test_what_can_be_read_must_be_what_was_written(trained, tmp_path, monkeypatc
             content[-5] ^= 4
             file.write_bytes(content)
 
-    monkeypatch.setattr(checkpoint, "failpoint", flip)
+    monkeypatch.setattr(format, "failpoint", flip)
     with pytest.raises(HanlinError, match="SHA-256"):
         save_checkpoint(tmp_path, 2, *trained, {})
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == [1]
@@ -172,14 +179,14 @@ def pretrained(world):
 def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch, async_save):
     """`on_save_error: warn`: the same model as with a good disk; with `stop`, an error and the earlier ones left."""
     good, _ = pretrained(tmp_path / "good")
-    original = checkpoint.artifact
+    original = format.artifact
 
     def failing(path, *arguments, **options):
         if step_of(path) >= 3:
             raise HanlinError("磁盘坏了", "the disk is broken")
         return original(path, *arguments, **options)
 
-    monkeypatch.setattr(checkpoint, "artifact", failing)
+    monkeypatch.setattr(format, "artifact", failing)
     # every step, also where the one before is still being written
     options = {
         "async_save": async_save,
@@ -198,7 +205,7 @@ def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_i
     """The write of step 2 does not begin before step 4 is over."""
     kept, passed = {"anchor_steps": 2, "checkpoint_seconds": 1000.0, "steps": 6}, threading.Event()
     pretrained(tmp_path / "plain", **kept)
-    original = checkpoint.artifact
+    original = format.artifact
 
     def slow(path, *arguments, **options):
         assert step_of(path) != 2 or passed.wait(60), "a step waited for the disk"
@@ -210,7 +217,7 @@ def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_i
                 passed.set()
             super().log(values, step)
 
-    monkeypatch.setattr(checkpoint, "artifact", slow)
+    monkeypatch.setattr(format, "artifact", slow)
     pretrained(tmp_path / "slow", log=Watch(None), async_save=True, **kept)
     assert passed.is_set()
     for path in list_checkpoints(tmp_path / "plain"):
@@ -222,7 +229,7 @@ def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_i
 
 def test_the_thread_that_saves_never_outlives_the_run(pretrained, tmp_path, monkeypatch):
     """A step that fails: the save under way ends first, and its own error is not kept quiet."""
-    original, warnings = checkpoint.artifact, []
+    original, warnings = format.artifact, []
 
     def broken(path, *arguments, **options):
         if step_of(path) == 2:
@@ -235,7 +242,7 @@ def test_the_thread_that_saves_never_outlives_the_run(pretrained, tmp_path, monk
             if step == 3:
                 raise KeyError("a bug")
 
-    monkeypatch.setattr(checkpoint, "artifact", broken)
+    monkeypatch.setattr(format, "artifact", broken)
     with pytest.raises(KeyError):
         pretrained(
             tmp_path,
@@ -380,7 +387,7 @@ def test_a_signal_saves_and_prints_the_command_to_go_on(world, tmp_path, number,
     command = [
         sys.executable,
         "-m",
-        "hanlin.cli",
+        "hanlin.cli.main",
         "pretrain",
         "--config",
         str(tmp_path / "p.yaml"),

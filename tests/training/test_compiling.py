@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from hanlin.training import compiling, loop
+from hanlin.training import compilation, trainer
 from tests.support import tiny_model
 
 CPU = torch.device("cpu")
@@ -17,15 +17,15 @@ def batch(rows: int, length: int) -> SimpleNamespace:
 
 
 def test_long_runs_compile_and_short_ones_do_not(monkeypatch):
-    monkeypatch.setattr(compiling, "compiler_present", lambda device: True)
+    monkeypatch.setattr(compilation, "compiler_present", lambda device: True)
     model = tiny_model("qwen3")
     per_step = model.config.flops_per_token(64) * 4 * 64
     enough = int(2e14 / per_step) + 1
-    assert compiling.compiling_pays(model, [batch(4, 64)], enough, CPU)
-    assert not compiling.compiling_pays(model, [batch(4, 64)], enough // 2, CPU)
-    assert compiling.compiling_pays(model, [batch(4, 64)] * 2, enough // 2 + 1, CPU)
+    assert compilation.compiling_pays(model, [batch(4, 64)], enough, CPU)
+    assert not compilation.compiling_pays(model, [batch(4, 64)], enough // 2, CPU)
+    assert compilation.compiling_pays(model, [batch(4, 64)] * 2, enough // 2 + 1, CPU)
     # each shape would compile again
-    assert not compiling.compiling_pays(model, [batch(4, 64), batch(3, 64)], enough, CPU)
+    assert not compilation.compiling_pays(model, [batch(4, 64), batch(3, 64)], enough, CPU)
 
 
 def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
@@ -44,13 +44,13 @@ def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
                 progress=SimpleNamespace(note=lambda zh, en: None),
                 model=SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block)),
             )
-            monkeypatch.setattr(loop, "compiling_pays", lambda *arguments: True)
-            loop._Run._decide_to_compile(run, [])  # type: ignore[arg-type]
+            monkeypatch.setattr(trainer, "compiling_pays", lambda *arguments: True)
+            trainer._Run._decide_to_compile(run, [])  # type: ignore[arg-type]
             assert run.compiles is wanted and asked == ([sharded] if wanted else [])
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    assert not compiling.compiler_present(CPU)
-    assert not compiling.compiling_pays(tiny_model("qwen3"), [batch(4, 64)], 10**12, CPU)
+    assert not compilation.compiler_present(CPU)
+    assert not compilation.compiling_pays(tiny_model("qwen3"), [batch(4, 64)], 10**12, CPU)

@@ -14,8 +14,8 @@ from hanlin.common.manifest import MANIFEST
 from hanlin.dataset import TokenDataset
 from hanlin.model import load_model
 from hanlin.tokenizer import load_tokenizer
-from hanlin.training.checkpoint import load_latest, save_checkpoint, step_of
-from hanlin.training.optim import Optimizers
+from hanlin.training.checkpoint.format import load_latest, save_checkpoint, step_of
+from hanlin.training.optim.optimizers import Optimizers
 from tests.support import tiny_model
 from tests.training.zygote import build_world
 

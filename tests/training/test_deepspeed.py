@@ -16,8 +16,8 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.training import TrainConfig
-from hanlin.training.deepspeed_config import read_ds_config, settle
-from hanlin.training.parallel import Team, joined
+from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
+from hanlin.training.distributed.strategy import Team, joined
 from tests.training.ranks import losses, same_training, started
 from tests.training.zygote import ROOT
 
@@ -196,7 +196,7 @@ def test_one_process_is_enough_and_its_output_stays_readable(start, tmp_path):
 @needs_deepspeed
 @pytest.mark.skipif(fcntl is None, reason="this system has no kernel locks")
 def test_the_lock_of_a_killed_build_is_removed_and_that_of_a_living_one_is_not(tmp_path, monkeypatch):
-    from hanlin.training.deepspeed import builds
+    from hanlin.training.distributed.deepspeed import builds
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     said: list[str] = []

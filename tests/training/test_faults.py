@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.common.manifest import read_manifest
-from hanlin.training.checkpoint import list_checkpoints
+from hanlin.training.checkpoint.format import list_checkpoints
 from tests.training.zygote import STAGES, Zygote, alone
 
 FAILPOINTS = [

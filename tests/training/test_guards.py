@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from hanlin.cli_inspect import spike
+from hanlin.cli.inspect import spike
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
@@ -17,14 +17,14 @@ from hanlin.model import RewardModel
 from hanlin.stages.dpo import DPOConfig, DPOLoss
 from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource
 from hanlin.stages.pairs import PairSource
-from hanlin.stages.reward import BradleyTerry, RewardConfig
+from hanlin.stages.reward_model import BradleyTerry, RewardConfig
 from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training import TrainConfig, train
-from hanlin.training.loop import _Run
 from hanlin.training.memory import cut
-from hanlin.training.optim import Optimizers
+from hanlin.training.optim.optimizers import Optimizers
 from hanlin.training.spikes import write_run_file
+from hanlin.training.trainer import _Run
 from tests.support import tiny_model
 from tests.training.zygote import TALKS, build_world, poison
 
@@ -145,7 +145,7 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
 @pytest.mark.parametrize("later", [False, True])
 def test_three_bad_steps_roll_back_and_skip_their_samples(world, tmp_path, later, monkeypatch):
     """Bit for bit the run that never saw the samples between the anchor and the last bad step; figures read at once, or a step later."""
-    monkeypatch.setattr("hanlin.training.loop._reads_later", lambda device: later)
+    monkeypatch.setattr("hanlin.training.trainer._reads_later", lambda device: later)
     config, told = section(), Told()
     model, source, objective = setting(world, config)
     result = train(model, source, poison(objective, source, range(5, 8)), config.train, tmp_path / "a", told)

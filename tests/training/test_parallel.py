@@ -14,8 +14,8 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
-from hanlin.training.checkpoint import list_checkpoints
-from hanlin.training.parallel import Share
+from hanlin.training.checkpoint.format import list_checkpoints
+from hanlin.training.distributed.strategy import Share
 from tests.training.ranks import STEPS, losses, same_training, started
 
 
@@ -238,7 +238,7 @@ def test_torchrun_starts_the_command_line_and_one_process_speaks(start, tmp_path
     assert (
         few.returncode != 0
         and "error: A step has 1 samples" in few.stderr
-        and "hanlin/cli.py" not in few.stderr
+        and "hanlin/cli/main.py" not in few.stderr
     )
 
 

@@ -15,9 +15,9 @@ from hanlin.dataset import TextRows, TokenDataset
 from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training import TrainConfig, precision, train
-from hanlin.training.loop import _Run
-from hanlin.training.optim import Optimizers, orthogonalize
+from hanlin.training.optim.optimizers import Optimizers, orthogonalize
 from hanlin.training.precision import INITIAL, GradientScaler, skips_on_device
+from hanlin.training.trainer import _Run
 from tests.support import tiny_model
 from tests.training.zygote import build_world
 

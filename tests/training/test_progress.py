@@ -12,7 +12,7 @@ from rich.console import Console
 from hanlin.common import terminal
 from hanlin.common.devices import matmul_peak
 from hanlin.common.progress import LiveProgress, PlainProgress, describe, panel
-from hanlin.training.figures import step_figures
+from hanlin.training.metrics import step_figures
 from tests.support import tiny_model
 
 FIGURES = {

@@ -12,12 +12,12 @@ import pytest
 from hanlin.common.config import OutOfRange, Range, build, ranges_of
 from hanlin.common.errors import HanlinError
 from hanlin.model import ModelShape
-from hanlin.pipeline import recipe
-from hanlin.pipeline.single import FILES
+from hanlin.pipeline.stage_command import FILES
+from hanlin.recipe import recipe
 from hanlin.stages.dpo import DPOConfig
 from hanlin.stages.grpo import GRPOConfig
 from hanlin.stages.pairs import PairConfig
-from hanlin.stages.reward import RewardConfig
+from hanlin.stages.reward_model import RewardConfig
 from hanlin.stages.supervised import SupervisedConfig
 from hanlin.training import TrainConfig
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from hanlin.common.progress import Progress
 from hanlin.dataset import IGNORE, TextRows, build_text_dataset
-from hanlin.stages.job import Job
+from hanlin.stages.base import Job
 from hanlin.stages.supervised import RowSource, SupervisedConfig, next_token_training
 from hanlin.training import TrainConfig
 from tests.support import tiny_model, tiny_tokenizer

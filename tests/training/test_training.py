@@ -14,9 +14,9 @@ from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, build_text_dataset
 from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
 from hanlin.training import TrainConfig, train
-from hanlin.training.checkpoint import list_checkpoints
+from hanlin.training.checkpoint.format import list_checkpoints
 from hanlin.training.guards import SpikeGuard
-from hanlin.training.optim import Muon, Optimizers, orthogonalize
+from hanlin.training.optim.optimizers import Muon, Optimizers, orthogonalize
 from hanlin.training.schedule import learning_rate_factor
 from tests.support import tiny_model, tiny_tokenizer
 

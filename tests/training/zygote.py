@@ -48,7 +48,7 @@ STEPS = 7
 def build_world(folder: Path) -> None:
     """Everything the stages read: a tokenizer, a model, text, conversations, pairs."""
     from hanlin.dataset import build_conversation_dataset, build_text_dataset
-    from hanlin.stages.job import write_model
+    from hanlin.stages.base import write_model
     from hanlin.stages.pairs import build_pair_dataset
     from tests.support import tiny_model, tiny_tokenizer
 
@@ -62,21 +62,21 @@ def build_world(folder: Path) -> None:
 
 def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -> str:
     """Train one stage as the command line does; the digest of weights, optimiser, guard, generators and the next three batches."""
-    import hanlin.stages.job as job_module
+    import hanlin.stages.base as job_module
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
     from hanlin.stages.dpo import DPOConfig, dpo
     from hanlin.stages.grpo import GRPOConfig, grpo
     from hanlin.stages.pretrain import pretrain
-    from hanlin.stages.reward import RewardConfig, reward
+    from hanlin.stages.reward_model import RewardConfig, reward
     from hanlin.stages.supervised import SupervisedConfig, finetune
-    from hanlin.training import TrainConfig, loop, train
+    from hanlin.training import TrainConfig, train, trainer
 
     digests: list[str] = []
 
     def watched(model, source, objective, *arguments, **options):
         if stage == "poisoned":
-            loop._reads_later = lambda device: True  # as on an accelerator
+            trainer._reads_later = lambda device: True  # as on an accelerator
             objective = poison(objective, source, range(2, 5))
         result = train(model, source, objective, *arguments, **options)
         digests.append(digest(model, source, work))
@@ -130,7 +130,7 @@ def poison(objective: Any, source: Any, places: range) -> Any:
 
 def digest(model: Any, source: Any, work: Path) -> str:
     """SHA-256 of all that must agree: weights now; optimiser, generators, guard of the last checkpoint; the next three batches."""
-    from hanlin.training.checkpoint import list_checkpoints
+    from hanlin.training.checkpoint.format import list_checkpoints
 
     newest = list_checkpoints(work)[0]
     state = json.loads((newest / "state.json").read_text())
@@ -173,7 +173,7 @@ def serve(world: Path) -> None:
     import hanlin.stages.dpo
     import hanlin.stages.grpo
     import hanlin.stages.pretrain
-    import hanlin.stages.reward  # noqa: F401
+    import hanlin.stages.reward_model  # noqa: F401
     import tests.support  # noqa: F401
 
     for line in sys.stdin:

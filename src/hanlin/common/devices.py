@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanlin.common.errors import HanlinError
-from hanlin.common.traps import CPU_TRAPS, CUDA_TRAPS, MPS_TRAPS, NPU_TRAPS, ROCM_TRAPS, XPU_TRAPS, Trap
+from hanlin.common.known_issues import (
+    CPU_TRAPS,
+    CUDA_TRAPS,
+    MPS_TRAPS,
+    NPU_TRAPS,
+    ROCM_TRAPS,
+    XPU_TRAPS,
+    Trap,
+)
 
 try:
     import resource

@@ -1,6 +1,7 @@
 """From whatever text people have to clean, deduplicated, explained documents.
 
-The room's three schemas (`layouts.py`), its readers (`readers.py`), cleaning (`normalize.py`, `signals.py`, `clean.py`),
-deduplication (`dedup.py`), the corpus artefact (`build.py`) and an embedded corpus (`tinyworld/`).
+`text/` repairs characters, `readers/` opens every layout people have, `download/` fetches public data sets, `filters/` decide
+which lines and documents stay, `dedup/` finds documents that say the same, `builder/` makes the corpus artefact of all that, and
+`tinyworld/` is an embedded corpus with known answers. Each folder imports only those before it.
 Nothing here knows of tokens or models, and torch may not be imported.
 """

@@ -24,8 +24,8 @@ from hanlin.common.failpoints import failpoint
 from hanlin.common.manifest import Manifest, artifact, read_manifest
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
-from hanlin.corpus.files import expand
-from hanlin.corpus.readers import read_sourced_texts
+from hanlin.corpus.readers.files import expand
+from hanlin.corpus.readers.read import read_sourced_texts
 from hanlin.tokenizer import Tokenizer, chat
 from hanlin.tokenizer.texts import text_batches
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hanlin.evaluation.compare import compare_runs, comparison_table
-from hanlin.evaluation.intervals import (
+from hanlin.evaluation.ngram import NGramModel
+from hanlin.evaluation.statistics import (
     FEWEST,
     Metric,
     beats,
@@ -20,8 +20,6 @@ from hanlin.evaluation.intervals import (
     ranking,
     wilson,
 )
-from hanlin.evaluation.ngram import NGramModel
-from hanlin.evaluation.report import validate_report, write_report
 
 if TYPE_CHECKING:
     from hanlin.evaluation.likelihood import (
@@ -52,8 +50,6 @@ __all__ = [
     "bits_per_byte",
     "bootstrap_mean",
     "bootstrap_ratio",
-    "compare_runs",
-    "comparison_table",
     "evaluate_generation",
     "evaluate_turns",
     "length_control",
@@ -63,9 +59,7 @@ __all__ = [
     "paired_difference",
     "pooled",
     "ranking",
-    "validate_report",
     "wilson",
-    "write_report",
 ]
 
 

@@ -23,10 +23,10 @@ import torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
-from hanlin.corpus.readers import read_documents
+from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import TokenDataset
-from hanlin.evaluation.intervals import Metric
 from hanlin.evaluation.ngram import NGramModel
+from hanlin.evaluation.statistics import Metric
 from hanlin.inference import resolve_model_dir
 from hanlin.inference.generate import load_chat_model
 from hanlin.model import CausalLM, token_log_probs

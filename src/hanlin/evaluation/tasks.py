@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hanlin.evaluation.intervals import Metric
+from hanlin.evaluation.statistics import Metric
 from hanlin.inference import Engine, SamplingParams
 from hanlin.inference.generate import encode_prompt
 from hanlin.model import CausalLM

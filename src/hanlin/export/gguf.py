@@ -15,7 +15,7 @@ from hanlin.common.atomic import atomic_file
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.model import CausalLM, ModelConfig, check_weights, load_weights
-from hanlin.model.store import WEIGHTS
+from hanlin.model.checkpoint_io import WEIGHTS
 from hanlin.tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
 from hanlin.tokenizer.special import PATTERN_NAME, to_letters
 

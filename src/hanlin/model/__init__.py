@@ -1,10 +1,7 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
 
-from hanlin.model.backends import AttentionChoice, choose_attention_for
-from hanlin.model.cache import KVCache
-from hanlin.model.config import ModelConfig, ModelShape
-from hanlin.model.losses import linear_cross_entropy, token_log_probs
-from hanlin.model.store import (
+from hanlin.model.attention.backends import AttentionChoice, choose_attention_for
+from hanlin.model.checkpoint_io import (
     check_weights,
     load_model,
     load_reward_model,
@@ -12,6 +9,9 @@ from hanlin.model.store import (
     read_generation_config,
     save_weights,
 )
+from hanlin.model.config import ModelConfig, ModelShape
+from hanlin.model.kv_cache import KVCache
+from hanlin.model.losses import linear_cross_entropy, token_log_probs
 from hanlin.model.transformer import CausalLM, RewardModel, init_weights
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hanlin.model.config import GELU, ModelConfig
-from hanlin.model.functions import run_block
+from hanlin.model.fused_ops import run_block
 
 if TYPE_CHECKING:
     from hanlin.model.transformer import Context

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hanlin.model.attention import attend, cache_mask
-from hanlin.model.backends import Rows, backend_for
-from hanlin.model.cache import KVCache
+from hanlin.model.attention.backends import Rows, backend_for
+from hanlin.model.attention.reference import attend, cache_mask
 from hanlin.model.config import ModelConfig
-from hanlin.model.functions import made_again, normed_linears, rms_norm, rotate, run_block, swiglu
+from hanlin.model.fused_ops import made_again, normed_linears, rms_norm, rotate, run_block, swiglu
 from hanlin.model.gpt2 import GPT2Decoder
+from hanlin.model.kv_cache import KVCache
 
 # From this width on queries and keys are made again in the backward pass: a seventh less is kept for it, at a cost that could not be
 # measured (width 512, on a CPU); at 256 it costs 2 % of a step, and such models are small anyway.

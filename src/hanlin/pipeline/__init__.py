@@ -15,11 +15,11 @@ from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import MANIFEST, hash_json, package_versions, read_manifest
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.tracking import check_trackers
-from hanlin.corpus.readers import Kind, check_inputs
+from hanlin.corpus.readers.read import Kind, check_inputs
 from hanlin.pipeline.facts import about_model, examples, tokens_facts
 from hanlin.pipeline.life import Life
-from hanlin.pipeline.plan import work_of
-from hanlin.pipeline.recipe import Recipe, load_recipe, recipe_names
+from hanlin.planning.plan import work_of
+from hanlin.recipe.recipe import Recipe, load_recipe, recipe_names
 
 __all__ = ["Life", "Recipe", "evaluate_model", "load_recipe", "recipe_names", "run_recipe"]
 
@@ -43,8 +43,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
     Raises:
         HanlinError: `out` is in use, or holds something else than a run; torchrun started several processes; or what a stage says.
     """
-    from hanlin.evaluation import write_report
-    from hanlin.evaluation.model_card import model_card
+    from hanlin.report.model_card import model_card
+    from hanlin.report.report import write_report
 
     require_one_process("hanlin run")
     own_progress = progress is None
@@ -101,7 +101,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
 
 def _standing_report(out: Path, stages: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The report of an earlier start, if it is whole and says what the steps' records say; another is written anew."""
-    from hanlin.evaluation import validate_report
+    from hanlin.report.report import validate_report
 
     try:
         found = read_json(out / "report.json")

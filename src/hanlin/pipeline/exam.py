@@ -10,8 +10,8 @@ from hanlin.corpus import tinyworld
 from hanlin.evaluation import Metric, evaluate_generation, evaluate_turns
 from hanlin.inference import Engine
 from hanlin.model import CausalLM
-from hanlin.pipeline.recipe import Recipe
 from hanlin.pipeline.sources import CHECKS, TURNS, Task, TinyworldSource
+from hanlin.recipe.recipe import Recipe
 from hanlin.tokenizer import Tokenizer
 
 # What each stage has taught, and every later one may not unteach. Whether to think is up to the model in `word_problems`: that is

@@ -13,10 +13,10 @@ import orjson
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST
-from hanlin.corpus.build import read_corpus
+from hanlin.corpus.builder.build import read_corpus
 from hanlin.dataset import TokenDataset
 from hanlin.model import ModelConfig
-from hanlin.pipeline.recipe import Recipe
+from hanlin.recipe.recipe import Recipe
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 
 _SENTENCE = 60  # characters of the sentence that is cut into tokens

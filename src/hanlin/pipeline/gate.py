@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from hanlin.evaluation import Metric
-from hanlin.evaluation.intervals import FEWEST
+from hanlin.evaluation.statistics import FEWEST
 
 # What a later stage may cost an earlier one, in the metric's own unit. Two points of answers are promised; a chain of thought
 # multiplies the noise of its steps, and tasks of 150 items move by three points by chance: these get five.

@@ -15,7 +15,7 @@ from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import to_dict
 from hanlin.common.manifest import hash_json, read_manifest
 from hanlin.corpus import tinyworld
-from hanlin.corpus.build import build_corpus, read_corpus
+from hanlin.corpus.builder.build import build_corpus, read_corpus
 from hanlin.dataset import TokenDataset, build_text_dataset
 from hanlin.evaluation import (
     Metric,
@@ -26,20 +26,20 @@ from hanlin.evaluation import (
     pair_accuracy,
     pooled,
 )
-from hanlin.evaluation.corpus_page import render_corpus
 from hanlin.export import check_export, export_gguf
 from hanlin.inference.generate import sampling_defaults
 from hanlin.model import CausalLM, load_reward_model
 from hanlin.pipeline.exam import Exam
-from hanlin.pipeline.recipe import ConversationSection
 from hanlin.pipeline.runner import StepRecord
 from hanlin.pipeline.sources import FileSource, TinyworldSource, plain_questions
 from hanlin.pipeline.workshop import BITS, Workshop, publish
+from hanlin.recipe.recipe import ConversationSection
+from hanlin.report.corpus_page import render_corpus
+from hanlin.rl.reward_functions import numeric_answer
 from hanlin.stages.dpo import dpo
 from hanlin.stages.grpo import GRPOConfig, grpo
 from hanlin.stages.pretrain import pretrain
-from hanlin.stages.reward import reward, score_pairs
-from hanlin.stages.rewards import numeric_answer
+from hanlin.stages.reward_model import reward, score_pairs
 from hanlin.stages.supervised import finetune
 from hanlin.tokenizer import train_tokenizer
 

@@ -20,7 +20,7 @@ from typing import Any
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json, read_digested, read_manifest, sha256_file, write_digested
 from hanlin.common.progress import Progress
-from hanlin.evaluation.summary import outcome
+from hanlin.report.summary import outcome
 
 PIPELINE_FORMAT = 1  # raised when the meaning of a step changes, so that old records are not reused
 

@@ -16,8 +16,8 @@ from typing import Any
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json, sha256_file
 from hanlin.corpus import tinyworld
-from hanlin.corpus.readers import expand, read_conversations, read_preferences
-from hanlin.pipeline.recipe import Recipe
+from hanlin.corpus.readers.read import expand, read_conversations, read_preferences
+from hanlin.recipe.recipe import Recipe
 
 # Tasks of the embedded world, in the order in which a report shows them.
 TASKS = (

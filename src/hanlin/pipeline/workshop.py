@@ -18,7 +18,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, Manifest, hash_json, read_manifest
 from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
-from hanlin.corpus.build import read_corpus
+from hanlin.corpus.builder.build import read_corpus
 from hanlin.dataset import TokenDataset, build_conversation_dataset, permutation, too_long_warning
 from hanlin.evaluation import Metric, answer_bits_per_byte, bits_per_byte, evaluate_generation
 from hanlin.evaluation.likelihood import pairs_preferred
@@ -26,12 +26,12 @@ from hanlin.inference import generate_text
 from hanlin.model import CausalLM, load_model
 from hanlin.pipeline.exam import OVERALL, TAUGHT, Exam
 from hanlin.pipeline.gate import judge, tolerance
-from hanlin.pipeline.recipe import ConversationSection, Recipe
 from hanlin.pipeline.runner import Runner, StepRecord
 from hanlin.pipeline.sources import TURNS, FileSource, TinyworldSource, make_source
-from hanlin.stages.job import Job
+from hanlin.recipe.recipe import ConversationSection, Recipe
+from hanlin.rl.reward_functions import numeric_answer
+from hanlin.stages.base import Job
 from hanlin.stages.pairs import build_pair_dataset
-from hanlin.stages.rewards import numeric_answer
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training.spikes import keep_spikes
 

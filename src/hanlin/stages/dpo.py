@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from hanlin.common.config import Range, above, at_least
 from hanlin.dataset import Batch, TokenDataset
 from hanlin.model import token_log_probs
-from hanlin.stages.job import Job, content_hash
+from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, split_pairs, sum_by_document
 from hanlin.training import TrainConfig, TrainResult
 

@@ -28,12 +28,12 @@ from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, pack_sequences, permutation
 from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
 from hanlin.model import CausalLM, token_log_probs
-from hanlin.stages.job import Job, content_hash
+from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.training import TrainConfig, TrainResult
+from hanlin.training.distributed.strategy import WHOLE, Share
 from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
-from hanlin.training.parallel import WHOLE, Share
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
 """(record, what the model wrote, whether the prompt ended inside a block of thought) → reward. One with a method

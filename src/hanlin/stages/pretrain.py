@@ -13,7 +13,7 @@ from hanlin.common.manifest import hash_json
 from hanlin.dataset import TokenDataset, tail_alarm
 from hanlin.dataset.tail import tail_warning
 from hanlin.model import CausalLM, ModelConfig, init_weights
-from hanlin.stages.job import Job, check_length, content_hash
+from hanlin.stages.base import Job, check_length, content_hash
 from hanlin.stages.supervised import SupervisedConfig, next_token_training
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training import TrainResult

@@ -18,13 +18,13 @@ from hanlin.common.devices import has_own_memory, send, traits
 from hanlin.common.progress import SOURCE, SOURCE_LOSS, Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.model import CausalLM, linear_cross_entropy, token_log_probs
-from hanlin.stages.job import Job, content_hash
+from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.training import TrainConfig, TrainResult
-from hanlin.training.parallel import ALONE, WHOLE, Share, Team
-from hanlin.training.planner import StepShape, fit_step, room_for_training
-from hanlin.training.saving import saves_in_background
+from hanlin.training.checkpoint.writer import saves_in_background
+from hanlin.training.distributed.strategy import ALONE, WHOLE, Share, Team
+from hanlin.training.step_estimate import StepShape, fit_step, room_for_training
 
 
 @dataclasses.dataclass(frozen=True)

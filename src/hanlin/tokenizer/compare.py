@@ -138,7 +138,7 @@ class _Tally:
 
 def read_batches(path: Path, max_bytes: int | None = None) -> Iterator[list[str]]:
     """A file's documents, a megabyte or so at a time."""
-    from hanlin.corpus.readers import read_documents  # not needed to open a tokenizer
+    from hanlin.corpus.readers.read import read_documents  # not needed to open a tokenizer
 
     batch: list[str] = []
     held = size = 0

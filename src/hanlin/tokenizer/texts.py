@@ -17,7 +17,7 @@ def paths_of(source: Source) -> list[Path] | None:
     """The files of a source, or None if it is an iterable of texts: a list or tuple is taken for paths, anything else for texts."""
     if not isinstance(source, (str, Path, list, tuple)):
         return None
-    from hanlin.corpus.files import expand
+    from hanlin.corpus.readers.files import expand
 
     return expand(source)
 
@@ -27,7 +27,7 @@ def expected_bytes(source: Source) -> int:
     paths = paths_of(source)
     if paths is None:
         return 0
-    from hanlin.corpus.files import expected_bytes
+    from hanlin.corpus.readers.files import expected_bytes
 
     return sum(map(expected_bytes, paths))
 
@@ -36,7 +36,7 @@ def text_batches(source: Source) -> Iterator[TextBatch]:
     """A source's texts as UTF-8, about a MiB at a time; a lone surrogate becomes its three bytes, which are no character to the core."""
     if isinstance(source, (str, Path, list, tuple)):
         # not needed to open a tokenizer, which should be instant
-        from hanlin.corpus.readers import (
+        from hanlin.corpus.readers.read import (
             read_texts,
         )
 

@@ -1,7 +1,7 @@
 """The training loop and what it needs: optimisers, schedules, checkpoints, guards. Tasks live in stages/."""
 
 from hanlin.training.contract import BatchSource, Objective
-from hanlin.training.loop import TrainConfig, TrainResult, train
 from hanlin.training.stopping import Interrupted
+from hanlin.training.trainer import TrainConfig, TrainResult, train
 
 __all__ = ["BatchSource", "Interrupted", "Objective", "TrainConfig", "TrainResult", "train"]

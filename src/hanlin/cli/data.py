@@ -1,0 +1,181 @@
+"""The verbs of `hanlin data`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from hanlin.cli.main import Flag, Many, show
+from hanlin.common.errors import HanlinError, tr
+
+
+def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) -> None:
+    """List public data sets: where they are, their fields and licences.
+
+    Parameters
+    ----------
+    stage
+        Only those for pretrain, sft, reasoning, preference or evaluation.
+    commercial
+        Only those whose stated terms allow commercial use.
+    """
+    import dataclasses
+    import typing
+
+    from hanlin.corpus.download.catalogue import DATASETS, Stage, listing
+
+    if stage not in ("", *typing.get_args(Stage)):
+        names = ", ".join(typing.get_args(Stage))
+        raise HanlinError(
+            f"没有 {stage!r} 这种用途，可选：{names}。", f"There is no stage {stage!r}; choose from {names}."
+        )
+    chosen = [
+        entry
+        for entry in DATASETS
+        if stage in ("", entry.stage) and (not commercial or entry.commercial == "yes")
+    ]
+    show(
+        [dataclasses.asdict(entry) for entry in chosen],
+        json,
+        listing(typing.cast(Any, stage or None), commercial),
+    )
+
+
+def fetch_set(
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    source: Annotated[str, Parameter(name="--from")] = "",
+    path: Path | None = None,
+    files: Many = (),
+    revision: str | None = None,
+    yes: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Download a public data set, checked and resumed; its licence is shown first and has to be accepted.
+
+    Parameters
+    ----------
+    name
+        As hanlin data list has it.
+    out
+        Directory for the files; data/NAME when absent.
+    source
+        hf, hf-mirror, modelscope, or file for files that are already here (see --path); when absent, the first of them that can be reached.
+    path
+        File or directory for --from file.
+    files
+        Only files that match these, such as '*00000*.parquet'.
+    revision
+        Branch, tag or commit.
+    yes
+        Accept the licence without being asked.
+    json
+        Print what was fetched on stdout.
+    """
+    from hanlin.corpus.download.catalogue import find
+    from hanlin.corpus.download.fetch import (
+        PROVENANCE,
+        describe,
+        fetch,
+        fetch_local,
+        plan_anywhere,
+        plan_fetch,
+        size_text,
+        terms,
+    )
+    from hanlin.corpus.download.hub import open_hub
+
+    data = find(name)
+    out = out or Path("data") / data.name
+    if source == "file" or (path is not None and not source):
+        if path is None:
+            raise HanlinError(
+                "--from file 需要用 --path 给出已有的文件或目录。",
+                "--from file needs --path, a file or directory you have.",
+            )
+        print("\n".join(terms(data)), file=sys.stderr)
+        _accept(yes)
+        record = fetch_local(data, path, out, files)
+    else:
+        if source or revision:  # a revision is one hub's own
+            source = source or ("hf" if data.huggingface else "modelscope")
+            plan = plan_fetch(data, open_hub(source, data.huggingface, data.modelscope), out, files, revision)
+        else:
+            plan = plan_anywhere(data, out, files, say=lambda text: print(text, file=sys.stderr, flush=True))
+        print(describe(plan), file=sys.stderr)
+        _accept(yes)
+        with _show_bytes() as progress:
+            record = fetch(plan, progress)
+    total = sum(entry["bytes"] for entry in record["files"].values())
+    text = tr(
+        f"{out}：{len(record['files'])} 个文件，{size_text(total)}；来历与校验和在 {out / PROVENANCE}。",
+        f"{out}: {len(record['files'])} files, {size_text(total)}; origin and checksums are in {out / PROVENANCE}.",
+    )
+    show(record, json, text)
+
+
+def _accept(yes: bool) -> None:
+    """Ask for consent to the terms that have been shown."""
+    if yes:
+        return
+    if sys.stdin.isatty():
+        print(
+            tr("接受上述许可并继续吗？[y/N] ", "Accept these terms and go on? [y/N] "),
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        if sys.stdin.readline().strip().lower() in ("y", "yes", "是"):
+            return
+        raise HanlinError(
+            "没有接受许可，什么也没有下载。", "The terms were not accepted; nothing was downloaded."
+        )
+    raise HanlinError(
+        "下载前需要接受上述许可。在脚本里请加 --yes。",
+        "The terms above have to be accepted before the download. In a script, add --yes.",
+    )
+
+
+@contextlib.contextmanager
+def _show_bytes() -> Iterator[Callable[[str, int, int], None]]:
+    """Bytes of a download on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
+    if not sys.stderr.isatty():
+        import time
+
+        shown = time.monotonic()
+
+        def line(name: str, have: int, total: int) -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= 10:
+                shown = time.monotonic()
+                print(f"{have / 1e6:,.0f}/{total / 1e6:,.0f} MB  {name}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda name, have, total: bars.update(task, description=name[-40:], completed=have, total=total)

@@ -1,0 +1,1 @@
+"""The corpus artefact, in tasks that one process, many or a cluster bring to the same files. `build` is the door."""

@@ -1,0 +1,330 @@
+"""What a corpus says of itself, in words: `hanlin corpus stats`, `inspect` and `diff`."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hanlin.common.atomic import read_json
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.manifest import Manifest, read_manifest, verify_files
+from hanlin.common.terminal import table
+from hanlin.corpus.builder.build import read_corpus, read_lines
+from hanlin.corpus.dedup.fingerprints import digests, skeletons
+
+SHOWN = 20
+
+
+def stats(path: Path) -> dict[str, Any]:
+    """Headline figures, rules and sources of a corpus.
+
+    Raises:
+        HanlinError: not a corpus, or damaged.
+    """
+    manifest = _checked(path, "report.json")
+    accounts = read_json(path / "report.json")
+    rules = {
+        rule: {name: about[name] for name in ("count", "characters", "bytes")}
+        for rule, about in accounts["rules"].items()
+    }
+    lines = {
+        rule: {name: about[name] for name in ("count", "characters", "bytes")}
+        for rule, about in accounts["lines"].items()
+    }
+    return {
+        "metrics": manifest.metrics,
+        "rules": rules,
+        "lines": lines,
+        "sources": accounts["sources"],
+        "contaminated": accounts["contaminated"],
+    }
+
+
+def stats_text(found: Mapping[str, Any]) -> str:
+    """`stats` as tables: sources, rules, lines, and seconds."""
+    head = tr(
+        "来源 读入 保留 留出 丢弃 保留的字 权重", "source read kept held-out dropped characters weight"
+    ).split()
+    rows = [head]
+    for name, about in found["sources"].items():
+        counts = [f"{about[what]['documents']:,}" for what in ("read", "kept", "heldout", "dropped")]
+        rows.append([name, *counts, f"{about['kept']['characters']:,}", f"{about['weight']:g}"])
+    rules = [tr("规则 篇 字 占读入的字", "rule documents characters share-of-characters").split()]
+    read = max(found["metrics"]["characters_read"], 1)
+    rules += [
+        [rule, f"{about['count']:,}", f"{about['characters']:,}", f"{about['characters'] / read:.2%}"]
+        for rule, about in found["rules"].items()
+    ]
+    tables = [
+        table(rows, right=range(1, len(head))),
+        *([table(rules, right=range(1, 4))] if found["rules"] else []),
+    ]
+    if found["lines"]:
+        lines = [tr("去掉的行 行 字", "removed-lines lines characters").split()]
+        lines += [
+            [rule, f"{about['count']:,}", f"{about['characters']:,}"]
+            for rule, about in found["lines"].items()
+        ]
+        tables.append(table(lines, right=range(1, 3)))
+    if found["metrics"]["quarantined"]:
+        records = [
+            tr("隔离 条", "quarantined records").split(),
+            *([reason, f"{count:,}"] for reason, count in found["metrics"]["quarantine_reasons"].items()),
+        ]
+        tables.append(table(records, right=(1,)))
+    if found["metrics"].get("seconds"):
+        spent = [tr("阶段 秒", "phase seconds").split()] + [
+            [name, f"{value:.2f}"] for name, value in found["metrics"]["seconds"].items()
+        ]
+        spent += [
+            [f"  {name}", f"{value:.2f}"]
+            for name, value in found["metrics"].get("seconds_of_cleaning", {}).items()
+        ]
+        tables.append(table(spent, right=(1,)))
+    return "\n\n".join("\n".join(lines) for lines in tables)
+
+
+def cluster(path: Path, number: int) -> dict[str, Any]:
+    """A cluster of duplicates, by the number of the document that stays or of one that went.
+
+    Raises:
+        HanlinError: there is no such cluster.
+    """
+    numbers: list[int] = []
+    for found in clusters(path):
+        if found["cluster"] == number or any(member["document"] == number for member in found["members"]):
+            return found
+        numbers.append(found["cluster"])
+    named = ", ".join(map(str, numbers[:10]))
+    raise HanlinError(
+        f"{path} 里没有编号为 {number} 的重复簇。"
+        + (f"有的簇：{named} ……" if numbers else "这个语料没有找到重复。"),
+        f"{path} has no cluster of duplicates numbered {number}. "
+        + (f"There are {named} …" if numbers else "No duplicates were found in it."),
+    )
+
+
+def clusters(path: Path) -> Iterator[dict[str, Any]]:
+    """All clusters of duplicates, ascending by the document that stays."""
+    _checked(path, "clusters.jsonl.zst")
+    return read_lines(path / "clusters.jsonl.zst")
+
+
+def largest_clusters(file: Path, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    """How many clusters a file has, and those with the most members, largest first."""
+    largest: list[tuple[int, int, dict[str, Any]]] = []
+    count = 0
+    for one in read_lines(file):
+        count += 1
+        item = (len(one["members"]), -one["cluster"], one)
+        (heapq.heappush if len(largest) < limit else heapq.heappushpop)(largest, item)
+    return count, [one for *_, one in sorted(largest, reverse=True)]
+
+
+def cluster_text(found: Mapping[str, Any], limit: int = SHOWN) -> str:
+    """A cluster for people: who stays, who went, how like it is."""
+    lines = [
+        tr(f"留下 {found['cluster']}（{found['source']}）", f"stays {found['cluster']} ({found['source']})"),
+        f"  {_line(found['text'])}",
+    ]
+    for member in found["members"][:limit]:
+        kind = tr("完全相同", "the same") if member["exact"] else f"Jaccard {member['similarity']:.3f}"
+        lines += [
+            tr(
+                f"去掉 {member['document']}（{member['source']}，{kind}）",
+                f"went  {member['document']} ({member['source']}, {kind})",
+            ),
+            f"  {_line(member['text'])}",
+        ]
+    if len(found["members"]) > limit:
+        lines.append(
+            tr(
+                f"…… 另有 {len(found['members']) - limit:,} 篇（--limit 可以多看）",
+                f"… {len(found['members']) - limit:,} more (see --limit)",
+            )
+        )
+    return "\n".join(lines)
+
+
+def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
+    """What can be looked at: rules and line rules with counts, the number of clusters, and the largest of them.
+
+    Raises:
+        HanlinError: not a corpus, or damaged.
+    """
+    found = stats(path)
+    accounts = read_json(path / "report.json")
+    _checked(path, "clusters.jsonl.zst")
+    count, largest = largest_clusters(path / "clusters.jsonl.zst", limit)
+    shown = [
+        {
+            "cluster": one["cluster"],
+            "members": len(one["members"]),
+            "source": one["source"],
+            "text": one["text"],
+        }
+        for one in largest
+    ]
+    return {
+        "rules": {rule: about["count"] for rule, about in found["rules"].items()},
+        "lines": {rule: about["count"] for rule, about in accounts["lines"].items()},
+        "kept": len(accounts["kept"]),
+        "changed": accounts["changed"]["count"],
+        "clusters": {"count": count, "largest": shown},
+        "quarantined": found["metrics"]["quarantined"],
+    }
+
+
+def contents_text(found: Mapping[str, Any], path: Path) -> str:
+    """`contents` for people, with the commands that show each."""
+    begin = f"hanlin corpus inspect {path}"
+    lines = [tr(f"丢弃的文档（{begin} --rule 规则）：", f"Dropped documents ({begin} --rule NAME):")]
+    rows = [[f"  {rule}", f"{count:,}"] for rule, count in found["rules"].items()]
+    lines += table(rows, right=(1,)) if rows else [tr("  没有", "  none")]
+    if found["lines"]:
+        lines += [
+            tr("去掉的行（同上）：", "Removed lines (the same way):"),
+            *table([[f"  {rule}", f"{count:,}"] for rule, count in found["lines"].items()], right=(1,)),
+        ]
+    lines.append(
+        tr(
+            f"留下的样例（--rule kept），改动过的 {found['changed']:,} 篇（--rule changed）",
+            f"Kept samples (--rule kept), {found['changed']:,} changed documents (--rule changed)",
+        )
+    )
+    about = found["clusters"]
+    lines.append(
+        tr(
+            f"重复簇 {about['count']:,} 个（{begin} --cluster 编号）",
+            f"{about['count']:,} clusters of duplicates ({begin} --cluster NUMBER)",
+        )
+        + (tr("，最大的：", "; the largest:") if about["largest"] else "")
+    )
+    lines += (
+        table(
+            [
+                [f"  {one['cluster']}", f"+{one['members']:,}", f"[{one['source']}]", _line(one["text"][:40])]
+                for one in about["largest"]
+            ],
+            right=(0, 1),
+        )
+        if about["largest"]
+        else []
+    )
+    lines.append(
+        tr(f"含有某段文字的文档：{begin} --find 文字", f"Documents that contain a text: {begin} --find TEXT")
+    )
+    if found["quarantined"]:
+        lines.append(
+            tr(
+                f"读不了的记录 {found['quarantined']:,} 条：{path / 'quarantine.jsonl'}",
+                f"{found['quarantined']:,} unreadable records: {path / 'quarantine.jsonl'}",
+            )
+        )
+    return "\n".join(lines)
+
+
+def find(path: Path, text: str, limit: int = SHOWN) -> list[dict[str, Any]]:
+    """Documents, held-out ones too, that contain a text, with what stands around it."""
+    found = []
+    for part in ("documents", "heldout"):
+        for document in read_corpus(path, part):
+            place = document["text"].find(text)
+            if place >= 0:
+                begin = max(place - 60, 0)
+                found.append(
+                    {
+                        "part": part,
+                        "source": document.get("source", ""),
+                        "text": document["text"][begin : place + len(text) + 60],
+                    }
+                )
+                if len(found) == limit:
+                    return found
+    return found
+
+
+def samples(path: Path, rule: str) -> list[dict[str, Any]]:
+    """Samples of what a rule dropped; of `kept` and `changed` documents under these names.
+
+    Raises:
+        HanlinError: no document was dropped by such a rule.
+    """
+    _checked(path, "report.json")
+    accounts = read_json(path / "report.json")
+    named = {name: about["samples"] for name, about in {**accounts["lines"], **accounts["rules"]}.items()}
+    named |= {"kept": accounts["kept"], "changed": accounts["changed"]["samples"]}
+    if rule not in named:
+        raise HanlinError(
+            f"没有因为 {rule} 丢掉的文档。有：{'、'.join(named)}。",
+            f"Nothing was dropped by {rule}. There are: {', '.join(named)}.",
+        )
+    return named[rule]
+
+
+def samples_text(found: list[dict[str, Any]]) -> str:
+    """Samples, a line each."""
+    return "\n".join(f"[{item.get('source', '')}] {_line(item['text'])}" for item in found)
+
+
+def difference(left: Path, right: Path) -> dict[str, Any]:
+    """Which documents only one of two corpora has, by bare text: counts, characters, and samples of each side."""
+    sides = {}
+    seen = [_digests(path) for path in (left, right)]
+    for name, path, other in (("left", left, seen[1]), ("right", right, seen[0])):
+        documents = characters = 0
+        shown = []
+        for document in _all(path):
+            if _digest(document["text"]) not in other:
+                documents, characters = documents + 1, characters + len(document["text"])
+                if len(shown) < SHOWN:
+                    shown.append({"source": document.get("source", ""), "text": document["text"][:300]})
+        sides[name] = {"path": str(path), "documents": documents, "characters": characters, "samples": shown}
+    return sides | {"both": len(seen[0] & seen[1])}
+
+
+def difference_text(found: Mapping[str, Any]) -> str:
+    """`difference` for people."""
+    lines = [tr(f"两边都有：{found['both']:,} 篇", f"in both: {found['both']:,} documents")]
+    for side in ("left", "right"):
+        about = found[side]
+        lines.append(
+            tr(
+                f"只在 {about['path']}：{about['documents']:,} 篇，{about['characters']:,} 字",
+                f"only in {about['path']}: {about['documents']:,} documents, {about['characters']:,} characters",
+            )
+        )
+        lines += [f"  [{item['source']}] {_line(item['text'])}" for item in about["samples"][:5]]
+    return "\n".join(lines)
+
+
+def _checked(path: Path, name: str) -> Manifest:
+    """A corpus' manifest, with one of its files checked against it: the documents may be many gigabytes and are not asked for."""
+    manifest = read_manifest(path, "corpus", verify=False)
+    verify_files(
+        path,
+        dataclasses.replace(
+            manifest, files={file: about for file, about in manifest.files.items() if file == name}
+        ),
+    )
+    return manifest
+
+
+def _all(path: Path) -> Iterator[Any]:
+    for part in ("documents", "heldout"):
+        yield from read_corpus(path, part)
+
+
+def _digests(path: Path) -> set[bytes]:
+    return {_digest(document["text"]) for document in _all(path)}
+
+
+def _digest(text: str) -> bytes:
+    return digests(skeletons([text])).tobytes()
+
+
+def _line(text: str) -> str:
+    return " ⏎ ".join(text[:300].split("\n"))

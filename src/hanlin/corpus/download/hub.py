@@ -1,0 +1,253 @@
+"""The two hubs of data sets and their mirrors: what is in a repository, and where its files are.
+
+The requests are those of the hubs' own clients (huggingface_hub 2.4, modelscope-hub 0.5). `web.py` does the downloading.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from hanlin.common.errors import HanlinError, prefers_chinese
+from hanlin.corpus.download.web import RemoteFile, Web
+
+_MOST_PAGES = 1000  # of a listing; hubs put up to a thousand files on one
+_MOST_FILES = 200_000
+HUGGING_FACE, HF_MIRROR, MODELSCOPE = (
+    "https://huggingface.co",
+    "https://hf-mirror.com",
+    "https://www.modelscope.cn",
+)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What a hub says of a data set before its files: a fixed commit, its licence tag and whether terms must be accepted there."""
+
+    commit: str
+    licence: str = ""
+    gated: bool = False
+
+
+class Hub(ABC):
+    """One data set on one hub.
+
+    Args:
+        dataset: `owner/name` there.
+        endpoint: the hub's address, or a mirror's.
+        token: sent to this host alone; "" for none.
+        wait: called with seconds between attempts.
+    """
+
+    token_variable: str
+    revision: str  # when none is asked for
+
+    def __init__(
+        self, dataset: str, endpoint: str, token: str = "", wait: Callable[[float], None] = time.sleep
+    ):
+        self.dataset, self.endpoint, token = dataset, endpoint.rstrip("/"), token.strip()
+        self.page = f"{self.endpoint}/datasets/{quote(dataset)}"
+        self.web = Web(self.endpoint, self._credentials(token) if token else {}, wait)
+        self.web.terms(self.page, self.token_variable)
+
+    @abstractmethod
+    def repository(self, revision: str) -> Repository:
+        """The commit that `revision` (a branch, tag or commit) names, and the stated licence."""
+
+    @abstractmethod
+    def files(self, commit: str) -> Iterator[RemoteFile]:
+        """All files of a commit."""
+
+    @abstractmethod
+    def address(self, commit: str, path: str) -> str:
+        """Where a file is downloaded from."""
+
+    def _credentials(self, token: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
+    def _entries(self, found: Any) -> list[dict[str, Any]]:
+        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+            raise self._odd()
+        return found
+
+    def _endless(self) -> HanlinError:
+        return HanlinError(
+            f"{self.web.host} 列出的 {self.dataset} 的文件没有尽头（超过 {_MOST_PAGES:,} 页或 {_MOST_FILES:,} 个），已拒绝。请换一个 --from，或手动下载后用 --from file。",
+            f"{self.web.host} lists files of {self.dataset} without end (more than {_MOST_PAGES:,} pages or {_MOST_FILES:,} files): refused. "
+            "Try another --from, or download by hand and use --from file.",
+        )
+
+    def _odd(self) -> HanlinError:
+        return HanlinError(
+            f"看不懂 {self.web.host} 对 {self.dataset} 的回答，站点的接口可能变了。请换一个 --from，或手动下载后用 --from file。",
+            f"The answer of {self.web.host} about {self.dataset} cannot be understood; its interface may have changed. "
+            "Try another --from, or download by hand and use --from file.",
+        )
+
+
+class HuggingFace(Hub):
+    """huggingface.co, or whatever speaks its protocol."""
+
+    token_variable, revision = "HF_TOKEN", "main"
+
+    def repository(self, revision: str) -> Repository:
+        found, _ = self.web.json(
+            f"{self.endpoint}/api/datasets/{quote(self.dataset)}/revision/{quote(revision, safe='')}",
+            self.dataset,
+        )
+        if not isinstance(found, dict) or not _hex(found.get("sha"), 40):
+            raise self._odd()
+        tags = found.get("tags")
+        licences = (
+            [str(tag).partition(":")[2] for tag in tags if str(tag).startswith("license:")]
+            if isinstance(tags, list)
+            else []
+        )
+        return Repository(found["sha"], ", ".join(licences), bool(found.get("gated")))
+
+    def files(self, commit: str) -> Iterator[RemoteFile]:
+        base, query = (
+            f"{self.endpoint}/api/datasets/{quote(self.dataset)}/tree/{quote(commit, safe='')}",
+            "recursive=true",
+        )
+        seen: set[str] = set()
+        listed = 0
+        while query and query not in seen:
+            seen.add(query)
+            if len(seen) > _MOST_PAGES or listed > _MOST_FILES:
+                raise self._endless()
+            found, following = self.web.json(f"{base}?{query}", self.dataset)
+            entries = self._entries(found)
+            listed += len(entries)
+            for entry in entries:
+                if entry.get("type") == "file":
+                    lfs = entry.get("lfs")
+                    sha256 = _hex(lfs.get("oid"), 64) if isinstance(lfs, dict) else ""
+                    yield RemoteFile(
+                        str(entry.get("path")),
+                        _size(entry.get("size")),
+                        sha256,
+                        "" if lfs else _hex(entry.get("oid"), 40),
+                    )
+            query = urlencode(parse_qsl(following))
+
+    def address(self, commit: str, path: str) -> str:
+        return (
+            f"{self.endpoint}/datasets/{quote(self.dataset)}/resolve/{quote(commit, safe='')}/{quote(path)}"
+        )
+
+
+class ModelScope(Hub):
+    """modelscope.cn, where a revision is a branch or tag and no commit is named."""
+
+    token_variable, revision = "MODELSCOPE_API_TOKEN", "master"
+    _PAGE = 200
+
+    def repository(self, revision: str) -> Repository:
+        return Repository(revision)
+
+    def files(self, commit: str) -> Iterator[RemoteFile]:
+        seen: set[str] = set()
+        entries, page = [{}] * self._PAGE, 0
+        while len(entries) >= self._PAGE:
+            page += 1
+            if page > _MOST_PAGES or len(seen) > _MOST_FILES:
+                raise self._endless()
+            query = urlencode(
+                {"Revision": commit, "Recursive": "True", "PageNumber": page, "PageSize": self._PAGE}
+            )
+            found, _ = self.web.json(
+                f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo/tree?{query}", self.dataset
+            )
+            data = found.get("Data") if isinstance(found, dict) else None
+            entries = self._entries(data.get("Files") if isinstance(data, dict) else data)
+            new = [entry for entry in entries if str(entry.get("Path")) not in seen]
+            if not new:  # a server that knows no pages
+                return
+            for entry in new:
+                seen.add(str(entry.get("Path")))
+                if entry.get("Type") != "tree":
+                    yield RemoteFile(
+                        str(entry.get("Path")), _size(entry.get("Size")), _hex(entry.get("Sha256"), 64)
+                    )
+
+    def address(self, commit: str, path: str) -> str:
+        return f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo?{urlencode({'Revision': commit, 'FilePath': path})}"
+
+    def _credentials(self, token: str) -> dict[str, str]:
+        return {**super()._credentials(token), "Cookie": f"m_session_id={token}"}
+
+
+def open_hub(
+    source: str, huggingface: str, modelscope: str, wait: Callable[[float], None] = time.sleep
+) -> Hub:
+    """The hub called `hf`, `hf-mirror` or `modelscope`, with addresses and tokens from the environment.
+
+    `HF_ENDPOINT` replaces huggingface.co for `hf`. `HF_TOKEN` goes to that address, and to a mirror only if `HF_ENDPOINT` names it.
+
+    Raises:
+        HanlinError: the data set is not known to be there, or an unknown hub.
+    """
+    dataset = modelscope if source == "modelscope" else huggingface
+    if source not in ("hf", "hf-mirror", "modelscope"):
+        raise HanlinError(
+            f"--from 只能是 hf、hf-mirror、modelscope 或 file，不能是 {source!r}。",
+            f"--from is hf, hf-mirror, modelscope or file, and not {source!r}.",
+        )
+    if not dataset:
+        other = "hf" if source == "modelscope" else "modelscope"
+        raise HanlinError(
+            f"{source} 上没有登记这个数据集，请用 --from {other}。",
+            f"This data set is not known to be on {source}; use --from {other}.",
+        )
+    if source == "modelscope":
+        return ModelScope(
+            dataset,
+            os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE,
+            os.environ.get("MODELSCOPE_API_TOKEN", ""),
+            wait,
+        )
+    endpoint, token = os.environ.get("HF_ENDPOINT") or HUGGING_FACE, os.environ.get("HF_TOKEN", "")
+    if source == "hf" or endpoint.rstrip("/") == HF_MIRROR:
+        return HuggingFace(dataset, endpoint, token, wait)
+    mirror = HuggingFace(dataset, HF_MIRROR, wait=wait)
+    mirror.web.terms(f"{HUGGING_FACE}/datasets/{quote(dataset)}", f"HF_ENDPOINT={HF_MIRROR} HF_TOKEN")
+    return mirror
+
+
+def sources(huggingface: str, modelscope: str) -> list[str]:
+    """The hubs that have a data set, in the order in which they are best tried: first those that are quick in China where the reader is Chinese.
+
+    A `HF_ENDPOINT` of the reader's own comes first.
+    """
+    own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    order = ["hf", "hf-mirror", "modelscope"]
+    if own and own != HUGGING_FACE:
+        order = ["hf", "modelscope"] if own == HF_MIRROR else order
+    elif prefers_chinese():
+        order = ["modelscope", "hf-mirror", "hf"]
+    return [name for name in order if (modelscope if name == "modelscope" else huggingface)]
+
+
+def safe_path(path: str) -> bool:
+    """Whether a hub's name for a file stays below the directory it is put in, and can be one there, on any system."""
+    parts = path.split("/")
+    if re.search(r"[\\:\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", path):
+        return False
+    # 255 bytes are what file systems allow; a part on the way has 20 more in its name
+    return all(part.strip(". ") and len(part.encode()) <= 230 for part in parts) and len(path.encode()) < 1000
+
+
+def _hex(value: Any, digits: int) -> str:
+    """A checksum as the hub gives it, "" for anything else: it becomes part of a file's name."""
+    return str(value).lower() if re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", str(value)) else ""
+
+
+def _size(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

@@ -1,0 +1,1 @@
+"""From files of any layout to documents, conversations and preferences: open, split into records, recognise the schema. `read` is the door."""

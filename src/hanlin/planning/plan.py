@@ -1,0 +1,549 @@
+"""What a recipe will take before it runs: memory, speed, time and money of each stage, and what it may be expected to reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from hanlin.common.devices import has_own_memory, resolve_device, traits
+from hanlin.common.errors import HanlinError, tr
+from hanlin.common.hardware import (
+    BANDWIDTH_SHARE,
+    GPU_ALLOCATOR,
+    GPU_BASELINE_GIB,
+    MATRIX_SHARE,
+    Hardware,
+    find_hardware,
+    unknown_card,
+)
+from hanlin.common.progress import Progress, format_seconds
+from hanlin.common.terminal import table
+from hanlin.model import ModelConfig
+from hanlin.planning.communication import (
+    STRATEGIES,
+    Cluster,
+    SharedRoom,
+    Strategy,
+    Traffic,
+    about_memory,
+    about_traffic,
+    shared_room,
+    step_traffic,
+)
+from hanlin.planning.measure_step import STEPS, Probe, compiles, probe
+from hanlin.recipe.recipe import Recipe
+from hanlin.stages.supervised import SupervisedConfig
+from hanlin.training.checkpoint.writer import saves_in_background
+from hanlin.training.step_estimate import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
+
+# Runs on real Chinese text in the lab log: parameters, tokens read, bits per byte on held-out text.
+_RUNS = ((3.2e6, 0.49e6, 2.854), (3.2e6, 1.84e6, 2.535), (3.6e6, 1.23e6, 2.659), (3.6e6, 6.55e6, 2.199))
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """One stage. What is None is not known, and `why` says why.
+
+    Attributes:
+        seconds: of training; reading the data, judging and saving come on top.
+        peak: bytes at the worst moment, on each device.
+        money: CNY, None without a price.
+        sent: bytes that each device sends to others in a step.
+        communication: share of a step that this takes.
+    """
+
+    name: str
+    steps: int
+    tokens: int | None = None
+    micro_tokens: int | None = None
+    peak: float | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+    money: float | None = None
+    sent: float = 0.0
+    communication: float = 0.0
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A recipe's plan.
+
+    Attributes:
+        memory: bytes of the pretraining step by part.
+        bits_per_byte: expected on held-out text, (value, ±), or None.
+        notes: what the figures rest on.
+    """
+
+    recipe: str
+    device: str
+    workers: int
+    parameters: int
+    stages: tuple[StagePlan, ...]
+    memory: dict[str, float]
+    bits_per_byte: tuple[float, float] | None
+    notes: tuple[str, ...]
+
+
+def plan_recipe(
+    recipe: Recipe,
+    device: str = "this",
+    *,
+    nodes: int = 1,
+    gpus: int = 1,
+    network: float = 25.0,
+    price: float | None = None,
+    vram: float | None = None,
+    steps: int = STEPS,
+    progress: Progress | None = None,
+) -> Plan:
+    """Plan the training stages of a recipe.
+
+    Args:
+        device: a name of the table in `common.hardware`, or `this` for the machine at hand, which is measured.
+        nodes, gpus: machines, and devices in each; the batch is shared among them by the stage's `train.parallel`.
+        network: Gbit/s between machines.
+        price: CNY for an hour of one device instead of the table's.
+        vram: GiB of a card that is not in the table; instead of `device`.
+        steps: of the probe.
+
+    Raises:
+        HanlinError: the device is not known, a step does not fit, or the batch cannot be shared among so many devices.
+    """
+    if nodes < 1 or gpus < 1 or not network > 0:
+        raise HanlinError(
+            "--nodes 和 --gpus 至少是 1，--network 大于 0。",
+            "--nodes and --gpus are at least 1, --network is above 0.",
+        )
+    workers = nodes * gpus
+    shape = recipe.model.config(recipe.tokenizer.vocab_size, 0)
+    if vram is not None and device != "this":
+        raise HanlinError("--device 和 --vram 只能给一个。", "Give --device or --vram, not both.")
+    hardware = unknown_card(vram) if vram is not None else None if device == "this" else find_hardware(device)
+    if hardware is None and workers > 1:
+        raise HanlinError(
+            "多卡只能按设备表推算：请加 --device。",
+            "Several devices can only be reckoned by the table: give --device.",
+        )
+    if hardware is not None and gpus > 1 and not hardware.link:
+        raise HanlinError(
+            f"一台 {hardware.title} 只有一个加速器：请去掉 --gpus。",
+            f"A {hardware.title} has one accelerator: leave --gpus out.",
+        )
+    per_hour = price if price is not None else hardware.price if hardware is not None else 0.0
+    planner = (
+        _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link))
+        if hardware is not None
+        else _OnThis(recipe.device, steps, progress or Progress())
+    )
+    stages: list[StagePlan] = []
+    for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo"):
+        section: Any = getattr(recipe, name)
+        if section is None:
+            continue
+        if not isinstance(section, SupervisedConfig):
+            stages.append(
+                StagePlan(
+                    name,
+                    section.train.steps,
+                    why=tr(
+                        "步数之外还取决于数据的长短和生成",
+                        "depends on the lengths of the data and on generation",
+                    ),
+                )
+            )
+            continue
+        stages.append(_supervised(name, section, shape, planner, workers, per_hour))
+    pretrain: SupervisedConfig = recipe.pretrain
+    expected = (
+        None
+        if recipe.tinyworld
+        else expected_bits_per_byte(shape.parameters(), pretrain.train.steps * pretrain.batch_tokens)
+    )
+    cost = planner.costs["pretrain"]
+    memory = {
+        part: float(getattr(cost, part))
+        for part in ("weights", "gradients", "optimizer", "activations", "temporary")
+    }
+    for part in ("weights", "gradients", "optimizer"):
+        memory[part] /= planner.shards(pretrain)
+    memory["framework"] = max(0.0, (stages[0].peak or 0.0) - sum(memory.values()))
+    notes = [*planner.notes(), _about_bits(recipe, expected)]
+    if hardware is not None and pretrain.train.compile is not False:
+        notes.append(
+            tr(
+                "按不编译推算；torch.compile 的内存更少、速度更快",
+                "reckoned without torch.compile, which takes less memory and time",
+            )
+        )
+    if hardware is not None and not hardware.price:
+        notes.append(tr(f"设备的数字：{hardware.source[0]}", f"the device's figures: {hardware.source[1]}"))
+    if hardware is not None and price is None and hardware.price:
+        notes.append(
+            tr(
+                f"租价 ¥{hardware.price:g}/小时：{hardware.source[0]}（--price 可改）",
+                f"CNY {hardware.price:g} an hour: {hardware.source[1]} (--price changes it)",
+            )
+        )
+    return Plan(
+        recipe.name,
+        hardware.title if hardware else tr("本机", "this machine"),
+        workers,
+        shape.parameters(),
+        tuple(stages),
+        memory,
+        expected,
+        tuple(notes),
+    )
+
+
+def _supervised(
+    name: str, section: SupervisedConfig, shape: ModelConfig, planner: Any, workers: int, per_hour: float
+) -> StagePlan:
+    if section.rows < workers:
+        raise HanlinError(
+            f"{name}：一步只有 {section.rows} 行，分不给 {workers} 张卡。请加大 {name}.batch_tokens，或减少卡。",
+            f"{name}: a step has {section.rows} rows, too few for {workers} devices. Raise {name}.batch_tokens, or take fewer devices.",
+        )
+    rows = -(-section.rows // workers)  # of the device that has most, for which the others wait
+    mine = section if workers == 1 else dataclasses.replace(section, batch_tokens=rows * section.seq_len)
+    micro_rows, peak, step_seconds, traffic = planner.plan(name, mine, shape)
+    tokens = section.train.steps * section.rows * section.seq_len
+    seconds = step_seconds * section.train.steps
+    money = per_hour * workers * seconds / 3600 if per_hour else None
+    share = traffic.seconds / step_seconds
+    return StagePlan(
+        name,
+        section.train.steps,
+        tokens,
+        micro_rows * section.seq_len,
+        peak,
+        tokens / seconds,
+        seconds,
+        money,
+        traffic.sent,
+        share,
+    )
+
+
+def _settled(section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room) -> Fit:
+    """The given micro-batch, checked against the room, or the one that fits."""
+    step = section.step_shape(dtype, room.own)
+    if section.micro_tokens != "auto":
+        cost = trace_step(shape, section.train, step)
+        return Fit(section.micro_rows, cost, room.peak(cost), room.memory)
+    if isinstance(room, SharedRoom) and room.shards > 1:
+        rows = 1 << (max(1, min(step.rows, room.most_tokens // step.seq_len)).bit_length() - 1)
+        while (
+            rows > 1
+            and room.peak(
+                trace_step(
+                    shape,
+                    section.train,
+                    dataclasses.replace(step, rows=rows, micros=-(-section.rows // rows)),
+                )
+            )
+            > room.memory
+        ):
+            rows //= 2
+        step = dataclasses.replace(step, rows=rows)
+    return fit_step(shape, section.train, step, section.rows, room)
+
+
+def _offer_sharding(
+    error: HanlinError, section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room
+) -> HanlinError:
+    """The error of a step that does not fit a device, with FSDP offered where that would."""
+    try:
+        fit = _settled(section, shape, dtype, room)
+    except HanlinError:
+        return error
+    return HanlinError(
+        f"{error.zh}或者把状态分到各卡：train.parallel=fsdp（每卡 {_gib(fit.peak)}）。",
+        f"{error.en} Or share the state among the devices: train.parallel=fsdp ({_gib(fit.peak)} on each).",
+    )
+
+
+def work_of(recipe: Recipe) -> dict[str, float]:
+    """How much work each training stage of a recipe is, in tokens trained on, roughly: for what is left of a run.
+
+    Distillation counts its control as well. Pairs are taken to be a quarter of a row long and to cost half more than a token of text
+    (the reference's pass); a token generated as much as three trained on, over all seeds and their controls of equal time.
+    """
+    found: dict[str, float] = {}
+    for name in recipe.stages():
+        section: Any = getattr(recipe, name, None)
+        if isinstance(section, SupervisedConfig):
+            found[name] = float(section.train.steps * section.rows * section.seq_len) * (
+                2 if name == "distill" else 1
+            )
+        elif name in ("dpo", "reward"):
+            found[name] = 1.5 * section.train.steps * section.pairs * 2 * section.seq_len / 4
+        elif name == "grpo":
+            found[name] = (
+                3.0
+                * 2
+                * section.seeds
+                * section.train.steps
+                * section.prompts
+                * section.group_size
+                * section.max_new_tokens
+            )
+    return found
+
+
+class _OnTable:
+    """Reckons by a device's data sheet: every kernel takes its arithmetic, its traffic or its launch, whichever is longest."""
+
+    def __init__(self, hardware: Hardware, cluster: Cluster):
+        self.hardware, self.cluster = hardware, cluster
+        self.costs: dict[str, StepCost] = {}
+        self.crowded: list[str] = []
+        self.said: list[str] = []
+        self.use = 0.0
+
+    def strategy(self, section: SupervisedConfig) -> Strategy:
+        """`train.parallel`."""
+        if section.train.parallel == "deepspeed":
+            raise HanlinError(
+                "hanlin plan 不算 deepspeed。ZeRO-3 可先按 train.parallel=fsdp 算（不放到内存时相近）。",
+                "hanlin plan does not reckon deepspeed. For ZeRO-3 reckon with train.parallel=fsdp, which is close where nothing is offloaded.",
+            )
+        return section.train.parallel
+
+    def shards(self, section: SupervisedConfig) -> int:
+        """Devices that share one copy of the state."""
+        return self.cluster.shards(self.strategy(section))
+
+    def plan(
+        self, name: str, section: SupervisedConfig, shape: ModelConfig
+    ) -> tuple[int, float, float, Traffic]:
+        h, strategy = self.hardware, self.strategy(section)
+        plain = Room(0.95 * h.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, h.bus > 0)
+        rooms: dict[Strategy, SharedRoom] = {
+            one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES
+        }
+        try:
+            fit = _settled(section, shape, h.dtype, rooms[strategy])
+        except HanlinError as error:
+            raise (
+                _offer_sharding(error, section, shape, h.dtype, rooms["fsdp"])
+                if strategy == "ddp" and self.cluster.workers > 1
+                else error
+            ) from None
+        if fit.peak > fit.memory:
+            self.crowded.append(name)
+        self.costs[name] = fit.cost
+        micros = -(-section.rows // fit.rows)
+        seconds = micros * self._seconds(fit.cost.forward_backward) + self._seconds(fit.cost.update)
+        if fit.cost.host:
+            seconds += 2 * fit.cost.host / (self.hardware.bus * 1e9)
+        traffic = (
+            Traffic()
+            if self.cluster.workers == 1
+            else step_traffic(self.cluster, strategy, shape.parameters(), micros)
+        )
+        seconds += traffic.seconds
+        if name == "pretrain" and self.cluster.workers > 1:
+            peaks: dict[Strategy, float] = {
+                one: room.peak(fit.cost)
+                for one, room in rooms.items()
+                if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers
+            }
+            whole = section.batch_tokens * self.cluster.workers
+            self.said = [
+                about_memory(peaks, fit.memory, strategy),
+                *about_traffic(self.cluster, strategy, traffic, seconds, whole),
+            ]
+        if name == "pretrain" and saves_in_background(
+            section.train.async_save, plain.own, self.cluster.workers
+        ):
+            copy = (fit.cost.weights + fit.cost.optimizer + fit.cost.host) / self.shards(section)
+            self.said.append(
+                tr(
+                    f"后台写检查点：主机内存里另有一份权重和优化器状态，{_gib(copy)}（ddp 只在第一个进程，fsdp、hsdp 每个进程）",
+                    f"checkpoints are written in the background: a copy of weights and optimiser state in host memory, {_gib(copy)} (by ddp in the first process, by fsdp and hsdp in each)",
+                )
+            )
+        self.use = self.use or shape.flops_per_token(
+            section.seq_len
+        ) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
+        return fit.rows, fit.peak, seconds, traffic
+
+    def _seconds(self, kernels: tuple[Work, ...]) -> float:
+        h = self.hardware
+        return sum(
+            max(
+                flops / (h.tflops * 1e12 * MATRIX_SHARE),
+                moved / (h.bandwidth * 1e9 * BANDWIDTH_SHARE),
+                h.launch,
+            )
+            for flops, moved in kernels
+        )
+
+    def notes(self) -> list[str]:
+        found = [
+            tr(
+                f"按数据表逐个算子推算（未在这种设备上量过）：矩阵算力的利用率 {self.use:.0%}，时间的误差可达一半",
+                f"reckoned kernel by kernel from the data sheet (not measured on such a device): {self.use:.0%} of its matrix peak in use; times may be off by half",
+            )
+        ]
+        found += self.said
+        for name in self.crowded:
+            found.append(
+                tr(
+                    f"{name} 放不下：请写 {name}.micro_tokens=auto，或换更小的模型",
+                    f"{name} does not fit: set {name}.micro_tokens=auto, or take a smaller model",
+                )
+            )
+        return found
+
+
+class _OnThis:
+    """Measures: a few real steps in a process of their own; stages of the same shape share them."""
+
+    def __init__(self, device: str, steps: int, progress: Progress):
+        self.device, self.steps, self.progress = resolve_device(device), steps, progress
+        self.costs: dict[str, StepCost] = {}
+        self.probes: dict[Any, Probe] = {}
+        self.seen: list[Probe] = []
+
+    def shards(self, section: SupervisedConfig) -> int:
+        """One device has all of it."""
+        return 1
+
+    def plan(
+        self, name: str, section: SupervisedConfig, shape: ModelConfig
+    ) -> tuple[int, float, float, Traffic]:
+        fit = _settled(section, shape, traits(self.device).train_dtype, room_for_training(self.device))
+        self.costs[name] = fit.cost
+        settled = dataclasses.replace(section, micro_tokens=fit.rows * section.seq_len)
+        step = settled.step_shape(traits(self.device).train_dtype, has_own_memory(self.device))
+        key = (step, settled.train.muon, compiles(shape, settled.train, step, str(self.device)))
+        if key not in self.probes:
+            self.progress.note(f"试跑 {name}：{self.steps} 步", f"probing {name}: {self.steps} steps")
+            self.probes[key] = probe(shape, settled.train, step, str(self.device), self.steps)
+            self.seen.append(self.probes[key])
+        found = self.probes[key]
+        return fit.rows, found.peak_mb * 2**20, found.seconds, Traffic()
+
+    def notes(self) -> list[str]:
+        steps, spread = min(p.steps for p in self.seen), max(p.spread for p in self.seen)
+        return [
+            tr(
+                f"在本机试跑所得（{steps} 步，随机词元），步与步之间 ±{spread:.0%}；机器忙闲变了，时间也变",
+                f"measured here ({steps} steps on random tokens), ±{spread:.0%} from step to step; as busy as the machine is, so long it takes",
+            )
+        ]
+
+
+def expected_bits_per_byte(parameters: float, tokens: float) -> tuple[float, float] | None:
+    """Bits per byte on held-out Chinese text by a power law in tokens, with ±; None where our own runs say nothing.
+
+    The runs have 3.2M to 3.6M parameters and 0.5M to 6.6M tokens, so the law speaks of half to twice that and of nothing else. It
+    knows no corpus: the runs' held-out texts differ, and the ± is at least what they scatter.
+    """
+    if not (1.6e6 <= parameters <= 7.2e6 and 0.25e6 <= tokens <= 13.2e6):
+        return None
+    xs, ys = [math.log(run[1]) for run in _RUNS], [math.log(run[2]) for run in _RUNS]
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum(
+        (x - mean_x) ** 2 for x in xs
+    )
+    rest = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in zip(xs, ys, strict=True)) / (len(xs) - 2)
+    value = math.exp(mean_y + slope * (math.log(tokens) - mean_x))
+    return value, value * max(0.1, 4.3 * math.sqrt(rest))  # Student's t at 95 %, two degrees of freedom
+
+
+def _about_bits(recipe: Recipe, expected: tuple[float, float] | None) -> str:
+    if expected is not None:
+        return tr(
+            "每字节比特由本项目 4 次小模型运行拟合，语料不同会差更多",
+            "bits per byte: fitted on 4 runs of small models here; another corpus may differ by more",
+        )
+    if recipe.tinyworld:
+        return tr(
+            "每字节比特：不知道（内置语料与真实文本不可比）",
+            "bits per byte: not known (the embedded corpus is not to be compared with real text)",
+        )
+    return tr(
+        "每字节比特：不知道（已有的运行只到 360 万参数、655 万词元，外推两倍以上没有依据）",
+        "bits per byte: not known (the runs there are end at 3.6M parameters and 6.6M tokens; nothing supports more than twice that)",
+    )
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as a person reads it."""
+    unknown = tr("不知道", "not known")
+    head = [
+        tr("阶段", "stage"),
+        tr("步数", "steps"),
+        tr("词元", "tokens"),
+        tr("微批", "micro"),
+        tr("内存峰值", "peak memory"),
+        tr("词元/秒", "tok/s"),
+        tr("时间", "time"),
+        tr("费用", "cost"),
+    ]
+    rows = [head]
+    for stage in plan.stages:
+        if stage.seconds is None:
+            rows.append([stage.name, f"{stage.steps:,}", "", "", unknown, unknown, unknown, ""])
+            continue
+        money = "" if stage.money is None else f"¥{stage.money:.2f}"
+        rows.append(
+            [
+                stage.name,
+                f"{stage.steps:,}",
+                f"{(stage.tokens or 0) / 1e6:,.1f}M",
+                f"{stage.micro_tokens:,}",
+                _gib(stage.peak or 0.0),
+                f"{stage.tokens_per_second:,.0f}",
+                format_seconds(stage.seconds),
+                money,
+            ]
+        )
+    names = {
+        "weights": tr("权重", "weights"),
+        "gradients": tr("梯度", "gradients"),
+        "optimizer": tr("优化器", "optimiser"),
+        "activations": tr("激活", "activations"),
+        "temporary": tr("临时", "temporary"),
+        "framework": tr("框架与分配器", "framework and allocator"),
+    }
+    devices = f"{plan.device} × {plan.workers}" if plan.workers > 1 else plan.device
+    title = tr(
+        f"{plan.recipe}：{plan.parameters / 1e6:.2f}M 参数，{devices}",
+        f"{plan.recipe}: {plan.parameters / 1e6:.2f}M parameters on {devices}",
+    )
+    parts = tr("预训练的内存：", "memory of pretraining: ") + "  ".join(
+        f"{names[part]} {_gib(size)}" for part, size in plan.memory.items()
+    )
+    lines = [title, "", *table(rows, right=range(1, len(head))), "", parts]
+    if plan.bits_per_byte is not None:
+        value, around = plan.bits_per_byte
+        lines.append(
+            tr(
+                f"预计留出文本每字节 {value:.2f} ± {around:.2f} 比特",
+                f"expected on held-out text: {value:.2f} ± {around:.2f} bits per byte",
+            )
+        )
+    lines += [f"· {note}" for note in (*plan.notes, *_unplanned(plan))]
+    return "\n".join(lines)
+
+
+def _unplanned(plan: Plan) -> list[str]:
+    names = [stage.name for stage in plan.stages if stage.why]
+    if not names:
+        return []
+    return [
+        tr(
+            f"{'、'.join(names)} 没有推算：{plan.stages[-1].why or '取决于数据'}",
+            f"{', '.join(names)}: not reckoned; {plan.stages[-1].why or 'depends on the data'}",
+        )
+    ]
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"

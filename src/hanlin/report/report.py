@@ -1,0 +1,127 @@
+"""`report.json` and `report.html`: what a run proves. The schema is checked before a byte is written. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hanlin.common.atomic import atomic_write, write_json
+from hanlin.common.errors import HanlinError
+from hanlin.evaluation.statistics import Metric
+from hanlin.report.page import render_report
+
+FORMAT = 1
+
+_REPORT: dict[str, type | tuple[type, ...]] = {
+    "recipe": str,
+    "seed": int,
+    "machine": (str, dict),
+    "seconds": (int, float),
+    "peak_rss_mb": (int, float),
+    "model": str,
+    "stages": list,
+}
+_STAGE: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "seconds": (int, float),
+    "peak_rss_mb": (int, float),
+    "kept": bool,
+    "metrics": dict,
+    "samples": list,
+}
+
+
+def write_report(
+    run_dir: Path | str, report: Mapping[str, Any], extras: Mapping[str, Any] | None = None
+) -> Path:
+    """Write `report.json` and, from it, one self-contained `report.html`; both appear whole or not at all.
+
+    Args:
+        report: of the schema in docs/en/report.md; its `about` may be absent.
+        extras: what only the page shows; every part may be absent. `recipe_resolved` and `versions`: mappings.
+            `artifacts`: {name: {"kind", "hash", "parents", "path"}}. `curves`: {stage: its metrics.jsonl}; `stage-1`, `stage-2` …
+            are further seeds. `drops`: {rule: {"count", "samples"}}, or the whole of a corpus' report.json.
+            `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"zh", "en"}, "before": {metric: its
+            form}, "control", "sampled", figures …}}. `tokens`: a sentence in tokens. `examples`: {stage: [{"label", "parts": [[text,
+            is it learned], …]}]}. `corpus_page`: where the corpus' own page is.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        HanlinError: the report is not of the schema; a metric without n or interval is such a mistake.
+    """
+    validate_report(report)
+    run_dir = Path(run_dir)
+    write_json(run_dir / "report.json", report)
+    page = run_dir / "report.html"
+    atomic_write(page, render_report(report, extras or {}))
+    return page
+
+
+def validate_report(report: Any) -> None:
+    """Raise `HanlinError`, naming the place, unless `report` is of the schema."""
+    if not isinstance(report, Mapping) or report.get("format") != FORMAT:
+        found = report.get("format") if isinstance(report, Mapping) else type(report).__name__
+        raise _wrong(
+            "report", f"format 应为 {FORMAT}，得到 {found!r}", f"format should be {FORMAT}, not {found!r}"
+        )
+    _check_fields(report, _REPORT, "report")
+    names = set()
+    for index, stage in enumerate(report["stages"]):
+        where = f"stages[{index}]"
+        if not isinstance(stage, Mapping):
+            raise _wrong(where, "应为键值对", "should be a mapping")
+        _check_fields(stage, _STAGE, where)
+        if stage["name"] in names:
+            raise _wrong(where, f"阶段 {stage['name']!r} 出现了两次", f"stage {stage['name']!r} occurs twice")
+        names.add(stage["name"])
+        for name, raw in stage["metrics"].items():
+            _check_metric(raw, f"{where} ({stage['name']}).metrics.{name}")
+
+
+def _check_fields(
+    values: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]], where: str
+) -> None:
+    for name, kinds in fields.items():
+        if name not in values:
+            raise _wrong(where, f"缺少 {name}", f"{name} is missing")
+        value = values[name]
+        numeric = kinds in (int, (int, float))
+        if not isinstance(value, kinds) or (numeric and isinstance(value, bool)):
+            raise _wrong(
+                f"{where}.{name}",
+                f"类型不对：{type(value).__name__}",
+                f"of the wrong type: {type(value).__name__}",
+            )
+
+
+def _check_metric(raw: Any, where: str) -> None:
+    if not isinstance(raw, Mapping):
+        raise _wrong(where, "应为键值对", "should be a mapping")
+    ends_unknown = all(end in raw and raw[end] is None for end in ("low", "high"))  # of a mean of one item
+    wanted = (
+        ("value", "n", "higher_is_better")
+        if ends_unknown
+        else ("value", "low", "high", "n", "higher_is_better")
+    )
+    missing = [name for name in wanted if raw.get(name) is None]
+    if missing:
+        raise _wrong(
+            where,
+            f"缺少 {missing[0]}；没有样本数或区间的数字不算指标",
+            f"{missing[0]} is missing; a figure without n or interval is not a metric",
+        )
+    try:
+        metric = Metric.from_dict(raw)
+        if metric.control is not None:
+            metric.control_metric()
+    except (TypeError, ValueError, KeyError) as error:
+        raise _wrong(where, str(error), str(error)) from None
+
+
+def _wrong(where: str, zh: str, en: str) -> HanlinError:
+    return HanlinError(
+        f"report.json 不合规范（{where}）：{zh}。", f"report.json breaks its schema ({where}): {en}."
+    )

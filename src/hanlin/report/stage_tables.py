@@ -1,0 +1,138 @@
+"""Compact tables of a stage: what it was given beside what it left, greedy answers beside sampled ones, what a control was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hanlin.evaluation.statistics import FEWEST, Control, Metric, ranking
+from hanlin.report.text import Text, both, control_text, metric_text, show, span, stage_text
+
+SAMPLED = "/sampled"
+
+VERDICTS = {
+    "better": ("won", Text("更好", "better")),
+    "worse": ("lost", Text("更差", "worse")),
+    "overlap": ("even", Text("分不出", "no telling apart")),
+    "few": ("none", Text("样本太少", "too few items")),
+}
+
+
+def few(metric: Metric) -> str:
+    """A flag for figures that rest on few items."""
+    if metric.n >= FEWEST:
+        return ""
+    return f' <span class="few">{both(f"不到 {FEWEST} 条，太少", f"fewer than {FEWEST}: too few to tell")}</span>'
+
+
+def aim_of(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
+    """The metric a stage is judged by: the one its text names, else the first that has a control."""
+    metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
+    aim = stage_text(stage["name"]).aim
+    if aim is not None and aim in metrics:
+        return aim, metrics[aim]
+    return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
+
+
+def split(
+    raw: Mapping[str, Any], before: Mapping[str, Any]
+) -> tuple[dict[str, Metric], dict[str, Metric], dict[str, Metric]]:
+    """A stage's metrics: those for the table with controls, guards that have a value before, and pairs of greedy and sampled."""
+    metrics = {name: Metric.from_dict(value) for name, value in raw.items()}
+    pairs = {name for name in metrics if name + SAMPLED in metrics}
+    sampled = {name: metric for name, metric in metrics.items() if name in pairs or name.endswith(SAMPLED)}
+    rest = {name: metric for name, metric in metrics.items() if name not in sampled}
+    guards = {
+        name: metric
+        for name, metric in rest.items()
+        if name in before and not (metric.control and metric.control.name in ("base", "before"))
+    }
+    main = {name: metric for name, metric in rest.items() if name not in guards or metric.control is not None}
+    return main, guards, sampled
+
+
+def before_and_after(guards: Mapping[str, Metric], before: Mapping[str, Any]) -> str:
+    """What earlier stages taught: the model before, the model after, and whether they can be told apart."""
+    rows = []
+    for name, after in guards.items():
+        old = Metric.from_dict(before[name])
+        kind, verdict = VERDICTS[ranking(after, old, after.higher_is_better)]
+        share = metric_text(name).share
+        rows.append(
+            f'<tr><th scope="row">{both(*metric_text(name).name)}</th>{_figure(old, share)}{_figure(after, share)}'
+            f'<td><span class="mark {kind}">{both(*verdict)}</span></td><td class="figure">{after.n:,}</td></tr>'
+        )
+    return _table(
+        Text("原来会的，现在怎样", "What it could do before, and can now"),
+        (
+            Text("指标", "Metric"),
+            Text("之前", "Before"),
+            Text("之后", "After"),
+            Text("变化", "Change"),
+            Text("样本数", "Items"),
+        ),
+        rows,
+    )
+
+
+def greedy_and_sampled(metrics: Mapping[str, Metric], settings: Mapping[str, float] | None) -> str:
+    """The same items answered with the likeliest tokens, and by sampling as `hanlin chat` does."""
+    rows = []
+    for name, metric in metrics.items():
+        other = metrics.get(name + SAMPLED)
+        if other is None:
+            continue
+        share = metric_text(name).share
+        rows.append(
+            f'<tr><th scope="row">{both(*metric_text(name).name)}<small>{both(*metric_text(name).meaning)}</small></th>'
+            f'{_figure(metric, share, few(metric))}{_figure(other, share)}<td class="figure">{metric.n:,}</td></tr>'
+        )
+    how = ""
+    if settings:
+        how = " (" + ", ".join(f"{name} {value:g}" for name, value in settings.items()) + ")"
+    sampled = Text("采样，聊天时的默认" + how, "Sampled, as chat does by default" + how)
+    return _table(
+        Text("每步取最可能的词元，与按概率抽样", "The likeliest token each time, and sampling"),
+        (Text("指标", "Metric"), Text("贪心", "Greedy"), sampled, Text("样本数", "Items")),
+        rows,
+    )
+
+
+def about_bits(metric: Metric | None, pretrained: float | None) -> str:
+    """Bits per byte of the final model in words: what later stages cost at bare text, and the control beside it."""
+    if metric is None or pretrained is None:
+        return ""
+    zh = f"在没见过的文本上，预训练模型每字节 {pretrained:.3f} 比特，最终模型 {metric.value:.3f} 比特"
+    en = f"On unseen text the pretrained model needs {pretrained:.3f} bits per byte, the final model {metric.value:.3f}"
+    if metric.control is not None:
+        control = control_text(metric.control.name)
+        zh += f"，{control.zh} {metric.control.value:.3f} 比特"
+        en += f", the {control.en} {metric.control.value:.3f}"
+    zh += "。预训练之后的阶段教的是对话，续写文本的本事会差一些；差多少，看这几个数。"
+    en += ". Stages after pretraining teach conversation and cost some of the skill at bare text; these figures say how much."
+    return f"<p>{both(zh, en)}</p>"
+
+
+def about_control(control: Sequence[Mapping[str, float]] | None) -> str:
+    """What GRPO's control of equal time was given: its steps and rate, for each seed."""
+    if not control:
+        return ""
+    steps = [f"{run['steps']:,}" for run in control]
+    rates = [f"{run['mean_learning_rate']:.2g}" for run in control]
+    zh = f"对照用同样的时间继续监督微调：各次走了 {'、'.join(steps)} 步，平均学习率 {'、'.join(rates)}。"
+    en = f"The control went on with fine-tuning for the same time: {', '.join(steps)} steps, at a mean learning rate of {', '.join(rates)}."
+    return f'<p class="caption">{both(zh, en)}</p>'
+
+
+def _figure(score: Metric | Control, share: bool, flag: str = "") -> str:
+    return f'<td class="figure"><b>{show(score.value, share)}</b> <small>{both(*span(score, share, dash=True))}</small>{flag}</td>'
+
+
+def _table(title: Text, heads: Sequence[Text], rows: Sequence[str]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{both(*text)}</th>" for text in heads)
+    return (
+        f'<h3>{both(*title)}</h3><div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )

@@ -1,0 +1,390 @@
+"""Checkpoints of a run in progress: verified directories, newest first, damaged ones put aside.
+
+Protocol: room looked for → temporary sibling → files → manifest with SHA-256 → fsync → rename → fsync of the parent →
+read back → prune. A checkpoint holds weights, optimiser and generator state as safetensors and the rest as JSON; nothing
+in it can run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from hanlin.common.atomic import disk_full, read_json, sweep_temporaries, write_json
+from hanlin.common.errors import HanlinError
+from hanlin.common.failpoints import failpoint
+from hanlin.common.locks import require_held
+from hanlin.common.manifest import MANIFEST, artifact, read_manifest
+from hanlin.training.distributed.strategy import ALONE, Team, load_shards, names_in, save_shards, shards_of
+from hanlin.training.optim.optimizers import Optimizers
+
+FORMAT = 2  # of state.json and the files beside it
+KEEP = 2
+_STEP = re.compile(r"step-(\d+)$")
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
+
+Warn = Callable[[str, str], None]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, as it was between two steps.
+
+    Attributes:
+        weights, moments: of model and optimisers, by name.
+        generators: state of the random generators.
+        state: JSON-able: what the samples depend on, counters, guard history.
+    """
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
+    generators: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def take_snapshot(
+    step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], team: Team = ALONE
+) -> Snapshot:
+    """The state of now; its tensors are the training's own, which the next step changes. Sharded, every process has to ask."""
+    return Snapshot(
+        step, team.checkpoint_weights(model), optimizers.state_tensors(), _generator_tensors(model), state
+    )
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: Optimizers,
+    state: dict[str, Any],
+    *,
+    anchor_steps: int = 0,
+    team: Team = ALONE,
+) -> Path:
+    """Write the state of now; see `write_checkpoint`."""
+    return write_checkpoint(
+        folder, take_snapshot(step, model, optimizers, state, team), anchor_steps=anchor_steps, team=team
+    )
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0, team: Team = ALONE) -> Path:
+    """Write `folder/step-N`, read it back, and prune all but the newest.
+
+    Args:
+        anchor_steps: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
+        team: where it `writes_shards`, every process writes its part; else the first writes for all. Call it in every process.
+
+    Raises:
+        HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
+            checkpoints before it are untouched.
+    """
+    path = folder / f"step-{snapshot.step:08d}"
+    if not team.writes_shards:
+        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, None))
+    tensors = snapshot.weights | snapshot.moments
+    shards = team.by_first(lambda: _place_for_shards(path, tensors))
+    try:
+        save_shards(tensors, shards, team)
+        failpoint("checkpoint.after_shards")
+        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, shards))
+    except HanlinError:
+        if team.first:
+            shutil.rmtree(shards, ignore_errors=True)
+        raise
+
+
+def _place_for_shards(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """A directory for this one attempt: a process that was given up and comes back later writes nowhere near another's shards."""
+    _require_room(path, [tensors])
+    return Path(tempfile.mkdtemp(prefix=f".shards-{step_of(path):08d}.", dir=path.parent))
+
+
+def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | None) -> Path:
+    """Write the checkpoint, with the snapshot's tensors or what lies in `shards`."""
+    folder, step = path.parent, snapshot.step
+    failpoint("checkpoint.before")
+    weights, moments = {}, {}
+    if shards is None:
+        weights, moments = _on_cpu(snapshot.weights), _on_cpu(snapshot.moments)
+        _require_room(path, [weights, moments, snapshot.generators])
+    with artifact(path, "checkpoint", config={"step": step, "format": FORMAT}) as written:
+        if shards is None:
+            _write(weights, written.path / "model.safetensors")
+        else:
+            for file in shards_of(shards):
+                os.rename(file, written.path / file.name)
+            shutil.rmtree(shards)
+        failpoint("checkpoint.after_model")
+        if shards is None:
+            _write(moments, written.path / "optimizer.safetensors")
+        _write(snapshot.generators, written.path / "generators.safetensors")
+        failpoint("checkpoint.after_optimizer")
+        write_json(written.path / "state.json", snapshot.state | {"step": step, "format": FORMAT})
+        failpoint("checkpoint.after_state")
+        failpoint("checkpoint.before_manifest")
+    failpoint("checkpoint.after_rename")
+    _read_back(path)
+    failpoint("checkpoint.before_prune")
+    require_held(path)
+    prune(folder, anchor_steps)
+    failpoint("checkpoint.after_prune")
+    return path
+
+
+def step_of(path: Path) -> int:
+    """The step a checkpoint directory is of."""
+    match = _STEP.search(path.name)
+    assert match
+    return int(match[1])
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint directories, newest first; unfinished and quarantined ones do not count."""
+    return sorted(
+        (path for path in folder.glob("step-*") if _STEP.search(path.name)), key=step_of, reverse=True
+    )
+
+
+def prune(folder: Path, anchor_steps: int = 0) -> None:
+    """Remove checkpoints but the newest `KEEP` that look whole, and the newest `KEEP` such anchors."""
+    whole = [path for path in list_checkpoints(folder) if _looks_whole(path)]
+    anchors = [path for path in whole if anchor_steps and step_of(path) % anchor_steps == 0]
+    kept = {*whole[:KEEP], *anchors[:KEEP]}
+    for path in list_checkpoints(folder):
+        if kept and path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of steps beyond `step`, newest first: the run does not go that way."""
+    require_held(folder)
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left half-written, and put back a checkpoint that was just being replaced."""
+    for leftover in folder.glob(".shards-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.glob(".step-*.*.*"):
+        sweep_temporaries(folder / leftover.name[1:].split(".")[0])
+
+
+def load_latest(
+    folder: Path,
+    model: nn.Module,
+    optimizers: Optimizers,
+    warn: Warn,
+    *,
+    at_most: int | None = None,
+    multiple_of: int = 1,
+    team: Team = ALONE,
+) -> dict[str, Any] | None:
+    """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
+
+    A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is tried.
+
+    Args:
+        at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
+        team: takes the same one in every process, by whatever number of processes it was written.
+    """
+    if team.size == 1 and not team.sharded:
+        return _newest(folder, lambda path: _load(path, model, optimizers, team), warn, at_most, multiple_of)
+    found = team.by_first(lambda: _newest(folder, _verified, warn, at_most, multiple_of))
+    return None if found is None else _load(found, model, optimizers, team, verify=False)
+
+
+def _verified(path: Path) -> Path:
+    read_manifest(path, "checkpoint")
+    _require_format(read_json(path / "state.json"))
+    return path
+
+
+def _newest(
+    folder: Path, load: Callable[[Path], T], warn: Warn, at_most: int | None, multiple_of: int
+) -> T | None:
+    """What `load` makes of the newest checkpoint that it can load."""
+    for path in list_checkpoints(folder):
+        if (at_most is not None and step_of(path) > at_most) or step_of(path) % multiple_of:
+            continue
+        try:
+            return load(path)
+        except HanlinError as error:
+            with contextlib.suppress(OSError):
+                aside = path.with_name(path.name + ".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(path, aside)
+            warn(
+                f"检查点 {path} 不可用，改用更早的一个：{error.zh}",
+                f"Checkpoint {path} is unusable, trying the one before it: {error.en}",
+            )
+    return None
+
+
+def other_data(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
+    """The error of a resume from another origin or with other samples: what differs, the checkpoint's value first."""
+    before = state["identity"]
+    changed = [
+        (name, before.get(name), now.get(name))
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "fingerprint"
+    return HanlinError(
+        f"{folder} 里的检查点来自另一个起点或另一份数据，不能接着训练（{shown}）。请恢复原来的模型、数据和设置，或删除 {folder} 从头训练。",
+        f"The checkpoints in {folder} come from another start or from other data ({shown}). Restore the model, data and settings, or remove {folder} to start over.",
+    )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"
+
+
+def _require_format(state: dict[str, Any]) -> None:
+    if state.get("format") != FORMAT:
+        raise HanlinError(
+            f"它由另一个版本的 Hanlin 写成（格式 {state.get('format', 1)}）。",
+            f"another version of Hanlin wrote it (format {state.get('format', 1)}).",
+        )
+
+
+def _load(
+    path: Path, model: nn.Module, optimizers: Optimizers, team: Team, verify: bool = True
+) -> dict[str, Any]:
+    if verify:
+        read_manifest(path, "checkpoint")
+    state = read_json(path / "state.json")
+    _require_format(state)
+    optimizers.forget()  # what the checkpoint does not know was zero then
+    if team.writes_shards or shards_of(path):
+        _load_shards(path, model, optimizers, team)
+        _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
+        return state
+    team.load_weights(model, path / "model.safetensors")
+    try:
+        optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
+    except KeyError as error:
+        raise HanlinError(
+            f"其中的优化器状态不属于这个模型（{error}）。",
+            f"its optimiser state is not this model's ({error}).",
+        ) from None
+    _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
+    return state
+
+
+def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, team: Team) -> None:
+    """Weights and optimiser state, however they were cut when they were written and however they are to be cut here."""
+    if team.sharded and not team.writes_shards:
+        raise HanlinError(
+            f"检查点 {path} 是 fsdp/hsdp 的各进程一起写的，deepspeed 读不了。请用 fsdp 或一个进程接着训练，或删除 {path.parent} 从头训练。",
+            f"The processes of fsdp or hsdp wrote the checkpoint {path} together, and deepspeed cannot read it. Go on with fsdp or one process, or remove {path.parent} to start over.",
+        )
+    weights = model.state_dict()
+    found = {name for name in names_in(path, but="generators.safetensors") if "/" in name}
+    moments = optimizers.empty_state(found)
+    load_shards(weights | moments, path, team)
+    optimizers.load_state_tensors(moments)
+
+
+def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _require_room(path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
+    """Refuse to begin what cannot be finished."""
+    needed = sum(
+        tensor.numel() * tensor.element_size() for tensors in parts for tensor in tensors.values()
+    ) + (1 << 20)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise HanlinError(
+            f"磁盘空间不够写检查点 {path}：需要 {needed:,} 字节，剩余 {free:,} 字节。先前的检查点完好。请腾出空间，再运行同一条命令，会从断点继续。",
+            f"No room for the checkpoint {path}: {needed:,} bytes are needed, {free:,} are free. The earlier checkpoints are untouched. "
+            "Free some space and run the same command: it goes on from there.",
+        )
+
+
+def _write(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write one file of tensors; trouble of the disk is an `OSError`, as everywhere else."""
+    try:
+        safetensors.torch.save_file(tensors, file)
+    except safetensors.SafetensorError as error:
+        number = _SYSTEM_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+
+
+def _read_back(path: Path) -> None:
+    """Check what was written by its hashes, past the page cache where the system lets us."""
+    try:
+        if hasattr(os, "posix_fadvise"):
+            for file in path.iterdir():
+                descriptor = os.open(file, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
+        read_manifest(path, "checkpoint")
+    except (HanlinError, OSError) as error:
+        with contextlib.suppress(OSError):
+            os.rename(path, path.with_name(path.name + ".damaged"))
+        raise error if isinstance(error, HanlinError) else disk_full(path, error) from error
+
+
+def _looks_whole(path: Path) -> bool:
+    """Whether a checkpoint has its manifest and files of the right sizes; hashes are for those who load it."""
+    try:
+        manifest = read_manifest(path, "checkpoint", verify=False)
+        return (path / MANIFEST).is_file() and all(
+            (path / name).stat().st_size == entry["bytes"] for name, entry in manifest.files.items()
+        )
+    except (HanlinError, OSError, KeyError, TypeError):
+        return False
+
+
+def _generator_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """State of every random generator that a step might use: torch's, the accelerator's, numpy's, Python's."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - whoever uses it must find it as it was
+    version, words, following = random.getstate()
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*map(int, keys), position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor(
+            [gauss, 0.0 if following is None else following, following is not None], dtype=torch.float64
+        ),
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+    }
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        tensors["accelerator"] = torch.get_device_module(device).get_rng_state(device)
+    return tensors
+
+
+def _restore_generators(tensors: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    *keys, position, has_gauss = tensors["numpy"].tolist()
+    gauss, following, has_following = tensors["numpy_gauss"].tolist()
+    np.random.set_state(("MT19937", np.asarray(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, *words = tensors["python"].tolist()
+    random.setstate((version, tuple(words), following if has_following else None))
+    if "accelerator" in tensors and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+        torch.get_device_module(device).set_rng_state(tensors["accelerator"])

@@ -1,0 +1,506 @@
+"""Many processes, one training: the same samples and the same steps whatever their number.
+
+`torchrun` starts the processes; `joined` finds out about them; a `Team` is what the loop asks. A step's samples depend on the step
+alone, and each member takes its share of them; gradients are Σ loss / Σ weight over all members, as over all micro-batches.
+Everything that is decided by a clock, a signal or a lack of memory is decided together, so no member waits for one that went elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import datetime
+import inspect
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from hanlin.common.devices import distributed_backends, resolve_device, traits
+from hanlin.common.errors import HanlinError
+from hanlin.model import load_weights
+from hanlin.training.optim.optimizers import Optimizers
+
+if TYPE_CHECKING:
+    from hanlin.training.trainer import TrainConfig
+
+Parallel = Literal["ddp", "fsdp", "hsdp", "deepspeed"]
+T = TypeVar("T")
+_TIMEOUT = 600.0  # seconds until a member that says nothing is given up; HANLIN_DIST_TIMEOUT changes it
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which part of a step's samples a member takes: part `rank` of `size`, as even as can be, in order."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, count: int) -> range:
+        """The member's places among `count`.
+
+        Raises:
+            HanlinError: there are fewer samples than members.
+        """
+        if count < self.size:
+            raise HanlinError(
+                f"一步只有 {count} 个样本（行、偏好对或提示），分不给 {self.size} 个进程。请加大每步的批量，或减少进程。",
+                f"A step has {count} samples (rows, pairs or prompts), too few for {self.size} processes. Take a larger batch, or fewer processes.",
+            )
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+
+WHOLE = Share()
+
+
+class _Step(nn.Module):
+    """The objective of one micro-batch as a module: whatever a loss does with the model happens within its `forward`, where the engines
+    that reduce gradients and gather weights see it. (Calls past them leave the ranks' gradients apart.)"""
+
+    def __init__(self, model: nn.Module, objective: Any):
+        super().__init__()
+        self.model, self._objective = model, objective
+
+    def forward(self, batch: Any, judge: bool = False) -> Any:
+        """(loss, figures), or with `judge` the loss of each document."""
+        return (
+            self._objective.per_document(self.model, batch) if judge else self._objective(self.model, batch)
+        )
+
+
+class Team:
+    """The processes of one training, and this one among them. This class is one process alone: it asks nobody."""
+
+    share = WHOLE
+    sharded = (
+        False  # whether gradients are brought together in every backward pass, and nobody has all of them
+    )
+    writes_shards = False  # whether every process writes its part of a checkpoint
+    compiles = True  # whether the model may be compiled
+    _step: nn.Module
+
+    @property
+    def size(self) -> int:
+        """Processes."""
+        return self.share.size
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that speaks and writes."""
+        return self.share.rank == 0
+
+    # ---------------------------------------------------------------- what the members tell one another, on the host
+
+    def gather(self, value: T) -> list[T]:
+        """Every member's value, in their order; small, and on the host."""
+        return [value]
+
+    def by_first(self, action: Callable[[], T]) -> T:
+        """What `action` returns in the first process, which alone does it. Its error is everybody's."""
+        return action()
+
+    def apart(self) -> Team:
+        """The same members, for words of other threads: what is said there never meets what is said here. Call it in every process."""
+        return self
+
+    # ---------------------------------------------------------------- a step
+
+    def prepare(self, model: nn.Module, objective: Any) -> None:
+        """Make the model's gradients common. Before the optimisers are made: parameters may be replaced."""
+        self._step = _Step(model, objective)
+
+    def optimizers(self, model: nn.Module, config: TrainConfig, offload: bool) -> Optimizers:
+        """What updates the model that `prepare` was given; `offload`: with its state in host memory.
+
+        Raises:
+            HanlinError: `config` asks for what this team cannot do.
+        """
+        if config.parallel == "deepspeed":
+            raise HanlinError(
+                "train.parallel=deepspeed 只用于单个阶段的命令（hanlin pretrain、sft……，前面可加 torchrun），hanlin run 不用它。请去掉它，或一个阶段一个阶段地训练。",
+                "train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with torchrun or without), not for hanlin run. Leave it out, or train stage by stage.",
+            )
+        return Optimizers(
+            model,
+            learning_rate=config.learning_rate,
+            muon=config.muon,
+            embedding_scale=config.embedding_scale,
+            weight_decay=config.weight_decay,
+            betas=(0.9, config.beta2),
+            offload=offload,
+        )
+
+    def loss(self, batch: Any) -> Any:
+        """Summed loss and figures of a micro-batch."""
+        return self._step(batch)
+
+    def per_document(self, batch: Any) -> torch.Tensor:
+        """The loss of each document of a micro-batch, (documents,)."""
+        return self._step(batch, judge=True)
+
+    @contextlib.contextmanager
+    def accumulating(self, sync: bool) -> Iterator[None]:
+        """Around forward and backward of a micro-batch; with `sync`, gradients are common afterwards."""
+        yield
+
+    def reduce_gradients(self) -> None:
+        """Make gradients common that were all accumulated without `sync`."""
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum over the members of a tensor on the device."""
+        return value
+
+    def clip(self, model: nn.Module, limit: float) -> torch.Tensor:
+        """Scale the gradients down to a norm of `limit`; the norm they had, 0-d."""
+        return nn.utils.clip_grad_norm_(model.parameters(), limit)
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """The model with all its weights at hand, to generate with."""
+        return model
+
+    def require_same(self, model: nn.Module) -> None:
+        """Check that every member has the same weights.
+
+        Raises:
+            HanlinError: they have not.
+        """
+
+    def full_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """All weights in host memory; in the first process, the others may have nothing."""
+        return {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
+
+    def checkpoint_weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Weights for the first process to write a checkpoint of, on any device. Call it in every process."""
+        return model.state_dict()
+
+    def load_weights(self, model: nn.Module, file: Path) -> None:
+        """Fill the model from a file that holds all its weights.
+
+        Raises:
+            HanlinError: as `model.load_weights`.
+        """
+        load_weights(model, file)
+
+
+class DataParallel(Team):
+    """Every process has the whole model; gradients are averaged by DistributedDataParallel (Li et al. 2020)."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.share = Share(dist.get_rank(), dist.get_world_size())
+        # Words among hosts have a group of their own: nothing said here waits for the device, or is waited for by it.
+        self._control: Any = dist.new_group(backend="gloo", timeout=_timeout())
+
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def by_first(self, action: Callable[[], T]) -> T:
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = action()
+            except HanlinError as error:
+                outcome[1] = (error.zh, error.en)
+            except BaseException as error:
+                outcome[1] = (f"第一个进程出错：{error!r}", f"the first process failed: {error!r}")
+                dist.broadcast_object_list([None, outcome[1]], src=0, group=self._control)
+                raise
+        dist.broadcast_object_list(outcome, src=0, group=self._control)
+        if outcome[1] is not None:
+            error = HanlinError(*outcome[1])
+            error.already_reported = not self.first
+            raise error
+        return outcome[0]
+
+    def apart(self) -> Team:
+        other = copy.copy(self)
+        other._control = dist.new_group(backend="gloo", timeout=_timeout())
+        return other
+
+    def prepare(self, model: nn.Module, objective: Any) -> None:
+        ids = None if self.device.type == "cpu" else [self.device]
+        # Buffers are tables that never change; to send them before a forward pass would also wait for a process that has no memory left.
+        engine: Any = nn.parallel.DistributedDataParallel
+        word = (
+            "forward_sync_buffers"
+            if "forward_sync_buffers" in inspect.signature(engine.__init__).parameters
+            else "broadcast_buffers"
+        )
+        self._step = engine(_Step(model, objective), device_ids=ids, **{word: False})
+
+    @contextlib.contextmanager
+    def accumulating(self, sync: bool) -> Iterator[None]:
+        with contextlib.nullcontext() if sync else self._step.no_sync():  # type: ignore[operator]
+            yield
+
+    def per_document(self, batch: Any) -> torch.Tensor:
+        return self._step.module(batch, judge=True)  # type: ignore[operator]
+
+    def reduce_gradients(self) -> None:
+        for parameter in self._step.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.size
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        dist.all_reduce(value)
+        return value
+
+    def require_same(self, model: nn.Module) -> None:
+        words = {torch.float32: torch.int32, torch.float64: torch.int64}
+        sums = [
+            tensor.view(words.get(tensor.dtype, torch.int16)).sum(dtype=torch.int64)
+            for tensor in model.state_dict().values()
+        ]
+        found = self.gather(torch.stack(sums).tolist())
+        if any(other != found[0] for other in found):
+            raise HanlinError(
+                "各进程的权重不一样了：梯度没有合到一起，或某台机器算错了。已停止，先前的检查点完好。",
+                "The processes' weights differ: gradients were not brought together, or a machine computes wrongly. Stopped; the earlier checkpoints are whole.",
+            )
+
+
+class Sharded(DataParallel):
+    """Every process has a part of each weight, its gradient and its optimiser state (FSDP2, `fully_shard`); in float32 throughout.
+
+    Args:
+        hybrid: shard among the processes of a machine and repeat that on every machine (HSDP).
+    """
+
+    sharded = writes_shards = True
+
+    def __init__(self, device: torch.device, hybrid: bool = False):
+        super().__init__(device)
+        from torch.distributed.device_mesh import init_device_mesh
+
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        if hybrid and self.size % local:
+            raise HanlinError(
+                f"hsdp 要求每台机器的进程数相同（{self.size} 不是 {local} 的倍数）。请用 fsdp。",
+                f"hsdp needs the same number of processes on each machine ({self.size} is not a multiple of {local}). Use fsdp.",
+            )
+        shape, names = (
+            ((self.size // local, local), ("replicate", "shard")) if hybrid else ((self.size,), ("shard",))
+        )
+        self.mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+
+    def prepare(self, model: nn.Module, objective: Any) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        self._step = _Step(model, objective)
+        layers: Any = model.decoder.blocks  # type: ignore[union-attr]
+        for layer in layers:
+            fully_shard(layer, mesh=self.mesh)
+        # embeddings, final norm and head: one group, since the first and the last may be one matrix
+        fully_shard(self._step, mesh=self.mesh)
+
+    @contextlib.contextmanager
+    def accumulating(self, sync: bool) -> Iterator[None]:
+        yield  # gradients are reduced after each micro-batch: a whole gradient is what sharding is to save
+
+    def per_document(self, batch: Any) -> torch.Tensor:
+        return self._step(batch, judge=True)
+
+    def reduce_gradients(self) -> None:
+        raise RuntimeError("sharded gradients are reduced in the backward pass")
+
+    def clip(self, model: nn.Module, limit: float) -> torch.Tensor:
+        return super().clip(model, limit).full_tensor()  # type: ignore[attr-defined]
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """A copy: the sharded layers would bring their weights together at every token, and the processes write answers of unlike lengths."""
+        parameters: dict[str, Any] = dict(model.named_parameters())
+        return detached_copy(model, {name: part.detach().full_tensor() for name, part in parameters.items()})
+
+    def require_same(self, model: nn.Module) -> None:
+        """Each weight is in one place only."""
+
+    def full_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, tensor in model.state_dict().items():
+            full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            if self.first:
+                found[name] = full.detach().to("cpu").contiguous()
+        return found
+
+
+def detached_copy(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The model with these whole weights and its own buffers, not to be trained."""
+    with torch.device("meta"):
+        copy = type(model)(model.config)  # type: ignore[call-arg, arg-type]
+    copy.load_state_dict(weights, strict=False, assign=True)
+    for name, buffer in model.named_buffers():
+        holder, _, last = name.rpartition(".")
+        copy.get_submodule(holder).register_buffer(last, buffer, persistent=False)
+    return copy.requires_grad_(False)
+
+
+ALONE = Team()  # for what asks a team but trains nothing
+
+
+@contextlib.contextmanager
+def joined(
+    parallel: Parallel = "ddp", device: str | None = None, ds_config: Path | None = None
+) -> Iterator[tuple[Team, str | None]]:
+    """The team that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or one process alone; and this process' device.
+
+    Args:
+        ds_config: file of DeepSpeed's settings, for `deepspeed`.
+
+    Raises:
+        HanlinError: the processes do not find one another, or one of them is lost.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) < 2
+    if alone and parallel != "deepspeed":
+        yield Team(), device
+        return
+    mine = resolve_device(device)
+    if mine.type != "cpu":
+        mine = torch.device(mine.type, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.accelerator.set_device_index(mine.index)
+    try:
+        whom: dict[str, Any] = (
+            {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[reportPrivateImportUsage]
+            if alone
+            else _from_agent()
+        )
+        dist.init_process_group(traits(mine).distributed_backend, timeout=_timeout(), **whom)
+        yield _team(parallel, mine, ds_config), str(mine)
+    except (dist.DistError, RuntimeError) as error:
+        if not _is_lost_connection(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise HanlinError(
+            f"与其他进程的联系断了（{reason}）。最近的检查点完好：torchrun --max-restarts 会自动接着训练，或再运行同一条命令。",
+            f"The other processes are out of reach ({reason}). The newest checkpoint is whole: torchrun --max-restarts goes on from it, or run the same command again.",
+        ) from None
+    finally:
+        if dist.is_initialized():
+            with contextlib.suppress(Exception):
+                dist.destroy_process_group()
+
+
+def _from_agent() -> dict[str, Any]:
+    """Where the processes of this start meet, where `torchrun`'s agent hosts the store; nothing where the first process does.
+
+    The agent keeps one store for all its restarts (torch 2.13), and torch takes it as it is: a process that starts first would read the
+    addresses of those that died before. Measured with a process killed: two of six starts spent every `--max-restarts` on that.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(  # type: ignore[reportPrivateImportUsage]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False, timeout=_timeout()
+    )
+    start = f"hanlin/{agreed_start(store, rank, size)}"
+    store = dist.PrefixStore(start, store)  # type: ignore[reportPrivateImportUsage]
+    return {"store": store, "rank": rank, "world_size": size}
+
+
+def agreed_start(store: Any, rank: int, size: int) -> str:
+    """A name for this start that all its processes know, whatever earlier starts have left in the store.
+
+    The count of restarts is none: each machine's agent counts its own. So the first process makes a name up, and tells it to each
+    process that asks, under a word that only this process knows; what a dead one has asked is answered as well and heard by nobody.
+
+    Raises:
+        DistStoreError, RuntimeError: not all processes were there in time.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"hanlin/asks/{rank}", mine)
+        start = store.get(f"hanlin/answer/{mine}").decode()
+        store.set(f"hanlin/heard/{start}/{rank}", "")
+        return start
+    waiting, until = set(range(1, size)), time.monotonic() + _timeout().total_seconds()
+    while waiting:
+        if time.monotonic() > until:
+            raise RuntimeError(f"timed out waiting for processes {sorted(waiting)}")
+        for other in sorted(waiting):
+            if store.check([f"hanlin/heard/{mine}/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"hanlin/asks/{other}"]):
+                store.set(f"hanlin/answer/{store.get(f'hanlin/asks/{other}').decode()}", mine)
+        time.sleep(0.02)
+    return mine
+
+
+def _team(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Team:
+    if parallel == "deepspeed":
+        from hanlin.training.distributed.deepspeed import DeepSpeed
+
+        return DeepSpeed(device, ds_config)
+    return DataParallel(device) if parallel == "ddp" else Sharded(device, parallel == "hsdp")
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    words = ("connection", "timed out", "timeout", "peer", "rendezvous", "socket", *distributed_backends())
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+
+
+def _timeout() -> datetime.timedelta:
+    return datetime.timedelta(seconds=float(os.environ.get("HANLIN_DIST_TIMEOUT", _TIMEOUT)))
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Files of a checkpoint that several processes wrote together."""
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def save_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> None:
+    """Every process writes its part of `tensors` into `folder`, by torch.distributed.checkpoint as safetensors."""
+    import torch.distributed.checkpoint as dcp
+
+    try:
+        writer = dcp.HuggingFaceStorageWriter(  # type: ignore[reportPrivateImportUsage]
+            path=str(folder), save_distributed=True
+        )
+        control = team._control  # type: ignore[attr-defined]
+        dcp.save(  # type: ignore[reportPrivateImportUsage]
+            tensors, storage_writer=writer, process_group=control
+        )
+    except dcp.api.CheckpointException as error:  # every process has it, whichever failed
+        reason = "; ".join(f"{rank}: {failure[0]}" for rank, failure in error.failures.items())
+        raise HanlinError(
+            f"检查点没有写成（{reason}）。先前的检查点完好。请检查磁盘，再运行同一条命令。",
+            f"The checkpoint could not be written ({reason}). The earlier ones are whole. Check the disk and run the same command again.",
+        ) from error
+
+
+def load_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> None:
+    """Fill `tensors`, sharded as they are here, from what any number of processes wrote, or from a checkpoint of one."""
+    from torch.distributed.checkpoint import (
+        HuggingFaceStorageReader,  # type: ignore[attr-defined]
+        load,  # type: ignore[attr-defined]
+    )
+
+    reader = HuggingFaceStorageReader(str(folder))
+    load(
+        tensors,
+        storage_reader=reader,
+        no_dist=not team.sharded,
+        process_group=getattr(team, "_control", None),
+    )
+
+
+def names_in(folder: Path, but: str) -> set[str]:
+    """Names of the tensors in the safetensors files of a checkpoint, `but` one."""
+    from safetensors import safe_open
+
+    found: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        if file.name == but:
+            continue
+        with safe_open(file, framework="pt") as handle:
+            found |= set(handle.keys())
+    return found
