@@ -7,6 +7,7 @@ message without Chinese, so what this prints as missing is what there is to do.
 from __future__ import annotations
 
 import ast
+import datetime
 import io
 import re
 import sys
@@ -44,6 +45,7 @@ KEYWORDS = frozenset(
         "warn",
     }
 )
+NEVER = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)  # a date would change with every writing
 CONTEXT = "in_context"  # its first argument is the context, its second the template
 HEADER = """\
 # Chinese (simplified) messages of Hanlin, keyed by the English at the call site.
@@ -105,8 +107,7 @@ def po_text(catalogue: Catalog) -> str:
 
 def mo_bytes(catalogue: Catalog) -> bytes:
     """The catalogue as `gettext` reads it; the same bytes whenever it is written."""
-    plain = Catalog(locale="zh", charset="utf-8")
-    plain.mime_headers = [("Content-Type", "text/plain; charset=utf-8")]
+    plain = Catalog(locale="zh", charset="utf-8", creation_date=NEVER, revision_date=NEVER)
     for message in catalogue:
         if message.id and message.string:
             plain.add(message.id, message.string, context=message.context)
