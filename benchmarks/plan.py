@@ -20,8 +20,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import table
 from hanlin.model import ModelShape
 from hanlin.planning.measure_step import STEPS, probe
-from hanlin.training.step_estimate import CPU_ALLOCATOR, StepShape, trace_step
 from hanlin.training import TrainConfig
+from hanlin.training.step_estimate import CPU_ALLOCATOR, StepShape, trace_step
 
 RECIPES = {
     "demo": (

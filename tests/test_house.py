@@ -62,7 +62,8 @@ def imports_of(tree: ast.AST) -> set[str]:
             assert node.level == 0, "imports are absolute"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in MODULES else str(node.module))
+                if inner != "hanlin._native":
+                    found.add(inner if inner in MODULES else str(node.module))
     return {name for name in found if name in MODULES}
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hanlin.common.version import __version__ as __version__
+
 if TYPE_CHECKING:
     import torch
 
     from hanlin.model import CausalLM
     from hanlin.tokenizer import Tokenizer
 
-__version__ = "0.1.0"
 __all__ = ["evaluate", "generate", "load_model", "load_tokenizer", "run", "train_tokenizer"]
 
 

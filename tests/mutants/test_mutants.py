@@ -126,7 +126,7 @@ MUTANTS = {
         "evaluation/statistics.py",
         "half = Z95 / (1 + zz / n)",
         "half = 1.6 / (1 + zz / n)",
-        "tests/evaluation/test_intervals.py",
+        "tests/evaluation/test_statistics.py",
     ),
     "a refused model is published": Mutant(
         "pipeline/workshop.py",

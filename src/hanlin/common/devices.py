@@ -25,11 +25,7 @@ from hanlin.common.known_issues import (
     XPU_TRAPS,
     Trap,
 )
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+from hanlin.common.process_memory import resident_mb
 
 if TYPE_CHECKING:
     import torch
@@ -351,13 +347,9 @@ def matmul_peak(device: torch.device) -> float:
 def memory_mb(device: torch.device) -> dict[str, float]:
     """`memory_mb`: resident memory of this process; `device_memory_mb`: what its tensors have taken of the device at most, where it says."""
     found = {}
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        found["memory_mb"] = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    elif resource is not None:  # the most so far, in bytes on macOS
-        found["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            2**20 if sys.platform == "darwin" else 2**10
-        )
+    resident = resident_mb()
+    if resident:
+        found["memory_mb"] = resident
     taken = traits(device).peak_memory
     if taken is not None:
         found["device_memory_mb"] = taken(device) / 2**20

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hanlin import __version__
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import LOCK, directory_lock
 from hanlin.common.manifest import hash_json
+from hanlin.common.version import __version__
 
 SECONDS = 60.0  # of work that a kill may cost
 

@@ -22,11 +22,11 @@ from hanlin.common.config import build
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.common.process_memory import peak_rss_mb
 from hanlin.common.progress import Progress
 from hanlin.corpus.builder.build import read_corpus
 from hanlin.corpus.readers.read import read_documents
 from hanlin.model import ModelConfig, ModelShape, load_model
-from hanlin.pipeline.runner import peak_rss_mb
 from hanlin.stages.base import Job
 from hanlin.stages.pretrain import pretrain
 from hanlin.stages.supervised import SupervisedConfig

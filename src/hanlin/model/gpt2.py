@@ -12,7 +12,7 @@ from hanlin.model.config import GELU, ModelConfig
 from hanlin.model.fused_ops import run_block
 
 if TYPE_CHECKING:
-    from hanlin.model.transformer import Context
+    from hanlin.model.context import Context
 
 
 class Conv1D(nn.Module):

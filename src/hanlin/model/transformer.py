@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hanlin.model.attention.backends import Rows, backend_for
-from hanlin.model.attention.reference import attend, cache_mask
 from hanlin.model.config import ModelConfig
+from hanlin.model.context import Context
 from hanlin.model.fused_ops import made_again, normed_linears, rms_norm, rotate, run_block, swiglu
 from hanlin.model.gpt2 import GPT2Decoder
 from hanlin.model.kv_cache import KVCache
@@ -115,45 +114,6 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         x = x + self.self_attn(x, self.input_layernorm, context)
         return x + self.mlp(x, self.post_attention_layernorm)
-
-
-class Context:
-    """What every layer of one forward pass shares: positions, rotation angles, what a token may look at, cache.
-
-    Attributes:
-        frugal: wide layers make normed and turned queries and keys again in the backward pass: what they are made of is kept as well.
-    """
-
-    def __init__(
-        self,
-        ids: torch.Tensor,
-        positions: torch.Tensor | None,
-        doc_ids: torch.Tensor | None,
-        cache: KVCache | None,
-        dtype: torch.dtype,
-        doc_starts: torch.Tensor | None = None,
-    ):
-        batch, length = ids.shape
-        steps = torch.arange(length, device=ids.device)
-        self.cache, self.mask, self.frugal = cache, None, False
-        self.cos = self.sin = torch.empty(0)
-        if cache is not None:
-            self.positions = cache.lengths[:, None] + steps
-            self.filled = int(self.positions.max()) + 1
-            self.mask = cache_mask(self.positions, self.filled, dtype)
-            return
-        self.positions = steps.expand(batch, length) if positions is None else positions
-        self.backend = backend_for(ids.device, dtype)
-        self.mask = self.backend.prepare(Rows(doc_ids, doc_starts, batch, length, ids.device, dtype))
-
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention of this pass's queries (B, T, H, D) to all that they may look at; (B, T, H, D), contiguous."""
-        if self.cache is None:
-            return self.backend.run(q, k, v, self.mask)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        self.cache.update(layer, k, v, self.positions)
-        k, v = self.cache.keys[layer][:, :, : self.filled], self.cache.values[layer][:, :, : self.filled]
-        return attend(q, k, v, self.mask).transpose(1, 2).contiguous()
 
 
 class Decoder(nn.Module):

@@ -7,11 +7,8 @@ recomputes what depends on the change and nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json, read_digested, read_manifest, sha256_file, write_digested
+from hanlin.common.process_memory import peak_rss_mb
 from hanlin.common.progress import Progress
 from hanlin.report.summary import outcome
 
@@ -41,20 +39,6 @@ class StepRecord:
     kept: bool = True
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-
-
-def peak_rss_mb(reset: bool = False) -> float:
-    """Peak resident memory of this process in MB, since the last reset where the system can reset it (Linux)."""
-    status = Path("/proc/self/status")
-    if reset:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 class Runner:

@@ -19,10 +19,10 @@ from torch import nn
 from hanlin.common.config import to_dict
 from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
+from hanlin.common.process_memory import peak_rss_mb, resident_mb
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch
 from hanlin.model import CausalLM, ModelConfig, ModelShape, init_weights
-from hanlin.pipeline.runner import peak_rss_mb
 from hanlin.stages.supervised import NextToken
 from hanlin.training import TrainConfig, train
 from hanlin.training.compilation import compiling_pays
@@ -220,16 +220,6 @@ def _main(asked: dict[str, Any]) -> dict[str, Any]:
     on_device = kind.type != "cpu" and hasattr(torch.accelerator, "max_memory_reserved")
     peak = torch.accelerator.max_memory_reserved() / 2**20 if on_device else peak_rss_mb()
     return {"seconds": seconds, "peak_mb": peak, "baseline_mb": 0.0 if on_device else baseline}
-
-
-def resident_mb() -> float:
-    """Memory of this process in MB, now; its peak where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1024
-    return peak_rss_mb()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Reinforcement learning's parts: what an answer is rewarded for."""

@@ -7,7 +7,7 @@ putting down and fetching, eating what is food. **Telling** (`telling`) words ea
 share a subject, and adds the time, the weather, a wish, a thank-you. **Questions** (`questions`) are answered from the replayed state.
 Beside stories there are descriptions and dialogues (`prose`), sums and word problems with steps (`arithmetic`), and requests with
 polite and impolite answers (`requests`), judged by `manner`. `documents` mixes them for pretraining, `dirt` spoils some of them in
-known ways, `chat` mixes the conversations of fine-tuning.
+known ways and `cleaning` judges a cleaner by it, `chat` mixes the conversations of fine-tuning.
 
 **Determinism.** Record i of a kind is a pure function of (seed, split, kind, i): no record depends on another, none on the order.
 
@@ -34,7 +34,8 @@ from hanlin.corpus.tinyworld.chat import (
     sample_prompts,
     turn_about,
 )
-from hanlin.corpus.tinyworld.dirt import CleaningScore, Dirt, check_cleaning
+from hanlin.corpus.tinyworld.cleaning import CleaningScore, check_cleaning
+from hanlin.corpus.tinyworld.dirt import Dirt
 from hanlin.corpus.tinyworld.documents import documents
 from hanlin.corpus.tinyworld.manner import manner
 from hanlin.corpus.tinyworld.outside import declines, outside_questions

@@ -1,12 +1,9 @@
-"""Known dirt, injected so that cleaning can be checked against the truth, and the check itself."""
+"""Known dirt, injected so that cleaning can be checked against the truth (`cleaning`)."""
 
 from __future__ import annotations
 
-import functools
-import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,78 +28,6 @@ class Dirt:
             raise ValueError(f"rate={self.rate} 应在 0 与 1 之间 / should be in [0, 1)")
         if not self.kinds or set(self.kinds) - set(KINDS):
             raise ValueError(f"kinds 只能取自 / must be among {', '.join(KINDS)}")
-
-
-@dataclass(frozen=True)
-class CleaningScore:
-    """How a cleaner did. `by_kind` holds (total, removed) for each kind of dirt."""
-
-    dirt_total: int
-    dirt_removed: int
-    good_total: int
-    good_lost: int
-    by_kind: dict[str, tuple[int, int]]
-
-
-def check_cleaning(produced: Iterable[Record], cleaned_texts: Iterable[str]) -> CleaningScore:
-    """Compare what a cleaner kept with the labels of what it was given.
-
-    Texts are compared by their letters and digits after NFKC, so a cleaner may change spacing and punctuation.
-
-    - A good document and its duplicates are one cluster: whichever member is kept, the cluster is alive. A dead cluster is one
-      good document lost; each kept member beyond the first is a duplicate not removed. Good documents of equal text are one.
-    - Spam, mojibake and HTML leave marks that no good document has (phrases of the spam lexicon; letters outside the world's
-      characters; Latin letters and markup). Each kept text with such a mark is one record not removed; a spoiled document
-      counts as removed when it was dropped and when it was repaired.
-    """
-    cluster: dict[str, str] = {}  # id of a good document -> key of its text
-    repeats: dict[str, list[tuple[str, str]]] = {}  # key of a good document -> (kind, key) of its duplicates
-    totals: Counter[str] = Counter()
-    waiting: list[Record] = []
-    for record in produced:
-        if "dirt" not in record:
-            cluster[record["id"]] = _key(record["text"])
-            continue
-        totals[record["dirt"]] += 1
-        if "original" in record:
-            waiting.append(record)
-    for record in waiting:  # a duplicate whose original was not produced forms its own cluster
-        original: str = record["original"]
-        repeats.setdefault(cluster.get(original, original), []).append((record["dirt"], _key(record["text"])))
-    kept: Counter[str] = Counter()
-    left: Counter[str] = Counter()
-    for text in cleaned_texts:
-        mark = mark_of(text)
-        if mark:
-            left[mark] += 1
-        else:
-            kept[_key(text)] += 1
-    good = set(cluster.values())
-    lost = 0
-    for key in good | set(repeats):
-        copies = Counter(repeats.get(key, ()))
-        alive = kept[key]
-        spare = alive - 1 if alive else 0  # the first member kept stands for the cluster
-        left["exact_duplicate"] += min(spare, copies[("exact_duplicate", key)])
-        for (kind, other), _ in copies.items():
-            if other != key and kept[other]:
-                left[kind] += kept[other] if alive else kept[other] - 1
-                alive += kept[other]
-        lost += key in good and not alive
-    by_kind = {kind: (total, total - min(left[kind], total)) for kind, total in sorted(totals.items())}
-    return CleaningScore(
-        sum(totals.values()), sum(removed for _, removed in by_kind.values()), len(good), lost, by_kind
-    )
-
-
-def mark_of(text: str) -> str:
-    """The kind of dirt a text shows by itself, "" for none: "spam", "mojibake" or "html"."""
-    if any(mark in text for mark in SPAM_MARKS):
-        return "spam"
-    if re.search("[A-Za-z<>{}]|&#", text):
-        return "html"
-    letters = [c for c in text if ord(c) > 0x7F and unicodedata.category(c)[0] in "LSC"]
-    return "mojibake" if len(letters) * 0.15 < sum(c not in _characters() for c in letters) else ""
 
 
 def spoil(dirt: Dirt, seed: int, split: str, index: int, clean: Callable[[int], Record]) -> Record:
@@ -135,9 +60,9 @@ def near_duplicate(text: str, draw: Draw) -> str:
     best = text
     for _ in range(draw.between(1, 3)):
         edited = _EDITS[draw.below(len(_EDITS))](best, draw)
-        if shingle_jaccard(text, edited) >= NEAR_JACCARD and _key(edited) != _key(text):
+        if shingle_jaccard(text, edited) >= NEAR_JACCARD and compared(edited) != compared(text):
             best = edited
-    return best if best != text else text + _BOILERPLATE[0]
+    return best if best != text else text + BOILERPLATE[0]
 
 
 def shingle_jaccard(left: str, right: str, size: int = 5) -> float:
@@ -163,7 +88,7 @@ def _original(
     return None
 
 
-_BOILERPLATE = ("（全文完）", "（未完待续）", "（本文有删改）", "（来自网络）")
+BOILERPLATE = ("（全文完）", "（未完待续）", "（本文有删改）", "（来自网络）")
 
 
 def _substitute(text: str, draw: Draw) -> str:
@@ -177,7 +102,7 @@ def _delete(text: str, draw: Draw) -> str:
 
 
 def _append(text: str, draw: Draw) -> str:
-    return text + draw.pick(_BOILERPLATE)
+    return text + draw.pick(BOILERPLATE)
 
 
 def _punctuate(text: str, draw: Draw) -> str:
@@ -259,13 +184,6 @@ def _html(text: str, draw: Draw) -> str:
     )
 
 
-def _key(text: str) -> str:
+def compared(text: str) -> str:
+    """What texts are compared by: their letters and digits after NFKC."""
     return "".join(c for c in unicodedata.normalize("NFKC", text) if c.isalnum())
-
-
-@functools.cache
-def _characters() -> frozenset[str]:
-    """Characters of good documents, sampled; a text of the world has almost none outside."""
-    from hanlin.corpus.tinyworld.documents import documents
-
-    return frozenset("".join(record["text"] for record in documents(0, 3000)) + "".join(_BOILERPLATE))

@@ -1,0 +1,1 @@
+"""Checkpoints of a training in progress: their format, and the thread that writes them."""

@@ -1,0 +1,1 @@
+"""Optimisers: Muon for the matrices of the blocks, AdamW for everything else."""

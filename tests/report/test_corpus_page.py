@@ -23,8 +23,8 @@ from hanlin.report import corpus_text, svg
 from hanlin.report.corpus_evidence import marked, shown
 from hanlin.report.corpus_page import SOURCES, render_corpus
 from hanlin.report.text import RULES
-from tests.evaluation.fake_run import HOSTILE
-from tests.evaluation.test_report import Page
+from tests.report.fake_run import HOSTILE
+from tests.report.test_report import Page
 
 COMMON = "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学如都同现当没动面起看定"
 

@@ -11,7 +11,7 @@ from hanlin.common.manifest import hash_json
 from hanlin.evaluation import Metric
 from hanlin.report.report import write_report
 from hanlin.report.summary import figures_table, run_state, state_text
-from tests.evaluation.fake_run import fake_run
+from tests.report.fake_run import fake_run
 
 RECIPE = {"name": "demo", "sft": {}, "distill": {}, "dpo": {}, "reward": {}, "grpo": {}}
 

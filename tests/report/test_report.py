@@ -22,7 +22,7 @@ from hanlin.report.page import render_report
 from hanlin.report.report import validate_report, write_report
 from hanlin.report.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
 from hanlin.report.text import METRICS, STAGES, Text, in_words, metric_text, show
-from tests.evaluation.fake_run import HOSTILE, fake_run
+from tests.report.fake_run import HOSTILE, fake_run
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 

@@ -7,7 +7,7 @@ import pytest
 
 from hanlin.report.model_card import model_card
 from hanlin.report.text import show
-from tests.evaluation.fake_run import HOSTILE, fake_run
+from tests.report.fake_run import HOSTILE, fake_run
 
 
 @pytest.fixture(scope="module")
