@@ -71,7 +71,7 @@ def bits_per_byte_of_files(
         HanlinError: no model, no text, or a count that is not positive.
     """
     if count < 1:
-        raise HanlinError(f"--count 至少是 1，得到 {count}。", f"--count is at least 1, not {count}.")
+        raise HanlinError("--count is at least 1, not {count}.", count=count)
     model, tokenizer = load_chat_model(path, device)
     folder = resolve_model_dir(path)
     trained = (

@@ -13,6 +13,7 @@ from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError, require_one_process
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import MANIFEST, hash_json, package_versions, read_manifest
+from hanlin.common.messages import listing
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.tracking import check_trackers
 from hanlin.corpus.readers.read import Kind, check_inputs
@@ -137,8 +138,9 @@ def refuse_foreign(out: Path) -> None:
         and not (out / RECIPE_FILE).is_file()
     ):
         raise HanlinError(
-            f"{out} 里有别的文件，不是 Hanlin 的运行目录。为免混在一起，请换一个空目录作 --out。",
-            f"{out} holds other files and is not a run of Hanlin's. Choose an empty directory as --out, so that nothing gets mixed up.",
+            "{out} holds other files and is not a run of Hanlin's. Choose an empty directory as --out, so "
+            "that nothing gets mixed up.",
+            out=out,
         )
 
 
@@ -209,11 +211,10 @@ def evaluate_model(
     unknown = sorted(set(tasks or ()) - set(known))
     if unknown:
         raise HanlinError(
-            f"没有任务 {unknown[0]!r}。可用：{'、'.join(known)}。",
-            f"There is no task {unknown[0]!r}. Known: {', '.join(known)}.",
+            "There is no task {unknown!r}. Known: {known}.", unknown=unknown[0], known=listing(known)
         )
     if count < 1:
-        raise HanlinError(f"count 至少是 1，不是 {count}。", f"count must be at least 1, not {count}.")
+        raise HanlinError("count must be at least 1, not {count}.", count=count)
     model, tokenizer = load_chat_model(path)
     recipe = load_recipe("demo", [f"evaluation.count={count}"])
     exam = Exam(recipe, TinyworldSource(recipe), tokenizer)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from hanlin.common.messages import Text
 from hanlin.corpus import tinyworld
 from hanlin.evaluation import Metric, evaluate_generation, evaluate_turns
 from hanlin.inference import Engine
@@ -108,7 +109,7 @@ class Exam:
             {"title": {"zh", "en"}, "text", "answer", "task"} each; the answer is that of the exam.
         """
         engine, found = Engine(model, self.tokenizer), []
-        for name, (zh, en) in CARDS.items():
+        for name, title in CARDS.items():
             task = self.source.task(name)
             right = [
                 (record, a)
@@ -122,7 +123,7 @@ class Exam:
                 ):  # each has a random stream of its own
                     found.append(
                         {
-                            "title": {"zh": zh, "en": en},
+                            "title": title.to_dict(),
                             "text": sample["prompt"],
                             "answer": sample["output"],
                             "task": name,
@@ -133,9 +134,9 @@ class Exam:
 
 
 CARDS = {
-    "greetings": ("打个招呼", "Say hello"),
-    "story_answers": ("读故事，答问题", "A question about a story"),
-    "word_problems": ("算一算", "A word problem"),
-    "story_requests": ("讲个故事", "A story"),
+    "greetings": Text("Say hello"),
+    "story_answers": Text("A question about a story"),
+    "word_problems": Text("A word problem"),
+    "story_requests": Text("A story"),
 }
 CANDIDATES, DRAWS = 12, 5

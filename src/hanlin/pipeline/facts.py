@@ -13,6 +13,7 @@ import orjson
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST
+from hanlin.common.messages import Text
 from hanlin.corpus.builder.build import read_corpus
 from hanlin.dataset import TokenDataset
 from hanlin.model import ModelConfig
@@ -100,14 +101,14 @@ def examples(
     for stage in ("dpo", "reward"):
         if (out / "data" / stage / MANIFEST).is_file():
             data = TokenDataset(out / "data" / stage, verify=False)
-            labels = ({"zh": "较好的", "en": "the better one"}, {"zh": "较差的", "en": "the worse one"})
+            labels = (Text("the better one").to_dict(), Text("the worse one").to_dict())
             found[stage] = [
                 {"label": label, "parts": _parts(data, tokenizer, side)} for side, label in enumerate(labels)
             ]
     if problems:
         problem = problems[0]
         asked = next(message["content"] for message in problem["messages"] if message["role"] == "user")
-        label = {"zh": "题目，和用来核对的答案", "en": "a problem, and the answer that it is checked by"}
+        label = Text("a problem, and the answer that it is checked by").to_dict()
         found["grpo"] = [{"label": label, "parts": [[f"{asked}\n→ {problem.get('answer', '')}", False]]}]
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
 from hanlin.evaluation.statistics import FEWEST
 
@@ -29,11 +30,10 @@ TOLERANCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a model is kept, and why, in both languages."""
+    """Whether a model is kept, and why."""
 
     kept: bool
-    zh: str
-    en: str
+    why: Text
 
 
 def tolerance(name: str) -> float | None:
@@ -55,29 +55,51 @@ def judge(
     if min(new.n, old.n) < FEWEST:
         return Verdict(
             True,
-            f"{stage} 已采用，但未经评判：{name} 只有 {min(new.n, old.n)} 条留出，至少要 {FEWEST} 条才能下结论"
-            f"（{old.value:.3f} → {new.value:.3f}）。",
-            f"{stage} was kept, but not judged: {name} has {min(new.n, old.n)} held-out items, and {FEWEST} are needed to tell "
-            f"({old.value:.3f} → {new.value:.3f}).",
+            Text(
+                "{stage} was kept, but not judged: {name} has {n} held-out items, and {fewest} are needed "
+                "to tell ({old:.3f} → {new:.3f}).",
+                stage=stage,
+                name=name,
+                n=min(new.n, old.n),
+                fewest=FEWEST,
+                old=old.value,
+                new=new.value,
+            ),
         )
     if sign * (new.value - old.value) < 0:
         return Verdict(
             False,
-            f"{stage} 未被采用：{name} 从 {old.value:.3f} 变为 {new.value:.3f}，变差了；继续使用上一阶段的模型。",
-            f"{stage} was not kept: {name} went from {old.value:.3f} to {new.value:.3f}, for the worse; the previous model stays.",
+            Text(
+                "{stage} was not kept: {name} went from {old:.3f} to {new:.3f}, for the worse; the "
+                "previous model stays.",
+                stage=stage,
+                name=name,
+                old=old.value,
+                new=new.value,
+            ),
         )
     for guard, (after, before, allowed) in guards.items():
         sign = 1.0 if after.higher_is_better else -1.0
         if min(after.n, before.n) >= FEWEST and sign * (after.value - before.value) < -allowed:
             return Verdict(
                 False,
-                f"{stage} 未被采用：它使 {guard} 从 {before.value:.3f} 变为 {after.value:.3f}（容许 {allowed:.2f}）；"
-                "继续使用上一阶段的模型。",
-                f"{stage} was not kept: it took {guard} from {before.value:.3f} to {after.value:.3f} (allowed: {allowed:.2f}); "
-                "the previous model stays.",
+                Text(
+                    "{stage} was not kept: it took {guard} from {before:.3f} to {after:.3f} (allowed: "
+                    "{allowed:.2f}); the previous model stays.",
+                    stage=stage,
+                    guard=guard,
+                    before=before.value,
+                    after=after.value,
+                    allowed=allowed,
+                ),
             )
     return Verdict(
         True,
-        f"{stage} 已采用：{name} {old.value:.3f} → {new.value:.3f}。",
-        f"{stage} was kept: {name} {old.value:.3f} → {new.value:.3f}.",
+        Text(
+            "{stage} was kept: {name} {old:.3f} → {new:.3f}.",
+            stage=stage,
+            name=name,
+            old=old.value,
+            new=new.value,
+        ),
     )

@@ -14,6 +14,7 @@ import numpy as np
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import to_dict
 from hanlin.common.manifest import hash_json, read_manifest
+from hanlin.common.messages import Text
 from hanlin.corpus import tinyworld
 from hanlin.corpus.builder.build import build_corpus, read_corpus
 from hanlin.dataset import TokenDataset, build_text_dataset
@@ -188,10 +189,13 @@ class Life(Workshop):
         if passes > MOST_PASSES:
             enough = int(MOST_PASSES * there / self.recipe.pretrain.batch_tokens)
             self.progress.warn(
-                f"语料有 {there / 1e6:.2f}M 词元，这次要读 {passes:.0f} 遍；超过 {MOST_PASSES} 遍基本是在背书。"
-                f"请加语料，或减到 {max(1, enough)} 步（pretrain.train.steps）",
-                f"the corpus has {there / 1e6:.2f}M tokens and will be read {passes:.0f} times; beyond {MOST_PASSES} it is mostly learnt "
-                f"by heart. Add text, or lower pretrain.train.steps to {max(1, enough)}",
+                "the corpus has {there:.2f}M tokens and will be read {passes:.0f} times; beyond "
+                "{most_passes} it is mostly learnt by heart. Add text, or lower pretrain.train.steps to "
+                "{value}",
+                there=there / 1e6,
+                passes=passes,
+                most_passes=MOST_PASSES,
+                value=max(1, enough),
             )
 
     def sft(self) -> None:
@@ -217,7 +221,7 @@ class Life(Workshop):
         def control(model: CausalLM, record: StepRecord) -> None:
             out = self.out / "controls" / "direct"
             data = self._conversations("direct", section, direct=True)
-            self.progress.part("对照：不看思考", "control: no thinking shown", 2, 2)
+            self.progress.part(Text("control: no thinking shown"), 2, 2)
             self._once(
                 "direct",
                 out,
@@ -334,14 +338,12 @@ class Life(Workshop):
                 seed_of_run = self.recipe.seed + seed
                 parts = section.seeds * (1 if self.recipe.distill is None else 2)
                 done = seed * parts // section.seeds
-                self.progress.part(f"第 {seed + 1} 次", f"run {seed + 1}", done + 1, parts)
+                self.progress.part(Text("run {seed}", seed=seed + 1), done + 1, parts)
                 learn = functools.partial(grpo, self.current, problems, numeric_answer, config)
                 seconds["grpo"].append(self._once(name, target, inputs, learn, seed=seed_of_run))
                 arms["grpo"].append(self._reward(target, seed))
                 if self.recipe.distill is not None:
-                    self.progress.part(
-                        f"第 {seed + 1} 次的对照", f"control of run {seed + 1}", done + 2, parts
-                    )
+                    self.progress.part(Text("control of run {seed}", seed=seed + 1), done + 2, parts)
                     name, control = f"sft-control-{seed}", self.out / "controls" / f"sft-{seed}"
                     data = self._conversations("distill", self.recipe.distill)
                     more = functools.partial(finetune, self.current, data, self.control_config())

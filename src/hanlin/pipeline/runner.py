@@ -16,6 +16,7 @@ from typing import Any
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json, read_digested, read_manifest, sha256_file, write_digested
+from hanlin.common.messages import Text
 from hanlin.common.process_memory import peak_rss_mb
 from hanlin.common.progress import Progress
 from hanlin.report.summary import outcome
@@ -78,10 +79,10 @@ class Runner:
             record.peak_rss_mb = round(peak_rss_mb(), 1)
             record.files = {str(path.relative_to(self.out)): _look(path) for path in files}
             write_digested(file, dataclasses.asdict(record))
-            self.progress.done(record.seconds, *outcome(name, record.metrics))
+            self.progress.done(record.seconds, outcome(name, record.metrics))
         else:
             self.reused.append(name)
-            self.progress.note(f"{name} 已完成，沿用", f"{name} is done already, kept")
+            self.progress.note("{name} is done already, kept", name=name)
         self.records[name] = record
         return record
 
@@ -103,12 +104,9 @@ class Runner:
             for path in files:
                 _require_whole(path, record.files.get(str(path.relative_to(self.out))))
         except (HanlinError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            said = (
-                (error.zh, error.en)
-                if isinstance(error, HanlinError)
-                else (f"{file} 已损坏（{error!r}）", f"{file} is damaged ({error!r})")
-            )
-            self.progress.warn(f"需要重做：{said[0]}", f"must be done again: {said[1]}")
+            if not isinstance(error, HanlinError):
+                error = Text("{file} is damaged ({error!r})", file=file, error=error)
+            self.progress.warn("must be done again: {error}", error=error)
             return None
         return record
 
@@ -121,7 +119,7 @@ def read_record(file: Path) -> StepRecord:
     """
     said = read_digested(file)
     if said.keys() != {field.name for field in dataclasses.fields(StepRecord)}:
-        raise HanlinError(f"{file} 是另一个版本写的。", f"{file} is of another version.")
+        raise HanlinError("{file} is of another version.", file=file)
     return StepRecord(**said)
 
 
@@ -131,7 +129,4 @@ def _look(path: Path) -> dict[str, Any]:
 
 def _require_whole(path: Path, recorded: dict[str, Any] | None) -> None:
     if not path.is_file() or recorded is None or _look(path) != recorded:
-        raise HanlinError(
-            f"{path} 不见了，或与记录的 SHA-256 不符。",
-            f"{path} is missing, or differs from its recorded SHA-256.",
-        )
+        raise HanlinError("{path} is missing, or differs from its recorded SHA-256.", path=path)

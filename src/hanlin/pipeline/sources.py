@@ -251,8 +251,8 @@ class FileSource:
         found = list(islice(self._side(records, heldout), self.heldout_most if heldout else None))
         if not found:
             raise HanlinError(
-                "grpo.files 里没有带 answer 字段的对话；GRPO 需要能核对的答案。",
-                "No conversation in grpo.files has an `answer` beside its messages; GRPO needs answers it can check.",
+                "No conversation in grpo.files has an `answer` beside its messages; GRPO needs answers it "
+                "can check."
             )
         return found
 
@@ -266,9 +266,10 @@ class FileSource:
         every, held = len(sides), sum(sides)
         if every == held:
             raise HanlinError(
-                f"{stage}.files 里只有 {every} 条可用的记录，留出评判用的之后没有剩下可训练的。请多准备一些不同的问题。",
-                f"{stage}.files holds {every} usable records; with those held out to judge by, nothing is left to train on. "
-                "Give more questions that differ.",
+                "{stage}.files holds {every} usable records; with those held out to judge by, nothing is "
+                "left to train on. Give more questions that differ.",
+                stage=stage,
+                every=every,
             )
         return every - held, held
 

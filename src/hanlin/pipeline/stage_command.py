@@ -122,8 +122,7 @@ def turned(values: dict[str, Any], overrides: Sequence[str], dial: Mapping[str, 
     missing = [key for key in ("tokenizer", "dataset") if key not in values]
     if missing:
         raise HanlinError(
-            f"缺少 {missing[0]}：--params 要看词表和数据的大小。",
-            f"{missing[0]} is missing: --params looks at the vocabulary and the data.",
+            "{missing} is missing: --params looks at the vocabulary and the data.", missing=missing[0]
         )
     words, data = (
         load_tokenizer(Path(values["tokenizer"])),
@@ -170,8 +169,8 @@ def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str 
         work = root / key[:10]
         if team.by_first(lambda: _finished(out, key, progress)):
             progress.note(
-                f"{out} 已经是这份配置、这些数据、这个起点的结果，没有什么要做的。",
-                f"{out} is the result of this configuration, data and start already: there is nothing to do.",
+                "{out} is the result of this configuration, data and start already: there is nothing to do.",
+                out=out,
             )
         else:
             _train(
@@ -214,7 +213,7 @@ def _finished(out: Path, key: str, progress: Progress) -> bool:
             and bool(read_manifest(out))
         )
     except HanlinError as error:
-        progress.warn(f"需要重做：{error.zh}", f"must be done again: {error.en}")
+        progress.warn("must be done again: {error}", error=error)
         return False
 
 
@@ -233,8 +232,10 @@ def _settle(work: Path, out: Path, progress: Progress) -> None:
     others = [folder for folder in work.parent.iterdir() if folder.is_dir()]
     if others:
         progress.note(
-            f"{work.parent} 里还有 {len(others)} 次没有训练完的进度（别的配置、数据或起点），不再需要就删掉它。",
-            f"{work.parent} still holds {len(others)} unfinished trainings (of another configuration, data or start): remove it if they are not needed.",
+            "{parent} still holds {count} unfinished trainings (of another configuration, data or start): "
+            "remove it if they are not needed.",
+            parent=work.parent,
+            count=len(others),
         )
     else:
         shutil.rmtree(work.parent, ignore_errors=True)
@@ -252,10 +253,7 @@ def _train(name: str, config: Path, file: Any, job: Job) -> None:
         found = (record for record in read_conversations(file.files) if record.get("answer") is not None)
         problems = list(itertools.islice(found, file.limit or None))
         if not problems:
-            raise HanlinError(
-                f"{config}：files 里没有带 answer 字段的对话。",
-                f"{config}: no conversation in files has an `answer`.",
-            )
+            raise HanlinError("{config}: no conversation in files has an `answer`.", config=config)
         grpo(file.model, problems, numeric_answer, file.config, job)
         return
     tokenizer, data = load_tokenizer(file.model), job.work / _DATA
@@ -269,7 +267,7 @@ def _train(name: str, config: Path, file: Any, job: Job) -> None:
         records = itertools.islice(read(file.files), file.limit or None)
         left_out = too_long_warning(build(records, tokenizer, data, max_length=file.config.seq_len))
         if left_out is not None:
-            job.progress.warn(*left_out)
+            job.progress.warn(left_out)
 
     job.team.by_first(encode)
     {"sft": finetune, "distill": finetune, "dpo": dpo, "reward": reward}[name](

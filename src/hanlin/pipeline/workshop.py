@@ -127,9 +127,9 @@ class Workshop:
         verdict = judge(stage, (aim, metrics[aim], before[aim]), guards)
         record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
         record.kept = verdict.kept
-        record.notes["gate"] = {"zh": verdict.zh, "en": verdict.en}
+        record.notes["gate"] = verdict.why.to_dict()
         record.notes["before"] = {name: before[name].to_dict() for name in metrics if name in before}
-        (self.progress.note if verdict.kept else self.progress.warn)(verdict.zh, verdict.en)
+        (self.progress.note if verdict.kept else self.progress.warn)(verdict.why)
         return metrics
 
     def _was_kept(self, stage: str) -> bool:
@@ -179,7 +179,7 @@ class Workshop:
         try:
             return (path / MANIFEST).is_file() and wanted(read_manifest(path))
         except HanlinError as error:
-            self.progress.warn(f"需要重做：{error.zh}", f"must be done again: {error.en}")
+            self.progress.warn("must be done again: {error}", error=error)
             return False
 
     def _conversations(self, name: str, section: ConversationSection, direct: bool = False) -> Path:
@@ -203,7 +203,7 @@ class Workshop:
     def _say_left_out(self, data: Path) -> None:
         left_out = too_long_warning(TokenDataset(data, verify=False))
         if left_out is not None:
-            self.progress.warn(*left_out)
+            self.progress.warn(left_out)
 
     def _texts(self) -> Iterator[np.ndarray]:
         """Documents of the pretraining text without end, in a seeded order."""
@@ -219,8 +219,10 @@ class Workshop:
         if isinstance(self.source, FileSource):
             train, held = self.source.counts(stage)
             self.progress.note(
-                f"{stage}：{train:,} 条用来训练，{held:,} 条留作评判",
-                f"{stage}: {train:,} records to train on, {held:,} held out",
+                "{stage}: {train:,} records to train on, {held:,} held out",
+                stage=stage,
+                train=train,
+                held=held,
             )
 
     def _heldout_conversations(self, stage: str) -> TokenDataset:

@@ -19,6 +19,7 @@ from hanlin.common.config import (
     require_ranges,
 )
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import listing
 from hanlin.corpus.builder.build import CorpusConfig
 from hanlin.model import ModelShape
 from hanlin.recipe.sizing import Dial, apply_dial
@@ -220,27 +221,27 @@ class Recipe:
             if section is not None and section.seq_len > self.model.max_position_embeddings:
                 most = self.model.max_position_embeddings
                 raise HanlinError(
-                    f"{name}.seq_len {section.seq_len} 超过了 model.max_position_embeddings {most}：模型没有那么多位置。请改其中一个。",
-                    f"{name}.seq_len {section.seq_len} exceeds model.max_position_embeddings {most}: the model has no more positions. "
-                    "Change one of them.",
+                    "{name}.seq_len {seq_len} exceeds model.max_position_embeddings {most}: the model has "
+                    "no more positions. Change one of them.",
+                    name=name,
+                    seq_len=section.seq_len,
+                    most=most,
                 )
         if not self.corpus.files and self.corpus.documents < 1:
             raise HanlinError(
-                "corpus.files 是空的：请用 --corpus 给出文本文件，或用 corpus.documents 生成内置的小世界。",
-                "corpus.files is empty: give text files (--corpus), or corpus.documents to generate tinyworld.",
+                "corpus.files is empty: give text files (--corpus), or corpus.documents to generate "
+                "tinyworld."
             )
         if self.tinyworld:
             return
         if self.sft is not None and not self.sft.files:
             raise HanlinError(
-                "sft.files 是空的：请用 --sft 给出对话文件，或写 sft=null 去掉这一阶段。",
-                "sft.files is empty: give conversations (--sft), or leave the section out (sft=null).",
+                "sft.files is empty: give conversations (--sft), or leave the section out (sft=null)."
             )
         for name in ("distill", "dpo", "reward", "grpo"):
             if stages[name] is not None and not stages[name].files:
                 raise HanlinError(
-                    f"{name}.files 是空的：请给出它的数据，或写 {name}=null 去掉这一阶段。",
-                    f"{name}.files is empty: give its data, or leave the section out ({name}=null).",
+                    "{name}.files is empty: give its data, or leave the section out ({name}=null).", name=name
                 )
 
     @property
@@ -288,8 +289,9 @@ def load_recipe(
         path = Path(name)
         if not path.is_file():
             raise HanlinError(
-                f"没有名为 {name} 的配方，也没有这个文件。自带的配方：{'、'.join(recipe_names())}。",
-                f"There is no recipe called {name}, and no such file. Shipped recipes: {', '.join(recipe_names())}.",
+                "There is no recipe called {name}, and no such file. Shipped recipes: {recipe_names}.",
+                name=name,
+                recipe_names=listing(recipe_names()),
             )
     written = load_yaml(path)
     asked = {key: written.pop(key) for key in ("params", "depth", "tokens") if key in written}
@@ -311,9 +313,7 @@ def load_recipe(
         if on_dial is not None:
             on_dial(dial)
     elif asked:
-        raise HanlinError(
-            "--tokens 要与 --params 或 --depth 一起用。", "--tokens goes with --params or --depth."
-        )
+        raise HanlinError("--tokens goes with --params or --depth.")
     for section, entries in (extra or {}).items():
         if isinstance(entries, dict):
             values[section] = dict(values.get(section) or {}) | entries

@@ -231,8 +231,11 @@ def settle_micro_batch(
     )
     chosen = min(team.gather(fit.rows)) * config.seq_len
     progress.note(
-        f"micro_tokens: auto → {chosen:,}（{fit.rows} 行，预计峰值 {fit.peak / 2**30:.2f} GiB，可用 {fit.memory / 2**30:.2f} GiB）",
-        f"micro_tokens: auto → {chosen:,} ({fit.rows} rows, expected peak {fit.peak / 2**30:.2f} GiB, {fit.memory / 2**30:.2f} GiB there)",
+        "micro_tokens: auto → {chosen:,} ({rows} rows, expected peak {peak:.2f} GiB, {memory:.2f} GiB there)",
+        chosen=chosen,
+        rows=fit.rows,
+        peak=fit.peak / 2**30,
+        memory=fit.memory / 2**30,
     )
     team.by_first(lambda: write_json(file, {"micro_tokens": chosen}))
     return dataclasses.replace(config, micro_tokens=chosen)

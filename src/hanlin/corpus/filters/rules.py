@@ -21,6 +21,7 @@ import numpy as np
 
 from hanlin.common import config as configs
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import listing
 from hanlin.corpus.filters.signals import Signals
 
 
@@ -122,9 +123,11 @@ class CleanConfig:
             raise ValueError(f"min_chars {self.min_chars} > max_chars {self.max_chars}")
         if bool(self.score_model) != (self.min_score > 0):
             raise HanlinError(
-                f"score_model 与大于 0 的 min_score 要一起给：现在是 {self.score_model!r} 与 {self.min_score:g}。阈值可以从评分器 report.json 里的十分位样例来定。",
-                f"score_model and a min_score above 0 go together; here they are {self.score_model!r} and {self.min_score:g}. "
-                "The scorer's report.json has samples at each decile to choose a threshold by.",
+                "score_model and a min_score above 0 go together; here they are {score_model!r} and "
+                "{min_score:g}. The scorer's report.json has samples at each decile to choose a threshold "
+                "by.",
+                score_model=self.score_model,
+                min_score=self.min_score,
             )
         for name in self.disabled:
             if name not in RULE_NAMES:
@@ -295,8 +298,7 @@ def preset(name: str, rules: Mapping[str, Any] | None = None) -> CleanConfig:
     """
     if name not in PRESETS:
         raise HanlinError(
-            f"没有名为 {name!r} 的清洗预设。可用：{'、'.join(PRESETS)}。",
-            f"No cleaning preset {name!r}. Available: {', '.join(PRESETS)}.",
+            "No cleaning preset {name!r}. Available: {presets}.", name=name, presets=listing(PRESETS)
         )
     return configs.build(
         CleanConfig, dataclasses.asdict(PRESETS[name]) | dict(rules or {}), f"clean preset {name}"

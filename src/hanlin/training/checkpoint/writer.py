@@ -17,6 +17,7 @@ from torch import nn
 
 from hanlin.common.devices import has_own_memory, synchronize, traits
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.training.checkpoint.format import Snapshot, save_checkpoint, take_snapshot, write_checkpoint
 from hanlin.training.distributed.strategy import ALONE, Team
@@ -36,8 +37,7 @@ def saves_in_background(async_save: AsyncSave, own_memory: bool, processes: int)
 class Failure:
     """Why a save in the background failed; `unforeseen` when it is no matter of the disk."""
 
-    zh: str
-    en: str
+    text: Text
     unforeseen: bool
 
 
@@ -145,10 +145,8 @@ class Saver:
         if error is None:
             return None
         if isinstance(error, HanlinError):
-            return Failure(error.zh, error.en, False)
-        return Failure(
-            f"后台写检查点出错：{error!r}", f"writing a checkpoint in the background failed: {error!r}", True
-        )
+            return Failure(error.text, False)
+        return Failure(Text("writing a checkpoint in the background failed: {error!r}", error=error), True)
 
     def settle(self) -> None:
         """Wait until no checkpoint is being written, and act on what became of it. Call it in every process."""
@@ -169,7 +167,7 @@ class Saver:
         mine, self._error = self._error, None
         if mine is not None and not isinstance(mine, HanlinError):
             raise mine
-        error = HanlinError(failure.zh, failure.en)
+        error = HanlinError(failure.text)
         error.already_reported = not self.team.first
         if failure.unforeseen:
             raise error
@@ -180,17 +178,12 @@ class Saver:
         self._wait()
         failure = self.failure()
         if failure is not None:
-            self.progress.warn(
-                f"检查点没有写成：{failure.zh}", f"the checkpoint was not written: {failure.en}"
-            )
+            self.progress.warn("the checkpoint was not written: {failure}", failure=failure.text)
 
     def _not_saved(self, error: HanlinError) -> None:
         if self.on_save_error == "stop":
             raise error
-        self.progress.warn(
-            f"检查点没有写成，训练继续：{error.zh}",
-            f"the checkpoint was not written, training goes on: {error.en}",
-        )
+        self.progress.warn("the checkpoint was not written, training goes on: {error}", error=error)
 
     def _wait(self) -> None:
         if self._thread is not None:

@@ -23,13 +23,16 @@ import torch
 from torch import nn
 
 from hanlin.common.devices import traits
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
+from hanlin.common.messages import Text, tr
 from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
 from hanlin.training.distributed.strategy import DataParallel, Team, detached_copy
 from hanlin.training.optim.optimizers import Optimizers
 
 if TYPE_CHECKING:
+    from typing_extensions import LiteralString
+
     from hanlin.training.trainer import TrainConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -78,17 +81,14 @@ class DeepSpeed(DataParallel):
                 )
         except (ValueError, deepspeed.DeepSpeedConfigError) as error:
             reason = " ".join(str(error).split())
-            raise HanlinError(
-                f"DeepSpeed 不接受这个 ds_config：{reason}",
-                f"DeepSpeed does not accept this ds_config: {reason}",
-            ) from error
+            raise HanlinError("DeepSpeed does not accept this ds_config: {reason}", reason=reason) from error
         made.attach(self._engine)
         self._step = self._engine
         self._optimizers = made
         return made
 
-    def _warn(self, zh: str, en: str) -> None:
-        print(tr(f"警告：{zh}", f"warning: {en}"), file=sys.stderr)
+    def _warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        print(f"{tr('warning: ')}{tr(message, **fields)}", file=sys.stderr)
 
     @contextlib.contextmanager
     def accumulating(self, sync: bool) -> Iterator[None]:
@@ -278,8 +278,10 @@ def require_fit(targets: dict[str, torch.Tensor], stored: Any) -> None:
     if shapes != found:
         name = min(set(shapes.items()) ^ set(found.items()))[0]
         raise HanlinError(
-            f"权重 {name} 对不上：文件里是 {found.get(name)}，模型里是 {shapes.get(name)}。",
-            f"Weight {name} does not fit: {found.get(name)} in the file, {shapes.get(name)} in the model.",
+            "Weight {name} does not fit: {found} in the file, {shapes} in the model.",
+            name=name,
+            found=found.get(name),
+            shapes=shapes.get(name),
         )
 
 
@@ -294,8 +296,9 @@ def imported() -> Any:
             import deepspeed
     except ImportError as error:
         raise HanlinError(
-            f"train.parallel=deepspeed 需要 deepspeed（{error}）。请运行 pip install 'hanlin[deepspeed]'，或用 train.parallel=fsdp。",
-            f"train.parallel=deepspeed needs deepspeed ({error}). Run pip install 'hanlin[deepspeed]', or take train.parallel=fsdp.",
+            "train.parallel=deepspeed needs deepspeed ({error}). Run pip install 'hanlin[deepspeed]', or "
+            "take train.parallel=fsdp.",
+            error=error,
         ) from None
     deepspeed.utils.logger.setLevel(logging.ERROR)  # what it says of a skipped step, the loop says better
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
@@ -308,7 +311,7 @@ def imported() -> Any:
 
 
 @contextlib.contextmanager
-def builds(warn: Callable[[str, str], None]) -> Iterator[Path]:
+def builds(warn: Callable[..., None]) -> Iterator[Path]:
     """A folder of our own for what is compiled within the block, and no lock in it that nobody holds.
 
     PyTorch marks a build by a file named `lock`; a process that is killed meanwhile leaves it, and every later start waits for it without
@@ -331,7 +334,7 @@ def builds(warn: Callable[[str, str], None]) -> Iterator[Path]:
             os.environ["TORCH_EXTENSIONS_DIR"] = before
 
 
-def _sweep(folder: Path, builders: Any, warn: Callable[[str, str], None]) -> None:
+def _sweep(folder: Path, builders: Any, warn: Callable[..., None]) -> None:
     """Remove stale locks if no other process of ours is building; then be one that does."""
     if fcntl is None:
         return
@@ -340,8 +343,9 @@ def _sweep(folder: Path, builders: Any, warn: Callable[[str, str], None]) -> Non
         for lock in sorted(folder.glob("*/lock")):
             lock.unlink(missing_ok=True)
             warn(
-                f"上次启动时编译 {lock.parent.name} 被中断，留下的锁 {lock} 已删除",
-                f"an earlier start was killed while it compiled {lock.parent.name}; its lock {lock} was removed",
+                "an earlier start was killed while it compiled {name}; its lock {lock} was removed",
+                name=lock.parent.name,
+                lock=lock,
             )
     fcntl.flock(builders, fcntl.LOCK_SH)
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from hanlin.common.devices import distributed_backends, resolve_device, traits
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.model import load_weights
 from hanlin.training.optim.optimizers import Optimizers
 
@@ -51,8 +52,10 @@ class Share:
         """
         if count < self.size:
             raise HanlinError(
-                f"一步只有 {count} 个样本（行、偏好对或提示），分不给 {self.size} 个进程。请加大每步的批量，或减少进程。",
-                f"A step has {count} samples (rows, pairs or prompts), too few for {self.size} processes. Take a larger batch, or fewer processes.",
+                "A step has {count} samples (rows, pairs or prompts), too few for {size} processes. Take a "
+                "larger batch, or fewer processes.",
+                count=count,
+                size=self.size,
             )
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
@@ -124,8 +127,8 @@ class Team:
         """
         if config.parallel == "deepspeed":
             raise HanlinError(
-                "train.parallel=deepspeed 只用于单个阶段的命令（hanlin pretrain、sft……，前面可加 torchrun），hanlin run 不用它。请去掉它，或一个阶段一个阶段地训练。",
-                "train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with torchrun or without), not for hanlin run. Leave it out, or train stage by stage.",
+                "train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with "
+                "torchrun or without), not for hanlin run. Leave it out, or train stage by stage."
             )
         return Optimizers(
             model,
@@ -209,14 +212,14 @@ class DataParallel(Team):
             try:
                 outcome[0] = action()
             except HanlinError as error:
-                outcome[1] = (error.zh, error.en)
+                outcome[1] = error.text
             except BaseException as error:
-                outcome[1] = (f"第一个进程出错：{error!r}", f"the first process failed: {error!r}")
+                outcome[1] = Text("the first process failed: {error!r}", error=error)
                 dist.broadcast_object_list([None, outcome[1]], src=0, group=self._control)
                 raise
         dist.broadcast_object_list(outcome, src=0, group=self._control)
         if outcome[1] is not None:
-            error = HanlinError(*outcome[1])
+            error = HanlinError(outcome[1])
             error.already_reported = not self.first
             raise error
         return outcome[0]
@@ -265,8 +268,8 @@ class DataParallel(Team):
         found = self.gather(torch.stack(sums).tolist())
         if any(other != found[0] for other in found):
             raise HanlinError(
-                "各进程的权重不一样了：梯度没有合到一起，或某台机器算错了。已停止，先前的检查点完好。",
-                "The processes' weights differ: gradients were not brought together, or a machine computes wrongly. Stopped; the earlier checkpoints are whole.",
+                "The processes' weights differ: gradients were not brought together, or a machine computes "
+                "wrongly. Stopped; the earlier checkpoints are whole."
             )
 
 
@@ -286,8 +289,10 @@ class Sharded(DataParallel):
         local = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         if hybrid and self.size % local:
             raise HanlinError(
-                f"hsdp 要求每台机器的进程数相同（{self.size} 不是 {local} 的倍数）。请用 fsdp。",
-                f"hsdp needs the same number of processes on each machine ({self.size} is not a multiple of {local}). Use fsdp.",
+                "hsdp needs the same number of processes on each machine ({size} is not a multiple of "
+                "{local}). Use fsdp.",
+                size=self.size,
+                local=local,
             )
         shape, names = (
             ((self.size // local, local), ("replicate", "shard")) if hybrid else ((self.size,), ("shard",))
@@ -381,8 +386,9 @@ def joined(
             raise
         reason = str(error).strip().splitlines()[0]
         raise HanlinError(
-            f"与其他进程的联系断了（{reason}）。最近的检查点完好：torchrun --max-restarts 会自动接着训练，或再运行同一条命令。",
-            f"The other processes are out of reach ({reason}). The newest checkpoint is whole: torchrun --max-restarts goes on from it, or run the same command again.",
+            "The other processes are out of reach ({reason}). The newest checkpoint is whole: torchrun "
+            "--max-restarts goes on from it, or run the same command again.",
+            reason=reason,
         ) from None
     finally:
         if dist.is_initialized():
@@ -472,8 +478,9 @@ def save_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> N
     except dcp.api.CheckpointException as error:  # every process has it, whichever failed
         reason = "; ".join(f"{rank}: {failure[0]}" for rank, failure in error.failures.items())
         raise HanlinError(
-            f"检查点没有写成（{reason}）。先前的检查点完好。请检查磁盘，再运行同一条命令。",
-            f"The checkpoint could not be written ({reason}). The earlier ones are whole. Check the disk and run the same command again.",
+            "The checkpoint could not be written ({reason}). The earlier ones are whole. Check the disk "
+            "and run the same command again.",
+            reason=reason,
         ) from error
 
 
