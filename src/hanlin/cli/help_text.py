@@ -38,7 +38,8 @@ VERBS: dict[str, Text] = {
     "generate": Text("Continue texts, or with --chat answer them"),
     "doctor": Text("Show the environment, and what would help"),
     "eval": Text(
-        "Measure a model, with intervals: on the embedded held-out tasks, or bits per byte of files with --text"
+        "Measure a model, with intervals: on the embedded held-out tasks, or bits per byte of files with "
+        "--text"
     ),
     "export gguf": Text("Write a model as one GGUF file for llama.cpp"),
     "pretrain": Text(

@@ -32,8 +32,9 @@ from hanlin.model import CausalLM, token_log_probs
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.chat import prompt_of
 from hanlin.training import TrainConfig, TrainResult
-from hanlin.training.distributed.strategy import WHOLE, Share
+from hanlin.training.distributed.shard import WHOLE, Share
 from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
@@ -238,12 +239,6 @@ class RolloutSource:
                 "the same random streams",
                 at_once=self.at_once,
             )
-
-
-def prompt_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages before the last assistant turn."""
-    messages = record["messages"]
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def judgeable(

@@ -26,14 +26,13 @@ from hanlin.common.devices import traits
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.common.messages import Text, tr
+from hanlin.training.config import TrainConfig
 from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
 from hanlin.training.distributed.strategy import DataParallel, Team, detached_copy
 from hanlin.training.optim.optimizers import Optimizers
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
-
-    from hanlin.training.trainer import TrainConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _FOLDER = "hanlin-"
