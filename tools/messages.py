@@ -43,9 +43,10 @@ KEYWORDS = frozenset(
         "note",
         "part",
         "warn",
+        "_warn",
         # the report
         "both",
-        "say",
+        "phrase",
     }
 )
 NEVER = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)  # a date would change with every writing

@@ -149,7 +149,7 @@ def _fails(q, k, v, mask):
 def test_a_wrong_one_is_found_out(run, says, dtype, monkeypatch):
     monkeypatch.setitem(BACKENDS, "wrong", AttentionBackend("wrong", BACKENDS["plain"].prepare, run))
     fault = fault_of("wrong", CPU, dtype)
-    assert fault is not None and says in fault[1] and "\n" not in fault[1]
+    assert fault is not None and says in fault.en and "\n" not in fault.en
 
 
 def test_one_that_mixes_documents_is_found_out(monkeypatch):
@@ -162,7 +162,7 @@ def test_one_that_mixes_documents_is_found_out(monkeypatch):
         ),
     )
     fault = fault_of("blind", CPU, torch.float32)
-    assert fault is not None and fault[1].startswith("packed documents")
+    assert fault is not None and fault.en.startswith("packed documents")
 
 
 def test_gradients_of_nan_are_refused_by_name_and_the_next_is_taken(monkeypatch, like_an_accelerator):
@@ -336,7 +336,7 @@ def test_varlen_with_bounds_of_other_rows_is_found_out(monkeypatch):
         ),
     )
     fault = fault_of("late", CPU, torch.bfloat16)
-    assert fault is not None and fault[1].startswith("packed documents")
+    assert fault is not None and fault.en.startswith("packed documents")
 
 
 def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_rows_through_sdpa(

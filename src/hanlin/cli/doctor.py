@@ -218,7 +218,9 @@ def _text(name: str, value: Any) -> str:
         return tr("float16 with a dynamic loss scale")
     if name == "attention":
         return _attention_text(value)
-    return tr("yes") if value else tr("no") if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return tr("yes") if value else tr("no")
+    return str(value)
 
 
 def _attention_text(verdicts: dict[str, dict[str, Any]]) -> str:

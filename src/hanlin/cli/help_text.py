@@ -191,7 +191,8 @@ def words_of(names: Sequence[str], docstring: str) -> str:
         docstring: what the docstring of the verb's function says of it, in English; may be empty.
     """
     if docstring:
-        return tr(" ".join(docstring.split()))  # type: ignore[arg-type]  # no literal, but in the catalogue
+        text = " ".join(docstring.split())
+        return tr(text)  # type: ignore[arg-type]  # no literal, but the catalogue has it
     return next((str(_COMMON[name]) for name in names if name in _COMMON), "")
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError, HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import TokenDataset
@@ -138,7 +138,9 @@ def answer_bits_per_byte(
     conversations.require_tokenizer(tokenizer)
     starts, mask = conversations.starts, conversations.mask
     if mask is None:
-        raise ValueError(f"{conversations.path} has no loss mask: it holds texts, not conversations")
+        raise ConfigError(
+            "{path} has no loss mask: it holds texts, not conversations", path=conversations.path
+        )
     ids = [np.asarray(conversations.document(index), dtype=np.int64) for index in range(len(conversations))]
     masks = [
         np.asarray(mask[starts[index] : starts[index + 1]], dtype=bool) for index in range(len(conversations))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from hanlin.common.atomic import read_json
 from hanlin.common.config import Range, above, at_least, require_ranges
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError, HanlinError
 from hanlin.common.messages import Text, listing
 
 Family = Literal["qwen3", "llama", "gpt2"]
@@ -102,7 +102,7 @@ class ModelConfig(ModelShape):
                 object.__setattr__(self, name, value)
 
         if self.qk_norm is not None and self.family == "gpt2":
-            raise ValueError("GPT-2 has no QK-norm: leave qk_norm out, or choose family qwen3")
+            raise ConfigError("GPT-2 has no QK-norm: leave qk_norm out, or choose family qwen3")
         if self.qk_norm is not None:
             object.__setattr__(self, "family", "qwen3" if self.qk_norm else "llama")
         sizes = (
@@ -114,10 +114,14 @@ class ModelConfig(ModelShape):
         )
         for name in (*sizes, "num_key_value_heads", "head_dim", "intermediate_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise ConfigError(
+                    "{name} must be at least 1, not {value}", name=name, value=getattr(self, name)
+                )
         if self.hidden_size % self.num_attention_heads and self.head_dim is None:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            raise ConfigError(
+                "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}",
+                hidden_size=self.hidden_size,
+                num_attention_heads=self.num_attention_heads,
             )
         derive("head_dim", self.hidden_size // self.num_attention_heads)
         derive("num_key_value_heads", self.num_attention_heads)
@@ -126,22 +130,29 @@ class ModelConfig(ModelShape):
         else:
             derive("intermediate_size", (self.hidden_size * 8 // 3 + 31) // 32 * 32)
         if self.num_attention_heads % self.key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+            raise ConfigError(
+                "num_attention_heads {num_attention_heads} is not a multiple of num_key_value_heads "
+                "{num_key_value_heads}",
+                num_attention_heads=self.num_attention_heads,
+                num_key_value_heads=self.num_key_value_heads,
             )
         if self.family == "gpt2":
             if self.key_value_heads != self.num_attention_heads:
-                raise ValueError(
+                raise ConfigError(
                     "GPT-2 has no grouped-query attention: num_key_value_heads must equal num_attention_heads"
                 )
             if self.per_head * self.num_attention_heads != self.hidden_size:
-                raise ValueError(
-                    f"GPT-2 needs heads x head_dim = hidden_size, not {self.num_attention_heads} x {self.head_dim}"
+                raise ConfigError(
+                    "GPT-2 needs heads x head_dim = hidden_size, not {heads} x {head_dim}",
+                    heads=self.num_attention_heads,
+                    head_dim=self.head_dim,
                 )
             if not self.tie_word_embeddings:
-                raise ValueError("GPT-2 as llama.cpp and transformers know it ties its embeddings")
+                raise ConfigError("GPT-2 as llama.cpp and transformers know it ties its embeddings")
         elif self.per_head % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd; rotary embeddings need pairs")
+            raise ConfigError(
+                "head_dim {head_dim} is odd; rotary embeddings need pairs", head_dim=self.head_dim
+            )
 
     @property
     def key_value_heads(self) -> int:

@@ -37,17 +37,17 @@ def model_card(facts: Mapping[str, Any]) -> str:
 def _card(facts: Mapping[str, Any], language: Language) -> list[str]:
     """One language's part."""
 
-    def say(message: LiteralString | Text, /, **fields: Any) -> str:
+    def phrase(message: LiteralString | Text, /, **fields: Any) -> str:
         return getattr(Text.of(message, **fields), language)
 
     about = facts.get("about") or {}
     size = (
-        say("{parameters} parameters", parameters=count(about["parameters"]))
+        phrase("{parameters} parameters", parameters=count(about["parameters"]))
         if about.get("parameters")
         else ""
     )
     lines = [
-        f"# {facts['recipe']}" + (say(": a Chinese language model of {size}", size=size) if size else ""),
+        f"# {facts['recipe']}" + (phrase(": a Chinese language model of {size}", size=size) if size else ""),
         "",
     ]
     kept = [
@@ -56,7 +56,7 @@ def _card(facts: Mapping[str, Any], language: Language) -> list[str]:
         if stage["kept"] and stage["name"] not in ("reward", "evaluation", "gguf")
     ]
     lines.append(
-        say(
+        phrase(
             "Trained from nothing with Hanlin 翰林, recipe `{recipe}`, seed {seed}. Stages: {names}.",
             recipe=facts["recipe"],
             seed=facts["seed"],
@@ -64,46 +64,50 @@ def _card(facts: Mapping[str, Any], language: Language) -> list[str]:
         )
     )
     if about:
-        lines += ["", say("## The model"), "", "| | |", "|---|---|"]
-        lines += [f"| {_cell(say(words))} | {_cell(text)} |" for words, text in shown_about(about)]
+        lines += ["", phrase("## The model"), "", "| | |", "|---|---|"]
+        lines += [f"| {_cell(phrase(words))} | {_cell(text)} |" for words, text in shown_about(about)]
         if facts.get("hash"):
-            lines.append(f"| {say('content hash')} | `{str(facts['hash'])[:16]}` |")
-    lines += ["", say("## Data"), ""]
+            lines.append(f"| {phrase('content hash')} | `{str(facts['hash'])[:16]}` |")
+    lines += ["", phrase("## Data"), ""]
     if about.get("documents"):
-        characters = count(about["characters"]) if about.get("characters") else say("unknown")
+        characters = count(about["characters"]) if about.get("characters") else phrase("unknown")
         lines.append(
-            say(
+            phrase(
                 "{documents:,} documents after cleaning, {characters} characters.",
                 documents=about["documents"],
                 characters=characters,
             )
         )
     if about.get("sources"):
-        lines += ["", f"| {say('source')} | {say(Text.in_context('how many', 'documents'))} |", "|---|---:|"]
+        lines += [
+            "",
+            f"| {phrase('source')} | {phrase(Text.in_context('how many', 'documents'))} |",
+            "|---|---:|",
+        ]
         lines += [
             f"| {_cell(name)} | {number:,} |"
             for name, number in sorted(about["sources"].items(), key=lambda item: -item[1])
         ]
     lines += [
         "",
-        say("## Scores"),
+        phrase("## Scores"),
         "",
-        say(
+        phrase(
             "On unseen items, with 95% intervals; fewer than {fewest} items are too few to tell.",
             fewest=FEWEST,
         ),
         "",
     ]
     lines += [
-        "| " + " | ".join([say("metric"), say("result"), "n", say("control"), ""]) + " |",
+        "| " + " | ".join([phrase("metric"), phrase("result"), "n", phrase("control"), ""]) + " |",
         "|---|---|---:|---|---|",
     ]
     lines += [_row(name, metric, language) for name, metric in _scores(facts)]
     lines += [
         "",
-        say("## Limits"),
+        phrase("## Limits"),
         "",
-        say(
+        phrase(
             "This is a small model: it invents facts, repeats itself and miscounts. It had no safety "
             "training; let it decide nothing for anybody, and do not put it before the public as it is. "
             "The scores speak of these items only; asked in other words, it may do far worse."
@@ -112,9 +116,9 @@ def _card(facts: Mapping[str, Any], language: Language) -> list[str]:
     licence = facts.get("licence")
     lines += [
         "",
-        say("## Licence"),
+        phrase("## Licence"),
         "",
-        say(
+        phrase(
             Text("Licence of the training data: {licence}.", licence=licence)
             if licence
             else Text(
@@ -123,10 +127,10 @@ def _card(facts: Mapping[str, Any], language: Language) -> list[str]:
             )
         ),
     ]
-    lines += ["", say("## How to open it"), "", "```bash"]
+    lines += ["", phrase("## How to open it"), "", "```bash"]
     lines += [
-        f"hanlin chat .     # {say('talk in the terminal')}",
-        f"hanlin serve .    # {say('a page, and an API like OpenAI')}",
+        f"hanlin chat .     # {phrase('talk in the terminal')}",
+        f"hanlin serve .    # {phrase('a page, and an API like OpenAI')}",
         "```",
         "",
     ]

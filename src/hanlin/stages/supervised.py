@@ -15,6 +15,7 @@ from torch import nn
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import Range, at_least, require_ranges
 from hanlin.common.devices import has_own_memory, send, traits
+from hanlin.common.errors import ConfigError
 from hanlin.common.progress import SOURCE, SOURCE_LOSS, Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.model import CausalLM, linear_cross_entropy, token_log_probs
@@ -64,8 +65,12 @@ class SupervisedConfig:
         if self.batch_tokens < self.seq_len or (
             self.micro_tokens != "auto" and self.micro_tokens < self.seq_len
         ):
-            raise ValueError(
-                f"batch_tokens {self.batch_tokens} and micro_tokens {self.micro_tokens} must hold at least one row of seq_len {self.seq_len}"
+            raise ConfigError(
+                "batch_tokens {batch_tokens} and micro_tokens {micro_tokens} must hold at least one row of "
+                "seq_len {seq_len}",
+                batch_tokens=self.batch_tokens,
+                micro_tokens=self.micro_tokens,
+                seq_len=self.seq_len,
             )
 
     @property

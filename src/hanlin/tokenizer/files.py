@@ -11,6 +11,7 @@ import orjson
 
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.target import MANIFEST
 from hanlin.tokenizer.chat import CHAT_TEMPLATE
 from hanlin.tokenizer.special import (
@@ -42,13 +43,14 @@ class NotOurs(HanlinError):
     """
 
     def __init__(self, file: Path, error: Exception):
-        super().__init__(
+        message = Text(
             "{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the {pattern} "
             "pattern and no normaliser; train one with hanlin tokenizer train.",
             file=file,
             error=error,
             pattern=PATTERN_NAME,
         )
+        super().__init__(message)
         self.file = file
 
 
