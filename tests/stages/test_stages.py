@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import IGNORE_INDEX
 from hanlin.model import RewardModel, load_reward_model
@@ -451,9 +452,10 @@ class Heard(Progress):
     def __init__(self):
         self.warnings: list[str] = []
 
-    def warn(self, zh: str, en: str) -> None:
-        assert zh and en
-        self.warnings.append(en)
+    def warn(self, message, /, **fields) -> None:
+        text = Text.of(message, **fields)
+        assert text.zh and text.en
+        self.warnings.append(text.en)
 
 
 def test_problems_that_cannot_be_judged_or_do_not_fit_are_left_out_before_the_first_step(world, tmp_path):

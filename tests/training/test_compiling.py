@@ -41,7 +41,7 @@ def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
                 strategy=strategy,
                 group=group,
                 device=CPU,
-                progress=SimpleNamespace(note=lambda zh, en: None),
+                progress=SimpleNamespace(note=lambda message, /, **fields: None),
                 model=SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block)),
             )
             monkeypatch.setattr(trainer, "compiling_pays", lambda *arguments: True)

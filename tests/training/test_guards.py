@@ -10,6 +10,7 @@ import torch
 
 from hanlin.cli.inspect import spike
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.inference import Engine
@@ -38,8 +39,8 @@ class Told(Progress):
     def __init__(self):
         self.warnings: list[str] = []
 
-    def warn(self, zh, en):
-        self.warnings.append(en)
+    def warn(self, message, /, **fields):
+        self.warnings.append(Text.of(message, **fields).en)
 
 
 @pytest.fixture(scope="module")

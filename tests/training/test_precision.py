@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hanlin.common.devices import TRAITS
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
 from hanlin.dataset import TextRows, TokenDataset
@@ -43,8 +44,8 @@ class Told(Progress):
     def __init__(self):
         self.warnings: list[str] = []
 
-    def warn(self, zh, en):
-        self.warnings.append(en)
+    def warn(self, message, /, **fields):
+        self.warnings.append(Text.of(message, **fields).en)
 
 
 def run(world, work, steps, *, progress=None, log=None, learning_rate=3e-3):

@@ -22,6 +22,7 @@ from hanlin._native import TextBatch
 from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
 from hanlin.common.manifest import Manifest, artifact, read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
 from hanlin.corpus.readers.files import expand
@@ -165,10 +166,7 @@ class TokenDataset:
         data = (self.path / "tokens.idx").read_bytes()
         version, code, count, _ = struct.unpack_from("<QBQQ", data, len(_MAGIC))
         if data[: len(_MAGIC)] != _MAGIC or version != 1 or code not in _DTYPES:
-            raise HanlinError(
-                f"{self.path}/tokens.idx 不是 Megatron 格式 1 的索引。",
-                f"{self.path}/tokens.idx is not a Megatron index of format 1.",
-            )
+            raise HanlinError("{path}/tokens.idx is not a Megatron index of format 1.", path=self.path)
         sizes = np.frombuffer(data, dtype=np.int32, count=count, offset=len(_MAGIC) + 25)
         self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self.tokens = np.memmap(self.path / "tokens.bin", dtype=_DTYPES[code], mode="r")
@@ -199,10 +197,12 @@ class TokenDataset:
         mine = self.manifest.config.get("tokenizer")
         if mine != tokenizer.content_hash:
             raise HanlinError(
-                f"数据集 {self.path} 是用另一个分词器做的（{str(mine)[:12]}…，现在给的是 {tokenizer.content_hash[:12]}…）。"
-                "混用会让模型学到错误的字。请用原来的分词器，或重新运行 hanlin dataset build。",
-                f"Dataset {self.path} was made with another tokenizer ({str(mine)[:12]}…, given now: {tokenizer.content_hash[:12]}…). "
-                "Mixing them teaches the wrong characters. Use the same tokenizer, or run hanlin dataset build again.",
+                "Dataset {path} was made with another tokenizer ({mine}…, given now: {content_hash}…). "
+                "Mixing them teaches the wrong characters. Use the same tokenizer, or run hanlin dataset "
+                "build again.",
+                path=self.path,
+                mine=str(mine)[:12],
+                content_hash=tokenizer.content_hash[:12],
             )
 
 
@@ -389,9 +389,11 @@ def build_conversation_dataset(
         writer.close()
         if too_long.count and not writer.documents:
             raise HanlinError(
-                f"全部 {too_long.count} 段对话都长于 {max_length} 个词元，例如 {too_long.examples[0]}。请加大 seq_len（以及模型的 max_position_embeddings）。",
-                f"All {too_long.count} conversations are longer than {max_length} tokens, for example {too_long.examples[0]}. "
+                "All {count} conversations are longer than {max_length} tokens, for example {examples}. "
                 "Raise seq_len (and the model's max_position_embeddings).",
+                count=too_long.count,
+                max_length=max_length,
+                examples=too_long.examples[0],
             )
         _refuse_empty(writer, out)
         written.metrics = {
@@ -439,21 +441,20 @@ class TooLong:
         return {"too_long": self.count} | ({"too_long_examples": self.examples} if self.examples else {})
 
 
-def too_long_warning(dataset: TokenDataset) -> tuple[str, str] | None:
-    """What to tell whoever gave the conversations or pairs of a dataset, in both languages; None where all of them were used."""
-    said, limit = dataset.manifest.metrics, dataset.manifest.config.get("max_length")
-    if not said.get("too_long"):
+def too_long_warning(dataset: TokenDataset) -> Text | None:
+    """What to tell whoever gave the conversations or pairs of a dataset; None where all of them were used."""
+    metrics = dataset.manifest.metrics
+    if not metrics.get("too_long"):
         return None
-    shown = said["too_long_examples"][0]
-    return (
-        f"有 {said['too_long']:,} 条长于 seq_len={limit} 个词元，整条没有用，例如 {shown}。加大 seq_len 就能用上",
-        f"{said['too_long']:,} were longer than seq_len={limit} tokens and were left out whole, for example {shown}. A larger seq_len would take them",
+    return Text(
+        "{too_long:,} were longer than seq_len={limit} tokens and were left out whole, for example "
+        "{shown}. A larger seq_len would take them",
+        too_long=metrics["too_long"],
+        limit=dataset.manifest.config.get("max_length"),
+        shown=metrics["too_long_examples"][0],
     )
 
 
 def _refuse_empty(writer: TokenDatasetWriter, out: Path | str) -> None:
     if not writer.documents:
-        raise HanlinError(
-            f"没有任何文档可写入 {out}。请检查语料是否为空。",
-            f"There is no document to write to {out}. Is the corpus empty?",
-        )
+        raise HanlinError("There is no document to write to {out}. Is the corpus empty?", out=out)

@@ -24,6 +24,7 @@ from hanlin.common.config import OutOfRange, Range, above, at_least, require_ran
 from hanlin.common.devices import send
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, pack_sequences, permutation
 from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
@@ -76,8 +77,9 @@ class GRPOConfig:
         require_ranges(self)
         if self.max_new_tokens >= self.seq_len:
             raise OutOfRange(
-                f"max_new_tokens 是 {self.max_new_tokens}，seq_len={self.seq_len} 里放不下题目",
-                f"max_new_tokens is {self.max_new_tokens}, which leaves no room for a prompt in seq_len={self.seq_len}",
+                "max_new_tokens is {max_new_tokens}, which leaves no room for a prompt in seq_len={seq_len}",
+                max_new_tokens=self.max_new_tokens,
+                seq_len=self.seq_len,
             )
 
 
@@ -235,8 +237,9 @@ class RolloutSource:
                 raise out_of_memory_error(message)
             self.at_once = -(-self.at_once // 2)
             self.progress.warn(
-                f"写答案时内存不足；从此同时写 {self.at_once} 个，答案仍由同样的随机流抽取",
-                f"out of memory while answers were written; from here on {self.at_once} at a time, drawn from the same random streams",
+                "out of memory while answers were written; from here on {at_once} at a time, drawn from "
+                "the same random streams",
+                at_once=self.at_once,
             )
 
 
@@ -255,13 +258,17 @@ def judgeable(
         shown = f"{str(example.get('answer'))[:40]!r} ({_beginning(example)})"
         if not kept:
             raise HanlinError(
-                f"{len(records)} 道题的 answer 没有一个是数，无法核对，例如 {shown}。请把 answer 写成一个数（12、-3.5、15/2、12%、1,200），不带单位和文字。",
-                f"Not one `answer` of {len(records)} problems is a number, so none can be checked, for example {shown}. "
-                "Write answers as one number (12, -3.5, 15/2, 12%, 1,200), without units or words.",
+                "Not one `answer` of {count} problems is a number, so none can be checked, for example "
+                "{shown}. Write answers as one number (12, -3.5, 15/2, 12%, 1,200), without units or words.",
+                count=len(records),
+                shown=shown,
             )
         progress.warn(
-            f"跳过 {len(records) - len(kept)} 道题（共 {len(records)} 道）：answer 不是一个数，无法核对，例如 {shown}",
-            f"left out {len(records) - len(kept)} of {len(records)} problems: their `answer` is no number and cannot be checked, for example {shown}",
+            "left out {count} of {records_count} problems: their `answer` is no number and cannot be "
+            "checked, for example {shown}",
+            count=len(records) - len(kept),
+            records_count=len(records),
+            shown=shown,
         )
     return kept
 
@@ -285,18 +292,20 @@ def fitting(
     if not all(fit):
         longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
         shown = _beginning(records[longest])
-        zh = f"提示长于 seq_len - max_new_tokens = {room} 个词元；最长的有 {len(prompts[longest])} 个（{shown}）。请加大 seq_len，或减小 max_new_tokens。"
-        en = (
-            f"a prompt of more than seq_len - max_new_tokens = {room} tokens; the longest has {len(prompts[longest])} ({shown}). "
-            "Raise seq_len, or lower max_new_tokens."
+        why = Text(
+            "a prompt of more than seq_len - max_new_tokens = {room} tokens; the longest has {longest} "
+            "({shown}). Raise seq_len, or lower max_new_tokens.",
+            room=room,
+            longest=len(prompts[longest]),
+            shown=shown,
         )
         if not any(fit):
-            raise HanlinError(
-                f"全部 {len(records)} 道题都放不下：{zh}", f"None of {len(records)} problems fits: {en}"
-            )
+            raise HanlinError("None of {count} problems fits: {why}", count=len(records), why=why)
         progress.warn(
-            f"跳过 {fit.count(False)} 道题（共 {len(records)} 道）：{zh}",
-            f"left out {fit.count(False)} of {len(records)} problems: {en}",
+            "left out {left_out} of {count} problems: {why}",
+            left_out=fit.count(False),
+            count=len(records),
+            why=why,
         )
     kept = [index for index, fits in enumerate(fit) if fits]
     return [records[index] for index in kept], [prompts[index] for index in kept]
@@ -378,8 +387,8 @@ def grpo(
     result = job.train(model, source, GRPOLoss(config, reference), config, origin=parents)
     if result.idle:
         job.progress.note(
-            f"{result.idle} 步里没有一道题的答案得分有高有低，这些步没有改动权重",
-            f"in {result.idle} steps the answers to each problem all earned the same; these steps changed no weight",
+            "in {idle} steps the answers to each problem all earned the same; these steps changed no weight",
+            idle=result.idle,
         )
     figures = {
         "reward": result.last.get("reward"),

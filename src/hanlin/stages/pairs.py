@@ -67,8 +67,10 @@ def build_pair_dataset(
         writer.close()
         if not writer.documents:
             raise HanlinError(
-                f"没有可用的偏好对（{too_long.count} 对超过 {max_length} 个词元）。请检查数据，或加大 seq_len。",
-                f"No usable preference pair ({too_long.count} longer than {max_length} tokens). Check the data, or raise seq_len.",
+                "No usable preference pair ({count} longer than {max_length} tokens). Check the data, or "
+                "raise seq_len.",
+                count=too_long.count,
+                max_length=max_length,
             )
         written.metrics = {"pairs": writer.documents // 2, "tokens": writer.tokens} | too_long.metrics
     return TokenDataset(out, verify=False)

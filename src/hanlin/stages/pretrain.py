@@ -42,7 +42,7 @@ def pretrain(
     if job.group.is_rank0 and not (job.work / RUN).is_file():  # a run that goes on has been told
         for tail in tail_alarm(data, most=_MOST_SOURCES):
             if tail.suspicious:
-                job.progress.warn(*tail_warning(tail))
+                job.progress.warn(tail_warning(tail))
     parents = {"dataset": data.manifest.content_hash, "tokenizer": content_hash(tokenizer)}
     result = next_token_training(
         job, model, data, words, config, parents | {"model": hash_json(to_dict(shape))}

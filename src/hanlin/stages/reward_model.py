@@ -84,9 +84,8 @@ def require_trunk(shape: ModelShape) -> None:
     """
     if shape.family == "gpt2":
         raise HanlinError(
-            "奖励模型需要 family: qwen3 或 llama，这个模型是 gpt2（打分模型的标准格式不含它）。请用那两种模型，或去掉 reward 这个阶段。",
-            "A reward model needs family: qwen3 or llama, and this model is gpt2, which the stock format of scoring models does not know. "
-            "Use one of those, or leave the reward stage out.",
+            "A reward model needs family: qwen3 or llama, and this model is gpt2, which the stock format "
+            "of scoring models does not know. Use one of those, or leave the reward stage out."
         )
 
 

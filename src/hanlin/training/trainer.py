@@ -298,17 +298,13 @@ class _Run:
             )
         if wanted and not self.strategy.can_compile:
             if self.config.compile is True:
-                self.progress.warn(
-                    "deepspeed 目前不编译：compile 已忽略",
-                    "deepspeed does not compile yet: compile is ignored",
-                )
+                self.progress.warn("deepspeed does not compile yet: compile is ignored")
             wanted = False
         self.compiles = all(self.group.all_gather_object(wanted))
         if self.compiles:
             self.model.compile_trunk(by_block=self.strategy.sharded)
             self.progress.note(
-                "编译模型，第一步会慢一些（train.compile=false 可关闭）",
-                "compiling the model, so the first step takes longer (train.compile=false for none)",
+                "compiling the model, so the first step takes longer (train.compile=false for none)"
             )
 
     def _gradients(
@@ -365,8 +361,10 @@ class _Run:
             batches, self.halvings = smaller, self.halvings + 1
             rows = max(batch.ids.shape[0] for batch in batches)
             self.progress.warn(
-                f"第 {self.step} 步内存不足；从此每个微批次最多 {rows} 行，样本与梯度不变",
-                f"out of memory at step {self.step}; from here on a micro-batch has {rows} rows at most, with the same samples and gradients",
+                "out of memory at step {step}; from here on a micro-batch has {rows} rows at most, with "
+                "the same samples and gradients",
+                step=self.step,
+                rows=rows,
             )
 
     def _accumulate(
@@ -459,8 +457,12 @@ class _Run:
         if self.group.is_rank0:
             self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
         self.progress.warn(
-            f"跳过第 {launched.step} 步：loss {loss:.3f}，梯度范数 {norm:.3f}；其中的文档（损失）：{brief(documents)}",
-            f"skipped step {launched.step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their losses): {brief(documents)}",
+            "skipped step {step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their "
+            "losses): {documents}",
+            step=launched.step,
+            loss=loss,
+            norm=norm,
+            documents=brief(documents),
         )
 
     def _roll_back(self, last_bad: int) -> None:
@@ -486,8 +488,10 @@ class _Run:
         self.log.rewind(self.step)
         self.save()
         self.progress.warn(
-            f"最近一百步里有三步异常：退回第 {self.step} 步，跳过其后 {self.offset - offset} 步的数据",
-            f"three bad steps among the last hundred: back to step {self.step}, leaving out the data of the {self.offset - offset} steps after it",
+            "three bad steps among the last hundred: back to step {step}, leaving out the data of the "
+            "{offset} steps after it",
+            step=self.step,
+            offset=self.offset - offset,
         )
 
     # ---------------------------------------------------------------- checkpoints
@@ -510,7 +514,7 @@ class _Run:
         self.earlier_seconds = state["seconds"]
         self.log.rewind(self.step)
         if self.step:
-            self.progress.note(f"从第 {self.step} 步继续", f"resuming at step {self.step}")
+            self.progress.note("resuming at step {step}", step=self.step)
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint of the state between two steps; in the background the write only begins here, unless `wait`."""

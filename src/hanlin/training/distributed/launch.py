@@ -58,8 +58,9 @@ def init_distributed(
             raise
         reason = str(error).strip().splitlines()[0]
         raise HanlinError(
-            f"与其他进程的联系断了（{reason}）。最近的检查点完好：torchrun --max-restarts 会自动接着训练，或再运行同一条命令。",
-            f"The other processes are out of reach ({reason}). The newest checkpoint is whole: torchrun --max-restarts goes on from it, or run the same command again.",
+            "The other processes are out of reach ({reason}). The newest checkpoint is whole: torchrun "
+            "--max-restarts goes on from it, or run the same command again.",
+            reason=reason,
         ) from None
     finally:
         if dist.is_initialized():
