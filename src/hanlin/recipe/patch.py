@@ -34,13 +34,15 @@ def by_id(values: Mapping[str, Any], where: str, reserved: Sequence[str]) -> dic
             )
         if name in order:
             raise HanlinError(
-                "{where}: two stages are called {name}. Give one of them another id: - {{id: {name}-2, kind: …}}",
+                "{where}: two stages are called {name}. Give one of them another id: - {{id: {name}-2, "
+                "kind: …}}",
                 where=where,
                 name=name,
             )
         if name in reserved or not all(part.isalnum() for part in name.replace("_", "-").split("-")):
             raise HanlinError(
-                "{where}: a stage cannot be called {name!r}. An id has letters, digits, - and _, and is not the name of a section.",
+                "{where}: a stage cannot be called {name!r}. An id has letters, digits, - and _, and is "
+                "not the name of a section.",
                 where=where,
                 name=name,
             )
