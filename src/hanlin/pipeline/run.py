@@ -19,6 +19,7 @@ from hanlin.common.manifest import MANIFEST, hash_json, package_versions, read_m
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.tracking import check_trackers
 from hanlin.corpus.readers.read import Kind, check_inputs
+from hanlin.evaluation import Metric
 from hanlin.pipeline.facts import about_model, examples, tokens_facts
 from hanlin.pipeline.recipe_run import RecipeRun
 from hanlin.pipeline.run_context import RunContext
@@ -153,10 +154,8 @@ def stage_entries(context: RunContext) -> list[dict[str, Any]]:
             measured = entry["metrics"][entry["target"]]
             beside = subject["metrics"].get(subject["target"])
             if beside is not None:
-                control = {"name": entry["id"]} | {
-                    k: v for k, v in measured.items() if k not in ("control", "chance")
-                }
-                subject["metrics"][subject["target"]] = beside | {"control": control}
+                metric = Metric.from_dict(beside).with_control(entry["id"], Metric.from_dict(measured))
+                subject["metrics"][subject["target"]] = metric.to_dict()
     return entries
 
 

@@ -156,7 +156,7 @@ def _upgraded_section(
         stages.append(control | {"data": data | {"reasoning": "drop"}} | target | rest)
     if name == "grpo" and isinstance(values.get("distill"), Mapping):
         rehearsed = _train_renamed(values["distill"])
-        control = {"id": "sft-control", "kind": "sft", "role": "control", "of": name, "equal_time": True}
+        control = {"id": "equal-time-sft", "kind": "sft", "role": "control", "of": name, "equal_time": True}
         train = {
             "steps": 100_000,
             "learning_rate": rate or 6e-5,

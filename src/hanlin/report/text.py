@@ -122,6 +122,7 @@ CONTROLS: dict[str, Text] = {
     "direct": Text("same training, direct answers"),
     "length": Text("length alone"),
     "sft": Text("SFT for the same time"),
+    "equal-time-sft": Text("SFT for the same time"),
     "alone": Text("the same questions asked alone"),
 }
 
