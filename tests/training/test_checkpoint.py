@@ -342,7 +342,7 @@ def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, nam
         source = RowSource(TextRows(TokenDataset(world / data), seq_len, seed), config)
         model = tiny_model("qwen3", tokenizer, hidden_size=32)
         train(model, source, NextTokenLoss(token_bytes(tokenizer)), config.train, tmp_path, Progress())
-        return {key: str(value)[:12] for key, value in source.identity.items()}
+        return {key: str(value)[:12] for key, value in source.identity().items()}
 
     before = run()
     with pytest.raises(HanlinError) as caught:

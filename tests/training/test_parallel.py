@@ -127,7 +127,9 @@ def test_memory_that_is_short_on_one_rank_is_short_on_all(start, alone, tmp_path
     code, answers = start(tmp_path, 2, "pretrain", room=1, short_rank=1)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1
     assert (
-        json.loads((sorted((tmp_path / "run").glob("step-*"))[-1] / "state.json").read_text())["halvings"]
+        json.loads((sorted((tmp_path / "run").glob("step-*"))[-1] / "state.json").read_text())[
+            "microbatch_halvings"
+        ]
         == 1
     )
     same_training(alone("pretrain"), tmp_path)

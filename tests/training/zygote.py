@@ -146,7 +146,7 @@ def digest(model: Any, source: Any, work: Path) -> str:
     for name in ("model", "optimizer", "generators"):
         found.update((newest / f"{name}.safetensors").read_bytes())
     for step in range(STEPS, STEPS + 3):
-        for batch in source.micro_batches(step + state["offset"], model):
+        for batch in source.micro_batches(step + state["data_offset"], model):
             found.update(batch.ids.numpy().tobytes())
     return found.hexdigest()
 

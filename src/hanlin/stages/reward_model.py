@@ -19,7 +19,7 @@ from hanlin.dataset import Batch, TokenDataset
 from hanlin.model import ModelShape, RewardModel
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, split_pairs
-from hanlin.training import TrainConfig, TrainResult
+from hanlin.training import Objective, TrainConfig, TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def scores(model: Any, batch: Batch) -> torch.Tensor:
     return values[last]
 
 
-class PairwiseRewardLoss:
+class PairwiseRewardLoss(Objective):
     """The objective."""
 
     def __init__(self, config: RewardConfig):
