@@ -540,3 +540,15 @@ def test_rows_longer_than_the_model_are_refused(world, tmp_path):
     with pytest.raises(HanlinError, match="max_position_embeddings"):
         finetune(folder / "model", data.path, config, job(tmp_path, "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_pairs_stays_one_on_its_device_and_can_still_be_cut(world):
+    _, _, _, data = world
+    batch = PairSource(data, DPOConfig(seq_len=128, pairs=4), 0).pack(range(4))
+    moved = batch.to(torch.device("meta"))
+    assert type(moved) is type(batch) and moved.pairs == [0, 1, 2, 3] and moved.ids.device.type == "meta"
+    assert [half.documents for half in moved.split()] == [half.documents for half in batch.split()]
+    assert all(
+        set(half.documents) == {2 * pair + side for pair in half.pairs for side in (0, 1)}
+        for half in moved.split()
+    )

@@ -142,7 +142,8 @@ def test_killed_around_a_rollback_that_saves_in_the_background(zygote, clean, wo
 
 @pytest.mark.parametrize("async_save", [False, True])
 @pytest.mark.parametrize(
-    "fail_at", ["checkpoint.after_optimizer:3", "train.after_step:3", "train.after_step:6", "checkpoint.before:5"]
+    "fail_at",
+    ["checkpoint.after_optimizer:3", "train.after_step:3", "train.after_step:6", "checkpoint.before:5"],
 )
 def test_a_source_that_remembers_goes_on_with_its_memory(zygote, clean, work, fail_at, async_save):
     """Rows of earlier steps come again by lot, and a rollback lies between: killed before and after it, the bits are the same."""
