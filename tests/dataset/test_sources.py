@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from hanlin.common.manifest import artifact
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, TokenDataset, TokenDatasetWriter, build_text_dataset, tail_alarm
 from hanlin.dataset import shards as shards_module
@@ -19,7 +20,8 @@ from hanlin.dataset.tail import tail_text
 from hanlin.model import ModelShape
 from hanlin.stages.base import Job
 from hanlin.stages.pretrain import pretrain
-from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig
 from hanlin.training.metrics import average_metrics
 from tests.support import tiny_model, tiny_tokenizer
@@ -234,8 +236,8 @@ def test_pretraining_warns_of_a_dirty_tail_once(tmp_path, tokenizer):
         def __init__(self):
             self.warnings: list[str] = []
 
-        def warn(self, zh: str, en: str) -> None:
-            self.warnings.append(en)
+        def warn(self, message, /, **fields) -> None:
+            self.warnings.append(Text.of(message, **fields).en)
 
     told = Told()
     config = SupervisedConfig(TrainConfig(steps=1), seq_len=64, batch_tokens=128, micro_tokens=128)

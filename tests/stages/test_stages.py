@@ -14,10 +14,11 @@ import torch.nn.functional as F
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import IGNORE_INDEX
 from hanlin.model import RewardModel, load_reward_model
-from hanlin.rl.reward_functions import numeric_answer, reference_number, stated_numbers
+from hanlin.rl.rewards.numeric import numeric_answer, reference_number, stated_numbers
 from hanlin.stages import base as job_module
 from hanlin.stages.base import Job, write_model
 from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo
@@ -455,9 +456,10 @@ class Heard(Progress):
     def __init__(self):
         self.warnings: list[str] = []
 
-    def warn(self, zh: str, en: str) -> None:
-        assert zh and en
-        self.warnings.append(en)
+    def warn(self, message, /, **fields) -> None:
+        text = Text.of(message, **fields)
+        assert text.zh and text.en
+        self.warnings.append(text.en)
 
 
 def test_problems_that_cannot_be_judged_or_do_not_fit_are_left_out_before_the_first_step(world, tmp_path):

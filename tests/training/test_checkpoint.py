@@ -23,6 +23,7 @@ from hanlin.common import atomic
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
 from hanlin.training.checkpoint import format
@@ -58,8 +59,8 @@ def world(tmp_path_factory):
     return folder
 
 
-def never(zh, en):
-    raise AssertionError(en)
+def never(message, /, **fields):
+    raise AssertionError(Text.of(message, **fields).en)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -148,8 +149,9 @@ def test_what_can_be_read_must_be_what_was_written(trained, tmp_path, monkeypatc
 def pretrained(world):
     """pretrained(work, …) → weights and warnings of six steps with these settings."""
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
     from hanlin.tokenizer import load_tokenizer
+    from hanlin.tokenizer.token_bytes import token_bytes
     from hanlin.training import TrainConfig, train
 
     tokenizer = load_tokenizer(world / "tokenizer")
@@ -159,7 +161,7 @@ def pretrained(world):
             TrainConfig(**{"steps": 6, "checkpoint_seconds": 0.0, **options}), seq_len=64, batch_tokens=256
         )
         progress, warnings = Progress(), [] if warnings is None else warnings
-        progress.warn = lambda zh, en: warnings.append(en)  # type: ignore[method-assign]
+        progress.warn = lambda message, /, **fields: warnings.append(Text.of(message, **fields).en)  # type: ignore[method-assign]
         model = tiny_model("qwen3", tokenizer, hidden_size=32)
         train(
             model,
@@ -183,7 +185,7 @@ def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch,
 
     def failing(path, *arguments, **options):
         if step_of(path) >= 3:
-            raise HanlinError("磁盘坏了", "the disk is broken")
+            raise HanlinError("the disk is broken")
         return original(path, *arguments, **options)
 
     monkeypatch.setattr(format, "artifact", failing)
@@ -237,7 +239,7 @@ def test_the_thread_that_saves_never_outlives_the_run(pretrained, tmp_path, monk
     def broken(path, *arguments, **options):
         if step_of(path) == 2:
             time.sleep(0.5)
-            raise HanlinError("磁盘坏了", "the disk is broken")
+            raise HanlinError("the disk is broken")
         return original(path, *arguments, **options)
 
     class Fails(MetricsLog):
@@ -369,8 +371,9 @@ def test_random_generators_go_on_where_they_were(trained, tmp_path):
 )
 def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, name):
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
     from hanlin.tokenizer import load_tokenizer
+    from hanlin.tokenizer.token_bytes import token_bytes
     from hanlin.training import TrainConfig, train
 
     tokenizer = load_tokenizer(world / "tokenizer")

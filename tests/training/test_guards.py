@@ -10,6 +10,7 @@ import torch
 
 from hanlin.cli.inspect import spike
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.inference import Engine
@@ -18,8 +19,9 @@ from hanlin.stages.dpo import DPOConfig, DPOLoss
 from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource
 from hanlin.stages.pairs import PairSource
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
-from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import Objective, TrainConfig, train
 from hanlin.training.optim.optimizers import Optimizers
 from hanlin.training.spikes import write_run_file
@@ -36,8 +38,8 @@ class Told(Progress):
     def __init__(self):
         self.warnings: list[str] = []
 
-    def warn(self, zh, en):
-        self.warnings.append(en)
+    def warn(self, message, /, **fields):
+        self.warnings.append(Text.of(message, **fields).en)
 
 
 @pytest.fixture(scope="module")

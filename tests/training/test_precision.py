@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from hanlin.common.devices import TRAITS
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
 from hanlin.dataset import TextRows, TokenDataset
-from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, precision, train
 from hanlin.training.hooks import LogHook
 from hanlin.training.optim.optimizers import Optimizers, orthogonalize
@@ -44,8 +46,8 @@ class Told(Progress):
     def __init__(self):
         self.warnings: list[str] = []
 
-    def warn(self, zh, en):
-        self.warnings.append(en)
+    def warn(self, message, /, **fields):
+        self.warnings.append(Text.of(message, **fields).en)
 
 
 def run(world, work, steps, *, progress=None, log=None, learning_rate=3e-3):

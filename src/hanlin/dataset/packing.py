@@ -126,7 +126,7 @@ class _Rows(abc.ABC):
 
     def __init__(self, dataset: TokenDataset, seq_len: int, seed: int):
         if not len(dataset):
-            raise HanlinError(f"数据集 {dataset.path} 是空的。", f"Dataset {dataset.path} is empty.")
+            raise HanlinError("Dataset {dataset} is empty.", dataset=dataset.path)
         self.dataset = dataset
         self.seq_len = seq_len
         self.seed = seed
@@ -289,8 +289,11 @@ class ConversationRows(_Rows):
         longest = int(dataset.lengths.max())
         if longest > seq_len:
             raise HanlinError(
-                f"数据集 {dataset.path} 中最长的对话有 {longest} 个词元，超过 seq_len={seq_len}。请加大 seq_len 或用更小的 max_length 重建数据集。",
-                f"The longest conversation in {dataset.path} has {longest} tokens, more than seq_len={seq_len}. Raise seq_len or rebuild with a smaller max_length.",
+                "The longest conversation in {dataset} has {longest} tokens, more than seq_len={seq_len}. "
+                "Raise seq_len or rebuild with a smaller max_length.",
+                dataset=dataset.path,
+                longest=longest,
+                seq_len=seq_len,
             )
 
     def _plan_epoch(self, epoch: int) -> list[list[int]]:

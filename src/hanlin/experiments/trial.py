@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -22,16 +22,20 @@ from hanlin.common.config import build
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.process_memory import peak_rss_mb
 from hanlin.common.progress import Progress
 from hanlin.corpus.builder.build import read_corpus
 from hanlin.corpus.readers.read import read_documents
 from hanlin.model import ModelConfig, ModelShape, load_model
 from hanlin.stages.base import Job
-from hanlin.stages.pretrain import pretrain
+from hanlin.stages.pretrain import PretrainConfig, pretrain
 from hanlin.stages.supervised import SupervisedConfig
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training.checkpoint.format import list_checkpoints
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 SPEC, RESULT, METRICS = "cell.json", "result.json", "metrics.jsonl"
 _FIRST_STEPS = (
@@ -57,7 +61,7 @@ class Cell:
     def config(self, **train: Any) -> SupervisedConfig:
         """The training section, some settings of its loop replaced."""
         section = self.spec["pretrain"]
-        return build(SupervisedConfig, section | {"train": section["train"] | train}, str(self.folder))
+        return build(PretrainConfig, section | {"train": section["train"] | train}, str(self.folder))
 
     def train(
         self,
@@ -184,8 +188,7 @@ def series_cell(cell: Cell) -> dict[str, Any]:
             shutil.rmtree(folder)
         results.append(read_json(kept))
         cell.progress.note(
-            f"{number + 1}/{len(cell.spec['branches'])} 个长度完成",
-            f"{number + 1} of {len(cell.spec['branches'])} lengths done",
+            "{number} of {count} lengths done", number=number + 1, count=len(cell.spec["branches"])
         )
     shutil.rmtree(trunk, ignore_errors=True)
     return {"branches": results}
@@ -203,8 +206,8 @@ class _StopAt(Progress):
             self.reached = True
             signal.raise_signal(signal.SIGTERM)
 
-    def warn(self, zh: str, en: str) -> None:
-        self.progress.warn(zh, en)
+    def warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self.progress.warn(message, **fields)
 
 
 def _trained(metrics: Path, model: Path) -> dict[str, Any]:
@@ -241,12 +244,12 @@ class LineProgress(Progress):
             self._last = now
             self._say({"step": step, "steps": steps, "figures": dict(figures)})
 
-    def warn(self, zh: str, en: str) -> None:
-        self._say({"warning": [zh, en]})
+    def warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self._say({"warning": Text.of(message, **fields).to_dict()})
 
     def error(self, error: HanlinError) -> None:
         """The last thing said."""
-        self._say({"error": [error.zh, error.en]})
+        self._say({"error": error.text.to_dict()})
 
     def _say(self, value: Any) -> None:
         try:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from hanlin.common.atomic import read_json
 from hanlin.common.config import Range, above, at_least, require_ranges
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError, HanlinError
+from hanlin.common.messages import Text, listing
 
 Family = Literal["qwen3", "llama", "gpt2"]
 ResidualInit = Literal["zero", "scaled", "plain"]
@@ -101,7 +102,7 @@ class ModelConfig(ModelShape):
                 object.__setattr__(self, name, value)
 
         if self.qk_norm is not None and self.family == "gpt2":
-            raise ValueError("GPT-2 has no QK-norm: leave qk_norm out, or choose family qwen3")
+            raise ConfigError("GPT-2 has no QK-norm: leave qk_norm out, or choose family qwen3")
         if self.qk_norm is not None:
             object.__setattr__(self, "family", "qwen3" if self.qk_norm else "llama")
         sizes = (
@@ -113,10 +114,14 @@ class ModelConfig(ModelShape):
         )
         for name in (*sizes, "num_key_value_heads", "head_dim", "intermediate_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise ConfigError(
+                    "{name} must be at least 1, not {value}", name=name, value=getattr(self, name)
+                )
         if self.hidden_size % self.num_attention_heads and self.head_dim is None:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            raise ConfigError(
+                "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}",
+                hidden_size=self.hidden_size,
+                num_attention_heads=self.num_attention_heads,
             )
         derive("head_dim", self.hidden_size // self.num_attention_heads)
         derive("num_key_value_heads", self.num_attention_heads)
@@ -125,22 +130,29 @@ class ModelConfig(ModelShape):
         else:
             derive("intermediate_size", (self.hidden_size * 8 // 3 + 31) // 32 * 32)
         if self.num_attention_heads % self.key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+            raise ConfigError(
+                "num_attention_heads {num_attention_heads} is not a multiple of num_key_value_heads "
+                "{num_key_value_heads}",
+                num_attention_heads=self.num_attention_heads,
+                num_key_value_heads=self.num_key_value_heads,
             )
         if self.family == "gpt2":
             if self.key_value_heads != self.num_attention_heads:
-                raise ValueError(
+                raise ConfigError(
                     "GPT-2 has no grouped-query attention: num_key_value_heads must equal num_attention_heads"
                 )
             if self.per_head * self.num_attention_heads != self.hidden_size:
-                raise ValueError(
-                    f"GPT-2 needs heads x head_dim = hidden_size, not {self.num_attention_heads} x {self.head_dim}"
+                raise ConfigError(
+                    "GPT-2 needs heads x head_dim = hidden_size, not {heads} x {head_dim}",
+                    heads=self.num_attention_heads,
+                    head_dim=self.head_dim,
                 )
             if not self.tie_word_embeddings:
-                raise ValueError("GPT-2 as llama.cpp and transformers know it ties its embeddings")
+                raise ConfigError("GPT-2 as llama.cpp and transformers know it ties its embeddings")
         elif self.per_head % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd; rotary embeddings need pairs")
+            raise ConfigError(
+                "head_dim {head_dim} is odd; rotary embeddings need pairs", head_dim=self.head_dim
+            )
 
     @property
     def key_value_heads(self) -> int:
@@ -240,13 +252,15 @@ class ModelConfig(ModelShape):
         file = Path(path) / "config.json"
         raw = read_json(file)
         if not isinstance(raw, dict):
-            raise _malformed(file, "应是一个 JSON 对象", "should be a JSON object")
+            raise _malformed(file, Text("should be a JSON object"))
         family = _family(raw, file)
         unsupported = _unsupported(raw, family)
         if unsupported:
             raise HanlinError(
-                f"{file}：不支持的选项 {'、'.join(unsupported)}。打开后的结果会与原模型不同，所以没有打开。",
-                f"{file}: unsupported options: {', '.join(unsupported)}. What is computed here would not be this model, so it was not opened.",
+                "{file}: unsupported options: {unsupported}. What is computed here would not be this "
+                "model, so it was not opened.",
+                file=file,
+                unsupported=listing(unsupported),
             )
         values: dict[str, Any] = {}
         for name, default in _STOCK[family].items():
@@ -263,7 +277,7 @@ class ModelConfig(ModelShape):
         try:
             return cls(family=family, **values)
         except ValueError as error:
-            raise _malformed(file, str(error), str(error)) from None
+            raise _malformed(file, error) from None
 
 
 # What transformers takes where a config.json says nothing.
@@ -328,7 +342,7 @@ def _family(raw: dict[str, Any], file: Path) -> Family:
     if architectures is not None and not (
         isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
     ):
-        raise _malformed(file, "architectures 应是名字的列表", "architectures should be a list of names")
+        raise _malformed(file, Text("architectures should be a list of names"))
     architecture = (architectures or ["?"])[0]
     for family, name in ARCHITECTURES.items():
         if architecture in (
@@ -338,8 +352,10 @@ def _family(raw: dict[str, Any], file: Path) -> Family:
             return family  # type: ignore[return-value]
     known = ", ".join(ARCHITECTURES.values())
     raise HanlinError(
-        f"{file}：架构 {architecture} 不受支持。可用：{known}。",
-        f"{file}: architecture {architecture} is not supported. Known: {known}.",
+        "{file}: architecture {architecture} is not supported. Known: {known}.",
+        file=file,
+        architecture=architecture,
+        known=known,
     )
 
 
@@ -395,23 +411,28 @@ def _checked(name: str, key: str, value: Any, file: Path) -> Any:
     if type(value) is not kind or isinstance(value, list):
         raise _malformed(
             file,
-            f"{key} 是 {value!r}，应为 {kind.__name__}",
-            f"{key} is {value!r}, should be of type {kind.__name__}",
+            Text("{key} is {value!r}, should be of type {kind}", key=key, value=value, kind=kind.__name__),
         )
     least, most = (0 if name.endswith("_id") else 1), _MOST.get(name, 2**31 - 1)
     if kind is int and not least <= value <= most:
         raise _malformed(
             file,
-            f"{key} 是 {value}，应在 {least} 与 {most} 之间",
-            f"{key} is {value}, should lie between {least} and {most}",
+            Text(
+                "{key} is {value}, should lie between {least} and {most}",
+                key=key,
+                value=value,
+                least=least,
+                most=most,
+            ),
         )
     if kind is float and not 0 < value < math.inf:
-        raise _malformed(file, f"{key} 是 {value}，应大于 0", f"{key} is {value}, should be above 0")
+        raise _malformed(file, Text("{key} is {value}, should be above 0", key=key, value=value))
     return value
 
 
-def _malformed(file: Path, zh: str, en: str) -> HanlinError:
+def _malformed(file: Path, fault: Text | ValueError) -> HanlinError:
     return HanlinError(
-        f"{file} 不能用：{zh}。请从模型的来源重新取这个文件。",
-        f"{file} cannot be used: {en}. Fetch the file anew from where the model came from.",
+        "{file} cannot be used: {fault}. Fetch the file anew from where the model came from.",
+        file=file,
+        fault=fault,
     )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hanlin.common.errors import ConfigError
 from hanlin.model.config import ModelConfig
 from hanlin.model.context import Context
 from hanlin.model.fused_ops import made_again, normed_linears, rms_norm, rotate, run_block, swiglu
@@ -285,7 +286,7 @@ class RewardModel(_Model):
 
     def __init__(self, config: ModelConfig):
         if config.family == "gpt2":
-            raise ValueError("a reward model needs family qwen3 or llama")
+            raise ConfigError("a reward model needs family qwen3 or llama")
         super().__init__(config)
         self.model = Decoder(config)
         self.score = nn.Linear(config.hidden_size, 1, bias=False)

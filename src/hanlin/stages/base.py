@@ -164,8 +164,10 @@ def check_length(model: CausalLM | RewardModel, seq_len: int) -> None:
     limit = model.config.max_position_embeddings
     if seq_len > limit:
         raise HanlinError(
-            f"seq_len={seq_len} 超过模型的 max_position_embeddings={limit}。请减小 seq_len，或用更大的 max_position_embeddings 重新预训练。",
-            f"seq_len={seq_len} exceeds the model's max_position_embeddings={limit}. Lower seq_len, or pretrain with a larger max_position_embeddings.",
+            "seq_len={seq_len} exceeds the model's max_position_embeddings={limit}. Lower seq_len, or "
+            "pretrain with a larger max_position_embeddings.",
+            seq_len=seq_len,
+            limit=limit,
         )
 
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 
 from hanlin.common.config import Range, above, at_least
+from hanlin.common.messages import Text
 from hanlin.dataset import Batch, TokenDataset
 from hanlin.model import token_log_probs
 from hanlin.stages.base import Job, content_hash
-from hanlin.stages.pairs import PairConfig, PairSource, split_pairs, sum_by_document
+from hanlin.stages.pairs import PairConfig, PairSource, PairStage, split_pairs, sum_by_document
+from hanlin.stages.stage import StageConfig, register_stage
 from hanlin.training import Objective, TrainConfig, TrainResult
 
 
@@ -94,3 +96,25 @@ def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) ->
         model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer
     )
     return job.publish(model, tokenizer, result, config, parents)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceConfig(DPOConfig, StageConfig):
+    """Preference optimisation; `loss` names the method."""
+
+    loss: Literal["dpo"] = "dpo"
+
+
+@register_stage
+class PreferenceStage(PairStage):
+    """Preference optimisation."""
+
+    kind = "preference"
+    Config = PreferenceConfig
+    title = Text("Preference optimisation")
+    does = Text("From pairs of answers the model learns to prefer the manner that people prefer (DPO).")
+
+    def train(self, job: Job) -> TrainResult:
+        """Continue the parent, which is the reference too."""
+        assert self.inputs.parent is not None
+        return dpo(self.inputs.parent, self.data, self.config, job)

@@ -15,12 +15,14 @@ from torch import nn
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import Range, at_least, require_ranges
 from hanlin.common.devices import has_own_memory, send, traits
+from hanlin.common.errors import ConfigError
 from hanlin.common.progress import SOURCE, SOURCE_LOSS, Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.model import CausalLM, linear_cross_entropy, token_log_probs
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import BatchSource, Objective, TrainConfig, TrainResult
 from hanlin.training.checkpoint.writer import saves_in_background
 from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -63,8 +65,12 @@ class SupervisedConfig:
         if self.batch_tokens < self.seq_len or (
             self.micro_tokens != "auto" and self.micro_tokens < self.seq_len
         ):
-            raise ValueError(
-                f"batch_tokens {self.batch_tokens} and micro_tokens {self.micro_tokens} must hold at least one row of seq_len {self.seq_len}"
+            raise ConfigError(
+                "batch_tokens {batch_tokens} and micro_tokens {micro_tokens} must hold at least one row of "
+                "seq_len {seq_len}",
+                batch_tokens=self.batch_tokens,
+                micro_tokens=self.micro_tokens,
+                seq_len=self.seq_len,
             )
 
     @property
@@ -223,17 +229,14 @@ def settle_micro_batch(
     )
     chosen = min(group.all_gather_object(fit.rows)) * config.seq_len
     progress.note(
-        f"micro_tokens: auto → {chosen:,}（{fit.rows} 行，预计峰值 {fit.peak / 2**30:.2f} GiB，可用 {fit.memory / 2**30:.2f} GiB）",
-        f"micro_tokens: auto → {chosen:,} ({fit.rows} rows, expected peak {fit.peak / 2**30:.2f} GiB, {fit.memory / 2**30:.2f} GiB there)",
+        "micro_tokens: auto → {chosen:,} ({rows} rows, expected peak {peak:.2f} GiB, {memory:.2f} GiB there)",
+        chosen=chosen,
+        rows=fit.rows,
+        peak=fit.peak / 2**30,
+        memory=fit.memory / 2**30,
     )
     group.run_on_rank0(lambda: write_json(file, {"micro_tokens": chosen}))
     return dataclasses.replace(config, micro_tokens=chosen)
-
-
-def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
-    """UTF-8 bytes behind each token id, (V,) int64; zero for control tokens."""
-    ordinary = [len(token) for token in tokenizer.vocabulary.tokens]
-    return torch.tensor(ordinary + [0] * (tokenizer.vocab_size - len(ordinary)), dtype=torch.int64)
 
 
 def next_token_training(

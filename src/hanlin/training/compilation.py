@@ -36,18 +36,12 @@ def agree_to_compile(
         wanted = uniform and compiling_pays(model, batches, config.steps, device)
     if wanted and not strategy.can_compile:
         if config.compile is True:
-            progress.warn(
-                "deepspeed 目前不编译：compile 已忽略",
-                "deepspeed does not compile yet: compile is ignored",
-            )
+            progress.warn("deepspeed does not compile yet: compile is ignored")
         wanted = False
     if not all(strategy.group.all_gather_object(wanted)):
         return False
     model.compile_trunk(by_block=strategy.sharded)
-    progress.note(
-        "编译模型，第一步会慢一些（train.compile=false 可关闭）",
-        "compiling the model, so the first step takes longer (train.compile=false for none)",
-    )
+    progress.note("compiling the model, so the first step takes longer (train.compile=false for none)")
     return True
 
 

@@ -74,8 +74,10 @@ class BatchSource(abc.ABC):
             HanlinError: this source cannot do that.
         """
         raise HanlinError(
-            f"这个检查点里数据源的状态是 {len(states)} 个进程的，现在有 {shard.world_size} 个进程。请用 {len(states)} 个进程接着训练。",
-            f"The state of the data source in this checkpoint is that of {len(states)} processes, and there are {shard.world_size}. Go on with {len(states)} processes.",
+            "The state of the data source in this checkpoint is that of {written} processes, and there are "
+            "{now}. Go on with {written} processes.",
+            written=len(states),
+            now=shard.world_size,
         )
 
 

@@ -127,8 +127,10 @@ class GradientAccumulator:
             self.microbatch_halvings += 1
             rows = max((len(batch.ids) for batch in batches), default=0)
             self.progress.warn(
-                f"第 {step} 步内存不足；从此每个微批次最多 {rows} 行，样本与梯度不变",
-                f"out of memory at step {step}; from here on a micro-batch has {rows} rows at most, with the same samples and gradients",
+                "out of memory at step {step}; from here on a micro-batch has {rows} rows at most, with "
+                "the same samples and gradients",
+                step=step,
+                rows=rows,
             )
 
     def _padding(self, batches: list[Any], passes: list[int]) -> list[Any]:

@@ -95,7 +95,9 @@ class BadSteps:
 def no_checkpoint_error(step: int, checkpoint_dir: Path) -> HanlinError:
     """The error of bad steps that come again after a rollback, or that nothing sound lies before."""
     return HanlinError(
-        f"到第 {step} 步，最近一百步里又有三步的损失或梯度异常，退回重来也没有用。检查点在 {checkpoint_dir}，没有被这些步碰过。请减小 learning_rate，或运行 hanlin inspect spike {checkpoint_dir} 查看这些步里的文档。",
-        f"Up to step {step}, three of the last hundred steps had an abnormal loss or gradient again, and going back did not help. The checkpoints in {checkpoint_dir} "
-        f"were not touched by them. Lower learning_rate, or see the documents of those steps with: hanlin inspect spike {checkpoint_dir}",
+        "Up to step {step}, three of the last hundred steps had an abnormal loss or gradient again, and "
+        "going back did not help. The checkpoints in {work} were not touched by them. Lower learning_rate, "
+        "or see the documents of those steps with: hanlin inspect spike {work}",
+        step=step,
+        work=checkpoint_dir,
     )

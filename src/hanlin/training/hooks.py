@@ -156,8 +156,12 @@ class SpikeHook(Hook):
             }
             self.log.write(entry, documents)
         self.progress.warn(
-            f"跳过第 {report.step} 步：loss {loss:.3f}，梯度范数 {norm:.3f}；其中的文档（损失）：{brief(documents)}",
-            f"skipped step {report.step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their losses): {brief(documents)}",
+            "skipped step {step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their "
+            "losses): {documents}",
+            step=report.step,
+            loss=loss,
+            norm=norm,
+            documents=brief(documents),
         )
 
 

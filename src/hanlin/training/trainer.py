@@ -303,7 +303,7 @@ class Trainer:
         for hook in self.hooks:
             hook.after_rewind(self.state.step)
         if self.state.step:
-            self.progress.note(f"从第 {self.state.step} 步继续", f"resuming at step {self.state.step}")
+            self.progress.note("resuming at step {step}", step=self.state.step)
 
     def roll_back(self, last_bad: int) -> None:
         """Return to the newest permanent checkpoint before the bad steps, and read on behind them.
@@ -330,10 +330,11 @@ class Trainer:
         for hook in self.hooks:
             hook.after_rewind(self.state.step)
         self.save()
-        left_out = self.state.data_offset - earlier_offset
         self.progress.warn(
-            f"最近一百步里有三步异常：退回第 {self.state.step} 步，跳过其后 {left_out} 步的数据",
-            f"three bad steps among the last hundred: back to step {self.state.step}, leaving out the data of the {left_out} steps after it",
+            "three bad steps among the last hundred: back to step {step}, leaving out the data of the "
+            "{offset} steps after it",
+            step=self.state.step,
+            offset=self.state.data_offset - earlier_offset,
         )
 
     def save(self, wait: bool = False) -> None:

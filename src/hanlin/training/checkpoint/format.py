@@ -40,7 +40,7 @@ KEEP = 2
 _STEP = re.compile(r"step-(\d+)$")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
-Warn = Callable[[str, str], None]
+Warn = Callable[..., None]  # takes a message and its fields
 T = TypeVar("T")
 
 
@@ -264,10 +264,7 @@ def _newest(
                 aside = path.with_name(path.name + ".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 os.rename(path, aside)
-            warn(
-                f"检查点 {path} 不可用，改用更早的一个：{error.zh}",
-                f"Checkpoint {path} is unusable, trying the one before it: {error.en}",
-            )
+            warn("Checkpoint {path} is unusable, trying the one before it: {error}", path=path, error=error)
     return None
 
 
@@ -281,8 +278,10 @@ def data_mismatch_error(folder: Path, state: dict[str, Any], now: dict[str, Any]
     ]
     shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "config_hash"
     return HanlinError(
-        f"{folder} 里的检查点来自另一个起点或另一份数据，不能接着训练（{shown}）。请恢复原来的模型、数据和设置，或删除 {folder} 从头训练。",
-        f"The checkpoints in {folder} come from another start or from other data ({shown}). Restore the model, data and settings, or remove {folder} to start over.",
+        "The checkpoints in {folder} come from another start or from other data ({shown}). Restore the "
+        "model, data and settings, or remove {folder} to start over.",
+        folder=folder,
+        shown=shown,
     )
 
 
@@ -302,8 +301,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         state = {_RENAMED_IN_3.get(str(name), str(name)): value for name, value in state.items()}
     elif state.get("format") != FORMAT:
         raise HanlinError(
-            f"它由另一个版本的 Hanlin 写成（格式 {state.get('format', 1)}）。",
-            f"another version of Hanlin wrote it (format {state.get('format', 1)}).",
+            "another version of Hanlin wrote it (format {format}).", format=state.get("format", 1)
         )
     tensors = path / SOURCE_TENSORS
     if tensors.is_file():
@@ -326,10 +324,7 @@ def _load(
     try:
         optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
     except KeyError as error:
-        raise HanlinError(
-            f"其中的优化器状态不属于这个模型（{error}）。",
-            f"its optimiser state is not this model's ({error}).",
-        ) from None
+        raise HanlinError("its optimiser state is not this model's ({error}).", error=error) from None
     restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
     return state
 
@@ -338,8 +333,10 @@ def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, strategy:
     """Weights and optimiser state, however they were cut when they were written and however they are to be cut here."""
     if strategy.sharded and not strategy.writes_shards:
         raise HanlinError(
-            f"检查点 {path} 是 fsdp/hsdp 的各进程一起写的，deepspeed 读不了。请用 fsdp 或一个进程接着训练，或删除 {path.parent} 从头训练。",
-            f"The processes of fsdp or hsdp wrote the checkpoint {path} together, and deepspeed cannot read it. Go on with fsdp or one process, or remove {path.parent} to start over.",
+            "The processes of fsdp or hsdp wrote the checkpoint {path} together, and deepspeed cannot read "
+            "it. Go on with fsdp or one process, or remove {parent} to start over.",
+            path=path,
+            parent=path.parent,
         )
     weights = model.state_dict()
     names = {name for name in names_in(path, but={"generators.safetensors", SOURCE_TENSORS}) if "/" in name}
@@ -361,9 +358,12 @@ def _require_room(path: Path, parts: list[dict[str, torch.Tensor]]) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise HanlinError(
-            f"磁盘空间不够写检查点 {path}：需要 {needed:,} 字节，剩余 {free:,} 字节。先前的检查点完好。请腾出空间，再运行同一条命令，会从断点继续。",
-            f"No room for the checkpoint {path}: {needed:,} bytes are needed, {free:,} are free. The earlier checkpoints are untouched. "
-            "Free some space and run the same command: it goes on from there.",
+            "No room for the checkpoint {path}: {needed:,} bytes are needed, {free:,} are free. The "
+            "earlier checkpoints are untouched. Free some space and run the same command: it goes on from "
+            "there.",
+            path=path,
+            needed=needed,
+            free=free,
         )
 
 

@@ -29,8 +29,9 @@ def save_shards(tensors: dict[str, torch.Tensor], folder: Path, group: ProcessGr
     except dcp.api.CheckpointException as error:  # every process has it, whichever failed
         reason = "; ".join(f"{rank}: {failure[0]}" for rank, failure in error.failures.items())
         raise HanlinError(
-            f"检查点没有写成（{reason}）。先前的检查点完好。请检查磁盘，再运行同一条命令。",
-            f"The checkpoint could not be written ({reason}). The earlier ones are whole. Check the disk and run the same command again.",
+            "The checkpoint could not be written ({reason}). The earlier ones are whole. Check the disk "
+            "and run the same command again.",
+            reason=reason,
         ) from error
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 
 T = TypeVar("T")
 _TIMEOUT = 600.0  # seconds until a process that does not answer is given up; HANLIN_DIST_TIMEOUT changes it
@@ -93,15 +94,15 @@ class TorchProcessGroup(ProcessGroup):
             try:
                 outcome[0] = action()
             except HanlinError as error:
-                outcome[1] = (error.zh, error.en)
+                outcome[1] = error.text
             except BaseException as error:
-                outcome[1] = (f"第一个进程出错：{error!r}", f"the first process failed: {error!r}")
+                outcome[1] = Text("the first process failed: {error!r}", error=error)
                 dist.broadcast_object_list([None, outcome[1]], src=0, group=self.handle)
                 raise
         dist.broadcast_object_list(outcome, src=0, group=self.handle)
         if outcome[1] is not None:
-            error = HanlinError(*outcome[1])
-            error.told = not self.is_rank0
+            error = HanlinError(outcome[1])
+            error.already_reported = not self.is_rank0
             raise error
         return outcome[0]
 
