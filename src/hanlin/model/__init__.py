@@ -10,9 +10,10 @@ from hanlin.model.checkpoint_io import (
     save_weights,
 )
 from hanlin.model.config import ModelConfig, ModelShape
+from hanlin.model.initialization import init_weights
 from hanlin.model.kv_cache import KVCache
 from hanlin.model.losses import linear_cross_entropy, token_log_probs
-from hanlin.model.transformer import CausalLM, RewardModel, init_weights
+from hanlin.model.transformer import CausalLM, RewardModel
 
 __all__ = [
     "AttentionChoice",

@@ -12,35 +12,15 @@ from torch import nn
 
 from hanlin.model.config import ModelConfig
 from hanlin.model.context import Context
-from hanlin.model.fused_ops import made_again, normed_linears, rms_norm, rotate, run_block, swiglu
+from hanlin.model.fused_ops import made_again, normed_linears, rotate, run_block, swiglu
 from hanlin.model.gpt2 import GPT2Decoder
 from hanlin.model.kv_cache import KVCache
+from hanlin.model.norm import RMSNorm
+from hanlin.model.rope import rotary_table
 
 # From this width on queries and keys are made again in the backward pass: a seventh less is kept for it, at a cost that could not be
 # measured (width 512, on a CPU); at 256 it costs 2 % of a step, and such models are small anyway.
 REMAKE_WIDTH = 512
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang & Sennrich 2019), computed in float32."""
-
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.weight, self.eps)
-
-
-def rotary_table(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position, each (max_position_embeddings, head_dim/2)."""
-    half = config.per_head // 2
-    frequencies = 1.0 / config.rope_theta ** (
-        torch.arange(0, half, dtype=torch.float32) * 2 / config.per_head
-    )
-    angles = torch.outer(torch.arange(config.max_position_embeddings, dtype=torch.float32), frequencies)
-    return angles.cos(), angles.sin()
 
 
 class Attention(nn.Module):
@@ -309,35 +289,3 @@ def _dtype_of_products(weight: torch.Tensor) -> torch.dtype:
     """What queries, keys and values are in: autocast's type where it is on."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-
-
-def init_weights(model: CausalLM | RewardModel, seed: int) -> None:
-    """Initialise in place, the same on every platform and device.
-
-    Matrices N(0, 1/fan_in); projections that write to the residual stream as `ModelShape.residual_init` says, by default zero,
-    so every block starts as the identity (as nanochat does); embeddings N(0, 0.02²), small so that tied logits start near
-    uniform; norms one; biases zero.
-    """
-    how = model.config.residual_init
-    residual_scale = {"zero": 0.0, "scaled": (2 * model.config.num_hidden_layers) ** -0.5, "plain": 1.0}[how]
-    generator = torch.Generator().manual_seed(seed)
-    writes_residual = ("o_proj.weight", "down_proj.weight", "c_proj.weight")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-                continue
-            residual = name.endswith(writes_residual)
-            if residual and how == "zero":
-                parameter.zero_()
-                continue
-            gpt2_matrix = name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight"))  # stored (in, out)
-            fan_in = parameter.shape[0] if gpt2_matrix else parameter.shape[1]
-            embedding = name.endswith(
-                ("embed_tokens.weight", "wte.weight", "wpe.weight", "lm_head.weight", "score.weight")
-            )
-            std = 0.02 if embedding else fan_in**-0.5
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=generator)
-                * (std * residual_scale if residual else std)
-            )
