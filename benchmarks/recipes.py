@@ -80,7 +80,7 @@ class Hanlin:
 
         from hanlin.common.devices import keep_freed_memory
         from hanlin.dataset import TextRows, TokenDataset
-        from hanlin.model import CausalLM, ModelShape, choose_attention_for, init_weights
+        from hanlin.model import CausalLM, ModelShape, choose_kernels, init_weights
         from hanlin.stages.supervised import NextToken
         from hanlin.training.optim.optimizers import Optimizers
         from hanlin.training.schedule import learning_rate_factor
@@ -95,7 +95,7 @@ class Hanlin:
         )
         init_weights(self.model, seed)
         self.model.to(self.device)
-        choose_attention_for(self.model, self.device, lambda zh, en: print(en, flush=True))
+        choose_kernels(self.model, self.device, lambda zh, en: print(en, flush=True))
         if compiled:
             self.model.compile_trunk()
         self.rows = TextRows(TokenDataset(folder / "dataset"), self.shape["length"], seed)

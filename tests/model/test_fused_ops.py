@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hanlin.model import CausalLM, ModelConfig, init_weights
 from hanlin.model.attention.backends import BACKENDS
 from hanlin.model.attention.reference import TILE, attend, document_attention, packed_mask, tiles_of
-from hanlin.model.fused_ops import normed_linears, rms_norm, swiglu
+from hanlin.model.fused_ops import fused_normed_linears, fused_swiglu, rms_norm
 from hanlin.training import TrainConfig
 from hanlin.training.step_estimate import StepShape, trace_step
 from tests.support import tiny_model
@@ -105,9 +105,7 @@ def test_a_model_learns_alike_with_every_attention_back_end(family, documents, m
     for name, backend in BACKENDS.items():
         if backend.particular:
             continue
-        monkeypatch.setattr(
-            "hanlin.model.transformer.backend_for", lambda device, dtype, backend=backend: backend
-        )
+        monkeypatch.setattr("hanlin.model.context.backend_for", lambda *arguments, backend=backend: backend)
         model = tiny_model(family)
         (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
         results[name] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -123,7 +121,7 @@ def test_norm_with_linear_maps():
     plain = lambda x, w, *m: tuple(F.linear(F.rms_norm(x, (8,), w, 1e-6), matrix) for matrix in m)  # noqa: E731
     # the norm itself works in float32, whatever it is given
     assert_equal(
-        gradients(lambda x, w, *m: normed_linears(x, w, 1e-6, *m), x, weight, *matrices),
+        gradients(lambda x, w, *m: fused_normed_linears(x, w, 1e-6, *m), x, weight, *matrices),
         gradients(plain, x, weight, *matrices),
         1e-5,
     )
@@ -135,7 +133,7 @@ def test_swiglu():
         torch.randn(*shape, dtype=torch.float64) for shape in ((2, 3, 12), (2, 3, 12), (8, 12))
     )
     assert_equal(
-        gradients(swiglu, gate, up, weight),
+        gradients(fused_swiglu, gate, up, weight),
         gradients(lambda g, u, w: F.linear(F.silu(g) * u, w), gate, up, weight),
     )
 
@@ -145,8 +143,8 @@ def test_under_autocast_products_take_its_type_and_weights_keep_theirs(dtype):
     x, weight, matrix = torch.randn(2, 3, 8), torch.ones(8), torch.randn(12, 8, requires_grad=True)
     down = torch.randn(8, 12, requires_grad=True)
     with torch.autocast("cpu", dtype):
-        gate, up = normed_linears(x, weight, 1e-6, matrix, matrix)
-        out = swiglu(gate, up, down)
+        gate, up = fused_normed_linears(x, weight, 1e-6, matrix, matrix)
+        out = fused_swiglu(gate, up, down)
     assert gate.dtype == up.dtype == out.dtype == dtype
     out.float().sum().backward()
     assert matrix.grad.dtype == down.grad.dtype == torch.float32

@@ -8,7 +8,7 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import HARDWARE, find_hardware
 from hanlin.common.progress import Progress
-from hanlin.model import CausalLM, ModelShape, linear_cross_entropy
+from hanlin.model import CausalLM, ModelShape
 from hanlin.planning.plan import expected_bits_per_byte, plan_recipe, plan_text
 from hanlin.recipe.recipe import load_recipe
 from hanlin.stages.supervised import SupervisedConfig, settle_micro_batch
@@ -43,8 +43,8 @@ def saved_bytes(model, shape):
     place = torch.arange(shape.rows * shape.seq_len)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.hidden(ids, positions=zeros, doc_ids=zeros)
-        loss, _ = linear_cross_entropy(
-            hidden[place // shape.seq_len, place % shape.seq_len], model.head_weight, ids.flatten()
+        loss, _ = model.head.cross_entropy(
+            hidden[place // shape.seq_len, place % shape.seq_len], ids.flatten()
         )
     return loss, sum(storage.nbytes() for storage in kept.values())
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hanlin.common import devices
 from hanlin.dataset import Batch
-from hanlin.model import linear_cross_entropy, losses, token_log_probs
+from hanlin.model import linear_cross_entropy, losses
 from hanlin.model.attention import backends, flash_backends
 from hanlin.stages.supervised import NextToken
 from tests.model.standin import varlen_on_cpu
@@ -68,11 +68,8 @@ def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(
             if what == "loss":
                 loss, _ = objective(model, batch)
             else:
-                loss = -token_log_probs(
-                    batch.select(model.hidden(batch.ids, **batch.apart)),
-                    model.head_weight,
-                    batch.select(batch.labels),
-                ).sum()
+                hidden = batch.select(model.hidden(batch.ids, **batch.apart))
+                loss = -model.head.token_log_probs(hidden, batch.select(batch.labels)).sum()
         (loss / batch.targets).backward()
     products = {key: count for key, count in recorder.seen.items() if key[0] in PRODUCTS}
     assert sum(products.values()) > 20

@@ -1,6 +1,6 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
 
-from hanlin.model.attention.backends import AttentionChoice, choose_attention_for
+from hanlin.model.attention.backends import AttentionChoice
 from hanlin.model.checkpoint_io import (
     check_weights,
     load_model,
@@ -11,6 +11,7 @@ from hanlin.model.checkpoint_io import (
 )
 from hanlin.model.config import ModelConfig, ModelShape
 from hanlin.model.initialization import init_weights
+from hanlin.model.kernels import choose_kernels
 from hanlin.model.kv_cache import KVCache
 from hanlin.model.losses import linear_cross_entropy, token_log_probs
 from hanlin.model.transformer import CausalLM, RewardModel
@@ -23,7 +24,7 @@ __all__ = [
     "ModelShape",
     "RewardModel",
     "check_weights",
-    "choose_attention_for",
+    "choose_kernels",
     "init_weights",
     "linear_cross_entropy",
     "load_model",

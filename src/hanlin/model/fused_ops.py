@@ -14,6 +14,20 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+_refused: set[tuple[str, str]] = set()  # operations found wrong, with the type of device
+
+
+def refuse(name: str, device: torch.device) -> None:
+    """Let an operation be computed by its plain path on devices of this type from now on."""
+    _refused.add((name, device.type))
+
+
+def is_trusted(name: str, x: torch.Tensor) -> bool:
+    """Whether a fused operation may be used where this tensor is: not while compiling, which fuses by itself, and not if it was refused."""
+    if torch.compiler.is_compiling():
+        return False
+    return not _refused or (name, x.device.type) not in _refused
+
 
 def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x in float32 over its root mean square, and one over that root, (…, 1)."""
@@ -36,12 +50,18 @@ def _norm_backward(
     return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), along.sum(0)
 
 
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normed x, and one over its root mean square, (…, 1)."""
+    unit, scale = _normalise(x, eps)
+    return unit.mul_(weight.float()).to(x.dtype), scale
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        unit, scale = _normalise(x, eps)
+        normed, scale = _rms_norm(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return unit.mul_(weight.float()).to(x.dtype)
+        return normed
 
     @staticmethod
     def backward(ctx, grad):
@@ -59,18 +79,33 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Returns:
         (…, d) in x's type.
     """
-    if torch.compiler.is_compiling():  # the compiler derives and fuses its own backward pass
-        return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+    if is_trusted("rms_norm", x):
+        return fused_rms_norm(x, weight, eps)
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+
+def fused_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """`rms_norm` with the backward pass written out."""
+    if not torch.is_grad_enabled():
+        return _rms_norm(x, weight, eps)[0]
     return _RMSNorm.apply(x, weight, eps)
+
+
+def _normed_linears(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, matrices: tuple[torch.Tensor, ...]
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """The products, and one over the root mean square of x, (…, 1)."""
+    unit, scale = _normalise(x, eps)
+    normed = unit.mul_(weight.float()).to(matrices[0].dtype)
+    return tuple([F.linear(normed, matrix) for matrix in matrices]), scale
 
 
 class _NormedLinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps, *matrices):
-        unit, scale = _normalise(x, eps)
+        products, scale = _normed_linears(x, weight, eps, matrices)
         ctx.save_for_backward(x, weight, scale, *matrices)
-        normed = unit.mul_(weight.float()).to(matrices[0].dtype)
-        return tuple(F.linear(normed, matrix) for matrix in matrices)
+        return products
 
     @staticmethod
     def backward(ctx, *grads):
@@ -86,7 +121,7 @@ class _NormedLinears(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, *grad_matrices
 
 
-def normed_linears(
+def fused_normed_linears(
     x: torch.Tensor, weight: torch.Tensor, eps: float, *matrices: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """`rms_norm(x, weight, eps) @ matrixᵀ` for each matrix; the normed input is computed again in backward instead of being kept.
@@ -97,12 +132,11 @@ def normed_linears(
     Returns:
         (…, n) for each matrix, in the matrices' type (the autocast type where that is on).
     """
-    if torch.compiler.is_compiling():
-        normed = rms_norm(x, weight, eps)
-        return tuple(F.linear(normed, matrix) for matrix in matrices)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         matrices = tuple(matrix.to(torch.get_autocast_dtype(device)) for matrix in matrices)
+    if not torch.is_grad_enabled():
+        return _normed_linears(x, weight, eps, matrices)[0]
     return _NormedLinears.apply(x, weight, eps, *matrices)
 
 
@@ -136,10 +170,18 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     Returns:
         as x, in its type.
     """
-    if torch.compiler.is_compiling():
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
-    return _Rotate.apply(x, cos, sin)
+    return fused_rotate(x, cos, sin) if is_trusted("rotate", x) else plain_rotate(x, cos, sin)
+
+
+def fused_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`rotate` with the backward pass written out."""
+    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)
+
+
+def plain_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`rotate` as an expression that autograd and compilers take apart."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -161,7 +203,7 @@ class _SwiGLU(torch.autograd.Function):
         return inner, grad_inner.mul_(silu), grad_weight
 
 
-def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def fused_swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(silu(gate)·up) @ weightᵀ (Shazeer 2020); the product is computed again in backward instead of being kept.
 
     Args:
@@ -170,9 +212,10 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.
     Returns:
         (…, d).
     """
-    if torch.compiler.is_compiling():
-        return F.linear(F.silu(gate) * up, weight)
-    return _SwiGLU.apply(gate, up, weight.to(gate.dtype))
+    weight = weight.to(gate.dtype)
+    if not torch.is_grad_enabled():
+        return F.linear(F.silu(gate).mul_(up), weight)
+    return _SwiGLU.apply(gate, up, weight)
 
 
 class _Recipe:

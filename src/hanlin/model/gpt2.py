@@ -10,21 +10,11 @@ from torch import nn
 
 from hanlin.model.config import GELU, ModelConfig
 from hanlin.model.fused_ops import run_block
+from hanlin.model.linear import Conv1D, Embedding
+from hanlin.model.norm import LayerNorm
 
 if TYPE_CHECKING:
     from hanlin.model.context import Context
-
-
-class Conv1D(nn.Module):
-    """A linear layer whose weight is stored (in, out), as GPT-2 checkpoints have it."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight.t(), self.bias)
 
 
 class GPT2Attention(nn.Module):
@@ -57,9 +47,9 @@ class GPT2MLP(nn.Module):
 class GPT2Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln_1 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.attn = GPT2Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln_2 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
@@ -74,15 +64,25 @@ class GPT2Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.wte = Embedding(config.vocab_size, config.hidden_size)
         self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln_f = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The layers, in order."""
         return self.h
+
+    @property
+    def embedding(self) -> Embedding:
+        """The table of token embeddings, which is the head as well."""
+        return self.wte
+
+    @property
+    def final_norm(self) -> LayerNorm:
+        """The norm behind the last layer."""
+        return self.ln_f
 
     def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Embeddings with those of the positions, (B, T, hidden_size)."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, half of a desktop CPU's cache
 # on an accelerator: 256 MiB in bfloat16. A chunk reads and writes the head's whole gradient, so few are better
@@ -210,3 +212,73 @@ def token_log_probs(
     count = len(hidden)
     hidden, labels = _in_blocks(hidden, labels)
     return _TokenLogProbs.apply(hidden, weight, labels, temperature, _product_type(hidden))[:count]
+
+
+# ------------------------------------------------------------------ any projection: a module that is more than its weight
+
+
+def chunked_cross_entropy(
+    project: Callable[[torch.Tensor], torch.Tensor],
+    vocab_size: int,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    z_loss: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`linear_cross_entropy` with any projection to the vocabulary; a chunk's logits are computed again in backward.
+
+    Args:
+        project: (n, d) → (n, V).
+    """
+    if weights is None:
+        weights = torch.ones(labels.shape[0], dtype=torch.float32, device=hidden.device)
+
+    def of_chunk(
+        states: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = project(states).float()
+        logsumexp = logits.logsumexp(-1)
+        nll = logsumexp - logits.gather(1, labels[:, None]).squeeze(1)
+        return ((nll + z_loss * logsumexp.square()) * weights).sum(), nll
+
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    nlls = [total.new_empty(0)]
+    rows = _chunk_rows(vocab_size, hidden.device)
+    for start in range(0, hidden.shape[0], rows):
+        part = slice(start, start + rows)
+        loss, nll = _recomputed(of_chunk, hidden[part], labels[part], weights[part])
+        total = total + loss
+        nlls.append(nll.detach())
+    return total, torch.cat(nlls)
+
+
+def chunked_token_log_probs(
+    project: Callable[[torch.Tensor], torch.Tensor],
+    vocab_size: int,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """`token_log_probs` with any projection to the vocabulary; a chunk's logits are computed again in backward.
+
+    Args:
+        project: (n, d) → (n, V).
+    """
+
+    def of_chunk(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = project(states).float() / temperature
+        return logits.gather(1, labels[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+    rows = _chunk_rows(vocab_size, hidden.device)
+    parts = [torch.zeros(0, dtype=torch.float32, device=hidden.device)]
+    for start in range(0, hidden.shape[0], rows):
+        parts.append(_recomputed(of_chunk, hidden[start : start + rows], labels[start : start + rows]))
+    return torch.cat(parts)
+
+
+def _recomputed(function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
+    """The function's value, of which the backward pass keeps the inputs alone."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)

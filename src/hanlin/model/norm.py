@@ -18,3 +18,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Mean and variance norm with weight and bias (Ba et al. 2016), GPT-2's."""
+
+
+Norm = RMSNorm | LayerNorm

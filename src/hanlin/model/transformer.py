@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hanlin.model.config import ModelConfig
 from hanlin.model.context import Context
-from hanlin.model.fused_ops import made_again, normed_linears, rotate, run_block, swiglu
+from hanlin.model.fused_ops import made_again, rotate, run_block
 from hanlin.model.gpt2 import GPT2Decoder
+from hanlin.model.head import Head
 from hanlin.model.kv_cache import KVCache
+from hanlin.model.linear import Embedding, Linear, normed_linears, swiglu
 from hanlin.model.norm import RMSNorm
 from hanlin.model.rope import rotary_table
 
@@ -35,10 +36,10 @@ class Attention(nn.Module):
             config.num_attention_heads * config.per_head,
             config.key_value_heads * config.per_head,
         )
-        self.q_proj = nn.Linear(hidden, queries, bias=False)
-        self.k_proj = nn.Linear(hidden, keys, bias=False)
-        self.v_proj = nn.Linear(hidden, keys, bias=False)
-        self.o_proj = nn.Linear(queries, hidden, bias=False)
+        self.q_proj = Linear(hidden, queries)
+        self.k_proj = Linear(hidden, keys)
+        self.v_proj = Linear(hidden, keys)
+        self.o_proj = Linear(queries, hidden)
         self.remakes = config.family == "qwen3" and config.hidden_size >= REMAKE_WIDTH
         if config.family == "qwen3":
             self.q_norm = RMSNorm(config.per_head, config.rms_norm_eps)
@@ -49,9 +50,7 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, norm: RMSNorm, context: Context) -> torch.Tensor:
         """Attention of norm(x), (B, T, hidden_size)."""
         batch, length, _ = x.shape
-        projected = normed_linears(
-            x, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
-        )
+        projected = normed_linears(x, norm, self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (part.view(batch, length, -1, self.head_dim) for part in projected)
         turn_q, turn_k = (
             functools.partial(self._turn, part, norm, context)
@@ -71,14 +70,14 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.feed_forward, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.feed_forward, bias=False)
-        self.down_proj = nn.Linear(config.feed_forward, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.feed_forward)
+        self.up_proj = Linear(config.hidden_size, config.feed_forward)
+        self.down_proj = Linear(config.feed_forward, config.hidden_size)
 
     def forward(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """SwiGLU of norm(x), (B, T, hidden_size)."""
-        gate, up = normed_linears(x, norm.weight, norm.eps, self.gate_proj.weight, self.up_proj.weight)
-        return swiglu(gate, up, self.down_proj.weight)
+        gate, up = normed_linears(x, norm, self.gate_proj, self.up_proj)
+        return swiglu(gate, up, self.down_proj)
 
 
 class Block(nn.Module):
@@ -105,7 +104,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         cos, sin = rotary_table(config)
@@ -116,6 +115,16 @@ class Decoder(nn.Module):
     def blocks(self) -> nn.ModuleList:
         """The layers, in order."""
         return self.layers
+
+    @property
+    def embedding(self) -> Embedding:
+        """The table of token embeddings, which is the head as well where embeddings are tied."""
+        return self.embed_tokens
+
+    @property
+    def final_norm(self) -> RMSNorm:
+        """The norm behind the last layer."""
+        return self.norm
 
     def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Embeddings (B, T, hidden_size); the context learns its rotation angles."""
@@ -159,6 +168,23 @@ class _Model(nn.Module):
     def decoder(self) -> Decoder | GPT2Decoder:
         """The trunk, whatever its family calls it."""
         return cast("Decoder | GPT2Decoder", self.transformer if self.config.family == "gpt2" else self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.decoder.final_norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its norms and so of its hidden states; matrices may be stored in another."""
+        return self.decoder.final_norm.weight.dtype
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """What queries, keys and values are in: autocast's type where it is on."""
+        weight = self.decoder.final_norm.weight
+        kind = weight.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
     @property
     def compiled(self) -> bool:
@@ -208,14 +234,18 @@ class CausalLM(_Model):
         else:
             self.model = Decoder(config)
             if not config.tie_word_embeddings:
-                self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+                self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     @property
-    def head_weight(self) -> torch.Tensor:
-        """Output matrix (vocab_size, hidden_size); the embedding itself when tied."""
-        if self.config.family == "gpt2":
-            return self.transformer.wte.weight
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+    def head(self) -> Head:
+        """From hidden states to the vocabulary: logits and the losses that never build all of them."""
+        tied = self.config.tie_word_embeddings
+        return Head(
+            self.decoder.embedding if tied else self.lm_head,
+            self.config.vocab_size,
+            tied=tied,
+            compiled=self.compiled,
+        )
 
     def hidden(
         self,
@@ -238,12 +268,11 @@ class CausalLM(_Model):
         Returns:
             (B, T, hidden_size).
         """
-        dtype = _dtype_of_products(self.head_weight)
-        return self.run_trunk(ids, Context(ids, positions, doc_ids, cache, dtype, doc_starts))
+        return self.run_trunk(ids, Context(ids, positions, doc_ids, cache, self.product_dtype, doc_starts))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of every vocabulary entry, (…, vocab_size)."""
-        return F.linear(hidden, self.head_weight)
+        return self.head.logits(hidden)
 
     def forward(
         self,
@@ -268,7 +297,7 @@ class RewardModel(_Model):
             raise ValueError("a reward model needs family qwen3 or llama")
         super().__init__(config)
         self.model = Decoder(config)
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+        self.score = Linear(config.hidden_size, 1)
 
     def forward(
         self,
@@ -279,13 +308,5 @@ class RewardModel(_Model):
         doc_starts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
-        hidden = self.run_trunk(
-            ids, Context(ids, positions, doc_ids, None, _dtype_of_products(self.score.weight), doc_starts)
-        )
+        hidden = self.run_trunk(ids, Context(ids, positions, doc_ids, None, self.product_dtype, doc_starts))
         return self.score(hidden).squeeze(-1)
-
-
-def _dtype_of_products(weight: torch.Tensor) -> torch.dtype:
-    """What queries, keys and values are in: autocast's type where it is on."""
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 
 from hanlin.common.config import Range, above, at_least
 from hanlin.dataset import Batch, TokenDataset
-from hanlin.model import token_log_probs
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, split_pairs, sum_by_document
 from hanlin.training import TrainConfig, TrainResult
@@ -50,7 +49,7 @@ class DPOLoss:
     def answer_log_probs(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """log π of each document's answer, and its tokens; (documents,) each."""
         hidden = batch.select(model.hidden(batch.ids, **batch.apart))
-        return sum_by_document(token_log_probs(hidden, model.head_weight, batch.select(batch.labels)), batch)
+        return sum_by_document(model.head.token_log_probs(hidden, batch.select(batch.labels)), batch)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Summed loss over the pairs of a micro-batch."""

@@ -27,7 +27,7 @@ from hanlin.common.manifest import hash_json
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, pack_sequences, permutation
 from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
-from hanlin.model import CausalLM, token_log_probs
+from hanlin.model import CausalLM
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
@@ -227,7 +227,7 @@ class RolloutSource:
                 if not is_out_of_memory(error):
                     raise
                 message = str(error).splitlines()[0]
-            release_memory(model.head_weight.device)
+            release_memory(model.device)
             if self.at_once == 1:
                 raise does_not_fit(message)
             self.at_once = -(-self.at_once // 2)
@@ -352,7 +352,7 @@ class PolicyGradient:
     def _log_probs(self, policy: Any, rows: Batch) -> torch.Tensor:
         """log π of the answers' tokens, (targets,)."""
         hidden = rows.select(policy.hidden(rows.ids, **rows.apart))
-        return token_log_probs(hidden, policy.head_weight, rows.select(rows.labels), self.config.temperature)
+        return policy.head.token_log_probs(hidden, rows.select(rows.labels), self.config.temperature)
 
 
 def grpo(

@@ -94,7 +94,7 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     require_trunk(trunk.config)
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
-    model = RewardModel(trunk.config).to(trunk.head_weight.device)
+    model = RewardModel(trunk.config).to(trunk.device)
     model.model.load_state_dict(trunk.model.state_dict())
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
@@ -117,9 +117,7 @@ def score_pairs(
     source = PairSource(dataset, config, seed=0)
     chosen, rejected = [], []
     for start in range(0, source.count, config.pairs):
-        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(
-            model.score.weight.device
-        )
+        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(model.device)
         for values, side in zip(split_pairs(scores(model, batch), batch), (chosen, rejected), strict=True):
             side.append(values.cpu().numpy())
     return np.concatenate(chosen), np.concatenate(rejected)

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from hanlin.common.devices import free_memory, has_own_memory
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR
-from hanlin.model import CausalLM, ModelConfig, linear_cross_entropy
+from hanlin.model import CausalLM, ModelConfig
 from hanlin.training.optim.optimizers import Optimizers
 from hanlin.training.trainer import TrainConfig
 
@@ -219,11 +219,8 @@ def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _
         hidden = model.hidden(
             ids, **({"positions": positions, "doc_ids": doc_ids} if shape.document_mask else {})
         )
-        loss, _ = linear_cross_entropy(
-            hidden.flatten(0, 1).index_select(0, place),
-            model.head_weight,
-            labels.flatten().index_select(0, place),
-            z_loss=1e-4,
+        loss, _ = model.head.cross_entropy(
+            hidden.flatten(0, 1).index_select(0, place), labels.flatten().index_select(0, place), z_loss=1e-4
         )
     del hidden
     kept = ledger.live - before if ledger is not None else 0

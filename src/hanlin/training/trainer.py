@@ -24,7 +24,7 @@ from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import hash_json
 from hanlin.common.progress import SOURCE, Progress
 from hanlin.common.tracking import MetricsLog
-from hanlin.model import AttentionChoice, CausalLM, RewardModel, choose_attention_for
+from hanlin.model import AttentionChoice, CausalLM, RewardModel, choose_kernels
 from hanlin.training.checkpoint.format import discard_after, load_latest, other_data, sweep
 from hanlin.training.checkpoint.writer import AsyncSave, OnSaveError, Saver
 from hanlin.training.compilation import compiling_pays
@@ -203,7 +203,7 @@ def train(
             origin,
         )
         held.callback(run.saver.leave)
-        choose_attention_for(model, run.device, progress.warn, config.attention)
+        choose_kernels(model, run.device, progress.warn, config.attention)
         run.resume()
         model.train()
         run.agree(0)

@@ -202,20 +202,6 @@ def choose_attention(
     )
 
 
-def choose_attention_for(
-    model: Any, device: torch.device, warn: Warn, wanted: AttentionChoice = "auto"
-) -> AttentionBackend:
-    """`choose_attention` with the head dimension and the group size of a model's `config`."""
-    config = model.config
-    return choose_attention(
-        device,
-        warn,
-        head_dim=config.per_head,
-        groups=config.num_attention_heads // config.key_value_heads,
-        wanted=wanted,
-    )
-
-
 @functools.cache
 def fault_of(
     name: str, device: torch.device, dtype: torch.dtype, head_dim: int = 64, groups: int = 2
@@ -231,14 +217,15 @@ def fault_of(
             except (
                 Exception
             ) as error:  # a compiler that is not there, or a kernel that does not build, raises what it likes
-                found = (f"运行失败：{_first_line(error)}", f"it failed: {_first_line(error)}")
+                found = (f"运行失败：{first_line(error)}", f"it failed: {first_line(error)}")
             if found is not None:
                 rows = ("打包的文档", "packed documents") if documents else ("因果", "causal rows")
                 return f"{rows[0]}，T={length}：{found[0]}", f"{rows[1]}, T={length}: {found[1]}"
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error in one line, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -273,7 +260,7 @@ def _compare(
         ours = ours.detach().to("cpu", torch.float32)
         if not bool(ours.isfinite().all()):
             return f"{zh}里有 NaN 或 Inf", f"NaN or Inf in {en}"
-        error = _error(ours, reference)
+        error = relative_error(ours, reference)
         if error > tolerance(dtype):
             return f"{zh}相差 {error:.1%}", f"{en} off by {error:.1%}"
     return None
@@ -301,7 +288,7 @@ def _forward_backward(
         return [out, *torch.autograd.grad(out, (q, k, v), grad)]
 
 
-def _error(ours: torch.Tensor, reference: torch.Tensor) -> float:
+def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
     """The largest error of one token's vector in one head, over its own size and the mean size: late tokens of a row are small, and count."""
     size = reference.detach().norm(dim=-1)
     return float(((ours - reference.detach()).norm(dim=-1) / (size + size.mean())).max())
