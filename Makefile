@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly format clean bench-tokenizer bench-corpus bench-train bench-gpu
+.PHONY: demo test nightly format messages clean bench-tokenizer bench-corpus bench-train bench-gpu
 
 demo: $(STAMP)
 	$(BIN)/hanlin run demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check --quiet src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check --quiet src tests benchmarks tools
 	$(BIN)/pyright --pythonpath $(BIN)/python src
 	$(BIN)/python -m pytest tests
 
@@ -55,8 +55,12 @@ nightly: $(STAMP)
 	native/fuzz/run.sh 600
 
 format: $(STAMP)
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks tools
+	$(BIN)/ruff format src tests benchmarks tools
+
+# Collects the messages of the source into the catalogue of Chinese, and compiles it.
+messages: $(STAMP)
+	$(BIN)/python tools/messages.py
 
 clean:
 	rm -rf $(VENV) build dist

@@ -162,7 +162,7 @@ def memory(options: Any, log: Any) -> None:
     from hanlin.common.progress import Progress
     from hanlin.dataset import TextRows, TokenDataset
     from hanlin.model import CausalLM, ModelShape, init_weights
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
     from hanlin.training import TrainConfig, train
 
     shape = TINY_SHAPE if options.dry_run else SEED_SHAPE | {"length": 2048, "rows": 16}

@@ -167,14 +167,14 @@ def test_examples_are_shown_and_parse(pages, path):
     ],
 )
 def test_the_hint_is_for_those_whose_locale_says_nothing(variables, unsaid, monkeypatch):
-    from hanlin.common import errors
+    from hanlin.common import messages
 
     for name in ("HANLIN_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(errors.locale, "getlocale", lambda: (None, None))
-    assert errors.language_unsaid() == unsaid
+    monkeypatch.setattr(messages.locale, "getlocale", lambda: (None, None))
+    assert messages.language_unsaid() == unsaid
 
 
 def test_the_hint_is_kept_out_of_pipes():

@@ -19,7 +19,8 @@ from hanlin.dataset.tail import tail_text
 from hanlin.model import ModelShape
 from hanlin.stages.base import Job
 from hanlin.stages.pretrain import pretrain
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig
 from hanlin.training.contract import means
 from tests.support import tiny_model, tiny_tokenizer

@@ -26,8 +26,9 @@ from hanlin.model.attention.backends import (
     fault_of,
     plain_attention,
 )
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
 from tests.model.standin import varlen_on_cpu
 from tests.support import tiny_model

@@ -210,7 +210,7 @@ def _break_disk(number: int, nth: int) -> None:
 def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     """Be one of the processes of a job, as torchrun would have started it."""
     from hanlin.common.errors import HanlinError
-    from hanlin.training.distributed.strategy import joined
+    from hanlin.training.distributed.launch import joined
 
     size = spec["processes"]
     os.environ |= {

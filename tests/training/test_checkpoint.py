@@ -25,6 +25,7 @@ from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training.checkpoint import format
 from hanlin.training.checkpoint.format import (
     list_checkpoints,
@@ -148,7 +149,7 @@ def test_what_can_be_read_must_be_what_was_written(trained, tmp_path, monkeypatc
 def pretrained(world):
     """pretrained(work, …) → weights and warnings of six steps with these settings."""
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
     from hanlin.tokenizer import load_tokenizer
     from hanlin.training import TrainConfig, train
 
@@ -328,7 +329,7 @@ def test_random_generators_go_on_where_they_were(trained, tmp_path):
 )
 def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, name):
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
     from hanlin.tokenizer import load_tokenizer
     from hanlin.training import TrainConfig, train
 

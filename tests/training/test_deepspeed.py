@@ -17,7 +17,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.training import TrainConfig
 from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
-from hanlin.training.distributed.strategy import Team, joined
+from hanlin.training.distributed.launch import joined
+from hanlin.training.distributed.strategy import Team
 from tests.training.ranks import losses, same_training, started
 from tests.training.zygote import ROOT
 

@@ -18,8 +18,9 @@ from hanlin.stages.dpo import DPOConfig, DPOLoss
 from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource
 from hanlin.stages.pairs import PairSource
 from hanlin.stages.reward_model import BradleyTerry, RewardConfig
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
 from hanlin.training.memory import cut
 from hanlin.training.optim.optimizers import Optimizers

@@ -15,7 +15,7 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.training.checkpoint.format import list_checkpoints
-from hanlin.training.distributed.strategy import Share
+from hanlin.training.distributed.shard import Share
 from tests.training.ranks import STEPS, losses, same_training, started
 
 

@@ -12,8 +12,9 @@ from hanlin.common.devices import TRAITS
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
 from hanlin.dataset import TextRows, TokenDataset
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, precision, train
 from hanlin.training.optim.optimizers import Optimizers, orthogonalize
 from hanlin.training.precision import INITIAL, GradientScaler, skips_on_device

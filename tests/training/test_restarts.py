@@ -12,7 +12,7 @@ from pathlib import Path
 DRILL = """
 import os, signal, sys, time
 import torch.distributed as dist
-import hanlin.training.distributed.strategy as parallel
+import hanlin.training.distributed.launch as parallel
 
 agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 os.environ |= {

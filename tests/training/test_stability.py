@@ -10,8 +10,9 @@ from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
 from hanlin.dataset import TextRows, build_text_dataset
 from hanlin.model import CausalLM, ModelShape, init_weights
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
 from hanlin.tokenizer import train_tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
 
 pytestmark = pytest.mark.nightly

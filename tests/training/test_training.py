@@ -12,7 +12,8 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, build_text_dataset
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig, token_bytes
+from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
 from hanlin.training.checkpoint.format import list_checkpoints
 from hanlin.training.guards import SpikeGuard

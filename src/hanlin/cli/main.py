@@ -483,7 +483,7 @@ def main() -> None:
     try:
         app(sys.argv[1:])
     except HanlinError as error:
-        if not error.told:
+        if not error.already_reported:
             print(
                 ("错误：" if prefers_chinese() else "error: ") + for_stream(str(error), sys.stderr),
                 file=sys.stderr,

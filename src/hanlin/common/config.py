@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 
 T = TypeVar("T")
 
@@ -102,6 +103,11 @@ def _blame(where: str, name: str) -> tuple[str, str]:
     return where, where
 
 
+def _blame_text(where: str, name: str) -> Text:
+    zh, en = _blame(where, name)
+    return Text.rendered(en=en, zh=zh)
+
+
 def load_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping; a missing file, broken syntax or another type is a `HanlinError` with the line."""
     path = Path(path)
@@ -167,8 +173,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
         HanlinError: an unknown key (with the nearest known one), a missing key, a value of the wrong type,
             or what `__post_init__` of the dataclass refuses.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
+    fields = {yaml_key(field): field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    names = typing.get_type_hints(cls)
+    hints = {key: names[field.name] for key, field in fields.items()}
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
@@ -182,11 +189,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
                 f"{zh_where}：未知的键 {prefix}{name}。{zh_hint}",
                 f"{en_where}: unknown key {prefix}{name}. {en_hint}",
             )
-        arguments[name] = _convert(hints[name], _over_default(fields[name], value), where, f"{prefix}{name}")
+        place = f"{prefix}{name}" if fields[name].metadata.get("by_id") is None else ""
+        arguments[fields[name].name] = _convert(hints[name], _over_default(fields[name], value), where, place)
     missing = [
         name
         for name, field in fields.items()
-        if name not in arguments
+        if field.name not in arguments
         and field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
     ]
@@ -210,6 +218,24 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
         raise HanlinError(
             f"{zh_where}：{section} 的设置不可行：{error}", f"{en_where}: {section} cannot work: {error}"
         ) from None
+
+
+def yaml_key(field: dataclasses.Field[Any]) -> str:
+    """The key of a field in YAML: its name, or `metadata["key"]` where the name is a word of Python's (`from`)."""
+    return field.metadata.get("key", field.name)
+
+
+class Tagged:
+    """A configuration that exists in several kinds: `kind` in YAML selects the dataclass that the other keys belong to."""
+
+    @classmethod
+    def variant(cls, values: Mapping[str, Any], where: Text) -> type:
+        """The dataclass for a mapping.
+
+        Raises:
+            HanlinError: no kind, or one that does not exist; the message names the kinds there are.
+        """
+        raise NotImplementedError
 
 
 def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:
@@ -238,11 +264,13 @@ def _over_default(field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The plain, JSON-able form of a config dataclass."""
-    return _plain(dataclasses.asdict(config))
+    """The plain, JSON-able form of a config dataclass, as YAML would give it."""
+    return _plain(config)
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {yaml_key(field): _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -276,6 +304,8 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _wrong(where, name, "一个小节 (键值对)", "a section (mapping)", value)
+        if isinstance(hint, type) and issubclass(hint, Tagged):
+            hint = hint.variant(value, Text("{file}: {place}", file=_blame_text(where, name), place=name))
         return build(hint, value, where, f"{name}.")  # type: ignore[arg-type]
     if origin is typing.Literal:
         choices = typing.get_args(hint)
@@ -289,7 +319,10 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise _wrong(where, name, "列表", "a list", value)
         item_hint = typing.get_args(hint)[0]
-        items = [_convert(item_hint, item, where, f"{name}[{index}]") for index, item in enumerate(value)]
+        items = [
+            _convert(item_hint, item, where, _item_place(name, index, item))
+            for index, item in enumerate(value)
+        ]
         return tuple(items) if origin is tuple else items
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
@@ -322,6 +355,14 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
             raise _wrong(where, name, "路径", "a path", value)
         return Path(value)
     return value
+
+
+def _item_place(name: str, index: int, item: Any) -> str:
+    """How messages and overrides call an item of a list: by its `id` where it has one."""
+    known = item.get("id") if isinstance(item, Mapping) else None
+    if name:
+        return f"{name}.{known}" if known else f"{name}[{index}]"
+    return str(known) if known else f"stages[{index}]"
 
 
 def _wrong(where: str, name: str, zh: str, en: str, value: Any) -> HanlinError:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import locale
 import os
+from typing import Any
 
+from hanlin.common.messages import Text, language_unsaid, prefers_chinese, tr
 
-def prefers_chinese() -> bool:
-    """Whether messages should be Chinese: `HANLIN_LANG` (zh or en) wins, then the locale environment."""
-    choice = os.environ.get("HANLIN_LANG")
-    if choice:
-        return choice.lower().startswith("zh")
-    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
-        value = os.environ.get(name)
-        if value:
-            return value.lower().startswith("zh")
-    return (locale.getlocale()[0] or "").lower().startswith(("zh", "chinese"))
-
-
-def language_unsaid() -> bool:
-    """Whether nothing in the environment says which language the reader wants: no `HANLIN_LANG`, and a locale of C or none."""
-    if os.environ.get("HANLIN_LANG"):
-        return False
-    said = next((value for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := os.environ.get(name))), "")
-    return said.partition(".")[0] in ("", "C", "POSIX") and not prefers_chinese()
+__all__ = [
+    "ConfigError",
+    "HanlinError",
+    "first_process",
+    "language_unsaid",
+    "prefers_chinese",
+    "require_one_process",
+    "tr",
+]
 
 
 def first_process() -> bool:
@@ -39,33 +31,52 @@ def require_one_process(command: str) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         error = HanlinError(
-            f"{command} 只用一个进程。多个进程请一个阶段一个阶段地训练：torchrun … -m hanlin pretrain --config …（见 docs/zh/distributed.md）。",
-            f"{command} takes one process. Train stage by stage with several: torchrun … -m hanlin pretrain --config … (see docs/en/distributed.md).",
+            "{command} takes one process. Train stage by stage with several: "
+            "torchrun … -m hanlin pretrain --config … (see docs/en/distributed.md).",
+            command=command,
         )
-        error.told = not first_process()
+        error.already_reported = not first_process()
         raise error
-
-
-def tr(zh: str, en: str) -> str:
-    """The Chinese or the English form of a message, by `prefers_chinese`."""
-    return zh if prefers_chinese() else en
 
 
 class HanlinError(Exception):
     """A mistake or accident the user can act on; the command line prints it without a stack trace and exits 1.
 
-    Both languages are required, so that no message exists in only one of them.
+    Args:
+        message: a `Text`, or the template of one.
+        fields: the template's.
 
     Attributes:
-        told: another process says it, so this one may be silent.
+        text: the message in both languages; `str()` of the error is in that of the reader.
+        already_reported: another process prints it, so this one may be silent.
     """
 
-    told = False
+    already_reported = False
 
-    def __init__(self, zh: str, en: str):
-        super().__init__(tr(zh, en))
-        self.zh = zh
-        self.en = en
+    def __init__(self, message: str | Text, /, *pair: str, **fields: Any):
+        if pair:  # the form of old: Chinese, English
+            message = Text.rendered(zh=str(message), en=pair[0])
+        self.text = message if isinstance(message, Text) else Text(message, **fields)
+        super().__init__(str(self.text))
 
-    def __reduce__(self):
-        return (type(self), (self.zh, self.en))
+    @property
+    def en(self) -> str:
+        """The message in English."""
+        return self.text.en
+
+    @property
+    def zh(self) -> str:
+        """The message in Chinese."""
+        return self.text.zh
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args), self.__dict__
+
+
+def _rebuild(kind: type[HanlinError], arguments: tuple[Any, ...]) -> HanlinError:
+    """An unpickled error, its attributes yet to be set; its class need not know of this."""
+    return kind.__new__(kind, *arguments)
+
+
+class ConfigError(HanlinError, ValueError):
+    """Settings that cannot work: one alone, or several together."""

@@ -344,9 +344,9 @@ class LiveProgress(Progress):
         self._console.print(tr(zh, en), style="yellow", markup=False, highlight=False)
 
     def sample(self, prompt: str, text: str) -> None:
-        from rich.text import Text
+        from rich.text import Text as RichText
 
-        self._console.print(Text(prompt, style="dim") + Text(" → ") + Text(text, style="cyan"))
+        self._console.print(RichText(prompt, style="dim") + RichText(" → ") + RichText(text, style="cyan"))
 
     def close(self) -> None:
         self._live.stop()

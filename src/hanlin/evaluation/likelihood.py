@@ -30,8 +30,8 @@ from hanlin.evaluation.statistics import Metric
 from hanlin.inference import resolve_model_dir
 from hanlin.inference.generate import load_chat_model
 from hanlin.model import CausalLM
-from hanlin.stages.supervised import token_bytes
 from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 
 BATCH_TOKENS = 8192
 CONTROL_TOKENS = 10_000_000  # what an n-gram control counts at most: 2.2 GB and half a minute (measured here)

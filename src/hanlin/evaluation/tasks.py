@@ -12,8 +12,8 @@ from hanlin.evaluation.statistics import Metric
 from hanlin.inference import Engine, SamplingParams
 from hanlin.inference.generate import encode_prompt
 from hanlin.model import CausalLM
-from hanlin.stages.grpo import prompt_of
 from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.chat import prompt_of
 
 Judge = Callable[[dict[str, Any], str], bool]
 Prompt = str | Sequence[Mapping[str, Any]]

@@ -42,7 +42,8 @@ from hanlin.stages.pretrain import pretrain
 from hanlin.stages.reward_model import RewardConfig, require_trunk, reward
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.tokenizer import load_tokenizer
-from hanlin.training.distributed.strategy import Team, joined
+from hanlin.training.distributed.launch import joined
+from hanlin.training.distributed.strategy import Team
 from hanlin.training.spikes import RUN, SPIKES, write_run_file
 
 METRICS = "metrics.jsonl"

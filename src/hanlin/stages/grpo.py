@@ -31,8 +31,9 @@ from hanlin.model import CausalLM
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.chat import prompt_of
 from hanlin.training import TrainConfig, TrainResult
-from hanlin.training.distributed.strategy import WHOLE, Share
+from hanlin.training.distributed.shard import WHOLE, Share
 from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
@@ -235,12 +236,6 @@ class RolloutSource:
                 f"写答案时内存不足；从此同时写 {self.at_once} 个，答案仍由同样的随机流抽取",
                 f"out of memory while answers were written; from here on {self.at_once} at a time, drawn from the same random streams",
             )
-
-
-def prompt_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages before the last assistant turn."""
-    messages = record["messages"]
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def judgeable(

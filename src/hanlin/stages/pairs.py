@@ -15,7 +15,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
 from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
 from hanlin.tokenizer import Tokenizer
-from hanlin.training.distributed.strategy import WHOLE, Share
+from hanlin.training.distributed.shard import WHOLE, Share
 
 
 @dataclasses.dataclass(frozen=True)

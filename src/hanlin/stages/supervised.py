@@ -21,9 +21,11 @@ from hanlin.model import CausalLM
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, TrainResult
 from hanlin.training.checkpoint.writer import saves_in_background
-from hanlin.training.distributed.strategy import ALONE, WHOLE, Share, Team
+from hanlin.training.distributed.shard import WHOLE, Share
+from hanlin.training.distributed.strategy import ALONE, Team
 from hanlin.training.step_estimate import StepShape, fit_step, room_for_training
 
 
@@ -232,12 +234,6 @@ def settle_micro_batch(
     )
     team.by_first(lambda: write_json(file, {"micro_tokens": chosen}))
     return dataclasses.replace(config, micro_tokens=chosen)
-
-
-def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
-    """UTF-8 bytes behind each token id, (V,) int64; zero for control tokens."""
-    ordinary = [len(token) for token in tokenizer.vocabulary.tokens]
-    return torch.tensor(ordinary + [0] * (tokenizer.vocab_size - len(ordinary)), dtype=torch.int64)
 
 
 def next_token_training(

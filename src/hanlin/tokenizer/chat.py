@@ -327,3 +327,9 @@ def _template() -> str:
 
 
 CHAT_TEMPLATE = _template()
+
+
+def prompt_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages before the last assistant turn."""
+    messages = record["messages"]
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages

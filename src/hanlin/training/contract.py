@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hanlin.training.distributed.strategy import WHOLE, Share
+from hanlin.training.distributed.shard import WHOLE, Share
 
 
 class BatchSource(Protocol):

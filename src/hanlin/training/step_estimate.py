@@ -21,8 +21,8 @@ from hanlin.common.devices import free_memory, has_own_memory
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR
 from hanlin.model import CausalLM, ModelConfig
+from hanlin.training.config import TrainConfig
 from hanlin.training.optim.optimizers import Optimizers
-from hanlin.training.trainer import TrainConfig
 
 # Bytes that glibc's heap takes for each one in use, measured here on four shapes: 1.5 to 1.7. Blocks below 32 MiB stay in the heap
 # when they are freed, and the holes do not fit the next ones. Returning them at once would cost half of the speed (docs/*/lab-log.md).

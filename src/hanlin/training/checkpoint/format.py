@@ -29,7 +29,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import require_held
 from hanlin.common.manifest import MANIFEST, artifact, read_manifest
-from hanlin.training.distributed.strategy import ALONE, Team, load_shards, names_in, save_shards, shards_of
+from hanlin.training.checkpoint.shards import load_shards, names_in, save_shards, shards_of
+from hanlin.training.distributed.strategy import ALONE, Team
 from hanlin.training.optim.optimizers import Optimizers
 
 FORMAT = 2  # of state.json and the files beside it

@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +19,9 @@ from hanlin.common.devices import has_own_memory, synchronize, traits
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.training.checkpoint.format import Snapshot, save_checkpoint, take_snapshot, write_checkpoint
+from hanlin.training.config import AsyncSave, OnSaveError
 from hanlin.training.distributed.strategy import ALONE, Team
 from hanlin.training.optim.optimizers import Optimizers
-
-AsyncSave = Literal[True, False, "auto"]
-OnSaveError = Literal["stop", "warn"]
 
 
 def saves_in_background(async_save: AsyncSave, own_memory: bool, processes: int) -> bool:
@@ -170,7 +168,7 @@ class Saver:
         if mine is not None and not isinstance(mine, HanlinError):
             raise mine
         error = HanlinError(failure.zh, failure.en)
-        error.told = not self.team.first
+        error.already_reported = not self.team.first
         if failure.unforeseen:
             raise error
         self._not_saved(error)

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors
 import torch
@@ -25,12 +25,10 @@ from torch import nn
 from hanlin.common.devices import traits
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.locks import fcntl
+from hanlin.training.config import TrainConfig
 from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
 from hanlin.training.distributed.strategy import DataParallel, Team, detached_copy
 from hanlin.training.optim.optimizers import Optimizers
-
-if TYPE_CHECKING:
-    from hanlin.training.trainer import TrainConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _FOLDER = "hanlin-"

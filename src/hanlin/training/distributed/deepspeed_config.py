@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from hanlin.common.errors import HanlinError
-
-if TYPE_CHECKING:
-    from hanlin.training.trainer import TrainConfig
+from hanlin.training.config import TrainConfig
 
 AUTO = "auto"
 STAGES = (1, 2, 3)

@@ -9,55 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import datetime
 import inspect
 import os
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from hanlin.common.devices import distributed_backends, resolve_device, traits
 from hanlin.common.errors import HanlinError
 from hanlin.model import load_weights
+from hanlin.training.config import TrainConfig
+from hanlin.training.distributed.shard import WHOLE, Share
 from hanlin.training.optim.optimizers import Optimizers
 
-if TYPE_CHECKING:
-    from hanlin.training.trainer import TrainConfig
-
-Parallel = Literal["ddp", "fsdp", "hsdp", "deepspeed"]
 T = TypeVar("T")
 _TIMEOUT = 600.0  # seconds until a member that says nothing is given up; HANLIN_DIST_TIMEOUT changes it
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """Which part of a step's samples a member takes: part `rank` of `size`, as even as can be, in order."""
-
-    rank: int = 0
-    size: int = 1
-
-    def of(self, count: int) -> range:
-        """The member's places among `count`.
-
-        Raises:
-            HanlinError: there are fewer samples than members.
-        """
-        if count < self.size:
-            raise HanlinError(
-                f"一步只有 {count} 个样本（行、偏好对或提示），分不给 {self.size} 个进程。请加大每步的批量，或减少进程。",
-                f"A step has {count} samples (rows, pairs or prompts), too few for {self.size} processes. Take a larger batch, or fewer processes.",
-            )
-        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
-
-
-WHOLE = Share()
 
 
 class _Step(nn.Module):
@@ -217,7 +187,7 @@ class DataParallel(Team):
         dist.broadcast_object_list(outcome, src=0, group=self._control)
         if outcome[1] is not None:
             error = HanlinError(*outcome[1])
-            error.told = not self.first
+            error.already_reported = not self.first
             raise error
         return outcome[0]
 
@@ -348,159 +318,5 @@ def detached_copy(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Modu
 ALONE = Team()  # for what asks a team but trains nothing
 
 
-@contextlib.contextmanager
-def joined(
-    parallel: Parallel = "ddp", device: str | None = None, ds_config: Path | None = None
-) -> Iterator[tuple[Team, str | None]]:
-    """The team that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or one process alone; and this process' device.
-
-    Args:
-        ds_config: file of DeepSpeed's settings, for `deepspeed`.
-
-    Raises:
-        HanlinError: the processes do not find one another, or one of them is lost.
-    """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) < 2
-    if alone and parallel != "deepspeed":
-        yield Team(), device
-        return
-    mine = resolve_device(device)
-    if mine.type != "cpu":
-        mine = torch.device(mine.type, int(os.environ.get("LOCAL_RANK", "0")))
-        torch.accelerator.set_device_index(mine.index)
-    try:
-        whom: dict[str, Any] = (
-            {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[reportPrivateImportUsage]
-            if alone
-            else _from_agent()
-        )
-        dist.init_process_group(traits(mine).distributed_backend, timeout=_timeout(), **whom)
-        yield _team(parallel, mine, ds_config), str(mine)
-    except (dist.DistError, RuntimeError) as error:
-        if not _is_lost_connection(error):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise HanlinError(
-            f"与其他进程的联系断了（{reason}）。最近的检查点完好：torchrun --max-restarts 会自动接着训练，或再运行同一条命令。",
-            f"The other processes are out of reach ({reason}). The newest checkpoint is whole: torchrun --max-restarts goes on from it, or run the same command again.",
-        ) from None
-    finally:
-        if dist.is_initialized():
-            with contextlib.suppress(Exception):
-                dist.destroy_process_group()
-
-
-def _from_agent() -> dict[str, Any]:
-    """Where the processes of this start meet, where `torchrun`'s agent hosts the store; nothing where the first process does.
-
-    The agent keeps one store for all its restarts (torch 2.13), and torch takes it as it is: a process that starts first would read the
-    addresses of those that died before. Measured with a process killed: two of six starts spent every `--max-restarts` on that.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return {}
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore(  # type: ignore[reportPrivateImportUsage]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False, timeout=_timeout()
-    )
-    start = f"hanlin/{agreed_start(store, rank, size)}"
-    store = dist.PrefixStore(start, store)  # type: ignore[reportPrivateImportUsage]
-    return {"store": store, "rank": rank, "world_size": size}
-
-
-def agreed_start(store: Any, rank: int, size: int) -> str:
-    """A name for this start that all its processes know, whatever earlier starts have left in the store.
-
-    The count of restarts is none: each machine's agent counts its own. So the first process makes a name up, and tells it to each
-    process that asks, under a word that only this process knows; what a dead one has asked is answered as well and heard by nobody.
-
-    Raises:
-        DistStoreError, RuntimeError: not all processes were there in time.
-    """
-    mine = uuid.uuid4().hex
-    if rank:
-        store.set(f"hanlin/asks/{rank}", mine)
-        start = store.get(f"hanlin/answer/{mine}").decode()
-        store.set(f"hanlin/heard/{start}/{rank}", "")
-        return start
-    waiting, until = set(range(1, size)), time.monotonic() + _timeout().total_seconds()
-    while waiting:
-        if time.monotonic() > until:
-            raise RuntimeError(f"timed out waiting for processes {sorted(waiting)}")
-        for other in sorted(waiting):
-            if store.check([f"hanlin/heard/{mine}/{other}"]):
-                waiting.remove(other)
-            elif store.check([f"hanlin/asks/{other}"]):
-                store.set(f"hanlin/answer/{store.get(f'hanlin/asks/{other}').decode()}", mine)
-        time.sleep(0.02)
-    return mine
-
-
-def _team(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Team:
-    if parallel == "deepspeed":
-        from hanlin.training.distributed.deepspeed import DeepSpeed
-
-        return DeepSpeed(device, ds_config)
-    return DataParallel(device) if parallel == "ddp" else Sharded(device, parallel == "hsdp")
-
-
-def _is_lost_connection(error: BaseException) -> bool:
-    words = ("connection", "timed out", "timeout", "peer", "rendezvous", "socket", *distributed_backends())
-    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
-
-
 def _timeout() -> datetime.timedelta:
     return datetime.timedelta(seconds=float(os.environ.get("HANLIN_DIST_TIMEOUT", _TIMEOUT)))
-
-
-def shards_of(folder: Path) -> list[Path]:
-    """Files of a checkpoint that several processes wrote together."""
-    return sorted(folder.glob("shard-*.safetensors"))
-
-
-def save_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> None:
-    """Every process writes its part of `tensors` into `folder`, by torch.distributed.checkpoint as safetensors."""
-    import torch.distributed.checkpoint as dcp
-
-    try:
-        writer = dcp.HuggingFaceStorageWriter(  # type: ignore[reportPrivateImportUsage]
-            path=str(folder), save_distributed=True
-        )
-        control = team._control  # type: ignore[attr-defined]
-        dcp.save(  # type: ignore[reportPrivateImportUsage]
-            tensors, storage_writer=writer, process_group=control
-        )
-    except dcp.api.CheckpointException as error:  # every process has it, whichever failed
-        reason = "; ".join(f"{rank}: {failure[0]}" for rank, failure in error.failures.items())
-        raise HanlinError(
-            f"检查点没有写成（{reason}）。先前的检查点完好。请检查磁盘，再运行同一条命令。",
-            f"The checkpoint could not be written ({reason}). The earlier ones are whole. Check the disk and run the same command again.",
-        ) from error
-
-
-def load_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> None:
-    """Fill `tensors`, sharded as they are here, from what any number of processes wrote, or from a checkpoint of one."""
-    from torch.distributed.checkpoint import (
-        HuggingFaceStorageReader,  # type: ignore[attr-defined]
-        load,  # type: ignore[attr-defined]
-    )
-
-    reader = HuggingFaceStorageReader(str(folder))
-    load(
-        tensors,
-        storage_reader=reader,
-        no_dist=not team.sharded,
-        process_group=getattr(team, "_control", None),
-    )
-
-
-def names_in(folder: Path, but: str) -> set[str]:
-    """Names of the tensors in the safetensors files of a checkpoint, `but` one."""
-    from safetensors import safe_open
-
-    found: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        if file.name == but:
-            continue
-        with safe_open(file, framework="pt") as handle:
-            found |= set(handle.keys())
-    return found
