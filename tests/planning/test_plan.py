@@ -88,7 +88,7 @@ def test_the_work_is_the_models_own_count_and_full_attention():
     tokens = STEP.rows * STEP.seq_len
     # 14 of full less 6 of causal
     extra = (
-        8.0 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.per_head * STEP.seq_len * tokens
+        8.0 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.head_dim * STEP.seq_len * tokens
     )
     assert sum(flops for flops, _ in cost.forward_backward) == pytest.approx(
         CONFIG.flops_per_token(STEP.seq_len) * tokens + extra, rel=0.02

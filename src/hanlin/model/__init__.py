@@ -1,5 +1,6 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
 
+import hanlin.model.families  # noqa: F401 - registers them
 from hanlin.model.attention.backends import AttentionChoice
 from hanlin.model.checkpoint_io import (
     check_weights,
@@ -10,6 +11,7 @@ from hanlin.model.checkpoint_io import (
     save_weights,
 )
 from hanlin.model.config import ModelConfig, ModelShape
+from hanlin.model.family import FamilySpec, family_of, register_family
 from hanlin.model.initialization import init_weights
 from hanlin.model.kernels import choose_kernels
 from hanlin.model.kv_cache import KVCache
@@ -19,18 +21,21 @@ from hanlin.model.transformer import CausalLM, RewardModel
 __all__ = [
     "AttentionChoice",
     "CausalLM",
+    "FamilySpec",
     "KVCache",
     "ModelConfig",
     "ModelShape",
     "RewardModel",
     "check_weights",
     "choose_kernels",
+    "family_of",
     "init_weights",
     "linear_cross_entropy",
     "load_model",
     "load_reward_model",
     "load_weights",
     "read_generation_config",
+    "register_family",
     "save_weights",
     "token_log_probs",
 ]

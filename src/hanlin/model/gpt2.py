@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hanlin.model.config import GELU, ModelConfig
-from hanlin.model.fused_ops import run_block
+from hanlin.model.config import ModelConfig
+from hanlin.model.decoder import Decoder
 from hanlin.model.linear import Conv1D, Embedding
 from hanlin.model.norm import LayerNorm
 
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from hanlin.model.context import Context
 
 
+# GPT-2's activations by their names in transformers: torch's approximation of each.
+GELU: dict[str, Literal["none", "tanh"]] = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+
+
 class GPT2Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.head_dim = config.per_head
+        self.head_dim = config.head_dim
         self.c_attn = Conv1D(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = Conv1D(config.hidden_size, config.hidden_size)
 
@@ -36,8 +40,8 @@ class GPT2Attention(nn.Module):
 class GPT2MLP(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.c_fc = Conv1D(config.hidden_size, config.feed_forward)
-        self.c_proj = Conv1D(config.feed_forward, config.hidden_size)
+        self.c_fc = Conv1D(config.hidden_size, config.intermediate_size)
+        self.c_proj = Conv1D(config.intermediate_size, config.hidden_size)
         self.approximate = GELU[config.activation_function]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,10 +61,8 @@ class GPT2Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT2Decoder(nn.Module):
+class GPT2Decoder(Decoder):
     """Embedding, blocks and final norm (`transformer.` in the checkpoint)."""
-
-    checkpoints = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -70,26 +72,17 @@ class GPT2Decoder(nn.Module):
         self.ln_f = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The layers, in order."""
-        return self.h
-
-    @property
     def embedding(self) -> Embedding:
-        """The table of token embeddings, which is the head as well."""
         return self.wte
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        return self.h
+
+    @property
     def final_norm(self) -> LayerNorm:
-        """The norm behind the last layer."""
         return self.ln_f
 
     def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
         """Embeddings with those of the positions, (B, T, hidden_size)."""
         return self.wte(ids) + self.wpe(context.positions)
-
-    def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """All blocks and the final norm, (B, T, hidden_size)."""
-        for block in self.h:
-            x = run_block(block, x, context, self.checkpoints)
-        return self.ln_f(x)

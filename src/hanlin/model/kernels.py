@@ -27,7 +27,7 @@ def choose_kernels(
     return choose_attention(
         device,
         warn,
-        head_dim=config.per_head,
-        groups=config.num_attention_heads // config.key_value_heads,
+        head_dim=config.head_dim,
+        groups=config.num_attention_heads // config.num_key_value_heads,
         wanted=wanted,
     )

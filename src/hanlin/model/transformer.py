@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import nn
 
 from hanlin.model.config import ModelConfig
 from hanlin.model.context import Context
-from hanlin.model.fused_ops import made_again, rotate, run_block
-from hanlin.model.gpt2 import GPT2Decoder
+from hanlin.model.decoder import Decoder
+from hanlin.model.fused_ops import made_again, rotate
 from hanlin.model.head import Head
 from hanlin.model.kv_cache import KVCache
 from hanlin.model.linear import Embedding, Linear, normed_linears, swiglu
@@ -30,20 +29,20 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.head_dim = config.per_head
+        self.head_dim = config.head_dim
         hidden, queries, keys = (
             config.hidden_size,
-            config.num_attention_heads * config.per_head,
-            config.key_value_heads * config.per_head,
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
         )
         self.q_proj = Linear(hidden, queries)
         self.k_proj = Linear(hidden, keys)
         self.v_proj = Linear(hidden, keys)
         self.o_proj = Linear(queries, hidden)
-        self.remakes = config.family == "qwen3" and config.hidden_size >= REMAKE_WIDTH
-        if config.family == "qwen3":
-            self.q_norm = RMSNorm(config.per_head, config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.per_head, config.rms_norm_eps)
+        self.remakes = config.spec.qk_norm and config.hidden_size >= REMAKE_WIDTH
+        if config.spec.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
@@ -70,9 +69,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.feed_forward)
-        self.up_proj = Linear(config.hidden_size, config.feed_forward)
-        self.down_proj = Linear(config.feed_forward, config.hidden_size)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """SwiGLU of norm(x), (B, T, hidden_size)."""
@@ -95,12 +94,11 @@ class Block(nn.Module):
         return x + self.mlp(x, self.post_attention_layernorm)
 
 
-class Decoder(nn.Module):
+class TransformerDecoder(Decoder):
     """Embedding, blocks and final norm of qwen3 and llama (`model.` in the checkpoint)."""
 
     cos: torch.Tensor
     sin: torch.Tensor
-    checkpoints = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -112,18 +110,15 @@ class Decoder(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The layers, in order."""
-        return self.layers
-
-    @property
     def embedding(self) -> Embedding:
-        """The table of token embeddings, which is the head as well where embeddings are tied."""
         return self.embed_tokens
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        return self.layers
+
+    @property
     def final_norm(self) -> RMSNorm:
-        """The norm behind the last layer."""
         return self.norm
 
     def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
@@ -132,12 +127,6 @@ class Decoder(nn.Module):
         context.cos = self.cos[context.positions][:, :, None].to(x.dtype)  # (B, T, 1, D/2)
         context.sin = self.sin[context.positions][:, :, None].to(x.dtype)
         return x
-
-    def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """All blocks and the final norm, (B, T, hidden_size)."""
-        for layer in self.layers:
-            x = run_block(layer, x, context, self.checkpoints)
-        return self.norm(x)
 
 
 class _Model(nn.Module):
@@ -154,6 +143,8 @@ class _Model(nn.Module):
         self.config = config
         self._compiled: Callable[..., torch.Tensor] | None = None
         self._compiled_blocks = False
+        self._decoder = config.spec.hf.decoder
+        setattr(self, self._decoder, config.spec.decoder(config))
 
     @property
     def checkpoint_activations(self) -> bool:
@@ -165,9 +156,9 @@ class _Model(nn.Module):
         self.decoder.checkpoints = wanted
 
     @property
-    def decoder(self) -> Decoder | GPT2Decoder:
-        """The trunk, whatever its family calls it."""
-        return cast("Decoder | GPT2Decoder", self.transformer if self.config.family == "gpt2" else self.model)
+    def decoder(self) -> Decoder:
+        """Embedding, blocks and final norm, whatever its family calls it."""
+        return getattr(self, self._decoder)
 
     @property
     def device(self) -> torch.device:
@@ -229,12 +220,8 @@ class CausalLM(_Model):
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        if config.family == "gpt2":
-            self.transformer = GPT2Decoder(config)
-        else:
-            self.model = Decoder(config)
-            if not config.tie_word_embeddings:
-                self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     @property
     def head(self) -> Head:
@@ -293,10 +280,9 @@ class RewardModel(_Model):
     """A trunk with one score per sequence, stock `…ForSequenceClassification` with a single label (names `model.`, `score.`)."""
 
     def __init__(self, config: ModelConfig):
-        if config.family == "gpt2":
-            raise ValueError("a reward model needs family qwen3 or llama")
+        if config.spec.hf.scoring_architecture is None:
+            raise ValueError(f"a reward model can't have family {config.family}")
         super().__init__(config)
-        self.model = Decoder(config)
         self.score = Linear(config.hidden_size, 1)
 
     def forward(

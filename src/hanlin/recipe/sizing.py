@@ -15,7 +15,7 @@ from typing import Any, Literal
 from hanlin.common.config import apply_overrides, flatten
 from hanlin.common.errors import HanlinError, tr
 from hanlin.common.terminal import table
-from hanlin.model import ModelConfig, ModelShape
+from hanlin.model import ModelConfig, ModelShape, family_of
 from hanlin.tokenizer.advise import advise, parameter_count
 
 TOKENS_PER_PARAMETER = 20
@@ -308,7 +308,7 @@ def _shape(
                 + (math.log(layers / layers_usual) / 0.15) ** 2
                 + (math.log(wide / (width * 8 / 3)) / 0.1) ** 2
                 + (
-                    0.0 if shape.key_value_heads < shape.num_attention_heads else 30.0
+                    0.0 if shape.num_key_value_heads < shape.num_attention_heads else 30.0
                 )  # GQA wants heads in pairs or threes
             )
             if best is None or cost < best[0]:
@@ -350,9 +350,10 @@ def _config(
         "intermediate_size": wide,
         "tie_word_embeddings": asked < 3e8,
     }
-    if model.get("family") == "gpt2":
-        usual |= {"num_key_value_heads": heads, "tie_word_embeddings": True}
     try:
+        family = family_of(model.get("family") or ModelShape.family)
+        usual |= {} if family.grouped_query else {"num_key_value_heads": heads}
+        usual |= {"tie_word_embeddings": True} if family.tied_only else {}
         return ModelShape(
             **(usual | {name: value for name, value in model.items() if value is not None})
         ).config(vocab, 0)
@@ -375,8 +376,8 @@ def _reasons(shape: ModelConfig) -> dict[str, tuple[Basis, str, str]]:
         ),
         "num_attention_heads": (
             "literature",
-            f"每头 {shape.per_head}：小模型 32（自带配方），1024 宽起 128（nanochat：128 胜过 64）",
-            f"{shape.per_head} a head: 32 in small models (shipped recipes), 128 from width 1024 on (nanochat: 128 beats 64)",
+            f"每头 {shape.head_dim}：小模型 32（自带配方），1024 宽起 128（nanochat：128 胜过 64）",
+            f"{shape.head_dim} a head: 32 in small models (shipped recipes), 128 from width 1024 on (nanochat: 128 beats 64)",
         ),
         "num_key_value_heads": (
             "literature",

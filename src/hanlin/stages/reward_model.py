@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hanlin.common.config import Range, at_least
 from hanlin.common.errors import HanlinError
 from hanlin.dataset import Batch, TokenDataset
-from hanlin.model import ModelShape, RewardModel
+from hanlin.model import ModelShape, RewardModel, family_of
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, split_pairs
 from hanlin.training import TrainConfig, TrainResult
@@ -76,10 +76,10 @@ def require_trunk(shape: ModelShape) -> None:
     Raises:
         HanlinError: it is such a family.
     """
-    if shape.family == "gpt2":
+    if family_of(shape.family).hf.scoring_architecture is None:
         raise HanlinError(
-            "奖励模型需要 family: qwen3 或 llama，这个模型是 gpt2（打分模型的标准格式不含它）。请用那两种模型，或去掉 reward 这个阶段。",
-            "A reward model needs family: qwen3 or llama, and this model is gpt2, which the stock format of scoring models does not know. "
+            f"奖励模型需要 family: qwen3 或 llama，这个模型是 {shape.family}（打分模型的标准格式不含它）。请用那两种模型，或去掉 reward 这个阶段。",
+            f"A reward model needs family: qwen3 or llama, and this model is {shape.family}, which the stock format of scoring models does not know. "
             "Use one of those, or leave the reward stage out.",
         )
 
@@ -95,7 +95,7 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
     model = RewardModel(trunk.config).to(trunk.device)
-    model.model.load_state_dict(trunk.model.state_dict())
+    model.decoder.load_state_dict(trunk.decoder.state_dict())
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
         model.score.weight.copy_(
