@@ -29,6 +29,11 @@ def is_trusted(name: str, x: torch.Tensor) -> bool:
     return not _refused or (name, x.device.type) not in _refused
 
 
+def cast_gradient(grad: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A gradient in the type of what it belongs to; None stays None, for what needs no gradient."""
+    return None if grad is None else grad.to(dtype)
+
+
 def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x in float32 over its root mean square, and one over that root, (…, 1)."""
     wide = x.float()
@@ -39,15 +44,23 @@ def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _norm_backward(
-    grad: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of `unit·weight` to the input of the norm and to its weight, in float32."""
+    grad: torch.Tensor,
+    unit: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of `unit·weight` to the input of the norm and to its weight, in float32; those of the two that are wanted."""
+    wants_input, wants_weight = wanted
     size = unit.shape[-1]
     # a view where it can be: attention elsewhere than on a CPU gives gradients in another order
     along = (grad * unit).reshape(-1, size)
+    grad_weight = along.sum(0) if wants_weight else None
+    if not wants_input:
+        return None, grad_weight
     # d/dx = scale·(w·g - unit·mean(w·g·unit))
     mean = (along @ (weight / size)).view(scale.shape)
-    return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), along.sum(0)
+    return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), grad_weight
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,8 +79,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
-        grad_x, grad_weight = _norm_backward(grad.float(), x.float() * scale, weight.float(), scale)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
+        wanted = ctx.needs_input_grad[:2]
+        grad_x, grad_weight = _norm_backward(grad.float(), x.float() * scale, weight.float(), scale, wanted)
+        return cast_gradient(grad_x, x.dtype), cast_gradient(grad_weight, weight.dtype), None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -110,15 +124,27 @@ class _NormedLinears(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         x, weight, scale, *matrices = ctx.saved_tensors
+        wants_x, wants_weight, _, *wants_matrix = ctx.needs_input_grad
         unit = x.float() * scale
-        normed = (unit * weight.float()).to(matrices[0].dtype).flatten(0, -2)
         above = [grad.flatten(0, -2) for grad in grads]
-        grad_normed = above[0] @ matrices[0]
-        for grad, matrix in zip(above[1:], matrices[1:], strict=True):
-            grad_normed.addmm_(grad, matrix)
-        grad_matrices = [grad.t() @ normed for grad in above]
-        grad_x, grad_weight = _norm_backward(grad_normed.float().view(x.shape), unit, weight.float(), scale)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, *grad_matrices
+        grad_normed = None
+        if wants_x or wants_weight:
+            grad_normed = above[0] @ matrices[0]
+            for grad, matrix in zip(above[1:], matrices[1:], strict=True):
+                grad_normed.addmm_(grad, matrix)
+        grad_matrices: list[torch.Tensor | None] = [None] * len(matrices)
+        if any(wants_matrix):
+            normed = (unit * weight.float()).to(matrices[0].dtype).flatten(0, -2)
+            for index, wanted in enumerate(wants_matrix):
+                if wanted:
+                    grad_matrices[index] = above[index].t() @ normed
+            del normed
+        grad_x = grad_weight = None
+        if grad_normed is not None:
+            grad_x, grad_weight = _norm_backward(
+                grad_normed.float().view(x.shape), unit, weight.float(), scale, (wants_x, wants_weight)
+            )
+        return cast_gradient(grad_x, x.dtype), cast_gradient(grad_weight, weight.dtype), None, *grad_matrices
 
 
 def fused_normed_linears(
@@ -193,9 +219,12 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         gate, up, weight = ctx.saved_tensors
+        *wants_inner, wants_weight = ctx.needs_input_grad
         silu = F.silu(gate)
         inner = silu * up
-        grad_weight = grad.flatten(0, -2).t() @ inner.flatten(0, -2)
+        grad_weight = grad.flatten(0, -2).t() @ inner.flatten(0, -2) if wants_weight else None
+        if not any(wants_inner):
+            return None, None, grad_weight
         grad_inner = grad @ weight
         torch.mul(grad_inner, up, out=inner)
         # element by element: may write where it reads
