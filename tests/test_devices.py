@@ -24,6 +24,7 @@ from hanlin.common.devices import (
     traits,
 )
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.model.attention.backends import BACKENDS, fault_of
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
@@ -42,9 +43,8 @@ def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_ke
         assert any(not BACKENDS[name].particular for name in row.attention[:-1]), kind
         assert row.train_dtype in (devices.AUTO, *devices.PRECISIONS), kind
         for trap in row.traps:
-            assert trap.source and any("一" <= letter <= "鿿" for letter in trap.zh) and trap.en.isascii(), (
-                trap
-            )
+            assert any("一" <= letter <= "鿿" for letter in trap.text.zh) and trap.text.en.isascii(), trap
+            assert trap.source
     assert [kind for kind, row in TRAITS.items() if row.compile_trusted] == ["cpu", "cuda", "rocm", "xpu"]
     # pytorch#160787: nothing that asks for is_causal
     assert not {"sdpa", "flex", "varlen"} & set(TRAITS["xpu"].attention)
@@ -289,7 +289,9 @@ def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
     monkeypatch.setattr(
         "hanlin.model.attention.backends.fault_of",
         lambda name, *rest: (
-            ("q 的梯度里有 NaN 或 Inf", "NaN or Inf in the gradient of q") if name == "tiles" else None
+            Text.rendered(zh="q 的梯度里有 NaN 或 Inf", en="NaN or Inf in the gradient of q")
+            if name == "tiles"
+            else None
         ),
     )
     found = doctor.examine()

@@ -138,16 +138,16 @@ def test_nothing_is_left_in_english_or_unsaid(pages, path):
 
 
 def test_verbs_are_in_groups(pages):
-    for language, index in (("zh", 0), ("en", 1)):
+    for language in ("zh", "en"):
         page = pages[language][""]
-        places = [page.index(f"─ {title[index]} ─") for title in GROUPS]
+        places = [page.index(f"─ {getattr(title, language)} ─") for title, _ in GROUPS]
         assert places == sorted(places)
 
 
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_examples_are_shown_and_parse(pages, path):
-    for command, zh, en in EXAMPLES[path]:
-        assert command in pages["zh"][path] and zh in pages["zh"][path] and en in pages["en"][path]
+    for command, what in EXAMPLES[path]:
+        assert command in pages["zh"][path] and what.zh in pages["zh"][path] and what.en in pages["en"][path]
         words = command.split()
         assert words[0] == "hanlin" and (not path or words[1 : 1 + len(path.split())] == path.split())
         function, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from hanlin.common import progress
+from hanlin.common.messages import Text
 from hanlin.common.progress import LiveProgress, PlainProgress
 from hanlin.evaluation import Metric
 from hanlin.planning.plan import work_of
@@ -31,9 +32,9 @@ def test_a_finished_stage_leaves_a_line_and_parts_are_named(clock, capsys, monke
     for step in (1, 2):
         clock[0] += 10
         shown.update(step, 4, {})
-    shown.done(40.0, "每字节比特数 0.322", "bits per byte 0.322")
+    shown.done(40.0, Text.rendered(zh="每字节比特数 0.322", en="bits per byte 0.322"))
     shown.stage(2, 2, "grpo")
-    shown.part("种子 2/3", "seed 2/3", 2, 3)
+    shown.part(Text.rendered(zh="种子 2/3", en="seed 2/3"), 2, 3)
     clock[0] += 5
     shown.update(1, 4, {})
     lines = capsys.readouterr().err.splitlines()
@@ -68,8 +69,8 @@ def test_the_live_panel_keeps_a_line_of_each_finished_stage(monkeypatch):
     written = io.StringIO()
     shown = LiveProgress(Console(file=written, width=100))
     shown.stage(1, 2, "pretrain")
-    shown.part("种子 1/2", "seed 1/2")
-    shown.done(75.0, "零", "bits per byte 0.322")
+    shown.part(Text.rendered(zh="种子 1/2", en="seed 1/2"))
+    shown.done(75.0, "bits per byte 0.322")
     shown.close()
     assert "✓ 1/2 pretrain   done in 1:15   bits per byte 0.322" in written.getvalue()
 
@@ -93,11 +94,11 @@ def test_the_work_of_a_recipe_covers_its_training_stages():
 
 def test_what_a_stage_came_to_is_its_aim_beside_its_control():
     metric = Metric.proportion(90, 100).with_control("base", Metric.proportion(10, 100))
-    zh, en = outcome(
+    text = outcome(
         "sft", {"greetings": Metric.proportion(1, 100).to_dict(), "story_answers": metric.to_dict()}
     )
     assert (
-        zh == "故事问答正确率 90.0%（预训练模型 10.0%，胜过对照）"
-        and en == "Story questions answered 90.0% (base model 10.0%, beats it)"
+        text.zh == "故事问答正确率 90.0%（预训练模型 10.0%，胜过对照）"
+        and text.en == "Story questions answered 90.0% (base model 10.0%, beats it)"
     )
-    assert outcome("tokenizer", {}) == ("", "")
+    assert not outcome("tokenizer", {})

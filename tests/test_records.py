@@ -10,6 +10,7 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.pipeline.runner import Runner, StepRecord, read_record
 from hanlin.tokenizer import load_tokenizer
@@ -20,8 +21,8 @@ class Told(Progress):
     def __init__(self):
         self.warnings: list[str] = []
 
-    def warn(self, zh: str, en: str) -> None:
-        self.warnings.append(en)
+    def warn(self, message, /, **fields) -> None:
+        self.warnings.append(Text.of(message, **fields).en)
 
 
 def step(out: Path, told: Told) -> tuple[StepRecord, bool]:

@@ -7,8 +7,9 @@ message without Chinese, so what this prints as missing is what there is to do.
 from __future__ import annotations
 
 import ast
+import datetime
+import inspect
 import io
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +43,13 @@ KEYWORDS = frozenset(
         "note",
         "part",
         "warn",
+        "_warn",
+        # the report
+        "both",
+        "phrase",
     }
 )
+NEVER = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)  # a date would change with every writing
 CONTEXT = "in_context"  # its first argument is the context, its second the template
 HEADER = """\
 # Chinese (simplified) messages of Hanlin, keyed by the English at the call site.
@@ -54,7 +60,6 @@ msgstr ""
 "Content-Type: text/plain; charset=utf-8\\n"
 
 """
-HAN = re.compile("[\u4e00-\u9fff]")
 
 
 def calls() -> Iterator[tuple[Path, ast.Call, str | None, ast.expr]]:
@@ -72,12 +77,34 @@ def calls() -> Iterator[tuple[Path, ast.Call, str | None, ast.expr]]:
 
 def messages() -> set[tuple[str, str | None]]:
     """All messages of the source, with their contexts."""
-    return {
+    return {(text, None) for text in help_texts()} | {
         (template.value, context)
         for _, call, context, template in calls()
         if isinstance(template, ast.Constant) and isinstance(template.value, str) and template.value
-        if not HAN.search(template.value) and len(call.args) == (1 if context is None else 2)
+        if len(call.args) == (1 if context is None else 2)  # a pair of old has Chinese first
     }
+
+
+def help_texts() -> Iterator[str]:
+    """What docstrings of the command line say of parameters, which is their help."""
+    for path in sorted((SOURCE / "hanlin" / "cli").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                yield from parameter_texts(ast.get_docstring(node) or "")
+
+
+def parameter_texts(docstring: str) -> Iterator[str]:
+    """The descriptions in a docstring's section `Parameters` (numpydoc), each on one line."""
+    _, found, section = inspect.cleandoc(docstring).partition("Parameters\n----------\n")
+    description: list[str] = []
+    for line in section.splitlines() if found else ():
+        if line.startswith(" "):
+            description.append(line.strip())
+        elif description:
+            yield " ".join(description)
+            description = []
+    if description:
+        yield " ".join(description)
 
 
 def translations(path: Path = PO) -> Catalog:
@@ -105,8 +132,7 @@ def po_text(catalogue: Catalog) -> str:
 
 def mo_bytes(catalogue: Catalog) -> bytes:
     """The catalogue as `gettext` reads it; the same bytes whenever it is written."""
-    plain = Catalog(locale="zh", charset="utf-8")
-    plain.mime_headers = [("Content-Type", "text/plain; charset=utf-8")]
+    plain = Catalog(locale="zh", charset="utf-8", creation_date=NEVER, revision_date=NEVER)
     for message in catalogue:
         if message.id and message.string:
             plain.add(message.id, message.string, context=message.context)

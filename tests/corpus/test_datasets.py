@@ -6,7 +6,7 @@ import pytest
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import width
-from hanlin.corpus.download.catalogue import DATASETS, find, listing
+from hanlin.corpus.download.catalogue import DATASETS, catalogue_text, find
 
 
 def test_the_table_is_consistent():
@@ -22,9 +22,9 @@ def test_the_table_is_consistent():
 
 
 def test_listing_shows_every_set_and_its_licence():
-    text = listing()
+    text = catalogue_text()
     assert all(data.name in text and data.licence in text for data in DATASETS)
-    assert "c-eval" not in listing("sft") and "deepctrl" in listing("sft")
+    assert "c-eval" not in catalogue_text("sft") and "deepctrl" in catalogue_text("sft")
 
 
 def test_a_wrong_name_gets_a_suggestion():
@@ -35,7 +35,7 @@ def test_a_wrong_name_gets_a_suggestion():
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_the_list_fits_a_terminal_and_begins_with_a_recommendation(monkeypatch, language):
     monkeypatch.setenv("HANLIN_LANG", language)
-    text = listing()
+    text = catalogue_text()
     assert max(map(width, text.splitlines())) <= 80
     first, second, *_ = text.splitlines()
     assert ("从这里开始" in first or "Start here" in first) and find(second.split()[4]).stage == "pretrain"
@@ -45,4 +45,6 @@ def test_the_list_fits_a_terminal_and_begins_with_a_recommendation(monkeypatch, 
             "unknown" not in "".join(line for line in text.splitlines() if not line.startswith("    "))
             and "不清楚" in text
         )
-    assert "start here" not in listing("sft").lower() and "minimind-pretrain" in listing("pretrain")
+    assert "start here" not in catalogue_text("sft").lower() and "minimind-pretrain" in catalogue_text(
+        "pretrain"
+    )

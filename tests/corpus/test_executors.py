@@ -155,7 +155,7 @@ def test_some_results_outlive_a_failed_first_phase(
     def half(phases, tell):
         phases[0].run(1)
         done.append(phases[0].path(1).stat().st_ino)
-        raise HanlinError("断了", "lost")
+        raise HanlinError("lost")
 
     def rest(phases, tell):
         assert phases[0].name != "clean" or phases[0].path(1).stat().st_ino == done[0]

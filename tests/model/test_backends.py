@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hanlin.common.devices import TRAITS
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, TokenDataset
 from hanlin.model.attention import backends
@@ -26,7 +27,7 @@ from hanlin.model.attention.backends import (
     fault_of,
     plain_attention,
 )
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
@@ -148,7 +149,7 @@ def _fails(q, k, v, mask):
 def test_a_wrong_one_is_found_out(run, says, dtype, monkeypatch):
     monkeypatch.setitem(BACKENDS, "wrong", AttentionBackend("wrong", BACKENDS["plain"].prepare, run))
     fault = fault_of("wrong", CPU, dtype)
-    assert fault is not None and says in fault[1] and "\n" not in fault[1]
+    assert fault is not None and says in fault.en and "\n" not in fault.en
 
 
 def test_one_that_mixes_documents_is_found_out(monkeypatch):
@@ -161,16 +162,16 @@ def test_one_that_mixes_documents_is_found_out(monkeypatch):
         ),
     )
     fault = fault_of("blind", CPU, torch.float32)
-    assert fault is not None and fault[1].startswith("packed documents")
+    assert fault is not None and fault.en.startswith("packed documents")
 
 
 def test_gradients_of_nan_are_refused_by_name_and_the_next_is_taken(monkeypatch, like_an_accelerator):
     like_an_accelerator("cuda", "float32")
     spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
     said = []
-    chosen = choose_attention(CPU, lambda zh, en: said.append((zh, en)))
+    chosen = choose_attention(CPU, lambda message, /, **fields: said.append(Text.of(message, **fields)))
     assert chosen.name == "masked_sdpa" and backend_for(CPU, torch.float32) is chosen
-    zh, en = said[-1]
+    zh, en = said[-1].zh, said[-1].en
     assert (
         "sdpa" in zh
         and "q 的梯度里有 NaN" in zh
@@ -183,7 +184,10 @@ def test_where_no_kernel_is_right_softmax_is_written_out(monkeypatch, like_an_ac
     like_an_accelerator("cuda", "float32")
     spoil_sdpa(monkeypatch, lambda is_causal: True)
     said = []
-    assert choose_attention(CPU, lambda zh, en: said.append(en)).name == "plain"
+    assert (
+        choose_attention(CPU, lambda message, /, **fields: said.append(Text.of(message, **fields).en)).name
+        == "plain"
+    )
     assert [line.split()[3] for line in said] == ["varlen", "flex", "sdpa", "masked_sdpa"]
 
 
@@ -191,7 +195,7 @@ def test_with_none_right_there_is_no_training(monkeypatch):
     monkeypatch.setitem(BACKENDS, "wrong", AttentionBackend("wrong", BACKENDS["plain"].prepare, _scaled))
     monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=("wrong",)))
     with pytest.raises(HanlinError) as refused:
-        choose_attention(CPU, lambda zh, en: None)
+        choose_attention(CPU, lambda message, /, **fields: None)
     assert "wrong" in refused.value.en and "wrong" in refused.value.zh
     assert backend_for(CPU, torch.float32).name == "wrong"  # nothing was chosen
 
@@ -201,7 +205,10 @@ def test_on_xpu_causal_sdpa_is_never_called(monkeypatch, like_an_accelerator):
     like_an_accelerator("xpu", "float32")
     seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
     said = []
-    assert choose_attention(CPU, lambda zh, en: said.append(en)).name == "masked_sdpa"
+    assert (
+        choose_attention(CPU, lambda message, /, **fields: said.append(Text.of(message, **fields).en)).name
+        == "masked_sdpa"
+    )
     assert len(said) == 1 and "masked_flex" in said[0]  # which has no backward pass here
     model = tiny_model("qwen3")
     model.hidden(torch.randint(0, 100, (2, 16))).sum().backward()
@@ -225,11 +232,13 @@ def test_a_training_goes_on_without_a_nan(dtype, tmp_path, monkeypatch, like_an_
     )
     source = RowSource(TextRows(TokenDataset(tmp_path / "text"), 64, 5), config)
     warnings = []
-    monkeypatch.setattr(Progress, "warn", lambda self, zh, en: warnings.append(en))
+    monkeypatch.setattr(
+        Progress, "warn", lambda self, message, /, **fields: warnings.append(Text.of(message, **fields).en)
+    )
     result = train(
         model,
         source,
-        NextToken(token_bytes(tokenizer), 1e-4, document_mask=False),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4, document_mask=False),
         config.train,
         tmp_path / "work",
         Progress(),
@@ -264,7 +273,7 @@ def test_without_the_check_the_same_training_is_lost(tmp_path, monkeypatch, like
         train(
             model,
             source,
-            NextToken(token_bytes(tokenizer), 1e-4, document_mask=False),
+            NextTokenLoss(token_bytes(tokenizer), 1e-4, document_mask=False),
             config.train,
             tmp_path / "work",
             Progress(),
@@ -299,8 +308,9 @@ def test_what_an_accelerator_alone_has_is_refused_here_in_one_line(name):
     for dtype in (
         DTYPES[:1] if name == "varlen" else DTYPES
     ):  # another test may have given varlen half precision
-        zh, en = fault_of(name, CPU, dtype)
-        assert "运行失败" in zh and "it failed: " in en and "\n" not in en and len(en) < 260
+        fault = fault_of(name, CPU, dtype)
+        assert fault is not None and "运行失败" in fault.zh and "it failed: " in fault.en
+        assert "\n" not in fault.en and len(fault.en) < 260
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -326,7 +336,7 @@ def test_varlen_with_bounds_of_other_rows_is_found_out(monkeypatch):
         ),
     )
     fault = fault_of("late", CPU, torch.bfloat16)
-    assert fault is not None and fault[1].startswith("packed documents")
+    assert fault is not None and fault.en.startswith("packed documents")
 
 
 def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_rows_through_sdpa(
@@ -334,7 +344,10 @@ def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_row
 ):
     varlen_on_cpu()
     like_an_accelerator("cuda", "bfloat16")
-    assert choose_attention(CPU, lambda zh, en: pytest.fail(en)).name == "varlen"
+    assert (
+        choose_attention(CPU, lambda message, /, **fields: pytest.fail(Text.of(message, **fields).en)).name
+        == "varlen"
+    )
     seen = spoil_sdpa(monkeypatch, lambda is_causal: False)
     ids, doc_ids = torch.randint(0, 100, (2, 16)), torch.arange(16).expand(2, 16) // 6
     doc_ids = doc_ids + 3 * torch.arange(2)[:, None]
@@ -362,7 +375,10 @@ def test_in_float32_a_card_goes_on_past_varlen_and_flex_with_a_line_for_each(lik
     varlen_on_cpu()
     like_an_accelerator("cuda", "float32")
     said = []
-    assert choose_attention(CPU, lambda zh, en: said.append(en)).name == "sdpa"
+    assert (
+        choose_attention(CPU, lambda message, /, **fields: said.append(Text.of(message, **fields).en)).name
+        == "sdpa"
+    )
     assert [line.split()[3] for line in said] == ["varlen", "flex"] and "fp16 and bf16" in said[0]
 
 
@@ -370,7 +386,7 @@ def test_what_was_checked_in_one_type_is_not_used_in_another(like_an_accelerator
     varlen_on_cpu()
     like_an_accelerator("cuda", "bfloat16")
     assert backend_for(CPU, torch.bfloat16).name == "sdpa"  # nothing has been checked yet
-    choose_attention(CPU, lambda zh, en: pytest.fail(en))
+    choose_attention(CPU, lambda message, /, **fields: pytest.fail(Text.of(message, **fields).en))
     assert backend_for(CPU, torch.bfloat16).name == "varlen"
     assert backend_for(CPU, torch.float32).name == "sdpa"  # an evaluation in float32
     backends._chosen["cpu"] = BACKENDS["masked_sdpa"], torch.bfloat16
@@ -378,10 +394,15 @@ def test_what_was_checked_in_one_type_is_not_used_in_another(like_an_accelerator
 
 
 def test_one_asked_for_by_name_is_taken_or_refused_by_name():
-    assert choose_attention(CPU, lambda zh, en: pytest.fail(en), wanted="plain").name == "plain"
+    assert (
+        choose_attention(
+            CPU, lambda message, /, **fields: pytest.fail(Text.of(message, **fields).en), wanted="plain"
+        ).name
+        == "plain"
+    )
     assert backend_for(CPU, torch.float32).name == "plain"
     with pytest.raises(HanlinError) as refused:
-        choose_attention(CPU, lambda zh, en: None, wanted="flex")
+        choose_attention(CPU, lambda message, /, **fields: None, wanted="flex")
     assert (
         "flex" in refused.value.zh
         and "backward on CPU" in refused.value.en

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hanlin.common.messages import Text
 from hanlin.model import fused_check, fused_ops
 from hanlin.model.fused_check import OPERATIONS, check_fused_operations, fault_of_operation
 from hanlin.model.head import Head
@@ -209,9 +210,10 @@ def test_a_wrong_operation_is_found_out_and_left(name, spoil, says, monkeypatch,
     monkeypatch.setitem(OPERATIONS, name, dataclasses.replace(operation, fused=spoil(operation)))
     fault_of_operation.cache_clear()
     said = []
-    assert check_fused_operations(CPU, torch.bfloat16, lambda zh, en: said.append((zh, en))) == [name]
-    [(zh, en)] = said
-    assert name in zh and "不用" in zh and f"fused operation {name} is refused on cpu" in en and says in en
+    assert check_fused_operations(CPU, torch.bfloat16, lambda *m, **f: said.append(Text(*m, **f))) == [name]
+    [text] = said
+    assert name in text.zh and "不用" in text.zh
+    assert f"fused operation {name} is refused on cpu" in text.en and says in text.en
     assert not fused_ops.is_trusted(name, IDS)
     assert all(fused_ops.is_trusted(other, IDS) for other in OPERATIONS if other != name)
 
@@ -229,7 +231,7 @@ def test_with_every_operation_refused_a_model_learns_the_same(fused_calls, trust
 def test_the_check_draws_nothing_from_the_generators():
     state = torch.get_rng_state()
     fault_of_operation.cache_clear()
-    assert check_fused_operations(CPU, torch.float32, lambda zh, en: pytest.fail(en)) == []
+    assert check_fused_operations(CPU, torch.float32, lambda *m, **f: pytest.fail(str(m))) == []
     assert torch.equal(torch.get_rng_state(), state)
 
 

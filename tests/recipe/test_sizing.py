@@ -80,7 +80,7 @@ def test_twenty_tokens_a_parameter_and_no_more_than_four_passes():
     free, bound = turn(params="5m"), turn(params="5m", data_tokens=10_000_000)
     assert free.tokens == pytest.approx(20 * free.parameters, rel=0.01)
     assert bound.tokens == pytest.approx(40_000_000, rel=0.01)
-    assert any("→" in zh for zh, _ in bound.notes)
+    assert any("→" in note.zh for note in bound.notes)
     assert turn(params="5m", tokens="30m").tokens == pytest.approx(30e6, rel=0.01)
 
 
@@ -143,7 +143,7 @@ def test_the_flag_turns_a_recipe_and_overrides_win_over_it():
     plain = load_recipe("zh-mini", ["corpus.files=[x]"])
     kept = recipe.sft.train.learning_rate / recipe.pretrain.train.learning_rate
     assert kept == pytest.approx(plain.sft.train.learning_rate / plain.pretrain.train.learning_rate, rel=0.1)
-    assert any("model.hidden_size 192" in en for _, en in said[0].notes)
+    assert any("model.hidden_size 192" in note.en for note in said[0].notes)
 
 
 def test_a_file_may_hold_the_dial_and_what_it_says_besides_wins(tmp_path):
@@ -166,7 +166,7 @@ def test_every_setting_is_shown_with_a_reason(monkeypatch):
         monkeypatch.setenv("HANLIN_LANG", language)
         dial = turn(params="26m")
         text = dial_text(dial)
-        assert all(s.key in text and (s.zh if language == "zh" else s.en) in text for s in dial.settings)
+        assert all(s.key in text and getattr(s.why, language) in text for s in dial.settings)
 
 
 @pytest.mark.parametrize("params", ["0.5m", "3.6m", "12m", "26m", "67m", "0.3b", "1b"])

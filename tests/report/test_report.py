@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
 from hanlin.report.evidence import facts_of, read_curves
 from hanlin.report.page import render_report
 from hanlin.report.report import validate_report, write_report
 from hanlin.report.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
-from hanlin.report.text import METRICS, STAGES, Text, in_words, metric_text, show
+from hanlin.report.text import METRICS, STAGES, in_words, metric_text, show
 from tests.report.fake_run import HOSTILE, fake_run
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -301,7 +302,7 @@ def test_a_run_s_metrics_have_words(name):
         and "/" not in text.name.zh
         and "_" not in text.name.en
     )
-    sentence = in_words(Text(f"sft：{name} 变差", f"sft: {name} got worse"))
+    sentence = in_words(Text.rendered(zh=f"sft：{name} 变差", en=f"sft: {name} got worse"))
     assert sentence.zh == f"监督微调：{text.name.zh} 变差" and "_" not in sentence.en
 
 

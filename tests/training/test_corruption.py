@@ -11,6 +11,7 @@ import torch
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST
+from hanlin.common.messages import Text
 from hanlin.dataset import TokenDataset
 from hanlin.model import load_model
 from hanlin.tokenizer import load_tokenizer
@@ -103,10 +104,12 @@ def check_checkpoint(world: Path, place: Path, file: str, kind: str, generator: 
     where = damage(newest / file, kind, generator)
     model, optimizers = fresh()
     warnings = []
-    state = load_latest(place, model, optimizers, lambda zh, en: warnings.append(en))
+    state = load_latest(
+        place, model, optimizers, lambda message, /, **fields: warnings.append(Text.of(message, **fields).en)
+    )
     assert state is not None, where
     expected, moments = fresh()
-    load_latest(world / "work", expected, moments, lambda zh, en: None, at_most=state["step"])
+    load_latest(world / "work", expected, moments, lambda message, /, **fields: None, at_most=state["step"])
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True)), (
         where
     )

@@ -95,7 +95,7 @@ def test_the_live_panel_runs_and_keeps_notes(monkeypatch):
     progress = LiveProgress(Console(file=out, force_terminal=True, width=80))
     progress.stage(1, 2, "pretrain")
     progress.update(1, 10, FIGURES)
-    progress.note("一件事", "one thing [with] marks")
+    progress.note("one thing [with] marks")
     progress.stage(2, 2, "sft")
     progress.update(2, 10, {"loss": 0.5})
     progress.close()

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, tr
 from hanlin.common.terminal import for_stream
 from hanlin.inference.engine import Engine
 from hanlin.inference.generate import encode_prompt, load_chat_model, sampling_defaults
@@ -26,21 +27,13 @@ if TYPE_CHECKING:
 
 THINKING = {"on": True, "off": False, "auto": None}
 COMMANDS = [
-    ("/retry", "换一种说法，重答上一个问题", "answer the last question again"),
-    ("/think on|off|auto", "先思考；直接答；由模型决定", "think first; answer at once; let the model decide"),
-    (
-        "/temp 0.7",
-        "温度：越高越多变，0 总取最可能的词",
-        "temperature: higher is more varied, 0 takes the likeliest token",
-    ),
-    ("/system TEXT", "设系统提示，对话从头开始", "set the system prompt and start anew"),
-    ("/reset", "清空对话", "forget the conversation"),
-    (
-        "/save FILE.jsonl",
-        "把对话追加到文件，格式可直接用于微调",
-        "append the conversation to a file, ready for fine-tuning",
-    ),
-    ("/quit", "退出（或 Ctrl-D）", "leave (or Ctrl-D)"),
+    ("/retry", Text("answer the last question again")),
+    ("/think on|off|auto", Text("think first; answer at once; let the model decide")),
+    ("/temp 0.7", Text("temperature: higher is more varied, 0 takes the likeliest token")),
+    ("/system TEXT", Text("set the system prompt and start anew")),
+    ("/reset", Text("forget the conversation")),
+    ("/save FILE.jsonl", Text("append the conversation to a file, ready for fine-tuning")),
+    ("/quit", Text("leave (or Ctrl-D)")),
 ]
 PASTE_PAUSE = 0.03  # seconds without another line after which what was pasted is whole
 
@@ -70,15 +63,12 @@ def chat(
         HanlinError: no model there, or an unknown choice of `thinking`.
     """
     if thinking not in THINKING:
-        raise HanlinError(
-            f"thinking 应为 on、off 或 auto，不是 {thinking!r}。",
-            f"thinking is on, off or auto, not {thinking!r}.",
-        )
+        raise HanlinError("thinking is on, off or auto, not {thinking!r}.", thinking=thinking)
     lines = source or sys.stdin
     if lines is None:  # closed by whoever started this process
         raise HanlinError(
-            "标准输入已经关闭，没有地方读你的话。请在终端里运行，或用管道喂入文字。",
-            "Standard input is closed, so there is nowhere to read your words from. Run this in a terminal, or pipe text in.",
+            "Standard input is closed, so there is nowhere to read your words from. Run this in a "
+            "terminal, or pipe text in."
         )
     settings: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, **sampling_defaults(model_dir)}
     settings |= {
@@ -95,12 +85,7 @@ def chat(
         THINKING[thinking],
     )
     if lines.isatty():
-        session.say(
-            tr(
-                "说点什么吧。/help 看命令，Ctrl-C 打断回答，Ctrl-D 退出。",
-                "Say something. /help for commands, Ctrl-C stops a reply, Ctrl-D leaves.",
-            )
-        )
+        session.say(tr("Say something. /help for commands, Ctrl-C stops a reply, Ctrl-D leaves."))
     for line in read_lines(lines, session):
         if not session.handle(line):
             break
@@ -142,21 +127,18 @@ class ChatSession:
             return False
         if command == "/reset":
             self.messages = []
-            self.say(tr("对话已清空。", "The conversation is empty again."))
+            self.say(tr("The conversation is empty again."))
         elif command == "/system":
             self.system = argument or None
             self.messages = []
             self.say(
-                tr(
-                    "系统提示已设定，对话从头开始。" if argument else "系统提示已取消，对话从头开始。",
-                    "System prompt set; starting anew."
-                    if argument
-                    else "System prompt removed; starting anew.",
-                )
+                tr("System prompt set; starting anew.")
+                if argument
+                else tr("System prompt removed; starting anew.")
             )
         elif command == "/think" and argument in THINKING:
             self.thinking = THINKING[argument]
-            self.say(tr(f"思考：{argument}", f"Thinking: {argument}"))
+            self.say(tr("Thinking: {argument}", argument=argument))
         elif command == "/retry":
             self.retry()
         elif command == "/temp":
@@ -164,13 +146,13 @@ class ChatSession:
         elif command == "/save":
             self.save(argument)
         else:
-            self.say("\n".join(f"{name:<22}{tr(zh, en)}" for name, zh, en in COMMANDS))
+            self.say("\n".join(f"{name:<22}{what}" for name, what in COMMANDS))
         return True
 
     def retry(self) -> None:
         """Answer the last question again, with other draws."""
         if not self.messages:
-            self.say(tr("还没有可以重答的问题。", "There is no question to answer again yet."))
+            self.say(tr("There is no question to answer again yet."))
             return
         question = self.messages[-2]["content"]
         del self.messages[-2:]
@@ -184,24 +166,14 @@ class ChatSession:
         except HanlinError as error:
             self.say(str(error))
         except ValueError:
-            self.say(
-                tr(
-                    "用法：/temp 0.7（0 总取最可能的词）",
-                    "Usage: /temp 0.7 (0 always takes the likeliest token)",
-                )
-            )
+            self.say(tr("Usage: /temp 0.7 (0 always takes the likeliest token)"))
         else:
-            self.say(tr(f"温度：{self.params.temperature:g}", f"Temperature: {self.params.temperature:g}"))
+            self.say(tr("Temperature: {temperature:g}", temperature=self.params.temperature))
 
     def save(self, argument: str) -> None:
         """Append the conversation to a file, one line of JSON in the schema that fine-tuning reads."""
         if not argument or not self.messages:
-            self.say(
-                tr(
-                    "用法：/save 文件.jsonl（要先有对话）",
-                    "Usage: /save FILE.jsonl (once something was said)",
-                )
-            )
+            self.say(tr("Usage: /save FILE.jsonl (once something was said)"))
             return
         head = [{"role": "system", "content": self.system}] if self.system else []
         path = Path(argument).expanduser()
@@ -209,20 +181,15 @@ class ChatSession:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": head + self.messages}, ensure_ascii=False) + "\n")
         except OSError as error:
-            self.say(tr(f"没有存成：{path}（{error.strerror}）", f"Not saved: {path} ({error.strerror})"))
+            self.say(tr("Not saved: {path} ({error})", path=path, error=error.strerror))
         else:
-            self.say(tr(f"已追加到 {path}", f"Appended to {path}"))
+            self.say(tr("Appended to {path}", path=path))
 
     def reply(self, text: str) -> None:
         """Answer `text`, printing as the tokens come; Ctrl-C keeps what has been said so far."""
         prompt = self._prompt([*self.messages, {"role": "user", "content": text}])
         if prompt is None:
-            self.say(
-                tr(
-                    "这条消息比模型的上下文还长，请缩短。",
-                    "This message is longer than the model's context; shorten it.",
-                )
-            )
+            self.say(tr("This message is longer than the model's context; shorten it."))
             return
         self.messages.append({"role": "user", "content": text})
         parser = ReplyParser(self.tokenizer, reasoning=self.thinking is True)
@@ -263,24 +230,14 @@ class ChatSession:
             answer["reasoning_content"] = parts["reasoning"]
         self.messages.append(answer)
         if generation.finish_reason == "error":
-            self.say(
-                tr(
-                    "模型输出了非有限的数值，回答中断。",
-                    "The model produced non-finite numbers; the reply was cut off.",
-                )
-            )
+            self.say(tr("The model produced non-finite numbers; the reply was cut off."))
         elif interrupted:
-            self.say(tr("（已停止）", "(stopped)"))
+            self.say(tr("(stopped)"))
         elif not any(parts.values()):
-            self.say(tr("（模型立刻结束了，什么也没说）", "(the model ended at once and said nothing)"))
+            self.say(tr("(the model ended at once and said nothing)"))
         elif self.colour:
             rate = len(generation.ids) / max(time.perf_counter() - began, 1e-9)
-            self.say(
-                tr(
-                    f"{len(generation.ids)} 词元 · {rate:.0f} 词元/秒",
-                    f"{len(generation.ids)} tokens · {rate:.0f} tokens/s",
-                )
-            )
+            self.say(tr("{count} tokens · {rate:.0f} tokens/s", count=len(generation.ids), rate=rate))
 
     def say(self, text: str) -> None:
         """A line from the program itself, on standard error so that a pipe carries the model's words only."""
@@ -301,8 +258,8 @@ class ChatSession:
         if len(kept) < len(messages):
             self.say(
                 tr(
-                    f"（对话太长，最早的 {len(messages) - len(kept)} 条没有给模型看）",
-                    f"(the conversation is long; its first {len(messages) - len(kept)} messages were left out)",
+                    "(the conversation is long; its first {count} messages were left out)",
+                    count=len(messages) - len(kept),
                 )
             )
         return ids
@@ -312,9 +269,9 @@ class ChatSession:
         if not first:
             self.output.write("\n\n")
         if channel == "reasoning":
-            self.output.write("\x1b[2m" if self.colour else tr("[思考] ", "[thinking] "))
+            self.output.write("\x1b[2m" if self.colour else tr("[thinking] "))
         else:
-            self.output.write("\x1b[0m" if self.colour else "" if first else tr("[回答] ", "[answer] "))
+            self.output.write("\x1b[0m" if self.colour else "" if first else tr("[answer] "))
 
 
 def read_lines(source: TextIO, session: ChatSession) -> Iterator[str]:
@@ -337,7 +294,7 @@ def read_lines(source: TextIO, session: ChatSession) -> Iterator[str]:
             ]:  # a terminal that marks nothing sends the next line at once
                 lines.append(input(""))
         except KeyboardInterrupt:
-            session.say(tr("\n要退出请按 Ctrl-D 或输入 /quit。", "\nCtrl-D or /quit leaves."))
+            session.say(tr("\nCtrl-D or /quit leaves."))
         except EOFError:
             return
         else:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanlin.cli.main import Flag, Many, bytes_of, show
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import listing, tr
 
 if TYPE_CHECKING:
     from hanlin.corpus.builder.executors import Datatrove
@@ -45,6 +46,8 @@ def build(
     files
         Paths, globs or directories, every layout people have is recognised; and settings such as dedup.threshold=0.7,
         rules.min_chars=30, weights.web=2.
+    out
+        Directory of the corpus.
     preset
         Cleaning rules: zh-web, zh-short, books, code, dialogue, none.
     config
@@ -71,8 +74,6 @@ def build(
         Ranks the executor starts for each phase; one for each task when 0.
     executor_option
         name=value for the executor, such as partition=cpu time=20:00:00 (Slurm) or address=auto (Ray).
-    json
-        Print the figures on stdout.
     """
     from hanlin.common.progress import make_progress
     from hanlin.common.target import refuse_foreign_target
@@ -110,7 +111,7 @@ def build(
     finally:
         progress.close()
     found = stats(out)
-    page = tr(f"报告（用浏览器打开）：{out / PAGE}", f"report (open it in a browser): {out / PAGE}")
+    page = tr("report (open it in a browser): {out}", out=out / PAGE)
     show(found["metrics"] | {"report": str(out / PAGE)}, json, f"{stats_text(found)}\n\n{page}")
 
 
@@ -118,10 +119,7 @@ def _engine(executor: str | None, tasks: int, workers: int, options: Sequence[st
     """What runs the tasks, None for processes of ours."""
     if executor is None:
         if tasks or options:
-            raise HanlinError(
-                "--tasks 和 --executor-option 要与 --executor 一起用。",
-                "--tasks and --executor-option go with --executor.",
-            )
+            raise HanlinError("--tasks and --executor-option go with --executor.")
         return None
     from hanlin.corpus.builder.executors import Datatrove, kind_of, parse_options
 
@@ -139,7 +137,7 @@ def _settings(
     overrides = [item for item in arguments if _OVERRIDE.fullmatch(item) and not os.path.lexists(item)]
     values = {"heldout_fraction": 0.0} | (load_yaml(file) if file else {})
     values = apply_overrides(values, overrides) | dict(flags)
-    where = str(file) if file and not overrides and not flags else tr("语料配置", "corpus settings")
+    where = str(file) if file and not overrides and not flags else tr("corpus settings")
     return [item for item in arguments if item not in overrides], build(CorpusConfig, values, where)
 
 
@@ -171,8 +169,6 @@ def inspect(
         Samples of what this rule dropped; `kept` and `changed` for those of documents that stayed.
     find
         Documents that contain this text.
-    limit
-        Samples, documents or clusters to show.
     """
     from hanlin.corpus.builder import explain
 
@@ -182,9 +178,7 @@ def inspect(
         if value is not None
     ]
     if len(asked) > 1:
-        raise HanlinError(
-            f"{'、'.join(asked)} 请一次只用一个。", f"Give one of {', '.join(asked)} at a time."
-        )
+        raise HanlinError("Give one of {asked} at a time.", asked=listing(asked))
     limit = max(limit, 1)
     if cluster is not None:
         found = explain.cluster(corpus, cluster)
@@ -194,7 +188,7 @@ def inspect(
         show(found, json, explain.samples_text(found))
     elif find is not None:
         found = explain.find(corpus, find, limit)
-        nothing = tr(f"没有一篇文档含有 {find!r}。", f"No document contains {find!r}.")
+        nothing = tr("No document contains {find!r}.", find=find)
         show(found, json, explain.samples_text(found) if found else nothing)
     else:
         found = explain.contents(corpus, limit)
@@ -202,7 +196,15 @@ def inspect(
 
 
 def diff(left: Path, right: Path, /, *, json: Flag = False) -> None:
-    """Show which documents only one of two corpora has; other punctuation or spaces make no other document."""
+    """Show which documents only one of two corpora has; other punctuation or spaces make no other document.
+
+    Parameters
+    ----------
+    left
+        A corpus directory.
+    right
+        Another corpus directory.
+    """
     from hanlin.corpus.builder import explain
 
     found = explain.difference(left, right)
@@ -244,7 +246,7 @@ def score(
     if model is not None and files and not (good or bad or out):
         found = score_files(Scorer.load(model), files)
         texts = [
-            f"{name}: {tr('文档', 'documents')} {item['documents']}, {tr('平均分', 'mean')} {item['mean']:.3f}, ≥ 0.5: {item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}"
+            f"{name}: {tr('documents')} {item['documents']}, {tr('mean')} {item['mean']:.3f}, ≥ 0.5: {item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}"
             for name, item in found.items()
             if item["documents"]
         ]
@@ -252,16 +254,13 @@ def score(
         return
     if not (good and bad and out) or files or model is not None:
         raise HanlinError(
-            "训练：hanlin corpus score --good 好的文件 --bad 坏的文件 --out 目录；打分：hanlin corpus score 文件 --model 目录。",
-            "To train: hanlin corpus score --good FILES --bad FILES --out DIR. To score: hanlin corpus score FILES --model DIR.",
+            "To train: hanlin corpus score --good FILES --bad FILES --out DIR. To score: hanlin corpus "
+            "score FILES --model DIR."
         )
     match = re.fullmatch(r"(\d)-(\d)", ngrams.strip())
     parts = [str(n) for n in range(int(match[1]), int(match[2]) + 1)] if match else ngrams.split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise HanlinError(
-            f"看不懂的 --ngrams {ngrams!r}，请写成 1-3 或 2,3。",
-            f"Not lengths of n-grams: {ngrams!r}. Write 1-3 or 2,3.",
-        )
+        raise HanlinError("Not lengths of n-grams: {ngrams!r}. Write 1-3 or 2,3.", ngrams=ngrams)
     from hanlin.corpus.builder.quality_fit import fit_scorer, report_text
 
     report = fit_scorer(

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from hanlin.cli.main import Flag, Many, show
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import tr
 
 
 def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) -> None:
@@ -27,13 +28,11 @@ def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) 
     import dataclasses
     import typing
 
-    from hanlin.corpus.download.catalogue import DATASETS, Stage, listing
+    from hanlin.corpus.download.catalogue import DATASETS, Stage, catalogue_text
 
     if stage not in ("", *typing.get_args(Stage)):
         names = ", ".join(typing.get_args(Stage))
-        raise HanlinError(
-            f"没有 {stage!r} 这种用途，可选：{names}。", f"There is no stage {stage!r}; choose from {names}."
-        )
+        raise HanlinError("There is no stage {stage!r}; choose from {names}.", stage=stage, names=names)
     chosen = [
         entry
         for entry in DATASETS
@@ -42,7 +41,7 @@ def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) 
     show(
         [dataclasses.asdict(entry) for entry in chosen],
         json,
-        listing(typing.cast(Any, stage or None), commercial),
+        catalogue_text(typing.cast(Any, stage or None), commercial),
     )
 
 
@@ -76,8 +75,6 @@ def fetch_set(
         Branch, tag or commit.
     yes
         Accept the licence without being asked.
-    json
-        Print what was fetched on stdout.
     """
     from hanlin.corpus.download.catalogue import find
     from hanlin.corpus.download.fetch import (
@@ -96,10 +93,7 @@ def fetch_set(
     out = out or Path("data") / data.name
     if source == "file" or (path is not None and not source):
         if path is None:
-            raise HanlinError(
-                "--from file 需要用 --path 给出已有的文件或目录。",
-                "--from file needs --path, a file or directory you have.",
-            )
+            raise HanlinError("--from file needs --path, a file or directory you have.")
         print("\n".join(terms(data)), file=sys.stderr)
         _accept(yes)
         record = fetch_local(data, path, out, files)
@@ -115,8 +109,11 @@ def fetch_set(
             record = fetch(plan, progress)
     total = sum(entry["bytes"] for entry in record["files"].values())
     text = tr(
-        f"{out}：{len(record['files'])} 个文件，{size_text(total)}；来历与校验和在 {out / PROVENANCE}。",
-        f"{out}: {len(record['files'])} files, {size_text(total)}; origin and checksums are in {out / PROVENANCE}.",
+        "{out}: {count} files, {total}; origin and checksums are in {provenance}.",
+        out=out,
+        count=len(record["files"]),
+        total=size_text(total),
+        provenance=out / PROVENANCE,
     )
     show(record, json, text)
 
@@ -127,20 +124,15 @@ def _accept(yes: bool) -> None:
         return
     if sys.stdin.isatty():
         print(
-            tr("接受上述许可并继续吗？[y/N] ", "Accept these terms and go on? [y/N] "),
+            tr("Accept these terms and go on? [y/N] "),
             end="",
             file=sys.stderr,
             flush=True,
         )
         if sys.stdin.readline().strip().lower() in ("y", "yes", "是"):
             return
-        raise HanlinError(
-            "没有接受许可，什么也没有下载。", "The terms were not accepted; nothing was downloaded."
-        )
-    raise HanlinError(
-        "下载前需要接受上述许可。在脚本里请加 --yes。",
-        "The terms above have to be accepted before the download. In a script, add --yes.",
-    )
+        raise HanlinError("The terms were not accepted; nothing was downloaded.")
+    raise HanlinError("The terms above have to be accepted before the download. In a script, add --yes.")
 
 
 @contextlib.contextmanager

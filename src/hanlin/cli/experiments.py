@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from hanlin.cli.main import Flag, Many, show
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import listing, tr
 
 Each = Annotated[tuple[str, ...], Parameter(negative=())]  # given once for each
 
@@ -55,8 +56,6 @@ def ablate(
         Every combination.
     one_at_a_time
         One key at a time moved from the baseline, which is the default.
-    heldout
-        Corpus directory or text files to measure on, for a file of hanlin pretrain.
     keep_models
         Keep each cell's model.
     json
@@ -66,9 +65,7 @@ def ablate(
     from hanlin.report.ablation_page import ablation_text
 
     if grid and one_at_a_time:
-        raise HanlinError(
-            "--grid 和 --one-at-a-time 只能给一个。", "Give --grid or --one-at-a-time, not both."
-        )
+        raise HanlinError("Give --grid or --one-at-a-time, not both.")
     plan = plan_ablation(
         recipe, vary, overrides, seeds=seeds, steps=steps, seconds=seconds, grid=grid, heldout=heldout
     )
@@ -111,8 +108,6 @@ def scaling(
         Runs of each size.
     jobs
         Runs at once; each gets its share of the cores.
-    heldout
-        Corpus directory or text files to measure on, for a file of hanlin pretrain.
     json
         Print the law on stdout.
     """
@@ -123,8 +118,8 @@ def scaling(
         lengths = [float(text) for text in tokens_per_param.split(",")]
     except ValueError:
         raise HanlinError(
-            f"--tokens-per-param {tokens_per_param!r} 应写成 5,10,20 这样的数。",
-            f"--tokens-per-param {tokens_per_param!r} should be numbers such as 5,10,20.",
+            "--tokens-per-param {tokens_per_param!r} should be numbers such as 5,10,20.",
+            tokens_per_param=tokens_per_param,
         ) from None
     plan = plan_scaling(
         recipe, params.split(","), lengths, overrides, budgets=budget, seeds=seeds, heldout=heldout
@@ -140,12 +135,8 @@ def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", j
     ----------
     runs
         Run directories, models, cells of an ablation, or metrics.jsonl files; finished or not.
-    picture
-        Also write the curves as an SVG here.
     stage
         Whose curve, for runs of several stages.
-    json
-        Print the figures on stdout.
     """
     from hanlin.report.compare import compare_runs, comparison_table
     from hanlin.report.curves import compare_curves, curves_picture, curves_text, find_metrics
@@ -158,12 +149,7 @@ def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", j
     texts = [comparison_table(result)] if reports else []
     bare = [str(folder) for folder in folders if find_metrics(folder, stage) is None]
     if reports and picture is None and bare:
-        texts.append(
-            tr(
-                f"没有 {stage} 的训练曲线：{'、'.join(bare)}",
-                f"No training curve of {stage}: {', '.join(bare)}",
-            )
-        )
+        texts.append(tr("No training curve of {stage}: {bare}", stage=stage, bare=listing(bare)))
     else:
         found = compare_curves(folders, stage)
         texts.append(curves_text(found))
@@ -182,8 +168,6 @@ def tail(dataset: Path, /, *, json: Flag = False) -> None:
     ----------
     dataset
         From hanlin dataset build, in the order its texts came; that of a shuffled corpus has no ends to look at.
-    json
-        Print the figures on stdout.
     """
     import dataclasses
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.cli.main import Flag, show
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import tr
 
 _CHARACTERS = 200
 _SHOWN = 8
@@ -25,13 +26,12 @@ def spike(run: Path, /, *, step: int | None = None, json: Flag = False) -> None:
     found = [entry for folder in _folders(run) for entry in _entries(folder, step)]
     if step is not None and not found:
         raise HanlinError(
-            f"{run} 里没有第 {step} 步的记录。不加 --step 可看到全部。",
-            f"{run} has no record of step {step}. Leave --step out to see all.",
+            "{run} has no record of step {step}. Leave --step out to see all.", run=run, step=step
         )
     show(
         found,
         json,
-        "\n\n".join(map(_render, found)) or tr(f"{run}：没有跳过任何一步。", f"{run}: no step was skipped."),
+        "\n\n".join(map(_render, found)) or tr("{run}: no step was skipped.", run=run),
     )
 
 
@@ -43,8 +43,10 @@ def _folders(run: Path) -> list[Path]:
     folders = sorted({file.parent for root in roots if root.is_dir() for file in root.rglob(RUN)})
     if not folders:
         raise HanlinError(
-            f"{run} 里没有训练的记录（{RUN}）。请给出 hanlin run 的 --out 目录，或单个阶段的 --out 目录。",
-            f"{run} holds no record of a training ({RUN}). Give the --out directory of hanlin run, or that of a single stage.",
+            "{run} holds no record of a training ({run_file}). Give the --out directory of hanlin run, or "
+            "that of a single stage.",
+            run=run,
+            run_file=RUN,
         )
     return folders
 
@@ -76,7 +78,7 @@ def _reader(folder: Path) -> tuple[Any, str | None]:
 
     places = read_json(folder / RUN)
     if not places.get("dataset") or not places.get("tokenizer"):
-        return None, tr("这一阶段没有词元数据集，只有编号", "this stage has no token dataset, only indices")
+        return None, tr("this stage has no token dataset, only indices")
     try:
         dataset, tokenizer = (
             TokenDataset(places["dataset"], verify=False),
@@ -100,26 +102,31 @@ def _render(entry: dict[str, Any]) -> str:
         return "NaN" if value is None else f"{value:.3f}"
 
     reasons = {
-        "loss not finite": tr("损失不是有限数", "the loss is not finite"),
-        "gradient not finite": tr("梯度不是有限数", "the gradient is not finite"),
-        "loss": tr("损失突起", "the loss spiked"),
-        "gradient": tr("梯度突起", "the gradient spiked"),
+        "loss not finite": tr("the loss is not finite"),
+        "gradient not finite": tr("the gradient is not finite"),
+        "loss": tr("the loss spiked"),
+        "gradient": tr("the gradient spiked"),
     }
     sigmas = entry["sigmas"]
     head = tr(
-        f"{entry['training']} 第 {entry['step']} 步：{reasons.get(entry['reason'], entry['reason'])}（loss {number(entry['loss'])}，高出 {number(sigmas['loss'])} σ；"
-        f"梯度范数 {number(entry['grad_norm'])}，高出 {number(sigmas['norm'])} σ）",
-        f"{entry['training']} step {entry['step']}: {reasons.get(entry['reason'], entry['reason'])} (loss {number(entry['loss'])}, {number(sigmas['loss'])} σ above; "
-        f"gradient norm {number(entry['grad_norm'])}, {number(sigmas['norm'])} σ above)",
+        "{training} step {step}: {reasons} (loss {loss}, {loss_sigma} σ above; gradient norm {grad_norm}, "
+        "{norm_sigma} σ above)",
+        training=entry["training"],
+        step=entry["step"],
+        reasons=reasons.get(entry["reason"], entry["reason"]),
+        loss=number(entry["loss"]),
+        loss_sigma=number(sigmas["loss"]),
+        grad_norm=number(entry["grad_norm"]),
+        norm_sigma=number(sigmas["norm"]),
     )
     lines = [head]
     if "text_missing" in entry:
-        lines.append("  " + tr("看不到原文：", "no text: ") + entry["text_missing"])
+        lines.append("  " + tr("no text: ") + entry["text_missing"])
     for document in entry["documents"][:_SHOWN]:
         lines.append(
             f"  {document['document']:>8}  {number(document['loss'])}  {document.get('text') or ''!r}"
         )
     rest = len(entry["documents"]) - _SHOWN
     if rest > 0:
-        lines.append(tr(f"  另有 {rest} 篇", f"  and {rest} more"))
+        lines.append(tr("  and {rest} more", rest=rest))
     return "\n".join(lines)

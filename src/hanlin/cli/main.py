@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from hanlin.cli.help_text import Words, epilogue, verb
-from hanlin.common.errors import HanlinError, first_process, language_unsaid, prefers_chinese, tr
+from hanlin.common.errors import HanlinError, first_process
+from hanlin.common.messages import Text, language_unsaid, tr
 from hanlin.common.terminal import for_stream
 
 if TYPE_CHECKING:
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
 
 app = App(
     name="hanlin",
-    help=tr(
-        "从原始中文文本到能对话的语言模型。", "From raw Chinese text to a language model you can talk to."
-    ),
+    help=tr("From raw Chinese text to a language model you can talk to."),
     version_flags=["--version"],
     help_format="plaintext",
-    help_formatter=Words(""),
+    help_formatter=Words(),
     help_epilogue=epilogue(""),
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main() says what became of the work
@@ -90,12 +89,6 @@ def run(
         Conversation files instead of the recipe's.
     params
         Size of the model, such as 26m: shape, vocabulary, steps, batch and rates follow from it instead of the recipe's.
-    depth
-        Layers instead of params.
-    tokens
-        To pretrain on, such as 500m; 20 a parameter when absent.
-    device
-        auto, cpu or an accelerator.
     track
         Trackers besides metrics.jsonl: trackio, swanlab, wandb, tensorboard.
     json
@@ -139,8 +132,8 @@ def _settings_among_files(
         files = tuple(word for word in words if word not in settings)
         if settings and not files:
             raise HanlinError(
-                f"{settings[0]} 是一项设置，不是文件：--corpus、--sft 后面还缺文件。",
-                f"{settings[0]} is a setting, not a file: --corpus or --sft has no file behind it.",
+                "{settings} is a setting, not a file: --corpus or --sft has no file behind it.",
+                settings=settings[0],
             )
         kept.append(files)
     return overrides, kept
@@ -171,8 +164,9 @@ def resume(run_directory: Path, /, *, json: Flag = False) -> None:
     file = run_directory / RECIPE_FILE
     if not file.is_file():
         raise HanlinError(
-            f"{run_directory} 不是一次运行（没有 {RECIPE_FILE}）。",
-            f"{run_directory} is not a run (no {RECIPE_FILE}).",
+            "{run_directory} is not a run (no {recipe_file}).",
+            run_directory=run_directory,
+            recipe_file=RECIPE_FILE,
         )
     report = run_recipe(build(Recipe, read_json(file), str(file)), run_directory)
     show(report, json, _summary(report, run_directory))
@@ -234,10 +228,7 @@ def bytes_of(size: str) -> int:
     units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", size.strip().lower())
     if match is None or match[2] not in units:
-        raise HanlinError(
-            f"看不懂的大小 {size!r}，请写成 4GiB 或 500MB。",
-            f"Not a size: {size!r}. Write it as 4GiB or 500MB.",
-        )
+        raise HanlinError("Not a size: {size!r}. Write it as 4GiB or 500MB.", size=size)
     return int(float(match[1]) * units[match[2]])
 
 
@@ -297,11 +288,11 @@ def evaluate(
     Parameters
     ----------
     tasks
-        story_answers, problems_solved, preferred_manner, task_reward; all of them when absent.
+        Names of tasks; all of them when absent.
     text
-        Files, globs or directories of text the model has not seen: bits per byte of all of it, and by source.
+        Measure bits per byte of these files instead, by source.
     count
-        Items per task; with --text, the first so many documents.
+        Items per task; with --text, documents at most.
     json
         Also write the figures to this file.
     """
@@ -309,7 +300,7 @@ def evaluate(
 
     if text:
         if tasks:
-            raise HanlinError("--text 和 --tasks 只能给一个。", "Give --text or --tasks, not both.")
+            raise HanlinError("Give --text or --tasks, not both.")
         from hanlin.evaluation.likelihood import bits_per_byte_of_files
         from hanlin.report.summary import metrics_table
 
@@ -319,7 +310,7 @@ def evaluate(
             write_json(json, result)
         show(result, not sys.stdout.isatty(), "\n".join(metrics_table(metrics)))
         return
-    from hanlin.pipeline import evaluate_model
+    from hanlin.pipeline.evaluate import evaluate_model
 
     result = evaluate_model(model, tasks or None, count)
     if json is not None:
@@ -343,13 +334,15 @@ def generate(
     ----------
     prompts
         Texts; a line each from stdin when there are none.
+    chat
+        Answer as in a conversation.
     """
     from hanlin.inference import SamplingParams, generate_text, load_chat_model, resolve_model_dir
 
     if not prompts and sys.stdin is None:
         raise HanlinError(
-            "没有给出文字，标准输入也已关闭，没有可以续写的内容。请写成：hanlin generate 模型 文字。",
-            "No text was given and standard input is closed: there is nothing to continue. Write: hanlin generate MODEL TEXT.",
+            "No text was given and standard input is closed: there is nothing to continue. Write: hanlin "
+            "generate MODEL TEXT."
         )
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     loaded, tokenizer = load_chat_model(model)
@@ -361,20 +354,15 @@ def generate(
     silent = answers.count("")
     if silent and max_new_tokens:
         before = resolve_model_dir(model).parent / "models" / "pretrain"
-        zh = (
-            f"续写文本请用只预训练过的模型：{before}"
-            if not chat and before.is_dir()
-            else "可以换一个 --seed 或开头再试。"
-        )
-        en = (
-            f"To continue texts use the model that was only pretrained: {before}"
-            if not chat and before.is_dir()
-            else "Try another --seed or another beginning."
-        )
+        advice = Text("Try another --seed or another beginning.")
+        if not chat and before.is_dir():
+            advice = Text("To continue texts use the model that was only pretrained: {before}", before=before)
         print(
             tr(
-                f"模型立刻结束了，什么也没写（{silent}/{len(texts)}）。{zh}",
-                f"The model ended at once and wrote nothing ({silent}/{len(texts)}). {en}",
+                "The model ended at once and wrote nothing ({silent}/{count}). {advice}",
+                silent=silent,
+                count=len(texts),
+                advice=advice,
             ),
             file=sys.stderr,
         )
@@ -414,6 +402,8 @@ def serve(
     ----------
     host
         Another address than 127.0.0.1 needs an API key.
+    port
+        Port.
     api_key
         Required of every request when set (or HANLIN_API_KEY).
     allow_origin
@@ -431,6 +421,8 @@ def export_to_gguf(model: Path, /, *, out: Path, dtype: str = "f32") -> None:
 
     Parameters
     ----------
+    out
+        The file to write.
     dtype
         f32, f16 or q8_0.
     """
@@ -485,7 +477,7 @@ def main() -> None:
     except HanlinError as error:
         if not error.already_reported:
             print(
-                ("错误：" if prefers_chinese() else "error: ") + for_stream(str(error), sys.stderr),
+                tr("error: ") + for_stream(str(error), sys.stderr),
                 file=sys.stderr,
             )
         raise SystemExit(1) from None
@@ -494,8 +486,9 @@ def main() -> None:
             raise SystemExit(128 + getattr(error, "signal", signal.SIGINT)) from None
         again = shlex.join([_program(), *sys.argv[1:]])
         message = tr(
-            f"已中断。已完成的都已保存，没有写到一半的产物。从断点继续：\n  {again}",
-            f"Interrupted. What was finished is saved and nothing is half-written. To go on from there:\n  {again}",
+            "Interrupted. What was finished is saved and nothing is half-written. To go on from there:\n  "
+            "{again}",
+            again=again,
         )
         print("\n" + message, file=sys.stderr)
         raise SystemExit(128 + getattr(error, "signal", signal.SIGINT)) from None
@@ -504,9 +497,7 @@ def main() -> None:
         raise SystemExit(0) from None
     except OSError as error:
         print(
-            ("错误：" if prefers_chinese() else "error: ")
-            + f"{error.strerror or error}"
-            + (f" ({error.filename})" if error.filename else ""),
+            tr("error: ") + f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else ""),
             file=sys.stderr,
         )
         raise SystemExit(1) from None

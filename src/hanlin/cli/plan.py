@@ -30,16 +30,8 @@ def plan(
         A shipped recipe or a YAML file; without one, only what the dial derives is shown.
     overrides
         Dotted settings, such as pretrain.seq_len=1024.
-    params
-        Parameters of the model, such as 26m; the rest follows.
-    depth
-        Layers instead of parameters.
-    tokens
-        To pretrain on, such as 500m; 20 a parameter when absent.
     device
         A name of the table, such as rtx4090, t4 or 910b, or this machine, where a few steps are run.
-    vram
-        For a card that is not in the table, its memory in GiB.
     nodes
         Machines.
     gpus
@@ -48,10 +40,10 @@ def plan(
         Gbit/s between machines.
     price
         CNY for an hour of one device, instead of the table's.
+    vram
+        For a card that is not in the table, its memory in GiB; its speed is taken to be an RTX 3060's.
     steps
         Of the probe on this machine.
-    json
-        Print the figures on stdout.
     """
     import dataclasses
 
@@ -66,8 +58,8 @@ def plan(
 
         if params is None and depth is None:
             raise HanlinError(
-                "请给出配方，或用 --params 定模型大小。例：hanlin plan zh-mini，hanlin plan --params 26m",
-                "Name a recipe, or a size with --params. Examples: hanlin plan zh-mini, hanlin plan --params 26m",
+                "Name a recipe, or a size with --params. Examples: hanlin plan zh-mini, hanlin plan "
+                "--params 26m"
             )
         dial = turn(params=params, depth=depth, tokens=tokens, given=flatten(apply_overrides({}, overrides)))
         show(dataclasses.asdict(dial), json, dial_text(dial))

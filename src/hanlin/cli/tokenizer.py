@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanlin.cli.main import Files, Flag, bytes_of, show
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,8 +39,6 @@ def tokenizer_train(
         Longest token in characters.
     min_frequency
         Least count of a merge (never of a word).
-    threads
-        That count; all cores when 0. The result does not depend on it.
     memory
         To stay within, such as 4GiB; half of the machine's when absent.
     plain
@@ -89,17 +88,25 @@ def _show_progress() -> Callable[..., None]:
         )
         if phase == "count":
             size = f"{done / 1e6:,.0f} MB" if not total else f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB"
-            print(tr(f"已读 {size}{left}", f"{size} read{left}"), file=sys.stderr, flush=True)
+            print(tr("{size} read{left}", size=size, left=left), file=sys.stderr, flush=True)
         else:
             print(
-                tr(f"已学 {done}/{total}{left}", f"{done}/{total} learnt{left}"), file=sys.stderr, flush=True
+                tr("{done}/{total} learnt{left}", done=done, total=total, left=left),
+                file=sys.stderr,
+                flush=True,
             )
 
     return show_progress
 
 
 def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag = False) -> None:
-    """Show the tokens of a text (or of stdin)."""
+    """Show the tokens of a text (or of stdin).
+
+    Parameters
+    ----------
+    text
+        The text; stdin when absent.
+    """
     from hanlin.tokenizer.show import piece_text
 
     words = _open_tokenizer(tokenizer)
@@ -120,8 +127,6 @@ def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, js
     ----------
     on
         Files on which to count the use of each token.
-    limit
-        Entries per list.
     """
     from hanlin.tokenizer import inspect
     from hanlin.tokenizer.show import vocabulary_text
@@ -141,8 +146,6 @@ def tokenizer_compare(
         Directories of Hanlin's tokenizers or models, or a tokenizer.json of anyone's.
     on
         Text or corpus files.
-    picture
-        Also write an SVG here.
     max_bytes
         To read of each file, such as 20MB; all of it when absent.
     """
@@ -153,8 +156,7 @@ def tokenizer_compare(
 
     if not tokenizers:
         raise HanlinError(
-            "请给出至少一个分词器。例：hanlin tokenizer compare a b --on text.jsonl",
-            "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl",
+            "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl"
         )
     result = compare_tokenizers(
         [open_any(_model_directory(path)) for path in tokenizers],
@@ -175,7 +177,15 @@ def tokenizer_compare(
 
 
 def tokenizer_advise(*, params: str, hidden_size: int | None = None, json: Flag = False) -> None:
-    """Advise on a vocabulary size for a model of so many parameters, such as 26m."""
+    """Advise on a vocabulary size for a model of so many parameters, such as 26m.
+
+    Parameters
+    ----------
+    params
+        Parameters of the model, such as 26m.
+    hidden_size
+        Width of the model; guessed from the parameters when absent.
+    """
     import dataclasses
 
     from hanlin.tokenizer.advise import advise
@@ -183,21 +193,19 @@ def tokenizer_advise(*, params: str, hidden_size: int | None = None, json: Flag 
     advice = advise(params, hidden_size)
     reason = {
         "law": tr(
-            "词表的规模律，乘以 1.6（小模型读的文本远多于规模律的最优）",
-            "the scaling law of vocabularies, times 1.6 (small models read far more text than its optimum)",
+            "the scaling law of vocabularies, times 1.6 (small models read far more text than its optimum)"
         ),
-        "floor": tr(
-            "常用汉字需要的余地，规模律要的更少",
-            "room for the common characters; the law alone asks for less",
-        ),
-        "share": tr(
-            "模型太小，嵌入不宜超过三分之一",
-            "the model is small, and its embedding should not take more than a third",
-        ),
+        "floor": tr("room for the common characters; the law alone asks for less"),
+        "share": tr("the model is small, and its embedding should not take more than a third"),
     }[advice.why]
     text = tr(
-        f"--vocab-size {advice.vocab_size}：宽度 {advice.hidden_size} 时嵌入占全部参数的 {advice.embedding_share:.0%}。依据：{reason}（规模律：{advice.law}）。",
-        f"--vocab-size {advice.vocab_size}: at width {advice.hidden_size} the embedding is {advice.embedding_share:.0%} of all parameters. Because of {reason} (the law: {advice.law}).",
+        "--vocab-size {vocab_size}: at width {hidden_size} the embedding is {embedding_share:.0%} of all "
+        "parameters. Because of {reason} (the law: {law}).",
+        vocab_size=advice.vocab_size,
+        hidden_size=advice.hidden_size,
+        embedding_share=advice.embedding_share,
+        reason=reason,
+        law=advice.law,
     )
     show(dataclasses.asdict(advice), json, text)
 
@@ -224,8 +232,6 @@ def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, j
 
     Parameters
     ----------
-    threads
-        That encode; all cores when 0. The files do not depend on it.
     """
     from hanlin.common.manifest import read_manifest
     from hanlin.dataset import build_text_dataset, tail_alarm

@@ -20,6 +20,7 @@ import orjson
 from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import lock_file, require_held
+from hanlin.common.messages import Text
 from hanlin.common.target import real_target, refuse_foreign_target
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
@@ -49,12 +50,13 @@ def disk_full(path: Path, error: OSError) -> HanlinError:
     """The error a user sees when a write fails for want of room or permission."""
     parent = next((p for p in [path, *path.parents] if p.exists()), Path("."))
     free = shutil.disk_usage(parent).free
-    # numpy gives no reason
-    zh, en = (error.strerror,) * 2 if error.strerror else ("没有写完整", "it was not written whole")
+    reason = error.strerror or Text("it was not written whole")  # numpy gives none
     return HanlinError(
-        f"写入 {path} 失败：{zh}（该磁盘剩余 {free / 1e6:.0f} MB）。已有的产物没有被改动。请腾出空间或换一个 --out，再运行同一条命令，会从断点继续。",
-        f"Writing {path} failed: {en} ({free / 1e6:.0f} MB free there). Nothing that existed was changed. "
-        "Free some space or choose another --out and run the same command: it goes on from where it was.",
+        "Writing {path} failed: {reason} ({free:.0f} MB free there). Nothing that existed was changed. Free "
+        "some space or choose another --out and run the same command: it goes on from where it was.",
+        path=path,
+        reason=reason,
+        free=free / 1e6,
     )
 
 
@@ -150,8 +152,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     path = real_target(path)
     if os.path.lexists(path) and not path.is_file():
         raise HanlinError(
-            f"{path} 不是普通文件，不能被替换。请换一个输出文件。",
-            f"{path} is no plain file and cannot be replaced. Choose another output file.",
+            "{path} is no plain file and cannot be replaced. Choose another output file.", path=path
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,13 +198,13 @@ def read_json(path: Path | str) -> Any:
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise HanlinError(
-            f"找不到文件 {path}。请检查路径。", f"No such file: {path}. Check the path."
-        ) from None
+        raise HanlinError("No such file: {path}. Check the path.", path=path) from None
     except orjson.JSONDecodeError as error:
         raise HanlinError(
-            f"{path} 不是完整的 JSON（{error}）。文件可能写到一半或被改动；请删除它所在的目录后重新运行。",
-            f"{path} is not whole JSON ({error}). It was cut short or edited; remove its directory and run again.",
+            "{path} is not whole JSON ({error}). It was cut short or edited; remove its directory and run "
+            "again.",
+            path=path,
+            error=error,
         ) from None
 
 

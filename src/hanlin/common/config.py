@@ -14,10 +14,19 @@ from typing import Any, TypeVar
 
 import yaml
 
-from hanlin.common.errors import HanlinError
-from hanlin.common.messages import Text
+from hanlin.common.errors import ConfigError, HanlinError
+from hanlin.common.messages import Text, joined, listing, verbatim
 
 T = TypeVar("T")
+
+# keys that had another name before, old → new; an old one is refused with the new one in the message
+RENAMED_KEYS = {
+    "anchor_steps": "permanent_checkpoint_interval",
+    "clip": "max_grad_norm",
+    "decay": "decay_ratio",
+    "floor": "min_lr_ratio",
+    "warmup": "warmup_ratio",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +45,16 @@ class Range:
             and (value < self.high if self.open_high else value <= self.high)
         )
 
-    def describe(self) -> tuple[str, str]:
-        """In words, in both languages."""
-        zh, en = [], []
+    def describe(self) -> Text:
+        """In words."""
+        conditions = [Text("finite")]
         if self.low > -math.inf:
-            zh.append(("大于" if self.open_low else "不小于") + f" {self.low:g}")
-            en.append(("greater than" if self.open_low else "at least") + f" {self.low:g}")
+            limit = Text("greater than {limit:g}", limit=self.low)
+            conditions.append(limit if self.open_low else Text("at least {limit:g}", limit=self.low))
         if self.high < math.inf:
-            zh.append(("小于" if self.open_high else "不大于") + f" {self.high:g}")
-            en.append(("less than" if self.open_high else "at most") + f" {self.high:g}")
-        return "、".join(["是有限的数", *zh]), " and ".join(["finite", *en])
+            limit = Text("less than {limit:g}", limit=self.high)
+            conditions.append(limit if self.open_high else Text("at most {limit:g}", limit=self.high))
+        return joined(conditions, Text(" and "))
 
 
 def at_least(low: float) -> Range:
@@ -58,8 +67,8 @@ def above(low: float) -> Range:
     return Range(low, open_low=True)
 
 
-class OutOfRange(HanlinError, ValueError):
-    """A setting outside its range, or settings that exclude one another."""
+class OutOfRange(ConfigError):
+    """A setting outside its range, or settings that exclude one another; the message begins with a setting's name."""
 
 
 def ranges_of(cls: type) -> dict[str, Range]:
@@ -80,8 +89,12 @@ def require_ranges(config: Any) -> None:
     for field in dataclasses.fields(config):
         value, allowed = getattr(config, field.name), ranges.get(field.name, Range())
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value not in allowed:
-            zh, en = allowed.describe()
-            raise OutOfRange(f"{field.name} 是 {value}，应{zh}", f"{field.name} is {value}, should be {en}")
+            raise OutOfRange(
+                "{field} is {value}, should be {allowed}",
+                field=field.name,
+                value=value,
+                allowed=allowed.describe(),
+            )
 
 
 class Where(str):
@@ -95,17 +108,12 @@ class Where(str):
         return found
 
 
-def _blame(where: str, name: str) -> tuple[str, str]:
-    """Who gave a key, in both languages."""
+def _blame(where: str, name: str) -> str | Text:
+    """Who gave a key."""
     given = getattr(where, "given", ())
     if any(key == name or key.startswith(f"{name}.") for key in given):
-        return "命令行", "command line"
-    return where, where
-
-
-def _blame_text(where: str, name: str) -> Text:
-    zh, en = _blame(where, name)
-    return Text.rendered(en=en, zh=zh)
+        return Text("command line")
+    return where
 
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
@@ -114,18 +122,13 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise HanlinError(
-            f"找不到配置文件 {path}。请检查路径。", f"No such config file: {path}. Check the path."
-        ) from None
+        raise HanlinError("No such config file: {path}. Check the path.", path=path) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HanlinError(f"{path} 不是合法的 YAML：{error}", f"{path} is not valid YAML: {error}") from None
+        raise HanlinError("{path} is not valid YAML: {error}", path=path, error=error) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise HanlinError(
-            f"{path} 应是键值对，读到的是 {type(value).__name__}。",
-            f"{path} should be a mapping, not a {type(value).__name__}.",
-        )
+        raise HanlinError("{path} should be a mapping, not a {type}.", path=path, type=type(value).__name__)
     return value
 
 
@@ -136,17 +139,14 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
         name, equals, text = item.partition("=")
         if not equals or not name:
             raise HanlinError(
-                f"覆盖项 {item!r} 应写成 键.键=值，例如 pretrain.steps=200。",
-                f"Override {item!r} should read key.key=value, such as pretrain.steps=200.",
+                "Override {item!r} should read key.key=value, such as pretrain.steps=200.", item=item
             )
         node = result
         *path, last = name.split(".")
         for part in path:
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
-                raise HanlinError(
-                    f"覆盖项 {item!r}：{part} 不是一个小节。", f"Override {item!r}: {part} is not a section."
-                )
+                raise HanlinError("Override {item!r}: {part} is not a section.", item=item, part=part)
             node = child
         value = yaml.safe_load(text)
         node[last] = _as_number(value) if isinstance(value, str) else value
@@ -179,15 +179,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            close = [
-                f"{prefix}{match}" for match in difflib.get_close_matches(str(name), fields, n=1)
-            ] or _inside(hints, str(name), prefix)
-            zh_hint = f"是不是 {'、'.join(close)}？" if close else f"可用的键：{'、'.join(fields)}。"
-            en_hint = f"Did you mean {', '.join(close)}?" if close else f"Known keys: {', '.join(fields)}."
-            zh_where, en_where = _blame(where, f"{prefix}{name}")
             raise HanlinError(
-                f"{zh_where}：未知的键 {prefix}{name}。{zh_hint}",
-                f"{en_where}: unknown key {prefix}{name}. {en_hint}",
+                "{where}: unknown key {prefix}{name}. {hint}",
+                where=_blame(where, f"{prefix}{name}"),
+                prefix=prefix,
+                name=name,
+                hint=_hint(str(name), prefix, fields, hints),
             )
         place = f"{prefix}{name}" if fields[name].metadata.get("by_id") is None else ""
         arguments[fields[name].name] = _convert(hints[name], _over_default(fields[name], value), where, place)
@@ -200,23 +197,24 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     ]
     if missing:
         raise HanlinError(
-            f"{where}：缺少 {prefix}{missing[0]}。", f"{where}: {prefix}{missing[0]} is missing."
+            "{where}: {prefix}{missing} is missing.", where=where, prefix=prefix, missing=missing[0]
         )
     try:
         return cls(**arguments)
     except OutOfRange as error:
-        zh_where, en_where = _blame(where, prefix.rstrip("."))
         raise HanlinError(
-            f"{zh_where}：设置不可行：{prefix}{error.zh}。",
-            f"{en_where}: this cannot work: {prefix}{error.en}.",
+            "{where}: this cannot work: {prefix}{error}.",
+            where=_blame(where, prefix.rstrip(".")),
+            prefix=prefix,
+            error=error,
         ) from None
     except ValueError as error:
         section = prefix.rstrip(".") or cls.__name__
-        zh_where, en_where = _blame(where, section)
+        blamed = _blame(where, section)
         if not prefix and getattr(where, "given", ()):  # of the whole: either may have brought it about
-            zh_where, en_where = f"{where} 加上命令行的设置", f"{where} with the settings of the command line"
+            blamed = Text("{where} with the settings of the command line", where=where)
         raise HanlinError(
-            f"{zh_where}：{section} 的设置不可行：{error}", f"{en_where}: {section} cannot work: {error}"
+            "{where}: {section} cannot work: {error}", where=blamed, section=section, error=error
         ) from None
 
 
@@ -236,6 +234,18 @@ class Tagged:
             HanlinError: no kind, or one that does not exist; the message names the kinds there are.
         """
         raise NotImplementedError
+
+
+def _hint(name: str, prefix: str, fields: Iterable[str], hints: Mapping[str, Any]) -> Text:
+    """What to write instead of an unknown key: its new name, a similar key, or all keys there are."""
+    renamed = RENAMED_KEYS.get(name, "")
+    if renamed in fields:
+        return Text("{old} is now {new}.", old=f"{prefix}{name}", new=f"{prefix}{renamed}")
+    close = [f"{prefix}{match}" for match in difflib.get_close_matches(name, fields, n=1)]
+    close = close or _inside(hints, name, prefix)
+    if close:
+        return Text("Did you mean {keys}?", keys=listing(close))
+    return Text("Known keys: {keys}.", keys=listing(fields))
 
 
 def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:
@@ -303,9 +313,9 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         return _convert(real[-1], value, where, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise _wrong(where, name, "一个小节 (键值对)", "a section (mapping)", value)
+            raise _wrong(where, name, Text("a section (mapping)"), value)
         if isinstance(hint, type) and issubclass(hint, Tagged):
-            hint = hint.variant(value, Text("{file}: {place}", file=_blame_text(where, name), place=name))
+            hint = hint.variant(value, Text("{file}: {place}", file=_blame(where, name), place=name))
         return build(hint, value, where, f"{name}.")  # type: ignore[arg-type]
     if origin is typing.Literal:
         choices = typing.get_args(hint)
@@ -313,11 +323,11 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
             shown = " | ".join(
                 str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices
             )
-            raise _wrong(where, name, shown, shown, value)
+            raise _wrong(where, name, verbatim(shown), value)
         return value
     if origin in (tuple, list):
         if not isinstance(value, (list, tuple)):
-            raise _wrong(where, name, "列表", "a list", value)
+            raise _wrong(where, name, Text("a list"), value)
         item_hint = typing.get_args(hint)[0]
         items = [
             _convert(item_hint, item, where, _item_place(name, index, item))
@@ -326,33 +336,32 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         return tuple(items) if origin is tuple else items
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
-            raise _wrong(where, name, "键值对", "a mapping", value)
+            raise _wrong(where, name, Text("a mapping"), value)
         return dict(value)
     if hint is float:
         if isinstance(value, str):
             value = _as_number(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _wrong(where, name, "数字", "a number", value)
+            raise _wrong(where, name, Text("a number"), value)
         return float(value)
     if hint is int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong(where, name, "整数", "an integer", value)
+            raise _wrong(where, name, Text("an integer"), value)
         return value
     if hint in (bool, str):
         if not isinstance(value, hint):
             raise _wrong(
                 where,
                 name,
-                {bool: "true 或 false", str: "文字"}[hint],
-                {bool: "true or false", str: "text"}[hint],
+                {bool: Text("true or false"), str: Text("text")}[hint],
                 value,
             )
         return value
     if hint is Path:
         if not isinstance(value, (str, Path)):
-            raise _wrong(where, name, "路径", "a path", value)
+            raise _wrong(where, name, Text("a path"), value)
         return Path(value)
     return value
 
@@ -365,8 +374,11 @@ def _item_place(name: str, index: int, item: Any) -> str:
     return str(known) if known else f"stages[{index}]"
 
 
-def _wrong(where: str, name: str, zh: str, en: str, value: Any) -> HanlinError:
-    zh_where, en_where = _blame(where, name)
+def _wrong(where: str, name: str, expected: Text, value: Any) -> HanlinError:
     return HanlinError(
-        f"{zh_where}：{name} 应为{zh}，得到 {value!r}。", f"{en_where}: {name} should be {en}, not {value!r}."
+        "{where}: {name} should be {expected}, not {value!r}.",
+        where=_blame(where, name),
+        name=name,
+        expected=expected,
+        value=value,
     )

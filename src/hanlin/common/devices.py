@@ -25,6 +25,7 @@ from hanlin.common.known_issues import (
     XPU_TRAPS,
     Trap,
 )
+from hanlin.common.messages import Text, listing
 from hanlin.common.process_memory import resident_mb
 
 if TYPE_CHECKING:
@@ -132,24 +133,22 @@ def resolve_device(spec: str | None = None) -> torch.device:
     except RuntimeError:
         if kind not in TRAITS:
             raise HanlinError(
-                f"不认识的设备 {spec!r}。可用：auto、cpu" + (f"、{present.type}" if present else "") + "。",
-                f"Unknown device {spec!r}. Available: auto, cpu" + (f", {present.type}." if present else "."),
+                "Unknown device {spec!r}. Available: {devices}.",
+                spec=spec,
+                devices=listing(["auto", "cpu", *([present.type] if present else [])]),
             ) from None
         device = None
     if device is None or (device.type != "cpu" and (present is None or present.type != device.type)):
-        why = (
-            f"（{failure}）" if failure and kind == "npu" else "",
-            f" ({failure})" if failure and kind == "npu" else "",
-        )
+        why = Text(" ({failure})", failure=failure) if failure and kind == "npu" else Text("")
         raise HanlinError(
-            f"这台机器上没有 {kind} 设备{why[0]}。请用 --device auto，或运行 hanlin doctor 查看原因。",
-            f"There is no {kind} device on this machine{why[1]}. Use --device auto, or see hanlin doctor.",
+            "There is no {kind} device on this machine{why}. Use --device auto, or see hanlin doctor.",
+            kind=kind,
+            why=why,
         )
     if device.type != "cpu" and device.index is not None and device.index >= torch.accelerator.device_count():
         count = torch.accelerator.device_count()
         raise HanlinError(
-            f"没有 {spec}：这台机器有 {count} 个这种设备，从 0 数起。",
-            f"There is no {spec}: this machine has {count} of them, counted from 0.",
+            "There is no {spec}: this machine has {count} of them, counted from 0.", spec=spec, count=count
         )
     return device
 
@@ -194,8 +193,7 @@ def _asked_precision() -> str | None:
     if asked not in (AUTO, *PRECISIONS):
         names = ", ".join((AUTO, *PRECISIONS))
         raise HanlinError(
-            f"HANLIN_PRECISION={asked} 不是训练精度。可用：{names}。",
-            f"HANLIN_PRECISION={asked} is no training precision. Available: {names}.",
+            "HANLIN_PRECISION={asked} is no training precision. Available: {names}.", asked=asked, names=names
         )
     return None if asked == AUTO else asked
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hanlin.common.messages import Text, language_unsaid, prefers_chinese, tr
+from hanlin.common.messages import Text
 
-__all__ = [
-    "ConfigError",
-    "HanlinError",
-    "first_process",
-    "language_unsaid",
-    "prefers_chinese",
-    "require_one_process",
-    "tr",
-]
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 
 def first_process() -> bool:
@@ -53,10 +46,8 @@ class HanlinError(Exception):
 
     already_reported = False
 
-    def __init__(self, message: str | Text, /, *pair: str, **fields: Any):
-        if pair:  # the form of old: Chinese, English
-            message = Text.rendered(zh=str(message), en=pair[0])
-        self.text = message if isinstance(message, Text) else Text(message, **fields)
+    def __init__(self, message: LiteralString | Text, /, **fields: Any):
+        self.text = Text.of(message, **fields)
         super().__init__(str(self.text))
 
     @property

@@ -7,6 +7,7 @@ import difflib
 import re
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +34,17 @@ class Hardware:
     launch: float
     dtype: str
     price: float
-    source: tuple[str, str]
+    source: Text
     bus: float = 20.0
     link: float = 10.0  # over PCIe 4.0 by way of the host: gaming cards do not reach each other
 
 
-_RENT = (
-    "租价凭记忆，2025 年国内租卡平台的大致水平",
-    "rent recalled, roughly what platforms in China took in 2025",
-)
+_RENT = Text("rent recalled, roughly what platforms in China took in 2025")
 _LAUNCH = 8e-6  # recalled: 5 to 10 µs for an eager kernel with its autograd node
 
 
-def _rented(text: str, english: str) -> tuple[str, str]:
-    return f"{text}；{_RENT[0]}", f"{english}; {_RENT[1]}"
+def _rented(sheet: Text) -> Text:
+    return joined([sheet, _RENT], Text("; "))
 
 
 def _card(
@@ -59,18 +57,14 @@ def _card(
     bus: float = 20.0,
 ) -> Hardware:
     """A card that people have: no rent. Figures as the maker's sheet has them, recalled; nothing was run on it here."""
-    about = (
-        f"{sheet}，凭记忆；没有在这种卡上跑过",
-        f"{sheet}, recalled; nothing was run on such a card here",
-    )
+    about = Text("{sheet}, recalled; nothing was run on such a card here", sheet=sheet)
     return Hardware(title, tflops, memory, bandwidth, _LAUNCH, dtype, 0.0, about, bus)
 
 
 def _mac(title: str, tflops: float, memory: float, bandwidth: float) -> Hardware:
     """A Mac: float32, and about 70 % of the memory that it shares. Apple publishes bandwidth; the arithmetic is recalled."""
-    about = (
-        "Apple 技术规格；算力、可用内存与启动开销凭记忆；没有跑过",
-        "Apple's specifications; arithmetic, usable memory and launch cost recalled; nothing was run on it",
+    about = Text(
+        "Apple's specifications; arithmetic, usable memory and launch cost recalled; nothing was run on it"
     )
     return Hardware(title, tflops, memory, bandwidth, 2e-5, "float32", 0.0, about, 0.0, 0.0)
 
@@ -85,7 +79,7 @@ HARDWARE: dict[str, Hardware] = {
         _LAUNCH,
         "bfloat16",
         1.6,
-        _rented("NVIDIA GA102 白皮书", "NVIDIA GA102 whitepaper"),
+        _rented(Text("NVIDIA GA102 whitepaper")),
     ),
     "rtx4090": Hardware(
         "RTX 4090",
@@ -95,7 +89,7 @@ HARDWARE: dict[str, Hardware] = {
         _LAUNCH,
         "bfloat16",
         2.2,
-        _rented("NVIDIA Ada 白皮书", "NVIDIA Ada whitepaper"),
+        _rented(Text("NVIDIA Ada whitepaper")),
     ),
     "a100": Hardware(
         "A100 80G SXM",
@@ -105,7 +99,7 @@ HARDWARE: dict[str, Hardware] = {
         _LAUNCH,
         "bfloat16",
         7.0,
-        _rented("NVIDIA A100 数据表", "NVIDIA A100 datasheet"),
+        _rented(Text("NVIDIA A100 datasheet")),
         link=230.0,
     ),
     "h100": Hardware(
@@ -116,7 +110,7 @@ HARDWARE: dict[str, Hardware] = {
         _LAUNCH,
         "bfloat16",
         16.0,
-        _rented("NVIDIA H100 数据表", "NVIDIA H100 datasheet"),
+        _rented(Text("NVIDIA H100 datasheet")),
         45.0,
         360.0,
     ),
@@ -159,10 +153,7 @@ HARDWARE: dict[str, Hardware] = {
         2e-5,
         "float32",
         0.0,
-        (
-            "Apple M2 发布稿；可用内存与启动开销凭记忆",
-            "Apple's M2 announcement; usable memory and launch cost recalled",
-        ),
+        Text("Apple's M2 announcement; usable memory and launch cost recalled"),
         0.0,
         0.0,
     ),
@@ -193,12 +184,11 @@ def find_hardware(name: str) -> Hardware:
         close = difflib.get_close_matches(name.lower(), HARDWARE, n=1)
         names = ", ".join([*HARDWARE, "this"])
         raise HanlinError(
-            f"设备表里没有 {name}。"
-            + (f"是不是 {close[0]}？" if close else "")
-            + f"可用：{names}。表里没有的卡可用 --vram 给出显存（GiB）。",
-            f"{name} is not in the table of devices. "
-            + (f"Did you mean {close[0]}? " if close else "")
-            + f"Known: {names}. For another card give its memory in GiB with --vram.",
+            "{name} is not in the table of devices. {hint}Known: {names}. For another card give its memory "
+            "in GiB with --vram.",
+            name=name,
+            hint=Text("Did you mean {close}? ", close=close[0]) if close else Text(""),
+            names=names,
         )
     return HARDWARE[name]
 
@@ -210,13 +200,7 @@ def unknown_card(memory: float) -> Hardware:
         HanlinError: no such memory.
     """
     if not 1 <= memory <= 1024:
-        raise HanlinError(
-            f"--vram {memory:g} 应在 1 与 1024 GiB 之间。",
-            f"--vram {memory:g} should be between 1 and 1024 GiB.",
-        )
+        raise HanlinError("--vram {memory:g} should be between 1 and 1024 GiB.", memory=memory)
     like = HARDWARE["rtx3060"]
-    source = (
-        f"只知道显存；速度按 {like.title} 估",
-        f"only the memory is known; the speed is taken to be that of a {like.title}",
-    )
+    source = Text("only the memory is known; the speed is taken to be that of a {title}", title=like.title)
     return dataclasses.replace(like, title=f"{memory:g} GiB", memory=memory, source=source)

@@ -39,14 +39,10 @@ def directory_lock(path: Path | str) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
     except (FileExistsError, NotADirectoryError):
-        raise HanlinError(
-            f"{path} 是一个文件，不能作为输出目录。请换一个 --out。",
-            f"{path} is a file, not a directory. Choose another --out.",
-        ) from None
+        raise HanlinError("{path} is a file, not a directory. Choose another --out.", path=path) from None
     except OSError as error:
         raise HanlinError(
-            f"不能写入 {path}：{error.strerror}。请换一个 --out。",
-            f"Cannot write to {path}: {error.strerror}. Choose another --out.",
+            "Cannot write to {path}: {error}. Choose another --out.", path=path, error=error.strerror
         ) from None
     with file:
         _held[path.absolute()] = file
@@ -74,8 +70,10 @@ def require_held(path: Path) -> None:
     for folder, file in list(_held.items()):
         if folder in (path, *path.parents) and not _in_place(file, folder):
             raise HanlinError(
-                f"{folder} 已由同一个 torchrun 作业后来的进程接管（{_holder(folder / LOCK)}）：这个进程停顿太久，不再写任何东西。",
-                f"{folder} was taken over by a later start of the same torchrun job ({_holder(folder / LOCK)}): this process was away too long and writes nothing more.",
+                "{folder} was taken over by a later start of the same torchrun job ({holder}): this "
+                "process was away too long and writes nothing more.",
+                folder=folder,
+                holder=_holder(folder / LOCK),
             )
 
 
@@ -175,6 +173,10 @@ def _in_use(path: Path, said: dict[str, Any]) -> HanlinError:
     who = _holder(path / LOCK)
     pid, host = said.get("pid", "PID"), said.get("host", "?")
     return HanlinError(
-        f"{path} 正被另一个运行占用（{who}）。请等它结束，或换一个 --out；它若卡死了，在 {host} 上运行 kill -9 {pid}，再运行同一条命令。",
-        f"{path} is in use by another run ({who}). Wait for it to end, or choose another --out; if it hangs, run kill -9 {pid} on {host}, then the same command again.",
+        "{path} is in use by another run ({who}). Wait for it to end, or choose another --out; if it "
+        "hangs, run kill -9 {pid} on {host}, then the same command again.",
+        path=path,
+        who=who,
+        pid=pid,
+        host=host,
     )

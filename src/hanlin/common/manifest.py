@@ -17,6 +17,7 @@ import orjson
 
 from hanlin.common.atomic import atomic_directory, read_json, write_json
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.target import MANIFEST
 
 FORMAT_VERSION = 1
@@ -53,7 +54,7 @@ def read_digested(path: Path | str) -> dict[str, Any]:
     said = read_json(path)
     digest = said.pop("digest", None) if isinstance(said, dict) else None
     if digest is None or digest != hash_json(said):
-        raise HanlinError(f"{path} 不完整，或被改动过。", f"{path} is not whole, or was altered.")
+        raise HanlinError("{path} is not whole, or was altered.", path=path)
     return said
 
 
@@ -169,14 +170,18 @@ def read_manifest(
     path = Path(path)
     if not (path / MANIFEST).is_file():
         raise HanlinError(
-            f"{path} 里没有 {MANIFEST}，它不是 Hanlin 的产物（或没有写完）。请检查路径，或重新运行生成它的命令。",
-            f"{path} holds no {MANIFEST}: it is not a Hanlin artefact, or was never finished. Check the path or run the command that makes it.",
+            "{path} holds no {manifest}: it is not a Hanlin artefact, or was never finished. Check the "
+            "path or run the command that makes it.",
+            path=path,
+            manifest=MANIFEST,
         )
     raw = read_json(path / MANIFEST)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT_VERSION:
         raise HanlinError(
-            f"{path / MANIFEST} 的格式版本不是 {FORMAT_VERSION}。请用写它的那个 Hanlin 版本，或重新生成。",
-            f"{path / MANIFEST} is not of format {FORMAT_VERSION}. Use the Hanlin version that wrote it, or make it again.",
+            "{manifest_path} is not of format {format_version}. Use the Hanlin version that wrote it, or "
+            "make it again.",
+            manifest_path=path / MANIFEST,
+            format_version=FORMAT_VERSION,
         )
     names = {field.name for field in dataclasses.fields(Manifest)}
     said = {name: value for name, value in raw.items() if name in names}
@@ -187,15 +192,19 @@ def read_manifest(
     )
     if not whole or raw.get("digest") != hash_json(said):
         raise HanlinError(
-            f"{path / MANIFEST} 已损坏或被改动。为避免用坏数据继续，已停止。请删除 {path} 后重新运行生成它的命令。",
-            f"{path / MANIFEST} is damaged or was edited. Stopped rather than go on with bad data. Remove {path} and run the command that makes it.",
+            "{manifest_path} is damaged or was edited. Stopped rather than go on with bad data. Remove "
+            "{path} and run the command that makes it.",
+            manifest_path=path / MANIFEST,
+            path=path,
         )
     manifest = Manifest(**said)
     kinds = (kind,) if isinstance(kind, str) else kind
     if kinds and manifest.kind not in kinds:
         raise HanlinError(
-            f"{path} 是 {manifest.kind}，这里需要 {'/'.join(kinds)}。请检查是不是传错了目录。",
-            f"{path} is a {manifest.kind}; a {'/'.join(kinds)} is needed here. Was another directory meant?",
+            "{path} is a {kind}; a {kinds} is needed here. Was another directory meant?",
+            path=path,
+            kind=manifest.kind,
+            kinds="/".join(kinds),
         )
     if verify:
         verify_files(path, manifest)
@@ -207,23 +216,24 @@ def verify_files(path: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise HanlinError(
-                f"{path / MANIFEST} 里的文件名 {name!r} 指向目录之外，已拒绝。",
-                f"{path / MANIFEST} names {name!r}, outside its directory: refused.",
+                "{manifest_path} names {name!r}, outside its directory: refused.",
+                manifest_path=path / MANIFEST,
+                name=name,
             )
         file = path / name
         if not file.is_file():
-            problem = ("不见了", "is missing")
+            problem = Text("is missing")
         elif file.stat().st_size != entry["bytes"]:
             size = file.stat().st_size
-            problem = (
-                f"大小是 {size} 字节，应为 {entry['bytes']}",
-                f"has {size} bytes, should have {entry['bytes']}",
-            )
+            problem = Text("has {size} bytes, should have {bytes}", size=size, bytes=entry["bytes"])
         elif sha256_file(file) != entry["sha256"]:
-            problem = ("内容与记录的 SHA-256 不符", "differs from its recorded SHA-256")
+            problem = Text("differs from its recorded SHA-256")
         else:
             continue
         raise HanlinError(
-            f"产物损坏：{file} {problem[0]}。为避免用坏数据继续，已停止。请删除 {path} 后重新运行生成它的命令。",
-            f"Damaged artefact: {file} {problem[1]}. Stopped rather than go on with bad data. Remove {path} and run the command that makes it.",
+            "Damaged artefact: {file} {problem}. Stopped rather than go on with bad data. Remove {path} "
+            "and run the command that makes it.",
+            file=file,
+            problem=problem,
+            path=path,
         )

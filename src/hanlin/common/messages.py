@@ -13,9 +13,12 @@ import functools
 import gettext
 import locale
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 LOCALE = Path(__file__).parent.parent / "locale"
 
@@ -56,25 +59,39 @@ class Text:
     _fields: dict[str, Any]
     _template: str
 
-    def __init__(self, template: str, /, **fields: Any):
+    def __init__(self, template: LiteralString, /, **fields: Any):
         self._set(template, fields)
 
     @classmethod
-    def in_context(cls, context: str, template: str, /, **fields: Any) -> Text:
+    def in_context(cls, context: LiteralString, template: LiteralString, /, **fields: Any) -> Text:
         """A text whose English has more than one Chinese; `context` tells them apart (gettext's `pgettext`)."""
         text = cls.__new__(cls)
         text._set(template, fields, context)
         return text
 
     @staticmethod
+    def of(message: LiteralString | Text, /, **fields: Any) -> Text:
+        """A text as it is, or that of a template and its fields: for functions that take either."""
+        return message if isinstance(message, Text) else Text(message, **fields)
+
+    @staticmethod
     def rendered(*, en: str, zh: str) -> Text:
-        """A text that exists in both languages already: from a recipe, a file, another process."""
+        """A text that is in both languages already."""
         return _Rendered(en, zh)
 
     def _set(self, template: str, fields: dict[str, Any], context: str | None = None) -> None:
         object.__setattr__(self, "_template", template)
         object.__setattr__(self, "_fields", fields)
         object.__setattr__(self, "_context", context)
+
+    @staticmethod
+    def from_dict(pair: Mapping[str, str]) -> Text:
+        """What `to_dict` gave, read from JSON."""
+        return _Rendered(pair["en"], pair["zh"])
+
+    def to_dict(self) -> dict[str, str]:
+        """For JSON that is shown in either language later."""
+        return {"zh": self.zh, "en": self.en}
 
     @property
     def en(self) -> str:
@@ -154,11 +171,9 @@ class _Joined(Text):
         return str(_said(self._separator, language)).join(str(_said(item, language)) for item in self._items)
 
 
-def tr(template: str | Text, /, *pair: str, **fields: Any) -> str:
-    """The message in the reader's language."""
-    if pair:  # the form of old: Chinese, English
-        return str(_Rendered(en=pair[0], zh=str(template)))
-    return str(template if isinstance(template, Text) else Text(template, **fields))
+def tr(message: LiteralString | Text, /, **fields: Any) -> str:
+    """A template or a text in the reader's language."""
+    return str(Text.of(message, **fields))
 
 
 def verbatim(value: Any) -> Text:
@@ -176,7 +191,13 @@ def listing(items: Iterable[Any]) -> Text:
     return _Joined(items, _COMMA)
 
 
+def sentences(items: Iterable[Any]) -> Text:
+    """Whole sentences in a row: a space between them in English, nothing in Chinese."""
+    return _Joined(items, _SPACE)
+
+
 _COMMA = _Rendered(", ", "\u3001")
+_SPACE = _Rendered(" ", "")
 
 
 def _said(value: Any, language: str) -> Any:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import Text, tr, verbatim
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from typing_extensions import LiteralString
 
 SOURCE = "source/"  # what precedes a source's name in figures: its share of the last step's documents
 SOURCE_LOSS = "bits_per_byte/"  # and its bits per byte in that step
@@ -28,30 +29,28 @@ def _megabytes(value: float) -> str:
     return f"{value / 1024:.1f} GiB" if value >= 10240 else f"{value:.0f} MiB"
 
 
-# Figure → Chinese name, English name, how to show it; what is not here is not shown, and what a step does not have is left out.
-_FIGURES: dict[str, tuple[str, str, Callable[[float], str]]] = {
-    "loss": ("损失", "loss", "{:.3f}".format),
-    "bits_per_byte": ("比特/字节", "bits/byte", "{:.3f}".format),
-    "reward": ("奖励", "reward", "{:.3f}".format),
-    "accuracy": ("正确率", "accuracy", "{:.3f}".format),
-    "tokens_per_second": ("词元/秒", "tok/s", "{:,.0f}".format),
-    "mfu": ("MFU", "MFU", "{:.0%}".format),
-    "memory_mb": ("内存", "memory", _megabytes),
-    "device_memory_mb": ("显存", "device memory", _megabytes),
-    "grad_norm": ("梯度范数", "grad norm", "{:.2f}".format),
-    "lr": ("学习率", "lr", "{:.1e}".format),
-    "skipped": ("跳过", "skipped", "{:.0f}".format),
-    "loss_scale": ("损失放大", "loss scale", "{:.0f}".format),
-    "overflows": ("溢出", "overflows", "{:.0f}".format),
+# Figure → name, how to show it; what is not here is not shown, and what a step does not have is left out.
+_FIGURES: dict[str, tuple[Text, Callable[[float], str]]] = {
+    "loss": (Text("loss"), "{:.3f}".format),
+    "bits_per_byte": (Text("bits/byte"), "{:.3f}".format),
+    "reward": (Text("reward"), "{:.3f}".format),
+    "accuracy": (Text("accuracy"), "{:.3f}".format),
+    "tokens_per_second": (Text("tok/s"), "{:,.0f}".format),
+    "mfu": (verbatim("MFU"), "{:.0%}".format),
+    "memory_mb": (Text("memory"), _megabytes),
+    "device_memory_mb": (Text("device memory"), _megabytes),
+    "grad_norm": (Text("grad norm"), "{:.2f}".format),
+    "lr": (Text("lr"), "{:.1e}".format),
+    "skipped": (Text("skipped"), "{:.0f}".format),
+    "loss_scale": (Text("loss scale"), "{:.0f}".format),
+    "overflows": (Text("overflows"), "{:.0f}".format),
 }
 _FIRST_LINE = ("loss", "bits_per_byte", "reward", "accuracy", "grad_norm", "lr")
 
 
 def shown_figures(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """(key, name in the reader's language, text) of what is known of a step, in the panel's order; no step skipped and no overflow are not news."""
-    found = [
-        (key, tr(zh, en), form(figures[key])) for key, (zh, en, form) in _FIGURES.items() if key in figures
-    ]
+    found = [(key, str(name), form(figures[key])) for key, (name, form) in _FIGURES.items() if key in figures]
     return [entry for entry in found if entry[0] not in ("skipped", "overflows") or figures[entry[0]]]
 
 
@@ -70,7 +69,7 @@ def shown_sources(figures: Mapping[str, float]) -> str:
         for share, name in shares[:_MOST_SOURCES]
     ]
     rest = len(shares) - len(named)
-    return " · ".join(named + ([tr(f"另 {rest} 个", f"{rest} more")] if rest > 0 else []))
+    return " · ".join(named + ([tr("{rest} more", rest=rest)] if rest > 0 else []))
 
 
 class Progress:
@@ -82,20 +81,20 @@ class Progress:
     def stage(self, index: int, count: int, name: str) -> None:
         """A stage begins: `index` of `count`, both from 1."""
 
-    def part(self, zh: str, en: str, index: int = 1, count: int = 1) -> None:
+    def part(self, title: Text, index: int = 1, count: int = 1) -> None:
         """A part of the stage begins that counts its own steps, a seed or a control: `index` of `count`, both from 1."""
 
-    def done(self, seconds: float, zh: str = "", en: str = "") -> None:
+    def done(self, seconds: float, outcome: Text | str = "") -> None:
         """The stage is over, with a word on what came of it."""
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         """A step is done."""
 
-    def note(self, zh: str, en: str) -> None:
-        """Something worth a line."""
+    def note(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        """Something worth a line: a `Text`, or the template of one and its fields."""
 
-    def warn(self, zh: str, en: str) -> None:
-        """Something that should not be overlooked."""
+    def warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        """Something that should not be overlooked, likewise."""
 
     def sample(self, prompt: str, text: str) -> None:
         """A piece of the model's own text."""
@@ -122,17 +121,17 @@ class PlainProgress(Progress):
         self._title = f"[{self._head}]"
         self._clock, self._last = _Clock(), 0.0
         self._whole.stage(name)
-        self._line(tr("开始", "start"))
+        self._line(tr("start"))
 
-    def part(self, zh: str, en: str, index: int = 1, count: int = 1) -> None:
-        self._title = f"[{self._head} · {tr(zh, en)}]"
+    def part(self, title: Text, index: int = 1, count: int = 1) -> None:
+        self._title = f"[{self._head} · {title}]"
         self._whole.part(index, count)
         self._clock, self._last = _Clock(), 0.0
 
-    def done(self, seconds: float, zh: str = "", en: str = "") -> None:
+    def done(self, seconds: float, outcome: Text | str = "") -> None:
         self._title = f"[{self._head}]"
         self._whole.done(seconds)
-        self._line(finished(seconds, zh, en, self._whole.left()))
+        self._line(finished(seconds, outcome, self._whole.left()))
 
     def update(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
         now = self._clock.at(step)
@@ -143,11 +142,11 @@ class PlainProgress(Progress):
             describe(step, steps, figures, self._clock.left(step, steps), self._whole.left(step, steps))
         )
 
-    def note(self, zh: str, en: str) -> None:
-        self._line(tr(zh, en))
+    def note(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self._line(tr(message, **fields))
 
-    def warn(self, zh: str, en: str) -> None:
-        self._line(tr("注意：", "warning: ") + tr(zh, en))
+    def warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self._line(tr("warning: ") + tr(message, **fields))
 
     def sample(self, prompt: str, text: str) -> None:
         self._line(f"{prompt!r} → {text!r}")
@@ -156,10 +155,10 @@ class PlainProgress(Progress):
         print(self._title, text, file=sys.stderr, flush=True)
 
 
-def finished(seconds: float, zh: str, en: str, left: str = "") -> str:
+def finished(seconds: float, outcome: Text | str, left: str = "") -> str:
     """`done in 2:03   bits per byte 0.322   about 10:15 of the run left`."""
-    parts = [tr(f"完成，用时 {format_seconds(seconds)}", f"done in {format_seconds(seconds)}"), tr(zh, en)]
-    parts.append(tr(f"全程约剩 {left}", f"about {left} of the run left") if left else "")
+    parts = [tr("done in {seconds}", seconds=format_seconds(seconds)), str(outcome)]
+    parts.append(tr("about {left} of the run left", left=left) if left else "")
     return "   ".join(part for part in parts if part)
 
 
@@ -230,15 +229,15 @@ def describe(step: int, steps: int, figures: Mapping[str, float], left: str, who
         [
             f"{step}/{steps}",
             *shown,
-            *([tr("来源 ", "sources ") + sources] if sources else []),
-            tr("剩余 ", "ETA ") + left,
+            *([tr("sources ") + sources] if sources else []),
+            tr("ETA ") + left,
             *_whole_left(whole),
         ]
     )
 
 
 def _whole_left(whole: str) -> list[str]:
-    return [tr(f"全程约 {whole}", f"run about {whole}")] if whole else []
+    return [tr("run about {whole}", whole=whole)] if whole else []
 
 
 def panel(
@@ -249,24 +248,23 @@ def panel(
     from rich.panel import Panel
     from rich.progress_bar import ProgressBar
     from rich.table import Table
-    from rich.text import Text
+    from rich.text import Text as RichText
 
     head = Table.grid(expand=True, padding=(0, 1))
     head.add_column(ratio=1)
     head.add_column(justify="right", no_wrap=True)
     place = (
-        Text(
-            f"{step}/{steps}  {step / steps:.0%}  "
-            + "  ".join([tr("剩余 ", "ETA ") + left, *_whole_left(whole)])
+        RichText(
+            f"{step}/{steps}  {step / steps:.0%}  " + "  ".join([tr("ETA ") + left, *_whole_left(whole)])
         )
         if steps
-        else Text(tr("开始", "starting"))
+        else RichText(tr("starting"))
     )
     head.add_row(ProgressBar(total=steps or 1, completed=step), place)
     rows: list[RenderableType] = [head]
     shown = shown_figures(figures)
     for first in (True, False):
-        line = Text(overflow="fold")
+        line = RichText(overflow="fold")
         for key, name, text in shown:
             if (key in _FIRST_LINE) == first:
                 style = "bold red" if key == "skipped" else "bold"
@@ -278,9 +276,13 @@ def panel(
             rows.append(line)
     sources = shown_sources(figures)
     if sources:
-        rows.append(Text(tr("来源 ", "sources "), style="dim") + Text(sources, style="default"))
+        rows.append(RichText(tr("sources "), style="dim") + RichText(sources, style="default"))
     return Panel(
-        Group(*rows), title=Text(title, style="bold"), title_align="left", border_style="dim", padding=(0, 1)
+        Group(*rows),
+        title=RichText(title, style="bold"),
+        title_align="left",
+        border_style="dim",
+        padding=(0, 1),
     )
 
 
@@ -320,14 +322,14 @@ class LiveProgress(Progress):
         self._whole.stage(name)
         self._begin(self._head)
 
-    def part(self, zh: str, en: str, index: int = 1, count: int = 1) -> None:
+    def part(self, title: Text, index: int = 1, count: int = 1) -> None:
         self._whole.part(index, count)
-        self._begin(f"{self._head} · {tr(zh, en)}")
+        self._begin(f"{self._head} · {title}")
 
-    def done(self, seconds: float, zh: str = "", en: str = "") -> None:
+    def done(self, seconds: float, outcome: Text | str = "") -> None:
         self._whole.done(seconds)
         self._console.print(
-            f"✓ {self._head}   {finished(seconds, zh, en)}", markup=False, highlight=False, style="green"
+            f"✓ {self._head}   {finished(seconds, outcome)}", markup=False, highlight=False, style="green"
         )
 
     def _begin(self, title: str) -> None:
@@ -337,11 +339,11 @@ class LiveProgress(Progress):
         self._clock.at(step)
         self._step, self._steps, self._figures = step, steps, dict(figures)
 
-    def note(self, zh: str, en: str) -> None:
-        self._console.print(tr(zh, en), markup=False, highlight=False)
+    def note(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self._console.print(tr(message, **fields), markup=False, highlight=False)
 
-    def warn(self, zh: str, en: str) -> None:
-        self._console.print(tr(zh, en), style="yellow", markup=False, highlight=False)
+    def warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self._console.print(tr(message, **fields), style="yellow", markup=False, highlight=False)
 
     def sample(self, prompt: str, text: str) -> None:
         from rich.text import Text as RichText

@@ -66,8 +66,9 @@ class Savepoint:
             self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / LOCK).is_file()
         ):  # it would be emptied
             raise HanlinError(
-                f"{self.folder} 不是 Hanlin 的临时目录，里面有别的文件。请换一个 --out，或把它移走。",
-                f"{self.folder} is no working folder of Hanlin's and holds other files. Choose another --out, or move it away.",
+                "{folder} is no working folder of Hanlin's and holds other files. Choose another --out, or "
+                "move it away.",
+                folder=self.folder,
             )
         self._lock = directory_lock(self.folder)
         self._lock.__enter__()

@@ -10,6 +10,7 @@ import orjson
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import owned
+from hanlin.common.messages import Text
 
 MANIFEST = "manifest.json"
 # What file managers and our own locks leave in a directory; nobody misses it.
@@ -46,50 +47,53 @@ def refuse_foreign_target(
         above = next((folder for folder in path.parents if os.path.lexists(folder)), Path("."))
         if not above.is_dir():
             raise HanlinError(
-                f"不能写到 {shown}：{above} 不是目录。请换一个 --out。",
-                f"Cannot write to {shown}: {above} is not a directory. Choose another --out.",
+                "Cannot write to {shown}: {above} is not a directory. Choose another --out.",
+                shown=shown,
+                above=above,
             )
         return
     if owned(path) and (path.is_dir() or path.is_file()):
         return
     if not path.is_dir():
-        what = (
-            ("一个文件", "a file")
-            if path.is_file()
-            else ("设备或别的特殊文件", "a device or another special file")
-        )
+        what = Text("a file") if path.is_file() else Text("a device or another special file")
         raise HanlinError(
-            f"{shown} 是{what[0]}，不是目录；为免毁掉它，什么也没有做。请换一个 --out。",
-            f"{shown} is {what[1]}, not a directory. Nothing was done, so that it is not lost. Choose another --out.",
+            "{shown} is {what}, not a directory. Nothing was done, so that it is not lost. Choose another "
+            "--out.",
+            shown=shown,
+            what=what,
         )
     try:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         raise HanlinError(
-            f"不能读取 {shown}：{error.strerror}。请换一个 --out。",
-            f"Cannot read {shown}: {error.strerror}. Choose another --out.",
+            "Cannot read {shown}: {error}. Choose another --out.", shown=shown, error=error.strerror
         ) from None
     if not names:
         return
     found, files = _artefact(path / MANIFEST)
     if found is None:
         raise HanlinError(
-            f"{shown} 里有不是 Hanlin 产物的东西（{_some(names)}），写入会把它们全部替换掉，所以什么也没有做。请换一个新的或空的目录作 --out。",
-            f"{shown} holds what is no artefact of Hanlin's ({_some(names)}), and writing there would replace all of it. Nothing was done. "
-            "Choose a new or an empty directory as --out.",
+            "{shown} holds what is no artefact of Hanlin's ({names}), and writing there would replace all "
+            "of it. Nothing was done. Choose a new or an empty directory as --out.",
+            shown=shown,
+            names=_some(names),
         )
     if kind is not None and found != kind:
         raise HanlinError(
-            f"{shown} 里已有 {found}，这里要写的是 {kind}；为免毁掉它，什么也没有做。请换一个 --out，或先删除 {shown}。",
-            f"{shown} is a {found}, and a {kind} is to be written. Nothing was done, so that it is not lost. Choose another --out, or remove {shown} first.",
+            "{shown} is a {found}, and a {kind} is to be written. Nothing was done, so that it is not "
+            "lost. Choose another --out, or remove {shown} first.",
+            shown=shown,
+            found=found,
+            kind=kind,
         )
     ours = files | _BESIDE | {f"data/{name}" for name in _artefact(path / "data" / MANIFEST)[1]}
     added = [name for name in _below(path) if name not in ours and name.rsplit("/", 1)[-1] not in _CHAFF]
     if added:
         raise HanlinError(
-            f"{shown} 里除了 Hanlin 写的还有别的文件（{_some(added)}），重写会连它们一起替换掉，所以什么也没有做。请先把它们移走，或换一个 --out。",
-            f"{shown} holds files besides those Hanlin wrote ({_some(added)}), which writing it anew would replace as well. Nothing was done. "
-            "Move them away first, or choose another --out.",
+            "{shown} holds files besides those Hanlin wrote ({added}), which writing it anew would replace "
+            "as well. Nothing was done. Move them away first, or choose another --out.",
+            shown=shown,
+            added=_some(added),
         )
 
 
@@ -106,8 +110,9 @@ def refuse_foreign_directory(path: Path | str, marker: str) -> None:
         and not os.path.lexists(path / marker)
     ):
         raise HanlinError(
-            f"{path} 里有别的文件。为免混在一起，请换一个新的或空的目录作 --out。",
-            f"{path} holds other files. Choose a new or an empty directory as --out, so that nothing gets mixed up.",
+            "{path} holds other files. Choose a new or an empty directory as --out, so that nothing gets "
+            "mixed up.",
+            path=path,
         )
 
 
@@ -117,8 +122,10 @@ def _refuse_inputs(shown: Path, path: Path, inputs: Iterable[Path | str]) -> Non
         read = Path(os.path.realpath(item))
         if place in (read, *read.parents):
             raise HanlinError(
-                f"输入 {item} 就在 --out {shown} 里，写完它就没有了，所以什么也没有做。请换一个 --out。",
-                f"The input {item} lies in --out {shown} and would be gone once that is written. Nothing was done. Choose another --out.",
+                "The input {item} lies in --out {shown} and would be gone once that is written. Nothing "
+                "was done. Choose another --out.",
+                item=item,
+                shown=shown,
             )
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from hanlin.common.atomic import atomic_write
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import listing
 
 TRACKERS = ("trackio", "swanlab", "wandb", "tensorboard")
 
@@ -41,14 +42,10 @@ def check_trackers(names: tuple[str, ...]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise HanlinError(
-                f"不认识的记录器 {name!r}。可用：{'、'.join(TRACKERS)}。",
-                f"Unknown tracker {name!r}. Known: {', '.join(TRACKERS)}.",
+                "Unknown tracker {name!r}. Known: {trackers}.", name=name, trackers=listing(TRACKERS)
             )
         if importlib.util.find_spec(name) is None:
-            raise HanlinError(
-                f"没有安装 {name}。请运行 pip install {name}，或去掉它。",
-                f"{name} is not installed. Run pip install {name}, or leave it out.",
-            )
+            raise HanlinError("{name} is not installed. Run pip install {name}, or leave it out.", name=name)
 
 
 class MetricsLog:
@@ -83,8 +80,7 @@ class MetricsLog:
                 module.init(project="hanlin", name=name, config=config or {})
             except ImportError:
                 raise HanlinError(
-                    f"没有安装 {tracker}。请运行 pip install {tracker}，或去掉它。",
-                    f"{tracker} is not installed. Run pip install {tracker}, or leave it out.",
+                    "{tracker} is not installed. Run pip install {tracker}, or leave it out.", tracker=tracker
                 ) from None
             self._trackers.append((tracker, module))
 

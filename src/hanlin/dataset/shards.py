@@ -22,6 +22,7 @@ from hanlin._native import TextBatch
 from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
 from hanlin.common.manifest import Manifest, artifact, read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
 from hanlin.corpus.readers.files import expand
@@ -165,10 +166,7 @@ class TokenDataset:
         data = (self.path / "tokens.idx").read_bytes()
         version, code, count, _ = struct.unpack_from("<QBQQ", data, len(_MAGIC))
         if data[: len(_MAGIC)] != _MAGIC or version != 1 or code not in _DTYPES:
-            raise HanlinError(
-                f"{self.path}/tokens.idx 不是 Megatron 格式 1 的索引。",
-                f"{self.path}/tokens.idx is not a Megatron index of format 1.",
-            )
+            raise HanlinError("{path}/tokens.idx is not a Megatron index of format 1.", path=self.path)
         sizes = np.frombuffer(data, dtype=np.int32, count=count, offset=len(_MAGIC) + 25)
         self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self.tokens = np.memmap(self.path / "tokens.bin", dtype=_DTYPES[code], mode="r")
@@ -199,10 +197,12 @@ class TokenDataset:
         mine = self.manifest.config.get("tokenizer")
         if mine != tokenizer.content_hash:
             raise HanlinError(
-                f"数据集 {self.path} 是用另一个分词器做的（{str(mine)[:12]}…，现在给的是 {tokenizer.content_hash[:12]}…）。"
-                "混用会让模型学到错误的字。请用原来的分词器，或重新运行 hanlin dataset build。",
-                f"Dataset {self.path} was made with another tokenizer ({str(mine)[:12]}…, given now: {tokenizer.content_hash[:12]}…). "
-                "Mixing them teaches the wrong characters. Use the same tokenizer, or run hanlin dataset build again.",
+                "Dataset {path} was made with another tokenizer ({mine}…, given now: {content_hash}…). "
+                "Mixing them teaches the wrong characters. Use the same tokenizer, or run hanlin dataset "
+                "build again.",
+                path=self.path,
+                mine=str(mine)[:12],
+                content_hash=tokenizer.content_hash[:12],
             )
 
 
@@ -331,6 +331,8 @@ def build_conversation_dataset(
     key: str = "",
     text: Iterator[np.ndarray] | None = None,
     text_share: float = 0.0,
+    min_length: int = 0,
+    mixed: Sequence[tuple[float, Iterator[tuple[np.ndarray, np.ndarray]]]] = (),
 ) -> TokenDataset:
     """Encode conversations `{"messages", "tools"?}` through the one chat template, with a mask on what the assistant says.
 
@@ -345,6 +347,8 @@ def build_conversation_dataset(
         text: ids of bare documents to mix in, so that a model which learns to talk keeps its language; all their tokens are learnt,
             of long ones the first `max_length`. It must not end before the conversations do.
         text_share: these documents' share of all.
+        min_length: documents of fewer tokens are left out as well and counted (`too_short`).
+        mixed: further documents as (share of all, ids and mask without end).
 
     Raises:
         HanlinError: nothing is left.
@@ -352,13 +356,18 @@ def build_conversation_dataset(
     config = {"tokenizer": tokenizer.content_hash, "masked": True, "max_length": max_length, "inputs": inputs}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
-        conversations = apart = nothing = targets = texts = 0
+        conversations = apart = nothing = targets = texts = too_short = 0
+        from_others = [0] * len(mixed)
         too_long = TooLong(max_length)
         for record in records:
             if text is not None and texts < text_share * (writer.documents + 1):
                 document = next(text)[:max_length]
                 writer.add(document, [0] + [1] * (len(document) - 1))
                 texts += 1
+            for index, (share, others) in enumerate(mixed):
+                if from_others[index] < share * (writer.documents + 1):
+                    writer.add(*_cut(next(others), max_length))
+                    from_others[index] += 1
             messages, tools = record["messages"], record.get("tools")
             conversations += 1
             learnt = 0
@@ -370,6 +379,9 @@ def build_conversation_dataset(
                 if len(ids) > max_length:
                     too_long.add(messages, len(ids))
                     continue
+                if len(ids) < min_length:
+                    too_short += 1
+                    continue
                 writer.add(ids, mask)
                 targets += sum(mask)
                 apart += end < len(messages)
@@ -377,9 +389,11 @@ def build_conversation_dataset(
         writer.close()
         if too_long.count and not writer.documents:
             raise HanlinError(
-                f"全部 {too_long.count} 段对话都长于 {max_length} 个词元，例如 {too_long.examples[0]}。请加大 seq_len（以及模型的 max_position_embeddings）。",
-                f"All {too_long.count} conversations are longer than {max_length} tokens, for example {too_long.examples[0]}. "
+                "All {count} conversations are longer than {max_length} tokens, for example {examples}. "
                 "Raise seq_len (and the model's max_position_embeddings).",
+                count=too_long.count,
+                max_length=max_length,
+                examples=too_long.examples[0],
             )
         _refuse_empty(writer, out)
         written.metrics = {
@@ -391,7 +405,16 @@ def build_conversation_dataset(
             "nothing_to_learn": nothing,
             "texts": texts,
         } | too_long.metrics
+        if min_length:
+            written.metrics |= {"too_short": too_short}
+        if mixed:
+            written.metrics |= {"mixed_in": sum(from_others)}
     return TokenDataset(out, verify=False)
+
+
+def _cut(document: tuple[np.ndarray, np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    ids, mask = document
+    return ids[:length], mask[:length]
 
 
 class TooLong:
@@ -418,21 +441,20 @@ class TooLong:
         return {"too_long": self.count} | ({"too_long_examples": self.examples} if self.examples else {})
 
 
-def too_long_warning(dataset: TokenDataset) -> tuple[str, str] | None:
-    """What to tell whoever gave the conversations or pairs of a dataset, in both languages; None where all of them were used."""
-    said, limit = dataset.manifest.metrics, dataset.manifest.config.get("max_length")
-    if not said.get("too_long"):
+def too_long_warning(dataset: TokenDataset) -> Text | None:
+    """What to tell whoever gave the conversations or pairs of a dataset; None where all of them were used."""
+    metrics = dataset.manifest.metrics
+    if not metrics.get("too_long"):
         return None
-    shown = said["too_long_examples"][0]
-    return (
-        f"有 {said['too_long']:,} 条长于 seq_len={limit} 个词元，整条没有用，例如 {shown}。加大 seq_len 就能用上",
-        f"{said['too_long']:,} were longer than seq_len={limit} tokens and were left out whole, for example {shown}. A larger seq_len would take them",
+    return Text(
+        "{too_long:,} were longer than seq_len={limit} tokens and were left out whole, for example "
+        "{shown}. A larger seq_len would take them",
+        too_long=metrics["too_long"],
+        limit=dataset.manifest.config.get("max_length"),
+        shown=metrics["too_long_examples"][0],
     )
 
 
 def _refuse_empty(writer: TokenDatasetWriter, out: Path | str) -> None:
     if not writer.documents:
-        raise HanlinError(
-            f"没有任何文档可写入 {out}。请检查语料是否为空。",
-            f"There is no document to write to {out}. Is the corpus empty?",
-        )
+        raise HanlinError("There is no document to write to {out}. Is the corpus empty?", out=out)

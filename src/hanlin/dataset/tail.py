@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import Text, tr
 from hanlin.dataset.shards import TokenDataset
 
 _SHARE, _RATIO = 0.01, 2.0
@@ -92,18 +92,22 @@ def tail_text(tails: list[Tail]) -> str:
     """The sources whose tails are suspicious, a line each; or that there is none."""
     bad = [tail for tail in tails if tail.suspicious]
     if not bad:
-        return tr(
-            f"{len(tails)} 个来源的结尾都与前面相像。",
-            f"The tails of {len(tails)} sources are like what comes before them.",
-        )
-    return "\n".join(tr("注意：", "Warning: ") + tr(*tail_warning(tail)) for tail in bad)
+        return tr("The tails of {count} sources are like what comes before them.", count=len(tails))
+    return "\n".join(f"{tr('Warning: ')}{tail_warning(tail)}" for tail in bad)
 
 
-def tail_warning(tail: Tail) -> tuple[str, str]:
-    """What to say of a suspicious tail, in Chinese and in English."""
-    return (
-        f"{tail.source or '（没有来源）'} 最后 {tail.documents} 篇（从第 {tail.first} 篇起）的困惑度是 {tail.perplexity:.0f}，前面是 {tail.head_perplexity:.0f}（{tail.ratio:.2f} 倍）。训练前请看一看，可能混进了脏数据。",
-        f"the last {tail.documents} documents of {tail.source or '(no source)'} (from number {tail.first}) have a perplexity of {tail.perplexity:.0f}, those before {tail.head_perplexity:.0f} ({tail.ratio:.2f} times). Look at them before training: dirt may have got in.",
+def tail_warning(tail: Tail) -> Text:
+    """What to say of a suspicious tail."""
+    return Text(
+        "the last {documents} documents of {source} (from number {first}) have a perplexity of "
+        "{perplexity:.0f}, those before {head_perplexity:.0f} ({ratio:.2f} times). Look at them before "
+        "training: dirt may have got in.",
+        documents=tail.documents,
+        source=tail.source or Text("(no source)"),
+        first=tail.first,
+        perplexity=tail.perplexity,
+        head_perplexity=tail.head_perplexity,
+        ratio=tail.ratio,
     )
 
 

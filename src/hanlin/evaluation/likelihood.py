@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError, HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import TokenDataset
@@ -71,7 +71,7 @@ def bits_per_byte_of_files(
         HanlinError: no model, no text, or a count that is not positive.
     """
     if count < 1:
-        raise HanlinError(f"--count 至少是 1，得到 {count}。", f"--count is at least 1, not {count}.")
+        raise HanlinError("--count is at least 1, not {count}.", count=count)
     model, tokenizer = load_chat_model(path, device)
     folder = resolve_model_dir(path)
     trained = (
@@ -138,7 +138,9 @@ def answer_bits_per_byte(
     conversations.require_tokenizer(tokenizer)
     starts, mask = conversations.starts, conversations.mask
     if mask is None:
-        raise ValueError(f"{conversations.path} has no loss mask: it holds texts, not conversations")
+        raise ConfigError(
+            "{path} has no loss mask: it holds texts, not conversations", path=conversations.path
+        )
     ids = [np.asarray(conversations.document(index), dtype=np.int64) for index in range(len(conversations))]
     masks = [
         np.asarray(mask[starts[index] : starts[index + 1]], dtype=bool) for index in range(len(conversations))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from hanlin.common.errors import ConfigError
+
 HUBER = 1e-3
 RESAMPLES = 200
 _EXPONENTS = np.linspace(0.05, 1.5, 30)
@@ -107,8 +109,12 @@ def fit_law(
     """
     n, d, losses_ = (np.asarray(values, dtype=np.float64) for values in (parameters, tokens, losses))
     if len(n) < _LEAST or len(set(n)) < 3 or len(set(d)) < 3:
-        raise ValueError(
-            f"{len(n)} points with {len(set(n))} sizes and {len(set(d))} lengths do not determine a law; at least 6 points, 3 sizes, 3 lengths"
+        raise ConfigError(
+            "{points} points with {sizes} sizes and {lengths} lengths do not determine a law; at least 6 "
+            "points, 3 sizes, 3 lengths",
+            points=len(n),
+            sizes=len(set(n)),
+            lengths=len(set(d)),
         )
     law = _best(n, d, losses_, _POLISHED)
     residuals = np.log(losses_) - np.log(law(n, d))

@@ -15,6 +15,7 @@ from hanlin.common.config import apply_overrides, build, load_yaml, to_dict
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import artifact
+from hanlin.common.messages import Text, listing
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.target import refuse_foreign_directory
 from hanlin.experiments.trial_pool import CellPool, CellSpec, Ground, file_ground, recipe_ground
@@ -87,35 +88,23 @@ def plan_ablation(
         HanlinError: an unknown key (with a suggestion), an impossible value, a key that pretraining does not depend on.
     """
     if steps is not None and seconds is not None:
-        raise HanlinError("--steps 和 --seconds 只能给一个。", "Give --steps or --seconds, not both.")
+        raise HanlinError("Give --steps or --seconds, not both.")
     if seeds < 1 or (seconds is not None and seconds <= 0):
-        raise HanlinError(
-            "--seeds 至少是 1，--seconds 必须大于 0。",
-            "--seeds must be at least 1, and --seconds more than 0.",
-        )
+        raise HanlinError("--seeds must be at least 1, and --seconds more than 0.")
     axes = [_axis(item) for item in vary]
     if not axes:
-        raise HanlinError(
-            "请用 --vary 说明要比较什么。例：--vary model.qk_norm=true,false",
-            "Say with --vary what to compare. Example: --vary model.qk_norm=true,false",
-        )
+        raise HanlinError("Say with --vary what to compare. Example: --vary model.qk_norm=true,false")
     keys = [key for key, _ in axes]
     for key in keys:
         if keys.count(key) > 1:
-            raise HanlinError(
-                f"--vary {key} 给了两次；请把值写在一起。",
-                f"--vary {key} is given twice; write its values together.",
-            )
+            raise HanlinError("--vary {key} is given twice; write its values together.", key=key)
     fixed = [*overrides, *([f"pretrain.train.steps={steps}"] if steps is not None else [])]
     if (
         seconds is not None
     ):  # what pays depends on the steps, and the steps on the speed: so only who asks for it gets it
         fixed.insert(0, "pretrain.train.compile=false")
     if "pretrain.train.steps" in keys and (steps is not None or seconds is not None):
-        raise HanlinError(
-            "已用 --steps 或 --seconds 定了长度，不能再比较 pretrain.train.steps。",
-            "The length is fixed by --steps or --seconds, so pretrain.train.steps cannot vary.",
-        )
+        raise HanlinError("The length is fixed by --steps or --seconds, so pretrain.train.steps cannot vary.")
     variants: list[Variant] = []
     for settings in _combinations(axes, grid):
         base = variants[0].settings if variants else {}
@@ -126,8 +115,9 @@ def plan_ablation(
         if twin is not None:
             twice = Variant(settings, config, tuple(keys)).name
             raise HanlinError(
-                f"{twin.name} 和 {twice} 是同一个设置。请去掉重复的值。",
-                f"{twin.name} and {twice} are the same setting. Leave out the value that repeats another.",
+                "{twin} and {twice} are the same setting. Leave out the value that repeats another.",
+                twin=twin.name,
+                twice=twice,
             )
         variants.append(Variant(settings, config, changed or tuple(keys)))
     first = variants[0].config
@@ -208,20 +198,16 @@ def _axis(item: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in values]
     if not equals or not key or not all(values):
         raise HanlinError(
-            f"--vary {item!r} 应写成 键.键=值,值，例如 model.qk_norm=true,false。",
-            f"--vary {item!r} should read key.key=value,value, such as model.qk_norm=true,false.",
+            "--vary {item!r} should read key.key=value,value, such as model.qk_norm=true,false.", item=item
         )
     if len(values) < 2:
-        raise HanlinError(
-            f"--vary {item} 只有一个值，没有可比的。",
-            f"--vary {item} has one value: there is nothing to compare.",
-        )
+        raise HanlinError("--vary {item} has one value: there is nothing to compare.", item=item)
     for value in values:
         try:
             yaml.safe_load(value)
         except yaml.YAMLError:
             raise HanlinError(
-                f"--vary {key} 的值 {value!r} 看不懂。", f"--vary {key}: cannot read the value {value!r}."
+                "--vary {key}: cannot read the value {value!r}.", key=key, value=value
             ) from None
     return key, values
 
@@ -242,17 +228,18 @@ def _refuse_idle(keys: Sequence[str], sections: Sequence[str]) -> None:
         section = key.partition(".")[0]
         if section == "corpus":
             raise HanlinError(
-                f"{key} 会改变留出的文档，比出来的数就没有共同的尺子了。请分别建语料，再用同一份 --heldout 比较。",
-                f"{key} changes which documents are held out, so there would be no common ruler. Build the corpora apart and compare on one --heldout.",
+                "{key} changes which documents are held out, so there would be no common ruler. Build the "
+                "corpora apart and compare on one --heldout.",
+                key=key,
             )
         if section == "seed":
-            raise HanlinError(
-                "种子由 --seeds 决定，不能放在 --vary 里。", "Seeds are set by --seeds and cannot be varied."
-            )
+            raise HanlinError("Seeds are set by --seeds and cannot be varied.")
         if section not in sections:
             raise HanlinError(
-                f"{key} 与预训练无关，改它什么也比不出来。可以改的小节：{'、'.join(sections)}。",
-                f"{key} has no part in pretraining, so there is nothing to compare. Sections that can vary: {', '.join(sections)}.",
+                "{key} has no part in pretraining, so there is nothing to compare. Sections that can vary: "
+                "{sections}.",
+                key=key,
+                sections=listing(sections),
             )
 
 
@@ -324,9 +311,12 @@ def _table(
         ]
         for name, seconds in off:
             notes.append(
-                (
-                    f"{name} 实际用了 {seconds:.0f} 秒，与要求相差超过 {_CLOCK_TOLERANCE:.0%}：机器的速度变了，比较不完全公平。",
-                    f"{name} took {seconds:.0f} seconds, more than {_CLOCK_TOLERANCE:.0%} off: the machine's speed changed, so the comparison is not quite fair.",
+                Text(
+                    "{name} took {seconds:.0f} seconds, more than {clock_tolerance:.0%} off: the machine's "
+                    "speed changed, so the comparison is not quite fair.",
+                    name=name,
+                    seconds=seconds,
+                    clock_tolerance=_CLOCK_TOLERANCE,
                 )
             )
     equal = {"seconds": plan.seconds} if plan.seconds is not None else {"steps": int(rows[0]["steps"])}
@@ -340,7 +330,7 @@ def _table(
         "jobs": jobs,
         "threads": threads,
         "variants": rows,
-        "notes": notes,
+        "notes": [[note.zh, note.en] for note in notes],
     }
 
 

@@ -124,8 +124,8 @@ def plan_scaling(
     lengths = sorted(set(tokens_per_param))
     if len(counts) < 3 or len(lengths) < 2 or len(counts) * len(lengths) < 6 or lengths[0] <= 0:
         raise HanlinError(
-            "五个系数的规律至少要三种大小、两种长度、六个点。例：--params 0.3m,0.6m,1.2m --tokens-per-param 5,10,20",
-            "A law of five coefficients needs three sizes, two lengths and six points at least. Example: --params 0.3m,0.6m,1.2m --tokens-per-param 5,10,20",
+            "A law of five coefficients needs three sizes, two lengths and six points at least. Example: "
+            "--params 0.3m,0.6m,1.2m --tokens-per-param 5,10,20"
         )
     vocab = config.tokenizer.vocab_size if isinstance(config, Recipe) else _vocabulary(config.tokenizer)
     shapes, steps = [], []
@@ -135,14 +135,23 @@ def plan_scaling(
         parameters = shape.config(vocab, 0).parameters()
         if abs(parameters / count - 1) > _OFF:
             raise HanlinError(
-                f"词表 {vocab} 时做不出 {count / 1e6:g}M 参数的模型（最近的是 {parameters / 1e6:.2f}M）。请用更小的词表（tokenizer.vocab_size）或更大的模型。",
-                f"With a vocabulary of {vocab} there is no model of {count / 1e6:g}M parameters (the nearest has {parameters / 1e6:.2f}M). Use a smaller vocabulary (tokenizer.vocab_size) or larger models.",
+                "With a vocabulary of {vocab} there is no model of {count:g}M parameters (the nearest has "
+                "{parameters:.2f}M). Use a smaller vocabulary (tokenizer.vocab_size) or larger models.",
+                vocab=vocab,
+                count=count / 1e6,
+                parameters=parameters / 1e6,
             )
         lengths_in_steps = [round(ratio * parameters / rows) for ratio in lengths]
         if lengths_in_steps[0] < _FEWEST_STEPS:
             raise HanlinError(
-                f"{count / 1e6:g}M 参数、每参数 {lengths[0]:g} 个词元只有 {lengths_in_steps[0]} 步，少于 {_FEWEST_STEPS} 步，说明不了什么。请加大 --tokens-per-param，或减小 pretrain.batch_tokens（{rows}）。",
-                f"{count / 1e6:g}M parameters at {lengths[0]:g} tokens each are {lengths_in_steps[0]} steps, fewer than {_FEWEST_STEPS}, which says nothing. Raise --tokens-per-param, or lower pretrain.batch_tokens ({rows}).",
+                "{count:g}M parameters at {lengths:g} tokens each are {lengths_in_steps} steps, fewer than "
+                "{fewest_steps}, which says nothing. Raise --tokens-per-param, or lower "
+                "pretrain.batch_tokens ({rows}).",
+                count=count / 1e6,
+                lengths=lengths[0],
+                lengths_in_steps=lengths_in_steps[0],
+                fewest_steps=_FEWEST_STEPS,
+                rows=rows,
             )
         shapes.append(shape)
         steps.append(lengths_in_steps)
@@ -171,8 +180,7 @@ def read_budget(text: str) -> Budget:
         flops = 0.0
     if not 1e9 <= flops < float("inf"):
         raise HanlinError(
-            f"看不懂的预算 {text!r}。请写时间（90s、30m、1h、2d）或浮点运算次数（1e16）。",
-            f"Not a budget: {text!r}. Give a time (90s, 30m, 1h, 2d) or a number of FLOPs (1e16).",
+            "Not a budget: {text!r}. Give a time (90s, 30m, 1h, 2d) or a number of FLOPs (1e16).", text=text
         )
     return Budget(text, flops=flops)
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -22,6 +22,7 @@ from hanlin.common.config import build
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.process_memory import peak_rss_mb
 from hanlin.common.progress import Progress
 from hanlin.corpus.builder.build import read_corpus
@@ -32,6 +33,9 @@ from hanlin.stages.pretrain import pretrain
 from hanlin.stages.supervised import SupervisedConfig
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training.checkpoint.format import list_checkpoints
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 SPEC, RESULT, METRICS = "cell.json", "result.json", "metrics.jsonl"
 _FIRST_STEPS = (
@@ -151,17 +155,17 @@ def series_cell(cell: Cell) -> dict[str, Any]:
     trunk, results = cell.folder / "trunk", []
     train = cell.spec["pretrain"]["train"]
     longest = max(cell.spec["branches"])
-    warm = max(1, round(min(cell.spec["branches"]) * train["warmup"]))
+    warm = max(1, round(min(cell.spec["branches"]) * train["warmup_ratio"]))
     for number, steps in enumerate(sorted(cell.spec["branches"])):
         kept, folder = cell.folder / f"branch-{steps}.json", cell.folder / f"branch-{steps}"
         if not kept.is_file():
-            leaves = steps - max(1, round(steps * train["decay"]))
+            leaves = steps - max(1, round(steps * train["decay_ratio"]))
             at = list_checkpoints(trunk)
             if not at or int(at[0].name.rpartition("-")[2]) < leaves:
                 stop = _StopAt(cell.progress, leaves, longest)
                 try:
                     constant = cell.config(
-                        steps=longest + 1, schedule="constant", warmup=warm / (longest + 1)
+                        steps=longest + 1, schedule="constant", warmup_ratio=warm / (longest + 1)
                     )
                     cell.train(constant, cell.folder / "never", trunk, stop)
                 except KeyboardInterrupt:
@@ -171,7 +175,7 @@ def series_cell(cell: Cell) -> dict[str, Any]:
             if not list_checkpoints(work):
                 shutil.copytree(list_checkpoints(trunk)[0], work / list_checkpoints(trunk)[0].name)
             cell.train(
-                cell.config(steps=steps, schedule="wsd", warmup=warm / steps),
+                cell.config(steps=steps, schedule="wsd", warmup_ratio=warm / steps),
                 folder / "model",
                 work,
                 cell.progress,
@@ -184,8 +188,7 @@ def series_cell(cell: Cell) -> dict[str, Any]:
             shutil.rmtree(folder)
         results.append(read_json(kept))
         cell.progress.note(
-            f"{number + 1}/{len(cell.spec['branches'])} 个长度完成",
-            f"{number + 1} of {len(cell.spec['branches'])} lengths done",
+            "{number} of {count} lengths done", number=number + 1, count=len(cell.spec["branches"])
         )
     shutil.rmtree(trunk, ignore_errors=True)
     return {"branches": results}
@@ -203,8 +206,8 @@ class _StopAt(Progress):
             self.reached = True
             signal.raise_signal(signal.SIGTERM)
 
-    def warn(self, zh: str, en: str) -> None:
-        self.progress.warn(zh, en)
+    def warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self.progress.warn(message, **fields)
 
 
 def _trained(metrics: Path, model: Path) -> dict[str, Any]:
@@ -241,12 +244,12 @@ class LineProgress(Progress):
             self._last = now
             self._say({"step": step, "steps": steps, "figures": dict(figures)})
 
-    def warn(self, zh: str, en: str) -> None:
-        self._say({"warning": [zh, en]})
+    def warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
+        self._say({"warning": Text.of(message, **fields).to_dict()})
 
     def error(self, error: HanlinError) -> None:
         """The last thing said."""
-        self._say({"error": [error.zh, error.en]})
+        self._say({"error": error.text.to_dict()})
 
     def _say(self, value: Any) -> None:
         try:

@@ -17,8 +17,9 @@ import orjson
 
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import to_dict
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, hash_json, read_manifest
+from hanlin.common.messages import Text, joined, tr
 from hanlin.common.progress import Progress
 from hanlin.common.savepoint import files_key
 from hanlin.corpus.readers.files import expand
@@ -119,8 +120,8 @@ def file_ground(file: PretrainFile, heldout: Sequence[str]) -> Ground:
     """
     if not heldout:
         raise HanlinError(
-            "阶段配置只有词元数据集，没有留出的文本可评。请用 --heldout 给出语料目录（用它留出的部分）或文本文件。",
-            "A stage's file names a token dataset and no held-out text to measure on. Give --heldout: a corpus directory (its held-out part), or text files.",
+            "A stage's file names a token dataset and no held-out text to measure on. Give --heldout: a "
+            "corpus directory (its held-out part), or text files."
         )
     if len(heldout) == 1 and (Path(heldout[0]) / MANIFEST).is_file():
         manifest = read_manifest(heldout[0], "corpus")
@@ -144,8 +145,8 @@ def _ground(dataset: Path, tokenizer: Path, heldout: dict[str, Any], heldout_key
     ]
     if not heldout_documents(heldout):
         raise HanlinError(
-            "没有留出的文档，无法比较。请给语料留出一部分（corpus.heldout_fraction=0.02）。",
-            "There are no held-out documents to compare on. Keep some of the corpus out (corpus.heldout_fraction=0.02).",
+            "There are no held-out documents to compare on. Keep some of the corpus out "
+            "(corpus.heldout_fraction=0.02)."
         )
     return Ground(
         dataset.resolve(),
@@ -164,7 +165,7 @@ class CellPool:
 
     def __init__(self, out: Path, jobs: int, progress: Progress):
         if jobs < 1:
-            raise HanlinError(f"--jobs 至少是 1，不是 {jobs}。", f"--jobs must be at least 1, not {jobs}.")
+            raise HanlinError("--jobs must be at least 1, not {jobs}.", jobs=jobs)
         self.out, self.jobs, self.progress = out, jobs, progress
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -186,9 +187,7 @@ class CellPool:
             else:
                 results[cell.name] = found
         if results:
-            self.progress.note(
-                f"{len(results)} 格已完成，沿用", f"{len(results)} cells are done already, kept"
-            )
+            self.progress.note("{count} cells are done already, kept", count=len(results))
         self._steps = {cell.name: (0, cell.pretrain.train.steps) for cell in waiting if cell.task != "probe"}
         errors: dict[str, HanlinError] = {}
 
@@ -199,8 +198,10 @@ class CellPool:
                     if cell.name in self._steps:
                         self._steps[cell.name] = (self._steps[cell.name][1], self._steps[cell.name][1])
                     self.progress.note(
-                        f"{len(results)}/{len(cells)} {cell.name} 完成",
-                        f"{len(results)}/{len(cells)} {cell.name} done",
+                        "{count}/{cells_count} {cell} done",
+                        count=len(results),
+                        cells_count=len(cells),
+                        cell=cell.name,
                     )
             except HanlinError as error:
                 errors[cell.name] = error
@@ -220,11 +221,11 @@ class CellPool:
                 process.wait()
             self._stopped = False
         if errors:
-            zh = "\n".join(f"  {name}：{error.zh}" for name, error in errors.items())
-            en = "\n".join(f"  {name}: {error.en}" for name, error in errors.items())
+            failed = [Text("  {cell}: {error}", cell=name, error=error) for name, error in errors.items()]
             raise HanlinError(
-                f"{len(errors)} 格没有做成，其余的已保存，同一条命令会接着做：\n{zh}",
-                f"{len(errors)} cells failed; the others are kept, and the same command goes on:\n{en}",
+                "{count} cells failed; the others are kept, and the same command goes on:\n{errors}",
+                count=len(errors),
+                errors=joined(failed, "\n"),
             )
         return results
 
@@ -239,7 +240,7 @@ class CellPool:
         try:
             found = read_json(file)
         except HanlinError as error:
-            self.progress.warn(f"需要重做：{error.zh}", f"must be done again: {error.en}")
+            self.progress.warn("must be done again: {error}", error=error)
             return None
         return found if found.get("key") == cell.spec()["key"] else None
 
@@ -256,7 +257,7 @@ class CellPool:
             # A session of its own: Ctrl-C reaches this process alone, which then asks each cell, once, to save and stop.
             with self._lock:
                 if self._stopped:
-                    raise HanlinError("已中断", "interrupted")
+                    raise HanlinError("interrupted")
                 process = subprocess.Popen(
                     [*python_running("hanlin.experiments.trial"), str(folder)],
                     stdin=subprocess.DEVNULL,
@@ -276,11 +277,12 @@ class CellPool:
         if code == 0:
             return read_json(folder / RESULT)
         if "error" in said:
-            zh, en = said["error"]
-            raise HanlinError(zh, en)
+            raise HanlinError(Text.from_dict(said["error"]))
         raise HanlinError(
-            f"进程以 {code} 结束。{_tail(folder / 'log.txt')} 全文：{folder / 'log.txt'}",
-            f"its process ended with {code}. {_tail(folder / 'log.txt')} All of it: {folder / 'log.txt'}",
+            "its process ended with {code}. {tail} All of it: {log}",
+            code=code,
+            tail=_tail(folder / "log.txt"),
+            log=folder / "log.txt",
         )
 
     def _heard(self, cell: CellSpec, line: dict[str, Any]) -> dict[str, Any]:
@@ -291,10 +293,12 @@ class CellPool:
                 done, total = (sum(part[at] for part in self._steps.values()) for at in (0, 1))
                 self.progress.update(done, total, line["figures"])
             elif "warning" in line:
-                self.progress.warn(*(f"{cell.name}：{text}" for text in line["warning"]))
+                self.progress.warn(
+                    "{cell}: {warning}", cell=cell.name, warning=Text.from_dict(line["warning"])
+                )
         return line if "error" in line else {}
 
 
 def _tail(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return tr("最后一行：", "Its last line: ") + (lines[-1][:300] if lines else "—")
+    return tr("Its last line: ") + (lines[-1][:300] if lines else "—")

@@ -31,23 +31,27 @@ def check_export(config: ModelConfig, tokenizer: Tokenizer) -> None:
     """
     if config.vocab_size != tokenizer.vocab_size:
         raise HanlinError(
-            f"模型的 vocab_size={config.vocab_size} 与分词器的 {tokenizer.vocab_size} 不同。请让两者一致。",
-            f"The model's vocab_size {config.vocab_size} is not the tokenizer's {tokenizer.vocab_size}. Make them equal.",
+            "The model's vocab_size {vocab_size} is not the tokenizer's {tokenizer_size}. Make them equal.",
+            vocab_size=config.vocab_size,
+            tokenizer_size=tokenizer.vocab_size,
         )
     if config.eos_token_id != tokenizer.eos_id:
         raise HanlinError(
-            f"模型的 eos_token_id={config.eos_token_id} 不是分词器的 <|endoftext|>（{tokenizer.eos_id}）。",
-            f"The model's eos_token_id {config.eos_token_id} is not the tokenizer's <|endoftext|> ({tokenizer.eos_id}).",
+            "The model's eos_token_id {eos_token_id} is not the tokenizer's <|endoftext|> ({eos_id}).",
+            eos_token_id=config.eos_token_id,
+            eos_id=tokenizer.eos_id,
         )
     if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
         raise HanlinError(
-            f"activation_function={config.activation_function}：llama.cpp 的 gpt2 只算 gelu_new，导出后结果会不同。",
-            f"activation_function {config.activation_function}: llama.cpp's gpt2 computes gelu_new alone, so the exported model would be another.",
+            "activation_function {activation_function}: llama.cpp's gpt2 computes gelu_new alone, so the "
+            "exported model would be another.",
+            activation_function=config.activation_function,
         )
     if config.head_dim % 8:
         raise HanlinError(
-            f"head_dim={config.head_dim} 不是 8 的倍数，llama.cpp 的注意力内核不支持。请调整 hidden_size 或 num_attention_heads。",
-            f"head_dim {config.head_dim} is not a multiple of 8, which llama.cpp's attention needs. Change hidden_size or num_attention_heads.",
+            "head_dim {head_dim} is not a multiple of 8, which llama.cpp's attention needs. Change "
+            "hidden_size or num_attention_heads.",
+            head_dim=config.head_dim,
         )
 
 
@@ -73,23 +77,14 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
     try:
         import gguf
     except ImportError:
-        raise HanlinError(
-            "导出 GGUF 需要 gguf 包：pip install 'hanlin[export]'。",
-            "GGUF export needs the gguf package: pip install 'hanlin[export]'.",
-        ) from None
+        raise HanlinError("GGUF export needs the gguf package: pip install 'hanlin[export]'.") from None
     if dtype not in ("f32", "f16", "q8_0"):
-        raise HanlinError(
-            f"不认识的类型 {dtype!r}。可用：f32、f16、q8_0。",
-            f"Unknown type {dtype!r}. Known: f32, f16, q8_0.",
-        )
+        raise HanlinError("Unknown type {dtype!r}. Known: f32, f16, q8_0.", dtype=dtype)
     folder, out = Path(model), Path(out)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, "model")
     if not (folder / "config.json").is_file():
-        raise HanlinError(
-            f"{folder} 不是模型目录（没有 config.json）。",
-            f"{folder} is not a model directory (no config.json).",
-        )
+        raise HanlinError("{folder} is not a model directory (no config.json).", folder=folder)
     config, tokenizer = ModelConfig.from_hf(folder), load_tokenizer(folder)
     check_export(config, tokenizer)
     check_weights(folder / WEIGHTS, config)
@@ -103,8 +98,10 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
             for name, tensor in model_weights.state_dict().items():
                 if not tensor.isfinite().all():
                     raise HanlinError(
-                        f"{folder / WEIGHTS}：{name} 里有 NaN 或无穷大，导出的模型不能用，所以没有写。请用更早的模型。",
-                        f"{folder / WEIGHTS}: {name} holds NaN or infinity. A file of it would be of no use, so none was written. Use an earlier model.",
+                        "{folder}: {name} holds NaN or infinity. A file of it would be of no use, so none "
+                        "was written. Use an earlier model.",
+                        folder=folder / WEIGHTS,
+                        name=name,
                     )
                 array = _arrange(name, tensor.float(), config).contiguous().numpy()
                 kind = _kind_of(gguf, name, array.shape, dtype, config.spec.gguf)
@@ -127,8 +124,9 @@ def _refuse_other(out: Path) -> None:
             if file.read(4) in (b"GGUF", b""):
                 return
     raise HanlinError(
-        f"{out} 已存在，而且不是 GGUF 文件；为免毁掉它，什么也没有写。请换一个 --out。",
-        f"{out} is there and is no GGUF file. Nothing was written, so that it is not lost. Choose another --out.",
+        "{out} is there and is no GGUF file. Nothing was written, so that it is not lost. Choose another "
+        "--out.",
+        out=out,
     )
 
 

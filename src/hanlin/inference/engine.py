@@ -125,9 +125,9 @@ class Engine:
             raise
         if any(g.finish_reason == "error" for g in generations):
             raise HanlinError(
-                "模型输出了非有限的 logits（NaN 或无穷大），无法生成。权重可能已经发散；请用更早的检查点，或降低学习率重新训练。",
-                "The model's logits are not finite (NaN or infinity), so nothing can be generated. Its weights have probably "
-                "diverged; use an earlier checkpoint, or train again with a lower learning rate.",
+                "The model's logits are not finite (NaN or infinity), so nothing can be generated. Its "
+                "weights have probably diverged; use an earlier checkpoint, or train again with a lower "
+                "learning rate."
             )
         return [
             Completion(g.ids, g.finish_reason or "length", g.logprobs if g.params.logprobs else None)
@@ -142,14 +142,12 @@ class Engine:
         """
         size = self.model.config.vocab_size
         if not generation.prompt:
-            raise HanlinError(
-                "提示为空，没有可以续写的内容。请至少给一个词元。",
-                "The prompt is empty: there is nothing to continue. Give at least one token.",
-            )
+            raise HanlinError("The prompt is empty: there is nothing to continue. Give at least one token.")
         if min(generation.prompt) < 0 or max(generation.prompt) >= size:
             raise HanlinError(
-                f"提示里有词表之外的词元编号（应在 0 到 {size - 1} 之间）。分词器和模型可能不是一对。",
-                f"The prompt has a token id outside the vocabulary (0 … {size - 1}). Tokenizer and model may not belong together.",
+                "The prompt has a token id outside the vocabulary (0 … {size}). Tokenizer and model may "
+                "not belong together.",
+                size=size - 1,
             )
         generation.limit = min(generation.params.max_new_tokens, self.max_length - len(generation.prompt))
         if generation.limit <= 0:

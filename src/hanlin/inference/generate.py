@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.inference.engine import Engine
 from hanlin.inference.sampling import SamplingParams, SettingOutOfRange
 from hanlin.model import CausalLM, load_model
@@ -32,12 +33,14 @@ def resolve_model_dir(path: Path | str) -> Path:
             return folder
     if not path.exists():
         raise HanlinError(
-            f"找不到 {path}。请检查路径；还没有模型的话，先运行 hanlin run demo --out runs/demo。",
-            f"There is no {path}. Check the path; if there is no model yet, run hanlin run demo --out runs/demo first.",
+            "There is no {path}. Check the path; if there is no model yet, run hanlin run demo --out "
+            "runs/demo first.",
+            path=path,
         )
     raise HanlinError(
-        f"{path} 里没有模型（既没有 config.json，也没有 model/config.json）。如果运行还没有完成，请用同一条命令继续。",
-        f"{path} holds no model (neither config.json nor model/config.json). If its run is unfinished, the same command goes on with it.",
+        "{path} holds no model (neither config.json nor model/config.json). If its run is unfinished, the "
+        "same command goes on with it.",
+        path=path,
     )
 
 
@@ -53,8 +56,9 @@ def refuse_gguf(path: Path) -> None:
         if file.read(4) != b"GGUF" and path.suffix.lower() != ".gguf":
             return
     raise HanlinError(
-        f"{path} 是 GGUF 文件，要用 llama.cpp 打开（或 Ollama、LM Studio）：llama-cli -m {path} -cnv。这里要的是模型目录，例如 runs/demo。",
-        f"{path} is a GGUF file; open it with llama.cpp (or Ollama, LM Studio): llama-cli -m {path} -cnv. What is wanted here is a model directory, runs/demo for example.",
+        "{path} is a GGUF file; open it with llama.cpp (or Ollama, LM Studio): llama-cli -m {path} -cnv. "
+        "What is wanted here is a model directory, runs/demo for example.",
+        path=path,
     )
 
 
@@ -68,8 +72,9 @@ def refuse_reward_model(folder: Path) -> None:
     kinds = config.get("architectures") if isinstance(config, dict) else None
     if isinstance(kinds, list) and any("SequenceClassification" in str(kind) for kind in kinds):
         raise HanlinError(
-            f"{folder} 是奖励模型：它给回答打分，自己不会说话。要对话请给出策略模型的目录，例如同一次运行的 model/。",
-            f"{folder} is a reward model: it scores answers and cannot speak. To talk, give the directory of a language model, the model/ of the same run for example.",
+            "{folder} is a reward model: it scores answers and cannot speak. To talk, give the directory "
+            "of a language model, the model/ of the same run for example.",
+            folder=folder,
         )
 
 
@@ -86,8 +91,11 @@ def load_chat_model(path: Path | str, device: str | None = None) -> tuple[Causal
     model, tokenizer = load_model(folder, device=device), load_tokenizer(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise HanlinError(
-            f"{folder} 的分词器有 {tokenizer.vocab_size} 个词元，模型只认识 {model.config.vocab_size} 个。两者不是一对；请从同一次运行里取。",
-            f"The tokenizer of {folder} has {tokenizer.vocab_size} tokens, its model knows {model.config.vocab_size}. They do not belong together; take both from one run.",
+            "The tokenizer of {folder} has {tokenizer_size} tokens, its model knows {model_size}. They do "
+            "not belong together; take both from one run.",
+            folder=folder,
+            tokenizer_size=tokenizer.vocab_size,
+            model_size=model.config.vocab_size,
         )
     return model, tokenizer
 
@@ -101,14 +109,15 @@ def sampling_defaults(path: Path | str) -> dict[str, float]:
     file = resolve_model_dir(path) / "generation_config.json"
     raw = read_json(file) if file.is_file() else {}
 
-    def refuse(zh: str, en: str) -> HanlinError:
+    def refuse(fault: Text) -> HanlinError:
         return HanlinError(
-            f"{file}：{zh} 采样会出错，所以没有载入。请改正或删去这一项。",
-            f"{file}: {en} Sampling would fail, so nothing was loaded. Correct or remove that entry.",
+            "{file}: {fault} Sampling would fail, so nothing was loaded. Correct or remove that entry.",
+            file=file,
+            fault=fault,
         )
 
     if not isinstance(raw, dict):
-        raise refuse("应是一个 JSON 对象。", "it should be a JSON object.")
+        raise refuse(Text("it should be a JSON object."))
     if raw.get("do_sample") is False:
         return {"temperature": 0.0}
     found: dict[str, float] = {}
@@ -117,23 +126,18 @@ def sampling_defaults(path: Path | str) -> dict[str, float]:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise refuse(
-                f"{name} 应是一个数，不是 {str(value)[:40]!r}。",
-                f"{name} should be a number, not {str(value)[:40]!r}.",
-            )
+            raise refuse(Text("{name} should be a number, not {value!r}.", name=name, value=str(value)[:40]))
         if name == "top_k":
             if value != int(value) if math.isfinite(value) else True:
-                raise refuse(
-                    f"top_k 应是整数，不是 {value!r}。", f"top_k should be an integer, not {value!r}."
-                )
+                raise refuse(Text("top_k should be an integer, not {value!r}.", value=value))
             if value >= 1 << 31:
-                raise refuse(f"top_k 太大：{value!r}。", f"top_k is too large: {value!r}.")
+                raise refuse(Text("top_k is too large: {value!r}.", value=value))
             value = max(0, int(value))  # -1 means all, as 0 does
         found[name] = value
     try:
         SamplingParams(**found)  # type: ignore[arg-type]
     except SettingOutOfRange as error:
-        raise refuse(error.zh, error.en) from None
+        raise refuse(error.text) from None
     return found
 
 

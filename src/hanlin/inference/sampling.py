@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError
+from hanlin.common.messages import Text
 
 # Enough for almost every nucleus of a trained model; a flatter row falls back to a full sort. Sorting 64 rows of 6,400
 # costs 20 times as much as taking their 128 largest.
@@ -23,7 +24,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
 
 
-class SettingOutOfRange(HanlinError, ValueError):
+class SettingOutOfRange(ConfigError):
     """A sampling setting that makes no sense."""
 
 
@@ -67,25 +68,29 @@ class SamplingParams:
     top_logprobs: int = 0
 
     def __post_init__(self):
-        def require(condition: bool, name: str, zh: str, en: str) -> None:
+        def require(condition: bool, name: str, expected: Text) -> None:
             if not condition:
                 raise SettingOutOfRange(
-                    f"{name} 应{zh}，不能是 {getattr(self, name)!r}。",
-                    f"{name} must be {en}, not {getattr(self, name)!r}.",
+                    "{name} must be {expected}, not {value!r}.",
+                    name=name,
+                    expected=expected,
+                    value=getattr(self, name),
                 )
 
         positive = 0 < self.repetition_penalty < math.inf
         biases = all(not math.isnan(bias) and bias < math.inf for bias in self.logit_bias.values())
-        require(self.max_new_tokens >= 0, "max_new_tokens", "不小于 0", "at least 0")
-        require(0 <= self.temperature < math.inf, "temperature", "是不小于 0 的数", "a number from 0")
-        require(self.top_k >= 0, "top_k", "不小于 0（0 为全部）", "at least 0 (0: all)")
-        require(0 <= self.top_p <= 1, "top_p", "在 0 到 1 之间", "between 0 and 1")
-        require(0 <= self.min_p <= 1, "min_p", "在 0 到 1 之间", "between 0 and 1")
-        require(positive, "repetition_penalty", "大于 0", "above 0")
-        require(math.isfinite(self.presence_penalty), "presence_penalty", "是有限的数", "finite")
-        require(math.isfinite(self.frequency_penalty), "frequency_penalty", "是有限的数", "finite")
-        require(biases, "logit_bias", "小于无穷大", "numbers below infinity")
-        require(self.top_logprobs >= 0, "top_logprobs", "不小于 0", "at least 0")
+        require(self.max_new_tokens >= 0, "max_new_tokens", Text("at least 0"))
+        require(
+            0 <= self.temperature < math.inf, "temperature", Text.in_context("must be", "a number from 0")
+        )
+        require(self.top_k >= 0, "top_k", Text("at least 0 (0: all)"))
+        require(0 <= self.top_p <= 1, "top_p", Text("between 0 and 1"))
+        require(0 <= self.min_p <= 1, "min_p", Text("between 0 and 1"))
+        require(positive, "repetition_penalty", Text("above 0"))
+        require(math.isfinite(self.presence_penalty), "presence_penalty", Text("finite"))
+        require(math.isfinite(self.frequency_penalty), "frequency_penalty", Text("finite"))
+        require(biases, "logit_bias", Text("numbers below infinity"))
+        require(self.top_logprobs >= 0, "top_logprobs", Text("at least 0"))
 
     @property
     def penalised(self) -> bool:

@@ -11,7 +11,7 @@ from hanlin.model.checkpoint_io import (
     save_weights,
 )
 from hanlin.model.config import ModelConfig, ModelShape
-from hanlin.model.family import FamilySpec, family_of, register_family
+from hanlin.model.family import FamilySpec, families, family_of, register_family
 from hanlin.model.initialization import init_weights
 from hanlin.model.kernels import choose_kernels
 from hanlin.model.kv_cache import KVCache
@@ -28,6 +28,7 @@ __all__ = [
     "RewardModel",
     "check_weights",
     "choose_kernels",
+    "families",
     "family_of",
     "init_weights",
     "linear_cross_entropy",

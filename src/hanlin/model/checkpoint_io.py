@@ -17,6 +17,7 @@ from hanlin.common.atomic import read_json, write_json
 from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
+from hanlin.common.messages import Text, listing
 from hanlin.model.config import ModelConfig
 from hanlin.model.transformer import CausalLM, RewardModel
 
@@ -101,10 +102,7 @@ def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> N
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name in a safetensors file, without its data."""
     if not file.is_file():
-        raise HanlinError(
-            f"找不到权重文件 {file}。这个目录不是完整的模型。",
-            f"No weights at {file}: the directory is not a whole model.",
-        )
+        raise HanlinError("No weights at {file}: the directory is not a whole model.", file=file)
     try:
         with safetensors.safe_open(file, "pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
@@ -115,8 +113,12 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     wrong = next((name for name, kind in sorted(kinds.items()) if kind not in _FLOATS), None)
     if wrong is not None:
         raise HanlinError(
-            f"{file}：{wrong} 的类型是 {kinds[wrong]}，应为浮点数（{'、'.join(_FLOATS)}）。量化过的权重请先还原成浮点数。",
-            f"{file}: {wrong} is of type {kinds[wrong]}, weights should be floats ({', '.join(_FLOATS)}). Convert quantised weights back first.",
+            "{file}: {wrong} is of type {kinds}, weights should be floats ({floats}). Convert quantised "
+            "weights back first.",
+            file=file,
+            wrong=wrong,
+            kinds=kinds[wrong],
+            floats=listing(_FLOATS),
         )
     return shapes
 
@@ -126,8 +128,10 @@ _FLOATS = ("F32", "F16", "BF16", "F64")
 
 def _damaged(file: Path, error: Exception) -> HanlinError:
     return HanlinError(
-        f"权重文件 {file} 已损坏或不完整（{error}）。请使用更早的检查点，或重新训练这一阶段。",
-        f"The weights {file} are damaged or cut short ({error}). Use an earlier checkpoint, or run this stage again.",
+        "The weights {file} are damaged or cut short ({error}). Use an earlier checkpoint, or run this "
+        "stage again.",
+        file=file,
+        error=error,
     )
 
 
@@ -135,10 +139,13 @@ def _require_shape(
     file: Path, name: str, wanted: tuple[int, ...] | None, found: Mapping[str, tuple[int, ...]]
 ) -> None:
     if found.get(name) != wanted:
-        zh, en = wanted or "不存在", wanted or "absent"
         raise HanlinError(
-            f"{file} 与 config.json 不符：{name} 应为 {zh}，实际 {found.get(name, '不存在')}。请确认两者来自同一个模型。",
-            f"{file} does not fit its config.json: {name} should be {en}, is {found.get(name, 'absent')}. Make sure both come from one model.",
+            "{file} does not fit its config.json: {name} should be {wanted}, is {found}. Make sure both come "
+            "from one model.",
+            file=file,
+            name=name,
+            wanted=wanted or Text("absent"),
+            found=found.get(name, Text("absent")),
         )
 
 
@@ -164,9 +171,9 @@ def load_weights(module: nn.Module, file: Path) -> None:
         raise _damaged(file, error) from None
     if embedding is not None and not torch.equal(tensors.pop("lm_head.weight"), tensors[embedding]):
         raise HanlinError(
-            f"{file}：config.json 说 lm_head.weight 与词嵌入相同（tie_word_embeddings），实际不同。请把 config.json 的 tie_word_embeddings 改为 false，或核对模型的来源。",
-            f"{file}: by config.json lm_head.weight is the embedding (tie_word_embeddings), but they differ. "
-            "Set tie_word_embeddings to false in config.json, or check where the model came from.",
+            "{file}: by config.json lm_head.weight is the embedding (tie_word_embeddings), but they "
+            "differ. Set tie_word_embeddings to false in config.json, or check where the model came from.",
+            file=file,
         )
     module.load_state_dict(tensors, strict=True)
 
@@ -183,34 +190,30 @@ def read_generation_config(folder: Path | str) -> dict[str, float]:
     file = Path(folder) / "generation_config.json"
     raw = read_json(file) if file.is_file() else {}
     if not isinstance(raw, dict):
-        raise HanlinError(
-            f"{file} 应是一个 JSON 对象。请从模型的来源重新取它，或删除它。",
-            f"{file} should be a JSON object. Fetch it anew, or remove it.",
-        )
+        raise HanlinError("{file} should be a JSON object. Fetch it anew, or remove it.", file=file)
     found: dict[str, float] = {}
-    for name, (fits, zh, en) in _SAMPLING.items():
+    for name, (fits, expected) in _SAMPLING.items():
         value = raw.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
             raise HanlinError(
-                f"{file}：{name} 是 {value!r}，应为{zh}。请改正或删去这一项。",
-                f"{file}: {name} is {value!r}, should be {en}. Correct or remove it.",
+                "{file}: {name} is {value!r}, should be {expected}. Correct or remove it.",
+                file=file,
+                name=name,
+                value=value,
+                expected=expected,
             )
         found[name] = value
     return {"temperature": 0.0} if raw.get("do_sample") is False else found
 
 
-_SAMPLING: dict[str, tuple[Callable[[float], bool], str, str]] = {
-    "temperature": (lambda value: 0 <= value < math.inf, "不小于 0 的数", "a number from 0"),
-    "top_p": (lambda value: 0 <= value <= 1, " 0 与 1 之间的数", "between 0 and 1"),
-    "top_k": (
-        lambda value: 0 <= value < 2**31 and value == int(value),
-        "不小于 0 的整数",
-        "an integer from 0",
-    ),
-    "min_p": (lambda value: 0 <= value <= 1, " 0 与 1 之间的数", "between 0 and 1"),
-    "repetition_penalty": (lambda value: 0 < value < math.inf, "大于 0 的数", "a number above 0"),
+_SAMPLING: dict[str, tuple[Callable[[float], bool], Text]] = {
+    "temperature": (lambda value: 0 <= value < math.inf, Text("a number from 0")),
+    "top_p": (lambda value: 0 <= value <= 1, Text.in_context("should be", "between 0 and 1")),
+    "top_k": (lambda value: 0 <= value < 2**31 and value == int(value), Text("an integer from 0")),
+    "min_p": (lambda value: 0 <= value <= 1, Text.in_context("should be", "between 0 and 1")),
+    "repetition_penalty": (lambda value: 0 < value < math.inf, Text("a number above 0")),
 }
 
 
@@ -227,10 +230,7 @@ def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype |
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise HanlinError(
-            f"{folder} 不是模型目录（没有 config.json）。",
-            f"{folder} is not a model directory (no config.json).",
-        )
+        raise HanlinError("{folder} is not a model directory (no config.json).", folder=folder)
     if (folder / MANIFEST).is_file():
         read_manifest(folder)
     config = ModelConfig.from_hf(folder)
@@ -250,8 +250,7 @@ def load_reward_model(path: Path | str, device: str | None = None) -> RewardMode
     architecture = read_json(folder / "config.json")["architectures"][0]
     if architecture != config.spec.hf.scoring_architecture:
         raise HanlinError(
-            f"{folder} 是 {architecture}，不是奖励模型。",
-            f"{folder} is a {architecture}, not a reward model.",
+            "{folder} is a {architecture}, not a reward model.", folder=folder, architecture=architecture
         )
     check_weights(folder / WEIGHTS, config, reward=True)
     model = RewardModel(config)

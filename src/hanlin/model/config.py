@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, cast
 
 from hanlin.common.atomic import read_json
 from hanlin.common.config import Range, above, at_least, require_ranges
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError, HanlinError
+from hanlin.common.messages import Text, listing
 from hanlin.model.family import ConfigField, FamilySpec, families, family_of
 
 ResidualInit = Literal["zero", "scaled", "plain"]
@@ -107,15 +108,20 @@ class ModelConfig(ModelShape):
             "intermediate_size",
         )
         if self.hidden_size % self.num_attention_heads and self.head_dim is None:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            raise ConfigError(
+                "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}",
+                hidden_size=self.hidden_size,
+                num_attention_heads=self.num_attention_heads,
             )
         self._derive("head_dim", self.hidden_size // self.num_attention_heads)
         self._derive("num_key_value_heads", self.num_attention_heads)
         self._derive("intermediate_size", self.spec.intermediate_size(self.hidden_size))
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+            raise ConfigError(
+                "num_attention_heads {num_attention_heads} is not a multiple of num_key_value_heads "
+                "{num_key_value_heads}",
+                num_attention_heads=self.num_attention_heads,
+                num_key_value_heads=self.num_key_value_heads,
             )
         self.spec.check(self)
 
@@ -123,7 +129,7 @@ class ModelConfig(ModelShape):
         for name in names:
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise ConfigError("{name} must be at least 1, not {value}", name=name, value=value)
 
     def _derive(self, name: str, value: int) -> None:
         if getattr(self, name) is None:
@@ -171,13 +177,15 @@ class ModelConfig(ModelShape):
         file = Path(path) / "config.json"
         raw = read_json(file)
         if not isinstance(raw, dict):
-            raise _malformed(file, "应是一个 JSON 对象", "should be a JSON object")
+            raise _malformed(file, Text("should be a JSON object"))
         spec = _family(raw, file)
         unsupported = _unsupported(raw) + spec.hf.unsupported(raw)
         if unsupported:
             raise HanlinError(
-                f"{file}：不支持的选项 {'、'.join(unsupported)}。打开后的结果会与原模型不同，所以没有打开。",
-                f"{file}: unsupported options: {', '.join(unsupported)}. What is computed here would not be this model, so it was not opened.",
+                "{file}: unsupported options: {unsupported}. What is computed here would not be this "
+                "model, so it was not opened.",
+                file=file,
+                unsupported=listing(unsupported),
             )
         values: dict[str, Any] = {}
         for name, default in spec.hf.defaults.items():
@@ -190,7 +198,7 @@ class ModelConfig(ModelShape):
         try:
             return cls(family=spec.name, **values)
         except ValueError as error:
-            raise _malformed(file, str(error), str(error)) from None
+            raise _malformed(file, error) from None
 
 
 _OPTIONS = {
@@ -209,15 +217,17 @@ def _family(raw: dict[str, Any], file: Path) -> FamilySpec:
     if architectures is not None and not (
         isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
     ):
-        raise _malformed(file, "architectures 应是名字的列表", "architectures should be a list of names")
+        raise _malformed(file, Text("architectures should be a list of names"))
     architecture = (architectures or ["?"])[0]
     for spec in families().values():
         if architecture in (spec.hf.architecture, spec.hf.scoring_architecture):
             return spec
     known = ", ".join(spec.hf.architecture for spec in families().values())
     raise HanlinError(
-        f"{file}：架构 {architecture} 不受支持。可用：{known}。",
-        f"{file}: architecture {architecture} is not supported. Known: {known}.",
+        "{file}: architecture {architecture} is not supported. Known: {known}.",
+        file=file,
+        architecture=architecture,
+        known=known,
     )
 
 
@@ -243,23 +253,28 @@ def _checked(name: str, key: str, value: Any, file: Path) -> Any:
     if type(value) is not kind or isinstance(value, list):
         raise _malformed(
             file,
-            f"{key} 是 {value!r}，应为 {kind.__name__}",
-            f"{key} is {value!r}, should be of type {kind.__name__}",
+            Text("{key} is {value!r}, should be of type {kind}", key=key, value=value, kind=kind.__name__),
         )
     least, most = (0 if name.endswith("_id") else 1), _MOST.get(name, 2**31 - 1)
     if kind is int and not least <= value <= most:
         raise _malformed(
             file,
-            f"{key} 是 {value}，应在 {least} 与 {most} 之间",
-            f"{key} is {value}, should lie between {least} and {most}",
+            Text(
+                "{key} is {value}, should lie between {least} and {most}",
+                key=key,
+                value=value,
+                least=least,
+                most=most,
+            ),
         )
     if kind is float and not 0 < value < math.inf:
-        raise _malformed(file, f"{key} 是 {value}，应大于 0", f"{key} is {value}, should be above 0")
+        raise _malformed(file, Text("{key} is {value}, should be above 0", key=key, value=value))
     return value
 
 
-def _malformed(file: Path, zh: str, en: str) -> HanlinError:
+def _malformed(file: Path, fault: Text | ValueError) -> HanlinError:
     return HanlinError(
-        f"{file} 不能用：{zh}。请从模型的来源重新取这个文件。",
-        f"{file} cannot be used: {en}. Fetch the file anew from where the model came from.",
+        "{file} cannot be used: {fault}. Fetch the file anew from where the model came from.",
+        file=file,
+        fault=fault,
     )

@@ -8,11 +8,12 @@ anybody's is added by `register_family`, after which its name is a valid `model.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hanlin.common.config import OutOfRange
+from hanlin.common.errors import ConfigError
+from hanlin.common.messages import listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class FamilySpec:
         name: `model.family` in a recipe and `model_type` in a `config.json`.
         decoder: from a configuration to the module that `CausalLM` runs; see `decoder.Decoder`.
         intermediate_size: the usual width of the feed-forward layers, from `hidden_size`.
-        check: raises `ValueError` for a shape that the stock architecture could not load.
+        check: raises `ConfigError` for a shape that the stock architecture could not load.
         parameters: number of weights, by arithmetic.
         matrix_parameters: of these, how many a token is multiplied with, the head included (and tied embeddings once, as the head).
         qk_norm: whether queries and keys are normed; `qk_norm_twin` names the family that is the same but for that, if there is one.
@@ -129,13 +130,19 @@ class FamilySpec:
         """The name of this family, or of its twin, that has QK-norm or not, as wanted.
 
         Raises:
-            ValueError: there is none.
+            ConfigError: there is none.
         """
         if wanted == self.qk_norm:
             return self.name
         if self.qk_norm_twin is None:
-            raise ValueError(
-                f"family {self.name} {'has' if self.qk_norm else 'has no'} QK-norm: leave qk_norm out, or choose another family"
+            if self.qk_norm:
+                raise ConfigError(
+                    "family {family} has QK-norm: leave qk_norm out, or choose another family",
+                    family=self.name,
+                )
+            raise ConfigError(
+                "family {family} has no QK-norm: leave qk_norm out, or choose another family",
+                family=self.name,
             )
         return self.qk_norm_twin
 
@@ -171,10 +178,7 @@ def family_of(name: str) -> FamilySpec:
     """
     spec = _FAMILIES.get(name)
     if spec is None:
-        known = " | ".join(_FAMILIES)
-        near = difflib.get_close_matches(name, _FAMILIES, n=1)
         raise OutOfRange(
-            f"family 应为 {known}，得到 {name!r}" + (f"；是不是 {near[0]}？" if near else ""),
-            f"family should be {known}, not {name!r}" + (f"; did you mean {near[0]}?" if near else ""),
+            "family should be one of {known}, not {family!r}", known=listing(_FAMILIES), family=name
         )
     return spec

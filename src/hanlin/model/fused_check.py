@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from hanlin.common.messages import Text
 from hanlin.model import fused_ops, losses
 from hanlin.model.attention.backends import Fault, Warn, first_line, relative_error, tolerance
 
@@ -105,7 +106,7 @@ def check_fused_operations(device: torch.device, dtype: torch.dtype, warn: Warn)
 
     Args:
         dtype: of the products; autocast's, unless it is float32.
-        warn: told (zh, en) of each that is refused.
+        warn: told of each that is refused.
 
     Returns:
         the names of those refused.
@@ -117,15 +118,18 @@ def check_fused_operations(device: torch.device, dtype: torch.dtype, warn: Warn)
             refused.append(name)
             fused_ops.refuse(name, device)
             warn(
-                f"{device} 上的融合运算 {name} 不用：{fault[0]}；改用逐步的写法，慢一些，结果一样",
-                f"fused operation {name} is refused on {device}: {fault[1]}; it is computed step by step instead, slower and to the same result",
+                "fused operation {name} is refused on {device}: {fault}; it is computed step by step instead, "
+                "slower and to the same result",
+                name=name,
+                device=device,
+                fault=fault,
             )
     return refused
 
 
 @functools.cache
 def fault_of_operation(name: str, device: torch.device, dtype: torch.dtype) -> Fault | None:
-    """What is wrong with a fused operation on a device, in two languages; None when it agrees with the plain formula."""
+    """What is wrong with a fused operation on a device, None when it agrees with the plain formula."""
     operation = OPERATIONS[name]
     generator = torch.Generator().manual_seed(1)
     leaves = [torch.randn(shape, generator=generator) for shape in operation.shapes]
@@ -141,16 +145,16 @@ def fault_of_operation(name: str, device: torch.device, dtype: torch.dtype) -> F
                 tuple(constant.to(device) for constant in constants),
             )
     except Exception as error:  # a kernel that does not build raises what it likes
-        return f"运行失败：{first_line(error)}", f"it failed: {first_line(error)}"
+        return Text("it failed: {error}", error=first_line(error))
     outputs = len(expected) - len(leaves)
     for place, (ours, reference) in enumerate(zip(found, expected, strict=True)):
         ours = ours.detach().to("cpu", torch.float32)
-        zh, en = ("输出", "the output") if place < outputs else ("梯度", "a gradient")
+        part = Text("the output") if place < outputs else Text("a gradient")
         if not bool(ours.isfinite().all()):
-            return f"{zh}里有 NaN 或 Inf", f"NaN or Inf in {en}"
+            return Text("NaN or Inf in {part}", part=part)
         error = relative_error(_rows(ours), _rows(reference))
         if error > tolerance(dtype):
-            return f"{zh}相差 {error:.1%}", f"{en} off by {error:.1%}"
+            return Text("{part} off by {error:.1%}", part=part, error=error)
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from hanlin.common.errors import ConfigError
 from hanlin.model.config import ModelConfig
 from hanlin.model.context import Context
 from hanlin.model.decoder import Decoder
@@ -281,7 +282,7 @@ class RewardModel(_Model):
 
     def __init__(self, config: ModelConfig):
         if config.spec.hf.scoring_architecture is None:
-            raise ValueError(f"a reward model can't have family {config.family}")
+            raise ConfigError("a reward model can't have family {family}", family=config.family)
         super().__init__(config)
         self.score = Linear(config.hidden_size, 1)
 

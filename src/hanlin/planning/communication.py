@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import Text, tr
 from hanlin.model import ModelConfig
 from hanlin.training.step_estimate import Room, StepCost
 
@@ -122,22 +122,25 @@ def about_traffic(
 ) -> list[str]:
     """Notes on a stage's communication; a warning, with what to do, where it takes much of a step."""
     share = traffic.seconds / step_seconds
-    rates = (
-        tr(f"机内 {cluster.link:g} GB/s", f"{cluster.link:g} GB/s within a machine")
-        if cluster.gpus > 1
-        else ""
-    )
+    rates = tr("{link:g} GB/s within a machine", link=cluster.link) if cluster.gpus > 1 else ""
     if cluster.nodes > 1:
         wire = tr(
-            f"机间 {cluster.network:g} Gbit/s 的 {NETWORK_SHARE:.0%}",
-            f"{NETWORK_SHARE:.0%} of {cluster.network:g} Gbit/s between machines",
+            "{network_share:.0%} of {network:g} Gbit/s between machines",
+            network_share=NETWORK_SHARE,
+            network=cluster.network,
         )
-        rates = tr("，", ", ").join(part for part in (rates, wire) if part)
+        rates = str(Text.in_context("between clauses", ", ")).join(part for part in (rates, wire) if part)
     notes = [
         tr(
-            f"通信（{strategy}，{rates}）：预训练每步每卡发送 {_size(traffic.sent)}，每机送出 {_size(traffic.leaving)}，{traffic.seconds * 1e3:,.3g} 毫秒，占一步的 {share:.0%}；按不与计算重叠计",
-            f"communication ({strategy}, {rates}): each device sends {_size(traffic.sent)} a step of pretraining, {_size(traffic.leaving)} leave each machine, "
-            f"{traffic.seconds * 1e3:,.3g} ms, {share:.0%} of a step; taken not to overlap with computing",
+            "communication ({strategy}, {rates}): each device sends {sent} a step of pretraining, "
+            "{leaving} leave each machine, {seconds:,.3g} ms, {share:.0%} of a step; taken not to overlap "
+            "with computing",
+            strategy=strategy,
+            rates=rates,
+            sent=_size(traffic.sent),
+            leaving=_size(traffic.leaving),
+            seconds=traffic.seconds * 1e3,
+            share=share,
         )
     ]
     if share >= MUCH:
@@ -147,32 +150,36 @@ def about_traffic(
 
 def _what_to_do(cluster: Cluster, strategy: Strategy, share: float, batch_tokens: int) -> str:
     if strategy == "fsdp" and cluster.nodes > 1 and cluster.gpus > 1:
-        zh, en = (
-            "先试 train.parallel=hsdp（权重只在机内收集）",
-            "try train.parallel=hsdp first (weights are gathered within a machine alone)",
-        )
+        remedy = Text("Try train.parallel=hsdp first (weights are gathered within a machine alone)")
     elif strategy != "ddp":
-        zh, en = (
-            "放得下时用 train.parallel=ddp，或加大 micro_tokens（收集的次数随微批数）",
-            "take train.parallel=ddp where it fits, or larger micro_tokens (weights are gathered for each micro-batch)",
+        remedy = Text(
+            "Take train.parallel=ddp where it fits, or larger micro_tokens (weights are gathered for each "
+            "micro-batch)"
         )
     else:
         more = 1 << max(1, (max(1, round(share * (1 - 0.2) / ((1 - share) * 0.2))) - 1).bit_length())
-        zh = f"pretrain.batch_tokens 加大到 {more * batch_tokens:,} 左右（每步的计算变多，通信不变；批次大了，学习率要重新考虑）"
-        en = f"raise pretrain.batch_tokens to about {more * batch_tokens:,} (more work a step, the same traffic; a larger batch asks for another learning rate)"
+        remedy = Text(
+            "Raise pretrain.batch_tokens to about {batch_tokens:,} (more work a step, the same traffic; a "
+            "larger batch asks for another learning rate)",
+            batch_tokens=more * batch_tokens,
+        )
     return tr(
-        f"注意：通信占了一步的 {share:.0%}。{zh}；或减少机器，换更快的网络（--network）",
-        f"note: communication takes {share:.0%} of a step. {en[0].upper()}{en[1:]}; or take fewer machines, or a faster network (--network)",
+        "note: communication takes {share:.0%} of a step. {remedy}; or take fewer machines, or a faster "
+        "network (--network)",
+        share=share,
+        remedy=remedy,
     )
 
 
 def about_memory(peaks: dict[Strategy, float], memory: float, strategy: Strategy) -> str:
     """A line of each strategy's peak on a device, and the one to take where the one asked for does not fit."""
-    sizes = tr("，", ", ").join(f"{name} {peak / 2**30:.2f} GiB" for name, peak in peaks.items())
-    line = tr(f"预训练每卡显存：{sizes}", f"memory of each device in pretraining: {sizes}")
+    sizes = str(Text.in_context("between clauses", ", ")).join(
+        f"{name} {peak / 2**30:.2f} GiB" for name, peak in peaks.items()
+    )
+    line = tr("memory of each device in pretraining: {sizes}", sizes=sizes)
     fitting = next((name for name in STRATEGIES if name in peaks and peaks[name] <= memory), None)
     if peaks[strategy] > memory and fitting is not None:
-        line += tr(f"；请用 train.parallel={fitting}", f"; take train.parallel={fitting}")
+        line += tr("; take train.parallel={fitting}", fitting=fitting)
     return line
 
 

@@ -19,11 +19,12 @@ from torch import nn
 from hanlin.common.config import to_dict
 from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.process_memory import peak_rss_mb, resident_mb
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch
 from hanlin.model import CausalLM, ModelConfig, ModelShape, init_weights
-from hanlin.stages.supervised import NextToken
+from hanlin.stages.supervised import NextTokenLoss
 from hanlin.training import TrainConfig, train
 from hanlin.training.compilation import compiling_pays
 from hanlin.training.step_estimate import StepShape
@@ -91,8 +92,10 @@ def probe(
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [""])[-1]
         raise HanlinError(
-            f"试跑没有跑完（退出码 {done.returncode}）{why and '：' + why}。多半是内存不够：请减小 micro_tokens 或模型。",
-            f"The probe did not finish (exit code {done.returncode}){why and ': ' + why}. Most likely there is not enough memory: lower micro_tokens, or take a smaller model.",
+            "The probe did not finish (exit code {code}){why}. Most likely there is not enough memory: lower "
+            "micro_tokens, or take a smaller model.",
+            code=done.returncode,
+            why=why and Text(": {why}", why=why),
         )
     found = json.loads(done.stdout.splitlines()[-1])
     times = found["seconds"][_DROPPED:] or found["seconds"]
@@ -101,8 +104,9 @@ def probe(
         single, double = times[_DROPPED % 2 :: 2], times[1 - _DROPPED % 2 :: 2]
         if not single or not double:
             raise HanlinError(
-                f"{max_seconds:.0f} 秒里没有跑完两步，量不出时间。请减小模型或 micro_tokens。",
-                f"Not two steps were done in {max_seconds:.0f} s, so there is no time to tell. Take a smaller model or micro_tokens.",
+                "Not two steps were done in {max_seconds:.0f} s, so there is no time to tell. Take a "
+                "smaller model or micro_tokens.",
+                max_seconds=max_seconds,
             )
         one, two = statistics.median(single), statistics.median(double)
         micro = max(two - one, 0.5 * two - 0.25 * one)  # noise may not make a micro-batch free
@@ -187,7 +191,7 @@ def _train(
     if shape.checkpoint_activations:
         model.checkpoint_activations = True
     times: Any = _Times()
-    objective = NextToken(torch.full((config.vocab_size,), 3), 1e-4, shape.document_mask)
+    objective = NextTokenLoss(torch.full((config.vocab_size,), 3), 1e-4, shape.document_mask)
     with tempfile.TemporaryDirectory() as work:
         train(
             model,

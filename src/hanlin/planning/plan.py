@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from hanlin.common.devices import has_own_memory, resolve_device, traits
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import (
     BANDWIDTH_SHARE,
     GPU_ALLOCATOR,
@@ -17,6 +17,7 @@ from hanlin.common.hardware import (
     find_hardware,
     unknown_card,
 )
+from hanlin.common.messages import Text, listing, tr
 from hanlin.common.progress import Progress, format_seconds
 from hanlin.common.terminal import table
 from hanlin.model import ModelConfig
@@ -112,25 +113,16 @@ def plan_recipe(
         HanlinError: the device is not known, a step does not fit, or the batch cannot be shared among so many devices.
     """
     if nodes < 1 or gpus < 1 or not network > 0:
-        raise HanlinError(
-            "--nodes 和 --gpus 至少是 1，--network 大于 0。",
-            "--nodes and --gpus are at least 1, --network is above 0.",
-        )
+        raise HanlinError("--nodes and --gpus are at least 1, --network is above 0.")
     workers = nodes * gpus
     shape = recipe.model.config(recipe.tokenizer.vocab_size, 0)
     if vram is not None and device != "this":
-        raise HanlinError("--device 和 --vram 只能给一个。", "Give --device or --vram, not both.")
+        raise HanlinError("Give --device or --vram, not both.")
     hardware = unknown_card(vram) if vram is not None else None if device == "this" else find_hardware(device)
     if hardware is None and workers > 1:
-        raise HanlinError(
-            "多卡只能按设备表推算：请加 --device。",
-            "Several devices can only be reckoned by the table: give --device.",
-        )
+        raise HanlinError("Several devices can only be reckoned by the table: give --device.")
     if hardware is not None and gpus > 1 and not hardware.link:
-        raise HanlinError(
-            f"一台 {hardware.title} 只有一个加速器：请去掉 --gpus。",
-            f"A {hardware.title} has one accelerator: leave --gpus out.",
-        )
+        raise HanlinError("A {title} has one accelerator: leave --gpus out.", title=hardware.title)
     per_hour = price if price is not None else hardware.price if hardware is not None else 0.0
     planner = (
         _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link))
@@ -147,10 +139,7 @@ def plan_recipe(
                 StagePlan(
                     name,
                     section.train.steps,
-                    why=tr(
-                        "步数之外还取决于数据的长短和生成",
-                        "depends on the lengths of the data and on generation",
-                    ),
+                    why=tr("depends on the lengths of the data and on generation"),
                 )
             )
             continue
@@ -171,24 +160,20 @@ def plan_recipe(
     memory["framework"] = max(0.0, (stages[0].peak or 0.0) - sum(memory.values()))
     notes = [*planner.notes(), _about_bits(recipe, expected)]
     if hardware is not None and pretrain.train.compile is not False:
-        notes.append(
-            tr(
-                "按不编译推算；torch.compile 的内存更少、速度更快",
-                "reckoned without torch.compile, which takes less memory and time",
-            )
-        )
+        notes.append(tr("reckoned without torch.compile, which takes less memory and time"))
     if hardware is not None and not hardware.price:
-        notes.append(tr(f"设备的数字：{hardware.source[0]}", f"the device's figures: {hardware.source[1]}"))
+        notes.append(tr("the device's figures: {source}", source=hardware.source))
     if hardware is not None and price is None and hardware.price:
         notes.append(
             tr(
-                f"租价 ¥{hardware.price:g}/小时：{hardware.source[0]}（--price 可改）",
-                f"CNY {hardware.price:g} an hour: {hardware.source[1]} (--price changes it)",
+                "CNY {price:g} an hour: {source} (--price changes it)",
+                price=hardware.price,
+                source=hardware.source,
             )
         )
     return Plan(
         recipe.name,
-        hardware.title if hardware else tr("本机", "this machine"),
+        hardware.title if hardware else tr("this machine"),
         workers,
         shape.parameters(),
         tuple(stages),
@@ -203,8 +188,11 @@ def _supervised(
 ) -> StagePlan:
     if section.rows < workers:
         raise HanlinError(
-            f"{name}：一步只有 {section.rows} 行，分不给 {workers} 张卡。请加大 {name}.batch_tokens，或减少卡。",
-            f"{name}: a step has {section.rows} rows, too few for {workers} devices. Raise {name}.batch_tokens, or take fewer devices.",
+            "{name}: a step has {rows} rows, too few for {workers} devices. Raise {name}.batch_tokens, or "
+            "take fewer devices.",
+            name=name,
+            rows=section.rows,
+            workers=workers,
         )
     rows = -(-section.rows // workers)  # of the device that has most, for which the others wait
     mine = section if workers == 1 else dataclasses.replace(section, batch_tokens=rows * section.seq_len)
@@ -260,8 +248,9 @@ def _offer_sharding(
     except HanlinError:
         return error
     return HanlinError(
-        f"{error.zh}或者把状态分到各卡：train.parallel=fsdp（每卡 {_gib(fit.peak)}）。",
-        f"{error.en} Or share the state among the devices: train.parallel=fsdp ({_gib(fit.peak)} on each).",
+        "{error} Or share the state among the devices: train.parallel=fsdp ({peak} on each).",
+        error=error,
+        peak=_gib(fit.peak),
     )
 
 
@@ -307,8 +296,8 @@ class _OnTable:
         """`train.parallel`."""
         if section.train.parallel == "deepspeed":
             raise HanlinError(
-                "hanlin plan 不算 deepspeed。ZeRO-3 可先按 train.parallel=fsdp 算（不放到内存时相近）。",
-                "hanlin plan does not reckon deepspeed. For ZeRO-3 reckon with train.parallel=fsdp, which is close where nothing is offloaded.",
+                "hanlin plan does not reckon deepspeed. For ZeRO-3 reckon with train.parallel=fsdp, which "
+                "is close where nothing is offloaded."
             )
         return section.train.parallel
 
@@ -362,8 +351,9 @@ class _OnTable:
             copy = (fit.cost.weights + fit.cost.optimizer + fit.cost.host) / self.shards(section)
             self.said.append(
                 tr(
-                    f"后台写检查点：主机内存里另有一份权重和优化器状态，{_gib(copy)}（ddp 只在第一个进程，fsdp、hsdp 每个进程）",
-                    f"checkpoints are written in the background: a copy of weights and optimiser state in host memory, {_gib(copy)} (by ddp in the first process, by fsdp and hsdp in each)",
+                    "checkpoints are written in the background: a copy of weights and optimiser state in "
+                    "host memory, {copy} (by ddp in the first process, by fsdp and hsdp in each)",
+                    copy=_gib(copy),
                 )
             )
         self.use = self.use or shape.flops_per_token(
@@ -385,17 +375,15 @@ class _OnTable:
     def notes(self) -> list[str]:
         found = [
             tr(
-                f"按数据表逐个算子推算（未在这种设备上量过）：矩阵算力的利用率 {self.use:.0%}，时间的误差可达一半",
-                f"reckoned kernel by kernel from the data sheet (not measured on such a device): {self.use:.0%} of its matrix peak in use; times may be off by half",
+                "reckoned kernel by kernel from the data sheet (not measured on such a device): {use:.0%} "
+                "of its matrix peak in use; times may be off by half",
+                use=self.use,
             )
         ]
         found += self.said
         for name in self.crowded:
             found.append(
-                tr(
-                    f"{name} 放不下：请写 {name}.micro_tokens=auto，或换更小的模型",
-                    f"{name} does not fit: set {name}.micro_tokens=auto, or take a smaller model",
-                )
+                tr("{name} does not fit: set {name}.micro_tokens=auto, or take a smaller model", name=name)
             )
         return found
 
@@ -422,7 +410,7 @@ class _OnThis:
         step = settled.step_shape(traits(self.device).train_dtype, has_own_memory(self.device))
         key = (step, settled.train.muon, compiles(shape, settled.train, step, str(self.device)))
         if key not in self.probes:
-            self.progress.note(f"试跑 {name}：{self.steps} 步", f"probing {name}: {self.steps} steps")
+            self.progress.note("probing {name}: {steps} steps", name=name, steps=self.steps)
             self.probes[key] = probe(shape, settled.train, step, str(self.device), self.steps)
             self.seen.append(self.probes[key])
         found = self.probes[key]
@@ -432,8 +420,10 @@ class _OnThis:
         steps, spread = min(p.steps for p in self.seen), max(p.spread for p in self.seen)
         return [
             tr(
-                f"在本机试跑所得（{steps} 步，随机词元），步与步之间 ±{spread:.0%}；机器忙闲变了，时间也变",
-                f"measured here ({steps} steps on random tokens), ±{spread:.0%} from step to step; as busy as the machine is, so long it takes",
+                "measured here ({steps} steps on random tokens), ±{spread:.0%} from step to step; as busy "
+                "as the machine is, so long it takes",
+                steps=steps,
+                spread=spread,
             )
         ]
 
@@ -458,33 +448,27 @@ def expected_bits_per_byte(parameters: float, tokens: float) -> tuple[float, flo
 
 def _about_bits(recipe: Recipe, expected: tuple[float, float] | None) -> str:
     if expected is not None:
-        return tr(
-            "每字节比特由本项目 4 次小模型运行拟合，语料不同会差更多",
-            "bits per byte: fitted on 4 runs of small models here; another corpus may differ by more",
-        )
+        return tr("bits per byte: fitted on 4 runs of small models here; another corpus may differ by more")
     if recipe.tinyworld:
-        return tr(
-            "每字节比特：不知道（内置语料与真实文本不可比）",
-            "bits per byte: not known (the embedded corpus is not to be compared with real text)",
-        )
+        return tr("bits per byte: not known (the embedded corpus is not to be compared with real text)")
     return tr(
-        "每字节比特：不知道（已有的运行只到 360 万参数、655 万词元，外推两倍以上没有依据）",
-        "bits per byte: not known (the runs there are end at 3.6M parameters and 6.6M tokens; nothing supports more than twice that)",
+        "bits per byte: not known (the runs there are end at 3.6M parameters and 6.6M tokens; nothing "
+        "supports more than twice that)"
     )
 
 
 def plan_text(plan: Plan) -> str:
     """The plan as a person reads it."""
-    unknown = tr("不知道", "not known")
+    unknown = tr("not known")
     head = [
-        tr("阶段", "stage"),
-        tr("步数", "steps"),
-        tr("词元", "tokens"),
-        tr("微批", "micro"),
-        tr("内存峰值", "peak memory"),
-        tr("词元/秒", "tok/s"),
-        tr("时间", "time"),
-        tr("费用", "cost"),
+        tr("stage"),
+        tr("steps"),
+        tr("tokens"),
+        tr("micro"),
+        tr("peak memory"),
+        tr("tok/s"),
+        tr("time"),
+        tr("cost"),
     ]
     rows = [head]
     for stage in plan.stages:
@@ -505,19 +489,21 @@ def plan_text(plan: Plan) -> str:
             ]
         )
     names = {
-        "weights": tr("权重", "weights"),
-        "gradients": tr("梯度", "gradients"),
-        "optimizer": tr("优化器", "optimiser"),
-        "activations": tr("激活", "activations"),
-        "temporary": tr("临时", "temporary"),
-        "framework": tr("框架与分配器", "framework and allocator"),
+        "weights": tr("weights"),
+        "gradients": tr("gradients"),
+        "optimizer": tr("optimiser"),
+        "activations": tr("activations"),
+        "temporary": tr("temporary"),
+        "framework": tr("framework and allocator"),
     }
     devices = f"{plan.device} × {plan.workers}" if plan.workers > 1 else plan.device
     title = tr(
-        f"{plan.recipe}：{plan.parameters / 1e6:.2f}M 参数，{devices}",
-        f"{plan.recipe}: {plan.parameters / 1e6:.2f}M parameters on {devices}",
+        "{recipe}: {parameters:.2f}M parameters on {devices}",
+        recipe=plan.recipe,
+        parameters=plan.parameters / 1e6,
+        devices=devices,
     )
-    parts = tr("预训练的内存：", "memory of pretraining: ") + "  ".join(
+    parts = tr("memory of pretraining: ") + "  ".join(
         f"{names[part]} {_gib(size)}" for part, size in plan.memory.items()
     )
     lines = [title, "", *table(rows, right=range(1, len(head))), "", parts]
@@ -525,8 +511,9 @@ def plan_text(plan: Plan) -> str:
         value, around = plan.bits_per_byte
         lines.append(
             tr(
-                f"预计留出文本每字节 {value:.2f} ± {around:.2f} 比特",
-                f"expected on held-out text: {value:.2f} ± {around:.2f} bits per byte",
+                "expected on held-out text: {value:.2f} ± {around:.2f} bits per byte",
+                value=value,
+                around=around,
             )
         )
     lines += [f"· {note}" for note in (*plan.notes, *_unplanned(plan))]
@@ -539,8 +526,9 @@ def _unplanned(plan: Plan) -> list[str]:
         return []
     return [
         tr(
-            f"{'、'.join(names)} 没有推算：{plan.stages[-1].why or '取决于数据'}",
-            f"{', '.join(names)}: not reckoned; {plan.stages[-1].why or 'depends on the data'}",
+            "{names}: not reckoned; {why}",
+            names=listing(names),
+            why=plan.stages[-1].why or Text("depends on the data"),
         )
     ]
 

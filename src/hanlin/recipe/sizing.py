@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from hanlin.common.config import apply_overrides, flatten
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.config import flatten
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, joined, tr
 from hanlin.common.terminal import table
 from hanlin.model import ModelConfig, ModelShape, family_of
+from hanlin.recipe.patch import STAGES, put
 from hanlin.tokenizer.advise import advise, parameter_count
 
 TOKENS_PER_PARAMETER = 20
@@ -28,13 +30,12 @@ Basis = Literal["given", "measured", "literature", "judgement", "arithmetic"]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One derived value: its dotted key in a recipe, and why it is what it is, in Chinese and English."""
+    """One derived value: its dotted key in a recipe, and why it is what it is."""
 
     key: str
     value: Any
     basis: Basis
-    zh: str
-    en: str
+    why: Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Dial:
     parameters: int
     tokens: int
     asked: float
-    notes: tuple[tuple[str, str], ...] = ()
+    notes: tuple[Text, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """Dotted key → value."""
@@ -114,9 +115,7 @@ def turn(
     """
     given = dict(given or {})
     if (params is None) == (depth is None):
-        raise HanlinError(
-            "请给出 --params 或 --depth 之一。", "Give either --params or --depth, one of them."
-        )
+        raise HanlinError("Give either --params or --depth, one of them.")
     asked = _asked(params) if params is not None else _of_depth(depth or 0)
     fixed = given if depth is None else {"model.num_hidden_layers": depth} | given
     shape, vocab, words = _shape(asked, fixed, exact=depth is None)
@@ -137,8 +136,7 @@ def turn(
             "pretrain.seq_len",
             seq_len,
             "judgement",
-            "小模型用短的行，省注意力；文本长短是数据的事，可以另给",
-            "short rows for small models; how long texts are is the data's affair, so give another",
+            Text("short rows for small models; how long texts are is the data's affair, so give another"),
         ),
         Setting(
             "model.max_position_embeddings",
@@ -146,98 +144,97 @@ def turn(
                 2 * seq_len, shape.max_position_embeddings if "model.max_position_embeddings" in given else 0
             ),
             "judgement",
-            "行长的两倍，微调可以更长",
-            "twice the row, so that fine-tuning may have longer ones",
+            Text("twice the row, so that fine-tuning may have longer ones"),
         ),
         Setting(
             "pretrain.batch_tokens",
             batch,
             "literature",
-            "0.58·D^0.571 取最近的 2 的幂（Step Law）；这里在 440 万词元上实测 4,096 胜过 8,192",
-            "the power of two nearest to 0.58·D^0.571 (Step Law); measured here on 4.4M tokens: 4,096 beats 8,192",
+            Text(
+                "the power of two nearest to 0.58·D^0.571 (Step Law); measured here on 4.4M tokens: 4,096 "
+                "beats 8,192"
+            ),
         ),
         Setting(
             "pretrain.micro_tokens",
             "auto",
             "arithmetic",
-            "开始时按空闲内存选，见 micro_tokens: auto",
-            "chosen to fit the free memory when it starts",
+            Text("chosen to fit the free memory when it starts"),
         ),
         Setting(
             "pretrain.train.steps",
             steps,
             "arithmetic",
-            f"{_short(budget)} 词元 ÷ 每步 {batch:,}",
-            f"{_short(budget)} tokens, {batch:,} a step",
+            Text("{budget} tokens, {batch:,} a step", budget=_short(budget), batch=batch),
         ),
         Setting(
             "pretrain.train.learning_rate",
             _two_digits(learning_rate(outside, budget)),
             "literature",
-            "Step Law 的六成，不超过 5e-3；与这里实测的 5e-3（0.94M）、2.5e-3（3.6M）相差不到一倍",
-            "six tenths of Step Law, 5e-3 at most; within a factor of two of 5e-3 (0.94M) and 2.5e-3 (3.6M), measured here",
+            Text(
+                "six tenths of Step Law, 5e-3 at most; within a factor of two of 5e-3 (0.94M) and 2.5e-3 "
+                "(3.6M), measured here"
+            ),
         ),
         Setting(
             "pretrain.train.muon",
             True,
             "literature",
-            "更新按 AdamW 的大小缩放（Moonlight），所以矩阵与嵌入用同一个学习率",
-            "updates have AdamW's size (Moonlight), so matrices and embeddings share one rate",
+            Text("updates have AdamW's size (Moonlight), so matrices and embeddings share one rate"),
         ),
         Setting(
             "pretrain.train.embedding_scale",
             1.0,
             "judgement",
-            "嵌入的学习率 = 矩阵的；两个自带配方都是这样",
-            "the embeddings' rate is the matrices'; so in both shipped recipes",
+            Text("the embeddings' rate is the matrices'; so in both shipped recipes"),
         ),
         Setting(
             "pretrain.train.weight_decay",
             0.1,
             "literature",
-            "只对矩阵（OLMo、SmolLM3、Moonlight 都用 0.1）",
-            "on matrices only (OLMo, SmolLM3 and Moonlight use 0.1)",
+            Text("on matrices only (OLMo, SmolLM3 and Moonlight use 0.1)"),
         ),
         Setting(
             "pretrain.train.schedule",
             "wsd",
             "literature",
-            "预热、平稳、衰减（MiniCPM），平稳段可以续训",
-            "warm-up, stable, decay (MiniCPM); the stable part can be gone on with",
+            Text("warm-up, stable, decay (MiniCPM); the stable part can be gone on with"),
         ),
         Setting(
-            "pretrain.train.warmup",
+            "pretrain.train.warmup_ratio",
             round(min(0.1, max(0.01, size / budget)), 3),
             "literature",
-            "预热的词元与参数一样多（OLMo），在 1 % 与 10 % 之间",
-            "as many tokens as parameters (OLMo), between 1 % and 10 %",
+            Text("as many tokens as parameters (OLMo), between 1 % and 10 %"),
         ),
         Setting(
-            "pretrain.train.decay",
+            "pretrain.train.decay_ratio",
             0.2 if long else 0.5,
             "literature",
-            "训练够久（每参数 50 词元起）衰减 20 %（SmolLM），短的 50 %（nanochat 65 %；自带配方 50 %）",
-            "20 % in long runs (50 tokens a parameter and more; SmolLM), 50 % in short ones (nanochat 65 %; shipped recipes 50 %)",
+            Text(
+                "20 % in long runs (50 tokens a parameter and more; SmolLM), 50 % in short ones (nanochat "
+                "65 %; shipped recipes 50 %)"
+            ),
         ),
     ]
     known = {setting.key for setting in settings}
     kept = (
-        dataclasses.replace(s, value=given[s.key], basis="given", zh="已给定", en="given")
+        dataclasses.replace(s, value=given[s.key], basis="given", why=Text.in_context("why", "given"))
         if s.key in given
         else s
         for s in settings
     )
     unknown = tuple(
-        Setting(key, value, "given", "已给定", "given")
+        Setting(key, value, "given", Text.in_context("why", "given"))
         for key, value in given.items()
         if key not in known and key.startswith("model.")
     )
     reached = batch * steps
     if not 0.5 <= reached / budget <= 2:
         notes.append(
-            (
-                f"给定的步数和批次共 {_short(reached)} 词元，按参数量建议 {_short(budget)}",
-                f"the given steps and batch make {_short(reached)} tokens; {_short(budget)} suit the size",
+            Text(
+                "the given steps and batch make {reached} tokens; {budget} suit the size",
+                reached=_short(reached),
+                budget=_short(budget),
             )
         )
     return Dial((*kept, *unknown), size, reached, asked, tuple(notes))
@@ -247,8 +244,8 @@ def _asked(params: float | str) -> float:
     count = parameter_count(params)
     if not LEAST <= count <= MOST:
         raise HanlinError(
-            f"--params {params} 超出范围：这一套规则只在 0.5m 与 1b 之间有依据。",
-            f"--params {params} is out of range: these rules have grounds between 0.5m and 1b only.",
+            "--params {params} is out of range: these rules have grounds between 0.5m and 1b only.",
+            params=params,
         )
     return count
 
@@ -257,8 +254,7 @@ def _of_depth(depth: int) -> float:
     """Parameters of the usual model of so many layers."""
     if not 2 <= depth <= 28:
         raise HanlinError(
-            f"--depth {depth} 超出范围，应在 2 与 28 之间（更深的会超过 1b）。",
-            f"--depth {depth} is out of range; it should be 2 to 28 (deeper ones pass 1b).",
+            "--depth {depth} is out of range; it should be 2 to 28 (deeper ones pass 1b).", depth=depth
         )
     width = max(64, round(128 * (depth / 4) ** (4 / 3) / 64) * 64)
     count = 12.0 * depth * width**2
@@ -269,7 +265,7 @@ def _of_depth(depth: int) -> float:
 
 def _shape(
     asked: float, given: Mapping[str, Any], exact: bool
-) -> tuple[ModelConfig, Setting, dict[str, tuple[Basis, str, str]]]:
+) -> tuple[ModelConfig, Setting, dict[str, tuple[Basis, Text]]]:
     """The model nearest to the count, to the usual depth and to 8/3 of feed-forward width, among the shapes that are left."""
     best: tuple[float, ModelConfig] | None = None
     model = {key.removeprefix("model."): value for key, value in given.items() if key.startswith("model.")}
@@ -304,7 +300,7 @@ def _shape(
             off = abs(math.log(shape.parameters() / asked))
             cost = (
                 (off / 0.01) ** 2 * (1.0 if exact else 0.01)
-                + (1000.0 if exact and off > 0.045 else 0.0)
+                + (1e3 if exact and off > 0.045 else 0.0)
                 + (math.log(layers / layers_usual) / 0.15) ** 2
                 + (math.log(wide / (width * 8 / 3)) / 0.1) ** 2
                 + (
@@ -316,8 +312,10 @@ def _shape(
     if best is None or (exact and abs(math.log(best[1].parameters() / asked)) > 0.045):
         near = "" if best is None else f"{best[1].parameters() / 1e6:.2f}M"
         raise HanlinError(
-            f"给定的设置下做不出 {_short(asked)} 参数的模型（最接近的是 {near or '没有'}）。请去掉 model 或 tokenizer 里的一项，或改 --params。",
-            f"With what is given there is no model of {_short(asked)} parameters (the nearest: {near or 'none'}). Leave out a setting of model or tokenizer, or change --params.",
+            "With what is given there is no model of {asked} parameters (the nearest: {near}). Leave out a "
+            "setting of model or tokenizer, or change --params.",
+            asked=_short(asked),
+            near=near or Text("none"),
         )
     _, shape = best
     share = shape.vocab_size * shape.hidden_size / shape.parameters()
@@ -325,8 +323,7 @@ def _shape(
         "tokenizer.vocab_size",
         shape.vocab_size,
         "literature",
-        f"hanlin tokenizer advise；嵌入占参数的 {share:.0%}",
-        f"hanlin tokenizer advise; the embedding is {share:.0%} of the parameters",
+        Text("hanlin tokenizer advise; the embedding is {share:.0%} of the parameters", share=share),
     )
     return shape, setting, _reasons(shape)
 
@@ -358,70 +355,66 @@ def _config(
             **(usual | {name: value for name, value in model.items() if value is not None})
         ).config(vocab, 0)
     except (TypeError, ValueError) as error:
-        raise HanlinError(f"给定的模型设置不可行：{error}", f"The given model cannot be: {error}") from None
+        raise HanlinError("The given model cannot be: {error}", error=error) from None
 
 
-def _reasons(shape: ModelConfig) -> dict[str, tuple[Basis, str, str]]:
+def _reasons(shape: ModelConfig) -> dict[str, tuple[Basis, Text]]:
     ratio = shape.hidden_size / shape.num_hidden_layers
     return {
-        "hidden_size": (
-            "literature",
-            "32 或 64 的倍数；与层数一起定",
-            "a multiple of 32 or 64, settled together with the layers",
-        ),
+        "hidden_size": ("literature", Text("a multiple of 32 or 64, settled together with the layers")),
         "num_hidden_layers": (
             "literature",
-            f"4·(宽/128)^0.75 附近：每层 {ratio:.0f} 宽（自带配方 32，nanochat 64）",
-            f"about 4·(width/128)^0.75: {ratio:.0f} of width a layer (shipped recipes 32, nanochat 64)",
+            Text(
+                "about 4·(width/128)^0.75: {ratio:.0f} of width a layer (shipped recipes 32, nanochat 64)",
+                ratio=ratio,
+            ),
         ),
         "num_attention_heads": (
             "literature",
-            f"每头 {shape.head_dim}：小模型 32（自带配方），1024 宽起 128（nanochat：128 胜过 64）",
-            f"{shape.head_dim} a head: 32 in small models (shipped recipes), 128 from width 1024 on (nanochat: 128 beats 64)",
+            Text(
+                "{head_dim} a head: 32 in small models (shipped recipes), 128 from width 1024 on "
+                "(nanochat: 128 beats 64)",
+                head_dim=shape.head_dim,
+            ),
         ),
         "num_key_value_heads": (
             "literature",
-            "两个查询头共用一个键值头（GQA；奇数时三个或不共用）",
-            "two query heads share one (GQA; three, or none, where the heads are odd)",
+            Text("two query heads share one (GQA; three, or none, where the heads are odd)"),
         ),
-        "head_dim": ("arithmetic", "宽 ÷ 头数", "width / heads"),
-        "intermediate_size": (
-            "arithmetic",
-            "约 8/3 宽，微调到参数量相符",
-            "about 8/3 of the width, trimmed to meet the count",
-        ),
+        "head_dim": ("arithmetic", Text("width / heads")),
+        "intermediate_size": ("arithmetic", Text("about 8/3 of the width, trimmed to meet the count")),
         "tie_word_embeddings": (
             "literature",
-            "3 亿参数以下共用，省嵌入（SmolLM2-135M 也是）",
-            "shared below 300M parameters, to save the embedding (as SmolLM2-135M)",
+            Text("shared below 300M parameters, to save the embedding (as SmolLM2-135M)"),
         ),
     }
 
 
-def _shape_settings(shape: ModelConfig, reasons: dict[str, tuple[Basis, str, str]]) -> list[Setting]:
+def _shape_settings(shape: ModelConfig, reasons: dict[str, tuple[Basis, Text]]) -> list[Setting]:
     return [Setting(f"model.{name}", getattr(shape, name), *reason) for name, reason in reasons.items()]
 
 
-def _budget(
-    size: int, tokens: float | str | None, data_tokens: int | None
-) -> tuple[float, list[tuple[str, str]]]:
+def _budget(size: int, tokens: float | str | None, data_tokens: int | None) -> tuple[float, list[Text]]:
     """Tokens to read, and what to say about them."""
-    notes: list[tuple[str, str]] = []
+    notes: list[Text] = []
     wanted = _token_count(tokens) if tokens is not None else float(TOKENS_PER_PARAMETER * size)
     if data_tokens is None:
         notes.append(
-            (
-                f"不知道有多少数据：{_short(wanted)} 词元若超过四遍，请减小 --tokens",
-                f"the amount of data is not known: if {_short(wanted)} tokens are more than four passes, lower --tokens",
+            Text(
+                "the amount of data is not known: if {wanted} tokens are more than four passes, lower "
+                "--tokens",
+                wanted=_short(wanted),
             )
         )
         return wanted, notes
     most = float(EPOCHS * max(1, data_tokens))
     if wanted > most:
         notes.append(
-            (
-                f"数据只有 {_short(data_tokens)} 词元，读四遍为限：{_short(wanted)} → {_short(most)}",
-                f"there are {_short(data_tokens)} tokens, read four times at most: {_short(wanted)} → {_short(most)}",
+            Text(
+                "there are {data_tokens} tokens, read four times at most: {wanted} → {most}",
+                data_tokens=_short(data_tokens),
+                wanted=_short(wanted),
+                most=_short(most),
             )
         )
     return min(wanted, most), notes
@@ -432,8 +425,8 @@ def _token_count(tokens: float | str) -> float:
         return parameter_count(tokens)
     except HanlinError:
         raise HanlinError(
-            f"看不懂的词元数 {tokens!r}。请写 500m、2b 这样的数，在 100k 与 100b 之间。",
-            f"Not a number of tokens: {tokens!r}. Write it as 500m or 2b, between 100k and 100b.",
+            "Not a number of tokens: {tokens!r}. Write it as 500m or 2b, between 100k and 100b.",
+            tokens=tokens,
         ) from None
 
 
@@ -448,9 +441,6 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-_FOLLOWING = ("sft", "distill", "dpo", "reward", "grpo")
-
-
 def apply_dial(
     values: Mapping[str, Any],
     fixed: Mapping[str, Any],
@@ -460,17 +450,24 @@ def apply_dial(
     tokens: Any = None,
     data_tokens: int | None = None,
 ) -> tuple[dict[str, Any], Dial]:
-    """A recipe's values with the dial's in them.
+    """A recipe's values with the derived sizes in them: a patch, made before the recipe is built.
 
     The values of `fixed` (dotted) stand. Rows and positions are the data's affair, so the recipe's stand too. Rates of the later stages
     keep their proportion to pretraining's, and their micro-batches are chosen to fit.
 
+    Args:
+        values: by stage id (`patch.by_id`).
+
     Returns:
         The values to build a recipe from; the dial, whose notes name what it replaced.
     """
-    flat = flatten(values)
+    order = [str(name) for name in values.get(STAGES, ())]
+    first = next((name for name in order if (values.get(name) or {}).get("kind") == "pretrain"), "pretrain")
+    flat = flatten({name: value for name, value in values.items() if name != STAGES})
+    to_own, from_own = _renamer(first, "pretrain"), _renamer("pretrain", first)
+    plain = {to_own(key): value for key, value in flat.items()}
     data = {
-        key: flat[key]
+        key: plain[key]
         for key in (
             "pretrain.seq_len",
             "model.max_position_embeddings",
@@ -478,65 +475,144 @@ def apply_dial(
             "model.qk_norm",
             "model.residual_init",
         )
-        if key in flat
+        if key in plain
     }
-    dial = turn(params=params, depth=depth, tokens=tokens, data_tokens=data_tokens, given={**data, **fixed})
+    given = {**data, **{to_own(key): value for key, value in fixed.items()}}
+    dial = turn(params=params, depth=depth, tokens=tokens, data_tokens=data_tokens, given=given)
+    if first != "pretrain":
+        settings = tuple(dataclasses.replace(s, key=from_own(s.key)) for s in dial.settings)
+        dial = dataclasses.replace(dial, settings=settings)
     derived = dial.values()
-    rate, before = "pretrain.train.learning_rate", flat.get("pretrain.train.learning_rate")
-    for name in _FOLLOWING:
+    rate = f"{first}.train.learning_rate"
+    before = flat.get(rate)
+    for name in order:
         key = f"{name}.train.learning_rate"
-        if key in flat and before and key not in fixed:
+        if name != first and key in flat and before and key not in fixed:
             derived[key] = _two_digits(float(flat[key]) * float(derived[rate]) / float(before))
-        if (
-            isinstance(values.get(name), Mapping)
-            and name in ("sft", "distill")
-            and f"{name}.micro_tokens" not in fixed
-        ):
+        if (values.get(name) or {}).get("kind") == "sft" and f"{name}.micro_tokens" not in fixed:
             derived[f"{name}.micro_tokens"] = "auto"
     changes = [
         f"{key} {flat[key]} → {value}" for key, value in derived.items() if key in flat and flat[key] != value
     ]
-    note = (
-        f"配方里的值被替换：{'，'.join(changes)}",
-        f"values of the recipe were replaced: {', '.join(changes)}",
+    note = Text(
+        "values of the recipe were replaced: {changes}",
+        changes=joined(changes, Text.in_context("between clauses", ", ")),
     )
-    settled = apply_overrides(dict(values), [])
+    patched = dict(values)
     for key, value in derived.items():
-        *path, last = key.split(".")
-        node = settled
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return settled, dataclasses.replace(dial, notes=(*dial.notes, note) if changes else dial.notes)
+        put(patched, key, value)
+    return patched, dataclasses.replace(dial, notes=(*dial.notes, note) if changes else dial.notes)
+
+
+def _renamer(old: str, new: str) -> Callable[[str], str]:
+    """Dotted keys of a section called `old` as those of one called `new`."""
+    return lambda key: new + key.removeprefix(old) if key.startswith(f"{old}.") else key
+
+
+_WIDTH_POWER = 1 / 2.75  # parameters go with width² times depth, and depth with width^0.75
+
+
+def scaled(values: Mapping[str, Any], factor: float, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe in small, to try it from end to end: `factor` of the parameters, of the steps and of the tokens in a step.
+
+    Rows keep their length, so what fits a row is what fits it in the full recipe; learning rates stay. It is no model to be used.
+
+    Args:
+        values: by stage id (`patch.by_id`).
+        fixed: dotted keys that stand.
+
+    Raises:
+        HanlinError: a factor outside (0, 1].
+    """
+    if not 0 < factor <= 1:
+        raise HanlinError("--scale {factor} should be above 0 and at most 1.", factor=factor)
+    patched = dict(values)
+
+    def set_to(key: str, value: Any) -> None:
+        if key not in fixed:
+            put(patched, key, value)
+
+    narrow = factor**_WIDTH_POWER
+    model = ModelShape(**{name: value for name, value in (values.get("model") or {}).items()})
+    heads = max(1, round(model.num_attention_heads * narrow))
+    head_dim = max(16, round(model.hidden_size * narrow / heads / 16) * 16)
+    groups = model.num_attention_heads // (model.num_key_value_heads or model.num_attention_heads)
+    set_to("model.hidden_size", heads * head_dim)
+    set_to("model.num_attention_heads", heads)
+    set_to("model.num_key_value_heads", heads // groups if heads % groups == 0 else heads)
+    set_to("model.num_hidden_layers", max(2, round(model.num_hidden_layers * narrow**0.75)))
+    if model.intermediate_size:
+        set_to("model.intermediate_size", max(32, round(model.intermediate_size * narrow / 32) * 32))
+    if model.head_dim:
+        set_to("model.head_dim", head_dim)
+    vocabulary = (values.get("tokenizer") or {}).get("vocab_size", 6400)
+    set_to("tokenizer.vocab_size", max(512, round(vocabulary * narrow / 64) * 64))
+    documents = (values.get("corpus") or {}).get("documents")
+    if documents:
+        set_to("corpus.documents", max(300, round(documents * factor)))
+    for name in values.get(STAGES, ()):
+        stage = values.get(name)
+        if stage is not None:
+            for key, value in _scaled_stage(stage, factor).items():
+                set_to(f"{name}.{key}", value)
+    judged = values.get("evaluation") or {}
+    set_to("evaluation.count", max(20, round(judged.get("count", 500) * factor)))
+    set_to("evaluation.max_new_tokens", min(32, judged.get("max_new_tokens", 128)))
+    return patched
+
+
+def _scaled_stage(stage: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Dotted keys of a stage in small."""
+    small: dict[str, Any] = {}
+    steps = (stage.get("train") or {}).get("steps")
+    if steps:
+        small["train.steps"] = max(2, round(steps * factor))
+    row = stage.get("seq_len", 256)
+    if stage.get("kind") in ("pretrain", "sft"):
+        batch = max(2 * row, round(stage.get("batch_tokens", 8192) * factor / row) * row)
+        small["batch_tokens"] = small["micro_tokens"] = batch
+    for key, fewest in (("pairs", 2), ("prompts", 2)):
+        if key in stage:
+            small[key] = max(fewest, round(stage[key] * factor))
+    if "group_size" in stage:
+        small["group_size"] = max(2, round(stage["group_size"] * factor**0.5))
+    if "max_new_tokens" in stage:
+        small["max_new_tokens"] = min(stage["max_new_tokens"], 32)
+    data = stage.get("data") or {}
+    for key in ("examples", "limit"):
+        if data.get(key):
+            small[f"data.{key}"] = max(100, round(data[key] * factor))
+    return small
 
 
 def dial_text(dial: Dial) -> str:
     """The dial as a person reads it: a line for each setting with its grounds, then the notes."""
     title = tr(
-        f"{dial.parameters / 1e6:.2f}M 参数，{_short(dial.tokens)} 词元",
-        f"{dial.parameters / 1e6:.2f}M parameters, {_short(dial.tokens)} tokens",
+        "{parameters:.2f}M parameters, {tokens} tokens",
+        parameters=dial.parameters / 1e6,
+        tokens=_short(dial.tokens),
     )
-    head = [tr("设置", "setting"), tr("值", "value"), tr("依据", "grounds"), tr("为什么", "why")]
+    head = [tr("setting"), tr("value"), tr("grounds"), tr("why")]
     return "\n".join(
-        [title, "", *table([head, *dial_rows(dial)], right=(1,)), *(f"· {tr(*note)}" for note in dial.notes)]
+        [title, "", *table([head, *dial_rows(dial)], right=(1,)), *(f"· {note}" for note in dial.notes)]
     )
 
 
 def dial_rows(dial: Dial) -> list[list[str]]:
     """Key, value, grounds and reason of every setting, for a table."""
     names = {
-        "given": tr("给定", "given"),
-        "measured": tr("实测", "measured"),
-        "literature": tr("文献", "literature"),
-        "judgement": tr("判断", "judgement"),
-        "arithmetic": tr("推算", "arithmetic"),
+        "given": tr("given"),
+        "measured": tr("measured"),
+        "literature": tr("literature"),
+        "judgement": tr("judgement"),
+        "arithmetic": tr("arithmetic"),
     }
     return [
         [
             s.key,
             f"{s.value:,}" if isinstance(s.value, int) and not isinstance(s.value, bool) else str(s.value),
             names[s.basis],
-            tr(s.zh, s.en),
+            str(s.why),
         ]
         for s in dial.settings
     ]

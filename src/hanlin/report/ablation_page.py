@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hanlin.common import terminal
-from hanlin.common.errors import tr
+from hanlin.common.messages import Text, tr
 from hanlin.evaluation.statistics import (
     FEWEST,
     RESAMPLES,
@@ -179,26 +179,26 @@ def ablation_table(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     return rows
 
 
-_VERDICTS: dict[str, tuple[str, str]] = {
-    "better": ("更好", "better"),
-    "worse": ("更差", "worse"),
-    "unclear": ("分不出", "cannot be told apart"),
-    "one_seed": ("只有一个种子，不排名", "one seed: not ranked"),
-    "few": (f"文档不到 {FEWEST} 篇，不排名", f"fewer than {FEWEST} documents: not ranked"),
+_VERDICTS = {
+    "better": Text("better"),
+    "worse": Text("worse"),
+    "unclear": Text("cannot be told apart"),
+    "one_seed": Text("one seed: not ranked"),
+    "few": Text("fewer than {fewest} documents: not ranked", fewest=FEWEST),
 }
 
 
 def ablation_cells(table: Mapping[str, Any]) -> list[list[str]]:
     """The table's cells as text, head first, in the language of the locale."""
     head = [
-        tr("设置", "setting"),
-        tr("比特/字节", "bits per byte"),
-        tr("与基线之差", "difference to baseline"),
-        tr("结论", "verdict"),
-        tr("步数", "steps"),
-        tr("词元/秒", "tokens/s"),
-        tr("秒", "seconds"),
-        tr("参数", "parameters"),
+        tr("setting"),
+        tr("bits per byte"),
+        tr("difference to baseline"),
+        tr("verdict"),
+        tr("steps"),
+        tr("tokens/s"),
+        tr("seconds"),
+        tr("parameters"),
     ]
     rows = [head]
     for row in table["variants"]:
@@ -210,7 +210,7 @@ def ablation_cells(table: Mapping[str, Any]) -> list[list[str]]:
                 f"{found['value']:+.4f} {_span(found, '+.4f')} ({found['value'] / table['variants'][0]['bits_per_byte']['value']:+.1%})"
                 if found
                 else "—",
-                tr(*_VERDICTS[found["verdict"]]) if found else tr("基线", "baseline"),
+                str(_VERDICTS[found["verdict"]]) if found else tr("baseline"),
                 f"{row['steps']:,.0f}",
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['seconds']:.0f}",
@@ -223,9 +223,7 @@ def ablation_cells(table: Mapping[str, Any]) -> list[list[str]]:
 def _span(raw: Mapping[str, Any], form: str) -> str:
     """The interval of a metric or difference as JSON has it."""
     return (
-        tr("[区间不知道]", "[interval not known]")
-        if raw["low"] is None
-        else f"[{raw['low']:{form}}, {raw['high']:{form}}]"
+        tr("[interval not known]") if raw["low"] is None else f"[{raw['low']:{form}}, {raw['high']:{form}}]"
     )
 
 
@@ -236,16 +234,16 @@ def source_cells(table: Mapping[str, Any]) -> list[list[str]]:
         return []
     rows = [
         [
-            tr("来源", "source"),
-            tr("篇数", "documents"),
-            tr("基线", "baseline"),
+            tr("source"),
+            str(Text.in_context("how many", "documents")),
+            tr("baseline"),
             *(row["name"] for row in others),
         ]
     ]
     for name, measured in baseline["sources"].items():
         metric = measured["bits_per_byte"]
         found = [row["sources"][name]["difference"] for row in others]
-        marks = {"better": tr(" 更好", " better"), "worse": tr(" 更差", " worse")}
+        marks = {"better": tr(" better"), "worse": tr(" worse")}
         shown = [f"{d['value']:+.4f} {_span(d, '+.4f')}{marks.get(d['verdict'], '')}" for d in found]
         rows.append([name, str(metric["n"]), f"{metric['value']:.4f}", *shown])
     return rows
@@ -260,24 +258,30 @@ def about(table: Mapping[str, Any]) -> list[str]:
     equal = table["equal"]
     lines = [
         tr(
-            f"留出文档 {table['documents']:,} 篇，种子 {seeds} 个；差为负表示更好。区间 95 %，同时计入文档（自助法）和种子（配对的 t 区间）；跨过 0 的不排名。",
-            f"{table['documents']:,} held-out documents, {seeds} seeds; negative differences are better. 95 % intervals over documents (bootstrap) and seeds (paired, Student's t) together; none is ranked that crosses 0.",
+            "{documents:,} held-out documents, {seeds} seeds; negative differences are better. 95 % "
+            "intervals over documents (bootstrap) and seeds (paired, Student's t) together; none is ranked "
+            "that crosses 0.",
+            documents=table["documents"],
+            seeds=seeds,
         ),
-        tr(f"每格 {equal['steps']:,} 步。", f"{equal['steps']:,} steps per cell.")
+        tr("{steps:,} steps per cell.", steps=equal["steps"])
         if "steps" in equal
         else tr(
-            f"每格 {equal['seconds']:g} 秒：步数由短测的速度算出，学习率计划铺满它。",
-            f"{equal['seconds']:g} seconds per cell: the steps follow from a short probe of the speed, and the schedule spans them.",
+            "{seconds:g} seconds per cell: the steps follow from a short probe of the speed, and the "
+            "schedule spans them.",
+            seconds=equal["seconds"],
         ),
     ]
     if comparisons > 2:
         lines.append(
             tr(
-                f"一共 {comparisons} 个比较：即使毫无差别，95 % 的区间也会有约 {0.05 * comparisons:.1f} 个不含 0。",
-                f"{comparisons} comparisons: even where nothing differs, about {0.05 * comparisons:.1f} intervals of 95 % leave out 0.",
+                "{comparisons} comparisons: even where nothing differs, about {expected:.1f} intervals of "
+                "95 % leave out 0.",
+                comparisons=comparisons,
+                expected=0.05 * comparisons,
             )
         )
-    return lines + [tr(*note) for note in table.get("notes", [])]
+    return lines + [tr(Text.rendered(zh=zh, en=en)) for zh, en in table.get("notes", [])]
 
 
 def ablation_text(table: Mapping[str, Any]) -> str:
@@ -289,11 +293,11 @@ def ablation_text(table: Mapping[str, Any]) -> str:
 
 def ablation_markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown."""
-    title = tr(f"# 消融：{table['recipe']}", f"# Ablation: {table['recipe']}")
+    title = tr("# Ablation: {recipe}", recipe=table["recipe"])
     parts = [title, *about(table), _markdown(ablation_cells(table))]
     sources = source_cells(table)
     if sources:
-        parts += [tr("## 各来源", "## By source"), _markdown(sources)]
+        parts += [tr("## By source"), _markdown(sources)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -312,7 +316,7 @@ def ablation_picture(table: Mapping[str, Any]) -> str:
         rows.append(
             (
                 row["name"],
-                tr(*_VERDICTS[found["verdict"]]),
+                str(_VERDICTS[found["verdict"]]),
                 found["value"],
                 found["low"],
                 found["high"],
@@ -325,10 +329,11 @@ def ablation_picture(table: Mapping[str, Any]) -> str:
                 continue
             rows.append(("", name, part["value"], part["low"], part["high"], "part"))
     baseline = table["variants"][0]
-    title = tr("与基线之差，比特/字节", "Difference to the baseline, bits per byte")
+    title = tr("Difference to the baseline, bits per byte")
     note = tr(
-        f"基线 {baseline['name']}：{baseline['bits_per_byte']['value']:.4f}；向左更好",
-        f"baseline {baseline['name']}: {baseline['bits_per_byte']['value']:.4f}; to the left is better",
+        "baseline {name}: {value:.4f}; to the left is better",
+        name=baseline["name"],
+        value=baseline["bits_per_byte"]["value"],
     )
     body, height = forest(rows, top=64)
     return document(title, note, body, height)

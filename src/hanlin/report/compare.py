@@ -8,7 +8,8 @@ from typing import Any
 
 from hanlin.common import terminal
 from hanlin.common.atomic import read_json
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import tr
 from hanlin.evaluation.statistics import FEWEST, Metric, beats
 from hanlin.report.report import validate_report
 from hanlin.report.text import metric_text, show, span, stage_text
@@ -29,10 +30,7 @@ def compare_runs(runs: Sequence[Path | str]) -> dict[str, Any]:
         HanlinError: fewer than two runs, or one without a valid report.
     """
     if len(runs) < 2:
-        raise HanlinError(
-            "比较至少需要两次运行。例：hanlin compare runs/a runs/b",
-            "A comparison needs two runs at least. Example: hanlin compare runs/a runs/b",
-        )
+        raise HanlinError("A comparison needs two runs at least. Example: hanlin compare runs/a runs/b")
     reports = [_read(Path(run)) for run in runs]
     places = dict.fromkeys(
         (stage["name"], name) for report in reports for stage in report["stages"] for name in stage["metrics"]
@@ -63,12 +61,12 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         f"{name}: {run['path']} ({run['recipe']}, seed {run['seed']}, {run['seconds']:.0f} s)"
         for name, run in zip(names, runs, strict=True)
     ]
-    head = [tr("阶段", "stage"), tr("指标", "metric"), *names, tr("结论", "verdict")]
+    head = [tr("stage"), tr("metric"), *names, tr("verdict")]
     table = [head]
     for row in comparison["metrics"]:
         text, title = metric_text(row["name"]), stage_text(row["stage"]).title
         cells = ["—" if raw is None else _cell(Metric.from_dict(raw), text.share) for raw in row["values"]]
-        table.append([tr(*title), tr(*text.name), *cells, _verdict(row, names)])
+        table.append([str(title), str(text.name), *cells, _verdict(row, names)])
     lines += terminal.table(table)
     return "\n".join(lines)
 
@@ -77,8 +75,9 @@ def _read(run: Path) -> dict[str, Any]:
     file = run if run.is_file() else run / "report.json"
     if not file.is_file():
         raise HanlinError(
-            f"{run} 里没有 report.json：它不是一次完成的运行。请检查路径，或用同一条命令让它跑完。",
-            f"{run} holds no report.json: it is not a finished run. Check the path, or let it finish with the same command.",
+            "{run} holds no report.json: it is not a finished run. Check the path, or let it finish with "
+            "the same command.",
+            run=run,
         )
     report = read_json(file)
     validate_report(report)
@@ -102,13 +101,13 @@ def _best(values: Sequence[Metric | None]) -> int | None:
 
 def _verdict(row: Mapping[str, Any], names: Sequence[str]) -> str:
     if sum(value is not None for value in row["values"]) < 2:
-        return tr("只有一次运行测了它", "measured in one run only")
+        return tr("measured in one run only")
     if min(value["n"] for value in row["values"] if value is not None) < FEWEST:
-        return tr(f"不排名：不到 {FEWEST} 条，太少", f"no ranking: fewer than {FEWEST} items")
+        return tr("no ranking: fewer than {fewest} items", fewest=FEWEST)
     if row["best"] is None:
-        return tr("不排名：区间重叠", "no ranking: intervals overlap")
-    return tr(f"{names[row['best']]} 最好", f"{names[row['best']]} is best")
+        return tr("no ranking: intervals overlap")
+    return tr("{names} is best", names=names[row["best"]])
 
 
 def _cell(metric: Metric, share: bool) -> str:
-    return f"{show(metric.value, share)} {tr(*span(metric, share))} n={metric.n}"
+    return f"{show(metric.value, share)} {str(span(metric, share))} n={metric.n}"

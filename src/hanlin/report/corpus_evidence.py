@@ -10,10 +10,11 @@ from typing import Any
 
 import orjson
 
+from hanlin.common.messages import Text
 from hanlin.corpus.filters.stats import EXCERPT, SAMPLES
 from hanlin.report import svg
 from hanlin.report.corpus_text import amount, heading, more, share, size, table
-from hanlin.report.text import RULES, Text, both, esc, lookup
+from hanlin.report.text import RULES, both, esc, lookup
 
 SHOWN_AT_ONCE = 3  # samples that are not folded away
 MEMBERS = 5  # of a cluster
@@ -27,14 +28,17 @@ REASONS = 30
 def rules_of(rules: Mapping[str, Any], read: int) -> str:
     """Every rule with its counts, and its samples folded below it."""
     if not rules:
-        return f'<section id="rules">{heading("因何丢弃", "Why documents went")}{_nothing("没有丢弃一篇", "No document was dropped")}</section>'
+        return f'<section id="rules">{heading(Text("Why documents went"))}{_nothing(Text("No document was dropped"))}</section>'
     most = max(about["characters"] for about in rules.values()) or 1
-    rows = "".join(_rule(rule, about, most, read, Text("篇", "documents")) for rule, about in rules.items())
-    note = both(
-        f"点开看样例，每条规则最多 {SAMPLES} 篇，每篇只显示开头。条的长短是字数。",
-        f"Open a rule for its samples, {SAMPLES} at most, the beginning of each. Bars are characters.",
+    rows = "".join(
+        _rule(rule, about, most, read, Text.in_context("counted", "documents"))
+        for rule, about in rules.items()
     )
-    return f'<section id="rules">{heading("因何丢弃", "Why documents went")}<p class="caption">{note}</p>{rows}</section>'
+    note = both(
+        "Open a rule for its samples, {samples} at most, the beginning of each. Bars are characters.",
+        samples=SAMPLES,
+    )
+    return f'<section id="rules">{heading(Text("Why documents went"))}<p class="caption">{note}</p>{rows}</section>'
 
 
 def lines_of(lines: Mapping[str, Any]) -> str:
@@ -42,17 +46,17 @@ def lines_of(lines: Mapping[str, Any]) -> str:
     if not lines:
         return ""
     most = max(about["characters"] for about in lines.values()) or 1
-    rows = "".join(_rule(rule, about, most, 0, Text("行", "lines")) for rule, about in lines.items())
-    return f'<section id="lines">{heading("去掉的行", "Lines taken out")}{rows}</section>'
+    rows = "".join(_rule(rule, about, most, 0, Text("lines")) for rule, about in lines.items())
+    return f'<section id="lines">{heading(Text("Lines taken out"))}{rows}</section>'
 
 
 def _rule(rule: str, about: Mapping[str, Any], most: int, read: int, unit: Text) -> str:
     quotes = "".join(_quote(sample) for sample in about["samples"])
-    characters = both(*amount(about["characters"], "字", "characters"))
+    characters = both(amount(about["characters"], Text("characters")))
     part = f" · {share(about['characters'], read)}" if read else ""
     return (
-        f'<details class="drop"><summary><span class="rule">{both(*lookup(RULES, rule))} <code>{esc(rule)}</code></span>'
-        f'{svg.bar(0, about["characters"] / most, "drops")}<span class="figure"><b>{about["count"]:,}</b> {both(*unit)}'
+        f'<details class="drop"><summary><span class="rule">{both(lookup(RULES, rule))} <code>{esc(rule)}</code></span>'
+        f'{svg.bar(0, about["characters"] / most, "drops")}<span class="figure"><b>{about["count"]:,}</b> {both(unit)}'
         f"<small>{characters} · {size(about['bytes'])}{part}</small></span></summary>{quotes}</details>"
     )
 
@@ -61,19 +65,14 @@ def _quote(sample: Mapping[str, Any]) -> str:
     """One sample with what is known about it."""
     notes = [f"<b>{esc(sample['source'])}</b>"] if sample.get("source") else []
     if "documents" in sample:
-        notes.append(both(f"{sample['documents']:,} 篇里有", f"in {sample['documents']:,} documents"))
+        notes.append(both("in {documents:,} documents", documents=sample["documents"]))
     if "benchmark" in sample:
-        notes.append(
-            both(
-                f"{sample['benchmark']} 第 {sample['item']} 题",
-                f"{sample['benchmark']}, item {sample['item']}",
-            )
-        )
+        notes.append(both("{benchmark}, item {item}", benchmark=sample["benchmark"], item=sample["item"]))
     if "similarity" in sample:
         notes.append(f"Jaccard {sample['similarity']:.3f}")
     twin = ""
     if "duplicate_of" in sample:
-        twin = f'<p class="twin"><small>{both("与留下的这一篇重复；标出它与上文的不同：", "repeats this one, which stays; what differs is marked:")}</small>{marked(sample["text"], sample["duplicate_of"])}</p>'
+        twin = f'<p class="twin"><small>{both("repeats this one, which stays; what differs is marked:")}</small>{marked(sample["text"], sample["duplicate_of"])}</p>'
     return f'<blockquote class="evidence"><small>{" · ".join(notes)}</small><p>{shown(sample["text"].strip())}{_cut(sample["text"])}</p>{twin}</blockquote>'
 
 
@@ -83,17 +82,17 @@ def _quote(sample: Mapping[str, Any]) -> str:
 def kept_and_changed(report: Mapping[str, Any]) -> str:
     """Samples of kept documents, and of changed ones with the change marked."""
     changed = report["changed"]
-    title = heading("留下的与改动的", "What stayed, and what was changed")
-    kept = f"<h3>{both('留下的样例', 'Samples of what stayed')}</h3>{_folded([_quote(item) for item in report['kept']])}"
-    name = both(f"改动过 {changed['count']:,} 篇", f"{changed['count']:,} documents were changed")
-    legend = f'<span class="legend-row"><del>{both("删去", "taken out")}</del> <ins>{both("添上", "put in")}</ins></span>'
+    title = heading(Text("What stayed, and what was changed"))
+    kept = f"<h3>{both('Samples of what stayed')}</h3>{_folded([_quote(item) for item in report['kept']])}"
+    name = both("{count:,} documents were changed", count=changed["count"])
+    legend = f'<span class="legend-row"><del>{both("taken out")}</del> <ins>{both("put in")}</ins></span>'
     cards = [
         f'<blockquote class="evidence"><small><b>{esc(item["source"])}</b></small><p>{marked(item["before"], item["text"])}{_cut(item["before"])}</p></blockquote>'
         for item in changed["samples"]
     ]
     masked = " · ".join(f"<code>{esc(tag)}</code> {count:,}" for tag, count in report["masked"].items())
-    masks = f"<h3>{both('遮盖的个人信息', 'Personal data masked')}</h3><p>{masked}</p>" if masked else ""
-    return f'<section id="samples">{title}{kept}<h3>{name} {legend}</h3>{_folded(cards) or _nothing("没有改动一篇", "No document was changed")}{masks}</section>'
+    masks = f"<h3>{both('Personal data masked')}</h3><p>{masked}</p>" if masked else ""
+    return f'<section id="samples">{title}{kept}<h3>{name} {legend}</h3>{_folded(cards) or _nothing(Text("No document was changed"))}{masks}</section>'
 
 
 def marked(before: str, after: str) -> str:
@@ -150,19 +149,18 @@ def _name(character: str) -> str:
 
 def shown_clusters(count: int, largest: Sequence[Mapping[str, Any]], dedup: Mapping[str, Any]) -> str:
     """The largest clusters: who stays, who went, and in what they differ."""
-    parts = [f'<section id="clusters">{heading("重复簇", "Clusters of duplicates")}']
+    parts = [f'<section id="clusters">{heading(Text("Clusters of duplicates"))}']
     if not dedup["exact"] and not dedup["near"]:
-        parts.append(_nothing("没有查重", "Duplicates were not looked for"))
+        parts.append(_nothing(Text("Duplicates were not looked for")))
     elif not count:
-        parts.append(_nothing("没有找到重复", "No duplicates were found"))
+        parts.append(_nothing(Text("No duplicates were found")))
     else:
-        zh, en = (
-            f"一共 {count:,} 簇；下面是最大的 {len(largest)} 簇。",
-            f"{count:,} clusters; these are the {len(largest)} largest.",
+        note = Text(
+            "{count:,} clusters; these are the {largest_count} largest.",
+            count=count,
+            largest_count=len(largest),
         )
-        parts.append(
-            f'<p class="caption">{both(zh, en)} <code>hanlin corpus inspect … --cluster N</code></p>'
-        )
+        parts.append(f'<p class="caption">{both(note)} <code>hanlin corpus inspect … --cluster N</code></p>')
     parts += [_cluster(one) for one in largest]
     return "".join(parts) + "</section>"
 
@@ -171,39 +169,45 @@ def _cluster(one: Mapping[str, Any]) -> str:
     members = one["members"]
     near = [member["similarity"] for member in members if not member["exact"]]
     same = len(members) - len(near)
-    kinds = both(f"完全相同 {same:,}", f"{same:,} the same") if same else ""
+    kinds = both("{same:,} the same", same=same) if same else ""
     if near:
         kinds += (" · " if same else "") + both(
-            f"近似 {len(near):,}，Jaccard {min(near):.3f}–{max(near):.3f}",
-            f"{len(near):,} alike, Jaccard {min(near):.3f}–{max(near):.3f}",
+            "{count:,} alike, Jaccard {below:.3f}–{above:.3f}",
+            count=len(near),
+            below=min(near),
+            above=max(near),
         )
     # the least alike first
     ordered = sorted(members, key=lambda member: (member["similarity"], member["document"]))
     rows = "".join(_member(member, one["text"]) for member in ordered[:MEMBERS])
-    rest = more(len(members) - MEMBERS, Text("篇", "documents")) if len(members) > MEMBERS else ""
+    rest = (
+        more(len(members) - MEMBERS, Text.in_context("counted", "documents"))
+        if len(members) > MEMBERS
+        else ""
+    )
     return (
         f'<details class="drop cluster"><summary><span class="rule">{esc(one["cluster"])} <small>{esc(one["source"])}</small></span>'
         f'<span class="start">{shown(one["text"][:60].replace(chr(10), " "))}</span><span class="figure"><b>+{len(members):,}</b><small>{kinds}</small></span></summary>'
-        f'<blockquote class="evidence stays"><small>{both("留下的", "stays")}</small><p>{shown(one["text"])}{_cut(one["text"])}</p></blockquote>{rows}{rest}</details>'
+        f'<blockquote class="evidence stays"><small>{both("stays")}</small><p>{shown(one["text"])}{_cut(one["text"])}</p></blockquote>{rows}{rest}</details>'
     )
 
 
 def _member(member: Mapping[str, Any], kept: str) -> str:
-    kind = both("完全相同", "the same") if member["exact"] else f"Jaccard {member['similarity']:.3f}"
+    kind = both("the same") if member["exact"] else f"Jaccard {member['similarity']:.3f}"
     notes = f"<b>{esc(member['source'])}</b> · {member['document']} · {kind}"
     return f'<blockquote class="evidence"><small>{notes}</small><p>{marked(kept, member["text"])}</p></blockquote>'
 
 
 def shown_hits(report: Mapping[str, Any], benchmarks: Sequence[str]) -> str:
     """Documents that held passages of benchmarks: which benchmark, which item, which passage."""
-    title = heading("与评测重合", "Overlaps with benchmarks")
+    title = heading(Text("Overlaps with benchmarks"))
     if not benchmarks:
-        return f'<section id="contamination">{title}{_nothing("没有给出评测集，所以没有比对（--decontaminate 文件）", "No benchmarks were given, so nothing was compared (--decontaminate FILES)")}</section>'
+        return f'<section id="contamination">{title}{_nothing(Text("No benchmarks were given, so nothing was compared (--decontaminate FILES)"))}</section>'
     counts = " · ".join(
         f"<code>{esc(name)}</code> {count:,}" for name, count in report["contaminated"].items()
     )
     if not counts:
-        return f'<section id="contamination">{title}{_nothing("没有一篇文档含有评测里的段落", "No document holds a passage of them")}</section>'
+        return f'<section id="contamination">{title}{_nothing(Text("No document holds a passage of them"))}</section>'
     hits = sorted(report["hits"], key=lambda hit: (hit["benchmark"], hit["item"], hit["text"]))
     rows = [
         [
@@ -215,42 +219,40 @@ def shown_hits(report: Mapping[str, Any], benchmarks: Sequence[str]) -> str:
         for hit in hits
     ]
     heads = (
-        Text("评测", "Benchmark"),
-        Text("题", "Item"),
-        Text("来源", "Source"),
-        Text("重合的段落（去掉标点与空白）", "Passage, without punctuation and white space"),
+        Text("Benchmark"),
+        Text("Item"),
+        Text("Source"),
+        Text("Passage, without punctuation and white space"),
     )
     total = sum(report["contaminated"].values())
     rest = (
         more(
             total - len(rows),
-            Text(
-                "篇：同样的段落，或超出了列出的上限", "documents: the same passages, or beyond what is listed"
-            ),
+            Text("documents: the same passages, or beyond what is listed"),
         )
         if total > len(rows)
         else ""
     )
-    listing = f"<details{' open' if len(rows) <= 20 else ''}><summary>{both(f'{len(rows):,} 处', f'{len(rows):,} passages')}</summary>{table(heads, rows, 'hits')}</details>"
-    return f'<section id="contamination">{title}<p>{both(f"{total:,} 篇：", f"{total:,} documents: ")}{counts}</p>{listing}{rest}</section>'
+    listing = f"<details{' open' if len(rows) <= 20 else ''}><summary>{both('{count:,} passages', count=len(rows))}</summary>{table(heads, rows, 'hits')}</details>"
+    return f'<section id="contamination">{title}<p>{both("{total:,} documents: ", total=total)}{counts}</p>{listing}{rest}</section>'
 
 
 def shown_quarantine(path: Path, metrics: Mapping[str, Any]) -> str:
     """Why records could not be used, with the first of each reason."""
-    title, reasons = heading("隔离的记录", "Quarantined records"), metrics["quarantine_reasons"]
+    title, reasons = heading(Text("Quarantined records")), metrics["quarantine_reasons"]
     if not reasons:
-        return f'<section id="quarantine">{title}{_nothing("每一条记录都能读", "Every record could be read")}</section>'
+        return f'<section id="quarantine">{title}{_nothing(Text("Every record could be read"))}</section>'
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     examples = _first_of(path, {reason for reason, _ in ordered[:REASONS]})
     rows = [
         [esc(reason), f"{count:,}", "".join(map(_record, examples[reason]))]
         for reason, count in ordered[:REASONS]
     ]
-    rest = more(len(ordered) - REASONS, Text("种原因", "reasons")) if len(ordered) > REASONS else ""
+    rest = more(len(ordered) - REASONS, Text("reasons")) if len(ordered) > REASONS else ""
     heads = (
-        Text("原因", "Reason"),
-        Text("条", "Records"),
-        Text(f"最早的 {EXAMPLES} 条", f"The first {EXAMPLES}"),
+        Text("Reason"),
+        Text("Records"),
+        Text("The first {examples}", examples=EXAMPLES),
     )
     return f'<section id="quarantine">{title}{table(heads, rows, "quarantine")}{rest}</section>'
 
@@ -287,12 +289,12 @@ def _folded(cards: Sequence[str]) -> str:
     rest = len(cards) - SHOWN_AT_ONCE
     if rest <= 0:
         return "".join(cards)
-    return f"{''.join(cards[:SHOWN_AT_ONCE])}<details><summary>{both(f'其余 {rest} 个', f'{rest} more')}</summary>{''.join(cards[SHOWN_AT_ONCE:])}</details>"
+    return f"{''.join(cards[:SHOWN_AT_ONCE])}<details><summary>{both(Text.in_context('rows', '{rest} more', rest=rest))}</summary>{''.join(cards[SHOWN_AT_ONCE:])}</details>"
 
 
 def _cut(text: str) -> str:
     return '<span class="cut">……</span>' if len(text) >= EXCERPT else ""
 
 
-def _nothing(zh: str, en: str) -> str:
-    return f'<p class="caption">{both(zh + "。", en + ".")}</p>'
+def _nothing(finding: Text) -> str:
+    return f'<p class="caption">{both("{finding}.", finding=finding)}</p>'

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.common.messages import Text, sentences
 from hanlin.corpus.builder.explain import largest_clusters
 from hanlin.report import svg
 from hanlin.report.corpus_evidence import (
@@ -30,7 +31,7 @@ from hanlin.report.corpus_text import (
 )
 from hanlin.report.evidence import provenance_of
 from hanlin.report.page import document, masthead
-from hanlin.report.text import RULES, Text, both, duration, esc, lookup
+from hanlin.report.text import RULES, both, duration, esc, lookup
 
 SOURCES = 40  # rows of the table
 PICTURES = 11  # sources with histograms of their own
@@ -77,21 +78,41 @@ def _cover(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     read, kept, held = metrics["documents_read"], metrics["documents_kept"], metrics["heldout_documents"]
     dropped = sum(rule["count"] for rule in report["rules"].values())
     taken = size(metrics["bytes_read"])
-    zh = f"从 {sources:,} 个来源读入 {read:,} 篇文档（{taken}），丢弃 {dropped:,} 篇（{share(dropped, read)}）。训练部分 {kept:,} 篇，{size(metrics['bytes_kept'])}；留出 {held:,} 篇供评测。"
-    en = f"{read:,} documents ({taken}) of {sources:,} sources were read and {dropped:,} dropped ({share(dropped, read)}). The training part has {kept:,} documents, {size(metrics['bytes_kept'])}; {held:,} are held out for evaluation. "
+    lede = [
+        Text(
+            "{read:,} documents ({taken}) of {sources:,} sources were read and {dropped:,} dropped "
+            "({dropped_share}). The training part has {kept:,} documents, {kept_size}; {held:,} are held "
+            "out for evaluation.",
+            read=read,
+            taken=taken,
+            sources=sources,
+            dropped=dropped,
+            dropped_share=share(dropped, read),
+            kept=kept,
+            kept_size=size(metrics["bytes_kept"]),
+            held=held,
+        )
+    ]
     if weighted := [name for name, source in report["sources"].items() if source["weight"] != 1]:
-        zh += f"{len(weighted):,} 个来源按权重重复或抽取，训练部分的篇数是之后的。"
-        en += f"Repeated or thinned by weight: {len(weighted):,} of the sources; the figures of the training part are those after it. "
-    zh += "下面每一个数都能在 report.json 和 manifest.json 里找到；样例按哈希均匀抽取，不是挑出来的。"
-    en += (
-        "Every figure below is in report.json or manifest.json; samples are drawn evenly by hash, not picked."
+        lede.append(
+            Text(
+                "Repeated or thinned by weight: {count:,} of the sources; the figures of the training part "
+                "are those after it.",
+                count=len(weighted),
+            )
+        )
+    lede.append(
+        Text(
+            "Every figure below is in report.json or manifest.json; samples are drawn evenly by hash, not "
+            "picked."
+        )
     )
     return masthead(
-        Text("语料报告", "Corpus report"),
+        Text("Corpus report"),
         "hanlin corpus build",
-        Text("读了什么，留下什么，丢了什么", "What was read, what stayed, what went"),
+        Text("What was read, what stayed, what went"),
         "",
-        Text(zh, en),
+        sentences(lede),
     )
 
 
@@ -102,44 +123,44 @@ def _tiles(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     tiles = [
         (
             "sources",
-            Text("训练部分", "For training"),
+            Text("For training"),
             f"{metrics['documents_kept']:,}",
-            Text("篇", "documents"),
-            both(*amount(metrics["characters_kept"], "字", "characters")),
+            Text.in_context("counted", "documents"),
+            both(amount(metrics["characters_kept"], Text("characters"))),
         ),
         (
             "rules",
-            Text("被规则丢弃", "Dropped by rules"),
+            Text("Dropped by rules"),
             share(ruled, read),
-            Text("", ""),
+            Text(""),
             f"{ruled:,} / {read:,}",
         ),
         (
             "clusters",
-            Text("重复", "Duplicates"),
+            Text.in_context("dropped", "Duplicates"),
             share(duplicates, read),
-            Text("", ""),
+            Text(""),
             f"{duplicates:,} / {read:,}",
         ),
         (
             "samples",
-            Text("改动过", "Changed"),
+            Text("Changed"),
             f"{report['changed']['count']:,}",
-            Text("篇", "documents"),
-            both("修复、归一、删行", "repaired, normalised, lines removed"),
+            Text.in_context("counted", "documents"),
+            both("repaired, normalised, lines removed"),
         ),
         (
             "quarantine",
-            Text("读不出", "Unreadable"),
+            Text("Unreadable"),
             f"{metrics['quarantined']:,}",
-            Text("条", "records"),
-            both("隔离在 quarantine.jsonl", "kept in quarantine.jsonl"),
+            Text("records"),
+            both("kept in quarantine.jsonl"),
         ),
     ]
     return (
         '<section class="tiles">'
         + "".join(
-            f'<a class="tile" href="#{place}"><p class="tile-name">{both(*name)}</p><p class="tile-value">{value}<small>{both(*unit)}</small></p><p class="tile-interval">{note}</p></a>'
+            f'<a class="tile" href="#{place}"><p class="tile-name">{both(name)}</p><p class="tile-value">{value}<small>{both(unit)}</small></p><p class="tile-interval">{note}</p></a>'
             for place, name, value, unit, note in tiles
         )
         + "</section>"
@@ -147,23 +168,23 @@ def _tiles(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
 
 
 _CONTENTS = {
-    "funnel": Text("漏斗", "Funnel"),
-    "sources": Text("按来源", "By source"),
-    "pictures": Text("长短与文字", "Lengths and scripts"),
-    "rules": Text("因何丢弃", "Why documents went"),
-    "samples": Text("留下的与改动的", "Kept and changed"),
-    "clusters": Text("重复簇", "Duplicates"),
-    "contamination": Text("与评测重合", "Benchmarks"),
-    "quarantine": Text("隔离的记录", "Quarantine"),
-    "times": Text("用时", "Time"),
-    "provenance": Text("来历", "Provenance"),
+    "funnel": Text("Funnel"),
+    "sources": Text("By source"),
+    "pictures": Text("Lengths and scripts"),
+    "rules": Text("Why documents went"),
+    "samples": Text("Kept and changed"),
+    "clusters": Text("Duplicates"),
+    "contamination": Text("Benchmarks"),
+    "quarantine": Text("Quarantine"),
+    "times": Text("Time"),
+    "provenance": Text("Provenance"),
 }
 
 
 def _contents() -> str:
     return (
         '<nav class="contents">'
-        + "".join(f'<a href="#{place}">{both(*name)}</a>' for place, name in _CONTENTS.items())
+        + "".join(f'<a href="#{place}">{both(name)}</a>' for place, name in _CONTENTS.items())
         + "</nav>"
     )
 
@@ -180,31 +201,31 @@ def _funnel(report: Mapping[str, Any]) -> str:
     ruled, overlapping, exact, near = (
         _dropped(report["rules"], cause) for cause in ("rules", "contaminated", *_DUPLICATES)
     )
+    inside_name = Text("taken out within documents")
+    held_name = Text("of these held out")
     steps = [
-        (Text("读入", "read"), read),
+        (Text("read"), read),
         (CAUSES["rules"], _minus((0, 0, 0), ruled)),
         (CAUSES["contaminated"], _minus((0, 0, 0), overlapping)),
     ]
     inside = _minus(cleaned, _minus(_minus(read, ruled), overlapping))
     steps += [
-        (Text("篇内删改", "taken out within documents"), inside),
-        (Text("清洗之后", "left by cleaning"), cleaned),
+        (inside_name, inside),
+        (Text("left by cleaning"), cleaned),
     ]
     steps += [
         (lookup(RULES, name), _minus((0, 0, 0), gone))
         for name, gone in zip(_DUPLICATES, (exact, near), strict=True)
     ]
     steps += [
-        (Text("各不相同", "distinct"), _minus(_minus(cleaned, exact), near)),
-        (Text("其中留出", "of these held out"), held),
-        (Text("训练部分", "for training"), kept),
+        (Text("distinct"), _minus(_minus(cleaned, exact), near)),
+        (held_name, held),
+        (Text("for training"), kept),
     ]
     rows, level, whole = [], read[1], max(read[1], kept[1], 1)
     for name, step in steps:
-        aside = name.en == "of these held out"
-        loss = not aside and (
-            min(step[:2]) < 0 or step == (0, 0, 0) or name.en == "taken out within documents"
-        )
+        aside = name is held_name
+        loss = not aside and (min(step[:2]) < 0 or step == (0, 0, 0) or name is inside_name)
         if aside:
             bar, level = svg.bar(0, step[1] / whole, "memory"), level
         elif loss:
@@ -214,24 +235,24 @@ def _funnel(report: Mapping[str, Any]) -> str:
             )
         else:
             bar, level = svg.bar(0, step[1] / whole, "time"), step[1]
-        shown = [f"{step[0]:,}", *(both(*amount(value)) for value in step[1:2]), size(step[2])]
+        shown = [f"{step[0]:,}", *(both(amount(value)) for value in step[1:2]), size(step[2])]
         rows.append(
             [
-                f'<span class="{"loss" if loss else "step"}">{both(*name)}</span>',
+                f'<span class="{"loss" if loss else "step"}">{both(name)}</span>',
                 *shown,
                 bar,
                 share(abs(step[1]), read[1]),
             ]
         )
     heads = (
-        Text("", ""),
-        Text("篇", "Documents"),
-        Text("字", "Characters"),
-        Text("字节", "Bytes"),
-        Text("字数", "Characters, drawn"),
-        Text("占读入", "Of those read"),
+        Text(""),
+        Text("Documents"),
+        Text("Characters"),
+        Text("Bytes"),
+        Text("Characters, drawn"),
+        Text("Of those read"),
     )
-    return f'<section id="funnel">{heading("漏斗", "The funnel")}{table(heads, rows, "funnel")}</section>'
+    return f'<section id="funnel">{heading(Text("The funnel"))}{table(heads, rows, "funnel")}</section>'
 
 
 def _by_source(report: Mapping[str, Any]) -> str:
@@ -247,19 +268,19 @@ def _by_source(report: Mapping[str, Any]) -> str:
         )
         rest = more(
             len(others),
-            Text("个来源，读入 · 训练 · 留出 · 丢弃", "sources; read · training · held out · dropped"),
+            Text("sources; read · training · held out · dropped"),
             sums,
         )
     heads = (
-        Text("来源", "Source"),
-        Text("篇：读入 → 训练", "Documents: read → training"),
-        Text("字", "Characters"),
-        Text("字节", "Bytes"),
-        Text("读入的篇数去了哪里", "Where its documents went"),
-        Text("因何丢弃；去掉的行", "Dropped for; lines taken out"),
+        Text("Source"),
+        Text("Documents: read → training"),
+        Text("Characters"),
+        Text("Bytes"),
+        Text("Where its documents went"),
+        Text("Dropped for; lines taken out"),
     )
-    legend = "".join(f'<i class="{kind}"></i>{both(*text)}' for kind, text in CAUSES.items())
-    return f'<section id="sources">{heading("按来源", "By source")}<p class="legend-row">{legend}</p>{table(heads, rows, "sources")}{rest}</section>'
+    legend = "".join(f'<i class="{kind}"></i>{both(text)}' for kind, text in CAUSES.items())
+    return f'<section id="sources">{heading(Text("By source"))}<p class="legend-row">{legend}</p>{table(heads, rows, "sources")}{rest}</section>'
 
 
 def _source(name: str, source: Mapping[str, Any]) -> list[str]:
@@ -282,15 +303,15 @@ def _source(name: str, source: Mapping[str, Any]) -> list[str]:
         ]
     )
     causes = " · ".join(
-        f"{both(*lookup(RULES, rule))} {count:,}"
+        f"{both(lookup(RULES, rule))} {count:,}"
         for rule, count in sorted(rules.items(), key=lambda item: (-item[1], item[0]))
     )
-    lines = " · ".join(f"{both(*lookup(RULES, rule))} {count:,}" for rule, count in source["lines"].items())
+    lines = " · ".join(f"{both(lookup(RULES, rule))} {count:,}" for rule, count in source["lines"].items())
     weight = f"<small>× {source['weight']:g}</small>" if source["weight"] != 1 else ""
     return [
         f"<b>{esc(name)}</b>{weight}",
         f"{documents:,} → {kept:,}",
-        f"{both(*amount(characters))} → {both(*amount(kept_characters))}",
+        f"{both(amount(characters))} → {both(amount(kept_characters))}",
         f"{size(read_bytes)} → {size(kept_bytes)}",
         picture,
         f"<small>{' · '.join(filter(None, (causes, lines))) or '—'}</small>",
@@ -330,11 +351,11 @@ def _histograms(sources: Mapping[str, Any]) -> str:
     ordered = sorted(sources.items(), key=lambda item: (-item[1]["cleaned"]["documents"], item[0]))
     lengths, scripts = ([source[name] for _, source in ordered] for name in ("lengths", "scripts"))
     present = [script for script in SCRIPTS if any(counts.get(script) for counts in scripts)]
-    legend = "".join(f'<i class="script-{script}"></i>{both(*SCRIPTS[script])}' for script in present)
+    legend = "".join(f'<i class="script-{script}"></i>{both(SCRIPTS[script])}' for script in present)
     everything = _summed(scripts)
     rows = [
         [
-            both(*SCRIPTS[script]),
+            both(SCRIPTS[script]),
             f"{everything[script]:,}",
             svg.bar(0, everything[script] / max(everything.values()), f"script-{script}"),
             share(everything[script], sum(everything.values())),
@@ -342,8 +363,8 @@ def _histograms(sources: Mapping[str, Any]) -> str:
         for script in present
     ]
     figures = [
-        f'<figure class="main"><figcaption>{both("全部来源：篇数按长度（字）", "All sources: documents by length in characters")}</figcaption>{_lengths(_summed(lengths), 480, 200)}</figure>',
-        f'<figure class="main"><figcaption>{both("全部来源：主要文字", "All sources: main script")}</figcaption>{table((Text("", ""),) * 4, rows, "scripts")}</figure>',
+        f'<figure class="main"><figcaption>{both("All sources: documents by length in characters")}</figcaption>{_lengths(_summed(lengths), 480, 200)}</figure>',
+        f'<figure class="main"><figcaption>{both("All sources: main script")}</figcaption>{table((Text(""),) * 4, rows, "scripts")}</figure>',
     ]
     if len(ordered) > 1:
         figures += [
@@ -351,16 +372,12 @@ def _histograms(sources: Mapping[str, Any]) -> str:
             for name, source in ordered[:PICTURES]
             if source["cleaned"]["documents"]
         ]
-    rest = (
-        more(len(ordered) - PICTURES, Text("个较小的来源没有画", "smaller sources not drawn"))
-        if len(ordered) > PICTURES
-        else ""
-    )
+    rest = more(len(ordered) - PICTURES, Text("smaller sources not drawn")) if len(ordered) > PICTURES else ""
     note = both(
-        "横轴每格翻一倍，标的是下限；色条是主要文字。画的是清洗后、去重前的文档。",
-        "Each step to the right doubles the length; labels are lower bounds. The strip shows main scripts. Documents after cleaning, before deduplication.",
+        "Each step to the right doubles the length; labels are lower bounds. The strip shows main scripts. "
+        "Documents after cleaning, before deduplication."
     )
-    return f'<section id="pictures">{heading("长短与文字", "Lengths and scripts")}<p class="legend-row">{legend}</p><div class="curves histograms">{"".join(figures)}</div><p class="caption">{note}</p>{rest}</section>'
+    return f'<section id="pictures">{heading(Text("Lengths and scripts"))}<p class="legend-row">{legend}</p><div class="curves histograms">{"".join(figures)}</div><p class="caption">{note}</p>{rest}</section>'
 
 
 def _lengths(counts: Mapping[str, int], width: int, height: int) -> str:
@@ -392,9 +409,9 @@ def _times(metrics: Mapping[str, Any]) -> str:
     """The only part that is another one each time."""
     parts = []
     for title, words, found in (
-        (Text("各阶段", "By phase"), PHASES, metrics.get("seconds") or {}),
+        (Text("By phase"), PHASES, metrics.get("seconds") or {}),
         (
-            Text("读取与清洗的各步", "Steps of reading and cleaning"),
+            Text("Steps of reading and cleaning"),
             BLOCKS,
             metrics.get("seconds_of_cleaning") or {},
         ),
@@ -403,17 +420,19 @@ def _times(metrics: Mapping[str, Any]) -> str:
         for name, seconds in found.items():
             rows.append(
                 [
-                    both(*lookup(words, name)),
-                    both(*duration(seconds)),
+                    both(lookup(words, name)),
+                    both(duration(seconds)),
                     svg.bar(start / whole, (start + seconds) / whole, "time"),
                     share(seconds, whole),
                 ]
             )
             start += seconds
         if rows:
-            parts.append(f"<h3>{both(*title)}</h3>{table((Text('', ''),) * 4, rows, 'times')}")
+            parts.append(f"<h3>{both(title)}</h3>{table((Text(''),) * 4, rows, 'times')}")
     note = both(
-        "各进程的工作时间之和；中断之前完成的任务不再计入。",
-        "Seconds of work, summed over processes; tasks that an interrupted run had done are not counted again.",
+        "Seconds of work, summed over processes; tasks that an interrupted run had done are not counted "
+        "again."
     )
-    return f'<section id="times">{heading("用时", "Time")}<p class="caption">{note}</p>{"".join(parts)}</section>'
+    return (
+        f'<section id="times">{heading(Text("Time"))}<p class="caption">{note}</p>{"".join(parts)}</section>'
+    )

@@ -4,65 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hanlin.common.messages import Text, verbatim
 from hanlin.corpus.builder.build import TITLES
-from hanlin.report.text import Text, both
+from hanlin.report.text import both
 
 SCRIPTS: dict[str, Text] = {
-    "simplified": Text("简体", "simplified"),
-    "traditional": Text("繁体", "traditional"),
-    "kana": Text("日文", "Japanese"),
-    "hangul": Text("韩文", "Korean"),
-    "latin": Text("拉丁字母", "Latin"),
-    "cyrillic": Text("西里尔字母", "Cyrillic"),
-    "other": Text("其他文字", "other"),
-    "none": Text("没有文字", "none"),
+    "simplified": Text("simplified"),
+    "traditional": Text("traditional"),
+    "kana": Text("Japanese"),
+    "hangul": Text("Korean"),
+    "latin": Text("Latin"),
+    "cyrillic": Text("Cyrillic"),
+    "other": Text("other"),
+    "none": Text.in_context("script", "none"),
 }
 
 # Where a source's documents went, in the order of the picture.
 CAUSES: dict[str, Text] = {
-    "kept": Text("训练", "training"),
-    "heldout": Text("留出", "held out"),
-    "duplicates": Text("重复", "duplicates"),
-    "rules": Text("被规则丢弃", "dropped by rules"),
-    "contaminated": Text("与评测重合", "overlapping benchmarks"),
+    "kept": Text("training"),
+    "heldout": Text("held out"),
+    "duplicates": Text("duplicates"),
+    "rules": Text("dropped by rules"),
+    "contaminated": Text("overlapping benchmarks"),
 }
 
-PHASES: dict[str, Text] = {name: Text(*title) for name, title in TITLES.items()}
+PHASES: dict[str, Text] = TITLES
 
 BLOCKS: dict[str, Text] = {
-    "read": Text("读取与解析", "reading and parsing"),
-    "count": Text("计数", "counting"),
-    "clean": Text("清洗规则", "cleaning rules"),
-    "mask": Text("遮盖个人信息", "masking personal data"),
-    "decontaminate": Text("比对评测", "comparing with benchmarks"),
-    "boilerplate": Text("去掉套话行", "removing boilerplate"),
-    "account": Text("记账与抽样", "accounts and samples"),
-    "write": Text("写到磁盘", "writing to disk"),
-    "sketch": Text("算指纹", "fingerprints"),
+    "read": Text("reading and parsing"),
+    "count": Text("counting"),
+    "clean": Text("cleaning rules"),
+    "mask": Text("masking personal data"),
+    "decontaminate": Text("comparing with benchmarks"),
+    "boilerplate": Text("removing boilerplate"),
+    "account": Text("accounts and samples"),
+    "write": Text("writing to disk"),
+    "sketch": Text("fingerprints"),
 }
 
 
-def amount(value: int, zh: str = "", en: str = "") -> Text:
-    """A number in few figures, with its unit: `123.4 万字`, `1.234M characters`."""
+def amount(value: int, unit: Text | None = None) -> Text:
+    """A number in few figures, with its unit: `1.23M characters`; Chinese counts by 10⁴ and 10⁸."""
     length, sign = abs(value), "-" if value < 0 else ""
-    zh_number = (
-        f"{length:,}"
-        if length < 1e5
-        else f"{length / 1e4:,.1f} 万"
-        if length < 1e8
-        else f"{length / 1e8:,.2f} 亿"
+    if length < 1e5:
+        number = f"{sign}{length:,}"
+        return verbatim(number) if unit is None else Text("{number} {unit}", number=number, unit=unit)
+    en = f"{length / 1e6:,.2f}M" if length < 1e9 else f"{length / 1e9:,.2f}B"
+    zh = f"{length / 1e4:,.1f} {_MYRIAD.zh}" if length < 1e8 else f"{length / 1e8:,.2f} {_MYRIAD_MYRIADS.zh}"
+    return Text.rendered(
+        en=sign + en + (f" {unit.en}" if unit else ""), zh=sign + zh + (unit.zh if unit else "")
     )
-    en_number = (
-        f"{length:,}"
-        if length < 1e5
-        else f"{length / 1e6:,.2f}M"
-        if length < 1e9
-        else f"{length / 1e9:,.2f}B"
-    )
-    return Text(
-        f"{sign}{zh_number}{'' if zh_number.endswith(('万', '亿')) else ' ' if zh else ''}{zh}",
-        f"{sign}{en_number}{' ' if en else ''}{en}",
-    )
+
+
+_MYRIAD = Text("ten thousand")
+_MYRIAD_MYRIADS = Text("hundred million")
 
 
 def size(value: int) -> str:
@@ -81,14 +76,14 @@ def share(part: float, whole: float) -> str:
     return f"{value:.2f}%" if 0 < value < 1 else f"{value:.1f}%"
 
 
-def heading(zh: str, en: str) -> str:
+def heading(title: Text) -> str:
     """A section's title."""
-    return f"<h2>{both(zh, en)}</h2>"
+    return f"<h2>{both(title)}</h2>"
 
 
 def more(count: int, of: Text, extra: str = "") -> str:
     """A line that says how many things are not shown."""
-    return f'<p class="caption">{both(f"另有 {count:,} {of.zh}", f"{count:,} more {of.en}")}{" " if extra else ""}{extra}</p>'
+    return f'<p class="caption">{both("{count:,} more {of}", count=count, of=of)}{" " if extra else ""}{extra}</p>'
 
 
 def table(heads: Sequence[Text], rows: Sequence[Sequence[str]], kind: str) -> str:
@@ -97,8 +92,8 @@ def table(heads: Sequence[Text], rows: Sequence[Sequence[str]], kind: str) -> st
     Args:
         kind: class of the table, by which the style sheet knows its columns.
     """
-    titles = "".join(f"<th>{both(*head) if head.zh else ''}</th>" for head in heads)
-    top = f"<thead><tr>{titles}</tr></thead>" if any(head.zh for head in heads) else ""
+    titles = "".join(f"<th>{both(head) if head else ''}</th>" for head in heads)
+    top = f"<thead><tr>{titles}</tr></thead>" if any(heads) else ""
     body = "".join(
         f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
         for row in rows

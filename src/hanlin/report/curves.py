@@ -12,7 +12,8 @@ import numpy as np
 
 from hanlin.common import terminal
 from hanlin.common.atomic import read_json, read_json_lines
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, tr
 from hanlin.common.progress import format_seconds
 from hanlin.report.svg import Stroke, chart, document, legend, running_mean, thin
 
@@ -81,8 +82,10 @@ def read_curve(run: Path, stage: str = "pretrain", measure: str | None = None) -
     file = find_metrics(run, stage)
     if file is None:
         raise HanlinError(
-            f"{run} 里没有 {stage} 的训练曲线（metrics.jsonl 或 curves/{stage}.jsonl）。请检查路径，或用 --stage 指出是哪个阶段。",
-            f"{run} holds no training curve of {stage} (metrics.jsonl or curves/{stage}.jsonl). Check the path, or name the stage with --stage.",
+            "{run} holds no training curve of {stage} (metrics.jsonl or curves/{stage}.jsonl). Check the "
+            "path, or name the stage with --stage.",
+            run=run,
+            stage=stage,
         )
     lines = read_json_lines(file)
     measure = measure or ("bits_per_byte" if lines and "bits_per_byte" in lines[-1] else "loss")
@@ -94,7 +97,7 @@ def read_curve(run: Path, stage: str = "pretrain", measure: str | None = None) -
         and math.isfinite(line[measure])
     ]
     if not kept:
-        raise HanlinError(f"{file} 里还没有一步。", f"{file} holds no step yet.")
+        raise HanlinError("{file} holds no step yet.", file=file)
     columns = {
         name: np.array([line[name] for line in kept], dtype=float)
         for name in ("tokens", "step", "seconds", measure)
@@ -161,19 +164,19 @@ def curves_text(found: Mapping[str, Any]) -> str:
     """The figures as a table, in the language of the locale."""
     measure = measure_name(found["measure"])
     head = [
-        tr("运行", "run"),
-        tr("步数", "steps"),
-        tr("词元", "tokens"),
-        tr("用时", "time"),
-        tr("词元/秒", "tokens/s"),
-        tr(f"最后的{measure}", f"final {measure}"),
+        tr("run"),
+        tr("steps"),
+        tr("tokens"),
+        str(Text.in_context("taken", "time")),
+        tr("tokens/s"),
+        tr("final {measure}", measure=measure),
     ]
     held = any(row["heldout"] is not None for row in found["runs"])
     first = found["runs"][0]["reached"]
     rows = [
         head
-        + ([tr("留出", "held out")] if held else [])
-        + [tr(f"到 {found['equal']:.4f} 的词元", f"tokens to {found['equal']:.4f}"), tr("时间", "time")]
+        + ([tr("held out")] if held else [])
+        + [tr("tokens to {equal:.4f}", equal=found["equal"]), tr("time")]
     ]
     for number, row in enumerate(found["runs"], 1):
         cells = [
@@ -196,8 +199,11 @@ def curves_text(found: Mapping[str, Any]) -> str:
     lines = [f"{number}: {row['path']}" for number, row in enumerate(found["runs"], 1)] + terminal.table(rows)
     lines.append(
         tr(
-            f"{measure}是训练批次上的，平滑窗口为全程的 3 %，所以只有数据相同才能比；{found['equal']:.4f} 是所有运行都到达过的最低值。一次运行没有区间：差别是否算数，请看 hanlin ablate。",
-            f"The {measure} is that of the training batches, smoothed over 3 % of the run, so runs can be compared on the same data only; {found['equal']:.4f} is the lowest that all reached. A single run has no interval: whether a difference counts is for hanlin ablate to say.",
+            "The {measure} is that of the training batches, smoothed over 3 % of the run, so runs can be "
+            "compared on the same data only; {equal:.4f} is the lowest that all reached. A single run has "
+            "no interval: whether a difference counts is for hanlin ablate to say.",
+            measure=measure,
+            equal=found["equal"],
         )
     )
     return "\n".join(lines)
@@ -218,14 +224,18 @@ def _with_ratio(
 
 def measure_name(measure: str) -> str:
     """What a measure is called."""
-    return tr("比特/字节", "bits per byte") if measure == "bits_per_byte" else tr("损失", "loss")
+    return tr("bits per byte") if measure == "bits_per_byte" else tr("loss")
 
 
 def curves_picture(found: Mapping[str, Any]) -> str:
     """Three charts, over tokens, steps and seconds, each run in its colour; an SVG that stands by itself."""
     curves: list[Curve] = found["curves"]
     names, top = legend([curve.path for curve in curves], top=78)
-    labels = {"tokens": tr("词元", "tokens"), "steps": tr("步", "steps"), "seconds": tr("秒", "seconds")}
+    labels = {
+        "tokens": tr("tokens"),
+        "steps": str(Text.in_context("axis", "steps")),
+        "seconds": tr("seconds"),
+    }
     body = [names]
     # The first steps fall steeply and would leave the rest flat.
     high = max(float(np.quantile(curve.smooth, 0.97)) for curve in curves)
@@ -239,12 +249,10 @@ def curves_picture(found: Mapping[str, Any]) -> str:
             strokes += [Stroke(x, raw, colour, "raw"), Stroke(x, smooth, colour)]
         body.append(chart(strokes, left=70, right=730, top=top + 6, bottom=top + 206, label=labels[axis]))
         top += 256
-    title = tr(
-        f"训练曲线：{measure_name(found['measure'])}", f"Training curves: {measure_name(found['measure'])}"
-    )
+    title = tr("Training curves: {measure}", measure=measure_name(found["measure"]))
     return document(
         title,
-        tr("训练批次上，平滑过；浅色是原始值", "of the training batches, smoothed; pale: as they were"),
+        tr("of the training batches, smoothed; pale: as they were"),
         "".join(body),
         top + 10,
     )

@@ -12,20 +12,10 @@ import orjson
 import yaml
 
 from hanlin.common.manifest import package_versions
+from hanlin.common.messages import Text
 from hanlin.evaluation.statistics import Metric
 from hanlin.report import svg
-from hanlin.report.text import (
-    CURVES,
-    FACTS,
-    HIDDEN_FACTS,
-    PARTS,
-    RULES,
-    Text,
-    both,
-    control_text,
-    esc,
-    lookup,
-)
+from hanlin.report.text import CURVES, FACTS, HIDDEN_FACTS, PARTS, RULES, both, control_text, esc, lookup
 
 LONGEST_SAMPLE = 1200  # characters
 SAMPLES_SHOWN = 3
@@ -64,7 +54,7 @@ def curves_of(stage: str, paths: Mapping[str, Any], aim: tuple[str, Metric] | No
         line, note = None, ""
         if aim and aim[0] == name == "bits_per_byte" and aim[1].control:
             line = aim[1].control.value
-            note = f' <small class="dashed">{both(*control_text(aim[1].control.name))} {line:.3f}</small>'
+            note = f' <small class="dashed">{both(control_text(aim[1].control.name))} {line:.3f}</small>'
         # the first is as high as the two small rows beside it
         width, height = (480, 304) if index == 0 else (230, 128)
         curves = [run[name] for run in runs if name in run]
@@ -72,15 +62,12 @@ def curves_of(stage: str, paths: Mapping[str, Any], aim: tuple[str, Metric] | No
             curves, name, width=width, height=height, line=line, from_zero=name == "tokens_per_second"
         )
         figures.append(
-            f'<figure class="{"main" if index == 0 else ""}"><figcaption>{both(*CURVES[name])}{note}</figcaption>{picture}</figure>'
+            f'<figure class="{"main" if index == 0 else ""}"><figcaption>{both(CURVES[name])}{note}</figcaption>{picture}</figure>'
         )
-    caption = Text("横轴：训练步数", "Horizontal: training steps")
+    caption = Text("Horizontal: training steps")
     if len(runs) > 1:
-        caption = Text(
-            f"{caption.zh}。浅色线是另外 {len(runs) - 1} 个随机种子",
-            f"{caption.en}. Pale lines: {len(runs) - 1} more seeds",
-        )
-    return f'<div class="curves">{"".join(figures)}</div><p class="caption">{both(*caption)}</p>'
+        caption = Text("{caption}. Pale lines: {count} more seeds", caption=caption, count=len(runs) - 1)
+    return f'<div class="curves">{"".join(figures)}</div><p class="caption">{both(caption)}</p>'
 
 
 def samples_of(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any] | None = None) -> str:
@@ -92,40 +79,34 @@ def samples_of(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any] 
     more = ""
     if len(cards) > SAMPLES_SHOWN:
         count = len(cards) - SAMPLES_SHOWN
-        more = f"<details><summary>{both(f'其余 {count} 个例子', f'{count} more')}</summary>{''.join(cards[SAMPLES_SHOWN:])}</details>"
-    return f"<h3>{both('它现在怎么说', 'What it says now')}</h3>{note}{''.join(cards[:SAMPLES_SHOWN])}{more}"
+        more = f"<details><summary>{both('{count} more', count=count)}</summary>{''.join(cards[SAMPLES_SHOWN:])}</details>"
+    return f"<h3>{both('What it says now')}</h3>{note}{''.join(cards[:SAMPLES_SHOWN])}{more}"
 
 
 def _about_samples(metrics: Mapping[str, Any]) -> str:
-    notes = [
-        Text(
-            "例子按温度 0.7 抽样，每次可能不同。",
-            "Samples are drawn at temperature 0.7 and differ from time to time.",
-        )
-    ]
+    notes = [Text("Samples are drawn at temperature 0.7 and differ from time to time.")]
     if "problems_solved" in metrics:
         notes.append(
             Text(
-                "要不要先思考由模型自己决定；“应用题解对率”则要求它先思考、每步取最可能的词元，所以例子可能答错，分数仍然很高。",
-                "Whether to think first is the model's choice here, while “problems solved” makes it think and takes the likeliest token "
-                "each time: a sample may be wrong where the score is high.",
+                "Whether to think first is the model's choice here, while “problems solved” makes it think "
+                "and takes the likeliest token each time: a sample may be wrong where the score is high."
             )
         )
     if "story_answers" in metrics and "preferred_manner" in metrics:
         notes.append(
             Text(
-                "对话数据里得体与粗鲁的回答各占一半，是有意的：该用哪一种，由偏好优化来教。",
-                "Half of the free answers in the conversations are rude on purpose: which manner to take is for preference optimisation to teach.",
+                "Half of the free answers in the conversations are rude on purpose: which manner to take "
+                "is for preference optimisation to teach."
             )
         )
-    return "".join(f'<p class="caption">{both(*note)}</p>' for note in notes)
+    return "".join(f'<p class="caption">{both(note)}</p>' for note in notes)
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
     before, after = sample.get("before") or "", sample.get("after") or ""
-    columns = [f'<div class="now"><h4>{both("这一阶段之后", "After this stage")}</h4>{_speech(after)}</div>']
+    columns = [f'<div class="now"><h4>{both("After this stage")}</h4>{_speech(after)}</div>']
     if before:
-        columns.insert(0, f"<div><h4>{both('之前', 'Before')}</h4>{_speech(before)}</div>")
+        columns.insert(0, f"<div><h4>{both('Before')}</h4>{_speech(before)}</div>")
     prompt = f'<p class="prompt">{esc(_cut(sample.get("prompt", "")))}</p>'
     return f'<article class="sample">{prompt}<div class="columns">{"".join(columns)}</div></article>'
 
@@ -162,10 +143,10 @@ def drops_of(drops: Mapping[str, Any]) -> str:
             f"<blockquote>{esc(_cut(str(text).strip())[:240])}</blockquote>" for text in examples
         )
         rows.append(
-            f'<details class="drop"><summary><span class="rule">{both(*lookup(RULES, rule))}</span>'
+            f'<details class="drop"><summary><span class="rule">{both(lookup(RULES, rule))}</span>'
             f'{svg.bar(0, about["count"] / most, "drops")}<span class="figure">{about["count"]:,}</span></summary>{quotes}</details>'
         )
-    return f"<h3>{both('为什么丢弃，丢弃了什么', 'What was dropped, and why')}</h3>{''.join(rows)}"
+    return f"<h3>{both('What was dropped, and why')}</h3>{''.join(rows)}"
 
 
 def facts_of(notes: Mapping[str, Any], hidden: Collection[str] = ()) -> str:
@@ -181,7 +162,7 @@ def facts_of(notes: Mapping[str, Any], hidden: Collection[str] = ()) -> str:
             or value == ""
         ):
             continue
-        label = both(*FACTS[name]) if name in FACTS else f"<code>{esc(name)}</code>"
+        label = both(FACTS[name]) if name in FACTS else f"<code>{esc(name)}</code>"
         items.append(f"<div><dt>{label}</dt><dd>{_plain(value)}</dd></div>")
     return f'<dl class="facts">{"".join(items)}</dl>' if items else ""
 
@@ -196,7 +177,7 @@ def _plain(value: Any) -> str:
 
 def _part(key: Any) -> str:
     words = PARTS.get(str(key)) or RULES.get(str(key))
-    return both(*words) if words else f"<code>{esc(key)}</code>"
+    return both(words) if words else f"<code>{esc(key)}</code>"
 
 
 def _number(value: Any) -> str:
@@ -212,30 +193,30 @@ def provenance(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     artifacts, versions, recipe = (
         extras.get(name) or {} for name in ("artifacts", "versions", "recipe_resolved")
     )
-    parts = [f'<section class="provenance" id="provenance"><h2>{both("来历", "Provenance")}</h2>']
-    parts.append(f"<p>{both('发布的模型', 'Published model')}：<code>{esc(report['model'])}</code></p>")
+    parts = [f'<section class="provenance" id="provenance"><h2>{both("Provenance")}</h2>']
+    parts.append(f"<p>{both('Published model: ')}<code>{esc(report['model'])}</code></p>")
     if artifacts:
         known = {about["hash"]: name for name, about in artifacts.items()}
         rows = "".join(_artifact(name, about, known) for name, about in artifacts.items())
         heads = (
-            ("产物", "Artefact"),
-            ("种类", "Kind"),
-            ("内容哈希", "Content hash"),
-            ("来自", "Made from"),
-            ("位置", "Place"),
+            Text("Artefact"),
+            Text("Kind"),
+            Text("Content hash"),
+            Text("Made from"),
+            Text("Place"),
         )
-        head = "".join(f"<th>{both(*text)}</th>" for text in heads)
+        head = "".join(f"<th>{both(text)}</th>" for text in heads)
         parts.append(
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         )
     machine = report["machine"] if isinstance(report["machine"], Mapping) else {"": report["machine"]}
-    for title, values in ((Text("机器", "Machine"), machine), (Text("软件版本", "Versions"), versions)):
+    for title, values in ((Text("Machine"), machine), (Text("Versions"), versions)):
         parts.append(_values(title, values))
     if recipe:
         parts.append(
             resolved_of(
                 recipe,
-                Text("完整的配方（所有默认值都已写出）", "The resolved recipe (every default spelled out)"),
+                Text("The resolved recipe (every default spelled out)"),
             )
         )
     return "".join(parts) + "</section>"
@@ -244,9 +225,9 @@ def provenance(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 def provenance_of(config: Mapping[str, Any], seed: int | None) -> str:
     """What a single artefact was made with."""
     return (
-        f'<section class="provenance" id="provenance"><h2>{both("来历", "Provenance")}</h2><p>{both("随机种子", "Seed")}：{esc(seed)}</p>'
-        f"{_values(Text('软件版本', 'Versions'), package_versions())}"
-        f"{resolved_of(config, Text('完整的设置（所有默认值都已写出）', 'The resolved settings (every default spelled out)'))}</section>"
+        f'<section class="provenance" id="provenance"><h2>{both("Provenance")}</h2><p>{both("Seed: ")}{esc(seed)}</p>'
+        f"{_values(Text('Versions'), package_versions())}"
+        f"{resolved_of(config, Text('The resolved settings (every default spelled out)'))}</section>"
     )
 
 
@@ -255,23 +236,23 @@ def resolved_of(config: Mapping[str, Any], summary: Text) -> str:
     text = yaml.safe_dump(
         _plain_data(config), allow_unicode=True, sort_keys=False, default_flow_style=None, width=100
     )
-    return f"<details><summary>{both(*summary)}</summary><pre>{esc(text)}</pre></details>"
+    return f"<details><summary>{both(summary)}</summary><pre>{esc(text)}</pre></details>"
 
 
 def _values(title: Text, values: Mapping[str, Any]) -> str:
     items = "".join(
-        f"<div><dt>{both(*PARTS[name]) if name in PARTS else esc(name)}</dt><dd>{esc(_number(value))}</dd></div>"
+        f"<div><dt>{both(PARTS[name]) if name in PARTS else esc(name)}</dt><dd>{esc(_number(value))}</dd></div>"
         for name, value in values.items()
         if value is not None
     )
-    return f'<h3>{both(*title)}</h3><dl class="facts">{items}</dl>' if values else ""
+    return f'<h3>{both(title)}</h3><dl class="facts">{items}</dl>' if values else ""
 
 
 def _artifact(name: str, about: Mapping[str, Any], known: Mapping[str, str]) -> str:
     def shown(role: str, parent: str) -> str:
         return esc(known[parent]) if parent in known else f"{esc(role)} <code>{esc(str(parent)[:12])}</code>"
 
-    parents = "、".join(
+    parents = both(", ").join(
         f'<span title="{esc(parent)}">{shown(role, parent)}</span>'
         for role, parent in (about.get("parents") or {}).items()
     )

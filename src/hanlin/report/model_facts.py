@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hanlin.report.text import Text, both, esc
+from hanlin.common.messages import Text
+from hanlin.report.text import both, esc
 
 # Fact → name; in the order in which they are shown.
 ABOUT: dict[str, Text] = {
-    "parameters": Text("参数", "parameters"),
-    "layers": Text("层数", "layers"),
-    "hidden_size": Text("宽度", "width"),
-    "heads": Text("注意力头", "attention heads"),
-    "vocab_size": Text("词表", "vocabulary"),
-    "context": Text("上下文（词元）", "context, tokens"),
-    "family": Text("结构", "family"),
-    "training_tokens": Text("语料词元", "tokens of text"),
-    "tokens_seen": Text("预训练读过的词元", "tokens read in pretraining"),
-    "training_flops": Text("预训练计算量（FLOP）", "FLOP of pretraining"),
-    "device": Text("设备", "device"),
+    "parameters": Text("parameters"),
+    "layers": Text("layers"),
+    "hidden_size": Text("width"),
+    "heads": Text("attention heads"),
+    "vocab_size": Text("vocabulary"),
+    "context": Text("context, tokens"),
+    "family": Text("family"),
+    "training_tokens": Text("tokens of text"),
+    "tokens_seen": Text("tokens read in pretraining"),
+    "training_flops": Text("FLOP of pretraining"),
+    "device": Text("device"),
 }
 
 
@@ -57,23 +58,25 @@ def in_a_line(about: Mapping[str, Any]) -> Text:
     size, seen = count(about["parameters"]), count(about["tokens_seen"])
     layers, width, words = about["layers"], about["hidden_size"], about["vocab_size"]
     return Text(
-        f"{size} 参数，{layers} 层，宽 {width:,}，词表 {words:,}，预训练读了 {seen} 词元",
-        f"{size} parameters, {layers} layer{'s' if layers != 1 else ''}, width {width:,}, a vocabulary of {words:,}, pretrained on {seen} tokens",
+        "{size} parameters, {layers}, width {width:,}, a vocabulary of {words:,}, pretrained on {seen} "
+        "tokens",
+        size=size,
+        layers=Text("1 layer") if layers == 1 else Text("{layers} layers", layers=layers),
+        width=width,
+        words=words,
+        seen=seen,
     )
 
 
 def model_of(about: Mapping[str, Any]) -> str:
     """The model's figures as a section."""
     items = "".join(
-        f"<div><dt>{both(*words)}</dt><dd>{esc(text)}</dd></div>" for words, text in shown_about(about)
+        f"<div><dt>{both(words)}</dt><dd>{esc(text)}</dd></div>" for words, text in shown_about(about)
     )
-    note = Text(
-        "计算量按每个词元 6 × 矩阵权重，加注意力来算；只算预训练。",
-        "FLOP: 6 × matrix weights for each token, and attention; pretraining only.",
-    )
+    note = Text("FLOP: 6 × matrix weights for each token, and attention; pretraining only.")
     return (
-        f'<section class="model" id="model"><h2>{both("这个模型", "This model")}</h2><dl class="facts">{items}</dl>'
-        f'<p class="caption">{both(*note)}</p></section>'
+        f'<section class="model" id="model"><h2>{both("This model")}</h2><dl class="facts">{items}</dl>'
+        f'<p class="caption">{both(note)}</p></section>'
     )
 
 
@@ -83,15 +86,12 @@ def tokens_of(found: Mapping[str, Any] | None) -> str:
         return ""
     pieces = "".join(f'<span class="token">{esc(token)}</span>' for token in found["tokens"])
     words, share = found["vocab_size"], found.get("characters_per_token")
-    zh, en = f"词表 {words:,} 个词元", f"{words:,} tokens in the vocabulary"
+    about = Text("{words:,} tokens in the vocabulary", words=words)
     if share:
-        zh += f"；训练文本里平均每个词元 {share:.2f} 个字"
-        en += f"; {share:.2f} characters a token in the training text"
+        about = Text("{about}; {share:.2f} characters a token in the training text", about=about, share=share)
     longest = "　".join(found.get("longest") or ())
-    more = (
-        f'<p class="caption">{both("最长的词元：", "longest tokens: ")}{esc(longest)}</p>' if longest else ""
-    )
-    return f'<h3>{both("一句话切成词元", "A sentence in tokens")}</h3><p class="tokens">{pieces}</p><p class="caption">{both(zh + "。", en + ".")}</p>{more}'
+    more = f'<p class="caption">{both("longest tokens: ")}{esc(longest)}</p>' if longest else ""
+    return f'<h3>{both("A sentence in tokens")}</h3><p class="tokens">{pieces}</p><p class="caption">{both("{about}.", about=about)}</p>{more}'
 
 
 def examples_of(examples: Sequence[Mapping[str, Any]] | None) -> str:
@@ -103,17 +103,8 @@ def examples_of(examples: Sequence[Mapping[str, Any]] | None) -> str:
         text = "".join(
             f"<mark>{esc(part)}</mark>" if learned else esc(part) for part, learned in example["parts"]
         )
-        label = (
-            f"<h4>{both(example['label']['zh'], example['label']['en'])}</h4>" if example.get("label") else ""
-        )
+        label = f"<h4>{both(Text.from_dict(example['label']))}</h4>" if example.get("label") else ""
         cards.append(f'<div class="item">{label}<p>{text}</p></div>')
     marked = any(learned for example in examples for _, learned in example["parts"])
-    note = (
-        both(
-            "标出的部分是要学着写的，其余只是读。",
-            "What is marked it learns to write; the rest it only reads.",
-        )
-        if marked
-        else ""
-    )
-    return f'<details class="data"><summary>{both("训练数据的一条", "An item of its training data")}</summary>{"".join(cards)}<p class="caption">{note}</p></details>'
+    note = both("What is marked it learns to write; the rest it only reads.") if marked else ""
+    return f'<details class="data"><summary>{both("An item of its training data")}</summary>{"".join(cards)}<p class="caption">{note}</p></details>'

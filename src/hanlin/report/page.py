@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.common.messages import Text, listing, sentences
 from hanlin.evaluation.statistics import FEWEST, Control, Metric, beats, ranking
 from hanlin.report import svg
 from hanlin.report.evidence import curves_of, drops_of, facts_of, provenance, samples_of
@@ -21,7 +22,6 @@ from hanlin.report.stage_tables import (
     split,
 )
 from hanlin.report.text import (
-    Text,
     both,
     control_text,
     duration,
@@ -82,8 +82,8 @@ def masthead(brand: Text, name: str, title: Text, subtitle: str, lede: Text) -> 
     """
     return (
         '<nav class="controls"><button id="language" type="button">EN</button><button id="theme" type="button">◐</button></nav>'
-        f'<header><p class="brand"><span class="seal" aria-hidden="true">翰林</span>{both(*brand)}<code>{esc(name)}</code></p>'
-        f'<h1>{both(*title)}</h1>{subtitle}<p class="lede">{both(*lede)}</p></header>'
+        f'<header><p class="brand"><span class="seal" aria-hidden="true">翰林</span>{both(brand)}<code>{esc(name)}</code></p>'
+        f'<h1>{both(title)}</h1>{subtitle}<p class="lede">{both(lede)}</p></header>'
     )
 
 
@@ -95,52 +95,76 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     judged = [metric for stage in stages if (metric := aim_of(stage)) and metric[1].control]
     won = sum(beats(metric) for _, metric in judged)
     rejected = [stage for stage in stages if not stage["kept"]]
-    zh_names, en_names = (
-        "、".join(stage_text(s["name"]).title.zh for s in stages),
-        ", ".join(stage_text(s["name"]).title.en.lower() for s in stages),
-    )
-    took, size = duration(report["seconds"]), memory(report["peak_rss_mb"])
-    zh = f"按配方 {report['recipe']}（随机种子 {report['seed']}）依次完成了 {len(stages)} 个阶段：{zh_names}。用时 {took.zh}，内存峰值 {size}。"
-    en = f"Recipe {report['recipe']} (seed {report['seed']}) ran {len(stages)} stages: {en_names}. It took {took.en} and {size} of memory at most. "
+    lede = [
+        Text(
+            "Recipe {recipe} (seed {seed}) ran {count} stages: {stages}. It took {time} and {memory} of "
+            "memory at most.",
+            recipe=report["recipe"],
+            seed=report["seed"],
+            count=len(stages),
+            stages=_titles(stages),
+            time=duration(report["seconds"]),
+            memory=memory(report["peak_rss_mb"]),
+        )
+    ]
     if judged:
-        zh += f"{len(judged)} 个阶段各有一个本来也可能做到同样好的对照，其中 {won} 个阶段胜过了对照。"
-        en += f"{len(judged)} stages each had a control that could have done as well; {won} of them beat it. "
+        lede.append(
+            Text(
+                "{count} stages each had a control that could have done as well; {won} of them beat it.",
+                count=len(judged),
+                won=won,
+            )
+        )
     unsure = sum(metric.n < FEWEST for _, metric in judged)
     if unsure:
-        zh += f"有 {unsure} 个阶段的样本不到 {FEWEST} 条，不下结论。"
-        en += f"{unsure} of them were measured on fewer than {FEWEST} items, too few to tell. "
-    if rejected:
-        names = Text(
-            "、".join(stage_text(s["name"]).title.zh for s in rejected),
-            ", ".join(stage_text(s["name"]).title.en.lower() for s in rejected),
+        lede.append(
+            Text(
+                "{unsure} of them were measured on fewer than {fewest} items, too few to tell.",
+                unsure=unsure,
+                fewest=FEWEST,
+            )
         )
-        zh += f"未被采用的阶段：{names.zh}；发布的是此前最好的模型。"
-        en += f"Not kept: {names.en}; the best model before it is what was published. "
-    zh += "所有分数都在没见过的题目上测得，附 95% 置信区间；区间重叠的，不排名次。"
-    en += "Every score is measured on unseen items with a 95% confidence interval; scores whose intervals overlap are not ranked."
+    if rejected:
+        lede.append(
+            Text(
+                "Not kept: {stages}; the best model before it is what was published.",
+                stages=_titles(rejected),
+            )
+        )
+    lede.append(
+        Text(
+            "Every score is measured on unseen items with a 95% confidence interval; scores whose intervals "
+            "overlap are not ranked."
+        )
+    )
     description = extras.get("recipe_resolved", {}).get("description") or {}
     # What the run made, not what the recipe says of itself: settings given on the command line may have changed that.
     about = in_a_line(report["about"]) if report.get("about") else None
     if about is None and {"zh", "en"} <= set(description):
-        about = Text(description["zh"], description["en"])
-    subtitle = f'<p class="subtitle">{both(*about)}</p>' if about else ""
-    title = Text("从原始文本到语言模型", "From raw text to a language model")
+        about = Text.from_dict(description)
+    subtitle = f'<p class="subtitle">{both(about)}</p>' if about else ""
+    title = Text("From raw text to a language model")
     if any(stage["name"] == "sft" for stage in stages):
-        title = Text("从原始文本到能对话的模型", "From raw text to a model you can talk to")
-    return masthead(Text("运行报告", "Run report"), report["recipe"], title, subtitle, Text(zh, en))
+        title = Text("From raw text to a model you can talk to")
+    return masthead(Text("Run report"), report["recipe"], title, subtitle, sentences(lede))
+
+
+def _titles(stages: Sequence[Mapping[str, Any]]) -> Text:
+    """The stages' titles inside a sentence."""
+    return listing(stage_text(stage["name"]).title.lower() for stage in stages)
 
 
 def _contents(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     """Links to the sections, and to the corpus' own page."""
-    links = [f'<a href="#model">{both("模型", "Model")}</a>'] if report.get("about") else []
-    links.append(f'<a href="#overview">{both("一览", "Overview")}</a>')
+    links = [f'<a href="#model">{both("Model")}</a>'] if report.get("about") else []
+    links.append(f'<a href="#overview">{both("Overview")}</a>')
     links += [
-        f'<a href="#{esc(stage["name"])}">{both(*stage_text(stage["name"]).title)}</a>'
+        f'<a href="#{esc(stage["name"])}">{both(stage_text(stage["name"]).title)}</a>'
         for stage in report["stages"]
     ]
-    links.append(f'<a href="#provenance">{both("来历", "Provenance")}</a>')
+    links.append(f'<a href="#provenance">{both("Provenance")}</a>')
     if extras.get("corpus_page"):
-        links.append(f'<a href="{esc(extras["corpus_page"])}">{both("语料报告 ↗", "Corpus report ↗")}</a>')
+        links.append(f'<a href="{esc(extras["corpus_page"])}">{both("Corpus report ↗")}</a>')
     return f'<nav class="contents" id="top">{"".join(links)}</nav>'
 
 
@@ -152,20 +176,16 @@ def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
             continue
         name, metric = aim
         text = metric_text(name)
-        unit = "" if text.share else f"<small>{both('比特', 'bits')}</small>"
-        rejected = (
-            ""
-            if stage["kept"]
-            else f'<p class="against">{both("这一阶段未被采用", "this stage was not kept")}</p>'
-        )
+        unit = "" if text.share else f"<small>{both('bits')}</small>"
+        rejected = "" if stage["kept"] else f'<p class="against">{both("this stage was not kept")}</p>'
         control = ""
         if metric.control:
             label = control_text(metric.control.name)
-            control = f'<p class="against">{both("对照", "control")} <b>{show(metric.control.value, text.share)}</b> · {both(*label)}</p>'
+            control = f'<p class="against">{both("control")} <b>{show(metric.control.value, text.share)}</b> · {both(label)}</p>'
         tiles.append(
-            f'<a class="tile {"" if stage["kept"] else "rejected"}" href="#{esc(stage["name"])}"><p class="tile-name">{both(*text.name)}</p>'
+            f'<a class="tile {"" if stage["kept"] else "rejected"}" href="#{esc(stage["name"])}"><p class="tile-name">{both(text.name)}</p>'
             f'<p class="tile-value">{show(metric.value, text.share)}{unit}</p>'
-            f'<p class="tile-interval">{both(*span(metric, text.share, dash=True))} · n = {metric.n:,}{few(metric)}</p>{control}{rejected}</a>'
+            f'<p class="tile-interval">{both(span(metric, text.share, dash=True))} · n = {metric.n:,}{few(metric)}</p>{control}{rejected}</a>'
         )
     return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else ""
 
@@ -180,27 +200,30 @@ def _overview(stages: Sequence[Mapping[str, Any]], extras: Mapping[str, Any]) ->
     for number, stage in enumerate(stages, start=1):
         start, elapsed = elapsed, elapsed + stage["seconds"]
         rows.append(
-            f'<tr><td class="number">{number}</td><th scope="row"><a href="#{esc(stage["name"])}">{both(*stage_text(stage["name"]).title)}</a></th>'
+            f'<tr><td class="number">{number}</td><th scope="row"><a href="#{esc(stage["name"])}">{both(stage_text(stage["name"]).title)}</a></th>'
             f"<td>{_verdict(stage)}</td>"
-            f'<td class="wide">{svg.bar(start / total, elapsed / total, "time")}</td><td class="figure">{both(*duration(stage["seconds"]))}</td>'
+            f'<td class="wide">{svg.bar(start / total, elapsed / total, "time")}</td><td class="figure">{both(duration(stage["seconds"]))}</td>'
             f'<td class="wide">{svg.bar(0, stage["peak_rss_mb"] / most, "memory")}</td><td class="figure">{memory(stage["peak_rss_mb"])}</td></tr>'
         )
     return (
-        f'<section class="overview" id="overview"><h2>{both("各阶段一览", "The stages at a glance")}</h2><div class="scroll"><table><thead><tr><th></th>'
-        f"<th>{both('阶段', 'Stage')}</th><th>{both('与对照相比', 'Against its control')}</th>"
-        f'<th colspan="2">{both("时间（从左到右是整个运行）", "Time (left to right is the whole run)")}</th>'
-        f'<th colspan="2">{both("内存峰值", "Peak memory")}</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div><p class="caption">'
-        f"{both('内存峰值：整个进程在这个阶段里占用的最高值，先前阶段还没有归还的也在内。', _MEMORY_EN)}</p></section>"
+        f'<section class="overview" id="overview"><h2>{both("The stages at a glance")}</h2><div class="scroll"><table><thead><tr><th></th>'
+        f"<th>{both('Stage')}</th><th>{both('Against its control')}</th>"
+        f'<th colspan="2">{both("Time (left to right is the whole run)")}</th>'
+        f'<th colspan="2">{both("Peak memory")}</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div><p class="caption">'
+        f"{both(_PEAK_MEMORY)}</p></section>"
     )
 
 
-_MEMORY_EN = "Peak memory: the most that the process held during the stage, with what earlier stages had not given back."
+_PEAK_MEMORY = Text(
+    "Peak memory: the most that the process held during the stage, with what earlier stages had not given "
+    "back."
+)
 
 
 def _verdict(stage: Mapping[str, Any]) -> str:
     aim, rejected = (
         aim_of(stage),
-        "" if stage["kept"] else f' <span class="mark lost">{both("未采用", "not kept")}</span>',
+        "" if stage["kept"] else f' <span class="mark lost">{both("not kept")}</span>',
     )
     if aim is None:
         return '<span class="mark none">—</span>' + rejected
@@ -209,14 +232,14 @@ def _verdict(stage: Mapping[str, Any]) -> str:
     if metric.control is None:
         return f"<small>{value}</small>{rejected}"
     (kind, text), against = _RESULTS[_result(metric)], show(metric.control.value, metric_text(name).share)
-    return f'<span class="mark {kind}">{both(*text)}</span><small>{value} {both("对", "against")} {against}</small>{rejected}'
+    return f'<span class="mark {kind}">{both(text)}</span><small>{value} {both("against")} {against}</small>{rejected}'
 
 
 _RESULTS = {
-    "better": ("won", Text("胜过对照", "beats its control")),
-    "overlap": ("even", Text("分不出高下", "cannot be told apart")),
-    "worse": ("lost", Text("不如对照", "below its control")),
-    "few": ("none", Text("样本太少，不下结论", "too few items to tell")),
+    "better": ("won", Text("beats its control")),
+    "overlap": ("even", Text.in_context("verdict", "cannot be told apart")),
+    "worse": ("lost", Text("below its control")),
+    "few": ("none", Text("too few items to tell")),
 }
 
 
@@ -239,8 +262,8 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
         main = {aim[0]: aim[1]} | main
     hidden = {"seconds"} if name == "corpus" else set()  # of its steps; the corpus page has them
     parts = [
-        f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(*text.title)}<code>{esc(name)}</code></h2>',
-        f'<p class="says">{both(*text.does)} {_outcome(aim) if aim else ""}</p>',
+        f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(text.title)}<code>{esc(name)}</code></h2>',
+        f'<p class="says">{both(text.does)} {_outcome(aim) if aim else ""}</p>',
         _gate(stage["kept"], notes.pop("gate", None)),
         _metrics(main),
         about_bits(main.get("bits_per_byte"), notes.get("pretrained_bits_per_byte")),
@@ -253,7 +276,7 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
         examples_of((extras.get("examples") or {}).get(name)),
         samples_of(samples, stage["metrics"]),
         facts_of(notes, hidden),
-        f'<p class="back"><a href="#top">{both("↑ 目录", "↑ contents")}</a></p>',
+        f'<p class="back"><a href="#top">{both("↑ contents")}</a></p>',
     ]
     return "".join(parts) + "</section>"
 
@@ -264,33 +287,37 @@ def _outcome(aim: tuple[str, Metric]) -> str:
     text = metric_text(name)
     value = show(metric.value, text.share)
     if metric.control is None:
-        return both(f"{text.name.zh}：{value}。", f"{text.name.en}: {value}.")
+        return both("{text}: {value}.", text=text.name, value=value)
     control, against = control_text(metric.control.name), show(metric.control.value, text.share)
-    zh = {
-        "better": f"它胜过了对照：{text.name.zh} {value}，{control.zh}是 {against}，两个区间不重叠。",
-        "overlap": f"它没有胜过对照：{text.name.zh} {value}，{control.zh}是 {against}，两个区间重叠，分不出高下。",
-        "worse": f"它没有胜过对照，反而更差：{text.name.zh} {value}，{control.zh}是 {against}。",
-        "few": f"样本只有 {metric.n} 条，说不出是否胜过对照：{text.name.zh} {value}，{control.zh}是 {against}。",
-    }[_result(metric)]
-    en = {
-        "better": f"It beat its control: {text.name.en.lower()} {value}, {control.en} {against}, the intervals apart.",
-        "overlap": f"It did not beat its control: {text.name.en.lower()} {value}, {control.en} {against}; the intervals overlap, so they cannot be told apart.",
-        "worse": f"It did not beat its control but fell below it: {text.name.en.lower()} {value}, {control.en} {against}.",
-        "few": f"With {metric.n} items it cannot be said whether it beat its control: {text.name.en.lower()} {value}, {control.en} {against}.",
-    }[_result(metric)]
-    return f"<strong>{both(zh, en)}</strong>"
+    figures = Text(
+        "{metric} {value}, {control} {against}",
+        metric=text.name.lower(),
+        value=value,
+        control=control,
+        against=against,
+    )
+    said = {
+        "better": Text("It beat its control: {figures}, the intervals apart.", figures=figures),
+        "overlap": Text(
+            "It did not beat its control: {figures}; the intervals overlap, so they cannot be told apart.",
+            figures=figures,
+        ),
+        "worse": Text("It did not beat its control but fell below it: {figures}.", figures=figures),
+        "few": Text(
+            "With {n} items it cannot be said whether it beat its control: {figures}.",
+            n=metric.n,
+            figures=figures,
+        ),
+    }
+    return f"<strong>{both(said[_result(metric)])}</strong>"
 
 
 def _gate(kept: bool, gate: Mapping[str, str] | None) -> str:
     if gate is None and kept:
         return ""
-    reason = (
-        in_words(Text(gate["zh"], gate["en"]))
-        if gate
-        else Text("这一阶段的模型没有被采用。", "This stage's model was not kept.")
-    )
-    kind, label = ("won", Text("采用", "kept")) if kept else ("lost", Text("未采用", "not kept"))
-    return f'<p class="gate"><span class="mark {kind}">{both(*label)}</span> {both(*reason)}</p>'
+    reason = in_words(Text.from_dict(gate)) if gate else Text("This stage's model was not kept.")
+    kind, label = ("won", Text("kept")) if kept else ("lost", Text("not kept"))
+    return f'<p class="gate"><span class="mark {kind}">{both(label)}</span> {both(reason)}</p>'
 
 
 def _metrics(metrics: Mapping[str, Metric]) -> str:
@@ -299,11 +326,11 @@ def _metrics(metrics: Mapping[str, Metric]) -> str:
     longest = _ends([metric for name, metric in metrics.items() if not metric_text(name).share])
     rows = "".join(_metric_row(name, metric, longest) for name, metric in metrics.items())
     return (
-        f'<div class="scroll"><table class="metrics"><thead><tr><th>{both("指标", "Metric")}</th>'
-        f'<th class="figure">{both("结果", "Result")}</th><th class="figure">{both("对照", "Control")}</th>'
-        f'<th class="plot">{both("95% 区间", "95% intervals")}<span class="legend"><i class="ours"></i>{both("结果", "result")}'
-        f'<i class="control"></i>{both("对照", "control")}</span></th>'
-        f'<th class="figure">{both("样本数", "Items")}</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll"><table class="metrics"><thead><tr><th>{both("Metric")}</th>'
+        f'<th class="figure">{both("Result")}</th><th class="figure">{both("Control")}</th>'
+        f'<th class="plot">{both("95% intervals")}<span class="legend"><i class="ours"></i>{both("result")}'
+        f'<i class="control"></i>{both("control")}</span></th>'
+        f'<th class="figure">{both("Items")}</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
@@ -311,22 +338,22 @@ def _metric_row(name: str, metric: Metric, longest: tuple[float, float]) -> str:
     text = metric_text(name)
 
     def figure(score: Metric | Control) -> str:
-        return f"<b>{show(score.value, text.share)}</b><small>{both(*span(score, text.share, dash=True))}</small>"
+        return (
+            f"<b>{show(score.value, text.share)}</b><small>{both(span(score, text.share, dash=True))}</small>"
+        )
 
     control = ""
     if metric.control:
         c = metric.control
-        control = f'{figure(c)}<small class="who">{both(*control_text(c.name))}</small>'
+        control = f'{figure(c)}<small class="who">{both(control_text(c.name))}</small>'
     chance = (
-        ""
-        if metric.chance is None
-        else f"<small>{both('乱猜', 'chance')} {show(metric.chance, text.share)}</small>"
+        "" if metric.chance is None else f"<small>{both('chance')} {show(metric.chance, text.share)}</small>"
     )
-    meaning = f"<small>{both(*text.meaning)}</small>" if text.meaning.zh else ""
+    meaning = f"<small>{both(text.meaning)}</small>" if text.meaning else ""
     low, high = _share_scale(metric) if text.share else longest
     label = f"{name}: {show(metric.value, text.share)} {span(metric, text.share).en}"
     return (
-        f'<tr><th scope="row">{both(*text.name)}{meaning}</th><td class="figure">{figure(metric)}</td>'
+        f'<tr><th scope="row">{both(text.name)}{meaning}</th><td class="figure">{figure(metric)}</td>'
         f'<td class="figure">{control}</td><td class="plot">{svg.interval_plot(metric, low, high, text.share, label)}</td>'
         f'<td class="figure">{metric.n:,}{few(metric)}{chance}</td></tr>'
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from hanlin.common.atomic import atomic_write, write_json
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, verbatim
 from hanlin.evaluation.statistics import Metric
 from hanlin.report.page import render_report
 
@@ -64,18 +65,16 @@ def validate_report(report: Any) -> None:
     """Raise `HanlinError`, naming the place, unless `report` is of the schema."""
     if not isinstance(report, Mapping) or report.get("format") != FORMAT:
         found = report.get("format") if isinstance(report, Mapping) else type(report).__name__
-        raise _wrong(
-            "report", f"format 应为 {FORMAT}，得到 {found!r}", f"format should be {FORMAT}, not {found!r}"
-        )
+        raise _wrong("report", Text("format should be {format}, not {found!r}", format=FORMAT, found=found))
     _check_fields(report, _REPORT, "report")
     names = set()
     for index, stage in enumerate(report["stages"]):
         where = f"stages[{index}]"
         if not isinstance(stage, Mapping):
-            raise _wrong(where, "应为键值对", "should be a mapping")
+            raise _wrong(where, Text("should be a mapping"))
         _check_fields(stage, _STAGE, where)
         if stage["name"] in names:
-            raise _wrong(where, f"阶段 {stage['name']!r} 出现了两次", f"stage {stage['name']!r} occurs twice")
+            raise _wrong(where, Text("stage {name!r} occurs twice", name=stage["name"]))
         names.add(stage["name"])
         for name, raw in stage["metrics"].items():
             _check_metric(raw, f"{where} ({stage['name']}).metrics.{name}")
@@ -86,20 +85,16 @@ def _check_fields(
 ) -> None:
     for name, kinds in fields.items():
         if name not in values:
-            raise _wrong(where, f"缺少 {name}", f"{name} is missing")
+            raise _wrong(where, Text("{name} is missing", name=name))
         value = values[name]
         numeric = kinds in (int, (int, float))
         if not isinstance(value, kinds) or (numeric and isinstance(value, bool)):
-            raise _wrong(
-                f"{where}.{name}",
-                f"类型不对：{type(value).__name__}",
-                f"of the wrong type: {type(value).__name__}",
-            )
+            raise _wrong(f"{where}.{name}", Text("of the wrong type: {type}", type=type(value).__name__))
 
 
 def _check_metric(raw: Any, where: str) -> None:
     if not isinstance(raw, Mapping):
-        raise _wrong(where, "应为键值对", "should be a mapping")
+        raise _wrong(where, Text("should be a mapping"))
     ends_unknown = all(end in raw and raw[end] is None for end in ("low", "high"))  # of a mean of one item
     wanted = (
         ("value", "n", "higher_is_better")
@@ -110,18 +105,15 @@ def _check_metric(raw: Any, where: str) -> None:
     if missing:
         raise _wrong(
             where,
-            f"缺少 {missing[0]}；没有样本数或区间的数字不算指标",
-            f"{missing[0]} is missing; a figure without n or interval is not a metric",
+            Text("{missing} is missing; a figure without n or interval is not a metric", missing=missing[0]),
         )
     try:
         metric = Metric.from_dict(raw)
         if metric.control is not None:
             metric.control_metric()
     except (TypeError, ValueError, KeyError) as error:
-        raise _wrong(where, str(error), str(error)) from None
+        raise _wrong(where, verbatim(error)) from None
 
 
-def _wrong(where: str, zh: str, en: str) -> HanlinError:
-    return HanlinError(
-        f"report.json 不合规范（{where}）：{zh}。", f"report.json breaks its schema ({where}): {en}."
-    )
+def _wrong(where: str, fault: Text) -> HanlinError:
+    return HanlinError("report.json breaks its schema ({where}): {fault}.", where=where, fault=fault)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hanlin.common import terminal
-from hanlin.common.errors import tr
+from hanlin.common.messages import tr
 from hanlin.common.progress import format_seconds
 from hanlin.report.svg import Stroke, chart, document, legend, short
 
@@ -34,14 +34,14 @@ def scaling_text(found: Mapping[str, Any]) -> str:
 def scaling_markdown(found: Mapping[str, Any]) -> str:
     """As a page."""
     parts = [
-        tr(f"# 规模律：{found['recipe']}", f"# Scaling law: {found['recipe']}"),
+        tr("# Scaling law: {recipe}", recipe=found["recipe"]),
         law_line(found),
         _markdown(_coefficients(found)),
     ]
-    parts += [tr("## 各点", "## Points"), _markdown(_points(found))]
+    parts += [tr("## Points"), _markdown(_points(found))]
     if found["advice"]:
         parts += [
-            tr("## 建议", "## Advice"),
+            tr("## Advice"),
             "\n".join(f"- {line}" for entry in found["advice"] for line in advice_lines(entry)),
         ]
     return "\n\n".join([*parts, "\n".join(_about(found))]) + "\n"
@@ -52,7 +52,7 @@ def law_line(found: Mapping[str, Any]) -> str:
     law = found["law"]
     return (
         f"L(N, D) = {law['E']:.4f} + {law['A']:.4g}/N^{law['alpha']:.3f} + {law['B']:.4g}/D^{law['beta']:.3f}  "
-        + tr("（比特/字节）", "(bits per byte)")
+        + tr("(bits per byte)")
     )
 
 
@@ -61,48 +61,53 @@ def advice_lines(entry: Mapping[str, Any]) -> list[str]:
     size, shape = entry["parameters"], entry["shape"]
     (low, high), (best, worst) = entry["parameters_interval"], entry["loss_interval"]
     what = (
-        tr(f"时间 {format_seconds(entry['seconds'])}", f"{format_seconds(entry['seconds'])} of time")
+        tr("{seconds} of time", seconds=format_seconds(entry["seconds"]))
         if entry["seconds"]
         else f"{entry['flops']:.3g} FLOPs"
     )
     lines = [
         tr(
-            f"预算 {what}：{_count(size)} 参数 [{_count(low)}, {_count(high)}]（宽 {shape['hidden_size']}、{shape['num_hidden_layers']} 层），{_count(entry['tokens'])} 词元"
-            f"（每参数 {entry['tokens'] / size:.1f} 个），预计 {entry['loss']:.4f} [{best:.4f}, {worst:.4f}] 比特/字节。",
-            f"Budget of {what}: {_count(size)} parameters [{_count(low)}, {_count(high)}] (width {shape['hidden_size']}, {shape['num_hidden_layers']} layers), {_count(entry['tokens'])} tokens "
-            f"({entry['tokens'] / size:.1f} per parameter), {entry['loss']:.4f} [{best:.4f}, {worst:.4f}] bits per byte expected.",
+            "Budget of {what}: {size} parameters [{low}, {high}] (width {hidden_size}, {num_hidden_layers} "
+            "layers), {tokens} tokens ({tokens_per_param:.1f} per parameter), {loss:.4f} [{best:.4f}, "
+            "{worst:.4f}] bits per byte expected.",
+            what=what,
+            size=_count(size),
+            low=_count(low),
+            high=_count(high),
+            hidden_size=shape["hidden_size"],
+            num_hidden_layers=shape["num_hidden_layers"],
+            tokens=_count(entry["tokens"]),
+            tokens_per_param=entry["tokens"] / size,
+            loss=entry["loss"],
+            best=best,
+            worst=worst,
         )
     ]
     of_size, of_length = entry["outside"]
     if max(of_size, of_length) > 1.0:
         guess = (
-            tr(
-                "。这么远只能算猜测，请先在附近训一个点",
-                "; so far out it is a guess: train a point nearby first",
-            )
+            tr("; so far out it is a guess: train a point nearby first")
             if max(of_size, of_length) > _FAR
             else ""
         )
         lines.append(
             tr(
-                f"这是外推：大小在训练过的范围之外 {of_size:.1f} 倍，长度之外 {of_length:.1f} 倍{guess}。",
-                f"This extrapolates: {of_size:.1f} times outside the sizes that were trained, {of_length:.1f} times outside the lengths{guess}.",
+                "This extrapolates: {of_size:.1f} times outside the sizes that were trained, "
+                "{of_length:.1f} times outside the lengths{guess}.",
+                of_size=of_size,
+                of_length=of_length,
+                guess=guess,
             )
         )
     if entry["at_edge"]:
-        lines.append(
-            tr(
-                "最好的点在搜索范围的边上，实际的最优还在外面。",
-                "The best point is at the edge of what was searched: the optimum lies further out.",
-            )
-        )
+        lines.append(tr("The best point is at the edge of what was searched: the optimum lies further out."))
     return lines
 
 
 def scaling_picture(found: Mapping[str, Any]) -> str:
     """Bits per byte against tokens, a colour for each size, the law through them; an SVG that stands by itself."""
     sizes = sorted({point["parameters"] for point in found["points"]})
-    names, top = legend([f"{_count(size)} " + tr("参数", "parameters") for size in sizes], top=78)
+    names, top = legend([f"{_count(size)} " + tr("parameters") for size in sizes], top=78)
     strokes = []
     reach = [point["tokens"] for point in found["points"]]
     for colour, size in enumerate(sizes):
@@ -125,13 +130,11 @@ def scaling_picture(found: Mapping[str, Any]) -> str:
         right=730,
         top=top + 8,
         bottom=bottom,
-        label=tr("训练词元（对数）", "tokens of training (log)"),
+        label=tr("tokens of training (log)"),
         log_x=True,
     )
-    title = tr("规模律：留出文本的比特/字节", "Scaling law: bits per byte of held-out text")
-    return document(
-        title, law_line(found) + tr("；虚线在数据之外", "; dashed outside the data"), body, bottom + 48
-    )
+    title = tr("Scaling law: bits per byte of held-out text")
+    return document(title, law_line(found) + tr("; dashed outside the data"), body, bottom + 48)
 
 
 def _loss(found: Mapping[str, Any], parameters: float, tokens: np.ndarray) -> np.ndarray:
@@ -140,7 +143,7 @@ def _loss(found: Mapping[str, Any], parameters: float, tokens: np.ndarray) -> np
 
 
 def _coefficients(found: Mapping[str, Any]) -> list[list[str]]:
-    head = [tr("系数", "coefficient"), tr("值", "value"), "95 %"]
+    head = [tr("coefficient"), tr("value"), "95 %"]
     return [head] + [
         [name, f"{value:.4g}", "[{:.4g}, {:.4g}]".format(*found["intervals"][name])]
         for name, value in found["law"].items()
@@ -150,13 +153,13 @@ def _coefficients(found: Mapping[str, Any]) -> list[list[str]]:
 def _points(found: Mapping[str, Any]) -> list[list[str]]:
     rows = [
         [
-            tr("参数", "parameters"),
-            tr("宽×层", "width x layers"),
-            tr("词元", "tokens"),
-            tr("实测", "measured"),
-            tr("规律", "law"),
-            tr("残差", "residual"),
-            tr("词元/秒", "tokens/s"),
+            tr("parameters"),
+            tr("width x layers"),
+            tr("tokens"),
+            tr("measured"),
+            tr("law"),
+            tr("residual"),
+            tr("tokens/s"),
         ]
     ]
     for p in found["points"]:
@@ -179,10 +182,13 @@ def _about(found: Mapping[str, Any]) -> list[str]:
     residuals = np.array([p["residual"] for p in found["points"]])
     return [
         tr(
-            f"{len(residuals)} 个点，留出文档 {found['documents']:,} 篇；残差的均方根 {np.sqrt((residuals**2).mean()):.2%}，最大 {np.abs(residuals).max():.2%}。"
-            "参数含词嵌入；系数的区间只计入拟合的噪声，不计入形状、学习率没有逐个调过的偏差。",
-            f"{len(residuals)} points, {found['documents']:,} held-out documents; residuals {np.sqrt((residuals**2).mean()):.2%} (root mean square), {np.abs(residuals).max():.2%} at most. "
-            "Parameters include the embedding; intervals hold the noise of the fit, not that shape and learning rate were not tuned for each size.",
+            "{count} points, {documents:,} held-out documents; residuals {mean:.2%} (root mean square), "
+            "{residuals:.2%} at most. Parameters include the embedding; intervals hold the noise of the "
+            "fit, not that shape and learning rate were not tuned for each size.",
+            count=len(residuals),
+            documents=found["documents"],
+            mean=np.sqrt((residuals**2).mean()),
+            residuals=np.abs(residuals).max(),
         )
     ]
 

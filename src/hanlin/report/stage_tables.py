@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hanlin.common.messages import Text, listing
 from hanlin.evaluation.statistics import FEWEST, Control, Metric, ranking
-from hanlin.report.text import Text, both, control_text, metric_text, show, span, stage_text
+from hanlin.report.text import both, control_text, metric_text, show, span, stage_text
 
 SAMPLED = "/sampled"
 
 VERDICTS = {
-    "better": ("won", Text("更好", "better")),
-    "worse": ("lost", Text("更差", "worse")),
-    "overlap": ("even", Text("分不出", "no telling apart")),
-    "few": ("none", Text("样本太少", "too few items")),
+    "better": ("won", Text("better")),
+    "worse": ("lost", Text("worse")),
+    "overlap": ("even", Text("no telling apart")),
+    "few": ("none", Text("too few items")),
 }
 
 
@@ -22,7 +23,7 @@ def few(metric: Metric) -> str:
     """A flag for figures that rest on few items."""
     if metric.n >= FEWEST:
         return ""
-    return f' <span class="few">{both(f"不到 {FEWEST} 条，太少", f"fewer than {FEWEST}: too few to tell")}</span>'
+    return f' <span class="few">{both("fewer than {fewest}: too few to tell", fewest=FEWEST)}</span>'
 
 
 def aim_of(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
@@ -59,17 +60,17 @@ def before_and_after(guards: Mapping[str, Metric], before: Mapping[str, Any]) ->
         kind, verdict = VERDICTS[ranking(after, old, after.higher_is_better)]
         share = metric_text(name).share
         rows.append(
-            f'<tr><th scope="row">{both(*metric_text(name).name)}</th>{_figure(old, share)}{_figure(after, share)}'
-            f'<td><span class="mark {kind}">{both(*verdict)}</span></td><td class="figure">{after.n:,}</td></tr>'
+            f'<tr><th scope="row">{both(metric_text(name).name)}</th>{_figure(old, share)}{_figure(after, share)}'
+            f'<td><span class="mark {kind}">{both(verdict)}</span></td><td class="figure">{after.n:,}</td></tr>'
         )
     return _table(
-        Text("原来会的，现在怎样", "What it could do before, and can now"),
+        Text("What it could do before, and can now"),
         (
-            Text("指标", "Metric"),
-            Text("之前", "Before"),
-            Text("之后", "After"),
-            Text("变化", "Change"),
-            Text("样本数", "Items"),
+            Text("Metric"),
+            Text("Before"),
+            Text("After"),
+            Text("Change"),
+            Text("Items"),
         ),
         rows,
     )
@@ -84,16 +85,16 @@ def greedy_and_sampled(metrics: Mapping[str, Metric], settings: Mapping[str, flo
             continue
         share = metric_text(name).share
         rows.append(
-            f'<tr><th scope="row">{both(*metric_text(name).name)}<small>{both(*metric_text(name).meaning)}</small></th>'
+            f'<tr><th scope="row">{both(metric_text(name).name)}<small>{both(metric_text(name).meaning)}</small></th>'
             f'{_figure(metric, share, few(metric))}{_figure(other, share)}<td class="figure">{metric.n:,}</td></tr>'
         )
     how = ""
     if settings:
         how = " (" + ", ".join(f"{name} {value:g}" for name, value in settings.items()) + ")"
-    sampled = Text("采样，聊天时的默认" + how, "Sampled, as chat does by default" + how)
+    sampled = Text("Sampled, as chat does by default{how}", how=how)
     return _table(
-        Text("每步取最可能的词元，与按概率抽样", "The likeliest token each time, and sampling"),
-        (Text("指标", "Metric"), Text("贪心", "Greedy"), sampled, Text("样本数", "Items")),
+        Text("The likeliest token each time, and sampling"),
+        (Text("Metric"), Text("Greedy"), sampled, Text("Items")),
         rows,
     )
 
@@ -102,15 +103,25 @@ def about_bits(metric: Metric | None, pretrained: float | None) -> str:
     """Bits per byte of the final model in words: what later stages cost at bare text, and the control beside it."""
     if metric is None or pretrained is None:
         return ""
-    zh = f"在没见过的文本上，预训练模型每字节 {pretrained:.3f} 比特，最终模型 {metric.value:.3f} 比特"
-    en = f"On unseen text the pretrained model needs {pretrained:.3f} bits per byte, the final model {metric.value:.3f}"
+    figures = Text(
+        "On unseen text the pretrained model needs {pretrained:.3f} bits per byte, the final model "
+        "{final:.3f}",
+        pretrained=pretrained,
+        final=metric.value,
+    )
     if metric.control is not None:
-        control = control_text(metric.control.name)
-        zh += f"，{control.zh} {metric.control.value:.3f} 比特"
-        en += f", the {control.en} {metric.control.value:.3f}"
-    zh += "。预训练之后的阶段教的是对话，续写文本的本事会差一些；差多少，看这几个数。"
-    en += ". Stages after pretraining teach conversation and cost some of the skill at bare text; these figures say how much."
-    return f"<p>{both(zh, en)}</p>"
+        figures = Text(
+            "{figures}, the {control} {value:.3f}",
+            figures=figures,
+            control=control_text(metric.control.name),
+            value=metric.control.value,
+        )
+    note = both(
+        "{figures}. Stages after pretraining teach conversation and cost some of the skill at bare text; "
+        "these figures say how much.",
+        figures=figures,
+    )
+    return f"<p>{note}</p>"
 
 
 def about_control(control: Sequence[Mapping[str, float]] | None) -> str:
@@ -119,20 +130,24 @@ def about_control(control: Sequence[Mapping[str, float]] | None) -> str:
         return ""
     steps = [f"{run['steps']:,}" for run in control]
     rates = [f"{run['mean_learning_rate']:.2g}" for run in control]
-    zh = f"对照用同样的时间继续监督微调：各次走了 {'、'.join(steps)} 步，平均学习率 {'、'.join(rates)}。"
-    en = f"The control went on with fine-tuning for the same time: {', '.join(steps)} steps, at a mean learning rate of {', '.join(rates)}."
-    return f'<p class="caption">{both(zh, en)}</p>'
+    note = both(
+        "The control went on with fine-tuning for the same time: {steps} steps, at a mean learning rate of "
+        "{rates}.",
+        steps=listing(steps),
+        rates=listing(rates),
+    )
+    return f'<p class="caption">{note}</p>'
 
 
 def _figure(score: Metric | Control, share: bool, flag: str = "") -> str:
-    return f'<td class="figure"><b>{show(score.value, share)}</b> <small>{both(*span(score, share, dash=True))}</small>{flag}</td>'
+    return f'<td class="figure"><b>{show(score.value, share)}</b> <small>{both(span(score, share, dash=True))}</small>{flag}</td>'
 
 
 def _table(title: Text, heads: Sequence[Text], rows: Sequence[str]) -> str:
     if not rows:
         return ""
-    head = "".join(f"<th>{both(*text)}</th>" for text in heads)
+    head = "".join(f"<th>{both(text)}</th>" for text in heads)
     return (
-        f'<h3>{both(*title)}</h3><div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead>'
+        f'<h3>{both(title)}</h3><div class="scroll"><table class="compact"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

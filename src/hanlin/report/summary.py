@@ -9,8 +9,9 @@ from typing import Any
 
 from hanlin.common import terminal
 from hanlin.common.atomic import read_json
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json
+from hanlin.common.messages import Text, joined, tr
 from hanlin.evaluation.statistics import FEWEST, Metric, ranking
 from hanlin.report.report import validate_report
 from hanlin.report.stage_tables import SAMPLED, aim_of
@@ -19,10 +20,10 @@ from hanlin.report.text import STAGES, control_text, duration, metric_text, show
 OPTIONAL = ("sft", "distill", "dpo", "reward", "grpo")  # sections of a recipe that may be absent
 
 _MARKS = {
-    "better": ("胜过对照", "beats it"),
-    "worse": ("不如对照", "below it"),
-    "overlap": ("分不出高下", "no telling apart"),
-    "few": ("样本太少，不下结论", "too few items to tell"),
+    "better": Text.in_context("verdict", "beats it"),
+    "worse": Text.in_context("verdict", "below it"),
+    "overlap": Text.in_context("verdict", "no telling apart"),
+    "few": Text("too few items to tell"),
 }
 
 
@@ -58,8 +59,9 @@ def run_state(run: Path) -> RunState:
     recipe_file, report_file = run / "recipe.json", run / "report.json"
     if not recipe_file.is_file() and not report_file.is_file():
         raise HanlinError(
-            f"{run} 不是一次运行（没有 recipe.json，也没有 report.json）。请给出 hanlin run 的 --out 目录。",
-            f"{run} is not a run (neither recipe.json nor report.json). Give the --out directory of hanlin run.",
+            "{run} is not a run (neither recipe.json nor report.json). Give the --out directory of hanlin "
+            "run.",
+            run=run,
         )
     report = None
     if report_file.is_file():
@@ -111,8 +113,8 @@ def state_text(state: RunState, run: Path) -> str:
             lines.insert(
                 0,
                 tr(
-                    "注意：这份报告之后配方改过，或有阶段重新做过、还没有做完。下面是改之前的成绩。",
-                    "Note: since this report the recipe was changed, or stages were done anew and not all are finished. The figures are the earlier ones.",
+                    "Note: since this report the recipe was changed, or stages were done anew and not all "
+                    "are finished. The figures are the earlier ones."
                 ),
             )
         return "\n".join(lines)
@@ -122,33 +124,30 @@ def state_text(state: RunState, run: Path) -> str:
         title = stage_text(left[0]).title
         lines.append(
             tr(
-                f"还没有做完：{done}/{len(state.names)} 个阶段已完成，现在是“{title.zh}”。用同一条命令（或 hanlin resume {run}）接着做。",
-                f"Not finished: {done} of {len(state.names)} stages are done, now at {title.en.lower()}. The same command, or hanlin resume {run}, goes on.",
+                "Not finished: {done} of {count} stages are done, now at {title}. The same command, or "
+                "hanlin resume {run}, goes on.",
+                done=done,
+                count=len(state.names),
+                title=title.lower(),
+                run=run,
             )
         )
     else:
-        lines.append(
-            tr(
-                f"各阶段都已完成，报告还没有写：hanlin resume {run}",
-                f"All stages are done, the report is not written: hanlin resume {run}",
-            )
-        )
+        lines.append(tr("All stages are done, the report is not written: hanlin resume {run}", run=run))
     table = figures_table(state.stages)
     for stage in state.stages:
-        lines.append(f"  {tr(*stage_text(stage['name']).title)}  {tr(*duration(stage['seconds']))}")
+        lines.append(f"  {str(stage_text(stage['name']).title)}  {str(duration(stage['seconds']))}")
     return "\n".join([*lines, *(["", *table] if table else [])])
 
 
 def summary_text(report: Mapping[str, Any], out: Path) -> str:
     """A finished run's figures, and what to do next."""
     minutes, memory = report["seconds"] / 60, report["peak_rss_mb"] / 1024
-    head = tr(
-        f"用时 {minutes:.1f} 分钟，内存峰值 {memory:.2f} GiB",
-        f"{minutes:.1f} minutes, peak memory {memory:.2f} GiB",
-    )
+    head = tr("{minutes:.1f} minutes, peak memory {memory:.2f} GiB", minutes=minutes, memory=memory)
     foot = tr(
-        f"报告：{out / 'report.html'}\n聊天：hanlin chat {out}\n服务：hanlin serve {out}",
-        f"report: {out / 'report.html'}\nchat:   hanlin chat {out}\nserve:  hanlin serve {out}",
+        "report: {out}\nchat:   hanlin chat {out2}\nserve:  hanlin serve {out2}",
+        out=out / "report.html",
+        out2=out,
     )
     return "\n".join([head, *figures_table(report["stages"]), foot])
 
@@ -171,10 +170,10 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
             metric, text = Metric.from_dict(raw), metric_text(name)
             rows.append(
                 [
-                    "  " + tr(*stage_text(stage["name"]).title),
-                    tr(*text.name),
+                    "  " + str(stage_text(stage["name"]).title),
+                    str(text.name),
                     show(metric.value, text.share),
-                    tr(*span(metric, text.share)),
+                    str(span(metric, text.share)),
                     f"n={metric.n}",
                     _beside(metric, text.share),
                 ]
@@ -182,31 +181,32 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
     return terminal.table(rows) if rows else []
 
 
-def outcome(stage: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """What came of a stage in a few words, Chinese and English: the metric it is judged by, and its control."""
+def outcome(stage: str, metrics: Mapping[str, Any]) -> Text:
+    """What came of a stage in a few words: the metric it is judged by, and its control."""
     aim = aim_of({"name": stage, "metrics": metrics})
     if aim is None:
-        return "", ""
+        return Text("")
     name, metric = aim
     text = metric_text(name)
-    said = [f"{text.name[language]} {show(metric.value, text.share)}" for language in (0, 1)]
-    if metric.control is not None:
-        control, value = control_text(metric.control.name), show(metric.control.value, text.share)
-        verdict = _MARKS[ranking(metric, metric.control, metric.higher_is_better)]
-        said = [
-            f"{said[0]}（{control.zh} {value}，{verdict[0]}）",
-            f"{said[1]} ({control.en} {value}, {verdict[1]})",
-        ]
-    return said[0], said[1]
+    figure = joined([text.name, " ", show(metric.value, text.share)])
+    if metric.control is None:
+        return figure
+    return Text(
+        "{figure} ({control} {value}, {verdict})",
+        figure=figure,
+        control=control_text(metric.control.name),
+        value=show(metric.control.value, text.share),
+        verdict=_MARKS[ranking(metric, metric.control, metric.higher_is_better)],
+    )
 
 
 def metrics_table(metrics: Mapping[str, Metric]) -> list[str]:
     """Metrics by name, for a terminal."""
     rows = [
         [
-            tr(*metric_text(name).name),
+            str(metric_text(name).name),
             show(metric.value, metric_text(name).share),
-            tr(*span(metric, metric_text(name).share)),
+            str(span(metric, metric_text(name).share)),
             f"n={metric.n}",
             _flag(metric),
         ]
@@ -216,11 +216,11 @@ def metrics_table(metrics: Mapping[str, Metric]) -> list[str]:
 
 
 def _flag(metric: Metric) -> str:
-    return tr(f"不到 {FEWEST} 条，太少", f"fewer than {FEWEST}: too few") if metric.n < FEWEST else ""
+    return tr("fewer than {fewest}: too few", fewest=FEWEST) if metric.n < FEWEST else ""
 
 
 def _beside(metric: Metric, share: bool) -> str:
     if metric.control is None:
         return _flag(metric)
-    control = f"{tr(*control_text(metric.control.name))} {show(metric.control.value, share)}"
-    return f"{control}{tr('：', ': ')}{tr(*_MARKS[ranking(metric, metric.control, metric.higher_is_better)])}"
+    control = f"{str(control_text(metric.control.name))} {show(metric.control.value, share)}"
+    return f"{control}{tr(': ')}{str(_MARKS[ranking(metric, metric.control, metric.higher_is_better)])}"

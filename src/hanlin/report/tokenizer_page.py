@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import tr
 from hanlin.report.svg import nice_ticks
 
 _STYLE = """
@@ -34,8 +34,8 @@ def comparison_picture(
     total = comparison["bytes"]
     groups = [
         (
-            tr("全部", "all"),
-            tr(f"{total / 1e6:.2f} MB", f"{total / 1e6:.2f} MB"),
+            tr("all"),
+            str(f"{total / 1e6:.2f} MB"),
             [t["bytes_per_token"] for t in tokenizers],
         )
     ]
@@ -45,7 +45,7 @@ def comparison_picture(
             groups.append(
                 (
                     class_names[name],
-                    tr(f"占 {size['bytes'] / total:.1%}", f"{size['bytes'] / total:.1%} of it"),
+                    tr("{bytes:.1%} of it", bytes=size["bytes"] / total),
                     values,
                 )
             )
@@ -85,12 +85,12 @@ def comparison_picture(
             f'<text class="pale" x="{x(tick):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{tick:g}</text>'
         )
     height = bottom + 30
-    title = tr("每个词元多少字节", "Bytes per token")
-    label = html.escape(tr(f"分词器比较：{title}", f"Tokenizers compared: {title}"), quote=True)
+    title = tr("Bytes per token")
+    label = html.escape(tr("Tokenizers compared: {title}", title=title), quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" height="{height:.0f}" role="img" '
         f'aria-label="{label}"><style>{_STYLE}</style><text x="20" y="34"><tspan class="title">{title}</tspan>'
-        f'<tspan class="pale" dx="16">{tr("越长，同样的上下文装得越多", "longer bars: more text in the same context")}</tspan></text>'
+        f'<tspan class="pale" dx="16">{tr("longer bars: more text in the same context")}</tspan></text>'
         f"{legend}{''.join(grid)}{''.join(bars)}</svg>\n"
     )
 
@@ -101,12 +101,12 @@ def _legend(names: list[str], tokenizers: list[Mapping[str, Any]]) -> tuple[str,
     for index, (name, found) in enumerate(zip(names, tokenizers, strict=True)):
         y = 60 + 20 * index
         unreachable = found["unreachable"]
-        lost = (
-            "" if unreachable is None else tr(f"，{unreachable:,} 个不可达", f", {unreachable:,} unreachable")
-        )
+        lost = "" if unreachable is None else tr(", {unreachable:,} unreachable", unreachable=unreachable)
         about = tr(
-            f"{found['vocab_size']:,} 词元，这段文本没用到 {found['unused']:,} 个{lost}",
-            f"{found['vocab_size']:,} tokens, {found['unused']:,} not used here{lost}",
+            "{vocab_size:,} tokens, {unused:,} not used here{lost}",
+            vocab_size=found["vocab_size"],
+            unused=found["unused"],
+            lost=lost,
         )
         parts.append(f'<rect class="t{index % _COLOURS}" x="20" y="{y - 10}" width="12" height="12" rx="2"/>')
         parts.append(

@@ -5,10 +5,7 @@ from importlib.util import find_spec
 from hanlin.common.errors import HanlinError
 
 if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-    raise HanlinError(
-        "服务需要 fastapi 和 uvicorn：pip install 'hanlin[serve]'。",
-        "Serving needs fastapi and uvicorn: pip install 'hanlin[serve]'.",
-    )
+    raise HanlinError("Serving needs fastapi and uvicorn: pip install 'hanlin[serve]'.")
 
 from hanlin.serving.app import create_app  # noqa: E402
 from hanlin.serving.server import serve  # noqa: E402

@@ -86,7 +86,7 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
     if isinstance(content, list):
         content = "".join(part.text for part in content)
     if content is None and message.role != "assistant":
-        raise HanlinError(f"{message.role} 消息没有 content。", f"A {message.role} message has no content.")
+        raise HanlinError("A {role} message has no content.", role=message.role)
     rendered = {"role": "system" if message.role == "developer" else message.role, "content": content or ""}
     reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
     if reasoning is not None and message.role == "assistant":

@@ -16,7 +16,8 @@ from typing import Any
 import uvicorn
 
 from hanlin.common.atomic import read_json
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import tr
 from hanlin.inference import Engine, load_chat_model, resolve_model_dir, sampling_defaults
 from hanlin.serving.app import create_app
 from hanlin.serving.connections import (
@@ -79,24 +80,20 @@ def serve(
     address, beside = addresses(host, listener.getsockname()[1])
     print(
         tr(
-            f"{name} 已就绪：网页 {address}/ ，API {address}/v1 。Ctrl-C 停止。",
-            f"{name} is ready: page {address}/, API {address}/v1. Ctrl-C stops it.",
+            "{name} is ready: page {address}/, API {address}/v1. Ctrl-C stops it.", name=name, address=address
         ),
         file=sys.stderr,
         flush=True,
     )
     if beside is not None:
         print(
-            tr(f"同一网络里的别的机器：{beside}/", f"From other machines of this network: {beside}/"),
+            tr("From other machines of this network: {beside}/", beside=beside),
             file=sys.stderr,
             flush=True,
         )
     if api_key is not None:
         print(
-            tr(
-                "浏览器会要求登录：用户名随意，密码是 API key。",
-                "A browser asks to log in: any user name, the API key as password.",
-            ),
+            tr("A browser asks to log in: any user name, the API key as password."),
             file=sys.stderr,
             flush=True,
         )
@@ -188,8 +185,9 @@ def read_suggestions(folder: Path) -> tuple[dict[str, Any], ...]:
             or not entry["text"].strip()
         ):
             raise HanlinError(
-                f'{file} 应是一个列表，每项是字符串，或 {{"text": …, "title": {{"zh": …, "en": …}}}}。请改正，或删去这个文件（网页会用自带的例子）。',
-                f'{file} should be a list of strings or of {{"text": …, "title": {{"zh": …, "en": …}}}}. Correct it, or remove it (the page has examples of its own).',
+                '{file} should be a list of strings or of {{"text": …, "title": {{"zh": …, "en": …}}}}. '
+                "Correct it, or remove it (the page has examples of its own).",
+                file=file,
             )
     return tuple(
         {"text": entry["text"], "title": entry.get("title", {})} for entry in entries[:8] if entry is not None
@@ -206,13 +204,15 @@ def check_origins(origins: Sequence[str], api_key: str | None) -> tuple[str, ...
     for origin in cleaned:
         if not check_origin(origin):
             raise HanlinError(
-                f"--allow-origin {origin} 不是来源。来源由协议、主机和端口组成，例如 http://localhost:3000。",
-                f"--allow-origin {origin} is no origin. An origin is scheme, host and port, http://localhost:3000 for example.",
+                "--allow-origin {origin} is no origin. An origin is scheme, host and port, "
+                "http://localhost:3000 for example.",
+                origin=origin,
             )
         if origin in ("*", "null") and api_key is None:
             raise HanlinError(
-                f"--allow-origin {origin} 会让浏览器打开的任何网页都能使用这个模型，必须同时设置 --api-key；或写出具体的来源，例如 http://localhost:3000。",
-                f"--allow-origin {origin} lets every page a browser opens use this model, which needs an --api-key; or name the origin, http://localhost:3000 for example.",
+                "--allow-origin {origin} lets every page a browser opens use this model, which needs an "
+                "--api-key; or name the origin, http://localhost:3000 for example.",
+                origin=origin,
             )
     return cleaned
 
@@ -221,20 +221,20 @@ def check_exposure(host: str, api_key: str | None) -> None:
     """Refuse to let others in without a key, and keys that no header can carry."""
     if api_key is None and not is_loopback(host):
         raise HanlinError(
-            f"监听 {host} 会让别的机器也能访问，必须设置 API key：hanlin serve … --host {host} --api-key 一个长随机串。只给本机用请去掉 --host。",
-            f"Listening on {host} lets other machines in, which needs an API key: hanlin serve … --host {host} --api-key SOME-LONG-RANDOM-STRING. For this machine alone drop --host.",
+            "Listening on {host} lets other machines in, which needs an API key: hanlin serve … --host "
+            "{host} --api-key SOME-LONG-RANDOM-STRING. For this machine alone drop --host.",
+            host=host,
         )
     if api_key is not None and (
         not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key
     ):
-        raise HanlinError(
-            "API key 只能由可见的 ASCII 字符组成，不能为空。",
-            "The API key must consist of visible ASCII characters and not be empty.",
-        )
+        raise HanlinError("The API key must consist of visible ASCII characters and not be empty.")
     if api_key is not None and len(api_key) < SHORTEST_KEY and not is_loopback(host):
         raise HanlinError(
-            f"API key 太短，别的机器几下就能试出来：至少 {SHORTEST_KEY} 个字符，例如 {secrets.token_urlsafe(18)}。",
-            f"The API key is so short that others can guess it: {SHORTEST_KEY} characters at least, {secrets.token_urlsafe(18)} for example.",
+            "The API key is so short that others can guess it: {shortest_key} characters at least, {value} "
+            "for example.",
+            shortest_key=SHORTEST_KEY,
+            value=secrets.token_urlsafe(18),
         )
 
 
@@ -246,8 +246,7 @@ def bind(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port <= 65535:  # the resolver would take it modulo 65,536
         raise HanlinError(
-            f"--port {port} 不是端口号：应在 1 到 65535 之间（0 表示随便找一个空的）。",
-            f"--port {port} is no port: it must be between 1 and 65535 (0 takes any that is free).",
+            "--port {port} is no port: it must be between 1 and 65535 (0 takes any that is free).", port=port
         )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -258,7 +257,10 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise HanlinError(
-            f"无法监听 {host}:{port}（{error}）。换一个端口试试：--port {port % 60000 + 1}。",
-            f"Cannot listen on {host}:{port} ({error}). Try another port: --port {port % 60000 + 1}.",
+            "Cannot listen on {host}:{port} ({error}). Try another port: --port {another}.",
+            host=host,
+            port=port,
+            error=error,
+            another=port % 60000 + 1,
         ) from None
     return listener

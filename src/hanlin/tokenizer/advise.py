@@ -71,8 +71,8 @@ def parameter_count(parameters: float | str) -> float:
     count = float(match[1]) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}[match[2]] if match else 0.0
     if not 1e5 <= count <= 1e11:
         raise HanlinError(
-            f"看不懂的参数量 {parameters!r}。请写 26m、0.3b 这样的数，在 100k 与 100b 之间。",
-            f"Not a number of parameters: {parameters!r}. Write it as 26m or 0.3b, between 100k and 100b.",
+            "Not a number of parameters: {parameters!r}. Write it as 26m or 0.3b, between 100k and 100b.",
+            parameters=parameters,
         )
     return count
 

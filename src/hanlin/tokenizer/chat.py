@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, listing
 from hanlin.tokenizer.special import (
     END_THINK,
     END_TOOL_CALL,
@@ -152,7 +153,7 @@ def _assistant(message: Message, index: int, show_reasoning: bool, learn: bool) 
     yield Piece("assistant\n")
     reasoning = message.get("reasoning_content")
     if reasoning is not None and not isinstance(reasoning, str):
-        raise _malformed(index, "reasoning_content 应为文字", "reasoning_content should be text")
+        raise _malformed(index, Text("reasoning_content should be text"))
     if show_reasoning and reasoning is not None:
         yield Piece(THINK, control=True, learn=learn)
         if reasoning:
@@ -196,9 +197,7 @@ def _role(message: Message, index: int) -> str:
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in ROLES:
         raise _malformed(
-            index,
-            f"role 是 {role!r}，应为 {'、'.join(ROLES)} 之一",
-            f"role is {role!r}, should be one of {', '.join(ROLES)}",
+            index, Text("role is {role!r}, should be one of {roles}", role=role, roles=listing(ROLES))
         )
     return role
 
@@ -208,11 +207,7 @@ def _text(message: Message, index: int, optional: bool = False) -> str:
     if content is None and optional:
         return ""
     if not isinstance(content, str):
-        raise _malformed(
-            index,
-            f"content 应为文字，得到 {type(content).__name__}",
-            f"content should be text, not {type(content).__name__}",
-        )
+        raise _malformed(index, Text("content should be text, not {type}", type=type(content).__name__))
     return content
 
 
@@ -223,9 +218,7 @@ def _call_json(call: Any, index: int) -> str:
         or not isinstance(function.get("name"), str)
         or "arguments" not in function
     ):
-        raise _malformed(
-            index, "tool_calls 的每一项需要 name 和 arguments", "each of tool_calls needs name and arguments"
-        )
+        raise _malformed(index, Text("each of tool_calls needs name and arguments"))
     arguments = function["arguments"]
     shown = arguments if isinstance(arguments, str) else _json(arguments)
     return f'{{"name": {_json(function["name"])}, "arguments": {shown}}}'
@@ -236,8 +229,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _malformed(index: int, zh: str, en: str) -> HanlinError:
-    return HanlinError(f"第 {index + 1} 条消息有误：{zh}。", f"Message {index + 1} is malformed: {en}.")
+def _malformed(index: int, fault: Text) -> HanlinError:
+    return HanlinError("Message {index} is malformed: {fault}.", index=index + 1, fault=fault)
 
 
 def _quote(text: str) -> str:

@@ -63,7 +63,7 @@ def compare(
         whole.bytes += file.bytes
         whole.characters += file.characters
     if whole.bytes == 0:
-        raise HanlinError("这些文件里没有文本，无法比较。", "There is no text in these files to compare on.")
+        raise HanlinError("There is no text in these files to compare on.")
     return {
         "bytes": whole.bytes,
         "characters": whole.characters,

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hanlin._native import Census, PieceCounter, TextBatch
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
+from hanlin.common.messages import tr
 from hanlin.common.savepoint import Savepoint
 from hanlin.tokenizer.chat import ROLES
 from hanlin.tokenizer.texts import Source, expected_bytes, text_batches
@@ -105,8 +106,9 @@ class Texts:
             self._progress("count", self.bytes, self.bytes)
         if self.bytes == 0:
             raise HanlinError(
-                f"语料是空的（{self.documents} 篇文档，0 字节），无法训练分词器。请检查输入文件。",
-                f"The corpus is empty ({self.documents} documents, 0 bytes): no tokenizer can be trained on it. Check the input files.",
+                "The corpus is empty ({documents} documents, 0 bytes): no tokenizer can be trained on it. "
+                "Check the input files.",
+                documents=self.documents,
             )
 
     def _batches(self) -> Iterator[TextBatch]:
@@ -133,9 +135,9 @@ def explained_disk() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise HanlinError(
-            f"计数写不到磁盘或读不回来（{error}）。请在输出目录所在的磁盘腾出空间，或加大 --memory，再运行同一条命令。",
-            f"Counts could not be written to disk or read back ({error}). Make room on the disk of the output directory, or raise --memory, and "
-            "run the same command again.",
+            "Counts could not be written to disk or read back ({error}). Make room on the disk of the "
+            "output directory, or raise --memory, and run the same command again.",
+            error=error,
         ) from None
 
 
@@ -158,9 +160,7 @@ class AlignedCounts:
         self.passes: int = state.get("passes", 0)
         self._forget(state)
         if state:
-            logging.getLogger("hanlin").info(
-                tr("从上次保存的计数继续。", "Going on from the counts saved last.")
-            )
+            logging.getLogger("hanlin").info(tr("Going on from the counts saved last."))
 
     def census(self) -> Census:
         """Characters and bigrams of all documents."""

@@ -11,6 +11,7 @@ import orjson
 
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.target import MANIFEST
 from hanlin.tokenizer.chat import CHAT_TEMPLATE
 from hanlin.tokenizer.special import (
@@ -42,15 +43,15 @@ class NotOurs(HanlinError):
     """
 
     def __init__(self, file: Path, error: Exception):
-        super().__init__(
-            f"{file} 不是 Hanlin 写的分词器（{error}）。翰林只使用自己训练的字节级 BPE（{PATTERN_NAME} 切分、无归一化）；请用 hanlin tokenizer train 训练一个。",
-            f"{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the {PATTERN_NAME} pattern and no normaliser; "
-            "train one with hanlin tokenizer train.",
+        message = Text(
+            "{file} is not a tokenizer Hanlin wrote ({error}). Hanlin uses byte-level BPE with the {pattern} "
+            "pattern and no normaliser; train one with hanlin tokenizer train.",
+            file=file,
+            error=error,
+            pattern=PATTERN_NAME,
         )
-        self.file, self.error = file, error
-
-    def __reduce__(self):
-        return (type(self), (self.file, self.error))
+        super().__init__(message)
+        self.file = file
 
 
 class Vocabulary:
@@ -127,8 +128,8 @@ def build_vocabulary(merges: Sequence[tuple[bytes, bytes]], special: Sequence[st
     taken = [name for name in special if name.encode() in ids]
     if taken:  # user text could then become a control token
         raise HanlinError(
-            f"词表里有与控制符 {taken[0]} 相同的普通词。请从语料中去掉这个字符串。",
-            f"An ordinary token spells the control token {taken[0]}. Remove that string from the corpus.",
+            "An ordinary token spells the control token {taken}. Remove that string from the corpus.",
+            taken=taken[0],
         )
     return Vocabulary(tokens, ranked, list(special))
 
@@ -214,8 +215,10 @@ def read_files(directory: Path) -> Vocabulary:
     file = directory / TOKENIZER_JSON
     if not file.is_file():
         raise HanlinError(
-            f"{directory} 里没有 {TOKENIZER_JSON}，不是分词器目录。请检查路径，或先运行 hanlin tokenizer train。",
-            f"{directory} holds no {TOKENIZER_JSON}: it is no tokenizer. Check the path, or run hanlin tokenizer train first.",
+            "{directory} holds no {tokenizer_json}: it is no tokenizer. Check the path, or run hanlin "
+            "tokenizer train first.",
+            directory=directory,
+            tokenizer_json=TOKENIZER_JSON,
         )
     try:
         return _parse(file.read_bytes())
@@ -261,15 +264,16 @@ def content_hash(directory: Path) -> str:
     for name in FILES:
         if not (directory / name).is_file():
             raise HanlinError(
-                f"{directory} 缺少 {name}。请把分词器目录的文件完整复制过来。",
-                f"{directory} lacks {name}. Copy the tokenizer's files there, all of them.",
+                "{directory} lacks {name}. Copy the tokenizer's files there, all of them.",
+                directory=directory,
+                name=name,
             )
         hashes[name] = sha256_file(directory / name)
     if hashes[TEMPLATE] != hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest():
         raise HanlinError(
-            f"{directory / TEMPLATE} 与本版本 Hanlin 的对话模板不同。训练、评测与部署必须用同一个模板；请用写它的版本，或从分词器目录恢复该文件。",
-            f"{directory / TEMPLATE} is not the chat template of this Hanlin. Training, evaluation and serving must share one: "
-            "use the version that wrote it, or restore the file from the tokenizer's directory.",
+            "{template_} is not the chat template of this Hanlin. Training, evaluation and serving must "
+            "share one: use the version that wrote it, or restore the file from the tokenizer's directory.",
+            template_=directory / TEMPLATE,
         )
     require_recorded(directory, hashes)
     return hash_json(["tokenizer", hashes])
@@ -297,6 +301,7 @@ def require_recorded(directory: Path, hashes: Mapping[str, str] | None = None) -
         found = hashes[name] if hashes else hashlib.sha256((directory / name).read_bytes()).hexdigest()
         if not isinstance(entry, dict) or entry.get("sha256") != found:
             raise HanlinError(
-                f"分词器损坏：{directory / name} 与记录的 SHA-256 不符。请重新训练，或从原目录复制。",
-                f"Damaged tokenizer: {directory / name} differs from its recorded SHA-256. Train it again, or copy it from where it came.",
+                "Damaged tokenizer: {directory} differs from its recorded SHA-256. Train it again, or copy "
+                "it from where it came.",
+                directory=directory / name,
             )

@@ -28,16 +28,19 @@ class ForeignTokenizer:
             import tokenizers
         except ImportError:
             raise HanlinError(
-                f"{file} 不是 Hanlin 写的；要打开它需要 tokenizers 包。请运行 pip install tokenizers。",
-                f"{file} was not written by Hanlin; opening it takes the package tokenizers. Run pip install tokenizers.",
+                "{file} was not written by Hanlin; opening it takes the package tokenizers. Run pip "
+                "install tokenizers.",
+                file=file,
             ) from None
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises this very class
             raise HanlinError(
-                f"{file} 不是 Hanlin 写的，tokenizers 包也打不开它（{error}）。它应是 Hugging Face 格式的 {TOKENIZER_JSON}。",
-                f"{file} was not written by Hanlin, and the package tokenizers cannot open it ({error}). It should be a {TOKENIZER_JSON} in the "
-                "format of Hugging Face.",
+                "{file} was not written by Hanlin, and the package tokenizers cannot open it ({error}). It "
+                "should be a {tokenizer_json} in the format of Hugging Face.",
+                file=file,
+                error=error,
+                tokenizer_json=TOKENIZER_JSON,
             ) from None
         self._tokenizer.encode_special_tokens = True  # control tokens in a text are text
         self._tokenizer.no_truncation()

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import Text, tr
 from hanlin.common.terminal import table, width
 from hanlin.tokenizer.suspicious import CRITERIA
 
 CLASS_NAMES = {
-    "chinese": ("中文", "Chinese"),
-    "english": ("英文", "English"),
-    "numbers": ("数字", "numbers"),
-    "code": ("代码", "code"),
-    "other": ("其他", "other"),
+    "chinese": Text("Chinese"),
+    "english": Text("English"),
+    "numbers": Text("numbers"),
+    "code": Text("code"),
+    "other": Text.in_context("kind of text", "other"),
 }
 
 
 def class_names() -> dict[str, str]:
     """Classes of text in the reader's language."""
-    return {name: tr(*text) for name, text in CLASS_NAMES.items()}
+    return {name: str(text) for name, text in CLASS_NAMES.items()}
 
 
 def short_names(paths: list[str]) -> list[str]:
@@ -46,20 +46,22 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     size, characters = comparison["bytes"], comparison["characters"]
     lines = [
         tr(
-            f"文本：{comparison['documents']:,} 篇，{size:,} 字节，{characters:,} 字符",
-            f"text: {comparison['documents']:,} documents, {size:,} bytes, {characters:,} characters",
+            "text: {documents:,} documents, {size:,} bytes, {characters:,} characters",
+            documents=comparison["documents"],
+            size=size,
+            characters=characters,
         ),
         "",
     ]
     rows = [
         [
-            tr("分词器", "tokenizer"),
-            tr("词表", "vocabulary"),
-            tr("词元数", "tokens"),
-            tr("字节/词元", "bytes/token"),
-            tr("字符/词元", "chars/token"),
-            tr("未出现", "unused"),
-            tr("不可达", "unreachable"),
+            tr("tokenizer"),
+            tr("vocabulary"),
+            str(Text.in_context("how many", "tokens")),
+            tr("bytes/token"),
+            tr("chars/token"),
+            tr("unused"),
+            tr("unreachable"),
         ]
     ]
     for name, found in zip(names, tokenizers, strict=True):
@@ -78,14 +80,14 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     lines += [
         *table(rows, right=range(1, 7)),
         "",
-        tr("分类：字节/词元（字符/词元）", "by class: bytes/token (chars/token)"),
+        tr("by class: bytes/token (chars/token)"),
     ]
     shown = [name for name, part in comparison["classes"].items() if part["bytes"]]
     titles = class_names()
     rows = [
         ["", *(titles[name] for name in shown)],
         [
-            tr("占字节", "share of bytes"),
+            tr("share of bytes"),
             *(f"{comparison['classes'][name]['bytes'] / size:.1%}" for name in shown),
         ],
     ]
@@ -99,42 +101,37 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
 
 
 VOCABULARY_CLASSES = {
-    "han": ("汉字", "Han"),
-    "kana": ("假名", "kana"),
-    "latin": ("拉丁字母", "Latin"),
-    "digit": ("数字", "digits"),
-    "space": ("空白", "white space"),
-    "punctuation": ("标点", "punctuation"),
-    "other": ("其他文字", "other"),
-    "piece": ("字符的碎片", "pieces of characters"),
-    "byte": ("单字节", "bytes"),
-    "control": ("控制符", "control tokens"),
+    "han": Text("Han"),
+    "kana": Text("kana"),
+    "latin": Text("Latin"),
+    "digit": Text("digits"),
+    "space": Text("white space"),
+    "punctuation": Text("punctuation"),
+    "other": Text("other"),
+    "piece": Text("pieces of characters"),
+    "byte": Text.in_context("kind of token", "bytes"),
+    "control": Text("control tokens"),
 }
 
 
 def vocabulary_text(found: Mapping[str, Any], limit: int) -> str:
     """The result of `inspect`: what the vocabulary is made of, its longest and rarest tokens, and what looks suspicious."""
     counted = found["unused"] is not None
-    lines = [tr(f"词表 {found['size']:,}", f"vocabulary of {found['size']:,}")]
+    lines = [tr("vocabulary of {size:,}", size=found["size"])]
     rows = [
-        [tr(*VOCABULARY_CLASSES[name]), f"{count:,}", f"{found['shares'][name]:.1%}"]
+        [str(VOCABULARY_CLASSES[name]), f"{count:,}", f"{found['shares'][name]:.1%}"]
         for name, count in found["classes"].items()
         if count
     ]
     lines += ["  " + line for line in table(rows, right=(1, 2))]
     lengths = "  ".join(f"{characters}: {count:,}" for characters, count in found["lengths"].items())
-    lines += ["", tr("按字符数：", "by characters: ") + lengths]
+    lines += ["", tr("by characters: ") + lengths]
     if counted:
-        lines += [
-            tr(
-                f"在这些文件里从未出现：{found['unused']:,}",
-                f"never used on these files: {found['unused']:,}",
-            )
-        ]
-    rarest = tr("用得最少的", "used least") if counted else tr("最后学到的", "learnt last")
+        lines += [tr("never used on these files: {unused:,}", unused=found["unused"])]
+    rarest = tr("used least") if counted else tr("learnt last")
     for title, name in (
-        (tr("最长的", "longest"), "longest"),
-        (tr("最长的汉字词", "longest Han"), "longest_han"),
+        (tr("longest"), "longest"),
+        (tr("longest Han"), "longest_han"),
         (rarest, "rarest"),
     ):
         if found[name]:
@@ -143,19 +140,17 @@ def vocabulary_text(found: Mapping[str, Any], limit: int) -> str:
     lines += [
         "",
         tr(
-            f"可疑的：{suspected:,} 个（{suspected / found['size']:.2%}）。这只是线索：先看词元，再看它来自哪些语料。",
-            f"suspicious: {suspected:,} ({suspected / found['size']:.2%}). These are hints: look at the tokens, then at the text they came from.",
+            "suspicious: {suspected:,} ({share:.2%}). These are hints: look at the tokens, then at the "
+            "text they came from.",
+            suspected=suspected,
+            share=suspected / found["size"],
         ),
     ]
     for name, listed in found["suspicious"].items():
         if listed["count"]:
             shown = [_quoted(entry, found=True) for entry in listed["tokens"][:limit]]
-            more = (
-                []
-                if listed["count"] <= limit
-                else [tr(f"……共 {listed['count']:,} 个", f"… {listed['count']:,} in all")]
-            )
-            lines += [f"  {name} · {tr(*CRITERIA[name])}:", *_wrapped([*shown, *more])]
+            more = [] if listed["count"] <= limit else [tr("… {count:,} in all", count=listed["count"])]
+            lines += [f"  {name} · {CRITERIA[name]}:", *_wrapped([*shown, *more])]
     return "\n".join(lines)
 
 

@@ -42,8 +42,10 @@ def special_tokens(count: int) -> list[str]:
     """
     if count < len(NAMED):
         raise HanlinError(
-            f"num_special={count} 太小：对话模板需要 {len(NAMED)} 个控制符。请传 {len(NAMED)} 或更大（默认 16）。",
-            f"num_special={count} is too small: the chat template needs {len(NAMED)} control tokens. Pass {len(NAMED)} or more (16 by default).",
+            "num_special={count} is too small: the chat template needs {named_count} control tokens. Pass "
+            "{named_count} or more (16 by default).",
+            count=count,
+            named_count=len(NAMED),
         )
     return [*NAMED, *(f"<|reserved_{index}|>" for index in range(count - len(NAMED)))]
 

@@ -10,32 +10,18 @@ import functools
 import re
 import unicodedata
 
-# name: (Chinese, English)
+from hanlin.common.messages import Text
+
 CRITERIA = {
-    "mojibake": (
-        "乱码：用错了编码读出来的文字，或替换字符",
-        "text read in the wrong encoding, or replacement characters",
-    ),
-    "invisible": (
-        "看不见的字符：控制符、零宽字符、私用区、未分配的码位",
-        "invisible characters: controls, zero-width, private use, unassigned",
-    ),
-    "contact": (
-        "联系方式：加微信、QQ 群、客服热线、连写的号码",
-        "ways of contact: messengers, groups, hotlines, numbers in words",
-    ),
-    "advert": (
-        "推广套话：博彩、色情、贷款、小说站与下载站的广告词",
-        "advertising: gambling, pornography, loans, sites of novels and downloads",
-    ),
-    "boilerplate": (
-        "页面套话：版权声明、翻页、登录注册、转载声明",
-        "page furniture: copyright notices, paging, signing in, reprint notices",
-    ),
-    "web": ("网址的碎片", "parts of web addresses"),
-    "repeat": ("同一个字或一串字反复出现", "one character or one string over and over"),
-    "punctuation": ("一长串标点", "a long run of punctuation"),
-    "mixed_script": ("一个词元里既有简体字又有繁体字", "simplified and traditional characters in one token"),
+    "mojibake": Text("text read in the wrong encoding, or replacement characters"),
+    "invisible": Text("invisible characters: controls, zero-width, private use, unassigned"),
+    "contact": Text("ways of contact: messengers, groups, hotlines, numbers in words"),
+    "advert": Text("advertising: gambling, pornography, loans, sites of novels and downloads"),
+    "boilerplate": Text("page furniture: copyright notices, paging, signing in, reprint notices"),
+    "web": Text("parts of web addresses"),
+    "repeat": Text("one character or one string over and over"),
+    "punctuation": Text("a long run of punctuation"),
+    "mixed_script": Text("simplified and traditional characters in one token"),
 }
 
 PUNCTUATION_RUN = 12  # shorter ones are at home in Markdown and in source code

@@ -177,8 +177,10 @@ class Tokenizer:
 
     def _unknown(self, wrong: object) -> HanlinError:
         return HanlinError(
-            f"id {wrong} 不在词表内（词表大小 {self.vocab_size}）。这些 id 可能来自另一个分词器。",
-            f"Id {wrong} is not in the vocabulary (of size {self.vocab_size}). Were these ids made by another tokenizer?",
+            "Id {wrong} is not in the vocabulary (of size {vocab_size}). Were these ids made by another "
+            "tokenizer?",
+            wrong=wrong,
+            vocab_size=self.vocab_size,
         )
 
     def render(
@@ -261,7 +263,7 @@ def _offsets(offsets: numpy.ndarray) -> numpy.ndarray:
 
 def _wrong_buffer(error: Exception) -> HanlinError:
     return HanlinError(
-        f"读不懂这些数组（{error}）。文本是一维 uint8，id 是一维整数；offsets 比文本多一个，从小到大，不超过数组长度。",
-        f"These arrays cannot be read ({error}). Text is one row of uint8, ids one row of integers; offsets are one more than the texts, "
-        "ascending, within the array.",
+        "These arrays cannot be read ({error}). Text is one row of uint8, ids one row of integers; offsets "
+        "are one more than the texts, ascending, within the array.",
+        error=error,
     )

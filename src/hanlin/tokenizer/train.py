@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hanlin._native import PretokenCounter, train_pieces, train_plain
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
+from hanlin.common.messages import Text
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
 from hanlin.tokenizer.counting import AlignedCounts, Progress, Texts, explained_disk
@@ -49,19 +50,21 @@ class TokenizerConfig:
         smallest = BYTES + len(special_tokens(self.num_special))
         if self.vocab_size < smallest:
             raise HanlinError(
-                f"vocab_size={self.vocab_size} 太小：256 个字节加 {self.num_special} 个控制符已占 {smallest}。请传更大的值，例如 6400。",
-                f"vocab_size={self.vocab_size} is too small: 256 bytes and {self.num_special} control tokens take {smallest}. Pass more, say 6400.",
+                "vocab_size={vocab_size} is too small: 256 bytes and {num_special} control tokens take "
+                "{smallest}. Pass more, say 6400.",
+                vocab_size=self.vocab_size,
+                num_special=self.num_special,
+                smallest=smallest,
             )
         if self.vocab_size > 1 << 20:
             raise HanlinError(
-                f"vocab_size={self.vocab_size} 超过上限 1048576。",
-                f"vocab_size={self.vocab_size} is over the limit of 1048576.",
+                "vocab_size={vocab_size} is over the limit of 1048576.", vocab_size=self.vocab_size
             )
         for name, least in (("min_frequency", 1), ("max_token_chars", 0)):
             if getattr(self, name) < least:
                 value = getattr(self, name)
                 raise HanlinError(
-                    f"{name}={value} 应至少为 {least}。", f"{name}={value} should be at least {least}."
+                    "{name}={value} should be at least {least}.", name=name, value=value, least=least
                 )
 
     @property
@@ -117,12 +120,16 @@ def train_tokenizer(
     merges = learnt.merges
     if len(merges) < wanted:
         possible = config.vocab_size - wanted + len(merges)
-        zh_hint = "或传 --min-frequency 1，" if config.min_frequency > 1 else ""
-        en_hint = "or --min-frequency 1, " if config.min_frequency > 1 else ""
+        hint = Text("or --min-frequency 1, ") if config.min_frequency > 1 else ""
         raise HanlinError(
-            f"语料（{texts.bytes} 字节）只够 {len(merges)} 次合并，vocab_size={config.vocab_size} 需要 {wanted} 次。请传 --vocab-size {possible}，{zh_hint}或增加语料。",
-            f"The corpus ({texts.bytes} bytes) gives {len(merges)} merges, vocab_size={config.vocab_size} needs {wanted}. "
-            f"Pass --vocab-size {possible}, {en_hint}or more text.",
+            "The corpus ({bytes} bytes) gives {count} merges, vocab_size={vocab_size} needs {wanted}. Pass "
+            "--vocab-size {possible}, {hint}or more text.",
+            bytes=texts.bytes,
+            count=len(merges),
+            vocab_size=config.vocab_size,
+            wanted=wanted,
+            possible=possible,
+            hint=hint,
         )
 
     vocabulary = build_vocabulary(
@@ -133,8 +140,11 @@ def train_tokenizer(
     if unreachable:
         shown = ", ".join(repr(vocabulary.tokens[index]) for index in unreachable[:10])
         _warn(
-            f"{len(unreachable)} 个词没有找到能得到它的文本（见 manifest.json）：{shown}",
-            f"{len(unreachable)} tokens for which no text was found that yields them (see manifest.json): {shown}",
+            Text(
+                "{count} tokens for which no text was found that yields them (see manifest.json): {shown}",
+                count=len(unreachable),
+                shown=shown,
+            )
         )
     with artifact(out, KIND, parents=parents, config=asdict(config), key=key) as writer:
         write_files(writer.path, vocabulary)
@@ -206,11 +216,16 @@ def _learn_aligned(
                 certified = _certified(merges, pieces.thinning)
                 figures |= {"thinning": pieces.thinning, "certified_merges": certified}
                 _warn(
-                    f"不同的片段太多，放不进 {memory / 1e9:.1f} GB：出现不到 {pieces.thinning} 次的按比例抽样，保留的以 {pieces.thinning} 次计（无偏）。"
-                    f"前 {certified} 次合并不受抽样影响，其后的 {len(merges) - certified} 次在误差之内可能换成别的。",
-                    f"The distinct pieces do not fit in {memory / 1e9:.1f} GB: of those that occur fewer than {pieces.thinning} times "
-                    f"a proportional share was kept, counted as {pieces.thinning} each (unbiased). The first {certified} merges do not depend on "
-                    f"the draw; the {len(merges) - certified} after them might be others within its error.",
+                    Text(
+                        "The distinct pieces do not fit in {memory:.1f} GB: of those that occur fewer than "
+                        "{thinning} times a proportional share was kept, counted as {thinning} each "
+                        "(unbiased). The first {certified} merges do not depend on the draw; the {count} "
+                        "after them might be others within its error.",
+                        memory=memory / 1e9,
+                        thinning=pieces.thinning,
+                        certified=certified,
+                        count=len(merges) - certified,
+                    )
                 )
             return _Learnt(merges, figures)
         floor = max(config.min_frequency, least // 4)
@@ -226,8 +241,8 @@ def _certified(merges: list[tuple[bytes, bytes, int]], thinning: int) -> int:
     return sum(count - 4 * math.sqrt(thinning * count) > last for _, _, count in merges)
 
 
-def _warn(zh: str, en: str) -> None:
-    logging.getLogger("hanlin").warning(tr(zh, en))
+def _warn(message: Text) -> None:
+    logging.getLogger("hanlin").warning("%s", message)
 
 
 def _merging(progress: Progress | None, config: TokenizerConfig) -> Callable[[int], None] | None:

@@ -50,19 +50,21 @@ def remembered_halvings(work: Path) -> int:
     return int(read_json(work / _MEMORY)["halvings"]) if (work / _MEMORY).is_file() else 0
 
 
-def out_of_step(message: str) -> HanlinError:
+def desync_error(message: str) -> HanlinError:
     """The error when one of several processes has no memory left while the others wait for its gradients."""
     return HanlinError(
-        f"一个进程内存不足（{message}），此时其他进程正等着它的梯度。请再运行同一条命令（torchrun --max-restarts 会自动这样做）：从最近的检查点继续，微批次减半，样本不变。",
-        f"One process ran out of memory ({message}) while the others waited for its gradients. Run the same command again (torchrun --max-restarts does): "
-        "it goes on from the newest checkpoint with micro-batches half as large and the same samples.",
+        "One process ran out of memory ({message}) while the others waited for its gradients. Run the same "
+        "command again (torchrun --max-restarts does): it goes on from the newest checkpoint with "
+        "micro-batches half as large and the same samples.",
+        message=message,
     )
 
 
-def does_not_fit(message: str) -> HanlinError:
+def out_of_memory_error(message: str) -> HanlinError:
     """The error when not even one row fits."""
     return HanlinError(
-        f"内存不足：一次只放一行也放不下（{message}）。请减小 seq_len，或用更小的模型（hidden_size、num_hidden_layers）、内存更大的设备。已保存的检查点没有改动。",
-        f"Out of memory: not even one row at a time fits ({message}). Lower seq_len, or take a smaller model (hidden_size, num_hidden_layers) "
-        "or a device with more memory. The checkpoints are as they were.",
+        "Out of memory: not even one row at a time fits ({message}). Lower seq_len, or take a smaller "
+        "model (hidden_size, num_hidden_layers) or a device with more memory. The checkpoints are as they "
+        "were.",
+        message=message,
     )

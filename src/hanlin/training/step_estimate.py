@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from hanlin.common.devices import free_memory, has_own_memory
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR
+from hanlin.common.messages import Text, joined
 from hanlin.model import CausalLM, ModelConfig
 from hanlin.training.config import TrainConfig
 from hanlin.training.optim.optimizers import Optimizers
@@ -187,7 +188,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
             activations = _forward_backward(model, shape, shape.rows * shape.micros, ledger)
             peak, kernels = ledger.take()
             backward_peak = max(backward_peak, peak)
-        nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
         optimizers.step(1.0)
         update_peak, update = ledger.take()
     if shape.offload:  # the trace has one memory, in which the host's copy was alive throughout
@@ -209,7 +210,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
 
 
 def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _Ledger | None = None) -> int:
-    """One micro-batch as `stages.supervised.NextToken` computes it, every token learnt; bytes alive between forward and backward."""
+    """One micro-batch as `stages.supervised.NextTokenLoss` computes it, every token learnt; bytes alive between forward and backward."""
     before = ledger.live if ledger is not None else 0
     # a batch source makes the step's rows at once
     held = [torch.zeros(rows_of_step, shape.seq_len, dtype=torch.int64) for _ in range(4)]
@@ -298,15 +299,12 @@ def _too_large(
 ) -> HanlinError:
     """What to do, cheapest first: recompute activations, keep the optimiser's state on the host, shorter rows, a smaller model."""
     one = dataclasses.replace(shape, rows=1, micros=2)
-    offers: list[tuple[str, str]] = []
+    offers: list[Text] = []
     if not shape.checkpoint_activations:
         less = room.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True)))
         if less < 0.95 * room.peak(cost):
             offers.append(
-                (
-                    f"checkpoint_activations: true（{_gib(less)}，慢约三分之一）",
-                    f"checkpoint_activations: true ({_gib(less)}, slower by a third or so)",
-                )
+                Text("checkpoint_activations: true ({less}, slower by a third or so)", less=_gib(less))
             )
     if room.own and not shape.offload:
         less = room.peak(
@@ -314,23 +312,23 @@ def _too_large(
         )
         moved = _gib(2.0 * cost.optimizer)
         offers.append(
-            (
-                f"再加 train.offload_optimizer: true（{_gib(less)}，每步在总线上搬 {moved}）",
-                f"train.offload_optimizer: true besides ({_gib(less)}, {moved} over the bus at each step)",
+            Text(
+                "train.offload_optimizer: true besides ({less}, {moved} over the bus at each step)",
+                less=_gib(less),
+                moved=moved,
             )
         )
     if shape.seq_len >= 256:
         less = room.peak(trace_step(config, train, dataclasses.replace(one, seq_len=shape.seq_len // 2)))
-        offers.append(
-            (
-                f"seq_len: {shape.seq_len // 2}（{_gib(less)}）",
-                f"seq_len: {shape.seq_len // 2} ({_gib(less)})",
-            )
-        )
-    offers.append(("更小的模型（--params）", "a smaller model (--params)"))
+        offers.append(Text("seq_len: {seq_len} ({less})", seq_len=shape.seq_len // 2, less=_gib(less)))
+    offers.append(Text("a smaller model (--params)"))
     return HanlinError(
-        f"训练一行 {shape.seq_len} 个词元就要 {_gib(room.peak(cost))}，可用的只有 {_gib(room.memory)}。可以依次试：{'；'.join(zh for zh, _ in offers)}。",
-        f"Training on one row of {shape.seq_len} tokens takes {_gib(room.peak(cost))}, and there is {_gib(room.memory)}. To try, in this order: {'; '.join(en for _, en in offers)}.",
+        "Training on one row of {seq_len} tokens takes {peak}, and there is {memory}. To try, in this order: "
+        "{offers}.",
+        seq_len=shape.seq_len,
+        peak=_gib(room.peak(cost)),
+        memory=_gib(room.memory),
+        offers=joined(offers, Text("; ")),
     )
 
 

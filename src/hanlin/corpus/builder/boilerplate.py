@@ -14,6 +14,7 @@ import numpy as np
 
 from hanlin._native import KeyReader, KeyWriter
 from hanlin.common.atomic import atomic_directory, read_json, write_json
+from hanlin.common.errors import ConfigError
 from hanlin.corpus.dedup.fingerprints import batch_of, digests, skeletons
 from hanlin.corpus.dedup.search import MEMORY, key_ranges
 from hanlin.corpus.filters.clean import fenced_lines
@@ -40,11 +41,19 @@ class BoilerplateConfig:
 
     def __post_init__(self) -> None:
         if self.documents < 0 or self.documents == 1:
-            raise ValueError(f"documents = {self.documents}: 0, or ≥ 2")
+            raise ConfigError(
+                "documents is {documents}, should be 0, or at least 2", documents=self.documents
+            )
         if not 1 <= self.min_chars <= self.max_chars:
-            raise ValueError(f"min_chars {self.min_chars}, max_chars {self.max_chars}: 1 ≤ … ≤ …")
+            raise ConfigError(
+                "min_chars {min_chars} should be at least 1, and max_chars {max_chars} no less than it",
+                min_chars=self.min_chars,
+                max_chars=self.max_chars,
+            )
         if not 0 < self.max_share <= 1:
-            raise ValueError(f"max_share = {self.max_share}: 0 < … ≤ 1")
+            raise ConfigError(
+                "max_share is {max_share}, should be above 0 and at most 1", max_share=self.max_share
+            )
 
 
 def line_keys(

@@ -19,8 +19,9 @@ import orjson
 import zstandard
 
 from hanlin.common.atomic import atomic_write, read_json, write_json
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
+from hanlin.common.messages import Text, joined, listing, tr
 from hanlin.common.progress import Progress
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
@@ -49,18 +50,18 @@ Engine = Callable[[Sequence[Phase], Tell], Mapping[str, float]]
 DEFAULT = CorpusConfig()
 _NAMES = ("documents", "characters", "bytes")
 TITLES = {
-    "clean": ("读取与清洗", "read and clean"),
-    "copies": ("找出原样的副本", "find copies"),
-    "lines": ("数行", "count lines"),
-    "common": ("找出套话行", "find boilerplate"),
-    "strip": ("去掉套话行", "remove boilerplate"),
-    "exact": ("完全重复", "exact duplicates"),
-    "pairs": ("候选对", "candidate pairs"),
-    "decide": ("判定近重复", "near duplicates"),
-    "survey": ("统计", "survey"),
-    "clusters": ("重复簇", "clusters"),
-    "write": ("写出", "write"),
-    "seal": ("打乱与压缩", "shuffle and compress"),
+    "clean": Text("read and clean"),
+    "copies": Text("find copies"),
+    "lines": Text("count lines"),
+    "common": Text("find boilerplate"),
+    "strip": Text("remove boilerplate"),
+    "exact": Text("exact duplicates"),
+    "pairs": Text("candidate pairs"),
+    "decide": Text("near duplicates"),
+    "survey": Text("survey"),
+    "clusters": Text("clusters"),
+    "write": Text("write"),
+    "seal": Text("shuffle and compress"),
 }
 
 
@@ -107,10 +108,7 @@ def build_corpus(
     if paths is not None and skip:
         check_inputs(paths, "documents", text_key=config.text_key, skip=skip)
     if engine and paths is None:
-        raise HanlinError(
-            "在集群上造语料只能从文件读。请先把文档写进文件。",
-            "On a cluster a corpus is made of files. Write the documents to files first.",
-        )
+        raise HanlinError("On a cluster a corpus is made of files. Write the documents to files first.")
     named = files_key(paths, [config.identity(), seed]) if paths is not None else ""
     with Savepoint(out, named) as savepoint:
         # ranks of a job with other settings that still run somewhere stay apart
@@ -174,7 +172,7 @@ def _documents(sources: Any) -> tuple[list[Path] | None, Iterable[Mapping[str, A
     items = iter(sources)
     first = next(items, None)
     if first is None:
-        raise HanlinError("没有给出任何语料。", "No corpus was given.")
+        raise HanlinError("No corpus was given.")
     if isinstance(first, (str, os.PathLike)):
         return expand([first, *items]), ()
 
@@ -357,15 +355,14 @@ class CorpusJob:
             nonlocal shown
             if shown != phase.name:
                 shown = phase.name
-                zh, en = TITLES[phase.name]
                 unit = (
                     ""
                     if phase is not self.phases[0]
-                    else tr("（MB）", " (MB)")
+                    else tr(" (MB)")
                     if self._paths
-                    else tr("（千字）", " (thousand characters)")
+                    else tr(" (thousand characters)")
                 )
-                self._progress.stage(numbers[phase.name], len(self.phases), tr(zh, en) + unit)
+                self._progress.stage(numbers[phase.name], len(self.phases), f"{TITLES[phase.name]}{unit}")
             if phase is self.phases[0] and (self._paths or done < count):
                 self._show_reading()
             elif count > 1 or done:
@@ -385,19 +382,21 @@ class CorpusJob:
         if not read and quarantined:
             named = "; ".join(f"{reason} × {count}" for reason, count in list(reasons.items())[:5])
             raise HanlinError(
-                f"没有一条可用的记录；{quarantined} 条不可用：{named}。",
-                f"No usable record; {quarantined} were not usable: {named}.",
+                "No usable record; {quarantined} were not usable: {named}.",
+                quarantined=quarantined,
+                named=named,
             )
         self._refuse(read, {rule: about["count"] for rule, about in accounts.drops.to_dict().items()})
 
     def _refuse(self, read: int, reasons: Mapping[str, int]) -> None:
         most = list(reasons.items())[:6]
-        zh = "、".join(f"{rule_name(rule, True)} {count}" for rule, count in most)
-        en = ", ".join(f"{rule_name(rule, False)} {count}" for rule, count in most)
+        dropped = listing(joined([rule_name(rule), f" {count}"]) for rule, count in most)
         raise HanlinError(
-            f"语料清洗后没有剩下训练文档（读入 {read} 篇；丢弃：{zh or '无'}）。请换更宽的预设（{self._wider}zh-short 或 none），或检查输入是不是中文文本。",
-            f"No training document is left after cleaning ({read} read; dropped: {en or 'none'}). "
-            f"Choose a wider preset ({self._wider}zh-short or none), or check that the input is Chinese text.",
+            "No training document is left after cleaning ({read} read; dropped: {dropped}). Choose a wider "
+            "preset ({wider}zh-short or none), or check that the input is Chinese text.",
+            read=read,
+            dropped=dropped or Text.in_context("dropped", "none"),
+            wider=self._wider,
         )
 
     def finish(
@@ -420,8 +419,10 @@ class CorpusJob:
         for phase in self.phases:
             if missing := phase.missing():
                 raise HanlinError(
-                    f"{phase.name} 阶段还有 {len(missing)} 个任务没有完成，不能合成语料。请先运行完它们。",
-                    f"The phase {phase.name} has {len(missing)} tasks to do: the corpus cannot be put together yet. Run them first.",
+                    "The phase {phase} has {count} tasks to do: the corpus cannot be put together yet. Run "
+                    "them first.",
+                    phase=phase.name,
+                    count=len(missing),
                 )
         resolved = self._identity | {"cleaning": dataclasses.asdict(self.config.cleaning())}
         phases = {phase.name: phase for phase in self.phases}

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, listing, verbatim
 from hanlin.corpus.builder import slurm
 from hanlin.corpus.builder.tasks import Phase, Progress, end_with
 
@@ -72,15 +73,15 @@ class Datatrove:
     def __post_init__(self) -> None:
         kind_of(self.kind)
         if min(self.tasks, self.workers) < 0:
-            raise HanlinError(
-                "--tasks 和 --workers 不能是负数。", "--tasks and --workers cannot be negative."
-            )
+            raise HanlinError("--tasks and --workers cannot be negative.")
         allowed = _parameters(self.kind)
         for name in self.options:
             if name not in allowed:
                 raise HanlinError(
-                    f"{self.kind} 执行器没有选项 {name}。有：{'、'.join(sorted(allowed))}。",
-                    f"The executor {self.kind} has no option {name}. There are: {', '.join(sorted(allowed))}.",
+                    "The executor {kind} has no option {name}. There are: {allowed}.",
+                    kind=self.kind,
+                    name=name,
+                    allowed=listing(sorted(allowed)),
                 )
         if self.kind == "slurm":
             slurm.check(self.options)
@@ -121,7 +122,7 @@ class Datatrove:
                 except (
                     Exception
                 ) as error:  # whatever an executor stumbles over; without a missing result it does not matter
-                    cause = _failure(phase, logs, type(error).__name__, f"{error}")
+                    cause = _failure(phase, logs, verbatim(f"{type(error).__name__}: {error}"))
                 missing = _still_missing(
                     phase, logs, waiting, 0.0 if cause or self.kind == "local" else 2.0 if more else _LATE
                 )
@@ -132,7 +133,7 @@ class Datatrove:
             raise (
                 _reported(logs, {task % ranks for task in missing})
                 or cause
-                or _failure(phase, logs, *self._killed(phase, missing))
+                or _failure(phase, logs, self._killed(phase, missing))
             )
         phase.sweep()
         progress(phase, count, count)
@@ -156,12 +157,15 @@ class Datatrove:
             with _unstuck() if self.kind == "ray" else contextlib.nullcontext():
                 _executor(self.kind)(**given, **options).run()
 
-    def _killed(self, phase: Phase, missing: Sequence[int]) -> tuple[str, str]:
-        zh = f"{len(missing)} 个任务没有结果，多半是进程或机器被终止了（例如内存不够）。"
-        en = f"{len(missing)} tasks have no result; their processes or machines were most likely killed, for want of memory for instance. "
+    def _killed(self, phase: Phase, missing: Sequence[int]) -> Text:
+        killed = Text(
+            "{count} tasks have no result; their processes or machines were most likely killed, for want of "
+            "memory for instance.",
+            count=len(missing),
+        )
         if self.kind == "slurm" and (states := slurm.states(phase.name)):
-            zh, en = zh + f"Slurm 说：{states}。", en + f"Slurm says: {states}. "
-        return zh, en
+            return Text("{killed} Slurm says: {states}.", killed=killed, states=states)
+        return killed
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
@@ -180,8 +184,10 @@ class Datatrove:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise HanlinError(
-                f"连不上 Ray 集群 {address or ''}：{error}。请先在各台机器上运行 ray start，或检查地址。",
-                f"Cannot connect to the Ray cluster {address or ''}: {error}. Run ray start on the machines first, or check the address.",
+                "Cannot connect to the Ray cluster {address}: {error}. Run ray start on the machines "
+                "first, or check the address.",
+                address=address or "",
+                error=error,
             ) from error
         try:
             yield
@@ -219,13 +225,15 @@ class Step:
             elif died := _apart(lambda: self._work(rank, world_size)):
                 name = signal.Signals(died).name
                 error = HanlinError(
-                    f"{self.name} 阶段的一个进程被 {name} 终止了，多半是内存不够。请减小 --workers 或 --memory，或给每个进程更多内存，再运行同一条命令。",
-                    f"A process of the phase {self.name} was ended by {name}, most likely for want of memory. Lower --workers or --memory, or give each "
-                    "process more memory, and run the same command.",
+                    "A process of the phase {phase} was ended by {signal}, most likely for want of memory. "
+                    "Lower --workers or --memory, or give each process more memory, and run the same "
+                    "command.",
+                    phase=self.name,
+                    signal=name,
                 )
-                self._tell(rank, error=[error.zh, error.en])
+                self._tell(rank, error=error.text.to_dict())
         if told := _outcome(self.logs, rank).get("error"):
-            raise HanlinError(told[0], told[1])
+            raise HanlinError(Text.from_dict(told))
 
     def _work(self, rank: int, world_size: int) -> None:
         began, here = time.monotonic(), os.getcwd()
@@ -234,14 +242,12 @@ class Step:
             self.phase(None, rank, world_size)
             self._tell(rank, seconds=time.monotonic() - began)
         except HanlinError as error:
-            self._tell(rank, error=[error.zh, error.en])
+            self._tell(rank, error=error.text.to_dict())
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            self._tell(
-                rank,
-                error=[f"{self.name} 阶段出错：{what}", f"The phase {self.name} failed: {what}"],
-                trace=traceback.format_exc(),
+            text = Text(
+                "The phase {phase} failed: {error}", phase=self.name, error=f"{type(error).__name__}: {error}"
             )
+            self._tell(rank, error=text.to_dict(), trace=traceback.format_exc())
         finally:
             os.chdir(here)
 
@@ -275,10 +281,7 @@ def kind_of(name: str) -> Kind:
     for kind in _CLASSES:
         if kind == name:
             return kind
-    raise HanlinError(
-        f"没有名为 {name} 的执行器，只有 {'、'.join(_CLASSES)}。",
-        f"No executor {name}: there are {', '.join(_CLASSES)}.",
-    )
+    raise HanlinError("No executor {name}: there are {classes}.", name=name, classes=listing(_CLASSES))
 
 
 def parse_options(kind: Kind, given: Sequence[str]) -> dict[str, Any]:
@@ -292,10 +295,7 @@ def parse_options(kind: Kind, given: Sequence[str]) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         name, dot, entry = name.partition(".")
         if not equals or not name:
-            raise HanlinError(
-                f"{item!r} 应写成 名字=值，例如 partition=cpu。",
-                f"{item!r} should be name=value, such as partition=cpu.",
-            )
+            raise HanlinError("{item!r} should be name=value, such as partition=cpu.", item=item)
         annotation = parameters.get(name, "str")
         if dot:
             options.setdefault(name, {})[entry] = text
@@ -304,7 +304,7 @@ def parse_options(kind: Kind, given: Sequence[str]) -> dict[str, Any]:
             options[name] = _value(annotation, text)
         except ValueError:
             raise HanlinError(
-                f"{name}={text}：应是 {annotation}。", f"{name}={text}: should be {annotation}."
+                "{name}={text}: should be {annotation}.", name=name, text=text, annotation=annotation
             ) from None
     return options
 
@@ -339,9 +339,10 @@ def _executor(kind: Kind) -> Any:
             import ray  # noqa: F401
     except ImportError as error:
         raise HanlinError(
-            f"--executor {kind} 需要 {error.name}。请运行 pip install 'hanlin[data]'（Ray 则是 'hanlin[data,ray]'），或去掉 --executor，用本机的进程。",
-            f"--executor {kind} needs {error.name}. Run pip install 'hanlin[data]' (for Ray 'hanlin[data,ray]'), or leave --executor out to use "
-            "processes of this machine.",
+            "--executor {kind} needs {error}. Run pip install 'hanlin[data]' (for Ray 'hanlin[data,ray]'), "
+            "or leave --executor out to use processes of this machine.",
+            kind=kind,
+            error=error.name,
         ) from None
     return getattr(executors, _CLASSES[kind])
 
@@ -361,7 +362,7 @@ def _outcome(logs: Path, rank: int) -> dict[str, Any]:
 def _reported(logs: Path, ranks: set[int]) -> HanlinError | None:
     """The first mistake that a rank told of."""
     errors = (_outcome(logs, rank).get("error") for rank in sorted(ranks))
-    return next((HanlinError(error[0], error[1]) for error in errors if error), None)
+    return next((HanlinError(Text.from_dict(error)) for error in errors if error), None)
 
 
 def _still_missing(phase: Phase, logs: Path, ranks: set[int], patience: float) -> list[int]:
@@ -374,10 +375,13 @@ def _still_missing(phase: Phase, logs: Path, ranks: set[int], patience: float) -
     return missing
 
 
-def _failure(phase: Phase, logs: Path, zh: str, en: str) -> HanlinError:
+def _failure(phase: Phase, logs: Path, cause: Text) -> HanlinError:
     return HanlinError(
-        f"{phase.name} 阶段没有完成：{zh} 日志在 {logs / 'logs'}。再运行同一条命令，会从断点继续。",
-        f"The phase {phase.name} is not complete: {en} The logs are in {logs / 'logs'}. Run the same command: it goes on from where it was.",
+        "The phase {phase} is not complete: {cause} The logs are in {logs}. Run the same command: it goes "
+        "on from where it was.",
+        phase=phase.name,
+        cause=cause,
+        logs=logs / "logs",
     )
 
 

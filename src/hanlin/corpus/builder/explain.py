@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.common.atomic import read_json
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import Manifest, read_manifest, verify_files
+from hanlin.common.messages import Text, listing, tr
 from hanlin.common.terminal import table
 from hanlin.corpus.builder.build import read_corpus, read_lines
 from hanlin.corpus.dedup.fingerprints import digests, skeletons
@@ -45,14 +46,12 @@ def stats(path: Path) -> dict[str, Any]:
 
 def stats_text(found: Mapping[str, Any]) -> str:
     """`stats` as tables: sources, rules, lines, and seconds."""
-    head = tr(
-        "来源 读入 保留 留出 丢弃 保留的字 权重", "source read kept held-out dropped characters weight"
-    ).split()
+    head = tr("source read kept held-out dropped characters weight").split()
     rows = [head]
     for name, about in found["sources"].items():
         counts = [f"{about[what]['documents']:,}" for what in ("read", "kept", "heldout", "dropped")]
         rows.append([name, *counts, f"{about['kept']['characters']:,}", f"{about['weight']:g}"])
-    rules = [tr("规则 篇 字 占读入的字", "rule documents characters share-of-characters").split()]
+    rules = [tr("rule documents characters share-of-characters").split()]
     read = max(found["metrics"]["characters_read"], 1)
     rules += [
         [rule, f"{about['count']:,}", f"{about['characters']:,}", f"{about['characters'] / read:.2%}"]
@@ -63,7 +62,7 @@ def stats_text(found: Mapping[str, Any]) -> str:
         *([table(rules, right=range(1, 4))] if found["rules"] else []),
     ]
     if found["lines"]:
-        lines = [tr("去掉的行 行 字", "removed-lines lines characters").split()]
+        lines = [tr("removed-lines lines characters").split()]
         lines += [
             [rule, f"{about['count']:,}", f"{about['characters']:,}"]
             for rule, about in found["lines"].items()
@@ -71,12 +70,12 @@ def stats_text(found: Mapping[str, Any]) -> str:
         tables.append(table(lines, right=range(1, 3)))
     if found["metrics"]["quarantined"]:
         records = [
-            tr("隔离 条", "quarantined records").split(),
+            tr("quarantined records").split(),
             *([reason, f"{count:,}"] for reason, count in found["metrics"]["quarantine_reasons"].items()),
         ]
         tables.append(table(records, right=(1,)))
     if found["metrics"].get("seconds"):
-        spent = [tr("阶段 秒", "phase seconds").split()] + [
+        spent = [tr("phase seconds").split()] + [
             [name, f"{value:.2f}"] for name, value in found["metrics"]["seconds"].items()
         ]
         spent += [
@@ -100,10 +99,12 @@ def cluster(path: Path, number: int) -> dict[str, Any]:
         numbers.append(found["cluster"])
     named = ", ".join(map(str, numbers[:10]))
     raise HanlinError(
-        f"{path} 里没有编号为 {number} 的重复簇。"
-        + (f"有的簇：{named} ……" if numbers else "这个语料没有找到重复。"),
-        f"{path} has no cluster of duplicates numbered {number}. "
-        + (f"There are {named} …" if numbers else "No duplicates were found in it."),
+        "{path} has no cluster of duplicates numbered {number}. {detail}",
+        path=path,
+        number=number,
+        detail=Text("There are {named} …", named=named)
+        if numbers
+        else Text("No duplicates were found in it."),
     )
 
 
@@ -127,25 +128,22 @@ def largest_clusters(file: Path, limit: int) -> tuple[int, list[dict[str, Any]]]
 def cluster_text(found: Mapping[str, Any], limit: int = SHOWN) -> str:
     """A cluster for people: who stays, who went, how like it is."""
     lines = [
-        tr(f"留下 {found['cluster']}（{found['source']}）", f"stays {found['cluster']} ({found['source']})"),
+        tr("stays {cluster} ({source})", cluster=found["cluster"], source=found["source"]),
         f"  {_line(found['text'])}",
     ]
     for member in found["members"][:limit]:
-        kind = tr("完全相同", "the same") if member["exact"] else f"Jaccard {member['similarity']:.3f}"
+        kind = tr("the same") if member["exact"] else f"Jaccard {member['similarity']:.3f}"
         lines += [
             tr(
-                f"去掉 {member['document']}（{member['source']}，{kind}）",
-                f"went  {member['document']} ({member['source']}, {kind})",
+                "went  {document} ({source}, {kind})",
+                document=member["document"],
+                source=member["source"],
+                kind=kind,
             ),
             f"  {_line(member['text'])}",
         ]
     if len(found["members"]) > limit:
-        lines.append(
-            tr(
-                f"…… 另有 {len(found['members']) - limit:,} 篇（--limit 可以多看）",
-                f"… {len(found['members']) - limit:,} more (see --limit)",
-            )
-        )
+        lines.append(tr("… {count:,} more (see --limit)", count=len(found["members"]) - limit))
     return "\n".join(lines)
 
 
@@ -181,27 +179,24 @@ def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
 def contents_text(found: Mapping[str, Any], path: Path) -> str:
     """`contents` for people, with the commands that show each."""
     begin = f"hanlin corpus inspect {path}"
-    lines = [tr(f"丢弃的文档（{begin} --rule 规则）：", f"Dropped documents ({begin} --rule NAME):")]
+    lines = [tr("Dropped documents ({begin} --rule NAME):", begin=begin)]
     rows = [[f"  {rule}", f"{count:,}"] for rule, count in found["rules"].items()]
-    lines += table(rows, right=(1,)) if rows else [tr("  没有", "  none")]
+    lines += table(rows, right=(1,)) if rows else [tr("  none")]
     if found["lines"]:
         lines += [
-            tr("去掉的行（同上）：", "Removed lines (the same way):"),
+            tr("Removed lines (the same way):"),
             *table([[f"  {rule}", f"{count:,}"] for rule, count in found["lines"].items()], right=(1,)),
         ]
     lines.append(
         tr(
-            f"留下的样例（--rule kept），改动过的 {found['changed']:,} 篇（--rule changed）",
-            f"Kept samples (--rule kept), {found['changed']:,} changed documents (--rule changed)",
+            "Kept samples (--rule kept), {changed:,} changed documents (--rule changed)",
+            changed=found["changed"],
         )
     )
     about = found["clusters"]
     lines.append(
-        tr(
-            f"重复簇 {about['count']:,} 个（{begin} --cluster 编号）",
-            f"{about['count']:,} clusters of duplicates ({begin} --cluster NUMBER)",
-        )
-        + (tr("，最大的：", "; the largest:") if about["largest"] else "")
+        tr("{count:,} clusters of duplicates ({begin} --cluster NUMBER)", count=about["count"], begin=begin)
+        + (tr("; the largest:") if about["largest"] else "")
     )
     lines += (
         table(
@@ -214,14 +209,13 @@ def contents_text(found: Mapping[str, Any], path: Path) -> str:
         if about["largest"]
         else []
     )
-    lines.append(
-        tr(f"含有某段文字的文档：{begin} --find 文字", f"Documents that contain a text: {begin} --find TEXT")
-    )
+    lines.append(tr("Documents that contain a text: {begin} --find TEXT", begin=begin))
     if found["quarantined"]:
         lines.append(
             tr(
-                f"读不了的记录 {found['quarantined']:,} 条：{path / 'quarantine.jsonl'}",
-                f"{found['quarantined']:,} unreadable records: {path / 'quarantine.jsonl'}",
+                "{quarantined:,} unreadable records: {path}",
+                quarantined=found["quarantined"],
+                path=path / "quarantine.jsonl",
             )
         )
     return "\n".join(lines)
@@ -259,8 +253,7 @@ def samples(path: Path, rule: str) -> list[dict[str, Any]]:
     named |= {"kept": accounts["kept"], "changed": accounts["changed"]["samples"]}
     if rule not in named:
         raise HanlinError(
-            f"没有因为 {rule} 丢掉的文档。有：{'、'.join(named)}。",
-            f"Nothing was dropped by {rule}. There are: {', '.join(named)}.",
+            "Nothing was dropped by {rule}. There are: {named}.", rule=rule, named=listing(named)
         )
     return named[rule]
 
@@ -288,13 +281,15 @@ def difference(left: Path, right: Path) -> dict[str, Any]:
 
 def difference_text(found: Mapping[str, Any]) -> str:
     """`difference` for people."""
-    lines = [tr(f"两边都有：{found['both']:,} 篇", f"in both: {found['both']:,} documents")]
+    lines = [tr("in both: {both:,} documents", both=found["both"])]
     for side in ("left", "right"):
         about = found[side]
         lines.append(
             tr(
-                f"只在 {about['path']}：{about['documents']:,} 篇，{about['characters']:,} 字",
-                f"only in {about['path']}: {about['documents']:,} documents, {about['characters']:,} characters",
+                "only in {path}: {documents:,} documents, {characters:,} characters",
+                path=about["path"],
+                documents=about["documents"],
+                characters=about["characters"],
             )
         )
         lines += [f"  [{item['source']}] {_line(item['text'])}" for item in about["samples"][:5]]

@@ -220,8 +220,9 @@ class _Taking:
             text = document.get("text")
             if not isinstance(text, str):
                 raise HanlinError(
-                    f"第 {self._read + 1} 篇文档没有 text，只有 {sorted(document)}。",
-                    f"Document {self._read + 1} has no text, only {sorted(document)}.",
+                    "Document {read} has no text, only {document}.",
+                    read=self._read + 1,
+                    document=sorted(document),
                 )
             if self._config.sample < 1 and _position(text) >= self._config.sample:
                 self._accounts.counts["documents_not_sampled"] += 1

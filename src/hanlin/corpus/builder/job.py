@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanlin.common.config import to_dict
+from hanlin.common.errors import ConfigError
 from hanlin.common.manifest import hash_json, read_manifest, sha256_file
 from hanlin.corpus.builder.boilerplate import BoilerplateConfig
 from hanlin.corpus.dedup.decontamination import benchmark_files
@@ -70,20 +71,36 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
-            raise ValueError(f"sample = {self.sample}: 0 < … ≤ 1")
+            raise ConfigError("sample is {sample}, should be above 0 and at most 1", sample=self.sample)
         if not 0 <= self.heldout_fraction < 1:
-            raise ValueError(f"heldout_fraction = {self.heldout_fraction}: 0 ≤ … < 1")
+            raise ConfigError(
+                "heldout_fraction is {heldout_fraction}, should be at least 0 and below 1",
+                heldout_fraction=self.heldout_fraction,
+            )
         if min(self.heldout_max, self.max_documents) < 0:
-            raise ValueError(f"heldout_max = {self.heldout_max}, max_documents = {self.max_documents}: ≥ 0")
+            raise ConfigError(
+                "heldout_max {heldout_max} and max_documents {max_documents} should be at least 0",
+                heldout_max=self.heldout_max,
+                max_documents=self.max_documents,
+            )
         if min(self.overlap, self.overlap_hits) < 1:
-            raise ValueError(f"overlap = {self.overlap}, overlap_hits = {self.overlap_hits}: ≥ 1")
+            raise ConfigError(
+                "overlap {overlap} and overlap_hits {overlap_hits} should be at least 1",
+                overlap=self.overlap,
+                overlap_hits=self.overlap_hits,
+            )
         for name, weight in self.weights.items():
             if (
                 isinstance(weight, bool)
                 or not isinstance(weight, (int, float))
                 or not 0 <= weight <= self.max_repeats
             ):
-                raise ValueError(f"weights.{name} = {weight}: 0 … max_repeats = {self.max_repeats}")
+                raise ConfigError(
+                    "weights.{name} is {weight}, should lie between 0 and max_repeats, {max_repeats}",
+                    name=name,
+                    weight=weight,
+                    max_repeats=self.max_repeats,
+                )
         self.cleaning()
 
     def cleaning(self) -> CleanConfig:

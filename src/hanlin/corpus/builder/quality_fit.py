@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hanlin.common.atomic import write_json
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
+from hanlin.common.messages import tr
 from hanlin.common.target import refuse_foreign_target
 from hanlin.corpus.dedup.fingerprints import skeleton
 from hanlin.corpus.filters.quality import (
@@ -84,11 +85,13 @@ def fit_scorer(
     examples = [[item for item in drawn if item.key not in both] for drawn in examples]
     tests = [[item for item in drawn if item.position < config.test_fraction] for drawn in examples]
     parts = [[item for item in drawn if item.position >= config.test_fraction] for drawn in examples]
-    for name, drawn, test in zip((tr("好", "good"), tr("坏", "bad")), parts, tests, strict=True):
+    for name, drawn, test in zip((tr("good"), tr("bad")), parts, tests, strict=True):
         if len(drawn) < _FEWEST or len(test) < 2:
             raise HanlinError(
-                f"“{name}”的例子太少：去掉重复和两边都有的之后只剩 {len(drawn) + len(test)} 篇。至少要几十篇，几千篇才可靠。",
-                f"Too few {name} examples: {len(drawn) + len(test)} are left without duplicates and those in both classes. It takes dozens, and thousands to be reliable.",
+                "Too few {name} examples: {count} are left without duplicates and those in both classes. "
+                "It takes dozens, and thousands to be reliable.",
+                name=name,
+                count=len(drawn) + len(test),
             )
     scorer = _fit(parts, config)
     report = {
@@ -224,8 +227,8 @@ def _sklearn() -> Any:
         from sklearn import linear_model
     except ImportError:
         raise HanlinError(
-            "训练评分器需要 scikit-learn。请运行 pip install 'hanlin[data]'（使用训练好的评分器则不需要）。",
-            "Training a scorer needs scikit-learn. Run pip install 'hanlin[data]' (a trained one is used without it).",
+            "Training a scorer needs scikit-learn. Run pip install 'hanlin[data]' (a trained one is used "
+            "without it)."
         ) from None
     return linear_model
 
@@ -329,11 +332,15 @@ def report_text(report: dict[str, Any]) -> str:
         for item in (report["auc"], report["auc_same_length"])
     )
     head = tr(
-        f"留出 {test['good']} 篇好、{test['bad']} 篇坏文档，未参与训练与校准：AUC {whole}；截成同样长短时 AUC {same}；校准误差 {report['calibration_error']:.3f}",
-        f"{test['good']} good and {test['bad']} bad documents kept out of training and calibration: AUC {whole}; cut to the same lengths, AUC {same}; "
-        f"calibration error {report['calibration_error']:.3f}",
+        "{good} good and {bad} bad documents kept out of training and calibration: AUC {whole}; cut to the "
+        "same lengths, AUC {same}; calibration error {calibration_error:.3f}",
+        good=test["good"],
+        bad=test["bad"],
+        whole=whole,
+        same=same,
+        calibration_error=report["calibration_error"],
     )
-    rows = [[tr("来源", "source"), tr("文档", "documents"), tr("平均分", "mean"), "≥ 0.5"]]
+    rows = [[tr("source"), tr("documents"), tr("mean"), "≥ 0.5"]]
     rows += [
         [name, f"{item['documents']}", f"{item['mean']:.3f}", f"{item['at_least_half']:.1%}"]
         for name, item in report["sources"].items()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import listing
 
 _LONGEST = 30.0  # seconds between two looks at the queue
 _PATIENCE = 20  # looks at the queue that may fail one after another, as when Slurm's controller restarts
@@ -29,19 +30,13 @@ def check(options: Mapping[str, Any]) -> None:
     """
     if missing := [name for name in ("partition", "time") if name not in options]:
         raise HanlinError(
-            f"Slurm 执行器需要 {'、'.join(missing)}，例如 --executor-option partition=cpu time=20:00:00。",
-            f"The Slurm executor needs {', '.join(missing)}, for instance --executor-option partition=cpu time=20:00:00.",
+            "The Slurm executor needs {missing}, for instance --executor-option partition=cpu time=20:00:00.",
+            missing=listing(missing),
         )
     if not shutil.which("sbatch"):
-        raise HanlinError(
-            "这台机器上没有 sbatch。请在 Slurm 的登录节点上运行。",
-            "There is no sbatch on this machine. Run this on a login node of Slurm.",
-        )
+        raise HanlinError("There is no sbatch on this machine. Run this on a login node of Slurm.")
     if "SLURM_ARRAY_TASK_ID" in os.environ:  # datatrove would take this process for one of its ranks
-        raise HanlinError(
-            "不能在 Slurm 作业数组里面启动。请在登录节点上运行。",
-            "This cannot be started inside a Slurm job array. Run it on a login node.",
-        )
+        raise HanlinError("This cannot be started inside a Slurm job array. Run it on a login node.")
 
 
 def launch(executor: Any, given: Mapping[str, Any], options: Mapping[str, Any], phase: str) -> None:
@@ -64,8 +59,10 @@ def launch(executor: Any, given: Mapping[str, Any], options: Mapping[str, Any], 
     except subprocess.CalledProcessError as error:
         said = (error.output or b"").decode("utf-8", "replace").strip()
         raise HanlinError(
-            f"sbatch 没有接受作业（返回 {error.returncode}）{said}。请检查 partition、time、qos 等选项。",
-            f"sbatch did not accept the job (it returned {error.returncode}) {said}. Check the options, such as partition, time and qos.",
+            "sbatch did not accept the job (it returned {returncode}) {said}. Check the options, such as "
+            "partition, time and qos.",
+            returncode=error.returncode,
+            said=said,
         ) from None
     except BaseException:
         _ask("scancel", f"--name={name}")
@@ -97,8 +94,8 @@ def _wait(name: str) -> None:
         failed = failed + 1 if queue is None else 0
         if failed > _PATIENCE:
             raise HanlinError(
-                "squeue 一直没有回答，不知道作业进行到哪里了。再运行同一条命令，会从断点继续。",
-                "squeue does not answer, so how far the job is cannot be told. Run the same command: it goes on from where it was.",
+                "squeue does not answer, so how far the job is cannot be told. Run the same command: it "
+                "goes on from where it was."
             )
         pause = min(pause * 1.5, _LONGEST)
 

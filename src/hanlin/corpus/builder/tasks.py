@@ -227,9 +227,9 @@ class Pool:
                 yield from [future.result() for future in done] or [None]
         except BrokenProcessPool:
             raise HanlinError(
-                f"{phase.name} 阶段有一个进程被系统终止了，多半是内存不够。请减小 --workers 或 --memory，再运行同一条命令，会从断点继续。",
-                f"A process of the phase {phase.name} was killed, most likely for want of memory. Lower --workers or --memory and run the same command: "
-                "it goes on from where it was.",
+                "A process of the phase {phase} was killed, most likely for want of memory. Lower "
+                "--workers or --memory and run the same command: it goes on from where it was.",
+                phase=phase.name,
             ) from None
 
 

@@ -76,7 +76,7 @@ class Benchmarks:
                 if text:
                     texts.append((stem(path), number, text))
             if len(texts) == before:
-                raise HanlinError(f"评测文件 {path} 里没有文字。", f"The benchmark {path} holds no text.")
+                raise HanlinError("The benchmark {path} holds no text.", path=path)
         return cls(texts, overlap)
 
     def save(self, path: Path) -> None:
@@ -117,8 +117,10 @@ def _fetched(path: str | Path) -> str | Path:
     folder = Path("data") / path
     if not folder.is_dir():
         raise HanlinError(
-            f"评测集 {path} 还没有下载到 {folder}。先运行 hanlin data fetch {path}，或直接给出文件。",
-            f"The evaluation set {path} is not at {folder} yet. Run hanlin data fetch {path} first, or name files instead.",
+            "The evaluation set {path} is not at {folder} yet. Run hanlin data fetch {path} first, or name "
+            "files instead.",
+            path=path,
+            folder=folder,
         )
     return folder
 

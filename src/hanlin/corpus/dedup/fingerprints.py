@@ -21,6 +21,7 @@ import numpy as np
 
 from hanlin import _native
 from hanlin._native import TextBatch
+from hanlin.common.errors import ConfigError
 
 _SEED = 1  # of the signatures: those of two corpora can be compared
 _PAGE = 256
@@ -48,11 +49,18 @@ class DedupConfig:
 
     def __post_init__(self) -> None:
         if min(self.shingle, self.bands, self.rows) < 1:
-            raise ValueError(f"shingle {self.shingle}, bands {self.bands}, rows {self.rows}: ≥ 1")
+            raise ConfigError(
+                "shingle {shingle}, bands {bands} and rows {rows} should be at least 1",
+                shingle=self.shingle,
+                bands=self.bands,
+                rows=self.rows,
+            )
         if self.shingle > 256:
-            raise ValueError(f"shingle = {self.shingle}: ≤ 256")
+            raise ConfigError("shingle is {shingle}, should be at most 256", shingle=self.shingle)
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold = {self.threshold}: 0 < … ≤ 1")
+            raise ConfigError(
+                "threshold is {threshold}, should be above 0 and at most 1", threshold=self.threshold
+            )
 
     def recall(self, similarity: float) -> float:
         """Probability that two documents of this similarity become candidates, 1 − (1 − Jʳ)ᵇ."""

@@ -88,8 +88,9 @@ class DuplicateSearch:
     ) -> None:
         if memory < LEAST_MEMORY:
             raise HanlinError(
-                f"去重至少需要 {LEAST_MEMORY >> 20} MiB 内存，只给了 {memory / 2**20:.1f} MiB。",
-                f"Deduplication needs {LEAST_MEMORY >> 20} MiB of memory at least, {memory / 2**20:.1f} MiB were given.",
+                "Deduplication needs {least_memory} MiB of memory at least, {memory:.1f} MiB were given.",
+                least_memory=LEAST_MEMORY >> 20,
+                memory=memory / 2**20,
             )
         self.config, self.folder, self.memory = config, Path(folder), memory
         self.result = self.folder / "duplicates"
@@ -97,7 +98,7 @@ class DuplicateSearch:
         self._firsts = np.cumsum([0, *(sketch.documents for sketch in self._sketches)]).tolist()
         self.documents: int = self._firsts[-1]
         if self.documents >= 1 << 32:
-            raise HanlinError("一次去重最多 2³² − 1 篇文档。", "One search takes 2³² − 1 documents at most.")
+            raise HanlinError("One search takes 2³² − 1 documents at most.")
         self._claim([[str(sketch.path), sketch.documents, sketch.content] for sketch in self._sketches])
 
     def _claim(self, sketches: list[list[object]]) -> None:

@@ -97,8 +97,10 @@ class Sketch:
         )
         if made != asked or (config.near and not (self.path / "bands").is_file()):
             raise HanlinError(
-                f"{self.path} 里的指纹是用 {made} 算的，现在要求 {asked}。请删除它后重新运行。",
-                f"The sketch {self.path} was made with {made}, but {asked} is asked for. Remove it and run again.",
+                "The sketch {path} was made with {made}, but {asked} is asked for. Remove it and run again.",
+                path=self.path,
+                made=made,
+                asked=asked,
             )
 
     def digests(self, rows: int = 1 << 16) -> Iterator[np.ndarray]:

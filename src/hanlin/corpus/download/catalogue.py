@@ -10,7 +10,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, listing, tr
 from hanlin.common.terminal import table, width
 
 Stage = Literal["pretrain", "sft", "reasoning", "preference", "evaluation"]
@@ -305,42 +306,42 @@ def find(name: str) -> DataSet:
             return data
     close = difflib.get_close_matches(name.lower(), [data.name for data in DATASETS], n=3, cutoff=0.4)
     raise HanlinError(
-        f"没有登记名为 {name!r} 的数据集。{'是不是 ' + '、'.join(close) + '？' if close else ''}运行 hanlin data list 查看全部。",
-        f"No data set is registered as {name!r}. {'Did you mean ' + ', '.join(close) + '? ' if close else ''}See hanlin data list.",
+        "No data set is registered as {name!r}. {hint}See hanlin data list.",
+        name=name,
+        hint=Text("Did you mean {close}? ", close=listing(close)) if close else Text(""),
     )
 
 
 _STAGES = {
-    "pretrain": ("预训练", "pretrain"),
-    "sft": ("微调", "sft"),
-    "reasoning": ("推理", "reasoning"),
-    "preference": ("偏好", "preference"),
-    "evaluation": ("评测", "evaluation"),
+    "pretrain": Text("pretrain"),
+    "sft": Text("sft"),
+    "reasoning": Text("reasoning"),
+    "preference": Text("preference"),
+    "evaluation": Text("evaluation"),
 }
-_COMMERCIAL = {"yes": ("可以", "yes"), "no": ("不可以", "no"), "unknown": ("不清楚", "unknown")}
+_COMMERCIAL = {
+    "yes": Text.in_context("permitted", "yes"),
+    "no": Text.in_context("permitted", "no"),
+    "unknown": Text.in_context("permitted", "unknown"),
+}
 _COLUMNS = 80
 
 
 def commercial_text(data: DataSet) -> str:
     """Whether the stated terms allow commercial use, in the reader's language."""
-    return tr(*_COMMERCIAL[data.commercial])
+    return str(_COMMERCIAL[data.commercial])
 
 
 def start_here() -> str:
     """Where somebody begins who has no data yet."""
     return tr(
-        "新手从这里开始：\n"
-        "  文本  hanlin data fetch tinystories-zh-2m  短故事，小模型就学得会（MIT）\n"
-        "  文本  hanlin data fetch minimind-pretrain  通用中文，ModelScope 上也有\n"
-        "  对话  hanlin data fetch minimind --files 'sft*'",
-        "Start here:\n"
-        "  text   hanlin data fetch tinystories-zh-2m  stories for small models (MIT)\n"
-        "  text   hanlin data fetch minimind-pretrain  general Chinese\n"
-        "  chat   hanlin data fetch minimind --files 'sft*'",
+        "Start here:\n  text   hanlin data fetch tinystories-zh-2m  stories for small models (MIT)\n  "
+        "text   hanlin data fetch minimind-pretrain  general Chinese\n  chat   hanlin data fetch minimind "
+        "--files 'sft*'"
     )
 
 
-def listing(stage: Stage | None = None, commercial: bool = False) -> str:
+def catalogue_text(stage: Stage | None = None, commercial: bool = False) -> str:
     """The table as text for 80 columns, two lines a set: what it is, then licence and fields; grouped by stage.
 
     With `commercial` only those whose stated terms allow that use. The names on the hubs are told by `data fetch`, and by `--json`.
@@ -350,16 +351,13 @@ def listing(stage: Stage | None = None, commercial: bool = False) -> str:
         for data in DATASETS
         if stage in (None, data.stage) and (not commercial or data.commercial == "yes")
     ]
-    rows = [tr("名称 用途 可商用 站点 规模", "name for commercial hubs size").split()]
+    rows = [tr("name for commercial hubs size").split()]
     for data in chosen:
         hubs = " ".join(name for name, there in (("HF", data.huggingface), ("MS", data.modelscope)) if there)
-        rows.append([data.name, tr(*_STAGES[data.stage]), commercial_text(data), hubs, data.size or "–"])
+        rows.append([data.name, str(_STAGES[data.stage]), commercial_text(data), hubs, data.size or "–"])
     head, *lines = table(rows)
     below = (_cut(f"    {data.licence} · {' '.join(data.fields)}") for data in chosen)
-    hubs = tr(
-        "HF：Hugging Face 及其镜像 hf-mirror；MS：ModelScope。",
-        "HF: Hugging Face and its mirror hf-mirror; MS: ModelScope.",
-    )
+    hubs = tr("HF: Hugging Face and its mirror hf-mirror; MS: ModelScope.")
     listed = "\n".join([head, *(line for pair in zip(lines, below, strict=True) for line in pair), "", hubs])
     return listed if stage or commercial else f"{start_here()}\n\n{listed}"
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.common.atomic import disk_full, read_json, write_json
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import sha256_file
+from hanlin.common.messages import Text, joined, listing, tr
 from hanlin.corpus.download.catalogue import DataSet, commercial_text
 from hanlin.corpus.download.hub import Hub, Repository, open_hub, safe_path, sources
 from hanlin.corpus.download.web import RemoteFile, Unreachable, difference, part_of
@@ -75,16 +76,21 @@ def plan_fetch(
     for file in listed:
         if not safe_path(file.path):
             raise HanlinError(
-                f"{hub.web.host} 列出的文件名 {file.path!r} 指向目录之外或不合规矩，已拒绝整个数据集。",
-                f"{hub.web.host} lists a file called {file.path!r}, which leaves the directory or is malformed: the whole data set is refused.",
+                "{host} lists a file called {file!r}, which leaves the directory or is malformed: the "
+                "whole data set is refused.",
+                host=hub.web.host,
+                file=file.path,
             )
     wanted = choose(listed, patterns or data.files)
     if not wanted:
         shown = [_visible(file.path) for file in listed[:8]]
         raise HanlinError(
-            f"{data.name} 的 {len(listed)} 个文件里没有符合 {' '.join(patterns or data.files) or '数据文件'} 的，请用 --files 指明。那里有：{'、'.join(shown)} ……",
-            f"None of the {len(listed)} files of {data.name} matches {' '.join(patterns or data.files) or 'a data file'}; name some with --files. "
-            f"There are: {', '.join(shown)} …",
+            "None of the {count} files of {data} matches {patterns}; name some with --files. There are: "
+            "{shown} …",
+            count=len(listed),
+            data=data.name,
+            patterns=" ".join(patterns or data.files) or Text("a data file"),
+            shown=listing(shown),
         )
     kept = tuple(
         file for file in wanted if (out / file.path).is_file() and difference(out / file.path, file) is None
@@ -100,9 +106,11 @@ def plan_fetch(
     plan = Plan(data, hub, repository, out, missing, kept, received, free)
     if missing and plan.total + _SPARE > free:
         raise HanlinError(
-            f"需要下载 {size_text(plan.total)}，而 {out} 所在的磁盘只剩 {size_text(free)}。请换一个 --out，或用 --files 只取一部分。",
-            f"{size_text(plan.total)} are to be downloaded, but the disk of {out} has only {size_text(free)} left. "
-            "Choose another --out, or take a part with --files.",
+            "{total} are to be downloaded, but the disk of {out} has only {free} left. Choose another "
+            "--out, or take a part with --files.",
+            total=size_text(plan.total),
+            out=out,
+            free=size_text(free),
         )
     return plan
 
@@ -137,10 +145,7 @@ def plan_anywhere(
             errors[name] = error
             if place + 1 < len(names):
                 say(
-                    tr(
-                        f"连不上 {hub.web.host}，改试 {names[place + 1]}。",
-                        f"{hub.web.host} cannot be reached; trying {names[place + 1]}.",
-                    )
+                    tr("{host} cannot be reached; trying {names}.", host=hub.web.host, names=names[place + 1])
                 )
             continue
         hub.web.attempts, hub.web.timeout = attempts, timeout
@@ -149,14 +154,10 @@ def plan_anywhere(
     if len(errors) == 1:
         raise last
     raise HanlinError(
-        "\n".join(
-            [f"{len(errors)} 个来源都连不上：", *(f"· {name}：{error.zh}" for name, error in errors.items())]
-        ),
-        "\n".join(
-            [
-                f"None of {len(errors)} sources can be reached:",
-                *(f"- {name}: {error.en}" for name, error in errors.items()),
-            ]
+        "None of {count} sources can be reached:\n{errors}",
+        count=len(errors),
+        errors=joined(
+            [Text("- {name}: {error}", name=name, error=error) for name, error in errors.items()], "\n"
         ),
     ) from last
 
@@ -183,44 +184,41 @@ def describe(plan: Plan) -> str:
     data, repository = plan.data, plan.repository
     files = [*plan.missing, *plan.kept]
     lines = [
-        tr(f"数据集    {data.name}（{data.stage}）", f"data set    {data.name} ({data.stage})"),
-        tr(
-            f"来源      {plan.hub.page}  版本 {repository.commit[:12]}",
-            f"from        {plan.hub.page}  revision {repository.commit[:12]}",
-        ),
+        tr("data set    {data} ({stage})", data=data.name, stage=data.stage),
+        tr("from        {page}  revision {commit}", page=plan.hub.page, commit=repository.commit[:12]),
         *terms(data, repository.licence),
         tr(
-            f"文件      {len(files)} 个，共 {size_text(sum(file.size for file in files))}",
-            f"files       {len(files)}, {size_text(sum(file.size for file in files))} in all",
+            "files       {count}, {files} in all",
+            count=len(files),
+            files=size_text(sum(file.size for file in files)),
         ),
         *(
             f"            {size_text(file.size):>9}  {_visible(file.path)}"
             for file in sorted(files, key=lambda file: -file.size)[:8]
         ),
-        *(
-            [tr(f"            …… 另有 {len(files) - 8} 个", f"            … and {len(files) - 8} more")]
-            if len(files) > 8
-            else []
-        ),
+        *([tr("            … and {count} more", count=len(files) - 8)] if len(files) > 8 else []),
         tr(
-            f"要下载    {len(plan.missing)} 个，{size_text(plan.total)}（已有完整的 {len(plan.kept)} 个；磁盘剩余 {size_text(plan.free)}）",
-            f"to download {len(plan.missing)}, {size_text(plan.total)} ({len(plan.kept)} are here and whole; {size_text(plan.free)} free on the disk)",
+            "to download {count}, {total} ({kept_count} are here and whole; {free} free on the disk)",
+            count=len(plan.missing),
+            total=size_text(plan.total),
+            kept_count=len(plan.kept),
+            free=size_text(plan.free),
         ),
-        tr(f"写入      {plan.out}", f"to          {plan.out}"),
+        tr("to          {out}", out=plan.out),
     ]
     if repository.gated:
         lines.append(
             tr(
-                "注意      发布者要求先在网页上同意条款，再用自己的令牌下载",
-                "note        the publisher wants consent on the page first, and a token of yours for the download",
+                "note        the publisher wants consent on the page first, and a token of yours for the "
+                "download"
             )
         )
     unchecked = sum(1 for file in files if not (file.sha256 or file.blob))
     if unchecked:
         lines.append(
             tr(
-                f"注意      站点没有给出 {unchecked} 个文件的校验和，只能核对大小",
-                f"note        the hub gives no checksum for {unchecked} files: only their size is checked",
+                "note        the hub gives no checksum for {unchecked} files: only their size is checked",
+                unchecked=unchecked,
             )
         )
     return "\n".join(lines)
@@ -229,13 +227,10 @@ def describe(plan: Plan) -> str:
 def terms(data: DataSet, tag: str = "") -> list[str]:
     """The lines about licence and commercial use."""
     commercial, tag = commercial_text(data), _visible(tag)[:200]
-    beside = tr(f"（站点标注：{tag}）", f" (tag on the hub: {tag})") if tag else ""
+    beside = tr(" (tag on the hub: {tag})", tag=tag) if tag else ""
     return [
-        tr(f"许可      {data.licence}{beside}", f"licence     {data.licence}{beside}"),
-        tr(
-            f"可商用    {commercial}（以发布者的说明为准）",
-            f"commercial  use: {commercial} (what the publisher says is binding)",
-        ),
+        tr("licence     {licence}{beside}", licence=data.licence, beside=beside),
+        tr("commercial  use: {commercial} (what the publisher says is binding)", commercial=commercial),
     ]
 
 
@@ -281,16 +276,14 @@ def fetch_local(data: DataSet, source: Path, out: Path | str, patterns: Sequence
     root = source if source.is_dir() else source.parent
     if not source.exists():
         raise HanlinError(
-            f"找不到 {source}。--from file 需要用 --path 给出已有的文件或目录。",
-            f"No such file: {source}. --from file needs --path, a file or directory you have.",
+            "No such file: {source}. --from file needs --path, a file or directory you have.", source=source
         )
     found = [path for path in sorted(root.rglob("*")) if path.is_file()] if source.is_dir() else [source]
     here = [RemoteFile(path.relative_to(root).as_posix(), path.stat().st_size) for path in found]
     wanted = choose(here, patterns or (data.files if source.is_dir() else ("*",))) or choose(here, patterns)
     if not wanted:
         raise HanlinError(
-            f"{source} 里没有 {data.name} 的数据文件。请用 --files 指明。",
-            f"{source} holds no data file of {data.name}. Name some with --files.",
+            "{source} holds no data file of {data}. Name some with --files.", source=source, data=data.name
         )
     known: dict[str, Any] = (
         read_json(root / PROVENANCE).get("files", {}) if (root / PROVENANCE).is_file() else {}
@@ -300,8 +293,10 @@ def fetch_local(data: DataSet, source: Path, out: Path | str, patterns: Sequence
             expected = known.get(file.path)
             if expected and expected.get("sha256") != sha256_file(root / file.path):
                 raise HanlinError(
-                    f"{root / file.path} 与 {root / PROVENANCE} 记录的 SHA-256 不符，可能没有拷完整。请重新拷贝。",
-                    f"{root / file.path} differs from the SHA-256 that {root / PROVENANCE} records; perhaps it was not copied whole. Copy it again.",
+                    "{root} differs from the SHA-256 that {provenance} records; perhaps it was not copied "
+                    "whole. Copy it again.",
+                    root=root / file.path,
+                    provenance=root / PROVENANCE,
                 )
             _place(root / file.path, out / file.path)
         return _record(data, out, {"page": str(source), "revision": ""}, [file.path for file in wanted], "")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from hanlin.common.errors import HanlinError, prefers_chinese
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import prefers_chinese
 from hanlin.corpus.download.web import RemoteFile, Web
 
 _MOST_PAGES = 1000  # of a listing; hubs put up to a thousand files on one
@@ -78,16 +79,20 @@ class Hub(ABC):
 
     def _endless(self) -> HanlinError:
         return HanlinError(
-            f"{self.web.host} 列出的 {self.dataset} 的文件没有尽头（超过 {_MOST_PAGES:,} 页或 {_MOST_FILES:,} 个），已拒绝。请换一个 --from，或手动下载后用 --from file。",
-            f"{self.web.host} lists files of {self.dataset} without end (more than {_MOST_PAGES:,} pages or {_MOST_FILES:,} files): refused. "
-            "Try another --from, or download by hand and use --from file.",
+            "{host} lists files of {dataset} without end (more than {most_pages:,} pages or {most_files:,} "
+            "files): refused. Try another --from, or download by hand and use --from file.",
+            host=self.web.host,
+            dataset=self.dataset,
+            most_pages=_MOST_PAGES,
+            most_files=_MOST_FILES,
         )
 
     def _odd(self) -> HanlinError:
         return HanlinError(
-            f"看不懂 {self.web.host} 对 {self.dataset} 的回答，站点的接口可能变了。请换一个 --from，或手动下载后用 --from file。",
-            f"The answer of {self.web.host} about {self.dataset} cannot be understood; its interface may have changed. "
+            "The answer of {host} about {dataset} cannot be understood; its interface may have changed. "
             "Try another --from, or download by hand and use --from file.",
+            host=self.web.host,
+            dataset=self.dataset,
         )
 
 
@@ -196,15 +201,11 @@ def open_hub(
     """
     dataset = modelscope if source == "modelscope" else huggingface
     if source not in ("hf", "hf-mirror", "modelscope"):
-        raise HanlinError(
-            f"--from 只能是 hf、hf-mirror、modelscope 或 file，不能是 {source!r}。",
-            f"--from is hf, hf-mirror, modelscope or file, and not {source!r}.",
-        )
+        raise HanlinError("--from is hf, hf-mirror, modelscope or file, and not {source!r}.", source=source)
     if not dataset:
         other = "hf" if source == "modelscope" else "modelscope"
         raise HanlinError(
-            f"{source} 上没有登记这个数据集，请用 --from {other}。",
-            f"This data set is not known to be on {source}; use --from {other}.",
+            "This data set is not known to be on {source}; use --from {other}.", source=source, other=other
         )
     if source == "modelscope":
         return ModelScope(

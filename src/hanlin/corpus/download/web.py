@@ -24,8 +24,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hanlin.common.atomic import disk_full, fsync_path
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import sha256_file
+from hanlin.common.messages import tr
 
 BLOCK = 1 << 20
 _ATTEMPTS = 6  # in a row without progress: 1 + 2 + 4 + 8 + 16 s of waiting
@@ -93,8 +94,8 @@ class Web:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise HanlinError(
-                f"{endpoint!r} 不是网址，应形如 https://hf-mirror.com。请检查 HF_ENDPOINT。",
-                f"{endpoint!r} is no address; it should look like https://hf-mirror.com. Check HF_ENDPOINT.",
+                "{endpoint!r} is no address; it should look like https://hf-mirror.com. Check HF_ENDPOINT.",
+                endpoint=endpoint,
             )
         self.host = parts.netloc.rpartition("@")[2]
         self._credentials, self._wait = credentials, wait
@@ -133,9 +134,10 @@ class Web:
                 return json.loads(data), urlsplit(link[1]).query if link else ""
             except (ValueError, RecursionError) as error:
                 raise Unreachable(
-                    f"{self.host} 的回答不是 JSON（{url}）。地址可能不是数据集站点，或被登录页面拦截。请检查网络与 HF_ENDPOINT，或换一个 --from。",
-                    f"{self.host} did not answer with JSON ({url}): perhaps it is no hub, or a login page stands before it. "
-                    "Check the network and HF_ENDPOINT, or try another --from.",
+                    "{host} did not answer with JSON ({url}): perhaps it is no hub, or a login page stands "
+                    "before it. Check the network and HF_ENDPOINT, or try another --from.",
+                    host=self.host,
+                    url=url,
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 self._pause(error, failures, what, most=self.attempts)
@@ -161,9 +163,11 @@ class Web:
             part.unlink()  # perhaps only the part from last time was bad: once more from the beginning
             if last:
                 raise HanlinError(
-                    f"{file.path} 下载完整，但校验和不符（{problem}）。数据在 {self.host} 或途中被改动，已删除。请稍后再试，或换一个 --from。",
-                    f"{file.path} came whole but with another checksum ({problem}): it was altered at {self.host} or on the way, and has been removed. "
-                    "Try again later, or with another --from.",
+                    "{file} came whole but with another checksum ({problem}): it was altered at {host} or "
+                    "on the way, and has been removed. Try again later, or with another --from.",
+                    file=file.path,
+                    problem=problem,
+                    host=self.host,
                 )
         fsync_path(part)
         os.replace(part, target)
@@ -232,8 +236,12 @@ class Web:
 
     def _lies(self, file: RemoteFile, said: str) -> HanlinError:
         return HanlinError(
-            f"{self.host} 登记 {file.path} 有 {file.size:,} 字节，发来的却是 {said}，已拒绝。文件可能刚被更新，请稍后再试，或换一个 --from。",
-            f"{self.host} lists {file.path} with {file.size:,} bytes but sends {said}: refused. It may have just been changed; try again later, or with another --from.",
+            "{host} lists {file} with {size:,} bytes but sends {said}: refused. It may have just been "
+            "changed; try again later, or with another --from.",
+            host=self.host,
+            file=file.path,
+            size=file.size,
+            said=said,
         )
 
     def _open(self, url: str, headers: dict[str, str] | None = None):
@@ -262,39 +270,56 @@ class Web:
         page, host = self._page, self.host
         if code in (401, 403):
             return HanlinError(
-                f"{host} 不允许下载 {what}（HTTP {code}）。请登录 {page} 接受使用条款，再设置环境变量 {self._token_variable}=你的访问令牌，然后重新运行。",
-                f"{host} does not let you have {what} (HTTP {code}). Log in at {page}, accept the terms there, set {self._token_variable} to your access token, and run again.",
+                "{host} does not let you have {what} (HTTP {code}). Log in at {page}, accept the terms "
+                "there, set {token_variable} to your access token, and run again.",
+                host=host,
+                what=what,
+                code=code,
+                page=page,
+                token_variable=self._token_variable,
             )
         if code == 404:
             return HanlinError(
-                f"{host} 上没有 {what}（HTTP 404）。它可能已改名、删除或设为私有：请看 {page}，或换一个 --from。",
-                f"{host} has no {what} (HTTP 404). It may have been renamed, removed or made private: see {page}, or try another --from.",
+                "{host} has no {what} (HTTP 404). It may have been renamed, removed or made private: see "
+                "{page}, or try another --from.",
+                host=host,
+                what=what,
+                page=page,
             )
         if 300 <= code < 400:
             return HanlinError(
-                f"{host} 把 {what} 转到了不安全的地址，已拒绝。请换一个 --from。",
-                f"{host} redirects {what} to an address that is not safe: refused. Try another --from.",
+                "{host} redirects {what} to an address that is not safe: refused. Try another --from.",
+                host=host,
+                what=what,
             )
         if code:
             return Unreachable(
-                f"{host} 暂时不能提供 {what}（HTTP {code}）。已下载的部分会保留；请稍后再运行同一条命令，或换一个 --from。",
-                f"{host} cannot serve {what} now (HTTP {code}). What was received is kept; run the same command later, or with another --from.",
+                "{host} cannot serve {what} now (HTTP {code}). What was received is kept; run the same "
+                "command later, or with another --from.",
+                host=host,
+                what=what,
+                code=code,
             )
         if isinstance(reason, ssl.SSLCertVerificationError):
             return Unreachable(
-                f"{host} 的证书不可信（{reason.verify_message}）。请检查系统时间与代理；不会在没有加密保证的情况下下载。",
-                f"The certificate of {host} cannot be trusted ({reason.verify_message}). Check the clock and the proxy; nothing is downloaded without it.",
+                "The certificate of {host} cannot be trusted ({verify_message}). Check the clock and the "
+                "proxy; nothing is downloaded without it.",
+                host=host,
+                verify_message=reason.verify_message,
             )
         if isinstance(reason, socket.gaierror):
             return Unreachable(
-                f"找不到主机 {host}：没有网络，或域名不能解析。请检查网络与代理（HTTPS_PROXY）；连不上 huggingface.co 可改用 --from hf-mirror 或 modelscope，已有文件可用 --from file。",
-                f"Host {host} cannot be found: there is no network, or no name service. Check the network and the proxy (HTTPS_PROXY); without huggingface.co try "
-                "--from hf-mirror or modelscope, and --from file for files you have.",
+                "Host {host} cannot be found: there is no network, or no name service. Check the network "
+                "and the proxy (HTTPS_PROXY); without huggingface.co try --from hf-mirror or modelscope, "
+                "and --from file for files you have.",
+                host=host,
             )
         return Unreachable(
-            f"连不上 {host}，或连接屡次中断（{reason}）。已下载的部分会保留；请检查网络与代理（HTTPS_PROXY），再运行同一条命令，或换一个 --from。",
-            f"{host} cannot be reached, or keeps dropping the connection ({reason}). What was received is kept; check the network and the proxy (HTTPS_PROXY) and run the same command, "
-            "or try another --from.",
+            "{host} cannot be reached, or keeps dropping the connection ({reason}). What was received is "
+            "kept; check the network and the proxy (HTTPS_PROXY) and run the same command, or try another "
+            "--from.",
+            host=host,
+            reason=reason,
         )
 
 
@@ -308,7 +333,7 @@ def difference(path: Path, file: RemoteFile) -> str | None:
     """How a local file differs from what the hub lists, or None; the checksum is compared when the hub gave one."""
     size = path.stat().st_size
     if size != file.size:
-        return tr(f"{size:,} 字节，应为 {file.size:,}", f"{size:,} bytes, should be {file.size:,}")
+        return tr("{size:,} bytes, should be {size2:,}", size=size, size2=file.size)
     if file.sha256:
         return _differs(sha256_file(path), file.sha256)
     if file.blob:
@@ -321,11 +346,7 @@ def difference(path: Path, file: RemoteFile) -> str | None:
 
 
 def _differs(have: str, want: str) -> str | None:
-    return (
-        None
-        if have == want
-        else tr(f"{have[:16]}…，应为 {want[:16]}…", f"{have[:16]}…, should be {want[:16]}…")
-    )
+    return None if have == want else tr("{have}…, should be {want}…", have=have[:16], want=want[:16])
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
+from hanlin.common.messages import tr
 from hanlin.common.terminal import table, width
 
 KIND = "quality_scorer"
@@ -60,13 +61,10 @@ class ScoreConfig:
             or not all(1 <= n <= 6 for n in self.orders)
         ):
             raise HanlinError(
-                f"n-gram 的长度须是 1 到 6 之间不重复的整数，不能是 {self.orders}。",
-                f"Lengths of n-grams are distinct integers from 1 to 6, not {self.orders}.",
+                "Lengths of n-grams are distinct integers from 1 to 6, not {orders}.", orders=self.orders
             )
         if not 8 <= self.bits <= 28:
-            raise HanlinError(
-                f"bits 须在 8 到 28 之间，不能是 {self.bits}。", f"bits is from 8 to 28, not {self.bits}."
-            )
+            raise HanlinError("bits is from 8 to 28, not {bits}.", bits=self.bits)
         if not (
             0 < self.test_fraction < 1
             and self.folds >= 2
@@ -75,8 +73,8 @@ class ScoreConfig:
             and self.strength > 0
         ):
             raise HanlinError(
-                "评分器的配置不合理：比例须在 0 到 1 之间，折数至少 2，其余须为正。",
-                "Unreasonable configuration of the scorer: a fraction is within 0 and 1, there are 2 folds or more, the rest is positive.",
+                "Unreasonable configuration of the scorer: a fraction is within 0 and 1, there are 2 folds "
+                "or more, the rest is positive."
             )
 
 
@@ -153,8 +151,7 @@ class Scorer:
         config = ScoreConfig(**fields.pop("config"))
         if weights.shape != (1 << config.bits,) or weights.dtype != np.int16:
             raise HanlinError(
-                f"{path} 的权重与配置不符，请重新训练。",
-                f"The weights in {path} do not fit its configuration. Train it again.",
+                "The weights in {path} do not fit its configuration. Train it again.", path=path
             )
         return cls(config, weights, **fields)
 
@@ -280,7 +277,7 @@ def beginning(text: str, columns: int = 76) -> str:
 
 def deciles_text(groups: Sequence[dict[str, Any]]) -> str:
     """Deciles for a terminal."""
-    rows = [[tr("分位", "decile"), tr("分数", "score"), tr("例", "sample")]]
+    rows = [[tr("decile"), tr("score"), tr("sample")]]
     for number, group in enumerate(groups, 1):
         for index, sample in enumerate(group["samples"] or [{"text": ""}]):
             label = [f"{number}", f"{group['low']:.3f}–{group['high']:.3f}"] if not index else ["", ""]

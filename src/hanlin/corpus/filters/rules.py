@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from hanlin.common import config as configs
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError, HanlinError
+from hanlin.common.messages import Text, listing
 from hanlin.corpus.filters.signals import Signals
 
 
@@ -115,23 +116,30 @@ class CleanConfig:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if ("share" in name or name == "min_score") and not 0 <= value <= 1:
-                raise ValueError(f"{name} = {value}: 0 … 1")
+                raise ConfigError("{name} is {value}, should lie between 0 and 1", name=name, value=value)
             if name.startswith(("min_", "max_", "promotion_", "sentence_")) and value < 0:
-                raise ValueError(f"{name} = {value} < 0")
+                raise ConfigError("{name} is {value}, should be at least 0", name=name, value=value)
         if self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars {self.min_chars} > max_chars {self.max_chars}")
+            raise ConfigError(
+                "min_chars {min_chars} is above max_chars {max_chars}",
+                min_chars=self.min_chars,
+                max_chars=self.max_chars,
+            )
         if bool(self.score_model) != (self.min_score > 0):
             raise HanlinError(
-                f"score_model 与大于 0 的 min_score 要一起给：现在是 {self.score_model!r} 与 {self.min_score:g}。阈值可以从评分器 report.json 里的十分位样例来定。",
-                f"score_model and a min_score above 0 go together; here they are {self.score_model!r} and {self.min_score:g}. "
-                "The scorer's report.json has samples at each decile to choose a threshold by.",
+                "score_model and a min_score above 0 go together; here they are {score_model!r} and "
+                "{min_score:g}. The scorer's report.json has samples at each decile to choose a threshold "
+                "by.",
+                score_model=self.score_model,
+                min_score=self.min_score,
             )
         for name in self.disabled:
             if name not in RULE_NAMES:
                 close = difflib.get_close_matches(name, RULE_NAMES, 1)
-                raise ValueError(
-                    f"disabled: {name!r}; {'did you mean ' + close[0] + '?' if close else ', '.join(RULE_NAMES)}"
-                )
+                hint = Text("there are: {names}", names=listing(RULE_NAMES))
+                if close:
+                    hint = Text("did you mean {name}?", name=close[0])
+                raise ConfigError("disabled: there is no rule {name!r}; {hint}", name=name, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -295,8 +303,7 @@ def preset(name: str, rules: Mapping[str, Any] | None = None) -> CleanConfig:
     """
     if name not in PRESETS:
         raise HanlinError(
-            f"没有名为 {name!r} 的清洗预设。可用：{'、'.join(PRESETS)}。",
-            f"No cleaning preset {name!r}. Available: {', '.join(PRESETS)}.",
+            "No cleaning preset {name!r}. Available: {presets}.", name=name, presets=listing(PRESETS)
         )
     return configs.build(
         CleanConfig, dataclasses.asdict(PRESETS[name]) | dict(rules or {}), f"clean preset {name}"

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, listing, tr
 from hanlin.corpus.readers.files import (
     READABLE,
     Damaged,
@@ -83,8 +84,10 @@ def members(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
         yield member
     if not used:
         raise HanlinError(
-            f"{path} 里没有可读的文本文件{'（里面有 ' + '、'.join(names[:5]) + ' 等）' if names else '，是空的'}。支持的扩展名：{' '.join(READABLE)}。",
-            f"{path} holds no text file that can be read{' (but ' + ', '.join(names[:5]) + ' …)' if names else ': it is empty'}. Known extensions: {' '.join(READABLE)}.",
+            "{path} holds no text file that can be read{detail}. Known extensions: {readable}.",
+            path=path,
+            detail=Text(" (but {names} …)", names=listing(names[:5])) if names else Text(": it is empty"),
+            readable=" ".join(READABLE),
         )
 
 
@@ -97,14 +100,12 @@ def refusal(name: str) -> str | None:
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return ""
     if is_archive(path):
-        return tr(
-            "压缩包里的压缩包，请先解开外层", "an archive within the archive: unpack the outer one first"
-        )
+        return tr("an archive within the archive: unpack the outer one first")
     if inner_suffix(path) == ".parquet":
-        return tr("压缩包里的 parquet，请先解压", "parquet within an archive: unpack it first")
+        return tr("parquet within an archive: unpack it first")
     if inner_suffix(path) or not path.suffix:
         return None
-    return tr(f"不是文本文件（{path.suffix}）", f"no text file ({path.suffix})")
+    return tr("no text file ({suffix})", suffix=path.suffix)
 
 
 class _Bounded(io.RawIOBase):
@@ -144,8 +145,7 @@ def _zip(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
             raise _too_many(path, limits)
         if {"[Content_Types].xml", "mimetype"} & {info.filename for info in infos}:
             raise HanlinError(
-                f"{path} 是 Office 或电子书文档，不是压缩包。请先转成文本。",
-                f"{path} is an office document or e-book, and no archive. Convert it to text first.",
+                "{path} is an office document or e-book, and no archive. Convert it to text first.", path=path
             )
         for info in infos:
             name = _zip_name(info)
@@ -157,8 +157,9 @@ def _zip(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
                 continue
             if info.flag_bits & 0x2041:
                 raise HanlinError(
-                    f"{path} 里的 {name} 加了密码。请先用密码解压，再读解开的文件。",
-                    f"{name} in {path} is encrypted. Unpack it with its password first, and read the files.",
+                    "{name} in {path} is encrypted. Unpack it with its password first, and read the files.",
+                    name=name,
+                    path=path,
                 )
 
             def grow(more: int, size: int, name: str = name, compressed: int = info.compress_size) -> None:
@@ -173,8 +174,8 @@ def _zip(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
                 skip(
                     name,
                     tr(
-                        f"不支持的压缩方法 {info.compress_type}，请先解压",
-                        f"compression method {info.compress_type}: unpack it first",
+                        "compression method {compress_type}: unpack it first",
+                        compress_type=info.compress_type,
                     ),
                 )
                 continue
@@ -208,11 +209,7 @@ def _tar(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
             name = readable_name(info.name.encode("utf-8", "surrogateescape"))
             if info.isdir():
                 continue
-            why = (
-                refusal(name)
-                if info.isfile() and not info.issparse()
-                else tr("链接或特殊文件", "a link or special file")
-            )
+            why = refusal(name) if info.isfile() and not info.issparse() else tr("a link or special file")
             stream = archive.extractfile(info) if info.isfile() else None
             if why is not None or stream is None:
                 skip(name, why or "")
@@ -251,8 +248,8 @@ class _Blocks:
             self.budget -= len(data)
             if self.budget < 0:
                 raise HanlinError(
-                    f"{self._path} 的文件头大得离谱，可能是压缩炸弹，已拒绝。",
-                    f"{self._path} has headers beyond reason and may be a decompression bomb: refused.",
+                    "{path} has headers beyond reason and may be a decompression bomb: refused.",
+                    path=self._path,
                 )
         return data
 
@@ -266,7 +263,7 @@ def _directory_bytes(path: Path) -> int:
         tail = file.read()
         end = tail.rfind(b"PK\5\6")
         if end < 0:
-            raise zipfile.BadZipFile(tr("没有结尾的目录", "no directory at its end"))
+            raise zipfile.BadZipFile(tr("no directory at its end"))
         (length,) = struct.unpack_from("<I", tail, end + 12)
         if length == 0xFFFFFFFF and tail[end - 20 : end - 16] == b"PK\6\7":
             (offset,) = struct.unpack_from("<Q", tail, end - 12)
@@ -286,21 +283,26 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 def _check(name: str, size: int, packed: int, limits: ReadLimits) -> None:
     if size > limits.output_bytes or (size > limits.ratio_from and size > limits.ratio * max(1, packed)):
         raise HanlinError(
-            f"{name} 解压后已超过限制（{size:,} 字节，压缩比 {size / max(1, packed):.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
-            f"{name} expands beyond the limit ({size:,} bytes, ratio {size / max(1, packed):.0f}) and may be a decompression bomb. If it is genuine, unpack it yourself first.",
+            "{name} expands beyond the limit ({size:,} bytes, ratio {factor:.0f}) and may be a "
+            "decompression bomb. If it is genuine, unpack it yourself first.",
+            name=name,
+            size=size,
+            factor=size / max(1, packed),
         )
 
 
 def _too_many(path: Path, limits: ReadLimits) -> HanlinError:
     return HanlinError(
-        f"{path} 里的文件超过 {limits.members:,} 个，已拒绝。请先解压成目录。",
-        f"{path} holds more than {limits.members:,} files: refused. Unpack it into a directory first.",
+        "{path} holds more than {members:,} files: refused. Unpack it into a directory first.",
+        path=path,
+        members=limits.members,
     )
 
 
 def _damaged(what: Path | str, error: Exception) -> Damaged:
     return Damaged(
-        f"{what} 不完整或已损坏（{error}）。请重新下载或重新打包。",
-        f"{what} is truncated or damaged ({error}). Download or pack it again.",
-        tr("压缩包不完整或已损坏", "truncated or damaged archive"),
+        "{what} is truncated or damaged ({error}). Download or pack it again.",
+        reason=tr("truncated or damaged archive"),
+        what=what,
+        error=error,
     )

@@ -34,8 +34,10 @@ def documents_of(directory: Path) -> list[Path] | None:
         return None
     if kind != CORPUS:
         raise HanlinError(
-            f"{directory} 是 {kind}，里面没有可读的文本；这里需要语料目录或文本文件。请检查是不是传错了目录。",
-            f"{directory} is a {kind} and holds no text to read; a corpus directory or text files are needed here. Was another directory meant?",
+            "{directory} is a {kind} and holds no text to read; a corpus directory or text files are "
+            "needed here. Was another directory meant?",
+            directory=directory,
+            kind=kind,
         )
     return [directory / DOCUMENTS]
 

@@ -14,14 +14,18 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import IO, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 import zstandard
 
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST
+from hanlin.common.messages import Text, tr
 from hanlin.corpus.readers.artefacts import CORPUS, DOCUMENTS, documents_of, kind_of
 from hanlin.corpus.text.characters import plausibility
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 try:  # Intel's inflate, 2.6 times as fast as zlib's (measured here), where there is a wheel for it
     from isal import isal_zlib as gzip_zlib
@@ -118,12 +122,9 @@ class FileError(HanlinError):
         reason: the same without the file's name, for counting.
     """
 
-    def __init__(self, zh: str, en: str, reason: str):
-        super().__init__(zh, en)
+    def __init__(self, message: LiteralString | Text, /, *, reason: str, **fields: Any):
+        super().__init__(message, **fields)
         self.reason = reason
-
-    def __reduce__(self):
-        return (type(self), (self.zh, self.en, self.reason))
 
 
 class Unusable(FileError):
@@ -149,9 +150,11 @@ def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]
             files = documents_of(path) or _below(path)
             if not files:
                 raise HanlinError(
-                    f"目录 {path} 里没有可读的文件。支持的扩展名：{' '.join(READABLE)}，它们的 {' '.join(COMPRESSED)} 压缩形式，以及 zip、tar。",
-                    f"Directory {path} holds no readable file. Known extensions: {' '.join(READABLE)}, also compressed as {' '.join(COMPRESSED)}, "
-                    "and zip and tar archives.",
+                    "Directory {path} holds no readable file. Known extensions: {readable}, also "
+                    "compressed as {compressed}, and zip and tar archives.",
+                    path=path,
+                    readable=" ".join(READABLE),
+                    compressed=" ".join(COMPRESSED),
                 )
         elif path.is_file():
             files = [path]
@@ -160,15 +163,12 @@ def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]
                 Path(name) for name in glob.glob(str(item), recursive=True) if os.path.isfile(name)
             )
             if not files:
-                raise HanlinError(
-                    f"没有文件符合 {item}。请检查路径和通配符。",
-                    f"No file matches {item}. Check the path and the pattern.",
-                )
+                raise HanlinError("No file matches {item}. Check the path and the pattern.", item=item)
         else:
-            raise HanlinError(f"找不到文件 {path}。请检查路径。", f"No such file: {path}. Check the path.")
+            raise HanlinError("No such file: {path}. Check the path.", path=path)
         found.update(dict.fromkeys(files))
     if not found:
-        raise HanlinError("没有给出任何输入文件。", "No input file was given.")
+        raise HanlinError("No input file was given.")
     return list(found)
 
 
@@ -249,23 +249,26 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
                     total > limits.ratio_from and total > limits.ratio * file.tell()
                 ):
                     raise HanlinError(
-                        f"{path} 解压后已超过限制（{total:,} 字节，压缩比 {total / file.tell():.0f}），可能是压缩炸弹。若确属正常数据，请先自行解压。",
-                        f"{path} expands beyond the limit ({total:,} bytes, ratio {total / file.tell():.0f}) and may be a decompression bomb. "
-                        "If it is genuine, decompress it yourself first.",
+                        "{path} expands beyond the limit ({total:,} bytes, ratio {factor:.0f}) and may be "
+                        "a decompression bomb. If it is genuine, decompress it yourself first.",
+                        path=path,
+                        total=total,
+                        factor=total / file.tell(),
                     )
                 yield block
     except _DAMAGED as error:
         raise Damaged(
-            f"{path} 的压缩数据不完整或已损坏（{error}，在压缩文件的第 {at:,} 字节之后）。请重新下载或重新压缩这个文件。",
-            f"{path} is truncated or damaged ({error}, after byte {at:,} of the compressed file). Download or compress it again.",
-            tr("压缩数据不完整或已损坏", "truncated or damaged compressed data"),
+            "{path} is truncated or damaged ({error}, after byte {at:,} of the compressed file). Download "
+            "or compress it again.",
+            reason=tr("truncated or damaged compressed data"),
+            path=path,
+            error=error,
+            at=at,
         ) from error
     except OSError as error:
         why = error.strerror or error
         raise Damaged(
-            f"读不了 {path}：{why}。",
-            f"Cannot read {path}: {why}.",
-            tr(f"读不了：{why}", f"cannot be read: {why}"),
+            "Cannot read {path}: {why}.", reason=tr("cannot be read: {why}", why=why), path=path, why=why
         ) from error
 
 
@@ -335,12 +338,12 @@ def detect_encoding(sample: bytes, path: Source, *, whole: bool) -> str:
     if sample[257:262] == b"ustar":
         foreign = "tar"
     if foreign or sample.count(0) > len(sample) // 1000:
-        what = foreign or ("二进制数据", "binary data")
-        zh, en = (what, what) if isinstance(what, str) else what
+        what = foreign or Text("binary data")
         raise Unusable(
-            f"{path} 是{zh}，不是文本。请先转成文本、JSON 或解压。",
-            f"{path} is {en}, not text. Convert or unpack it to text or JSON first.",
-            tr(f"不是文本，是{zh}", f"no text, but {en}"),
+            "{path} is {what}, not text. Convert or unpack it to text or JSON first.",
+            reason=tr("no text, but {what}", what=what),
+            path=path,
+            what=what,
         )
     if _decodes(sample, "utf-8", whole):
         return "utf-8"
@@ -355,9 +358,10 @@ def detect_encoding(sample: bytes, path: Source, *, whole: bool) -> str:
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0.25:
         raise Unusable(
-            f"认不出 {path} 的文字编码（已试 UTF-8、UTF-16、GB18030、Big5）。请先转成 UTF-8，例如 iconv -f 原编码 -t UTF-8。",
-            f"The encoding of {path} is none of UTF-8, UTF-16, GB18030, Big5. Convert it to UTF-8 first, e.g. iconv -f ENCODING -t UTF-8.",
-            tr("认不出文字编码", "unknown encoding"),
+            "The encoding of {path} is none of UTF-8, UTF-16, GB18030, Big5. Convert it to UTF-8 first, "
+            "e.g. iconv -f ENCODING -t UTF-8.",
+            reason=tr("unknown encoding"),
+            path=path,
         )
     return best
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from typing import Any, NamedTuple
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import tr
 from hanlin.corpus.readers.files import Source, readable_name
 
 
@@ -53,11 +53,8 @@ class Quarantine:
 
     def summary(self) -> str:
         """The reasons, their counts and where each was met first (file:line), most frequent first, on one line."""
-        return tr("；", "; ").join(
-            tr(
-                f"{reason} × {count}（首见于 {self._first[reason]}）",
-                f"{reason} × {count} (first: {self._first[reason]})",
-            )
+        return tr("; ").join(
+            tr("{reason} × {count} (first: {first})", reason=reason, count=count, first=self._first[reason])
             for reason, count in self.reasons.most_common(5)
         )
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanlin._native import TextBatch
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, joined, tr
 from hanlin.corpus.readers.archives import Member, members
 from hanlin.corpus.readers.artefacts import verify_listed
 from hanlin.corpus.readers.files import (
@@ -41,18 +42,9 @@ _HEAD = 2 << 20  # bytes of a file that tell what it is
 _LISTED = 50  # bad files that a message names
 Kind = Literal["documents", "conversations", "preferences"]
 _TAKEN_BY = {
-    "documents": (
-        "hanlin corpus build、hanlin dataset build 或 hanlin run --corpus",
-        "hanlin corpus build, hanlin dataset build or hanlin run --corpus",
-    ),
-    "conversations": (
-        "hanlin sft、hanlin distill 或 hanlin run --sft",
-        "hanlin sft, hanlin distill or hanlin run --sft",
-    ),
-    "preferences": (
-        "hanlin dpo、hanlin reward 或配方里的 dpo.files",
-        "hanlin dpo, hanlin reward or a recipe's dpo.files",
-    ),
+    "documents": Text("hanlin corpus build, hanlin dataset build or hanlin run --corpus"),
+    "conversations": Text("hanlin sft, hanlin distill or hanlin run --sft"),
+    "preferences": Text("hanlin dpo, hanlin reward or a recipe's dpo.files"),
 }
 
 
@@ -215,7 +207,7 @@ def _look_into(path: Path, kind: Kind, text_key: str, limits: ReadLimits, *, alo
             _first_records(place, kind, text_key, limits, quarantine)
         return
     if not _first_records(path, kind, text_key, limits, quarantine) and not quarantine.count and alone:
-        raise HanlinError(f"{path} 是空文件。", f"{path} is empty.")
+        raise HanlinError("{path} is empty.", path=path)
 
 
 def _first_records(
@@ -227,31 +219,27 @@ def _first_records(
 
 def _all_bad(errors: list[HanlinError], skip: str) -> HanlinError:
     """One error for all; a single one keeps its words."""
-    zh_skip = f"也可以加 {skip} 跳过它们，跳过的会计数并记入隔离记录。" if skip else ""
-    en_skip = (
-        f" Or pass {skip} to go on without them; they are counted and listed in the quarantine."
-        if skip
-        else ""
-    )
     if len(errors) == 1:
+        if not skip:
+            return HanlinError(errors[0].text)
         return HanlinError(
-            errors[0].zh + zh_skip.replace("它们", "它"),
-            errors[0].en + en_skip.replace("without them; they are", "without it; it is"),
+            "{error} Or pass {skip} to go on without it; it is counted and listed in the quarantine.",
+            error=errors[0],
+            skip=skip,
         )
-    shown, more = errors[:_LISTED], len(errors) - _LISTED
-    zh = [
-        f"{len(errors)} 个文件不能用：",
-        *(f"· {error.zh}" for error in shown),
-        *([f"…… 另有 {more} 个"] if more > 0 else []),
+    more = len(errors) - _LISTED
+    lines = [
+        Text("{count} files cannot be used:", count=len(errors)),
+        *(Text("- {error}", error=error) for error in errors[:_LISTED]),
+        *([Text("… and {more} more", more=more)] if more > 0 else []),
+        Text("Mend them or move them away."),
     ]
-    en = [
-        f"{len(errors)} files cannot be used:",
-        *(f"- {error.en}" for error in shown),
-        *([f"… and {more} more"] if more > 0 else []),
-    ]
+    if not skip:
+        return HanlinError(joined(lines, "\n"))
     return HanlinError(
-        "\n".join([*zh, f"请修好或移走它们。{zh_skip}"]),
-        "\n".join([*en, f"Mend them or move them away.{en_skip}"]),
+        "{errors} Or pass {skip} to go on without them; they are counted and listed in the quarantine.",
+        errors=joined(lines, "\n"),
+        skip=skip,
     )
 
 
@@ -314,21 +302,20 @@ def _stream(
             quarantine.add(path, 0, -1, _reason(error))
         if not read and quarantine.count == earlier:
             if len(files) == 1 and path is files[0] and not may_be_empty:
-                raise HanlinError(f"{path} 是空文件。", f"{path} is empty.")
-            quarantine.add(path, 0, -1, tr("空文件", "empty file"))
+                raise HanlinError("{path} is empty.", path=path)
+            quarantine.add(path, 0, -1, tr("empty file"))
         total += read
     bad = quarantine.count - before
     if not total and not may_be_empty:
         raise HanlinError(
-            f"{_names(files)} 里没有一条可用的记录；{bad} 条不可用：{quarantine.summary()}。",
-            f"No usable record in {_names(files)}; {bad} were not usable: {quarantine.summary()}.",
+            "No usable record in {files}; {bad} were not usable: {summary}.",
+            files=_names(files),
+            bad=bad,
+            summary=quarantine.summary(),
         )
     if bad and report:
         logging.getLogger("hanlin").warning(
-            tr(
-                f"{bad} 条记录不可用：{quarantine.summary()}",
-                f"{bad} records were not usable: {quarantine.summary()}",
-            )
+            tr("{bad} records were not usable: {summary}", bad=bad, summary=quarantine.summary())
         )
 
 
@@ -381,7 +368,7 @@ def _convert(
         else:
             layout = chosen if isinstance(raw.value, Mapping) and text_key in raw.value else None
         if layout is None:
-            reason = tr(f"不认识的布局：{_keys([raw.value])}", f"unrecognised layout: {_keys([raw.value])}")
+            reason = tr("unrecognised layout: {value}", value=_keys([raw.value]))
             if known or not raw.value:
                 quarantine.add(path, raw.line, raw.offset, reason, raw.value)
             else:
@@ -389,9 +376,7 @@ def _convert(
             continue
         known = True
         for early in unknown:
-            quarantine.add(
-                path, early.line, early.offset, tr("不认识的布局", "unrecognised layout"), early.value
-            )
+            quarantine.add(path, early.line, early.offset, tr("unrecognised layout"), early.value)
         unknown.clear()
         record = raw.value
         try:
@@ -410,10 +395,7 @@ def _convert(
                 path,
                 raw.line,
                 raw.offset,
-                tr(
-                    f"不符合 {layout.name} 布局（{error!r}）",
-                    f"not quite the {layout.name} layout ({error!r})",
-                ),
+                tr("not quite the {layout} layout ({error!r})", layout=layout.name, error=error),
                 record,
             )
             continue
@@ -426,25 +408,30 @@ def _convert(
 def _unrecognised(path: Source, values: list[Any], schema: str, text_key: str) -> HanlinError:
     if text_key:
         return Unusable(
-            f"{path}：记录里没有键 {text_key}，看到的键是 {_keys(values)}。请改 text_key，或去掉它，让布局自动识别。",
-            f"{path}: no record has the key {text_key}; the keys are {_keys(values)}. Change text_key, or leave it out and have the layout recognised.",
-            tr(f"没有键 {text_key}：{_keys(values)}", f"no key {text_key}: {_keys(values)}"),
+            "{path}: no record has the key {text_key}; the keys are {values}. Change text_key, or leave it "
+            "out and have the layout recognised.",
+            reason=tr("no key {text_key}: {values}", text_key=text_key, values=_keys(values)),
+            path=path,
+            text_key=text_key,
+            values=_keys(values),
         )
     fitting = [
         other for other in SCHEMAS if other != schema and any(recognise_for(value, other) for value in values)
     ]
-    zh_hint, en_hint = "", ""
+    hint = Text("")
     if fitting:
-        zh_hint = f"它看起来是 {fitting[0]}，那是给 {_TAKEN_BY[fitting[0]][0]} 的。"
-        en_hint = f"It looks like {fitting[0]}, which are for {_TAKEN_BY[fitting[0]][1]}. "
+        taker = _TAKEN_BY[fitting[0]]
+        hint = Text("It looks like {kind}, which are for {taker}. ", kind=fitting[0], taker=taker)
     elif schema == "documents":
-        zh_hint = "正文在哪个键里，可以用 --text-key（配方里是 corpus.text_key）指明。"
-        en_hint = "Name the key of the text by --text-key (corpus.text_key in a recipe). "
+        hint = Text("Name the key of the text by --text-key (corpus.text_key in a recipe). ")
     known = ", ".join(" ".join(sorted(layout.keys)) for layout in SCHEMAS[schema][:6])
     return Unusable(
-        f"{path}：认不出记录的布局，看到的键是 {_keys(values)}。{zh_hint}请改成已知的键之一（{known} ……）。",
-        f"{path}: unrecognised layout, with the keys {_keys(values)}. {en_hint}Rename them to a known set ({known} …).",
-        tr(f"不认识的布局：{_keys(values)}", f"unrecognised layout: {_keys(values)}"),
+        "{path}: unrecognised layout, with the keys {values}. {hint}Rename them to a known set ({known} …).",
+        reason=tr("unrecognised layout: {values}", values=_keys(values)),
+        path=path,
+        values=_keys(values),
+        hint=hint,
+        known=known,
     )
 
 

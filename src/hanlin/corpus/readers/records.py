@@ -18,7 +18,8 @@ from typing import Any, cast
 import orjson
 
 from hanlin._native import JsonLines, TextBatch
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import tr
 from hanlin.corpus.readers.files import (
     DEFAULT_LIMITS,
     ReadLimits,
@@ -99,7 +100,7 @@ def records(
             return _text_batches(path, line_blocks(whole, limits), quarantine, limits, sources)
         return _json_lines(path, lines(whole, limits), encoding, quarantine, limits)
     if suffix not in ("", ".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xml"):
-        raise HanlinError(f"{path}：不支持的文件类型 {suffix}。", f"{path}: unsupported file type {suffix}.")
+        raise HanlinError("{path}: unsupported file type {suffix}.", path=path, suffix=suffix)
     return _text(
         _decoded(whole, encoding, path, quarantine),
         markdown=suffix in (".md", ".markdown"),
@@ -141,7 +142,7 @@ def _decoded(stream: Iterator[bytes], encoding: str, path: Source, quarantine: Q
             path,
             0,
             -1,
-            tr("有不能解码的字节，已换成 U+FFFD", "undecodable bytes, replaced by U+FFFD"),
+            tr("undecodable bytes, replaced by U+FFFD"),
             f"{bad} × U+FFFD ({encoding})",
         )
 
@@ -159,10 +160,7 @@ def _json_lines(
                 path,
                 number,
                 offset,
-                tr(
-                    f"一行超过 {limits.record_bytes >> 20} MiB",
-                    f"a line above {limits.record_bytes >> 20} MiB",
-                ),
+                tr("a line above {record_bytes} MiB", record_bytes=limits.record_bytes >> 20),
             )
             continue
         if not line or line.isspace():
@@ -170,7 +168,7 @@ def _json_lines(
         try:
             text = line if encoding == "utf-8" else line.decode(encoding)
         except UnicodeDecodeError:
-            quarantine.add(path, number, offset, tr("不能解码的字节", "undecodable bytes"), line)
+            quarantine.add(path, number, offset, tr("undecodable bytes"), line)
             continue
         if too_complex(text, limits.record_values):
             quarantine.add(path, number, offset, _too_complex(), line)
@@ -182,11 +180,7 @@ def _json_lines(
                 values = list(_mended(text if isinstance(text, str) else text.decode()))
             except (ValueError, RecursionError) as error:
                 undecodable = isinstance(error, UnicodeDecodeError)
-                reason = (
-                    tr("不能解码的字节", "undecodable bytes")
-                    if undecodable
-                    else tr("不是合法的 JSON", "not valid JSON")
-                )
+                reason = tr("undecodable bytes") if undecodable else tr("not valid JSON")
                 quarantine.add(path, number, offset, reason, line)
                 continue
             for value in values:
@@ -196,10 +190,7 @@ def _json_lines(
 
 
 def _too_complex() -> str:
-    return tr(
-        f"JSON 嵌套超过 {MAX_DEPTH} 层或元素过多",
-        f"JSON nested deeper than {MAX_DEPTH}, or of too many values",
-    )
+    return tr("JSON nested deeper than {max_depth}, or of too many values", max_depth=MAX_DEPTH)
 
 
 def _text_batches(
@@ -353,7 +344,7 @@ def _values(
             continue
         if position >= len(buffer):
             return
-        reason = _too_complex() if deep else tr("不是合法的 JSON", "not valid JSON")
+        reason = _too_complex() if deep else tr("not valid JSON")
         quarantine.add(path, line, -1, reason, buffer[position : position + 200])
         following = _NEXT_OBJECT.search(buffer, max(position + 1, error.pos if error else 0))
         while following is None and more:
@@ -469,8 +460,8 @@ def _parquet(path: Path) -> Iterator[Raw]:
         import pyarrow.parquet as parquet  # type: ignore[import-not-found]
     except ImportError:
         raise HanlinError(
-            f"读取 {path} 需要 pyarrow。请运行 pip install 'hanlin[data]'，或先把它转成 jsonl。",
-            f"Reading {path} needs pyarrow. Run pip install 'hanlin[data]', or convert it to jsonl first.",
+            "Reading {path} needs pyarrow. Run pip install 'hanlin[data]', or convert it to jsonl first.",
+            path=path,
         ) from None
     number = 0
     try:
@@ -481,6 +472,4 @@ def _parquet(path: Path) -> Iterator[Raw]:
                     number, -1, cast(Any, {key: value for key, value in row.items() if value is not None})
                 )
     except (OSError, ValueError) as error:
-        raise HanlinError(
-            f"{path} 不是完整的 parquet 文件（{error}）。", f"{path} is not a whole parquet file ({error})."
-        ) from error
+        raise HanlinError("{path} is not a whole parquet file ({error}).", path=path, error=error) from error

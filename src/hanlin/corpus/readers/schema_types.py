@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import tr
 from hanlin.corpus.readers.files import DEFAULT_LIMITS
 from hanlin.corpus.text.structure import too_complex
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 _THINK = re.compile(r"^\s*<think>(.*?)</think>\s*", re.S)
 _ROLES = {
@@ -63,18 +66,16 @@ class Preference(_Pair, total=False):
 class BadRecord(ValueError):
     """A record of a known layout that cannot be used; the message says why."""
 
-    def __init__(self, zh: str, en: str):
-        super().__init__(tr(zh, en))
+    def __init__(self, template: LiteralString, /, **fields: Any):
+        super().__init__(tr(template, **fields))
 
 
 def text_of(value: Any, *, empty: bool = False) -> str:
     """A value that must be text; lone surrogates (half an emoji, cut by somebody) become U+FFFD."""
     if not isinstance(value, str):
-        raise BadRecord(
-            f"应为文字的地方是 {type(value).__name__}", f"{type(value).__name__} where text belongs"
-        )
+        raise BadRecord("{type} where text belongs", type=type(value).__name__)
     if not empty and not value.strip():
-        raise BadRecord("文字为空", "empty text")
+        raise BadRecord("empty text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -125,11 +126,11 @@ def message(item: Any, position: int = 0) -> dict[str, Any]:
     if isinstance(item, str):
         item = {"content": item}
     if not isinstance(item, Mapping):
-        raise BadRecord(f"消息是 {type(item).__name__}", f"a message is a {type(item).__name__}")
+        raise BadRecord("a message is a {type}", type=type(item).__name__)
     name = item.get("role") or item.get("from") or ("assistant" if position % 2 else "user")
     role = _ROLES.get(str(name).lower())
     if role is None:
-        raise BadRecord(f"未知的角色 {name!r}", f"unknown role {name!r}")
+        raise BadRecord("unknown role {name!r}", name=name)
     content = next(
         (item[key] for key in ("content", "value", "message", "text") if item.get(key) is not None), ""
     )
@@ -143,9 +144,7 @@ def message(item: Any, position: int = 0) -> dict[str, Any]:
             )
         unknown = set(parts) - {"text", "reasoning", "tool_call"}
         if unknown:
-            raise BadRecord(
-                f"不支持的内容类型 {sorted(unknown)}", f"unsupported content parts {sorted(unknown)}"
-            )
+            raise BadRecord("unsupported content parts {unknown}", unknown=sorted(unknown))
         content = "".join(parts.get("text", []))
         reasoning = reasoning or "".join(parts.get("reasoning", []))
         calls = calls or [unquoted(call) for call in parts.get("tool_call", [])]

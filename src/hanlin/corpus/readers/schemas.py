@@ -116,12 +116,12 @@ def _conversation(messages: list[dict[str, Any]], record: Any = None, system: An
     if isinstance(system, str) and system.strip() and messages and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
     if not any(item["role"] == "user" for item in messages):
-        raise BadRecord("没有用户的话", "no user message")
+        raise BadRecord("no user message")
     if not any(
         item["role"] == "assistant" and (item["content"].strip() or item.get("tool_calls"))
         for item in messages
     ):
-        raise BadRecord("没有回答", "no answer")
+        raise BadRecord("no answer")
     result: Conversation = {"messages": messages}
     tools = unquoted(record.get("tools")) if isinstance(record, Mapping) else None
     if tools:
@@ -133,11 +133,9 @@ def _conversation(messages: list[dict[str, Any]], record: Any = None, system: An
 
 def _turns(items: Any, record: Any = None) -> Conversation:
     if not isinstance(items, list) or not items:
-        raise BadRecord("对话为空", "an empty conversation")
+        raise BadRecord("an empty conversation")
     if isinstance(record, Mapping) and record.get("label") is False:
-        raise BadRecord(
-            "KTO 标为不好的回答，不能用于微调", "KTO marks this answer as bad: not for fine-tuning"
-        )
+        raise BadRecord("KTO marks this answer as bad: not for fine-tuning")
     first = items[0]
     if isinstance(first, Mapping) and {"human", "assistant"} <= first.keys():
         pairs = [(item["human"], item["assistant"]) for item in items]
@@ -171,7 +169,7 @@ def _ask(
         value = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
         last = answer(text_of(value), record.get(thought) if thought else None)
         if not last["content"].strip():
-            raise BadRecord("回答为空", "an empty answer")
+            raise BadRecord("an empty answer")
         return _conversation(
             [*messages, question(*(record.get(key) for key in asked)), last], record, record.get("system")
         )
@@ -187,7 +185,7 @@ def _choice(
     def convert(record: Record) -> Conversation:
         choices, right = options(record), record.get(label)
         if not isinstance(right, str) or right not in list("ABCDEFG")[: len(choices)]:
-            raise BadRecord(f"答案 {right!r} 不是选项", f"answer {right!r} is no option")
+            raise BadRecord("answer {right!r} is no option", right=right)
         lettered = [
             re.sub(r"^\(?([A-G])[).．、]\s*", r"\1. ", text)
             if re.match(r"\(?[A-G][).．、]", text)
@@ -305,17 +303,17 @@ def _pair(prompt: list[dict[str, Any]], chosen: Any, rejected: Any) -> Preferenc
         message(side, 1) if isinstance(side, (str, Mapping)) else _last(side) for side in (chosen, rejected)
     )
     if not better["content"].strip() or not worse["content"].strip():
-        raise BadRecord("回答为空", "an empty answer")
+        raise BadRecord("an empty answer")
     if better == worse:
-        raise BadRecord("两个回答相同", "both answers are the same")
+        raise BadRecord("both answers are the same")
     if not prompt or prompt[-1]["role"] not in ("user", "tool"):
-        raise BadRecord("提示不是以用户的话结尾", "the prompt does not end with the user")
+        raise BadRecord("the prompt does not end with the user")
     return {"prompt": prompt, "chosen": better, "rejected": worse}
 
 
 def _last(messages: Any) -> dict[str, Any]:
     if not isinstance(messages, list) or not messages:
-        raise BadRecord("回答为空", "an empty answer")
+        raise BadRecord("an empty answer")
     return message(messages[-1], len(messages) - 1)
 
 
@@ -339,7 +337,7 @@ def _two_lists(record: Record) -> Preference:
         for key in ("chosen", "rejected")
     )
     if chosen[:-1] != rejected[:-1]:
-        raise BadRecord("两边的提示不同", "the two sides have different prompts")
+        raise BadRecord("the two sides have different prompts")
     return _pair(chosen[:-1], chosen[-1], rejected[-1])
 
 
@@ -347,7 +345,7 @@ def _ranked(record: Record) -> Preference:
     """oaast: `output` lists the answers, best first; the ends of the list make the clearest pair."""
     answers = record["output"]
     if len(answers) < 2:
-        raise BadRecord("只有一个回答", "only one answer")
+        raise BadRecord("only one answer")
     history = [turn for pair in record.get("history") or [] for turn in (question(pair[0]), answer(pair[1]))]
     return _pair([*history, question(record["instruction"], record.get("input"))], answers[0], answers[-1])
 

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-from hanlin.common.errors import tr
+from hanlin.common.messages import tr
 from hanlin.corpus.readers.files import ReadLimits, Source
 from hanlin.corpus.readers.quarantine import Quarantine, Raw
 from hanlin.corpus.readers.schemas import SCHEMAS, recognise_for
@@ -56,17 +56,17 @@ def _rows(
             row, reason = (
                 None,
                 tr(
-                    f"一行超过 {limits.record_bytes >> 20} MiB 或列数过多",
-                    f"a row above {limits.record_bytes >> 20} MiB, or of too many columns",
+                    "a row above {record_bytes} MiB, or of too many columns",
+                    record_bytes=limits.record_bytes >> 20,
                 ),
             )
         except csv.Error as error:
-            row, reason = None, tr(f"不是合法的 CSV（{error}）", f"not valid CSV ({error})")
+            row, reason = None, tr("not valid CSV ({error})", error=error)
         if lines_of_row.ended and row is not None:
-            row, reason = None, tr("引号没有结束", "a quote without end")
+            row, reason = None, tr("a quote without end")
         if reason:
             first, count = lines_of_row.again()
-            also = tr(f"，连同其后 {count - 1} 行", f", with {count - 1} lines after it") if count > 1 else ""
+            also = tr(", with {count} lines after it", count=count - 1) if count > 1 else ""
             quarantine.add(path, first, -1, reason, lines_of_row.beginning + also)
         elif row is None:
             return
@@ -136,10 +136,7 @@ class _RowLines:
             self.number += 1
             if line is not None:
                 break
-            why = tr(
-                f"一行超过 {self._limits.record_bytes >> 20} MiB",
-                f"a line above {self._limits.record_bytes >> 20} MiB",
-            )
+            why = tr("a line above {record_bytes} MiB", record_bytes=self._limits.record_bytes >> 20)
             self._quarantine.add(self._path, self.number, -1, why)
         self._row.append(line)
         self._size += len(line)

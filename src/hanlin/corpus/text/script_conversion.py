@@ -60,7 +60,7 @@ def _opencc() -> Any:
         import opencc  # type: ignore[import-not-found]
     except ImportError:
         raise HanlinError(
-            "繁体转简体（simplify: true）需要 opencc。请运行 pip install 'hanlin[data]'，或去掉 simplify。",
-            "Turning traditional characters into simplified ones (simplify: true) needs opencc. Run pip install 'hanlin[data]', or leave simplify out.",
+            "Turning traditional characters into simplified ones (simplify: true) needs opencc. Run pip "
+            "install 'hanlin[data]', or leave simplify out."
         ) from None
     return opencc

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hanlin.common.errors import ConfigError
 from hanlin.corpus.tinyworld.draw import Draw
 
 KINDS = ("exact_duplicate", "near_duplicate", "spam", "mojibake", "html")
@@ -25,9 +26,9 @@ class Dirt:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise ValueError(f"rate={self.rate} 应在 0 与 1 之间 / should be in [0, 1)")
+            raise ConfigError("rate is {rate}, should be at least 0 and below 1", rate=self.rate)
         if not self.kinds or set(self.kinds) - set(KINDS):
-            raise ValueError(f"kinds 只能取自 / must be among {', '.join(KINDS)}")
+            raise ConfigError("kinds should be among {kinds}", kinds=", ".join(KINDS))
 
 
 def spoil(dirt: Dirt, seed: int, split: str, index: int, clean: Callable[[int], Record]) -> Record:

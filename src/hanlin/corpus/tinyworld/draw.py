@@ -32,10 +32,7 @@ def split_of(structure: Any) -> str:
 def check_split(split: str) -> None:
     """Refuse anything but `train` and `heldout`."""
     if split not in SPLITS:
-        raise HanlinError(
-            f"split 应是 train 或 heldout，不是 {split!r}。",
-            f"split must be train or heldout, not {split!r}.",
-        )
+        raise HanlinError("split must be train or heldout, not {split!r}.", split=split)
 
 
 class Draw:

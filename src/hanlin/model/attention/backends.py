@@ -16,6 +16,7 @@ import torch
 from hanlin.common.devices import traits
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text, joined
 from hanlin.model.attention.flash_backends import (
     Bounds,
     block_mask,
@@ -24,8 +25,8 @@ from hanlin.model.attention.flash_backends import (
 )
 from hanlin.model.attention.reference import attend, document_attention, packed_mask
 
-Warn = Callable[[str, str], None]
-Fault = tuple[str, str]  # Chinese, English
+Warn = Callable[..., None]  # takes a message and its fields
+Fault = Text
 AttentionChoice = Literal["auto", "varlen", "flex", "masked_flex", "tiles", "sdpa", "masked_sdpa", "plain"]
 
 CHECKED_LENGTHS = (64, 160)  # one tile and several
@@ -188,17 +189,28 @@ def choose_attention(
             return BACKENDS[name]
         if wanted != "auto":
             raise HanlinError(
-                f"指定的注意力写法 {name} 在 {row.name} 上不能用：{fault[0]}（{row.train_dtype}，与 float32 的参照比）。请用 train.attention=auto；hanlin doctor 会列出哪些能用。",
-                f"The attention back end asked for, {name}, is refused on {row.name}: {fault[1]} ({row.train_dtype}, against the float32 reference). Use train.attention=auto; hanlin doctor lists those that work.",
+                "The attention back end asked for, {name}, is refused on {row}: {fault} ({train_dtype}, "
+                "against the float32 reference). Use train.attention=auto; hanlin doctor lists those that "
+                "work.",
+                name=name,
+                row=row.name,
+                fault=fault,
+                train_dtype=row.train_dtype,
             )
-        refused.append((name, fault))
+        refused.append(Text("{name}: {fault}", name=name, fault=fault))
         warn(
-            f"{row.name} 上的注意力写法 {name} 不用：{fault[0]}（{row.train_dtype}，与 float32 的参照比）",
-            f"attention back end {name} is refused on {row.name}: {fault[1]} ({row.train_dtype}, against the float32 reference)",
+            "attention back end {name} is refused on {row}: {fault} ({train_dtype}, against the float32 "
+            "reference)",
+            name=name,
+            row=row.name,
+            fault=fault,
+            train_dtype=row.train_dtype,
         )
     raise HanlinError(
-        f"{row.name} 上没有一种注意力写法算得对：{'；'.join(f'{name}：{fault[0]}' for name, fault in refused)}。请升级驱动和 torch，或用 --device cpu。",
-        f"No attention back end is right on {row.name}: {'; '.join(f'{name}: {fault[1]}' for name, fault in refused)}. Update the driver and torch, or use --device cpu.",
+        "No attention back end is right on {row}: {faults}. Update the driver and torch, or use --device "
+        "cpu.",
+        row=row.name,
+        faults=joined(refused, Text("; ")),
     )
 
 
@@ -206,7 +218,7 @@ def choose_attention(
 def fault_of(
     name: str, device: torch.device, dtype: torch.dtype, head_dim: int = 64, groups: int = 2
 ) -> Fault | None:
-    """What is wrong with a back end on a device, in two languages; None when outputs and gradients agree with the reference.
+    """What is wrong with a back end on a device; None when outputs and gradients agree with the reference.
 
     The generators of the process are left alone.
     """
@@ -217,10 +229,10 @@ def fault_of(
             except (
                 Exception
             ) as error:  # a compiler that is not there, or a kernel that does not build, raises what it likes
-                found = (f"运行失败：{first_line(error)}", f"it failed: {first_line(error)}")
+                found = Text("it failed: {error}", error=first_line(error))
             if found is not None:
-                rows = ("打包的文档", "packed documents") if documents else ("因果", "causal rows")
-                return f"{rows[0]}，T={length}：{found[0]}", f"{rows[1]}, T={length}: {found[1]}"
+                rows = Text("packed documents") if documents else Text("causal rows")
+                return Text("{rows}, T={length}: {found}", rows=rows, length=length, found=found)
     return None
 
 
@@ -256,21 +268,21 @@ def _compare(
         grad.to(device),
         None if doc_ids is None else doc_ids.to(device),
     )
-    for (zh, en), ours, reference in zip(_PARTS, found, expected, strict=True):
+    for part, ours, reference in zip(_PARTS, found, expected, strict=True):
         ours = ours.detach().to("cpu", torch.float32)
         if not bool(ours.isfinite().all()):
-            return f"{zh}里有 NaN 或 Inf", f"NaN or Inf in {en}"
+            return Text("NaN or Inf in {part}", part=part)
         error = relative_error(ours, reference)
         if error > tolerance(dtype):
-            return f"{zh}相差 {error:.1%}", f"{en} off by {error:.1%}"
+            return Text("{part} off by {error:.1%}", part=part, error=error)
     return None
 
 
 _PARTS = (
-    ("输出", "the output"),
-    ("q 的梯度", "the gradient of q"),
-    ("k 的梯度", "the gradient of k"),
-    ("v 的梯度", "the gradient of v"),
+    Text("the output"),
+    Text("the gradient of q"),
+    Text("the gradient of k"),
+    Text("the gradient of v"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hanlin.common.errors import ConfigError
 from hanlin.model.config import ModelConfig
 from hanlin.model.family import (
     ConfigField,
@@ -32,15 +33,17 @@ def _unsupported(raw: Mapping[str, Any]) -> list[str]:
 
 def _check(config: ModelConfig) -> None:
     if config.num_key_value_heads != config.num_attention_heads:
-        raise ValueError(
+        raise ConfigError(
             "GPT-2 has no grouped-query attention: num_key_value_heads must equal num_attention_heads"
         )
     if config.head_dim * config.num_attention_heads != config.hidden_size:
-        raise ValueError(
-            f"GPT-2 needs heads x head_dim = hidden_size, not {config.num_attention_heads} x {config.head_dim}"
+        raise ConfigError(
+            "GPT-2 needs heads x head_dim = hidden_size, not {heads} x {head_dim}",
+            heads=config.num_attention_heads,
+            head_dim=config.head_dim,
         )
     if not config.tie_word_embeddings:
-        raise ValueError("GPT-2 as llama.cpp and transformers know it ties its embeddings")
+        raise ConfigError("GPT-2 as llama.cpp and transformers know it ties its embeddings")
 
 
 def _parameters(config: ModelConfig) -> int:

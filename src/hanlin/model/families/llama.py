@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from hanlin.common.errors import ConfigError
 from hanlin.model.config import ModelConfig
 from hanlin.model.family import (
     ConfigField,
@@ -74,7 +75,9 @@ def _unsupported(raw: Mapping[str, Any]) -> list[str]:
 
 def _check(config: ModelConfig) -> None:
     if config.head_dim % 2:
-        raise ValueError(f"head_dim {config.head_dim} is odd; rotary embeddings need pairs")
+        raise ConfigError(
+            "head_dim {head_dim} is odd; rotary embeddings need pairs", head_dim=config.head_dim
+        )
 
 
 def _parameters(config: ModelConfig) -> int:
