@@ -97,7 +97,7 @@ class Hanlin:
         self.model.to(self.device)
         choose_kernels(self.model, self.device, lambda zh, en: print(en, flush=True))
         if compiled:
-            self.model.compile_trunk()
+            self.model.compile_decoder()
         self.rows = TextRows(TokenDataset(folder / "dataset"), self.shape["length"], seed)
         self.objective = NextTokenLoss(torch.ones(self.shape["vocab"], dtype=torch.int64), z_loss=1e-4)
         self.optimizers = Optimizers(self.model, learning_rate=rate)

@@ -1,4 +1,4 @@
-"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU; the compiled trunk."""
+"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU; the compiled decoder."""
 
 from __future__ import annotations
 
@@ -203,14 +203,14 @@ def test_checkpointed_activations_give_the_same_bits_and_keep_less(family):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
-def test_the_compiled_trunk_computes_the_same(family):
+def test_the_compiled_decoder_computes_the_same(family):
     model = tiny_model(family)
     doc_ids = rows_of_documents([[5, 11], [16]])
     ids, weights = torch.randint(0, 100, (2, 16)), torch.randn(2, 16, model.config.hidden_size)
     results = []
     for compiled in (False, True):
         if compiled:
-            model.compile_trunk()
+            model.compile_decoder()
         model.zero_grad()
         (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
         results.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -227,7 +227,7 @@ def test_rms_norm_of_nothing_is_nothing():
 
 def trained_step(monkeypatch, width, dtype=torch.float32, checkpoints=False):
     """Gradients of a step whose layers make queries and keys again from this width on."""
-    monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
+    monkeypatch.setattr("hanlin.model.transformer.RECOMPUTE_QK_WIDTH", width)
     config = ModelConfig(
         vocab_size=60,
         hidden_size=64,
@@ -252,13 +252,13 @@ def trained_step(monkeypatch, width, dtype=torch.float32, checkpoints=False):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpoints", [False, True])
-def test_queries_and_keys_made_again_give_the_same_bits(monkeypatch, dtype, checkpoints):
+def test_recomputed_queries_and_keys_give_the_same_bits(monkeypatch, dtype, checkpoints):
     kept, again = (trained_step(monkeypatch, width, dtype, checkpoints) for width in (65, 64))
     assert all(bool(grad.any()) for grad in kept.values())
     assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
-def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
+def test_recomputed_queries_and_keys_are_not_kept(monkeypatch):
     config = ModelConfig(
         vocab_size=60,
         hidden_size=64,
@@ -269,7 +269,7 @@ def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
     )
     costs = {}
     for width in (65, 64):
-        monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
+        monkeypatch.setattr("hanlin.model.transformer.RECOMPUTE_QK_WIDTH", width)
         for checkpoints in (False, True):
             costs[width, checkpoints] = trace_step(
                 config, TrainConfig(), StepShape(seq_len=128, rows=2, checkpoint_activations=checkpoints)
@@ -277,5 +277,5 @@ def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
     tokens, floats = 2 * 128, 64 + 32  # of a layer: queries and keys
     assert costs[65, False] - costs[64, False] == 3 * tokens * floats * 4
     assert costs[65, True] == costs[64, True]
-    card = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, frugal=False)).activations
+    card = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, recompute_qk=False)).activations
     assert card == costs[65, False], "an accelerator keeps them"

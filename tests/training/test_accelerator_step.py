@@ -148,13 +148,13 @@ def test_sources_of_documents_are_sent_without_waiting(monkeypatch):
 
 
 @pytest.mark.parametrize("masked, attention", [(False, "sdpa"), (True, "sdpa"), (True, "varlen")])
-def test_the_trunk_compiles_without_a_break(masked, attention, monkeypatch):
+def test_the_decoder_compiles_without_a_break(masked, attention, monkeypatch):
     on_an_accelerator(monkeypatch, attention)
     model, batch = tiny_model("qwen3").train(), rows(300)
     from hanlin.model import transformer
 
     with torch.autocast("cpu", torch.bfloat16):
-        context = transformer.Context(
+        context = transformer.ForwardContext(
             batch.ids,
             batch.positions,
             batch.doc_ids if masked else None,

@@ -42,7 +42,7 @@ def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
                 group=group,
                 device=CPU,
                 progress=SimpleNamespace(note=lambda message, /, **fields: None),
-                model=SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block)),
+                model=SimpleNamespace(compile_decoder=lambda by_block, asked=asked: asked.append(by_block)),
             )
             monkeypatch.setattr(trainer, "compiling_pays", lambda *arguments: True)
             trainer._Run._decide_to_compile(run, [])  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from hanlin.model.linear import Embedding
 from hanlin.model.norm import Norm
 
 if TYPE_CHECKING:
-    from hanlin.model.context import Context
+    from hanlin.model.context import ForwardContext
 
 
 class Decoder(nn.Module, abc.ABC):
@@ -43,10 +43,10 @@ class Decoder(nn.Module, abc.ABC):
         """The norm behind the last layer."""
 
     @abc.abstractmethod
-    def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """What the first block reads, (B, T, hidden_size); the context learns what all blocks share of the positions."""
 
-    def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def run(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """All blocks and the final norm, (B, T, hidden_size)."""
         for block in self.blocks:
             x = run_block(block, x, context, self.checkpoints)

@@ -254,7 +254,7 @@ class _Recipe:
         self.make = make
 
 
-def made_again(
+def recompute_in_backward(
     makers: Mapping[Callable[[], torch.Tensor], torch.Tensor],
 ) -> contextlib.AbstractContextManager[Any]:
     """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to make it.

@@ -14,7 +14,7 @@ from hanlin.model.linear import Conv1D, Embedding
 from hanlin.model.norm import LayerNorm
 
 if TYPE_CHECKING:
-    from hanlin.model.context import Context
+    from hanlin.model.context import ForwardContext
 
 
 # GPT-2's activations by their names in transformers: torch's approximation of each.
@@ -29,7 +29,7 @@ class GPT2Attention(nn.Module):
         self.c_attn = Conv1D(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = Conv1D(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         batch, length, hidden = x.shape
         q, k, v = (
             part.view(batch, length, -1, self.head_dim) for part in self.c_attn(x).split(hidden, dim=-1)
@@ -56,7 +56,7 @@ class GPT2Block(nn.Module):
         self.ln_2 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         x = x + self.attn(self.ln_1(x), context)
         return x + self.mlp(self.ln_2(x))
 
@@ -83,6 +83,6 @@ class GPT2Decoder(Decoder):
     def final_norm(self) -> LayerNorm:
         return self.ln_f
 
-    def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Embeddings with those of the positions, (B, T, hidden_size)."""
         return self.wte(ids) + self.wpe(context.positions)

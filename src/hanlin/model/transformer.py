@@ -10,9 +10,9 @@ from torch import nn
 
 from hanlin.common.errors import ConfigError
 from hanlin.model.config import ModelConfig
-from hanlin.model.context import Context
+from hanlin.model.context import ForwardContext
 from hanlin.model.decoder import Decoder
-from hanlin.model.fused_ops import made_again, rotate
+from hanlin.model.fused_ops import recompute_in_backward, rotate
 from hanlin.model.head import Head
 from hanlin.model.kv_cache import KVCache
 from hanlin.model.linear import Embedding, Linear, normed_linears, swiglu
@@ -21,7 +21,7 @@ from hanlin.model.rope import rotary_table
 
 # From this width on queries and keys are made again in the backward pass: a seventh less is kept for it, at a cost that could not be
 # measured (width 512, on a CPU); at 256 it costs 2 % of a step, and such models are small anyway.
-REMAKE_WIDTH = 512
+RECOMPUTE_QK_WIDTH = 512
 
 
 class Attention(nn.Module):
@@ -40,14 +40,14 @@ class Attention(nn.Module):
         self.k_proj = Linear(hidden, keys)
         self.v_proj = Linear(hidden, keys)
         self.o_proj = Linear(queries, hidden)
-        self.remakes = config.spec.qk_norm and config.hidden_size >= REMAKE_WIDTH
+        self.recompute_qk = config.spec.qk_norm and config.hidden_size >= RECOMPUTE_QK_WIDTH
         if config.spec.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x: torch.Tensor, norm: RMSNorm, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, norm: RMSNorm, context: ForwardContext) -> torch.Tensor:
         """Attention of norm(x), (B, T, hidden_size)."""
         batch, length, _ = x.shape
         projected = normed_linears(x, norm, self.q_proj, self.k_proj, self.v_proj)
@@ -57,11 +57,13 @@ class Attention(nn.Module):
             for part, norm in ((q, self.q_norm), (k, self.k_norm))
         )
         q, k = turn_q(), turn_k()  # (B, T, H, D) and (B, T, Hkv, D)
-        with made_again({turn_q: q, turn_k: k} if context.frugal and self.remakes else {}):
+        with recompute_in_backward(
+            {turn_q: q, turn_k: k} if context.recompute_qk and self.recompute_qk else {}
+        ):
             attended = context.attend(self.layer, q, k, v)
         return self.o_proj(attended.view(batch, length, -1))
 
-    def _turn(self, part: torch.Tensor, norm: nn.Module, context: Context) -> torch.Tensor:
+    def _turn(self, part: torch.Tensor, norm: nn.Module, context: ForwardContext) -> torch.Tensor:
         return rotate(norm(part), context.cos, context.sin)
 
 
@@ -90,7 +92,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         x = x + self.self_attn(x, self.input_layernorm, context)
         return x + self.mlp(x, self.post_attention_layernorm)
 
@@ -122,7 +124,7 @@ class TransformerDecoder(Decoder):
     def final_norm(self) -> RMSNorm:
         return self.norm
 
-    def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Embeddings (B, T, hidden_size); the context learns its rotation angles."""
         x = self.embed_tokens(ids)
         context.cos = self.cos[context.positions][:, :, None].to(x.dtype)  # (B, T, 1, D/2)
@@ -134,10 +136,10 @@ class _Model(nn.Module):
     """A trunk that may be compiled, and something on top of it.
 
     Attributes:
-        frugal: whether wide layers may make queries and keys again in the backward pass; they do on a CPU alone.
+        recompute_qk: whether wide layers may make queries and keys again in the backward pass; they do on a CPU alone.
     """
 
-    frugal = True
+    recompute_qk = True
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -183,7 +185,7 @@ class _Model(nn.Module):
         """Whether training runs a compiled trunk."""
         return self._compiled is not None or self._compiled_blocks
 
-    def compile_trunk(self, by_block: bool = False) -> None:
+    def compile_decoder(self, by_block: bool = False) -> None:
         """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and weights do not change.
 
         Embeddings stay outside: the compiler adds up their gradients in no fixed order, and a run would not have its bits again.
@@ -201,11 +203,11 @@ class _Model(nn.Module):
         for block in self.decoder.blocks:
             block.compile(dynamic=False)
 
-    def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+    def run_decoder(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Hidden states (B, T, hidden_size)."""
         compiled = self._compiled is not None and context.cache is None and torch.is_grad_enabled()
-        context.frugal = (
-            self.frugal
+        context.recompute_qk = (
+            self.recompute_qk
             and ids.is_cpu
             and torch.is_grad_enabled()
             and context.cache is None
@@ -256,7 +258,9 @@ class CausalLM(_Model):
         Returns:
             (B, T, hidden_size).
         """
-        return self.run_trunk(ids, Context(ids, positions, doc_ids, cache, self.product_dtype, doc_starts))
+        return self.run_decoder(
+            ids, ForwardContext(ids, positions, doc_ids, cache, self.product_dtype, doc_starts)
+        )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of every vocabulary entry, (…, vocab_size)."""
@@ -295,5 +299,7 @@ class RewardModel(_Model):
         doc_starts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
-        hidden = self.run_trunk(ids, Context(ids, positions, doc_ids, None, self.product_dtype, doc_starts))
+        hidden = self.run_decoder(
+            ids, ForwardContext(ids, positions, doc_ids, None, self.product_dtype, doc_starts)
+        )
         return self.score(hidden).squeeze(-1)

@@ -43,7 +43,7 @@ class StepShape:
         checkpoint_activations: whether layers are computed again in the backward pass instead of being kept.
         offload: whether the optimiser's state is on the host but for the piece that is being updated.
         copied: whether checkpoints are written from a copy of the state that lies in the same memory.
-        frugal: whether wide layers make queries and keys again in the backward pass, as on a CPU.
+        recompute_qk: whether wide layers make queries and keys again in the backward pass, as on a CPU.
     """
 
     seq_len: int
@@ -54,7 +54,7 @@ class StepShape:
     checkpoint_activations: bool = False
     offload: bool = False
     copied: bool = False
-    frugal: bool = True
+    recompute_qk: bool = True
 
 
 Work = tuple[float, float]  # floating-point operations and bytes moved of one kernel
@@ -164,7 +164,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
     """
     with FakeTensorMode(), _Ledger() as ledger:
         model: Any = CausalLM(config)
-        model.frugal = shape.frugal
+        model.recompute_qk = shape.recompute_qk
         if shape.checkpoint_activations:
             model.checkpoint_activations = True
         model.train()

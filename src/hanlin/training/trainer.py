@@ -302,7 +302,7 @@ class _Run:
             wanted = False
         self.compiles = all(self.group.all_gather_object(wanted))
         if self.compiles:
-            self.model.compile_trunk(by_block=self.strategy.sharded)
+            self.model.compile_decoder(by_block=self.strategy.sharded)
             self.progress.note(
                 "compiling the model, so the first step takes longer (train.compile=false for none)"
             )

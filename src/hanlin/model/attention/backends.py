@@ -37,7 +37,7 @@ CHECKED_LENGTHS_ON_DEVICE = (
 )
 
 
-class Rows(NamedTuple):
+class PackedShape(NamedTuple):
     """What a back end is told of a pass over whole rows: doc_ids (B, T), None for plain causal rows, and where documents begin, if known."""
 
     doc_ids: torch.Tensor | None
@@ -60,13 +60,13 @@ class AttentionBackend:
     """
 
     name: str
-    prepare: Callable[[Rows], Any]
+    prepare: Callable[[PackedShape], Any]
     run: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], torch.Tensor]
     particular: bool = False
     compiles: bool = False
 
 
-def _document_ids(rows: Rows) -> torch.Tensor:
+def _document_ids(rows: PackedShape) -> torch.Tensor:
     return (
         torch.arange(rows.batch, device=rows.device)[:, None].expand(rows.batch, rows.length)
         if rows.doc_ids is None
@@ -74,11 +74,11 @@ def _document_ids(rows: Rows) -> torch.Tensor:
     )
 
 
-def _mask_of_documents(rows: Rows) -> torch.Tensor | None:
+def _mask_of_documents(rows: PackedShape) -> torch.Tensor | None:
     return None if rows.doc_ids is None else packed_mask(rows.doc_ids, rows.dtype)
 
 
-def _mask_always(rows: Rows) -> torch.Tensor:
+def _mask_always(rows: PackedShape) -> torch.Tensor:
     return packed_mask(
         torch.zeros(1, rows.length, dtype=torch.int64, device=rows.device)
         if rows.doc_ids is None
@@ -87,15 +87,15 @@ def _mask_always(rows: Rows) -> torch.Tensor:
     )
 
 
-def _blocks_of_documents(rows: Rows) -> Any:
+def _blocks_of_documents(rows: PackedShape) -> Any:
     return None if rows.doc_ids is None else block_mask(rows.doc_ids)
 
 
-def _blocks_always(rows: Rows) -> Any:
+def _blocks_always(rows: PackedShape) -> Any:
     return block_mask(_document_ids(rows))
 
 
-def _bounds_of_documents(rows: Rows) -> Bounds | None:
+def _bounds_of_documents(rows: PackedShape) -> Bounds | None:
     if rows.doc_ids is None:
         return None
     starts = document_starts(rows.doc_ids) if rows.doc_starts is None else rows.doc_starts
@@ -295,7 +295,7 @@ def _forward_backward(
         batch, length = grad.shape[:2]
         starts = None if doc_ids is None else document_starts(doc_ids)
         out = backend.run(
-            q, k, v, backend.prepare(Rows(doc_ids, starts, batch, length, grad.device, grad.dtype))
+            q, k, v, backend.prepare(PackedShape(doc_ids, starts, batch, length, grad.device, grad.dtype))
         )
         return [out, *torch.autograd.grad(out, (q, k, v), grad)]
 
