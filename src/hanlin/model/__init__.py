@@ -2,6 +2,7 @@
 
 import hanlin.model.families  # noqa: F401 - registers them
 from hanlin.model.attention.backends import AttentionChoice
+from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.checkpoint_io import (
     check_weights,
     load_model,
@@ -16,7 +17,6 @@ from hanlin.model.initialization import init_weights
 from hanlin.model.kernels import choose_kernels
 from hanlin.model.kv_cache import KVCache
 from hanlin.model.losses import linear_cross_entropy, token_log_probs
-from hanlin.model.transformer import CausalLM, RewardModel
 
 __all__ = [
     "AttentionChoice",

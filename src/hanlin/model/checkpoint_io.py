@@ -18,8 +18,8 @@ from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.common.messages import Text, listing
+from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.config import ModelConfig
-from hanlin.model.transformer import CausalLM, RewardModel
 
 WEIGHTS = "model.safetensors"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hanlin.model.transformer import CausalLM, RewardModel
+from hanlin.model.causal_lm import CausalLM, RewardModel
 
 
 def init_weights(model: CausalLM | RewardModel, seed: int) -> None:
