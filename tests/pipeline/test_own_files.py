@@ -128,7 +128,9 @@ def test_the_second_stage_of_a_kind_and_one_after_reinforcement_are_stages_like_
         ("gguf", "export"),
         ("gguf-2", "export"),
     ]
-    facts = {n: json.loads((out / "steps" / f"{n}.json").read_text())["notes"] for n in ("reasoning", "again")}
+    facts = {
+        n: json.loads((out / "steps" / f"{n}.json").read_text())["notes"] for n in ("reasoning", "again")
+    }
     assert facts["reasoning"]["mixed_in"] > 0 and facts["again"]["too_short"] > 0
     assert (out / "model.gguf").stat().st_size > (out / "model-f16.gguf").stat().st_size
 
@@ -139,7 +141,9 @@ def test_what_is_held_out_anywhere_is_trained_on_nowhere(finished, tmp_path):
     held = {prompt_key(record) for name in names for record in records(made, name, heldout=True)}
     trained = {prompt_key(record) for name in names for record in records(made, name)}
     assert held and trained and not held & trained
-    thoughts, problems = ({prompt_key(r) for r in records(made, n, heldout=True)} for n in ("reasoning", "grpo"))
+    thoughts, problems = (
+        {prompt_key(r) for r in records(made, n, heldout=True)} for n in ("reasoning", "grpo")
+    )
     assert thoughts == problems  # the same questions, with and without reasoning, fall on the same side
 
 
