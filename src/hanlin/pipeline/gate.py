@@ -56,8 +56,8 @@ def decide_gate(
         return Verdict(
             True,
             Text(
-                "{stage} was kept, but not judged: {name} has {count} held-out items, and {fewest} are needed to tell "
-                "({old:.3f} → {new:.3f}).",
+                "{stage} was kept, but not judged: {name} has {count} held-out items, and {fewest} are "
+                "needed to tell ({old:.3f} → {new:.3f}).",
                 count=min(new.n, old.n),
                 fewest=FEWEST,
                 **values,
@@ -68,7 +68,8 @@ def decide_gate(
         return Verdict(
             False,
             Text(
-                "{stage} was not kept: {name} went from {old:.3f} to {new:.3f}, for the worse; the previous model stays.",
+                "{stage} was not kept: {name} went from {old:.3f} to {new:.3f}, for the worse; the "
+                "previous model stays.",
                 **values,
             ),
         )
@@ -78,8 +79,8 @@ def decide_gate(
             return Verdict(
                 False,
                 Text(
-                    "{stage} was not kept: it took {name} from {old:.3f} to {new:.3f} (allowed: {allowed:.2f}); "
-                    "the previous model stays.",
+                    "{stage} was not kept: it took {name} from {old:.3f} to {new:.3f} (allowed: "
+                    "{allowed:.2f}); the previous model stays.",
                     stage=stage,
                     name=other,
                     old=before.value,

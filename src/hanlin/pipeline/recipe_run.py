@@ -28,8 +28,8 @@ from hanlin.pipeline.runner import StepRecord
 from hanlin.pipeline.samples import speak_samples
 from hanlin.pipeline.stage_run import StageRun, publish
 from hanlin.pipeline.suite import BITS
-from hanlin.recipe.recipe import export_ids
 from hanlin.report.corpus_page import render_corpus
+from hanlin.report.format import export_steps
 from hanlin.stages.base import content_hash
 from hanlin.tokenizer import load_tokenizer, train_tokenizer
 
@@ -81,6 +81,7 @@ class RecipeRun:
                 in_recipe=True,
             )
             record.notes |= read_manifest(folder, verify=False).metrics
+            record.target = "cleaning/recall"
             kept = (d["text"] for part in ("documents", "heldout") for d in read_corpus(folder, part))
             metrics, facts = section.judge(documents, kept)
             record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
@@ -212,13 +213,16 @@ class RecipeRun:
         """The finished model in files for other programs."""
         path = self.context.current.path
         assert path is not None
-        for step, export in zip(
-            export_ids(self.context.recipe.export), self.context.recipe.export, strict=True
-        ):
+        exports = self.context.recipe.export
+        steps = export_steps([export.kind for export in exports])
+        for step, export in zip(steps, exports, strict=True):
             file = self.context.out / export.name()
 
             def body(key: str, record: StepRecord, export: Any = export, file: Path = file) -> None:
                 export.write(path, file)
+                record.kind = "export"
+                record.title = {"zh": export.title.zh, "en": export.title.en}
+                record.does = {"zh": export.does.zh, "en": export.does.en}
                 record.notes |= {"file": file.name, "bytes": file.stat().st_size}
 
             inputs = lambda export=export: [content_hash(path), to_dict(export)]  # noqa: E731

@@ -19,12 +19,14 @@ from hanlin.common.manifest import MANIFEST, hash_json, package_versions, read_m
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.tracking import check_trackers
 from hanlin.corpus.readers.read import Kind, check_inputs
+from hanlin.evaluation import Metric
 from hanlin.pipeline.facts import about_model, examples, tokens_facts
 from hanlin.pipeline.recipe_run import RecipeRun
 from hanlin.pipeline.run_context import RunContext
 from hanlin.recipe.recipe import Recipe
+from hanlin.report.format import FORMAT
 from hanlin.report.model_card import model_card
-from hanlin.report.report import FORMAT, validate_report, write_report
+from hanlin.report.report import validate_report, write_report
 from hanlin.stages.rl import RLStage
 from hanlin.training.distributed.launch import init_distributed
 from hanlin.training.distributed.process_group import ProcessGroup
@@ -51,8 +53,9 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
     for stage in recipe.stages:
         if stage.train.parallel == "deepspeed":
             raise HanlinError(
-                "{stage}.train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with torchrun or without), "
-                "not for hanlin run. Take ddp or fsdp, or train stage by stage.",
+                "{stage}.train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, "
+                "…, with torchrun or without), not for hanlin run. Take ddp or fsdp, or train stage by "
+                "stage.",
                 stage=stage.id,
             )
     with init_distributed("ddp", recipe.device) as (strategy, device):
@@ -126,17 +129,16 @@ def _report(context: RunContext, seconds: float) -> dict[str, Any]:
 
 def stage_entries(context: RunContext) -> list[dict[str, Any]]:
     """The steps of a run as report.json has them: what each is and is judged by, its figures, and beside the target its control."""
-    kinds = {stage.id: stage for stage in context.recipe.stages}
+    configs = {stage.id: stage for stage in context.recipe.stages}
     entries = []
     for name, record in context.runner.records.items():
-        config = kinds.get(name)
-        entry: dict[str, Any] = {"id": name, "kind": config.kind if config is not None else _kind_of(name)}
+        entry: dict[str, Any] = {"id": name, "kind": record.kind or name}
+        entry |= {key: getattr(record, key) for key in ("title", "does", "target") if getattr(record, key)}
+        config = configs.get(name)
         if config is not None:
-            entry["role"] = config.role
-            target = context.suite.target(context.recipe.stage(config.of) if config.of else config)
-            entry["target"] = config.evaluate.target or target
-            if config.of:
-                entry["of"] = config.of
+            entry |= {"role": config.role, "produces": config.stage.produces}
+        if config is not None and config.of:
+            entry["of"] = config.of
         entry |= {
             "seconds": record.seconds,
             "peak_rss_mb": record.peak_rss_mb,
@@ -152,16 +154,9 @@ def stage_entries(context: RunContext) -> list[dict[str, Any]]:
             measured = entry["metrics"][entry["target"]]
             beside = subject["metrics"].get(subject["target"])
             if beside is not None:
-                control = {"name": entry["id"]} | {
-                    k: v for k, v in measured.items() if k not in ("control", "chance")
-                }
-                subject["metrics"][subject["target"]] = beside | {"control": control}
+                metric = Metric.from_dict(beside).with_control(entry["id"], Metric.from_dict(measured))
+                subject["metrics"][subject["target"]] = metric.to_dict()
     return entries
-
-
-def _kind_of(step: str) -> str:
-    """What a step is that is no stage: `corpus`, `tokenizer`, `dataset`, `evaluation` or `export`."""
-    return "export" if step.startswith("export-") else step
 
 
 def _standing_report(out: Path, stages: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -198,7 +193,8 @@ def refuse_foreign(out: Path) -> None:
         and not (out / RECIPE_FILE).is_file()
     ):
         raise HanlinError(
-            "{out} holds other files and is not a run of Hanlin's. Choose an empty directory as --out, so that nothing gets mixed up.",
+            "{out} holds other files and is not a run of Hanlin's. Choose an empty directory as --out, so "
+            "that nothing gets mixed up.",
             out=out,
         )
 

@@ -30,12 +30,18 @@ class StepRecord:
     """What a finished step said: figures and samples for the report, and whether its model was kept.
 
     Attributes:
+        kind, title, does: of the stage; empty of a step that a report knows by its name.
+        target: the metric it is judged by.
         files: size and SHA-256 of what it wrote besides artefacts, by path below the run.
     """
 
     key: str
     seconds: float
     peak_rss_mb: float
+    kind: str = ""
+    target: str = ""
+    title: dict[str, str] = dataclasses.field(default_factory=dict)
+    does: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     kept: bool = True
@@ -89,7 +95,7 @@ class Runner:
                 return started
 
             record = self.group.run_on_rank0(finish)
-            self.progress.done(record.seconds, outcome(name, record.metrics))
+            self.progress.done(record.seconds, outcome(record.target, record.metrics))
         else:
             self.reused.append(name)
             self.progress.note("{name} is done already, kept", name=name)

@@ -45,6 +45,7 @@ from hanlin.recipe.sizing import apply_dial, dial_text
 from hanlin.recipe.upgrade import refuse_old_shape
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.data.base import DataScope
+from hanlin.stages.pretrain import PretrainConfig
 from hanlin.stages.reward_model import require_trunk
 from hanlin.stages.stage import STAGES, StageConfig, StageInputs
 from hanlin.tokenizer import load_tokenizer
@@ -81,6 +82,18 @@ class StageFile:
     def __post_init__(self):
         require_ranges(self)
 
+    @property
+    def pretrain(self) -> PretrainConfig:
+        """The stage, where it is pretraining."""
+        assert isinstance(self.stage, PretrainConfig)
+        return self.stage
+
+    @property
+    def text(self) -> tuple[Path, Path]:
+        """Directories of the token dataset and of the tokenizer, of a file that has both."""
+        assert self.dataset is not None and self.tokenizer is not None
+        return self.dataset, self.tokenizer
+
 
 def load_stage_file(
     kind: str, path: Path, overrides: Sequence[str] = (), sizes: Mapping[str, Any] | None = None
@@ -97,6 +110,7 @@ def load_stage_file(
     refuse_old_shape(written, path)
     for extension in written.get("extensions") or ():
         load_extension(str(extension), path.parent)
+    overrides = [item.removeprefix(f"{kind}.") for item in overrides]  # as a recipe would have them
     values = apply_overrides(written, overrides)
     if sizes:
         values = sized(values, overrides, sizes)
@@ -287,8 +301,8 @@ def _tidy(file: StageFile, work: Path, out: Path, progress: Progress) -> None:
     others = [folder for folder in work.parent.iterdir() if folder.is_dir()]
     if others:
         progress.note(
-            "{folder} still holds {count} unfinished trainings (of another configuration, data or start): remove it if they are "
-            "not needed.",
+            "{folder} still holds {count} unfinished trainings (of another configuration, data or start): "
+            "remove it if they are not needed.",
             folder=work.parent,
             count=len(others),
         )

@@ -47,11 +47,26 @@ class StageRun:
         def body(key: str, record: StepRecord) -> None:
             seconds = [self._train(index) for index in range(self.config.seeds)]
             record.notes |= {"training_seconds": seconds[0], "seconds_by_seed": seconds}
+            self._describe(record)
             context.group.run_on_rank0(lambda: self._judge(record))
 
         record = context.runner.run(self.config.id, self._inputs, body, (self.model(0),))
         self._adopt(record)
         return record
+
+    def _describe(self, record: StepRecord) -> None:
+        """What a report says of the stage."""
+        suite, config, stage = self.context.suite, self.config, self.stage
+        subject = self.context.recipe.stage(config.of) if config.of else config
+        record.kind = config.kind
+        record.target = config.evaluate.target or suite.target(subject)
+        title = (
+            stage.title
+            if not self.is_control
+            else Text("{stage}, as a control of {of}", stage=stage.title, of=config.of)
+        )
+        record.title = {"zh": title.zh, "en": title.en}
+        record.does = {"zh": stage.does.zh, "en": stage.does.en}
 
     def model(self, index: int) -> Path:
         """Directory of the model of a seed; the first of a stage is the one that may be published."""

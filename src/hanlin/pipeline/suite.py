@@ -174,7 +174,7 @@ class Suite:
         data: TokenDataset = build(source.heldout(scope), tokenizer, folder, max_length=stage.config.seq_len)
         warning = too_long_warning(data)
         if warning is not None:
-            stage.inputs.progress.warn(*warning)
+            stage.inputs.progress.warn(warning)
         if kind == "answer_bits_per_byte":
             return answer_bits_per_byte(model, tokenizer, data)
         return pairs_preferred(model, tokenizer, data)

@@ -76,7 +76,8 @@ class FilesCorpus(CorpusSource):
         super().__post_init__()
         if not self.files:
             raise ConfigError(
-                "files is empty: give text files (--corpus), or kind: tinyworld with documents to generate some"
+                "files is empty: give text files (--corpus), or kind: tinyworld with documents to generate "
+                "some"
             )
 
     def read(self, seed: int) -> Iterable[Any]:

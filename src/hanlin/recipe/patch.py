@@ -34,13 +34,15 @@ def by_id(values: Mapping[str, Any], where: str, reserved: Sequence[str]) -> dic
             )
         if name in order:
             raise HanlinError(
-                "{where}: two stages are called {name}. Give one of them another id: - {{id: {name}-2, kind: …}}",
+                "{where}: two stages are called {name}. Give one of them another id: - {{id: {name}-2, "
+                "kind: …}}",
                 where=where,
                 name=name,
             )
         if name in reserved or not all(part.isalnum() for part in name.replace("_", "-").split("-")):
             raise HanlinError(
-                "{where}: a stage cannot be called {name!r}. An id has letters, digits, - and _, and is not the name of a section.",
+                "{where}: a stage cannot be called {name!r}. An id has letters, digits, - and _, and is "
+                "not the name of a section.",
                 where=where,
                 name=name,
             )
@@ -50,10 +52,12 @@ def by_id(values: Mapping[str, Any], where: str, reserved: Sequence[str]) -> dic
 
 
 def as_list(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `by_id`; a stage that was set to nothing is left out."""
+    """The inverse of `by_id`; a stage that was set to nothing is left out, and with it its controls."""
     order = named[STAGES]
     values = {name: value for name, value in named.items() if name not in order and name != STAGES}
-    return values | {STAGES: [named[name] for name in order if named.get(name) is not None]}
+    gone = {name for name in order if named.get(name) is None}
+    stages = [named[name] for name in order if name not in gone and named[name].get("of") not in gone]
+    return values | {STAGES: stages}
 
 
 def override(named: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -25,13 +25,14 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
 from hanlin.common.registry import load_extension
 from hanlin.evaluation.config import EvaluationConfig
-from hanlin.export.base import Export
+from hanlin.export.base import EXPORTS, Export
 from hanlin.export.gguf_export import GGUFExport
 from hanlin.model import ModelShape
 from hanlin.recipe import patch
 from hanlin.recipe.corpora import CorpusSource, FilesCorpus
 from hanlin.recipe.sizing import Dial, apply_dial, scaled
 from hanlin.recipe.upgrade import refuse_old_shape
+from hanlin.report.format import export_steps
 from hanlin.stages.pretrain import PretrainConfig
 from hanlin.stages.stage import StageConfig
 
@@ -118,19 +119,19 @@ class Recipe:
     def steps(self) -> list[str]:
         """Ids of all that a run does, in order: the text's three steps, the stages, the final evaluation and the exports."""
         text = ["corpus", "tokenizer", "dataset"] if self.begins_from_text else []
-        return [*text, *(stage.id for stage in self.stages), "evaluation", *export_ids(self.export)]
+        return [
+            *text,
+            *(stage.id for stage in self.stages),
+            "evaluation",
+            *export_steps([export.kind for export in self.export]),
+        ]
 
     def published(self) -> list[StageConfig]:
         """Stages whose model may become the one that people talk to."""
         return [s for s in self.stages if s.role == "stage" and s.stage.produces == "model"]
 
 
-RESERVED = tuple(field.name for field in dataclasses.fields(Recipe)) + ("dataset",)
-
-
-def export_ids(exports: Sequence[Export]) -> list[str]:
-    """Names of the exports' steps: those of their files without the ending."""
-    return [f"export-{export.name()}" for export in exports]
+RESERVED = (*(field.name for field in dataclasses.fields(Recipe)), "dataset", *EXPORTS)
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -156,8 +157,8 @@ def check_stages(recipe: Recipe) -> None:
         stage.stage.check(stage, shape)
         if shape is not None and stage.seq_len > shape.max_position_embeddings:
             raise HanlinError(
-                "{stage}.seq_len {seq_len} exceeds model.max_position_embeddings {most}: the model has no more positions. "
-                "Change one of them.",
+                "{stage}.seq_len {seq_len} exceeds model.max_position_embeddings {most}: the model has no "
+                "more positions. Change one of them.",
                 stage=stage.id,
                 seq_len=stage.seq_len,
                 most=shape.max_position_embeddings,
@@ -177,7 +178,8 @@ def _check_parent(recipe: Recipe, stage: StageConfig, seen: Mapping[str, StageCo
     makes_one = stage.kind == "pretrain" and not stage.parent
     if makes_one and not recipe.begins_from_text:
         raise HanlinError(
-            "{stage} makes a model from text, and the recipe has no corpus. Give `corpus`, or begin `from` a model's directory.",
+            "{stage} makes a model from text, and the recipe has no corpus. Give `corpus`, or begin `from` "
+            "a model's directory.",
             stage=stage.id,
         )
     if stage.parent in seen:
@@ -198,15 +200,16 @@ def _check_parent(recipe: Recipe, stage: StageConfig, seen: Mapping[str, StageCo
             )
         if "/" not in stage.parent and not Path(stage.parent).is_dir():
             raise HanlinError(
-                "{stage} begins from {parent!r}, which is neither a stage before it ({known}) nor a model's directory.",
+                "{stage} begins from {parent!r}, which is neither a stage before it ({known}) nor a "
+                "model's directory.",
                 stage=stage.id,
                 parent=stage.parent,
                 known=listing(seen) if seen else Text("there is none"),
             )
     elif not makes_one and not any(s.role == "stage" and s.stage.produces == "model" for s in seen.values()):
         raise HanlinError(
-            "{stage} has no model to begin with: no stage before it makes one. Put a stage of kind pretrain first, or give `from` a "
-            "model's directory.",
+            "{stage} has no model to begin with: no stage before it makes one. Put a stage of kind "
+            "pretrain first, or give `from` a model's directory.",
             stage=stage.id,
         )
 
@@ -231,7 +234,8 @@ def _check_data(recipe: Recipe, stage: StageConfig) -> None:
         return
     if data is None:
         raise HanlinError(
-            "{stage} has no data. Give it some: data: {{files: [FILES]}}, or leave the stage out ({stage}=null).",
+            "{stage} has no data. Give it some: data: {{files: [FILES]}}, or leave the stage out "
+            "({stage}=null).",
             stage=stage.id,
         )
     if schema not in data.schemas():

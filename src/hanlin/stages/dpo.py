@@ -23,7 +23,7 @@ from hanlin.model import ForwardContext
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, PairStage, split_pairs, sum_by_document
 from hanlin.stages.stage import StageConfig, register_stage
-from hanlin.training import TrainConfig, TrainResult
+from hanlin.training import Objective, TrainConfig, TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DPOConfig(PairConfig):
     RANGES: ClassVar[dict[str, Range]] = {"beta": above(0), "sft_weight": at_least(0)}
 
 
-class DPOLoss:
+class DPOLoss(Objective):
     """The objective; the reference is the model as it was when training began."""
 
     def __init__(self, reference: Any, config: DPOConfig):
@@ -72,13 +72,13 @@ class DPOLoss:
         anchor = -split_pairs(log_probs / lengths, batch)[0]
         loss = (-F.logsigmoid(margin) + self.config.sft_weight * anchor).sum()
         count = len(margin)
-        figures: dict[str, float | torch.Tensor] = {
+        metrics: dict[str, float | torch.Tensor] = {
             "accuracy": (margin > 0).sum(),
             "margin": margin.detach().sum(),
             "chosen_logp": -anchor.detach().sum(),
         }
-        figures |= {f"{name}_count": count for name in figures}
-        return context.with_aux(loss, figures, count)
+        metrics |= {f"{name}_count": count for name in metrics}
+        return context.with_aux(loss, metrics, count)
 
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each answer, chosen and rejected alike, (documents,)."""

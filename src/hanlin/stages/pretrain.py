@@ -64,7 +64,8 @@ class PretrainStage(Stage):
     teaches_chat = False
     title = Text("Pretraining")
     does = Text(
-        "From random weights, the model practises predicting the next token, and so learns the language itself."
+        "From random weights, the model practises predicting the next token, and so learns the language "
+        "itself."
     )
 
     @property
@@ -80,8 +81,8 @@ class PretrainStage(Stage):
         passes = config.train.steps * config.batch_tokens / there
         if passes > MOST_PASSES:
             self.inputs.progress.warn(
-                "the corpus has {there:.2f}M tokens and will be read {passes:.0f} times; beyond {most} it is mostly learnt by heart. "
-                "Add text, or lower {stage}.train.steps to {enough}",
+                "the corpus has {there:.2f}M tokens and will be read {passes:.0f} times; beyond {most} it "
+                "is mostly learnt by heart. Add text, or lower {stage}.train.steps to {enough}",
                 there=there / 1e6,
                 passes=passes,
                 most=MOST_PASSES,

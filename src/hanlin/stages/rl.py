@@ -48,7 +48,8 @@ class RLStage(Stage):
     schema = "problems"
     title = Text("Reinforcement learning")
     does = Text(
-        "The model tries each problem several times and what earned the reward is reinforced (GRPO); nobody shows it how."
+        "The model tries each problem several times and what earned the reward is reinforced (GRPO); "
+        "nobody shows it how."
     )
 
     def problems(self, heldout: bool = False) -> list[Any]:
@@ -124,7 +125,8 @@ class RLStage(Stage):
         for reward in self.config.rewards:
             if reward.needs() and self.inputs.stage_model is None:
                 raise HanlinError(
-                    "The reward of {stage} is the model of a stage ({name}): it needs a recipe that has both.",
+                    "The reward of {stage} is the model of a stage ({name}): it needs a recipe that has "
+                    "both.",
                     stage=self.inputs.scope.stage,
                     name=reward.needs(),
                 )

@@ -207,7 +207,7 @@ class Stage:
         if not is_artifact(self.data, digest, self.inputs.progress):
             warning = too_long_warning(build(self.data, digest))
             if warning is not None:
-                self.inputs.progress.warn(*warning)
+                self.inputs.progress.warn(warning)
         return TokenDataset(self.data, verify=False)
 
     def say_counts(self) -> None:

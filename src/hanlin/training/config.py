@@ -92,6 +92,7 @@ class TrainConfig:
             )
         if self.deepspeed_config is not None and self.parallel != "deepspeed":
             raise HanlinError(
-                f"写了 deepspeed_config，但 parallel 是 {self.parallel}。请写 parallel: deepspeed，或去掉 deepspeed_config。",
-                f"deepspeed_config is given, but parallel is {self.parallel}. Write parallel: deepspeed, or leave deepspeed_config out.",
+                "deepspeed_config is given, but parallel is {parallel}. Write parallel: deepspeed, or "
+                "leave deepspeed_config out.",
+                parallel=self.parallel,
             )

@@ -153,8 +153,8 @@ def prompt_key(record: Record) -> int:
 def nothing_left(stage: str, usable: int) -> HanlinError:
     """The error for files whose held-out part leaves nothing to train on."""
     return HanlinError(
-        "The data of {stage} hold {usable} usable records; with those held out to judge by, nothing is left to train on. "
-        "Give more questions that differ.",
+        "The data of {stage} hold {usable} usable records; with those held out to judge by, nothing is "
+        "left to train on. Give more questions that differ.",
         stage=stage,
         usable=usable,
     )

@@ -122,8 +122,8 @@ def require_problems(records: Sequence[Any], stage: str) -> Sequence[Any]:
     """
     if not records:
         raise HanlinError(
-            "No conversation in the data of {stage} has an `answer` beside its messages; reinforcement learning needs answers "
-            "it can check.",
+            "No conversation in the data of {stage} has an `answer` beside its messages; reinforcement "
+            "learning needs answers it can check.",
             stage=stage,
         )
     return records

@@ -17,6 +17,7 @@ from torch import nn
 
 from hanlin.common.devices import has_own_memory, synchronize, traits
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.training.checkpoint.format import Snapshot, save_checkpoint, take_snapshot, write_checkpoint
 from hanlin.training.config import AsyncSave, OnSaveError
@@ -35,8 +36,7 @@ def saves_in_background(async_save: AsyncSave, own_memory: bool, processes: int)
 class Failure:
     """Why a save in the background failed; `unforeseen` when it is no matter of the disk."""
 
-    zh: str
-    en: str
+    text: Text
     unforeseen: bool
 
 
@@ -155,10 +155,8 @@ class CheckpointWriter:
         if error is None:
             return None
         if isinstance(error, HanlinError):
-            return Failure(error.zh, error.en, False)
-        return Failure(
-            f"后台写检查点出错：{error!r}", f"writing a checkpoint in the background failed: {error!r}", True
-        )
+            return Failure(error.text, False)
+        return Failure(Text("writing a checkpoint in the background failed: {error!r}", error=error), True)
 
     def wait(self) -> None:
         """Wait until no checkpoint is being written, and act on what became of it. Call it in every process."""
@@ -179,7 +177,7 @@ class CheckpointWriter:
         own_error, self._error = self._error, None
         if own_error is not None and not isinstance(own_error, HanlinError):
             raise own_error
-        error = HanlinError(failure.zh, failure.en)
+        error = HanlinError(failure.text)
         error.already_reported = not self.group.is_rank0
         if failure.unforeseen:
             raise error
@@ -190,17 +188,12 @@ class CheckpointWriter:
         self._join()
         failure = self.failure()
         if failure is not None:
-            self.progress.warn(
-                f"检查点没有写成：{failure.zh}", f"the checkpoint was not written: {failure.en}"
-            )
+            self.progress.warn("the checkpoint was not written: {failure}", failure=failure)
 
     def _not_saved(self, error: HanlinError) -> None:
         if self.on_save_error == "stop":
             raise error
-        self.progress.warn(
-            f"检查点没有写成，训练继续：{error.zh}",
-            f"the checkpoint was not written, training goes on: {error.en}",
-        )
+        self.progress.warn("the checkpoint was not written, training goes on: {error}", error=error)
 
     def _join(self) -> None:
         if self._thread is not None:

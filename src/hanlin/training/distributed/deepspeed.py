@@ -23,8 +23,9 @@ import torch
 from torch import nn
 
 from hanlin.common.devices import traits
-from hanlin.common.errors import HanlinError, tr
+from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
+from hanlin.common.messages import Text, tr
 from hanlin.training.config import TrainConfig
 from hanlin.training.distributed.deepspeed_config import read_ds_config, resolve_ds_config
 from hanlin.training.distributed.process_group import TorchProcessGroup
@@ -75,17 +76,14 @@ class DeepSpeedStrategy(Strategy):
                 )
         except (ValueError, deepspeed.DeepSpeedConfigError) as error:
             reason = " ".join(str(error).split())
-            raise HanlinError(
-                f"DeepSpeed 不接受这个 ds_config：{reason}",
-                f"DeepSpeed does not accept this ds_config: {reason}",
-            ) from error
+            raise HanlinError("DeepSpeed does not accept this ds_config: {reason}", reason=reason) from error
         optimizers.attach(self._engine)
         self._module = self._engine
         self._optimizers = optimizers
         return optimizers
 
-    def _warn(self, zh: str, en: str) -> None:
-        print(tr(f"警告：{zh}", f"warning: {en}"), file=sys.stderr)
+    def _warn(self, message: Text) -> None:
+        print(tr("warning: {message}", message=message), file=sys.stderr)
 
     @contextlib.contextmanager
     def gradient_sync(self, enabled: bool) -> Iterator[None]:
@@ -272,8 +270,10 @@ def require_fit(targets: dict[str, torch.Tensor], stored: Any) -> None:
     if shapes != found:
         name = min(set(shapes.items()) ^ set(found.items()))[0]
         raise HanlinError(
-            f"权重 {name} 对不上：文件里是 {found.get(name)}，模型里是 {shapes.get(name)}。",
-            f"Weight {name} does not fit: {found.get(name)} in the file, {shapes.get(name)} in the model.",
+            "Weight {name} does not fit: {found} in the file, {shapes} in the model.",
+            name=name,
+            found=found.get(name),
+            shapes=shapes.get(name),
         )
 
 
@@ -288,8 +288,9 @@ def imported() -> Any:
             import deepspeed
     except ImportError as error:
         raise HanlinError(
-            f"train.parallel=deepspeed 需要 deepspeed（{error}）。请运行 pip install 'hanlin[deepspeed]'，或用 train.parallel=fsdp。",
-            f"train.parallel=deepspeed needs deepspeed ({error}). Run pip install 'hanlin[deepspeed]', or take train.parallel=fsdp.",
+            "train.parallel=deepspeed needs deepspeed ({error}). Run pip install 'hanlin[deepspeed]', or "
+            "take train.parallel=fsdp.",
+            error=error,
         ) from None
     deepspeed.utils.logger.setLevel(logging.ERROR)  # what it says of a skipped step, the loop says better
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
@@ -302,7 +303,7 @@ def imported() -> Any:
 
 
 @contextlib.contextmanager
-def builds(warn: Callable[[str, str], None]) -> Iterator[Path]:
+def builds(warn: Callable[[Text], None]) -> Iterator[Path]:
     """A folder of our own for what is compiled within the block, and no lock in it that nobody holds.
 
     PyTorch marks a build by a file named `lock`; a process that is killed meanwhile leaves it, and every later start waits for it without
@@ -325,7 +326,7 @@ def builds(warn: Callable[[str, str], None]) -> Iterator[Path]:
             os.environ["TORCH_EXTENSIONS_DIR"] = before
 
 
-def _sweep(folder: Path, builders: Any, warn: Callable[[str, str], None]) -> None:
+def _sweep(folder: Path, builders: Any, warn: Callable[[Text], None]) -> None:
     """Remove stale locks if no other process of ours is building; then be one that does."""
     if fcntl is None:
         return
@@ -334,8 +335,11 @@ def _sweep(folder: Path, builders: Any, warn: Callable[[str, str], None]) -> Non
         for lock in sorted(folder.glob("*/lock")):
             lock.unlink(missing_ok=True)
             warn(
-                f"上次启动时编译 {lock.parent.name} 被中断，留下的锁 {lock} 已删除",
-                f"an earlier start was killed while it compiled {lock.parent.name}; its lock {lock} was removed",
+                Text(
+                    "an earlier start was killed while it compiled {name}; its lock {lock} was removed",
+                    name=lock.parent.name,
+                    lock=lock,
+                )
             )
     fcntl.flock(builders, fcntl.LOCK_SH)
 

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import listing
 from hanlin.training.config import TrainConfig
 
 AUTO = "auto"
@@ -56,26 +57,21 @@ def read_ds_config(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         raise HanlinError(
-            'train.parallel=deepspeed 还要 train.deepspeed_config：一个 ds_config.json 的路径。最短的例子：{"zero_optimization": {"stage": 2}}。',
-            'train.parallel=deepspeed also needs train.deepspeed_config, the path of a ds_config.json. The shortest: {"zero_optimization": {"stage": 2}}.',
+            "train.parallel=deepspeed also needs train.deepspeed_config, the path of a ds_config.json. The "
+            'shortest: {"zero_optimization": {"stage": 2}}.'
         )
     try:
         found = orjson.loads(Path(path).read_bytes())
     except OSError as error:
         raise HanlinError(
-            f"读不了 train.deepspeed_config={path}：{error.strerror}。",
-            f"Cannot read train.deepspeed_config={path}: {error.strerror}.",
+            "Cannot read train.deepspeed_config={path}: {error}.", path=path, error=error.strerror
         ) from None
     except orjson.JSONDecodeError as error:
         raise HanlinError(
-            f"train.deepspeed_config={path} 不是 JSON：{error}。",
-            f"train.deepspeed_config={path} is not JSON: {error}.",
+            "train.deepspeed_config={path} is not JSON: {error}.", path=path, error=error
         ) from None
     if not isinstance(found, dict):
-        raise HanlinError(
-            f"train.deepspeed_config={path} 里应该是一个 JSON 对象。",
-            f"train.deepspeed_config={path} should hold a JSON object.",
-        )
+        raise HanlinError("train.deepspeed_config={path} should hold a JSON object.", path=path)
     return found
 
 
@@ -130,8 +126,8 @@ def resolve_ds_config(
 def _precision(left: dict[str, Any], dtype: str) -> None:
     if dtype == "float16":
         raise HanlinError(
-            "这种设备以 float16 训练，deepspeed 的做法还不支持。请用 train.parallel=fsdp 或 ddp。",
-            "This device trains in float16, which the deepspeed strategy does not do yet. Take train.parallel=fsdp or ddp.",
+            "This device trains in float16, which the deepspeed strategy does not do yet. Take "
+            "train.parallel=fsdp or ddp."
         )
     for name in ("bf16", "bfloat16", "fp16", "amp", "torch_autocast"):
         section = left.pop(name, None) or {}
@@ -145,13 +141,13 @@ def _optimizer(section: dict[str, Any] | None, config: TrainConfig) -> None:
     """The optimiser is Hanlin's AdamW; a section that says the same may stay."""
     if config.muon:
         raise HanlinError(
-            "deepspeed 把矩阵摊平了切开，Muon 要整个矩阵，做不了。请写 train.muon: false（AdamW），或用 train.parallel=fsdp。",
-            "DeepSpeed flattens matrices before it cuts them, and Muon needs them whole. Write train.muon: false (AdamW), or take train.parallel=fsdp.",
+            "DeepSpeed flattens matrices before it cuts them, and Muon needs them whole. Write train.muon: "
+            "false (AdamW), or take train.parallel=fsdp."
         )
     if config.offload_optimizer:
         raise HanlinError(
-            'train.offload_optimizer=true 与 deepspeed 重复。请去掉它，在 ds_config 里写 zero_optimization.offload_optimizer.device="cpu"。',
-            'train.offload_optimizer=true is DeepSpeed\'s own work here. Leave it out and write zero_optimization.offload_optimizer.device="cpu" in the ds_config.',
+            "train.offload_optimizer=true is DeepSpeed's own work here. Leave it out and write "
+            'zero_optimization.offload_optimizer.device="cpu" in the ds_config.'
         )
     if section is None:
         return
@@ -174,8 +170,9 @@ def _zero(section: Any, parameters: int) -> dict[str, Any]:
     stage = section.get("stage")
     if stage not in STAGES:
         raise HanlinError(
-            f"ds_config：zero_optimization.stage 应为 1、2 或 3，不是 {stage}。不切分请用 train.parallel=ddp。",
-            f"ds_config: zero_optimization.stage should be 1, 2 or 3, not {stage}. Without sharding take train.parallel=ddp.",
+            "ds_config: zero_optimization.stage should be 1, 2 or 3, not {stage}. Without sharding take "
+            "train.parallel=ddp.",
+            stage=stage,
         )
     _known(section, _ZERO, "zero_optimization.")
     kept = {name: value for name, value in section.items() if value != AUTO}
@@ -186,13 +183,14 @@ def _zero(section: Any, parameters: int) -> dict[str, Any]:
             continue
         if part["device"] != "cpu":
             raise HanlinError(
-                f"ds_config：zero_optimization.{name}.device={part['device']} 没有试过；只支持 cpu 和 none。",
-                f"ds_config: zero_optimization.{name}.device={part['device']} has not been tried; cpu and none are what is supported.",
+                "ds_config: zero_optimization.{name}.device={device} has not been tried; cpu and none are "
+                "what is supported.",
+                name=name,
+                device=part["device"],
             )
         if name == "offload_param" and stage != 3:
             raise HanlinError(
-                f"ds_config：zero_optimization.offload_param 要 stage=3，现在是 {stage}。",
-                f"ds_config: zero_optimization.offload_param needs stage=3, not {stage}.",
+                "ds_config: zero_optimization.offload_param needs stage=3, not {stage}.", stage=stage
             )
         kept[name] = part
     # reserved in full, whatever the model's size
@@ -218,8 +216,11 @@ def _same(name: str, theirs: Any, ours: Any, our_name: str) -> None:
 def _contradiction(name: str, theirs: Any, our_name: str, ours: Any) -> HanlinError:
     expected = our_name if ours == AUTO else f"{our_name}={ours}"
     return HanlinError(
-        f'ds_config 的 {name}={theirs} 与配方的 {expected} 矛盾：这些由配方决定。请在 ds_config 里去掉它（多数可写 "auto"），要改就改配方。',
-        f"The ds_config's {name}={theirs} contradicts the recipe's {expected}: the recipe decides these. Leave it out of the ds_config (or write \"auto\", for most); to change it, change the recipe.",
+        "The ds_config's {name}={theirs} contradicts the recipe's {expected}: the recipe decides these. "
+        'Leave it out of the ds_config (or write "auto", for most); to change it, change the recipe.',
+        name=name,
+        theirs=theirs,
+        expected=expected,
     )
 
 
@@ -227,6 +228,9 @@ def _known(section: dict[str, Any], names: set[str], where: str) -> None:
     unknown = sorted(set(section) - names)
     if unknown:
         raise HanlinError(
-            f"ds_config 的 {where}{unknown[0]} 没有和 Hanlin 一起试过，不会悄悄带上。请去掉它；可用的有：{'、'.join(sorted(names))}。",
-            f"The ds_config's {where}{unknown[0]} has not been tried with Hanlin and is not passed on unseen. Leave it out; what is known: {', '.join(sorted(names))}.",
+            "The ds_config's {where}{unknown} has not been tried with Hanlin and is not passed on unseen. "
+            "Leave it out; what is known: {names}.",
+            where=where,
+            unknown=unknown[0],
+            names=listing(sorted(names)),
         )

@@ -39,8 +39,10 @@ class FSDPStrategy(Strategy):
         local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         if hybrid and world_size % local:
             raise HanlinError(
-                f"hsdp 要求每台机器的进程数相同（{world_size} 不是 {local} 的倍数）。请用 fsdp。",
-                f"hsdp needs the same number of processes on each machine ({world_size} is not a multiple of {local}). Use fsdp.",
+                "hsdp needs the same number of processes on each machine ({world_size} is not a multiple "
+                "of {local}). Use fsdp.",
+                world_size=world_size,
+                local=local,
             )
         shape = (world_size // local, local) if hybrid else (world_size,)
         names = ("replicate", "shard") if hybrid else ("shard",)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
 
 T = TypeVar("T")
 _TIMEOUT = 600.0  # seconds until a process that does not answer is given up; HANLIN_DIST_TIMEOUT changes it
@@ -39,6 +40,10 @@ class ProcessGroup:
 
     def all_gather_object(self, value: T) -> list[T]:
         """The picklable value of every process, by rank. For small objects on the host."""
+        return [value]
+
+    def gather_object(self, value: T) -> list[T]:
+        """The picklable value of every process, by rank, in rank 0; nothing elsewhere."""
         return [value]
 
     def run_on_rank0(self, action: Callable[[], T]) -> T:
@@ -78,20 +83,25 @@ class TorchProcessGroup(ProcessGroup):
         dist.all_gather_object(values, value, group=self.handle)
         return values
 
+    def gather_object(self, value: T) -> list[T]:
+        values: list[Any] | None = [None] * self.world_size if self.is_rank0 else None
+        dist.gather_object(value, values, dst=0, group=self.handle)
+        return values or []
+
     def run_on_rank0(self, action: Callable[[], T]) -> T:
         outcome: list[Any] = [None, None]  # the result and the error
         if self.is_rank0:
             try:
                 outcome[0] = action()
             except HanlinError as error:
-                outcome[1] = (error.zh, error.en)
+                outcome[1] = error.text
             except BaseException as error:
-                outcome[1] = (f"第一个进程出错：{error!r}", f"the first process failed: {error!r}")
+                outcome[1] = Text("the first process failed: {error!r}", error=error)
                 dist.broadcast_object_list([None, outcome[1]], src=0, group=self.handle)
                 raise
         dist.broadcast_object_list(outcome, src=0, group=self.handle)
         if outcome[1] is not None:
-            error = HanlinError(*outcome[1])
+            error = HanlinError(outcome[1])
             error.already_reported = not self.is_rank0
             raise error
         return outcome[0]

@@ -22,8 +22,10 @@ class DataShard:
         """
         if count < self.world_size:
             raise HanlinError(
-                f"一步只有 {count} 个样本（行、偏好对或提示），分不给 {self.world_size} 个进程。请加大每步的批量，或减少进程。",
-                f"A step has {count} samples (rows, pairs or prompts), too few for {self.world_size} processes. Take a larger batch, or fewer processes.",
+                "A step has {count} samples (rows, pairs or prompts), too few for {world_size} processes. "
+                "Take a larger batch, or fewer processes.",
+                count=count,
+                world_size=self.world_size,
             )
         return range(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 

@@ -135,8 +135,8 @@ class Strategy:
         checksums = self.group.all_gather_object(torch.stack(sums).tolist())
         if any(other != checksums[0] for other in checksums):
             raise HanlinError(
-                "各进程的权重不一样了：梯度没有合到一起，或某台机器算错了。已停止，先前的检查点完好。",
-                "The processes' weights differ: gradients were not brought together, or a machine computes wrongly. Stopped; the earlier checkpoints are whole.",
+                "The processes' weights differ: gradients were not brought together, or a machine computes "
+                "wrongly. Stopped; the earlier checkpoints are whole."
             )
 
     def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -162,8 +162,8 @@ class SingleProcess(Strategy):
     def build_optimizers(self, model: nn.Module, config: TrainConfig, offload: bool) -> Optimizers:
         if config.parallel == "deepspeed":
             raise HanlinError(
-                "train.parallel=deepspeed 只用于单个阶段的命令（hanlin pretrain、sft……，前面可加 torchrun），hanlin run 不用它。请去掉它，或一个阶段一个阶段地训练。",
-                "train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with torchrun or without), not for hanlin run. Leave it out, or train stage by stage.",
+                "train.parallel=deepspeed is for the commands of one stage (hanlin pretrain, sft, …, with "
+                "torchrun or without), not for hanlin run. Leave it out, or train stage by stage."
             )
         return super().build_optimizers(model, config, offload)
 
