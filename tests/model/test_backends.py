@@ -172,7 +172,7 @@ def test_gradients_of_nan_are_refused_by_name_and_the_next_is_taken(monkeypatch,
     spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
     said = []
     chosen = choose_attention(CPU, lambda message, /, **fields: said.append(Text.of(message, **fields)))
-    assert chosen.name == "masked_sdpa" and backend_for(CPU, torch.float32) is chosen
+    assert chosen.name == "masked_sdpa" and backend_for(CPU, torch.float32, 64, 2) is chosen
     zh, en = said[-1].zh, said[-1].en
     assert (
         "sdpa" in zh
@@ -199,7 +199,7 @@ def test_with_none_right_there_is_no_training(monkeypatch):
     with pytest.raises(HanlinError) as refused:
         choose_attention(CPU, lambda message, /, **fields: None)
     assert "wrong" in refused.value.en and "wrong" in refused.value.zh
-    assert backend_for(CPU, torch.float32).name == "wrong"  # nothing was chosen
+    assert backend_for(CPU, torch.float32, 64, 2).name == "wrong"  # nothing was chosen
 
 
 def test_on_xpu_causal_sdpa_is_never_called(monkeypatch, like_an_accelerator):
@@ -208,7 +208,9 @@ def test_on_xpu_causal_sdpa_is_never_called(monkeypatch, like_an_accelerator):
     seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
     said = []
     assert (
-        choose_attention(CPU, lambda message, /, **fields: said.append(Text.of(message, **fields).en)).name
+        choose_attention(
+            CPU, lambda message, /, **fields: said.append(Text.of(message, **fields).en), head_dim=16
+        ).name
         == "masked_sdpa"
     )
     assert len(said) == 1 and "masked_flex" in said[0]  # which has no backward pass here
@@ -355,7 +357,7 @@ def test_on_a_card_with_half_precision_documents_go_through_varlen_and_whole_row
     doc_ids = doc_ids + 3 * torch.arange(2)[:, None]
     gradients = []
     for name in ("varlen", "plain"):
-        monkeypatch.setitem(backends._chosen, "cpu", (BACKENDS[name], torch.bfloat16))
+        monkeypatch.setitem(backends._chosen, ("cpu", 16, 2), (BACKENDS[name], torch.bfloat16))
         model = tiny_model("qwen3")
         with torch.autocast("cpu", torch.bfloat16):
             hidden = (
@@ -387,12 +389,12 @@ def test_in_float32_a_card_goes_on_past_varlen_and_flex_with_a_line_for_each(lik
 def test_what_was_checked_in_one_type_is_not_used_in_another(like_an_accelerator):
     varlen_on_cpu()
     like_an_accelerator("cuda", "bfloat16")
-    assert backend_for(CPU, torch.bfloat16).name == "sdpa"  # nothing has been checked yet
+    assert backend_for(CPU, torch.bfloat16, 64, 2).name == "sdpa"  # nothing has been checked yet
     choose_attention(CPU, lambda message, /, **fields: pytest.fail(Text.of(message, **fields).en))
-    assert backend_for(CPU, torch.bfloat16).name == "varlen"
-    assert backend_for(CPU, torch.float32).name == "sdpa"  # an evaluation in float32
-    backends._chosen["cpu"] = BACKENDS["masked_sdpa"], torch.bfloat16
-    assert backend_for(CPU, torch.float32).name == "masked_sdpa"  # what was refused stays refused
+    assert backend_for(CPU, torch.bfloat16, 64, 2).name == "varlen"
+    assert backend_for(CPU, torch.float32, 64, 2).name == "sdpa"  # an evaluation in float32
+    backends._chosen["cpu", 64, 2] = BACKENDS["masked_sdpa"], torch.bfloat16
+    assert backend_for(CPU, torch.float32, 64, 2).name == "masked_sdpa"  # what was refused stays refused
 
 
 def test_one_asked_for_by_name_is_taken_or_refused_by_name():
@@ -402,7 +404,7 @@ def test_one_asked_for_by_name_is_taken_or_refused_by_name():
         ).name
         == "plain"
     )
-    assert backend_for(CPU, torch.float32).name == "plain"
+    assert backend_for(CPU, torch.float32, 64, 2).name == "plain"
     with pytest.raises(HanlinError) as refused:
         choose_attention(CPU, lambda message, /, **fields: None, wanted="flex")
     assert (

@@ -64,7 +64,7 @@ def test_reading_in_pieces_through_the_cache_changes_nothing(family):
         cache, pieces = KVCache(model.config, 2, 64), []
         for start, stop in ((0, 17), (17, 18), (18, 30), (30, 40)):
             pieces.append(model(ids[:, start:stop], cache=cache))
-            cache.lengths += stop - start
+            cache.advance(stop - start)
     assert (torch.cat(pieces, 1) - whole).abs().max() < 1e-4
 
 
@@ -76,7 +76,7 @@ def test_padded_prefill_of_unequal_prompts_changes_nothing(family):
     with torch.no_grad():
         cache = KVCache(model.config, 2, 32)
         model(ids, cache=cache)
-        cache.lengths += torch.tensor(lengths)
+        cache.advance(lengths)
         following = torch.tensor([[5], [7]])
         together = model(following, cache=cache)
         for row, length in enumerate(lengths):

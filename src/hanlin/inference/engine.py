@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,10 +224,7 @@ class Engine:
             assert self._cache is not None
             if len(self._views) > 4 * self.max_batch:
                 self._views.clear()
-            view = copy.copy(self._cache)
-            view.keys = [keys[start:stop] for keys in self._cache.keys]
-            view.values = [values[start:stop] for values in self._cache.values]
-            view.lengths = self._cache.lengths[start:stop]
+            view = self._cache.rows(start, stop)
             self._views[start, stop] = view
         return view
 
@@ -242,6 +238,7 @@ class Engine:
             if old is not None:
                 n, filled = self.active, old.max_length
                 self._cache.lengths[:n] = old.lengths[:n]
+                self._cache.host_lengths[:n] = old.host_lengths[:n]
                 for new_table, old_table in zip(
                     self._cache.keys + self._cache.values, old.keys + old.values, strict=True
                 ):
@@ -279,15 +276,15 @@ class Engine:
             [[*key, *[0] * (longest - len(key))] for key in distinct], dtype=torch.int64, device=self.device
         )
         rows = self._rows(start, start + len(distinct))
-        rows.lengths.zero_()
+        rows.set_lengths(0)
         with self._threads_for(ids.numel(), SINGLE_THREAD_PREFILL):
             hidden = self.model.hidden(ids, cache=rows)
             logits = self.model.logits(hidden[torch.arange(len(distinct), device=self.device), lengths - 1])
-        rows.lengths += lengths
+        rows.advance([len(key) for key in distinct])
         if len(distinct) < len(group):
             chosen = torch.tensor(slots, dtype=torch.int64, device=self.device)
             copies = self._rows(start, stop)
-            copies.lengths[:] = rows.lengths[chosen]
+            copies.set_lengths([len(g.prompt) for g in group])
             for table, whole in zip(rows.keys + rows.values, copies.keys + copies.values, strict=True):
                 whole[:, :, :longest] = table[chosen, :, :longest]
             logits = logits[chosen]
@@ -308,7 +305,7 @@ class Engine:
         """One token for every running row."""
         rows = self._rows(0, self.active)
         hidden = self.model.hidden(self._tokens[: self.active, None], cache=rows)
-        rows.lengths += 1
+        rows.advance(1)
         self._draw(self.model.logits(hidden[:, -1]), 0)
 
     @contextlib.contextmanager
@@ -413,7 +410,8 @@ class Engine:
         holes = [slot for slot in slots if slot < remaining]
         movers = [slot for slot in range(remaining, self.active) if slot not in gone]
         if holes and self._cache is not None:
-            filled = int(self._cache.lengths[movers].max())
+            filled = int(self._cache.host_lengths[movers].max())
+            self._cache.host_lengths[holes] = self._cache.host_lengths[movers]
             for table in self._cache.keys + self._cache.values:
                 table[holes, :, :filled] = table[movers, :, :filled]
             for column in (

@@ -12,6 +12,7 @@ from hanlin.model.checkpoint_io import (
     save_weights,
 )
 from hanlin.model.config import ModelConfig, ModelShape
+from hanlin.model.context import AttentionInputs, ForwardContext
 from hanlin.model.family import FamilySpec, families, family_of, register_family
 from hanlin.model.initialization import init_weights
 from hanlin.model.kernels import choose_kernels
@@ -20,8 +21,10 @@ from hanlin.model.losses import linear_cross_entropy, token_log_probs
 
 __all__ = [
     "AttentionChoice",
+    "AttentionInputs",
     "CausalLM",
     "FamilySpec",
+    "ForwardContext",
     "KVCache",
     "ModelConfig",
     "ModelShape",

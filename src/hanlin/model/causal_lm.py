@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from hanlin.common.errors import ConfigError
 from hanlin.model.config import ModelConfig
-from hanlin.model.context import ForwardContext
+from hanlin.model.context import AttentionInputs, ForwardContext
 from hanlin.model.decoder import Decoder
 from hanlin.model.head import Head
-from hanlin.model.kv_cache import KVCache
 from hanlin.model.linear import Linear
 
 
-class _Model(nn.Module):
-    """A trunk that may be compiled, and something on top of it.
+class LanguageModel(nn.Module):
+    """A decoder that may be compiled; the base of what has something on top of it.
 
     Attributes:
         recompute_qk: whether wide layers may make queries and keys again in the backward pass; they do on a CPU alone.
@@ -32,15 +32,6 @@ class _Model(nn.Module):
         self._compiled_blocks = False
         self._decoder = config.spec.hf.decoder
         setattr(self, self._decoder, config.spec.decoder(config))
-
-    @property
-    def checkpoint_activations(self) -> bool:
-        """Whether each block is computed again in the backward pass instead of being kept (Chen et al. 2016): a third more work, far less memory."""
-        return self.decoder.checkpoints
-
-    @checkpoint_activations.setter
-    def checkpoint_activations(self, wanted: bool) -> None:
-        self.decoder.checkpoints = wanted
 
     @property
     def decoder(self) -> Decoder:
@@ -65,8 +56,17 @@ class _Model(nn.Module):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
     @property
+    def checkpoint_activations(self) -> bool:
+        """Whether each block is computed again in the backward pass instead of being kept (Chen et al. 2016): a third more work, far less memory."""
+        return self.decoder.checkpoints
+
+    @checkpoint_activations.setter
+    def checkpoint_activations(self, wanted: bool) -> None:
+        self.decoder.checkpoints = wanted
+
+    @property
     def compiled(self) -> bool:
-        """Whether training runs a compiled trunk."""
+        """Whether training runs a compiled decoder."""
         return self._compiled is not None or self._compiled_blocks
 
     def compile_decoder(self, by_block: bool = False) -> None:
@@ -87,22 +87,45 @@ class _Model(nn.Module):
         for block in self.decoder.blocks:
             block.compile(dynamic=False)
 
+    def context(self, ids: torch.Tensor, **inputs: Unpack[AttentionInputs]) -> ForwardContext:
+        """What one forward pass of these ids (B, T) shares; made by the caller who wants to read what layers add to the loss."""
+        return ForwardContext(ids, self.product_dtype, self.config, **inputs)
+
+    def hidden(
+        self,
+        ids: torch.Tensor,
+        context: ForwardContext | None = None,
+        **inputs: Unpack[AttentionInputs],
+    ) -> torch.Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            ids: (B, T) int64.
+            context: `self.context(ids, …)`, made anew for each pass; else one is made of the `inputs`.
+            inputs: see `AttentionInputs`.
+
+        Returns:
+            (B, T, hidden_size).
+        """
+        return self.run_decoder(ids, self.context(ids, **inputs) if context is None else context)
+
     def run_decoder(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
-        """Hidden states (B, T, hidden_size)."""
-        compiled = self._compiled is not None and context.cache is None and torch.is_grad_enabled()
+        """Hidden states (B, T, hidden_size), by the compiled decoder where there is one and it serves."""
+        trains = torch.is_grad_enabled() and context.cache is None
         context.recompute_qk = (
             self.recompute_qk
+            and trains
             and ids.is_cpu
-            and torch.is_grad_enabled()
-            and context.cache is None
             and not self.compiled
             and not self.checkpoint_activations
         )
-        run = self._compiled if compiled else self.decoder.run
-        return run(self.decoder.embed(ids, context), context)  # type: ignore[misc]
+        run = self._compiled if trains and self._compiled is not None else self.decoder.run
+        hidden = run(self.decoder.embed(ids, context), context)
+        context.end()
+        return hidden
 
 
-class CausalLM(_Model):
+class CausalLM(LanguageModel):
     """A language model. `forward` gives logits; `hidden` stops before the head, for losses that never build all logits."""
 
     def __init__(self, config: ModelConfig):
@@ -121,52 +144,22 @@ class CausalLM(_Model):
             compiled=self.compiled,
         )
 
-    def hidden(
-        self,
-        ids: torch.Tensor,
-        *,
-        positions: torch.Tensor | None = None,
-        doc_ids: torch.Tensor | None = None,
-        doc_starts: torch.Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> torch.Tensor:
-        """Hidden states after the final norm.
-
-        Args:
-            ids: (B, T) int64.
-            positions: (B, T) position of each token in its document; 0 … T-1 when absent. Ignored with a cache.
-            doc_ids: (B, T) for packed rows: tokens attend only within equal ids.
-            doc_starts: `common.documents.document_starts` of doc_ids, which spares some attention back ends a wait for the device.
-            cache: keys and values of earlier tokens; see `KVCache`.
-
-        Returns:
-            (B, T, hidden_size).
-        """
-        return self.run_decoder(
-            ids, ForwardContext(ids, positions, doc_ids, cache, self.product_dtype, doc_starts)
-        )
-
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores of every vocabulary entry, (…, vocab_size)."""
+        """Scores of every vocabulary entry, (…, hidden_size) → (…, vocab_size)."""
         return self.head.logits(hidden)
 
     def forward(
         self,
         ids: torch.Tensor,
-        *,
-        positions: torch.Tensor | None = None,
-        doc_ids: torch.Tensor | None = None,
-        doc_starts: torch.Tensor | None = None,
-        cache: KVCache | None = None,
+        context: ForwardContext | None = None,
+        **inputs: Unpack[AttentionInputs],
     ) -> torch.Tensor:
         """Logits (B, T, vocab_size) for token ids (B, T); arguments as in `hidden`."""
-        return self.logits(
-            self.hidden(ids, positions=positions, doc_ids=doc_ids, doc_starts=doc_starts, cache=cache)
-        )
+        return self.logits(self.hidden(ids, context, **inputs))
 
 
-class RewardModel(_Model):
-    """A trunk with one score per sequence, stock `…ForSequenceClassification` with a single label (names `model.`, `score.`)."""
+class RewardModel(LanguageModel):
+    """A decoder with one score per sequence, stock `…ForSequenceClassification` with a single label (names `model.`, `score.`)."""
 
     def __init__(self, config: ModelConfig):
         if config.spec.hf.scoring_architecture is None:
@@ -177,13 +170,8 @@ class RewardModel(_Model):
     def forward(
         self,
         ids: torch.Tensor,
-        *,
-        positions: torch.Tensor | None = None,
-        doc_ids: torch.Tensor | None = None,
-        doc_starts: torch.Tensor | None = None,
+        context: ForwardContext | None = None,
+        **inputs: Unpack[AttentionInputs],
     ) -> torch.Tensor:
-        """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
-        hidden = self.run_decoder(
-            ids, ForwardContext(ids, positions, doc_ids, None, self.product_dtype, doc_starts)
-        )
-        return self.score(hidden).squeeze(-1)
+        """Score of the prefix ending at each token, (B, T); read it at a sequence's last token. Arguments as in `hidden`."""
+        return self.score(self.hidden(ids, context, **inputs)).squeeze(-1)

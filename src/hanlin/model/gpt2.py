@@ -85,4 +85,5 @@ class GPT2Decoder(Decoder):
 
     def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Embeddings with those of the positions, (B, T, hidden_size)."""
-        return self.wte(ids) + self.wpe(context.positions)
+        x = self.wte(ids) if context.inputs_embeds is None else context.inputs_embeds
+        return x + self.wpe(context.positions)

@@ -122,7 +122,7 @@ class TransformerDecoder(Decoder):
 
     def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Embeddings (B, T, hidden_size); the context learns its rotation angles."""
-        x = self.embed_tokens(ids)
+        x = self.embed_tokens(ids) if context.inputs_embeds is None else context.inputs_embeds
         context.cos = self.cos[context.positions][:, :, None].to(x.dtype)  # (B, T, 1, D/2)
         context.sin = self.sin[context.positions][:, :, None].to(x.dtype)
         return x

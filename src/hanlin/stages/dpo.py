@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from hanlin.common.config import Range, above, at_least
 from hanlin.common.messages import Text
 from hanlin.dataset import Batch, TokenDataset
+from hanlin.model import ForwardContext
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, PairStage, split_pairs, sum_by_document
 from hanlin.stages.stage import StageConfig, register_stage
@@ -48,16 +50,20 @@ class DPOLoss(Objective):
         """Pairs."""
         return len(batch.documents) / 2
 
-    def answer_log_probs(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def answer_log_probs(
+        self, model: Any, batch: Batch, context: ForwardContext | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """log π of each document's answer, and its tokens; (documents,) each."""
-        hidden = batch.gather_loss_tokens(model.hidden(batch.ids, **batch.attention_kwargs))
+        context = context or model.context(batch.ids, **batch.attention_kwargs)
+        hidden = batch.gather_loss_tokens(model.hidden(batch.ids, context))
         return sum_by_document(
             model.head.token_log_probs(hidden, batch.gather_loss_tokens(batch.labels)), batch
         )
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         """Summed loss over the pairs of a micro-batch."""
-        log_probs, lengths = self.answer_log_probs(model, batch)
+        context = model.context(batch.ids, **batch.attention_kwargs)
+        log_probs, lengths = self.answer_log_probs(model, batch, context)
         with torch.no_grad():
             reference, _ = self.answer_log_probs(self.reference, batch)
         scale = lengths if self.config.length_normalized else torch.ones_like(lengths)
@@ -71,7 +77,8 @@ class DPOLoss(Objective):
             "margin": margin.detach().sum(),
             "chosen_logp": -anchor.detach().sum(),
         }
-        return loss, metrics | {f"{name}_count": count for name in metrics}
+        metrics |= {f"{name}_count": count for name in metrics}
+        return context.with_aux(loss, metrics, count)
 
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each answer, chosen and rejected alike, (documents,)."""

@@ -28,7 +28,7 @@ from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, pack_sequences, permutation
 from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
-from hanlin.model import CausalLM
+from hanlin.model import CausalLM, ForwardContext
 from hanlin.rl.rewards.base import FunctionReward, Reward, RewardSum, Sample
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
@@ -326,10 +326,11 @@ class GRPOLoss(Objective):
 
     def __call__(
         self, model: Any, batch: RolloutBatch
-    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+    ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         """Summed loss over the answers' tokens."""
         rows = batch.rows
-        now = self._log_probs(model, rows)
+        context = model.context(rows.ids, **rows.attention_kwargs)
+        now = self._log_probs(model, rows, context)
         loss = -(batch.advantages[rows.gather_loss_tokens(rows.doc_ids)] * now).sum()
         metrics: dict[str, float | torch.Tensor] = {}
         if self.reference is not None:
@@ -339,16 +340,17 @@ class GRPOLoss(Objective):
             k3 = (difference.exp() - difference - 1).sum()  # Schulman 2020
             loss = loss + self.config.kl_coef * k3
             metrics |= {"kl": k3.detach(), "kl_count": float(rows.num_loss_tokens)}
-        return loss, metrics
+        return context.with_aux(loss, metrics, self.num_items(batch))
 
     def per_sequence_loss(self, model: Any, batch: RolloutBatch) -> torch.Tensor:
         """-advantage · mean log π of each answer, (documents,)."""
         sums, lengths = sum_by_document(self._log_probs(model, batch.rows), batch.rows)
         return -batch.advantages * sums / lengths.clamp(min=1)
 
-    def _log_probs(self, policy: Any, rows: Batch) -> torch.Tensor:
+    def _log_probs(self, policy: Any, rows: Batch, context: ForwardContext | None = None) -> torch.Tensor:
         """log π of the answers' tokens, (loss tokens,)."""
-        hidden = rows.gather_loss_tokens(policy.hidden(rows.ids, **rows.attention_kwargs))
+        context = context or policy.context(rows.ids, **rows.attention_kwargs)
+        hidden = rows.gather_loss_tokens(policy.hidden(rows.ids, context))
         return policy.head.token_log_probs(
             hidden, rows.gather_loss_tokens(rows.labels), self.config.temperature
         )

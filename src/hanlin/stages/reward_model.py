@@ -6,7 +6,7 @@ The second term centres the scores (as TRL does, c = 0.01); the score is read at
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
 from hanlin.dataset import Batch, TokenDataset, pack_sequences
 from hanlin.evaluation import Metric, length_control, pair_accuracy
-from hanlin.model import ModelShape, RewardModel, families, family_of, load_reward_model
+from hanlin.model import ForwardContext, ModelShape, RewardModel, families, family_of, load_reward_model
 from hanlin.rl.rewards.base import Reward, Sample, register_reward
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, PairStage, build_pair_dataset, split_pairs
@@ -40,9 +40,10 @@ class RewardConfig(PairConfig):
     RANGES: ClassVar[dict[str, Range]] = {"centering": at_least(0)}
 
 
-def scores(model: Any, batch: Batch) -> torch.Tensor:
+def scores(model: Any, batch: Batch, context: ForwardContext | None = None) -> torch.Tensor:
     """Score of each document of a batch, read at its last token, (documents,)."""
-    values = model(batch.ids, **batch.attention_kwargs).flatten()
+    context = context or model.context(batch.ids, **batch.attention_kwargs)
+    values = model(batch.ids, context).flatten()
     owner = batch.doc_ids.flatten()
     place = torch.arange(len(owner), device=owner.device)
     last = torch.zeros(len(batch.documents), dtype=torch.int64, device=owner.device)
@@ -60,11 +61,13 @@ class PairwiseRewardLoss(Objective):
         """Pairs."""
         return len(batch.documents) / 2
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         """Summed loss over the pairs of a micro-batch."""
-        chosen, rejected = split_pairs(scores(model, batch), batch)
+        context = model.context(batch.ids, **batch.attention_kwargs)
+        chosen, rejected = split_pairs(scores(model, batch, context), batch)
         loss = (-F.logsigmoid(chosen - rejected) + self.config.centering * (chosen + rejected).square()).sum()
-        return loss, {"accuracy": (chosen > rejected).sum(), "accuracy_count": len(chosen)}
+        metrics = {"accuracy": (chosen > rejected).sum(), "accuracy_count": len(chosen)}
+        return context.with_aux(loss, metrics, self.num_items(batch))
 
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """The loss of each answer's pair, without the centring, (documents,)."""

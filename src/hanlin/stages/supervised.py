@@ -18,7 +18,7 @@ from hanlin.common.devices import has_own_memory, send, traits
 from hanlin.common.errors import ConfigError
 from hanlin.common.progress import SOURCE, SOURCE_LOSS, Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
-from hanlin.model import CausalLM
+from hanlin.model import CausalLM, ForwardContext
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
@@ -162,14 +162,16 @@ class NextTokenLoss(Objective):
         """Tokens to learn."""
         return batch.num_loss_tokens
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
-        hidden, labels = self._hidden_and_labels(model, batch)
+        context = self._context(model, batch)
+        hidden, labels = self._hidden_and_labels(model, batch, context)
         loss, nll = model.head.cross_entropy(hidden, labels, z_loss=self.z_loss)
         if self.token_bytes.device != labels.device:
             self.token_bytes = send(self.token_bytes, labels.device)
         size = self.token_bytes[labels]
-        return loss, {"nll": nll.sum(), "bytes": size.sum()} | self._by_source(batch, nll, size)
+        metrics = {"nll": nll.sum(), "bytes": size.sum()} | self._by_source(batch, nll, size)
+        return context.with_aux(loss, metrics, self.num_items(batch))
 
     def _by_source(self, batch: Batch, nll: torch.Tensor, size: torch.Tensor) -> dict[str, torch.Tensor]:
         """Bits and bytes of each source in a micro-batch; which ones are in it the host knows."""
@@ -186,14 +188,18 @@ class NextTokenLoss(Objective):
 
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
-        hidden, labels = self._hidden_and_labels(model, batch)
+        hidden, labels = self._hidden_and_labels(model, batch, self._context(model, batch))
         sums, counts = sum_by_document(-model.head.token_log_probs(hidden, labels), batch)
         return sums / counts.clamp(min=1)
 
-    def _hidden_and_labels(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _context(self, model: Any, batch: Batch) -> ForwardContext:
+        return model.context(batch.ids, **(batch.attention_kwargs if self.document_mask else {}))
+
+    def _hidden_and_labels(
+        self, model: Any, batch: Batch, context: ForwardContext
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (n, d) and labels (n,) of the tokens to learn."""
-        kwargs = batch.attention_kwargs if self.document_mask else {}
-        hidden = model.hidden(batch.ids, **kwargs)  # (B, T, d)
+        hidden = model.hidden(batch.ids, context)  # (B, T, d)
         return batch.gather_loss_tokens(hidden), batch.gather_loss_tokens(batch.labels)
 
 

@@ -147,19 +147,22 @@ BACKENDS: dict[str, AttentionBackend] = {
     )
 }
 
-_chosen: dict[
-    str, tuple[AttentionBackend, torch.dtype]
-] = {}  # by device type, once a training has checked it in its type
+# by device type, head dimension and group size, once a training has checked it in its type
+_chosen: dict[tuple[str, int, int], tuple[AttentionBackend, torch.dtype]] = {}
 
 
-def backend_for(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """What whole rows on this device go through: the back end a training chose, else the first of the row that asks for nothing.
+def backend_for(device: torch.device, dtype: torch.dtype, head_dim: int, groups: int) -> AttentionBackend:
+    """What whole rows go through: the back end a training chose for heads like these, else the first of the row that asks for nothing.
 
     In another type than the training's, a particular one gives way to the first behind it that is not.
+
+    Args:
+        groups: query heads to a key-value head.
     """
     row = traits(device).attention
-    if device.type in _chosen:
-        backend, checked = _chosen[device.type]
+    chosen = _chosen.get((device.type, head_dim, groups))
+    if chosen is not None:
+        backend, checked = chosen
         if dtype == checked or not backend.particular:
             return backend
         row = row[row.index(backend.name) :] if backend.name in row else row
@@ -169,7 +172,7 @@ def backend_for(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
 def choose_attention(
     device: torch.device, warn: Warn, *, head_dim: int = 64, groups: int = 2, wanted: AttentionChoice = "auto"
 ) -> AttentionBackend:
-    """The first back end of the device's row that is right there, in its training type; whole rows go through it from now on.
+    """The first back end of the device's row that is right there, in its training type; whole rows of heads like these go through it from now on.
 
     Each is run once a process for a head dimension and group size.
 
@@ -185,7 +188,7 @@ def choose_attention(
     for name in row.attention if wanted == "auto" else (wanted,):
         fault = fault_of(name, device, dtype, head_dim, groups)
         if fault is None:
-            _chosen[device.type] = BACKENDS[name], dtype
+            _chosen[device.type, head_dim, groups] = BACKENDS[name], dtype
             return BACKENDS[name]
         if wanted != "auto":
             raise HanlinError(

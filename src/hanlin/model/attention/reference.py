@@ -66,18 +66,19 @@ def tiles_of(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[
     return tiles
 
 
-_last_tiles: list[
-    tuple[torch.Tensor, torch.dtype, list[Tile]]
-] = []  # of the batch at work: every layer asks for the same
+# Of the last two batches, found again by their documents: every layer asks for the same, forward and backward, of whichever model.
+# Replaced as a whole and never changed, since a thread may be looking while another writes.
+_last_tiles: tuple[tuple[torch.Tensor, torch.dtype, list[Tile]], ...] = ()
 
 
 def _tiles(doc_ids: torch.Tensor, dtype: torch.dtype) -> list[Tile]:
-    for seen, kind, tiles in _last_tiles:
+    global _last_tiles
+    known = _last_tiles
+    for seen, kind, tiles in known:
         if kind == dtype and torch.equal(seen, doc_ids):
             return tiles
     tiles = tiles_of(doc_ids, dtype)
-    _last_tiles[1:] = []
-    _last_tiles.insert(0, (doc_ids.clone(), dtype, tiles))
+    _last_tiles = ((doc_ids.clone(), dtype, tiles), *known[:1])
     return tiles
 
 
