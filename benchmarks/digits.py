@@ -141,7 +141,7 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     from hanlin.common.devices import keep_freed_memory
     from hanlin.dataset import pack_sequences
     from hanlin.model import CausalLM, ModelShape, init_weights
-    from hanlin.stages.supervised import NextToken
+    from hanlin.stages.supervised import NextTokenLoss
     from hanlin.training.optim.optimizers import Optimizers
     from hanlin.training.schedule import learning_rate_factor
 
@@ -149,7 +149,7 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     data = json.loads((folder / f"{kind}.json").read_text())
     model = CausalLM(ModelShape(**MODEL).config(VOCAB, 0))
     init_weights(model, seed)
-    objective = NextToken(torch.ones(VOCAB, dtype=torch.int64), z_loss=1e-4)
+    objective = NextTokenLoss(torch.ones(VOCAB, dtype=torch.int64), z_loss=1e-4)
     optimizers = Optimizers(model, learning_rate=5e-3)
     documents = data["documents"]
     order = iter(np.random.default_rng(seed).permutation(len(documents)).tolist() * 50)
@@ -163,9 +163,9 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
             room -= len(piece)
         batch = pack_sequences(pieces, LENGTH)
         loss, _ = objective(model, batch)
-        (loss / batch.targets).backward()
+        (loss / batch.num_loss_tokens).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(learning_rate_factor(step, steps, schedule="wsd", warmup=0.05, decay=0.5))
+        optimizers.step(learning_rate_factor(step, steps, schedule="wsd", warmup_ratio=0.05, decay_ratio=0.5))
     model.eval()
     sums: dict[str, list[float]] = {}
     with torch.no_grad():

@@ -162,7 +162,8 @@ def memory(options: Any, log: Any) -> None:
     from hanlin.common.progress import Progress
     from hanlin.dataset import TextRows, TokenDataset
     from hanlin.model import CausalLM, ModelShape, init_weights
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
+    from hanlin.tokenizer.token_bytes import token_bytes
     from hanlin.training import TrainConfig, train
 
     shape = TINY_SHAPE if options.dry_run else SEED_SHAPE | {"length": 2048, "rows": 16}
@@ -189,7 +190,7 @@ def memory(options: Any, log: Any) -> None:
             steps=options.steps,
             learning_rate=1e-3,
             checkpoint_seconds=1e9,
-            anchor_steps=10**6,
+            permanent_checkpoint_interval=10**6,
             compile=not options.dry_run,
         )
         config = SupervisedConfig(
@@ -214,7 +215,7 @@ def memory(options: Any, log: Any) -> None:
                 losses.append(figures["loss"])
 
         source = Watched(TextRows(TokenDataset(folder / "dataset"), shape["length"], 1), config)
-        objective = NextToken(token_bytes(words), z_loss=1e-4)
+        objective = NextTokenLoss(token_bytes(words), z_loss=1e-4)
         limit = max(10.0, options.deadline - time.monotonic() - 20)
         result = train(model, source, objective, settings, folder / "work", Heard(), max_seconds=limit)
     log.record |= {

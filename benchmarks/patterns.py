@@ -52,7 +52,7 @@ from hanlin.dataset.packing import permutation
 from hanlin.evaluation.likelihood import document_bits
 from hanlin.evaluation.statistics import Metric
 from hanlin.model import CausalLM, ModelShape, init_weights
-from hanlin.stages.supervised import NextToken
+from hanlin.stages.supervised import NextTokenLoss
 from hanlin.tokenizer import train_tokenizer
 from hanlin.tokenizer.chat import ROLES
 from hanlin.tokenizer.files import Vocabulary, build_vocabulary, tokenizer_json
@@ -282,9 +282,13 @@ def run(tokenizer: Tokenizer, texts: Texts, seed: int, steps: int, checkpoints: 
     init_weights(model, seed)
     stream = Stream(tokenizer, texts.chunks, seed, steps)
     config = TrainConfig(
-        steps=steps, learning_rate=LEARNING_RATE, warmup=0.05, decay=0.5, checkpoint_seconds=math.inf
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        warmup_ratio=0.05,
+        decay_ratio=0.5,
+        checkpoint_seconds=math.inf,
     )
-    result = train_model(model, stream, NextToken(widths, Z_LOSS), config, checkpoints, PlainProgress(30))
+    result = train_model(model, stream, NextTokenLoss(widths, Z_LOSS), config, checkpoints, PlainProgress(30))
     ids = [np.array([tokenizer.eos_id, *row, tokenizer.eos_id]) for row in tokenizer.encode(texts.heldout)]
     return {
         "parameters": model.config.parameters(),

@@ -81,7 +81,7 @@ class Hanlin:
         from hanlin.common.devices import keep_freed_memory
         from hanlin.dataset import TextRows, TokenDataset
         from hanlin.model import CausalLM, ModelShape, choose_attention_for, init_weights
-        from hanlin.stages.supervised import NextToken
+        from hanlin.stages.supervised import NextTokenLoss
         from hanlin.training.optim.optimizers import Optimizers
         from hanlin.training.schedule import learning_rate_factor
 
@@ -99,10 +99,10 @@ class Hanlin:
         if compiled:
             self.model.compile_trunk()
         self.rows = TextRows(TokenDataset(folder / "dataset"), self.shape["length"], seed)
-        self.objective = NextToken(torch.ones(self.shape["vocab"], dtype=torch.int64), z_loss=1e-4)
+        self.objective = NextTokenLoss(torch.ones(self.shape["vocab"], dtype=torch.int64), z_loss=1e-4)
         self.optimizers = Optimizers(self.model, learning_rate=rate)
         self.factor = lambda done: learning_rate_factor(
-            int(min(done, 0.9999) * 10_000), 10_000, schedule="wsd", warmup=0.02, decay=0.5
+            int(min(done, 0.9999) * 10_000), 10_000, schedule="wsd", warmup_ratio=0.02, decay_ratio=0.5
         )
 
     def gradients(self, step: int) -> tuple[int, Any]:
@@ -111,9 +111,9 @@ class Hanlin:
         batch = self.rows.batch(list(range(step * count, (step + 1) * count))).to(self.device)
         with in_its_type(self.device):
             loss, _ = self.objective(self.model, batch)
-        loss = loss / batch.targets
+        loss = loss / batch.num_loss_tokens
         loss.backward()
-        return batch.targets, loss.detach()
+        return batch.num_loss_tokens, loss.detach()
 
     def update(self, done: float) -> None:
         """Clip, and take the step at the schedule's place `done` (0 … 1)."""

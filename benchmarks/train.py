@@ -160,9 +160,9 @@ class Ours:
         import torch
 
         from hanlin.common.progress import Progress
-        from hanlin.dataset import IGNORE, Batch, TextRows, TokenDataset
+        from hanlin.dataset import IGNORE_INDEX, Batch, TextRows, TokenDataset
         from hanlin.model import CausalLM, ModelConfig, init_weights
-        from hanlin.stages.supervised import NextToken
+        from hanlin.stages.supervised import NextTokenLoss
         from hanlin.training import TrainConfig, train
 
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
@@ -182,7 +182,7 @@ class Ours:
 
         def full(step: int) -> Batch:
             ids = rows_of(shape, step)
-            labels = torch.cat((ids[:, 1:], torch.full((rows, 1), IGNORE)), 1)
+            labels = torch.cat((ids[:, 1:], torch.full((rows, 1), IGNORE_INDEX)), 1)
             return Batch(
                 ids,
                 labels,
@@ -209,10 +209,10 @@ class Ours:
             muon="muon" in name,
             learning_rate=5e-4,
             checkpoint_seconds=1e9,
-            anchor_steps=10**6,
+            permanent_checkpoint_interval=10**6,
             compile="compiled" in name,
         )
-        objective = NextToken(
+        objective = NextTokenLoss(
             torch.ones(shape["vocab"], dtype=torch.int64), z_loss=1e-4, document_mask="whole" not in name
         )
         work = Path(tempfile.mkdtemp())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
 from hanlin.dataset import (
-    IGNORE,
+    IGNORE_INDEX,
     ConversationRows,
     TextRows,
     TokenDataset,
@@ -70,7 +70,7 @@ def test_every_token_of_every_document_once_an_epoch(tmp_path):
         predicted = 0
         for sample in range(first, first + rows.rows_in_epoch(epoch)):
             batch = rows.batch([sample])
-            predicted += batch.targets
+            predicted += batch.num_loss_tokens
             for place in range(32):
                 owner = int(batch.doc_ids[0, place])
                 if owner >= 0:
@@ -95,10 +95,10 @@ def test_labels_are_the_next_token_of_the_same_document(tmp_path):
     rows = TextRows(write(tmp_path / "d", documents), seq_len=64, seed=1)
     for sample in range(rows.rows_in_epoch()):
         batch = rows.batch([sample])
-        learned = batch.labels != IGNORE
+        learned = batch.labels != IGNORE_INDEX
         assert torch.equal(batch.labels[learned], batch.ids[learned] + 1)
         for place in range(64):
-            if batch.labels[0, place] == IGNORE and batch.doc_ids[0, place] >= 0:
+            if batch.labels[0, place] == IGNORE_INDEX and batch.doc_ids[0, place] >= 0:
                 assert batch.ids[0, place] % 100 == 39
 
 
@@ -115,7 +115,7 @@ def test_conversations_stay_whole_and_only_answers_are_learned(tmp_path):
         for owner, document in enumerate(batch.documents):
             place = batch.doc_ids[0] == owner
             assert batch.ids[0][place].tolist() == documents[document]
-            expected = [document if m else IGNORE for m in masks[document][1:]] + [IGNORE]
+            expected = [document if m else IGNORE_INDEX for m in masks[document][1:]] + [IGNORE_INDEX]
             assert batch.labels[0][place].tolist() == expected
             seen.append(document)
     assert sorted(seen) == list(range(300))
@@ -273,12 +273,12 @@ def test_text_is_encoded_in_order_whatever_the_threads(tmp_path, tokenizer, thre
 
 def test_select_takes_the_tokens_to_predict():
     batch = pack_sequences([([1, 2, 3], [0, 1, 1]), ([4, 5], [1, 0])], 6)
-    chosen = batch.labels != IGNORE
+    chosen = batch.labels != IGNORE_INDEX
     values = torch.arange(batch.labels.numel()).view(batch.labels.shape)
-    assert batch.targets == int(chosen.sum()) == 2
-    assert torch.equal(batch.select(values), values[chosen])
+    assert batch.num_loss_tokens == int(chosen.sum()) == 2
+    assert torch.equal(batch.gather_loss_tokens(values), values[chosen])
     assert torch.equal(
-        batch.select(torch.stack([values, values], -1)), torch.stack([values, values], -1)[chosen]
+        batch.gather_loss_tokens(torch.stack([values, values], -1)), torch.stack([values, values], -1)[chosen]
     )
 
 

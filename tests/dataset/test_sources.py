@@ -15,12 +15,12 @@ from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, TokenDataset, TokenDatasetWriter, build_text_dataset, tail_alarm
 from hanlin.dataset import shards as shards_module
-from hanlin.dataset.packing import IGNORE
+from hanlin.dataset.packing import IGNORE_INDEX
 from hanlin.dataset.tail import tail_text
 from hanlin.model import ModelShape
 from hanlin.stages.base import Job
 from hanlin.stages.pretrain import pretrain
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig
 from hanlin.training.contract import means
@@ -137,7 +137,7 @@ def test_the_loss_of_each_source_is_that_of_its_documents(tokenizer, tmp_path):
     model, sizes = tiny_model("qwen3", tokenizer), token_bytes(tokenizer)
     rows = TextRows(dataset, 64, 1)
     batch = rows.batch([0, 1, 2])
-    objective = NextToken(sizes, dataset=dataset)
+    objective = NextTokenLoss(sizes, dataset=dataset)
     bits, learned = dict.fromkeys(dataset.source_names, 0.0), dict.fromkeys(dataset.source_names, 0)
     with torch.no_grad():
         _, figures = objective(model, batch)
@@ -145,7 +145,7 @@ def test_the_loss_of_each_source_is_that_of_its_documents(tokenizer, tmp_path):
             place = batch.doc_ids == owner
             ids, labels = batch.ids[place], batch.labels[place]
             name = DOCUMENTS[document]["source"]
-            kept = labels != IGNORE
+            kept = labels != IGNORE_INDEX
             bits[name] += float(
                 F.cross_entropy(model(ids[None])[0][kept], labels[kept], reduction="sum")
             ) / math.log(2)

@@ -26,7 +26,7 @@ TINY = [
     "tokenizer.vocab_size=600",
     "pretrain.batch_tokens=512",
     "pretrain.micro_tokens=512",
-    "pretrain.train.warmup=0.1",
+    "pretrain.train.warmup_ratio=0.1",
 ]
 
 
@@ -71,10 +71,10 @@ def test_a_branch_is_the_run_it_stands_for(tmp_path):
     short, long = spec["branches"]
     data = next((tmp_path / "s" / "data").iterdir())
     words = load_tokenizer(data / "tokenizer")
-    warm = max(1, round(short * plan.config.pretrain.train.warmup))
+    warm = max(1, round(short * plan.config.pretrain.train.warmup_ratio))
     section = dataclasses.replace(
         plan.config.pretrain,
-        train=dataclasses.replace(plan.config.pretrain.train, steps=long, warmup=warm / long),
+        train=dataclasses.replace(plan.config.pretrain.train, steps=long, warmup_ratio=warm / long),
     )
     job = Job(tmp_path / "m", tmp_path / "w", Progress(), plan.seeds[0])
     pretrain(

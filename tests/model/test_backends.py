@@ -27,7 +27,7 @@ from hanlin.model.attention.backends import (
     fault_of,
     plain_attention,
 )
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
@@ -238,7 +238,7 @@ def test_a_training_goes_on_without_a_nan(dtype, tmp_path, monkeypatch, like_an_
     result = train(
         model,
         source,
-        NextToken(token_bytes(tokenizer), 1e-4, document_mask=False),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4, document_mask=False),
         config.train,
         tmp_path / "work",
         Progress(),
@@ -273,7 +273,7 @@ def test_without_the_check_the_same_training_is_lost(tmp_path, monkeypatch, like
         train(
             model,
             source,
-            NextToken(token_bytes(tokenizer), 1e-4, document_mask=False),
+            NextTokenLoss(token_bytes(tokenizer), 1e-4, document_mask=False),
             config.train,
             tmp_path / "work",
             Progress(),

@@ -48,7 +48,10 @@ MUTANTS = {
         "dataset/packing.py", "= np.arange(size)", "= np.arange(at, at + size)", f"{DATA} {LOOP} {STEP}"
     ),
     "no document mask": Mutant(
-        "stages/supervised.py", "batch.apart if self.document_mask else {}", "{}", f"{STAGES} {LOOP} {STEP}"
+        "stages/supervised.py",
+        "batch.attention_kwargs if self.document_mask else {}",
+        "{}",
+        f"{STAGES} {LOOP} {STEP}",
     ),
     "advantages over the batch": Mutant(
         "stages/grpo.py", "groups - groups.mean(1, keepdim=True), 0.0", "groups - groups.mean(), 0.0", STAGES
@@ -64,8 +67,8 @@ MUTANTS = {
     ),
     "no temperature in the log-probabilities": Mutant(
         "stages/grpo.py",
-        "rows.select(rows.labels), self.config.temperature)",
-        "rows.select(rows.labels))",
+        "rows.gather_loss_tokens(rows.labels), self.config.temperature)",
+        "rows.gather_loss_tokens(rows.labels))",
         STAGES,
     ),
     "sign of the KL": Mutant(
@@ -97,7 +100,7 @@ MUTANTS = {
     ),
     "no clipping": Mutant(
         "training/distributed/strategy.py",
-        "return nn.utils.clip_grad_norm_(model.parameters(), limit)",
+        "return nn.utils.clip_grad_norm_(model.parameters(), max_norm)",
         "return nn.utils.clip_grad_norm_(model.parameters(), 1e9)",
         f"{LOOP} {STEP}",
     ),
@@ -144,7 +147,10 @@ MUTANTS = {
         "pipeline/sources.py", "problem if thought and not direct else", "problem if thought else", GATE
     ),
     "the control never warms up": Mutant(
-        "pipeline/workshop.py", "warmup=0.0, decay=0.0", "warmup=0.03, decay=0.0", GATE
+        "pipeline/workshop.py",
+        "warmup_ratio=0.0, decay_ratio=0.0",
+        "warmup_ratio=0.03, decay_ratio=0.0",
+        GATE,
     ),
     "GRPO judged by the mean of its seeds": Mutant(
         "pipeline/life.py",

@@ -160,9 +160,9 @@ def test_the_control_of_equal_time_learns_from_its_first_step():
             step,
             train.steps,
             schedule=train.schedule,
-            warmup=train.warmup,
-            decay=train.decay,
-            floor=train.floor,
+            warmup_ratio=train.warmup_ratio,
+            decay_ratio=train.decay_ratio,
+            min_lr_ratio=train.min_lr_ratio,
         )
         for step in (0, 1, 50, 90)
     ]

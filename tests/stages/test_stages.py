@@ -16,15 +16,15 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
-from hanlin.dataset import IGNORE
+from hanlin.dataset import IGNORE_INDEX
 from hanlin.model import RewardModel, load_reward_model
-from hanlin.rl.reward_functions import numeric_answer, reference_number, stated_numbers
+from hanlin.rl.rewards.numeric import numeric_answer, reference_number, stated_numbers
 from hanlin.stages import base as job_module
 from hanlin.stages.base import Job, write_model
 from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo
-from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource, grpo
+from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource, grpo
 from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, split_pairs
-from hanlin.stages.reward_model import BradleyTerry, RewardConfig, reward, score_pairs, scores
+from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig, reward, score_pairs, scores
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from tests.support import tiny_model, tiny_tokenizer
@@ -176,20 +176,20 @@ def test_policy_gradient_is_its_formula(world, temperature):
     (batch,) = RolloutSource(records, reward_of, tokenizer, config, seed=0).micro_batches(0, model)
     assert len(earned) == 4 and all(len(values) == 4 for values in earned.values())
     reference = tiny_model("qwen3", tokenizer, seed=4)
-    loss, figures = PolicyGradient(config, reference)(model, batch)
+    loss, figures = GRPOLoss(config, reference)(model, batch)
     expected, seen = 0.0, set()
     with torch.no_grad():
         for owner, record in enumerate(batch.rows.documents):
             place = batch.rows.doc_ids == owner
             ids, labels = batch.rows.ids[place].tolist(), batch.rows.labels[place]
-            text = tokenizer.decode([label for label in labels.tolist() if label != IGNORE])
+            text = tokenizer.decode([label for label in labels.tolist() if label != IGNORE_INDEX])
             advantage = record * len(text) - sum(earned[record]) / 4
             seen.add(round(advantage, 3))
             now, before = (
                 torch.log_softmax(m(torch.tensor([ids]))[0] / temperature, -1) for m in (model, reference)
             )
             for i, label in enumerate(labels.tolist()):
-                if label != IGNORE:
+                if label != IGNORE_INDEX:
                     d = before[i, label] - now[i, label]
                     expected += -advantage * now[i, label] + 0.5 * (d.exp() - d - 1)
     assert len(seen) > 3, seen
@@ -208,7 +208,7 @@ def test_the_policy_loss_is_divided_by_a_constant(world):
         records, lambda record, text, opened: float(record["scale"] * len(text)), tokenizer, config, seed=0
     ).micro_batches(0, model)
     assert 0 < len(batch.documents) <= 8
-    assert PolicyGradient(config, None).weight(batch) == 4 * 4 * 8
+    assert GRPOLoss(config, None).num_items(batch) == 4 * 4 * 8
 
 
 def test_the_loss_of_dpo_is_a_mean_over_pairs(world, tmp_path):
@@ -229,7 +229,7 @@ def test_the_reward_models_loss_is_its_formula(world):
         model.score.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
     config = RewardConfig(seq_len=128, pairs=5, centering=0.3)
     batch = PairSource(data, config, 0).pack(range(5))
-    objective = BradleyTerry(config)
+    objective = PairwiseRewardLoss(config)
     with torch.no_grad():
         loss, figures = objective(model, batch)
         expected = 0.0
@@ -242,7 +242,7 @@ def test_the_reward_models_loss_is_its_formula(world):
             expected += math.log1p(math.exp(rejected - chosen)) + 0.3 * (chosen + rejected) ** 2
     assert (
         float(loss) == pytest.approx(expected, rel=1e-3)
-        and objective.weight(batch) == 5
+        and objective.num_items(batch) == 5
         and figures["accuracy_count"] == 5
     )
 
@@ -255,7 +255,7 @@ def test_groups_that_agree_teach_nothing(world):
         (batch,) = RolloutSource(
             records, lambda record, text, opened, value=value: value, tokenizer, config, seed=0
         ).micro_batches(0, model)
-        loss, _ = PolicyGradient(config, None)(model, batch)
+        loss, _ = GRPOLoss(config, None)(model, batch)
         assert batch.idle and float(loss) == 0.0 and batch.reward == pytest.approx(value)
 
 
@@ -295,7 +295,12 @@ def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world
         group_size=4,
         max_new_tokens=4,
         train=TrainConfig(
-            steps=6, learning_rate=1e-2, weight_decay=0.1, warmup=0.0, muon=False, checkpoint_seconds=0.0
+            steps=6,
+            learning_rate=1e-2,
+            weight_decay=0.1,
+            warmup_ratio=0.0,
+            muon=False,
+            checkpoint_seconds=0.0,
         ),
     )
     with pytest.MonkeyPatch.context() as patch:

@@ -33,7 +33,7 @@ from tests.training.zygote import ROOT, TALKS, build_world
 STEPS = 8
 
 
-def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
+def train_stage(job_spec: dict[str, Any], strategy: Any) -> dict[str, Any]:
     """Train; what this rank ended with."""
     import hanlin.stages.base as job_module
     from hanlin.common.devices import TRAITS
@@ -50,14 +50,14 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     TRAITS["cpu"] = dataclasses.replace(TRAITS["cpu"], train_dtype=job_spec.get("dtype", "float32"))
     if stage == "muon":
-        return muon_sharded_and_whole(team)
+        return muon_sharded_and_whole(strategy)
     precision.INITIAL = job_spec.get("loss_scale", precision.INITIAL)
 
     def watched(model, source, objective, *arguments, **options):
-        if "room" in job_spec and job_spec.get("short_rank", team.share.rank) == team.share.rank:
+        if "room" in job_spec and job_spec.get("short_rank", strategy.group.rank) == strategy.group.rank:
             _limit(objective, job_spec["room"])
-        _spoil(source, objective, job_spec, last=team.share.rank == team.size - 1)
-        if team.first:  # metrics.jsonl rounds to six figures
+        _spoil(source, objective, job_spec, last=strategy.group.rank == strategy.group.world_size - 1)
+        if strategy.group.is_rank0:  # metrics.jsonl rounds to six figures
             log, file = options["log"], open(work / "losses.jsonl", "a")  # noqa: SIM115
             written = log.log
             log.log = lambda values, step: (
@@ -78,7 +78,7 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
     common = {
         "steps": STEPS,
         "checkpoint_seconds": job_spec.get("seconds", 0.0),
-        "anchor_steps": 2,
+        "permanent_checkpoint_interval": 2,
         "parallel": job_spec.get("parallel", "ddp"),
     }
     common |= {"compile": job_spec.get("compile", "auto"), "deepspeed_config": job_spec.get("ds_config")}
@@ -87,7 +87,7 @@ def train_stage(job_spec: dict[str, Any], team: Any) -> dict[str, Any]:
         "on_save_error": job_spec.get("on_save_error", "stop"),
     }
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
-    job = job_module.Job(work / "model", work / "run", Progress(), seed=3, team=team)
+    job = job_module.Job(work / "model", work / "run", Progress(), seed=3, strategy=strategy)
     # 7 rows, uneven for all
     supervised = SupervisedConfig(
         TrainConfig(learning_rate=3e-3, muon=job_spec.get("muon", True), **common),
@@ -124,11 +124,11 @@ def _spoil(source: Any, objective: Any, spec: dict[str, Any], last: bool) -> Non
 
     read, judge, at = source.micro_batches, SpikeGuard.judge, [0]
 
-    def micro_batches(step, model, share):
+    def micro_batches(step, model, shard):
         if step >= spec.get("stop_after", step + 1):
             os._exit(9)
         at[0] = step
-        return read(step, model, share)
+        return read(step, model, shard)
 
     def judged(guard, loss, norm):
         verdict = judge(guard, loss, norm)
@@ -142,7 +142,7 @@ def _spoil(source: Any, objective: Any, spec: dict[str, Any], last: bool) -> Non
     source.micro_batches, SpikeGuard.judge, objective.__class__ = micro_batches, judged, Poisoned
 
 
-def muon_sharded_and_whole(team: Any) -> dict[str, Any]:
+def muon_sharded_and_whole(strategy: Any) -> dict[str, Any]:
     """The largest difference after three steps, with rows that do not divide, and a matrix of fewer rows than there are ranks."""
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
@@ -150,14 +150,16 @@ def muon_sharded_and_whole(team: Any) -> dict[str, Any]:
 
     torch.manual_seed(1)
     start = [torch.randn(shape) for shape in [(5, 7)] * 4 + [(2, 9)] + [(8, 3)] * 2]
-    placements = [Shard(0)] if team.mesh.ndim == 1 else [Replicate(), Shard(0)]
+    placements = [Shard(0)] if strategy.mesh.ndim == 1 else [Replicate(), Shard(0)]
     whole = [torch.nn.Parameter(tensor.clone()) for tensor in start]
-    cut = [torch.nn.Parameter(distribute_tensor(tensor.clone(), team.mesh, placements)) for tensor in start]
+    cut = [
+        torch.nn.Parameter(distribute_tensor(tensor.clone(), strategy.mesh, placements)) for tensor in start
+    ]
     optimizers = [Muon(parameters, lr=0.02, weight_decay=0.1) for parameters in (whole, cut)]
     for _ in range(3):
         for one, other in zip(whole, cut, strict=True):
             one.grad = torch.randn(one.shape)
-            other.grad = distribute_tensor(one.grad, team.mesh, placements)
+            other.grad = distribute_tensor(one.grad, strategy.mesh, placements)
         for optimizer in optimizers:
             optimizer.step()
     return {
@@ -210,7 +212,7 @@ def _break_disk(number: int, nth: int) -> None:
 def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     """Be one of the processes of a job, as torchrun would have started it."""
     from hanlin.common.errors import HanlinError
-    from hanlin.training.distributed.launch import joined
+    from hanlin.training.distributed.launch import init_distributed
 
     size = spec["processes"]
     os.environ |= {
@@ -226,8 +228,8 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
     if "disk" in spec and rank == spec["disk"][0]:
         _break_disk(*spec["disk"][1:])
     try:
-        with joined(spec.get("parallel", "ddp"), "cpu", spec.get("ds_config")) as (team, _):
-            said = train_stage(spec, team)
+        with init_distributed(spec.get("parallel", "ddp"), "cpu", spec.get("ds_config")) as (strategy, _):
+            said = train_stage(spec, strategy)
     except HanlinError as error:
         said = {"error": error.en}
     written = Path(spec["work"]) / f"rank-{rank}.part"

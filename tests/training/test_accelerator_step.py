@@ -12,7 +12,7 @@ from hanlin.common import devices
 from hanlin.dataset import Batch
 from hanlin.model import linear_cross_entropy, losses, token_log_probs
 from hanlin.model.attention import backends, flash_backends
-from hanlin.stages.supervised import NextToken
+from hanlin.stages.supervised import NextTokenLoss
 from tests.model.standin import varlen_on_cpu
 from tests.support import tiny_model
 
@@ -61,19 +61,19 @@ def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(
     on_an_accelerator(monkeypatch, attention)
     model = tiny_model(family).train()
     batch = rows(300)
-    assert batch.targets and len(batch.doc_starts)  # found on the host, before the batch is sent
-    objective = NextToken(torch.ones(300, dtype=torch.int64), z_loss=1e-4)
+    assert batch.num_loss_tokens and len(batch.doc_starts)  # found on the host, before the batch is sent
+    objective = NextTokenLoss(torch.ones(300, dtype=torch.int64), z_loss=1e-4)
     with Recorder() as recorder:
         with torch.autocast("cpu", torch.bfloat16):
             if what == "loss":
                 loss, _ = objective(model, batch)
             else:
                 loss = -token_log_probs(
-                    batch.select(model.hidden(batch.ids, **batch.apart)),
+                    batch.gather_loss_tokens(model.hidden(batch.ids, **batch.attention_kwargs)),
                     model.head_weight,
-                    batch.select(batch.labels),
+                    batch.gather_loss_tokens(batch.labels),
                 ).sum()
-        (loss / batch.targets).backward()
+        (loss / batch.num_loss_tokens).backward()
     products = {key: count for key, count in recorder.seen.items() if key[0] in PRODUCTS}
     assert sum(products.values()) > 20
     assert {dtype for _, dtype in products} == {torch.bfloat16}, products
@@ -133,7 +133,7 @@ def test_a_batch_goes_to_its_device_from_pinned_memory_and_unwaited(monkeypatch)
         )[1],
     )
     batch = rows(300)
-    assert batch.to(torch.device("meta")).learned.device.type == "meta"
+    assert batch.to(torch.device("meta")).loss_indices.device.type == "meta"
     assert seen == {"pinned": 6, "unwaited": 6}
 
 
@@ -145,7 +145,7 @@ def test_sources_of_documents_are_sent_without_waiting(monkeypatch):
     monkeypatch.setattr(
         "hanlin.stages.supervised.send", lambda tensor, device: (sent.append(tensor.numel()), tensor)[1]
     )
-    objective = NextToken(torch.ones(300, dtype=torch.int64), dataset=Dataset())  # type: ignore[arg-type]
+    objective = NextTokenLoss(torch.ones(300, dtype=torch.int64), dataset=Dataset())  # type: ignore[arg-type]
     objective(tiny_model("qwen3"), rows(300))
     assert sent == [2]
 
@@ -179,13 +179,13 @@ def test_another_number_of_documents_compiles_nothing_again(monkeypatch):
     for size in (48, 7, 2):
         doc_ids = torch.arange(48) // size + 100 * torch.arange(2)[:, None]
         with torch.autocast("cpu", torch.bfloat16):
-            apart = dataclasses.replace(batch, doc_ids=doc_ids).apart
-            found = model.hidden(batch.ids, **apart)
+            kwargs = dataclasses.replace(batch, doc_ids=doc_ids).attention_kwargs
+            found = model.hidden(batch.ids, **kwargs)
             found.float().square().sum().backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     model._compiled = None
     with torch.autocast("cpu", torch.bfloat16):
-        plain = model.hidden(batch.ids, **apart)
+        plain = model.hidden(batch.ids, **kwargs)
     assert float((found - plain).detach().float().norm() / plain.detach().float().norm()) < 0.02
 
 

@@ -26,7 +26,6 @@ from hanlin.common.manifest import read_manifest
 from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
-from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training.checkpoint import format
 from hanlin.training.checkpoint.format import (
     list_checkpoints,
@@ -150,8 +149,9 @@ def test_what_can_be_read_must_be_what_was_written(trained, tmp_path, monkeypatc
 def pretrained(world):
     """pretrained(work, …) → weights and warnings of six steps with these settings."""
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
     from hanlin.tokenizer import load_tokenizer
+    from hanlin.tokenizer.token_bytes import token_bytes
     from hanlin.training import TrainConfig, train
 
     tokenizer = load_tokenizer(world / "tokenizer")
@@ -166,7 +166,7 @@ def pretrained(world):
         train(
             model,
             RowSource(TextRows(TokenDataset(world / "text"), 64, 5), config),
-            NextToken(token_bytes(tokenizer)),
+            NextTokenLoss(token_bytes(tokenizer)),
             config.train,
             work,
             progress,
@@ -192,7 +192,7 @@ def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch,
     # every step, also where the one before is still being written
     options = {
         "async_save": async_save,
-        "anchor_steps": 1,
+        "permanent_checkpoint_interval": 1,
     }
     warned, warnings = pretrained(tmp_path / "warn", on_save_error="warn", **options)
     assert all(torch.equal(good[name], warned[name]) for name in good) and len(warnings) == 3
@@ -205,7 +205,10 @@ def test_steps_do_not_wait_for_a_slow_disk_and_what_is_written_is_the_state_of_i
     pretrained, tmp_path, monkeypatch
 ):
     """The write of step 2 does not begin before step 4 is over."""
-    kept, passed = {"anchor_steps": 2, "checkpoint_seconds": 1000.0, "steps": 6}, threading.Event()
+    kept, passed = (
+        {"permanent_checkpoint_interval": 2, "checkpoint_seconds": 1000.0, "steps": 6},
+        threading.Event(),
+    )
     pretrained(tmp_path / "plain", **kept)
     original = format.artifact
 
@@ -251,7 +254,7 @@ def test_the_thread_that_saves_never_outlives_the_run(pretrained, tmp_path, monk
             log=Fails(None),
             warnings=warnings,
             async_save=True,
-            anchor_steps=2,
+            permanent_checkpoint_interval=2,
             checkpoint_seconds=1000.0,
         )
     assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
@@ -277,7 +280,7 @@ def test_retention_counts_only_what_looks_whole(trained, tmp_path):
 
 def test_anchors_are_kept_besides_the_newest(trained, tmp_path):
     for step in range(12):
-        save_checkpoint(tmp_path, step, *trained, {}, anchor_steps=4)
+        save_checkpoint(tmp_path, step, *trained, {}, permanent_interval=4)
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == [11, 10, 8, 4]
 
 
@@ -330,8 +333,9 @@ def test_random_generators_go_on_where_they_were(trained, tmp_path):
 )
 def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, name):
     from hanlin.dataset import TextRows, TokenDataset
-    from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+    from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
     from hanlin.tokenizer import load_tokenizer
+    from hanlin.tokenizer.token_bytes import token_bytes
     from hanlin.training import TrainConfig, train
 
     tokenizer = load_tokenizer(world / "tokenizer")
@@ -340,7 +344,7 @@ def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, nam
         config = SupervisedConfig(TrainConfig(steps=2), seq_len=seq_len, batch_tokens=batch_tokens)
         source = RowSource(TextRows(TokenDataset(world / data), seq_len, seed), config)
         model = tiny_model("qwen3", tokenizer, hidden_size=32)
-        train(model, source, NextToken(token_bytes(tokenizer)), config.train, tmp_path, Progress())
+        train(model, source, NextTokenLoss(token_bytes(tokenizer)), config.train, tmp_path, Progress())
         return {key: str(value)[:12] for key, value in source.identity.items()}
 
     before = run()

@@ -33,13 +33,13 @@ def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
     for sharded in (False, True):
         for others, wanted in (([True, True], True), ([True, False], False)):
             asked = []
-            team = SimpleNamespace(
-                sharded=sharded, compiles=True, gather=lambda mine, others=others: [mine, *others[1:]]
-            )
+            strategy = SimpleNamespace(sharded=sharded, can_compile=True)
+            group = SimpleNamespace(all_gather_object=lambda own, others=others: [own, *others[1:]])
             run = SimpleNamespace(
                 config=SimpleNamespace(compile="auto", steps=10),
                 source=SimpleNamespace(uniform=True),
-                team=team,
+                strategy=strategy,
+                group=group,
                 device=CPU,
                 progress=SimpleNamespace(note=lambda message, /, **fields: None),
                 model=SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block)),

@@ -17,8 +17,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.training import TrainConfig
 from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
-from hanlin.training.distributed.launch import joined
-from hanlin.training.distributed.strategy import Team
+from hanlin.training.distributed.launch import init_distributed
+from hanlin.training.distributed.strategy import SingleProcess
 from tests.training.ranks import losses, same_training, started
 from tests.training.zygote import ROOT
 
@@ -40,7 +40,7 @@ STAGES = {
         "offload_param": CPU,
     },
 }
-ADAM = TrainConfig(muon=False, learning_rate=1e-3, clip=0.5)
+ADAM = TrainConfig(muon=False, learning_rate=1e-3, max_grad_norm=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_the_lock_of_a_killed_build_is_removed_and_that_of_a_living_one_is_not(t
     [
         ({"train_batch_size": 32}, ["train_batch_size=32", "batch_tokens"]),
         ({"gradient_accumulation_steps": 4}, ["gradient_accumulation_steps=4"]),
-        ({"gradient_clipping": 1.0}, ["gradient_clipping=1.0", "train.clip=0.5"]),
+        ({"gradient_clipping": 1.0}, ["gradient_clipping=1.0", "train.max_grad_norm=0.5"]),
         ({"bf16": {"enabled": True}}, ["bf16.enabled=True", "float32"]),
         ({"fp16": {"enabled": True}}, ["fp16.enabled=True", "float32"]),
         ({"optimizer": {"type": "Adam"}}, ["optimizer.type=Adam", "AdamW"]),
@@ -296,7 +296,7 @@ def test_without_the_package_or_its_file_one_is_told_what_to_write(tmp_path, mon
             read_ds_config(path)
     (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 2}}')
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    with pytest.raises(HanlinError) as refused, joined("deepspeed", "cpu", tmp_path / "ds.json"):
+    with pytest.raises(HanlinError) as refused, init_distributed("deepspeed", "cpu", tmp_path / "ds.json"):
         raise AssertionError("started without the package")
     assert "hanlin[deepspeed]" in refused.value.zh and "hanlin[deepspeed]" in refused.value.en
     assert not torch.distributed.is_initialized()
@@ -306,4 +306,6 @@ def test_a_whole_run_does_not_pass_over_the_wish():
     with pytest.raises(HanlinError, match="ddp"):
         TrainConfig(deepspeed_config=Path("ds.json"))
     with pytest.raises(HanlinError, match="hanlin run"):
-        Team().optimizers(torch.nn.Linear(2, 2), TrainConfig(parallel="deepspeed"), offload=False)
+        SingleProcess().build_optimizers(
+            torch.nn.Linear(2, 2), TrainConfig(parallel="deepspeed"), offload=False
+        )

@@ -16,10 +16,10 @@ from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.inference import Engine
 from hanlin.model import RewardModel
 from hanlin.stages.dpo import DPOConfig, DPOLoss
-from hanlin.stages.grpo import GRPOConfig, PolicyGradient, RolloutSource
+from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource
 from hanlin.stages.pairs import PairSource
-from hanlin.stages.reward_model import BradleyTerry, RewardConfig
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
@@ -51,7 +51,7 @@ def world(tmp_path_factory):
 
 
 def section(steps=12, micro=256, batch=256, **options):
-    options = {"checkpoint_seconds": 1e9, "anchor_steps": 4, **options}
+    options = {"checkpoint_seconds": 1e9, "permanent_checkpoint_interval": 4, **options}
     return SupervisedConfig(
         TrainConfig(steps=steps, learning_rate=3e-3, **options),
         seq_len=64,
@@ -66,7 +66,7 @@ def setting(world, config):
     return (
         model,
         RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config),
-        NextToken(token_bytes(tokenizer), 1e-4),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4),
     )
 
 
@@ -128,16 +128,16 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
     assert result.skipped == 1
     clean, other, objective = setting(world, config)
     schedule = [0, 1, 3]  # the rate of step 2 was never used; a run of constant rate shows the rest
-    flat = TrainConfig(steps=4, learning_rate=3e-3, schedule="constant", warmup=0.0, decay=0.0)
+    flat = TrainConfig(steps=4, learning_rate=3e-3, schedule="constant", warmup_ratio=0.0, decay_ratio=0.0)
     model, source, poisoned = setting(world, config)
     train(model, source, poison(poisoned, source, range(2, 3)), flat, tmp_path / "b", Progress())
     read = other.micro_batches
-    other.micro_batches = lambda step, model, share: read(schedule[step], model)  # type: ignore[method-assign]
+    other.micro_batches = lambda step, model, shard: read(schedule[step], model)  # type: ignore[method-assign]
     train(
         clean,
         other,
         objective,
-        TrainConfig(steps=3, learning_rate=3e-3, schedule="constant", warmup=0.0, decay=0.0),
+        TrainConfig(steps=3, learning_rate=3e-3, schedule="constant", warmup_ratio=0.0, decay_ratio=0.0),
         tmp_path / "c",
         Progress(),
     )
@@ -155,7 +155,7 @@ def test_three_bad_steps_roll_back_and_skip_their_samples(world, tmp_path, later
     assert "back to step 4, leaving out the data of the 4 steps" in told.warnings[-1]
     clean, source, objective = setting(world, config)
     read = source.micro_batches
-    source.micro_batches = lambda step, model, share: read(step if step < 4 else step + 4, model)  # type: ignore[method-assign]
+    source.micro_batches = lambda step, model, shard: read(step if step < 4 else step + 4, model)  # type: ignore[method-assign]
     train(clean, source, objective, config.train, tmp_path / "b", Progress())
     assert equal(weights(model), weights(clean))
 
@@ -177,7 +177,7 @@ def test_a_second_rollback_to_the_same_place_ends_the_run(world, tmp_path):
 
 
 def test_bad_steps_without_an_earlier_anchor_still_have_the_beginning(world, tmp_path):
-    config = section(anchor_steps=100)
+    config = section(permanent_checkpoint_interval=100)
     model, source, objective = setting(world, config)
     result = train(model, source, poison(objective, source, range(0, 3)), config.train, tmp_path, Progress())
     assert result.skipped == 3 and math.isfinite(result.last["loss"])
@@ -190,8 +190,8 @@ def test_the_documents_of_a_bad_step_are_named_worst_first(world, tmp_path, caps
     model, source, objective = setting(world, config)
     read, garbled = source.micro_batches, []
 
-    def micro_batches(step, model, share):
-        batches = read(step, model, share)
+    def micro_batches(step, model, shard):
+        batches = read(step, model, shard)
         if step == 68:
             batch, owner = batches[0], 2
             garbled.append(batch.documents[owner])
@@ -234,11 +234,11 @@ def test_inspect_says_when_the_text_is_gone(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("stage", ["text", "dpo", "reward", "grpo"])
-def test_per_document_losses_add_up_to_the_objectives(world, stage):
+def test_per_sequence_losses_add_up_to_the_objectives(world, stage):
     folder, tokenizer = world
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
     if stage == "text":
-        objective = NextToken(token_bytes(tokenizer))
+        objective = NextTokenLoss(token_bytes(tokenizer))
         batch = TextRows(TokenDataset(folder / "text"), 64, 5).batch([3, 4, 5])
         expected = float(objective(model, batch)[1]["nll"])
         counts = [
@@ -247,7 +247,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         ]
     elif stage == "grpo":
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20)
-        objective = PolicyGradient(config, None)
+        objective = GRPOLoss(config, None)
         (batch,) = RolloutSource(
             TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0
         ).micro_batches(0, model)
@@ -258,7 +258,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         ]
     elif stage == "reward":
         config = RewardConfig(seq_len=128, pairs=3, centering=0.0)
-        model, objective = RewardModel(model.config), BradleyTerry(config)
+        model, objective = RewardModel(model.config), PairwiseRewardLoss(config)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected, counts = 2 * float(objective(model, batch)[0]), [1] * 6  # each pair is both its sides'
@@ -268,7 +268,7 @@ def test_per_document_losses_add_up_to_the_objectives(world, stage):
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected = float(objective(model, batch)[0]) - 3 * math.log(2)
         counts = [1 - document % 2 for document in batch.documents]  # the anchor is over chosen answers
-    found = objective.per_document(model, batch).tolist()
+    found = objective.per_sequence_loss(model, batch).tolist()
     assert sum(loss * count for loss, count in zip(found, counts, strict=True)) == pytest.approx(
         expected, rel=1e-4
     )
@@ -284,8 +284,8 @@ class Limited:
         self.objective, self.room, self.rows = objective, room, []
         self.error = error or torch.OutOfMemoryError("out of memory")
 
-    def weight(self, batch):
-        return self.objective.weight(batch)
+    def num_items(self, batch):
+        return self.objective.num_items(batch)
 
     def __call__(self, model, batch):
         if len(batch.ids) > self.room:
@@ -384,7 +384,7 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
         config = section(batch=512, micro=512)
         source, objective = (
             RowSource(ConversationRows(TokenDataset(folder / "talks"), 64, 1), config),
-            NextToken(token_bytes(tokenizer), 1e-4),
+            NextTokenLoss(token_bytes(tokenizer), 1e-4),
         )
     elif stage == "dpo":
         config = DPOConfig(seq_len=64, pairs=6)
@@ -393,13 +393,13 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
         config = RewardConfig(seq_len=64, pairs=6)
         model = RewardModel(model.config)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
-        source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), BradleyTerry(config)
+        source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), PairwiseRewardLoss(config)
     else:
         config = GRPOConfig(seq_len=64, prompts=4, group_size=4, max_new_tokens=20, kl_coef=0.1)
         source = RolloutSource(
             TALKS, lambda record, text, opened: float(len(text) % 3), tokenizer, config, seed=0
         )
-        objective = PolicyGradient(config, reference)
+        objective = GRPOLoss(config, reference)
     whole, loss, figures, (batch,) = gradients_of(model, source, objective, tmp_path)
     assert len(batch.ids) > 1, "else nothing is tested"
     pieces, cut_loss, cut_figures, batches = gradients_of(

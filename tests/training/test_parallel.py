@@ -15,7 +15,7 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.training.checkpoint.format import list_checkpoints
-from hanlin.training.distributed.shard import Share
+from hanlin.training.distributed.shard import DataShard
 from tests.training.ranks import STEPS, losses, same_training, started
 
 
@@ -242,13 +242,13 @@ def test_torchrun_starts_the_command_line_and_one_process_speaks(start, tmp_path
     )
 
 
-def test_shares_are_even_whole_and_in_order():
+def test_shards_are_even_whole_and_in_order():
     for count in range(1, 20):
         for size in range(1, count + 1):
-            parts = [list(Share(rank, size).of(count)) for rank in range(size)]
+            parts = [list(DataShard(rank, size).slice(count)) for rank in range(size)]
             assert sum(parts, []) == list(range(count)) and max(map(len, parts)) - min(map(len, parts)) <= 1
     with pytest.raises(HanlinError, match="3"):
-        Share(0, 3).of(2)
+        DataShard(0, 3).slice(2)
 
 
 def test_a_whole_run_takes_one_process(tmp_path):

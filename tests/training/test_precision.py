@@ -13,7 +13,7 @@ from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
 from hanlin.dataset import TextRows, TokenDataset
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, precision, train
@@ -52,11 +52,15 @@ def run(world, work, steps, *, progress=None, log=None, learning_rate=3e-3):
     folder, tokenizer = world
     model = tiny_model("qwen3", tokenizer, hidden_size=32)
     settings = TrainConfig(
-        steps=12, learning_rate=learning_rate, anchor_steps=4, checkpoint_seconds=1e9, compile=False
+        steps=12,
+        learning_rate=learning_rate,
+        permanent_checkpoint_interval=4,
+        checkpoint_seconds=1e9,
+        compile=False,
     )
     config = SupervisedConfig(settings, seq_len=64, batch_tokens=256, micro_tokens=128)
     source = RowSource(TextRows(TokenDataset(folder / "text"), 64, 5), config)
-    objective = NextToken(token_bytes(tokenizer), 1e-4)
+    objective = NextTokenLoss(token_bytes(tokenizer), 1e-4)
     if steps == 12:
         return model, train(model, source, objective, config.train, work, progress or Progress(), log=log)
     part = _Run(

@@ -87,7 +87,11 @@ def test_every_number_has_a_range_and_refuses_what_lies_outside(cls, name, kind)
 def test_defaults_and_what_the_bounds_include_are_accepted(cls):
     cls(**required(cls))
     for name, allowed in ranges_of(TrainConfig).items():
-        if math.isfinite(allowed.low) and not allowed.open_low and name not in ("warmup", "decay"):
+        if (
+            math.isfinite(allowed.low)
+            and not allowed.open_low
+            and name not in ("warmup_ratio", "decay_ratio")
+        ):
             TrainConfig(**{name: allowed.low})
 
 
@@ -96,13 +100,13 @@ def test_defaults_and_what_the_bounds_include_are_accepted(cls):
     [
         {"temperature": 0},
         {"kl_coef": -5},
-        {"train": {"clip": -1}},
-        {"train": {"clip": 0}},
+        {"train": {"max_grad_norm": -1}},
+        {"train": {"max_grad_norm": 0}},
         {"train": {"spike_sigma": math.nan}},
         {"train": {"weight_decay": math.nan}},
         {"train": {"beta2": 1.5}},
         {"train": {"embedding_scale": 0}},
-        {"train": {"warmup": math.nan}},
+        {"train": {"warmup_ratio": math.nan}},
         {"max_new_tokens": 256},
         {"prompts": 0},
     ],
@@ -125,3 +129,20 @@ def test_ranges_of_a_derived_section_are_those_of_its_bases():
         Section(seq_len=1)
     with pytest.raises(OutOfRange, match="share"):  # every number has to be finite, bounds or none
         Section(share=math.nan)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("clip", "max_grad_norm"),
+        ("floor", "min_lr_ratio"),
+        ("warmup", "warmup_ratio"),
+        ("decay", "decay_ratio"),
+        ("anchor_steps", "permanent_checkpoint_interval"),
+    ],
+)
+def test_a_key_of_before_is_refused_with_its_new_name(old, new):
+    with pytest.raises(HanlinError) as caught:
+        build(GRPOConfig, {"train": {old: 0.5}}, "grpo.yaml")
+    assert f"unknown key train.{old}. train.{old} is now train.{new}." in caught.value.en
+    assert f"train.{old} 现在叫 train.{new}。" in caught.value.zh

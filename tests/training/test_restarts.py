@@ -12,7 +12,7 @@ from pathlib import Path
 DRILL = """
 import os, signal, sys, time
 import torch.distributed as dist
-import hanlin.training.distributed.launch as parallel
+from hanlin.training.distributed.launch import init_distributed
 
 agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 os.environ |= {
@@ -25,8 +25,8 @@ def start(rank, ends, wait=0.0):
         return child
     time.sleep(wait)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    with parallel.joined("ddp", "cpu") as (team, _):
-        said = team.gather(rank)
+    with init_distributed("ddp", "cpu") as (strategy, _):
+        said = strategy.group.all_gather_object(rank)
         if not ends:
             time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
 from hanlin.dataset import TextRows, build_text_dataset
 from hanlin.model import CausalLM, ModelShape, init_weights
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import train_tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
@@ -40,7 +40,7 @@ def last_loss(data, work, rate: float, **options) -> tuple[float, int]:
         batch_tokens=2048,
         micro_tokens=2048,
     )
-    objective = NextToken(token_bytes(tokenizer), config.z_loss)
+    objective = NextTokenLoss(token_bytes(tokenizer), config.z_loss)
     result = train(
         model, RowSource(TextRows(dataset, 128, 1), config), objective, config.train, work, Progress()
     )

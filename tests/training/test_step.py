@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hanlin.common.progress import Progress
-from hanlin.dataset import IGNORE, TextRows, build_text_dataset
+from hanlin.dataset import IGNORE_INDEX, TextRows, build_text_dataset
 from hanlin.stages.base import Job
 from hanlin.stages.supervised import RowSource, SupervisedConfig, next_token_training
 from hanlin.training import TrainConfig
@@ -39,7 +39,7 @@ def loss_of(model, batch) -> torch.Tensor:
                 continue
             place = owners == owner
             logits, wanted = model(ids[place][None])[0], labels[place]
-            learnt = wanted != IGNORE
+            learnt = wanted != IGNORE_INDEX
             total = (
                 total
                 + F.cross_entropy(logits[learnt], wanted[learnt], reduction="sum")
@@ -52,7 +52,9 @@ def plainly(model, source) -> None:
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
     for step in range(STEPS):
         batches = source.micro_batches(step, model)
-        loss = sum(loss_of(model, batch) for batch in batches) / sum(batch.targets for batch in batches)
+        loss = sum(loss_of(model, batch) for batch in batches) / sum(
+            batch.num_loss_tokens for batch in batches
+        )
         names, parameters = zip(*model.named_parameters(), strict=True)
         gradients = torch.autograd.grad(loss, parameters)
         norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
@@ -84,10 +86,10 @@ def test_steps_of_the_loop_are_those_of_the_textbook(data, tmp_path, family):
         embedding_scale=SCALE,
         weight_decay=DECAY,
         beta2=BETA2,
-        clip=CLIP,
+        max_grad_norm=CLIP,
         schedule="constant",
-        warmup=0.0,
-        decay=0.0,
+        warmup_ratio=0.0,
+        decay_ratio=0.0,
     )
     config = SupervisedConfig(settings, seq_len=64, batch_tokens=256, micro_tokens=128, z_loss=Z)
     model = tiny_model(family, tokenizer, hidden_size=32)

@@ -12,7 +12,7 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import TextRows, build_text_dataset
-from hanlin.stages.supervised import NextToken, RowSource, SupervisedConfig
+from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
 from hanlin.training.checkpoint.format import list_checkpoints
@@ -45,7 +45,7 @@ def run(data, work, steps=12, micro=256, seed=5, max_steps=None, **options):
     result = train(
         model,
         RowSource(TextRows(dataset, 64, seed), config),
-        NextToken(token_bytes(tokenizer), 1e-4),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4),
         config.train,
         work,
         Progress(),
@@ -108,11 +108,11 @@ def run_until(data, work, stop, **options):
     )
     source = RowSource(TextRows(dataset, 64, 5), config)
     plain = source.micro_batches
-    source.micro_batches = lambda step, model, share: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
+    source.micro_batches = lambda step, model, shard: plain(step, model) if step < stop else 1 // 0  # type: ignore[method-assign]
     train(
         tiny_model("qwen3", tokenizer),
         source,
-        NextToken(token_bytes(tokenizer), 1e-4),
+        NextTokenLoss(token_bytes(tokenizer), 1e-4),
         config.train,
         work,
         Progress(),
@@ -137,7 +137,7 @@ def test_other_data_are_refused_on_resume(data, tmp_path):
         run(data, tmp_path, seed=6)
 
 
-class Poisoned(NextToken):
+class Poisoned(NextTokenLoss):
     """Turns the loss of chosen calls into NaN."""
 
     def __init__(self, *arguments, bad):
@@ -171,7 +171,7 @@ def tensors(loss, norm):
 
 def test_spikes_are_found_and_ordinary_noise_is_not():
     rng = np.random.default_rng(0)
-    guard = SpikeGuard(6.0, clip=1.0)
+    guard = SpikeGuard(6.0, max_grad_norm=1.0)
     assert not any(
         guard.judge(*tensors(2 + 0.1 * rng.standard_normal(), 0.3 * rng.lognormal(sigma=0.2))).bad
         for _ in range(500)
@@ -184,7 +184,7 @@ def test_spikes_are_found_and_ordinary_noise_is_not():
 def test_the_guard_agrees_with_its_definition():
     """Sigma by sigma, against a plain list of the last 128 ordinary steps."""
     rng = np.random.default_rng(1)
-    guard, seen = SpikeGuard(3.0, clip=0.0), []
+    guard, seen = SpikeGuard(3.0, max_grad_norm=0.0), []
     verdicts = set()
     for _ in range(400):
         value = float(np.float32(2 + 0.3 * rng.standard_t(3)))
@@ -205,14 +205,14 @@ def test_the_guard_agrees_with_its_definition():
 
 def test_the_guard_is_not_poisoned_and_survives_json():
     rng = np.random.default_rng(2)
-    guard = SpikeGuard(6.0, clip=1.0)
+    guard = SpikeGuard(6.0, max_grad_norm=1.0)
     for value in rng.normal(2, 0.1, 200):
         guard.judge(*tensors(value, 0.5))
     before = guard.seen.clone()
     for loss, norm in ((float("nan"), 0.5), (2.0, float("inf")), (float("-inf"), float("nan")), (9.0, 0.5)):
         assert guard.judge(*tensors(loss, norm)).bad
     assert torch.equal(before, guard.seen) and int(guard.count) == 200
-    other = SpikeGuard(6.0, clip=1.0)
+    other = SpikeGuard(6.0, max_grad_norm=1.0)
     other.load(orjson.loads(orjson.dumps(guard.state())))
     assert torch.equal(other.seen, guard.seen) and int(other.count) == 200
 
@@ -292,7 +292,8 @@ def test_offloaded_state_gives_the_same_bits_piece_by_piece(data, muon):
 @pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])
 def test_schedules_rise_once_and_never_leave_their_range(schedule):
     factors = [
-        learning_rate_factor(s, 200, schedule=schedule, warmup=0.1, decay=0.3, floor=0.05) for s in range(200)
+        learning_rate_factor(s, 200, schedule=schedule, warmup_ratio=0.1, decay_ratio=0.3, min_lr_ratio=0.05)
+        for s in range(200)
     ]
     top = factors.index(max(factors))
     assert all(0 < f <= 1 for f in factors) and max(factors) == pytest.approx(1.0, abs=1e-3)
@@ -305,9 +306,12 @@ def test_schedules_rise_once_and_never_leave_their_range(schedule):
 
 def test_the_decay_ends_with_the_last_step():
     """`remaining / decay steps`, the step itself counted: the last one still learns, and the one before the decay at the full rate."""
-    factors = [learning_rate_factor(s, 20, schedule="wsd", warmup=0.1, decay=0.25) for s in range(20)]
+    factors = [
+        learning_rate_factor(s, 20, schedule="wsd", warmup_ratio=0.1, decay_ratio=0.25) for s in range(20)
+    ]
     assert factors == pytest.approx([0.5] + [1.0] * 15 + [0.8, 0.6, 0.4, 0.2])
     floored = [
-        learning_rate_factor(s, 20, schedule="wsd", warmup=0.0, decay=0.2, floor=0.5) for s in range(16, 20)
+        learning_rate_factor(s, 20, schedule="wsd", warmup_ratio=0.0, decay_ratio=0.2, min_lr_ratio=0.5)
+        for s in range(16, 20)
     ]
     assert floored == pytest.approx([1.0, 0.875, 0.75, 0.625])

@@ -82,7 +82,12 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
         digests.append(digest(model, source, work))
         return result
 
-    common = {"steps": STEPS, "checkpoint_seconds": 0.0, "anchor_steps": 2, "async_save": async_save}
+    common = {
+        "steps": STEPS,
+        "checkpoint_seconds": 0.0,
+        "permanent_checkpoint_interval": 2,
+        "async_save": async_save,
+    }
     adam = TrainConfig(learning_rate=1e-3, muon=False, **common)
     job = job_module.Job(work / "model", work, Progress(), seed=3)
     supervised = SupervisedConfig(

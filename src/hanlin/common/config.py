@@ -19,6 +19,15 @@ from hanlin.common.messages import Text, joined, listing, verbatim
 
 T = TypeVar("T")
 
+# keys that had another name before, old → new; an old one is refused with the new one in the message
+RENAMED_KEYS = {
+    "anchor_steps": "permanent_checkpoint_interval",
+    "clip": "max_grad_norm",
+    "decay": "decay_ratio",
+    "floor": "min_lr_ratio",
+    "warmup": "warmup_ratio",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -170,18 +179,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            close = [
-                f"{prefix}{match}" for match in difflib.get_close_matches(str(name), fields, n=1)
-            ] or _inside(hints, str(name), prefix)
-            hint = Text("Known keys: {keys}.", keys=listing(fields))
-            if close:
-                hint = Text("Did you mean {keys}?", keys=listing(close))
             raise HanlinError(
                 "{where}: unknown key {prefix}{name}. {hint}",
                 where=_blame(where, f"{prefix}{name}"),
                 prefix=prefix,
                 name=name,
-                hint=hint,
+                hint=_hint(str(name), prefix, fields, hints),
             )
         place = f"{prefix}{name}" if fields[name].metadata.get("by_id") is None else ""
         arguments[fields[name].name] = _convert(hints[name], _over_default(fields[name], value), where, place)
@@ -231,6 +234,18 @@ class Tagged:
             HanlinError: no kind, or one that does not exist; the message names the kinds there are.
         """
         raise NotImplementedError
+
+
+def _hint(name: str, prefix: str, fields: Iterable[str], hints: Mapping[str, Any]) -> Text:
+    """What to write instead of an unknown key: its new name, a similar key, or all keys there are."""
+    renamed = RENAMED_KEYS.get(name, "")
+    if renamed in fields:
+        return Text("{prefix}{name} is now {prefix}{renamed}.", prefix=prefix, name=name, renamed=renamed)
+    close = [f"{prefix}{match}" for match in difflib.get_close_matches(name, fields, n=1)]
+    close = close or _inside(hints, name, prefix)
+    if close:
+        return Text("Did you mean {keys}?", keys=listing(close))
+    return Text("Known keys: {keys}.", keys=listing(fields))
 
 
 def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:

@@ -1,6 +1,13 @@
 """From text to rows of tokens: shards on disk, loss masks, packing and the order of samples."""
 
-from hanlin.dataset.packing import IGNORE, Batch, ConversationRows, TextRows, pack_sequences, permutation
+from hanlin.dataset.packing import (
+    IGNORE_INDEX,
+    Batch,
+    ConversationRows,
+    TextRows,
+    pack_sequences,
+    permutation,
+)
 from hanlin.dataset.shards import (
     TokenDataset,
     TokenDatasetWriter,
@@ -12,7 +19,7 @@ from hanlin.dataset.shards import (
 from hanlin.dataset.tail import Tail, tail_alarm
 
 __all__ = [
-    "IGNORE",
+    "IGNORE_INDEX",
     "Batch",
     "ConversationRows",
     "Tail",

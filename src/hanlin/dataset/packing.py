@@ -20,7 +20,7 @@ from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
 from hanlin.dataset.shards import TokenDataset
 
-IGNORE = -100
+IGNORE_INDEX = -100
 
 
 @dataclasses.dataclass
@@ -29,7 +29,7 @@ class Batch:
 
     Attributes:
         ids: tokens read.
-        labels: the token to predict at each place, `IGNORE` where none is.
+        labels: the token to predict at each place, `IGNORE_INDEX` where none is.
         positions: place of each token in its document (or in the part of it that this row holds).
         doc_ids: equal within a document.
         documents: for the error report of a bad step: dataset indices of the documents in these rows.
@@ -42,10 +42,12 @@ class Batch:
     documents: list[int]
 
     @functools.cached_property
-    def learned(self) -> torch.Tensor:
-        """Places of the tokens to predict in the flattened rows, (targets,) int64. Found where the batch was made: to find them on an
-        accelerator, the host would have to wait for it."""
-        return (self.labels.flatten() != IGNORE).nonzero().squeeze(1)
+    def loss_indices(self) -> torch.Tensor:
+        """Indices of the tokens to predict in the flattened rows, (loss tokens,) int64.
+
+        Computed where the batch was made: on an accelerator the host would have to wait for it.
+        """
+        return (self.labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
 
     @functools.cached_property
     def doc_starts(self) -> torch.Tensor:
@@ -53,18 +55,18 @@ class Batch:
         return document_starts(self.doc_ids)
 
     @property
-    def apart(self) -> dict[str, torch.Tensor]:
-        """What keeps documents apart, by the names a model's `hidden` gives it."""
+    def attention_kwargs(self) -> dict[str, torch.Tensor]:
+        """Keyword arguments of a model's `hidden` that keep the documents of a row from attending to each other."""
         return {"positions": self.positions, "doc_ids": self.doc_ids, "doc_starts": self.doc_starts}
 
     @property
-    def targets(self) -> int:
+    def num_loss_tokens(self) -> int:
         """Number of tokens to predict."""
-        return len(self.learned)
+        return len(self.loss_indices)
 
-    def select(self, values: torch.Tensor) -> torch.Tensor:
-        """(B, T, …) → (targets, …): what belongs to the tokens to predict."""
-        return values.flatten(0, 1).index_select(0, self.learned)
+    def gather_loss_tokens(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, T, …) → (loss tokens, …): what belongs to the tokens to predict."""
+        return values.flatten(0, 1).index_select(0, self.loss_indices)
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on a device."""
@@ -74,7 +76,7 @@ class Batch:
             send(t, device) for t in (self.ids, self.labels, self.positions, self.doc_ids)
         )
         moved = Batch(ids, labels, positions, doc_ids, self.documents)
-        moved.learned, moved.doc_starts = send(self.learned, device), send(self.doc_starts, device)
+        moved.loss_indices, moved.doc_starts = send(self.loss_indices, device), send(self.doc_starts, device)
         return moved
 
     def split(self) -> list[Batch]:
@@ -172,7 +174,7 @@ class _BatchWriter:
 
     def __init__(self, rows: int, seq_len: int):
         shape = (rows, seq_len)
-        self.ids, self.labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
+        self.ids, self.labels = np.zeros(shape, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
         self.positions, self.doc_ids = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
         self.documents: list[int] = []
         self._used = [0] * rows
@@ -185,7 +187,7 @@ class _BatchWriter:
         self.ids[row, at : at + size] = ids
         labels = np.asarray(following, dtype=np.int64)
         self.labels[row, at : at + len(following)] = (
-            labels if mask is None else np.where(mask, labels, IGNORE)
+            labels if mask is None else np.where(mask, labels, IGNORE_INDEX)
         )
         self.positions[row, at : at + size] = np.arange(size)
         self.doc_ids[row, at : at + size] = len(self.documents)

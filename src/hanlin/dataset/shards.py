@@ -331,6 +331,8 @@ def build_conversation_dataset(
     key: str = "",
     text: Iterator[np.ndarray] | None = None,
     text_share: float = 0.0,
+    min_length: int = 0,
+    mixed: Sequence[tuple[float, Iterator[tuple[np.ndarray, np.ndarray]]]] = (),
 ) -> TokenDataset:
     """Encode conversations `{"messages", "tools"?}` through the one chat template, with a mask on what the assistant says.
 
@@ -345,6 +347,8 @@ def build_conversation_dataset(
         text: ids of bare documents to mix in, so that a model which learns to talk keeps its language; all their tokens are learnt,
             of long ones the first `max_length`. It must not end before the conversations do.
         text_share: these documents' share of all.
+        min_length: documents of fewer tokens are left out as well and counted (`too_short`).
+        mixed: further documents as (share of all, ids and mask without end).
 
     Raises:
         HanlinError: nothing is left.
@@ -352,13 +356,18 @@ def build_conversation_dataset(
     config = {"tokenizer": tokenizer.content_hash, "masked": True, "max_length": max_length, "inputs": inputs}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
-        conversations = apart = nothing = targets = texts = 0
+        conversations = apart = nothing = targets = texts = too_short = 0
+        from_others = [0] * len(mixed)
         too_long = TooLong(max_length)
         for record in records:
             if text is not None and texts < text_share * (writer.documents + 1):
                 document = next(text)[:max_length]
                 writer.add(document, [0] + [1] * (len(document) - 1))
                 texts += 1
+            for index, (share, others) in enumerate(mixed):
+                if from_others[index] < share * (writer.documents + 1):
+                    writer.add(*_cut(next(others), max_length))
+                    from_others[index] += 1
             messages, tools = record["messages"], record.get("tools")
             conversations += 1
             learnt = 0
@@ -369,6 +378,9 @@ def build_conversation_dataset(
                 learnt += sum(mask)
                 if len(ids) > max_length:
                     too_long.add(messages, len(ids))
+                    continue
+                if len(ids) < min_length:
+                    too_short += 1
                     continue
                 writer.add(ids, mask)
                 targets += sum(mask)
@@ -393,7 +405,16 @@ def build_conversation_dataset(
             "nothing_to_learn": nothing,
             "texts": texts,
         } | too_long.metrics
+        if min_length:
+            written.metrics |= {"too_short": too_short}
+        if mixed:
+            written.metrics |= {"mixed_in": sum(from_others)}
     return TokenDataset(out, verify=False)
+
+
+def _cut(document: tuple[np.ndarray, np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    ids, mask = document
+    return ids[:length], mask[:length]
 
 
 class TooLong:

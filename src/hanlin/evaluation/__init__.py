@@ -28,17 +28,22 @@ if TYPE_CHECKING:
         ngram_bits_per_byte,
         ngram_name,
     )
-    from hanlin.evaluation.tasks import evaluate_generation, evaluate_turns, length_control, pair_accuracy
+    from hanlin.evaluation.tasks.generation import (
+        evaluate_generation,
+        evaluate_turns,
+        length_control,
+        pair_accuracy,
+    )
 
 _TORCH = {
     "answer_bits_per_byte": "likelihood",
     "bits_per_byte": "likelihood",
     "ngram_bits_per_byte": "likelihood",
     "ngram_name": "likelihood",
-    "evaluate_generation": "tasks",
-    "evaluate_turns": "tasks",
-    "length_control": "tasks",
-    "pair_accuracy": "tasks",
+    "evaluate_generation": "tasks.generation",
+    "evaluate_turns": "tasks.generation",
+    "length_control": "tasks.generation",
+    "pair_accuracy": "tasks.generation",
 }
 
 __all__ = [

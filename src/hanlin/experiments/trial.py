@@ -155,17 +155,17 @@ def series_cell(cell: Cell) -> dict[str, Any]:
     trunk, results = cell.folder / "trunk", []
     train = cell.spec["pretrain"]["train"]
     longest = max(cell.spec["branches"])
-    warm = max(1, round(min(cell.spec["branches"]) * train["warmup"]))
+    warm = max(1, round(min(cell.spec["branches"]) * train["warmup_ratio"]))
     for number, steps in enumerate(sorted(cell.spec["branches"])):
         kept, folder = cell.folder / f"branch-{steps}.json", cell.folder / f"branch-{steps}"
         if not kept.is_file():
-            leaves = steps - max(1, round(steps * train["decay"]))
+            leaves = steps - max(1, round(steps * train["decay_ratio"]))
             at = list_checkpoints(trunk)
             if not at or int(at[0].name.rpartition("-")[2]) < leaves:
                 stop = _StopAt(cell.progress, leaves, longest)
                 try:
                     constant = cell.config(
-                        steps=longest + 1, schedule="constant", warmup=warm / (longest + 1)
+                        steps=longest + 1, schedule="constant", warmup_ratio=warm / (longest + 1)
                     )
                     cell.train(constant, cell.folder / "never", trunk, stop)
                 except KeyboardInterrupt:
@@ -175,7 +175,7 @@ def series_cell(cell: Cell) -> dict[str, Any]:
             if not list_checkpoints(work):
                 shutil.copytree(list_checkpoints(trunk)[0], work / list_checkpoints(trunk)[0].name)
             cell.train(
-                cell.config(steps=steps, schedule="wsd", warmup=warm / steps),
+                cell.config(steps=steps, schedule="wsd", warmup_ratio=warm / steps),
                 folder / "model",
                 work,
                 cell.progress,

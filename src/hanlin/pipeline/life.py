@@ -36,7 +36,7 @@ from hanlin.pipeline.sources import FileSource, TinyworldSource, plain_questions
 from hanlin.pipeline.workshop import BITS, Workshop, publish
 from hanlin.recipe.recipe import ConversationSection
 from hanlin.report.corpus_page import render_corpus
-from hanlin.rl.reward_functions import numeric_answer
+from hanlin.rl.rewards.numeric import numeric_answer
 from hanlin.stages.dpo import dpo
 from hanlin.stages.grpo import GRPOConfig, grpo
 from hanlin.stages.pretrain import pretrain

@@ -33,7 +33,7 @@ from hanlin.dataset import TokenDataset, build_conversation_dataset, too_long_wa
 from hanlin.export import check_export
 from hanlin.model import ModelConfig, ModelShape
 from hanlin.recipe.sizing import apply_dial, dial_text
-from hanlin.rl.reward_functions import numeric_answer
+from hanlin.rl.rewards.numeric import numeric_answer
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.dpo import DPOConfig, dpo
 from hanlin.stages.grpo import GRPOConfig, grpo
@@ -42,8 +42,8 @@ from hanlin.stages.pretrain import pretrain
 from hanlin.stages.reward_model import RewardConfig, require_trunk, reward
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.tokenizer import load_tokenizer
-from hanlin.training.distributed.launch import joined
-from hanlin.training.distributed.strategy import Team
+from hanlin.training.distributed.launch import init_distributed
+from hanlin.training.distributed.strategy import Strategy
 from hanlin.training.spikes import RUN, SPIKES, write_run_file
 
 METRICS = "metrics.jsonl"
@@ -153,33 +153,42 @@ def run_stage(
         values = turned(values, overrides, dial)
     file: Any = build(FILES[name], values, str(config))
     section = file.pretrain if name == "pretrain" else file.config
-    with joined(section.train.parallel, file.device, section.train.deepspeed_config) as (team, device):
-        return _run(name, config, file, out, team, device)
+    with init_distributed(section.train.parallel, file.device, section.train.deepspeed_config) as (
+        strategy,
+        device,
+    ):
+        return _run(name, config, file, out, strategy, device)
 
 
-def _run(name: str, config: Path, file: Any, out: Path, team: Team, device: str | None) -> dict[str, Any]:
-    """The stage, in each process of a team; the first one prepares what all read, speaks and writes."""
+def _run(
+    name: str, config: Path, file: Any, out: Path, strategy: Strategy, device: str | None
+) -> dict[str, Any]:
+    """The stage, in each process; rank 0 prepares what all read, speaks and writes."""
     root = out.parent / f".{out.name}.work"
-    team.by_first(lambda: _refuse_target(name, config, file, out))
-    progress = make_progress() if team.first else Progress()
+    group = strategy.group
+    group.run_on_rank0(lambda: _refuse_target(name, config, file, out))
+    progress = make_progress() if group.is_rank0 else Progress()
     with contextlib.ExitStack() as held:
-        team.by_first(lambda: held.enter_context(directory_lock(root)))
+        group.run_on_rank0(lambda: held.enter_context(directory_lock(root)))
         progress.stage(1, 1, name)
-        key = team.by_first(lambda: _key(name, file))
+        key = group.run_on_rank0(lambda: _key(name, file))
         # another parent, other data or another configuration never resume these checkpoints
         work = root / key[:10]
-        if team.by_first(lambda: _finished(out, key, progress)):
+        if group.run_on_rank0(lambda: _finished(out, key, progress)):
             progress.note(
                 "{out} is the result of this configuration, data and start already: there is nothing to do.",
                 out=out,
             )
         else:
             _train(
-                name, config, file, Job(out, work, progress, file.seed, key, device, file.track, team=team)
+                name,
+                config,
+                file,
+                Job(out, work, progress, file.seed, key, device, file.track, strategy=strategy),
             )
-        team.by_first(lambda: _settle(work, out, progress))
+        group.run_on_rank0(lambda: _settle(work, out, progress))
     progress.close()
-    return team.by_first(lambda: read_manifest(out, verify=False).metrics)
+    return group.run_on_rank0(lambda: read_manifest(out, verify=False).metrics)
 
 
 def _key(name: str, file: Any) -> str:
@@ -270,7 +279,7 @@ def _train(name: str, config: Path, file: Any, job: Job) -> None:
         if left_out is not None:
             job.progress.warn(left_out)
 
-    job.team.by_first(encode)
+    job.group.run_on_rank0(encode)
     {"sft": finetune, "distill": finetune, "dpo": dpo, "reward": reward}[name](
         file.model, data, file.config, job
     )

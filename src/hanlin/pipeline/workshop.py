@@ -29,7 +29,7 @@ from hanlin.pipeline.gate import judge, tolerance
 from hanlin.pipeline.runner import Runner, StepRecord
 from hanlin.pipeline.sources import TURNS, FileSource, TinyworldSource, make_source
 from hanlin.recipe.recipe import ConversationSection, Recipe
-from hanlin.rl.reward_functions import numeric_answer
+from hanlin.rl.rewards.numeric import numeric_answer
 from hanlin.stages.base import Job
 from hanlin.stages.pairs import build_pair_dataset
 from hanlin.tokenizer import Tokenizer, load_tokenizer
@@ -264,8 +264,8 @@ class Workshop:
             section.train,
             steps=100_000,
             schedule="constant",
-            warmup=0.0,
-            decay=0.0,
+            warmup_ratio=0.0,
+            decay_ratio=0.0,
             learning_rate=grpo.control_learning_rate,
             compile=False,
         )

@@ -24,7 +24,7 @@ from hanlin.common.process_memory import peak_rss_mb, resident_mb
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch
 from hanlin.model import CausalLM, ModelConfig, ModelShape, init_weights
-from hanlin.stages.supervised import NextToken
+from hanlin.stages.supervised import NextTokenLoss
 from hanlin.training import TrainConfig, train
 from hanlin.training.compilation import compiling_pays
 from hanlin.training.step_estimate import StepShape
@@ -191,7 +191,7 @@ def _train(
     if shape.checkpoint_activations:
         model.checkpoint_activations = True
     times: Any = _Times()
-    objective = NextToken(torch.full((config.vocab_size,), 3), 1e-4, shape.document_mask)
+    objective = NextTokenLoss(torch.full((config.vocab_size,), 3), 1e-4, shape.document_mask)
     with tempfile.TemporaryDirectory() as work:
         train(
             model,

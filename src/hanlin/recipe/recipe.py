@@ -1,16 +1,19 @@
-"""A recipe: the whole life of one model, as frozen dataclasses read from YAML."""
+"""A recipe: the whole life of one model, as frozen dataclasses read from YAML. A life is a list of stages."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import hanlin.export.gguf_export
+import hanlin.stages.data.files
+import hanlin.stages.data.tinyworld
+import hanlin.stages.kinds  # noqa: F401 - fill the tables of kinds
 from hanlin.common.config import (
     Range,
     Where,
-    above,
     apply_overrides,
     at_least,
     build,
@@ -19,53 +22,25 @@ from hanlin.common.config import (
     require_ranges,
 )
 from hanlin.common.errors import HanlinError
-from hanlin.common.messages import listing
-from hanlin.corpus.builder.build import CorpusConfig
+from hanlin.common.messages import Text, listing
+from hanlin.common.registry import load_extension
+from hanlin.evaluation.config import EvaluationConfig
+from hanlin.export.base import Export
+from hanlin.export.gguf_export import GGUFExport
 from hanlin.model import ModelShape
-from hanlin.recipe.sizing import Dial, apply_dial
-from hanlin.stages.dpo import DPOConfig
-from hanlin.stages.grpo import GRPOConfig
-from hanlin.stages.reward_model import RewardConfig, require_trunk
-from hanlin.stages.supervised import SupervisedConfig
+from hanlin.recipe import patch
+from hanlin.recipe.corpora import CorpusSource, FilesCorpus
+from hanlin.recipe.sizing import Dial, apply_dial, scaled
+from hanlin.recipe.upgrade import refuse_old_shape
+from hanlin.stages.pretrain import PretrainConfig
+from hanlin.stages.stage import StageConfig
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-STAGES = (
-    "corpus",
-    "tokenizer",
-    "dataset",
-    "pretrain",
-    "sft",
-    "distill",
-    "dpo",
-    "reward",
-    "grpo",
-    "evaluation",
-    "gguf",
-)
+SIZES = ("params", "depth", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
-class CorpusSection(CorpusConfig):
-    """Where text comes from: `files` (paths, globs, directories), or the embedded tinyworld when there are none.
-
-    Attributes:
-        documents: tinyworld: how many to generate. (`max_documents` bounds what is read from files.)
-        dirt: tinyworld: share of injected dirt, so that cleaning can be checked against the truth.
-    """
-
-    files: tuple[str, ...] = ()
-    documents: int = 0
-    dirt: float = 0.06
-
-    RANGES: ClassVar[dict[str, Range]] = {"documents": at_least(0), "dirt": Range(0, 1)}
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_ranges(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerSection:
+class TokenizerConfig:
     """Vocabulary size with special tokens; longest token in characters; special tokens to reserve."""
 
     vocab_size: int = 6400
@@ -83,179 +58,197 @@ class TokenizerSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConversationSection(SupervisedConfig):
-    """A fine-tuning stage: `files` of conversations, or `examples` generated ones where tinyworld is the corpus.
-
-    Attributes:
-        limit: the most conversations to read from files, 0 for all.
-        text_share: documents of the pretraining text mixed in, as a share of all: without them a model that learns to talk
-            forgets how to go on with a text.
-    """
-
-    files: tuple[str, ...] = ()
-    examples: int = 0
-    limit: int = 0
-    text_share: float = 0.15
-
-    RANGES: ClassVar[dict[str, Range]] = {
-        "examples": at_least(0),
-        "limit": at_least(0),
-        "text_share": Range(0, 0.9),
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillSection(ConversationSection):
-    """Chain-of-thought distillation; `think_share` of the problems are shown with their reasoning, the rest answered directly."""
-
-    think_share: float = 0.5
-
-    RANGES: ClassVar[dict[str, Range]] = {"think_share": Range(0, 1)}
-
-
-@dataclasses.dataclass(frozen=True)
-class DPOSection(DPOConfig):
-    """Preference pairs from `files`, or `examples` generated ones."""
-
-    files: tuple[str, ...] = ()
-    examples: int = 0
-
-    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(0)}
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardSection(RewardConfig):
-    """The same pairs, for a reward model."""
-
-    files: tuple[str, ...] = ()
-    examples: int = 0
-
-    RANGES: ClassVar[dict[str, Range]] = {"examples": at_least(0)}
-
-
-@dataclasses.dataclass(frozen=True)
-class GRPOSection(GRPOConfig):
-    """Problems with a known answer from `files` (an `answer` beside the messages), or `examples` generated ones.
-
-    Attributes:
-        seeds: runs, each beside its own control of equal wall time; the first is the one that may be published.
-        control_learning_rate: constant rate of that control, which goes on with distillation's data.
-    """
-
-    files: tuple[str, ...] = ()
-    examples: int = 2000
-    seeds: int = 3
-    control_learning_rate: float = 6e-5
-
-    RANGES: ClassVar[dict[str, Range]] = {
-        "examples": at_least(1),
-        "seeds": at_least(1),
-        "control_learning_rate": above(0),
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSection:
-    """How models are judged.
-
-    Attributes:
-        count: held-out items per task.
-        closed_count: of tasks with few kinds of items (greetings, requests for a story, …), and mixed conversations.
-        max_new_tokens: where answers are cut off.
-        temperature: of free answers.
-        prompts: to show samples of a model trained on files, and as suggestions on the chat page.
-        bits_per_byte_tolerance: how much worse than the pretrained model, as a share, a later stage may be at bare text.
-    """
-
-    count: int = 500
-    closed_count: int = 150
-    max_new_tokens: int = 128
-    temperature: float = 0.7
-    prompts: tuple[str, ...] = ()
-    bits_per_byte_tolerance: float = 0.3
-
-    RANGES: ClassVar[dict[str, Range]] = {
-        "count": at_least(1),
-        "closed_count": at_least(1),
-        "max_new_tokens": at_least(1),
-        "temperature": at_least(0),
-        "bits_per_byte_tolerance": at_least(0),
-    }
-
-    def __post_init__(self):
-        require_ranges(self)
-
-
-@dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything a run depends on besides its data. Sections that are absent are stages that do not run."""
+    """Everything a run depends on besides its data.
+
+    Attributes:
+        corpus: the text that the tokenizer and the model are made from; absent in a recipe that begins with models there are.
+        stages: what is done to the model, in order.
+        export: what is written of the finished model for other programs.
+        extensions: Python files (beside the recipe) or modules that register kinds of their own.
+        directory: where the recipe's file is: paths of extensions are relative to it.
+    """
 
     name: str
     seed: int = 1
     description: dict[str, str] = dataclasses.field(default_factory=dict)
-    corpus: CorpusSection = dataclasses.field(default_factory=CorpusSection)
-    tokenizer: TokenizerSection = dataclasses.field(default_factory=TokenizerSection)
+    corpus: CorpusSource | None = None
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     model: ModelShape = dataclasses.field(default_factory=ModelShape)
-    pretrain: SupervisedConfig = dataclasses.field(default_factory=SupervisedConfig)
-    sft: ConversationSection | None = None
-    distill: DistillSection | None = None
-    dpo: DPOSection | None = None
-    reward: RewardSection | None = None
-    grpo: GRPOSection | None = None
-    evaluation: EvaluationSection = dataclasses.field(default_factory=EvaluationSection)
+    stages: tuple[StageConfig, ...] = dataclasses.field(default=(), metadata={"by_id": True})
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    export: tuple[Export, ...] = (GGUFExport(),)
     device: str = "auto"
     track: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    directory: str = ""
 
     RANGES: ClassVar[dict[str, Range]] = {"seed": Range(0, (1 << 32) - 1)}
 
     def __post_init__(self):
         require_ranges(self)
-        if self.reward is not None:
-            require_trunk(self.model)
-        # refuse an impossible shape before anything runs
-        self.model.config(max(self.tokenizer.vocab_size, 300), 0)
-        stages = {
-            name: getattr(self, name) for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo")
-        }
-        for name, section in stages.items():
-            if section is not None and section.seq_len > self.model.max_position_embeddings:
-                most = self.model.max_position_embeddings
-                raise HanlinError(
-                    "{name}.seq_len {seq_len} exceeds model.max_position_embeddings {most}: the model has "
-                    "no more positions. Change one of them.",
-                    name=name,
-                    seq_len=section.seq_len,
-                    most=most,
-                )
-        if not self.corpus.files and self.corpus.documents < 1:
-            raise HanlinError(
-                "corpus.files is empty: give text files (--corpus), or corpus.documents to generate "
-                "tinyworld."
-            )
-        if self.tinyworld:
-            return
-        if self.sft is not None and not self.sft.files:
-            raise HanlinError(
-                "sft.files is empty: give conversations (--sft), or leave the section out (sft=null)."
-            )
-        for name in ("distill", "dpo", "reward", "grpo"):
-            if stages[name] is not None and not stages[name].files:
-                raise HanlinError(
-                    "{name}.files is empty: give its data, or leave the section out ({name}=null).", name=name
-                )
+        check_stages(self)
+
+    def stage(self, name: str) -> StageConfig:
+        """A stage by its id."""
+        return next(stage for stage in self.stages if stage.id == name)
 
     @property
-    def tinyworld(self) -> bool:
-        """Whether the embedded corpus is used, with data and judges for every stage."""
-        return not self.corpus.files
+    def pretrain(self) -> PretrainConfig:
+        """The stage that makes the model from nothing.
 
-    def stages(self) -> list[str]:
-        """Names of the stages that run, in order."""
-        return [
-            name
-            for name in STAGES
-            if name not in ("sft", "distill", "dpo", "reward", "grpo") or getattr(self, name) is not None
-        ]
+        Raises:
+            HanlinError: the recipe has none.
+        """
+        for stage in self.stages:
+            if isinstance(stage, PretrainConfig) and not stage.parent:
+                return stage
+        raise HanlinError("The recipe {name} has no stage of kind pretrain.", name=self.name)
+
+    @property
+    def begins_from_text(self) -> bool:
+        """Whether the recipe makes its tokenizer and its model itself."""
+        return self.corpus is not None
+
+    @property
+    def generated(self) -> bool:
+        """Whether the text is generated: nothing it measures is to be compared with real text."""
+        return self.corpus is not None and not isinstance(self.corpus, FilesCorpus)
+
+    def steps(self) -> list[str]:
+        """Ids of all that a run does, in order: the text's three steps, the stages, the final evaluation and the exports."""
+        text = ["corpus", "tokenizer", "dataset"] if self.begins_from_text else []
+        return [*text, *(stage.id for stage in self.stages), "evaluation", *export_ids(self.export)]
+
+    def published(self) -> list[StageConfig]:
+        """Stages whose model may become the one that people talk to."""
+        return [s for s in self.stages if s.role == "stage" and s.stage.produces == "model"]
+
+
+RESERVED = tuple(field.name for field in dataclasses.fields(Recipe)) + ("dataset",)
+
+
+def export_ids(exports: Sequence[Export]) -> list[str]:
+    """Names of the exports' steps: those of their files without the ending."""
+    return [f"export-{export.name()}" for export in exports]
+
+
+def check_stages(recipe: Recipe) -> None:
+    """Refuse before anything runs an order of stages that cannot work.
+
+    Raises:
+        HanlinError: says which stage, and why.
+    """
+    seen: dict[str, StageConfig] = {}
+    for stage in recipe.stages:
+        _check_parent(recipe, stage, seen)
+        _check_role(stage, seen)
+        _check_data(recipe, stage)
+        for name in stage.stage.stages_named(stage):
+            if name not in seen:
+                raise HanlinError(
+                    "{stage} names the stage {name!r}, which is not before it. Before it are: {known}.",
+                    stage=stage.id,
+                    name=name,
+                    known=listing(seen) if seen else Text("none"),
+                )
+        shape = recipe.model if recipe.begins_from_text else None
+        stage.stage.check(stage, shape)
+        if shape is not None and stage.seq_len > shape.max_position_embeddings:
+            raise HanlinError(
+                "{stage}.seq_len {seq_len} exceeds model.max_position_embeddings {most}: the model has no "
+                "more positions. Change one of them.",
+                stage=stage.id,
+                seq_len=stage.seq_len,
+                most=shape.max_position_embeddings,
+            )
+        seen[stage.id] = stage
+    if recipe.begins_from_text:
+        # refuses an impossible shape
+        recipe.model.config(max(recipe.tokenizer.vocab_size, 300), 0)
+    names = [export.name() for export in recipe.export]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise HanlinError("Two exports would write {name}. Give one of them another `file`.", name=twice)
+
+
+def _check_parent(recipe: Recipe, stage: StageConfig, seen: Mapping[str, StageConfig]) -> None:
+    """A stage begins with a model that is there by then, or makes one."""
+    makes_one = stage.kind == "pretrain" and not stage.parent
+    if makes_one and not recipe.begins_from_text:
+        raise HanlinError(
+            "{stage} makes a model from text, and the recipe has no corpus. Give `corpus`, or begin `from` "
+            "a model's directory.",
+            stage=stage.id,
+        )
+    if stage.parent in seen:
+        parent = seen[stage.parent]
+        if parent.stage.produces != "model":
+            raise HanlinError(
+                "{stage} cannot begin from {parent}: a reward model scores answers and writes none.",
+                stage=stage.id,
+                parent=parent.id,
+            )
+    elif stage.parent:
+        later = [other.id for other in recipe.stages if other.id == stage.parent]
+        if later:
+            raise HanlinError(
+                "{stage} begins from {parent}, which comes after it. Put {parent} first.",
+                stage=stage.id,
+                parent=stage.parent,
+            )
+        if "/" not in stage.parent and not Path(stage.parent).is_dir():
+            raise HanlinError(
+                "{stage} begins from {parent!r}, which is neither a stage before it ({known}) nor a "
+                "model's directory.",
+                stage=stage.id,
+                parent=stage.parent,
+                known=listing(seen) if seen else Text("there is none"),
+            )
+    elif not makes_one and not any(s.role == "stage" and s.stage.produces == "model" for s in seen.values()):
+        raise HanlinError(
+            "{stage} has no model to begin with: no stage before it makes one. Put a stage of kind "
+            "pretrain first, or give `from` a model's directory.",
+            stage=stage.id,
+        )
+
+
+def _check_role(stage: StageConfig, seen: Mapping[str, StageConfig]) -> None:
+    """A control is one of something."""
+    if stage.role == "control" and stage.of not in seen:
+        raise HanlinError(
+            "{stage} is a control `of` {of!r}, which is not a stage before it. Before it are: {known}.",
+            stage=stage.id,
+            of=stage.of,
+            known=listing(seen) if seen else Text("none"),
+        )
+    if stage.role != "control" and (stage.of or stage.equal_time):
+        raise HanlinError("{stage}: `of` and `equal_time` are for stages with role: control.", stage=stage.id)
+
+
+def _check_data(recipe: Recipe, stage: StageConfig) -> None:
+    """A stage has records of the schema it reads."""
+    schema, data = stage.stage.schema, stage.data
+    if schema is None:
+        return
+    if data is None:
+        raise HanlinError(
+            "{stage} has no data. Give it some: data: {{files: [FILES]}}, or leave the stage out "
+            "({stage}=null).",
+            stage=stage.id,
+        )
+    if schema not in data.schemas():
+        raise HanlinError(
+            "{stage} reads {wanted}, and its data are {found}.",
+            stage=stage.id,
+            wanted=schema,
+            found=listing(data.schemas()),
+        )
+    if data.kind == "files" and not data.patterns():
+        raise HanlinError(
+            "{stage}.data.files is empty: give its data, or leave the stage out ({stage}=null).",
+            stage=stage.id,
+        )
 
 
 def recipe_names() -> list[str]:
@@ -263,50 +256,65 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def find_recipe(name: str | Path) -> Path:
+    """The file of a shipped recipe, or of a path.
+
+    Raises:
+        HanlinError: there is neither.
+    """
+    path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        raise HanlinError(
+            "There is no recipe called {name}, and no such file. Shipped recipes: {known}.",
+            name=name,
+            known=listing(recipe_names()),
+        )
+    return path
+
+
 def load_recipe(
     name: str | Path,
     overrides: Sequence[str] = (),
-    extra: dict[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
     *,
     params: str | None = None,
     depth: int | None = None,
     tokens: str | None = None,
+    scale: float | None = None,
     on_dial: Callable[[Dial], None] | None = None,
 ) -> Recipe:
     """Read a shipped recipe by name, or a YAML file by path, and apply dotted overrides.
 
     Args:
-        extra: values set by flags, by section, e.g. `{"corpus": {"files": (…)}}`; they win over everything.
-        params, depth, tokens: the dial (`pipeline.dial`): its values replace the file's, overrides win over it. A file may
-            have these keys itself; then all that it says besides wins over the dial too.
-        on_dial: told what the dial came to, when it was turned.
+        extra: values set by flags, by section or stage, e.g. `{"corpus": {"files": (…)}}`; they win over everything.
+        params, depth, tokens: sizes to derive (`recipe.sizing`): they replace the file's, overrides win over them. A file may
+            have these keys itself; then all that it says besides wins over what is derived too.
+        scale: the recipe in small, see `sizing.scaled`.
+        on_dial: told what the sizes came to, when some were derived.
 
     Raises:
-        HanlinError: no such recipe, an unknown key, an impossible value.
+        HanlinError: no such recipe, an unknown key, an impossible value or order of stages.
     """
-    path = RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        path = Path(name)
-        if not path.is_file():
-            raise HanlinError(
-                "There is no recipe called {name}, and no such file. Shipped recipes: {recipe_names}.",
-                name=name,
-                recipe_names=listing(recipe_names()),
-            )
+    path = find_recipe(name)
     written = load_yaml(path)
-    asked = {key: written.pop(key) for key in ("params", "depth", "tokens") if key in written}
-    values = apply_overrides(written, overrides)
-    asked |= {key: values.pop(key) for key in ("params", "depth", "tokens") if key in values}
+    refuse_old_shape(written, path)
+    for extension in (*(written.get("extensions") or ()), *_extensions_of(overrides)):
+        load_extension(str(extension), path.parent)
+    named = patch.by_id(written, str(path), RESERVED)
+    asked = {key: named.pop(key) for key in SIZES if key in named}
+    values = patch.override(named, overrides)
+    asked |= {key: values.pop(key) for key in SIZES if key in values}
     flags = {
-        key: value
-        for key, value in (("params", params), ("depth", depth), ("tokens", tokens))
-        if value is not None
+        key: value for key, value in zip(SIZES, (params, depth, tokens), strict=True) if value is not None
     }
+    given = flatten(apply_overrides({}, [item.removeprefix("stages.") for item in overrides]))
     if "params" in flags or "depth" in flags:
         asked = {key: value for key, value in asked.items() if key == "tokens"}
-        fixed = flatten(apply_overrides({}, overrides))
+        fixed = given
     else:
-        fixed = flatten(values)
+        fixed = flatten({key: value for key, value in values.items() if key != patch.STAGES})
     asked |= flags
     if "params" in asked or "depth" in asked:
         values, dial = apply_dial(values, fixed, **asked)
@@ -315,10 +323,25 @@ def load_recipe(
     elif asked:
         raise HanlinError("--tokens goes with --params or --depth.")
     for section, entries in (extra or {}).items():
-        if isinstance(entries, dict):
-            values[section] = dict(values.get(section) or {}) | entries
-        else:
-            values[section] = entries
-    return build(
-        Recipe, {"name": path.stem} | values, Where(str(path), flatten(apply_overrides({}, overrides)))
+        values[section] = (
+            patch.merge(values.get(section), entries) if isinstance(entries, Mapping) else entries
+        )
+    if scale is not None:
+        values = scaled(values, scale, given)
+    plain = {"name": path.stem, "directory": str(path.parent)} | patch.as_list(values)
+    return build(Recipe, plain, Where(str(path), given))
+
+
+def read_recipe(file: Path, values: Mapping[str, Any]) -> Recipe:
+    """A recipe as a run keeps it (`to_dict`)."""
+    for extension in values.get("extensions") or ():
+        load_extension(str(extension), Path(values.get("directory") or file.parent))
+    refuse_old_shape(values, file)
+    return build(Recipe, values, str(file))
+
+
+def _extensions_of(overrides: Sequence[str]) -> tuple[str, ...]:
+    found = apply_overrides({}, [item for item in overrides if item.startswith("extensions=")]).get(
+        "extensions"
     )
+    return tuple(found or ())

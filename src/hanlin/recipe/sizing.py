@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from hanlin.common.config import apply_overrides, flatten
+from hanlin.common.config import flatten
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, joined, tr
 from hanlin.common.terminal import table
 from hanlin.model import ModelConfig, ModelShape
+from hanlin.recipe.patch import STAGES, put
 from hanlin.tokenizer.advise import advise, parameter_count
 
 TOKENS_PER_PARAMETER = 20
@@ -200,13 +201,13 @@ def turn(
             Text("warm-up, stable, decay (MiniCPM); the stable part can be gone on with"),
         ),
         Setting(
-            "pretrain.train.warmup",
+            "pretrain.train.warmup_ratio",
             round(min(0.1, max(0.01, size / budget)), 3),
             "literature",
             Text("as many tokens as parameters (OLMo), between 1 % and 10 %"),
         ),
         Setting(
-            "pretrain.train.decay",
+            "pretrain.train.decay_ratio",
             0.2 if long else 0.5,
             "literature",
             Text(
@@ -439,9 +440,6 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-_FOLLOWING = ("sft", "distill", "dpo", "reward", "grpo")
-
-
 def apply_dial(
     values: Mapping[str, Any],
     fixed: Mapping[str, Any],
@@ -451,17 +449,24 @@ def apply_dial(
     tokens: Any = None,
     data_tokens: int | None = None,
 ) -> tuple[dict[str, Any], Dial]:
-    """A recipe's values with the dial's in them.
+    """A recipe's values with the derived sizes in them: a patch, made before the recipe is built.
 
     The values of `fixed` (dotted) stand. Rows and positions are the data's affair, so the recipe's stand too. Rates of the later stages
     keep their proportion to pretraining's, and their micro-batches are chosen to fit.
 
+    Args:
+        values: by stage id (`patch.by_id`).
+
     Returns:
         The values to build a recipe from; the dial, whose notes name what it replaced.
     """
-    flat = flatten(values)
+    order = [str(name) for name in values.get(STAGES, ())]
+    first = next((name for name in order if (values.get(name) or {}).get("kind") == "pretrain"), "pretrain")
+    flat = flatten({name: value for name, value in values.items() if name != STAGES})
+    to_own, from_own = _renamer(first, "pretrain"), _renamer("pretrain", first)
+    plain = {to_own(key): value for key, value in flat.items()}
     data = {
-        key: flat[key]
+        key: plain[key]
         for key in (
             "pretrain.seq_len",
             "model.max_position_embeddings",
@@ -469,20 +474,21 @@ def apply_dial(
             "model.qk_norm",
             "model.residual_init",
         )
-        if key in flat
+        if key in plain
     }
-    dial = turn(params=params, depth=depth, tokens=tokens, data_tokens=data_tokens, given={**data, **fixed})
+    given = {**data, **{to_own(key): value for key, value in fixed.items()}}
+    dial = turn(params=params, depth=depth, tokens=tokens, data_tokens=data_tokens, given=given)
+    if first != "pretrain":
+        settings = tuple(dataclasses.replace(s, key=from_own(s.key)) for s in dial.settings)
+        dial = dataclasses.replace(dial, settings=settings)
     derived = dial.values()
-    rate, before = "pretrain.train.learning_rate", flat.get("pretrain.train.learning_rate")
-    for name in _FOLLOWING:
+    rate = f"{first}.train.learning_rate"
+    before = flat.get(rate)
+    for name in order:
         key = f"{name}.train.learning_rate"
-        if key in flat and before and key not in fixed:
+        if name != first and key in flat and before and key not in fixed:
             derived[key] = _two_digits(float(flat[key]) * float(derived[rate]) / float(before))
-        if (
-            isinstance(values.get(name), Mapping)
-            and name in ("sft", "distill")
-            and f"{name}.micro_tokens" not in fixed
-        ):
+        if (values.get(name) or {}).get("kind") == "sft" and f"{name}.micro_tokens" not in fixed:
             derived[f"{name}.micro_tokens"] = "auto"
     changes = [
         f"{key} {flat[key]} → {value}" for key, value in derived.items() if key in flat and flat[key] != value
@@ -491,14 +497,91 @@ def apply_dial(
         "values of the recipe were replaced: {changes}",
         changes=joined(changes, Text.in_context("between clauses", ", ")),
     )
-    settled = apply_overrides(dict(values), [])
+    patched = dict(values)
     for key, value in derived.items():
-        *path, last = key.split(".")
-        node = settled
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return settled, dataclasses.replace(dial, notes=(*dial.notes, note) if changes else dial.notes)
+        put(patched, key, value)
+    return patched, dataclasses.replace(dial, notes=(*dial.notes, note) if changes else dial.notes)
+
+
+def _renamer(old: str, new: str) -> Callable[[str], str]:
+    """Dotted keys of a section called `old` as those of one called `new`."""
+    return lambda key: new + key.removeprefix(old) if key.startswith(f"{old}.") else key
+
+
+_WIDTH_POWER = 1 / 2.75  # parameters go with width² times depth, and depth with width^0.75
+
+
+def scaled(values: Mapping[str, Any], factor: float, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe in small, to try it from end to end: `factor` of the parameters, of the steps and of the tokens in a step.
+
+    Rows keep their length, so what fits a row is what fits it in the full recipe; learning rates stay. It is no model to be used.
+
+    Args:
+        values: by stage id (`patch.by_id`).
+        fixed: dotted keys that stand.
+
+    Raises:
+        HanlinError: a factor outside (0, 1].
+    """
+    if not 0 < factor <= 1:
+        raise HanlinError("--scale {factor} should be above 0 and at most 1.", factor=factor)
+    patched = dict(values)
+
+    def set_to(key: str, value: Any) -> None:
+        if key not in fixed:
+            put(patched, key, value)
+
+    narrow = factor**_WIDTH_POWER
+    model = ModelShape(**{name: value for name, value in (values.get("model") or {}).items()})
+    heads = max(1, round(model.num_attention_heads * narrow))
+    head_dim = max(16, round(model.hidden_size * narrow / heads / 16) * 16)
+    groups = model.num_attention_heads // (model.num_key_value_heads or model.num_attention_heads)
+    set_to("model.hidden_size", heads * head_dim)
+    set_to("model.num_attention_heads", heads)
+    set_to("model.num_key_value_heads", heads // groups if heads % groups == 0 else heads)
+    set_to("model.num_hidden_layers", max(2, round(model.num_hidden_layers * narrow**0.75)))
+    if model.intermediate_size:
+        set_to("model.intermediate_size", max(32, round(model.intermediate_size * narrow / 32) * 32))
+    if model.head_dim:
+        set_to("model.head_dim", head_dim)
+    vocabulary = (values.get("tokenizer") or {}).get("vocab_size", 6400)
+    set_to("tokenizer.vocab_size", max(512, round(vocabulary * narrow / 64) * 64))
+    documents = (values.get("corpus") or {}).get("documents")
+    if documents:
+        set_to("corpus.documents", max(300, round(documents * factor)))
+    for name in values.get(STAGES, ()):
+        stage = values.get(name)
+        if stage is not None:
+            for key, value in _scaled_stage(stage, factor).items():
+                set_to(f"{name}.{key}", value)
+    judged = values.get("evaluation") or {}
+    set_to("evaluation.count", max(20, round(judged.get("count", 500) * factor)))
+    set_to("evaluation.max_new_tokens", min(32, judged.get("max_new_tokens", 128)))
+    return patched
+
+
+def _scaled_stage(stage: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Dotted keys of a stage in small."""
+    small: dict[str, Any] = {}
+    steps = (stage.get("train") or {}).get("steps")
+    if steps:
+        small["train.steps"] = max(2, round(steps * factor))
+    row = stage.get("seq_len", 256)
+    if stage.get("kind") in ("pretrain", "sft"):
+        batch = max(2 * row, round(stage.get("batch_tokens", 8192) * factor / row) * row)
+        small["batch_tokens"] = small["micro_tokens"] = batch
+    for key, fewest in (("pairs", 2), ("prompts", 2)):
+        if key in stage:
+            small[key] = max(fewest, round(stage[key] * factor))
+    if "group_size" in stage:
+        small["group_size"] = max(2, round(stage["group_size"] * factor**0.5))
+    if "max_new_tokens" in stage:
+        small["max_new_tokens"] = min(stage["max_new_tokens"], 32)
+    data = stage.get("data") or {}
+    for key in ("examples", "limit"):
+        if data.get(key):
+            small[f"data.{key}"] = max(100, round(data[key] * factor))
+    return small
 
 
 def dial_text(dial: Dial) -> str:

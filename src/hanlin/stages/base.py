@@ -19,7 +19,8 @@ from hanlin.common.tracking import MetricsLog
 from hanlin.model import CausalLM, RewardModel, load_model, save_weights
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training import BatchSource, Objective, TrainResult, train
-from hanlin.training.distributed.strategy import Team
+from hanlin.training.distributed.process_group import ProcessGroup
+from hanlin.training.distributed.strategy import SingleProcess, Strategy
 from hanlin.training.spikes import write_run_file
 
 
@@ -32,7 +33,7 @@ class Job:
         work: directory of checkpoints and `metrics.jsonl`; a job with the same one goes on where it was interrupted.
         key: what the result depends on, recorded in its manifest.
         max_seconds: the loop stops there, with the model it has.
-        team: the processes that do the job together; the first one writes.
+        strategy: of the processes that do the job together; rank 0 writes.
     """
 
     out: Path
@@ -43,7 +44,12 @@ class Job:
     device: str | None = None
     trackers: tuple[str, ...] = ()
     max_seconds: float | None = None
-    team: Team = dataclasses.field(default_factory=Team)
+    strategy: Strategy = dataclasses.field(default_factory=SingleProcess)
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes that do the job together."""
+        return self.strategy.group
 
     def load(self, parent: Path | str, seq_len: int) -> tuple[CausalLM, Tokenizer]:
         """The model to start from and its tokenizer.
@@ -75,9 +81,9 @@ class Job:
         Raises:
             HanlinError: what `out` holds must not be replaced by the result.
         """
-        self.team.by_first(lambda: refuse_foreign_target(self.out, kind_of(model)))
+        self.group.run_on_rank0(lambda: refuse_foreign_target(self.out, kind_of(model)))
         log = MetricsLog(None)
-        if self.team.first:
+        if self.group.is_rank0:
             write_run_file(self.work, dataset, tokenizer and tokenizer.path)
             log = MetricsLog(
                 self.work / "metrics.jsonl", self.trackers, name=self.work.name, config=to_dict(config)
@@ -92,7 +98,7 @@ class Job:
                 self.progress,
                 log=log,
                 max_seconds=self.max_seconds,
-                team=self.team,
+                strategy=self.strategy,
                 origin=origin,
             )
         finally:
@@ -110,8 +116,8 @@ class Job:
         """Write the model directory, with the loop's headline figures in its manifest; returns `result`."""
         figures = {"seconds": round(result.seconds, 2), "skipped": result.skipped}
         figures |= {name: value for name, value in result.last.items() if name in ("loss", "bits_per_byte")}
-        weights = self.team.full_state(model)
-        self.team.by_first(
+        weights = self.strategy.full_state_dict(model)
+        self.group.run_on_rank0(
             lambda: write_model(
                 self.out,
                 model,

@@ -10,16 +10,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 
 from hanlin.common.config import Range, above, at_least
+from hanlin.common.messages import Text
 from hanlin.dataset import Batch, TokenDataset
 from hanlin.model import token_log_probs
 from hanlin.stages.base import Job, content_hash
-from hanlin.stages.pairs import PairConfig, PairSource, split_pairs, sum_by_document
+from hanlin.stages.pairs import PairConfig, PairSource, PairStage, split_pairs, sum_by_document
+from hanlin.stages.stage import StageConfig, register_stage
 from hanlin.training import TrainConfig, TrainResult
 
 
@@ -43,14 +45,16 @@ class DPOLoss:
     def __init__(self, reference: Any, config: DPOConfig):
         self.reference, self.config = reference, config
 
-    def weight(self, batch: Batch) -> float:
+    def num_items(self, batch: Batch) -> float:
         """Pairs."""
         return len(batch.documents) / 2
 
     def answer_log_probs(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """log π of each document's answer, and its tokens; (documents,) each."""
-        hidden = batch.select(model.hidden(batch.ids, **batch.apart))
-        return sum_by_document(token_log_probs(hidden, model.head_weight, batch.select(batch.labels)), batch)
+        hidden = batch.gather_loss_tokens(model.hidden(batch.ids, **batch.attention_kwargs))
+        return sum_by_document(
+            token_log_probs(hidden, model.head_weight, batch.gather_loss_tokens(batch.labels)), batch
+        )
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """Summed loss over the pairs of a micro-batch."""
@@ -70,7 +74,7 @@ class DPOLoss:
         }
         return loss, figures | {f"{name}_count": count for name in figures}
 
-    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each answer, chosen and rejected alike, (documents,)."""
         log_probs, lengths = self.answer_log_probs(model, batch)
         return -log_probs / lengths
@@ -92,3 +96,25 @@ def dpo(parent: Path | str, dataset: Path | str, config: DPOConfig, job: Job) ->
         model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer
     )
     return job.publish(model, tokenizer, result, config, parents)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceConfig(DPOConfig, StageConfig):
+    """Preference optimisation; `loss` names the method."""
+
+    loss: Literal["dpo"] = "dpo"
+
+
+@register_stage
+class PreferenceStage(PairStage):
+    """Preference optimisation."""
+
+    kind = "preference"
+    Config = PreferenceConfig
+    title = Text("Preference optimisation")
+    does = Text("From pairs of answers the model learns to prefer the manner that people prefer (DPO).")
+
+    def train(self, job: Job) -> TrainResult:
+        """Continue the parent, which is the reference too."""
+        assert self.inputs.parent is not None
+        return dpo(self.inputs.parent, self.data, self.config, job)

@@ -29,17 +29,17 @@ from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, pack_sequences, permutation
 from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
 from hanlin.model import CausalLM, token_log_probs
+from hanlin.rl.rewards.base import FunctionReward, Reward, RewardSum, Sample
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.chat import prompt_of
 from hanlin.training import TrainConfig, TrainResult
-from hanlin.training.distributed.shard import WHOLE, Share
-from hanlin.training.memory import does_not_fit, is_out_of_memory, release_memory
+from hanlin.training.distributed.shard import FULL, DataShard
+from hanlin.training.memory import is_out_of_memory, out_of_memory_error, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
-"""(record, what the model wrote, whether the prompt ended inside a block of thought) → reward. One with a method
-`can_judge(record)` is asked beforehand which records it can judge."""
+"""(record, what the model wrote, whether the prompt ended inside a block of thought) → reward: `FunctionReward` wraps one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,15 +134,16 @@ class RolloutSource:
     def __init__(
         self,
         records: Sequence[Mapping[str, Any]],
-        reward: RewardFunction,
+        reward: Reward | RewardSum | RewardFunction,
         tokenizer: Tokenizer,
         config: GRPOConfig,
         seed: int,
         progress: Progress | None = None,
     ):
-        self.reward, self.tokenizer, self.config, self.seed = reward, tokenizer, config, seed
+        self.reward = reward if isinstance(reward, (Reward, RewardSum)) else FunctionReward(function=reward)
+        self.tokenizer, self.config, self.seed = tokenizer, config, seed
         self.progress = progress or Progress()
-        self.records = judgeable(records, reward, self.progress)
+        self.records = judgeable(records, self.reward, self.progress)
         self.records, self.prompts = fitting(self.records, tokenizer, config, self.progress)
         self.at_once = config.prompts * config.group_size  # answers written side by side
         # whole: what the reward reads besides the messages counts as well
@@ -163,10 +164,10 @@ class RolloutSource:
         """Of the prompts, their order and the rollout's shape."""
         return f"{self._digest}/{self.config.prompts}x{self.config.group_size}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[RolloutBatch]:
-        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the share's prompts."""
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[RolloutBatch]:
+        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the shard's prompts."""
         config, count = self.config, len(self.records)
-        mine = share.of(config.prompts)
+        mine = shard.slice(config.prompts)
         places = [step * config.prompts + place for place in mine]
         chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
         repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
@@ -182,12 +183,13 @@ class RolloutSource:
         model.train()
         texts = [self.tokenizer.decode(completion.ids) for completion in completions]
         opened = config.thinking is True
-        rewards = torch.tensor(
-            [
-                self.reward(self.records[chosen[i // config.group_size]], text, opened)
-                for i, text in enumerate(texts)
-            ]
-        )
+        samples = [
+            Sample(
+                self.records[chosen[i // config.group_size]], repeated[i], completions[i].ids, text, opened
+            )
+            for i, text in enumerate(texts)
+        ]
+        rewards = torch.tensor(self.reward.score(samples))
         groups = rewards.view(len(mine), config.group_size)
         # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is left would be an advantage.
         disagree = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
@@ -232,7 +234,7 @@ class RolloutSource:
                 message = str(error).splitlines()[0]
             release_memory(model.head_weight.device)
             if self.at_once == 1:
-                raise does_not_fit(message)
+                raise out_of_memory_error(message)
             self.at_once = -(-self.at_once // 2)
             self.progress.warn(
                 "out of memory while answers were written; from here on {at_once} at a time, drawn from "
@@ -242,14 +244,14 @@ class RolloutSource:
 
 
 def judgeable(
-    records: Sequence[Mapping[str, Any]], reward: RewardFunction, progress: Progress
+    records: Sequence[Mapping[str, Any]], reward: Reward | RewardSum, progress: Progress
 ) -> list[Mapping[str, Any]]:
     """The records that the reward can judge; the others are counted and one of them is shown, before anything is computed.
 
     Raises:
         HanlinError: none is left.
     """
-    judges: Callable[[Mapping[str, Any]], bool] = getattr(reward, "can_judge", lambda record: True)
+    judges = reward.can_judge
     kept = [record for record in records if judges(record)]
     if len(kept) < len(records):
         example = next(record for record in records if not judges(record))
@@ -317,13 +319,13 @@ def _beginning(record: Mapping[str, Any]) -> str:
     return text if len(text) <= 30 else text[:30] + "…"
 
 
-class PolicyGradient:
+class GRPOLoss:
     """The objective."""
 
     def __init__(self, config: GRPOConfig, reference: CausalLM | None):
         self.config, self.reference = config, reference
 
-    def weight(self, batch: RolloutBatch) -> float:
+    def num_items(self, batch: RolloutBatch) -> float:
         """The constant P·G·L_max."""
         return float(batch.answers * self.config.max_new_tokens)
 
@@ -333,7 +335,7 @@ class PolicyGradient:
         """Summed loss over the answers' tokens."""
         rows = batch.rows
         now = self._log_probs(model, rows)
-        loss = -(batch.advantages[rows.select(rows.doc_ids)] * now).sum()
+        loss = -(batch.advantages[rows.gather_loss_tokens(rows.doc_ids)] * now).sum()
         figures: dict[str, float | torch.Tensor] = {
             "reward": batch.reward * batch.answers,
             "answer_length": float(batch.answer_tokens),
@@ -345,24 +347,26 @@ class PolicyGradient:
             difference = before - now
             k3 = (difference.exp() - difference - 1).sum()  # Schulman 2020
             loss = loss + self.config.kl_coef * k3
-            figures |= {"kl": k3.detach(), "kl_count": float(rows.targets)}
+            figures |= {"kl": k3.detach(), "kl_count": float(rows.num_loss_tokens)}
         return loss, figures
 
-    def per_document(self, model: Any, batch: RolloutBatch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: RolloutBatch) -> torch.Tensor:
         """-advantage · mean log π of each answer, (documents,)."""
         sums, lengths = sum_by_document(self._log_probs(model, batch.rows), batch.rows)
         return -batch.advantages * sums / lengths.clamp(min=1)
 
     def _log_probs(self, policy: Any, rows: Batch) -> torch.Tensor:
-        """log π of the answers' tokens, (targets,)."""
-        hidden = rows.select(policy.hidden(rows.ids, **rows.apart))
-        return token_log_probs(hidden, policy.head_weight, rows.select(rows.labels), self.config.temperature)
+        """log π of the answers' tokens, (loss tokens,)."""
+        hidden = rows.gather_loss_tokens(policy.hidden(rows.ids, **rows.attention_kwargs))
+        return token_log_probs(
+            hidden, policy.head_weight, rows.gather_loss_tokens(rows.labels), self.config.temperature
+        )
 
 
 def grpo(
     parent: Path | str,
     records: Sequence[Mapping[str, Any]],
-    reward: RewardFunction,
+    reward: Reward | RewardSum | RewardFunction,
     config: GRPOConfig,
     job: Job,
 ) -> TrainResult:
@@ -380,7 +384,7 @@ def grpo(
     reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
     source = RolloutSource(records, reward, tokenizer, config, job.seed, job.progress)
     parents = {"model": content_hash(parent), "prompts": source.fingerprint}
-    result = job.train(model, source, PolicyGradient(config, reference), config, origin=parents)
+    result = job.train(model, source, GRPOLoss(config, reference), config, origin=parents)
     if result.idle:
         job.progress.note(
             "in {idle} steps the answers to each problem all earned the same; these steps changed no weight",

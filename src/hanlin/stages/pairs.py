@@ -12,10 +12,12 @@ from torch import nn
 
 from hanlin.common.config import Range, at_least, require_ranges
 from hanlin.common.errors import HanlinError
-from hanlin.common.manifest import artifact
+from hanlin.common.manifest import artifact, read_manifest
 from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
+from hanlin.stages.data.base import DataSource
+from hanlin.stages.stage import Stage
 from hanlin.tokenizer import Tokenizer
-from hanlin.training.distributed.shard import WHOLE, Share
+from hanlin.training.distributed.shard import FULL, DataShard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +117,9 @@ class PairSource:
         """Of the data, their order and the batch."""
         return f"{self.dataset.manifest.content_hash}/{self.config.seq_len}/{self.config.pairs}/{self.seed}"
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Batch]:
-        """The share's pairs of a step, as one packed batch."""
-        positions = [step * self.config.pairs + place for place in share.of(self.config.pairs)]
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
+        """The shard's pairs of a step, as one packed batch."""
+        positions = [step * self.config.pairs + place for place in shard.slice(self.config.pairs)]
         pairs = [
             int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions
         ]
@@ -140,12 +142,12 @@ def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, t
     """Sum per-target values over each document of a batch.
 
     Args:
-        values: (targets,), as `Batch.select` gives them.
+        values: (loss tokens,), as `Batch.gather_loss_tokens` gives them.
 
     Returns:
         sums and numbers of targets, both (documents,).
     """
-    owner = batch.select(batch.doc_ids)
+    owner = batch.gather_loss_tokens(batch.doc_ids)
     count = len(batch.documents)
     sums = torch.zeros(count, device=values.device).index_add(0, owner, values)
     return sums, torch.zeros(count, device=values.device).index_add(0, owner, torch.ones_like(values))
@@ -156,3 +158,34 @@ def split_pairs(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch
     place = {document: index for index, document in enumerate(batch.documents)}
     chosen = sorted(document for document in batch.documents if document % 2 == 0)
     return values[[place[d] for d in chosen]], values[[place[d + 1] for d in chosen]]
+
+
+class PairStage(Stage):
+    """What stages on preference pairs share: their encoding."""
+
+    schema = "preferences"
+
+    def prepare(self) -> None:
+        """Encode the pairs."""
+
+        def build(path: Path, key: str) -> TokenDataset:
+            self.say_counts()
+            source: DataSource = self.config.data
+            return build_pair_dataset(
+                source.train(self.inputs.scope),
+                self.tokenizer(),
+                path,
+                max_length=self.config.seq_len,
+                key=key,
+            )
+
+        self.encoded(self.data_key(self.config.seq_len), build)
+
+    def data_facts(self) -> dict[str, Any]:
+        """Counts of the encoded pairs."""
+        return dict(read_manifest(self.data, verify=False).metrics)
+
+    @classmethod
+    def work(cls, config: Any) -> float:
+        """Pairs are taken to be a quarter of a row long, and to cost half more than a token of text: the reference's pass."""
+        return 1.5 * config.train.steps * config.pairs * 2 * config.seq_len / 4

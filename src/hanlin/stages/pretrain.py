@@ -5,16 +5,19 @@ Before it begins, the end of each of the largest sources is compared with the re
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from hanlin.common.config import to_dict
 from hanlin.common.devices import resolve_device
 from hanlin.common.manifest import hash_json
+from hanlin.common.messages import Text
 from hanlin.dataset import TokenDataset, tail_alarm
 from hanlin.dataset.tail import tail_warning
 from hanlin.model import CausalLM, ModelConfig, init_weights
 from hanlin.stages.base import Job, check_length, content_hash
-from hanlin.stages.supervised import SupervisedConfig, next_token_training
+from hanlin.stages.stage import Stage, StageConfig, register_stage
+from hanlin.stages.supervised import SupervisedConfig, finetune, next_token_training
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training import TrainResult
 from hanlin.training.spikes import RUN
@@ -35,7 +38,7 @@ def pretrain(
     check_length(model, config.seq_len)
     init_weights(model, job.seed)
     model.to(resolve_device(job.device))
-    if job.team.first and not (job.work / RUN).is_file():  # a run that goes on has been told
+    if job.group.is_rank0 and not (job.work / RUN).is_file():  # a run that goes on has been told
         for tail in tail_alarm(data, most=_MOST_SOURCES):
             if tail.suspicious:
                 job.progress.warn(tail_warning(tail))
@@ -44,3 +47,39 @@ def pretrain(
         job, model, data, words, config, parents | {"model": hash_json(to_dict(shape))}
     )
     return job.publish(model, words, result, config, parents, parameters=shape.parameters())
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(SupervisedConfig, StageConfig):
+    """Pretraining on the recipe's text; `from` a model goes on with it instead of beginning from nothing."""
+
+
+@register_stage
+class PretrainStage(Stage):
+    """Pretraining."""
+
+    kind = "pretrain"
+    Config = PretrainConfig
+    teaches_chat = False
+    title = Text("Pretraining")
+    does = Text(
+        "From random weights, the model practises predicting the next token, and so learns the language "
+        "itself."
+    )
+
+    @property
+    def data(self) -> Path:
+        """The tokens of the whole text."""
+        assert self.inputs.dataset is not None
+        return self.inputs.dataset
+
+    def train(self, job: Job) -> TrainResult:
+        """From nothing, or from the model that `from` names."""
+        if self.inputs.parent is not None:
+            return finetune(self.inputs.parent, self.data, self.config, job)
+        return pretrain(self.data, self.inputs.tokenizer, self.new_shape(), self.config, job)
+
+    @classmethod
+    def work(cls, config: PretrainConfig) -> float:
+        """Its tokens."""
+        return float(config.train.steps * config.rows * config.seq_len)

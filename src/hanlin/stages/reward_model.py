@@ -6,6 +6,7 @@ The second term centres the scores (as TRL does, c = 0.01); the score is read at
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +14,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hanlin.common.config import Range, at_least
+from hanlin.common.config import Range, above, at_least
+from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
-from hanlin.dataset import Batch, TokenDataset
-from hanlin.model import ModelShape, RewardModel
+from hanlin.common.messages import Text
+from hanlin.dataset import Batch, TokenDataset, pack_sequences
+from hanlin.evaluation import Metric, length_control, pair_accuracy
+from hanlin.model import ModelShape, RewardModel, load_reward_model
+from hanlin.rl.rewards.base import Reward, Sample, register_reward
 from hanlin.stages.base import Job, content_hash
-from hanlin.stages.pairs import PairConfig, PairSource, split_pairs
+from hanlin.stages.pairs import PairConfig, PairSource, PairStage, build_pair_dataset, split_pairs
+from hanlin.stages.stage import StageConfig, register_stage
 from hanlin.training import TrainConfig, TrainResult
 
 
@@ -36,7 +42,7 @@ class RewardConfig(PairConfig):
 
 def scores(model: Any, batch: Batch) -> torch.Tensor:
     """Score of each document of a batch, read at its last token, (documents,)."""
-    values = model(batch.ids, **batch.apart).flatten()
+    values = model(batch.ids, **batch.attention_kwargs).flatten()
     owner = batch.doc_ids.flatten()
     place = torch.arange(len(owner), device=owner.device)
     last = torch.zeros(len(batch.documents), dtype=torch.int64, device=owner.device)
@@ -44,13 +50,13 @@ def scores(model: Any, batch: Batch) -> torch.Tensor:
     return values[last]
 
 
-class BradleyTerry:
+class PairwiseRewardLoss:
     """The objective."""
 
     def __init__(self, config: RewardConfig):
         self.config = config
 
-    def weight(self, batch: Batch) -> float:
+    def num_items(self, batch: Batch) -> float:
         """Pairs."""
         return len(batch.documents) / 2
 
@@ -60,7 +66,7 @@ class BradleyTerry:
         loss = (-F.logsigmoid(chosen - rejected) + self.config.centering * (chosen + rejected).square()).sum()
         return loss, {"accuracy": (chosen > rejected).sum(), "accuracy_count": len(chosen)}
 
-    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """The loss of each answer's pair, without the centring, (documents,)."""
         values = scores(model, batch)
         partner = [batch.documents.index(document ^ 1) for document in batch.documents]
@@ -103,7 +109,13 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
     source = PairSource(data, config, job.seed)
     result = job.train(
-        model, source, BradleyTerry(config), config, origin=parents, dataset=data.path, tokenizer=tokenizer
+        model,
+        source,
+        PairwiseRewardLoss(config),
+        config,
+        origin=parents,
+        dataset=data.path,
+        tokenizer=tokenizer,
     )
     return job.publish(model, tokenizer, result, config, parents)
 
@@ -122,3 +134,87 @@ def score_pairs(
         for values, side in zip(split_pairs(scores(model, batch), batch), (chosen, rejected), strict=True):
             side.append(values.cpu().numpy())
     return np.concatenate(chosen), np.concatenate(rejected)
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModelConfig(RewardConfig, StageConfig):
+    """A reward model on preference pairs."""
+
+
+@register_stage
+class RewardModelStage(PairStage):
+    """A model of the preference itself, measured against the length of the answers alone."""
+
+    kind = "reward_model"
+    Config = RewardModelConfig
+    produces = "reward_model"
+    own_metric = "pair_accuracy"
+    title = Text("Reward model")
+    does = Text("A second model learns to score answers: of two, the better one should score higher.")
+
+    def train(self, job: Job) -> TrainResult:
+        """From the parent's trunk."""
+        assert self.inputs.parent is not None
+        return reward(self.inputs.parent, self.data, self.config, job)
+
+    def evaluate(self, model: Path) -> dict[str, Metric]:
+        """Pairs ranked rightly, beside the control that knows their lengths only."""
+        source, scope, config = self.config.data, self.inputs.scope, self.config
+        folder = self.inputs.folder / f"{scope.stage}-heldout"
+        heldout = build_pair_dataset(
+            source.heldout(scope), self.tokenizer(), folder, max_length=config.seq_len
+        )
+        chosen, rejected = score_pairs(load_reward_model(model), heldout, config)
+        training = TokenDataset(self.data, verify=False).lengths.reshape(-1, 2)
+        control = length_control(training, heldout.lengths.reshape(-1, 2))
+        return {"pair_accuracy": pair_accuracy(chosen, rejected).with_control("length", control)}
+
+    @classmethod
+    def check(cls, config: RewardModelConfig, shape: ModelShape | None) -> None:
+        """The family must have a stock format for scores."""
+        if shape is not None:
+            require_trunk(shape)
+
+
+@register_reward
+@dataclasses.dataclass(frozen=True)
+class ModelReward(Reward):
+    """The score that a reward model gives an answer; `from` names the stage that trained it.
+
+    Attributes:
+        scale: scores are divided by it; scores of a reward model have no unit of their own.
+    """
+
+    kind: str = "model"
+    source: str = dataclasses.field(default="", metadata={"key": "from"})
+    scale: float = 1.0
+    rows: int = 16
+
+    RANGES: ClassVar[dict[str, Range]] = {"scale": above(0), "rows": at_least(1)}
+
+    def needs(self) -> str:
+        """The stage that trains it."""
+        return self.source
+
+    def load(self, models: Callable[[str], Path], device: Any) -> None:
+        """Open the reward model."""
+        model = load_reward_model(models(self.source))
+        object.__setattr__(self, "_model", model.to(resolve_device(device)).eval())
+
+    @torch.no_grad()
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Score of each answer, read at its last token, as the model was trained; ids go in as they were written."""
+        model: RewardModel = self._model  # type: ignore[attr-defined]
+        longest = max(len(sample.prompt) + len(sample.ids) for sample in samples)
+        values = []
+        for start in range(0, len(samples), self.rows):
+            part = samples[start : start + self.rows]
+            sequences = [
+                ([*sample.prompt, *sample.ids], [0] * len(sample.prompt) + [1] * len(sample.ids))
+                for sample in part
+            ]
+            batch = pack_sequences(sequences, longest, list(range(len(part))))
+            found = scores(model, batch.to(model.score.weight.device)).float().cpu()
+            order = sorted(range(len(part)), key=batch.documents.__getitem__)
+            values += [float(found[index]) / self.scale for index in order]
+        return values

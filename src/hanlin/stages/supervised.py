@@ -25,8 +25,8 @@ from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, TrainResult
 from hanlin.training.checkpoint.writer import saves_in_background
-from hanlin.training.distributed.shard import WHOLE, Share
-from hanlin.training.distributed.strategy import ALONE, Team
+from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from hanlin.training.distributed.shard import FULL, DataShard
 from hanlin.training.step_estimate import StepShape, fit_step, room_for_training
 
 
@@ -130,10 +130,10 @@ class RowSource:
         """Of the data, their order and the batch."""
         return f"{self.rows.fingerprint}/{self.config.rows}"
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Batch]:
-        """The share's part of rows `step·rows … (step+1)·rows`, cut into micro-batches."""
-        mine = share.of(self.config.rows)
-        samples = [step * self.config.rows + place for place in mine]
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
+        """The shard's part of rows `step·rows … (step+1)·rows`, cut into micro-batches."""
+        indices = shard.slice(self.config.rows)
+        samples = [step * self.config.rows + place for place in indices]
         micro = self.config.micro_rows
         batches = [self.rows.batch(samples[at : at + micro]) for at in range(0, len(samples), micro)]
         self._read = [document for batch in batches for document in batch.documents]
@@ -151,7 +151,7 @@ class RowSource:
         }
 
 
-class NextToken:
+class NextTokenLoss:
     """Cross entropy of the next token, summed over the tokens to learn (plus z-loss).
 
     Args:
@@ -171,9 +171,9 @@ class NextToken:
             (None, []) if dataset is None else (dataset.sources, dataset.source_names)
         )
 
-    def weight(self, batch: Batch) -> float:
+    def num_items(self, batch: Batch) -> float:
         """Tokens to learn."""
-        return batch.targets
+        return batch.num_loss_tokens
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
@@ -193,7 +193,7 @@ class NextToken:
         if self.sources is None:
             return {}
         present, of_document = np.unique(self.sources[batch.documents], return_inverse=True)
-        of_token = send(torch.from_numpy(of_document), nll.device)[batch.select(batch.doc_ids)]
+        of_token = send(torch.from_numpy(of_document), nll.device)[batch.gather_loss_tokens(batch.doc_ids)]
         bits = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, nll / math.log(2))
         learned = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, size.float())
         names = [f"{SOURCE_LOSS}{self.source_names[index]}" for index in present]
@@ -201,7 +201,7 @@ class NextToken:
             f"{name}_count": value for name, value in zip(names, learned, strict=True)
         }
 
-    def per_document(self, model: Any, batch: Batch) -> torch.Tensor:
+    def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
         hidden, labels = self._learned(model, batch)
         sums, counts = sum_by_document(-token_log_probs(hidden, model.head_weight, labels), batch)
@@ -209,13 +209,17 @@ class NextToken:
 
     def _learned(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (n, d) and labels (n,) of the tokens to learn."""
-        apart = batch.apart if self.document_mask else {}
-        hidden = model.hidden(batch.ids, **apart)  # (B, T, d)
-        return batch.select(hidden), batch.select(batch.labels)
+        kwargs = batch.attention_kwargs if self.document_mask else {}
+        hidden = model.hidden(batch.ids, **kwargs)  # (B, T, d)
+        return batch.gather_loss_tokens(hidden), batch.gather_loss_tokens(batch.labels)
 
 
 def settle_micro_batch(
-    config: SupervisedConfig, model: CausalLM, work: Path, progress: Progress, team: Team = ALONE
+    config: SupervisedConfig,
+    model: CausalLM,
+    work: Path,
+    progress: Progress,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> SupervisedConfig:
     """`micro_tokens: auto` as a number that fits the free memory of every process' device; a resumed run keeps the one it began with.
 
@@ -225,18 +229,18 @@ def settle_micro_batch(
     if config.micro_tokens != "auto":
         return config
     file = work / "micro_tokens.json"
-    known = team.by_first(lambda: int(read_json(file)["micro_tokens"]) if file.is_file() else 0)
+    known = group.run_on_rank0(lambda: int(read_json(file)["micro_tokens"]) if file.is_file() else 0)
     if known:
         return dataclasses.replace(config, micro_tokens=known)
     device = next(model.parameters()).device
     fit = fit_step(
         model.config,
         config.train,
-        config.step_shape(traits(device).train_dtype, has_own_memory(device), team.size),
-        -(-config.rows // team.size),
+        config.step_shape(traits(device).train_dtype, has_own_memory(device), group.world_size),
+        -(-config.rows // group.world_size),
         room_for_training(device),
     )
-    chosen = min(team.gather(fit.rows)) * config.seq_len
+    chosen = min(group.all_gather_object(fit.rows)) * config.seq_len
     progress.note(
         "micro_tokens: auto → {chosen:,} ({rows} rows, expected peak {peak:.2f} GiB, {memory:.2f} GiB there)",
         chosen=chosen,
@@ -244,7 +248,7 @@ def settle_micro_batch(
         peak=fit.peak / 2**30,
         memory=fit.memory / 2**30,
     )
-    team.by_first(lambda: write_json(file, {"micro_tokens": chosen}))
+    group.run_on_rank0(lambda: write_json(file, {"micro_tokens": chosen}))
     return dataclasses.replace(config, micro_tokens=chosen)
 
 
@@ -265,11 +269,11 @@ def next_token_training(
         HanlinError: the dataset was made with another tokenizer, or holds conversations longer than a row.
     """
     dataset.require_tokenizer(tokenizer)
-    config = settle_micro_batch(config, model, job.work, job.progress, job.team)
+    config = settle_micro_batch(config, model, job.work, job.progress, job.group)
     if config.checkpoint_activations:
         model.checkpoint_activations = True
     rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
-    objective = NextToken(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
+    objective = NextTokenLoss(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
     return job.train(
         model,
         RowSource(rows, config),

@@ -25,13 +25,13 @@ class TrainConfig:
         learning_rate: peak rate of the block matrices (one scale for Muon and AdamW).
         embedding_scale: factor on it for embeddings and head.
         beta2: decay of AdamW's second moment.
-        schedule, warmup, decay, floor: see `learning_rate_factor`; warmup and decay are shares of the steps.
-        clip: largest gradient norm.
+        schedule, warmup_ratio, decay_ratio, min_lr_ratio: see `learning_rate_factor`; both ratios are shares of the steps.
+        max_grad_norm: largest gradient norm.
         spike_sigma: a step whose loss or gradient norm lies this many standard deviations above the last 128 is skipped.
         max_seconds: training stops after this much of it, with the model it has; those of interrupted parts count. The schedule goes by
             steps alone: a run that is cut off ends at whatever rate it has reached, and how many steps that is hangs on the machine.
         checkpoint_seconds: time between checkpoints of a run in progress.
-        anchor_steps: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
+        permanent_checkpoint_interval: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
             where the others lie depends on the clock, and a run may not.
         async_save: write checkpoints while the next steps are computed, from a copy of the state in host memory: true, false, or
             `auto`, where the device has memory of its own or several processes train.
@@ -52,14 +52,14 @@ class TrainConfig:
     weight_decay: float = 0.1
     beta2: float = 0.95
     schedule: Schedule = "wsd"
-    warmup: float = 0.02
-    decay: float = 0.5
-    floor: float = 0.0
-    clip: float = 1.0
+    warmup_ratio: float = 0.02
+    decay_ratio: float = 0.5
+    min_lr_ratio: float = 0.0
+    max_grad_norm: float = 1.0
     spike_sigma: float = 6.0
     max_seconds: float | None = None
     checkpoint_seconds: float = 60.0
-    anchor_steps: int = 250
+    permanent_checkpoint_interval: int = 250
     async_save: AsyncSave = "auto"
     on_save_error: OnSaveError = "stop"
     offload_optimizer: bool = False
@@ -74,23 +74,24 @@ class TrainConfig:
         "embedding_scale": above(0),
         "weight_decay": at_least(0),
         "beta2": Range(0, 1, open_high=True),
-        "warmup": Range(0, 1),
-        "decay": Range(0, 1),
-        "floor": Range(0, 1),
-        "clip": above(0),
+        "warmup_ratio": Range(0, 1),
+        "decay_ratio": Range(0, 1),
+        "min_lr_ratio": Range(0, 1),
+        "max_grad_norm": above(0),
         "spike_sigma": above(0),
         "max_seconds": above(0),
         "checkpoint_seconds": at_least(0),
-        "anchor_steps": at_least(1),
+        "permanent_checkpoint_interval": at_least(1),
     }
 
     def __post_init__(self):
         require_ranges(self)
-        if not 0 <= self.warmup + self.decay <= 1:
+        if not 0 <= self.warmup_ratio + self.decay_ratio <= 1:
             raise ConfigError(
-                "warmup {warmup} and decay {decay} are shares of the steps and may not exceed 1 together",
-                warmup=self.warmup,
-                decay=self.decay,
+                "warmup_ratio {warmup_ratio} and decay_ratio {decay_ratio} are shares of the steps and may "
+                "not exceed 1 together",
+                warmup_ratio=self.warmup_ratio,
+                decay_ratio=self.decay_ratio,
             )
         if self.deepspeed_config is not None and self.parallel != "deepspeed":
             raise HanlinError(

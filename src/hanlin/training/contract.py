@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hanlin.training.distributed.shard import WHOLE, Share
+from hanlin.training.distributed.shard import FULL, DataShard
 
 
 class BatchSource(Protocol):
@@ -25,7 +25,7 @@ class BatchSource(Protocol):
         """Changes when the samples of a resumed run would."""
         ...
 
-    def micro_batches(self, step: int, model: nn.Module, share: Share = WHOLE) -> list[Any]:
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Any]:
         """One process' share of a step's samples as micro-batches: a pure function of the step (and, for reinforcement learning, of the
         weights). The samples of all shares together are the same, in the same order, however many there are.
 
@@ -37,9 +37,9 @@ class BatchSource(Protocol):
 
 
 class Objective(Protocol):
-    """A loss over one micro-batch. With `per_document(model, batch) -> (documents,)` it can also say who made a step bad."""
+    """A loss over one micro-batch. With `per_sequence_loss(model, batch) -> (documents,)` it can also say who made a step bad."""
 
-    def weight(self, batch: Any) -> float:
+    def num_items(self, batch: Any) -> float:
         """Number of items (tokens, pairs) the loss of this micro-batch is summed over."""
         ...
 

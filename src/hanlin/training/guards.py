@@ -45,12 +45,12 @@ class SpikeGuard:
     def __init__(
         self,
         sigma: float,
-        clip: float,
+        max_grad_norm: float,
         device: torch.device | None = None,
         window: int = 128,
         least: int = 64,
     ):
-        self.sigma, self.clip, self.least = sigma, clip, least
+        self.sigma, self.max_grad_norm, self.least = sigma, max_grad_norm, least
         self.seen = torch.zeros(2, window, device=device)  # losses and norms, each a ring
         self.count = torch.zeros((), dtype=torch.int64, device=device)  # ordinary steps so far
         self._places = torch.arange(window, device=device)
@@ -65,7 +65,7 @@ class SpikeGuard:
         deviation = (distances.square().sum(1) / known.clamp(min=1)).sqrt()
         sigmas = (values - mean) / torch.maximum(deviation, 1e-6 + 0.02 * mean.abs())
         spike = (sigmas > self.sigma) & (self.count >= self.least)
-        bad = ~values.isfinite().all() | spike[0] | (spike[1] & (values[1] > self.clip))
+        bad = ~values.isfinite().all() | spike[0] | (spike[1] & (values[1] > self.max_grad_norm))
         self.seen = torch.where((self._places == self.count % window) & ~bad, values[:, None], self.seen)
         self.count = self.count + ~bad
         return Verdict(bad, sigmas[0], sigmas[1])
@@ -101,7 +101,7 @@ class BadSteps:
         return len(self.steps) >= TOO_MANY
 
 
-def no_way_back(step: int, work: Path) -> HanlinError:
+def no_checkpoint_error(step: int, work: Path) -> HanlinError:
     """The error of bad steps that come again after a rollback, or that nothing sound lies before."""
     return HanlinError(
         "Up to step {step}, three of the last hundred steps had an abnormal loss or gradient again, and "

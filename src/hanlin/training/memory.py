@@ -50,7 +50,7 @@ def remembered_halvings(work: Path) -> int:
     return int(read_json(work / _MEMORY)["halvings"]) if (work / _MEMORY).is_file() else 0
 
 
-def out_of_step(message: str) -> HanlinError:
+def desync_error(message: str) -> HanlinError:
     """The error when one of several processes has no memory left while the others wait for its gradients."""
     return HanlinError(
         "One process ran out of memory ({message}) while the others waited for its gradients. Run the same "
@@ -60,7 +60,7 @@ def out_of_step(message: str) -> HanlinError:
     )
 
 
-def does_not_fit(message: str) -> HanlinError:
+def out_of_memory_error(message: str) -> HanlinError:
     """The error when not even one row fits."""
     return HanlinError(
         "Out of memory: not even one row at a time fits ({message}). Lower seq_len, or take a smaller "

@@ -188,7 +188,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
             activations = _forward_backward(model, shape, shape.rows * shape.micros, ledger)
             peak, kernels = ledger.take()
             backward_peak = max(backward_peak, peak)
-        nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
         optimizers.step(1.0)
         update_peak, update = ledger.take()
     if shape.offload:  # the trace has one memory, in which the host's copy was alive throughout
@@ -210,7 +210,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
 
 
 def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _Ledger | None = None) -> int:
-    """One micro-batch as `stages.supervised.NextToken` computes it, every token learnt; bytes alive between forward and backward."""
+    """One micro-batch as `stages.supervised.NextTokenLoss` computes it, every token learnt; bytes alive between forward and backward."""
     before = ledger.live if ledger is not None else 0
     # a batch source makes the step's rows at once
     held = [torch.zeros(rows_of_step, shape.seq_len, dtype=torch.int64) for _ in range(4)]

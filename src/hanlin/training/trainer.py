@@ -23,19 +23,19 @@ from hanlin.common.manifest import hash_json
 from hanlin.common.progress import SOURCE, Progress
 from hanlin.common.tracking import MetricsLog
 from hanlin.model import CausalLM, RewardModel, choose_attention_for
-from hanlin.training.checkpoint.format import discard_after, load_latest, other_data, sweep
-from hanlin.training.checkpoint.writer import Saver
+from hanlin.training.checkpoint.format import data_mismatch_error, discard_after, load_latest, sweep
+from hanlin.training.checkpoint.writer import CheckpointWriter
 from hanlin.training.compilation import compiling_pays
 from hanlin.training.config import TrainConfig
 from hanlin.training.contract import BatchSource, Objective, means
-from hanlin.training.distributed.strategy import Team
-from hanlin.training.guards import BadSteps, SpikeGuard, Verdict, no_way_back
+from hanlin.training.distributed.strategy import SingleProcess, Strategy
+from hanlin.training.guards import BadSteps, SpikeGuard, Verdict, no_checkpoint_error
 from hanlin.training.memory import (
     cut,
-    does_not_fit,
+    desync_error,
     halve,
     is_out_of_memory,
-    out_of_step,
+    out_of_memory_error,
     release_memory,
     remember_halvings,
     remembered_halvings,
@@ -82,7 +82,7 @@ def train(
     *,
     log: MetricsLog | None = None,
     max_seconds: float | None = None,
-    team: Team | None = None,
+    strategy: Strategy | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Train in place, resuming from the newest good checkpoint under `work`.
@@ -94,7 +94,7 @@ def train(
 
     Args:
         work: directory of this run's checkpoints, its own.
-        team: the processes that train together, see `parallel.joined`; each calls this with the same arguments.
+        strategy: of the processes that train together, see `init_distributed`; each calls this with the same arguments.
         max_seconds: in place of `config.max_seconds` (controls of equal time).
         origin: what the model came from, content hashes by role. The checkpoints under `work` hold all weights, so a resume from
             another origin would publish a model that has nothing of it: it is refused, as other data are.
@@ -105,9 +105,9 @@ def train(
             disk do not suffice.
     """
     keep_freed_memory()
-    team = team or Team()
+    strategy = strategy or SingleProcess()
     with contextlib.ExitStack() as held, stop_requests() as stop_requested:
-        team.by_first(lambda: held.enter_context(directory_lock(work)))
+        strategy.group.run_on_rank0(lambda: held.enter_context(directory_lock(work)))
         run = _Run(
             model,
             source,
@@ -117,10 +117,10 @@ def train(
             progress,
             log or MetricsLog(None),
             max_seconds,
-            team,
+            strategy,
             origin,
         )
-        held.callback(run.saver.leave)
+        held.callback(run.writer.close)
         choose_attention_for(model, run.device, progress.warn, config.attention)
         run.resume()
         model.train()
@@ -133,9 +133,9 @@ def train(
                 run.save(wait=True)
                 raise Interrupted(run.stop)
         run.read_back()
-        run.saver.settle()
+        run.writer.wait()
         run.log.flush()
-        team.require_same(model)
+        strategy.assert_replicas_equal(model)
     model.eval()
     return TrainResult(run.skipped, run.elapsed(), run.last, run.idle)
 
@@ -171,28 +171,29 @@ class _Run:
         progress: Progress,
         log: MetricsLog,
         max_seconds: float | None,
-        team: Team | None = None,
+        strategy: Strategy | None = None,
         origin: Mapping[str, str] | None = None,
     ):
         self.model, self.source, self.objective, self.config = model, source, objective, config
         self.work, self.progress, self.log = work, progress, log
         self.max_seconds = config.max_seconds if max_seconds is None else max_seconds
         self.origin = dict(origin or {})
-        self.team, self.device = team or Team(), next(model.parameters()).device
-        self.team.prepare(model, objective)
-        self.optimizers = self.team.optimizers(
+        self.strategy, self.device = strategy or SingleProcess(), next(model.parameters()).device
+        self.group = self.strategy.group
+        self.strategy.wrap(model, objective)
+        self.optimizers = self.strategy.build_optimizers(
             model, config, offload=config.offload_optimizer and has_own_memory(self.device)
         )
-        self.guard = SpikeGuard(config.spike_sigma, config.clip, self.device)
+        self.guard = SpikeGuard(config.spike_sigma, config.max_grad_norm, self.device)
         self.scaler = scaler_for(self.device)
         self.bad, self.spikes = BadSteps(), SpikeLog(work)
-        self.saver = Saver(
+        self.writer = CheckpointWriter(
             work,
             self.device,
-            self.team,
+            self.strategy,
             progress,
             async_save=config.async_save,
-            anchor_steps=config.anchor_steps,
+            permanent_interval=config.permanent_checkpoint_interval,
             on_save_error=config.on_save_error,
         )
         self.compiles: bool | None = None  # not decided yet
@@ -210,10 +211,12 @@ class _Run:
         """Settle for all processes what clocks, signals and disks say: whether to stop, to save after the next step, to end, what failed."""
         now = time.monotonic()
         over = self.max_seconds is not None and self.elapsed() >= self.max_seconds
-        due = not self.saver.busy and now - max(self.saved, self.saver.ended) > self.config.checkpoint_seconds
-        said = self.team.gather((stop, due, over, self.saver.failure()))
+        due = (
+            not self.writer.busy and now - max(self.saved, self.writer.ended) > self.config.checkpoint_seconds
+        )
+        said = self.group.all_gather_object((stop, due, over, self.writer.failure()))
         self.stop, (_, self.save_is_due, self.time_is_over, _) = max(entry[0] for entry in said), said[0]
-        self.saver.heed([entry[3] for entry in said])
+        self.writer.raise_if_failed([entry[3] for entry in said])
 
     def take_step(self) -> None:
         """Launch a step, then read what the one before it said; its own at once on a CPU, when a checkpoint is due, or when it is the last."""
@@ -222,7 +225,10 @@ class _Run:
             return  # rolled back: what was just launched never was
         self.pending, self.step = launched, self.step + 1
         failpoint("train.after_step")
-        ended, anchor = self.step == self.config.steps, self.step % self.config.anchor_steps == 0
+        ended, anchor = (
+            self.step == self.config.steps,
+            self.step % self.config.permanent_checkpoint_interval == 0,
+        )
         due = not ended and (anchor or self.save_is_due)
         if (ended or due or not _reads_later(self.device)) and self.read_back() and due:
             self.save()
@@ -230,16 +236,19 @@ class _Run:
     def _launch(self) -> _Launched:
         """Give the device a whole step: forward, backward, verdict, update. Nothing here waits for it."""
         tick = time.monotonic()
-        writer = self.team.whole(self.model) if getattr(self.source, "generates", False) else self.model
+        writer = (
+            self.strategy.unsharded(self.model) if getattr(self.source, "generates", False) else self.model
+        )
         batches = cut(
-            self.source.micro_batches(self.step + self.offset, writer, self.team.share), self.halvings
+            self.source.micro_batches(self.step + self.offset, writer, self.strategy.data_shard),
+            self.halvings,
         )
         data_seconds = time.monotonic() - tick
         if self.compiles is None:
             self._decide_to_compile(batches)
         batches, loss, figures, idle = self._gradients(batches)
         self.scaler.unscale_(self.model.parameters())
-        norm = self.team.clip(self.model, self.config.clip)
+        norm = self.strategy.clip_grad_norm(self.model, self.config.max_grad_norm)
         # What an idle step has is no loss of the ordinary kind, and no gradient: momentum and weight decay are not to act on its account.
         verdict = Verdict.of_idle(self.device) if idle else self.guard.judge(loss, norm)
         overflow = self.scaler.judge(loss, norm)
@@ -248,9 +257,9 @@ class _Run:
             self.step,
             config.steps,
             schedule=config.schedule,
-            warmup=config.warmup,
-            decay=config.decay,
-            floor=config.floor,
+            warmup_ratio=config.warmup_ratio,
+            decay_ratio=config.decay_ratio,
+            min_lr_ratio=config.min_lr_ratio,
         )
         left = verdict.bad | idle
         self.optimizers.step(factor, left if skips_on_device(self.device) else left.cpu())
@@ -287,13 +296,13 @@ class _Run:
             wanted = getattr(self.source, "uniform", False) and compiling_pays(
                 self.model, batches, self.config.steps, self.device
             )
-        if wanted and not self.team.compiles:
+        if wanted and not self.strategy.can_compile:
             if self.config.compile is True:
                 self.progress.warn("deepspeed does not compile yet: compile is ignored")
             wanted = False
-        self.compiles = all(self.team.gather(wanted))
+        self.compiles = all(self.group.all_gather_object(wanted))
         if self.compiles:
-            self.model.compile_trunk(by_block=self.team.sharded)
+            self.model.compile_trunk(by_block=self.strategy.sharded)
             self.progress.note(
                 "compiling the model, so the first step takes longer (train.compile=false for none)"
             )
@@ -312,16 +321,16 @@ class _Run:
         nothing = all(getattr(batch, "idle", False) for batch in batches)
         while True:
             size = max(batch.ids.numel() for batch in batches)
-            said = self.team.gather(
+            said = self.group.all_gather_object(
                 (
-                    sum(self.objective.weight(batch) for batch in batches),
+                    sum(self.objective.num_items(batch) for batch in batches),
                     len(batches),
                     size <= self.fitting,
                     nothing,
                 )
             )
             total, passes = sum(entry[0] for entry in said) or 1.0, max(entry[1] for entry in said)
-            at_once = self.team.sharded or (self.team.size > 1 and all(entry[2] for entry in said))
+            at_once = self.strategy.sharded or (self.group.world_size > 1 and all(entry[2] for entry in said))
             message, result = "", None
             try:
                 result = self._accumulate(batches, total, passes, at_once)
@@ -331,19 +340,24 @@ class _Run:
                 message = str(error).splitlines()[0]
             if at_once and message:
                 remember_halvings(self.work, self.halvings + 1)
-                raise out_of_step(message)
-            message = max(self.team.gather(message)) if not at_once else ""
+                raise desync_error(message)
+            message = max(self.group.all_gather_object(message)) if not at_once else ""
             if not message:
                 assert result is not None
                 if not at_once:
-                    self.team.reduce_gradients()
+                    self.strategy.reduce_gradients()
                 self.fitting = max(self.fitting, size)
-                return batches, self.team.total(result[0]), result[1], all(entry[3] for entry in said)
+                return (
+                    batches,
+                    self.group.all_reduce_sum(result[0]),
+                    result[1],
+                    all(entry[3] for entry in said),
+                )
             self.optimizers.zero_grad()
             release_memory(self.device)
             smaller = halve(batches)
-            if not any(self.team.gather(len(smaller) > len(batches))):
-                raise does_not_fit(message)
+            if not any(self.group.all_gather_object(len(smaller) > len(batches))):
+                raise out_of_memory_error(message)
             batches, self.halvings = smaller, self.halvings + 1
             rows = max(batch.ids.shape[0] for batch in batches)
             self.progress.warn(
@@ -362,14 +376,14 @@ class _Run:
         dtype = traits(self.device).train_dtype
         for place in range(passes):
             batch = batches[min(place, len(batches) - 1)].to(self.device)
-            with self.team.accumulating(sync=at_once and place == passes - 1):
+            with self.strategy.gradient_sync(enabled=at_once and place == passes - 1):
                 with torch.autocast(self.device.type, getattr(torch, dtype), enabled=dtype != "float32"):
-                    loss, summed = self.team.loss(batch)
+                    loss, summed = self.strategy.loss(batch)
                 if place >= len(batches):
                     (loss * 0.0).backward()
                     continue
                 self.scaler.scaled(
-                    loss / (total / self.team.size)
+                    loss / (total / self.group.world_size)
                 ).backward()  # the engines average over the processes
             loss_sum += loss.detach()
             for name, value in summed.items():
@@ -401,7 +415,7 @@ class _Run:
         figures |= step_figures(
             self.model,
             self.device,
-            int(figures["tokens"]) // self.team.size,
+            int(figures["tokens"]) // self.group.world_size,
             elapsed,
             launched.batches[0].ids.shape[-1],
         )
@@ -413,9 +427,11 @@ class _Run:
     def _of_all(self, figures: dict[str, float]) -> dict[str, float]:
         """Sums over all processes, and what they have in common as it is."""
         summed: dict[str, float] = collections.defaultdict(float)
-        for part in self.team.gather({name: value for name, value in figures.items() if name not in _COMMON}):
+        for part in self.group.all_gather_object(
+            {name: value for name, value in figures.items() if name not in _COMMON}
+        ):
             for name, value in part.items():
-                summed[name] += value / self.team.size if name.startswith(SOURCE) else value
+                summed[name] += value / self.group.world_size if name.startswith(SOURCE) else value
         return {name: summed.get(name, value) for name, value in figures.items()} | summed
 
     # ---------------------------------------------------------------- bad steps
@@ -423,11 +439,13 @@ class _Run:
     def _report(self, launched: _Launched, figures: dict[str, float], sigmas: dict[str, float]) -> None:
         """Name the documents of a bad step, to the user and in `spikes.jsonl`."""
         loss, norm = figures["loss"], figures["grad_norm"]
-        passes = max(self.team.gather(len(launched.batches)))  # as many in every process
+        passes = max(self.group.all_gather_object(len(launched.batches)))  # as many in every process
         batches = launched.batches + launched.batches[-1:] * (passes - len(launched.batches))
-        judge = self.team.per_document if hasattr(self.objective, "per_document") else None
+        judge = self.strategy.per_sequence_loss if hasattr(self.objective, "per_sequence_loss") else None
         documents = worst_first(
-            item for part in self.team.gather(document_losses(judge, batches, self.device)) for item in part
+            item
+            for part in self.group.all_gather_object(document_losses(judge, batches, self.device))
+            for item in part
         )
         entry = {
             "step": launched.step,
@@ -436,7 +454,7 @@ class _Run:
             "grad_norm": norm,
             "sigmas": sigmas,
         }
-        if self.team.first:
+        if self.group.is_rank0:
             self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
         self.progress.warn(
             "skipped step {step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their "
@@ -449,7 +467,7 @@ class _Run:
 
     def _roll_back(self, last_bad: int) -> None:
         """Return to the newest anchor before the bad steps, and read on behind them."""
-        self.saver.settle()
+        self.writer.wait()
         following, offset = last_bad + 1 + self.offset, self.offset
         bad, halvings, skipped = self.bad, self.halvings, self.skipped
         state = load_latest(
@@ -458,15 +476,15 @@ class _Run:
             self.optimizers,
             self.progress.warn,
             at_most=bad.steps[0],
-            multiple_of=self.config.anchor_steps,
-            team=self.team,
+            multiple_of=self.config.permanent_checkpoint_interval,
+            strategy=self.strategy,
         )
         if state is None or state["step"] in bad.rollbacks:
-            raise no_way_back(last_bad, self.work)
+            raise no_checkpoint_error(last_bad, self.work)
         self._restore(state)
         self.offset, self.halvings, self.skipped = following - self.step, halvings, skipped
         self.bad = BadSteps([], [*bad.rollbacks, self.step])
-        self.team.by_first(lambda: discard_after(self.work, self.step))
+        self.group.run_on_rank0(lambda: discard_after(self.work, self.step))
         self.log.rewind(self.step)
         self.save()
         self.progress.warn(
@@ -480,15 +498,17 @@ class _Run:
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint; a new run writes its first, to have somewhere to go back to."""
-        self.team.by_first(lambda: sweep(self.work))
-        state = load_latest(self.work, self.model, self.optimizers, self.progress.warn, team=self.team)
-        asked = self.team.by_first(lambda: remembered_halvings(self.work))
+        self.group.run_on_rank0(lambda: sweep(self.work))
+        state = load_latest(
+            self.work, self.model, self.optimizers, self.progress.warn, strategy=self.strategy
+        )
+        asked = self.group.run_on_rank0(lambda: remembered_halvings(self.work))
         if state is None:
             self.halvings = asked
             self.save(wait=True)
             return
         if state["fingerprint"] != self._fingerprint():
-            raise other_data(self.work, state, self._identity())
+            raise data_mismatch_error(self.work, state, self._identity())
         self._restore(state)
         self.halvings = max(self.halvings, asked)
         self.earlier_seconds = state["seconds"]
@@ -498,9 +518,9 @@ class _Run:
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint of the state between two steps; in the background the write only begins here, unless `wait`."""
-        self.saver.settle()
+        self.writer.wait()
         self.log.flush()  # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
-        self.team.require_same(self.model)
+        self.strategy.assert_replicas_equal(self.model)
         state = {
             "fingerprint": self._fingerprint(),
             "identity": self._identity(),
@@ -513,10 +533,10 @@ class _Run:
             "scaler": self.scaler.state(),
             "bad": dataclasses.asdict(self.bad),
         }
-        self.saver.save(self.step, self.model, self.optimizers, state)
+        self.writer.save(self.step, self.model, self.optimizers, state)
         self.saved = time.monotonic()
         if wait:
-            self.saver.settle()
+            self.writer.wait()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.offset, self.halvings, self.skipped = (

@@ -30,7 +30,8 @@ from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import require_held
 from hanlin.common.manifest import MANIFEST, artifact, read_manifest
 from hanlin.training.checkpoint.shards import load_shards, names_in, save_shards, shards_of
-from hanlin.training.distributed.strategy import ALONE, Team
+from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from hanlin.training.distributed.strategy import SingleProcess, Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
 FORMAT = 2  # of state.json and the files beside it
@@ -60,12 +61,15 @@ class Snapshot:
 
 
 def take_snapshot(
-    step: int, model: nn.Module, optimizers: Optimizers, state: dict[str, Any], team: Team = ALONE
+    step: int,
+    model: nn.Module,
+    optimizers: Optimizers,
+    state: dict[str, Any],
+    strategy: Strategy | None = None,
 ) -> Snapshot:
     """The state of now; its tensors are the training's own, which the next step changes. Sharded, every process has to ask."""
-    return Snapshot(
-        step, team.checkpoint_weights(model), optimizers.state_tensors(), _generator_tensors(model), state
-    )
+    weights = (strategy or SingleProcess()).checkpoint_weights(model)
+    return Snapshot(step, weights, optimizers.state_tensors(), _generator_tensors(model), state)
 
 
 def save_checkpoint(
@@ -75,48 +79,60 @@ def save_checkpoint(
     optimizers: Optimizers,
     state: dict[str, Any],
     *,
-    anchor_steps: int = 0,
-    team: Team = ALONE,
+    permanent_interval: int = 0,
+    strategy: Strategy | None = None,
 ) -> Path:
     """Write the state of now; see `write_checkpoint`."""
+    strategy = strategy or SingleProcess()
     return write_checkpoint(
-        folder, take_snapshot(step, model, optimizers, state, team), anchor_steps=anchor_steps, team=team
+        folder,
+        take_snapshot(step, model, optimizers, state, strategy),
+        permanent_interval=permanent_interval,
+        group=strategy.group,
+        in_shards=strategy.writes_shards,
     )
 
 
-def write_checkpoint(folder: Path, snapshot: Snapshot, *, anchor_steps: int = 0, team: Team = ALONE) -> Path:
-    """Write `folder/step-N`, read it back, and prune all but the newest.
+def write_checkpoint(
+    folder: Path,
+    snapshot: Snapshot,
+    *,
+    permanent_interval: int = 0,
+    group: ProcessGroup = SINGLE_PROCESS,
+    in_shards: bool = False,
+) -> Path:
+    """Write `folder/step-N`, read it back, and prune all but the newest. Call it in every process of `group`.
 
     Args:
-        anchor_steps: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
-        team: where it `writes_shards`, every process writes its part; else the first writes for all. Call it in every process.
+        permanent_interval: of checkpoints at a multiple of it, the newest are kept besides the newest of all.
+        in_shards: every process writes its part; else rank 0 writes for all.
 
     Raises:
         HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
             checkpoints before it are untouched.
     """
     path = folder / f"step-{snapshot.step:08d}"
-    if not team.writes_shards:
-        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, None))
+    if not in_shards:
+        return group.run_on_rank0(lambda: _publish(path, snapshot, permanent_interval, None))
     tensors = snapshot.weights | snapshot.moments
-    shards = team.by_first(lambda: _place_for_shards(path, tensors))
+    shards = group.run_on_rank0(lambda: _new_shard_folder(path, tensors))
     try:
-        save_shards(tensors, shards, team)
+        save_shards(tensors, shards, group)
         failpoint("checkpoint.after_shards")
-        return team.by_first(lambda: _publish(path, snapshot, anchor_steps, shards))
+        return group.run_on_rank0(lambda: _publish(path, snapshot, permanent_interval, shards))
     except HanlinError:
-        if team.first:
+        if group.is_rank0:
             shutil.rmtree(shards, ignore_errors=True)
         raise
 
 
-def _place_for_shards(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+def _new_shard_folder(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """A directory for this one attempt: a process that was given up and comes back later writes nowhere near another's shards."""
     _require_room(path, [tensors])
     return Path(tempfile.mkdtemp(prefix=f".shards-{step_of(path):08d}.", dir=path.parent))
 
 
-def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | None) -> Path:
+def _publish(path: Path, snapshot: Snapshot, permanent_interval: int, shards: Path | None) -> Path:
     """Write the checkpoint, with the snapshot's tensors or what lies in `shards`."""
     folder, step = path.parent, snapshot.step
     failpoint("checkpoint.before")
@@ -143,7 +159,7 @@ def _publish(path: Path, snapshot: Snapshot, anchor_steps: int, shards: Path | N
     _read_back(path)
     failpoint("checkpoint.before_prune")
     require_held(path)
-    prune(folder, anchor_steps)
+    prune(folder, permanent_interval)
     failpoint("checkpoint.after_prune")
     return path
 
@@ -162,10 +178,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
     )
 
 
-def prune(folder: Path, anchor_steps: int = 0) -> None:
+def prune(folder: Path, permanent_interval: int = 0) -> None:
     """Remove checkpoints but the newest `KEEP` that look whole, and the newest `KEEP` such anchors."""
     whole = [path for path in list_checkpoints(folder) if _looks_whole(path)]
-    anchors = [path for path in whole if anchor_steps and step_of(path) % anchor_steps == 0]
+    anchors = [path for path in whole if permanent_interval and step_of(path) % permanent_interval == 0]
     kept = {*whole[:KEEP], *anchors[:KEEP]}
     for path in list_checkpoints(folder):
         if kept and path not in kept:
@@ -196,7 +212,7 @@ def load_latest(
     *,
     at_most: int | None = None,
     multiple_of: int = 1,
-    team: Team = ALONE,
+    strategy: Strategy | None = None,
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
@@ -204,12 +220,15 @@ def load_latest(
 
     Args:
         at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
-        team: takes the same one in every process, by whatever number of processes it was written.
+        strategy: every process takes the same one, by whatever number of processes it was written.
     """
-    if team.size == 1 and not team.sharded:
-        return _newest(folder, lambda path: _load(path, model, optimizers, team), warn, at_most, multiple_of)
-    found = team.by_first(lambda: _newest(folder, _verified, warn, at_most, multiple_of))
-    return None if found is None else _load(found, model, optimizers, team, verify=False)
+    strategy = strategy or SingleProcess()
+    if strategy.group.world_size == 1 and not strategy.sharded:
+        return _newest(
+            folder, lambda path: _load(path, model, optimizers, strategy), warn, at_most, multiple_of
+        )
+    path = strategy.group.run_on_rank0(lambda: _newest(folder, _verified, warn, at_most, multiple_of))
+    return None if path is None else _load(path, model, optimizers, strategy, verify=False)
 
 
 def _verified(path: Path) -> Path:
@@ -236,7 +255,7 @@ def _newest(
     return None
 
 
-def other_data(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
+def data_mismatch_error(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
     """The error of a resume from another origin or with other samples: what differs, the checkpoint's value first."""
     before = state["identity"]
     changed = [
@@ -266,18 +285,18 @@ def _require_format(state: dict[str, Any]) -> None:
 
 
 def _load(
-    path: Path, model: nn.Module, optimizers: Optimizers, team: Team, verify: bool = True
+    path: Path, model: nn.Module, optimizers: Optimizers, strategy: Strategy, verify: bool = True
 ) -> dict[str, Any]:
     if verify:
         read_manifest(path, "checkpoint")
     state = read_json(path / "state.json")
     _require_format(state)
     optimizers.forget()  # what the checkpoint does not know was zero then
-    if team.writes_shards or shards_of(path):
-        _load_shards(path, model, optimizers, team)
+    if strategy.writes_shards or shards_of(path):
+        _load_shards(path, model, optimizers, strategy)
         _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
         return state
-    team.load_weights(model, path / "model.safetensors")
+    strategy.load_weights(model, path / "model.safetensors")
     try:
         optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
     except KeyError as error:
@@ -286,9 +305,9 @@ def _load(
     return state
 
 
-def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, team: Team) -> None:
+def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, strategy: Strategy) -> None:
     """Weights and optimiser state, however they were cut when they were written and however they are to be cut here."""
-    if team.sharded and not team.writes_shards:
+    if strategy.sharded and not strategy.writes_shards:
         raise HanlinError(
             "The processes of fsdp or hsdp wrote the checkpoint {path} together, and deepspeed cannot read "
             "it. Go on with fsdp or one process, or remove {parent} to start over.",
@@ -296,9 +315,9 @@ def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, team: Tea
             parent=path.parent,
         )
     weights = model.state_dict()
-    found = {name for name in names_in(path, but="generators.safetensors") if "/" in name}
-    moments = optimizers.empty_state(found)
-    load_shards(weights | moments, path, team)
+    names = {name for name in names_in(path, but="generators.safetensors") if "/" in name}
+    moments = optimizers.empty_state(names)
+    load_shards(weights | moments, path, strategy.group, strategy.sharded)
     optimizers.load_state_tensors(moments)
 
 

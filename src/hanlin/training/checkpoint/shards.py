@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from hanlin.common.errors import HanlinError
-from hanlin.training.distributed.strategy import Team
+from hanlin.training.distributed.process_group import ProcessGroup
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -15,7 +15,7 @@ def shards_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.safetensors"))
 
 
-def save_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> None:
+def save_shards(tensors: dict[str, torch.Tensor], folder: Path, group: ProcessGroup) -> None:
     """Every process writes its part of `tensors` into `folder`, by torch.distributed.checkpoint as safetensors."""
     import torch.distributed.checkpoint as dcp
 
@@ -23,9 +23,8 @@ def save_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> N
         writer = dcp.HuggingFaceStorageWriter(  # type: ignore[reportPrivateImportUsage]
             path=str(folder), save_distributed=True
         )
-        control = team._control  # type: ignore[attr-defined]
         dcp.save(  # type: ignore[reportPrivateImportUsage]
-            tensors, storage_writer=writer, process_group=control
+            tensors, storage_writer=writer, process_group=group.handle
         )
     except dcp.api.CheckpointException as error:  # every process has it, whichever failed
         reason = "; ".join(f"{rank}: {failure[0]}" for rank, failure in error.failures.items())
@@ -36,8 +35,8 @@ def save_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> N
         ) from error
 
 
-def load_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> None:
-    """Fill `tensors`, sharded as they are here, from what any number of processes wrote, or from a checkpoint of one."""
+def load_shards(tensors: dict[str, torch.Tensor], folder: Path, group: ProcessGroup, sharded: bool) -> None:
+    """Fill `tensors`, `sharded` over the group as they are here, from what any number of processes wrote, or from a checkpoint of one."""
     from torch.distributed.checkpoint import (
         HuggingFaceStorageReader,  # type: ignore[attr-defined]
         load,  # type: ignore[attr-defined]
@@ -47,8 +46,8 @@ def load_shards(tensors: dict[str, torch.Tensor], folder: Path, team: Team) -> N
     load(
         tensors,
         storage_reader=reader,
-        no_dist=not team.sharded,
-        process_group=getattr(team, "_control", None),
+        no_dist=not sharded,
+        process_group=group.handle,
     )
 
 

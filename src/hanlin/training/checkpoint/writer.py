@@ -21,7 +21,8 @@ from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.training.checkpoint.format import Snapshot, save_checkpoint, take_snapshot, write_checkpoint
 from hanlin.training.config import AsyncSave, OnSaveError
-from hanlin.training.distributed.strategy import ALONE, Team
+from hanlin.training.distributed.process_group import SINGLE_PROCESS
+from hanlin.training.distributed.strategy import Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
 
@@ -46,7 +47,7 @@ class HostCopies:
         self.device = device
         self._held: dict[str, torch.Tensor] = {}
 
-    def of(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def copy(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors as they are now, by the same names; until the next call."""
         pinned = traits(self.device).pin_memory
         copied = {}
@@ -61,13 +62,13 @@ class HostCopies:
         return copied
 
 
-class Saver:
+class CheckpointWriter:
     """Writes the checkpoints of one training.
 
     Args:
         async_save: see `saves_in_background`.
         on_save_error: whether a checkpoint that cannot be written ends the training or is only warned of.
-        team: make it in every process, and call `save` in every process.
+        strategy: of the training; make the writer in every process, and call `save` in every process.
 
     Attributes:
         ended: when the last save in the background ended, by `time.monotonic`.
@@ -77,18 +78,21 @@ class Saver:
         self,
         folder: Path,
         device: torch.device,
-        team: Team,
+        strategy: Strategy,
         progress: Progress,
         *,
         async_save: AsyncSave = "auto",
-        anchor_steps: int = 0,
+        permanent_interval: int = 0,
         on_save_error: OnSaveError = "stop",
     ):
-        self.folder, self.team, self.progress = folder, team, progress
-        self.anchor_steps, self.on_save_error = anchor_steps, on_save_error
-        self.background = saves_in_background(async_save, has_own_memory(device), team.size)
+        self.folder, self.strategy, self.progress = folder, strategy, progress
+        self.group = strategy.group
+        self.permanent_interval, self.on_save_error = permanent_interval, on_save_error
+        self.background = saves_in_background(async_save, has_own_memory(device), self.group.world_size)
         self.ended = 0.0
-        self._among = team.apart() if self.background and team.writes_shards else ALONE
+        # where rank 0 writes for all, its thread asks nobody
+        own = self.background and strategy.writes_shards
+        self._thread_group = self.group.new_group() if own else SINGLE_PROCESS
         self._weights, self._moments = HostCopies(device), HostCopies(device)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -112,27 +116,35 @@ class Saver:
                     model,
                     optimizers,
                     state,
-                    anchor_steps=self.anchor_steps,
-                    team=self.team,
+                    permanent_interval=self.permanent_interval,
+                    strategy=self.strategy,
                 )
             except HanlinError as error:
                 self._not_saved(error)
             return
         assert not self.busy and self._error is None
-        if not (self.team.first or self.team.sharded):
+        if not (self.group.is_rank0 or self.strategy.sharded):
             return
-        now = take_snapshot(step, model, optimizers, state, self.team)
-        if not (self.team.first or self.team.writes_shards):
+        snapshot = take_snapshot(step, model, optimizers, state, self.strategy)
+        if not (self.group.is_rank0 or self.strategy.writes_shards):
             return
         copied = dataclasses.replace(
-            now, weights=self._weights.of(now.weights), moments=self._moments.of(now.moments)
+            snapshot,
+            weights=self._weights.copy(snapshot.weights),
+            moments=self._moments.copy(snapshot.moments),
         )
         self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint", daemon=True)
         self._thread.start()
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
-            write_checkpoint(self.folder, snapshot, anchor_steps=self.anchor_steps, team=self._among)
+            write_checkpoint(
+                self.folder,
+                snapshot,
+                permanent_interval=self.permanent_interval,
+                group=self._thread_group,
+                in_shards=self.strategy.writes_shards,
+            )
         except BaseException as error:  # noqa: BLE001 - whatever it is, the loop asks for it
             self._error = error
         self.ended = time.monotonic()
@@ -146,34 +158,34 @@ class Saver:
             return Failure(error.text, False)
         return Failure(Text("writing a checkpoint in the background failed: {error!r}", error=error), True)
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until no checkpoint is being written, and act on what became of it. Call it in every process."""
         if self.background:
-            self._wait()
-            self.heed(self.team.gather(self.failure()))
+            self._join()
+            self.raise_if_failed(self.group.all_gather_object(self.failure()))
 
-    def heed(self, said: list[Failure | None]) -> None:
-        """Act on what all processes' `failure` said, in every process as soon as in any.
+    def raise_if_failed(self, failures: list[Failure | None]) -> None:
+        """Act on what every process' `failure` returned, in every process as soon as in any.
 
         Raises:
             HanlinError: a save failed, and that is not only to be warned of.
         """
-        failure = next((one for one in said if one is not None), None)
+        failure = next((one for one in failures if one is not None), None)
         if failure is None:
             return
-        self._wait()
-        mine, self._error = self._error, None
-        if mine is not None and not isinstance(mine, HanlinError):
-            raise mine
+        self._join()
+        own_error, self._error = self._error, None
+        if own_error is not None and not isinstance(own_error, HanlinError):
+            raise own_error
         error = HanlinError(failure.text)
-        error.already_reported = not self.team.first
+        error.already_reported = not self.group.is_rank0
         if failure.unforeseen:
             raise error
         self._not_saved(error)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Whatever ends the training: wait for the save under way, and do not keep quiet about its failure."""
-        self._wait()
+        self._join()
         failure = self.failure()
         if failure is not None:
             self.progress.warn("the checkpoint was not written: {failure}", failure=failure.text)
@@ -183,6 +195,6 @@ class Saver:
             raise error
         self.progress.warn("the checkpoint was not written, training goes on: {error}", error=error)
 
-    def _wait(self) -> None:
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()

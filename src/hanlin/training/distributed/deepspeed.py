@@ -27,8 +27,9 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.common.messages import Text, tr
 from hanlin.training.config import TrainConfig
-from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
-from hanlin.training.distributed.strategy import DataParallel, Team, detached_copy
+from hanlin.training.distributed.deepspeed_config import read_ds_config, resolve_ds_config
+from hanlin.training.distributed.process_group import TorchProcessGroup
+from hanlin.training.distributed.strategy import Strategy, detached_copy
 from hanlin.training.optim.optimizers import Optimizers
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _FOLDER = "hanlin-"
 _FULL = 3  # the stage that cuts the weights too
 
 
-class DeepSpeed(DataParallel):
+class DeepSpeedStrategy(Strategy):
     """The processes of one training by DeepSpeed; one alone is possible too, for the sake of host memory.
 
     Checkpoints are gathered by the first process and look like those of one process, so any number may go on from them.
@@ -50,7 +51,7 @@ class DeepSpeed(DataParallel):
 
     sharded = True
     writes_shards = False
-    compiles = False
+    can_compile = False
     _engine: Any
 
     def __init__(self, device: torch.device, ds_config: Path | None):
@@ -59,72 +60,67 @@ class DeepSpeed(DataParallel):
         os.environ.setdefault("DS_ACCELERATOR", device.type)
         os.environ.setdefault("LOCAL_RANK", "0")  # asked for even where there is one process
         imported()
-        super().__init__(device)
+        super().__init__(TorchProcessGroup())
+        self.device = device
 
-    def prepare(self, model: nn.Module, objective: Any) -> None:
-        Team.prepare(self, model, objective)
-
-    def optimizers(self, model: nn.Module, config: TrainConfig, offload: bool) -> Optimizers:
+    def build_optimizers(self, model: nn.Module, config: TrainConfig, offload: bool) -> Optimizers:
         deepspeed = imported()
-        settings = settle(
+        settings = resolve_ds_config(
             self.given,
             config,
             traits(self.device).train_dtype,
             sum(parameter.numel() for parameter in model.parameters()),
         )
-        made = ZeroOptimizers(model, config)
+        optimizers = ZeroOptimizers(model, config)
         try:
             with contextlib.redirect_stdout(sys.stderr), builds(self._warn):
                 self._engine, *_ = deepspeed.initialize(
-                    model=self._step, optimizer=made.all[0], config=settings, dist_init_required=False
+                    model=self._module, optimizer=optimizers.all[0], config=settings, dist_init_required=False
                 )
         except (ValueError, deepspeed.DeepSpeedConfigError) as error:
             reason = " ".join(str(error).split())
             raise HanlinError("DeepSpeed does not accept this ds_config: {reason}", reason=reason) from error
-        made.attach(self._engine)
-        self._step = self._engine
-        self._optimizers = made
-        return made
+        optimizers.attach(self._engine)
+        self._module = self._engine
+        self._optimizers = optimizers
+        return optimizers
 
     def _warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
         print(f"{tr('warning: ')}{tr(message, **fields)}", file=sys.stderr)
 
     @contextlib.contextmanager
-    def accumulating(self, sync: bool) -> Iterator[None]:
-        self._engine.set_gradient_accumulation_boundary(sync)
+    def gradient_sync(self, enabled: bool) -> Iterator[None]:
+        self._engine.set_gradient_accumulation_boundary(enabled)
         yield
-
-    def per_document(self, batch: Any) -> torch.Tensor:
-        return self._step(batch, judge=True)
 
     def reduce_gradients(self) -> None:
         raise RuntimeError("DeepSpeed reduces gradients in the backward pass")
 
-    def clip(self, model: nn.Module, limit: float) -> torch.Tensor:
+    def clip_grad_norm(self, model: nn.Module, max_norm: float) -> torch.Tensor:
         """The norm; what it is found to be is clipped in the step, by the same formula as torch's."""
         return self._optimizers.norm().to(self.device)
 
-    def whole(self, model: nn.Module) -> nn.Module:
+    def unsharded(self, model: nn.Module) -> nn.Module:
         return (
             model
             if self.stage != _FULL
             else detached_copy(model, {name: self._full(part) for name, part in model.named_parameters()})
         )
 
-    def require_same(self, model: nn.Module) -> None:
+    def assert_replicas_equal(self, model: nn.Module) -> None:
         if self.stage != _FULL:
-            super().require_same(model)
+            super().assert_replicas_equal(model)
 
-    def full_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        found = {}
+    def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        weights = {}
         for name, tensor in model.state_dict(keep_vars=True).items():
             full = self._full(tensor)
-            if self.first:
-                found[name] = full.to("cpu").contiguous()
-        return found
+            if self.group.is_rank0:
+                weights[name] = full.to("cpu").contiguous()
+        return weights
 
     def checkpoint_weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        return self.full_state(model)
+        return self.full_state_dict(model)
 
     def load_weights(self, model: nn.Module, file: Path) -> None:
         """From the file of one process, parameter by parameter; every process reads it."""
@@ -139,7 +135,7 @@ class DeepSpeed(DataParallel):
                     deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=is_cut(tensor)),
                     torch.no_grad(),
                 ):
-                    if not is_cut(tensor) or self.first:
+                    if not is_cut(tensor) or self.group.is_rank0:
                         tensor.data.copy_(value)
         self._engine.optimizer.refresh_fp32_params()
 

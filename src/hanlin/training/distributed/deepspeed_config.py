@@ -75,7 +75,9 @@ def read_ds_config(path: Path | None) -> dict[str, Any]:
     return found
 
 
-def settle(given: dict[str, Any], config: TrainConfig, dtype: str, parameters: int) -> dict[str, Any]:
+def resolve_ds_config(
+    given: dict[str, Any], config: TrainConfig, dtype: str, parameters: int
+) -> dict[str, Any]:
     """The configuration DeepSpeed is started with.
 
     Args:
@@ -88,7 +90,9 @@ def settle(given: dict[str, Any], config: TrainConfig, dtype: str, parameters: i
     left = dict(given)
     for name in _BATCH:
         _same(name, left.pop(name, AUTO), AUTO, "batch_tokens / micro_tokens / pairs / prompts")
-    _same("gradient_clipping", left.pop("gradient_clipping", AUTO), config.clip, "train.clip")
+    _same(
+        "gradient_clipping", left.pop("gradient_clipping", AUTO), config.max_grad_norm, "train.max_grad_norm"
+    )
     _precision(left, dtype)
     _optimizer(left.pop("optimizer", None), config)
     scheduler = left.pop("scheduler", None)
@@ -111,7 +115,7 @@ def settle(given: dict[str, Any], config: TrainConfig, dtype: str, parameters: i
     return left | {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # counted by the loop, in tokens
-        "gradient_clipping": config.clip,
+        "gradient_clipping": config.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -210,13 +214,13 @@ def _same(name: str, theirs: Any, ours: Any, our_name: str) -> None:
 
 
 def _contradiction(name: str, theirs: Any, our_name: str, ours: Any) -> HanlinError:
-    said = our_name if ours == AUTO else f"{our_name}={ours}"
+    expected = our_name if ours == AUTO else f"{our_name}={ours}"
     return HanlinError(
-        "The ds_config's {name}={theirs} contradicts the recipe's {said}: the recipe decides these. Leave "
-        'it out of the ds_config (or write "auto", for most); to change it, change the recipe.',
+        "The ds_config's {name}={theirs} contradicts the recipe's {expected}: the recipe decides these. "
+        'Leave it out of the ds_config (or write "auto", for most); to change it, change the recipe.',
         name=name,
         theirs=theirs,
-        said=said,
+        expected=expected,
     )
 
 

@@ -16,14 +16,18 @@ import torch.distributed as dist
 from hanlin.common.devices import distributed_backends, resolve_device, traits
 from hanlin.common.errors import HanlinError
 from hanlin.training.config import Parallel
-from hanlin.training.distributed.strategy import DataParallel, Sharded, Team, _timeout
+from hanlin.training.distributed.ddp import DDPStrategy
+from hanlin.training.distributed.fsdp import FSDPStrategy
+from hanlin.training.distributed.process_group import collective_timeout
+from hanlin.training.distributed.strategy import SingleProcess, Strategy
 
 
 @contextlib.contextmanager
-def joined(
+def init_distributed(
     parallel: Parallel = "ddp", device: str | None = None, ds_config: Path | None = None
-) -> Iterator[tuple[Team, str | None]]:
-    """The team that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or one process alone; and this process' device.
+) -> Iterator[tuple[Strategy, str | None]]:
+    """The strategy of the processes that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or of one process alone; and this
+    process' device.
 
     Args:
         ds_config: file of DeepSpeed's settings, for `deepspeed`.
@@ -31,22 +35,24 @@ def joined(
     Raises:
         HanlinError: the processes do not find one another, or one of them is lost.
     """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) < 2
-    if alone and parallel != "deepspeed":
-        yield Team(), device
+    single = int(os.environ.get("WORLD_SIZE", "1")) < 2
+    if single and parallel != "deepspeed":
+        yield SingleProcess(), device
         return
-    mine = resolve_device(device)
-    if mine.type != "cpu":
-        mine = torch.device(mine.type, int(os.environ.get("LOCAL_RANK", "0")))
-        torch.accelerator.set_device_index(mine.index)
+    own_device = resolve_device(device)
+    if own_device.type != "cpu":
+        own_device = torch.device(own_device.type, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.accelerator.set_device_index(own_device.index)
     try:
-        whom: dict[str, Any] = (
+        rendezvous: dict[str, Any] = (
             {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[reportPrivateImportUsage]
-            if alone
-            else _from_agent()
+            if single
+            else _agent_rendezvous()
         )
-        dist.init_process_group(traits(mine).distributed_backend, timeout=_timeout(), **whom)
-        yield _team(parallel, mine, ds_config), str(mine)
+        dist.init_process_group(
+            traits(own_device).distributed_backend, timeout=collective_timeout(), **rendezvous
+        )
+        yield _strategy(parallel, own_device, ds_config), str(own_device)
     except (dist.DistError, RuntimeError) as error:
         if not _is_lost_connection(error):
             raise
@@ -62,7 +68,7 @@ def joined(
                 dist.destroy_process_group()
 
 
-def _from_agent() -> dict[str, Any]:
+def _agent_rendezvous() -> dict[str, Any]:
     """Where the processes of this start meet, where `torchrun`'s agent hosts the store; nothing where the first process does.
 
     The agent keeps one store for all its restarts (torch 2.13), and torch takes it as it is: a process that starts first would read the
@@ -70,16 +76,20 @@ def _from_agent() -> dict[str, Any]:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.TCPStore(  # type: ignore[reportPrivateImportUsage]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False, timeout=_timeout()
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world_size,
+        is_master=False,
+        timeout=collective_timeout(),
     )
-    start = f"hanlin/{agreed_start(store, rank, size)}"
-    store = dist.PrefixStore(start, store)  # type: ignore[reportPrivateImportUsage]
-    return {"store": store, "rank": rank, "world_size": size}
+    prefix = f"hanlin/{agree_on_start(store, rank, world_size)}"
+    store = dist.PrefixStore(prefix, store)  # type: ignore[reportPrivateImportUsage]
+    return {"store": store, "rank": rank, "world_size": world_size}
 
 
-def agreed_start(store: Any, rank: int, size: int) -> str:
+def agree_on_start(store: Any, rank: int, world_size: int) -> str:
     """A name for this start that all its processes know, whatever earlier starts have left in the store.
 
     The count of restarts is none: each machine's agent counts its own. So the first process makes a name up, and tells it to each
@@ -88,31 +98,31 @@ def agreed_start(store: Any, rank: int, size: int) -> str:
     Raises:
         DistStoreError, RuntimeError: not all processes were there in time.
     """
-    mine = uuid.uuid4().hex
+    name = uuid.uuid4().hex
     if rank:
-        store.set(f"hanlin/asks/{rank}", mine)
-        start = store.get(f"hanlin/answer/{mine}").decode()
+        store.set(f"hanlin/asks/{rank}", name)
+        start = store.get(f"hanlin/answer/{name}").decode()
         store.set(f"hanlin/heard/{start}/{rank}", "")
         return start
-    waiting, until = set(range(1, size)), time.monotonic() + _timeout().total_seconds()
+    waiting, until = set(range(1, world_size)), time.monotonic() + collective_timeout().total_seconds()
     while waiting:
         if time.monotonic() > until:
             raise RuntimeError(f"timed out waiting for processes {sorted(waiting)}")
         for other in sorted(waiting):
-            if store.check([f"hanlin/heard/{mine}/{other}"]):
+            if store.check([f"hanlin/heard/{name}/{other}"]):
                 waiting.remove(other)
             elif store.check([f"hanlin/asks/{other}"]):
-                store.set(f"hanlin/answer/{store.get(f'hanlin/asks/{other}').decode()}", mine)
+                store.set(f"hanlin/answer/{store.get(f'hanlin/asks/{other}').decode()}", name)
         time.sleep(0.02)
-    return mine
+    return name
 
 
-def _team(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Team:
+def _strategy(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Strategy:
     if parallel == "deepspeed":
-        from hanlin.training.distributed.deepspeed import DeepSpeed
+        from hanlin.training.distributed.deepspeed import DeepSpeedStrategy
 
-        return DeepSpeed(device, ds_config)
-    return DataParallel(device) if parallel == "ddp" else Sharded(device, parallel == "hsdp")
+        return DeepSpeedStrategy(device, ds_config)
+    return DDPStrategy(device) if parallel == "ddp" else FSDPStrategy(device, hybrid=parallel == "hsdp")
 
 
 def _is_lost_connection(error: BaseException) -> bool:

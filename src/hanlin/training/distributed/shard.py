@@ -8,26 +8,26 @@ from hanlin.common.errors import HanlinError
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """Which part of a step's samples a member takes: part `rank` of `size`, as even as can be, in order."""
+class DataShard:
+    """Part `rank` of `world_size` of a step's samples, as even as can be, in order."""
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
-    def of(self, count: int) -> range:
-        """The member's places among `count`.
+    def slice(self, count: int) -> range:
+        """This process' indices among `count` samples.
 
         Raises:
-            HanlinError: there are fewer samples than members.
+            HanlinError: there are fewer samples than processes.
         """
-        if count < self.size:
+        if count < self.world_size:
             raise HanlinError(
-                "A step has {count} samples (rows, pairs or prompts), too few for {size} processes. Take a "
-                "larger batch, or fewer processes.",
+                "A step has {count} samples (rows, pairs or prompts), too few for {world_size} processes. "
+                "Take a larger batch, or fewer processes.",
                 count=count,
-                size=self.size,
+                world_size=self.world_size,
             )
-        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        return range(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
 
-WHOLE = Share()
+FULL = DataShard()

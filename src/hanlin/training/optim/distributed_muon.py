@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 
-def by_owners(
+def distributed_muon(
     function: Callable[[torch.Tensor], torch.Tensor], matrices: Sequence[Any], first: int = 0
 ) -> torch.Tensor | None:
     """Apply `function` to matrices of one shape that are sharded by rows over one group of processes (and may be repeated on others).

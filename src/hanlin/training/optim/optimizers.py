@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hanlin.common.devices import synchronize, traits
-from hanlin.training.optim.distributed_muon import by_owners
+from hanlin.training.optim.distributed_muon import distributed_muon
 
 # quintic iteration of Jordan et al. 2024, tuned for slope at zero
 _NS_COEFFICIENTS = (
@@ -101,7 +101,7 @@ def _orthogonalized(matrices: list[torch.Tensor], dealt: int) -> torch.Tensor:
     """`orthogonalize` of matrices of one shape, of each the part that this process has. `dealt`: matrices that processes took before."""
     if not is_sharded(matrices[0]):
         return orthogonalize(torch.stack(matrices))
-    parts = by_owners(orthogonalize, matrices, dealt)
+    parts = distributed_muon(orthogonalize, matrices, dealt)
     if parts is not None:
         return parts
     from torch.distributed.tensor import distribute_tensor

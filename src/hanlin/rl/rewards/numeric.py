@@ -6,14 +6,16 @@ and 7.5, 15/2, 7½ and 750% are one number.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from hanlin.rl.rewards.base import Reward, Sample, register_reward
 from hanlin.tokenizer.special import END_THINK, THINK
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
@@ -137,3 +139,19 @@ class NumericAnswer:
 
 
 numeric_answer = NumericAnswer()
+
+
+@register_reward
+@dataclasses.dataclass(frozen=True)
+class NumericReward(Reward):
+    """The final number is the right one: see `NumericAnswer`."""
+
+    kind: str = "numeric"
+
+    def can_judge(self, record: Mapping[str, Any]) -> bool:
+        """Whether the record's answer is a number."""
+        return numeric_answer.can_judge(record)
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """1 or 0."""
+        return [numeric_answer(sample.record, sample.text, sample.opened) for sample in samples]
