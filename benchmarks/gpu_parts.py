@@ -401,7 +401,7 @@ def overrides(options: Any) -> list[str]:
             "evaluation.count=5",
             "evaluation.max_new_tokens=8",
             "corpus.preset=zh-short",
-            "sft.limit=200",
+            "sft.data.limit=200",
         ]
         small = [
             f"{stage}.{key}"
@@ -423,7 +423,7 @@ def overrides(options: Any) -> list[str]:
     for name, section, share in (("pretrain", recipe.pretrain, 1 / 3), ("sft", recipe.sft, 0.1)):
         steps = min(section.train.steps, max(20, int(seconds * share * rate / section.batch_tokens)))
         found.append(f"{name}.train.steps={steps}")
-    return [*found, "evaluation.count=100", "sft.limit=20000"]
+    return [*found, "evaluation.count=100", "sft.data.limit=20000"]
 
 
 def conversations(folder: Path, log: Any, count: int) -> Path:

@@ -217,7 +217,8 @@ def test_a_typo_in_an_override_blames_the_command_line_and_one_in_the_file_the_f
 
 
 @pytest.mark.parametrize(
-    "overrides", [["pretrain.seq_len=4096"], ["corpus.files=[x]", "dpo.files=[]"], ["corpus.documents=0"]]
+    "overrides",
+    [["pretrain.seq_len=4096"], ["corpus.files=[x]", "dpo.data.files=[]"], ["corpus.documents=0"]],
 )
 def test_what_a_recipe_refuses_it_refuses_in_both_languages(overrides):
     from hanlin.common.errors import HanlinError

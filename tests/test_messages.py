@@ -46,7 +46,6 @@ CHINESE_DATA = (
     "corpus/text/normalize.py",
     "corpus/tinyworld/*.py",
     "evaluation/tasks/tinyworld.py",
-    "pipeline/sources.py",
     "rl/rewards/numeric.py",
     "tokenizer/chat.py",
     "tokenizer/segments.py",

@@ -73,7 +73,7 @@ def run(recipe: str | Path = "demo", *, out: str | Path, overrides: tuple[str, .
 
 def evaluate(path: str | Path, tasks: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Measure a model on held-out tasks; see `hanlin eval`. Returns metrics by name as in report.json."""
-    from hanlin.pipeline import evaluate_model
+    from hanlin.pipeline.evaluate import evaluate_model
 
     return evaluate_model(_model_directory(path), tasks)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.common.manifest import read_manifest
+from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
 from hanlin.evaluation import Metric
@@ -35,7 +36,7 @@ def test_the_gate_keeps_the_better_model():
 def test_few_items_decide_nothing():
     few = FEWEST - 1
     verdict = judge("sft", ("x", metric(0, few), metric(few, few)), {})
-    assert verdict.kept and str(few) in verdict.zh and str(few) in verdict.en
+    assert verdict.kept and str(few) in verdict.why.zh and str(few) in verdict.why.en
     assert judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(0, few), metric(few, few), 0.02)}).kept
     assert not judge("sft", ("x", metric(0, FEWEST), metric(FEWEST, FEWEST)), {}).kept
 
@@ -92,7 +93,7 @@ def stand_in(life, monkeypatch, new: dict[str, Metric], old: dict[str, Metric]):
 
     def fake_judge(stage, aim, guards):
         asked.update(aim=aim, guards=guards)
-        return Verdict(True, "", "")
+        return Verdict(True, Text(""))
 
     monkeypatch.setattr(workshop, "judge", fake_judge)
     monkeypatch.setattr(life, "_model", lambda path: path.name)

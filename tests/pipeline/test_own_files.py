@@ -184,9 +184,9 @@ def test_killed_in_a_stage_and_started_again_ends_with_the_same_models(finished,
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("sft.files=[nowhere.jsonl]", "nowhere.jsonl"),
-        ("sft.files=[DIR/pairs.jsonl]", "pairs.jsonl"),
-        ("grpo.files=[DIR/text.jsonl]", "text.jsonl"),
+        ("sft.data.files=[nowhere.jsonl]", "nowhere.jsonl"),
+        ("sft.data.files=[DIR/pairs.jsonl]", "pairs.jsonl"),
+        ("grpo.data.files=[DIR/text.jsonl]", "text.jsonl"),
         ("device=gpu0", "gpu0"),
         ("track=[wandbb]", "wandbb"),
     ],

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # Groups and their verbs, in the order in which they are listed.
 GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
-    (Text("Begin"), ("run", "resume", "report", "chat", "serve", "generate", "doctor")),
+    (Text("Begin"), ("run", "resume", "report", "recipe", "chat", "serve", "generate", "doctor")),
     (Text("Data"), ("data", "corpus", "tokenizer", "dataset")),
-    (Text("Train one stage"), ("pretrain", "sft", "distill", "dpo", "reward", "grpo")),
+    (Text("Train one stage"), ("pretrain", "sft", "preference", "reward", "rl")),
     (Text("Evaluate and export"), ("eval", "export")),
     (Text("Research"), ("plan", "compare", "ablate", "scaling", "inspect")),
 )
@@ -46,10 +46,9 @@ VERBS: dict[str, Text] = {
         "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates)"
     ),
     "sft": Text("Fine-tune a model on conversations"),
-    "distill": Text("Fine-tune a model on conversations with reasoning"),
-    "dpo": Text("Optimise a model for preferences by DPO"),
+    "preference": Text("Optimise a model for preferences by DPO"),
     "reward": Text("Train a reward model"),
-    "grpo": Text("Optimise a model for checkable answers by GRPO"),
+    "rl": Text("Optimise a model for checkable answers by GRPO"),
     "plan": Text(
         "Reckon before running: memory, speed, time, money; with --params, how each setting is derived"
     ),
@@ -63,6 +62,8 @@ VERBS: dict[str, Text] = {
     "dataset": Text("encode text into token shards"),
     "export": Text("export a model"),
     "data": Text("public data sets known here"),
+    "recipe": Text("recipes: rewrite one of the old shape"),
+    "recipe upgrade": Text("Rewrite a recipe or a stage's file of the shape before stages were a list"),
     "inspect": Text("look into what happened in a training"),
     "corpus build": Text(
         "Read, clean and deduplicate files into a corpus directory that accounts for every document"

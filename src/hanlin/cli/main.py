@@ -69,6 +69,7 @@ def run(
     params: str | None = None,
     depth: int | None = None,
     tokens: str | None = None,
+    scale: float | None = None,
     device: str | None = None,
     track: Many = (),
     json: Flag = False,
@@ -99,18 +100,19 @@ def run(
     overrides, (corpus, sft) = _settings_among_files(overrides, corpus, sft)
     extra: dict[str, Any] = {}
     if corpus:
-        extra["corpus"] = {"files": corpus}
+        extra["corpus"] = {"kind": "files", "files": corpus}
     if sft:
-        extra["sft"] = {"files": sft}
+        extra["sft"] = {"data": {"kind": "files", "files": sft}}
     if device:
         extra["device"] = device
     if track:
         extra["track"] = track
     loaded = load_recipe(
-        recipe, overrides, extra, params=params, depth=depth, tokens=tokens, on_dial=_show_dial
+        recipe, overrides, extra, params=params, depth=depth, tokens=tokens, scale=scale, on_dial=_show_dial
     )
     report = run_recipe(loaded, out)
-    show(report, json, _summary(report, out))
+    if first_process():
+        show(report, json, _summary(report, out))
 
 
 def _settings_among_files(
@@ -158,8 +160,8 @@ app.command("hanlin.cli.plan:plan", name="plan", **verb("plan"))
 def resume(run_directory: Path, /, *, json: Flag = False) -> None:
     """Go on with an interrupted run, with the recipe it began with."""
     from hanlin.common.atomic import read_json
-    from hanlin.common.config import build
-    from hanlin.pipeline import RECIPE_FILE, Recipe, run_recipe
+    from hanlin.pipeline import RECIPE_FILE, run_recipe
+    from hanlin.recipe.recipe import read_recipe
 
     file = run_directory / RECIPE_FILE
     if not file.is_file():
@@ -168,8 +170,9 @@ def resume(run_directory: Path, /, *, json: Flag = False) -> None:
             run_directory=run_directory,
             recipe_file=RECIPE_FILE,
         )
-    report = run_recipe(build(Recipe, read_json(file), str(file)), run_directory)
-    show(report, json, _summary(report, run_directory))
+    report = run_recipe(read_recipe(file, read_json(file)), run_directory)
+    if first_process():
+        show(report, json, _summary(report, run_directory))
 
 
 @app.command(**verb("report"))
@@ -194,10 +197,11 @@ for name in ("ablate", "scaling", "compare"):
 
 # ------------------------------------------------------------------ text
 
-corpus_app, tokenizer_app, dataset_app, data_app, export_app, inspect_app = (
-    App(name=name, **verb(name)) for name in ("corpus", "tokenizer", "dataset", "data", "export", "inspect")
+_GROUPS = ("corpus", "tokenizer", "dataset", "data", "recipe", "export", "inspect")
+corpus_app, tokenizer_app, dataset_app, data_app, recipe_app, export_app, inspect_app = (
+    App(name=name, **verb(name)) for name in _GROUPS
 )
-for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app, inspect_app):
+for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app, recipe_app, inspect_app):
     app.command(sub)
 
 
@@ -215,6 +219,7 @@ _add_verbs(
     "hanlin.cli.tokenizer",
     **{name: f"tokenizer_{name}" for name in ("train", "encode", "inspect", "compare", "advise")},
 )
+_add_verbs(recipe_app, "hanlin.cli.recipe", upgrade="upgrade")
 _add_verbs(data_app, "hanlin.cli.data", list="list_sets", fetch="fetch_set")
 _add_verbs(dataset_app, "hanlin.cli.tokenizer", build="dataset_build")
 _add_verbs(dataset_app, "hanlin.cli.experiments", tail="tail")
@@ -235,10 +240,10 @@ def bytes_of(size: str) -> int:
 # ------------------------------------------------------------------ single stages
 
 
-def _stage(name: str, config: Path, out: Path, overrides: tuple[str, ...]) -> None:
+def _stage(kind: str, config: Path, out: Path, overrides: tuple[str, ...]) -> None:
     from hanlin.pipeline.stage_command import run_stage
 
-    _show_once(run_stage(name, config, out, overrides))
+    _show_once(run_stage(kind, config, out, overrides))
 
 
 def _show_once(result: Any) -> None:
@@ -246,11 +251,11 @@ def _show_once(result: Any) -> None:
         show(result, True)
 
 
-def _add_stage(name: str) -> None:
+def _add_stage(name: str, kind: str, others: tuple[str, ...]) -> None:
     def command(*overrides: str, config: Path, out: Path) -> None:
-        _stage(name, config, out, overrides)
+        _stage(kind, config, out, overrides)
 
-    app.command(command, name=name, **verb(name))
+    app.command(command, name=(name, *others), **verb(name))
 
 
 def _pretrain(
@@ -272,8 +277,14 @@ def _pretrain(
 
 
 app.command(_pretrain, name="pretrain", **verb("pretrain"))
-for name in ("sft", "distill", "dpo", "reward", "grpo"):
-    _add_stage(name)
+# Verb → kind of stage; some verbs have a second name that people know.
+for verb_name, kind, others in (
+    ("sft", "sft", ()),
+    ("preference", "preference", ("dpo",)),
+    ("reward", "reward_model", ()),
+    ("rl", "rl", ("grpo",)),
+):
+    _add_stage(verb_name, kind, others)
 
 
 # ------------------------------------------------------------------ using a model
@@ -310,7 +321,7 @@ def evaluate(
             write_json(json, result)
         show(result, not sys.stdout.isatty(), "\n".join(metrics_table(metrics)))
         return
-    from hanlin.pipeline import evaluate_model
+    from hanlin.pipeline.evaluate import evaluate_model
 
     result = evaluate_model(model, tasks or None, count)
     if json is not None:

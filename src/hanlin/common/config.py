@@ -240,7 +240,7 @@ def _hint(name: str, prefix: str, fields: Iterable[str], hints: Mapping[str, Any
     """What to write instead of an unknown key: its new name, a similar key, or all keys there are."""
     renamed = RENAMED_KEYS.get(name, "")
     if renamed in fields:
-        return Text("{prefix}{name} is now {prefix}{renamed}.", prefix=prefix, name=name, renamed=renamed)
+        return Text("{old} is now {new}.", old=f"{prefix}{name}", new=f"{prefix}{renamed}")
     close = [f"{prefix}{match}" for match in difflib.get_close_matches(name, fields, n=1)]
     close = close or _inside(hints, name, prefix)
     if close:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hanlin.common.atomic import write_json
-from hanlin.common.config import apply_overrides, build, load_yaml, to_dict
+from hanlin.common.config import load_yaml, to_dict
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import artifact
@@ -19,14 +19,10 @@ from hanlin.common.messages import Text, listing
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.target import refuse_foreign_directory
 from hanlin.experiments.trial_pool import CellPool, CellSpec, Ground, file_ground, recipe_ground
-from hanlin.pipeline.stage_command import PretrainFile
+from hanlin.pipeline.stage_command import StageFile, load_stage_file
 from hanlin.recipe.recipe import Recipe, load_recipe
 from hanlin.report.ablation_page import ablation_markdown, ablation_picture, ablation_table
 
-_RECIPE_SECTIONS, _FILE_SECTIONS = (
-    ("tokenizer", "model", "pretrain"),
-    ("dataset", "tokenizer", "model", "pretrain"),
-)
 _CLOCK_TOLERANCE = 0.1  # share by which a cell's seconds may miss what was asked before it is said
 
 
@@ -35,7 +31,7 @@ class Variant:
     """One setting: the value of every key, the configuration they give, and the keys that are not the baseline's (all, for the baseline)."""
 
     settings: dict[str, str]
-    config: Recipe | PretrainFile
+    config: Recipe | StageFile
     keys: tuple[str, ...]
 
     @property
@@ -98,19 +94,22 @@ def plan_ablation(
     for key in keys:
         if keys.count(key) > 1:
             raise HanlinError("--vary {key} is given twice; write its values together.", key=key)
-    fixed = [*overrides, *([f"pretrain.train.steps={steps}"] if steps is not None else [])]
-    if (
-        seconds is not None
-    ):  # what pays depends on the steps, and the steps on the speed: so only who asks for it gets it
-        fixed.insert(0, "pretrain.train.compile=false")
-    if "pretrain.train.steps" in keys and (steps is not None or seconds is not None):
-        raise HanlinError("The length is fixed by --steps or --seconds, so pretrain.train.steps cannot vary.")
+    section = load_subject(name, overrides).pretrain.id
+    fixed = [*overrides, *([f"{section}.train.steps={steps}"] if steps is not None else [])]
+    if seconds is not None:
+        # what pays depends on the steps, and the steps on the speed: so only who asks for it gets it
+        fixed.insert(0, f"{section}.train.compile=false")
+    if f"{section}.train.steps" in keys and (steps is not None or seconds is not None):
+        raise HanlinError(
+            "The length is fixed by --steps or --seconds, so {key} cannot vary.", key=f"{section}.train.steps"
+        )
     variants: list[Variant] = []
     for settings in _combinations(axes, grid):
         base = variants[0].settings if variants else {}
         changed = tuple(key for key in keys if settings[key] != base.get(key))
         config = load_subject(name, [*fixed, *(f"{key}={value}" for key, value in settings.items())])
-        _refuse_idle(keys, _FILE_SECTIONS if isinstance(config, PretrainFile) else _RECIPE_SECTIONS)
+        datasets = ("dataset",) if isinstance(config, StageFile) else ()
+        _refuse_idle(keys, (*datasets, "tokenizer", "model", section))
         twin = next((other for other in variants if other.config == config), None)
         if twin is not None:
             twice = Variant(settings, config, tuple(keys)).name
@@ -127,11 +126,11 @@ def plan_ablation(
     )
 
 
-def load_subject(name: str, overrides: Sequence[str]) -> Recipe | PretrainFile:
+def load_subject(name: str, overrides: Sequence[str]) -> Recipe | StageFile:
     """A recipe, or a file of `hanlin pretrain` (one that names a dataset)."""
     path = Path(name)
     if path.is_file() and "dataset" in load_yaml(path):
-        return build(PretrainFile, apply_overrides(load_yaml(path), overrides), str(path))
+        return load_stage_file("pretrain", path, overrides)
     return load_recipe(name, overrides)
 
 

@@ -23,7 +23,7 @@ from hanlin.evaluation.statistics import Metric
 from hanlin.experiments.ablation import load_subject
 from hanlin.experiments.trial_pool import CellPool, CellSpec, file_ground, recipe_ground
 from hanlin.model import ModelShape
-from hanlin.pipeline.stage_command import PretrainFile
+from hanlin.pipeline.stage_command import StageFile
 from hanlin.recipe.recipe import Recipe
 from hanlin.report.scaling_page import scaling_markdown, scaling_picture
 from hanlin.tokenizer.advise import parameter_count
@@ -91,7 +91,7 @@ class SeriesPlan:
     """
 
     name: str
-    config: Recipe | PretrainFile
+    config: Recipe | StageFile
     shapes: list[ModelShape]
     steps: list[list[int]]
     seeds: list[int]
@@ -128,7 +128,7 @@ def plan_scaling(
             "A law of five coefficients needs three sizes, two lengths and six points at least. Example: "
             "--params 0.3m,0.6m,1.2m --tokens-per-param 5,10,20"
         )
-    vocab = config.tokenizer.vocab_size if isinstance(config, Recipe) else _vocabulary(config.tokenizer)
+    vocab = config.tokenizer.vocab_size if isinstance(config, Recipe) else _vocabulary(config.text[1])
     shapes, steps = [], []
     rows = config.pretrain.rows * config.pretrain.seq_len
     for count in counts:

@@ -29,7 +29,7 @@ from hanlin.corpus.builder.build import read_corpus
 from hanlin.corpus.readers.read import read_documents
 from hanlin.model import ModelConfig, ModelShape, load_model
 from hanlin.stages.base import Job
-from hanlin.stages.pretrain import pretrain
+from hanlin.stages.pretrain import PretrainConfig, pretrain
 from hanlin.stages.supervised import SupervisedConfig
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training.checkpoint.format import list_checkpoints
@@ -61,7 +61,7 @@ class Cell:
     def config(self, **train: Any) -> SupervisedConfig:
         """The training section, some settings of its loop replaced."""
         section = self.spec["pretrain"]
-        return build(SupervisedConfig, section | {"train": section["train"] | train}, str(self.folder))
+        return build(PretrainConfig, section | {"train": section["train"] | train}, str(self.folder))
 
     def train(
         self,

@@ -26,12 +26,13 @@ from hanlin.corpus.readers.files import expand
 from hanlin.experiments.trial import RESULT, SPEC, heldout_documents
 from hanlin.export import check_export
 from hanlin.model import ModelShape
-from hanlin.pipeline.life import Life
-from hanlin.pipeline.stage_command import PretrainFile
-from hanlin.pipeline.workshop import publish
+from hanlin.pipeline.recipe_run import RecipeRun
+from hanlin.pipeline.run_context import RunContext
+from hanlin.pipeline.stage_command import StageFile
+from hanlin.pipeline.stage_run import publish
 from hanlin.planning.measure_step import python_running
 from hanlin.recipe.recipe import Recipe
-from hanlin.stages.supervised import SupervisedConfig
+from hanlin.stages.pretrain import PretrainConfig
 from hanlin.tokenizer import load_tokenizer
 
 _DATA: tuple[str, ...] = ("corpus", "tokenizer", "dataset")
@@ -65,7 +66,7 @@ class CellSpec:
     name: str
     ground: Ground
     model: ModelShape
-    pretrain: SupervisedConfig
+    pretrain: PretrainConfig
     seed: int
     device: str = "auto"
     task: str = "train"
@@ -76,7 +77,7 @@ class CellSpec:
         body = {
             "task": self.task,
             "model": to_dict(self.model),
-            "pretrain": to_dict(self.pretrain),
+            "pretrain": self.pretrain.training_identity(),
             "seed": self.seed,
             "device": self.device,
         } | self.more
@@ -99,10 +100,12 @@ def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
             (folder / "steps").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(other, folder / "steps" / "corpus.json")
             break
-    life = Life(recipe, folder, progress)
-    life.runner.names = [*_DATA]
-    for name in _DATA:
-        getattr(life, name)()
+    context = RunContext(recipe, folder, progress)
+    context.runner.names = [*_DATA]
+    steps = RecipeRun(context)
+    steps.corpus()
+    steps.tokenizer()
+    steps.dataset()
     heldout = {"corpus": str((folder / "corpus").resolve())}
     return _ground(
         folder / "dataset",
@@ -112,7 +115,7 @@ def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
     )
 
 
-def file_ground(file: PretrainFile, heldout: Sequence[str]) -> Ground:
+def file_ground(file: StageFile, heldout: Sequence[str]) -> Ground:
     """The dataset and vocabulary that a stage's file names, and held-out documents given beside it: a corpus directory or files.
 
     Raises:
@@ -125,13 +128,10 @@ def file_ground(file: PretrainFile, heldout: Sequence[str]) -> Ground:
         )
     if len(heldout) == 1 and (Path(heldout[0]) / MANIFEST).is_file():
         manifest = read_manifest(heldout[0], "corpus")
-        return _ground(
-            file.dataset, file.tokenizer, {"corpus": str(Path(heldout[0]).resolve())}, manifest.content_hash
-        )
+        return _ground(*file.text, {"corpus": str(Path(heldout[0]).resolve())}, manifest.content_hash)
     files = expand(list(heldout))
     return _ground(
-        file.dataset,
-        file.tokenizer,
+        *file.text,
         {"files": [str(path.resolve()) for path in files]},
         files_key(files, "heldout"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hanlin.common.config import Tagged
 from hanlin.common.messages import Text
@@ -58,7 +58,10 @@ class Export(Tagged):
         raise NotImplementedError
 
 
-def register_export(cls: type[Export]) -> type[Export]:
+_Export = TypeVar("_Export", bound=Export)
+
+
+def register_export(cls: type[_Export]) -> type[_Export]:
     """Enter an export in the table by its `kind`'s default, as a decorator."""
     EXPORTS.register(str(cls.__dataclass_fields__["kind"].default), cls)
     return cls

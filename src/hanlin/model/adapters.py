@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -38,7 +38,10 @@ class Adapter(Tagged):
         raise NotImplementedError
 
 
-def register_adapter(cls: type[Adapter]) -> type[Adapter]:
+_Adapter = TypeVar("_Adapter", bound=Adapter)
+
+
+def register_adapter(cls: type[_Adapter]) -> type[_Adapter]:
     """Enter an adapter in the table by its `kind`'s default, as a decorator."""
     ADAPTERS.register(str(cls.__dataclass_fields__["kind"].default), cls)
     return cls

@@ -26,19 +26,12 @@ _LONGEST = 8
 
 
 def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
-    """The published model in figures: shape, tokens, FLOP of pretraining, where its text came from.
+    """The published model in figures: shape, and where the recipe pretrains it, tokens, FLOP, where its text came from.
 
     Tokens read are those that pretraining logged; those of its settings where the log is gone.
     """
-    folder = out / "models" / "pretrain"
-    shape = ModelConfig.from_hf(folder)
-    corpus, dataset = (_notes(out, name) for name in ("corpus", "dataset"))
-    curve = out / "curves" / "pretrain.jsonl"
-    seen = (
-        sum(line.get("tokens", 0) for line in _lines(curve))
-        or recipe.pretrain.train.steps * recipe.pretrain.rows * recipe.pretrain.seq_len
-    )
-    return {
+    shape = ModelConfig.from_hf(out / "model")
+    about = {
         "family": shape.family,
         "parameters": shape.parameters(),
         "layers": shape.num_hidden_layers,
@@ -47,10 +40,18 @@ def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
         "key_value_heads": shape.key_value_heads,
         "vocab_size": shape.vocab_size,
         "context": shape.max_position_embeddings,
+        "device": device,
+    }
+    if not recipe.begins_from_text:
+        return about
+    corpus, dataset = (_notes(out, name) for name in ("corpus", "dataset"))
+    section = recipe.pretrain
+    logged = sum(line.get("tokens", 0) for line in _lines(out / "curves" / f"{section.id}.jsonl"))
+    seen = logged or section.train.steps * section.rows * section.seq_len
+    return about | {
         "training_tokens": dataset.get("tokens"),
         "tokens_seen": int(seen),
-        "training_flops": shape.flops_per_token(recipe.pretrain.seq_len) * seen,
-        "device": device,
+        "training_flops": shape.flops_per_token(section.seq_len) * seen,
         "documents": corpus.get("documents_kept"),
         "characters": corpus.get("characters_kept"),
         "sources": dataset.get("sources") or {},
@@ -81,36 +82,40 @@ def tokens_facts(out: Path) -> dict[str, Any]:
 
 
 def examples(
-    out: Path, problems: Sequence[Mapping[str, Any]] | None = None
+    recipe: Recipe, out: Path, problems: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[dict[str, Any]]]:
     """One item of each stage's training data, as the model reads it: {stage: [{"label", "parts": [[text, is it learned], …]}]}.
 
     Args:
-        problems: those of GRPO, which are not encoded.
+        problems: those of reinforcement learning, which are not encoded, by stage.
     """
-    tokenizer = load_tokenizer(out / "tokenizer")
+    tokenizer = load_tokenizer(out / "model")
     found: dict[str, list[dict[str, Any]]] = {}
-    if (out / "dataset" / MANIFEST).is_file():
-        found["pretrain"] = [
-            {"label": None, "parts": _parts(TokenDataset(out / "dataset", verify=False), tokenizer, 0)}
-        ]
-    for stage in ("sft", "distill"):
-        if (out / "data" / stage / MANIFEST).is_file():
-            data = TokenDataset(out / "data" / stage, verify=False)
-            found[stage] = [{"label": None, "parts": _parts(data, tokenizer, _conversation(data))}]
-    for stage in ("dpo", "reward"):
-        if (out / "data" / stage / MANIFEST).is_file():
-            data = TokenDataset(out / "data" / stage, verify=False)
-            labels = (Text("the better one").to_dict(), Text("the worse one").to_dict())
-            found[stage] = [
-                {"label": label, "parts": _parts(data, tokenizer, side)} for side, label in enumerate(labels)
-            ]
-    if problems:
-        problem = problems[0]
-        asked = next(message["content"] for message in problem["messages"] if message["role"] == "user")
-        label = Text("a problem, and the answer that it is checked by").to_dict()
-        found["grpo"] = [{"label": label, "parts": [[f"{asked}\n→ {problem.get('answer', '')}", False]]}]
+    for stage in recipe.stages:
+        folder = out / "dataset" if stage.stage.schema is None else out / "data" / stage.id
+        if stage.id in problems:
+            found[stage.id] = [_problem(problems[stage.id][0])]
+        elif (folder / MANIFEST).is_file():
+            data = TokenDataset(folder, verify=False)
+            if stage.stage.schema == "preferences":
+                labels = (Text("the better one"), Text("the worse one"))
+                found[stage.id] = [
+                    {"label": {"zh": label.zh, "en": label.en}, "parts": _parts(data, tokenizer, side)}
+                    for side, label in enumerate(labels)
+                ]
+            else:
+                index = 0 if stage.stage.schema is None else _conversation(data)
+                found[stage.id] = [{"label": None, "parts": _parts(data, tokenizer, index)}]
     return found
+
+
+def _problem(problem: Any) -> dict[str, Any]:
+    asked = next(message["content"] for message in problem["messages"] if message["role"] == "user")
+    label = Text("a problem, and the answer that it is checked by")
+    return {
+        "label": {"zh": label.zh, "en": label.en},
+        "parts": [[f"{asked}\n→ {problem.get('answer', '')}", False]],
+    }
 
 
 def _conversation(data: TokenDataset) -> int:

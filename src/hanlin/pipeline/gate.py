@@ -12,14 +12,14 @@ from hanlin.evaluation.statistics import FEWEST
 # What a later stage may cost an earlier one, in the metric's own unit. Two points of answers are promised; a chain of thought
 # multiplies the noise of its steps, and tasks of 150 items move by three points by chance: these get five.
 TOLERANCES = {
-    "story_answers": 0.02,
-    "preferred_manner": 0.05,
-    "problems_solved": 0.05,
-    "word_problems": 0.05,
-    "greetings": 0.05,
-    "story_requests": 0.05,
-    "outside_declined": 0.05,
-    "later_turns": 0.05,
+    "tinyworld/story_qa": 0.02,
+    "tinyworld/politeness": 0.05,
+    "tinyworld/math_word_problems": 0.05,
+    "tinyworld/math_word_problems_free": 0.05,
+    "tinyworld/greetings": 0.05,
+    "tinyworld/story_requests": 0.05,
+    "tinyworld/outside_declined": 0.05,
+    "tinyworld/later_turns": 0.05,
     "ends_by_itself": 0.02,
     "thinking_closes": 0.02,
     "inside_answered": 0.02,
@@ -30,76 +30,62 @@ TOLERANCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a model is kept, and why."""
+    """Whether a model is accepted, and why."""
 
-    kept: bool
-    why: Text
+    accepted: bool
+    text: Text
 
 
 def tolerance(name: str) -> float | None:
-    """What a stage may lose at the metric; None where it is no guard. `answer_bits_per_byte/sft` has that of its first part."""
-    return TOLERANCES.get(name.partition("/")[0])
+    """What a stage may lose at the metric; None where it guards nothing. `answer_bits_per_byte/sft` has that of its first part."""
+    return TOLERANCES.get(name, TOLERANCES.get(name.partition("/")[0]))
 
 
-def judge(
-    stage: str, aim: tuple[str, Metric, Metric], guards: Mapping[str, tuple[Metric, Metric, float]]
+def decide_gate(
+    stage: str, target: tuple[str, Metric, Metric], regressions: Mapping[str, tuple[Metric, Metric, float]]
 ) -> Verdict:
     """Decide on a stage's model.
 
     Args:
-        aim: name, new and previous value of what the stage is for; the new one must not be lower (or higher, where lower is better).
-        guards: new and previous values of what earlier stages taught, and the drop that is tolerated.
+        target: name, new and previous value of what the stage is for; the new one must not be lower (or higher, where lower is better).
+        regressions: new and previous values of what earlier stages taught, and the drop that is tolerated.
     """
-    name, new, old = aim
-    sign = 1.0 if new.higher_is_better else -1.0
+    name, new, old = target
+    values = {"stage": stage, "name": name, "old": old.value, "new": new.value}
     if min(new.n, old.n) < FEWEST:
         return Verdict(
             True,
             Text(
-                "{stage} was kept, but not judged: {name} has {n} held-out items, and {fewest} are needed "
-                "to tell ({old:.3f} → {new:.3f}).",
-                stage=stage,
-                name=name,
-                n=min(new.n, old.n),
+                "{stage} was kept, but not judged: {name} has {count} held-out items, and {fewest} are "
+                "needed to tell ({old:.3f} → {new:.3f}).",
+                count=min(new.n, old.n),
                 fewest=FEWEST,
-                old=old.value,
-                new=new.value,
+                **values,
             ),
         )
+    sign = 1.0 if new.higher_is_better else -1.0
     if sign * (new.value - old.value) < 0:
         return Verdict(
             False,
             Text(
                 "{stage} was not kept: {name} went from {old:.3f} to {new:.3f}, for the worse; the "
                 "previous model stays.",
-                stage=stage,
-                name=name,
-                old=old.value,
-                new=new.value,
+                **values,
             ),
         )
-    for guard, (after, before, allowed) in guards.items():
+    for other, (after, before, allowed) in regressions.items():
         sign = 1.0 if after.higher_is_better else -1.0
         if min(after.n, before.n) >= FEWEST and sign * (after.value - before.value) < -allowed:
             return Verdict(
                 False,
                 Text(
-                    "{stage} was not kept: it took {guard} from {before:.3f} to {after:.3f} (allowed: "
+                    "{stage} was not kept: it took {name} from {old:.3f} to {new:.3f} (allowed: "
                     "{allowed:.2f}); the previous model stays.",
                     stage=stage,
-                    guard=guard,
-                    before=before.value,
-                    after=after.value,
+                    name=other,
+                    old=before.value,
+                    new=after.value,
                     allowed=allowed,
                 ),
             )
-    return Verdict(
-        True,
-        Text(
-            "{stage} was kept: {name} {old:.3f} → {new:.3f}.",
-            stage=stage,
-            name=name,
-            old=old.value,
-            new=new.value,
-        ),
-    )
+    return Verdict(True, Text("{stage} was kept: {name} {old:.3f} → {new:.3f}.", **values))

@@ -20,8 +20,9 @@ from hanlin.common.messages import Text
 from hanlin.common.process_memory import peak_rss_mb
 from hanlin.common.progress import Progress
 from hanlin.report.summary import outcome
+from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 
-PIPELINE_FORMAT = 1  # raised when the meaning of a step changes, so that old records are not reused
+PIPELINE_FORMAT = 2  # raised when the meaning of a step changes, so that old records are not reused
 
 
 @dataclasses.dataclass
@@ -29,12 +30,18 @@ class StepRecord:
     """What a finished step said: figures and samples for the report, and whether its model was kept.
 
     Attributes:
+        kind, title, does: of the stage; empty of a step that a report knows by its name.
+        target: the metric it is judged by.
         files: size and SHA-256 of what it wrote besides artefacts, by path below the run.
     """
 
     key: str
     seconds: float
     peak_rss_mb: float
+    kind: str = ""
+    target: str = ""
+    title: dict[str, str] = dataclasses.field(default_factory=dict)
+    does: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     kept: bool = True
@@ -45,15 +52,18 @@ class StepRecord:
 class Runner:
     """Runs the steps of one output directory."""
 
-    def __init__(self, out: Path, names: list[str], progress: Progress):
-        self.out, self.names, self.progress = out, names, progress
+    def __init__(self, out: Path, names: list[str], progress: Progress, group: ProcessGroup = SINGLE_PROCESS):
+        self.out = out
+        self.names = names
+        self.progress = progress
+        self.group = group
         self.records: dict[str, StepRecord] = {}
         self.reused: list[str] = []
 
     def run(
         self,
         name: str,
-        inputs: Any,
+        inputs: Callable[[], Any],
         body: Callable[[str, StepRecord], None],
         artifacts: tuple[Path, ...] = (),
         files: tuple[Path, ...] = (),
@@ -61,25 +71,31 @@ class Runner:
         """Run one step, or take its record when nothing it depends on has changed.
 
         Args:
-            inputs: JSON-able: everything the result depends on.
-            body: does the work, given the key (to be written in manifests) and the record to fill.
+            inputs: makes, in rank 0, JSON-able values: everything the result depends on.
+            body: does the work in every process, given the key (to be written in manifests) and the record to fill; what rank 0
+                has in its record at the end is the record.
             artifacts: directories that must still be whole for the record to count.
             files: below `out`, that the step writes and that must still be what it wrote.
         """
-        key = hash_json([PIPELINE_FORMAT, name, inputs])
         file = self.out / "steps" / f"{name}.json"
         self.progress.stage(self.names.index(name) + 1, len(self.names), name)
-        record = self._finished(file, key, artifacts, files)
+        key = self.group.run_on_rank0(lambda: hash_json([PIPELINE_FORMAT, name, inputs()]))
+        record = self.group.run_on_rank0(lambda: self._finished(file, key, artifacts, files))
         if record is None:
-            record = StepRecord(key, 0.0, 0.0)
+            started = StepRecord(key, 0.0, 0.0)
             peak_rss_mb(reset=True)
             began = time.monotonic()
-            body(key, record)
-            record.seconds = round(time.monotonic() - began, 2)
-            record.peak_rss_mb = round(peak_rss_mb(), 1)
-            record.files = {str(path.relative_to(self.out)): _look(path) for path in files}
-            write_digested(file, dataclasses.asdict(record))
-            self.progress.done(record.seconds, outcome(name, record.metrics))
+            body(key, started)
+
+            def finish() -> StepRecord:
+                started.seconds = round(time.monotonic() - began, 2)
+                started.peak_rss_mb = round(peak_rss_mb(), 1)
+                started.files = {str(path.relative_to(self.out)): _look(path) for path in files}
+                write_digested(file, dataclasses.asdict(started))
+                return started
+
+            record = self.group.run_on_rank0(finish)
+            self.progress.done(record.seconds, outcome(record.target, record.metrics))
         else:
             self.reused.append(name)
             self.progress.note("{name} is done already, kept", name=name)
@@ -104,9 +120,11 @@ class Runner:
             for path in files:
                 _require_whole(path, record.files.get(str(path.relative_to(self.out))))
         except (HanlinError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            if not isinstance(error, HanlinError):
-                error = Text("{file} is damaged ({error!r})", file=file, error=error)
-            self.progress.warn("must be done again: {error}", error=error)
+            if isinstance(error, HanlinError):
+                reason: Any = error
+            else:
+                reason = Text("{file} is damaged ({error!r})", file=file, error=error)
+            self.progress.warn("must be done again: {error}", error=reason)
             return None
         return record
 

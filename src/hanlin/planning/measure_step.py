@@ -154,7 +154,7 @@ class _RandomRows:
 
     uniform = True
 
-    def micro_batches(self, step: int, model: nn.Module, share: Any = None) -> list[Batch]:
+    def micro_batches(self, step: int, model: nn.Module, shard: Any = None) -> list[Batch]:
         return [self._batch(step * 2 + n) for n in range(1 if self.shape.micros == 1 else 1 + step % 2)]
 
     def _batch(self, seed: int) -> Batch:

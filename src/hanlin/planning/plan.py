@@ -125,32 +125,24 @@ def plan_recipe(
         raise HanlinError("A {title} has one accelerator: leave --gpus out.", title=hardware.title)
     per_hour = price if price is not None else hardware.price if hardware is not None else 0.0
     planner = (
-        _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link))
+        _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link), recipe.pretrain.id)
         if hardware is not None
         else _OnThis(recipe.device, steps, progress or Progress())
     )
     stages: list[StagePlan] = []
-    for name in ("pretrain", "sft", "distill", "dpo", "reward", "grpo"):
-        section: Any = getattr(recipe, name)
-        if section is None:
-            continue
-        if not isinstance(section, SupervisedConfig):
-            stages.append(
-                StagePlan(
-                    name,
-                    section.train.steps,
-                    why=tr("depends on the lengths of the data and on generation"),
-                )
-            )
-            continue
-        stages.append(_supervised(name, section, shape, planner, workers, per_hour))
-    pretrain: SupervisedConfig = recipe.pretrain
+    for section in recipe.stages:
+        if isinstance(section, SupervisedConfig):
+            stages.append(_supervised(section.id, section, shape, planner, workers, per_hour))
+        else:
+            why = tr("depends on the lengths of the data and on generation")
+            stages.append(StagePlan(section.id, section.train.steps, why=why))
+    pretrain = recipe.pretrain
     expected = (
         None
-        if recipe.tinyworld
+        if recipe.generated
         else expected_bits_per_byte(shape.parameters(), pretrain.train.steps * pretrain.batch_tokens)
     )
-    cost = planner.costs["pretrain"]
+    cost = planner.costs[pretrain.id]
     memory = {
         part: float(getattr(cost, part))
         for part in ("weights", "gradients", "optimizer", "activations", "temporary")
@@ -254,39 +246,13 @@ def _offer_sharding(
     )
 
 
-def work_of(recipe: Recipe) -> dict[str, float]:
-    """How much work each training stage of a recipe is, in tokens trained on, roughly: for what is left of a run.
-
-    Distillation counts its control as well. Pairs are taken to be a quarter of a row long and to cost half more than a token of text
-    (the reference's pass); a token generated as much as three trained on, over all seeds and their controls of equal time.
-    """
-    found: dict[str, float] = {}
-    for name in recipe.stages():
-        section: Any = getattr(recipe, name, None)
-        if isinstance(section, SupervisedConfig):
-            found[name] = float(section.train.steps * section.rows * section.seq_len) * (
-                2 if name == "distill" else 1
-            )
-        elif name in ("dpo", "reward"):
-            found[name] = 1.5 * section.train.steps * section.pairs * 2 * section.seq_len / 4
-        elif name == "grpo":
-            found[name] = (
-                3.0
-                * 2
-                * section.seeds
-                * section.train.steps
-                * section.prompts
-                * section.group_size
-                * section.max_new_tokens
-            )
-    return found
-
-
 class _OnTable:
     """Reckons by a device's data sheet: every kernel takes its arithmetic, its traffic or its launch, whichever is longest."""
 
-    def __init__(self, hardware: Hardware, cluster: Cluster):
-        self.hardware, self.cluster = hardware, cluster
+    def __init__(self, hardware: Hardware, cluster: Cluster, pretraining: str):
+        self.hardware = hardware
+        self.cluster = cluster
+        self.pretraining = pretraining  # id of the stage whose memory and traffic are told in detail
         self.costs: dict[str, StepCost] = {}
         self.crowded: list[str] = []
         self.said: list[str] = []
@@ -334,7 +300,7 @@ class _OnTable:
             else step_traffic(self.cluster, strategy, shape.parameters(), micros)
         )
         seconds += traffic.seconds
-        if name == "pretrain" and self.cluster.workers > 1:
+        if name == self.pretraining and self.cluster.workers > 1:
             peaks: dict[Strategy, float] = {
                 one: room.peak(fit.cost)
                 for one, room in rooms.items()
@@ -345,7 +311,7 @@ class _OnTable:
                 about_memory(peaks, fit.memory, strategy),
                 *about_traffic(self.cluster, strategy, traffic, seconds, whole),
             ]
-        if name == "pretrain" and saves_in_background(
+        if name == self.pretraining and saves_in_background(
             section.train.async_save, plain.own, self.cluster.workers
         ):
             copy = (fit.cost.weights + fit.cost.optimizer + fit.cost.host) / self.shards(section)
@@ -449,7 +415,7 @@ def expected_bits_per_byte(parameters: float, tokens: float) -> tuple[float, flo
 def _about_bits(recipe: Recipe, expected: tuple[float, float] | None) -> str:
     if expected is not None:
         return tr("bits per byte: fitted on 4 runs of small models here; another corpus may differ by more")
-    if recipe.tinyworld:
+    if recipe.generated:
         return tr("bits per byte: not known (the embedded corpus is not to be compared with real text)")
     return tr(
         "bits per byte: not known (the runs there are end at 3.6M parameters and 6.6M tokens; nothing "

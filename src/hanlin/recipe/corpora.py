@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from hanlin.common.config import Range, Tagged, at_least, require_ranges
 from hanlin.common.errors import ConfigError
@@ -51,7 +51,10 @@ class CorpusSource(CorpusConfig, Tagged):
         return []
 
 
-def register_corpus(cls: type[CorpusSource]) -> type[CorpusSource]:
+_CorpusSource = TypeVar("_CorpusSource", bound=CorpusSource)
+
+
+def register_corpus(cls: type[_CorpusSource]) -> type[_CorpusSource]:
     """Enter a corpus in the table by its `kind`'s default, as a decorator."""
     CORPORA.register(str(cls.__dataclass_fields__["kind"].default), cls)
     return cls

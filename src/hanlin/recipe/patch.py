@@ -52,10 +52,12 @@ def by_id(values: Mapping[str, Any], where: str, reserved: Sequence[str]) -> dic
 
 
 def as_list(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `by_id`; a stage that was set to nothing is left out."""
+    """The inverse of `by_id`; a stage that was set to nothing is left out, and with it its controls."""
     order = named[STAGES]
     values = {name: value for name, value in named.items() if name not in order and name != STAGES}
-    return values | {STAGES: [named[name] for name in order if named.get(name) is not None]}
+    gone = {name for name in order if named.get(name) is None}
+    stages = [named[name] for name in order if name not in gone and named[name].get("of") not in gone]
+    return values | {STAGES: stages}
 
 
 def override(named: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -25,13 +25,14 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
 from hanlin.common.registry import load_extension
 from hanlin.evaluation.config import EvaluationConfig
-from hanlin.export.base import Export
+from hanlin.export.base import EXPORTS, Export
 from hanlin.export.gguf_export import GGUFExport
 from hanlin.model import ModelShape
 from hanlin.recipe import patch
 from hanlin.recipe.corpora import CorpusSource, FilesCorpus
 from hanlin.recipe.sizing import Dial, apply_dial, scaled
 from hanlin.recipe.upgrade import refuse_old_shape
+from hanlin.report.format import export_steps
 from hanlin.stages.pretrain import PretrainConfig
 from hanlin.stages.stage import StageConfig
 
@@ -118,19 +119,19 @@ class Recipe:
     def steps(self) -> list[str]:
         """Ids of all that a run does, in order: the text's three steps, the stages, the final evaluation and the exports."""
         text = ["corpus", "tokenizer", "dataset"] if self.begins_from_text else []
-        return [*text, *(stage.id for stage in self.stages), "evaluation", *export_ids(self.export)]
+        return [
+            *text,
+            *(stage.id for stage in self.stages),
+            "evaluation",
+            *export_steps([export.kind for export in self.export]),
+        ]
 
     def published(self) -> list[StageConfig]:
         """Stages whose model may become the one that people talk to."""
         return [s for s in self.stages if s.role == "stage" and s.stage.produces == "model"]
 
 
-RESERVED = tuple(field.name for field in dataclasses.fields(Recipe)) + ("dataset",)
-
-
-def export_ids(exports: Sequence[Export]) -> list[str]:
-    """Names of the exports' steps: those of their files without the ending."""
-    return [f"export-{export.name()}" for export in exports]
+RESERVED = (*(field.name for field in dataclasses.fields(Recipe)), "dataset", *EXPORTS)
 
 
 def check_stages(recipe: Recipe) -> None:

@@ -8,20 +8,13 @@ from typing import Any
 
 import yaml
 
-from hanlin.common.config import load_yaml
+from hanlin.common.config import RENAMED_KEYS, load_yaml
 from hanlin.common.errors import HanlinError
 
 _STAGES = ("pretrain", "sft", "distill", "dpo", "reward", "grpo")
 _KINDS = {"distill": "sft", "dpo": "preference", "reward": "reward_model", "grpo": "rl"}
+_WIDTH = 110
 _TOP = ("name", "description", "seed", "device", "track", "params", "depth", "tokens")
-# Keys of `train` whose names are now those that everybody uses.
-RENAMED_TRAIN_KEYS: dict[str, str] = {
-    "clip": "max_grad_norm",
-    "floor": "min_lr_ratio",
-    "warmup": "warmup_ratio",
-    "decay": "decay_ratio",
-    "anchor_steps": "permanent_checkpoint_interval",
-}
 
 
 def is_old_recipe(values: Mapping[str, Any]) -> bool:
@@ -79,23 +72,44 @@ def upgrade_file(path: Path) -> str:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """YAML as people write it: short sections in braces, a stage an entry."""
+    """YAML as people write it: sections in braces where they fit a line, a stage an entry of the list."""
     lines = []
     for key, value in values.items():
         if key == "stages":
             lines.append("stages:")
             for stage in value:
-                entry = _dump(stage, flow=False).splitlines()
-                lines += [f"  - {entry[0]}", *(f"    {line}" for line in entry[1:])]
+                first, *rest = _block(stage, "    ")
+                lines += [f"  - {first.strip()}", *rest]
         else:
-            lines.append(_dump({key: value}, flow=None).rstrip())
+            lines += _entry(key, value, "")
     return "\n".join(lines) + "\n"
 
 
-def _dump(values: Any, flow: bool | None) -> str:
-    if flow is False:  # a stage: its own sections stay in braces
-        return "".join(_dump({key: value}, None) for key, value in values.items())
-    return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, default_flow_style=None, width=110)
+def _block(section: Mapping[str, Any], indent: str) -> list[str]:
+    """A stage: what it is in one line, then its sections."""
+    named = {key: value for key, value in section.items() if not isinstance(value, (Mapping, list))}
+    lines = []
+    for key, value in named.items():
+        lines += _entry(key, value, indent)
+    for key, value in section.items():
+        if key not in named:
+            lines += _entry(key, value, indent)
+    return lines
+
+
+def _entry(key: str, value: Any, indent: str) -> list[str]:
+    line = f"{indent}{key}: {_flow(value)}"
+    if len(line) <= _WIDTH or not isinstance(value, Mapping):
+        return [line]
+    lines = [f"{indent}{key}:"]
+    for name, item in value.items():
+        lines += _entry(name, item, indent + "  ")
+    return lines
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, default_flow_style=True, width=1 << 20)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _upgraded_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +139,7 @@ def _upgraded_section(
 ) -> list[dict[str, Any]]:
     """A stage of the old shape as one of the new, with the controls that came with it."""
     rest = _train_renamed(section)
-    data = _data_of(name, rest, tinyworld)
+    data = _data_of(name, rest, tinyworld, isinstance(values.get("distill"), Mapping))
     stage: dict[str, Any] = {"id": name, "kind": _KINDS.get(name, name)}
     seeds = rest.pop("seeds", None)
     rate = rest.pop("control_learning_rate", None)
@@ -142,7 +156,7 @@ def _upgraded_section(
         stages.append(control | {"data": data | {"reasoning": "drop"}} | target | rest)
     if name == "grpo" and isinstance(values.get("distill"), Mapping):
         rehearsed = _train_renamed(values["distill"])
-        control = {"id": "sft-control", "kind": "sft", "role": "control", "of": name, "equal_time": True}
+        control = {"id": "equal-time-sft", "kind": "sft", "role": "control", "of": name, "equal_time": True}
         train = {
             "steps": 100_000,
             "learning_rate": rate or 6e-5,
@@ -157,7 +171,7 @@ def _upgraded_section(
     return stages
 
 
-def _data_of(name: str, rest: dict[str, Any], tinyworld: bool) -> dict[str, Any]:
+def _data_of(name: str, rest: dict[str, Any], tinyworld: bool, with_reasoning: bool = True) -> dict[str, Any]:
     """The entries of a section that say where its records come from, taken out of it."""
     if name == "pretrain":
         return {}
@@ -174,7 +188,7 @@ def _data_of(name: str, rest: dict[str, Any], tinyworld: bool) -> dict[str, Any]
     if share is not None:
         data["think_share"] = share
     if name == "dpo":
-        data["anchors"] = "reasoning"
+        data["anchors"] = "reasoning" if with_reasoning else "chat"
     if name == "reward":
         data["offset"] = 1
     return data
@@ -183,7 +197,7 @@ def _data_of(name: str, rest: dict[str, Any], tinyworld: bool) -> dict[str, Any]
 def _train_renamed(section: Mapping[str, Any]) -> dict[str, Any]:
     new = dict(section)
     if isinstance(new.get("train"), Mapping):
-        new["train"] = {RENAMED_TRAIN_KEYS.get(key, key): value for key, value in new["train"].items()}
+        new["train"] = {RENAMED_KEYS.get(key, key): value for key, value in new["train"].items()}
     return new
 
 

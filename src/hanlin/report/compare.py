@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.common import terminal
-from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import tr
 from hanlin.evaluation.statistics import FEWEST, Metric, beats
-from hanlin.report.report import validate_report
+from hanlin.report.report import read_report
 from hanlin.report.text import metric_text, show, span, stage_text
 
 
@@ -33,14 +32,20 @@ def compare_runs(runs: Sequence[Path | str]) -> dict[str, Any]:
         raise HanlinError("A comparison needs two runs at least. Example: hanlin compare runs/a runs/b")
     reports = [_read(Path(run)) for run in runs]
     places = dict.fromkeys(
-        (stage["name"], name) for report in reports for stage in report["stages"] for name in stage["metrics"]
+        (stage["id"], name) for report in reports for stage in report["stages"] for name in stage["metrics"]
     )
+    entries = {
+        stage["id"]: {key: stage[key] for key in ("id", "kind", "title") if key in stage}
+        for report in reports
+        for stage in report["stages"]
+    }
     rows = []
     for stage, name in places:
         values = [_find(report, stage, name) for report in reports]
         rows.append(
             {
                 "stage": stage,
+                "entry": entries[stage],
                 "name": name,
                 "values": [value and value.to_dict() for value in values],
                 "best": _best(values),
@@ -64,7 +69,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     head = [tr("stage"), tr("metric"), *names, tr("verdict")]
     table = [head]
     for row in comparison["metrics"]:
-        text, title = metric_text(row["name"]), stage_text(row["stage"]).title
+        text, title = metric_text(row["name"]), stage_text(row["entry"]).title
         cells = ["—" if raw is None else _cell(Metric.from_dict(raw), text.share) for raw in row["values"]]
         table.append([str(title), str(text.name), *cells, _verdict(row, names)])
     lines += terminal.table(table)
@@ -79,13 +84,12 @@ def _read(run: Path) -> dict[str, Any]:
             "the same command.",
             run=run,
         )
-    report = read_json(file)
-    validate_report(report)
+    report = read_report(file)
     return report
 
 
 def _find(report: Mapping[str, Any], stage: str, name: str) -> Metric | None:
-    found = [s["metrics"][name] for s in report["stages"] if s["name"] == stage and name in s["metrics"]]
+    found = [s["metrics"][name] for s in report["stages"] if s["id"] == stage and name in s["metrics"]]
     return Metric.from_dict(found[0]) if found else None
 
 

@@ -15,6 +15,7 @@ from hanlin.common.atomic import read_json, read_json_lines
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, tr
 from hanlin.common.progress import format_seconds
+from hanlin.report.format import as_current
 from hanlin.report.svg import Stroke, chart, document, legend, running_mean, thin
 
 METRICS = "metrics.jsonl"
@@ -123,7 +124,7 @@ def _heldout(file: Path) -> float | None:
         result = read_json(cell)
         return sum(result["bits"]) / sum(result["bytes"]) if "bits" in result else None
     if folder.name == "curves" and report.is_file():
-        stages = {stage["name"]: stage["metrics"] for stage in read_json(report)["stages"]}
+        stages = {stage["id"]: stage["metrics"] for stage in as_current(read_json(report))["stages"]}
         found = stages.get(file.stem, {}).get("bits_per_byte")
         return found and found["value"]
     return None

@@ -85,14 +85,14 @@ def samples_of(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any] 
 
 def _about_samples(metrics: Mapping[str, Any]) -> str:
     notes = [Text("Samples are drawn at temperature 0.7 and differ from time to time.")]
-    if "problems_solved" in metrics:
+    if "tinyworld/math_word_problems" in metrics:
         notes.append(
             Text(
                 "Whether to think first is the model's choice here, while “problems solved” makes it think "
                 "and takes the likeliest token each time: a sample may be wrong where the score is high."
             )
         )
-    if "story_answers" in metrics and "preferred_manner" in metrics:
+    if "tinyworld/story_qa" in metrics and "tinyworld/politeness" in metrics:
         notes.append(
             Text(
                 "Half of the free answers in the conversations are rude on purpose: which manner to take "

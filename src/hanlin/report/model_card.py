@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hanlin.common.messages import Text, listing
 from hanlin.evaluation.statistics import FEWEST, Metric, ranking
 from hanlin.report.model_facts import count, shown_about
-from hanlin.report.stage_tables import SAMPLED, aim_of
+from hanlin.report.stage_tables import SAMPLED, target_of
 from hanlin.report.text import control_text, metric_text, show, span, stage_text
 
 if TYPE_CHECKING:
@@ -51,9 +51,12 @@ def _card(facts: Mapping[str, Any], language: Language) -> list[str]:
         "",
     ]
     kept = [
-        stage_text(stage["name"]).title.lower()
+        stage_text(stage).title.lower()
         for stage in facts["stages"]
-        if stage["kept"] and stage["name"] not in ("reward", "evaluation", "gguf")
+        if stage["kept"]
+        and stage.get("produces") != "reward_model"
+        and stage["kind"] not in ("evaluation", "export")
+        and stage.get("role") != "control"
     ]
     lines.append(
         phrase(
@@ -148,8 +151,8 @@ def _scores(facts: Mapping[str, Any]) -> list[tuple[str, Metric]]:
     """Those of the final evaluation, and what each kept stage was judged by where that is not among them."""
     found: dict[str, Metric] = {}
     for stage in facts["stages"]:
-        aim = aim_of(stage)
-        if stage["name"] == "evaluation":
+        aim = target_of(stage)
+        if stage["kind"] == "evaluation":
             for name, raw in stage["metrics"].items():
                 metric = Metric.from_dict(raw)
                 known = found.get(name)
@@ -161,7 +164,13 @@ def _scores(facts: Mapping[str, Any]) -> list[tuple[str, Metric]]:
                 ):
                     continue  # the same figure, beside its control
                 found[name] = metric
-        elif aim is not None and stage["kept"] and stage["name"] not in ("corpus", "reward"):
+        elif (
+            aim is not None
+            and stage["kept"]
+            and stage["kind"] != "corpus"
+            and stage.get("produces") != "reward_model"
+            and stage.get("role") != "control"
+        ):
             found[aim[0]] = aim[1]
     return [
         (name, metric)

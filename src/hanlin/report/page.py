@@ -15,13 +15,14 @@ from hanlin.report.model_facts import examples_of, in_a_line, model_of, tokens_o
 from hanlin.report.stage_tables import (
     about_bits,
     about_control,
-    aim_of,
     before_and_after,
     few,
     greedy_and_sampled,
     split,
+    target_of,
 )
 from hanlin.report.text import (
+    STEPS,
     both,
     control_text,
     duration,
@@ -92,7 +93,7 @@ def masthead(brand: Text, name: str, title: Text, subtitle: str, lede: Text) -> 
 
 def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     stages = report["stages"]
-    judged = [metric for stage in stages if (metric := aim_of(stage)) and metric[1].control]
+    judged = [metric for stage in stages if (metric := target_of(stage)) and metric[1].control]
     won = sum(beats(metric) for _, metric in judged)
     rejected = [stage for stage in stages if not stage["kept"]]
     lede = [
@@ -144,14 +145,14 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         about = Text.from_dict(description)
     subtitle = f'<p class="subtitle">{both(about)}</p>' if about else ""
     title = Text("From raw text to a language model")
-    if any(stage["name"] == "sft" for stage in stages):
+    if any(stage["kind"] not in ("pretrain", *STEPS) for stage in stages):
         title = Text("From raw text to a model you can talk to")
     return masthead(Text("Run report"), report["recipe"], title, subtitle, sentences(lede))
 
 
 def _titles(stages: Sequence[Mapping[str, Any]]) -> Text:
     """The stages' titles inside a sentence."""
-    return listing(stage_text(stage["name"]).title.lower() for stage in stages)
+    return listing(stage_text(stage).title.lower() for stage in stages)
 
 
 def _contents(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
@@ -159,8 +160,7 @@ def _contents(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     links = [f'<a href="#model">{both("Model")}</a>'] if report.get("about") else []
     links.append(f'<a href="#overview">{both("Overview")}</a>')
     links += [
-        f'<a href="#{esc(stage["name"])}">{both(stage_text(stage["name"]).title)}</a>'
-        for stage in report["stages"]
+        f'<a href="#{esc(stage["id"])}">{both(stage_text(stage).title)}</a>' for stage in report["stages"]
     ]
     links.append(f'<a href="#provenance">{both("Provenance")}</a>')
     if extras.get("corpus_page"):
@@ -171,7 +171,7 @@ def _contents(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
     tiles = []
     for stage in stages:
-        aim = aim_of(stage)
+        aim = target_of(stage)
         if aim is None:
             continue
         name, metric = aim
@@ -183,7 +183,7 @@ def _tiles(stages: Sequence[Mapping[str, Any]]) -> str:
             label = control_text(metric.control.name)
             control = f'<p class="against">{both("control")} <b>{show(metric.control.value, text.share)}</b> · {both(label)}</p>'
         tiles.append(
-            f'<a class="tile {"" if stage["kept"] else "rejected"}" href="#{esc(stage["name"])}"><p class="tile-name">{both(text.name)}</p>'
+            f'<a class="tile {"" if stage["kept"] else "rejected"}" href="#{esc(stage["id"])}"><p class="tile-name">{both(text.name)}</p>'
             f'<p class="tile-value">{show(metric.value, text.share)}{unit}</p>'
             f'<p class="tile-interval">{both(span(metric, text.share, dash=True))} · n = {metric.n:,}{few(metric)}</p>{control}{rejected}</a>'
         )
@@ -200,7 +200,7 @@ def _overview(stages: Sequence[Mapping[str, Any]], extras: Mapping[str, Any]) ->
     for number, stage in enumerate(stages, start=1):
         start, elapsed = elapsed, elapsed + stage["seconds"]
         rows.append(
-            f'<tr><td class="number">{number}</td><th scope="row"><a href="#{esc(stage["name"])}">{both(stage_text(stage["name"]).title)}</a></th>'
+            f'<tr><td class="number">{number}</td><th scope="row"><a href="#{esc(stage["id"])}">{both(stage_text(stage).title)}</a></th>'
             f"<td>{_verdict(stage)}</td>"
             f'<td class="wide">{svg.bar(start / total, elapsed / total, "time")}</td><td class="figure">{both(duration(stage["seconds"]))}</td>'
             f'<td class="wide">{svg.bar(0, stage["peak_rss_mb"] / most, "memory")}</td><td class="figure">{memory(stage["peak_rss_mb"])}</td></tr>'
@@ -222,7 +222,7 @@ _PEAK_MEMORY = Text(
 
 def _verdict(stage: Mapping[str, Any]) -> str:
     aim, rejected = (
-        aim_of(stage),
+        target_of(stage),
         "" if stage["kept"] else f' <span class="mark lost">{both("not kept")}</span>',
     )
     if aim is None:
@@ -252,27 +252,27 @@ def _result(metric: Metric) -> str:
 
 
 def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
-    name = stage["name"]
-    text, notes = stage_text(name), dict((extras.get("notes") or {}).get(name) or {})
+    name, kind = stage["id"], stage["kind"]
+    text, notes = stage_text(stage), dict((extras.get("notes") or {}).get(name) or {})
     samples = (extras.get("samples") or {}).get(name) or stage["samples"]
-    aim = aim_of(stage)
+    aim = target_of(stage)
     before = notes.get("before") or {}
     main, guards, sampled = split(stage["metrics"], before)
     if aim is not None and aim[0] in main:
         main = {aim[0]: aim[1]} | main
-    hidden = {"seconds"} if name == "corpus" else set()  # of its steps; the corpus page has them
+    hidden = {"seconds"} if kind == "corpus" else set()  # of its steps; the corpus page has them
     parts = [
         f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(text.title)}<code>{esc(name)}</code></h2>',
         f'<p class="says">{both(text.does)} {_outcome(aim) if aim else ""}</p>',
         _gate(stage["kept"], notes.pop("gate", None)),
         _metrics(main),
         about_bits(main.get("bits_per_byte"), notes.get("pretrained_bits_per_byte")),
-        about_control(notes.get("control")),
+        about_control(notes.get("curves")),
         before_and_after(guards, before),
         greedy_and_sampled(sampled, notes.get("sampled")),
         curves_of(name, extras.get("curves") or {}, aim),
-        drops_of(extras.get("drops") or {}) if name == "corpus" else "",
-        tokens_of(extras.get("tokens")) if name == "tokenizer" else "",
+        drops_of(extras.get("drops") or {}) if kind == "corpus" else "",
+        tokens_of(extras.get("tokens")) if kind == "tokenizer" else "",
         examples_of((extras.get("examples") or {}).get(name)),
         samples_of(samples, stage["metrics"]),
         facts_of(notes, hidden),

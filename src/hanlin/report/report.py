@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hanlin.common.atomic import atomic_write, write_json
+from hanlin.common.atomic import atomic_write, read_json, write_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, verbatim
 from hanlin.evaluation.statistics import Metric
+from hanlin.report.format import FORMAT, as_current
 from hanlin.report.page import render_report
-
-FORMAT = 1
 
 _REPORT: dict[str, type | tuple[type, ...]] = {
     "recipe": str,
@@ -24,7 +23,8 @@ _REPORT: dict[str, type | tuple[type, ...]] = {
     "stages": list,
 }
 _STAGE: dict[str, type | tuple[type, ...]] = {
-    "name": str,
+    "id": str,
+    "kind": str,
     "seconds": (int, float),
     "peak_rss_mb": (int, float),
     "kept": bool,
@@ -61,6 +61,17 @@ def write_report(
     return page
 
 
+def read_report(file: Path) -> dict[str, Any]:
+    """A run's report.json, one of an older format in today's names.
+
+    Raises:
+        HanlinError: it is not there, or not of the schema.
+    """
+    report = as_current(read_json(file))
+    validate_report(report)
+    return report
+
+
 def validate_report(report: Any) -> None:
     """Raise `HanlinError`, naming the place, unless `report` is of the schema."""
     if not isinstance(report, Mapping) or report.get("format") != FORMAT:
@@ -73,11 +84,11 @@ def validate_report(report: Any) -> None:
         if not isinstance(stage, Mapping):
             raise _wrong(where, Text("should be a mapping"))
         _check_fields(stage, _STAGE, where)
-        if stage["name"] in names:
-            raise _wrong(where, Text("stage {name!r} occurs twice", name=stage["name"]))
-        names.add(stage["name"])
+        if stage["id"] in names:
+            raise _wrong(where, Text("stage {name!r} occurs twice", name=stage["id"]))
+        names.add(stage["id"])
         for name, raw in stage["metrics"].items():
-            _check_metric(raw, f"{where} ({stage['name']}).metrics.{name}")
+            _check_metric(raw, f"{where} ({stage['id']}).metrics.{name}")
 
 
 def _check_fields(

@@ -7,7 +7,7 @@ from typing import Any
 
 from hanlin.common.messages import Text, listing
 from hanlin.evaluation.statistics import FEWEST, Control, Metric, ranking
-from hanlin.report.text import both, control_text, metric_text, show, span, stage_text
+from hanlin.report.text import both, control_text, metric_text, show, span
 
 SAMPLED = "/sampled"
 
@@ -26,12 +26,12 @@ def few(metric: Metric) -> str:
     return f' <span class="few">{both("fewer than {fewest}: too few to tell", fewest=FEWEST)}</span>'
 
 
-def aim_of(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
-    """The metric a stage is judged by: the one its text names, else the first that has a control."""
+def target_of(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
+    """The metric a stage is judged by: the one it names, else the first that has a control."""
     metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
-    aim = stage_text(stage["name"]).aim
-    if aim is not None and aim in metrics:
-        return aim, metrics[aim]
+    target = stage.get("target")
+    if target is not None and target in metrics:
+        return target, metrics[target]
     return next(((name, metric) for name, metric in metrics.items() if metric.control), None)
 
 

@@ -13,11 +13,12 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json
 from hanlin.common.messages import Text, joined, tr
 from hanlin.evaluation.statistics import FEWEST, Metric, ranking
-from hanlin.report.report import validate_report
-from hanlin.report.stage_tables import SAMPLED, aim_of
-from hanlin.report.text import STAGES, control_text, duration, metric_text, show, span, stage_text
+from hanlin.report.format import export_steps
+from hanlin.report.report import read_report
+from hanlin.report.stage_tables import SAMPLED, target_of
+from hanlin.report.text import control_text, duration, metric_text, show, span, stage_text
 
-OPTIONAL = ("sft", "distill", "dpo", "reward", "grpo")  # sections of a recipe that may be absent
+_TEXT_STEPS = ("corpus", "tokenizer", "dataset")
 
 _MARKS = {
     "better": Text.in_context("verdict", "beats it"),
@@ -46,7 +47,7 @@ class RunState:
     @property
     def unfinished(self) -> list[str]:
         """Stages without a record."""
-        done = {stage["name"] for stage in self.stages}
+        done = {stage["id"] for stage in self.stages}
         return [name for name in self.names if name not in done]
 
 
@@ -65,13 +66,12 @@ def run_state(run: Path) -> RunState:
         )
     report = None
     if report_file.is_file():
-        report = read_json(report_file)
-        validate_report(report)
+        report = read_report(report_file)
     if not recipe_file.is_file():
         assert report is not None
-        return RunState(report, report["stages"], [stage["name"] for stage in report["stages"]], False)
+        return RunState(report, report["stages"], [stage["id"] for stage in report["stages"]], False)
     recipe = read_json(recipe_file)
-    names = [name for name in STAGES if name not in OPTIONAL or recipe.get(name) is not None]
+    names = step_names(recipe)
     stages = [stage for name in names if (stage := _record(run, name)) is not None]
     changed = report is not None and (
         report.get("recipe_hash") not in (None, hash_json(recipe))
@@ -81,13 +81,25 @@ def run_state(run: Path) -> RunState:
     return RunState(report, stages, names, changed)
 
 
+def step_names(recipe: Mapping[str, Any]) -> list[str]:
+    """All that a run does, in order, from its recipe.json; of the shape before stages were a list, what it names itself."""
+    stages = recipe.get("stages")
+    if not isinstance(stages, list):
+        return [
+            name for name in ("corpus", "tokenizer", "dataset", "pretrain") if recipe.get(name) is not None
+        ]
+    text = list(_TEXT_STEPS) if recipe.get("corpus") is not None else []
+    exports = export_steps([str(item["kind"]) for item in recipe.get("export") or ()])
+    return [*text, *(stage["id"] for stage in stages), "evaluation", *exports]
+
+
 def _record(run: Path, name: str) -> dict[str, Any] | None:
     """A finished stage as report.json has it; None where there is none that can be read."""
     try:
         raw = read_json(run / "steps" / f"{name}.json")
-        stage = {"name": name} | {
-            key: raw[key] for key in ("seconds", "peak_rss_mb", "kept", "metrics", "samples")
-        }
+        stage = {"id": name, "kind": raw["kind"] or name}
+        stage |= {key: raw[key] for key in ("seconds", "peak_rss_mb", "kept", "metrics", "samples")}
+        stage |= {key: raw[key] for key in ("target", "title", "does") if raw.get(key)}
         for value in dict(raw["metrics"]).values():
             Metric.from_dict(value)
     except (HanlinError, KeyError, TypeError, ValueError, AttributeError):
@@ -97,10 +109,10 @@ def _record(run: Path, name: str) -> dict[str, Any] | None:
 
 def _other(reported: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a stage was done anew since it was reported."""
-    before = {stage["name"]: stage for stage in reported}
+    before = {stage["id"]: stage for stage in reported}
     keys = ("seconds", "metrics", "kept")
     return any(
-        stage["name"] in before and any(before[stage["name"]][key] != stage[key] for key in keys)
+        stage["id"] in before and any(before[stage["id"]][key] != stage[key] for key in keys)
         for stage in recorded
     )
 
@@ -121,7 +133,7 @@ def state_text(state: RunState, run: Path) -> str:
     left, done = state.unfinished, len(state.stages)
     lines = []
     if left:
-        title = stage_text(left[0]).title
+        title = stage_text({"id": left[0]}).title
         lines.append(
             tr(
                 "Not finished: {done} of {count} stages are done, now at {title}. The same command, or "
@@ -136,7 +148,7 @@ def state_text(state: RunState, run: Path) -> str:
         lines.append(tr("All stages are done, the report is not written: hanlin resume {run}", run=run))
     table = figures_table(state.stages)
     for stage in state.stages:
-        lines.append(f"  {str(stage_text(stage['name']).title)}  {str(duration(stage['seconds']))}")
+        lines.append(f"  {str(stage_text(stage).title)}  {str(duration(stage['seconds']))}")
     return "\n".join([*lines, *(["", *table] if table else [])])
 
 
@@ -156,10 +168,10 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
     """What each stage is judged by, and all of the final evaluation but single sources: value, interval, items, and the control."""
     rows = []
     for stage in stages:
-        aim = aim_of(stage)
+        aim = target_of(stage)
         for name, raw in stage["metrics"].items():
             if (
-                stage["name"] not in ("corpus", "evaluation")
+                stage["kind"] not in ("corpus", "evaluation")
                 and aim is not None
                 and name not in (aim[0], f"{aim[0]}/published")
             ):
@@ -170,7 +182,7 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
             metric, text = Metric.from_dict(raw), metric_text(name)
             rows.append(
                 [
-                    "  " + str(stage_text(stage["name"]).title),
+                    "  " + str(stage_text(stage).title),
                     str(text.name),
                     show(metric.value, text.share),
                     str(span(metric, text.share)),
@@ -181,9 +193,9 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
     return terminal.table(rows) if rows else []
 
 
-def outcome(stage: str, metrics: Mapping[str, Any]) -> Text:
+def outcome(target: str, metrics: Mapping[str, Any]) -> Text:
     """What came of a stage in a few words: the metric it is judged by, and its control."""
-    aim = aim_of({"name": stage, "metrics": metrics})
+    aim = target_of({"target": target, "metrics": metrics})
     if aim is None:
         return Text("")
     name, metric = aim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hanlin.common.messages import Text, verbatim
@@ -24,19 +25,18 @@ class MetricText(NamedTuple):
 
 
 class StageText(NamedTuple):
-    """A stage's title, what it does, and the metric it is judged by."""
+    """A stage's title, and what it does."""
 
     title: Text
     does: Text
-    aim: str | None = None
 
 
 METRICS: dict[str, MetricText] = {
-    "dirt_removed": MetricText(
+    "cleaning/recall": MetricText(
         Text("Dirt removed"),
         Text("share of deliberately injected dirty documents that were removed"),
     ),
-    "good_lost": MetricText(
+    "cleaning/false_positive_rate": MetricText(
         Text("Good documents lost"),
         Text("share of good documents removed by mistake; lower is better"),
     ),
@@ -50,43 +50,47 @@ METRICS: dict[str, MetricText] = {
         Text("bits needed to predict each byte of unseen answers; lower is better"),
         share=False,
     ),
-    "story_answers": MetricText(
+    "tinyworld/story_qa": MetricText(
         Text("Story questions answered"),
         Text("share of exact answers about unseen stories"),
     ),
-    "problems_solved": MetricText(
+    "tinyworld/math_word_problems": MetricText(
         Text("Problems solved"),
         Text("share of unseen word problems answered rightly after thinking"),
     ),
-    "preferred_manner": MetricText(
+    "tinyworld/politeness": MetricText(
         Text("Preferred manner"),
         Text("share of free answers given in the manner people prefer"),
+    ),
+    "tinyworld/math_word_problems_direct": MetricText(
+        Text("Problems answered directly"),
+        Text("share of unseen word problems answered rightly without thinking"),
     ),
     "pair_accuracy": MetricText(
         Text("Pairs judged rightly"),
         Text("share of unseen pairs in which the better answer scores higher"),
     ),
-    "task_reward": MetricText(
+    "reward_mean": MetricText(
         Text("Task reward"),
         Text("share of unseen problems that earn the reward"),
     ),
-    "greetings": MetricText(
+    "tinyworld/greetings": MetricText(
         Text("Greetings answered"),
         Text("share of greetings, thanks and questions of its name answered to the letter"),
     ),
-    "story_requests": MetricText(
+    "tinyworld/story_requests": MetricText(
         Text("Stories told"),
         Text("share of requests for a story that got a whole one"),
     ),
-    "outside_declined": MetricText(
+    "tinyworld/outside_declined": MetricText(
         Text("Outside questions declined"),
         Text("share of questions from outside its world that it declines to answer"),
     ),
-    "word_problems": MetricText(
+    "tinyworld/math_word_problems_free": MetricText(
         Text("Word problems solved, thinking or not"),
         Text("unseen problems of one to five steps; whether to think first is the model's choice"),
     ),
-    "later_turns": MetricText(
+    "tinyworld/later_turns": MetricText(
         Text("Later turns answered"),
         Text(
             "share of turns after the first, each about something else, answered rightly; the control asks "
@@ -118,17 +122,18 @@ CONTROLS: dict[str, Text] = {
     "direct": Text("same training, direct answers"),
     "length": Text("length alone"),
     "sft": Text("SFT for the same time"),
+    "equal-time-sft": Text("SFT for the same time"),
     "alone": Text("the same questions asked alone"),
 }
 
-STAGES: dict[str, StageText] = {
+# What a run does besides the stages of its recipe, which bring their words with them; by kind.
+STEPS: dict[str, StageText] = {
     "corpus": StageText(
         Text("Cleaning the text"),
         Text(
             "Every raw document is checked; garbled text, advertisements, page remains and duplicates are "
             "removed."
         ),
-        "dirt_removed",
     ),
     "tokenizer": StageText(
         Text("Training the tokenizer"),
@@ -138,53 +143,11 @@ STAGES: dict[str, StageText] = {
         Text("Encoding the data set"),
         Text("All text is encoded once into tokens, in files that can be read directly."),
     ),
-    "pretrain": StageText(
-        Text("Pretraining"),
-        Text(
-            "From random weights, the model practises predicting the next token, and so learns the "
-            "language itself."
-        ),
-        "bits_per_byte",
-    ),
-    "sft": StageText(
-        Text("Supervised fine-tuning"),
-        Text(
-            "Shown questions with their answers, the model learns to answer instead of merely continuing "
-            "text."
-        ),
-        "story_answers",
-    ),
-    "distill": StageText(
-        Text("Chain-of-thought distillation"),
-        Text(
-            "From worked demonstrations the model learns to think step by step inside <think> before it "
-            "answers."
-        ),
-        "problems_solved",
-    ),
-    "dpo": StageText(
-        Text("Preference optimisation"),
-        Text("From pairs of answers the model learns to prefer the manner that people prefer (DPO)."),
-        "preferred_manner",
-    ),
-    "reward": StageText(
-        Text("Reward model"),
-        Text("A second model learns to score answers: of two, the better one should score higher."),
-        "pair_accuracy",
-    ),
-    "grpo": StageText(
-        Text("Reinforcement learning"),
-        Text(
-            "The model tries each problem several times and what earned the reward is reinforced (GRPO); "
-            "nobody shows it how."
-        ),
-        "task_reward",
-    ),
     "evaluation": StageText(
         Text("Final evaluation"),
         Text("The published model sits every test once more, on items it has never seen."),
     ),
-    "gguf": StageText(
+    "export": StageText(
         Text("Export"),
         Text("One GGUF file is written, which llama.cpp, Ollama and their kin open as it is."),
     ),
@@ -260,10 +223,11 @@ HIDDEN_FACTS = frozenset(
     {
         "dropped",
         "quarantine_reasons",
-        "side",
+        "asked",
+        "seconds_by_seed",
         "seconds_of_cleaning",
         "before",
-        "control",
+        "curves",
         "sampled",
         "pretrained_bits_per_byte",
     }
@@ -282,33 +246,33 @@ def metric_text(name: str) -> MetricText:
         if name.endswith(ending):
             plain = metric_text(name.removesuffix(ending))
             return plain._replace(name=Text("{plain} {added}", plain=plain.name, added=added))
+    if name in METRICS:
+        return METRICS[name]
     base, slash, part = name.partition("/")
-    known = METRICS.get(base, MetricText(verbatim(base), Text(""), share=False))
-    if not slash:
+    known = METRICS.get(
+        base, MetricText(verbatim(name if base not in METRICS else base), Text(""), share=False)
+    )
+    if not slash or base not in METRICS:
         return known
-    if part in STAGES:
-        title = STAGES[part].title
-        return known._replace(name=Text("{known} ({title})", known=known.name, title=title.lower()))
     return known._replace(name=Text("{known}: {part}", known=known.name, part=part), meaning=Text(""))
 
 
 def in_words(sentence: Text) -> Text:
-    """A sentence with the metrics' and stages' names of report.json replaced by their words."""
-    names = "|".join(re.escape(name) for name in sorted({**METRICS, **STAGES}, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w/-])(?:{names})(?:/\w+)?(?![\w/-])", re.ASCII)
-
-    def words(name: str) -> Text:
-        return STAGES[name].title if name in STAGES else metric_text(name).name
-
+    """A sentence with the metrics' names of report.json replaced by their words."""
+    names = "|".join(re.escape(name) for name in sorted(METRICS, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w/-])(?:{names})(?:/[\w-]+)?(?![\w/-])", re.ASCII)
     return Text.rendered(
-        en=pattern.sub(lambda m: words(m[0]).en.lower(), sentence.en),
-        zh=pattern.sub(lambda m: words(m[0]).zh, sentence.zh),
+        en=pattern.sub(lambda m: metric_text(m[0]).name.en.lower(), sentence.en),
+        zh=pattern.sub(lambda m: metric_text(m[0]).name.zh, sentence.zh),
     )
 
 
-def stage_text(name: str) -> StageText:
-    """A stage's words; an unknown stage is called by its name."""
-    return STAGES.get(name, StageText(verbatim(name), Text("")))
+def stage_text(stage: Mapping[str, Any]) -> StageText:
+    """The words of an entry of report.json: its own, those of its kind of step, or its id."""
+    title, does = stage.get("title"), stage.get("does")
+    if title:
+        return StageText(Text.from_dict(title), Text.from_dict(does) if does else Text(""))
+    return STEPS.get(stage.get("kind") or stage["id"], StageText(verbatim(stage["id"]), Text("")))
 
 
 _CUT = re.compile(r"(\d+)-gram on (\S+) tokens")

@@ -23,6 +23,7 @@ from hanlin.training import TrainResult
 from hanlin.training.spikes import RUN
 
 _MOST_SOURCES = 32
+MOST_PASSES = 4  # over the same text that are worth nearly as much as new text (Muennighoff et al. 2023)
 
 
 def pretrain(
@@ -72,6 +73,22 @@ class PretrainStage(Stage):
         """The tokens of the whole text."""
         assert self.inputs.dataset is not None
         return self.inputs.dataset
+
+    def prepare(self) -> None:
+        """Say when the text will be read so often that it is learnt by heart."""
+        there = int(TokenDataset(self.data, verify=False).lengths.sum())
+        config: PretrainConfig = self.config
+        passes = config.train.steps * config.batch_tokens / there
+        if passes > MOST_PASSES:
+            self.inputs.progress.warn(
+                "the corpus has {there:.2f}M tokens and will be read {passes:.0f} times; beyond {most} it "
+                "is mostly learnt by heart. Add text, or lower {stage}.train.steps to {enough}",
+                there=there / 1e6,
+                passes=passes,
+                most=MOST_PASSES,
+                stage=self.inputs.scope.stage,
+                enough=max(1, int(MOST_PASSES * there / config.batch_tokens)),
+            )
 
     def train(self, job: Job) -> TrainResult:
         """From nothing, or from the model that `from` names."""

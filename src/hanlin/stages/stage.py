@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -254,7 +254,10 @@ class Stage:
         return self.inputs.shape.config(tokenizer.vocab_size, tokenizer.eos_id)
 
 
-def register_stage(cls: type[Stage]) -> type[Stage]:
+_Stage = TypeVar("_Stage", bound=Stage)
+
+
+def register_stage(cls: type[_Stage]) -> type[_Stage]:
     """Enter a stage in the table, as a decorator."""
     STAGES.register(cls.kind, cls)
     return cls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from hanlin.common.config import Range, Tagged, require_ranges
 from hanlin.common.messages import Text
@@ -65,7 +65,10 @@ class Reward(Tagged):
         raise NotImplementedError
 
 
-def register_reward(cls: type[Reward]) -> type[Reward]:
+_Reward = TypeVar("_Reward", bound=Reward)
+
+
+def register_reward(cls: type[_Reward]) -> type[_Reward]:
     """Enter a reward in the table by its `kind`'s default, as a decorator."""
     REWARDS.register(str(cls.__dataclass_fields__["kind"].default), cls)
     return cls

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from hanlin.common.config import Range, Tagged, at_least, require_ranges
 from hanlin.common.errors import HanlinError
@@ -115,7 +115,10 @@ class DataSource(Tagged):
         return records
 
 
-def register_source(cls: type[DataSource]) -> type[DataSource]:
+_DataSource = TypeVar("_DataSource", bound=DataSource)
+
+
+def register_source(cls: type[_DataSource]) -> type[_DataSource]:
     """Enter a source in the table by its `kind`'s default, as a decorator."""
     kind = cls.__dataclass_fields__["kind"].default
     SOURCES.register(str(kind), cls)

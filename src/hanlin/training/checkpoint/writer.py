@@ -188,7 +188,7 @@ class CheckpointWriter:
         self._join()
         failure = self.failure()
         if failure is not None:
-            self.progress.warn("the checkpoint was not written: {failure}", failure=failure.text)
+            self.progress.warn("the checkpoint was not written: {failure}", failure=failure)
 
     def _not_saved(self, error: HanlinError) -> None:
         if self.on_save_error == "stop":

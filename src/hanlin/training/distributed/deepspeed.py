@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors
 import torch
@@ -31,9 +31,6 @@ from hanlin.training.distributed.deepspeed_config import read_ds_config, resolve
 from hanlin.training.distributed.process_group import TorchProcessGroup
 from hanlin.training.distributed.strategy import Strategy, detached_copy
 from hanlin.training.optim.optimizers import Optimizers
-
-if TYPE_CHECKING:
-    from typing_extensions import LiteralString
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _FOLDER = "hanlin-"
@@ -85,8 +82,8 @@ class DeepSpeedStrategy(Strategy):
         self._optimizers = optimizers
         return optimizers
 
-    def _warn(self, message: LiteralString | Text, /, **fields: Any) -> None:
-        print(f"{tr('warning: ')}{tr(message, **fields)}", file=sys.stderr)
+    def _warn(self, message: Text) -> None:
+        print(tr("warning: {message}", message=message), file=sys.stderr)
 
     @contextlib.contextmanager
     def gradient_sync(self, enabled: bool) -> Iterator[None]:
@@ -306,7 +303,7 @@ def imported() -> Any:
 
 
 @contextlib.contextmanager
-def builds(warn: Callable[..., None]) -> Iterator[Path]:
+def builds(warn: Callable[[Text], None]) -> Iterator[Path]:
     """A folder of our own for what is compiled within the block, and no lock in it that nobody holds.
 
     PyTorch marks a build by a file named `lock`; a process that is killed meanwhile leaves it, and every later start waits for it without
@@ -329,7 +326,7 @@ def builds(warn: Callable[..., None]) -> Iterator[Path]:
             os.environ["TORCH_EXTENSIONS_DIR"] = before
 
 
-def _sweep(folder: Path, builders: Any, warn: Callable[..., None]) -> None:
+def _sweep(folder: Path, builders: Any, warn: Callable[[Text], None]) -> None:
     """Remove stale locks if no other process of ours is building; then be one that does."""
     if fcntl is None:
         return
@@ -338,9 +335,11 @@ def _sweep(folder: Path, builders: Any, warn: Callable[..., None]) -> None:
         for lock in sorted(folder.glob("*/lock")):
             lock.unlink(missing_ok=True)
             warn(
-                "an earlier start was killed while it compiled {name}; its lock {lock} was removed",
-                name=lock.parent.name,
-                lock=lock,
+                Text(
+                    "an earlier start was killed while it compiled {name}; its lock {lock} was removed",
+                    name=lock.parent.name,
+                    lock=lock,
+                )
             )
     fcntl.flock(builders, fcntl.LOCK_SH)
 

@@ -18,7 +18,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.training.config import Parallel
 from hanlin.training.distributed.ddp import DDPStrategy
 from hanlin.training.distributed.fsdp import FSDPStrategy
-from hanlin.training.distributed.process_group import collective_timeout
+from hanlin.training.distributed.process_group import ProcessGroup, collective_timeout
 from hanlin.training.distributed.strategy import SingleProcess, Strategy
 
 
@@ -52,7 +52,7 @@ def init_distributed(
         dist.init_process_group(
             traits(own_device).distributed_backend, timeout=collective_timeout(), **rendezvous
         )
-        yield _strategy(parallel, own_device, ds_config), str(own_device)
+        yield build_strategy(parallel, own_device, ds_config), str(own_device)
     except (dist.DistError, RuntimeError) as error:
         if not _is_lost_connection(error):
             raise
@@ -117,7 +117,7 @@ def agree_on_start(store: Any, rank: int, world_size: int) -> str:
     return name
 
 
-def _strategy(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Strategy:
+def build_strategy(parallel: Parallel, device: torch.device, ds_config: Path | None) -> Strategy:
     if parallel == "deepspeed":
         from hanlin.training.distributed.deepspeed import DeepSpeedStrategy
 
@@ -128,3 +128,10 @@ def _strategy(parallel: Parallel, device: torch.device, ds_config: Path | None) 
 def _is_lost_connection(error: BaseException) -> bool:
     words = ("connection", "timed out", "timeout", "peer", "rendezvous", "socket", *distributed_backends())
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+
+
+def strategy_of(parallel: Parallel, group: ProcessGroup, device: str | None) -> Strategy:
+    """A strategy for one training of processes that are joined already; DeepSpeed is for the commands of one stage."""
+    if group.world_size == 1:
+        return SingleProcess()
+    return build_strategy(parallel, torch.device(str(device)), None)
