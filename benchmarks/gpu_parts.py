@@ -205,10 +205,10 @@ def memory(options: Any, log: Any) -> None:
         class Watched(RowSource):
             """The rows; every so many steps what is held is written down, and what was held at most begins anew."""
 
-            def micro_batches(self, step: int, model: Any, *share: Any) -> Any:
+            def micro_batches(self, step: int, model: Any, *shard: Any) -> Any:
                 if step % max(1, options.steps // 200) == 0:
                     samples.append({"step": step, **held(options.device, memory_mb)})
-                return super().micro_batches(step, model, *share)
+                return super().micro_batches(step, model, *shard)
 
         class Heard(Progress):
             def update(self, step: int, steps: int, figures: dict[str, float]) -> None:

@@ -57,7 +57,7 @@ from hanlin.tokenizer import train_tokenizer
 from hanlin.tokenizer.chat import ROLES
 from hanlin.tokenizer.files import Vocabulary, build_vocabulary, tokenizer_json
 from hanlin.tokenizer.special import BYTES, END_OF_TEXT, PATTERN_NAME, from_letters, special_tokens
-from hanlin.training import TrainConfig
+from hanlin.training import BatchSource, TrainConfig
 from hanlin.training import train as train_model
 
 CONTROL_TOKENS = 16
@@ -236,7 +236,7 @@ def check(tokenizer: Tokenizer, variant: Variant, texts: Texts, work: Path) -> N
         print(f"checked: vocabulary, and ids of {len(sample)} texts, equal Hanlin's own", flush=True)
 
 
-class Stream:
+class Stream(BatchSource):
     """Chunks in a seeded order, each after <|endoftext|>, cut into rows of SEQ_LEN; tokens see those of their own chunk.
 
     Not `TextRows`, which permutes rows: here every tokenizer must read the same text in the same order, as far as it comes.
@@ -254,11 +254,12 @@ class Stream:
                 flat += [tokenizer.eos_id, *ids]
         self._flat, self._document = torch.tensor(flat[:wanted]), torch.tensor(document[:wanted])
         self.bytes = int(tokenizer.byte_lengths()[self._flat[1:]].sum())  # of the text that is predicted
-        self.fingerprint = hashlib.sha256(
-            self._flat.numpy().tobytes()
-        ).hexdigest()  # an interrupted run is not resumed on other tokens
 
-    def micro_batches(self, step: int, model: torch.nn.Module, share: Any = None) -> list[Batch]:
+    def identity(self) -> dict[str, Any]:
+        """An interrupted run is not resumed on other tokens."""
+        return {"tokens": hashlib.sha256(self._flat.numpy().tobytes()).hexdigest()}
+
+    def micro_batches(self, step: int, model: torch.nn.Module, shard: Any = None) -> list[Batch]:
         """The rows of a step; the last label of a chunk is the <|endoftext|> before the next."""
         here, following = (
             slice(step * STEP_TOKENS + shift, (step + 1) * STEP_TOKENS + shift) for shift in (0, 1)

@@ -163,7 +163,7 @@ class Ours:
         from hanlin.dataset import IGNORE_INDEX, Batch, TextRows, TokenDataset
         from hanlin.model import CausalLM, ModelConfig, init_weights
         from hanlin.stages.supervised import NextTokenLoss
-        from hanlin.training import TrainConfig, train
+        from hanlin.training import BatchSource, TrainConfig, train
 
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
         model = CausalLM(
@@ -196,10 +196,11 @@ class Ours:
             self.useful += rows * length
             return text.batch(list(range(step * rows, (step + 1) * rows)))
 
-        class Source:
-            fingerprint = "benchmark"
+        class Source(BatchSource):
+            def identity(_) -> dict[str, Any]:
+                return {"dataset": "benchmark"}
 
-            def micro_batches(_, step: int, model: Any, share: Any = None) -> list[Batch]:
+            def micro_batches(_, step: int, model: Any, shard: Any = None) -> list[Batch]:
                 if next(self.orders, self) is self:
                     raise Over
                 return [packed(step) if text else full(step)]

@@ -12,6 +12,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
 from hanlin.dataset import (
     IGNORE_INDEX,
+    Batch,
     ConversationRows,
     TextRows,
     TokenDataset,
@@ -307,3 +308,10 @@ def test_bare_texts_are_mixed_in_and_learnt_whole(tmp_path):
             assert len(ids) == {10: 5, 20: 64}[int(ids[0])] and mask[0] == 0 and mask[1:].all()
     plain = build_conversation_dataset(records, tokenizer, tmp_path / "plain", max_length=64)
     assert plain.manifest.metrics["texts"] == 0 and len(plain) == 30
+
+
+def test_an_empty_batch_has_no_rows_and_goes_anywhere():
+    batch = Batch.empty(16)
+    assert batch.ids.shape == batch.labels.shape == (0, 16) and batch.documents == []
+    assert batch.num_loss_tokens == 0 and batch.split() == [batch]
+    assert batch.to(torch.device("meta")).ids.device.type == "meta"

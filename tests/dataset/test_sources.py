@@ -23,7 +23,7 @@ from hanlin.stages.pretrain import pretrain
 from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig
-from hanlin.training.contract import means
+from hanlin.training.metrics import average_metrics
 from tests.support import tiny_model, tiny_tokenizer
 
 DOCUMENTS = [
@@ -123,10 +123,10 @@ def test_the_sources_of_a_step_are_those_of_its_documents(tokenizer, tmp_path):
     source = RowSource(
         TextRows(dataset, 64, 1), SupervisedConfig(seq_len=64, batch_tokens=512, micro_tokens=128)
     )
-    assert source.figures() == {}
+    assert source.metrics() == {}
     batches = source.micro_batches(3, None)  # type: ignore[arg-type]
     read = [DOCUMENTS[document]["source"] for batch in batches for document in batch.documents]
-    assert source.figures() == pytest.approx(
+    assert source.metrics() == pytest.approx(
         {f"source/{name}": read.count(name) / len(read) for name in set(read)}
     )
 
@@ -150,7 +150,7 @@ def test_the_loss_of_each_source_is_that_of_its_documents(tokenizer, tmp_path):
                 F.cross_entropy(model(ids[None])[0][kept], labels[kept], reduction="sum")
             ) / math.log(2)
             learned[name] += int(sizes[labels[kept]].sum())
-    shown = means({name: float(value) for name, value in figures.items()})
+    shown = average_metrics({name: float(value) for name, value in figures.items()})
     expected = {f"bits_per_byte/{name}": bits[name] / learned[name] for name in bits if learned[name]}
     assert len(expected) > 1 and {
         name: value for name, value in shown.items() if "/" in name

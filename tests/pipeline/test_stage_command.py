@@ -18,8 +18,10 @@ from hanlin.pipeline import stage_command
 from hanlin.pipeline.stage_command import run_stage
 from hanlin.stages.base import Job, content_hash, write_model
 from hanlin.stages.supervised import SupervisedConfig, finetune
-from hanlin.training import TrainConfig, trainer
+from hanlin.training import TrainConfig
+from hanlin.training.run_state import RunState
 from hanlin.training.stopping import Interrupted
+from hanlin.training.trainer import Trainer
 from tests.support import tiny_model, tiny_tokenizer
 
 TALKS = [
@@ -99,15 +101,15 @@ def same(one, other) -> bool:
 
 def interrupt_after(monkeypatch, steps: int) -> None:
     """Stop the training behind a checkpoint, as Ctrl-C does."""
-    take_step = trainer._Run.take_step
+    dispatch_step = Trainer.dispatch_step
 
-    def until(self):
-        if self.step == steps:
+    def until(self, step):
+        if step == steps:
             self.save(wait=True)
             raise Interrupted(2)
-        take_step(self)
+        return dispatch_step(self, step)
 
-    monkeypatch.setattr(trainer._Run, "take_step", until)
+    monkeypatch.setattr(Trainer, "dispatch_step", until)
 
 
 @pytest.mark.parametrize("stage", list(CONFIGS))
@@ -133,8 +135,10 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits(bench, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_after(patch, 2)
         run_stage("dpo", folder / "dpo.yaml", folder / "out")
-    taken, take_step = [], trainer._Run.take_step
-    monkeypatch.setattr(trainer._Run, "take_step", lambda self: (taken.append(self.step), take_step(self)))
+    taken, dispatch_step = [], Trainer.dispatch_step
+    monkeypatch.setattr(
+        Trainer, "dispatch_step", lambda self, step: (taken.append(step), dispatch_step(self, step))[1]
+    )
     run_stage("dpo", folder / "dpo.yaml", folder / "out")
     assert taken == [2]
     run_stage("dpo", folder / "dpo.yaml", folder / "fresh")
@@ -278,19 +282,20 @@ def test_time_ends_a_training_with_the_model_it_has(bench, monkeypatch):
     folder, _ = bench
     options = ["config.train.steps=50", "config.train.max_seconds=35"]
     clock = [0.1]
-    take_step = trainer._Run.take_step
+    dispatch_step = Trainer.dispatch_step
     stop_at: list[int] = []
 
-    def ticking(self):
-        if self.step in stop_at:
+    def ticking(self, step):
+        if step in stop_at:
             stop_at.clear()
             self.save(wait=True)
             raise Interrupted(2)
-        take_step(self)
+        dispatched = dispatch_step(self, step)
         clock[0] += 10.0
+        return dispatched
 
-    monkeypatch.setattr(trainer._Run, "take_step", ticking)
-    monkeypatch.setattr(trainer._Run, "elapsed", lambda self: self.earlier_seconds + clock[0])
+    monkeypatch.setattr(Trainer, "dispatch_step", ticking)
+    monkeypatch.setattr(RunState, "elapsed", lambda self: self.earlier_seconds + clock[0])
     run_stage("sft", folder / "sft.yaml", folder / "whole", options)
     clock[0], stop_at = 0.1, [2]
     with pytest.raises(Interrupted):

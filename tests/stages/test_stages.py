@@ -27,6 +27,7 @@ from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, spli
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig, reward, score_pairs, scores
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
+from hanlin.training.contract import config_hash
 from tests.support import tiny_model, tiny_tokenizer
 
 PAIRS = [
@@ -252,11 +253,14 @@ def test_groups_that_agree_teach_nothing(world):
     config = GRPOConfig(seq_len=128, prompts=2, group_size=3, max_new_tokens=6)
     records = [{"messages": [{"role": "user", "content": "1加1等于几？"}], "answer": 2}]
     for value in (1.0, 0.1):  # in float32, the mean of three 0.1 is not 0.1
-        (batch,) = RolloutSource(
+        source = RolloutSource(
             records, lambda record, text, opened, value=value: value, tokenizer, config, seed=0
-        ).micro_batches(0, model)
-        loss, _ = GRPOLoss(config, None)(model, batch)
-        assert batch.idle and float(loss) == 0.0 and batch.reward == pytest.approx(value)
+        )
+        (batch,) = source.micro_batches(0, model)
+        assert len(batch.ids) == 0 and batch.documents == []
+        assert GRPOLoss(config, None).num_items(batch) == 2 * 3 * 6  # they count in the constant all the same
+        metrics = source.metrics()
+        assert metrics["reward"] / metrics["reward_count"] == pytest.approx(value)
 
 
 def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world, tmp_path):
@@ -529,7 +533,7 @@ def test_corrected_answers_make_another_run(world):
         )
         for n in (1, 2)
     )
-    assert one.fingerprint != other.fingerprint and one.identity != other.identity
+    assert config_hash(one.identity()) != config_hash(other.identity())
 
 
 def test_rows_longer_than_the_model_are_refused(world, tmp_path):
@@ -538,3 +542,15 @@ def test_rows_longer_than_the_model_are_refused(world, tmp_path):
     with pytest.raises(HanlinError, match="max_position_embeddings"):
         finetune(folder / "model", data.path, config, job(tmp_path, "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_pairs_stays_one_on_its_device_and_can_still_be_cut(world):
+    _, _, _, data = world
+    batch = PairSource(data, DPOConfig(seq_len=128, pairs=4), 0).pack(range(4))
+    moved = batch.to(torch.device("meta"))
+    assert type(moved) is type(batch) and moved.pairs == [0, 1, 2, 3] and moved.ids.device.type == "meta"
+    assert [half.documents for half in moved.split()] == [half.documents for half in batch.split()]
+    assert all(
+        set(half.documents) == {2 * pair + side for pair in half.pairs for side in (0, 1)}
+        for half in moved.split()
+    )

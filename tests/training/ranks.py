@@ -5,7 +5,7 @@ memory, on one rank only when "short_rank" says which, "compile"?, "dtype"?: tra
 "loss_scale"?: to begin with, "ds_config"?: DeepSpeed's file, "muon"?: false for AdamW alone, "nan"? and "spikes"?: places in the order of
 samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?: between checkpoints, "async_save"?,
 "fail_at"?: a failpoint, of the first rank or of "fail_rank", "disk"?: [rank, errno, nth]: its nth file of tensors fails half-way,
-"on_save_error"?}.
+"on_save_error"?, "replay"?: the source remembers, "rewarded"?: only answers to every so-manieth problem earn anything}.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.training.zygote import ROOT, TALKS, build_world
+from tests.training.zygote import ROOT, TALKS, build_world, remember
 
 STEPS = 8
 
@@ -56,6 +56,8 @@ def train_stage(job_spec: dict[str, Any], strategy: Any) -> dict[str, Any]:
     def watched(model, source, objective, *arguments, **options):
         if "room" in job_spec and job_spec.get("short_rank", strategy.group.rank) == strategy.group.rank:
             _limit(objective, job_spec["room"])
+        if job_spec.get("replay"):
+            remember(source)
         _spoil(source, objective, job_spec, last=strategy.group.rank == strategy.group.world_size - 1)
         if strategy.group.is_rank0:  # metrics.jsonl rounds to six figures
             log, file = options["log"], open(work / "losses.jsonl", "a")  # noqa: SIM115
@@ -114,7 +116,12 @@ def train_stage(job_spec: dict[str, Any], strategy: Any) -> dict[str, Any]:
         reward(world / "model", world / "pairs", RewardConfig(seq_len=128, pairs=5, train=adam), job)
     else:
         config = GRPOConfig(seq_len=64, prompts=5, group_size=4, max_new_tokens=6, train=adam)
-        grpo(world / "model", TALKS, lambda record, text, opened: float(sum(map(ord, text)) % 7), config, job)
+        rewarded = job_spec.get("rewarded", 1)
+
+        def reward_of(record, text, opened):
+            return float(sum(map(ord, text)) % 7) if record["answer"] % rewarded == 0 else 0.0
+
+        grpo(world / "model", TALKS, reward_of, config, job)
     return answer
 
 

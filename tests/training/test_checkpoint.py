@@ -304,6 +304,44 @@ def test_going_back_forgets_what_was_added_up_since(tmp_path):
     assert not any(bool(value.any()) for value in optimizers.state_tensors().values())
 
 
+def test_what_a_source_remembers_comes_back_as_it_was(trained, tmp_path):
+    states = [
+        {
+            "seen": 3,
+            "names": ["甲", "乙"],
+            "buffer": [{"ids": torch.arange(6).view(2, 3)}, {"ids": torch.ones(0)}],
+        },
+        {"seen": 4, "names": [], "buffer": []},
+    ]
+    save_checkpoint(tmp_path, 1, *trained, {"source": states})
+    loaded = load_latest(tmp_path, *trained, never)["source"]
+    assert torch.equal(loaded[0]["buffer"][0].pop("ids"), states[0]["buffer"][0].pop("ids"))
+    assert loaded[0]["buffer"][1].pop("ids").shape == states[0]["buffer"][1].pop("ids").shape
+    assert loaded == states
+
+
+def test_a_run_that_the_format_before_wrote_goes_on(pretrained, tmp_path, monkeypatch):
+    """Its counters had other names; the bits are those of a run that was left alone."""
+    clean, _ = pretrained(tmp_path / "clean")
+    names = {"data_offset": "offset", "microbatch_halvings": "halvings", "bad_steps": "bad"}
+    write_json = format.write_json
+
+    def write_as_before(path, state):
+        before = {names.get(name, name): value for name, value in state.items() if name != "source"}
+        write_json(path, before | {"format": 2, "fingerprint": "of then"})
+
+    class Stop(MetricsLog):
+        def log(self, values, step):
+            if step == 4:
+                raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(format, "write_json", write_as_before)
+        pretrained(tmp_path / "work", log=Stop(None))
+    resumed, warnings = pretrained(tmp_path / "work")
+    assert warnings == [] and all(torch.equal(clean[name], resumed[name]) for name in clean)
+
+
 def test_random_generators_go_on_where_they_were(trained, tmp_path):
     def draw():
         return [
@@ -345,7 +383,7 @@ def test_a_resume_with_other_data_says_what_differs(world, tmp_path, change, nam
         source = RowSource(TextRows(TokenDataset(world / data), seq_len, seed), config)
         model = tiny_model("qwen3", tokenizer, hidden_size=32)
         train(model, source, NextTokenLoss(token_bytes(tokenizer)), config.train, tmp_path, Progress())
-        return {key: str(value)[:12] for key, value in source.identity.items()}
+        return {key: str(value)[:12] for key, value in source.identity().items()}
 
     before = run()
     with pytest.raises(HanlinError) as caught:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import torch
 
-from hanlin.training import compilation, trainer
+from hanlin.common.progress import Progress
+from hanlin.training import TrainConfig, compilation
 from tests.support import tiny_model
 
 CPU = torch.device("cpu")
@@ -33,20 +34,13 @@ def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
     for sharded in (False, True):
         for others, wanted in (([True, True], True), ([True, False], False)):
             asked = []
-            strategy = SimpleNamespace(sharded=sharded, can_compile=True)
             group = SimpleNamespace(all_gather_object=lambda own, others=others: [own, *others[1:]])
-            run = SimpleNamespace(
-                config=SimpleNamespace(compile="auto", steps=10),
-                source=SimpleNamespace(uniform=True),
-                strategy=strategy,
-                group=group,
-                device=CPU,
-                progress=SimpleNamespace(note=lambda message, /, **fields: None),
-                model=SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block)),
-            )
-            monkeypatch.setattr(trainer, "compiling_pays", lambda *arguments: True)
-            trainer._Run._decide_to_compile(run, [])  # type: ignore[arg-type]
-            assert run.compiles is wanted and asked == ([sharded] if wanted else [])
+            strategy = SimpleNamespace(sharded=sharded, can_compile=True, group=group)
+            model = SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block))
+            monkeypatch.setattr(compilation, "compiling_pays", lambda *arguments: True)
+            config = TrainConfig(compile="auto", steps=10)
+            compiled = compilation.agree_to_compile(config, True, model, [], strategy, CPU, Progress())  # type: ignore[arg-type]
+            assert compiled is wanted and asked == ([sharded] if wanted else [])
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):

@@ -16,7 +16,7 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.training import TrainConfig
-from hanlin.training.distributed.deepspeed_config import read_ds_config, settle
+from hanlin.training.distributed.deepspeed_config import read_ds_config, resolve_ds_config
 from hanlin.training.distributed.launch import init_distributed
 from hanlin.training.distributed.strategy import SingleProcess
 from tests.training.ranks import losses, same_training, started
@@ -238,7 +238,7 @@ def test_the_lock_of_a_killed_build_is_removed_and_that_of_a_living_one_is_not(t
 )
 def test_what_contradicts_the_recipe_is_refused_by_both_values(given, words):
     with pytest.raises(HanlinError) as refused:
-        settle({"zero_optimization": {"stage": 2}} | given, ADAM, "float32", 1000)
+        resolve_ds_config({"zero_optimization": {"stage": 2}} | given, ADAM, "float32", 1000)
     assert all(word in refused.value.en for word in words), refused.value.en
     assert refused.value.zh != refused.value.en
 
@@ -253,7 +253,7 @@ def test_what_contradicts_the_recipe_is_refused_by_both_values(given, words):
 )
 def test_what_deepspeed_cannot_do_is_refused(config, dtype, word):
     with pytest.raises(HanlinError, match=word):
-        settle({"zero_optimization": {"stage": 2}}, config, dtype, 1000)
+        resolve_ds_config({"zero_optimization": {"stage": 2}}, config, dtype, 1000)
 
 
 def test_auto_and_equal_values_are_the_recipes():
@@ -273,7 +273,7 @@ def test_auto_and_equal_values_are_the_recipes():
             "overlap_comm": False,
         },
     }
-    found = settle(given, ADAM, "bfloat16", 1234)
+    found = resolve_ds_config(given, ADAM, "bfloat16", 1234)
     assert found["zero_optimization"] == {"stage": 3, "overlap_comm": False, "reduce_bucket_size": 1234}
     assert found["gradient_clipping"] == 0.5 and found["torch_autocast"] == {
         "enabled": True,
@@ -286,7 +286,7 @@ def test_auto_and_equal_values_are_the_recipes():
 def test_the_example_of_the_docs_is_accepted(language):
     page = (ROOT / "docs" / language / "distributed.md").read_text(encoding="utf-8")
     example = json.loads(page.partition("```json")[2].partition("```")[0])
-    assert settle(example, ADAM, "float32", 1000)["zero_optimization"]["offload_param"] == CPU
+    assert resolve_ds_config(example, ADAM, "float32", 1000)["zero_optimization"]["offload_param"] == CPU
 
 
 def test_without_the_package_or_its_file_one_is_told_what_to_write(tmp_path, monkeypatch):

@@ -140,6 +140,23 @@ def test_killed_around_a_rollback_that_saves_in_the_background(zygote, clean, wo
     ).read_text()
 
 
+@pytest.mark.parametrize("async_save", [False, True])
+@pytest.mark.parametrize(
+    "fail_at",
+    ["checkpoint.after_optimizer:3", "train.after_step:3", "train.after_step:6", "checkpoint.before:5"],
+)
+def test_a_source_that_remembers_goes_on_with_its_memory(zygote, clean, work, fail_at, async_save):
+    """Rows of earlier steps come again by lot, and a rollback lies between: killed before and after it, the bits are the same."""
+    assert zygote.run("replay", work, fail_at=fail_at, async_save=async_save)["code"] == 137, (
+        work / "log.txt"
+    ).read_text()
+    again = zygote.run("replay", work, async_save=async_save)
+    assert again["code"] == 0, (work / "log.txt").read_text()
+    assert again["digest"] == clean("replay")["digest"] != clean("pretrain")["digest"]
+    newest = list_checkpoints(work)[0]
+    assert (newest / "source.safetensors").is_file()
+
+
 def kill_at_random(zygote, clean, work: Path, stage: str, seed: int, **options) -> int:
     """SIGKILL after a random while, again and again until the run ends; the number of kills."""
     generator, kills = random.Random(seed), 0

@@ -22,11 +22,10 @@ from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
 from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
-from hanlin.training import TrainConfig, train
-from hanlin.training.memory import cut
+from hanlin.training import Objective, TrainConfig, train
 from hanlin.training.optim.optimizers import Optimizers
 from hanlin.training.spikes import write_run_file
-from hanlin.training.trainer import _Run
+from hanlin.training.trainer import Trainer
 from tests.support import tiny_model
 from tests.training.zygote import TALKS, build_world, poison
 
@@ -277,7 +276,7 @@ def test_per_sequence_losses_add_up_to_the_objectives(world, stage):
 # ---------------------------------------------------------------- memory
 
 
-class Limited:
+class Limited(Objective):
     """An objective on a device with room for so many rows (or documents), and a list of the rows it saw."""
 
     def __init__(self, objective, room, error=None):
@@ -297,14 +296,10 @@ class Limited:
 def gradients_of(model, source, objective, work, step=0):
     """Of one step, as the loop accumulates them."""
     model.zero_grad()
-    run = _Run(model, source, objective, TrainConfig(), work, Progress(), None, None)  # type: ignore[arg-type]
-    batches, loss, figures, _ = run._gradients(cut(source.micro_batches(step, model), 0))
-    return (
-        {name: parameter.grad.clone() for name, parameter in model.named_parameters()},
-        loss,
-        figures,
-        batches,
-    )
+    trainer = Trainer(model, source, objective, TrainConfig(), work, Progress())
+    found = trainer.gradients.accumulate(step, source.micro_batches(step, model))
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    return gradients, found.loss, found.metrics, found.batches
 
 
 def difference(first, second):
@@ -346,7 +341,7 @@ def test_what_memory_asked_for_is_remembered_and_said_once(world, tmp_path):
     states = [
         json.loads((path / "state.json").read_text()) for path in sorted((tmp_path / "a").glob("step-*"))
     ]
-    assert states[-1]["halvings"] == 1
+    assert states[-1]["microbatch_halvings"] == 1
     roomy, source, objective = setting(world, config)
     train(roomy, source, objective, config.train, tmp_path / "b", Progress())
     first, second = weights(model), weights(roomy)

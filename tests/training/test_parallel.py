@@ -56,6 +56,42 @@ def test_three_sharded_processes_train_as_one_does(start, alone, tmp_path, stage
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_process_without_anything_to_learn_goes_along_and_a_step_without_it_everywhere_is_skipped(
+    start, tmp_path, parallel
+):
+    """One problem in three can be rewarded, so some steps have nothing for one process, and some for nobody."""
+    for processes in (1, 2):
+        code, answers = start(tmp_path / str(processes), processes, "grpo", parallel=parallel, rewarded=3)
+        assert code == 0 and len({answer["digest"] for answer in answers}) == 1
+    same_training(tmp_path / "1", tmp_path / "2")
+    steps = [
+        [json.loads(line) for line in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()]
+        for name in ("1", "2")
+    ]
+    idle = [[step.get("idle", 0.0) for step in run] for run in steps]
+    assert idle[0] == idle[1] and 0 < sum(idle[0]) < STEPS
+    for one, two in zip(*steps, strict=True):
+        assert one["reward"] == pytest.approx(two["reward"], abs=1e-5) and one["tokens"] == two["tokens"]
+        assert (one["tokens"] == 0) == bool(one.get("idle"))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_what_each_process_source_remembers_is_kept(start, tmp_path, parallel):
+    options = {"parallel": parallel, "replay": True, "async_save": False}
+    code, answers = start(tmp_path / "clean", 2, "pretrain", **options)
+    assert code == 0
+    assert start(tmp_path / "work", 2, "pretrain", stop_after=4, **options)[0] == 9
+    code, others = start(tmp_path / "other", 1, "pretrain", stop_after=4, **options)
+    assert code == 9
+    code, again = start(tmp_path / "work", 2, "pretrain", **options)
+    assert code == 0 and again[0]["digest"] == again[1]["digest"] == answers[0]["digest"]
+    state = json.loads((list_checkpoints(tmp_path / "work" / "run")[0] / "state.json").read_text())
+    assert len(state["source"]) == 2 and state["source"][0] != state["source"][1]
+    code, refused = start(tmp_path / "other", 2, "pretrain", **options)
+    assert code != 0 and all("state of the data source" in answer["error"] for answer in refused)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parallel):
     """3, then 2, then 1, then 3, each killed after two steps: the losses are those of a run that was left alone."""
     for processes, stop_after in ((3, 2), (2, 4), (1, 6)):
@@ -127,7 +163,9 @@ def test_memory_that_is_short_on_one_rank_is_short_on_all(start, alone, tmp_path
     code, answers = start(tmp_path, 2, "pretrain", room=1, short_rank=1)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1
     assert (
-        json.loads((sorted((tmp_path / "run").glob("step-*"))[-1] / "state.json").read_text())["halvings"]
+        json.loads((sorted((tmp_path / "run").glob("step-*"))[-1] / "state.json").read_text())[
+            "microbatch_halvings"
+        ]
         == 1
     )
     same_training(alone("pretrain"), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import orjson
 import pytest
@@ -17,9 +18,10 @@ from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, precision, train
+from hanlin.training.hooks import LogHook
 from hanlin.training.optim.optimizers import Optimizers, orthogonalize
 from hanlin.training.precision import INITIAL, GradientScaler, skips_on_device
-from hanlin.training.trainer import _Run
+from hanlin.training.trainer import Trainer
 from tests.support import tiny_model
 from tests.training.zygote import build_world
 
@@ -63,15 +65,17 @@ def run(world, work, steps, *, progress=None, log=None, learning_rate=3e-3):
     objective = NextTokenLoss(token_bytes(tokenizer), 1e-4)
     if steps == 12:
         return model, train(model, source, objective, config.train, work, progress or Progress(), log=log)
-    part = _Run(
-        model, source, objective, config.train, work, progress or Progress(), log or MetricsLog(None), None
-    )
-    part.resume()
-    model.train()
-    while part.step < steps:
-        part.take_step()
-    part.read_back()
-    part.save()
+
+    class Part(Trainer):
+        """Leaves off after so many steps, in the middle of its schedule."""
+
+        def remaining_steps(self, stop_requested):
+            return itertools.takewhile(lambda step: step < steps, super().remaining_steps(stop_requested))
+
+    part = Part(model, source, objective, config.train, work, progress or Progress())
+    part.add_hook(LogHook(log or MetricsLog(None)))
+    part.run()
+    part.save(wait=True)
     return model, part
 
 
@@ -123,7 +127,7 @@ def test_without_float16_nothing_is_touched():
     parameter.grad = torch.full((2,), float("inf"))
     scaler.unscale_([parameter])
     assert scaler.scaled(loss) is loss and not scaler.judge(loss, torch.tensor(float("nan")))
-    assert scaler.figures() == {} and scaler.state() is None
+    assert scaler.metrics() == {} and scaler.state() is None
     scaler.load({"scale": 2.0, "good": 1, "overflows": 0})
     assert float(scaler.scale) == 1.0
 
@@ -211,7 +215,7 @@ def test_a_checkpoint_of_another_precision_is_taken(world, tmp_path, monkeypatch
     run(world, tmp_path / "work", 4)
     monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], train_dtype="float16"))
     _, part = run(world, tmp_path / "work", 6)
-    assert part.step == 6 and float(part.scaler.scale) > 1
+    assert part.state.step == 6 and float(part.scaler.scale) > 1
 
 
 # ---------------------------------------------------------------- what a device has to be able to do

@@ -12,7 +12,7 @@ from rich.console import Console
 from hanlin.common import terminal
 from hanlin.common.devices import matmul_peak
 from hanlin.common.progress import LiveProgress, PlainProgress, describe, panel
-from hanlin.training.metrics import step_figures
+from hanlin.training.metrics import cost_metrics
 from tests.support import tiny_model
 
 FIGURES = {
@@ -136,9 +136,9 @@ def test_the_machines_own_speed_is_found_quickly_and_once():
 def test_a_steps_figures():
     model = tiny_model("qwen3")
     cpu = torch.device("cpu")
-    figures = step_figures(model, cpu, tokens=1000, seconds=0.5, length=128)
+    figures = cost_metrics(model, cpu, tokens=1000, seconds=0.5, length=128)
     assert (
         figures["mfu"] == pytest.approx(model.config.flops_per_token(128) * 2000 / matmul_peak(cpu))
         and figures["memory_mb"] > 50
     )
-    assert "mfu" not in step_figures(object(), cpu, 1000, 0.5, 128)
+    assert "mfu" not in cost_metrics(object(), cpu, 1000, 0.5, 128)

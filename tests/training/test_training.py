@@ -16,9 +16,12 @@ from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer.token_bytes import token_bytes
 from hanlin.training import TrainConfig, train
 from hanlin.training.checkpoint.format import list_checkpoints
+from hanlin.training.distributed.shard import FULL
 from hanlin.training.guards import SpikeGuard
+from hanlin.training.hooks import Hook
 from hanlin.training.optim.optimizers import Muon, Optimizers, orthogonalize
 from hanlin.training.schedule import learning_rate_factor
+from hanlin.training.trainer import Trainer
 from tests.support import tiny_model, tiny_tokenizer
 
 TEXTS = [
@@ -315,3 +318,75 @@ def test_the_decay_ends_with_the_last_step():
         for s in range(16, 20)
     ]
     assert floored == pytest.approx([1.0, 0.875, 0.75, 0.625])
+
+
+class Watch(Hook):
+    """Writes down what it was called with, and asks for the state after step 3."""
+
+    def __init__(self):
+        self.calls, self.trainer = [], None
+
+    def wants_state(self, step):
+        return step == 3
+
+    def with_state(self, step):
+        assert self.trainer.pending is None
+        self.calls.append(("state", step, self.trainer.state.step))
+
+    def after_step(self, report):
+        assert report.metrics["tokens"] == sum(batch.ids.numel() for batch in report.batches) == 256
+        self.calls.append(("step", report.step, self.trainer.dispatched))
+
+    def at_end(self):
+        self.calls.append(("end", self.trainer.state.step))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_metrics_are_read_a_step_later_and_at_once_where_a_hook_asks_for_the_state(
+    data, tmp_path, monkeypatch, later
+):
+    monkeypatch.setattr("hanlin.training.trainer._reads_later", lambda device: later)
+    dataset, tokenizer = data
+    config = SupervisedConfig(TrainConfig(steps=5), seq_len=64, batch_tokens=256, micro_tokens=256)
+    source = RowSource(TextRows(dataset, 64, 5), config)
+    objective = NextTokenLoss(token_bytes(tokenizer))
+
+    class Counting(Trainer):
+        dispatched = 0
+
+        def dispatch_step(self, step):
+            self.dispatched += 1
+            return super().dispatch_step(step)
+
+    trainer = Counting(tiny_model("qwen3", tokenizer), source, objective, config.train, tmp_path, Progress())
+    hook = Watch()
+    hook.trainer = trainer
+    trainer.add_hook(hook)
+    trainer.run()
+    dispatched = [2, 3, 3, 5, 5] if later else [1, 2, 3, 4, 5]
+    steps = [("step", step, count) for step, count in enumerate(dispatched)]
+    assert hook.calls == [*steps[:3], ("state", 3, 3), *steps[3:], ("end", 5)]
+
+
+class Sometimes(RowSource):
+    """Has something to read in odd steps only."""
+
+    def micro_batches(self, step, model, shard=FULL):
+        return super().micro_batches(step, model, shard) if step % 2 else []
+
+
+def test_a_step_without_batches_is_counted_and_changes_nothing(data, tmp_path):
+    dataset, tokenizer = data
+    config = SupervisedConfig(
+        TrainConfig(steps=4, learning_rate=3e-3, weight_decay=0.5, permanent_checkpoint_interval=1),
+        seq_len=64,
+        batch_tokens=256,
+        micro_tokens=256,
+    )
+    model = tiny_model("qwen3", tokenizer)
+    source = Sometimes(TextRows(dataset, 64, 5), config)
+    result = train(model, source, NextTokenLoss(token_bytes(tokenizer)), config.train, tmp_path, Progress())
+    assert result.idle == 2 and result.skipped == 0 and result.last["tokens"] == 256
+    third, second = list_checkpoints(tmp_path)[:2]
+    assert (third / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    assert (third / "optimizer.safetensors").read_bytes() == (second / "optimizer.safetensors").read_bytes()

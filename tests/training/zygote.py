@@ -8,6 +8,7 @@ seconds when asked to; the answer has its exit code, its seconds, and for a run 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -78,6 +79,9 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
         if stage == "poisoned":
             trainer._reads_later = lambda device: True  # as on an accelerator
             objective = poison(objective, source, range(2, 5))
+        if stage == "replay":
+            objective = poison(objective, source, range(3, 6))
+            remember(source)
         result = train(model, source, objective, *arguments, **options)
         digests.append(digest(model, source, work))
         return result
@@ -96,7 +100,7 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
     model = world / "model"
     job_module.train = watched
     try:
-        if stage in ("pretrain", "poisoned"):
+        if stage in ("pretrain", "poisoned", "replay"):
             shape = ModelConfig(
                 vocab_size=400,
                 hidden_size=32,
@@ -133,6 +137,31 @@ def poison(objective: Any, source: Any, places: range) -> Any:
     return objective
 
 
+def remember(source: Any) -> None:
+    """Make a source of rows one that remembers: beside a step's rows it gives some of earlier steps again, by lot."""
+    from hanlin.dataset import Batch
+
+    class Replaying(type(source)):
+        def micro_batches(self, step, model, *shard):
+            batches = super().micro_batches(step, model, *shard)
+            replayed = []
+            if len(self.memory) > 1:
+                self.draws = (self.draws * 6364136223846793005 + 1442695040888963407 + step) % 2**64
+                replayed = [self.memory.pop((self.draws >> 33) % len(self.memory))]
+            self.memory.append(batches[0])
+            return batches + replayed
+
+        def state_dict(self):
+            return {"draws": self.draws, "memory": [dataclasses.asdict(batch) for batch in self.memory]}
+
+        def load_state_dict(self, state):
+            self.draws = state["draws"]
+            self.memory = [Batch(**fields) for fields in state["memory"]]
+
+    source.__class__ = Replaying
+    source.memory, source.draws = [], 1
+
+
 def digest(model: Any, source: Any, work: Path) -> str:
     """SHA-256 of all that must agree: weights now; optimiser, generators, guard of the last checkpoint; the next three batches."""
     from hanlin.training.checkpoint.format import list_checkpoints
@@ -141,12 +170,14 @@ def digest(model: Any, source: Any, work: Path) -> str:
     state = json.loads((newest / "state.json").read_text())
     del state["seconds"]
     found = hashlib.sha256(json.dumps([newest.name, state], sort_keys=True).encode())
+    if (newest / "source.safetensors").is_file():
+        found.update((newest / "source.safetensors").read_bytes())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode() + tensor.numpy().tobytes())
     for name in ("model", "optimizer", "generators"):
         found.update((newest / f"{name}.safetensors").read_bytes())
     for step in range(STEPS, STEPS + 3):
-        for batch in source.micro_batches(step + state["offset"], model):
+        for batch in source.micro_batches(step + state["data_offset"], model):
             found.update(batch.ids.numpy().tobytes())
     return found.hexdigest()
 

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.dataset.shards import TokenDataset
 
 IGNORE_INDEX = -100
+BatchT = TypeVar("BatchT", bound="Batch")
 
 
 @dataclasses.dataclass
@@ -68,16 +69,25 @@ class Batch:
         """(B, T, …) → (loss tokens, …): what belongs to the tokens to predict."""
         return values.flatten(0, 1).index_select(0, self.loss_indices)
 
-    def to(self, device: torch.device) -> Batch:
-        """The same rows on a device."""
+    def to(self: BatchT, device: torch.device) -> BatchT:
+        """The same rows on a device; a batch of a derived class stays one, with its fields."""
         if device == self.ids.device:
             return self
-        ids, labels, positions, doc_ids = (
-            send(t, device) for t in (self.ids, self.labels, self.positions, self.doc_ids)
+        moved = dataclasses.replace(
+            self,
+            ids=send(self.ids, device),
+            labels=send(self.labels, device),
+            positions=send(self.positions, device),
+            doc_ids=send(self.doc_ids, device),
         )
-        moved = Batch(ids, labels, positions, doc_ids, self.documents)
-        moved.loss_indices, moved.doc_starts = send(self.loss_indices, device), send(self.doc_starts, device)
+        moved.loss_indices = send(self.loss_indices, device)
+        moved.doc_starts = send(self.doc_starts, device)
         return moved
+
+    @classmethod
+    def empty(cls, seq_len: int) -> Batch:
+        """A batch of no rows, for a step in which there is nothing to learn."""
+        return _BatchWriter(0, seq_len).finish()
 
     def split(self) -> list[Batch]:
         """The upper and the lower half of the rows, each with its own documents; itself when there is one row."""
@@ -123,10 +133,14 @@ class _Rows(abc.ABC):
         self._plan = functools.lru_cache(maxsize=2)(self._plan_epoch)
         self._first: list[int] = [0]  # sample index at which each epoch begins
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes when a resumed run would see other samples."""
-        return f"{self.dataset.manifest.content_hash}/{type(self).__name__}/{self.seq_len}/{self.seed}"
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on, by name."""
+        return {
+            "dataset": self.dataset.manifest.content_hash,
+            "packing": type(self).__name__,
+            "seq_len": self.seq_len,
+            "seed": self.seed,
+        }
 
     @abc.abstractmethod
     def _plan_epoch(self, epoch: int) -> Any:

@@ -25,8 +25,9 @@ from hanlin.common.progress import Progress
 from hanlin.dataset import Batch
 from hanlin.model import CausalLM, ModelConfig, ModelShape, init_weights
 from hanlin.stages.supervised import NextTokenLoss
-from hanlin.training import TrainConfig, train
+from hanlin.training import BatchSource, TrainConfig, train
 from hanlin.training.compilation import compiling_pays
+from hanlin.training.distributed.shard import FULL, DataShard
 from hanlin.training.step_estimate import StepShape
 
 STEPS = 20
@@ -144,17 +145,18 @@ def compiles(config: ModelConfig, settings: TrainConfig, shape: StepShape, devic
     return compiling_pays(model, batches, settings.steps, resolve_device(device))
 
 
-class _RandomRows:
+class _RandomRows(BatchSource):
     """Random documents of random lengths, packed."""
 
-    fingerprint = "random"
+    uniform = True
 
     def __init__(self, vocab_size: int, shape: StepShape):
         self.vocab_size, self.shape = vocab_size, shape
 
-    uniform = True
+    def identity(self) -> dict[str, Any]:
+        return {"dataset": "random"}
 
-    def micro_batches(self, step: int, model: nn.Module, shard: Any = None) -> list[Batch]:
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
         return [self._batch(step * 2 + n) for n in range(1 if self.shape.micros == 1 else 1 + step % 2)]
 
     def _batch(self, seed: int) -> Batch:

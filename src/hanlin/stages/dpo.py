@@ -22,7 +22,7 @@ from hanlin.model import token_log_probs
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, PairStage, split_pairs, sum_by_document
 from hanlin.stages.stage import StageConfig, register_stage
-from hanlin.training import TrainConfig, TrainResult
+from hanlin.training import Objective, TrainConfig, TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DPOConfig(PairConfig):
     RANGES: ClassVar[dict[str, Range]] = {"beta": above(0), "sft_weight": at_least(0)}
 
 
-class DPOLoss:
+class DPOLoss(Objective):
     """The objective; the reference is the model as it was when training began."""
 
     def __init__(self, reference: Any, config: DPOConfig):
@@ -67,12 +67,12 @@ class DPOLoss:
         anchor = -split_pairs(log_probs / lengths, batch)[0]
         loss = (-F.logsigmoid(margin) + self.config.sft_weight * anchor).sum()
         count = len(margin)
-        figures: dict[str, float | torch.Tensor] = {
+        metrics: dict[str, float | torch.Tensor] = {
             "accuracy": (margin > 0).sum(),
             "margin": margin.detach().sum(),
             "chosen_logp": -anchor.detach().sum(),
         }
-        return loss, figures | {f"{name}_count": count for name in figures}
+        return loss, metrics | {f"{name}_count": count for name in metrics}
 
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each answer, chosen and rejected alike, (documents,)."""

@@ -34,7 +34,8 @@ from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.chat import prompt_of
-from hanlin.training import TrainConfig, TrainResult
+from hanlin.training import BatchSource, Objective, TrainConfig, TrainResult
+from hanlin.training.contract import config_hash
 from hanlin.training.distributed.shard import FULL, DataShard
 from hanlin.training.memory import is_out_of_memory, out_of_memory_error, release_memory
 
@@ -85,14 +86,15 @@ class GRPOConfig:
 
 @dataclasses.dataclass
 class RolloutBatch:
-    """Packed answers with their advantages (documents,) and the figures of the whole rollout; `idle` where no group disagrees."""
+    """Packed answers with their advantages, (documents,).
+
+    Attributes:
+        answers: of the whole rollout, those that teach nothing and are not in `rows` included.
+    """
 
     rows: Batch
     advantages: torch.Tensor
-    reward: float
     answers: int
-    answer_tokens: int
-    idle: bool = False
 
     @property
     def ids(self) -> torch.Tensor:
@@ -105,20 +107,13 @@ class RolloutBatch:
         return self.rows.documents
 
     def split(self) -> list[RolloutBatch]:
-        """Two halves of the rows whose weights add up to this one's; itself when there is one row."""
-        parts, first = [], 0
+        """Two halves of the rows whose `answers` add up to this one's; itself when there is one row."""
+        parts, first, count = [], 0, len(self.documents)
         for rows in self.rows.split():
-            share = len(rows.documents)
-            answers, tokens = (
-                total * (first + share) // len(self.documents) - total * first // len(self.documents)
-                for total in (self.answers, self.answer_tokens)
-            )
-            parts.append(
-                RolloutBatch(
-                    rows, self.advantages[first : first + share], self.reward, answers, tokens, self.idle
-                )
-            )
-            first += share
+            end = first + len(rows.documents)
+            answers = self.answers * end // count - self.answers * first // count
+            parts.append(RolloutBatch(rows, self.advantages[first:end], answers))
+            first = end
         return parts if len(parts) > 1 else [self]
 
     def to(self, device: torch.device) -> RolloutBatch:
@@ -126,7 +121,7 @@ class RolloutBatch:
         return dataclasses.replace(self, rows=self.rows.to(device), advantages=send(self.advantages, device))
 
 
-class RolloutSource:
+class RolloutSource(BatchSource):
     """Answers of the model as it is now, judged by the reward function: a pure function of step, seed and weights."""
 
     generates = True  # so the loop brings sharded weights together
@@ -147,11 +142,11 @@ class RolloutSource:
         self.records, self.prompts = fitting(self.records, tokenizer, config, self.progress)
         self.at_once = config.prompts * config.group_size  # answers written side by side
         # whole: what the reward reads besides the messages counts as well
+        self._metrics: dict[str, float] = {}
         self._digest = hash_json([dict(record) for record in self.records])
 
-    @property
     def identity(self) -> dict[str, Any]:
-        """What the prompts of a step depend on."""
+        """The prompts, their order and the rollout's shape."""
         return {
             "prompts": self._digest,
             "prompts_per_step": self.config.prompts,
@@ -159,22 +154,20 @@ class RolloutSource:
             "seed": self.seed,
         }
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the prompts, their order and the rollout's shape."""
-        return f"{self._digest}/{self.config.prompts}x{self.config.group_size}/{self.seed}"
-
     def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[RolloutBatch]:
-        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the shard's prompts."""
+        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the shard's prompts.
+
+        Where none does, the batch is empty.
+        """
         config, count = self.config, len(self.records)
-        mine = shard.slice(config.prompts)
-        places = [step * config.prompts + place for place in mine]
+        own = shard.slice(config.prompts)
+        places = [step * config.prompts + index for index in own]
         chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
         repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
         model.eval()
         # each answer has a stream of its own, by its place in the whole step
         seed = self.seed * 1_000_003 + step
-        streams = [derive_seed(seed, mine.start * config.group_size + i) for i in range(len(repeated))]
+        streams = [derive_seed(seed, own.start * config.group_size + i) for i in range(len(repeated))]
         sampling = [
             SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=stream)
             for stream in streams
@@ -190,33 +183,35 @@ class RolloutSource:
             for i, text in enumerate(texts)
         ]
         rewards = torch.tensor(self.reward.score(samples))
-        groups = rewards.view(len(mine), config.group_size)
+        groups = rewards.view(len(own), config.group_size)
         # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is left would be an advantage.
         disagree = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
         advantages = torch.where(disagree, groups - groups.mean(1, keepdim=True), 0.0).flatten()
         # without KL, others teach nothing
         useful = [i for i in range(len(repeated)) if config.kl_coef or float(advantages[i]) != 0.0]
-        shown = useful or [0]  # one answer stands for an idle step: every process makes the same passes
+        self._metrics = {
+            "reward": float(rewards.mean()) * len(repeated),
+            "reward_count": float(len(repeated)),
+            "answer_length": float(sum(len(completion.ids) for completion in completions)),
+            "answer_length_count": float(len(repeated)),
+        }
+        if not useful:
+            return [RolloutBatch(Batch.empty(config.seq_len), torch.zeros(0), len(repeated))]
         sequences = [
             (
                 list(repeated[i]) + list(completions[i].ids),
                 [0] * len(repeated[i]) + [1] * len(completions[i].ids),
             )
-            for i in shown
+            for i in useful
         ]
-        rows = pack_sequences(sequences, config.seq_len, shown)
+        rows = pack_sequences(sequences, config.seq_len, useful)
         ordered = advantages[rows.documents]
         rows.documents = [chosen[i // config.group_size] for i in rows.documents]
-        return [
-            RolloutBatch(
-                rows,
-                ordered,
-                float(rewards.mean()),
-                len(repeated),
-                sum(len(c.ids) for c in completions),
-                not useful,
-            )
-        ]
+        return [RolloutBatch(rows, ordered, len(repeated))]
+
+    def metrics(self) -> dict[str, float]:
+        """`reward` and `answer_length` of the rollout made last, all its answers counted."""
+        return self._metrics
 
     def _generate(
         self, model: CausalLM, prompts: list[list[int]], sampling: list[SamplingParams]
@@ -319,7 +314,7 @@ def _beginning(record: Mapping[str, Any]) -> str:
     return text if len(text) <= 30 else text[:30] + "…"
 
 
-class GRPOLoss:
+class GRPOLoss(Objective):
     """The objective."""
 
     def __init__(self, config: GRPOConfig, reference: CausalLM | None):
@@ -336,19 +331,15 @@ class GRPOLoss:
         rows = batch.rows
         now = self._log_probs(model, rows)
         loss = -(batch.advantages[rows.gather_loss_tokens(rows.doc_ids)] * now).sum()
-        figures: dict[str, float | torch.Tensor] = {
-            "reward": batch.reward * batch.answers,
-            "answer_length": float(batch.answer_tokens),
-        }
-        figures |= {f"{name}_count": float(batch.answers) for name in figures}
+        metrics: dict[str, float | torch.Tensor] = {}
         if self.reference is not None:
             with torch.no_grad():
                 before = self._log_probs(self.reference, rows)
             difference = before - now
             k3 = (difference.exp() - difference - 1).sum()  # Schulman 2020
             loss = loss + self.config.kl_coef * k3
-            figures |= {"kl": k3.detach(), "kl_count": float(rows.num_loss_tokens)}
-        return loss, figures
+            metrics |= {"kl": k3.detach(), "kl_count": float(rows.num_loss_tokens)}
+        return loss, metrics
 
     def per_sequence_loss(self, model: Any, batch: RolloutBatch) -> torch.Tensor:
         """-advantage · mean log π of each answer, (documents,)."""
@@ -383,7 +374,7 @@ def grpo(
     model, tokenizer = job.load(parent, config.seq_len)
     reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef else None
     source = RolloutSource(records, reward, tokenizer, config, job.seed, job.progress)
-    parents = {"model": content_hash(parent), "prompts": source.fingerprint}
+    parents = {"model": content_hash(parent), "prompts": config_hash(source.identity())}
     result = job.train(model, source, GRPOLoss(config, reference), config, origin=parents)
     if result.idle:
         job.progress.note(

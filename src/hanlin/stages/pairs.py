@@ -17,6 +17,7 @@ from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pac
 from hanlin.stages.data.base import DataSource
 from hanlin.stages.stage import Stage
 from hanlin.tokenizer import Tokenizer
+from hanlin.training import BatchSource
 from hanlin.training.distributed.shard import FULL, DataShard
 
 
@@ -95,27 +96,21 @@ class PairBatch(Batch):
         return [self.pack(self.pairs[:half]), self.pack(self.pairs[half:])] if half else [self]
 
 
-class PairSource:
+class PairSource(BatchSource):
     """Pairs in a seeded order, both sides of a pair always in the same micro-batch."""
 
     def __init__(self, dataset: TokenDataset, config: PairConfig, seed: int):
         self.dataset, self.config, self.seed = dataset, config, seed
         self.count = len(dataset) // 2
 
-    @property
     def identity(self) -> dict[str, Any]:
-        """What the pairs of a step depend on."""
+        """The data, their order and the batch."""
         return {
             "dataset": self.dataset.manifest.content_hash,
             "seq_len": self.config.seq_len,
             "pairs": self.config.pairs,
             "seed": self.seed,
         }
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the data, their order and the batch."""
-        return f"{self.dataset.manifest.content_hash}/{self.config.seq_len}/{self.config.pairs}/{self.seed}"
 
     def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
         """The shard's pairs of a step, as one packed batch."""

@@ -25,7 +25,7 @@ from hanlin.rl.rewards.base import Reward, Sample, register_reward
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, PairStage, build_pair_dataset, split_pairs
 from hanlin.stages.stage import StageConfig, register_stage
-from hanlin.training import TrainConfig, TrainResult
+from hanlin.training import Objective, TrainConfig, TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def scores(model: Any, batch: Batch) -> torch.Tensor:
     return values[last]
 
 
-class PairwiseRewardLoss:
+class PairwiseRewardLoss(Objective):
     """The objective."""
 
     def __init__(self, config: RewardConfig):

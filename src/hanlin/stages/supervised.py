@@ -23,7 +23,7 @@ from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
-from hanlin.training import TrainConfig, TrainResult
+from hanlin.training import BatchSource, Objective, TrainConfig, TrainResult
 from hanlin.training.checkpoint.writer import saves_in_background
 from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hanlin.training.distributed.shard import FULL, DataShard
@@ -104,31 +104,18 @@ class SupervisedConfig:
         )
 
 
-class RowSource:
+class RowSource(BatchSource):
     """Packed rows of one dataset, step after step."""
 
-    uniform = True  # every micro-batch of a step's place has the same shape in all steps
+    uniform = True
 
     def __init__(self, rows: TextRows | ConversationRows, config: SupervisedConfig):
         self.rows, self.config = rows, config
         self._read: list[int] = []
 
-    @property
     def identity(self) -> dict[str, Any]:
-        """What the samples of a step depend on."""
-        rows = self.rows
-        return {
-            "dataset": rows.dataset.manifest.content_hash,
-            "packing": type(rows).__name__,
-            "seq_len": rows.seq_len,
-            "seed": rows.seed,
-            "rows": self.config.rows,
-        }
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the data, their order and the batch."""
-        return f"{self.rows.fingerprint}/{self.config.rows}"
+        """The data, their order and the batch."""
+        return self.rows.identity() | {"rows": self.config.rows}
 
     def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
         """The shard's part of rows `step·rows … (step+1)·rows`, cut into micro-batches."""
@@ -139,7 +126,7 @@ class RowSource:
         self._read = [document for batch in batches for document in batch.documents]
         return batches
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """`source/NAME`: each source's share of the documents read last; nothing where the dataset does not know them."""
         sources, names = self.rows.dataset.sources, self.rows.dataset.source_names
         if sources is None or not self._read:
@@ -151,7 +138,7 @@ class RowSource:
         }
 
 
-class NextTokenLoss:
+class NextTokenLoss(Objective):
     """Cross entropy of the next token, summed over the tokens to learn (plus z-loss).
 
     Args:
@@ -177,7 +164,7 @@ class NextTokenLoss:
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
-        hidden, labels = self._learned(model, batch)
+        hidden, labels = self._hidden_and_labels(model, batch)
         # a CPU's logits stay in its cache
         compiled = hidden.device.type != "cpu" and getattr(model, "compiled", False)
         loss, nll = linear_cross_entropy(
@@ -203,11 +190,11 @@ class NextTokenLoss:
 
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
-        hidden, labels = self._learned(model, batch)
+        hidden, labels = self._hidden_and_labels(model, batch)
         sums, counts = sum_by_document(-token_log_probs(hidden, model.head_weight, labels), batch)
         return sums / counts.clamp(min=1)
 
-    def _learned(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _hidden_and_labels(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (n, d) and labels (n,) of the tokens to learn."""
         kwargs = batch.attention_kwargs if self.document_mask else {}
         hidden = model.hidden(batch.ids, **kwargs)  # (B, T, d)

@@ -2,7 +2,8 @@
 
 from hanlin.training.config import TrainConfig
 from hanlin.training.contract import BatchSource, Objective
+from hanlin.training.run import train
+from hanlin.training.run_state import TrainResult
 from hanlin.training.stopping import Interrupted
-from hanlin.training.trainer import TrainResult, train
 
 __all__ = ["BatchSource", "Interrupted", "Objective", "TrainConfig", "TrainResult", "train"]

@@ -1,4 +1,4 @@
-"""Whether compiling the model earns back the time it takes."""
+"""Whether to compile the model: where that earns back the time it takes, and every process can."""
 
 from __future__ import annotations
 
@@ -8,7 +8,41 @@ from typing import Any
 import torch
 
 from hanlin.common.devices import traits
+from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, RewardModel
+from hanlin.training.config import TrainConfig
+from hanlin.training.distributed.strategy import Strategy
+
+
+def agree_to_compile(
+    config: TrainConfig,
+    uniform: bool,
+    model: CausalLM | RewardModel,
+    batches: Sequence[Any],
+    strategy: Strategy,
+    device: torch.device,
+    progress: Progress,
+) -> bool:
+    """Compile the model where that is asked for, or pays; in every process or in none. Whether it was.
+
+    Decided once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did.
+
+    Args:
+        uniform: micro-batches have the same shapes in every step; where they change, each would be compiled.
+        batches: the micro-batches of one step.
+    """
+    wanted = config.compile
+    if wanted == "auto":
+        wanted = uniform and compiling_pays(model, batches, config.steps, device)
+    if wanted and not strategy.can_compile:
+        if config.compile is True:
+            progress.warn("deepspeed does not compile yet: compile is ignored")
+        wanted = False
+    if not all(strategy.group.all_gather_object(wanted)):
+        return False
+    model.compile_trunk(by_block=strategy.sharded)
+    progress.note("compiling the model, so the first step takes longer (train.compile=false for none)")
+    return True
 
 
 def compiling_pays(

@@ -24,15 +24,6 @@ class Verdict:
     loss_sigmas: torch.Tensor
     norm_sigmas: torch.Tensor
 
-    @classmethod
-    def of_idle(cls, device: torch.device) -> Verdict:
-        """Of a step in which there was nothing to learn: not bad, and nothing to remember."""
-        return cls(
-            torch.zeros((), dtype=torch.bool, device=device),
-            torch.zeros((), device=device),
-            torch.zeros((), device=device),
-        )
-
 
 class SpikeGuard:
     """Remembers the last `window` ordinary losses and gradient norms and judges a step by them (OLMo's skip rule).
@@ -71,7 +62,7 @@ class SpikeGuard:
         return Verdict(bad, sigmas[0], sigmas[1])
 
     def reason(self, loss: float, norm: float, loss_sigmas: float) -> str:
-        """Why a bad step was bad, from the figures read back: `loss not finite`, `gradient not finite`, `loss` or `gradient`."""
+        """Why a bad step was bad, from the metrics read back: `loss not finite`, `gradient not finite`, `loss` or `gradient`."""
         if not math.isfinite(loss):
             return "loss not finite"
         if not math.isfinite(norm):
@@ -101,12 +92,12 @@ class BadSteps:
         return len(self.steps) >= TOO_MANY
 
 
-def no_checkpoint_error(step: int, work: Path) -> HanlinError:
+def no_checkpoint_error(step: int, checkpoint_dir: Path) -> HanlinError:
     """The error of bad steps that come again after a rollback, or that nothing sound lies before."""
     return HanlinError(
         "Up to step {step}, three of the last hundred steps had an abnormal loss or gradient again, and "
         "going back did not help. The checkpoints in {work} were not touched by them. Lower learning_rate, "
         "or see the documents of those steps with: hanlin inspect spike {work}",
         step=step,
-        work=work,
+        work=checkpoint_dir,
     )

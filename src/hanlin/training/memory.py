@@ -40,14 +40,14 @@ def cut(batches: Sequence[Any], halvings: int) -> list[Any]:
     return list(batches)
 
 
-def remember_halvings(work: Path, halvings: int) -> None:
+def remember_halvings(checkpoint_dir: Path, halvings: int) -> None:
     """Note for the next start how often micro-batches are to be halved."""
-    write_json(work / _MEMORY, {"halvings": halvings})
+    write_json(checkpoint_dir / _MEMORY, {"halvings": halvings})
 
 
-def remembered_halvings(work: Path) -> int:
+def remembered_halvings(checkpoint_dir: Path) -> int:
     """What `remember_halvings` noted; 0 if nothing."""
-    return int(read_json(work / _MEMORY)["halvings"]) if (work / _MEMORY).is_file() else 0
+    return int(read_json(checkpoint_dir / _MEMORY)["halvings"]) if (checkpoint_dir / _MEMORY).is_file() else 0
 
 
 def desync_error(message: str) -> HanlinError:

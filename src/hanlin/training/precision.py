@@ -73,7 +73,7 @@ class GradientScaler:
         self.overflows = self.overflows + overflow
         return overflow
 
-    def figures(self) -> dict[str, torch.Tensor]:
+    def metrics(self) -> dict[str, torch.Tensor]:
         """`loss_scale` and `overflows` so far, on the device; nothing where nothing is scaled."""
         return {"loss_scale": self.scale, "overflows": self.overflows} if self.enabled else {}
 

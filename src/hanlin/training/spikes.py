@@ -42,19 +42,19 @@ class SpikeLog:
 
 @torch.no_grad()
 def document_losses(
-    judge: Callable[[Any], torch.Tensor] | None, batches: Iterable[Any], device: torch.device
+    per_sequence_loss: Callable[[Any], torch.Tensor | None], batches: Iterable[Any], device: torch.device
 ) -> list[tuple[int, float | None]]:
     """The documents of micro-batches with the loss of each by the weights as they are, worst first.
 
     Args:
-        judge: micro-batch on the device → losses (documents,); without it the losses are None.
+        per_sequence_loss: micro-batch on the device → losses (documents,), or None where the objective has none.
     """
-    found: list[tuple[int, float | None]] = []
+    pairs: list[tuple[int, float | None]] = []
     for batch in batches:
         documents = getattr(batch, "documents", [])
-        losses = [None] * len(documents) if judge is None else judge(batch.to(device)).tolist()
-        found += zip(documents, losses, strict=True)
-    return worst_first(found)
+        losses = per_sequence_loss(batch.to(device))
+        pairs += zip(documents, [None] * len(documents) if losses is None else losses.tolist(), strict=True)
+    return worst_first(pairs)
 
 
 def worst_first(losses: Iterable[tuple[int, float | None]]) -> list[tuple[int, float | None]]:
@@ -80,18 +80,18 @@ def _badness(loss: float | None) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def keep_spikes(work: Path, target: Path) -> None:
+def keep_spikes(checkpoint_dir: Path, target: Path) -> None:
     """Move the record of bad steps, if there are any, to where it outlives the work directory."""
-    if (work / SPIKES).is_file():
+    if (checkpoint_dir / SPIKES).is_file():
         target.mkdir(parents=True, exist_ok=True)
         for name in (SPIKES, RUN):
-            os.replace(work / name, target / name)
+            os.replace(checkpoint_dir / name, target / name)
 
 
-def write_run_file(work: Path, dataset: Path | str | None, tokenizer: Path | str | None) -> None:
-    """Note in `work/run.json` where the documents' text is to be found."""
+def write_run_file(checkpoint_dir: Path, dataset: Path | str | None, tokenizer: Path | str | None) -> None:
+    """Note in `checkpoint_dir/run.json` where the documents' text is to be found."""
     write_json(
-        work / RUN,
+        checkpoint_dir / RUN,
         {
             "dataset": dataset and str(Path(dataset).resolve()),
             "tokenizer": tokenizer and str(Path(tokenizer).resolve()),

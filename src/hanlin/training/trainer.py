@@ -1,164 +1,86 @@
-"""The one training loop. It knows devices, precision, accumulation, schedules, guards, checkpoints and logging; of tasks, nothing.
+"""The one training loop. It knows devices, precision, accumulation, schedules, guards and checkpoints; of tasks, nothing.
 
-A stage gives it a *batch source* (what to read at step n: a pure function, so one integer resumes it) and an *objective*
-(a loss summed over a micro-batch, and how many items that sum is over).
+    Trainer.run                         for each step:
+      -> dispatch_step                    give the device the whole step
+           source.micro_batches             what to read (contract.py)
+           gradients.accumulate             forward, backward, over all processes (gradients.py)
+           update                           clip, judge (guards.py), optimisers (optim/) (update.py)
+      -> collect_metrics                  read what the step before said (metrics.py), roll back if it must be
+      -> hooks                            log, progress, record of bad steps, checkpoints (hooks.py)
+
+Where the processes of a distributed run differ is a `Strategy` (distributed/strategy.py).
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hanlin.common.devices import has_own_memory, keep_freed_memory, traits
+from hanlin.common.devices import has_own_memory, keep_freed_memory
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import directory_lock
-from hanlin.common.manifest import hash_json
-from hanlin.common.progress import SOURCE, Progress
-from hanlin.common.tracking import MetricsLog
+from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, RewardModel, choose_attention_for
 from hanlin.training.checkpoint.format import data_mismatch_error, discard_after, load_latest, sweep
+from hanlin.training.checkpoint.source_state import gather_source_state, restore_source_state
 from hanlin.training.checkpoint.writer import CheckpointWriter
-from hanlin.training.compilation import compiling_pays
+from hanlin.training.compilation import agree_to_compile
 from hanlin.training.config import TrainConfig
-from hanlin.training.contract import BatchSource, Objective, means
+from hanlin.training.contract import BatchSource, Objective, config_hash
 from hanlin.training.distributed.strategy import SingleProcess, Strategy
-from hanlin.training.guards import BadSteps, SpikeGuard, Verdict, no_checkpoint_error
-from hanlin.training.memory import (
-    cut,
-    desync_error,
-    halve,
-    is_out_of_memory,
-    out_of_memory_error,
-    release_memory,
-    remember_halvings,
-    remembered_halvings,
-)
-from hanlin.training.metrics import step_figures
-from hanlin.training.precision import scaler_for, skips_on_device
-from hanlin.training.schedule import learning_rate_factor
-from hanlin.training.spikes import SpikeLog, brief, document_losses, worst_first
+from hanlin.training.gradients import GradientAccumulator
+from hanlin.training.guards import BadSteps, SpikeGuard, no_checkpoint_error
+from hanlin.training.hooks import CheckpointHook, Hook, SpikeHook, StepReport
+from hanlin.training.memory import remembered_halvings
+from hanlin.training.metrics import StepMetrics, average_metrics, cost_metrics, reduce_metrics
+from hanlin.training.precision import scaler_for
+from hanlin.training.run_state import RunState, TrainResult
+from hanlin.training.spikes import SpikeLog
 from hanlin.training.stopping import Interrupted, stop_requests
+from hanlin.training.update import WeightUpdate
 
-# every process' alike, or the first's; others are summed
-_COMMON = {
-    "loss",
-    "grad_norm",
-    "bad",
-    "idle",
-    "loss_sigmas",
-    "norm_sigmas",
-    "lr",
-    "data_seconds",
-    "loss_scale",
-    "overflows",
+# of a step in which no process had anything to compute
+_EMPTY_STEP = {
+    "idle": 1.0,
+    "loss": 0.0,
+    "grad_norm": 0.0,
+    "bad": 0.0,
+    "loss_sigmas": 0.0,
+    "norm_sigmas": 0.0,
 }
 
 
-@dataclasses.dataclass
-class TrainResult:
-    """What a finished loop says: steps skipped by the guards, wall seconds (resumed parts included), last figures; `idle`: steps in
-    which there was nothing to learn."""
+@dataclasses.dataclass(frozen=True)
+class PendingStep:
+    """A step that the device was given at `started`, by `time.monotonic`; its metrics stay on the device until they are read.
 
-    skipped: int
-    seconds: float
-    last: dict[str, float]
-    idle: int = 0
-
-
-def train(
-    model: CausalLM | RewardModel,
-    source: BatchSource,
-    objective: Objective,
-    config: TrainConfig,
-    work: Path,
-    progress: Progress,
-    *,
-    log: MetricsLog | None = None,
-    max_seconds: float | None = None,
-    strategy: Strategy | None = None,
-    origin: Mapping[str, str] | None = None,
-) -> TrainResult:
-    """Train in place, resuming from the newest good checkpoint under `work`.
-
-    The gradient of a step is Σ loss / Σ weight over all its micro-batches, so it does not depend on how they are cut.
-    A bad step (not finite, or a spike) touches neither weights nor optimiser state. Three among the last hundred send
-    the run back to the newest anchor before them, to go on with the data behind them; a second time at the same
-    place ends it. When memory runs out, the step is done again with smaller micro-batches.
-
-    Args:
-        work: directory of this run's checkpoints, its own.
-        strategy: of the processes that train together, see `init_distributed`; each calls this with the same arguments.
-        max_seconds: in place of `config.max_seconds` (controls of equal time).
-        origin: what the model came from, content hashes by role. The checkpoints under `work` hold all weights, so a resume from
-            another origin would publish a model that has nothing of it: it is refused, as other data are.
-
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        HanlinError: another run has `work`, the data or the origin differ from the checkpoint's, bad steps do not end, or memory or
-            disk do not suffice.
+    Attributes:
+        data_step: its place in the order of samples.
+        batches: the micro-batches that this process goes through, padding included.
+        row_length: tokens in a row, 0 where there are no rows.
     """
-    keep_freed_memory()
-    strategy = strategy or SingleProcess()
-    with contextlib.ExitStack() as held, stop_requests() as stop_requested:
-        strategy.group.run_on_rank0(lambda: held.enter_context(directory_lock(work)))
-        run = _Run(
-            model,
-            source,
-            objective,
-            config,
-            work,
-            progress,
-            log or MetricsLog(None),
-            max_seconds,
-            strategy,
-            origin,
-        )
-        held.callback(run.writer.close)
-        choose_attention_for(model, run.device, progress.warn, config.attention)
-        run.resume()
-        model.train()
-        run.agree(0)
-        while run.step < config.steps and not run.time_is_over:
-            run.take_step()
-            run.agree(stop_requested())
-            if run.stop:
-                run.read_back()
-                run.save(wait=True)
-                raise Interrupted(run.stop)
-        run.read_back()
-        run.writer.wait()
-        run.log.flush()
-        strategy.assert_replicas_equal(model)
-    model.eval()
-    return TrainResult(run.skipped, run.elapsed(), run.last, run.idle)
-
-
-@dataclasses.dataclass
-class _Launched:
-    """A step the device was given at `tick`. Its figures stay there, one small tensor (names,), until the next step is launched too."""
 
     step: int
-    tick: float
+    data_step: int
+    started: float
     batches: list[Any]
-    figures: dict[str, float]
-    names: list[str]
-    values: torch.Tensor
+    row_length: int
+    metrics: StepMetrics
 
 
-class _Run:
+class Trainer:
     """One training in progress.
 
     Attributes:
-        step: optimiser steps done; `step + offset` is the place in the order of samples.
-        idle: of these, steps in which no micro-batch of any process had anything to learn.
-        halvings: how often memory has asked for micro-batches half as large.
+        state: where it is.
+        pending: the step that was dispatched and not read, if there is one.
+        last_metrics: of the newest step that was read.
     """
 
     def __init__(
@@ -167,28 +89,38 @@ class _Run:
         source: BatchSource,
         objective: Objective,
         config: TrainConfig,
-        work: Path,
+        checkpoint_dir: Path,
         progress: Progress,
-        log: MetricsLog,
-        max_seconds: float | None,
+        *,
+        max_seconds: float | None = None,
         strategy: Strategy | None = None,
         origin: Mapping[str, str] | None = None,
     ):
-        self.model, self.source, self.objective, self.config = model, source, objective, config
-        self.work, self.progress, self.log = work, progress, log
+        keep_freed_memory()
+        self.model = model
+        self.source = source
+        self.config = config
+        self.checkpoint_dir = checkpoint_dir
+        self.progress = progress
         self.max_seconds = config.max_seconds if max_seconds is None else max_seconds
-        self.origin = dict(origin or {})
-        self.strategy, self.device = strategy or SingleProcess(), next(model.parameters()).device
+        self.identity = {**(origin or {}), **source.identity()}
+        self.strategy = strategy or SingleProcess()
         self.group = self.strategy.group
+        self.device = next(model.parameters()).device
+
         self.strategy.wrap(model, objective)
-        self.optimizers = self.strategy.build_optimizers(
-            model, config, offload=config.offload_optimizer and has_own_memory(self.device)
-        )
-        self.guard = SpikeGuard(config.spike_sigma, config.max_grad_norm, self.device)
+        offload = config.offload_optimizer and has_own_memory(self.device)
+        self.optimizers = self.strategy.build_optimizers(model, config, offload)
         self.scaler = scaler_for(self.device)
-        self.bad, self.spikes = BadSteps(), SpikeLog(work)
+        self.guard = SpikeGuard(config.spike_sigma, config.max_grad_norm, self.device)
+        self.gradients = GradientAccumulator(
+            objective, self.strategy, self.optimizers, self.scaler, self.device, checkpoint_dir, progress
+        )
+        self.update = WeightUpdate(
+            model, config, self.strategy, self.optimizers, self.scaler, self.guard, self.device
+        )
         self.writer = CheckpointWriter(
-            work,
+            checkpoint_dir,
             self.device,
             self.strategy,
             progress,
@@ -196,384 +128,256 @@ class _Run:
             permanent_interval=config.permanent_checkpoint_interval,
             on_save_error=config.on_save_error,
         )
-        self.compiles: bool | None = None  # not decided yet
-        self.step = self.offset = self.halvings = self.skipped = self.idle = 0
-        self.last: dict[str, float] = {}
-        self.pending: _Launched | None = None
-        self.earlier_seconds = 0.0
-        self.began = self.saved = self.read = time.monotonic()
-        self.stop, self.time_is_over, self.save_is_due = 0, False, False
-        self.fitting = 0  # elements of the largest micro-batch that memory has been seen to hold
 
-    # ---------------------------------------------------------------- one step
+        self.state = RunState()
+        self.last_metrics: dict[str, float] = {}
+        self.pending: PendingStep | None = None
+        self.is_compiled: bool | None = None  # not decided yet
+        self.stop_signal = 0
+        self.time_is_over = False
+        self._read_at = time.monotonic()  # when metrics were last read
 
-    def agree(self, stop: int) -> None:
-        """Settle for all processes what clocks, signals and disks say: whether to stop, to save after the next step, to end, what failed."""
-        now = time.monotonic()
-        over = self.max_seconds is not None and self.elapsed() >= self.max_seconds
-        due = (
-            not self.writer.busy and now - max(self.saved, self.writer.ended) > self.config.checkpoint_seconds
-        )
-        said = self.group.all_gather_object((stop, due, over, self.writer.failure()))
-        self.stop, (_, self.save_is_due, self.time_is_over, _) = max(entry[0] for entry in said), said[0]
-        self.writer.raise_if_failed([entry[3] for entry in said])
-
-    def take_step(self) -> None:
-        """Launch a step, then read what the one before it said; its own at once on a CPU, when a checkpoint is due, or when it is the last."""
-        launched = self._launch()
-        if not self.read_back():
-            return  # rolled back: what was just launched never was
-        self.pending, self.step = launched, self.step + 1
-        failpoint("train.after_step")
-        ended, anchor = (
-            self.step == self.config.steps,
-            self.step % self.config.permanent_checkpoint_interval == 0,
-        )
-        due = not ended and (anchor or self.save_is_due)
-        if (ended or due or not _reads_later(self.device)) and self.read_back() and due:
-            self.save()
-
-    def _launch(self) -> _Launched:
-        """Give the device a whole step: forward, backward, verdict, update. Nothing here waits for it."""
-        tick = time.monotonic()
-        writer = (
-            self.strategy.unsharded(self.model) if getattr(self.source, "generates", False) else self.model
-        )
-        batches = cut(
-            self.source.micro_batches(self.step + self.offset, writer, self.strategy.data_shard),
-            self.halvings,
-        )
-        data_seconds = time.monotonic() - tick
-        if self.compiles is None:
-            self._decide_to_compile(batches)
-        batches, loss, figures, idle = self._gradients(batches)
-        self.scaler.unscale_(self.model.parameters())
-        norm = self.strategy.clip_grad_norm(self.model, self.config.max_grad_norm)
-        # What an idle step has is no loss of the ordinary kind, and no gradient: momentum and weight decay are not to act on its account.
-        verdict = Verdict.of_idle(self.device) if idle else self.guard.judge(loss, norm)
-        overflow = self.scaler.judge(loss, norm)
-        config = self.config
-        factor = learning_rate_factor(
-            self.step,
-            config.steps,
-            schedule=config.schedule,
-            warmup_ratio=config.warmup_ratio,
-            decay_ratio=config.decay_ratio,
-            min_lr_ratio=config.min_lr_ratio,
-        )
-        left = verdict.bad | idle
-        self.optimizers.step(factor, left if skips_on_device(self.device) else left.cpu())
-        tensors = {name: value for name, value in figures.items() if isinstance(value, torch.Tensor)}
-        tensors |= {
-            "loss": loss,
-            "grad_norm": norm,
-            "bad": verdict.bad & ~overflow,
-            "loss_sigmas": verdict.loss_sigmas,
-            "norm_sigmas": verdict.norm_sigmas,
-        }
-        tensors |= self.scaler.figures()
-        plain = {name: float(value) for name, value in figures.items() if name not in tensors}
-        plain |= {"idle": 1.0} if idle else {}
-        plain |= {
-            "lr": config.learning_rate * factor,
-            "data_seconds": data_seconds,
-            "tokens": float(sum(batch.ids.numel() for batch in batches)),
-        }
-        plain |= getattr(self.source, "figures", dict)()
-        return _Launched(
-            self.step,
-            tick,
-            batches,
-            plain,
-            list(tensors),
-            torch.stack([value.detach().float() for value in tensors.values()]),
-        )
-
-    def _decide_to_compile(self, batches: list[Any]) -> None:
-        """Once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did."""
-        wanted = self.config.compile
-        if wanted == "auto":  # where shapes change from step to step, each would be compiled
-            wanted = getattr(self.source, "uniform", False) and compiling_pays(
-                self.model, batches, self.config.steps, self.device
+        self.hooks: list[Hook] = []
+        self.add_hook(SpikeHook(SpikeLog(checkpoint_dir), self.guard, self.strategy, self.device, progress))
+        self.add_hook(
+            CheckpointHook(
+                self.writer,
+                self.save,
+                seconds=config.checkpoint_seconds,
+                interval=config.permanent_checkpoint_interval,
+                last_step=config.steps,
             )
-        if wanted and not self.strategy.can_compile:
-            if self.config.compile is True:
-                self.progress.warn("deepspeed does not compile yet: compile is ignored")
-            wanted = False
-        self.compiles = all(self.group.all_gather_object(wanted))
-        if self.compiles:
-            self.model.compile_trunk(by_block=self.strategy.sharded)
-            self.progress.note(
-                "compiling the model, so the first step takes longer (train.compile=false for none)"
-            )
+        )
 
-    def _gradients(
-        self, batches: list[Any]
-    ) -> tuple[list[Any], torch.Tensor, dict[str, float | torch.Tensor], bool]:
-        """Accumulate a step's gradient over all processes, with smaller micro-batches of the same samples where memory asks for it.
+    def add_hook(self, hook: Hook) -> None:
+        """Call the hook's methods from now on, after those of the hooks that are there."""
+        self.hooks.append(hook)
 
-        A process that runs out of memory while the others exchange gradients would keep them waiting. So as long as micro-batches of
-        this size have not been seen to fit everywhere, gradients are exchanged only after all have said that theirs are there.
+    # ---------------------------------------------------------------- the loop
 
-        Returns:
-            the micro-batches as they were cut, the loss, figures, and whether there was nothing to learn in any process.
+    def run(self) -> TrainResult:
+        """Train until the steps or the time are over; see `run.train`."""
+        with contextlib.ExitStack() as stack, stop_requests() as stop_requested:
+            self.group.run_on_rank0(lambda: stack.enter_context(directory_lock(self.checkpoint_dir)))
+            stack.callback(self.writer.close)
+            choose_attention_for(self.model, self.device, self.progress.warn, self.config.attention)
+            self.resume()
+            self.model.train()
+            for step in self.remaining_steps(stop_requested):
+                pending = self.dispatch_step(step)
+                # The metrics of a step are read only here, after the next step was dispatched: the host never waits for the device.
+                if not self.collect_metrics():
+                    continue  # they sent the run back, and the step just dispatched never was
+                self.pending = pending
+                self.state.step = step + 1
+                failpoint("train.after_step")
+                self.call_hooks_with_state()
+            self.collect_metrics()
+            for hook in self.hooks:
+                hook.at_end()
+            self.strategy.assert_replicas_equal(self.model)
+        self.model.eval()
+        return TrainResult(self.state.skipped, self.state.elapsed(), self.last_metrics, self.state.idle)
+
+    def remaining_steps(self, stop_requested: Any) -> Iterator[int]:
+        """Numbers of the steps to do, until none is left or the time is over; after a rollback from where it led.
+
+        Raises:
+            Interrupted: the run was asked to stop; the state is saved.
         """
-        nothing = all(getattr(batch, "idle", False) for batch in batches)
         while True:
-            size = max(batch.ids.numel() for batch in batches)
-            said = self.group.all_gather_object(
-                (
-                    sum(self.objective.num_items(batch) for batch in batches),
-                    len(batches),
-                    size <= self.fitting,
-                    nothing,
-                )
-            )
-            total, passes = sum(entry[0] for entry in said) or 1.0, max(entry[1] for entry in said)
-            at_once = self.strategy.sharded or (self.group.world_size > 1 and all(entry[2] for entry in said))
-            message, result = "", None
-            try:
-                result = self._accumulate(batches, total, passes, at_once)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                message = str(error).splitlines()[0]
-            if at_once and message:
-                remember_halvings(self.work, self.halvings + 1)
-                raise desync_error(message)
-            message = max(self.group.all_gather_object(message)) if not at_once else ""
-            if not message:
-                assert result is not None
-                if not at_once:
-                    self.strategy.reduce_gradients()
-                self.fitting = max(self.fitting, size)
-                return (
-                    batches,
-                    self.group.all_reduce_sum(result[0]),
-                    result[1],
-                    all(entry[3] for entry in said),
-                )
-            self.optimizers.zero_grad()
-            release_memory(self.device)
-            smaller = halve(batches)
-            if not any(self.group.all_gather_object(len(smaller) > len(batches))):
-                raise out_of_memory_error(message)
-            batches, self.halvings = smaller, self.halvings + 1
-            rows = max(batch.ids.shape[0] for batch in batches)
-            self.progress.warn(
-                "out of memory at step {step}; from here on a micro-batch has {rows} rows at most, with "
-                "the same samples and gradients",
-                step=self.step,
-                rows=rows,
-            )
+            self.sync_control_flags(stop_requested())
+            if self.stop_signal:
+                self.collect_metrics()
+                self.save(wait=True)
+                raise Interrupted(self.stop_signal)
+            if self.state.step >= self.config.steps or self.time_is_over:
+                return
+            yield self.state.step
 
-    def _accumulate(
-        self, batches: list[Any], total: float, passes: int, at_once: bool
-    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        """Forward and backward of this process' micro-batches; every process makes the same number of passes, empty ones at the end."""
-        loss_sum = torch.zeros((), device=self.device)
-        figures: dict[str, float | torch.Tensor] = collections.defaultdict(float)
-        dtype = traits(self.device).train_dtype
-        for place in range(passes):
-            batch = batches[min(place, len(batches) - 1)].to(self.device)
-            with self.strategy.gradient_sync(enabled=at_once and place == passes - 1):
-                with torch.autocast(self.device.type, getattr(torch, dtype), enabled=dtype != "float32"):
-                    loss, summed = self.strategy.loss(batch)
-                if place >= len(batches):
-                    (loss * 0.0).backward()
-                    continue
-                self.scaler.scaled(
-                    loss / (total / self.group.world_size)
-                ).backward()  # the engines average over the processes
-            loss_sum += loss.detach()
-            for name, value in summed.items():
-                figures[name] += value
-        return loss_sum / total, figures
+    def sync_control_flags(self, stop_signal: int) -> None:
+        """Decide for all processes alike what clocks, signals and disks say: whether to stop, to end, and what hooks ask for."""
+        is_over = self.max_seconds is not None and self.state.elapsed() >= self.max_seconds
+        own = (stop_signal, is_over, [hook.local_flags() for hook in self.hooks])
+        flags = self.group.all_gather_object(own)
+        self.stop_signal = max(signal for signal, _, _ in flags)
+        self.time_is_over = flags[0][1]
+        for index, hook in enumerate(self.hooks):
+            hook.sync_flags([of_hooks[index] for _, _, of_hooks in flags])
 
-    def read_back(self) -> bool:
-        """Read the figures of the step still pending, if any, and act on them; false when the run was rolled back."""
-        launched, self.pending = self.pending, None
-        if launched is None:
+    def dispatch_step(self, step: int) -> PendingStep:
+        """Give the device a whole step: forward, backward, verdict, update. Nothing here waits for it."""
+        started = time.monotonic()
+        data_step = self.state.data_step
+        model = self.strategy.unsharded(self.model) if self.source.generates else self.model
+        batches = self.source.micro_batches(data_step, model, self.strategy.data_shard)
+        data_seconds = time.monotonic() - started
+        if self.is_compiled is None:
+            self.is_compiled = agree_to_compile(
+                self.config,
+                self.source.uniform,
+                self.model,
+                batches,
+                self.strategy,
+                self.device,
+                self.progress,
+            )
+        gradients = self.gradients.accumulate(step, batches)
+        metrics = StepMetrics()
+        metrics.add(gradients.metrics)
+        metrics.add(_EMPTY_STEP if gradients.is_empty else self.update(step, gradients.loss))
+        metrics.add(
+            {
+                "lr": self.update.learning_rate(step),
+                "data_seconds": data_seconds,
+                "tokens": sum(batch.ids.numel() for batch in gradients.batches),
+            }
+        )
+        metrics.add(self.source.metrics())
+        metrics.seal()
+        batches = gradients.batches + gradients.padding
+        row_length = batches[0].ids.shape[-1] if batches else 0
+        return PendingStep(step, data_step, started, batches, row_length, metrics)
+
+    def collect_metrics(self) -> bool:
+        """Read the metrics of the pending step, if there is one, and act on them; false when they sent the run back."""
+        pending, self.pending = self.pending, None
+        if pending is None:
             return True
-        figures = self._of_all(
-            launched.figures | dict(zip(launched.names, launched.values.tolist(), strict=True))
-        )
-        sigmas = {"loss": figures.pop("loss_sigmas"), "norm": figures.pop("norm_sigmas")}
-        elapsed, self.read = time.monotonic() - max(launched.tick, self.read), time.monotonic()
-        if figures.pop("bad"):
-            self.skipped += 1
-            self._report(launched, figures, sigmas)
-            if self.bad.add(launched.step):
-                self._roll_back(launched.step)
+        metrics = reduce_metrics(pending.metrics.read(), self.group)
+        now = time.monotonic()
+        seconds = now - max(pending.started, self._read_at)
+        self._read_at = now
+        sigmas = (metrics.pop("loss_sigmas"), metrics.pop("norm_sigmas"))
+        is_bad = bool(metrics.pop("bad"))
+        if is_bad:
+            self.state.skipped += 1
+            report = StepReport(pending.step, pending.data_step, pending.batches, metrics, *sigmas)
+            for hook in self.hooks:
+                hook.after_bad_step(report)
+            if self.state.bad_steps.add(pending.step):
+                self.roll_back(pending.step)
                 return False
-        self.idle += int(figures.get("idle", 0.0))
-        figures |= {
-            "tokens_per_second": figures["tokens"] / elapsed,
-            "seconds": self.elapsed(),
-            "skipped": float(self.skipped),
+        self.state.idle += int(metrics.get("idle", 0.0))
+        metrics |= {
+            "tokens_per_second": metrics["tokens"] / seconds,
+            "seconds": self.state.elapsed(),
+            "skipped": float(self.state.skipped),
         }
-        figures |= step_figures(
-            self.model,
-            self.device,
-            int(figures["tokens"]) // self.group.world_size,
-            elapsed,
-            launched.batches[0].ids.shape[-1],
-        )
-        self.last = means(figures)
-        self.log.log(self.last, launched.step + 1)
-        self.progress.update(launched.step + 1, self._bound(launched.step + 1), self.last)
+        own_tokens = int(metrics["tokens"]) // self.group.world_size
+        metrics |= cost_metrics(self.model, self.device, own_tokens, seconds, pending.row_length)
+        self.last_metrics = average_metrics(metrics)
+        report = StepReport(pending.step, pending.data_step, pending.batches, self.last_metrics, *sigmas)
+        for hook in self.hooks:
+            hook.after_step(report)
         return True
 
-    def _of_all(self, figures: dict[str, float]) -> dict[str, float]:
-        """Sums over all processes, and what they have in common as it is."""
-        summed: dict[str, float] = collections.defaultdict(float)
-        for part in self.group.all_gather_object(
-            {name: value for name, value in figures.items() if name not in _COMMON}
-        ):
-            for name, value in part.items():
-                summed[name] += value / self.group.world_size if name.startswith(SOURCE) else value
-        return {name: summed.get(name, value) for name, value in figures.items()} | summed
+    def call_hooks_with_state(self) -> None:
+        """Let hooks see the state after the newest step where they ask for it: then its metrics are read at once, as on a CPU always."""
+        callers = [hook for hook in self.hooks if hook.wants_state(self.state.step)]
+        is_last = self.state.step == self.config.steps
+        if (callers or is_last or not _reads_later(self.device)) and self.collect_metrics():
+            for hook in callers:
+                hook.with_state(self.state.step)
 
-    # ---------------------------------------------------------------- bad steps
-
-    def _report(self, launched: _Launched, figures: dict[str, float], sigmas: dict[str, float]) -> None:
-        """Name the documents of a bad step, to the user and in `spikes.jsonl`."""
-        loss, norm = figures["loss"], figures["grad_norm"]
-        passes = max(self.group.all_gather_object(len(launched.batches)))  # as many in every process
-        batches = launched.batches + launched.batches[-1:] * (passes - len(launched.batches))
-        judge = self.strategy.per_sequence_loss if hasattr(self.objective, "per_sequence_loss") else None
-        documents = worst_first(
-            item
-            for part in self.group.all_gather_object(document_losses(judge, batches, self.device))
-            for item in part
-        )
-        entry = {
-            "step": launched.step,
-            "data": launched.step + self.offset,
-            "loss": loss,
-            "grad_norm": norm,
-            "sigmas": sigmas,
-        }
-        if self.group.is_rank0:
-            self.spikes.write(entry | {"reason": self.guard.reason(loss, norm, sigmas["loss"])}, documents)
-        self.progress.warn(
-            "skipped step {step}: loss {loss:.3f}, gradient norm {norm:.3f}; its documents (and their "
-            "losses): {documents}",
-            step=launched.step,
-            loss=loss,
-            norm=norm,
-            documents=brief(documents),
-        )
-
-    def _roll_back(self, last_bad: int) -> None:
-        """Return to the newest anchor before the bad steps, and read on behind them."""
-        self.writer.wait()
-        following, offset = last_bad + 1 + self.offset, self.offset
-        bad, halvings, skipped = self.bad, self.halvings, self.skipped
-        state = load_latest(
-            self.work,
-            self.model,
-            self.optimizers,
-            self.progress.warn,
-            at_most=bad.steps[0],
-            multiple_of=self.config.permanent_checkpoint_interval,
-            strategy=self.strategy,
-        )
-        if state is None or state["step"] in bad.rollbacks:
-            raise no_checkpoint_error(last_bad, self.work)
-        self._restore(state)
-        self.offset, self.halvings, self.skipped = following - self.step, halvings, skipped
-        self.bad = BadSteps([], [*bad.rollbacks, self.step])
-        self.group.run_on_rank0(lambda: discard_after(self.work, self.step))
-        self.log.rewind(self.step)
-        self.save()
-        self.progress.warn(
-            "three bad steps among the last hundred: back to step {step}, leaving out the data of the "
-            "{offset} steps after it",
-            step=self.step,
-            offset=self.offset - offset,
-        )
+    def expected_steps(self, done: int) -> int:
+        """The number of steps after which the run will probably end, seen after `done` of them."""
+        return self.state.expected_steps(done, self.config.steps, self.max_seconds)
 
     # ---------------------------------------------------------------- checkpoints
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint; a new run writes its first, to have somewhere to go back to."""
-        self.group.run_on_rank0(lambda: sweep(self.work))
-        state = load_latest(
-            self.work, self.model, self.optimizers, self.progress.warn, strategy=self.strategy
-        )
-        asked = self.group.run_on_rank0(lambda: remembered_halvings(self.work))
+        self.group.run_on_rank0(lambda: sweep(self.checkpoint_dir))
+        state = self._load_checkpoint()
+        halvings = self.group.run_on_rank0(lambda: remembered_halvings(self.checkpoint_dir))
         if state is None:
-            self.halvings = asked
+            self.gradients.microbatch_halvings = halvings
             self.save(wait=True)
             return
-        if state["fingerprint"] != self._fingerprint():
-            raise data_mismatch_error(self.work, state, self._identity())
-        self._restore(state)
-        self.halvings = max(self.halvings, asked)
-        self.earlier_seconds = state["seconds"]
-        self.log.rewind(self.step)
-        if self.step:
-            self.progress.note("resuming at step {step}", step=self.step)
+        if config_hash(state["identity"]) != config_hash(self.identity):
+            raise data_mismatch_error(self.checkpoint_dir, state, self.identity)
+        self.load_state_dict(state)
+        self.gradients.microbatch_halvings = max(self.gradients.microbatch_halvings, halvings)
+        self.state.earlier_seconds = state["seconds"]
+        for hook in self.hooks:
+            hook.after_rewind(self.state.step)
+        if self.state.step:
+            self.progress.note("resuming at step {step}", step=self.state.step)
+
+    def roll_back(self, last_bad: int) -> None:
+        """Return to the newest permanent checkpoint before the bad steps, and read on behind them.
+
+        Raises:
+            HanlinError: there is none, or the run has been there before.
+        """
+        self.writer.wait()
+        next_data_step = last_bad + 1 + self.state.data_offset
+        earlier_offset = self.state.data_offset
+        bad_steps, skipped = self.state.bad_steps, self.state.skipped
+        halvings = self.gradients.microbatch_halvings
+        state = self._load_checkpoint(
+            at_most=bad_steps.steps[0], multiple_of=self.config.permanent_checkpoint_interval
+        )
+        if state is None or state["step"] in bad_steps.rollbacks:
+            raise no_checkpoint_error(last_bad, self.checkpoint_dir)
+        self.load_state_dict(state)
+        self.state.data_offset = next_data_step - self.state.step
+        self.gradients.microbatch_halvings = halvings
+        self.state.skipped = skipped
+        self.state.bad_steps = BadSteps([], [*bad_steps.rollbacks, self.state.step])
+        self.group.run_on_rank0(lambda: discard_after(self.checkpoint_dir, self.state.step))
+        for hook in self.hooks:
+            hook.after_rewind(self.state.step)
+        self.save()
+        self.progress.warn(
+            "three bad steps among the last hundred: back to step {step}, leaving out the data of the "
+            "{offset} steps after it",
+            step=self.state.step,
+            offset=self.state.data_offset - earlier_offset,
+        )
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint of the state between two steps; in the background the write only begins here, unless `wait`."""
         self.writer.wait()
-        self.log.flush()  # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
+        for hook in self.hooks:
+            hook.before_save()
         self.strategy.assert_replicas_equal(self.model)
-        state = {
-            "fingerprint": self._fingerprint(),
-            "identity": self._identity(),
-            "offset": self.offset,
-            "halvings": self.halvings,
-            "skipped": self.skipped,
-            "idle": self.idle,
-            "seconds": self.elapsed(),
-            "guard": self.guard.state(),
-            "scaler": self.scaler.state(),
-            "bad": dataclasses.asdict(self.bad),
-        }
-        self.writer.save(self.step, self.model, self.optimizers, state)
-        self.saved = time.monotonic()
+        self.writer.save(self.state.step, self.model, self.optimizers, self.state_dict())
+        for hook in self.hooks:
+            hook.after_save()
         if wait:
             self.writer.wait()
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.step, self.offset, self.halvings, self.skipped = (
-            state["step"],
-            state["offset"],
-            state["halvings"],
-            state["skipped"],
-        )
-        self.idle = state.get("idle", 0)
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs besides weights, optimisers and random generators. Call it in every process."""
+        return self.state.state_dict() | {
+            "identity": self.identity,
+            "microbatch_halvings": self.gradients.microbatch_halvings,
+            "guard": self.guard.state(),
+            "scaler": self.scaler.state(),
+            "source": gather_source_state(self.source, self.group),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.state.load_state_dict(state)
+        self.gradients.microbatch_halvings = state["microbatch_halvings"]
         self.guard.load(state["guard"])
         self.scaler.load(state.get("scaler"))
-        self.bad = BadSteps(**state["bad"])
+        restore_source_state(self.source, state.get("source"), self.strategy.data_shard)
 
-    def _identity(self) -> dict[str, Any]:
-        return self.origin | (
-            getattr(self.source, "identity", None) or {"fingerprint": self.source.fingerprint}
-        )
-
-    def _fingerprint(self) -> str:
-        """Of the samples and of the weights that training began with."""
-        return (
-            f"{self.source.fingerprint}/{hash_json(self.origin)}" if self.origin else self.source.fingerprint
-        )
-
-    def elapsed(self) -> float:
-        """Seconds of training, those of interrupted parts included."""
-        return self.earlier_seconds + time.monotonic() - self.began
-
-    def _bound(self, step: int) -> int:
-        """The step at which the run will probably end."""
-        return (
-            self.config.steps
-            if self.max_seconds is None
-            else min(self.config.steps, max(step, round(step * self.max_seconds / self.elapsed())))
+    def _load_checkpoint(self, **which: Any) -> dict[str, Any] | None:
+        return load_latest(
+            self.checkpoint_dir,
+            self.model,
+            self.optimizers,
+            self.progress.warn,
+            strategy=self.strategy,
+            **which,
         )
 
 
 def _reads_later(device: torch.device) -> bool:
-    """Whether a step's figures are worth leaving on the device until the next is launched: a CPU has them already."""
+    """Whether metrics are worth leaving on the device until the next step is dispatched: a CPU has them already."""
     return device.type != "cpu"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import random
 import re
 import shutil
 import tempfile
@@ -18,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -29,12 +27,15 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import require_held
 from hanlin.common.manifest import MANIFEST, artifact, read_manifest
+from hanlin.training.checkpoint.generators import generator_tensors, restore_generators
 from hanlin.training.checkpoint.shards import load_shards, names_in, save_shards, shards_of
+from hanlin.training.checkpoint.source_state import SOURCE_TENSORS, join_tensors, split_tensors
 from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hanlin.training.distributed.strategy import SingleProcess, Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
-FORMAT = 2  # of state.json and the files beside it
+FORMAT = 3  # of state.json and the files beside it
+_RENAMED_IN_3 = {"offset": "data_offset", "halvings": "microbatch_halvings", "bad": "bad_steps"}
 KEEP = 2
 _STEP = re.compile(r"step-(\d+)$")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
@@ -50,7 +51,8 @@ class Snapshot:
     Attributes:
         weights, moments: of model and optimisers, by name.
         generators: state of the random generators.
-        state: JSON-able: what the samples depend on, counters, guard history.
+        state: JSON-able: what the samples depend on, counters, guard history, what the source remembers.
+        source: tensors that the source remembers, by the name that stands for them in `state`.
     """
 
     step: int
@@ -58,6 +60,7 @@ class Snapshot:
     moments: dict[str, torch.Tensor]
     generators: dict[str, torch.Tensor]
     state: dict[str, Any]
+    source: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
 
 def take_snapshot(
@@ -69,7 +72,15 @@ def take_snapshot(
 ) -> Snapshot:
     """The state of now; its tensors are the training's own, which the next step changes. Sharded, every process has to ask."""
     weights = (strategy or SingleProcess()).checkpoint_weights(model)
-    return Snapshot(step, weights, optimizers.state_tensors(), _generator_tensors(model), state)
+    source, source_tensors = split_tensors(state.get("source"))
+    return Snapshot(
+        step,
+        weights,
+        optimizers.state_tensors(),
+        generator_tensors(model),
+        state | {"source": source},
+        source_tensors,
+    )
 
 
 def save_checkpoint(
@@ -139,7 +150,7 @@ def _publish(path: Path, snapshot: Snapshot, permanent_interval: int, shards: Pa
     weights, moments = {}, {}
     if shards is None:
         weights, moments = _on_cpu(snapshot.weights), _on_cpu(snapshot.moments)
-        _require_room(path, [weights, moments, snapshot.generators])
+        _require_room(path, [weights, moments, snapshot.generators, snapshot.source])
     with artifact(path, "checkpoint", config={"step": step, "format": FORMAT}) as written:
         if shards is None:
             _write(weights, written.path / "model.safetensors")
@@ -151,6 +162,8 @@ def _publish(path: Path, snapshot: Snapshot, permanent_interval: int, shards: Pa
         if shards is None:
             _write(moments, written.path / "optimizer.safetensors")
         _write(snapshot.generators, written.path / "generators.safetensors")
+        if snapshot.source:
+            _write(snapshot.source, written.path / SOURCE_TENSORS)
         failpoint("checkpoint.after_optimizer")
         write_json(written.path / "state.json", snapshot.state | {"step": step, "format": FORMAT})
         failpoint("checkpoint.after_state")
@@ -216,7 +229,7 @@ def load_latest(
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
-    A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is tried.
+    A damaged one is renamed to `NAME.damaged`, reported through `warn`, and the one before it is tried.
 
     Args:
         at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
@@ -233,7 +246,7 @@ def load_latest(
 
 def _verified(path: Path) -> Path:
     read_manifest(path, "checkpoint")
-    _require_format(read_json(path / "state.json"))
+    _read_state(path)
     return path
 
 
@@ -263,7 +276,7 @@ def data_mismatch_error(folder: Path, state: dict[str, Any], now: dict[str, Any]
         for name in {**before, **now}
         if before.get(name) != now.get(name)
     ]
-    shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "fingerprint"
+    shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "config_hash"
     return HanlinError(
         "The checkpoints in {folder} come from another start or from other data ({shown}). Restore the "
         "model, data and settings, or remove {folder} to start over.",
@@ -277,11 +290,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:12] + "…"
 
 
-def _require_format(state: dict[str, Any]) -> None:
-    if state.get("format") != FORMAT:
+def _read_state(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint, in the words of today's format.
+
+    Raises:
+        HanlinError: its format is another one.
+    """
+    state = read_json(path / "state.json")
+    if state.get("format") == 2:
+        state = {_RENAMED_IN_3.get(str(name), str(name)): value for name, value in state.items()}
+    elif state.get("format") != FORMAT:
         raise HanlinError(
             "another version of Hanlin wrote it (format {format}).", format=state.get("format", 1)
         )
+    tensors = path / SOURCE_TENSORS
+    if tensors.is_file():
+        state["source"] = join_tensors(state["source"], safetensors.torch.load_file(tensors))
+    return state
 
 
 def _load(
@@ -289,19 +314,18 @@ def _load(
 ) -> dict[str, Any]:
     if verify:
         read_manifest(path, "checkpoint")
-    state = read_json(path / "state.json")
-    _require_format(state)
+    state = _read_state(path)
     optimizers.forget()  # what the checkpoint does not know was zero then
     if strategy.writes_shards or shards_of(path):
         _load_shards(path, model, optimizers, strategy)
-        _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
+        restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
         return state
     strategy.load_weights(model, path / "model.safetensors")
     try:
         optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
     except KeyError as error:
         raise HanlinError("its optimiser state is not this model's ({error}).", error=error) from None
-    _restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
+    restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
     return state
 
 
@@ -315,7 +339,7 @@ def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, strategy:
             parent=path.parent,
         )
     weights = model.state_dict()
-    names = {name for name in names_in(path, but="generators.safetensors") if "/" in name}
+    names = {name for name in names_in(path, but={"generators.safetensors", SOURCE_TENSORS}) if "/" in name}
     moments = optimizers.empty_state(names)
     load_shards(weights | moments, path, strategy.group, strategy.sharded)
     optimizers.load_state_tensors(moments)
@@ -378,33 +402,3 @@ def _looks_whole(path: Path) -> bool:
         )
     except (HanlinError, OSError, KeyError, TypeError):
         return False
-
-
-def _generator_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """State of every random generator that a step might use: torch's, the accelerator's, numpy's, Python's."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - whoever uses it must find it as it was
-    version, words, following = random.getstate()
-    tensors = {
-        "torch": torch.get_rng_state(),
-        "numpy": torch.tensor([*map(int, keys), position, has_gauss], dtype=torch.int64),
-        "numpy_gauss": torch.tensor(
-            [gauss, 0.0 if following is None else following, following is not None], dtype=torch.float64
-        ),
-        "python": torch.tensor([version, *words], dtype=torch.int64),
-    }
-    device = next(model.parameters()).device
-    if device.type != "cpu":
-        tensors["accelerator"] = torch.get_device_module(device).get_rng_state(device)
-    return tensors
-
-
-def _restore_generators(tensors: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(tensors["torch"])
-    *keys, position, has_gauss = tensors["numpy"].tolist()
-    gauss, following, has_following = tensors["numpy_gauss"].tolist()
-    np.random.set_state(("MT19937", np.asarray(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
-    version, *words = tensors["python"].tolist()
-    random.setstate((version, tuple(words), following if has_following else None))
-    if "accelerator" in tensors and torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
-        torch.get_device_module(device).set_rng_state(tensors["accelerator"])

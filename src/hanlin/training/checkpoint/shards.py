@@ -51,14 +51,14 @@ def load_shards(tensors: dict[str, torch.Tensor], folder: Path, group: ProcessGr
     )
 
 
-def names_in(folder: Path, but: str) -> set[str]:
-    """Names of the tensors in the safetensors files of a checkpoint, `but` one."""
+def names_in(folder: Path, but: set[str]) -> set[str]:
+    """Names of the tensors in the safetensors files of a checkpoint, `but` some files."""
     from safetensors import safe_open
 
-    found: set[str] = set()
+    names: set[str] = set()
     for file in folder.glob("*.safetensors"):
-        if file.name == but:
+        if file.name in but:
             continue
         with safe_open(file, framework="pt") as handle:
-            found |= set(handle.keys())
-    return found
+            names |= set(handle.keys())
+    return names

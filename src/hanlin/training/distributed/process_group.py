@@ -42,6 +42,10 @@ class ProcessGroup:
         """The picklable value of every process, by rank. For small objects on the host."""
         return [value]
 
+    def gather_object(self, value: T) -> list[T]:
+        """The picklable value of every process, by rank, in rank 0; nothing elsewhere."""
+        return [value]
+
     def run_on_rank0(self, action: Callable[[], T]) -> T:
         """Call `action` in rank 0 alone and return its result in every process.
 
@@ -78,6 +82,11 @@ class TorchProcessGroup(ProcessGroup):
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self.handle)
         return values
+
+    def gather_object(self, value: T) -> list[T]:
+        values: list[Any] | None = [None] * self.world_size if self.is_rank0 else None
+        dist.gather_object(value, values, dst=0, group=self.handle)
+        return values or []
 
     def run_on_rank0(self, action: Callable[[], T]) -> T:
         outcome: list[Any] = [None, None]  # the result and the error

@@ -69,13 +69,13 @@ class Muon(torch.optim.Optimizer):
                 scale = 0.2 * max(shape) ** 0.5
                 updates = self._unless_bad(_orthogonalized(nesterov, dealt), 0.0)
                 dealt += len(parameters)
-                kept = self._unless_bad(
+                decay = self._unless_bad(
                     torch.full((), 1 - group["lr"] * group["weight_decay"], device=updates.device), 1.0
                 )
                 for parameter, update in zip(parameters, updates, strict=True):
-                    mine = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[attr-defined]
-                    mine.mul_(kept)
-                    mine.add_(update, alpha=-group["lr"] * scale)
+                    local = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[attr-defined]
+                    local.mul_(decay)
+                    local.add_(update, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
         """Add the gradient to the parameter's momentum; return the Nesterov form of it."""
