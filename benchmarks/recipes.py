@@ -80,7 +80,7 @@ class Hanlin:
 
         from hanlin.common.devices import keep_freed_memory
         from hanlin.dataset import TextRows, TokenDataset
-        from hanlin.model import CausalLM, ModelShape, choose_attention_for, init_weights
+        from hanlin.model import CausalLM, ModelShape, choose_kernels, init_weights
         from hanlin.stages.supervised import NextTokenLoss
         from hanlin.training.optim.optimizers import Optimizers
         from hanlin.training.schedule import learning_rate_factor
@@ -95,9 +95,9 @@ class Hanlin:
         )
         init_weights(self.model, seed)
         self.model.to(self.device)
-        choose_attention_for(self.model, self.device, lambda zh, en: print(en, flush=True))
+        choose_kernels(self.model, self.device, lambda zh, en: print(en, flush=True))
         if compiled:
-            self.model.compile_trunk()
+            self.model.compile_decoder()
         self.rows = TextRows(TokenDataset(folder / "dataset"), self.shape["length"], seed)
         self.objective = NextTokenLoss(torch.ones(self.shape["vocab"], dtype=torch.int64), z_loss=1e-4)
         self.optimizers = Optimizers(self.model, learning_rate=rate)

@@ -72,6 +72,7 @@ FOR_PROGRAMMERS = (
     "evaluation/statistics.py",
     "evaluation/tasks/generation.py",
     "inference/engine.py",
+    "model/family.py",
     "report/ablation_page.py",
     "tokenizer/files.py",
     "tokenizer/tokenizer.py",

@@ -96,7 +96,7 @@ def test_totals_are_bits_over_bytes_with_the_first_token_left_out(tokenizer):
 def test_a_model_that_knows_nothing_needs_the_vocabulary_s_bits_for_every_token(tokenizer):
     model = tiny_model("qwen3", tokenizer)
     with torch.no_grad():
-        model.head_weight.zero_()
+        model.head.weight.zero_()
     ids, sizes = encode_documents(tokenizer, DOCUMENTS)
     expected = sum(len(row) - 1 for row in ids) * math.log2(tokenizer.vocab_size) / sizes.sum()
     assert bits_per_byte(model, tokenizer, DOCUMENTS)["all"].value == pytest.approx(expected, rel=1e-6)

@@ -21,7 +21,7 @@ from hanlin.model.attention.backends import (
     BACKENDS,
     AttentionBackend,
     AttentionChoice,
-    Rows,
+    PackedShape,
     backend_for,
     choose_attention,
     fault_of,
@@ -93,7 +93,9 @@ def test_the_reference_is_softmax_word_by_word(documents):
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 7, 4, 8), torch.randn(2, 7, 2, 8), torch.randn(2, 7, 2, 8)
     doc_ids = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [3, 4, 4, 4, 4, 4, 5]])
-    mask = BACKENDS["plain"].prepare(Rows(doc_ids if documents else None, None, 2, 7, CPU, torch.float32))
+    mask = BACKENDS["plain"].prepare(
+        PackedShape(doc_ids if documents else None, None, 2, 7, CPU, torch.float32)
+    )
     found = plain_attention(q, k, v, mask)
     for row in range(2):
         for place in range(7):

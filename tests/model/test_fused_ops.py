@@ -1,4 +1,4 @@
-"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU; the compiled trunk."""
+"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU; the compiled decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hanlin.model import CausalLM, ModelConfig, init_weights
 from hanlin.model.attention.backends import BACKENDS
 from hanlin.model.attention.reference import TILE, attend, document_attention, packed_mask, tiles_of
-from hanlin.model.fused_ops import normed_linears, rms_norm, swiglu
+from hanlin.model.fused_ops import fused_normed_linears, fused_swiglu, rms_norm
 from hanlin.training import TrainConfig
 from hanlin.training.step_estimate import StepShape, trace_step
 from tests.support import tiny_model
@@ -105,9 +105,7 @@ def test_a_model_learns_alike_with_every_attention_back_end(family, documents, m
     for name, backend in BACKENDS.items():
         if backend.particular:
             continue
-        monkeypatch.setattr(
-            "hanlin.model.transformer.backend_for", lambda device, dtype, backend=backend: backend
-        )
+        monkeypatch.setattr("hanlin.model.context.backend_for", lambda *arguments, backend=backend: backend)
         model = tiny_model(family)
         (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
         results[name] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -123,7 +121,7 @@ def test_norm_with_linear_maps():
     plain = lambda x, w, *m: tuple(F.linear(F.rms_norm(x, (8,), w, 1e-6), matrix) for matrix in m)  # noqa: E731
     # the norm itself works in float32, whatever it is given
     assert_equal(
-        gradients(lambda x, w, *m: normed_linears(x, w, 1e-6, *m), x, weight, *matrices),
+        gradients(lambda x, w, *m: fused_normed_linears(x, w, 1e-6, *m), x, weight, *matrices),
         gradients(plain, x, weight, *matrices),
         1e-5,
     )
@@ -135,7 +133,7 @@ def test_swiglu():
         torch.randn(*shape, dtype=torch.float64) for shape in ((2, 3, 12), (2, 3, 12), (8, 12))
     )
     assert_equal(
-        gradients(swiglu, gate, up, weight),
+        gradients(fused_swiglu, gate, up, weight),
         gradients(lambda g, u, w: F.linear(F.silu(g) * u, w), gate, up, weight),
     )
 
@@ -145,8 +143,8 @@ def test_under_autocast_products_take_its_type_and_weights_keep_theirs(dtype):
     x, weight, matrix = torch.randn(2, 3, 8), torch.ones(8), torch.randn(12, 8, requires_grad=True)
     down = torch.randn(8, 12, requires_grad=True)
     with torch.autocast("cpu", dtype):
-        gate, up = normed_linears(x, weight, 1e-6, matrix, matrix)
-        out = swiglu(gate, up, down)
+        gate, up = fused_normed_linears(x, weight, 1e-6, matrix, matrix)
+        out = fused_swiglu(gate, up, down)
     assert gate.dtype == up.dtype == out.dtype == dtype
     out.float().sum().backward()
     assert matrix.grad.dtype == down.grad.dtype == torch.float32
@@ -205,14 +203,14 @@ def test_checkpointed_activations_give_the_same_bits_and_keep_less(family):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
-def test_the_compiled_trunk_computes_the_same(family):
+def test_the_compiled_decoder_computes_the_same(family):
     model = tiny_model(family)
     doc_ids = rows_of_documents([[5, 11], [16]])
     ids, weights = torch.randint(0, 100, (2, 16)), torch.randn(2, 16, model.config.hidden_size)
     results = []
     for compiled in (False, True):
         if compiled:
-            model.compile_trunk()
+            model.compile_decoder()
         model.zero_grad()
         (model.hidden(ids, doc_ids=doc_ids) * weights).sum().backward()
         results.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -229,7 +227,7 @@ def test_rms_norm_of_nothing_is_nothing():
 
 def trained_step(monkeypatch, width, dtype=torch.float32, checkpoints=False):
     """Gradients of a step whose layers make queries and keys again from this width on."""
-    monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
+    monkeypatch.setattr("hanlin.model.transformer.RECOMPUTE_QK_WIDTH", width)
     config = ModelConfig(
         vocab_size=60,
         hidden_size=64,
@@ -254,13 +252,13 @@ def trained_step(monkeypatch, width, dtype=torch.float32, checkpoints=False):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpoints", [False, True])
-def test_queries_and_keys_made_again_give_the_same_bits(monkeypatch, dtype, checkpoints):
+def test_recomputed_queries_and_keys_give_the_same_bits(monkeypatch, dtype, checkpoints):
     kept, again = (trained_step(monkeypatch, width, dtype, checkpoints) for width in (65, 64))
     assert all(bool(grad.any()) for grad in kept.values())
     assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
-def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
+def test_recomputed_queries_and_keys_are_not_kept(monkeypatch):
     config = ModelConfig(
         vocab_size=60,
         hidden_size=64,
@@ -271,7 +269,7 @@ def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
     )
     costs = {}
     for width in (65, 64):
-        monkeypatch.setattr("hanlin.model.transformer.REMAKE_WIDTH", width)
+        monkeypatch.setattr("hanlin.model.transformer.RECOMPUTE_QK_WIDTH", width)
         for checkpoints in (False, True):
             costs[width, checkpoints] = trace_step(
                 config, TrainConfig(), StepShape(seq_len=128, rows=2, checkpoint_activations=checkpoints)
@@ -279,5 +277,5 @@ def test_queries_and_keys_made_again_are_not_kept(monkeypatch):
     tokens, floats = 2 * 128, 64 + 32  # of a layer: queries and keys
     assert costs[65, False] - costs[64, False] == 3 * tokens * floats * 4
     assert costs[65, True] == costs[64, True]
-    card = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, frugal=False)).activations
+    card = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, recompute_qk=False)).activations
     assert card == costs[65, False], "an accelerator keeps them"

@@ -8,7 +8,7 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import HARDWARE, find_hardware
 from hanlin.common.progress import Progress
-from hanlin.model import CausalLM, ModelShape, linear_cross_entropy
+from hanlin.model import CausalLM, ModelShape
 from hanlin.planning.plan import expected_bits_per_byte, plan_recipe, plan_text
 from hanlin.recipe.recipe import load_recipe
 from hanlin.stages.supervised import SupervisedConfig, settle_micro_batch
@@ -43,8 +43,8 @@ def saved_bytes(model, shape):
     place = torch.arange(shape.rows * shape.seq_len)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.hidden(ids, positions=zeros, doc_ids=zeros)
-        loss, _ = linear_cross_entropy(
-            hidden[place // shape.seq_len, place % shape.seq_len], model.head_weight, ids.flatten()
+        loss, _ = model.head.cross_entropy(
+            hidden[place // shape.seq_len, place % shape.seq_len], ids.flatten()
         )
     return loss, sum(storage.nbytes() for storage in kept.values())
 
@@ -88,7 +88,7 @@ def test_the_work_is_the_models_own_count_and_full_attention():
     tokens = STEP.rows * STEP.seq_len
     # 14 of full less 6 of causal
     extra = (
-        8.0 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.per_head * STEP.seq_len * tokens
+        8.0 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.head_dim * STEP.seq_len * tokens
     )
     assert sum(flops for flops, _ in cost.forward_backward) == pytest.approx(
         CONFIG.flops_per_token(STEP.seq_len) * tokens + extra, rel=0.02

@@ -44,7 +44,7 @@ def test_the_model_has_the_parameters_that_were_asked_for(size):
     config = shape_of(values).config(values["tokenizer.vocab_size"], 0)
     assert config.parameters() == dial.parameters
     assert abs(dial.parameters / count(size) - 1) <= 0.05
-    assert config.num_attention_heads * config.per_head == config.hidden_size
+    assert config.num_attention_heads * config.head_dim == config.hidden_size
     if dial.parameters < 2e7:
         assert sum(p.numel() for p in CausalLM(config).parameters()) == dial.parameters
 

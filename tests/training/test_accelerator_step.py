@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hanlin.common import devices
 from hanlin.dataset import Batch
-from hanlin.model import linear_cross_entropy, losses, token_log_probs
+from hanlin.model import linear_cross_entropy, losses
 from hanlin.model.attention import backends, flash_backends
 from hanlin.stages.supervised import NextTokenLoss
 from tests.model.standin import varlen_on_cpu
@@ -68,11 +68,8 @@ def test_no_product_of_an_autocast_step_is_in_float32_and_nothing_is_waited_for(
             if what == "loss":
                 loss, _ = objective(model, batch)
             else:
-                loss = -token_log_probs(
-                    batch.gather_loss_tokens(model.hidden(batch.ids, **batch.attention_kwargs)),
-                    model.head_weight,
-                    batch.gather_loss_tokens(batch.labels),
-                ).sum()
+                hidden = batch.gather_loss_tokens(model.hidden(batch.ids, **batch.attention_kwargs))
+                loss = -model.head.token_log_probs(hidden, batch.gather_loss_tokens(batch.labels)).sum()
         (loss / batch.num_loss_tokens).backward()
     products = {key: count for key, count in recorder.seen.items() if key[0] in PRODUCTS}
     assert sum(products.values()) > 20
@@ -151,13 +148,13 @@ def test_sources_of_documents_are_sent_without_waiting(monkeypatch):
 
 
 @pytest.mark.parametrize("masked, attention", [(False, "sdpa"), (True, "sdpa"), (True, "varlen")])
-def test_the_trunk_compiles_without_a_break(masked, attention, monkeypatch):
+def test_the_decoder_compiles_without_a_break(masked, attention, monkeypatch):
     on_an_accelerator(monkeypatch, attention)
     model, batch = tiny_model("qwen3").train(), rows(300)
     from hanlin.model import transformer
 
     with torch.autocast("cpu", torch.bfloat16):
-        context = transformer.Context(
+        context = transformer.ForwardContext(
             batch.ids,
             batch.positions,
             batch.doc_ids if masked else None,

@@ -36,7 +36,7 @@ def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
             asked = []
             group = SimpleNamespace(all_gather_object=lambda own, others=others: [own, *others[1:]])
             strategy = SimpleNamespace(sharded=sharded, can_compile=True, group=group)
-            model = SimpleNamespace(compile_trunk=lambda by_block, asked=asked: asked.append(by_block))
+            model = SimpleNamespace(compile_decoder=lambda by_block, asked=asked: asked.append(by_block))
             monkeypatch.setattr(compilation, "compiling_pays", lambda *arguments: True)
             config = TrainConfig(compile="auto", steps=10)
             compiled = compilation.agree_to_compile(config, True, model, [], strategy, CPU, Progress())  # type: ignore[arg-type]

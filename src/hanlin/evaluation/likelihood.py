@@ -29,7 +29,7 @@ from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import Metric
 from hanlin.inference import resolve_model_dir
 from hanlin.inference.generate import load_chat_model
-from hanlin.model import CausalLM, token_log_probs
+from hanlin.model import CausalLM
 from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 
@@ -217,7 +217,7 @@ def document_bits(
         context: see `bits_per_byte`; the model's positions when absent.
     """
     limit = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
-    device = model.head_weight.device
+    device = model.device
     training = model.training
     model.eval()
     windows = [
@@ -246,7 +246,7 @@ def document_bits(
             )
         hidden = model.hidden(torch.from_numpy(ids).to(device))
         kept = torch.from_numpy(labels >= 0).to(device)
-        logs = token_log_probs(hidden[kept], model.head_weight, torch.from_numpy(labels).to(device)[kept])
+        logs = model.head.token_log_probs(hidden[kept], torch.from_numpy(labels).to(device)[kept])
         owner = np.repeat([window[0] for window in batch], (labels >= 0).sum(axis=1))
         totals += np.bincount(
             owner, weights=-logs.double().cpu().numpy() / math.log(2), minlength=len(documents)

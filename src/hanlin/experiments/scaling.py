@@ -22,7 +22,7 @@ from hanlin.evaluation.scaling_law import Fit, advise, fit_law
 from hanlin.evaluation.statistics import Metric
 from hanlin.experiments.ablation import load_subject
 from hanlin.experiments.trial_pool import CellPool, CellSpec, file_ground, recipe_ground
-from hanlin.model import ModelShape
+from hanlin.model import ModelShape, family_of
 from hanlin.pipeline.stage_command import StageFile
 from hanlin.recipe.recipe import Recipe
 from hanlin.report.scaling_page import scaling_markdown, scaling_picture
@@ -47,8 +47,7 @@ def shape_for(params: float, vocab: int, base: ModelShape | None = None) -> Mode
         if vocab * width > params and found:
             break
         heads = width // _HEAD
-        # GPT-2 has as many heads of keys as of queries
-        shared = heads // 2 if heads % 2 == 0 and base.family != "gpt2" else heads
+        shared = heads // 2 if heads % 2 == 0 and family_of(base.family).grouped_query else heads
         one, two = (
             _sized(base, width, layers, heads, shared).config(vocab, 0).parameters() for layers in (1, 2)
         )

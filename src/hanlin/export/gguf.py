@@ -16,47 +16,11 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.model import CausalLM, ModelConfig, check_weights, load_weights
 from hanlin.model.checkpoint_io import WEIGHTS
+from hanlin.model.family import FamilySpec, GGUFFormat
 from hanlin.tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
 from hanlin.tokenizer.special import PATTERN_NAME, to_letters
 
 _TOKEN_NORMAL, _TOKEN_CONTROL = 1, 3
-
-_LAYER_NAMES = {  # Hugging Face name within a layer -> GGUF name within a block
-    "input_layernorm.weight": "attn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "self_attn.q_norm.weight": "attn_q_norm.weight",
-    "self_attn.k_norm.weight": "attn_k_norm.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
-}
-_GPT2_LAYER_NAMES = {
-    "ln_1.weight": "attn_norm.weight",
-    "ln_1.bias": "attn_norm.bias",
-    "attn.c_attn.weight": "attn_qkv.weight",
-    "attn.c_attn.bias": "attn_qkv.bias",
-    "attn.c_proj.weight": "attn_output.weight",
-    "attn.c_proj.bias": "attn_output.bias",
-    "ln_2.weight": "ffn_norm.weight",
-    "ln_2.bias": "ffn_norm.bias",
-    "mlp.c_fc.weight": "ffn_up.weight",
-    "mlp.c_fc.bias": "ffn_up.bias",
-    "mlp.c_proj.weight": "ffn_down.weight",
-    "mlp.c_proj.bias": "ffn_down.bias",
-}
-_TOP_NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-    "transformer.wte.weight": "token_embd.weight",
-    "transformer.wpe.weight": "position_embd.weight",
-    "transformer.ln_f.weight": "output_norm.weight",
-    "transformer.ln_f.bias": "output_norm.bias",
-}
 
 
 def check_export(config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -83,21 +47,21 @@ def check_export(config: ModelConfig, tokenizer: Tokenizer) -> None:
             "exported model would be another.",
             activation_function=config.activation_function,
         )
-    if config.per_head % 8:
+    if config.head_dim % 8:
         raise HanlinError(
-            "head_dim {per_head} is not a multiple of 8, which llama.cpp's attention needs. Change "
+            "head_dim {head_dim} is not a multiple of 8, which llama.cpp's attention needs. Change "
             "hidden_size or num_attention_heads.",
-            per_head=config.per_head,
+            head_dim=config.head_dim,
         )
 
 
-def gguf_name(name: str) -> str:
-    """The GGUF name of a checkpoint tensor; raises `KeyError` for one that GGUF does not know."""
-    if name in _TOP_NAMES:
-        return _TOP_NAMES[name]
-    root, group, layer, rest = name.split(".", 3)
-    names = _GPT2_LAYER_NAMES if (root, group) == ("transformer", "h") else _LAYER_NAMES
-    return f"blk.{layer}.{names[rest]}"
+def gguf_name(name: str, spec: FamilySpec) -> str:
+    """The GGUF name of a checkpoint tensor of a family; raises `KeyError` for one that GGUF does not know."""
+    prefix = f"{spec.hf.decoder}.{spec.hf.layers}."
+    if not name.startswith(prefix):
+        return spec.gguf.names[name]
+    layer, _, rest = name.removeprefix(prefix).partition(".")
+    return f"blk.{layer}.{spec.gguf.layer_names[rest]}"
 
 
 def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
@@ -128,7 +92,7 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
     model_weights = CausalLM(config)
     load_weights(model_weights, folder / WEIGHTS)
     with atomic_file(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, config.family)
+        writer = gguf.GGUFWriter(temporary, config.spec.gguf.architecture)
         try:
             _write_header(writer, gguf, config, tokenizer, name=folder.resolve().parent.name, dtype=dtype)
             for name, tensor in model_weights.state_dict().items():
@@ -140,9 +104,9 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
                         name=name,
                     )
                 array = _arrange(name, tensor.float(), config).contiguous().numpy()
-                kind = _kind_of(gguf, name, array.shape, dtype)
+                kind = _kind_of(gguf, name, array.shape, dtype, config.spec.gguf)
                 data = array if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(array, kind)
-                writer.add_tensor(gguf_name(name), data, raw_dtype=kind)
+                writer.add_tensor(gguf_name(name, config.spec), data, raw_dtype=kind)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
@@ -166,23 +130,23 @@ def _refuse_other(out: Path) -> None:
     )
 
 
-def _kind_of(gguf, name: str, shape: tuple[int, ...], dtype: str):
+def _kind_of(gguf, name: str, shape: tuple[int, ...], dtype: str, form: GGUFFormat):
     """The type that a tensor is written in: that of the file for matrices, f16 where rows do not fill the blocks of q8_0."""
     kinds = gguf.GGMLQuantizationType
-    if len(shape) != 2 or name == "transformer.wpe.weight" or dtype == "f32":
+    if len(shape) != 2 or name in form.float32 or dtype == "f32":
         return kinds.F32
     return kinds.Q8_0 if dtype == "q8_0" and shape[1] % 32 == 0 else kinds.F16
 
 
 def _arrange(name: str, tensor: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     """Weights in the layout llama.cpp computes with."""
-    if config.family == "gpt2" and tensor.ndim == 2 and ".h." in name:
-        return tensor.t()  # Conv1D stores (in, out)
-    if config.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-        # The llama graph rotates adjacent pairs, the checkpoint the two halves of a head: interleave the rows.
-        heads = tensor.shape[0] // config.per_head
+    form = config.spec.gguf
+    if name.endswith(form.transposed):
+        return tensor.t()
+    if name.endswith(form.interleaved):
+        heads = tensor.shape[0] // config.head_dim
         return (
-            tensor.view(heads, 2, config.per_head // 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+            tensor.view(heads, 2, config.head_dim // 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
         )
     return tensor
 
@@ -192,19 +156,10 @@ def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.feed_forward)
+    writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    if config.family == "gpt2":
-        writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    else:
-        writer.add_head_count_kv(config.key_value_heads)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-        writer.add_rope_freq_base(config.rope_theta)
-        writer.add_key_length(config.per_head)
-        writer.add_value_length(config.per_head)
-        if config.family == "llama":
-            writer.add_rope_dimension_count(config.per_head)
-            writer.add_vocab_size(config.vocab_size)
+    for method, field in config.spec.gguf.header.items():
+        getattr(writer, method)(getattr(config, field))
     kinds = gguf.LlamaFileType
     writer.add_file_type({"f32": kinds.ALL_F32, "f16": kinds.MOSTLY_F16, "q8_0": kinds.MOSTLY_Q8_0}[dtype])
     if dtype == "q8_0":

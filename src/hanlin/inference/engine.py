@@ -55,16 +55,15 @@ class Engine:
     ):
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, not {max_batch}")
-        weight = model.head_weight
         self.model = model
-        self.device = weight.device
+        self.device = model.device
         self.eos_ids = eos_of(eos_ids)
         self._parameters = model.config.parameters()
         self.max_batch = max_batch
         self.max_length = min(
             max_length or model.config.max_position_embeddings, model.config.max_position_embeddings
         )
-        self._cache_dtype = cache_dtype or weight.dtype
+        self._cache_dtype = cache_dtype or model.dtype
         self._waiting: collections.deque[Generation] = collections.deque()
         self._reset()
 

@@ -1,6 +1,8 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
 
-from hanlin.model.attention.backends import AttentionChoice, choose_attention_for
+import hanlin.model.families  # noqa: F401 - registers them
+from hanlin.model.attention.backends import AttentionChoice
+from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.checkpoint_io import (
     check_weights,
     load_model,
@@ -10,25 +12,31 @@ from hanlin.model.checkpoint_io import (
     save_weights,
 )
 from hanlin.model.config import ModelConfig, ModelShape
+from hanlin.model.family import FamilySpec, families, family_of, register_family
+from hanlin.model.initialization import init_weights
+from hanlin.model.kernels import choose_kernels
 from hanlin.model.kv_cache import KVCache
 from hanlin.model.losses import linear_cross_entropy, token_log_probs
-from hanlin.model.transformer import CausalLM, RewardModel, init_weights
 
 __all__ = [
     "AttentionChoice",
     "CausalLM",
+    "FamilySpec",
     "KVCache",
     "ModelConfig",
     "ModelShape",
     "RewardModel",
     "check_weights",
-    "choose_attention_for",
+    "choose_kernels",
+    "families",
+    "family_of",
     "init_weights",
     "linear_cross_entropy",
     "load_model",
     "load_reward_model",
     "load_weights",
     "read_generation_config",
+    "register_family",
     "save_weights",
     "token_log_probs",
 ]

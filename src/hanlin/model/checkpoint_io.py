@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +18,8 @@ from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.common.messages import Text, listing
+from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.config import ModelConfig
-from hanlin.model.transformer import CausalLM, RewardModel
 
 WEIGHTS = "model.safetensors"
 
@@ -41,7 +40,7 @@ def save_weights(
     config = model.config.to_hf(dtype=str(next(model.parameters()).dtype).removeprefix("torch."))
     if isinstance(model, RewardModel):
         config |= {
-            "architectures": [config["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")],
+            "architectures": [model.config.spec.hf.scoring_architecture],
             "num_labels": 1,
             "id2label": {"0": "reward"},
             "label2id": {"reward": 0},
@@ -80,21 +79,20 @@ def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> N
     with torch.device("meta"):
         one = (RewardModel if reward else CausalLM)(dataclasses.replace(config, num_hidden_layers=1))
     shapes = {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()}
-    layer = re.compile(r"\b(h|layers)\.0\.")
-    blocks = [name for name in shapes if layer.search(name)]
+    hf = config.spec.hf
+    layers = f"{hf.decoder}.{hf.layers}."
+    blocks = [name for name in shapes if name.startswith(f"{layers}0.")]
     known = set(shapes) - set(blocks)
     if not reward and config.tie_word_embeddings and "lm_head.weight" in found:
         known.add("lm_head.weight")  # it has to be the embedding: `load_weights` sees to that
-        shapes["lm_head.weight"] = shapes[
-            "transformer.wte.weight" if config.family == "gpt2" else "model.embed_tokens.weight"
-        ]
+        shapes["lm_head.weight"] = shapes[hf.embedding_weight]
     for name in sorted(known):
         _require_shape(file, name, shapes[name], found)
     for number in range(
         config.num_hidden_layers
     ):  # ends at the first layer that is not there, however many config.json claims
         for name in blocks:
-            here = layer.sub(rf"\1.{number}.", name)
+            here = f"{layers}{number}.{name.removeprefix(f'{layers}0.')}"
             _require_shape(file, here, shapes[name], found)
             known.add(here)
     for name in sorted(found.keys() - known):
@@ -163,9 +161,7 @@ def load_weights(module: nn.Module, file: Path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     embedding = None
     if isinstance(module, CausalLM) and module.config.tie_word_embeddings and "lm_head.weight" in found:
-        embedding = (
-            "transformer.wte.weight" if module.config.family == "gpt2" else "model.embed_tokens.weight"
-        )
+        embedding = module.config.spec.hf.embedding_weight
         expected["lm_head.weight"] = expected[embedding]
     for name in sorted(expected.keys() | found.keys()):
         _require_shape(file, name, expected.get(name), found)
@@ -252,7 +248,7 @@ def load_reward_model(path: Path | str, device: str | None = None) -> RewardMode
         read_manifest(folder, "reward_model")
     config = ModelConfig.from_hf(folder)
     architecture = read_json(folder / "config.json")["architectures"][0]
-    if not architecture.endswith("ForSequenceClassification") or config.family == "gpt2":
+    if architecture != config.spec.hf.scoring_architecture:
         raise HanlinError(
             "{folder} is a {architecture}, not a reward model.", folder=folder, architecture=architecture
         )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from hanlin.model.attention.backends import Rows, backend_for
+from hanlin.model.attention.backends import PackedShape, backend_for
 from hanlin.model.attention.reference import attend, cache_mask
 from hanlin.model.kv_cache import KVCache
 
 
-class Context:
+class ForwardContext:
     """What every layer of one forward pass shares: positions, rotation angles, what a token may look at, cache.
 
     Attributes:
-        frugal: wide layers make normed and turned queries and keys again in the backward pass: what they are made of is kept as well.
+        recompute_qk: wide layers make normed and turned queries and keys again in the backward pass: what they are made of is kept as well.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Context:
     ):
         batch, length = ids.shape
         steps = torch.arange(length, device=ids.device)
-        self.cache, self.mask, self.frugal = cache, None, False
+        self.cache, self.mask, self.recompute_qk = cache, None, False
         self.cos = self.sin = torch.empty(0)
         if cache is not None:
             self.positions = cache.lengths[:, None] + steps
@@ -36,7 +36,7 @@ class Context:
             return
         self.positions = steps.expand(batch, length) if positions is None else positions
         self.backend = backend_for(ids.device, dtype)
-        self.mask = self.backend.prepare(Rows(doc_ids, doc_starts, batch, length, ids.device, dtype))
+        self.mask = self.backend.prepare(PackedShape(doc_ids, doc_starts, batch, length, ids.device, dtype))
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention of this pass's queries (B, T, H, D) to all that they may look at; (B, T, H, D), contiguous."""

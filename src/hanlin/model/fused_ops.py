@@ -14,6 +14,25 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+_refused: set[tuple[str, str]] = set()  # operations found wrong, with the type of device
+
+
+def refuse(name: str, device: torch.device) -> None:
+    """Let an operation be computed by its plain path on devices of this type from now on."""
+    _refused.add((name, device.type))
+
+
+def is_trusted(name: str, x: torch.Tensor) -> bool:
+    """Whether a fused operation may be used where this tensor is: not while compiling, which fuses by itself, and not if it was refused."""
+    if torch.compiler.is_compiling():
+        return False
+    return not _refused or (name, x.device.type) not in _refused
+
+
+def cast_gradient(grad: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A gradient in the type of what it belongs to; None stays None, for what needs no gradient."""
+    return None if grad is None else grad.to(dtype)
+
 
 def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x in float32 over its root mean square, and one over that root, (…, 1)."""
@@ -25,29 +44,44 @@ def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _norm_backward(
-    grad: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of `unit·weight` to the input of the norm and to its weight, in float32."""
+    grad: torch.Tensor,
+    unit: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of `unit·weight` to the input of the norm and to its weight, in float32; those of the two that are wanted."""
+    wants_input, wants_weight = wanted
     size = unit.shape[-1]
     # a view where it can be: attention elsewhere than on a CPU gives gradients in another order
     along = (grad * unit).reshape(-1, size)
+    grad_weight = along.sum(0) if wants_weight else None
+    if not wants_input:
+        return None, grad_weight
     # d/dx = scale·(w·g - unit·mean(w·g·unit))
     mean = (along @ (weight / size)).view(scale.shape)
-    return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), along.sum(0)
+    return torch.addcmul(grad * weight, unit, mean, value=-1).mul_(scale), grad_weight
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normed x, and one over its root mean square, (…, 1)."""
+    unit, scale = _normalise(x, eps)
+    return unit.mul_(weight.float()).to(x.dtype), scale
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        unit, scale = _normalise(x, eps)
+        normed, scale = _rms_norm(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return unit.mul_(weight.float()).to(x.dtype)
+        return normed
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
-        grad_x, grad_weight = _norm_backward(grad.float(), x.float() * scale, weight.float(), scale)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
+        wanted = ctx.needs_input_grad[:2]
+        grad_x, grad_weight = _norm_backward(grad.float(), x.float() * scale, weight.float(), scale, wanted)
+        return cast_gradient(grad_x, x.dtype), cast_gradient(grad_weight, weight.dtype), None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -59,34 +93,61 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Returns:
         (…, d) in x's type.
     """
-    if torch.compiler.is_compiling():  # the compiler derives and fuses its own backward pass
-        return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+    if is_trusted("rms_norm", x):
+        return fused_rms_norm(x, weight, eps)
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+
+def fused_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """`rms_norm` with the backward pass written out."""
+    if not torch.is_grad_enabled():
+        return _rms_norm(x, weight, eps)[0]
     return _RMSNorm.apply(x, weight, eps)
+
+
+def _normed_linears(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, matrices: tuple[torch.Tensor, ...]
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """The products, and one over the root mean square of x, (…, 1)."""
+    unit, scale = _normalise(x, eps)
+    normed = unit.mul_(weight.float()).to(matrices[0].dtype)
+    return tuple([F.linear(normed, matrix) for matrix in matrices]), scale
 
 
 class _NormedLinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps, *matrices):
-        unit, scale = _normalise(x, eps)
+        products, scale = _normed_linears(x, weight, eps, matrices)
         ctx.save_for_backward(x, weight, scale, *matrices)
-        normed = unit.mul_(weight.float()).to(matrices[0].dtype)
-        return tuple(F.linear(normed, matrix) for matrix in matrices)
+        return products
 
     @staticmethod
     def backward(ctx, *grads):
         x, weight, scale, *matrices = ctx.saved_tensors
+        wants_x, wants_weight, _, *wants_matrix = ctx.needs_input_grad
         unit = x.float() * scale
-        normed = (unit * weight.float()).to(matrices[0].dtype).flatten(0, -2)
         above = [grad.flatten(0, -2) for grad in grads]
-        grad_normed = above[0] @ matrices[0]
-        for grad, matrix in zip(above[1:], matrices[1:], strict=True):
-            grad_normed.addmm_(grad, matrix)
-        grad_matrices = [grad.t() @ normed for grad in above]
-        grad_x, grad_weight = _norm_backward(grad_normed.float().view(x.shape), unit, weight.float(), scale)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, *grad_matrices
+        grad_normed = None
+        if wants_x or wants_weight:
+            grad_normed = above[0] @ matrices[0]
+            for grad, matrix in zip(above[1:], matrices[1:], strict=True):
+                grad_normed.addmm_(grad, matrix)
+        grad_matrices: list[torch.Tensor | None] = [None] * len(matrices)
+        if any(wants_matrix):
+            normed = (unit * weight.float()).to(matrices[0].dtype).flatten(0, -2)
+            for index, wanted in enumerate(wants_matrix):
+                if wanted:
+                    grad_matrices[index] = above[index].t() @ normed
+            del normed
+        grad_x = grad_weight = None
+        if grad_normed is not None:
+            grad_x, grad_weight = _norm_backward(
+                grad_normed.float().view(x.shape), unit, weight.float(), scale, (wants_x, wants_weight)
+            )
+        return cast_gradient(grad_x, x.dtype), cast_gradient(grad_weight, weight.dtype), None, *grad_matrices
 
 
-def normed_linears(
+def fused_normed_linears(
     x: torch.Tensor, weight: torch.Tensor, eps: float, *matrices: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """`rms_norm(x, weight, eps) @ matrixᵀ` for each matrix; the normed input is computed again in backward instead of being kept.
@@ -97,12 +158,11 @@ def normed_linears(
     Returns:
         (…, n) for each matrix, in the matrices' type (the autocast type where that is on).
     """
-    if torch.compiler.is_compiling():
-        normed = rms_norm(x, weight, eps)
-        return tuple(F.linear(normed, matrix) for matrix in matrices)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         matrices = tuple(matrix.to(torch.get_autocast_dtype(device)) for matrix in matrices)
+    if not torch.is_grad_enabled():
+        return _normed_linears(x, weight, eps, matrices)[0]
     return _NormedLinears.apply(x, weight, eps, *matrices)
 
 
@@ -136,10 +196,18 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     Returns:
         as x, in its type.
     """
-    if torch.compiler.is_compiling():
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
-    return _Rotate.apply(x, cos, sin)
+    return fused_rotate(x, cos, sin) if is_trusted("rotate", x) else plain_rotate(x, cos, sin)
+
+
+def fused_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`rotate` with the backward pass written out."""
+    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)
+
+
+def plain_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`rotate` as an expression that autograd and compilers take apart."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -151,9 +219,12 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         gate, up, weight = ctx.saved_tensors
+        *wants_inner, wants_weight = ctx.needs_input_grad
         silu = F.silu(gate)
         inner = silu * up
-        grad_weight = grad.flatten(0, -2).t() @ inner.flatten(0, -2)
+        grad_weight = grad.flatten(0, -2).t() @ inner.flatten(0, -2) if wants_weight else None
+        if not any(wants_inner):
+            return None, None, grad_weight
         grad_inner = grad @ weight
         torch.mul(grad_inner, up, out=inner)
         # element by element: may write where it reads
@@ -161,7 +232,7 @@ class _SwiGLU(torch.autograd.Function):
         return inner, grad_inner.mul_(silu), grad_weight
 
 
-def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def fused_swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(silu(gate)·up) @ weightᵀ (Shazeer 2020); the product is computed again in backward instead of being kept.
 
     Args:
@@ -170,9 +241,10 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.
     Returns:
         (…, d).
     """
-    if torch.compiler.is_compiling():
-        return F.linear(F.silu(gate) * up, weight)
-    return _SwiGLU.apply(gate, up, weight.to(gate.dtype))
+    weight = weight.to(gate.dtype)
+    if not torch.is_grad_enabled():
+        return F.linear(F.silu(gate).mul_(up), weight)
+    return _SwiGLU.apply(gate, up, weight)
 
 
 class _Recipe:
@@ -182,7 +254,7 @@ class _Recipe:
         self.make = make
 
 
-def made_again(
+def recompute_in_backward(
     makers: Mapping[Callable[[], torch.Tensor], torch.Tensor],
 ) -> contextlib.AbstractContextManager[Any]:
     """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to make it.

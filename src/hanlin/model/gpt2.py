@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hanlin.model.config import GELU, ModelConfig
-from hanlin.model.fused_ops import run_block
+from hanlin.model.config import ModelConfig
+from hanlin.model.decoder import Decoder
+from hanlin.model.linear import Conv1D, Embedding
+from hanlin.model.norm import LayerNorm
 
 if TYPE_CHECKING:
-    from hanlin.model.context import Context
+    from hanlin.model.context import ForwardContext
 
 
-class Conv1D(nn.Module):
-    """A linear layer whose weight is stored (in, out), as GPT-2 checkpoints have it."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight.t(), self.bias)
+# GPT-2's activations by their names in transformers: torch's approximation of each.
+GELU: dict[str, Literal["none", "tanh"]] = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
 
 
 class GPT2Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.head_dim = config.per_head
+        self.head_dim = config.head_dim
         self.c_attn = Conv1D(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = Conv1D(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         batch, length, hidden = x.shape
         q, k, v = (
             part.view(batch, length, -1, self.head_dim) for part in self.c_attn(x).split(hidden, dim=-1)
@@ -46,8 +40,8 @@ class GPT2Attention(nn.Module):
 class GPT2MLP(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.c_fc = Conv1D(config.hidden_size, config.feed_forward)
-        self.c_proj = Conv1D(config.feed_forward, config.hidden_size)
+        self.c_fc = Conv1D(config.hidden_size, config.intermediate_size)
+        self.c_proj = Conv1D(config.intermediate_size, config.hidden_size)
         self.approximate = GELU[config.activation_function]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,39 +51,38 @@ class GPT2MLP(nn.Module):
 class GPT2Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln_1 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.attn = GPT2Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln_2 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         x = x + self.attn(self.ln_1(x), context)
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT2Decoder(nn.Module):
+class GPT2Decoder(Decoder):
     """Embedding, blocks and final norm (`transformer.` in the checkpoint)."""
-
-    checkpoints = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.wte = Embedding(config.vocab_size, config.hidden_size)
         self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln_f = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+
+    @property
+    def embedding(self) -> Embedding:
+        return self.wte
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The layers, in order."""
         return self.h
 
-    def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+    @property
+    def final_norm(self) -> LayerNorm:
+        return self.ln_f
+
+    def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Embeddings with those of the positions, (B, T, hidden_size)."""
         return self.wte(ids) + self.wpe(context.positions)
-
-    def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """All blocks and the final norm, (B, T, hidden_size)."""
-        for block in self.h:
-            x = run_block(block, x, context, self.checkpoints)
-        return self.ln_f(x)

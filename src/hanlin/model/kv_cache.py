@@ -23,7 +23,7 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        shape = (batch_size, config.key_value_heads, max_length, config.per_head)
+        shape = (batch_size, config.num_key_value_heads, max_length, config.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]
         self.values = [
             torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from hanlin.model.fused_ops import cast_gradient
 
 CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, half of a desktop CPU's cache
 # on an accelerator: 256 MiB in bfloat16. A chunk reads and writes the head's whole gradient, so few are better
@@ -96,12 +100,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Σ weight·(-log p(label)) + z_loss·weight·logsumexp², gradients computed while the logits are at hand."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, weights, z_loss, dtype, compiled):
+    def forward(ctx, hidden, weight, labels, weights, z_loss, dtype, compiled, wanted):
+        wants_hidden, wants_weight = wanted
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         nll = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         states, head = hidden.to(dtype), weight.to(dtype)
-        grad_hidden = torch.empty_like(states)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_hidden = torch.empty_like(states) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         gradients = _compiled_logit_gradients() if compiled else _logit_gradients_in_place
         rows = _chunk_rows(weight.shape[0], hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -111,9 +116,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     states[part] @ head.t(), labels[part], weights[part], z_loss
                 )
                 total += loss
-                torch.mm(grad, head, out=grad_hidden[part])
-                _add_product(grad_weight, grad.t(), states[part])
-        ctx.grads = grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
+                if grad_hidden is not None:
+                    torch.mm(grad, head, out=grad_hidden[part])
+                if grad_weight is not None:
+                    _add_product(grad_weight, grad.t(), states[part])
+        ctx.grads = cast_gradient(grad_hidden, hidden.dtype), cast_gradient(grad_weight, weight.dtype)
         ctx.mark_non_differentiable(nll)
         return total, nll
 
@@ -123,9 +130,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError(
                 "linear_cross_entropy can be differentiated once: its gradients are computed with it and then given away"
             )
-        grad_hidden, grad_weight = ctx.grads
+        grads = [None if grad is None else grad.mul_(grad_total) for grad in ctx.grads]
         ctx.grads = None
-        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 def linear_cross_entropy(
@@ -140,6 +147,8 @@ def linear_cross_entropy(
     """Summed cross entropy of a linear head, with optional z-loss (PaLM, Chowdhery et al. 2022, §5), in chunks.
 
     Under autocast the products are made in its type, the softmax and the sum of the head's gradient in float32.
+
+    A gradient is computed only for what requires one.
 
     Args:
         hidden: (N, d) states, one for each predicted token; drop ignored ones before the call.
@@ -156,8 +165,9 @@ def linear_cross_entropy(
         weights = torch.ones(labels.shape[0], dtype=torch.float32, device=hidden.device)
     count = len(hidden)
     hidden, labels, weights = _in_blocks(hidden, labels, weights)
+    wanted = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight))
     loss, nll = _LinearCrossEntropy.apply(
-        hidden, weight, labels, weights, z_loss, _product_type(hidden), compiled
+        hidden, weight, labels, weights, z_loss, _product_type(hidden), compiled, wanted
     )
     return loss, nll[:count]
 
@@ -182,8 +192,9 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx, grad_output):
         hidden, weight, labels = ctx.saved_tensors
         states, head = hidden.to(ctx.dtype), weight.to(ctx.dtype)
-        grad_hidden = torch.empty_like(states)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(states) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         rows = _chunk_rows(weight.shape[0], hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
@@ -191,9 +202,17 @@ class _TokenLogProbs(torch.autograd.Function):
             grad = torch.softmax((states[part] @ head.t()).float() / ctx.temperature, dim=-1).mul_(-scale)
             grad.scatter_add_(1, labels[part, None], scale)
             grad = grad.to(ctx.dtype)
-            torch.mm(grad, head, out=grad_hidden[part])
-            _add_product(grad_weight, grad.t(), states[part])
-        return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype), None, None, None
+            if grad_hidden is not None:
+                torch.mm(grad, head, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, grad.t(), states[part])
+        return (
+            cast_gradient(grad_hidden, hidden.dtype),
+            cast_gradient(grad_weight, weight.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 def token_log_probs(
@@ -210,3 +229,73 @@ def token_log_probs(
     count = len(hidden)
     hidden, labels = _in_blocks(hidden, labels)
     return _TokenLogProbs.apply(hidden, weight, labels, temperature, _product_type(hidden))[:count]
+
+
+# ------------------------------------------------------------------ any projection: a module that is more than its weight
+
+
+def chunked_cross_entropy(
+    project: Callable[[torch.Tensor], torch.Tensor],
+    vocab_size: int,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    z_loss: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`linear_cross_entropy` with any projection to the vocabulary; a chunk's logits are computed again in backward.
+
+    Args:
+        project: (n, d) → (n, V).
+    """
+    if weights is None:
+        weights = torch.ones(labels.shape[0], dtype=torch.float32, device=hidden.device)
+
+    def of_chunk(
+        states: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = project(states).float()
+        logsumexp = logits.logsumexp(-1)
+        nll = logsumexp - logits.gather(1, labels[:, None]).squeeze(1)
+        return ((nll + z_loss * logsumexp.square()) * weights).sum(), nll
+
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    nlls = [total.new_empty(0)]
+    rows = _chunk_rows(vocab_size, hidden.device)
+    for start in range(0, hidden.shape[0], rows):
+        part = slice(start, start + rows)
+        loss, nll = _recomputed(of_chunk, hidden[part], labels[part], weights[part])
+        total = total + loss
+        nlls.append(nll.detach())
+    return total, torch.cat(nlls)
+
+
+def chunked_token_log_probs(
+    project: Callable[[torch.Tensor], torch.Tensor],
+    vocab_size: int,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """`token_log_probs` with any projection to the vocabulary; a chunk's logits are computed again in backward.
+
+    Args:
+        project: (n, d) → (n, V).
+    """
+
+    def of_chunk(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = project(states).float() / temperature
+        return logits.gather(1, labels[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+    rows = _chunk_rows(vocab_size, hidden.device)
+    parts = [torch.zeros(0, dtype=torch.float32, device=hidden.device)]
+    for start in range(0, hidden.shape[0], rows):
+        parts.append(_recomputed(of_chunk, hidden[start : start + rows], labels[start : start + rows]))
+    return torch.cat(parts)
+
+
+def _recomputed(function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
+    """The function's value, of which the backward pass keeps the inputs alone."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)

@@ -1,47 +1,23 @@
-"""One transformer in three families. Modules carry the Hugging Face names, so state_dict keys are the file's keys."""
+"""The transformer of qwen3 and llama. Modules carry the Hugging Face names, so state_dict keys are the file's keys."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from hanlin.common.errors import ConfigError
 from hanlin.model.config import ModelConfig
-from hanlin.model.context import Context
-from hanlin.model.fused_ops import made_again, normed_linears, rms_norm, rotate, run_block, swiglu
-from hanlin.model.gpt2 import GPT2Decoder
-from hanlin.model.kv_cache import KVCache
+from hanlin.model.context import ForwardContext
+from hanlin.model.decoder import Decoder
+from hanlin.model.fused_ops import recompute_in_backward, rotate
+from hanlin.model.linear import Embedding, Linear, normed_linears, swiglu
+from hanlin.model.norm import RMSNorm
+from hanlin.model.rope import rotary_table
 
 # From this width on queries and keys are made again in the backward pass: a seventh less is kept for it, at a cost that could not be
 # measured (width 512, on a CPU); at 256 it costs 2 % of a step, and such models are small anyway.
-REMAKE_WIDTH = 512
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang & Sennrich 2019), computed in float32."""
-
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.weight, self.eps)
-
-
-def rotary_table(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position, each (max_position_embeddings, head_dim/2)."""
-    half = config.per_head // 2
-    frequencies = 1.0 / config.rope_theta ** (
-        torch.arange(0, half, dtype=torch.float32) * 2 / config.per_head
-    )
-    angles = torch.outer(torch.arange(config.max_position_embeddings, dtype=torch.float32), frequencies)
-    return angles.cos(), angles.sin()
+RECOMPUTE_QK_WIDTH = 512
 
 
 class Attention(nn.Module):
@@ -50,40 +26,40 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.head_dim = config.per_head
+        self.head_dim = config.head_dim
         hidden, queries, keys = (
             config.hidden_size,
-            config.num_attention_heads * config.per_head,
-            config.key_value_heads * config.per_head,
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
         )
-        self.q_proj = nn.Linear(hidden, queries, bias=False)
-        self.k_proj = nn.Linear(hidden, keys, bias=False)
-        self.v_proj = nn.Linear(hidden, keys, bias=False)
-        self.o_proj = nn.Linear(queries, hidden, bias=False)
-        self.remakes = config.family == "qwen3" and config.hidden_size >= REMAKE_WIDTH
-        if config.family == "qwen3":
-            self.q_norm = RMSNorm(config.per_head, config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.per_head, config.rms_norm_eps)
+        self.q_proj = Linear(hidden, queries)
+        self.k_proj = Linear(hidden, keys)
+        self.v_proj = Linear(hidden, keys)
+        self.o_proj = Linear(queries, hidden)
+        self.recompute_qk = config.spec.qk_norm and config.hidden_size >= RECOMPUTE_QK_WIDTH
+        if config.spec.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x: torch.Tensor, norm: RMSNorm, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, norm: RMSNorm, context: ForwardContext) -> torch.Tensor:
         """Attention of norm(x), (B, T, hidden_size)."""
         batch, length, _ = x.shape
-        projected = normed_linears(
-            x, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
-        )
+        projected = normed_linears(x, norm, self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (part.view(batch, length, -1, self.head_dim) for part in projected)
         turn_q, turn_k = (
             functools.partial(self._turn, part, norm, context)
             for part, norm in ((q, self.q_norm), (k, self.k_norm))
         )
         q, k = turn_q(), turn_k()  # (B, T, H, D) and (B, T, Hkv, D)
-        with made_again({turn_q: q, turn_k: k} if context.frugal and self.remakes else {}):
+        with recompute_in_backward(
+            {turn_q: q, turn_k: k} if context.recompute_qk and self.recompute_qk else {}
+        ):
             attended = context.attend(self.layer, q, k, v)
         return self.o_proj(attended.view(batch, length, -1))
 
-    def _turn(self, part: torch.Tensor, norm: nn.Module, context: Context) -> torch.Tensor:
+    def _turn(self, part: torch.Tensor, norm: nn.Module, context: ForwardContext) -> torch.Tensor:
         return rotate(norm(part), context.cos, context.sin)
 
 
@@ -92,14 +68,14 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.feed_forward, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.feed_forward, bias=False)
-        self.down_proj = nn.Linear(config.feed_forward, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """SwiGLU of norm(x), (B, T, hidden_size)."""
-        gate, up = normed_linears(x, norm.weight, norm.eps, self.gate_proj.weight, self.up_proj.weight)
-        return swiglu(gate, up, self.down_proj.weight)
+        gate, up = normed_linears(x, norm, self.gate_proj, self.up_proj)
+        return swiglu(gate, up, self.down_proj)
 
 
 class Block(nn.Module):
@@ -112,21 +88,20 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         x = x + self.self_attn(x, self.input_layernorm, context)
         return x + self.mlp(x, self.post_attention_layernorm)
 
 
-class Decoder(nn.Module):
+class TransformerDecoder(Decoder):
     """Embedding, blocks and final norm of qwen3 and llama (`model.` in the checkpoint)."""
 
     cos: torch.Tensor
     sin: torch.Tensor
-    checkpoints = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         cos, sin = rotary_table(config)
@@ -134,211 +109,20 @@ class Decoder(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     @property
+    def embedding(self) -> Embedding:
+        return self.embed_tokens
+
+    @property
     def blocks(self) -> nn.ModuleList:
-        """The layers, in order."""
         return self.layers
 
-    def embed(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
+    @property
+    def final_norm(self) -> RMSNorm:
+        return self.norm
+
+    def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Embeddings (B, T, hidden_size); the context learns its rotation angles."""
         x = self.embed_tokens(ids)
         context.cos = self.cos[context.positions][:, :, None].to(x.dtype)  # (B, T, 1, D/2)
         context.sin = self.sin[context.positions][:, :, None].to(x.dtype)
         return x
-
-    def run(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """All blocks and the final norm, (B, T, hidden_size)."""
-        for layer in self.layers:
-            x = run_block(layer, x, context, self.checkpoints)
-        return self.norm(x)
-
-
-class _Model(nn.Module):
-    """A trunk that may be compiled, and something on top of it.
-
-    Attributes:
-        frugal: whether wide layers may make queries and keys again in the backward pass; they do on a CPU alone.
-    """
-
-    frugal = True
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        self._compiled: Callable[..., torch.Tensor] | None = None
-        self._compiled_blocks = False
-
-    @property
-    def checkpoint_activations(self) -> bool:
-        """Whether each block is computed again in the backward pass instead of being kept (Chen et al. 2016): a third more work, far less memory."""
-        return self.decoder.checkpoints
-
-    @checkpoint_activations.setter
-    def checkpoint_activations(self, wanted: bool) -> None:
-        self.decoder.checkpoints = wanted
-
-    @property
-    def decoder(self) -> Decoder | GPT2Decoder:
-        """The trunk, whatever its family calls it."""
-        return cast("Decoder | GPT2Decoder", self.transformer if self.config.family == "gpt2" else self.model)
-
-    @property
-    def compiled(self) -> bool:
-        """Whether training runs a compiled trunk."""
-        return self._compiled is not None or self._compiled_blocks
-
-    def compile_trunk(self, by_block: bool = False) -> None:
-        """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and weights do not change.
-
-        Embeddings stay outside: the compiler adds up their gradients in no fixed order, and a run would not have its bits again.
-        Each shape is compiled by itself, since what came before must not change a result.
-
-        Args:
-            by_block: compile what a block does between the hooks of `fully_shard`, which bring its weights together and scatter
-                them; one graph serves all blocks. As torchtitan does (`torchtitan/distributed/compile.py`). Passes without
-                gradients are compiled too then.
-        """
-        if not by_block:
-            self._compiled = torch.compile(self.decoder.run, dynamic=False)
-            return
-        self._compiled_blocks = True
-        for block in self.decoder.blocks:
-            block.compile(dynamic=False)
-
-    def run_trunk(self, ids: torch.Tensor, context: Context) -> torch.Tensor:
-        """Hidden states (B, T, hidden_size)."""
-        compiled = self._compiled is not None and context.cache is None and torch.is_grad_enabled()
-        context.frugal = (
-            self.frugal
-            and ids.is_cpu
-            and torch.is_grad_enabled()
-            and context.cache is None
-            and not self.compiled
-            and not self.checkpoint_activations
-        )
-        run = self._compiled if compiled else self.decoder.run
-        return run(self.decoder.embed(ids, context), context)  # type: ignore[misc]
-
-
-class CausalLM(_Model):
-    """A language model. `forward` gives logits; `hidden` stops before the head, for losses that never build all logits."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
-        if config.family == "gpt2":
-            self.transformer = GPT2Decoder(config)
-        else:
-            self.model = Decoder(config)
-            if not config.tie_word_embeddings:
-                self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @property
-    def head_weight(self) -> torch.Tensor:
-        """Output matrix (vocab_size, hidden_size); the embedding itself when tied."""
-        if self.config.family == "gpt2":
-            return self.transformer.wte.weight
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-
-    def hidden(
-        self,
-        ids: torch.Tensor,
-        *,
-        positions: torch.Tensor | None = None,
-        doc_ids: torch.Tensor | None = None,
-        doc_starts: torch.Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> torch.Tensor:
-        """Hidden states after the final norm.
-
-        Args:
-            ids: (B, T) int64.
-            positions: (B, T) position of each token in its document; 0 … T-1 when absent. Ignored with a cache.
-            doc_ids: (B, T) for packed rows: tokens attend only within equal ids.
-            doc_starts: `common.documents.document_starts` of doc_ids, which spares some attention back ends a wait for the device.
-            cache: keys and values of earlier tokens; see `KVCache`.
-
-        Returns:
-            (B, T, hidden_size).
-        """
-        dtype = _dtype_of_products(self.head_weight)
-        return self.run_trunk(ids, Context(ids, positions, doc_ids, cache, dtype, doc_starts))
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores of every vocabulary entry, (…, vocab_size)."""
-        return F.linear(hidden, self.head_weight)
-
-    def forward(
-        self,
-        ids: torch.Tensor,
-        *,
-        positions: torch.Tensor | None = None,
-        doc_ids: torch.Tensor | None = None,
-        doc_starts: torch.Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> torch.Tensor:
-        """Logits (B, T, vocab_size) for token ids (B, T); arguments as in `hidden`."""
-        return self.logits(
-            self.hidden(ids, positions=positions, doc_ids=doc_ids, doc_starts=doc_starts, cache=cache)
-        )
-
-
-class RewardModel(_Model):
-    """A trunk with one score per sequence, stock `…ForSequenceClassification` with a single label (names `model.`, `score.`)."""
-
-    def __init__(self, config: ModelConfig):
-        if config.family == "gpt2":
-            raise ConfigError("a reward model needs family qwen3 or llama")
-        super().__init__(config)
-        self.model = Decoder(config)
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)
-
-    def forward(
-        self,
-        ids: torch.Tensor,
-        *,
-        positions: torch.Tensor | None = None,
-        doc_ids: torch.Tensor | None = None,
-        doc_starts: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Score of the prefix ending at each token, (B, T); read it at a sequence's last token."""
-        hidden = self.run_trunk(
-            ids, Context(ids, positions, doc_ids, None, _dtype_of_products(self.score.weight), doc_starts)
-        )
-        return self.score(hidden).squeeze(-1)
-
-
-def _dtype_of_products(weight: torch.Tensor) -> torch.dtype:
-    """What queries, keys and values are in: autocast's type where it is on."""
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-
-
-def init_weights(model: CausalLM | RewardModel, seed: int) -> None:
-    """Initialise in place, the same on every platform and device.
-
-    Matrices N(0, 1/fan_in); projections that write to the residual stream as `ModelShape.residual_init` says, by default zero,
-    so every block starts as the identity (as nanochat does); embeddings N(0, 0.02²), small so that tied logits start near
-    uniform; norms one; biases zero.
-    """
-    how = model.config.residual_init
-    residual_scale = {"zero": 0.0, "scaled": (2 * model.config.num_hidden_layers) ** -0.5, "plain": 1.0}[how]
-    generator = torch.Generator().manual_seed(seed)
-    writes_residual = ("o_proj.weight", "down_proj.weight", "c_proj.weight")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-                continue
-            residual = name.endswith(writes_residual)
-            if residual and how == "zero":
-                parameter.zero_()
-                continue
-            gpt2_matrix = name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight"))  # stored (in, out)
-            fan_in = parameter.shape[0] if gpt2_matrix else parameter.shape[1]
-            embedding = name.endswith(
-                ("embed_tokens.weight", "wte.weight", "wpe.weight", "lm_head.weight", "score.weight")
-            )
-            std = 0.02 if embedding else fan_in**-0.5
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=generator)
-                * (std * residual_scale if residual else std)
-            )

@@ -37,7 +37,7 @@ def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
         "layers": shape.num_hidden_layers,
         "hidden_size": shape.hidden_size,
         "heads": shape.num_attention_heads,
-        "key_value_heads": shape.key_value_heads,
+        "key_value_heads": shape.num_key_value_heads,
         "vocab_size": shape.vocab_size,
         "context": shape.max_position_embeddings,
         "device": device,

@@ -16,7 +16,7 @@ from hanlin.common.config import flatten
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, joined, tr
 from hanlin.common.terminal import table
-from hanlin.model import ModelConfig, ModelShape
+from hanlin.model import ModelConfig, ModelShape, family_of
 from hanlin.recipe.patch import STAGES, put
 from hanlin.tokenizer.advise import advise, parameter_count
 
@@ -304,7 +304,7 @@ def _shape(
                 + (math.log(layers / layers_usual) / 0.15) ** 2
                 + (math.log(wide / (width * 8 / 3)) / 0.1) ** 2
                 + (
-                    0.0 if shape.key_value_heads < shape.num_attention_heads else 30.0
+                    0.0 if shape.num_key_value_heads < shape.num_attention_heads else 30.0
                 )  # GQA wants heads in pairs or threes
             )
             if best is None or cost < best[0]:
@@ -347,9 +347,10 @@ def _config(
         "intermediate_size": wide,
         "tie_word_embeddings": asked < 3e8,
     }
-    if model.get("family") == "gpt2":
-        usual |= {"num_key_value_heads": heads, "tie_word_embeddings": True}
     try:
+        family = family_of(model.get("family") or ModelShape.family)
+        usual |= {} if family.grouped_query else {"num_key_value_heads": heads}
+        usual |= {"tie_word_embeddings": True} if family.tied_only else {}
         return ModelShape(
             **(usual | {name: value for name, value in model.items() if value is not None})
         ).config(vocab, 0)
@@ -371,9 +372,9 @@ def _reasons(shape: ModelConfig) -> dict[str, tuple[Basis, Text]]:
         "num_attention_heads": (
             "literature",
             Text(
-                "{per_head} a head: 32 in small models (shipped recipes), 128 from width 1024 on "
+                "{head_dim} a head: 32 in small models (shipped recipes), 128 from width 1024 on "
                 "(nanochat: 128 beats 64)",
-                per_head=shape.per_head,
+                head_dim=shape.head_dim,
             ),
         ),
         "num_key_value_heads": (

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from hanlin.common.config import Range, above, at_least
 from hanlin.common.messages import Text
 from hanlin.dataset import Batch, TokenDataset
-from hanlin.model import token_log_probs
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, PairStage, split_pairs, sum_by_document
 from hanlin.stages.stage import StageConfig, register_stage
@@ -53,7 +52,7 @@ class DPOLoss(Objective):
         """log π of each document's answer, and its tokens; (documents,) each."""
         hidden = batch.gather_loss_tokens(model.hidden(batch.ids, **batch.attention_kwargs))
         return sum_by_document(
-            token_log_probs(hidden, model.head_weight, batch.gather_loss_tokens(batch.labels)), batch
+            model.head.token_log_probs(hidden, batch.gather_loss_tokens(batch.labels)), batch
         )
 
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:

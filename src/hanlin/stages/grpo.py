@@ -28,7 +28,7 @@ from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, pack_sequences, permutation
 from hanlin.inference import Completion, Engine, SamplingParams, derive_seed
-from hanlin.model import CausalLM, token_log_probs
+from hanlin.model import CausalLM
 from hanlin.rl.rewards.base import FunctionReward, Reward, RewardSum, Sample
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
@@ -227,7 +227,7 @@ class RolloutSource(BatchSource):
                 if not is_out_of_memory(error):
                     raise
                 message = str(error).splitlines()[0]
-            release_memory(model.head_weight.device)
+            release_memory(model.device)
             if self.at_once == 1:
                 raise out_of_memory_error(message)
             self.at_once = -(-self.at_once // 2)
@@ -349,8 +349,8 @@ class GRPOLoss(Objective):
     def _log_probs(self, policy: Any, rows: Batch) -> torch.Tensor:
         """log π of the answers' tokens, (loss tokens,)."""
         hidden = rows.gather_loss_tokens(policy.hidden(rows.ids, **rows.attention_kwargs))
-        return token_log_probs(
-            hidden, policy.head_weight, rows.gather_loss_tokens(rows.labels), self.config.temperature
+        return policy.head.token_log_probs(
+            hidden, rows.gather_loss_tokens(rows.labels), self.config.temperature
         )
 
 

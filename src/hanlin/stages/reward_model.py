@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from hanlin.common.config import Range, above, at_least
 from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
-from hanlin.common.messages import Text
+from hanlin.common.messages import Text, listing
 from hanlin.dataset import Batch, TokenDataset, pack_sequences
 from hanlin.evaluation import Metric, length_control, pair_accuracy
-from hanlin.model import ModelShape, RewardModel, load_reward_model
+from hanlin.model import ModelShape, RewardModel, families, family_of, load_reward_model
 from hanlin.rl.rewards.base import Reward, Sample, register_reward
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import PairConfig, PairSource, PairStage, build_pair_dataset, split_pairs
@@ -82,10 +82,12 @@ def require_trunk(shape: ModelShape) -> None:
     Raises:
         HanlinError: it is such a family.
     """
-    if shape.family == "gpt2":
+    if family_of(shape.family).hf.scoring_architecture is None:
         raise HanlinError(
-            "A reward model needs family: qwen3 or llama, and this model is gpt2, which the stock format "
-            "of scoring models does not know. Use one of those, or leave the reward stage out."
+            "A reward model can't have family {family}, which the stock format of scoring models does not "
+            "know. Use one of {known}, or leave the reward stage out.",
+            family=shape.family,
+            known=listing(name for name, spec in families().items() if spec.hf.scoring_architecture),
         )
 
 
@@ -99,8 +101,8 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     require_trunk(trunk.config)
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
-    model = RewardModel(trunk.config).to(trunk.head_weight.device)
-    model.model.load_state_dict(trunk.model.state_dict())
+    model = RewardModel(trunk.config).to(trunk.device)
+    model.decoder.load_state_dict(trunk.decoder.state_dict())
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
         model.score.weight.copy_(
@@ -128,9 +130,7 @@ def score_pairs(
     source = PairSource(dataset, config, seed=0)
     chosen, rejected = [], []
     for start in range(0, source.count, config.pairs):
-        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(
-            model.score.weight.device
-        )
+        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(model.device)
         for values, side in zip(split_pairs(scores(model, batch), batch), (chosen, rejected), strict=True):
             side.append(values.cpu().numpy())
     return np.concatenate(chosen), np.concatenate(rejected)

@@ -18,7 +18,7 @@ from hanlin.common.devices import has_own_memory, send, traits
 from hanlin.common.errors import ConfigError
 from hanlin.common.progress import SOURCE, SOURCE_LOSS, Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
-from hanlin.model import CausalLM, linear_cross_entropy, token_log_probs
+from hanlin.model import CausalLM
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.pairs import sum_by_document
 from hanlin.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class SupervisedConfig:
             rows that fits the memory free when the stage first begins, and stays with it.
         checkpoint_activations: compute each layer again in the backward pass instead of keeping what it left: a third more
             work, a fraction of the memory.
-        z_loss: weight of logsumexp², see `linear_cross_entropy`.
+        z_loss: weight of logsumexp², see `model.losses.linear_cross_entropy`.
         document_mask: tokens attend within their own document only; without it, to everything before them in the row.
     """
 
@@ -165,11 +165,7 @@ class NextTokenLoss(Objective):
     def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch, in nats."""
         hidden, labels = self._hidden_and_labels(model, batch)
-        # a CPU's logits stay in its cache
-        compiled = hidden.device.type != "cpu" and getattr(model, "compiled", False)
-        loss, nll = linear_cross_entropy(
-            hidden, model.head_weight, labels, z_loss=self.z_loss, compiled=compiled
-        )
+        loss, nll = model.head.cross_entropy(hidden, labels, z_loss=self.z_loss)
         if self.token_bytes.device != labels.device:
             self.token_bytes = send(self.token_bytes, labels.device)
         size = self.token_bytes[labels]
@@ -191,7 +187,7 @@ class NextTokenLoss(Objective):
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Mean loss per token of each document of a micro-batch, in nats, (documents,)."""
         hidden, labels = self._hidden_and_labels(model, batch)
-        sums, counts = sum_by_document(-token_log_probs(hidden, model.head_weight, labels), batch)
+        sums, counts = sum_by_document(-model.head.token_log_probs(hidden, labels), batch)
         return sums / counts.clamp(min=1)
 
     def _hidden_and_labels(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,7 +40,7 @@ def agree_to_compile(
         wanted = False
     if not all(strategy.group.all_gather_object(wanted)):
         return False
-    model.compile_trunk(by_block=strategy.sharded)
+    model.compile_decoder(by_block=strategy.sharded)
     progress.note("compiling the model, so the first step takes longer (train.compile=false for none)")
     return True
 

@@ -21,7 +21,7 @@ from hanlin.common.devices import free_memory, has_own_memory
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR
 from hanlin.common.messages import Text, joined
-from hanlin.model import CausalLM, ModelConfig, linear_cross_entropy
+from hanlin.model import CausalLM, ModelConfig
 from hanlin.training.config import TrainConfig
 from hanlin.training.optim.optimizers import Optimizers
 
@@ -43,7 +43,7 @@ class StepShape:
         checkpoint_activations: whether layers are computed again in the backward pass instead of being kept.
         offload: whether the optimiser's state is on the host but for the piece that is being updated.
         copied: whether checkpoints are written from a copy of the state that lies in the same memory.
-        frugal: whether wide layers make queries and keys again in the backward pass, as on a CPU.
+        recompute_qk: whether wide layers make queries and keys again in the backward pass, as on a CPU.
     """
 
     seq_len: int
@@ -54,7 +54,7 @@ class StepShape:
     checkpoint_activations: bool = False
     offload: bool = False
     copied: bool = False
-    frugal: bool = True
+    recompute_qk: bool = True
 
 
 Work = tuple[float, float]  # floating-point operations and bytes moved of one kernel
@@ -164,7 +164,7 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
     """
     with FakeTensorMode(), _Ledger() as ledger:
         model: Any = CausalLM(config)
-        model.frugal = shape.frugal
+        model.recompute_qk = shape.recompute_qk
         if shape.checkpoint_activations:
             model.checkpoint_activations = True
         model.train()
@@ -220,11 +220,8 @@ def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _
         hidden = model.hidden(
             ids, **({"positions": positions, "doc_ids": doc_ids} if shape.document_mask else {})
         )
-        loss, _ = linear_cross_entropy(
-            hidden.flatten(0, 1).index_select(0, place),
-            model.head_weight,
-            labels.flatten().index_select(0, place),
-            z_loss=1e-4,
+        loss, _ = model.head.cross_entropy(
+            hidden.flatten(0, 1).index_select(0, place), labels.flatten().index_select(0, place), z_loss=1e-4
         )
     del hidden
     kept = ledger.live - before if ledger is not None else 0

@@ -26,7 +26,7 @@ from hanlin.common.devices import has_own_memory, keep_freed_memory
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import directory_lock
 from hanlin.common.progress import Progress
-from hanlin.model import CausalLM, RewardModel, choose_attention_for
+from hanlin.model import CausalLM, RewardModel, choose_kernels
 from hanlin.training.checkpoint.format import data_mismatch_error, discard_after, load_latest, sweep
 from hanlin.training.checkpoint.source_state import gather_source_state, restore_source_state
 from hanlin.training.checkpoint.writer import CheckpointWriter
@@ -160,7 +160,7 @@ class Trainer:
         with contextlib.ExitStack() as stack, stop_requests() as stop_requested:
             self.group.run_on_rank0(lambda: stack.enter_context(directory_lock(self.checkpoint_dir)))
             stack.callback(self.writer.close)
-            choose_attention_for(self.model, self.device, self.progress.warn, self.config.attention)
+            choose_kernels(self.model, self.device, self.progress.warn, self.config.attention)
             self.resume()
             self.model.train()
             for step in self.remaining_steps(stop_requested):

@@ -37,7 +37,7 @@ CHECKED_LENGTHS_ON_DEVICE = (
 )
 
 
-class Rows(NamedTuple):
+class PackedShape(NamedTuple):
     """What a back end is told of a pass over whole rows: doc_ids (B, T), None for plain causal rows, and where documents begin, if known."""
 
     doc_ids: torch.Tensor | None
@@ -60,13 +60,13 @@ class AttentionBackend:
     """
 
     name: str
-    prepare: Callable[[Rows], Any]
+    prepare: Callable[[PackedShape], Any]
     run: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], torch.Tensor]
     particular: bool = False
     compiles: bool = False
 
 
-def _document_ids(rows: Rows) -> torch.Tensor:
+def _document_ids(rows: PackedShape) -> torch.Tensor:
     return (
         torch.arange(rows.batch, device=rows.device)[:, None].expand(rows.batch, rows.length)
         if rows.doc_ids is None
@@ -74,11 +74,11 @@ def _document_ids(rows: Rows) -> torch.Tensor:
     )
 
 
-def _mask_of_documents(rows: Rows) -> torch.Tensor | None:
+def _mask_of_documents(rows: PackedShape) -> torch.Tensor | None:
     return None if rows.doc_ids is None else packed_mask(rows.doc_ids, rows.dtype)
 
 
-def _mask_always(rows: Rows) -> torch.Tensor:
+def _mask_always(rows: PackedShape) -> torch.Tensor:
     return packed_mask(
         torch.zeros(1, rows.length, dtype=torch.int64, device=rows.device)
         if rows.doc_ids is None
@@ -87,15 +87,15 @@ def _mask_always(rows: Rows) -> torch.Tensor:
     )
 
 
-def _blocks_of_documents(rows: Rows) -> Any:
+def _blocks_of_documents(rows: PackedShape) -> Any:
     return None if rows.doc_ids is None else block_mask(rows.doc_ids)
 
 
-def _blocks_always(rows: Rows) -> Any:
+def _blocks_always(rows: PackedShape) -> Any:
     return block_mask(_document_ids(rows))
 
 
-def _bounds_of_documents(rows: Rows) -> Bounds | None:
+def _bounds_of_documents(rows: PackedShape) -> Bounds | None:
     if rows.doc_ids is None:
         return None
     starts = document_starts(rows.doc_ids) if rows.doc_starts is None else rows.doc_starts
@@ -214,20 +214,6 @@ def choose_attention(
     )
 
 
-def choose_attention_for(
-    model: Any, device: torch.device, warn: Warn, wanted: AttentionChoice = "auto"
-) -> AttentionBackend:
-    """`choose_attention` with the head dimension and the group size of a model's `config`."""
-    config = model.config
-    return choose_attention(
-        device,
-        warn,
-        head_dim=config.per_head,
-        groups=config.num_attention_heads // config.key_value_heads,
-        wanted=wanted,
-    )
-
-
 @functools.cache
 def fault_of(
     name: str, device: torch.device, dtype: torch.dtype, head_dim: int = 64, groups: int = 2
@@ -243,14 +229,15 @@ def fault_of(
             except (
                 Exception
             ) as error:  # a compiler that is not there, or a kernel that does not build, raises what it likes
-                found = Text("it failed: {error}", error=_first_line(error))
+                found = Text("it failed: {error}", error=first_line(error))
             if found is not None:
                 rows = Text("packed documents") if documents else Text("causal rows")
                 return Text("{rows}, T={length}: {found}", rows=rows, length=length, found=found)
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error in one line, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -285,7 +272,7 @@ def _compare(
         ours = ours.detach().to("cpu", torch.float32)
         if not bool(ours.isfinite().all()):
             return Text("NaN or Inf in {part}", part=part)
-        error = _error(ours, reference)
+        error = relative_error(ours, reference)
         if error > tolerance(dtype):
             return Text("{part} off by {error:.1%}", part=part, error=error)
     return None
@@ -308,12 +295,12 @@ def _forward_backward(
         batch, length = grad.shape[:2]
         starts = None if doc_ids is None else document_starts(doc_ids)
         out = backend.run(
-            q, k, v, backend.prepare(Rows(doc_ids, starts, batch, length, grad.device, grad.dtype))
+            q, k, v, backend.prepare(PackedShape(doc_ids, starts, batch, length, grad.device, grad.dtype))
         )
         return [out, *torch.autograd.grad(out, (q, k, v), grad)]
 
 
-def _error(ours: torch.Tensor, reference: torch.Tensor) -> float:
+def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
     """The largest error of one token's vector in one head, over its own size and the mean size: late tokens of a row are small, and count."""
     size = reference.detach().norm(dim=-1)
     return float(((ours - reference.detach()).norm(dim=-1) / (size + size.mean())).max())
