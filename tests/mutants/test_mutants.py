@@ -106,8 +106,8 @@ MUTANTS = {
     ),
     "one seed for all rows": Mutant(
         "inference/sampling.py",
-        "_mix64((seed + (index + 1) * _GOLDEN) & _MASK64)",
-        "_mix64(seed & _MASK64)",
+        "splitmix64((seed + (index + 1) * GOLDEN_GAMMA) & MASK64)",
+        "splitmix64(seed & MASK64)",
         "tests/inference",
     ),
     "a neighbour's stop ids": Mutant(

@@ -424,7 +424,7 @@ def test_a_signal_saves_and_prints_the_command_to_go_on(world, tmp_path, number,
                 "dataset": str(world / "text"),
                 "tokenizer": str(world / "tokenizer"),
                 "model": shape,
-                "pretrain": section,
+                **section,
             }
         )
     )

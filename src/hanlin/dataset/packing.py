@@ -18,6 +18,7 @@ import torch
 from hanlin.common.devices import send
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
+from hanlin.common.random import GOLDEN_GAMMA, splitmix64_array
 from hanlin.dataset.shards import TokenDataset
 
 IGNORE_INDEX = -100
@@ -105,20 +106,12 @@ class Batch:
         return parts
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele et al. 2014): the same bits on every platform and numpy version."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of 0 … count-1, int64, that depends on seed and epoch alone."""
     start = np.asarray([seed * 1_000_003 + epoch + 1], dtype=np.uint64)
     with np.errstate(over="ignore"):
-        keys = _mix(np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _mix(start))
-    return np.argsort(keys, kind="stable")
+        counters = np.arange(count, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA) + splitmix64_array(start)
+    return np.argsort(splitmix64_array(counters), kind="stable")
 
 
 class _Rows(abc.ABC):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from hanlin.common.devices import distributed_backends, resolve_device, traits
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import HanlinError, first_process
 from hanlin.training.config import Parallel
 from hanlin.training.distributed.ddp import DDPStrategy
 from hanlin.training.distributed.fsdp import FSDPStrategy
@@ -33,12 +33,14 @@ def init_distributed(
         ds_config: file of DeepSpeed's settings, for `deepspeed`.
 
     Raises:
-        HanlinError: the processes do not find one another, or one of them is lost.
+        HanlinError: the processes do not find one another, were not started by `torchrun`, or one of them is lost.
     """
     single = int(os.environ.get("WORLD_SIZE", "1")) < 2
     if single and parallel != "deepspeed":
         yield SingleProcess(), device
         return
+    if not single:
+        _require_torchrun()
     own_device = resolve_device(device)
     if own_device.type != "cpu":
         own_device = torch.device(own_device.type, int(os.environ.get("LOCAL_RANK", "0")))
@@ -66,6 +68,20 @@ def init_distributed(
         if dist.is_initialized():
             with contextlib.suppress(Exception):
                 dist.destroy_process_group()
+
+
+def _require_torchrun() -> None:
+    """Refuse an environment that has `WORLD_SIZE` but not what else `torchrun` sets."""
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        error = HanlinError(
+            "WORLD_SIZE is {size}, but {name} is not set, so the processes cannot find one another. Start "
+            "them with torchrun --nproc-per-node={size} -m hanlin …, or unset WORLD_SIZE for one process.",
+            size=os.environ["WORLD_SIZE"],
+            name=missing[0],
+        )
+        error.already_reported = not first_process()
+        raise error
 
 
 def _agent_rendezvous() -> dict[str, Any]:
