@@ -229,7 +229,7 @@ def load_latest(
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
-    A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is tried.
+    A damaged one is renamed to `NAME.damaged`, reported through `warn`, and the one before it is tried.
 
     Args:
         at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
