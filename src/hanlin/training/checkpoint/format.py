@@ -1,8 +1,8 @@
 """Checkpoints of a run in progress: verified directories, newest first, damaged ones put aside.
 
-Protocol: room looked for → temporary sibling → files → manifest with SHA-256 → fsync → rename → fsync of the parent →
-read back → prune. A checkpoint holds weights, optimiser and generator state as safetensors and the rest as JSON; nothing
-in it can run code.
+Protocol: room looked for → temporary sibling → files → manifest with SHA-256 → fsync → rename → fsync of the
+parent → read back → prune. A checkpoint holds weights, optimiser and generator state as safetensors and the
+rest as JSON; nothing in it can run code.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def take_snapshot(
     state: dict[str, Any],
     strategy: Strategy | None = None,
 ) -> Snapshot:
-    """The state of now; its tensors are the training's own, which the next step changes. Sharded, every process has to ask."""
+    """The state of now; its tensors are the training's own, which the next step changes. Sharded, every
+    process has to ask."""
     weights = (strategy or SingleProcess()).checkpoint_weights(model)
     source, source_tensors = split_tensors(state.get("source"))
     return Snapshot(
@@ -119,8 +120,8 @@ def write_checkpoint(
         in_shards: every process writes its part; else rank 0 writes for all.
 
     Raises:
-        HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
-            checkpoints before it are untouched.
+        HanlinError: there is no room for it, the disk failed, or what can be read is not what was written.
+            The checkpoints before it are untouched.
     """
     path = folder / f"step-{snapshot.step:08d}"
     if not in_shards:
@@ -138,7 +139,8 @@ def write_checkpoint(
 
 
 def _new_shard_folder(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    """A directory for this one attempt: a process that was given up and comes back later writes nowhere near another's shards."""
+    """A directory for this one attempt: a process that was given up and comes back later writes nowhere near
+    another's shards."""
     _require_room(path, [tensors])
     return Path(tempfile.mkdtemp(prefix=f".shards-{step_of(path):08d}.", dir=path.parent))
 
@@ -229,7 +231,8 @@ def load_latest(
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
-    A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is tried.
+    A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is
+    tried.
 
     Args:
         at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
@@ -269,7 +272,8 @@ def _newest(
 
 
 def data_mismatch_error(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
-    """The error of a resume from another origin or with other samples: what differs, the checkpoint's value first."""
+    """The error of a resume from another origin or with other samples: what differs, the checkpoint's value
+    first."""
     before = state["identity"]
     changed = [
         (name, before.get(name), now.get(name))
@@ -330,7 +334,8 @@ def _load(
 
 
 def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, strategy: Strategy) -> None:
-    """Weights and optimiser state, however they were cut when they were written and however they are to be cut here."""
+    """Weights and optimiser state, however they were cut when they were written and however they are to be
+    cut here."""
     if strategy.sharded and not strategy.writes_shards:
         raise HanlinError(
             "The processes of fsdp or hsdp wrote the checkpoint {path} together, and deepspeed cannot read "
@@ -394,7 +399,8 @@ def _read_back(path: Path) -> None:
 
 
 def _looks_whole(path: Path) -> bool:
-    """Whether a checkpoint has its manifest and files of the right sizes; hashes are for those who load it."""
+    """Whether a checkpoint has its manifest and files of the right sizes; hashes are for those who load
+    it."""
     try:
         manifest = read_manifest(path, "checkpoint", verify=False)
         return (path / MANIFEST).is_file() and all(
