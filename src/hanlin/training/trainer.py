@@ -27,7 +27,8 @@ from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import directory_lock
 from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, RewardModel, choose_kernels
-from hanlin.training.checkpoint.format import data_mismatch_error, discard_after, load_latest, sweep
+from hanlin.training.checkpoint.format import discard_after, sweep
+from hanlin.training.checkpoint.restore import data_mismatch_error, load_latest
 from hanlin.training.checkpoint.source_state import gather_source_state, restore_source_state
 from hanlin.training.checkpoint.writer import CheckpointWriter
 from hanlin.training.compilation import agree_to_compile
