@@ -40,7 +40,7 @@ def load_latest(
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
 
-    A damaged one is renamed to `NAME.damaged`, reported through `warn(zh, en)`, and the one before it is
+    A damaged one is renamed to `NAME.damaged`, reported through `warn`, and the one before it is
     tried.
 
     Args:
