@@ -6,8 +6,10 @@ import copy
 import re
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -22,7 +24,7 @@ from hanlin.report.evidence import facts_of, read_curves
 from hanlin.report.page import render_report
 from hanlin.report.report import validate_report, write_report
 from hanlin.report.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
-from hanlin.report.text import METRICS, STAGES, in_words, metric_text, show
+from hanlin.report.text import METRICS, STEPS, in_words, metric_text, show
 from tests.report.fake_run import HOSTILE, fake_run
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -166,7 +168,7 @@ def test_everything_asked_for_is_on_the_page(run, page):
     _, report, extras = run
     identifiers = {attributes.get("id") for _, attributes in page.tags}
     for stage in report["stages"]:
-        assert stage["name"] in identifiers
+        assert stage["id"] in identifiers
         for name, raw in stage["metrics"].items():
             share = metric_text(name).share
             for number in (
@@ -212,7 +214,7 @@ def test_the_page_says_what_model_this_is_and_not_what_the_recipe_says_of_itself
 def test_there_is_a_table_of_contents(run, page):
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     identifiers = {attributes.get("id") for _, attributes in page.tags}
-    assert {f"#{stage['name']}" for stage in run[1]["stages"]} | {
+    assert {f"#{stage['id']}" for stage in run[1]["stages"]} | {
         "#model",
         "#overview",
         "#provenance",
@@ -229,9 +231,9 @@ def test_a_sentence_in_tokens_and_an_item_of_each_stage_s_data(page):
 
 
 def section(page: Page, name: str) -> str:
-    """The text of a stage's section, by the title of the next."""
-    titles = [stage.title.zh for stage in STAGES.values()]
-    return page.text.split("↑ 目录")[titles.index(STAGES[name].title.zh)]
+    """The text of a stage's section: the page's text between two links back to the contents."""
+    order = [stage["id"] for stage in fake_run(Path(tempfile.mkdtemp()))[0]["stages"]]
+    return page.text.split("↑ 目录")[order.index(name)]
 
 
 def test_what_was_taught_before_stands_beside_what_it_is_now(page):
@@ -262,19 +264,19 @@ def test_samples_are_explained_where_the_metric_asks_otherwise(page):
 
 
 RUN_METRICS = (
-    "greetings",
-    "story_requests",
-    "outside_declined",
-    "word_problems",
-    "later_turns",
+    "tinyworld/greetings",
+    "tinyworld/story_requests",
+    "tinyworld/outside_declined",
+    "tinyworld/math_word_problems_free",
+    "tinyworld/later_turns",
     "ends_by_itself",
     "thinking_closes",
     "inside_answered",
-    "pairs_preferred",
+    "pairs_preferred/dpo",
     "answer_bits_per_byte/sft",
-    "answer_bits_per_byte/distill",
-    "task_reward/published",
-    "greetings/sampled",
+    "answer_bits_per_byte/reasoning",
+    "reward_mean/grpo/published",
+    "tinyworld/greetings/sampled",
 )
 RUN_NOTES = (
     "last_merge_count",
@@ -345,7 +347,7 @@ def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
-        "metrics": {"story_answers": metric.to_dict()},
+        "metrics": {"tinyworld/story_qa": metric.to_dict()},
         "samples": [],
     }
     report = {
@@ -412,7 +414,7 @@ def test_extras_and_curves_may_be_missing(run, tmp_path):
 
 def breakages():
     def on_metric(change):
-        return lambda report: change(report["stages"][4]["metrics"]["story_answers"])
+        return lambda report: change(report["stages"][4]["metrics"]["tinyworld/story_qa"])
 
     return {
         "no n": on_metric(lambda m: m.pop("n")),
@@ -423,9 +425,9 @@ def breakages():
         "outside its interval": on_metric(lambda m: m.update(value=0.1)),
         "control without interval": on_metric(lambda m: m["control"].pop("high")),
         "unknown part": on_metric(lambda m: m.update(p_value=0.01)),
-        "a bare number": lambda report: report["stages"][4]["metrics"].update(story_answers=0.9),
+        "a bare number": lambda report: report["stages"][4]["metrics"].update({"tinyworld/story_qa": 0.9}),
         "no direction": on_metric(lambda m: m.pop("higher_is_better")),
-        "another format": lambda report: report.update(format=2),
+        "another format": lambda report: report.update(format=3),
         "no seed": lambda report: report.pop("seed"),
         "no stages": lambda report: report.update(stages=None),
         "a stage twice": lambda report: report["stages"].append(report["stages"][0]),
@@ -441,18 +443,18 @@ def test_what_breaks_the_schema_is_refused_and_nothing_is_written(run, tmp_path,
     with pytest.raises(HanlinError) as error:
         write_report(tmp_path, broken, {})
     assert not list(tmp_path.iterdir())
-    if "story_answers" in str(broken["stages"] or "") and how not in (
+    if "tinyworld/story_qa" in str(broken["stages"] or "") and how not in (
         "another format",
         "no seed",
         "no stages",
         "a stage twice",
         "kept is not a bool",
     ):
-        assert "story_answers" in error.value.en and "sft" in error.value.en
+        assert "tinyworld/story_qa" in error.value.en and "sft" in error.value.en
 
 
 def test_the_words_are_complete():
-    for table in (METRICS, STAGES):
+    for table in (METRICS, STEPS):
         for entry in table.values():
             for text in entry:
                 if isinstance(text, tuple):
@@ -462,7 +464,6 @@ def test_the_words_are_complete():
                         and re.search("[\u4e00-\u9fff]", text.zh)
                         and not re.search("[\u4e00-\u9fff]", text.en)
                     )
-    assert all(stage.aim in METRICS for stage in STAGES.values() if stage.aim)
 
 
 def test_reading_reports_needs_no_torch():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from hanlin.common.config import Range, above, at_least, require_ranges
-from hanlin.common.errors import HanlinError
+from hanlin.common.errors import ConfigError, HanlinError
 from hanlin.model import AttentionChoice
 from hanlin.training.schedule import Schedule
 
@@ -93,8 +93,11 @@ class TrainConfig:
     def __post_init__(self):
         require_ranges(self)
         if not 0 <= self.warmup_ratio + self.decay_ratio <= 1:
-            raise ValueError(
-                f"warmup_ratio {self.warmup_ratio} and decay_ratio {self.decay_ratio} are shares of the steps and may not exceed 1 together"
+            raise ConfigError(
+                "warmup_ratio {warmup_ratio} and decay_ratio {decay_ratio} are shares of the steps and may "
+                "not exceed 1 together",
+                warmup_ratio=self.warmup_ratio,
+                decay_ratio=self.decay_ratio,
             )
         if self.deepspeed_config is not None and self.parallel != "deepspeed":
             raise HanlinError(

@@ -76,8 +76,8 @@ def _require_torchrun() -> None:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         error = HanlinError(
-            "WORLD_SIZE is {size}, but {name} is not set, so the processes cannot find one another. Start them with "
-            "torchrun --nproc-per-node={size} -m hanlin …, or unset WORLD_SIZE for one process.",
+            "WORLD_SIZE is {size}, but {name} is not set, so the processes cannot find one another. Start "
+            "them with torchrun --nproc-per-node={size} -m hanlin …, or unset WORLD_SIZE for one process.",
             size=os.environ["WORLD_SIZE"],
             name=missing[0],
         )
