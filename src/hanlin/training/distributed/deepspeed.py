@@ -22,7 +22,7 @@ import safetensors
 import torch
 from torch import nn
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.common.messages import Text, tr
@@ -66,7 +66,7 @@ class DeepSpeedStrategy(Strategy):
         settings = resolve_ds_config(
             self.given,
             config,
-            traits(self.device).train_dtype,
+            device_capabilities(self.device).train_dtype,
             sum(parameter.numel() for parameter in model.parameters()),
         )
         optimizers = ZeroOptimizers(model, config)
