@@ -13,7 +13,7 @@ import types
 import openai
 import pytest
 
-from hanlin.serving.run import Choice, Run
+from hanlin.serving.response_stream import Choice, Run
 from hanlin.serving.service import Settings
 from hanlin.serving.worker import Event, Ticket
 from tests.inference.tiny import tiny_tokenizer

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from hanlin.common.errors import HanlinError
 from hanlin.serving.errors import invalid
 from hanlin.serving.formats import chat_choice
-from hanlin.serving.run import Choice, Delta, Run
+from hanlin.serving.response_stream import Choice, Delta, Run
 from hanlin.serving.schemas import ChatMessage, ChatRequest
 from hanlin.serving.service import Service, collect, stop_strings
 from hanlin.serving.stream import EventStream, json_response

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from hanlin.serving.errors import invalid
 from hanlin.serving.formats import text_logprobs
-from hanlin.serving.run import Choice, Delta, Run
+from hanlin.serving.response_stream import Choice, Delta, Run
 from hanlin.serving.schemas import CompletionRequest
 from hanlin.serving.service import Service, collect, stop_strings
 from hanlin.serving.stream import EventStream, json_response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from hanlin.serving.run import Delta, Token
+from hanlin.serving.response_stream import Delta, Token
 
 if TYPE_CHECKING:
     from hanlin.tokenizer import Tokenizer

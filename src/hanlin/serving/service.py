@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from hanlin.inference import SamplingParams, derive_seed
 from hanlin.serving.errors import ApiError, invalid
-from hanlin.serving.run import Choice, Delta, Run, merge
+from hanlin.serving.response_stream import Choice, Delta, Run, merge
 from hanlin.serving.schemas import Body, SamplingBody
 from hanlin.serving.security import LOOPBACK
 from hanlin.serving.stream import while_connected
