@@ -12,8 +12,12 @@ import pytest
 from hanlin.common.config import OutOfRange, Range, build, ranges_of
 from hanlin.common.errors import HanlinError
 from hanlin.model import ModelShape
-from hanlin.pipeline.stage_command import FILES
+from hanlin.evaluation.config import EvaluationConfig
+from hanlin.pipeline.stage_command import StageFile
 from hanlin.recipe import recipe
+from hanlin.recipe.corpora import TinyworldCorpus
+from hanlin.stages.data.tinyworld import TinyworldData
+from hanlin.stages.stage import STAGES
 from hanlin.stages.dpo import DPOConfig
 from hanlin.stages.grpo import GRPOConfig
 from hanlin.stages.pairs import PairConfig
@@ -22,13 +26,11 @@ from hanlin.stages.supervised import SupervisedConfig
 from hanlin.training import TrainConfig
 
 SECTIONS = [
-    recipe.TokenizerSection,
-    recipe.ConversationSection,
-    recipe.DistillSection,
-    recipe.DPOSection,
-    recipe.RewardSection,
-    recipe.GRPOSection,
-    recipe.EvaluationSection,
+    recipe.TokenizerConfig,
+    *(stage.Config for stage in STAGES.classes().values()),
+    TinyworldCorpus,
+    TinyworldData,
+    EvaluationConfig,
     ModelShape,
 ]
 CONFIGS = [
