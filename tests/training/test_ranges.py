@@ -15,7 +15,6 @@ from hanlin.model import ModelShape
 from hanlin.evaluation.config import EvaluationConfig
 from hanlin.pipeline.stage_command import StageFile
 from hanlin.recipe import recipe
-from hanlin.recipe.corpora import TinyworldCorpus
 from hanlin.stages.data.tinyworld import TinyworldData
 from hanlin.stages.stage import STAGES
 from hanlin.stages.dpo import DPOConfig
@@ -28,7 +27,6 @@ from hanlin.training import TrainConfig
 SECTIONS = [
     recipe.TokenizerConfig,
     *(stage.Config for stage in STAGES.classes().values()),
-    TinyworldCorpus,
     TinyworldData,
     EvaluationConfig,
     ModelShape,
@@ -41,7 +39,7 @@ CONFIGS = [
     DPOConfig,
     RewardConfig,
     GRPOConfig,
-    *dict.fromkeys(FILES.values()),
+    StageFile,
 ]
 
 
@@ -49,6 +47,8 @@ def numbers(cls) -> dict[str, type]:
     """Numeric fields and their types."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
+        if typing.get_origin(hint) in (dict, tuple):
+            continue
         kinds = {hint, *typing.get_args(hint)}
         if name in {field.name for field in dataclasses.fields(cls)} and kinds & {int, float}:
             found[name] = float if float in kinds else int
@@ -57,7 +57,7 @@ def numbers(cls) -> dict[str, type]:
 
 def required(cls) -> dict:
     """Arguments that have no default."""
-    given = {"dataset": "d", "tokenizer": "t", "model": "m", "files": ("f",)}
+    given = {"stage": STAGES.get("pretrain").Config(kind="pretrain")}
     return {
         field.name: given[field.name]
         for field in dataclasses.fields(cls)
