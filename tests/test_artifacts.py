@@ -28,7 +28,7 @@ CHAT = {
     "answer": "3",
 }
 PAIR = {"prompt": "你好", "chosen": "你好！", "rejected": "哦"}
-STAGES = ("sft", "distill", "dpo", "reward", "grpo")
+STAGES = ("sft", "preference", "reward", "rl")
 COMMANDS = ("tokenizer", "corpus", "dataset", "score", "pretrain", *STAGES)
 
 
@@ -71,10 +71,10 @@ def arguments(command: str, made: Path, out: Path, tmp_path: Path, **inputs: Pat
     else:
         config, train = tmp_path / f"{command}.yaml", "{steps: 1, compile: false}"
         if command == "pretrain":
-            text = f"dataset: {made / 'dataset'}\ntokenizer: {inputs.get('tokenizer', made / 'tokenizer')}\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\npretrain: {{seq_len: 32, batch_tokens: 64, micro_tokens: 64, train: {train}}}\n"
+            text = f"dataset: {made / 'dataset'}\ntokenizer: {inputs.get('tokenizer', made / 'tokenizer')}\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\nseq_len: 32\nbatch_tokens: 64\nmicro_tokens: 64\ntrain: {train}\n"
         else:
-            name = "pairs.jsonl" if command in ("dpo", "reward") else "chats.jsonl"
-            text = f"model: {model}\nfiles: [{made / name}]\nconfig: {{train: {train}}}\n"
+            name = "pairs.jsonl" if command in ("preference", "reward") else "chats.jsonl"
+            text = f"from: {model}\ndata: {{files: [{made / name}]}}\ntrain: {train}\n"
         config.write_text(text, encoding="utf-8")
         found = [command, "--config", config, "--out", out]
     return [str(item) for item in found]

@@ -45,8 +45,8 @@ CHINESE_DATA = (
     "corpus/text/characters.py",
     "corpus/text/normalize.py",
     "corpus/tinyworld/*.py",
-    "pipeline/sources.py",
-    "rl/reward_functions.py",
+    "evaluation/tasks/tinyworld.py",
+    "rl/rewards/numeric.py",
     "tokenizer/chat.py",
     "tokenizer/segments.py",
     "tokenizer/suspicious.py",
@@ -70,8 +70,9 @@ FOR_PROGRAMMERS = (
     "dataset/packing.py",
     "evaluation/ngram.py",
     "evaluation/statistics.py",
-    "evaluation/tasks.py",
+    "evaluation/tasks/generation.py",
     "inference/engine.py",
+    "model/family.py",
     "report/ablation_page.py",
     "tokenizer/files.py",
     "tokenizer/tokenizer.py",
@@ -135,9 +136,10 @@ def test_templates_have_the_fields_they_are_given_in_both_languages():
             names.remove("reason")
         if not template or not names:
             continue  # without fields nothing is formatted, and braces are braces
-        assert None not in names, f"{where}: fields are named where the template is"
         found = fields(template)
-        assert {name for name, _, _ in found} == names, where
+        shared = None in names  # **values that several messages share
+        used, given = {name for name, _, _ in found}, names - {None}
+        assert given == used or (shared and given < used), where
         chinese = catalogue.get(template, context)
         assert chinese is not None and fields(str(chinese.string)) == found, where
 

@@ -11,7 +11,6 @@ from hanlin.common import progress
 from hanlin.common.messages import Text
 from hanlin.common.progress import LiveProgress, PlainProgress
 from hanlin.evaluation import Metric
-from hanlin.planning.plan import work_of
 from hanlin.recipe.recipe import load_recipe
 from hanlin.report.summary import outcome
 
@@ -75,30 +74,28 @@ def test_the_live_panel_keeps_a_line_of_each_finished_stage(monkeypatch):
     assert "✓ 1/2 pretrain   done in 1:15   bits per byte 0.322" in written.getvalue()
 
 
-def test_the_work_of_a_recipe_covers_its_training_stages():
-    work = work_of(load_recipe("demo"))
-    assert list(work) == ["pretrain", "sft", "distill", "dpo", "reward", "grpo"] and all(
-        value > 0 for value in work.values()
-    )
-    assert list(work_of(load_recipe("demo", ["grpo=null", "dpo=null"]))) == [
-        "pretrain",
-        "sft",
-        "distill",
-        "reward",
-    ]
-    half = work_of(load_recipe("demo", ["pretrain.train.steps=100"]))
-    assert half["pretrain"] / 100 == pytest.approx(
-        work["pretrain"] / load_recipe("demo").pretrain.train.steps
-    )
+def test_every_stage_says_how_much_work_it_is():
+    stages = {stage.id: stage for stage in load_recipe("demo").stages}
+    work = {name: stage.stage.work(stage) for name, stage in stages.items()}
+    assert list(work) == ["pretrain", "sft", "reasoning", "direct", "dpo", "reward", "grpo", "equal-time-sft"]
+    assert all(value > 0 for value in work.values())
+    half = load_recipe("demo", ["pretrain.train.steps=100"]).pretrain
+    assert half.stage.work(half) / 100 == pytest.approx(work["pretrain"] / stages["pretrain"].train.steps)
+    left = [stage.id for stage in load_recipe("demo", ["grpo=null", "dpo=null"]).stages]
+    assert left == ["pretrain", "sft", "reasoning", "direct", "reward"]  # a control goes with its stage
 
 
 def test_what_a_stage_came_to_is_its_aim_beside_its_control():
     metric = Metric.proportion(90, 100).with_control("base", Metric.proportion(10, 100))
     text = outcome(
-        "sft", {"greetings": Metric.proportion(1, 100).to_dict(), "story_answers": metric.to_dict()}
+        "tinyworld/story_qa",
+        {
+            "tinyworld/greetings": Metric.proportion(1, 100).to_dict(),
+            "tinyworld/story_qa": metric.to_dict(),
+        },
     )
     assert (
         text.zh == "故事问答正确率 90.0%（预训练模型 10.0%，胜过对照）"
         and text.en == "Story questions answered 90.0% (base model 10.0%, beats it)"
     )
-    assert not outcome("tokenizer", {})
+    assert not outcome("", {})

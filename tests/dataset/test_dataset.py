@@ -250,8 +250,8 @@ def test_too_long_conversations_are_counted_not_cut(tmp_path, tokenizer):
     assert len(data) == 1 and data.manifest.metrics["too_long"] == 1
     (example,) = data.manifest.metrics["too_long_examples"]
     assert "小明" * 20 in example
-    zh, en = too_long_warning(data)
-    assert "小明" in zh and "小明" in en and "seq_len=64" in en and example in en
+    said = too_long_warning(data)
+    assert "小明" in said.zh and "小明" in said.en and "seq_len=64" in said.en and example in said.en
     with pytest.raises(HanlinError, match="64"):
         build_conversation_dataset([{"messages": chats[1]}], tokenizer, tmp_path / "e", max_length=64)
     with pytest.raises(HanlinError):

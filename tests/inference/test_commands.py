@@ -206,7 +206,7 @@ def test_results_and_errors_show_escape_sequences_of_names(monkeypatch):
 def test_help_is_a_line_for_each_command(model_dir, capsys):
     session_of(model_dir, io.StringIO()).handle("/help")
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in lines] == [name.split()[0] for name, _, _ in COMMANDS]
+    assert [line.split()[0] for line in lines] == [name.split()[0] for name, _ in COMMANDS]
 
 
 def test_retry_answers_the_last_question_again(model_dir, capsys):

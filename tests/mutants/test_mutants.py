@@ -67,8 +67,8 @@ MUTANTS = {
     ),
     "no temperature in the log-probabilities": Mutant(
         "stages/grpo.py",
-        "rows.gather_loss_tokens(rows.labels), self.config.temperature)",
-        "rows.gather_loss_tokens(rows.labels))",
+        "rows.gather_loss_tokens(rows.labels), self.config.temperature\n",
+        "rows.gather_loss_tokens(rows.labels)\n",
         STAGES,
     ),
     "sign of the KL": Mutant(
@@ -106,8 +106,8 @@ MUTANTS = {
     ),
     "one seed for all rows": Mutant(
         "inference/sampling.py",
-        "_mix64((seed + (index + 1) * _GOLDEN) & _MASK64)",
-        "_mix64(seed & _MASK64)",
+        "splitmix64((seed + (index + 1) * GOLDEN_GAMMA) & MASK64)",
+        "splitmix64(seed & MASK64)",
         "tests/inference",
     ),
     "a neighbour's stop ids": Mutant(

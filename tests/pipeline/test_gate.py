@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from hanlin.common.manifest import read_manifest
+from hanlin.common.manifest import artifact, read_manifest
 from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
 from hanlin.evaluation import Metric
-from hanlin.pipeline import load_recipe, workshop
-from hanlin.pipeline.gate import FEWEST, TOLERANCES, Verdict, judge, tolerance
-from hanlin.pipeline.life import Life
+from hanlin.evaluation.config import EvaluationConfig
+from hanlin.evaluation.tasks.base import TaskScope, make_task
+from hanlin.pipeline import load_recipe, stage_run
+from hanlin.pipeline.gate import FEWEST, TOLERANCES, decide_gate, tolerance
+from hanlin.pipeline.lineage import Lineage
+from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
+from hanlin.pipeline.stage_run import StageRun, publish
+from hanlin.pipeline.suite import Measured
 from tests.pipeline.test_pipeline import TINY
+
+BITS = "bits_per_byte"
+QA = "tinyworld/story_qa"
 
 
 def metric(successes: float, n: int = 100, better: bool = True) -> Metric:
@@ -25,136 +31,156 @@ def metric(successes: float, n: int = 100, better: bool = True) -> Metric:
 
 
 def test_the_gate_keeps_the_better_model():
-    assert judge("dpo", ("x", metric(60), metric(50)), {}).kept
-    assert not judge("dpo", ("x", metric(40), metric(50)), {}).kept
-    assert not judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(80), metric(90), 0.02)}).kept
-    assert judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(89), metric(90), 0.02)}).kept
-    assert not judge("sft", ("loss", metric(60, better=False), metric(50, better=False)), {}).kept
+    assert decide_gate("dpo", ("x", metric(60), metric(50)), {}).accepted
+    assert not decide_gate("dpo", ("x", metric(40), metric(50)), {}).accepted
+    assert not decide_gate(
+        "dpo", ("x", metric(60), metric(50)), {"y": (metric(80), metric(90), 0.02)}
+    ).accepted
+    assert decide_gate("dpo", ("x", metric(60), metric(50)), {"y": (metric(89), metric(90), 0.02)}).accepted
+    assert not decide_gate("sft", ("loss", metric(60, better=False), metric(50, better=False)), {}).accepted
 
 
 def test_few_items_decide_nothing():
     few = FEWEST - 1
-    verdict = judge("sft", ("x", metric(0, few), metric(few, few)), {})
-    assert verdict.kept and str(few) in verdict.zh and str(few) in verdict.en
-    assert judge("dpo", ("x", metric(60), metric(50)), {"y": (metric(0, few), metric(few, few), 0.02)}).kept
-    assert not judge("sft", ("x", metric(0, FEWEST), metric(FEWEST, FEWEST)), {}).kept
+    verdict = decide_gate("sft", ("x", metric(0, few), metric(few, few)), {})
+    assert verdict.accepted and str(few) in verdict.text.zh and str(few) in verdict.text.en
+    assert decide_gate(
+        "dpo", ("x", metric(60), metric(50)), {"y": (metric(0, few), metric(few, few), 0.02)}
+    ).accepted
+    assert not decide_gate("sft", ("x", metric(0, FEWEST), metric(FEWEST, FEWEST)), {}).accepted
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_the_documents_name_the_tolerances_of_the_gate(language):
     page = (Path(__file__).parents[2] / "docs" / language / "recipes.md").read_text(encoding="utf-8")
     page = page[page.index({"zh": "## 门", "en": "## The gate"}[language]) :]
-    written = {
-        name: float(value)
-        for name, value in re.findall(r"^\| `([a-z_]+)` \| ([0-9.]+) \|", page, re.MULTILINE)
-    }
-    assert written == TOLERANCES
-    assert (
-        tolerance("answer_bits_per_byte/sft") == TOLERANCES["answer_bits_per_byte"]
-        and tolerance("task_reward") is None
-    )
+    rows = re.findall(r"^\| `([a-z_/]+)` \| ([0-9.]+) \|", page, re.MULTILINE)
+    assert {name: float(value) for name, value in rows} == TOLERANCES
+    assert tolerance("answer_bits_per_byte/sft") == TOLERANCES["answer_bits_per_byte"]
+    assert tolerance("reward_mean/grpo") is None
 
 
 @pytest.fixture
-def life(tmp_path):
-    """A life with two stand-in models, the first of which is published."""
-    made = Life(load_recipe("demo", TINY), tmp_path, Progress())
-    for name in ("pretrain", "sft"):
-        from hanlin.common.manifest import artifact
-
-        with artifact(tmp_path / "models" / name, "model") as written:
+def run(tmp_path):
+    """A run of which pretraining is done and its stand-in model published; a stand-in of SFT's lies there."""
+    made = RunContext(load_recipe("demo", TINY), tmp_path, Progress())
+    for name in ("pretrain", "sft", "grpo"):
+        with artifact(tmp_path / "models" / name, "model", config={"name": name}) as written:
             (written.path / "weights").write_text(name)
-    workshop.publish(tmp_path / "models" / "pretrain", tmp_path / "model")
+    publish(tmp_path / "models" / "pretrain", tmp_path / "model")
+    first = Metric(0.4, 0.3, 0.5, 100, higher_is_better=False)
+    made.current = Lineage((made.recipe.stage("pretrain"),), tmp_path / "models" / "pretrain", None, first)
+    made.lineages["pretrain"] = made.current
     return made
 
 
 def record(kept: bool) -> StepRecord:
-    return StepRecord("key", 1.0, 1.0, metrics={"story_answers": metric(50).to_dict()}, kept=kept)
+    notes = {"seconds_by_seed": [1.0], "asked": [[QA], False]}
+    return StepRecord("key", 1.0, 1.0, metrics={QA: metric(50).to_dict()}, kept=kept, notes=notes)
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_refused_model_is_not_published(life, kept):
-    life._adopt(record(kept), life.out / "models" / "sft", "sft")
-    assert (life.out / "model" / "weights").read_text() == ("sft" if kept else "pretrain")
-    assert life.current.name == ("sft" if kept else "pretrain") and ("story_answers" in life.scores) == kept
+def test_a_refused_model_is_not_published(run, kept):
+    StageRun(run, run.recipe.stage("sft"))._adopt(record(kept))
+    assert (run.out / "model" / "weights").read_text() == ("sft" if kept else "pretrain")
+    assert run.current.path.name == ("sft" if kept else "pretrain")
+    assert run.lineages["sft"].scores.metrics[QA].value == 0.5  # a later stage may begin from it by name
 
 
-def test_going_over_a_finished_run_does_not_publish_earlier_models(life):
-    workshop.publish(life.out / "models" / "sft", life.out / "model")
-    life.runner.reused = ["pretrain"]
-    life._adopt(record(True), life.out / "models" / "pretrain", "pretrain")
-    assert (life.out / "model" / "weights").read_text() == "sft"
+def test_going_over_a_finished_run_does_not_publish_earlier_models(run):
+    publish(run.out / "models" / "sft", run.out / "model")
+    run.runner.reused = ["pretrain"]
+    StageRun(run, run.recipe.stage("pretrain"))._adopt(record(True))
+    assert (run.out / "model" / "weights").read_text() == "sft"
 
 
-def stand_in(life, monkeypatch, new: dict[str, Metric], old: dict[str, Metric]):
-    """Measure by table in place of models; returns what the gate was asked."""
+def stand_in(run, monkeypatch, scores):
+    """Measure by table in place of models: `scores(model, name, seed)`; returns what the gate was asked."""
     asked = {}
 
-    def fake_judge(stage, aim, guards):
-        asked.update(aim=aim, guards=guards)
-        return Verdict(True, "", "")
+    def gate(stage, target, regressions):
+        asked.update(target=target, regressions=regressions)
+        return decide_gate(stage, target, regressions)
 
-    monkeypatch.setattr(workshop, "judge", fake_judge)
-    monkeypatch.setattr(life, "_model", lambda path: path.name)
-    monkeypatch.setattr(
-        life,
-        "measure",
-        lambda model, names, with_problems=False: {
-            name: (new if model == "sft" else old)[name] for name in names
-        },
-    )
+    def measure(path, names, *, chat=True, with_reasoning=False, seed=0):
+        asked.setdefault("measured", []).append((path.name, tuple(names), chat, with_reasoning))
+        metrics = {name: scores(path.name, name, seed) for name in names}
+        return Measured(
+            metrics, frozenset(name for name in names if name.startswith("tinyworld")), with_reasoning
+        )
+
+    monkeypatch.setattr(stage_run, "decide_gate", gate)
+    monkeypatch.setattr(stage_run, "speak_samples", lambda *args, **kwargs: [])
+    monkeypatch.setattr(run.suite, "measure", measure)
     return asked
 
 
-def test_the_gate_hears_of_all_that_was_taught(life, monkeypatch):
-    names = life.measures("sft")
-    new = {name: metric(70) for name in names} | {
-        "bits_per_byte": Metric(0.5, 0.4, 0.6, 100, higher_is_better=False)
-    }
-    old = {name: metric(60) for name in names} | {
-        "bits_per_byte": Metric(0.9, 0.8, 1.0, 100, higher_is_better=False)
-    }
-    asked = stand_in(life, monkeypatch, new, old)
-    life.pretrained = Metric(0.4, 0.3, 0.5, 100, higher_is_better=False)
-    made = record(True)
-    life.judge("sft", made, life.out / "models" / "sft", "story_answers")
-    assert asked["aim"] == ("story_answers", new["story_answers"], old["story_answers"])
-    assert {
-        "greetings",
-        "story_requests",
-        "outside_declined",
-        "later_turns",
-        "preferred_manner",
-        "bits_per_byte",
-    } <= set(asked["guards"])
-    after, before, allowed = asked["guards"]["bits_per_byte"]
+def judged(run, name: str) -> StepRecord:
+    made = StepRecord("key", 1.0, 1.0)
+    stage = StageRun(run, run.recipe.stage(name))
+    stage.stage.data_facts = dict
+    stage._judge(made)
+    return made
+
+
+def test_the_gate_hears_of_all_that_was_taught(run, monkeypatch):
+    def scores(model, name, seed):
+        if name == BITS:
+            return Metric(0.5 if model == "sft" else 0.9, 0.1, 1.0, 100, higher_is_better=False)
+        return metric(70 if model == "sft" else 60)
+
+    asked = stand_in(run, monkeypatch, scores)
+    made = judged(run, "sft")
+    assert asked["target"] == (QA, metric(70), metric(60))
+    taught = {f"tinyworld/{n}" for n in ("greetings", "story_requests", "outside_declined", "later_turns")}
+    assert {*taught, BITS} <= set(asked["regressions"])
+    after, before, allowed = asked["regressions"][BITS]
     # always beside the pretrained model, not the last one
-    assert after is new["bits_per_byte"] and before is life.pretrained
+    assert after.value == 0.5 and before is run.current.first_bits
     assert allowed == pytest.approx(0.3 * 0.4)
-    assert made.metrics["greetings"]["value"] == 0.7 and made.notes["before"]["greetings"]["value"] == 0.6
+    assert made.metrics["tinyworld/greetings"]["value"] == 0.7
+    assert made.notes["before"]["tinyworld/greetings"]["value"] == 0.6
+    assert made.metrics[QA]["control"]["name"] == "base"
+    # a model that has not learnt to answer is asked in the layout that it knows
+    assert [(model, chat) for model, _, chat, _ in asked["measured"]] == [("sft", True), ("pretrain", False)]
 
 
-def test_scores_of_the_current_model_are_not_measured_again_and_aims_of_a_stage_are_its_own(
-    life, monkeypatch
-):
-    names = life.measures("sft")
-    asked = stand_in(
-        life, monkeypatch, {name: metric(70) for name in names}, {name: metric(60) for name in names}
-    )
-    life.scores = {"greetings": metric(55)}
-    life.judge("sft", record(True), life.out / "models" / "sft", "story_answers", (metric(71), metric(61)))
-    assert asked["guards"]["greetings"][1].value == 0.55 and asked["aim"] == (
-        "story_answers",
-        metric(71),
-        metric(61),
-    )
+def test_a_stage_may_be_held_to_some_regressions_only(run, monkeypatch):
+    run.recipe = load_recipe("demo", [*TINY, "sft.evaluate.regressions=[tinyworld/greetings]"])
+    run.suite.recipe = run.recipe
+    asked = stand_in(run, monkeypatch, lambda model, name, seed: metric(60))
+    judged(run, "sft")
+    assert set(asked["regressions"]) == {"tinyworld/greetings", BITS}
+
+
+def test_scores_of_the_current_model_are_not_measured_again(run, monkeypatch):
+    asked = stand_in(run, monkeypatch, lambda model, name, seed: metric(60))
+    names = run.suite.names([run.recipe.stage("pretrain"), run.recipe.stage("sft")])
+    known = Measured({"tinyworld/greetings": metric(55)}, frozenset(n for n in names if n != BITS), False)
+    run.current = Lineage(run.current.stages, run.current.path, known, run.current.first_bits)
+    judged(run, "sft")
+    assert asked["regressions"]["tinyworld/greetings"][1].value == 0.55
+    assert "tinyworld/greetings" not in asked["measured"][1][1]
+
+
+def test_scores_over_all_answers_are_compared_after_the_same_exam_only(run, monkeypatch):
+    stand_in(run, monkeypatch, lambda model, name, seed: metric(60))
+    for asked, there in ((frozenset({QA}), False), (None, True)):
+        names = run.suite.names([run.recipe.stage("pretrain"), run.recipe.stage("sft")])
+        known = Measured(
+            {"ends_by_itself": metric(50)}, asked or frozenset(n for n in names if n != BITS), False
+        )
+        run.current = Lineage(run.current.stages, run.current.path, known, run.current.first_bits)
+        stage = StageRun(run, run.recipe.stage("sft"))
+        now = run.suite.measure(stage.model(0), names)
+        kept = stage_run.comparable(known, now, stage_run.OVERALL, ())
+        assert ("ends_by_itself" in kept) == there
 
 
 def test_the_control_of_equal_time_learns_from_its_first_step():
-    control = Life(load_recipe("demo", TINY), Path("nowhere"), Progress()).control_config()
     from hanlin.training.schedule import learning_rate_factor
 
-    train = control.train
+    train = load_recipe("demo").stage("equal-time-sft").train
     factors = [
         learning_rate_factor(
             step,
@@ -166,68 +192,63 @@ def test_the_control_of_equal_time_learns_from_its_first_step():
         )
         for step in (0, 1, 50, 90)
     ]
-    assert factors == [1.0] * 4 and train.learning_rate == load_recipe("demo").grpo.control_learning_rate
+    assert factors == [1.0] * 4
 
 
-def test_grpo_is_judged_by_the_run_that_is_published(life, monkeypatch):
+def test_a_control_of_equal_time_is_stopped_after_its_stage_s_seconds(run, monkeypatch):
+    run.seconds["grpo"] = [7.0, 8.0]
+    run.lineages["parent of grpo"] = run.current
+    limits = []
+    stage = StageRun(run, run.recipe.stage("equal-time-sft"))
+    stage.stage.prepare = lambda: None
+    stage.stage.train = lambda job: limits.append((job.seed, job.max_seconds))
+    monkeypatch.setattr(stage, "_keep_curve", lambda *args: 1.0)
+    monkeypatch.setattr(stage, "_training_inputs", lambda: "inputs")
+    for index in range(2):
+        stage._train(index)
+    assert limits == [(1, 7.0), (2, 8.0)]
+
+
+def test_reinforcement_is_judged_by_the_run_that_is_published(run, monkeypatch):
     """Seeds of 5, 90 and 90 percent after 13: the mean is better, the published one is not."""
-    monkeypatch.setattr(life, "current", life.out / "models" / "pretrain")
-    scores = {"grpo": 5, "grpo-1": 90, "grpo-2": 90, "pretrain": 13, "sft-0": 14, "sft-1": 15, "sft-2": 16}
-    monkeypatch.setattr(life, "_inputs", lambda *args: "inputs")
-    monkeypatch.setattr(life, "_once", lambda *args, **kwargs: 1.0)
-    monkeypatch.setattr(life, "_conversations", lambda *args, **kwargs: Path("data"))
-    monkeypatch.setattr(life, "_reward", lambda path, seed: metric(scores[path.name]))
-    monkeypatch.setattr(life, "_model", lambda path: path.name)
-    monkeypatch.setattr(
-        life, "measure", lambda model, names, with_problems=False: {name: metric(70) for name in names}
+    run.recipe = load_recipe("demo", [*TINY, "grpo.seeds=3", "equal-time-sft=null"])
+    run.suite.recipe = run.recipe
+    table = {"grpo": 5, "grpo-1": 90, "grpo-2": 90, "pretrain": 13}
+    stand_in(run, monkeypatch, lambda model, name, seed: metric(table[model] if "reward" in name else 70))
+    made = judged(run, "grpo")
+    assert made.kept is False and made.metrics["reward_mean/grpo/published"]["value"] == 0.05
+    assert made.metrics["reward_mean/grpo"]["value"] == pytest.approx(0.6167, abs=1e-3)
+
+
+def test_the_control_of_reasoning_is_shown_no_thought():
+    made = RunContext(load_recipe("demo", TINY), Path("nowhere"), Progress())
+    shown, direct = (
+        list(stage.config.data.train(stage.inputs.scope))
+        for stage in (made.stage_of("reasoning"), made.stage_of("direct"))
     )
-    monkeypatch.setattr(life, "_samples", lambda *args: [])
-    life.recipe = load_recipe("demo", [*TINY, "grpo.seeds=3"])
-    shutil.copytree(life.out / "models" / "sft", life.out / "models" / "grpo")
-    life.grpo()
-    made = json.loads((life.out / "steps" / "grpo.json").read_text())
-    assert made["kept"] is False and made["metrics"]["task_reward/published"]["value"] == 0.05
-    assert made["metrics"]["task_reward"]["value"] == pytest.approx(0.6167, abs=1e-3)
-    assert (life.out / "model" / "weights").read_text() == "pretrain"
-
-
-def test_distillation_s_control_is_shown_no_thought():
-    source = Life(load_recipe("demo", TINY), Path("nowhere"), Progress()).source
-    shown, direct = (list(source.conversations("distill", direct=direct)) for direct in (False, True))
-    assert any("reasoning_content" in message for record in shown for message in record["messages"])
-    assert not any("reasoning_content" in message for record in direct for message in record["messages"])
+    assert any("reasoning_content" in message for item in shown for message in item["messages"])
+    assert not any("reasoning_content" in message for item in direct for message in item["messages"])
     bare = [
-        [{k: v for k, v in m.items() if k != "reasoning_content"} for m in record["messages"]]
-        for record in shown
+        [{k: v for k, v in m.items() if k != "reasoning_content"} for m in item["messages"]] for item in shown
     ]
-    assert bare == [record["messages"] for record in direct]
+    assert bare == [item["messages"] for item in direct]
 
 
-def test_pretraining_is_judged_at_the_length_it_was_trained_at(life, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(
-        workshop,
-        "bits_per_byte",
-        lambda model, tokenizer, documents, context: seen.update(context=context) or {"all": metric(50)},
-    )
-    monkeypatch.setattr(workshop, "read_corpus", lambda folder, part: [{"text": "一"}])
-    monkeypatch.setattr(life, "_tokenizer", lambda: None)
-    monkeypatch.setattr(workshop, "Exam", lambda *args: lambda *args, **kwargs: {})
-    life.measure("model", ["bits_per_byte"])
-    assert seen["context"] == life.recipe.pretrain.seq_len
+def test_text_is_judged_at_the_length_that_pretraining_had():
+    made = RunContext(load_recipe("demo", [*TINY, "pretrain.seq_len=128"]), Path("nowhere"), Progress())
+    assert made.suite.context == 128
 
 
-def test_published_manifests_are_those_of_the_model(life):
-    assert (
-        read_manifest(life.out / "model").content_hash
-        == read_manifest(life.out / "models" / "pretrain").content_hash
-    )
+def test_published_manifests_are_those_of_the_model(run):
+    published, trained = (read_manifest(run.out / path) for path in ("model", "models/pretrain"))
+    assert published.content_hash == trained.content_hash
 
 
-def test_cards_of_the_exam_have_right_answers():
-    """The references of every task pass their own judge, so that 100 % can be reached."""
-    source = Life(load_recipe("demo", ["evaluation.count=60"]), Path("nowhere"), Progress()).source
-    for name in ("story_answers", "greetings", "story_requests", "outside_declined", "word_problems"):
-        task = source.task(name)
-        assert all(task.check(record, record["messages"][-1]["content"]) for record in task.records), name
-    assert tinyworld.declines(source.task("outside_declined").records[0]["messages"][-1]["content"])
+def test_references_of_every_task_pass_their_own_judge():
+    """So that 100 % can be reached."""
+    scope = TaskScope(1, EvaluationConfig(count=60))
+    for name in ("story_qa", "greetings", "story_requests", "outside_declined", "math_word_problems_free"):
+        task = make_task(f"tinyworld/{name}", scope)
+        assert all(task.check(item, item["messages"][-1]["content"]) for item in task.records), name
+    outside = make_task("tinyworld/outside_declined", scope)
+    assert tinyworld.declines(outside.records[0]["messages"][-1]["content"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hanlin.evaluation import Metric, pooled
+from hanlin.report.format import as_current
 
 HOSTILE = (
     "<script>alert('x')</script><img src=https://example.org/x.png onerror=alert(1)> & \"quotes\" </span>"
@@ -326,22 +327,25 @@ def fake_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             },
             "pretrain": {"training_seconds": 240.1},
             "distill": {
-                "before": {"story_answers": share(441, 500).to_dict(), "greetings": share(148, 150).to_dict()}
+                "before": {
+                    "tinyworld/story_qa": share(441, 500).to_dict(),
+                    "tinyworld/greetings": share(148, 150).to_dict(),
+                }
             },
             "evaluation": {"pretrained_bits_per_byte": 0.412, "sampled": {"temperature": 0.7, "top_p": 0.9}},
             "sft": {
                 "gate": {
-                    "zh": "sft 已采用：story_answers 0.074 → 0.882。",
-                    "en": "sft was kept: story_answers 0.074 → 0.882.",
+                    "zh": "sft 已采用：tinyworld/story_qa 0.074 → 0.882。",
+                    "en": "sft was kept: tinyworld/story_qa 0.074 → 0.882.",
                 }
             },
             "grpo": {
                 "gate": {
-                    "zh": "grpo 未被采用：它使 story_answers 从 0.870 变为 0.804（容许 0.02）；继续使用上一阶段的模型。",
-                    "en": "grpo was not kept: it took story_answers from 0.870 to 0.804 (allowed: 0.02); the previous model stays.",
+                    "zh": "grpo 未被采用：它使 tinyworld/story_qa 从 0.870 变为 0.804（容许 0.02）；继续使用上一阶段的模型。",
+                    "en": "grpo was not kept: it took tinyworld/story_qa from 0.870 to 0.804 (allowed: 0.02); the previous model stays.",
                 },
                 "seconds": {"grpo": [60.0, 61.0, 59.5], "sft": [60.0, 61.1, 59.6]},
-                "control": [
+                "curves": [
                     {"steps": 84, "mean_learning_rate": 0.0006},
                     {"steps": 80, "mean_learning_rate": 0.0006},
                     {"steps": 79, "mean_learning_rate": 0.0006},
@@ -351,4 +355,4 @@ def fake_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "gguf": {"file": "model.gguf", "bytes": 4_801_216},
         },
     }
-    return report, extras
+    return as_current(report), extras  # as readers see it: a run of before, in today's names

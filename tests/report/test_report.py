@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -20,9 +23,9 @@ from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
 from hanlin.report.evidence import facts_of, read_curves
 from hanlin.report.page import render_report
-from hanlin.report.report import validate_report, write_report
+from hanlin.report.report import read_report, validate_report, write_report
 from hanlin.report.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
-from hanlin.report.text import METRICS, STAGES, in_words, metric_text, show
+from hanlin.report.text import METRICS, STEPS, in_words, metric_text, show
 from tests.report.fake_run import HOSTILE, fake_run
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -123,7 +126,8 @@ def test_any_text_anywhere_leaves_the_page_whole(text, place):
     put = {place: text}
     metric["control"] = {"name": put.get("control", "sft"), "value": 0.3, "low": 0.2, "high": 0.35}
     stage = {
-        "name": put.get("stage", "sft"),
+        "id": put.get("stage", "sft"),
+        "kind": "sft",
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
@@ -131,14 +135,14 @@ def test_any_text_anywhere_leaves_the_page_whole(text, place):
         "metrics": {put.get("metric", "x"): metric},
     }
     report = {
-        "format": 1,
+        "format": 2,
         "recipe": put.get("recipe", "r"),
         "seed": 1,
         "machine": {"cpu": put.get("machine", "")},
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "model": put.get("model", "m"),
-        "stages": [stage, stage | {"name": "corpus"}] if place != "stage" else [stage],
+        "stages": [stage, stage | {"id": "corpus", "kind": "corpus"}] if place != "stage" else [stage],
     }
     extras = {
         "samples": {
@@ -166,7 +170,7 @@ def test_everything_asked_for_is_on_the_page(run, page):
     _, report, extras = run
     identifiers = {attributes.get("id") for _, attributes in page.tags}
     for stage in report["stages"]:
-        assert stage["name"] in identifiers
+        assert stage["id"] in identifiers
         for name, raw in stage["metrics"].items():
             share = metric_text(name).share
             for number in (
@@ -212,7 +216,7 @@ def test_the_page_says_what_model_this_is_and_not_what_the_recipe_says_of_itself
 def test_there_is_a_table_of_contents(run, page):
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     identifiers = {attributes.get("id") for _, attributes in page.tags}
-    assert {f"#{stage['name']}" for stage in run[1]["stages"]} | {
+    assert {f"#{stage['id']}" for stage in run[1]["stages"]} | {
         "#model",
         "#overview",
         "#provenance",
@@ -229,9 +233,9 @@ def test_a_sentence_in_tokens_and_an_item_of_each_stage_s_data(page):
 
 
 def section(page: Page, name: str) -> str:
-    """The text of a stage's section, by the title of the next."""
-    titles = [stage.title.zh for stage in STAGES.values()]
-    return page.text.split("↑ 目录")[titles.index(STAGES[name].title.zh)]
+    """The text of a stage's section: the page's text between two links back to the contents."""
+    order = [stage["id"] for stage in fake_run(Path(tempfile.mkdtemp()))[0]["stages"]]
+    return page.text.split("↑ 目录")[order.index(name)]
 
 
 def test_what_was_taught_before_stands_beside_what_it_is_now(page):
@@ -262,19 +266,19 @@ def test_samples_are_explained_where_the_metric_asks_otherwise(page):
 
 
 RUN_METRICS = (
-    "greetings",
-    "story_requests",
-    "outside_declined",
-    "word_problems",
-    "later_turns",
+    "tinyworld/greetings",
+    "tinyworld/story_requests",
+    "tinyworld/outside_declined",
+    "tinyworld/math_word_problems_free",
+    "tinyworld/later_turns",
     "ends_by_itself",
     "thinking_closes",
     "inside_answered",
-    "pairs_preferred",
+    "pairs_preferred/dpo",
     "answer_bits_per_byte/sft",
-    "answer_bits_per_byte/distill",
-    "task_reward/published",
-    "greetings/sampled",
+    "answer_bits_per_byte/reasoning",
+    "reward_mean/grpo/published",
+    "tinyworld/greetings/sampled",
 )
 RUN_NOTES = (
     "last_merge_count",
@@ -302,7 +306,8 @@ def test_a_run_s_metrics_have_words(name):
         and "/" not in text.name.zh
         and "_" not in text.name.en
     )
-    sentence = in_words(Text.rendered(zh=f"sft：{name} 变差", en=f"sft: {name} got worse"))
+    titles = {"sft": Text.rendered(zh="监督微调", en="Supervised fine-tuning")}
+    sentence = in_words(Text.rendered(zh=f"sft：{name} 变差", en=f"sft: {name} got worse"), titles)
     assert sentence.zh == f"监督微调：{text.name.zh} 变差" and "_" not in sentence.en
 
 
@@ -341,15 +346,16 @@ def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher
             "反而更差": ("它胜过了对照", "It beat its control"),
         }[zh]
     stage = {
-        "name": "sft",
+        "id": "sft",
+        "kind": "sft",
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
-        "metrics": {"story_answers": metric.to_dict()},
+        "metrics": {"tinyworld/story_qa": metric.to_dict()},
         "samples": [],
     }
     report = {
-        "format": 1,
+        "format": 2,
         "recipe": "r",
         "seed": 1,
         "machine": "m",
@@ -369,7 +375,8 @@ def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
         "5-gram on 9.6M tokens", Metric.mean(others, higher_is_better=False)
     )
     stage = {
-        "name": "pretrain",
+        "id": "pretrain",
+        "kind": "pretrain",
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
@@ -377,7 +384,7 @@ def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
         "samples": [],
     }
     report = {
-        "format": 1,
+        "format": 2,
         "recipe": "r",
         "seed": 1,
         "machine": "m",
@@ -412,7 +419,7 @@ def test_extras_and_curves_may_be_missing(run, tmp_path):
 
 def breakages():
     def on_metric(change):
-        return lambda report: change(report["stages"][4]["metrics"]["story_answers"])
+        return lambda report: change(report["stages"][4]["metrics"]["tinyworld/story_qa"])
 
     return {
         "no n": on_metric(lambda m: m.pop("n")),
@@ -423,9 +430,9 @@ def breakages():
         "outside its interval": on_metric(lambda m: m.update(value=0.1)),
         "control without interval": on_metric(lambda m: m["control"].pop("high")),
         "unknown part": on_metric(lambda m: m.update(p_value=0.01)),
-        "a bare number": lambda report: report["stages"][4]["metrics"].update(story_answers=0.9),
+        "a bare number": lambda report: report["stages"][4]["metrics"].update({"tinyworld/story_qa": 0.9}),
         "no direction": on_metric(lambda m: m.pop("higher_is_better")),
-        "another format": lambda report: report.update(format=2),
+        "another format": lambda report: report.update(format=3),
         "no seed": lambda report: report.pop("seed"),
         "no stages": lambda report: report.update(stages=None),
         "a stage twice": lambda report: report["stages"].append(report["stages"][0]),
@@ -441,18 +448,18 @@ def test_what_breaks_the_schema_is_refused_and_nothing_is_written(run, tmp_path,
     with pytest.raises(HanlinError) as error:
         write_report(tmp_path, broken, {})
     assert not list(tmp_path.iterdir())
-    if "story_answers" in str(broken["stages"] or "") and how not in (
+    if "tinyworld/story_qa" in str(broken["stages"] or "") and how not in (
         "another format",
         "no seed",
         "no stages",
         "a stage twice",
         "kept is not a bool",
     ):
-        assert "story_answers" in error.value.en and "sft" in error.value.en
+        assert "tinyworld/story_qa" in error.value.en and "sft" in error.value.en
 
 
 def test_the_words_are_complete():
-    for table in (METRICS, STAGES):
+    for table in (METRICS, STEPS):
         for entry in table.values():
             for text in entry:
                 if isinstance(text, tuple):
@@ -462,7 +469,6 @@ def test_the_words_are_complete():
                         and re.search("[\u4e00-\u9fff]", text.zh)
                         and not re.search("[\u4e00-\u9fff]", text.en)
                     )
-    assert all(stage.aim in METRICS for stage in STAGES.values() if stage.aim)
 
 
 def test_reading_reports_needs_no_torch():
@@ -538,3 +544,37 @@ def test_curves_are_read_past_what_a_kill_left(tmp_path):
     assert list(curves) == ["loss"]
     np.testing.assert_array_equal(curves["loss"], ([1, 2], [2.0, 1.5]))
     assert read_curves(tmp_path / "none") == {}
+
+
+# ---------------------------------------------------------------- formats
+
+
+def test_a_report_of_format_1_reads_as_one_of_today(tmp_path):
+    """Each metric and stage of before under today's name, every figure as it was."""
+    metric = Metric.proportion(90, 100).with_control("direct", Metric.proportion(10, 100)).to_dict()
+    common = {"seconds": 1.0, "peak_rss_mb": 1.0, "kept": True, "samples": []}
+    stages = [
+        {"name": "corpus", "metrics": {"dirt_removed": metric}} | common,
+        {"name": "distill", "metrics": {"problems_solved": metric, "greetings/sampled": metric}} | common,
+        {"name": "reward", "metrics": {"pair_accuracy": metric}} | common,
+        {"name": "grpo", "metrics": {"task_reward": metric, "task_reward/published": metric}} | common,
+        {"name": "gguf", "metrics": {}} | common,
+    ]
+    old = {"format": 1, "recipe": "demo", "seed": 1, "machine": "m", "seconds": 5.0, "peak_rss_mb": 1.0}
+    (tmp_path / "report.json").write_text(json.dumps(old | {"model": "model", "stages": stages}))
+    report = read_report(tmp_path / "report.json")
+    shown = [(s["id"], s["kind"], s.get("target"), sorted(s["metrics"])) for s in report["stages"]]
+    assert shown == [
+        ("corpus", "corpus", "cleaning/recall", ["cleaning/recall"]),
+        (
+            "distill",
+            "sft",
+            "tinyworld/math_word_problems",
+            ["tinyworld/greetings/sampled", "tinyworld/math_word_problems"],
+        ),
+        ("reward", "reward_model", "pair_accuracy", ["pair_accuracy"]),
+        ("grpo", "rl", "reward_mean/grpo", ["reward_mean/grpo", "reward_mean/grpo/published"]),
+        ("gguf", "export", None, []),
+    ]
+    assert report["stages"][1]["metrics"]["tinyworld/math_word_problems"] == metric
+    Page(render_report(report, {}))

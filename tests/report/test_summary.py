@@ -13,7 +13,20 @@ from hanlin.report.report import write_report
 from hanlin.report.summary import figures_table, run_state, state_text
 from tests.report.fake_run import fake_run
 
-RECIPE = {"name": "demo", "sft": {}, "distill": {}, "dpo": {}, "reward": {}, "grpo": {}}
+KINDS = {
+    "pretrain": "pretrain",
+    "sft": "sft",
+    "distill": "sft",
+    "dpo": "preference",
+    "reward": "reward_model",
+    "grpo": "rl",
+}
+RECIPE = {
+    "name": "demo",
+    "corpus": {},
+    "stages": [{"id": n, "kind": k} for n, k in KINDS.items()],
+    "export": [{"kind": "gguf"}],
+}
 
 
 @pytest.fixture
@@ -24,8 +37,8 @@ def run(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
     (tmp_path / "steps").mkdir()
     for stage in report["stages"]:
-        record = {key: value for key, value in stage.items() if key != "name"} | {"key": "k", "notes": {}}
-        (tmp_path / "steps" / f"{stage['name']}.json").write_text(json.dumps(record))
+        record = {key: value for key, value in stage.items() if key != "id"} | {"key": "k", "notes": {}}
+        (tmp_path / "steps" / f"{stage['id']}.json").write_text(json.dumps(record))
     write_report(tmp_path, report)
     return tmp_path
 
@@ -52,8 +65,12 @@ def test_figures_of_few_items_are_flagged(monkeypatch):
     lines = figures_table(
         [
             {
-                "name": "evaluation",
-                "metrics": {"bits_per_byte": few.to_dict(), "greetings": Metric.proportion(3, 6).to_dict()},
+                "id": "evaluation",
+                "kind": "evaluation",
+                "metrics": {
+                    "bits_per_byte": few.to_dict(),
+                    "tinyworld/greetings": Metric.proportion(3, 6).to_dict(),
+                },
             }
         ]
     )

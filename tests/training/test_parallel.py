@@ -244,7 +244,7 @@ def test_torchrun_starts_the_command_line_and_one_process_speaks(start, tmp_path
     shape = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}"
     train = "{steps: 3, learning_rate: 1e-3}"
     config.write_text(
-        f"dataset: {start.world}/text\ntokenizer: {start.world}/tokenizer\nmodel: {shape}\npretrain: {{seq_len: 64, batch_tokens: 256, train: {train}}}\n"
+        f"dataset: {start.world}/text\ntokenizer: {start.world}/tokenizer\nmodel: {shape}\nseq_len: 64\nbatch_tokens: 256\ntrain: {train}\n"
     )
     command = [
         "-m",
@@ -267,7 +267,7 @@ def test_torchrun_starts_the_command_line_and_one_process_speaks(start, tmp_path
     assert found.returncode == 0, found.stderr[-2000:]
     assert json.loads(found.stdout)["parameters"] > 0 and found.stderr.count("3/3") == 1
     few = subprocess.run(
-        [sys.executable, *command, "pretrain.batch_tokens=64"],
+        [sys.executable, *command, "batch_tokens=64"],
         env=environment,
         capture_output=True,
         text=True,
@@ -289,7 +289,7 @@ def test_shards_are_even_whole_and_in_order():
         DataShard(0, 3).slice(2)
 
 
-def test_a_whole_run_takes_one_process(tmp_path):
+def test_processes_that_torchrun_did_not_start_are_told_so_once(tmp_path):
     environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "HANLIN_LANG": "en"}
     found = subprocess.run(
         [sys.executable, "-m", "hanlin", "run", "demo", "--out", str(tmp_path / "run")],

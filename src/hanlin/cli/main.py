@@ -90,6 +90,8 @@ def run(
         Conversation files instead of the recipe's.
     params
         Size of the model, such as 26m: shape, vocabulary, steps, batch and rates follow from it instead of the recipe's.
+    scale
+        A recipe in small, such as 0.1, to try it from end to end: so much of its parameters, steps and batch.
     track
         Trackers besides metrics.jsonl: trackio, swanlab, wandb, tensorboard.
     json

@@ -1,7 +1,8 @@
 """Rows of packed documents, as a pure function of (seed, sample index): one integer resumes the data order.
 
-Text is a stream: documents in a seeded order, cut every `seq_len` tokens, nothing padded but the last row of an epoch.
-Conversations stay whole: best-fit packing in windows of the seeded order. In both, `doc_ids` keep documents apart.
+Text is a stream: documents in a seeded order, cut every `seq_len` tokens, nothing padded but the last row of
+an epoch. Conversations stay whole: best-fit packing in windows of the seeded order. In both, `doc_ids` keep
+documents apart.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from hanlin.common.devices import to_device_async
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
+from hanlin.common.random import GOLDEN_GAMMA, splitmix64_array
 from hanlin.dataset.shards import TokenDataset
 
 IGNORE_INDEX = -100
@@ -57,7 +59,8 @@ class Batch:
 
     @property
     def attention_kwargs(self) -> dict[str, torch.Tensor]:
-        """Keyword arguments of a model's `hidden` that keep the documents of a row from attending to each other."""
+        """Keyword arguments of a model's `hidden` that keep the documents of a row from attending to each
+        other."""
         return {"positions": self.positions, "doc_ids": self.doc_ids, "doc_starts": self.doc_starts}
 
     @property
@@ -90,7 +93,8 @@ class Batch:
         return _BatchWriter(0, seq_len).finish()
 
     def split(self) -> list[Batch]:
-        """The upper and the lower half of the rows, each with its own documents; itself when there is one row."""
+        """The upper and the lower half of the rows, each with its own documents; itself when there is one
+        row."""
         rows = self.ids.shape[0]
         if rows < 2:
             return [self]
@@ -105,20 +109,12 @@ class Batch:
         return parts
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele et al. 2014): the same bits on every platform and numpy version."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of 0 … count-1, int64, that depends on seed and epoch alone."""
     start = np.asarray([seed * 1_000_003 + epoch + 1], dtype=np.uint64)
     with np.errstate(over="ignore"):
-        keys = _mix(np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _mix(start))
-    return np.argsort(keys, kind="stable")
+        counters = np.arange(count, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA) + splitmix64_array(start)
+    return np.argsort(splitmix64_array(counters), kind="stable")
 
 
 class _Rows(abc.ABC):
@@ -196,7 +192,8 @@ class _BatchWriter:
     def add(
         self, row: int, document: int, ids: np.ndarray, following: np.ndarray, mask: np.ndarray | None
     ) -> None:
-        """Put `ids` after what the row holds; `following` are their next tokens, learned where `mask` is set."""
+        """Put `ids` after what the row holds; `following` are their next tokens, learned where `mask` is
+        set."""
         at, size = self._used[row], len(ids)
         self.ids[row, at : at + size] = ids
         labels = np.asarray(following, dtype=np.int64)
@@ -242,10 +239,11 @@ def pack_sequences(
 
 
 class TextRows(_Rows):
-    """Pretraining rows: a seeded stream of documents cut every `seq_len` tokens; no token is lost or padded away.
+    """Pretraining rows: a seeded stream of documents cut every `seq_len` tokens; no token is lost or padded
+    away.
 
-    Where a document spans several rows, the rows are permuted as well: else one long novel fills many steps in a row
-    (measured here: the loss rises by two nats when it begins).
+    Where a document spans several rows, the rows are permuted as well: else one long novel fills many steps
+    in a row (measured here: the loss rises by two nats when it begins).
     """
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -115,7 +115,7 @@ class Exam:
                 if self._judge(engine, again, True, sampling)[0].value == 1.0:
                     cards.append(
                         {
-                            "title": {"zh": title.zh, "en": title.en},
+                            "title": title.to_dict(),
                             "text": answer["prompt"],
                             "answer": answer["output"],
                             "task": name,

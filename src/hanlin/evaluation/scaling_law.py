@@ -105,7 +105,7 @@ def fit_law(
     another measurement (of 25 and 60 refits each); at twice the largest size they are about a third narrower than repeated series spread.
 
     Raises:
-        ValueError: fewer than six points, or fewer than three sizes or lengths per size; a law of five coefficients needs them.
+        ConfigError: fewer than six points, or fewer than three sizes or lengths per size; a law of five coefficients needs them.
     """
     n, d, losses_ = (np.asarray(values, dtype=np.float64) for values in (parameters, tokens, losses))
     if len(n) < _LEAST or len(set(n)) < 3 or len(set(d)) < 3:

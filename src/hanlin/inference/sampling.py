@@ -15,13 +15,11 @@ import torch
 
 from hanlin.common.errors import ConfigError
 from hanlin.common.messages import Text
+from hanlin.common.random import GOLDEN_GAMMA, MASK64, as_int64, shift_right, splitmix64, splitmix64_tensor
 
 # Enough for almost every nucleus of a trained model; a flatter row falls back to a full sort. Sorting 64 rows of 6,400
 # costs 20 times as much as taking their 128 largest.
 _NUCLEUS_CANDIDATES = 128
-
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK64 = (1 << 64) - 1
 
 
 class SettingOutOfRange(ConfigError):
@@ -105,7 +103,7 @@ class SamplingParams:
 
 def derive_seed(seed: int, index: int) -> int:
     """The seed of the `index`-th row of a batch that was given one seed."""
-    return _mix64((seed + (index + 1) * _GOLDEN) & _MASK64)
+    return splitmix64((seed + (index + 1) * GOLDEN_GAMMA) & MASK64)
 
 
 def counter_uniform(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -117,10 +115,8 @@ def counter_uniform(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tenso
     Returns:
         (B,) float32, multiples of 2^-23, so that u * total < total whatever the rounding.
     """
-    x = seeds + (positions + 1) * _signed(_GOLDEN)  # int64 arithmetic wraps, as the hash wants
-    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
-    return _shift_right(x ^ _shift_right(x, 31), 41).to(torch.float32) * 2.0**-23
+    bits = splitmix64_tensor(seeds + (positions + 1) * as_int64(GOLDEN_GAMMA))
+    return shift_right(bits, 41).to(torch.float32) * 2.0**-23
 
 
 class Sampler:
@@ -154,7 +150,7 @@ class Sampler:
         ]
         ints = [
             [
-                _signed(_mix64((secrets.randbits(64) if p.seed is None else p.seed) & _MASK64)),
+                as_int64(splitmix64((secrets.randbits(64) if p.seed is None else p.seed) & MASK64)),
                 0,
                 p.top_k or self.vocab_size,
             ]
@@ -314,20 +310,3 @@ def _threshold(
     last = (inside.sum(dim=-1, keepdim=True) - 1).clamp_min(0)
     cut = largest.gather(1, last)[:, 0].masked_fill(~(nucleus | limited), 0.0)
     return torch.maximum(cut, min_p * largest[:, 0])
-
-
-def _mix64(x: int) -> int:
-    """SplitMix64's finaliser on an unsigned 64-bit integer."""
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return x ^ (x >> 31)
-
-
-def _signed(x: int) -> int:
-    """An unsigned 64-bit integer as the int64 of the same bits."""
-    return x - (1 << 64) if x >> 63 else x
-
-
-def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical shift of int64; torch's own copies the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

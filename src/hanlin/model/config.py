@@ -80,7 +80,7 @@ class ModelConfig(ModelShape):
         layer_norm_epsilon, activation_function: of a gpt2 checkpoint; what is trained here has GPT-2's own.
 
     Raises:
-        ValueError: a combination that the stock architecture of the family could not load; found here, before step 0,
+        ConfigError: a combination that the stock architecture of the family could not load; found here, before step 0,
             because a run once had to be repeated when six heads of 48 did not make 512.
     """
 

@@ -122,8 +122,8 @@ def check_fused_operations(device: torch.device, dtype: torch.dtype, warn: Warn)
             refused.append(name)
             fused_ops.refuse(name, device)
             warn(
-                "fused operation {name} is refused on {device}: {fault}; it is computed step by step instead, "
-                "slower and to the same result",
+                "fused operation {name} is refused on {device}: {fault}; it is computed step by step "
+                "instead, slower and to the same result",
                 name=name,
                 device=device,
                 fault=fault,

@@ -246,7 +246,7 @@ def _parse(content: bytes) -> Vocabulary:
     return vocabulary
 
 
-def content_hash(directory: Path) -> str:
+def tokenizer_hash(directory: Path) -> str:
     """Hash of the tokenizer in `directory`: the same beside a model's weights as in the artefact it was copied from.
 
     Raises:

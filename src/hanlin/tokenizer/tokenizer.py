@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hanlin.common.errors import HanlinError
 from hanlin.tokenizer import chat
-from hanlin.tokenizer.files import FILES, Vocabulary, content_hash, read_files, require_recorded
+from hanlin.tokenizer.files import FILES, Vocabulary, read_files, require_recorded, tokenizer_hash
 from hanlin.tokenizer.special import END_OF_TEXT, END_THINK, IM_END, THINK
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Tokenizer:
     @cached_property
     def content_hash(self) -> str:
         """Hash of the tokenizer's files: equal where the ids of every text and the chat template are."""
-        return content_hash(self.path)
+        return tokenizer_hash(self.path)
 
     def encode(self, text: str | bytes, special: bool = False) -> list[int]:
         """Ids of a text; control tokens are recognised in it only if `special`.

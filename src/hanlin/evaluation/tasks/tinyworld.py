@@ -33,7 +33,7 @@ def _few(scope: TaskScope) -> int:
     return min(scope.evaluation.count, scope.evaluation.closed_count)
 
 
-@register_task(STORY_QA, Text("Questions about a story"))
+@register_task(STORY_QA, Text("Story questions answered"))
 def _story_qa(scope: TaskScope) -> Task:
     records = list(tinyworld.story_questions(scope.seed, scope.evaluation.count, "heldout"))
     plain = [_plain_question(record) for record in records]
@@ -71,19 +71,19 @@ def _math_free(scope: TaskScope) -> Task:
     return Task(MATH_FREE, records, tinyworld.check_problem, declines=tinyworld.declines)
 
 
-@register_task(MATH, Text("Word problems solved by thinking"))
+@register_task(MATH, Text("Problems solved"))
 def _math(scope: TaskScope) -> Task:
     records = list(tinyworld.problems(scope.seed, scope.evaluation.count, "heldout", reasoning=False))
     return Task(MATH, records, tinyworld.check_problem, thinking=True, declines=tinyworld.declines)
 
 
-@register_task(MATH_DIRECT, Text("Word problems answered directly"))
+@register_task(MATH_DIRECT, Text("Problems answered directly"))
 def _math_direct(scope: TaskScope) -> Task:
     records = list(tinyworld.problems(scope.seed, scope.evaluation.count, "heldout", reasoning=False))
     return Task(MATH_DIRECT, records, tinyworld.check_problem, thinking=False, declines=tinyworld.declines)
 
 
-@register_task(POLITENESS, Text("Polite answers"))
+@register_task(POLITENESS, Text("Preferred manner"))
 def _politeness(scope: TaskScope) -> Task:
     def polite(record: dict[str, Any], text: str) -> bool:
         return tinyworld.manner(text) == "polite"

@@ -177,7 +177,7 @@ def choose_attention(
     Each is run once a process for a head dimension and group size.
 
     Args:
-        warn: told (zh, en) of each that is refused.
+        warn: told of each that is refused, by a message and its fields.
         wanted: a back end's name, when no other is to be taken.
 
     Raises:
