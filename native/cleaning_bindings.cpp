@@ -12,10 +12,10 @@
 #include <utility>
 #include <vector>
 
-#include "phrases.hpp"
+#include "normalization_check.hpp"
+#include "phrase_matcher.hpp"
 #include "python.hpp"
 #include "signals.hpp"
-#include "tidiness.hpp"
 
 namespace hanlin {
 namespace {
@@ -138,7 +138,7 @@ void bind_cleaning(nb::module_& m) {
   nb::class_<CharacterTable>(m, "CharacterTable", "What kind of character each code point is: see native/characters.hpp.")
       .def(nb::new_([](const Flags& flags) { return std::make_shared<CharacterTable>(std::vector<std::uint32_t>(flags.data(), flags.data() + flags.size())); }),
            nb::arg("flags").noconvert(), "flags: of every code point, uint32.")
-      .def("untidy", &untidy_texts, "texts"_a, "For each text why it may need normalisation, bits of native/tidiness.hpp (uint32).");
+      .def("untidy", &untidy_texts, "texts"_a, "For each text why it may need normalisation, bits of native/normalization_check.hpp (uint32).");
 
   nb::class_<SharedGauge>(m, "Gauge", "Counts what cleaning rules look at: see native/signals.hpp.")
       .def(nb::new_([](std::shared_ptr<CharacterTable> table, std::vector<std::string> more) {
@@ -147,7 +147,7 @@ void bind_cleaning(nb::module_& m) {
            "table"_a, "more"_a, "more: what lines that go on elsewhere end with, in lower case.")
       .def("measure", &measure, "texts"_a, "Counts by name, an array of one value per text each; line_hashes holds those of all lines.");
 
-  nb::class_<PhraseFinder>(m, "PhraseFinder", "Finds lines that hold one of some phrases: see native/phrases.hpp.")
+  nb::class_<PhraseFinder>(m, "PhraseFinder", "Finds lines that hold one of some phrases: see native/phrase_matcher.hpp.")
       .def(nb::new_([](std::shared_ptr<CharacterTable> table, nb::sequence groups) { return make_finder(std::move(table), groups); }), "table"_a, "groups"_a,
            "groups: (phrases, longest line in characters).")
       .def("find", &find_phrases, "texts"_a, "Text, line (both from 0) and bits of the groups found, for each line that holds a phrase (uint32).");

@@ -12,12 +12,12 @@
 #include <utility>
 #include <vector>
 
+#include "comparison_key.hpp"
+#include "duplicate_verifier.hpp"
 #include "key_file.hpp"
 #include "minhash.hpp"
 #include "overlap.hpp"
 #include "python.hpp"
-#include "skeleton.hpp"
-#include "twins.hpp"
 
 namespace hanlin {
 namespace {
@@ -128,7 +128,7 @@ void bind_duplicates(nb::module_& m) {
              return result;
            }, "texts"_a, "hits"_a, "longest"_a, "(text, item, hits, characters of the longest passage, its first byte, its end) of each text that has enough.");
 
-  nb::class_<SkeletonTable>(m, "SkeletonTable", "What characters become in bare texts: see native/skeleton.hpp.")
+  nb::class_<SkeletonTable>(m, "SkeletonTable", "What characters become in bare texts: see native/comparison_key.hpp.")
       .def(nb::init<>())
       .def("define", &SkeletonTable::define, "page"_a, "mapped"_a, "refused"_a, "Define 256 code points: what each becomes, or that it is refused.")
       .def("append", &append_skeletons, "texts"_a, "begin"_a, "out"_a,
@@ -161,7 +161,7 @@ void bind_duplicates(nb::module_& m) {
            "Visit ascending pairs (later << 32 | earlier) of documents that share a key from first to last, about `most` at a time.")
       .def("common", &keys_in_common, "first"_a, "last"_a, "least"_a, "Keys that at least so many documents share, and how many do.");
 
-  nb::class_<TwinFinder>(m, "TwinFinder", "Decides which documents go: see native/twins.hpp.")
+  nb::class_<TwinFinder>(m, "TwinFinder", "Decides which documents go: see native/duplicate_verifier.hpp.")
       .def(nb::init<std::size_t, double>(), "shingle"_a, "threshold"_a)
       .def("add", &add_sets, nb::arg("documents").noconvert(), "texts"_a, "Have the shingles of documents at hand.")
       .def("clear", &TwinFinder::clear, "Let them go.")

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "joint_set.hpp"
+#include "bigram_bloom_filter.hpp"
 #include "large.hpp"
 #include "prefetch.hpp"
 #include "unicode.hpp"

@@ -19,11 +19,11 @@
 #include <utility>
 #include <vector>
 
-#include "census.hpp"
+#include "bigram_bloom_filter.hpp"
+#include "bigram_counts.hpp"
 #include "counter.hpp"
-#include "joint_set.hpp"
+#include "external_sort.hpp"
 #include "learner.hpp"
-#include "spill.hpp"
 
 namespace hanlin {
 

@@ -106,7 +106,7 @@ void bind_training(nb::module_& m) {
       .def_prop_ro("total", &PretokenCounter::total)
       .def_prop_ro("bytes", &PretokenCounter::bytes);
 
-  nb::class_<Census>(m, "Census", "Counts characters and bigrams: see native/census.hpp.")
+  nb::class_<Census>(m, "Census", "Counts characters and bigrams: see native/bigram_counts.hpp.")
       .def(nb::init<>())
       .def("add", &count_batch<Census>, "texts"_a, nb::call_guard<nb::gil_scoped_release>(), "Count a batch of documents.")
       .def("add", &count_texts<Census>, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")

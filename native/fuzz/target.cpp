@@ -13,20 +13,20 @@
 #include <utility>
 #include <vector>
 
-#include "census.hpp"
+#include "bigram_counts.hpp"
+#include "comparison_key.hpp"
 #include "counter.hpp"
 #include "encoder.hpp"
 #include "json_lines.hpp"
 #include "key_file.hpp"
 #include "minhash.hpp"
+#include "normalization_check.hpp"
 #include "overlap.hpp"
-#include "phrases.hpp"
+#include "phrase_matcher.hpp"
 #include "pieces.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "signals.hpp"
-#include "skeleton.hpp"
-#include "tidiness.hpp"
 #include "trainer.hpp"
 #include "vocabulary.hpp"
 

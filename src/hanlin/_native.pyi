@@ -259,7 +259,7 @@ class CharacterTable:
     def __init__(self, flags: numpy.ndarray) -> None:
         """flags: of every code point, (0x110000,) uint32, as hanlin.corpus.text.characters makes them."""
     def untidy(self, texts: Sequence[str | bytes]) -> numpy.ndarray:
-        """For each text why it may need normalisation, bits of native/tidiness.hpp, uint32."""
+        """For each text why it may need normalisation, bits of native/normalization_check.hpp, uint32."""
 
 class Gauge:
     """Counts what cleaning rules look at. Threads that share one wait for each other."""

@@ -25,7 +25,7 @@ from hanlin.common.errors import ConfigError
 
 _SEED = 1  # of the signatures: those of two corpora can be compared
 _PAGE = 256
-_KEPT, _DIGIT, _SIGN, _DROPPED = (kind << 24 for kind in range(4))  # as native/skeleton.hpp has them
+_KEPT, _DIGIT, _SIGN, _DROPPED = (kind << 24 for kind in range(4))  # as native/comparison_key.hpp has them
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from hanlin.corpus.text.characters import (
     with_core,
 )
 
-# Why a text may need work: native/tidiness.hpp.
+# Why a text may need work: native/normalization_check.hpp.
 TAGGED, BROKEN, SPACED, INVISIBLE, UNCOMPOSED, TRAILING, BLANK, MOJIBAKE, LEFTOVERS = (
     1 << bit for bit in range(9)
 )

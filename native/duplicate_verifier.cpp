@@ -1,4 +1,4 @@
-#include "twins.hpp"
+#include "duplicate_verifier.hpp"
 
 #include <algorithm>
 #include <stdexcept>

@@ -1,4 +1,4 @@
-#include "tidiness.hpp"
+#include "normalization_check.hpp"
 
 #include <cstddef>
 

@@ -1,4 +1,4 @@
-#include "spill.hpp"
+#include "external_sort.hpp"
 
 #include <algorithm>
 #include <atomic>

@@ -12,8 +12,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bigram_bloom_filter.hpp"
 #include "characters.hpp"
-#include "joint_set.hpp"
 
 namespace hanlin {
 

@@ -1,4 +1,4 @@
-#include "skeleton.hpp"
+#include "comparison_key.hpp"
 
 #include <stdexcept>
 

@@ -1,4 +1,4 @@
-#include "census.hpp"
+#include "bigram_counts.hpp"
 
 #include <algorithm>
 #include <functional>

@@ -1,4 +1,4 @@
-#include "phrases.hpp"
+#include "phrase_matcher.hpp"
 
 #include <algorithm>
 #include <stdexcept>
