@@ -411,7 +411,7 @@ class CorpusJob:
         Args:
             seconds: of work per phase, as `run` returned them.
             page: makes `report.html` of the artefact's folder and of `config`, `seed`, `metrics` and `report` (what the manifest and
-                report.json hold), such as `evaluation.corpus_page.render_corpus`; rooms further right are not this one's to know.
+                report.json hold), such as `report.corpus_page.render_corpus`; rooms further right are not this one's to know.
 
         Raises:
             HanlinError: a phase is not complete, or no training document is left.
