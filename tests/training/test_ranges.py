@@ -12,8 +12,11 @@ import pytest
 from hanlin.common.config import OutOfRange, Range, build, ranges_of
 from hanlin.common.errors import HanlinError
 from hanlin.model import ModelShape
-from hanlin.pipeline.stage_command import FILES
+from hanlin.evaluation.config import EvaluationConfig
+from hanlin.pipeline.stage_command import StageFile
 from hanlin.recipe import recipe
+from hanlin.stages.data.tinyworld import TinyworldData
+from hanlin.stages.stage import STAGES
 from hanlin.stages.dpo import DPOConfig
 from hanlin.stages.grpo import GRPOConfig
 from hanlin.stages.pairs import PairConfig
@@ -22,13 +25,10 @@ from hanlin.stages.supervised import SupervisedConfig
 from hanlin.training import TrainConfig
 
 SECTIONS = [
-    recipe.TokenizerSection,
-    recipe.ConversationSection,
-    recipe.DistillSection,
-    recipe.DPOSection,
-    recipe.RewardSection,
-    recipe.GRPOSection,
-    recipe.EvaluationSection,
+    recipe.TokenizerConfig,
+    *(stage.Config for stage in STAGES.classes().values()),
+    TinyworldData,
+    EvaluationConfig,
     ModelShape,
 ]
 CONFIGS = [
@@ -39,7 +39,7 @@ CONFIGS = [
     DPOConfig,
     RewardConfig,
     GRPOConfig,
-    *dict.fromkeys(FILES.values()),
+    StageFile,
 ]
 
 
@@ -47,6 +47,8 @@ def numbers(cls) -> dict[str, type]:
     """Numeric fields and their types."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
+        if typing.get_origin(hint) in (dict, tuple):
+            continue
         kinds = {hint, *typing.get_args(hint)}
         if name in {field.name for field in dataclasses.fields(cls)} and kinds & {int, float}:
             found[name] = float if float in kinds else int
@@ -55,7 +57,7 @@ def numbers(cls) -> dict[str, type]:
 
 def required(cls) -> dict:
     """Arguments that have no default."""
-    given = {"dataset": "d", "tokenizer": "t", "model": "m", "files": ("f",)}
+    given = {"stage": STAGES.get("pretrain").Config(kind="pretrain")}
     return {
         field.name: given[field.name]
         for field in dataclasses.fields(cls)

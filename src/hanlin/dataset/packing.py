@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from hanlin.common.devices import send
+from hanlin.common.devices import to_device_async
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
 from hanlin.common.random import GOLDEN_GAMMA, splitmix64_array
@@ -78,13 +78,13 @@ class Batch:
             return self
         moved = dataclasses.replace(
             self,
-            ids=send(self.ids, device),
-            labels=send(self.labels, device),
-            positions=send(self.positions, device),
-            doc_ids=send(self.doc_ids, device),
+            ids=to_device_async(self.ids, device),
+            labels=to_device_async(self.labels, device),
+            positions=to_device_async(self.positions, device),
+            doc_ids=to_device_async(self.doc_ids, device),
         )
-        moved.loss_indices = send(self.loss_indices, device)
-        moved.doc_starts = send(self.doc_starts, device)
+        moved.loss_indices = to_device_async(self.loss_indices, device)
+        moved.doc_starts = to_device_async(self.doc_starts, device)
         return moved
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 _refused: set[tuple[str, str]] = set()  # operations found wrong, with the type of device
@@ -292,6 +293,8 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def run_block(block: nn.Module, x: torch.Tensor, context: Any, again: bool) -> torch.Tensor:
     """A block's output; with `again`, nothing of it is kept for the backward pass but its input."""
-    if again and torch.is_grad_enabled():
-        return checkpoint(block, x, context, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
-    return block(x, context)
+    if not (again and torch.is_grad_enabled()):
+        return block(x, context)
+    # no family has dropout, but what takes a module's place (an adapter) may: it has to drop the same again
+    draws = any(isinstance(module, _DropoutNd) for module in block.modules())
+    return checkpoint(block, x, context, use_reentrant=False, preserve_rng_state=draws)  # type: ignore[return-value]

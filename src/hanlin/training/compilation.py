@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, RewardModel
 from hanlin.training.config import TrainConfig
@@ -62,7 +62,7 @@ def compiling_pays(
         return False
     rows, length = shapes.pop()
     work = model.config.flops_per_token(length) * rows * length * len(batches) * steps
-    return work >= traits(device).compile_flops
+    return work >= device_capabilities(device).compile_flops
 
 
 def compiler_present(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.progress import Progress
 from hanlin.training.contract import Objective
 from hanlin.training.distributed.strategy import Strategy
@@ -157,7 +157,7 @@ class GradientAccumulator:
         parameters."""
         loss_sum = torch.zeros((), device=self.device)
         metrics: dict[str, float | torch.Tensor] = collections.defaultdict(float)
-        dtype = traits(self.device).train_dtype
+        dtype = device_capabilities(self.device).train_dtype
         last = len(batches) + len(padding) - 1
         for index, micro_batch in enumerate([*batches, *padding]):
             batch = micro_batch.to(self.device)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 
 INITIAL = 2.0**16
 GROWTH_INTERVAL = 2000  # steps without an overflow after which the scale doubles
@@ -100,7 +100,7 @@ class GradientScaler:
 
 def scaler_for(device: torch.device) -> GradientScaler:
     """A scaler that is on where the device trains in float16."""
-    return GradientScaler(device, traits(device).train_dtype == "float16")
+    return GradientScaler(device, device_capabilities(device).train_dtype == "float16")
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from hanlin.common.devices import free_memory, has_own_memory
+from hanlin.common.devices import free_memory, is_discrete
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR
 from hanlin.common.messages import Text, joined
@@ -274,7 +274,7 @@ def room_for_training(device: torch.device) -> Room:
     """What is free on a device now, for this process, with a tenth left to others."""
     if device.type == "cpu":
         return Room(0.9 * free_memory(device))
-    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536, has_own_memory(device))
+    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536, is_discrete(device))
 
 
 def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_step: int, room: Room) -> Fit:

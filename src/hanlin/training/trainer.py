@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import has_own_memory, keep_freed_memory
+from hanlin.common.devices import allocator_keep_freed, is_discrete
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import directory_lock
 from hanlin.common.progress import Progress
@@ -98,7 +98,7 @@ class Trainer:
         strategy: Strategy | None = None,
         origin: Mapping[str, str] | None = None,
     ):
-        keep_freed_memory()
+        allocator_keep_freed()
         self.model = model
         self.source = source
         self.config = config
@@ -111,7 +111,7 @@ class Trainer:
         self.device = next(model.parameters()).device
 
         self.strategy.wrap(model, objective)
-        offload = config.offload_optimizer and has_own_memory(self.device)
+        offload = config.offload_optimizer and is_discrete(self.device)
         self.optimizers = self.strategy.build_optimizers(model, config, offload)
         self.scaler = scaler_for(self.device)
         self.guard = SpikeGuard(config.spike_sigma, config.max_grad_norm, self.device)

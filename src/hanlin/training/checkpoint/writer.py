@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hanlin.common.devices import has_own_memory, synchronize, traits
+from hanlin.common.devices import device_capabilities, is_discrete, synchronize
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
@@ -28,10 +28,10 @@ from hanlin.training.distributed.strategy import Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
 
-def saves_in_background(async_save: AsyncSave, own_memory: bool, processes: int) -> bool:
+def saves_in_background(async_save: AsyncSave, discrete: bool, processes: int) -> bool:
     """`train.async_save`; by `auto`, where the host waits for a device, or for other processes. A single
     process on a CPU would only share its cores with the writer."""
-    return own_memory or processes > 1 if async_save == "auto" else async_save
+    return discrete or processes > 1 if async_save == "auto" else async_save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class HostCopies:
 
     def copy(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors as they are now, by the same names; until the next call."""
-        pinned = traits(self.device).pin_memory
+        pinned = device_capabilities(self.device).pin_memory
         copied = {}
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -91,7 +91,7 @@ class CheckpointWriter:
         self.folder, self.strategy, self.progress = folder, strategy, progress
         self.group = strategy.group
         self.permanent_interval, self.on_save_error = permanent_interval, on_save_error
-        self.background = saves_in_background(async_save, has_own_memory(device), self.group.world_size)
+        self.background = saves_in_background(async_save, is_discrete(device), self.group.world_size)
         self.ended = 0.0
         # where rank 0 writes for all, its thread asks nobody
         own = self.background and strategy.writes_shards

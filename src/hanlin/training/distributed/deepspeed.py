@@ -24,14 +24,15 @@ import safetensors
 import torch
 from torch import nn
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.common.messages import Text, tr
+from hanlin.model import detached_copy
 from hanlin.training.config import TrainConfig
 from hanlin.training.distributed.deepspeed_config import read_ds_config, resolve_ds_config
 from hanlin.training.distributed.process_group import TorchProcessGroup
-from hanlin.training.distributed.strategy import Strategy, detached_copy
+from hanlin.training.distributed.strategy import Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -68,7 +69,7 @@ class DeepSpeedStrategy(Strategy):
         settings = resolve_ds_config(
             self.given,
             config,
-            traits(self.device).train_dtype,
+            device_capabilities(self.device).train_dtype,
             sum(parameter.numel() for parameter in model.parameters()),
         )
         optimizers = ZeroOptimizers(model, config)

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from hanlin.common.errors import HanlinError
+from hanlin.model import detached_copy
 from hanlin.training.distributed.process_group import TorchProcessGroup
-from hanlin.training.distributed.strategy import ObjectiveModule, Strategy, detached_copy
+from hanlin.training.distributed.strategy import ObjectiveModule, Strategy
 
 
 class FSDPStrategy(Strategy):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hanlin.common.devices import distributed_backends, resolve_device, traits
+from hanlin.common.devices import device_capabilities, distributed_backends, resolve_device
 from hanlin.common.errors import HanlinError, first_process
 from hanlin.training.config import Parallel
 from hanlin.training.distributed.ddp import DDPStrategy
@@ -53,7 +53,7 @@ def init_distributed(
             else _agent_rendezvous()
         )
         dist.init_process_group(
-            traits(own_device).distributed_backend, timeout=collective_timeout(), **rendezvous
+            device_capabilities(own_device).distributed_backend, timeout=collective_timeout(), **rendezvous
         )
         yield build_strategy(parallel, own_device, ds_config), str(own_device)
     except (dist.DistError, RuntimeError) as error:

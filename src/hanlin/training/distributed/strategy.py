@@ -171,14 +171,3 @@ class SingleProcess(Strategy):
                 "torchrun or without), not for hanlin run. Leave it out, or train stage by stage."
             )
         return super().build_optimizers(model, config, offload)
-
-
-def detached_copy(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
-    """The model with these whole weights and its own buffers, not to be trained."""
-    with torch.device("meta"):
-        copy = type(model)(model.config)  # type: ignore[call-arg, arg-type]
-    copy.load_state_dict(weights, strict=False, assign=True)
-    for name, buffer in model.named_buffers():
-        holder, _, last = name.rpartition(".")
-        copy.get_submodule(holder).register_buffer(last, buffer, persistent=False)
-    return copy.requires_grad_(False)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from hanlin.common.devices import synchronize, traits
+from hanlin.common.devices import device_capabilities, synchronize
 from hanlin.training.optim.distributed_muon import distributed_muon
 
 # quintic iteration of Jordan et al. 2024, tuned for slope at zero
@@ -29,7 +29,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     is all that Muon needs (Jordan et al., "Muon", 2024).
     """
     a, b, c = _NS_COEFFICIENTS
-    x = matrices.bfloat16() if traits(matrices.device).train_dtype == "bfloat16" else matrices
+    x = matrices.bfloat16() if device_capabilities(matrices.device).train_dtype == "bfloat16" else matrices
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -253,7 +253,7 @@ class Optimizers:
                     host = self._host.get((parameter, key))
                     if host is None:
                         host = self._host[parameter, key] = torch.empty_like(
-                            value, device="cpu", pin_memory=traits(parameter.device).pin_memory
+                            value, device="cpu", pin_memory=device_capabilities(parameter.device).pin_memory
                         )
                     state[key] = host.copy_(value, non_blocking=True)
 
