@@ -284,7 +284,6 @@ def _inside(
 
 def _keys_of(hint: Any, value: Any) -> set[str]:
     """Keys that a section may have; of a section that exists in several kinds, those of the kind that its value names."""
-    kind: Any = hint
     if isinstance(value, Mapping) and isinstance(hint, type) and issubclass(hint, Tagged):
         with contextlib.suppress(HanlinError):
             hint = hint.variant(value, verbatim("kind"))
