@@ -1,4 +1,4 @@
-"""The examples of docs/*/architecture.md: every file that a page shows is loaded as an extension, and at night used in a run."""
+"""The examples of the documents: extensions are loaded, and at night used in a run; recipes and stages' files are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from hanlin.pipeline.stage_command import load_stage_file
+from hanlin.recipe.recipe import load_recipe
+from hanlin.stages.stage import STAGES
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = re.compile(r"```python\n# (\w+\.py)\n(.*?)```.*?```bash\n(hanlin run .*?)\n```", re.S)
@@ -75,3 +79,22 @@ def test_what_an_example_registers_is_known_to_a_recipe_that_names_it(tmp_path, 
 def test_an_example_runs(tmp_path, name):
     done = python("-m", *written(tmp_path, "en", name), folder=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+YAML = [
+    pytest.param(name, text, id=f"{page.parent.name}/{page.stem}/{name}")
+    for page in sorted((ROOT / "docs").glob("*/*.md"))
+    for name, text in re.findall(r"```yaml\n# (\w+)\.yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+]
+
+
+@pytest.mark.parametrize(("name", "text"), YAML)
+def test_a_file_that_a_page_shows_is_read(tmp_path, name, text):
+    """A recipe by its list of stages; a single stage's file by its name, or as one of SFT."""
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(text, encoding="utf-8")
+    if "\nstages:" in text:
+        assert load_recipe(file).stages
+    else:
+        kind = name if name in STAGES else "sft"
+        assert load_stage_file(kind, file).stage.kind == kind
