@@ -138,14 +138,14 @@ def learn(kind: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from hanlin.common.devices import keep_freed_memory
+    from hanlin.common.devices import allocator_keep_freed
     from hanlin.dataset import pack_sequences
     from hanlin.model import CausalLM, ModelShape, init_weights
     from hanlin.stages.supervised import NextTokenLoss
     from hanlin.training.optim.optimizers import Optimizers
     from hanlin.training.schedule import learning_rate_factor
 
-    keep_freed_memory()
+    allocator_keep_freed()
     data = json.loads((folder / f"{kind}.json").read_text())
     model = CausalLM(ModelShape(**MODEL).config(VOCAB, 0))
     init_weights(model, seed)

@@ -66,13 +66,13 @@ def attention(options: Any, log: Any) -> None:
     """Each way to keep packed documents apart: its error against float32, forward and backward, and its time."""
     import torch
 
-    from hanlin.common.devices import synchronize, traits
+    from hanlin.common.devices import device_capabilities, synchronize
     from hanlin.common.documents import document_starts
     from hanlin.model.attention.backends import BACKENDS, Rows
     from hanlin.model.attention.reference import attend
 
     device, dry = options.device, options.dry_run
-    dtype = getattr(torch, traits(device).train_dtype)
+    dtype = getattr(torch, device_capabilities(device).train_dtype)
     chosen = [name for name in BACKENDS if name != "tiles" or device.type == "cpu"]
 
     def causal(q: Any, k: Any, v: Any) -> Any:

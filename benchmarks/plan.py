@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from hanlin.common.devices import resolve_device, traits
+from hanlin.common.devices import device_capabilities, resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import table
 from hanlin.model import ModelShape
@@ -88,7 +88,9 @@ def main() -> None:
         shape, vocab, step = RECIPES[name]
         config, settings = shape.config(vocab, 0), TrainConfig(learning_rate=2e-3)
         cost = trace_step(
-            config, settings, dataclasses.replace(step, dtype=traits(resolve_device("cpu")).train_dtype)
+            config,
+            settings,
+            dataclasses.replace(step, dtype=device_capabilities(resolve_device("cpu")).train_dtype),
         )
         planned = probe(config, settings, step, "cpu", STEPS, max_seconds=300)
         run = probe(config, settings, step, "cpu", arguments.steps, max_seconds=600)

@@ -78,14 +78,14 @@ class Hanlin:
     ):
         import torch
 
-        from hanlin.common.devices import keep_freed_memory
+        from hanlin.common.devices import allocator_keep_freed
         from hanlin.dataset import TextRows, TokenDataset
         from hanlin.model import CausalLM, ModelShape, choose_kernels, init_weights
         from hanlin.stages.supervised import NextTokenLoss
         from hanlin.training.optim.optimizers import Optimizers
         from hanlin.training.schedule import learning_rate_factor
 
-        keep_freed_memory()
+        allocator_keep_freed()
         self.shape, self.device = shape or SHAPES["hanlin"], torch.device(device)
         fields = {key: value for key, value in self.shape.items() if key not in ("vocab", "length", "rows")}
         self.model = CausalLM(
@@ -195,12 +195,12 @@ class Other:
 
     def gradients(self, step: int) -> tuple[int, Any]:
         """As Hanlin's."""
-        from hanlin.common.devices import send
+        from hanlin.common.devices import to_device_async
 
         ids, labels = self.batch(step)
         targets = int((labels[:, 1:] != -100).sum())
         with in_its_type(self.device):
-            loss = self.loss(send(ids, self.device), send(labels, self.device))
+            loss = self.loss(to_device_async(ids, self.device), to_device_async(labels, self.device))
         loss.backward()
         return targets, loss.detach()
 
@@ -311,9 +311,9 @@ def in_its_type(device: Any) -> Any:
     """Autocast to the device's training type; nothing where that is float32."""
     import torch
 
-    from hanlin.common.devices import traits
+    from hanlin.common.devices import device_capabilities
 
-    dtype = traits(device).train_dtype
+    dtype = device_capabilities(device).train_dtype
     return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
 
 

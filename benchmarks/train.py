@@ -427,9 +427,9 @@ def main() -> int:
     if options.worker:
         worker(options.worker, json.loads(options.shape), options.documents)
         return 0
-    from hanlin.common.devices import resolve_device, traits
+    from hanlin.common.devices import device_capabilities, resolve_device
 
-    good, record, bf16 = True, {}, traits(resolve_device("cpu")).train_dtype == "bfloat16"
+    good, record, bf16 = True, {}, device_capabilities(resolve_device("cpu")).train_dtype == "bfloat16"
     for label in options.shapes.split(","):
         shape = SHAPES[label]
         names = (

@@ -161,7 +161,7 @@ def test_sequence_longer_than_the_model(tmp_path, capsys, monkeypatch):
 
 def test_a_tokenizer_that_is_not_the_datasets(tmp_path, made, capsys, monkeypatch):
     (tmp_path / "p.yaml").write_text(
-        f"dataset: {made / 'dataset'}\ntokenizer: {made / 'tokenizer'}\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\npretrain: {{train: {{steps: 1}}}}\n"
+        f"dataset: {made / 'dataset'}\ntokenizer: {made / 'tokenizer'}\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\ntrain: {{steps: 1}}\n"
     )
     assert "tokenizer" in complaint(
         capsys, monkeypatch, "en", "pretrain", "--config", tmp_path / "p.yaml", "--out", tmp_path / "m"
@@ -171,7 +171,7 @@ def test_a_tokenizer_that_is_not_the_datasets(tmp_path, made, capsys, monkeypatc
 
 def test_layout_that_is_not_recognised_shows_its_keys(tmp_path, made, capsys, monkeypatch):
     (tmp_path / "x.jsonl").write_text('{"foo": 1, "bar": 2}\n' * 5)
-    (tmp_path / "s.yaml").write_text(f"model: {made / 'model'}\nfiles: [{tmp_path / 'x.jsonl'}]\n")
+    (tmp_path / "s.yaml").write_text(f"from: {made / 'model'}\ndata: {{files: [{tmp_path / 'x.jsonl'}]}}\n")
     said = complaint(
         capsys, monkeypatch, "en", "sft", "--config", tmp_path / "s.yaml", "--out", tmp_path / "m"
     )

@@ -15,13 +15,13 @@ import torch
 from hanlin.cli import doctor
 from hanlin.common import devices
 from hanlin.common.devices import (
-    TRAITS,
-    has_own_memory,
+    CAPABILITIES,
+    device_capabilities,
+    is_discrete,
     kind_of,
-    known_traps,
+    known_issues,
     memory_mb,
     resolve_device,
-    traits,
 )
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
@@ -36,25 +36,30 @@ def native_precision(monkeypatch):
 
 
 def test_every_row_names_back_ends_that_exist_and_ends_with_one_that_needs_no_kernel():
-    for kind, row in TRAITS.items():
+    for kind, row in CAPABILITIES.items():
         assert row.attention and set(row.attention) <= set(BACKENDS), kind
         assert row.attention[-1] == "plain", kind
         # for what no training has checked
         assert any(not BACKENDS[name].particular for name in row.attention[:-1]), kind
         assert row.train_dtype in (devices.AUTO, *devices.PRECISIONS), kind
-        for trap in row.traps:
-            assert any("一" <= letter <= "鿿" for letter in trap.text.zh) and trap.text.en.isascii(), trap
-            assert trap.source
-    assert [kind for kind, row in TRAITS.items() if row.compile_trusted] == ["cpu", "cuda", "rocm", "xpu"]
+        for issue in row.known_issues:
+            assert any("一" <= letter <= "鿿" for letter in issue.text.zh) and issue.text.en.isascii(), issue
+            assert issue.source
+    assert [kind for kind, row in CAPABILITIES.items() if row.compile_trusted] == [
+        "cpu",
+        "cuda",
+        "rocm",
+        "xpu",
+    ]
     # pytorch#160787: nothing that asks for is_causal
-    assert not {"sdpa", "flex", "varlen"} & set(TRAITS["xpu"].attention)
-    assert [kind for kind, row in TRAITS.items() if "varlen" in row.attention] == ["cuda"]
+    assert not {"sdpa", "flex", "varlen"} & set(CAPABILITIES["xpu"].attention)
+    assert [kind for kind, row in CAPABILITIES.items() if "varlen" in row.attention] == ["cuda"]
 
 
 def test_the_cpu_row():
-    assert traits(CPU).name == TRAITS["cpu"].name == "CPU" and kind_of(CPU) == "cpu"
-    assert not has_own_memory(CPU) and "device_memory_mb" not in memory_mb(CPU)
-    assert traits(CPU).distributed_backend == "gloo" and devices.communication_present(CPU)
+    assert device_capabilities(CPU).name == CAPABILITIES["cpu"].name == "CPU" and kind_of(CPU) == "cpu"
+    assert not is_discrete(CPU) and "device_memory_mb" not in memory_mb(CPU)
+    assert device_capabilities(CPU).distributed_backend == "gloo" and devices.communication_present(CPU)
 
 
 @pytest.mark.parametrize(
@@ -71,17 +76,17 @@ def test_a_cpu_trains_in_bfloat16_where_it_multiplies_it(avx512, amx, dtype, mon
         monkeypatch.delattr(torch.cpu, name, raising=False)
         if found is not None:
             monkeypatch.setattr(torch.cpu, name, lambda found=found: found, raising=False)
-    assert traits(CPU).train_dtype == dtype
+    assert device_capabilities(CPU).train_dtype == dtype
 
 
 def test_a_precision_asked_for_is_taken_on_every_device_and_a_wrong_one_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     for asked in ("float32", "bfloat16", "float16"):
         monkeypatch.setenv("HANLIN_PRECISION", asked)
-        assert traits(CPU).train_dtype == traits(CARD).train_dtype == asked
+        assert device_capabilities(CPU).train_dtype == device_capabilities(CARD).train_dtype == asked
     monkeypatch.setenv("HANLIN_PRECISION", "fp8")
     with pytest.raises(HanlinError, match="fp8.*bfloat16"):
-        traits(CPU)
+        device_capabilities(CPU)
 
 
 @pytest.mark.parametrize(
@@ -100,14 +105,14 @@ def test_a_precision_asked_for_is_taken_on_every_device_and_a_wrong_one_is_named
 def test_precision_by_compute_capability(capability, dtype, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    row = traits(CARD)
+    row = device_capabilities(CARD)
     assert (row.name, row.train_dtype, row.distributed_backend, row.pin_memory) == (
         "CUDA",
         dtype,
         "nccl",
         True,
     )
-    sources = {trap.source for trap in known_traps(CARD)}
+    sources = {issue.source for issue in known_issues(CARD)}
     assert ("pytorch#148322" in sources) == (dtype == "float16")
     assert any("apex" in source for source in sources) == (dtype == "float32")
 
@@ -128,7 +133,7 @@ def test_rocm_is_found_behind_its_borrowed_name(arch, dtype, monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(gcnArchName=arch)
     )
-    row = traits(CARD)
+    row = device_capabilities(CARD)
     assert (kind_of(CARD), row.name, row.train_dtype, row.distributed_backend) == (
         "rocm",
         "ROCm",
@@ -144,7 +149,7 @@ def test_xpu_by_what_the_card_says(native, dtype, monkeypatch):
         "get_device_properties",
         lambda device: types.SimpleNamespace(has_bfloat16_conversions=native),
     )
-    row = traits(torch.device("xpu", 0))
+    row = device_capabilities(torch.device("xpu", 0))
     assert (row.train_dtype, row.distributed_backend) == (dtype, "xccl")
 
 
@@ -152,15 +157,15 @@ def test_mps_trains_in_float32_and_shares_the_systems_memory(monkeypatch):
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 5 << 20)
     device = torch.device("mps")
     assert (
-        traits(device).train_dtype == "float32"
-        and not has_own_memory(device)
-        and not traits(device).compile_trusted
+        device_capabilities(device).train_dtype == "float32"
+        and not is_discrete(device)
+        and not device_capabilities(device).compile_trusted
     )
     assert memory_mb(device)["device_memory_mb"] == 5.0
 
 
 def test_a_kind_that_is_not_in_the_table_gets_what_runs_everywhere():
-    row = traits(torch.device("meta"))
+    row = device_capabilities(torch.device("meta"))
     assert (
         row.attention == ("masked_sdpa", "plain") and row.train_dtype == "float32" and not row.compile_trusted
     )
@@ -220,7 +225,7 @@ def test_ascend_is_found_through_its_package(bf16, tmp_path):
         tmp_path,
         """
         device = resolve_device("auto")
-        row = traits(device)
+        row = device_capabilities(device)
         print(json.dumps([device.type, str(resolve_device("npu:0")), row.name, row.train_dtype, row.distributed_backend, memory_mb(device)["device_memory_mb"]]))
         """,
         bf16,
@@ -250,20 +255,22 @@ def test_doctor_says_what_a_training_would_use(monkeypatch):
     found = doctor.examine()
     assert (
         found["platform"] == "CPU"
-        and found["train_dtype"] == traits(CPU).train_dtype
+        and found["train_dtype"] == device_capabilities(CPU).train_dtype
         and found["distributed_backend"] == "gloo"
     )
-    assert found["attention"] == {name: {"right": True} for name in TRAITS["cpu"].attention}
-    assert {trap["source"] for trap in found["traps"]} == {trap.source for trap in known_traps(CPU)}
+    assert found["attention"] == {name: {"right": True} for name in CAPABILITIES["cpu"].attention}
+    assert {issue["source"] for issue in found["known_issues"]} == {
+        issue.source for issue in known_issues(CPU)
+    }
     json.dumps(found)
     for language, words in (
         ("zh", ("注意力写法", "已知的坑", "通信", "训练精度")),
-        ("en", ("attention", "Known traps", "communication", "training precision")),
+        ("en", ("attention", "Known issues", "communication", "training precision")),
     ):
         monkeypatch.setenv("HANLIN_LANG", language)
         text = doctor.render(found)
         assert all(word in text for word in words), text
-        assert all(trap[language] in text and trap["source"] in text for trap in found["traps"])
+        assert all(issue[language] in text and issue["source"] in text for issue in found["known_issues"])
 
 
 def test_doctor_shows_language_processor_and_free_memory(monkeypatch):
@@ -312,9 +319,15 @@ def test_doctor_on_a_card_says_why_the_faster_ones_are_not_used_and_compiles_not
     """The row of a CUDA card, on a CPU in float32: no kernel of varlen, no backward pass of flex. Where varlen is right, flex is not compiled."""
     monkeypatch.setenv("HANLIN_PRECISION", "float32")
     fault_of.cache_clear()  # other tests have operators of their own stand in
-    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=TRAITS["cuda"].attention))
+    monkeypatch.setitem(
+        CAPABILITIES,
+        "cpu",
+        dataclasses.replace(CAPABILITIES["cpu"], attention=CAPABILITIES["cuda"].attention),
+    )
     found = doctor.examine()
-    assert found["attention_chosen"] == "sdpa" and list(found["attention"]) == list(TRAITS["cuda"].attention)
+    assert found["attention_chosen"] == "sdpa" and list(found["attention"]) == list(
+        CAPABILITIES["cuda"].attention
+    )
     for language, words in (
         ("zh", ("varlen 不用：因果", "flex 不用：")),
         ("en", ("varlen refused: ", "flex refused: ")),

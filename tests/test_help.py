@@ -207,10 +207,12 @@ def test_a_typo_in_an_override_blames_the_command_line_and_one_in_the_file_the_f
         load_recipe("demo", ["pretrain.train.step=10"])
     with pytest.raises(HanlinError, match="^command line: pretrain.train.steps should be an integer"):
         load_recipe("demo", ["pretrain.train.steps=many"])
-    with pytest.raises(HanlinError, match="pretrain.seq_len"):
+    with pytest.raises(HanlinError, match=r"Did you mean pretrain.seq_len, sft.seq_len, reasoning.seq_len\?"):
         load_recipe("demo", ["seq_len=1024"])
+    with pytest.raises(HanlinError, match=r"Did you mean grpo.group_size\?"):
+        load_recipe("demo", ["group_size=4"])
     file = tmp_path / "mine.yaml"
-    file.write_text("corpus: {documents: 10}\npretrain: {train: {step: 3}}\n")
+    file.write_text("corpus: {documents: 10}\nstages: [{kind: pretrain, train: {step: 3}}]\n")
     with pytest.raises(HanlinError, match=f"^{file}: unknown key pretrain.train.step"):
         load_recipe(file, ["seed=3"])
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hanlin.common.devices import TRAITS
+from hanlin.common.devices import CAPABILITIES
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
@@ -54,11 +54,11 @@ def like_an_accelerator(monkeypatch):
     """The CPU's row with what an accelerator's says of attention and precision. No more than a simulation."""
 
     def pretend(kind: str, dtype: str | None = None) -> None:
-        row = TRAITS[kind]
+        row = CAPABILITIES[kind]
         monkeypatch.setitem(
-            TRAITS,
+            CAPABILITIES,
             "cpu",
-            dataclasses.replace(TRAITS["cpu"], attention=row.attention, train_dtype=dtype or "float32"),
+            dataclasses.replace(CAPABILITIES["cpu"], attention=row.attention, train_dtype=dtype or "float32"),
         )
 
     return pretend
@@ -195,7 +195,7 @@ def test_where_no_kernel_is_right_softmax_is_written_out(monkeypatch, like_an_ac
 
 def test_with_none_right_there_is_no_training(monkeypatch):
     monkeypatch.setitem(BACKENDS, "wrong", AttentionBackend("wrong", BACKENDS["plain"].prepare, _scaled))
-    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], attention=("wrong",)))
+    monkeypatch.setitem(CAPABILITIES, "cpu", dataclasses.replace(CAPABILITIES["cpu"], attention=("wrong",)))
     with pytest.raises(HanlinError) as refused:
         choose_attention(CPU, lambda message, /, **fields: None)
     assert "wrong" in refused.value.en and "wrong" in refused.value.zh

@@ -56,7 +56,7 @@ def rows(count: int = 2, length: int = 24) -> Batch:
 
 def objectives():
     batch = rows()
-    rollout = RolloutBatch(batch, torch.tensor([1.0, -1.0]), 0.5, 2, 46, False)
+    rollout = RolloutBatch(batch, torch.tensor([1.0, -1.0]), 2)
     return [
         (NextTokenLoss(torch.ones(300, dtype=torch.int64), 1e-3), tiny_model("qwen3"), batch),
         (DPOLoss(tiny_model("llama", seed=3), DPOConfig()), tiny_model("llama"), batch),

@@ -67,8 +67,8 @@ MUTANTS = {
     ),
     "no temperature in the log-probabilities": Mutant(
         "stages/grpo.py",
-        "rows.gather_loss_tokens(rows.labels), self.config.temperature)",
-        "rows.gather_loss_tokens(rows.labels))",
+        "rows.gather_loss_tokens(rows.labels), self.config.temperature\n",
+        "rows.gather_loss_tokens(rows.labels)\n",
         STAGES,
     ),
     "sign of the KL": Mutant(

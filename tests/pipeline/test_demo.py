@@ -14,14 +14,14 @@ from hanlin.pipeline import load_recipe, run_recipe
 # Shares of right answers of the published model, with the likeliest token throughout. As the chat samples by default, they may not be
 # told from these: in the run that README shows, 98.9 % [97.8, 99.4] of sampled thoughts are closed, a hair below.
 PROMISED = {
-    "greetings": 0.95,
-    "word_problems": 0.90,
-    "story_requests": 0.95,
-    "outside_declined": 0.90,
+    "tinyworld/greetings": 0.95,
+    "tinyworld/math_word_problems_free": 0.90,
+    "tinyworld/story_requests": 0.95,
+    "tinyworld/outside_declined": 0.90,
     "thinking_closes": 0.99,
     "ends_by_itself": 0.99,
     "inside_answered": 0.99,
-    "story_answers": 0.79,
+    "tinyworld/story_qa": 0.79,
 }
 
 
@@ -35,7 +35,7 @@ def demo(tmp_path_factory):
         if given
         else run_recipe(load_recipe("demo"), out, Progress())
     )
-    return out, report, {stage["name"]: stage for stage in report["stages"]}
+    return out, report, {stage["id"]: stage for stage in report["stages"]}
 
 
 @pytest.mark.nightly
@@ -54,7 +54,7 @@ def test_the_published_model_keeps_what_is_promised(demo, name):
 @pytest.mark.nightly
 def test_later_turns_are_nearly_as_good_as_single_ones(demo):
     scores = demo[2]["evaluation"]["metrics"]
-    for found in (scores["later_turns"], scores["later_turns/sampled"]):
+    for found in (scores["tinyworld/later_turns"], scores["tinyworld/later_turns/sampled"]):
         assert found["n"] >= 100 and found["value"] >= 0.9 * found["control"]["value"], found
 
 
@@ -64,10 +64,10 @@ def test_every_stage_is_kept_and_beats_its_control(demo):
     assert all(stage["kept"] for stage in stages.values())
     aims = {
         "pretrain": "bits_per_byte",
-        "distill": "problems_solved",
-        "dpo": "preferred_manner",
+        "reasoning": "tinyworld/math_word_problems",
+        "dpo": "tinyworld/politeness",
         "reward": "pair_accuracy",
-        "grpo": "task_reward",
+        "grpo": "reward_mean/grpo",
     }
     for name, aim in aims.items():
         metric = stages[name]["metrics"][aim]
@@ -78,7 +78,7 @@ def test_every_stage_is_kept_and_beats_its_control(demo):
         )
         assert better > worse, (name, metric)
     # Seven to ten points paired (docs/*/lab-log.md); intervals that are not paired overlap in one training of two.
-    stories = stages["sft"]["metrics"]["story_answers"]
+    stories = stages["sft"]["metrics"]["tinyworld/story_qa"]
     assert stories["value"] > stories["control"]["value"] + 0.03, stories
 
 

@@ -9,6 +9,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
@@ -16,6 +17,7 @@ from hanlin.common.progress import Progress
 from hanlin.dataset import build_conversation_dataset, build_text_dataset
 from hanlin.pipeline import stage_command
 from hanlin.pipeline.stage_command import run_stage
+from hanlin.stages.sft import SFTStage
 from hanlin.stages.base import Job, content_hash, write_model
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
@@ -44,10 +46,20 @@ PAIRS = [
 ]
 CONFIGS = {
     "sft": "{seq_len: 64, batch_tokens: 256, micro_tokens: 256, train: TRAIN}",
-    "dpo": "{seq_len: 64, pairs: 4, train: TRAIN}",
-    "reward": "{seq_len: 64, pairs: 4, train: TRAIN}",
-    "grpo": "{seq_len: 64, prompts: 2, group_size: 3, max_new_tokens: 6, kl_coef: 0.1, train: TRAIN}",
+    "preference": "{seq_len: 64, pairs: 4, train: TRAIN}",
+    "reward_model": "{seq_len: 64, pairs: 4, train: TRAIN}",
+    "rl": "{seq_len: 64, prompts: 2, group_size: 3, max_new_tokens: 6, kl_coef: 0.1, train: TRAIN}",
 }
+
+
+def entries(section: str) -> str:
+    """A section of a recipe as the entries of a file."""
+    return "".join(
+        f"{key}: {json.dumps(value)}\n"
+        for key, value in yaml.safe_load(section.replace("TRAIN", TRAIN)).items()
+    )
+
+
 TRAIN = "{steps: 3, learning_rate: 1e-2, muon: false, checkpoint_seconds: 0}"
 
 
@@ -78,9 +90,9 @@ def bench(tmp_path, parents):
             "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         )
     for name, config in CONFIGS.items():
-        files = tmp_path / ("pairs.jsonl" if name in ("dpo", "reward") else "talks.jsonl")
+        files = tmp_path / ("pairs.jsonl" if name in ("preference", "reward_model") else "talks.jsonl")
         (tmp_path / f"{name}.yaml").write_text(
-            f"model: {tmp_path / 'base'}\nfiles: ['{files}']\nconfig: {config.replace('TRAIN', TRAIN)}\n"
+            f"from: {tmp_path / 'base'}\ndata: {{files: ['{files}']}}\n" + entries(config)
         )
 
     def replace(name: str) -> None:
@@ -134,14 +146,14 @@ def test_an_interrupted_stage_goes_on_to_the_same_bits(bench, monkeypatch):
     folder, _ = bench
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_after(patch, 2)
-        run_stage("dpo", folder / "dpo.yaml", folder / "out")
+        run_stage("preference", folder / "preference.yaml", folder / "out")
     taken, dispatch_step = [], Trainer.dispatch_step
     monkeypatch.setattr(
         Trainer, "dispatch_step", lambda self, step: (taken.append(step), dispatch_step(self, step))[1]
     )
-    run_stage("dpo", folder / "dpo.yaml", folder / "out")
+    run_stage("preference", folder / "preference.yaml", folder / "out")
     assert taken == [2]
-    run_stage("dpo", folder / "dpo.yaml", folder / "fresh")
+    run_stage("preference", folder / "preference.yaml", folder / "fresh")
     assert same(weights(folder / "out"), weights(folder / "fresh"))
 
 
@@ -160,7 +172,7 @@ def test_a_finished_stage_with_nothing_changed_is_not_trained_again(bench, monke
     created = read_manifest(folder / "out").created
     replace("a")  # the same content, written anew
     os.utime(folder / "talks.jsonl", (1, 1))
-    monkeypatch.setattr(stage_command, "_train", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(SFTStage, "train", lambda *arguments: pytest.fail("trained again"))
     assert run_stage("sft", folder / "sft.yaml", folder / "out") == first
     assert read_manifest(folder / "out").created == created and not (folder / ".out.work").exists()
 
@@ -197,11 +209,11 @@ def test_other_data_under_the_same_name_is_what_is_learnt(bench, monkeypatch, in
 
 def test_corrected_answers_are_other_data(bench):
     folder, _ = bench
-    run_stage("grpo", folder / "grpo.yaml", folder / "out")
+    run_stage("rl", folder / "rl.yaml", folder / "out")
     before = read_manifest(folder / "out").parents["prompts"]
     file = folder / "talks.jsonl"
     file.write_text(file.read_text().replace('"answer": 1}', '"answer": 7}'))
-    run_stage("grpo", folder / "grpo.yaml", folder / "out")
+    run_stage("rl", folder / "rl.yaml", folder / "out")
     assert read_manifest(folder / "out").parents["prompts"] != before
 
 
@@ -213,7 +225,7 @@ def test_pretraining_of_another_shape_or_dataset_starts_over(bench, parents):
     build_text_dataset([{"text": f"小明看见了{n}只小鸟。"} for n in range(30)], words, folder / "text")
     (folder / "pretrain.yaml").write_text(
         f"dataset: {folder / 'text'}\ntokenizer: {parents / 'tokenizer'}\nmodel: {{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}}\n"
-        f"pretrain: {{seq_len: 64, batch_tokens: 128, micro_tokens: 128, train: {TRAIN}}}\n"
+        f"seq_len: 64\nbatch_tokens: 128\nmicro_tokens: 128\ntrain: {TRAIN}\n"
     )
     run_stage("pretrain", folder / "pretrain.yaml", folder / "out")
     first = weights(folder / "out")
@@ -225,27 +237,27 @@ def test_pretraining_of_another_shape_or_dataset_starts_over(bench, parents):
     assert same(weights(folder / "out"), weights(folder / "fresh"))
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "rl"])
 def test_no_more_records_are_read_than_asked_for(bench, stage):
     folder, _ = bench
-    run_stage(stage, folder / f"{stage}.yaml", folder / "out", ["limit=5"])
+    run_stage(stage, folder / f"{stage}.yaml", folder / "out", ["data.limit=5"])
     encoded = read_manifest(folder / "out").metrics.get("problems")
-    assert encoded == (5 if stage == "grpo" else None)
+    assert encoded == (5 if stage == "rl" else None)
     (folder / "few.jsonl").write_text(
         "".join(line + "\n" for line in (folder / "talks.jsonl").read_text().splitlines()[:5])
     )
-    run_stage(stage, folder / f"{stage}.yaml", folder / "fresh", [f"files=['{folder / 'few.jsonl'}']"])
+    run_stage(stage, folder / f"{stage}.yaml", folder / "fresh", [f"data.files=['{folder / 'few.jsonl'}']"])
     assert same(weights(folder / "out"), weights(folder / "fresh"))
 
 
-@pytest.mark.parametrize("stage,file", [("sft", "talks"), ("dpo", "pairs")])
+@pytest.mark.parametrize("stage,file", [("sft", "talks"), ("preference", "pairs")])
 def test_what_is_too_long_is_said_on_stderr(bench, capsys, monkeypatch, stage, file):
     folder, _ = bench
     monkeypatch.setenv("HANLIN_LANG", "en")
     long = {
         "messages": [{"role": "user", "content": "很长很长" * 40}, {"role": "assistant", "content": "好"}]
     }
-    if stage == "dpo":
+    if stage == "preference":
         long = {"prompt": "很长很长" * 40, "chosen": "好", "rejected": "坏"}
     with open(folder / f"{file}.jsonl", "a") as data:
         data.write(json.dumps(long, ensure_ascii=False) + "\n")
@@ -273,14 +285,14 @@ def test_a_reward_model_of_gpt2_is_refused_before_anything_is_read(bench, parent
     write_model(folder / "base", model, words, parents={}, config=model.config, seed=0, metrics={})
     (folder / "pairs.jsonl").write_text("not even looked at")
     with pytest.raises(HanlinError, match="gpt2") as caught:
-        run_stage("reward", folder / "reward.yaml", folder / "out")
+        run_stage("reward_model", folder / "reward_model.yaml", folder / "out")
     assert "qwen3" in caught.value.zh and "qwen3" in caught.value.en
 
 
 def test_time_ends_a_training_with_the_model_it_has(bench, monkeypatch):
     """By a clock of the test's own: ten seconds a step, and those before an interruption count."""
     folder, _ = bench
-    options = ["config.train.steps=50", "config.train.max_seconds=35"]
+    options = ["train.steps=50", "train.max_seconds=35"]
     clock = [0.1]
     dispatch_step = Trainer.dispatch_step
     stop_at: list[int] = []

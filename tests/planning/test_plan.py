@@ -137,9 +137,7 @@ def test_what_is_offloaded_is_not_counted_on_the_device(muon):
         and 0.2 * whole.optimizer < whole.update_peak - away.update_peak < whole.optimizer
     )
     section = SupervisedConfig(dataclasses.replace(train, offload_optimizer=True))
-    assert (
-        section.step_shape("float32", own_memory=True).offload and not section.step_shape("float32").offload
-    )
+    assert section.step_shape("float32", discrete=True).offload and not section.step_shape("float32").offload
 
 
 def test_auto_settles_once_and_keeps_to_it(tmp_path):

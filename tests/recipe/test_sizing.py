@@ -137,19 +137,19 @@ def test_the_flag_turns_a_recipe_and_overrides_win_over_it():
     parameters = recipe.model.config(recipe.tokenizer.vocab_size, 0).parameters()
     assert abs(parameters / 12e6 - 1) <= 0.05
     assert recipe.pretrain.train.steps == 7
-    assert (
-        recipe.pretrain.seq_len == 512 and recipe.pretrain.micro_tokens == recipe.sft.micro_tokens == "auto"
-    )
+    assert recipe.pretrain.seq_len == 512
+    assert recipe.pretrain.micro_tokens == recipe.stage("sft").micro_tokens == "auto"
     plain = load_recipe("zh-mini", ["corpus.files=[x]"])
-    kept = recipe.sft.train.learning_rate / recipe.pretrain.train.learning_rate
-    assert kept == pytest.approx(plain.sft.train.learning_rate / plain.pretrain.train.learning_rate, rel=0.1)
+    ratios = [r.stage("sft").train.learning_rate / r.pretrain.train.learning_rate for r in (recipe, plain)]
+    assert ratios[0] == pytest.approx(ratios[1], rel=0.1)
     assert any("model.hidden_size 192" in note.en for note in said[0].notes)
 
 
 def test_a_file_may_hold_the_dial_and_what_it_says_besides_wins(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "params: 5m\ncorpus: {files: [x]}\nmodel: {num_hidden_layers: 7}\npretrain: {train: {learning_rate: 1e-3}}\n"
+        "params: 5m\ncorpus: {files: [x]}\nmodel: {num_hidden_layers: 7}\n"
+        "stages: [{kind: pretrain, train: {learning_rate: 1e-3}}]\n"
     )
     recipe = load_recipe(file)
     assert (recipe.model.num_hidden_layers, recipe.pretrain.train.learning_rate) == (7, 1e-3)

@@ -14,9 +14,10 @@ from hanlin.report.report import write_report
 
 def make_run(folder, name: str, successes: int, n: int = 500, extra: bool = False, higher: bool = True):
     metric = Metric.proportion(successes, n, higher_is_better=higher).to_dict()
-    metrics = {"story_answers": metric} | ({"only_here": metric} if extra else {})
+    metrics = {"tinyworld/story_qa": metric} | ({"only_here": metric} if extra else {})
     stage = {
-        "name": "sft",
+        "id": "sft",
+        "kind": "sft",
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
@@ -24,7 +25,7 @@ def make_run(folder, name: str, successes: int, n: int = 500, extra: bool = Fals
         "samples": [],
     }
     report = {
-        "format": 1,
+        "format": 2,
         "recipe": name,
         "seed": 1,
         "machine": "m",
@@ -39,7 +40,7 @@ def make_run(folder, name: str, successes: int, n: int = 500, extra: bool = Fals
 
 
 def best(*runs):
-    return {row["name"]: row["best"] for row in compare_runs(runs)["metrics"]}["story_answers"]
+    return {row["name"]: row["best"] for row in compare_runs(runs)["metrics"]}["tinyworld/story_qa"]
 
 
 @pytest.mark.parametrize("higher", [True, False])

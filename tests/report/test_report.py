@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
 from hanlin.report.evidence import facts_of, read_curves
 from hanlin.report.page import render_report
-from hanlin.report.report import validate_report, write_report
+from hanlin.report.report import read_report, validate_report, write_report
 from hanlin.report.svg import curve_plot, interval_plot, nice_ticks, running_mean, thin
 from hanlin.report.text import METRICS, STEPS, in_words, metric_text, show
 from tests.report.fake_run import HOSTILE, fake_run
@@ -125,7 +126,8 @@ def test_any_text_anywhere_leaves_the_page_whole(text, place):
     put = {place: text}
     metric["control"] = {"name": put.get("control", "sft"), "value": 0.3, "low": 0.2, "high": 0.35}
     stage = {
-        "name": put.get("stage", "sft"),
+        "id": put.get("stage", "sft"),
+        "kind": "sft",
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
@@ -133,14 +135,14 @@ def test_any_text_anywhere_leaves_the_page_whole(text, place):
         "metrics": {put.get("metric", "x"): metric},
     }
     report = {
-        "format": 1,
+        "format": 2,
         "recipe": put.get("recipe", "r"),
         "seed": 1,
         "machine": {"cpu": put.get("machine", "")},
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "model": put.get("model", "m"),
-        "stages": [stage, stage | {"name": "corpus"}] if place != "stage" else [stage],
+        "stages": [stage, stage | {"id": "corpus", "kind": "corpus"}] if place != "stage" else [stage],
     }
     extras = {
         "samples": {
@@ -304,7 +306,8 @@ def test_a_run_s_metrics_have_words(name):
         and "/" not in text.name.zh
         and "_" not in text.name.en
     )
-    sentence = in_words(Text.rendered(zh=f"sft：{name} 变差", en=f"sft: {name} got worse"))
+    titles = {"sft": Text.rendered(zh="监督微调", en="Supervised fine-tuning")}
+    sentence = in_words(Text.rendered(zh=f"sft：{name} 变差", en=f"sft: {name} got worse"), titles)
     assert sentence.zh == f"监督微调：{text.name.zh} 变差" and "_" not in sentence.en
 
 
@@ -343,7 +346,8 @@ def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher
             "反而更差": ("它胜过了对照", "It beat its control"),
         }[zh]
     stage = {
-        "name": "sft",
+        "id": "sft",
+        "kind": "sft",
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
@@ -351,7 +355,7 @@ def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher
         "samples": [],
     }
     report = {
-        "format": 1,
+        "format": 2,
         "recipe": "r",
         "seed": 1,
         "machine": "m",
@@ -371,7 +375,8 @@ def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
         "5-gram on 9.6M tokens", Metric.mean(others, higher_is_better=False)
     )
     stage = {
-        "name": "pretrain",
+        "id": "pretrain",
+        "kind": "pretrain",
         "seconds": 1.0,
         "peak_rss_mb": 1.0,
         "kept": True,
@@ -379,7 +384,7 @@ def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
         "samples": [],
     }
     report = {
-        "format": 1,
+        "format": 2,
         "recipe": "r",
         "seed": 1,
         "machine": "m",
@@ -539,3 +544,37 @@ def test_curves_are_read_past_what_a_kill_left(tmp_path):
     assert list(curves) == ["loss"]
     np.testing.assert_array_equal(curves["loss"], ([1, 2], [2.0, 1.5]))
     assert read_curves(tmp_path / "none") == {}
+
+
+# ---------------------------------------------------------------- formats
+
+
+def test_a_report_of_format_1_reads_as_one_of_today(tmp_path):
+    """Each metric and stage of before under today's name, every figure as it was."""
+    metric = Metric.proportion(90, 100).with_control("direct", Metric.proportion(10, 100)).to_dict()
+    common = {"seconds": 1.0, "peak_rss_mb": 1.0, "kept": True, "samples": []}
+    stages = [
+        {"name": "corpus", "metrics": {"dirt_removed": metric}} | common,
+        {"name": "distill", "metrics": {"problems_solved": metric, "greetings/sampled": metric}} | common,
+        {"name": "reward", "metrics": {"pair_accuracy": metric}} | common,
+        {"name": "grpo", "metrics": {"task_reward": metric, "task_reward/published": metric}} | common,
+        {"name": "gguf", "metrics": {}} | common,
+    ]
+    old = {"format": 1, "recipe": "demo", "seed": 1, "machine": "m", "seconds": 5.0, "peak_rss_mb": 1.0}
+    (tmp_path / "report.json").write_text(json.dumps(old | {"model": "model", "stages": stages}))
+    report = read_report(tmp_path / "report.json")
+    shown = [(s["id"], s["kind"], s.get("target"), sorted(s["metrics"])) for s in report["stages"]]
+    assert shown == [
+        ("corpus", "corpus", "cleaning/recall", ["cleaning/recall"]),
+        (
+            "distill",
+            "sft",
+            "tinyworld/math_word_problems",
+            ["tinyworld/greetings/sampled", "tinyworld/math_word_problems"],
+        ),
+        ("reward", "reward_model", "pair_accuracy", ["pair_accuracy"]),
+        ("grpo", "rl", "reward_mean/grpo", ["reward_mean/grpo", "reward_mean/grpo/published"]),
+        ("gguf", "export", None, []),
+    ]
+    assert report["stages"][1]["metrics"]["tinyworld/math_word_problems"] == metric
+    Page(render_report(report, {}))

@@ -13,8 +13,20 @@ from hanlin.report.report import write_report
 from hanlin.report.summary import figures_table, run_state, state_text
 from tests.report.fake_run import fake_run
 
-STAGES = ("pretrain", "sft", "distill", "dpo", "reward", "grpo")
-RECIPE = {"name": "demo", "corpus": {}, "stages": [{"id": n} for n in STAGES], "export": [{"kind": "gguf"}]}
+KINDS = {
+    "pretrain": "pretrain",
+    "sft": "sft",
+    "distill": "sft",
+    "dpo": "preference",
+    "reward": "reward_model",
+    "grpo": "rl",
+}
+RECIPE = {
+    "name": "demo",
+    "corpus": {},
+    "stages": [{"id": n, "kind": k} for n, k in KINDS.items()],
+    "export": [{"kind": "gguf"}],
+}
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import types
 import openai
 import pytest
 
-from hanlin.serving.run import Choice, Run
+from hanlin.serving.response_stream import Choice, ResponseStream
 from hanlin.serving.service import Settings
-from hanlin.serving.worker import Event, Ticket
+from hanlin.serving.worker import RequestHandle, TokenEvent
 from tests.inference.tiny import tiny_tokenizer
 
 BODY = {
@@ -95,9 +95,9 @@ def test_leaving_at_the_moment_a_token_comes_is_noticed():
     """A cancellation and an event in one turn of the loop: the reader ends (Python < 3.12's `asyncio.wait_for` lost it)."""
 
     async def scene() -> bool:
-        ticket = Ticket(asyncio.get_running_loop())
-        worker = types.SimpleNamespace(submit=lambda *_: ticket)
-        run = Run(
+        handle = RequestHandle(asyncio.get_running_loop())
+        worker = types.SimpleNamespace(submit=lambda *_: handle)
+        run = ResponseStream(
             worker,
             [],
             [Choice(0, tiny_tokenizer(), [], chat=False, reasoning=False, keep_tags=False)],
@@ -111,7 +111,7 @@ def test_leaving_at_the_moment_a_token_comes_is_noticed():
         reader = asyncio.ensure_future(read())
         for _ in range(3):
             await asyncio.sleep(0)  # until it waits
-        ticket.events.put_nowait(Event(0, token=5))
+        handle.events.put_nowait(TokenEvent(0, token=5))
         await asyncio.sleep(0)  # whatever hands the event on has done so
         reader.cancel()
         await asyncio.wait([reader], timeout=1)

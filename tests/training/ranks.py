@@ -36,7 +36,7 @@ STEPS = 8
 def train_stage(job_spec: dict[str, Any], strategy: Any) -> dict[str, Any]:
     """Train; what this rank ended with."""
     import hanlin.stages.base as job_module
-    from hanlin.common.devices import TRAITS
+    from hanlin.common.devices import CAPABILITIES
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
     from hanlin.stages.dpo import DPOConfig, dpo
@@ -48,7 +48,9 @@ def train_stage(job_spec: dict[str, Any], strategy: Any) -> dict[str, Any]:
 
     stage, world, work = job_spec["stage"], Path(job_spec["world"]), Path(job_spec["work"])
     answer: dict[str, Any] = {}
-    TRAITS["cpu"] = dataclasses.replace(TRAITS["cpu"], train_dtype=job_spec.get("dtype", "float32"))
+    CAPABILITIES["cpu"] = dataclasses.replace(
+        CAPABILITIES["cpu"], train_dtype=job_spec.get("dtype", "float32")
+    )
     if stage == "muon":
         return muon_sharded_and_whole(strategy)
     precision.INITIAL = job_spec.get("loss_scale", precision.INITIAL)

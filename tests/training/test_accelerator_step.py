@@ -118,8 +118,8 @@ def test_gradients_of_logits_are_the_same_with_and_without_a_compiler(compiled):
 
 def test_a_batch_goes_to_its_device_from_pinned_memory_and_unwaited(monkeypatch):
     seen = collections.Counter()
-    row = dataclasses.replace(devices.TRAITS["cpu"], pin_memory=True)
-    monkeypatch.setitem(devices.TRAITS, "meta", row)
+    row = dataclasses.replace(devices.CAPABILITIES["cpu"], pin_memory=True)
+    monkeypatch.setitem(devices.CAPABILITIES, "meta", row)
     move = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (seen.update(["pinned"]), tensor)[1])
     monkeypatch.setattr(
@@ -141,7 +141,8 @@ def test_sources_of_documents_are_sent_without_waiting(monkeypatch):
 
     sent = []
     monkeypatch.setattr(
-        "hanlin.stages.supervised.send", lambda tensor, device: (sent.append(tensor.numel()), tensor)[1]
+        "hanlin.stages.supervised.to_device_async",
+        lambda tensor, device: (sent.append(tensor.numel()), tensor)[1],
     )
     objective = NextTokenLoss(torch.ones(300, dtype=torch.int64), dataset=Dataset())  # type: ignore[arg-type]
     objective(tiny_model("qwen3"), rows(300))

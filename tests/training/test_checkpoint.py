@@ -29,12 +29,12 @@ from hanlin.common.tracking import MetricsLog
 from hanlin.training.checkpoint import format
 from hanlin.training.checkpoint.format import (
     list_checkpoints,
-    load_latest,
     prune,
     save_checkpoint,
     step_of,
     sweep,
 )
+from hanlin.training.checkpoint.restore import load_latest
 from hanlin.training.optim.optimizers import Optimizers
 from tests.support import tiny_model
 from tests.training.zygote import ROOT, build_world, train_stage

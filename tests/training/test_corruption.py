@@ -15,7 +15,8 @@ from hanlin.common.messages import Text
 from hanlin.dataset import TokenDataset
 from hanlin.model import load_model
 from hanlin.tokenizer import load_tokenizer
-from hanlin.training.checkpoint.format import load_latest, save_checkpoint, step_of
+from hanlin.training.checkpoint.format import save_checkpoint, step_of
+from hanlin.training.checkpoint.restore import load_latest
 from hanlin.training.optim.optimizers import Optimizers
 from tests.support import tiny_model
 from tests.training.zygote import build_world

@@ -9,7 +9,7 @@ import orjson
 import pytest
 import torch
 
-from hanlin.common.devices import TRAITS
+from hanlin.common.devices import CAPABILITIES
 from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.common.tracking import MetricsLog
@@ -39,7 +39,7 @@ def world(tmp_path_factory):
 @pytest.fixture
 def half(monkeypatch):
     """The CPU's row with float16 in it: slow, and real float16 arithmetic."""
-    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], train_dtype="float16"))
+    monkeypatch.setitem(CAPABILITIES, "cpu", dataclasses.replace(CAPABILITIES["cpu"], train_dtype="float16"))
 
 
 class Told(Progress):
@@ -161,7 +161,7 @@ def test_small_gradients_survive_in_float16():
 def test_float16_learns_like_float32(world, tmp_path, monkeypatch):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     _, wide = run(world, tmp_path / "wide", 12)
-    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], train_dtype="float16"))
+    monkeypatch.setitem(CAPABILITIES, "cpu", dataclasses.replace(CAPABILITIES["cpu"], train_dtype="float16"))
     _, narrow = run(world, tmp_path / "narrow", 12, log=log)
     log.close()
     lines = [orjson.loads(line) for line in (tmp_path / "metrics.jsonl").read_bytes().splitlines()]
@@ -213,7 +213,7 @@ def test_a_resumed_run_has_the_same_bits(world, tmp_path, half, monkeypatch):
 
 def test_a_checkpoint_of_another_precision_is_taken(world, tmp_path, monkeypatch):
     run(world, tmp_path / "work", 4)
-    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], train_dtype="float16"))
+    monkeypatch.setitem(CAPABILITIES, "cpu", dataclasses.replace(CAPABILITIES["cpu"], train_dtype="float16"))
     _, part = run(world, tmp_path / "work", 6)
     assert part.state.step == 6 and float(part.scaler.scale) > 1
 
@@ -253,5 +253,5 @@ def test_muon_takes_bfloat16_only_where_it_is_the_training_type(dtype, kept, mon
     torch.manual_seed(0)
     matrices = torch.randn(2, 24, 40)
     wide = orthogonalize(matrices)
-    monkeypatch.setitem(TRAITS, "cpu", dataclasses.replace(TRAITS["cpu"], train_dtype=dtype))
+    monkeypatch.setitem(CAPABILITIES, "cpu", dataclasses.replace(CAPABILITIES["cpu"], train_dtype=dtype))
     assert torch.equal(orthogonalize(matrices), wide) == kept

@@ -15,7 +15,7 @@ from hanlin.common.messages import Text, listing, tr
 if TYPE_CHECKING:
     import torch
 
-    from hanlin.common.devices import DeviceTraits
+    from hanlin.common.devices import DeviceCapabilities
 
 _OPTIONAL = {
     "fastapi": "serve",
@@ -30,11 +30,17 @@ _OPTIONAL = {
 def examine() -> dict[str, Any]:
     """Versions, device, memory, disk, compiler and extras of this machine, and advice in `advice` (two languages each).
 
-    `attention` has what each back end of the device's row came to beside the reference, `traps` what is known to go wrong.
+    `attention` has what each back end of the device's row came to beside the reference, `known_issues` what is known to go wrong.
     """
     import torch
 
-    from hanlin.common.devices import communication_present, known_traps, load_plugin, resolve_device, traits
+    from hanlin.common.devices import (
+        communication_present,
+        device_capabilities,
+        known_issues,
+        load_plugin,
+        resolve_device,
+    )
 
     found: dict[str, Any] = {
         "python": platform.python_version(),
@@ -42,7 +48,7 @@ def examine() -> dict[str, Any]:
         "torch": torch.__version__,
     }
     device = resolve_device("auto")
-    row = traits(device)
+    row = device_capabilities(device)
     advice: list[dict[str, str]] = []
     found |= {
         "platform": row.name,
@@ -73,7 +79,9 @@ def examine() -> dict[str, Any]:
                 row=row.name,
             ).to_dict()
         )
-    found["traps"] = [trap.text.to_dict() | {"source": trap.source} for trap in known_traps(device)]
+    found["known_issues"] = [
+        issue.text.to_dict() | {"source": issue.source} for issue in known_issues(device)
+    ]
     found |= {
         "language": tr("English (HANLIN_LANG changes it)"),
         "processor": cpu_name(),
@@ -154,7 +162,7 @@ def memory_available() -> int | None:
     return None
 
 
-def _attention(device: torch.device, row: DeviceTraits) -> dict[str, dict[str, Any]]:
+def _attention(device: torch.device, row: DeviceCapabilities) -> dict[str, dict[str, Any]]:
     """Each back end of the row beside the reference, in the training type: right, or what is wrong in two languages.
 
     One that has to be compiled is tried only where none before it is right; then it is in use.
@@ -198,13 +206,13 @@ def render(found: dict[str, Any]) -> str:
     shown = {
         str(_NAMES.get(name, name)): _text(name, value)
         for name, value in found.items()
-        if name not in ("advice", "optional", "traps", "attention_chosen")
+        if name not in ("advice", "optional", "known_issues", "attention_chosen")
     }
     shown |= {name: version or "-" for name, version in found["optional"].items()}
     lines = [_padded(name) + f" {text}" for name, text in shown.items()]
-    if found["traps"]:
-        lines += ["", tr("Known traps of {platform}:", platform=found["platform"])]
-        lines += [f"  - {Text.from_dict(trap)} [{trap['source']}]" for trap in found["traps"]]
+    if found["known_issues"]:
+        lines += ["", tr("Known issues of {platform}:", platform=found["platform"])]
+        lines += [f"  - {Text.from_dict(issue)} [{issue['source']}]" for issue in found["known_issues"]]
     lines += [""] + (
         [tr("Advice:")] + [f"  - {Text.from_dict(a)}" for a in found["advice"]]
         if found["advice"]

@@ -184,7 +184,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
                 where=_blame(where, f"{prefix}{name}"),
                 prefix=prefix,
                 name=name,
-                hint=_hint(str(name), prefix, fields, hints),
+                hint=_hint(str(name), prefix, fields, hints, values),
             )
         place = f"{prefix}{name}" if fields[name].metadata.get("by_id") is None else ""
         arguments[fields[name].name] = _convert(hints[name], _over_default(fields[name], value), where, place)
@@ -236,29 +236,58 @@ class Tagged:
         raise NotImplementedError
 
 
-def _hint(name: str, prefix: str, fields: Iterable[str], hints: Mapping[str, Any]) -> Text:
+def _hint(
+    name: str,
+    prefix: str,
+    fields: Mapping[str, dataclasses.Field[Any]],
+    hints: Mapping[str, Any],
+    values: Mapping[str, Any],
+) -> Text:
     """What to write instead of an unknown key: its new name, a similar key, or all keys there are."""
     renamed = RENAMED_KEYS.get(name, "")
     if renamed in fields:
         return Text("{old} is now {new}.", old=f"{prefix}{name}", new=f"{prefix}{renamed}")
-    close = [f"{prefix}{match}" for match in difflib.get_close_matches(name, fields, n=1)]
-    close = close or _inside(hints, name, prefix)
+    close = _inside(name, prefix, fields, hints, values)
+    close = close or [f"{prefix}{match}" for match in difflib.get_close_matches(name, fields, n=1)]
     if close:
         return Text("Did you mean {keys}?", keys=listing(close))
     return Text("Known keys: {keys}.", keys=listing(fields))
 
 
-def _inside(hints: Mapping[str, Any], name: str, prefix: str) -> list[str]:
-    """Dotted keys of that very name in the sections below, `pretrain.seq_len` for `seq_len`."""
+def _inside(
+    name: str,
+    prefix: str,
+    fields: Mapping[str, dataclasses.Field[Any]],
+    hints: Mapping[str, Any],
+    values: Mapping[str, Any],
+) -> list[str]:
+    """Dotted keys of that very name in the sections below, three at most: `pretrain.seq_len` for `seq_len`.
+
+    Entries of a list that messages call by their ids (`by_id`) are sections under those ids.
+    """
     found: list[str] = []
     for section, hint in hints.items():
         kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-        found += [
-            f"{prefix}{section}.{name}"
-            for kind in kinds[:1]
-            if name in {field.name for field in dataclasses.fields(kind)}
-        ]
+        if not kinds:
+            continue
+        if fields[section].metadata.get("by_id"):
+            items = [item for item in values.get(section) or () if isinstance(item, Mapping)]
+            found += [
+                f"{prefix}{_item_place('', index, item)}.{name}"
+                for index, item in enumerate(items)
+                if name in _keys_of(kinds[0], item)
+            ]
+        elif name in _keys_of(kinds[0], values.get(section)):
+            found.append(f"{prefix}{section}.{name}")
     return found[:3]
+
+
+def _keys_of(hint: Any, value: Any) -> set[str]:
+    """Keys that a section may have; of a section that exists in several kinds, those of the kind that its value names."""
+    if isinstance(value, Mapping) and isinstance(hint, type) and issubclass(hint, Tagged):
+        with contextlib.suppress(HanlinError):
+            hint = hint.variant(value, Text("kind"))
+    return {yaml_key(field) for field in dataclasses.fields(hint)}
 
 
 def _over_default(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.known_issues import (
-    CPU_TRAPS,
-    CUDA_TRAPS,
-    MPS_TRAPS,
-    NPU_TRAPS,
-    ROCM_TRAPS,
-    XPU_TRAPS,
-    Trap,
+    CPU_ISSUES,
+    CUDA_ISSUES,
+    MPS_ISSUES,
+    NPU_ISSUES,
+    ROCM_ISSUES,
+    XPU_ISSUES,
+    KnownIssue,
 )
 from hanlin.common.messages import Text, listing
 from hanlin.common.process_memory import resident_mb
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class DeviceTraits:
+class DeviceCapabilities:
     """What a kind of device can do.
 
     Attributes:
         name: what its makers call the platform.
         train_dtype: autocast type of the matrix products, or float32; `auto` for what the device at hand computes natively, which
-            `traits` puts in. float16 needs `training.precision.GradientScaler`.
+            `device_capabilities` puts in. float16 needs `training.precision.GradientScaler`.
         attention: names of `model.backends.BACKENDS`, best first; a training takes the first that is right on the device.
         distributed_backend: the torch.distributed back end.
         pin_memory: whether pinned host memory speeds up copies to the device.
         compile_flops: training work, in FLOPs, from which compiling pays; infinite where it is not to be trusted. A CPU gains
             5-9 % and compiles for half a minute to a minute and a half (measured here: twenty minutes at 180 GFLOP/s are
             enough); accelerators gain more, and a minute of a consumer card is 3e15.
-        own_memory: whether tensors on the device take none of the system's memory.
+        discrete: whether tensors on the device take none of the system's memory.
         peak_memory: bytes of the device that this process's tensors have taken, at most where the device keeps count; None without one.
-        traps: known faults.
+        known_issues: known faults.
     """
 
     name: str
@@ -57,9 +57,9 @@ class DeviceTraits:
     distributed_backend: str
     pin_memory: bool
     compile_flops: float
-    own_memory: bool
+    discrete: bool
     peak_memory: Callable[[torch.device], int] | None
-    traps: tuple[Trap, ...] = ()
+    known_issues: tuple[KnownIssue, ...] = ()
 
     @property
     def compile_trusted(self) -> bool:
@@ -84,19 +84,21 @@ _NEVER = float("inf")
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-TRAITS: dict[str, DeviceTraits] = {
-    "cpu": DeviceTraits("CPU", AUTO, ("tiles", "sdpa", "plain"), "gloo", False, 2e14, False, None, CPU_TRAPS),
+CAPABILITIES: dict[str, DeviceCapabilities] = {
+    "cpu": DeviceCapabilities(
+        "CPU", AUTO, ("tiles", "sdpa", "plain"), "gloo", False, 2e14, False, None, CPU_ISSUES
+    ),
     # varlen: bf16 and fp16 from Ampere on; flex where there is Triton: float32, and cards before
-    "cuda": DeviceTraits(
-        "CUDA", AUTO, ("varlen", "flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, CUDA_TRAPS
+    "cuda": DeviceCapabilities(
+        "CUDA", AUTO, ("varlen", "flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, CUDA_ISSUES
     ),
     # not varlen: its own tests are skipped on ROCm up to torch 2.13 (pytorch#168880)
-    "rocm": DeviceTraits(
-        "ROCm", AUTO, ("flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, ROCM_TRAPS
+    "rocm": DeviceCapabilities(
+        "ROCm", AUTO, ("flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, ROCM_ISSUES
     ),  # RCCL goes by the name nccl
     # never is_causal: its NaN comes once in dozens of steps, and a check at the start need not meet it
     # FlexAttention has been there since torch 2.9; masked SDPA keeps all (T, T) probabilities in training (intel/torch-xpu-ops#2489)
-    "xpu": DeviceTraits(
+    "xpu": DeviceCapabilities(
         "XPU",
         AUTO,
         ("masked_flex", "masked_sdpa", "plain"),
@@ -105,12 +107,12 @@ TRAITS: dict[str, DeviceTraits] = {
         5e15,
         True,
         _most_allocated,
-        XPU_TRAPS,
+        XPU_ISSUES,
     ),
-    "mps": DeviceTraits("MPS", AUTO, _SDPA, "gloo", False, _NEVER, False, _metal_memory, MPS_TRAPS),
-    "npu": DeviceTraits("NPU", AUTO, _SDPA, "hccl", True, _NEVER, True, _most_allocated, NPU_TRAPS),
+    "mps": DeviceCapabilities("MPS", AUTO, _SDPA, "gloo", False, _NEVER, False, _metal_memory, MPS_ISSUES),
+    "npu": DeviceCapabilities("NPU", AUTO, _SDPA, "hccl", True, _NEVER, True, _most_allocated, NPU_ISSUES),
 }
-_UNLISTED = DeviceTraits("?", "float32", ("masked_sdpa", "plain"), "gloo", False, _NEVER, True, None)
+_UNLISTED = DeviceCapabilities("?", "float32", ("masked_sdpa", "plain"), "gloo", False, _NEVER, True, None)
 
 
 def resolve_device(spec: str | None = None) -> torch.device:
@@ -131,7 +133,7 @@ def resolve_device(spec: str | None = None) -> torch.device:
     try:
         device = torch.device(kind + colon + number)
     except RuntimeError:
-        if kind not in TRAITS:
+        if kind not in CAPABILITIES:
             raise HanlinError(
                 "Unknown device {spec!r}. Available: {devices}.",
                 spec=spec,
@@ -173,14 +175,14 @@ def kind_of(device: torch.device) -> str:
     return "rocm" if device.type == "cuda" and torch.version.hip else device.type
 
 
-def traits(device: torch.device) -> DeviceTraits:
+def device_capabilities(device: torch.device) -> DeviceCapabilities:
     """The table's row for a device, with the training type that this one computes natively, or the one that `HANLIN_PRECISION` asks for.
 
     Raises:
         HanlinError: `HANLIN_PRECISION` is none of `PRECISIONS`.
     """
     kind = kind_of(device)
-    row = TRAITS.get(kind, _UNLISTED)
+    row = CAPABILITIES.get(kind, _UNLISTED)
     return (
         dataclasses.replace(row, train_dtype=_asked_precision() or _PROBES[kind](device))
         if row.train_dtype == AUTO
@@ -257,15 +259,15 @@ _PROBES: dict[str, Callable[[torch.device], str]] = {
 }
 
 
-def known_traps(device: torch.device) -> list[Trap]:
-    """The traps of the row that bear on the device's training type."""
-    row = traits(device)
-    return [trap for trap in row.traps if not trap.dtypes or row.train_dtype in trap.dtypes]
+def known_issues(device: torch.device) -> list[KnownIssue]:
+    """The known issues of the row that bear on the device's training type."""
+    row = device_capabilities(device)
+    return [issue for issue in row.known_issues if not issue.dtypes or row.train_dtype in issue.dtypes]
 
 
 def distributed_backends() -> set[str]:
     """All communication back ends of the table; they name themselves in their errors."""
-    return {row.distributed_backend for row in TRAITS.values()}
+    return {row.distributed_backend for row in CAPABILITIES.values()}
 
 
 def communication_present(device: torch.device) -> bool:
@@ -273,13 +275,13 @@ def communication_present(device: torch.device) -> bool:
     import torch.distributed
 
     return torch.distributed.is_available() and torch.distributed.is_backend_available(
-        traits(device).distributed_backend
+        device_capabilities(device).distributed_backend
     )
 
 
-def has_own_memory(device: torch.device) -> bool:
+def is_discrete(device: torch.device) -> bool:
     """Whether tensors on the device take none of the system's memory."""
-    return traits(device).own_memory
+    return device_capabilities(device).discrete
 
 
 def synchronize(device: torch.device) -> None:
@@ -290,16 +292,16 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize()
 
 
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on a device, under way while the host goes on: from pinned memory, since a copy from any other waits for the device's queue."""
     if tensor.device == device:
         return tensor
-    if tensor.device.type == "cpu" and traits(device).pin_memory:
+    if tensor.device.type == "cpu" and device_capabilities(device).pin_memory:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
-def keep_freed_memory() -> None:
+def allocator_keep_freed() -> None:
     """Tell glibc to keep what a step frees for the next one: giving it back costs a page fault per 4 KiB, step after step.
 
     Nothing elsewhere. Measured here: 2-8 % of a training step on a CPU.
@@ -324,7 +326,7 @@ def matmul_peak(device: torch.device) -> float:
     """
     import torch
 
-    dtype = getattr(torch, traits(device).train_dtype)
+    dtype = getattr(torch, device_capabilities(device).train_dtype)
     size, best = 256, 0.0
     deadline = time.monotonic() + 0.2
     while True:
@@ -348,7 +350,7 @@ def memory_mb(device: torch.device) -> dict[str, float]:
     resident = resident_mb()
     if resident:
         found["memory_mb"] = resident
-    taken = traits(device).peak_memory
+    taken = device_capabilities(device).peak_memory
     if taken is not None:
         found["device_memory_mb"] = taken(device) / 2**20
     return found

@@ -1,7 +1,8 @@
 """Rows of packed documents, as a pure function of (seed, sample index): one integer resumes the data order.
 
-Text is a stream: documents in a seeded order, cut every `seq_len` tokens, nothing padded but the last row of an epoch.
-Conversations stay whole: best-fit packing in windows of the seeded order. In both, `doc_ids` keep documents apart.
+Text is a stream: documents in a seeded order, cut every `seq_len` tokens, nothing padded but the last row of
+an epoch. Conversations stay whole: best-fit packing in windows of the seeded order. In both, `doc_ids` keep
+documents apart.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from hanlin.common.devices import send
+from hanlin.common.devices import to_device_async
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
 from hanlin.common.random import GOLDEN_GAMMA, splitmix64_array
@@ -58,7 +59,8 @@ class Batch:
 
     @property
     def attention_kwargs(self) -> dict[str, torch.Tensor]:
-        """Keyword arguments of a model's `hidden` that keep the documents of a row from attending to each other."""
+        """Keyword arguments of a model's `hidden` that keep the documents of a row from attending to each
+        other."""
         return {"positions": self.positions, "doc_ids": self.doc_ids, "doc_starts": self.doc_starts}
 
     @property
@@ -76,13 +78,13 @@ class Batch:
             return self
         moved = dataclasses.replace(
             self,
-            ids=send(self.ids, device),
-            labels=send(self.labels, device),
-            positions=send(self.positions, device),
-            doc_ids=send(self.doc_ids, device),
+            ids=to_device_async(self.ids, device),
+            labels=to_device_async(self.labels, device),
+            positions=to_device_async(self.positions, device),
+            doc_ids=to_device_async(self.doc_ids, device),
         )
-        moved.loss_indices = send(self.loss_indices, device)
-        moved.doc_starts = send(self.doc_starts, device)
+        moved.loss_indices = to_device_async(self.loss_indices, device)
+        moved.doc_starts = to_device_async(self.doc_starts, device)
         return moved
 
     @classmethod
@@ -91,7 +93,8 @@ class Batch:
         return _BatchWriter(0, seq_len).finish()
 
     def split(self) -> list[Batch]:
-        """The upper and the lower half of the rows, each with its own documents; itself when there is one row."""
+        """The upper and the lower half of the rows, each with its own documents; itself when there is one
+        row."""
         rows = self.ids.shape[0]
         if rows < 2:
             return [self]
@@ -189,7 +192,8 @@ class _BatchWriter:
     def add(
         self, row: int, document: int, ids: np.ndarray, following: np.ndarray, mask: np.ndarray | None
     ) -> None:
-        """Put `ids` after what the row holds; `following` are their next tokens, learned where `mask` is set."""
+        """Put `ids` after what the row holds; `following` are their next tokens, learned where `mask` is
+        set."""
         at, size = self._used[row], len(ids)
         self.ids[row, at : at + size] = ids
         labels = np.asarray(following, dtype=np.int64)
@@ -235,10 +239,11 @@ def pack_sequences(
 
 
 class TextRows(_Rows):
-    """Pretraining rows: a seeded stream of documents cut every `seq_len` tokens; no token is lost or padded away.
+    """Pretraining rows: a seeded stream of documents cut every `seq_len` tokens; no token is lost or padded
+    away.
 
-    Where a document spans several rows, the rows are permuted as well: else one long novel fills many steps in a row
-    (measured here: the loss rises by two nats when it begins).
+    Where a document spans several rows, the rows are permuted as well: else one long novel fills many steps
+    in a row (measured here: the loss rises by two nats when it begins).
     """
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

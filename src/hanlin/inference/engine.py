@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -33,6 +34,21 @@ SINGLE_THREAD_WORK = 64_000_000
 SINGLE_THREAD_PREFILL = 1_000_000_000  # tokens x parameters, about 20 ms on one core
 
 
+@runtime_checkable
+class EndTokens(Protocol):
+    """What knows the ids that end a reply: a tokenizer."""
+
+    @property
+    def im_end_id(self) -> int:
+        """The end of a turn."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """The end of a document."""
+        ...
+
+
 class Engine:
     """Continues prompts with one model, up to `max_batch` at a time.
 
@@ -46,7 +62,7 @@ class Engine:
     def __init__(
         self,
         model: CausalLM,
-        eos_ids: Iterable[int] | object,
+        eos_ids: Iterable[int] | EndTokens,
         *,
         max_batch: int = 64,
         max_length: int | None = None,
@@ -171,10 +187,10 @@ class Engine:
             Whether anything is left to do.
         """
         with torch.inference_mode():
-            self._drop_cancelled()
+            self._evict_cancelled()
             if self._waiting and self.max_batch - self.active >= min(admit_at, len(self._waiting)):
-                self._admit()
-                self._drop_cancelled()
+                self._schedule_prefill()
+                self._evict_cancelled()
             if self._running:
                 with self._threads_for(self.active, SINGLE_THREAD_WORK):
                     self._decode()
@@ -231,12 +247,14 @@ class Engine:
     def _reserve(self, length: int, written: int, stops: int) -> None:
         """Grow the cache to `length` positions, the token record to `written` and the stop table to `stops` columns."""
         if self._cache is None or self._cache.max_length < length:
-            old, size = self._cache, 0 if self._cache is None else self._cache.max_length
+            old = self._cache
+            size = 0 if self._cache is None else self._cache.max_length
             size = min(self.max_length, max(length, 2 * size, 64))
             self._cache = KVCache(self.model.config, self.max_batch, size, self.device, self._cache_dtype)
             self._views = {}
             if old is not None:
-                n, filled = self.active, old.max_length
+                n = self.active
+                filled = old.max_length
                 self._cache.lengths[:n] = old.lengths[:n]
                 self._cache.host_lengths[:n] = old.host_lengths[:n]
                 for new_table, old_table in zip(
@@ -247,7 +265,7 @@ class Engine:
         self._logprobs = _widen(self._logprobs, written, 0)
         self._stops = _widen(self._stops, stops, -2)
 
-    def _admit(self) -> None:
+    def _schedule_prefill(self) -> None:
         """Read as many waiting prompts as fit, and draw their first tokens."""
         group: list[Generation] = []
         slots: list[int] = []  # which distinct prompt each row of the group continues
@@ -264,7 +282,8 @@ class Engine:
             longest = max(longest, len(key))
             group.append(generation)
             slots.append(distinct.setdefault(key, len(distinct)))
-        start, stop = self.active, self.active + len(group)
+        start = self.active
+        stop = self.active + len(group)
         stop_ids = [tuple(g.params.stop_ids) + (() if g.params.ignore_eos else self.eos_ids) for g in group]
         self._reserve(
             max(len(g.prompt) + g.limit for g in group),
@@ -299,14 +318,14 @@ class Engine:
             [[*ids, *[-2] * (width - len(ids))] for ids in stop_ids], device=self.device
         )
         with self._threads_for(len(group), SINGLE_THREAD_WORK):
-            self._draw(logits, start)
+            self._sample(logits, start)
 
     def _decode(self) -> None:
         """One token for every running row."""
         rows = self._rows(0, self.active)
         hidden = self.model.hidden(self._tokens[: self.active, None], cache=rows)
         rows.advance(1)
-        self._draw(self.model.logits(hidden[:, -1]), 0)
+        self._sample(self.model.logits(hidden[:, -1]), 0)
 
     @contextlib.contextmanager
     def _threads_for(self, tokens: int, limit: int) -> Iterator[None]:
@@ -321,7 +340,7 @@ class Engine:
             if alone:
                 torch.set_num_threads(threads)
 
-    def _draw(self, logits: torch.Tensor, start: int) -> None:
+    def _sample(self, logits: torch.Tensor, start: int) -> None:
         """Sample the rows from `start` on, record the tokens, tell the listeners, retire what is done."""
         stop = start + logits.shape[0]
         tokens, logprobs = self._sampler(logits, start)
@@ -335,7 +354,7 @@ class Engine:
         drawn += 1
         stopped = (tokens[:, None] == self._stops[start:stop]).any(dim=1)
         done = stopped | failed | (drawn >= self._limits[start:stop])
-        self._tell(start, tokens, logprobs, logits, failed)
+        self._publish_tokens(start, tokens, logprobs, logits, failed)
         if bool(done.any()):
             state = (
                 done.long() + stopped.long() + 2 * failed.long()
@@ -348,7 +367,7 @@ class Engine:
                 self._finish(generation, generation.finish_reason or reason)
             self._remove(ended)
 
-    def _tell(
+    def _publish_tokens(
         self,
         start: int,
         tokens: torch.Tensor,
@@ -366,7 +385,8 @@ class Engine:
                     generation.top.append(top[: generation.params.top_logprobs])
         if not any(g.on_token for g in group):
             return
-        token_list, bad = tokens.tolist(), failed.tolist()
+        token_list = tokens.tolist()
+        bad = failed.tolist()
         logprob_list = None if logprobs is None else logprobs.tolist()
         for i, generation in enumerate(group):
             if generation.on_token is not None and generation.finish_reason is None and not bad[i]:
@@ -390,7 +410,7 @@ class Engine:
         if generation.on_finish is not None:
             generation.on_finish(generation)
 
-    def _drop_cancelled(self) -> None:
+    def _evict_cancelled(self) -> None:
         """Free the slots and queue places of cancelled generations."""
         if not self._cancelled:
             return
@@ -430,13 +450,11 @@ class Engine:
         self._sampler.move(movers, holes, remaining)
 
 
-def eos_of(source: Iterable[int] | object) -> tuple[int, ...]:
+def eos_of(source: Iterable[int] | EndTokens) -> tuple[int, ...]:
     """The ids that end a reply: a tokenizer's end-of-turn and end-of-document tokens, or the given ids."""
-    if hasattr(source, "im_end_id") and hasattr(source, "eos_id"):
-        return (int(source.im_end_id), int(source.eos_id))  # type: ignore[attr-defined]
-    if isinstance(source, Iterable):
-        return tuple(int(token) for token in source)
-    raise TypeError(f"eos_ids must be a tokenizer or token ids, not {type(source).__name__}")
+    if isinstance(source, EndTokens):
+        return (int(source.im_end_id), int(source.eos_id))
+    return tuple(int(token) for token in source)
 
 
 def _widen(table: torch.Tensor, width: int, fill: int) -> torch.Tensor:

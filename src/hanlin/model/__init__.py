@@ -13,6 +13,7 @@ from hanlin.model.checkpoint_io import (
 )
 from hanlin.model.config import ModelConfig, ModelShape
 from hanlin.model.context import AttentionInputs, ForwardContext
+from hanlin.model.copies import detached_copy
 from hanlin.model.family import FamilySpec, families, family_of, register_family
 from hanlin.model.initialization import init_weights
 from hanlin.model.kernels import choose_kernels
@@ -31,6 +32,7 @@ __all__ = [
     "RewardModel",
     "check_weights",
     "choose_kernels",
+    "detached_copy",
     "families",
     "family_of",
     "init_weights",

@@ -29,7 +29,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self._compiled: Callable[..., torch.Tensor] | None = None
-        self._compiled_blocks = False
+        self._compiled_blocks = False  # each by itself
         self._decoder = config.spec.hf.decoder
         setattr(self, self._decoder, config.spec.decoder(config))
 
@@ -86,6 +86,11 @@ class LanguageModel(nn.Module):
         self._compiled_blocks = True
         for block in self.decoder.blocks:
             block.compile(dynamic=False)
+
+    def forget_compiled(self) -> None:
+        """Run uncompiled from now on."""
+        self._compiled = None
+        self._compiled_blocks = False
 
     def context(self, ids: torch.Tensor, **inputs: Unpack[AttentionInputs]) -> ForwardContext:
         """What one forward pass of these ids (B, T) shares; made by the caller who wants to read what layers add to the loss."""

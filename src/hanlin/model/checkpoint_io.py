@@ -22,6 +22,8 @@ from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.config import ModelConfig
 
 WEIGHTS = "model.safetensors"
+# From the name of a weight in the model to its name in the file; None for a weight that the file doesn't have.
+FileNames = Callable[[str], str | None]
 
 
 def save_weights(
@@ -30,14 +32,24 @@ def save_weights(
     *,
     im_end_id: int | None = None,
     weights: dict[str, torch.Tensor] | None = None,
+    file_names: FileNames | None = None,
 ) -> None:
     """Write `config.json`, `generation_config.json` and `model.safetensors` into an (unpublished) directory.
 
     Args:
         im_end_id: the token that ends a chat turn; generation stops there as well as at the end of a document.
         weights: in host memory, where the model itself does not have them all.
+        file_names: where something has taken the place of modules, names in the file; see `FileNames`.
+
+    Raises:
+        HanlinError: what would be written is not the weights that the stock architecture has, name by name and shape by shape.
     """
-    config = model.config.to_hf(dtype=str(next(model.parameters()).dtype).removeprefix("torch."))
+    tensors = model.state_dict() if weights is None else weights
+    if file_names is not None:
+        named = {file_names(name): tensor for name, tensor in tensors.items()}
+        tensors = {name: tensor for name, tensor in named.items() if name is not None}
+    _require_stock(tensors, model)
+    config = model.config.to_hf(dtype=str(model.dtype).removeprefix("torch."))
     if isinstance(model, RewardModel):
         config |= {
             "architectures": [model.config.spec.hf.scoring_architecture],
@@ -59,14 +71,46 @@ def save_weights(
                 "top_p": 0.9,
             },
         )
-    tensors = (
-        {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
-        if weights is None
-        else weights
-    )
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     # safetensors makes it 0600, whatever the umask
     (folder / WEIGHTS).chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))
+
+
+def _require_stock(tensors: Mapping[str, torch.Tensor], model: CausalLM | RewardModel) -> None:
+    """Refuse weights that stock transformers would not open as this architecture."""
+    config = model.config
+    outside, block = _shapes(config, isinstance(model, RewardModel))
+    layers = f"{config.spec.hf.decoder}.{config.spec.hf.layers}"
+    wanted = outside | {
+        f"{layers}.{layer}.{name}": shape
+        for layer in range(config.num_hidden_layers)
+        for name, shape in block.items()
+    }
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = next(
+        (name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)), None
+    )
+    if wrong is not None:
+        raise HanlinError(
+            "These weights can't be saved as a model directory: {name} should be {wanted}, is {found}. Something has taken the "
+            "place of a module; merge it into the model's own weights before.",
+            name=wrong,
+            wanted=wanted.get(wrong, Text("absent")),
+            found=found.get(wrong, Text("absent")),
+        )
+
+
+def _shapes(
+    config: ModelConfig, reward: bool
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Shapes of the weights outside the layers by name, and of those of a layer by their name within it; nothing is allocated."""
+    with torch.device("meta"):
+        one = (RewardModel if reward else CausalLM)(dataclasses.replace(config, num_hidden_layers=1))
+    shapes = {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()}
+    first = f"{config.spec.hf.decoder}.{config.spec.hf.layers}.0."
+    block = {name.removeprefix(first): shape for name, shape in shapes.items() if name.startswith(first)}
+    return {name: shape for name, shape in shapes.items() if not name.startswith(first)}, block
 
 
 def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> None:
@@ -76,24 +120,19 @@ def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> N
         HanlinError: the file is missing, cut short or damaged; its tensors are not this architecture's; its numbers are no floats.
     """
     found = _header(file)
-    with torch.device("meta"):
-        one = (RewardModel if reward else CausalLM)(dataclasses.replace(config, num_hidden_layers=1))
-    shapes = {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()}
+    outside, block = _shapes(config, reward)
     hf = config.spec.hf
-    layers = f"{hf.decoder}.{hf.layers}."
-    blocks = [name for name in shapes if name.startswith(f"{layers}0.")]
-    known = set(shapes) - set(blocks)
     if not reward and config.tie_word_embeddings and "lm_head.weight" in found:
-        known.add("lm_head.weight")  # it has to be the embedding: `load_weights` sees to that
-        shapes["lm_head.weight"] = shapes[hf.embedding_weight]
-    for name in sorted(known):
-        _require_shape(file, name, shapes[name], found)
-    for number in range(
-        config.num_hidden_layers
-    ):  # ends at the first layer that is not there, however many config.json claims
-        for name in blocks:
-            here = f"{layers}{number}.{name.removeprefix(f'{layers}0.')}"
-            _require_shape(file, here, shapes[name], found)
+        # it has to be the embedding: `load_weights` sees to that
+        outside["lm_head.weight"] = outside[hf.embedding_weight]
+    known = set(outside)
+    for name in sorted(outside):
+        _require_shape(file, name, outside[name], found)
+    # ends at the first layer that is not there, however many config.json claims
+    for layer in range(config.num_hidden_layers):
+        for name, shape in block.items():
+            here = f"{hf.decoder}.{hf.layers}.{layer}.{name}"
+            _require_shape(file, here, shape, found)
             known.add(here)
     for name in sorted(found.keys() - known):
         _require_shape(file, name, None, found)
@@ -149,16 +188,24 @@ def _require_shape(
         )
 
 
-def load_weights(module: nn.Module, file: Path) -> None:
+def load_weights(module: nn.Module, file: Path, *, file_names: FileNames | None = None) -> None:
     """Fill a module strictly from a safetensors file: every name and shape must match.
 
     Where embeddings are tied, the file may hold `lm_head.weight` as well, if it equals the embedding.
+
+    Args:
+        file_names: where something has taken the place of modules, names in the file; see `FileNames`. Weights that the file doesn't
+            have stay as they are.
 
     Raises:
         HanlinError: the file is missing, cut short or damaged, or its tensors are not this architecture's.
     """
     found = _header(file)
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    weights = {
+        name if file_names is None else file_names(name): (name, tuple(tensor.shape))
+        for name, tensor in module.state_dict().items()
+    }
+    expected = {name: shape for name, (_, shape) in weights.items() if name is not None}
     embedding = None
     if isinstance(module, CausalLM) and module.config.tie_word_embeddings and "lm_head.weight" in found:
         embedding = module.config.spec.hf.embedding_weight
@@ -175,7 +222,10 @@ def load_weights(module: nn.Module, file: Path) -> None:
             "differ. Set tie_word_embeddings to false in config.json, or check where the model came from.",
             file=file,
         )
-    module.load_state_dict(tensors, strict=True)
+    kept = (
+        {} if file_names is None else {n: t for n, t in module.state_dict().items() if file_names(n) is None}
+    )
+    module.load_state_dict(kept | {weights[name][0]: tensor for name, tensor in tensors.items()}, strict=True)
 
 
 def read_generation_config(folder: Path | str) -> dict[str, float]:

@@ -6,12 +6,13 @@ Measured here on one core, float32, forward and backward: RMS norm of (16, 256, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 _refused: set[tuple[str, str]] = set()  # operations found wrong, with the type of device
@@ -170,17 +171,18 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, cos, sin):
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
+        return _rotated(x, cos, sin)
 
     @staticmethod
     def backward(ctx, grad):
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, -sin), None, None
+        return _rotated(grad, cos, -sin), None, None
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
+    first = x[..., :half]
+    second = x[..., half:]
     result = torch.empty_like(x)
     torch.mul(first, cos, out=result[..., :half]).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=result[..., half:]).addcmul_(first, sin)
@@ -201,7 +203,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 def fused_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`rotate` with the backward pass written out."""
-    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)
+    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotated(x, cos, sin)
 
 
 def plain_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -247,7 +249,7 @@ def fused_swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> 
     return _SwiGLU.apply(gate, up, weight)
 
 
-class _Recipe:
+class _Recomputation:
     """Stands for a tensor that is not kept."""
 
     def __init__(self, make: Callable[[], torch.Tensor]):
@@ -255,23 +257,23 @@ class _Recipe:
 
 
 def recompute_in_backward(
-    makers: Mapping[Callable[[], torch.Tensor], torch.Tensor],
+    tensors: Sequence[tuple[torch.Tensor, Callable[[], torch.Tensor]]],
 ) -> contextlib.AbstractContextManager[Any]:
-    """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to make it.
+    """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to compute it.
 
     Args:
-        makers: functions that make a tensor again, bit for bit, with the tensor. Nothing happens when there are none; other
-            hooks on saved tensors (activation checkpointing) do not apply within.
+        tensors: each with a function that computes it again, bit for bit. Nothing happens when there are none; other hooks on saved
+            tensors (activation checkpointing) do not apply within.
     """
-    if not makers:
+    if not tensors:
         return contextlib.nullcontext()
     # the tensors themselves would live as long as the hooks
-    known = {_place(tensor): _Recipe(make) for make, tensor in makers.items()}
+    known = {_storage_key(tensor): _Recomputation(make) for tensor, make in tensors}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor | _Recipe:
-        return known.get(_place(tensor), tensor)
+    def pack(tensor: torch.Tensor) -> torch.Tensor | _Recomputation:
+        return known.get(_storage_key(tensor), tensor)
 
-    def unpack(kept: torch.Tensor | _Recipe) -> torch.Tensor:
+    def unpack(kept: torch.Tensor | _Recomputation) -> torch.Tensor:
         if isinstance(kept, torch.Tensor):
             return kept
         with torch.no_grad():
@@ -280,7 +282,8 @@ def recompute_in_backward(
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _storage_key(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Which numbers of which memory a tensor is; an alias of it has the same."""
     return (
         tensor.untyped_storage()._cdata,
         tensor.dtype,
@@ -292,6 +295,8 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def run_block(block: nn.Module, x: torch.Tensor, context: Any, again: bool) -> torch.Tensor:
     """A block's output; with `again`, nothing of it is kept for the backward pass but its input."""
-    if again and torch.is_grad_enabled():
-        return checkpoint(block, x, context, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
-    return block(x, context)
+    if not (again and torch.is_grad_enabled()):
+        return block(x, context)
+    # no family has dropout, but what takes a module's place (an adapter) may: it has to drop the same again
+    draws = any(isinstance(module, _DropoutNd) for module in block.modules())
+    return checkpoint(block, x, context, use_reentrant=False, preserve_rng_state=draws)  # type: ignore[return-value]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.model.attention.backends import AttentionBackend, AttentionChoice, Warn, choose_attention
 from hanlin.model.fused_check import check_fused_operations
 
@@ -23,7 +23,7 @@ def choose_kernels(
         HanlinError: no attention back end is right, or the one that is wanted is not.
     """
     config = model.config
-    check_fused_operations(device, getattr(torch, traits(device).train_dtype), warn)
+    check_fused_operations(device, getattr(torch, device_capabilities(device).train_dtype), warn)
     return choose_attention(
         device,
         warn,

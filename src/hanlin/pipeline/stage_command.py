@@ -223,7 +223,17 @@ def _run(path: Path, file: StageFile, out: Path, strategy: Strategy, device: str
                 out=out,
             )
         else:
-            job = Job(out, work, progress, file.seed, key, device, file.track, strategy=strategy)
+            job = Job(
+                out,
+                work,
+                progress,
+                file.seed,
+                key,
+                device,
+                file.track,
+                strategy=strategy,
+                adapter=file.stage.adapter,
+            )
             stage = file.stage.stage(file.stage, _inputs(file, work, progress))
             if file.stage.kind == "pretrain":
                 _check_export(file)

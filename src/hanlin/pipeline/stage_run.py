@@ -102,6 +102,7 @@ class StageRun:
                 context.recipe.track,
                 limit,
                 strategy_of(config.train.parallel, context.group, context.device),
+                config.adapter,
             )
             self.stage.train(job)
         return context.group.run_on_rank0(lambda: self._keep_curve(name, work, out))

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from hanlin.common.devices import has_own_memory, resolve_device, traits
+from hanlin.common.devices import device_capabilities, is_discrete, resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import (
     BANDWIDTH_SHARE,
@@ -370,10 +370,12 @@ class _OnThis:
     def plan(
         self, name: str, section: SupervisedConfig, shape: ModelConfig
     ) -> tuple[int, float, float, Traffic]:
-        fit = _settled(section, shape, traits(self.device).train_dtype, room_for_training(self.device))
+        fit = _settled(
+            section, shape, device_capabilities(self.device).train_dtype, room_for_training(self.device)
+        )
         self.costs[name] = fit.cost
         settled = dataclasses.replace(section, micro_tokens=fit.rows * section.seq_len)
-        step = settled.step_shape(traits(self.device).train_dtype, has_own_memory(self.device))
+        step = settled.step_shape(device_capabilities(self.device).train_dtype, is_discrete(self.device))
         key = (step, settled.train.muon, compiles(shape, settled.train, step, str(self.device)))
         if key not in self.probes:
             self.progress.note("probing {name}: {steps} steps", name=name, steps=self.steps)

@@ -182,6 +182,11 @@ def _check_parent(recipe: Recipe, stage: StageConfig, seen: Mapping[str, StageCo
             "a model's directory.",
             stage=stage.id,
         )
+    if makes_one and stage.adapter is not None:
+        raise HanlinError(
+            "{stage} makes a model from nothing, and an adapter is for a model that there is. Leave `adapter` out.",
+            stage=stage.id,
+        )
     if stage.parent in seen:
         parent = seen[stage.parent]
         if parent.stage.produces != "model":

@@ -37,14 +37,8 @@ _TARGETS = {
     "grpo": "reward_mean/grpo",
 }
 _KINDS = {"distill": "sft", "dpo": "preference", "reward": "reward_model", "grpo": "rl", "gguf": "export"}
-_TITLES = {
-    "pretrain": Text("Pretraining"),
-    "sft": Text("Supervised fine-tuning"),
-    "distill": Text("Chain-of-thought distillation"),
-    "dpo": Text("Preference optimisation"),
-    "reward": Text("Reward model"),
-    "grpo": Text("Reinforcement learning"),
-}
+_STAGES = ("pretrain", "sft", "distill", "dpo", "reward", "grpo")
+_DISTILLATION = Text("Chain-of-thought distillation")
 
 
 def export_steps(kinds: Sequence[str]) -> list[str]:
@@ -76,8 +70,9 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, Any]:
     name = str(stage.get("name"))
     new: dict[str, Any] = {key: value for key, value in stage.items() if key != "name"}
     new |= {"id": name, "kind": _KINDS.get(name, name)}
-    if name in _TITLES:
-        new["title"] = {"zh": _TITLES[name].zh, "en": _TITLES[name].en}
+    if name == "distill":
+        new["title"] = {"zh": _DISTILLATION.zh, "en": _DISTILLATION.en}
+    if name in _STAGES:
         new["role"] = "stage"
     if name == "reward":
         new["produces"] = "reward_model"

@@ -264,7 +264,7 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
     parts = [
         f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(text.title)}<code>{esc(name)}</code></h2>',
         f'<p class="says">{both(text.does)} {_outcome(aim) if aim else ""}</p>',
-        _gate(stage["kept"], notes.pop("gate", None)),
+        _gate(stage, notes.pop("gate", None)),
         _metrics(main),
         about_bits(main.get("bits_per_byte"), notes.get("pretrained_bits_per_byte")),
         about_control(notes.get("curves")),
@@ -312,10 +312,12 @@ def _outcome(aim: tuple[str, Metric]) -> str:
     return f"<strong>{both(said[_result(metric)])}</strong>"
 
 
-def _gate(kept: bool, gate: Mapping[str, str] | None) -> str:
+def _gate(stage: Mapping[str, Any], gate: Mapping[str, str] | None) -> str:
+    kept = stage["kept"]
     if gate is None and kept:
         return ""
-    reason = in_words(Text.from_dict(gate)) if gate else Text("This stage's model was not kept.")
+    titles = {stage["id"]: stage_text(stage).title}
+    reason = in_words(Text.from_dict(gate), titles) if gate else Text("This stage's model was not kept.")
     kind, label = ("won", Text("kept")) if kept else ("lost", Text("not kept"))
     return f'<p class="gate"><span class="mark {kind}">{both(label)}</span> {both(reason)}</p>'
 

@@ -36,6 +36,7 @@ class RunState:
         report: of the run when it was last finished; None where it never was.
         stages: finished ones as report.json has them, from their own records.
         names: all that the recipe has, in order.
+        kinds: of its stages, by id.
         changed: the recipe is no longer the one of the report, or stages were done anew since.
     """
 
@@ -43,6 +44,7 @@ class RunState:
     stages: list[dict[str, Any]]
     names: list[str]
     changed: bool
+    kinds: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def unfinished(self) -> list[str]:
@@ -78,7 +80,8 @@ def run_state(run: Path) -> RunState:
         or _other(report["stages"], stages)
         or any(not (run / "steps" / f"{n}.json").is_file() for n in names)
     )
-    return RunState(report, stages, names, changed)
+    kinds = {stage["id"]: stage.get("kind", "") for stage in recipe.get("stages") or ()}
+    return RunState(report, stages, names, changed, kinds)
 
 
 def step_names(recipe: Mapping[str, Any]) -> list[str]:
@@ -133,7 +136,7 @@ def state_text(state: RunState, run: Path) -> str:
     left, done = state.unfinished, len(state.stages)
     lines = []
     if left:
-        title = stage_text({"id": left[0]}).title
+        title = stage_text({"id": left[0], "kind": state.kinds.get(left[0])}).title
         lines.append(
             tr(
                 "Not finished: {done} of {count} stages are done, now at {title}. The same command, or "

@@ -257,13 +257,22 @@ def metric_text(name: str) -> MetricText:
     return known._replace(name=Text("{known}: {part}", known=known.name, part=part), meaning=Text(""))
 
 
-def in_words(sentence: Text) -> Text:
-    """A sentence with the metrics' names of report.json replaced by their words."""
-    names = "|".join(re.escape(name) for name in sorted(METRICS, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w/-])(?:{names})(?:/[\w-]+)?(?![\w/-])", re.ASCII)
+def in_words(sentence: Text, titles: Mapping[str, Text] | None = None) -> Text:
+    """A sentence with the metrics' names of report.json, and the stages' ids, replaced by their words.
+
+    Args:
+        titles: the stages' by their ids.
+    """
+    titles = titles or {}
+    names = "|".join(re.escape(name) for name in sorted({**METRICS, **titles}, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w/-])(?:{names})(?:/[\w-]+)*(?![\w/-])", re.ASCII)
+
+    def words(name: str) -> Text:
+        return titles[name] if name in titles else metric_text(name).name
+
     return Text.rendered(
-        en=pattern.sub(lambda m: metric_text(m[0]).name.en.lower(), sentence.en),
-        zh=pattern.sub(lambda m: metric_text(m[0]).name.zh, sentence.zh),
+        en=pattern.sub(lambda m: words(m[0]).en.lower(), sentence.en),
+        zh=pattern.sub(lambda m: words(m[0]).zh, sentence.zh),
     )
 
 
@@ -272,8 +281,18 @@ def stage_text(stage: Mapping[str, Any]) -> StageText:
     title, does = stage.get("title"), stage.get("does")
     if title:
         return StageText(Text.from_dict(title), Text.from_dict(does) if does else Text(""))
-    return STEPS.get(stage.get("kind") or stage["id"], StageText(verbatim(stage["id"]), Text("")))
+    kind = stage.get("kind") or stage["id"]
+    return STEPS.get(kind, StageText(KIND_TITLES.get(kind, verbatim(stage["id"])), Text("")))
 
+
+# Stages bring their titles with them; these are for what has none yet: an entry of a recipe, a report of before.
+KIND_TITLES = {
+    "pretrain": Text("Pretraining"),
+    "sft": Text("Supervised fine-tuning"),
+    "preference": Text("Preference optimisation"),
+    "reward_model": Text("Reward model"),
+    "rl": Text("Reinforcement learning"),
+}
 
 _CUT = re.compile(r"(\d+)-gram on (\S+) tokens")
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from hanlin.common.errors import HanlinError
 from hanlin.serving.errors import invalid
 from hanlin.serving.formats import chat_choice
-from hanlin.serving.run import Choice, Delta, Run
+from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream
 from hanlin.serving.schemas import ChatMessage, ChatRequest
 from hanlin.serving.service import Service, collect, stop_strings
 from hanlin.serving.stream import EventStream, json_response
@@ -53,10 +53,10 @@ async def chat_completions(service: Service, body: ChatRequest, request: Request
         )
         for index in range(body.n or 1)
     ]
-    run = service.start(body, [(prompt, params)] * len(choices), choices)
+    response = service.start(body, [(prompt, params)] * len(choices), choices)
     if body.stream:
-        return EventStream(_chunks(service, run, body, len(prompt)), run.close)
-    whole = await collect(run, request)
+        return EventStream(_chunks(service, response, body, len(prompt)), response.close)
+    whole = await collect(response, request)
     if whole is None:
         return Response(status_code=499)
     spell = functools.partial(
@@ -68,7 +68,11 @@ async def chat_completions(service: Service, body: ChatRequest, request: Request
         else [spell(delta) for delta in whole]
     )
     return await json_response(
-        {**service.head("chatcmpl", "chat.completion"), "choices": answers, "usage": run.usage(len(prompt))}
+        {
+            **service.head("chatcmpl", "chat.completion"),
+            "choices": answers,
+            "usage": response.usage(len(prompt)),
+        }
     )
 
 
@@ -95,19 +99,21 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
 
 
 async def _chunks(
-    service: Service, run: Run, body: ChatRequest, prompt_tokens: int
+    service: Service, response: ResponseStream, body: ChatRequest, prompt_tokens: int
 ) -> AsyncIterator[dict[str, Any]]:
     """The stream's chunks: the role of every choice, its text as it comes, its finish reason, the usage if asked for."""
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("chatcmpl", "chat.completion.chunk") | ({"usage": None} if usage else {})
-    for choice in run.choices:
+    for choice in response.choices:
         yield {
             **head,
             "choices": [
-                chat_choice(service.tokenizer, Delta(choice.index), key="delta", logprobs=False, role=True)
+                chat_choice(
+                    service.tokenizer, ChunkDelta(choice.index), key="delta", logprobs=False, role=True
+                )
             ],
         }
-    async for deltas in run.deltas():
+    async for deltas in response.deltas():
         for delta in deltas:
             if not delta.empty:
                 yield {
@@ -117,4 +123,4 @@ async def _chunks(
                     ],
                 }
     if usage:
-        yield {**head, "choices": [], "usage": run.usage(prompt_tokens)}
+        yield {**head, "choices": [], "usage": response.usage(prompt_tokens)}

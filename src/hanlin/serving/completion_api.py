@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from hanlin.serving.errors import invalid
 from hanlin.serving.formats import text_logprobs
-from hanlin.serving.run import Choice, Delta, Run
+from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream
 from hanlin.serving.schemas import CompletionRequest
 from hanlin.serving.service import Service, collect, stop_strings
 from hanlin.serving.stream import EventStream, json_response
@@ -46,11 +46,11 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
         if body.echo and body.logprobs is not None
         else {}
     )
-    run = service.start(body, requests, choices, scored)
-    usage = functools.partial(run.usage, sum(map(len, distinct)))
+    response = service.start(body, requests, choices, scored)
+    usage = functools.partial(response.usage, sum(map(len, distinct)))
     if body.stream:
-        return EventStream(_chunks(service, run, body, usage), run.close)
-    whole = await collect(run, request)
+        return EventStream(_chunks(service, response, body, usage), response.close)
+    whole = await collect(response, request)
     if whole is None:
         return Response(status_code=499)
     # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the event loop.
@@ -78,7 +78,7 @@ def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
     return prompts
 
 
-def _choice(service: Service, body: CompletionRequest, delta: Delta, offset: int) -> dict[str, Any]:
+def _choice(service: Service, body: CompletionRequest, delta: ChunkDelta, offset: int) -> dict[str, Any]:
     logprobs = None if body.logprobs is None else text_logprobs(service.tokenizer, delta.tokens, offset)
     return {
         "index": delta.choice,
@@ -89,12 +89,12 @@ def _choice(service: Service, body: CompletionRequest, delta: Delta, offset: int
 
 
 async def _chunks(
-    service: Service, run: Run, body: CompletionRequest, usage: Any
+    service: Service, response: ResponseStream, body: CompletionRequest, usage: Any
 ) -> AsyncIterator[dict[str, Any]]:
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("cmpl", "text_completion") | ({"usage": None} if wanted else {})
-    offsets = [0] * len(run.choices)
-    async for deltas in run.deltas():
+    offsets = [0] * len(response.choices)
+    async for deltas in response.deltas():
         for delta in deltas:
             if not delta.empty:
                 choice = await asyncio.to_thread(_choice, service, body, delta, offsets[delta.choice])

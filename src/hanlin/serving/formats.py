@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from hanlin.serving.run import Delta, Token
+from hanlin.serving.response_stream import ChunkDelta, Token
 
 if TYPE_CHECKING:
     from hanlin.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: list[Token]) -> dict[str, Any]:
 
 
 def chat_choice(
-    tokenizer: Tokenizer, delta: Delta, *, key: str, logprobs: bool, role: bool = False
+    tokenizer: Tokenizer, delta: ChunkDelta, *, key: str, logprobs: bool, role: bool = False
 ) -> dict[str, Any]:
     """One choice, whole (`key` "message") or new text only ("delta").
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from hanlin.inference import SamplingParams, derive_seed
 from hanlin.serving.errors import ApiError, invalid
-from hanlin.serving.run import Choice, Delta, Run, merge
+from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream, merge
 from hanlin.serving.schemas import Body, SamplingBody
 from hanlin.serving.security import LOOPBACK
 from hanlin.serving.stream import while_connected
@@ -153,29 +153,29 @@ class Service:
         requests: list[tuple[list[int], SamplingParams]],
         choices: list[Choice],
         scored: Mapping[int, int] | None = None,
-    ) -> Run:
+    ) -> ResponseStream:
         """Submit a request's choices, each with its own stream of the request's seed; `scored` as for `EngineWorker.submit`."""
         if body.seed is not None:
             requests = [
                 (ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i)))
                 for i, (ids, params) in enumerate(requests)
             ]
-        return Run(self.worker, requests, choices, self.settings.request_timeout, scored)
+        return ResponseStream(self.worker, requests, choices, self.settings.request_timeout, scored)
 
 
-async def collect(run: Run, request: Request) -> list[Delta] | None:
+async def collect(response: ResponseStream, request: Request) -> list[ChunkDelta] | None:
     """The whole answer of every choice; None if the client went away, whereupon the work stops."""
-    whole = [Delta(choice.index) for choice in run.choices]
+    whole = [ChunkDelta(choice.index) for choice in response.choices]
 
     async def read() -> None:
-        async for deltas in run.deltas():
+        async for deltas in response.deltas():
             for delta in deltas:
                 merge(whole[delta.choice], delta)
 
     try:
         await while_connected(request, read())
     finally:
-        run.close()
+        response.close()
     return whole if all(delta.finish_reason for delta in whole) else None
 
 

@@ -23,7 +23,7 @@ Scores = tuple[list[float], list[list[tuple[int, float]]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
+class TokenEvent:
     """What the engine says about one choice of a request: its prompt's scores, a token, or with `finish_reason` the end.
 
     Attributes:
@@ -38,12 +38,12 @@ class Event:
     finish_reason: str | None = None
 
 
-class Ticket:
+class RequestHandle:
     """One request's choices inside the engine, and the queue their events arrive on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self.loop = loop
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.events: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self.generations: list[Generation] = []
 
 
@@ -51,7 +51,7 @@ class Ticket:
 class Scoring:
     """A prompt to be scored, and the choices that continue it once that is done."""
 
-    ticket: Ticket
+    handle: RequestHandle
     prompt: list[int]
     top: int
     generations: dict[int, Generation]
@@ -71,7 +71,7 @@ class EngineWorker:
         self.totals = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Event]]] = {}
+        self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[RequestHandle, TokenEvent]]] = {}
         self._scorings: collections.deque[Scoring] = collections.deque()
         self._thread: threading.Thread | None = None
 
@@ -93,7 +93,7 @@ class EngineWorker:
 
     def submit(
         self, requests: list[tuple[list[int], SamplingParams]], scored: Mapping[int, int] | None = None
-    ) -> Ticket:
+    ) -> RequestHandle:
         """Queue the choices of one request, from a coroutine.
 
         Args:
@@ -116,37 +116,37 @@ class EngineWorker:
             self.unfinished += len(requests)
             self.totals["requests"] += 1
             self.totals["prompt_tokens"] += sum(len(prompt) for prompt, _ in requests)
-        ticket = Ticket(asyncio.get_running_loop())
+        handle = RequestHandle(asyncio.get_running_loop())
         scorings: dict[tuple[int, ...], Scoring] = {}
         unscored = []
         for choice, (prompt, params) in enumerate(requests):
-            generation = self._generation(ticket, choice, prompt, params)
-            ticket.generations.append(generation)
+            generation = self._generation(handle, choice, prompt, params)
+            handle.generations.append(generation)
             if scored is None or choice not in scored:
                 unscored.append(generation)
                 continue
-            scoring = scorings.setdefault(tuple(prompt), Scoring(ticket, prompt, scored[choice], {}))
+            scoring = scorings.setdefault(tuple(prompt), Scoring(handle, prompt, scored[choice], {}))
             scoring.generations[choice] = generation
         self._inbox.put(functools.partial(self._take, list(scorings.values()), unscored))
-        return ticket
+        return handle
 
     def cancel(self, generation: Generation) -> None:
         """End one choice; its slot is free after the engine's current step."""
         self._inbox.put(lambda: self.engine.cancel(generation))
 
     def _generation(
-        self, ticket: Ticket, choice: int, prompt: list[int], params: SamplingParams
+        self, handle: RequestHandle, choice: int, prompt: list[int], params: SamplingParams
     ) -> Generation:
         def on_token(generation: Generation, token: int) -> None:
             logprob = generation.logprobs[-1] if params.logprobs else None
             top = tuple(generation.top[-1]) if params.top_logprobs else ()
-            self._emit(ticket, Event(choice, token=token, logprob=logprob, top=top))
+            self._emit(handle, TokenEvent(choice, token=token, logprob=logprob, top=top))
 
         def on_finish(generation: Generation) -> None:
             with self._lock:
                 self.unfinished -= 1
                 self.totals["completion_tokens"] += len(generation.ids)
-            self._emit(ticket, Event(choice, finish_reason=generation.finish_reason))
+            self._emit(handle, TokenEvent(choice, finish_reason=generation.finish_reason))
 
         return Generation(prompt, params, on_token, on_finish)
 
@@ -187,12 +187,12 @@ class EngineWorker:
                     self._end(generation, "error")
                 return
             for choice, generation in wanted.items():
-                self._emit(scoring.ticket, Event(choice, scores))
+                self._emit(scoring.handle, TokenEvent(choice, scores))
                 self._continue(generation)
             return
 
-    def _emit(self, ticket: Ticket, event: Event) -> None:
-        self._outbox.setdefault(ticket.loop, []).append((ticket, event))
+    def _emit(self, handle: RequestHandle, event: TokenEvent) -> None:
+        self._outbox.setdefault(handle.loop, []).append((handle, event))
 
     def _run(self) -> None:
         busy = False
@@ -225,9 +225,9 @@ class EngineWorker:
         outbox, self._outbox = self._outbox, {}
         for loop, events in outbox.items():
 
-            def put(events: list[tuple[Ticket, Event]] = events) -> None:
-                for ticket, event in events:
-                    ticket.events.put_nowait(event)
+            def put(events: list[tuple[RequestHandle, TokenEvent]] = events) -> None:
+                for handle, event in events:
+                    handle.events.put_nowait(event)
 
             try:
                 loop.call_soon_threadsafe(put)

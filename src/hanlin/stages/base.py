@@ -17,6 +17,7 @@ from hanlin.common.progress import Progress
 from hanlin.common.target import refuse_foreign_target
 from hanlin.common.tracking import MetricsLog
 from hanlin.model import CausalLM, RewardModel, load_model, save_weights
+from hanlin.model.adapters import Adapter
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training import BatchSource, Objective, TrainResult, train
 from hanlin.training.distributed.process_group import ProcessGroup
@@ -34,6 +35,7 @@ class Job:
         key: what the result depends on, recorded in its manifest.
         max_seconds: the loop stops there, with the model it has.
         strategy: of the processes that do the job together; rank 0 writes.
+        adapter: what is trained instead of all weights; folded into them before the model is published.
     """
 
     out: Path
@@ -45,6 +47,7 @@ class Job:
     trackers: tuple[str, ...] = ()
     max_seconds: float | None = None
     strategy: Strategy = dataclasses.field(default_factory=SingleProcess)
+    adapter: Adapter | None = None
 
     @property
     def group(self) -> ProcessGroup:
@@ -59,6 +62,8 @@ class Job:
         """
         model = load_model(parent, device=str(resolve_device(self.device)))
         check_length(model, seq_len)
+        if self.adapter is not None:
+            self.adapter.apply(model)
         return model, load_tokenizer(parent)
 
     def train(
@@ -116,6 +121,8 @@ class Job:
         """Write the model directory, with the loop's headline figures in its manifest; returns `result`."""
         figures = {"seconds": round(result.seconds, 2), "skipped": result.skipped}
         figures |= {name: value for name, value in result.last.items() if name in ("loss", "bits_per_byte")}
+        if self.adapter is not None:
+            self.adapter.merge(model)
         weights = self.strategy.full_state_dict(model)
         self.group.run_on_rank0(
             lambda: write_model(

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from hanlin.common.config import OutOfRange, Range, above, at_least, require_ranges
-from hanlin.common.devices import send
+from hanlin.common.devices import to_device_async
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json
 from hanlin.common.messages import Text
@@ -118,7 +118,9 @@ class RolloutBatch:
 
     def to(self, device: torch.device) -> RolloutBatch:
         """On a device."""
-        return dataclasses.replace(self, rows=self.rows.to(device), advantages=send(self.advantages, device))
+        return dataclasses.replace(
+            self, rows=self.rows.to(device), advantages=to_device_async(self.advantages, device)
+        )
 
 
 class RolloutSource(BatchSource):

@@ -14,7 +14,7 @@ from torch import nn
 
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import Range, at_least, require_ranges
-from hanlin.common.devices import has_own_memory, send, traits
+from hanlin.common.devices import device_capabilities, is_discrete, to_device_async
 from hanlin.common.errors import ConfigError
 from hanlin.common.progress import SOURCE, SOURCE_LOSS, Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
@@ -78,9 +78,9 @@ class SupervisedConfig:
         """Rows in a step."""
         return self.batch_tokens // self.seq_len
 
-    def step_shape(self, dtype: str, own_memory: bool = False, processes: int = 1) -> StepShape:
+    def step_shape(self, dtype: str, discrete: bool = False, processes: int = 1) -> StepShape:
         """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its own or not."""
-        copied = not own_memory and saves_in_background(self.train.async_save, own_memory, processes)
+        copied = not discrete and saves_in_background(self.train.async_save, discrete, processes)
         micros = -(-self.rows // self.micro_rows)
         return StepShape(
             self.seq_len,
@@ -89,9 +89,9 @@ class SupervisedConfig:
             dtype,
             self.document_mask,
             self.checkpoint_activations,
-            own_memory and self.train.offload_optimizer,
+            discrete and self.train.offload_optimizer,
             copied,
-            not own_memory,
+            not discrete,
         )
 
     @property
@@ -168,7 +168,7 @@ class NextTokenLoss(Objective):
         hidden, labels = self._hidden_and_labels(model, batch, context)
         loss, nll = model.head.cross_entropy(hidden, labels, z_loss=self.z_loss)
         if self.token_bytes.device != labels.device:
-            self.token_bytes = send(self.token_bytes, labels.device)
+            self.token_bytes = to_device_async(self.token_bytes, labels.device)
         size = self.token_bytes[labels]
         metrics = {"nll": nll.sum(), "bytes": size.sum()} | self._by_source(batch, nll, size)
         return context.with_aux(loss, metrics, self.num_items(batch))
@@ -178,7 +178,9 @@ class NextTokenLoss(Objective):
         if self.sources is None:
             return {}
         present, of_document = np.unique(self.sources[batch.documents], return_inverse=True)
-        of_token = send(torch.from_numpy(of_document), nll.device)[batch.gather_loss_tokens(batch.doc_ids)]
+        of_token = to_device_async(torch.from_numpy(of_document), nll.device)[
+            batch.gather_loss_tokens(batch.doc_ids)
+        ]
         bits = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, nll / math.log(2))
         learned = torch.zeros(len(present), device=nll.device).index_add_(0, of_token, size.float())
         names = [f"{SOURCE_LOSS}{self.source_names[index]}" for index in present]
@@ -225,7 +227,7 @@ def settle_micro_batch(
     fit = fit_step(
         model.config,
         config.train,
-        config.step_shape(traits(device).train_dtype, has_own_memory(device), group.world_size),
+        config.step_shape(device_capabilities(device).train_dtype, is_discrete(device), group.world_size),
         -(-config.rows // group.world_size),
         room_for_training(device),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, RewardModel
 from hanlin.training.config import TrainConfig
@@ -25,7 +25,8 @@ def agree_to_compile(
 ) -> bool:
     """Compile the model where that is asked for, or pays; in every process or in none. Whether it was.
 
-    Decided once, from the size of a step and the number of them alone, so that a resumed run computes as the first one did.
+    Decided once, from the size of a step and the number of them alone, so that a resumed run computes as the
+    first one did.
 
     Args:
         uniform: micro-batches have the same shapes in every step; where they change, each would be compiled.
@@ -50,8 +51,8 @@ def compiling_pays(
 ) -> bool:
     """Whether a run of `steps` such steps does enough work for `torch.compile`.
 
-    By arithmetic, not by the clock: a run that goes on elsewhere or later has to decide alike. Steps whose rows differ in
-    shape compile again for each, so only uniform micro-batches count.
+    By arithmetic, not by the clock: a run that goes on elsewhere or later has to decide alike. Steps whose
+    rows differ in shape compile again for each, so only uniform micro-batches count.
 
     Args:
         batches: the micro-batches of one step, with `ids` (B, T).
@@ -61,11 +62,12 @@ def compiling_pays(
         return False
     rows, length = shapes.pop()
     work = model.config.flops_per_token(length) * rows * length * len(batches) * steps
-    return work >= traits(device).compile_flops
+    return work >= device_capabilities(device).compile_flops
 
 
 def compiler_present(device: torch.device) -> bool:
-    """Whether what `torch.compile` needs on this device is installed: a C++ compiler for a CPU, Triton elsewhere."""
+    """Whether what `torch.compile` needs on this device is installed: a C++ compiler for a CPU, Triton
+    elsewhere."""
     import importlib.util
     import os
     import shutil

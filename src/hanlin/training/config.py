@@ -25,24 +25,30 @@ class TrainConfig:
         learning_rate: peak rate of the block matrices (one scale for Muon and AdamW).
         embedding_scale: factor on it for embeddings and head.
         beta2: decay of AdamW's second moment.
-        schedule, warmup_ratio, decay_ratio, min_lr_ratio: see `learning_rate_factor`; both ratios are shares of the steps.
+        schedule, warmup_ratio, decay_ratio, min_lr_ratio: see `learning_rate_factor`; both ratios are shares
+            of the steps.
         max_grad_norm: largest gradient norm.
-        spike_sigma: a step whose loss or gradient norm lies this many standard deviations above the last 128 is skipped.
-        max_seconds: training stops after this much of it, with the model it has; those of interrupted parts count. The schedule goes by
-            steps alone: a run that is cut off ends at whatever rate it has reached, and how many steps that is hangs on the machine.
+        spike_sigma: a step whose loss or gradient norm lies this many standard deviations above the last 128
+            is skipped.
+        max_seconds: training stops after this much of it, with the model it has; those of interrupted parts
+            count. The schedule goes by steps alone: a run that is cut off ends at whatever rate it has
+            reached, and how many steps that is hangs on the machine.
         checkpoint_seconds: time between checkpoints of a run in progress.
-        permanent_checkpoint_interval: there is a checkpoint at every multiple of it besides: only to these is a run rolled back, since
-            where the others lie depends on the clock, and a run may not.
-        async_save: write checkpoints while the next steps are computed, from a copy of the state in host memory: true, false, or
-            `auto`, where the device has memory of its own or several processes train.
+        permanent_checkpoint_interval: there is a checkpoint at every multiple of it besides: only to these is
+            a run rolled back, since where the others lie depends on the clock, and a run may not.
+        async_save: write checkpoints while the next steps are computed, from a copy of the state in host
+            memory: true, false, or `auto`, where the device has memory of its own or several processes train.
         on_save_error: whether a checkpoint that cannot be written stops the run or is only warned of.
-        parallel: how several processes share the work: `ddp` (each has the whole model), `fsdp` (each has a part of it), `hsdp` (parts
-            within a machine, repeated on every one), `deepspeed` (as its `ds_config.json` says). It changes where things are, not what
-            is computed.
+        parallel: how several processes share the work: `ddp` (each has the whole model), `fsdp` (each has a
+            part of it), `hsdp` (parts within a machine, repeated on every one), `deepspeed` (as its
+            `ds_config.json` says). It changes where things are, not what is computed.
         deepspeed_config: that file, for `deepspeed`; see `deepspeed_config.settle` for what it may say.
-        offload_optimizer: keep the optimiser's state in host memory, where the device has memory of its own; see `Optimizers`.
-        compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back what compiling costs.
-        attention: how attention is computed, a name of `model.backends.BACKENDS`; `auto`, the first of the device's row that is right there.
+        offload_optimizer: keep the optimiser's state in host memory, where the device has memory of its own;
+            see `Optimizers`.
+        compile: `torch.compile` the model: true, false, or `auto`, where the run is long enough to earn back
+            what compiling costs.
+        attention: how attention is computed, a name of `model.backends.BACKENDS`; `auto`, the first of the
+            device's row that is right there.
     """
 
     steps: int = 100

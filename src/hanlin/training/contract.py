@@ -1,4 +1,4 @@
-"""What a stage gives the trainer: a batch source (what to read at each step) and an objective (what is to be made smaller).
+"""What a stage gives the trainer: a batch source and an objective.
 
     source.micro_batches(step, model, shard)  ->  [micro-batch, ...]      what this process reads at a step
     objective(model, micro_batch)             ->  summed loss, metrics
@@ -34,28 +34,34 @@ class BatchSource(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What the samples depend on, by name (dataset, seed, …), JSON-able. A resume with another one is refused and told what differs."""
+        """What the samples depend on, by name (dataset, seed, …), JSON-able. A resume with another one is
+        refused and told what differs."""
 
     @abc.abstractmethod
     def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Any]:
         """The micro-batches of one shard of a step's samples.
 
-        A pure function of the step, of the weights where it `generates`, and of `state_dict` where it remembers. The samples of all
-        shards together are the same, in the same order, however many shards there are.
+        A pure function of the step, of the weights where it `generates`, and of `state_dict` where it
+        remembers. The samples of all shards together are the same, in the same order, however many shards
+        there are.
 
-        A micro-batch has `ids` (rows, T), `to(device)`, `documents` for reports, and may have `split()`: itself in two, for when memory
-        runs out, or itself alone when it cannot be cut. One without rows is empty: it counts in `num_items` and nothing is computed of it.
-        A step in which every process has only empty ones, or none at all, is counted and changes neither weights nor optimiser state.
+        A micro-batch has `ids` (rows, T), `to(device)`, `documents` for reports, and may have `split()`:
+        itself in two, for when memory runs out, or itself alone when it cannot be cut. One without rows is
+        empty: it counts in `num_items` and nothing is computed of it. A step in which every process has only
+        empty ones, or none at all, is counted and changes neither weights nor optimiser state.
         """
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of the samples read last, to log beside the objective's. As those, `NAME` is divided by `NAME_count`."""
+        """Metrics of the samples read last, to log beside the objective's. As those, `NAME` is divided by
+        `NAME_count`."""
         return {}
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What the source remembers between steps, in this process: nested dicts and lists of tensors and JSON-able values.
+        """What the source remembers between steps, in this process: nested dicts and lists of tensors and
+        JSON-able values.
 
-        It is saved with every checkpoint. None for a source that is a function of the step; one that remembers never returns None.
+        It is saved with every checkpoint. None for a source that is a function of the step; one that
+        remembers never returns None.
         """
         return None
 
@@ -94,13 +100,14 @@ class Objective(abc.ABC):
     ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         """Summed loss to differentiate, and summed metrics to log.
 
-        Auxiliary losses that layers leave in the forward pass (a router's load balancing) are added here, by the objective that ran it.
-        A metric `NAME` is divided by `NAME_count` where that exists. One that is a 0-d tensor is read a step later, so that nothing
-        waits for the device.
+        Auxiliary losses that layers leave in the forward pass (a router's load balancing) are added here, by
+        the objective that ran it. A metric `NAME` is divided by `NAME_count` where that exists. One that is a
+        0-d tensor is read a step later, so that nothing waits for the device.
         """
 
     def per_sequence_loss(self, model: nn.Module, batch: Any) -> torch.Tensor | None:
-        """The loss of each document of a micro-batch, (documents,), to say who made a step bad; None where it has no such thing."""
+        """The loss of each document of a micro-batch, (documents,), to say who made a step bad; None where it
+        has no such thing."""
         return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.progress import Progress
 from hanlin.training.contract import Objective
 from hanlin.training.distributed.strategy import Strategy
@@ -38,7 +38,8 @@ class StepGradients:
 
     Attributes:
         batches: this process' micro-batches as they were cut in the end, without empty ones.
-        padding: micro-batches that it went through besides, for nothing, so that all processes make as many passes.
+        padding: micro-batches that it went through besides, for nothing, so that all processes make as many
+            passes.
         loss: of the step, Σ loss / Σ num_items, 0-d on the device.
         metrics: summed over this process' micro-batches.
         is_empty: no process had anything to compute; there are no gradients.
@@ -52,7 +53,8 @@ class StepGradients:
 
 
 class GradientAccumulator:
-    """Accumulates the gradient of a step; halves its micro-batches when memory runs out, with the same samples and the same gradient.
+    """Accumulates the gradient of a step; halves its micro-batches when memory runs out, with the same
+    samples and the same gradient.
 
     Attributes:
         microbatch_halvings: how often memory has asked for micro-batches half as large.
@@ -82,11 +84,13 @@ class GradientAccumulator:
     def accumulate(self, step: int, batches: Sequence[Any]) -> StepGradients:
         """The gradient of a step's micro-batches, as its source made them.
 
-        A process that runs out of memory while the others exchange gradients would keep them waiting. So as long as micro-batches of
-        this size have not been seen to fit everywhere, gradients are exchanged only after all have said that theirs are there.
+        A process that runs out of memory while the others exchange gradients would keep them waiting. So as
+        long as micro-batches of this size have not been seen to fit everywhere, gradients are exchanged only
+        after all have said that theirs are there.
 
         Raises:
-            HanlinError: not even one row fits, or memory ran out where gradients are exchanged in every backward pass.
+            HanlinError: not even one row fits, or memory ran out where gradients are exchanged in every
+                backward pass.
         """
         items = sum(self.objective.num_items(batch) for batch in batches)  # empty micro-batches count as well
         batches = cut([batch for batch in batches if len(batch.ids)], self.microbatch_halvings)
@@ -136,8 +140,8 @@ class GradientAccumulator:
     def _padding(self, batches: list[Any], passes: list[int]) -> list[Any]:
         """What this process goes through with a loss of zero until it has made as many passes as any other.
 
-        Its own last micro-batch again; where it has none, one of another process' (sharded weights are gathered in every pass, so nobody
-        may leave one out).
+        Its own last micro-batch again; where it has none, one of another process' (sharded weights are
+        gathered in every pass, so nobody may leave one out).
         """
         borrowed = None
         if not all(passes):
@@ -149,10 +153,11 @@ class GradientAccumulator:
     def _forward_backward(
         self, batches: list[Any], padding: list[Any], total_items: float, sync: bool
     ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        """Loss, 0-d, and summed metrics of this process' micro-batches; gradients are accumulated in the parameters."""
+        """Loss, 0-d, and summed metrics of this process' micro-batches; gradients are accumulated in the
+        parameters."""
         loss_sum = torch.zeros((), device=self.device)
         metrics: dict[str, float | torch.Tensor] = collections.defaultdict(float)
-        dtype = traits(self.device).train_dtype
+        dtype = device_capabilities(self.device).train_dtype
         last = len(batches) + len(padding) - 1
         for index, micro_batch in enumerate([*batches, *padding]):
             batch = micro_batch.to(self.device)

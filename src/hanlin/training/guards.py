@@ -1,4 +1,5 @@
-"""What keeps a bad step from doing harm: a verdict that stays on the device, and what the host does about several of them."""
+"""What keeps a bad step from doing harm: a verdict that stays on the device, and what the host does about
+several of them."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ TOO_MANY = 3  # bad steps among the recent that end trust in what the weights ha
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Of one step, all 0-d tensors on the device: whether it must not be taken, and how many deviations above the
-    ordinary its loss and its gradient norm lie."""
+    """Of one step, all 0-d tensors on the device: whether it must not be taken, and how many deviations above
+    the ordinary its loss and its gradient norm lie."""
 
     bad: torch.Tensor
     loss_sigmas: torch.Tensor
@@ -26,11 +27,12 @@ class Verdict:
 
 
 class SpikeGuard:
-    """Remembers the last `window` ordinary losses and gradient norms and judges a step by them (OLMo's skip rule).
+    """Remembers the last `window` ordinary losses and gradient norms and judges a step by them (OLMo's skip
+    rule).
 
-    A step is bad when its loss or norm is not finite or, once `least` steps are known, more than `sigma` deviations
-    above the mean. A norm that clipping leaves alone is never a spike: small batches have heavy tails there and do no
-    harm. Nothing here waits for the device.
+    A step is bad when its loss or norm is not finite or, once `least` steps are known, more than `sigma`
+    deviations above the mean. A norm that clipping leaves alone is never a spike: small batches have heavy
+    tails there and do no harm. Nothing here waits for the device.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class SpikeGuard:
         return Verdict(bad, sigmas[0], sigmas[1])
 
     def reason(self, loss: float, norm: float, loss_sigmas: float) -> str:
-        """Why a bad step was bad, from the metrics read back: `loss not finite`, `gradient not finite`, `loss` or `gradient`."""
+        """Why a bad step was bad, from the metrics read back: `loss not finite`, `gradient not finite`,
+        `loss` or `gradient`."""
         if not math.isfinite(loss):
             return "loss not finite"
         if not math.isfinite(norm):

@@ -1,7 +1,7 @@
 """What happens beside the steps: the log, the progress line, the record of bad steps, checkpoints.
 
-The trainer adds hooks with `add_hook` and knows nothing of what they do. All of a hook's methods are called in every process, those of
-several hooks in the order in which they were added.
+The trainer adds hooks with `add_hook` and knows nothing of what they do. All of a hook's methods are called
+in every process, those of several hooks in the order in which they were added.
 
     sync_flags      before each step       what clocks and disks said, of every process: decide alike
     after_bad_step  metrics were read      the guard has left this step out
@@ -37,7 +37,8 @@ class StepReport:
     Attributes:
         step: its number, from 0; it is the `step + 1`-th.
         data_step: its place in the order of samples, which differs from `step` after a rollback.
-        batches: the micro-batches that this process went through, padding included; as many as in every other process.
+        batches: the micro-batches that this process went through, padding included; as many as in every other
+            process.
         metrics: means over all processes; of a bad step as they are, sums among them.
         loss_sigmas, norm_sigmas: how many deviations above the ordinary loss and gradient norm lie.
     """
@@ -54,7 +55,8 @@ class Hook:
     """Something that happens beside the steps; see the head of this file for when each method is called."""
 
     def local_flags(self) -> Any:
-        """What this process' clock or disk says, small and picklable; it is sent to all processes before each step."""
+        """What this process' clock or disk says, small and picklable; it is sent to all processes before each
+        step."""
         return None
 
     def sync_flags(self, flags: list[Any]) -> None:
@@ -67,8 +69,8 @@ class Hook:
         """The metrics of a step that the guard left out were read."""
 
     def wants_state(self, step: int) -> bool:
-        """Whether `with_state` is to be called once `step` steps are done, for which the host waits for the device. The same in
-        every process."""
+        """Whether `with_state` is to be called once `step` steps are done, for which the host waits for the
+        device. The same in every process."""
         return False
 
     def with_state(self, step: int) -> None:
@@ -97,7 +99,8 @@ class LogHook(Hook):
         self.log.log(report.metrics, report.step + 1)
 
     def before_save(self) -> None:
-        # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it again
+        # never behind the checkpoint: a resume forgets the lines beyond it and cannot write those before it
+        # again
         self.log.flush()
 
     def after_rewind(self, step: int) -> None:
@@ -111,7 +114,8 @@ class ProgressHook(Hook):
     """Shows every step to the person who waits.
 
     Args:
-        expected_steps: the number of steps after which the run will probably end, asked with those that are done.
+        expected_steps: the number of steps after which the run will probably end, asked with those that are
+            done.
     """
 
     def __init__(self, progress: Progress, expected_steps: Callable[[int], int]):
@@ -166,7 +170,8 @@ class SpikeHook(Hook):
 
 
 class CheckpointHook(Hook):
-    """Saves at every multiple of `interval` and whenever `seconds` have passed since the last checkpoint, by rank 0's clock.
+    """Saves at every multiple of `interval` and whenever `seconds` have passed since the last checkpoint, by
+    rank 0's clock.
 
     Args:
         save: writes a checkpoint of the state between two steps.

@@ -1,4 +1,5 @@
-"""The metrics of a step: collected on the device, read with one transfer, brought together over the processes, averaged."""
+"""The metrics of a step: collected on the device, read with one transfer, brought together over the
+processes, averaged."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ _NOT_SUMMED = {
 
 
 class StepMetrics:
-    """Metrics of one step. What the host knows is a float; what the device computes stays there until `read`."""
+    """Metrics of one step. What the host knows is a float; what the device computes stays there until
+    `read`."""
 
     def __init__(self) -> None:
         self._on_host: dict[str, float] = {}
@@ -46,7 +48,8 @@ class StepMetrics:
                 self._on_host[name] = float(value)
 
     def seal(self) -> None:
-        """No more will be added: bring the tensors together into a single small one, without waiting for the device."""
+        """No more will be added: bring the tensors together into a single small one, without waiting for the
+        device."""
         if self._on_device:
             self._stacked = torch.stack([value.detach().float() for value in self._on_device.values()])
 
@@ -58,7 +61,8 @@ class StepMetrics:
 
 
 def reduce_metrics(metrics: dict[str, float], group: ProcessGroup) -> dict[str, float]:
-    """The metrics of all processes together: summed, but for those that are the same everywhere; shares of sources are averaged."""
+    """The metrics of all processes together: summed, but for those that are the same everywhere; shares of
+    sources are averaged."""
     own = {name: value for name, value in metrics.items() if name not in _NOT_SUMMED}
     summed: dict[str, float] = collections.defaultdict(float)
     for part in group.all_gather_object(own):
@@ -85,8 +89,9 @@ def cost_metrics(
 ) -> dict[str, float]:
     """`mfu`, `memory_mb` and, on an accelerator, `device_memory_mb`.
 
-    MFU is the model's FLOPs (`ModelConfig.flops_per_token`) over what plain matrix products reach on this device, measured once.
-    Attention is counted over whole rows, so packed short documents are credited with a little more than they cost.
+    MFU is the model's FLOPs (`ModelConfig.flops_per_token`) over what plain matrix products reach on this
+    device, measured once. Attention is counted over whole rows, so packed short documents are credited with a
+    little more than they cost.
 
     Args:
         model: with a `config`; without one there is no `mfu`.

@@ -1,4 +1,5 @@
-"""Half precision without losing small gradients: a loss scale that finds its own size, and never makes the host wait."""
+"""Half precision without losing small gradients: a loss scale that finds its own size, and never makes the
+host wait."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 
 INITIAL = 2.0**16
 GROWTH_INTERVAL = 2000  # steps without an overflow after which the scale doubles
@@ -17,22 +18,25 @@ _LARGEST = 2.0**40
 
 
 class GradientScaler:
-    """Dynamic loss scaling for float16 (Micikevicius et al. 2018, §3.2), with the numbers of `torch.amp.GradScaler`.
+    """Dynamic loss scaling for float16 (Micikevicius et al. 2018, §3.2), with the numbers of
+    `torch.amp.GradScaler`.
 
-    The loss is multiplied by a power of two before backward and the gradients divided by it after, so that they lie within
-    float16's range meanwhile. An overflow (a finite loss, a gradient norm that is not) halves the scale and spoils the
-    step, which the caller leaves out; 2,000 steps without one double it. With a scale of one nothing is an overflow any
+    The loss is multiplied by a power of two before backward and the gradients divided by it after, so that
+    they lie within float16's range meanwhile. An overflow (a finite loss, a gradient norm that is not) halves
+    the scale and spoils the step, which the caller leaves out; 2,000 steps without one double it. With a
+    scale of one nothing is an overflow any
     more: gradients that are not finite then are a fault of the step's own.
 
-    Not torch's class: that one asks the device at each step whether there was an overflow, and reckons in float64,
-    which some devices do not have (pytorch#142397). Here the norm is judged that clipping has computed anyway, the
-    same on all ranks.
+    Not torch's class: that one asks the device at each step whether there was an overflow, and reckons in
+    float64, which some devices do not have (pytorch#142397). Here the norm is judged that clipping has
+    computed anyway, the same on all ranks.
 
     Args:
         enabled: whether to scale at all; without, every call costs nothing and changes no bit.
 
     Attributes:
-        scale, good, overflows: 0-d tensors on the device: the scale, steps since its last change, overflows so far.
+        scale, good, overflows: 0-d tensors on the device: the scale, steps since its last change, overflows
+            so far.
     """
 
     def __init__(self, device: torch.device, enabled: bool):
@@ -86,7 +90,8 @@ class GradientScaler:
         )
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Take back what `state` gave; a checkpoint of another precision, with none, leaves the scale as it is."""
+        """Take back what `state` gave; a checkpoint of another precision, with none, leaves the scale as it
+        is."""
         if self.enabled and state is not None:
             self.scale.fill_(state["scale"])
             self.good.fill_(state["good"])
@@ -95,12 +100,13 @@ class GradientScaler:
 
 def scaler_for(device: torch.device) -> GradientScaler:
     """A scaler that is on where the device trains in float16."""
-    return GradientScaler(device, traits(device).train_dtype == "float16")
+    return GradientScaler(device, device_capabilities(device).train_dtype == "float16")
 
 
 @functools.cache
 def skips_on_device(device: torch.device) -> bool:
-    """Whether the device's fused AdamW leaves everything alone where it is told that a step is bad; tried once.
+    """Whether the device's fused AdamW leaves everything alone where it is told that a step is bad; tried
+    once.
 
     Where it does not, the verdict has to be read by the host.
     """

@@ -31,22 +31,25 @@ def train(
 ) -> TrainResult:
     """Train in place, resuming from the newest good checkpoint under `checkpoint_dir`.
 
-    The gradient of a step is Σ loss / Σ num_items over all its micro-batches, so it does not depend on how they are cut.
-    A bad step (not finite, or a spike) touches neither weights nor optimiser state. Three among the last hundred send
-    the run back to the newest permanent checkpoint before them, to go on with the data behind them; a second time at the
-    same place ends it. When memory runs out, the step is done again with smaller micro-batches.
+    The gradient of a step is Σ loss / Σ num_items over all its micro-batches, so it does not depend on how
+    they are cut. A bad step (not finite, or a spike) touches neither weights nor optimiser state. Three among
+    the last hundred send the run back to the newest permanent checkpoint before them, to go on with the data
+    behind them; a second time at the same place ends it. When memory runs out, the step is done again with
+    smaller micro-batches.
 
     Args:
         checkpoint_dir: directory of this run's checkpoints, its own.
-        strategy: of the processes that train together, see `init_distributed`; each calls this with the same arguments.
+        strategy: of the processes that train together, see `init_distributed`; each calls this with the same
+            arguments.
         max_seconds: in place of `config.max_seconds` (controls of equal time).
-        origin: what the model came from, content hashes by role. The checkpoints hold all weights, so a resume from
+        origin: what the model came from, content hashes by role. The checkpoints hold all weights, so a
+            resume from
             another origin would publish a model that has nothing of it: it is refused, as other data are.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        HanlinError: another run has `checkpoint_dir`, the data or the origin differ from the checkpoint's, bad steps do
-            not end, or memory or disk do not suffice.
+        HanlinError: another run has `checkpoint_dir`, the data or the origin differ from the checkpoint's,
+            bad steps do not end, or memory or disk do not suffice.
     """
     trainer = Trainer(
         model,

@@ -57,7 +57,8 @@ class RunState:
         return self.earlier_seconds + time.monotonic() - self._began
 
     def expected_steps(self, done: int, steps: int, max_seconds: float | None) -> int:
-        """Of `steps`, the number after which the run will probably end, by the time that those `done` have taken."""
+        """Of `steps`, the number after which the run will probably end, by the time that those `done` have
+        taken."""
         if max_seconds is None:
             return steps
         return min(steps, max(done, round(done * max_seconds / self.elapsed())))

@@ -21,7 +21,8 @@ def learning_rate_factor(
 
     Args:
         warmup_ratio: share of the steps with a linear rise from zero.
-        decay_ratio: for `wsd` (warm-up, stable, decay: MiniCPM, Hu et al. 2024), share of the steps with a linear fall to `min_lr_ratio`.
+        decay_ratio: for `wsd` (warm-up, stable, decay: MiniCPM, Hu et al. 2024), share of the steps with a
+            linear fall to `min_lr_ratio`.
         min_lr_ratio: factor at the very end.
     """
     warm_steps = max(1, round(steps * warmup_ratio))

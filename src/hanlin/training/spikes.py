@@ -18,7 +18,8 @@ RUN = "run.json"
 
 
 class SpikeLog:
-    """Appends one line per bad step to `spikes.jsonl`; a resumed run that meets the same step again adds none."""
+    """Appends one line per bad step to `spikes.jsonl`; a resumed run that meets the same step again adds
+    none."""
 
     def __init__(self, folder: Path):
         self.file = folder / SPIKES
@@ -47,7 +48,8 @@ def document_losses(
     """The documents of micro-batches with the loss of each by the weights as they are, worst first.
 
     Args:
-        per_sequence_loss: micro-batch on the device → losses (documents,), or None where the objective has none.
+        per_sequence_loss: micro-batch on the device → losses (documents,), or None where the objective has
+            none.
     """
     pairs: list[tuple[int, float | None]] = []
     for batch in batches:

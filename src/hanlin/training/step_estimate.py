@@ -1,7 +1,9 @@
-"""What a training step will take, found by running it on tensors without data: memory, kernels, work and traffic.
+"""What a training step will take, found by running it on tensors without data: memory, kernels, work and
+traffic.
 
-The model, the loss, the clipping and the optimisers are the real ones, on fake tensors (shapes and storages, no numbers), so the
-answer follows the code as it changes and costs a second whatever the size. Every storage that is born or dies is counted.
+The model, the loss, the clipping and the optimisers are the real ones, on fake tensors (shapes and storages,
+no numbers), so the answer follows the code as it changes and costs a second whatever the size. Every storage
+that is born or dies is counted.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from hanlin.common.devices import free_memory, has_own_memory
+from hanlin.common.devices import free_memory, is_discrete
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR
 from hanlin.common.messages import Text, joined
@@ -25,8 +27,9 @@ from hanlin.model import CausalLM, ModelConfig
 from hanlin.training.config import TrainConfig
 from hanlin.training.optim.optimizers import Optimizers
 
-# Bytes that glibc's heap takes for each one in use, measured here on four shapes: 1.5 to 1.7. Blocks below 32 MiB stay in the heap
-# when they are freed, and the holes do not fit the next ones. Returning them at once would cost half of the speed (docs/*/lab-log.md).
+# Bytes that glibc's heap takes for each one in use, measured here on four shapes: 1.5 to 1.7. Blocks below 32
+# MiB stay in the heap when they are freed, and the holes do not fit the next ones. Returning them at once
+# would cost half of the speed (docs/*/lab-log.md).
 CPU_ALLOCATOR = 1.55
 
 
@@ -37,7 +40,8 @@ class StepShape:
     Attributes:
         seq_len: tokens in a row.
         rows: rows in one forward pass.
-        micros: forward passes in a step; from the second on, the gradients of the first lie beside the activations.
+        micros: forward passes in a step; from the second on, the gradients of the first lie beside the
+            activations.
         dtype: type of the matrix products, `float32` or an autocast type such as `bfloat16`.
         document_mask: whether rows carry an attention mask per document.
         checkpoint_activations: whether layers are computed again in the backward pass instead of being kept.
@@ -66,8 +70,10 @@ class StepCost:
 
     Attributes:
         weights, gradients, optimizer: what lies there for good, or from backward to update.
-        activations: what the forward pass of one micro-batch leaves for its backward pass, the batch itself included.
-        backward_peak: most that is alive at once while gradients are computed; `update_peak`: while weights are updated.
+        activations: what the forward pass of one micro-batch leaves for its backward pass, the batch itself
+            included.
+        backward_peak: most that is alive at once while gradients are computed; `update_peak`: while weights
+            are updated.
         forward_backward: kernels of one micro-batch.
         update: kernels of clipping and update.
         host: state of the optimiser that lies in host memory.
@@ -210,7 +216,8 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
 
 
 def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _Ledger | None = None) -> int:
-    """One micro-batch as `stages.supervised.NextTokenLoss` computes it, every token learnt; bytes alive between forward and backward."""
+    """One micro-batch as `stages.supervised.NextTokenLoss` computes it, every token learnt; bytes alive
+    between forward and backward."""
     before = ledger.live if ledger is not None else 0
     # a batch source makes the step's rows at once
     held = [torch.zeros(rows_of_step, shape.seq_len, dtype=torch.int64) for _ in range(4)]
@@ -231,7 +238,8 @@ def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A micro-batch that fits: its rows, the cost of the step, the expected peak and the memory there was, in bytes."""
+    """A micro-batch that fits: its rows, the cost of the step, the expected peak and the memory there was, in
+    bytes."""
 
     rows: int
     cost: StepCost
@@ -266,14 +274,15 @@ def room_for_training(device: torch.device) -> Room:
     """What is free on a device now, for this process, with a tenth left to others."""
     if device.type == "cpu":
         return Room(0.9 * free_memory(device))
-    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536, has_own_memory(device))
+    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536, is_discrete(device))
 
 
 def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_step: int, room: Room) -> Fit:
     """The largest power of two of rows, `shape.rows` at most, whose step stays within the room.
 
     Raises:
-        HanlinError: not even one row fits; names what would help, cheapest first, with the memory each would take.
+        HanlinError: not even one row fits; names what would help, cheapest first, with the memory each would
+            take.
     """
 
     def cost_of(rows: int) -> StepCost:
@@ -297,7 +306,8 @@ def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_
 def _too_large(
     config: ModelConfig, train: TrainConfig, shape: StepShape, room: Room, cost: StepCost
 ) -> HanlinError:
-    """What to do, cheapest first: recompute activations, keep the optimiser's state on the host, shorter rows, a smaller model."""
+    """What to do, cheapest first: recompute activations, keep the optimiser's state on the host, shorter
+    rows, a smaller model."""
     one = dataclasses.replace(shape, rows=1, micros=2)
     offers: list[Text] = []
     if not shape.checkpoint_activations:

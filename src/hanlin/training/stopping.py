@@ -21,7 +21,8 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Turn SIGINT and SIGTERM into a number (0: none yet) that can be asked for; a second one stops at once."""
+    """Turn SIGINT and SIGTERM into a number (0: none yet) that can be asked for; a second one stops at
+    once."""
     asked: list[int] = []
 
     def handler(number, frame):

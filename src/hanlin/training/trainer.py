@@ -1,4 +1,4 @@
-"""The one training loop. It knows devices, precision, accumulation, schedules, guards and checkpoints; of tasks, nothing.
+"""The one training loop. It knows devices, precision, schedules, guards and checkpoints; of tasks, nothing.
 
     Trainer.run                         for each step:
       -> dispatch_step                    give the device the whole step
@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import has_own_memory, keep_freed_memory
+from hanlin.common.devices import allocator_keep_freed, is_discrete
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import directory_lock
 from hanlin.common.progress import Progress
 from hanlin.model import CausalLM, RewardModel, choose_kernels
-from hanlin.training.checkpoint.format import data_mismatch_error, discard_after, load_latest, sweep
+from hanlin.training.checkpoint.format import discard_after, sweep
+from hanlin.training.checkpoint.restore import data_mismatch_error, load_latest
 from hanlin.training.checkpoint.source_state import gather_source_state, restore_source_state
 from hanlin.training.checkpoint.writer import CheckpointWriter
 from hanlin.training.compilation import agree_to_compile
@@ -58,7 +59,8 @@ _EMPTY_STEP = {
 
 @dataclasses.dataclass(frozen=True)
 class PendingStep:
-    """A step that the device was given at `started`, by `time.monotonic`; its metrics stay on the device until they are read.
+    """A step that the device was given at `started`, by `time.monotonic`; its metrics stay on the device
+    until they are read.
 
     Attributes:
         data_step: its place in the order of samples.
@@ -96,7 +98,7 @@ class Trainer:
         strategy: Strategy | None = None,
         origin: Mapping[str, str] | None = None,
     ):
-        keep_freed_memory()
+        allocator_keep_freed()
         self.model = model
         self.source = source
         self.config = config
@@ -109,7 +111,7 @@ class Trainer:
         self.device = next(model.parameters()).device
 
         self.strategy.wrap(model, objective)
-        offload = config.offload_optimizer and has_own_memory(self.device)
+        offload = config.offload_optimizer and is_discrete(self.device)
         self.optimizers = self.strategy.build_optimizers(model, config, offload)
         self.scaler = scaler_for(self.device)
         self.guard = SpikeGuard(config.spike_sigma, config.max_grad_norm, self.device)
@@ -165,7 +167,8 @@ class Trainer:
             self.model.train()
             for step in self.remaining_steps(stop_requested):
                 pending = self.dispatch_step(step)
-                # The metrics of a step are read only here, after the next step was dispatched: the host never waits for the device.
+                # The metrics of a step are read only here, after the next step was dispatched: the host never
+                # waits for the device.
                 if not self.collect_metrics():
                     continue  # they sent the run back, and the step just dispatched never was
                 self.pending = pending
@@ -180,7 +183,8 @@ class Trainer:
         return TrainResult(self.state.skipped, self.state.elapsed(), self.last_metrics, self.state.idle)
 
     def remaining_steps(self, stop_requested: Any) -> Iterator[int]:
-        """Numbers of the steps to do, until none is left or the time is over; after a rollback from where it led.
+        """Numbers of the steps to do, until none is left or the time is over; after a rollback from where it
+        led.
 
         Raises:
             Interrupted: the run was asked to stop; the state is saved.
@@ -196,7 +200,8 @@ class Trainer:
             yield self.state.step
 
     def sync_control_flags(self, stop_signal: int) -> None:
-        """Decide for all processes alike what clocks, signals and disks say: whether to stop, to end, and what hooks ask for."""
+        """Decide for all processes alike what clocks, signals and disks say: whether to stop, to end, and
+        what hooks ask for."""
         is_over = self.max_seconds is not None and self.state.elapsed() >= self.max_seconds
         own = (stop_signal, is_over, [hook.local_flags() for hook in self.hooks])
         flags = self.group.all_gather_object(own)
@@ -240,7 +245,8 @@ class Trainer:
         return PendingStep(step, data_step, started, batches, row_length, metrics)
 
     def collect_metrics(self) -> bool:
-        """Read the metrics of the pending step, if there is one, and act on them; false when they sent the run back."""
+        """Read the metrics of the pending step, if there is one, and act on them; false when they sent the
+        run back."""
         pending, self.pending = self.pending, None
         if pending is None:
             return True
@@ -273,7 +279,8 @@ class Trainer:
         return True
 
     def call_hooks_with_state(self) -> None:
-        """Let hooks see the state after the newest step where they ask for it: then its metrics are read at once, as on a CPU always."""
+        """Let hooks see the state after the newest step where they ask for it: then its metrics are read at
+        once, as on a CPU always."""
         callers = [hook for hook in self.hooks if hook.wants_state(self.state.step)]
         is_last = self.state.step == self.config.steps
         if (callers or is_last or not _reads_later(self.device)) and self.collect_metrics():
@@ -287,7 +294,8 @@ class Trainer:
     # ---------------------------------------------------------------- checkpoints
 
     def resume(self) -> None:
-        """Go on from the newest good checkpoint; a new run writes its first, to have somewhere to go back to."""
+        """Go on from the newest good checkpoint; a new run writes its first, to have somewhere to go back
+        to."""
         self.group.run_on_rank0(lambda: sweep(self.checkpoint_dir))
         state = self._load_checkpoint()
         halvings = self.group.run_on_rank0(lambda: remembered_halvings(self.checkpoint_dir))
@@ -338,7 +346,8 @@ class Trainer:
         )
 
     def save(self, wait: bool = False) -> None:
-        """Write a checkpoint of the state between two steps; in the background the write only begins here, unless `wait`."""
+        """Write a checkpoint of the state between two steps; in the background the write only begins here,
+        unless `wait`."""
         self.writer.wait()
         for hook in self.hooks:
             hook.before_save()
@@ -350,7 +359,8 @@ class Trainer:
             self.writer.wait()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs besides weights, optimisers and random generators. Call it in every process."""
+        """What a resumed run needs besides weights, optimisers and random generators. Call it in every
+        process."""
         return self.state.state_dict() | {
             "identity": self.identity,
             "microbatch_halvings": self.gradients.microbatch_halvings,
@@ -379,5 +389,6 @@ class Trainer:
 
 
 def _reads_later(device: torch.device) -> bool:
-    """Whether metrics are worth leaving on the device until the next step is dispatched: a CPU has them already."""
+    """Whether metrics are worth leaving on the device until the next step is dispatched: a CPU has them
+    already."""
     return device.type != "cpu"

@@ -14,7 +14,8 @@ from hanlin.training.schedule import learning_rate_factor
 
 
 class WeightUpdate:
-    """Updates the weights by a step's gradient, unless the step is bad. Nothing here waits for an accelerator."""
+    """Updates the weights by a step's gradient, unless the step is bad. Nothing here waits for an
+    accelerator."""
 
     def __init__(
         self,
@@ -45,8 +46,8 @@ class WeightUpdate:
             loss: of the step, 0-d on the device.
 
         Returns:
-            what is to be logged, 0-d on the device: `loss`, `grad_norm` before clipping, `bad`, `loss_sigmas`, `norm_sigmas`, and the
-            loss scale where there is one.
+            what is to be logged, 0-d on the device: `loss`, `grad_norm` before clipping, `bad`,
+            `loss_sigmas`, `norm_sigmas`, and the loss scale where there is one.
         """
         self.scaler.unscale_(self.model.parameters())
         grad_norm = self.strategy.clip_grad_norm(self.model, self.config.max_grad_norm)

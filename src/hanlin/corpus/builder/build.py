@@ -27,7 +27,7 @@ from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
 from hanlin.corpus.builder.ingest import SKETCH, AllTaken, Intake, read_so_far
 from hanlin.corpus.builder.job import CorpusConfig, shards
-from hanlin.corpus.builder.strip import Strip
+from hanlin.corpus.builder.remove_boilerplate import Strip
 from hanlin.corpus.builder.tasks import Phase, run_phases
 from hanlin.corpus.builder.tasks import Progress as Tell
 from hanlin.corpus.builder.writer import Output, gather, sizes_of
@@ -411,7 +411,7 @@ class CorpusJob:
         Args:
             seconds: of work per phase, as `run` returned them.
             page: makes `report.html` of the artefact's folder and of `config`, `seed`, `metrics` and `report` (what the manifest and
-                report.json hold), such as `evaluation.corpus_page.render_corpus`; rooms further right are not this one's to know.
+                report.json hold), such as `report.corpus_page.render_corpus`; rooms further right are not this one's to know.
 
         Raises:
             HanlinError: a phase is not complete, or no training document is left.

@@ -14,7 +14,7 @@ from hanlin.common.manifest import Manifest, read_manifest, verify_files
 from hanlin.common.messages import Text, listing, tr
 from hanlin.common.terminal import table
 from hanlin.corpus.builder.build import read_corpus, read_lines
-from hanlin.corpus.dedup.fingerprints import digests, skeletons
+from hanlin.corpus.dedup.fingerprints import comparison_keys, digests
 
 SHOWN = 20
 
@@ -264,7 +264,7 @@ def samples_text(found: list[dict[str, Any]]) -> str:
 
 
 def difference(left: Path, right: Path) -> dict[str, Any]:
-    """Which documents only one of two corpora has, by bare text: counts, characters, and samples of each side."""
+    """Which documents only one of two corpora has, by comparison key: counts, characters, and samples of each side."""
     sides = {}
     seen = [_digests(path) for path in (left, right)]
     for name, path, other in (("left", left, seen[1]), ("right", right, seen[0])):
@@ -318,7 +318,7 @@ def _digests(path: Path) -> set[bytes]:
 
 
 def _digest(text: str) -> bytes:
-    return digests(skeletons([text])).tobytes()
+    return digests(comparison_keys([text])).tobytes()
 
 
 def _line(text: str) -> str:

@@ -53,7 +53,7 @@ class Intake:
     Attributes:
         shards: files of each task; empty when `documents` are given.
         documents: to read instead, in one task.
-        benchmarks: file of `overlap.Benchmarks`, "" for none.
+        benchmarks: file of `decontamination.Benchmarks`, "" for none.
         watch: told of characters read; only used within this process. Other processes leave what they have read in a file, `SEEN`.
     """
 
@@ -326,7 +326,7 @@ class Taken:
         return np.load(self.folder / KINDS)
 
     def digests(self) -> np.ndarray:
-        """Of the bare texts, (N, 2) uint64."""
+        """Of the comparison keys, (N, 2) uint64."""
         return np.fromfile(self.folder / SKETCH / "digests", np.uint64).reshape(-1, 2)
 
     def batches(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:

@@ -88,7 +88,7 @@ class Output:
             note["duplicate_of"] = texts[note["keeper"]].decode("utf-8", "replace")[:EXCERPT]
 
     def _ranks(self, taken: Taken) -> np.ndarray:
-        """Which documents are held out hangs on seed and bare text alone, not on order or on the rest of the corpus; (N,) uint64."""
+        """Which documents are held out hangs on seed and comparison key alone, not on order or on the rest of the corpus; (N,) uint64."""
         return mixed(taken.digests()[:, 0], self.seed)
 
     @cached_property

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.documents import document_starts
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, joined
@@ -159,7 +159,7 @@ def backend_for(device: torch.device, dtype: torch.dtype, head_dim: int, groups:
     Args:
         groups: query heads to a key-value head.
     """
-    row = traits(device).attention
+    row = device_capabilities(device).attention
     chosen = _chosen.get((device.type, head_dim, groups))
     if chosen is not None:
         backend, checked = chosen
@@ -183,7 +183,8 @@ def choose_attention(
     Raises:
         HanlinError: none of them is right, or the one that is wanted is not.
     """
-    row, refused = traits(device), []
+    row = device_capabilities(device)
+    refused = []
     dtype = getattr(torch, row.train_dtype)
     for name in row.attention if wanted == "auto" else (wanted,):
         fault = fault_of(name, device, dtype, head_dim, groups)
@@ -255,7 +256,8 @@ def _compare(
 ) -> Fault | None:
     """Run a back end forward and backward on random rows and compare with the reference."""
     generator = torch.Generator().manual_seed(length)
-    batch, kv_heads = 2, 2
+    batch = 2
+    kv_heads = 2
     shapes = [
         (batch, length, kv_heads * groups, head_dim),
         *[(batch, length, kv_heads, head_dim)] * 2,

@@ -1,8 +1,8 @@
 """Checkpoints of a run in progress: verified directories, newest first, damaged ones put aside.
 
-Protocol: room looked for → temporary sibling → files → manifest with SHA-256 → fsync → rename → fsync of the parent →
-read back → prune. A checkpoint holds weights, optimiser and generator state as safetensors and the rest as JSON; nothing
-in it can run code.
+Protocol: room looked for → temporary sibling → files → manifest with SHA-256 → fsync → rename → fsync of the
+parent → read back → prune. A checkpoint holds weights, optimiser and generator state as safetensors and the
+rest as JSON; nothing in it can run code.
 """
 
 from __future__ import annotations
@@ -13,35 +13,30 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
-from hanlin.common.atomic import disk_full, read_json, sweep_temporaries, write_json
+from hanlin.common.atomic import disk_full, sweep_temporaries, write_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
 from hanlin.common.locks import require_held
 from hanlin.common.manifest import MANIFEST, artifact, read_manifest
-from hanlin.training.checkpoint.generators import generator_tensors, restore_generators
-from hanlin.training.checkpoint.shards import load_shards, names_in, save_shards, shards_of
-from hanlin.training.checkpoint.source_state import SOURCE_TENSORS, join_tensors, split_tensors
+from hanlin.training.checkpoint.generators import generator_tensors
+from hanlin.training.checkpoint.shards import save_shards, shards_of
+from hanlin.training.checkpoint.source_state import SOURCE_TENSORS, split_tensors
 from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hanlin.training.distributed.strategy import SingleProcess, Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
 FORMAT = 3  # of state.json and the files beside it
-_RENAMED_IN_3 = {"offset": "data_offset", "halvings": "microbatch_halvings", "bad": "bad_steps"}
 KEEP = 2
 _STEP = re.compile(r"step-(\d+)$")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
-
-Warn = Callable[..., None]  # takes a message and its fields
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +65,8 @@ def take_snapshot(
     state: dict[str, Any],
     strategy: Strategy | None = None,
 ) -> Snapshot:
-    """The state of now; its tensors are the training's own, which the next step changes. Sharded, every process has to ask."""
+    """The state of now; its tensors are the training's own, which the next step changes. Sharded, every
+    process has to ask."""
     weights = (strategy or SingleProcess()).checkpoint_weights(model)
     source, source_tensors = split_tensors(state.get("source"))
     return Snapshot(
@@ -119,8 +115,8 @@ def write_checkpoint(
         in_shards: every process writes its part; else rank 0 writes for all.
 
     Raises:
-        HanlinError: there is no room for it, the disk failed, or what can be read is not what was written. The
-            checkpoints before it are untouched.
+        HanlinError: there is no room for it, the disk failed, or what can be read is not what was written.
+            The checkpoints before it are untouched.
     """
     path = folder / f"step-{snapshot.step:08d}"
     if not in_shards:
@@ -138,7 +134,8 @@ def write_checkpoint(
 
 
 def _new_shard_folder(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    """A directory for this one attempt: a process that was given up and comes back later writes nowhere near another's shards."""
+    """A directory for this one attempt: a process that was given up and comes back later writes nowhere near
+    another's shards."""
     _require_room(path, [tensors])
     return Path(tempfile.mkdtemp(prefix=f".shards-{step_of(path):08d}.", dir=path.parent))
 
@@ -217,134 +214,6 @@ def sweep(folder: Path) -> None:
         sweep_temporaries(folder / leftover.name[1:].split(".")[0])
 
 
-def load_latest(
-    folder: Path,
-    model: nn.Module,
-    optimizers: Optimizers,
-    warn: Warn,
-    *,
-    at_most: int | None = None,
-    multiple_of: int = 1,
-    strategy: Strategy | None = None,
-) -> dict[str, Any] | None:
-    """Restore the newest checkpoint that verifies and return its state; `None` when there is none.
-
-    A damaged one is renamed to `NAME.damaged`, reported through `warn`, and the one before it is tried.
-
-    Args:
-        at_most: only steps up to this one; multiple_of: only steps that are a multiple of it.
-        strategy: every process takes the same one, by whatever number of processes it was written.
-    """
-    strategy = strategy or SingleProcess()
-    if strategy.group.world_size == 1 and not strategy.sharded:
-        return _newest(
-            folder, lambda path: _load(path, model, optimizers, strategy), warn, at_most, multiple_of
-        )
-    path = strategy.group.run_on_rank0(lambda: _newest(folder, _verified, warn, at_most, multiple_of))
-    return None if path is None else _load(path, model, optimizers, strategy, verify=False)
-
-
-def _verified(path: Path) -> Path:
-    read_manifest(path, "checkpoint")
-    _read_state(path)
-    return path
-
-
-def _newest(
-    folder: Path, load: Callable[[Path], T], warn: Warn, at_most: int | None, multiple_of: int
-) -> T | None:
-    """What `load` makes of the newest checkpoint that it can load."""
-    for path in list_checkpoints(folder):
-        if (at_most is not None and step_of(path) > at_most) or step_of(path) % multiple_of:
-            continue
-        try:
-            return load(path)
-        except HanlinError as error:
-            with contextlib.suppress(OSError):
-                aside = path.with_name(path.name + ".damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(path, aside)
-            warn("Checkpoint {path} is unusable, trying the one before it: {error}", path=path, error=error)
-    return None
-
-
-def data_mismatch_error(folder: Path, state: dict[str, Any], now: dict[str, Any]) -> HanlinError:
-    """The error of a resume from another origin or with other samples: what differs, the checkpoint's value first."""
-    before = state["identity"]
-    changed = [
-        (name, before.get(name), now.get(name))
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
-    shown = "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changed) or "config_hash"
-    return HanlinError(
-        "The checkpoints in {folder} come from another start or from other data ({shown}). Restore the "
-        "model, data and settings, or remove {folder} to start over.",
-        folder=folder,
-        shown=shown,
-    )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "…"
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint, in the words of today's format.
-
-    Raises:
-        HanlinError: its format is another one.
-    """
-    state = read_json(path / "state.json")
-    if state.get("format") == 2:
-        state = {_RENAMED_IN_3.get(str(name), str(name)): value for name, value in state.items()}
-    elif state.get("format") != FORMAT:
-        raise HanlinError(
-            "another version of Hanlin wrote it (format {format}).", format=state.get("format", 1)
-        )
-    tensors = path / SOURCE_TENSORS
-    if tensors.is_file():
-        state["source"] = join_tensors(state["source"], safetensors.torch.load_file(tensors))
-    return state
-
-
-def _load(
-    path: Path, model: nn.Module, optimizers: Optimizers, strategy: Strategy, verify: bool = True
-) -> dict[str, Any]:
-    if verify:
-        read_manifest(path, "checkpoint")
-    state = _read_state(path)
-    optimizers.forget()  # what the checkpoint does not know was zero then
-    if strategy.writes_shards or shards_of(path):
-        _load_shards(path, model, optimizers, strategy)
-        restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
-        return state
-    strategy.load_weights(model, path / "model.safetensors")
-    try:
-        optimizers.load_state_tensors(safetensors.torch.load_file(path / "optimizer.safetensors"))
-    except KeyError as error:
-        raise HanlinError("its optimiser state is not this model's ({error}).", error=error) from None
-    restore_generators(safetensors.torch.load_file(path / "generators.safetensors"))
-    return state
-
-
-def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, strategy: Strategy) -> None:
-    """Weights and optimiser state, however they were cut when they were written and however they are to be cut here."""
-    if strategy.sharded and not strategy.writes_shards:
-        raise HanlinError(
-            "The processes of fsdp or hsdp wrote the checkpoint {path} together, and deepspeed cannot read "
-            "it. Go on with fsdp or one process, or remove {parent} to start over.",
-            path=path,
-            parent=path.parent,
-        )
-    weights = model.state_dict()
-    names = {name for name in names_in(path, but={"generators.safetensors", SOURCE_TENSORS}) if "/" in name}
-    moments = optimizers.empty_state(names)
-    load_shards(weights | moments, path, strategy.group, strategy.sharded)
-    optimizers.load_state_tensors(moments)
-
-
 def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -394,7 +263,8 @@ def _read_back(path: Path) -> None:
 
 
 def _looks_whole(path: Path) -> bool:
-    """Whether a checkpoint has its manifest and files of the right sizes; hashes are for those who load it."""
+    """Whether a checkpoint has its manifest and files of the right sizes; hashes are for those who load
+    it."""
     try:
         manifest = read_manifest(path, "checkpoint", verify=False)
         return (path / MANIFEST).is_file() and all(

@@ -16,7 +16,8 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def save_shards(tensors: dict[str, torch.Tensor], folder: Path, group: ProcessGroup) -> None:
-    """Every process writes its part of `tensors` into `folder`, by torch.distributed.checkpoint as safetensors."""
+    """Every process writes its part of `tensors` into `folder`, by torch.distributed.checkpoint as
+    safetensors."""
     import torch.distributed.checkpoint as dcp
 
     try:
@@ -36,7 +37,8 @@ def save_shards(tensors: dict[str, torch.Tensor], folder: Path, group: ProcessGr
 
 
 def load_shards(tensors: dict[str, torch.Tensor], folder: Path, group: ProcessGroup, sharded: bool) -> None:
-    """Fill `tensors`, `sharded` over the group as they are here, from what any number of processes wrote, or from a checkpoint of one."""
+    """Fill `tensors`, `sharded` over the group as they are here, from what any number of processes wrote, or
+    from a checkpoint of one."""
     from torch.distributed.checkpoint import (
         HuggingFaceStorageReader,  # type: ignore[attr-defined]
         load,  # type: ignore[attr-defined]

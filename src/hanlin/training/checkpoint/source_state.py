@@ -1,7 +1,7 @@
 """What batch sources remember, of every process, in a checkpoint.
 
-A source's state is nested dicts and lists of tensors and JSON-able values. In a checkpoint the tensors lie in `source.safetensors`, and
-`state.json` has, by rank, the rest with a reference in each tensor's place.
+A source's state is nested dicts and lists of tensors and JSON-able values. In a checkpoint the tensors lie in
+`source.safetensors`, and `state.json` has, by rank, the rest with a reference in each tensor's place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _REFERENCE = "$tensor"
 
 
 def gather_source_state(source: BatchSource, group: ProcessGroup) -> list[Any] | None:
-    """What the source remembers in each process, by rank, in rank 0; None elsewhere, and where it remembers nothing.
+    """What the source remembers in each process, by rank, in rank 0; None elsewhere, and where it remembers
+    nothing.
 
     Call it in every process. The tensors are copies on the host: the source may go on while they are written.
     """
@@ -33,7 +34,8 @@ def restore_source_state(source: BatchSource, states: list[Any] | None, shard: D
     """Give the source back what it remembered in this process.
 
     Raises:
-        HanlinError: another number of processes wrote the checkpoint, and the source cannot make one state of several.
+        HanlinError: another number of processes wrote the checkpoint, and the source cannot make one state of
+            several.
     """
     if states is None:
         return

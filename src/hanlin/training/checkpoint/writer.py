@@ -1,7 +1,9 @@
-"""Saving while training goes on: the state is copied between two steps, and a thread of its own writes the copy.
+"""Saving while training goes on: the state is copied between two steps, and a thread of its own writes the
+copy.
 
-What reaches the disk, and in which order, is `checkpoint.write_checkpoint`'s protocol either way. One save at a time; whoever needs the
-directory for something else waits for it first. A thread cannot stop a training: its error is told to the loop, which asks at every step.
+What reaches the disk, and in which order, is `checkpoint.write_checkpoint`'s protocol either way. One save at
+a time; whoever needs the directory for something else waits for it first. A thread cannot stop a training:
+its error is told to the loop, which asks at every step.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hanlin.common.devices import has_own_memory, synchronize, traits
+from hanlin.common.devices import device_capabilities, is_discrete, synchronize
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
@@ -26,10 +28,10 @@ from hanlin.training.distributed.strategy import Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
 
-def saves_in_background(async_save: AsyncSave, own_memory: bool, processes: int) -> bool:
-    """`train.async_save`; by `auto`, where the host waits for a device, or for other processes. A single process on a CPU would only
-    share its cores with the writer."""
-    return own_memory or processes > 1 if async_save == "auto" else async_save
+def saves_in_background(async_save: AsyncSave, discrete: bool, processes: int) -> bool:
+    """`train.async_save`; by `auto`, where the host waits for a device, or for other processes. A single
+    process on a CPU would only share its cores with the writer."""
+    return discrete or processes > 1 if async_save == "auto" else async_save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Failure:
 
 
 class HostCopies:
-    """Copies in host memory, pinned where that speeds up the transfer; the memory is taken once and filled again at each save."""
+    """Copies in host memory, pinned where that speeds up the transfer; the memory is taken once and filled
+    again at each save."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -49,7 +52,7 @@ class HostCopies:
 
     def copy(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors as they are now, by the same names; until the next call."""
-        pinned = traits(self.device).pin_memory
+        pinned = device_capabilities(self.device).pin_memory
         copied = {}
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -88,7 +91,7 @@ class CheckpointWriter:
         self.folder, self.strategy, self.progress = folder, strategy, progress
         self.group = strategy.group
         self.permanent_interval, self.on_save_error = permanent_interval, on_save_error
-        self.background = saves_in_background(async_save, has_own_memory(device), self.group.world_size)
+        self.background = saves_in_background(async_save, is_discrete(device), self.group.world_size)
         self.ended = 0.0
         # where rank 0 writes for all, its thread asks nobody
         own = self.background and strategy.writes_shards
@@ -159,7 +162,8 @@ class CheckpointWriter:
         return Failure(Text("writing a checkpoint in the background failed: {error!r}", error=error), True)
 
     def wait(self) -> None:
-        """Wait until no checkpoint is being written, and act on what became of it. Call it in every process."""
+        """Wait until no checkpoint is being written, and act on what became of it. Call it in every
+        process."""
         if self.background:
             self._join()
             self.raise_if_failed(self.group.all_gather_object(self.failure()))
@@ -184,7 +188,8 @@ class CheckpointWriter:
         self._not_saved(error)
 
     def close(self) -> None:
-        """Whatever ends the training: wait for the save under way, and do not keep quiet about its failure."""
+        """Whatever ends the training: wait for the save under way, and do not keep quiet about its
+        failure."""
         self._join()
         failure = self.failure()
         if failure is not None:

@@ -1,4 +1,5 @@
-"""Data parallelism: every process has the whole model, and gradients are averaged (DistributedDataParallel, Li et al. 2020)."""
+"""Data parallelism: every process has the whole model, and gradients are averaged (DistributedDataParallel,
+Li et al. 2020)."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class DDPStrategy(Strategy):
         self.device = device
 
     def wrap(self, model: nn.Module, objective: Any) -> None:
-        # Buffers are tables that never change; to send them before a forward pass would also wait for a process that has no memory left.
+        # Buffers are tables that never change; to send them before a forward pass would also wait for a
+        # process that has no memory left.
         engine: Any = nn.parallel.DistributedDataParallel
         known = inspect.signature(engine.__init__).parameters
         no_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"

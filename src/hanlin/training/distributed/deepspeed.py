@@ -1,7 +1,9 @@
-"""DeepSpeed as one strategy more: ZeRO stages 1, 2 and 3 (Rajbhandari et al. 2020), with state or weights in host memory.
+"""DeepSpeed as one strategy more: ZeRO stages 1, 2 and 3 (Rajbhandari et al. 2020), with state or weights in
+host memory.
 
-The loop, the schedule, clipping, decay, guards and checkpoints stay Hanlin's. DeepSpeed cuts gradients, optimiser state and (stage 3)
-weights among the processes, brings them together where they are needed, and runs our AdamW on its part of them. It is asked for in
+The loop, the schedule, clipping, decay, guards and checkpoints stay Hanlin's. DeepSpeed cuts gradients,
+optimiser state and (stage 3) weights among the processes, brings them together where they are needed, and
+runs our AdamW on its part of them. It is asked for in
 `train.parallel: deepspeed`, with `train.deepspeed_config`; this file is only imported then.
 """
 
@@ -22,14 +24,15 @@ import safetensors
 import torch
 from torch import nn
 
-from hanlin.common.devices import traits
+from hanlin.common.devices import device_capabilities
 from hanlin.common.errors import HanlinError
 from hanlin.common.locks import fcntl
 from hanlin.common.messages import Text, tr
+from hanlin.model import detached_copy
 from hanlin.training.config import TrainConfig
 from hanlin.training.distributed.deepspeed_config import read_ds_config, resolve_ds_config
 from hanlin.training.distributed.process_group import TorchProcessGroup
-from hanlin.training.distributed.strategy import Strategy, detached_copy
+from hanlin.training.distributed.strategy import Strategy
 from hanlin.training.optim.optimizers import Optimizers
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -40,7 +43,8 @@ _FULL = 3  # the stage that cuts the weights too
 class DeepSpeedStrategy(Strategy):
     """The processes of one training by DeepSpeed; one alone is possible too, for the sake of host memory.
 
-    Checkpoints are gathered by the first process and look like those of one process, so any number may go on from them.
+    Checkpoints are gathered by the first process and look like those of one process, so any number may go on
+    from them.
 
     Raises:
         HanlinError: DeepSpeed is not installed, or `ds_config` cannot be read.
@@ -65,7 +69,7 @@ class DeepSpeedStrategy(Strategy):
         settings = resolve_ds_config(
             self.given,
             config,
-            traits(self.device).train_dtype,
+            device_capabilities(self.device).train_dtype,
             sum(parameter.numel() for parameter in model.parameters()),
         )
         optimizers = ZeroOptimizers(model, config)
@@ -147,7 +151,8 @@ class DeepSpeedStrategy(Strategy):
 class ZeroOptimizers(Optimizers):
     """AdamW with the groups of every other strategy, on the flat parts that ZeRO gives each process.
 
-    The state is there from the beginning, all zero, so that a checkpoint, a rollback and a resume find it in the same place.
+    The state is there from the beginning, all zero, so that a checkpoint, a rollback and a resume find it in
+    the same place.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig):
@@ -200,7 +205,8 @@ class ZeroOptimizers(Optimizers):
         return [self._norm] if self._cut else self._norm
 
     def step(self, factor: float, bad: torch.Tensor | None = None) -> None:
-        """A bad step is one whose norm is said to be infinite: DeepSpeed then drops the gradients and touches nothing else."""
+        """A bad step is one whose norm is said to be infinite: DeepSpeed then drops the gradients and touches
+        nothing else."""
         for group, peak in zip(self.all[0].param_groups, self._peaks[0], strict=True):
             group["lr"] = peak * factor
         if bad is not None and bool(bad):
@@ -248,7 +254,8 @@ class ZeroOptimizers(Optimizers):
         value = value.to(parameter.device)
         if not self._cut:
             return safe_set_full_optimizer_state(parameter, value, key)
-        # DeepSpeed's setter of whole tensors fails in stage 3 where their size does not divide by the processes (0.19.8).
+        # DeepSpeed's setter of whole tensors fails in stage 3 where their size does not divide by the
+        # processes (0.19.8).
         length, count, rank = parameter.partition_numel(), self._engine.world_size, self._engine.global_rank
         padded = nn.functional.pad(value.flatten(), (0, length * count - value.numel()))
         safe_set_local_optimizer_state(parameter, padded[length * rank : length * (rank + 1)], key)
@@ -306,8 +313,9 @@ def imported() -> Any:
 def builds(warn: Callable[[Text], None]) -> Iterator[Path]:
     """A folder of our own for what is compiled within the block, and no lock in it that nobody holds.
 
-    PyTorch marks a build by a file named `lock`; a process that is killed meanwhile leaves it, and every later start waits for it without
-    end. Here each process holds a lock of the kernel besides, shared, which dies with it. Whoever gets it alone knows that nobody builds.
+    PyTorch marks a build by a file named `lock`; a process that is killed meanwhile leaves it, and every
+    later start waits for it without end. Here each process holds a lock of the kernel besides, shared, which
+    dies with it. Whoever gets it alone knows that nobody builds.
     """
     if shutil.which("ninja") is None:  # it comes with DeepSpeed, beside a Python that need not be on the path
         os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", "")))

@@ -1,7 +1,9 @@
-"""A `ds_config.json` beside the recipe: what it may say, what Hanlin fills in, and what the two may not disagree about.
+"""A `ds_config.json` beside the recipe: what it may say, what Hanlin fills in, and what the two may not
+disagree about.
 
-DeepSpeed's file can also hold a batch size, an optimiser, a schedule, clipping and a precision. Of these there is one source, the
-recipe. `"auto"` leaves a value to it, as elsewhere in the field; another value than the recipe's is an error that names both.
+DeepSpeed's file can also hold a batch size, an optimiser, a schedule, clipping and a precision. Of these
+there is one source, the recipe. `"auto"` leaves a value to it, as elsewhere in the field; another value than
+the recipe's is an error that names both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Fully sharded data parallelism: every process has a part of each weight, its gradient and its optimiser state.
+"""Fully sharded data parallelism: every process has a part of each weight, its gradient and its optimiser
+state.
 
 FSDP2 (`fully_shard`), layer by layer, in float32 throughout; layers are gathered when they are needed.
 """
@@ -12,8 +13,9 @@ import torch
 from torch import nn
 
 from hanlin.common.errors import HanlinError
+from hanlin.model import detached_copy
 from hanlin.training.distributed.process_group import TorchProcessGroup
-from hanlin.training.distributed.strategy import ObjectiveModule, Strategy, detached_copy
+from hanlin.training.distributed.strategy import ObjectiveModule, Strategy
 
 
 class FSDPStrategy(Strategy):
@@ -65,7 +67,8 @@ class FSDPStrategy(Strategy):
         return super().clip_grad_norm(model, max_norm).full_tensor()  # type: ignore[attr-defined]
 
     def unsharded(self, model: nn.Module) -> nn.Module:
-        """A copy: sharded layers would gather their weights at every token, and the processes write answers of unlike lengths."""
+        """A copy: sharded layers would gather their weights at every token, and the processes write answers
+        of unlike lengths."""
         parameters: dict[str, Any] = dict(model.named_parameters())
         return detached_copy(model, {name: part.detach().full_tensor() for name, part in parameters.items()})
 

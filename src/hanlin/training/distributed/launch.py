@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hanlin.common.devices import distributed_backends, resolve_device, traits
+from hanlin.common.devices import device_capabilities, distributed_backends, resolve_device
 from hanlin.common.errors import HanlinError, first_process
 from hanlin.training.config import Parallel
 from hanlin.training.distributed.ddp import DDPStrategy
@@ -26,14 +26,15 @@ from hanlin.training.distributed.strategy import SingleProcess, Strategy
 def init_distributed(
     parallel: Parallel = "ddp", device: str | None = None, ds_config: Path | None = None
 ) -> Iterator[tuple[Strategy, str | None]]:
-    """The strategy of the processes that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or of one process alone; and this
-    process' device.
+    """The strategy of the processes that `torchrun` started (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`), or of one
+    process alone; and this process' device.
 
     Args:
         ds_config: file of DeepSpeed's settings, for `deepspeed`.
 
     Raises:
-        HanlinError: the processes do not find one another, were not started by `torchrun`, or one of them is lost.
+        HanlinError: the processes do not find one another, were not started by `torchrun`, or one of them is
+            lost.
     """
     single = int(os.environ.get("WORLD_SIZE", "1")) < 2
     if single and parallel != "deepspeed":
@@ -52,7 +53,7 @@ def init_distributed(
             else _agent_rendezvous()
         )
         dist.init_process_group(
-            traits(own_device).distributed_backend, timeout=collective_timeout(), **rendezvous
+            device_capabilities(own_device).distributed_backend, timeout=collective_timeout(), **rendezvous
         )
         yield build_strategy(parallel, own_device, ds_config), str(own_device)
     except (dist.DistError, RuntimeError) as error:
@@ -85,10 +86,12 @@ def _require_torchrun() -> None:
 
 
 def _agent_rendezvous() -> dict[str, Any]:
-    """Where the processes of this start meet, where `torchrun`'s agent hosts the store; nothing where the first process does.
+    """Where the processes of this start meet, where `torchrun`'s agent hosts the store; nothing where the
+    first process does.
 
-    The agent keeps one store for all its restarts (torch 2.13), and torch takes it as it is: a process that starts first would read the
-    addresses of those that died before. Measured with a process killed: two of six starts spent every `--max-restarts` on that.
+    The agent keeps one store for all its restarts (torch 2.13), and torch takes it as it is: a process that
+    starts first would read the addresses of those that died before. Measured with a process killed: two of
+    six starts spent every `--max-restarts` on that.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
@@ -108,8 +111,9 @@ def _agent_rendezvous() -> dict[str, Any]:
 def agree_on_start(store: Any, rank: int, world_size: int) -> str:
     """A name for this start that all its processes know, whatever earlier starts have left in the store.
 
-    The count of restarts is none: each machine's agent counts its own. So the first process makes a name up, and tells it to each
-    process that asks, under a word that only this process knows; what a dead one has asked is answered as well and heard by nobody.
+    The count of restarts is none: each machine's agent counts its own. So the first process makes a name up,
+    and tells it to each process that asks, under a word that only this process knows; what a dead one has
+    asked is answered as well and heard by nobody.
 
     Raises:
         DistStoreError, RuntimeError: not all processes were there in time.
@@ -147,7 +151,8 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 
 def strategy_of(parallel: Parallel, group: ProcessGroup, device: str | None) -> Strategy:
-    """A strategy for one training of processes that are joined already; DeepSpeed is for the commands of one stage."""
+    """A strategy for one training of processes that are joined already; DeepSpeed is for the commands of one
+    stage."""
     if group.world_size == 1:
         return SingleProcess()
     return build_strategy(parallel, torch.device(str(device)), None)

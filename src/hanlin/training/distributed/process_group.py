@@ -1,6 +1,7 @@
 """What the processes of one training tell one another, on the host and, for single tensors, on the device.
 
-A `ProcessGroup` only talks. What is done with the model when there are several processes is a `Strategy`'s business.
+A `ProcessGroup` only talks. What is done with the model when there are several processes is a `Strategy`'s
+business.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _TIMEOUT = 600.0  # seconds until a process that does not answer is given up; HA
 
 
 class ProcessGroup:
-    """The processes that train together. This class is one process: every collective returns what it was given.
+    """The processes that train together. This class is one process: every collective returns what it was
+    given.
 
     Attributes:
         rank: number of this process, from 0.
@@ -59,8 +61,8 @@ class ProcessGroup:
         return tensor
 
     def new_group(self) -> ProcessGroup:
-        """A separate group of the same processes, so that collectives of a background thread cannot interleave with the
-        main thread's. Call it in every process."""
+        """A separate group of the same processes, so that collectives of a background thread cannot
+        interleave with the main thread's. Call it in every process."""
         return self
 
 
@@ -70,7 +72,8 @@ SINGLE_PROCESS = ProcessGroup()
 class TorchProcessGroup(ProcessGroup):
     """The processes of `torch.distributed`, which has to be initialised.
 
-    Host objects travel through a gloo group of their own, so they neither wait for the device nor make it wait.
+    Host objects travel through a gloo group of their own, so they neither wait for the device nor make it
+    wait.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Where weights, gradients and optimiser state are when several processes train together: the interface, and one process.
+"""Where weights, gradients and optimiser state are when several processes train together.
 
     who                    file                what each process has
     SingleProcess          strategy.py         everything
@@ -6,10 +6,11 @@
     FSDPStrategy           fsdp.py             a part of each weight, its gradient and its optimiser state
     DeepSpeedStrategy      deepspeed.py        what its ds_config.json says (ZeRO 1, 2, 3)
 
-The trainer asks the strategy to `wrap` the model, then for each micro-batch the `loss` within `gradient_sync`, and for each step
-`clip_grad_norm`. It changes where things are, never what is computed: a step's samples depend on the step alone, each process takes its
-`data_shard` of them, and gradients are Σ loss / Σ num_items over all processes, as over all micro-batches. What is decided by a clock, a
-signal or a lack of memory is decided by all processes together, so none waits for one that went elsewhere.
+The trainer asks the strategy to `wrap` the model, then for each micro-batch the `loss` within
+`gradient_sync`, and for each step `clip_grad_norm`. It changes where things are, never what is computed: a
+step's samples depend on the step alone, each process takes its `data_shard` of them, and gradients are Σ loss
+/ Σ num_items over all processes, as over all micro-batches. What is decided by a clock, a signal or a lack of
+memory is decided by all processes together, so none waits for one that went elsewhere.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from hanlin.training.optim.optimizers import Optimizers
 class ObjectiveModule(nn.Module):
     """The objective of one micro-batch as a module.
 
-    Whatever a loss does with the model happens within this `forward`, where the engines that reduce gradients and gather weights see it.
-    Calls past them leave the ranks' gradients apart.
+    Whatever a loss does with the model happens within this `forward`, where the engines that reduce gradients
+    and gather weights see it. Calls past them leave the ranks' gradients apart.
     """
 
     def __init__(self, model: nn.Module, objective: Any):
@@ -43,14 +44,16 @@ class ObjectiveModule(nn.Module):
         self._objective = objective
 
     def forward(self, batch: Any, per_sequence: bool = False) -> Any:
-        """(summed loss, metrics) of a micro-batch, or with `per_sequence` the loss of each document, (documents,)."""
+        """(summed loss, metrics) of a micro-batch, or with `per_sequence` the loss of each document,
+        (documents,)."""
         if per_sequence:
             return self._objective.per_sequence_loss(self.model, batch)
         return self._objective(self.model, batch)
 
 
 class Strategy:
-    """How the processes of `group` share one training. The defaults are right where every process has all weights.
+    """How the processes of `group` share one training. The defaults are right where every process has all
+    weights.
 
     Attributes:
         sharded: no process has all gradients or all weights; gradients are reduced in every backward pass.
@@ -103,7 +106,8 @@ class Strategy:
 
     @contextlib.contextmanager
     def gradient_sync(self, enabled: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch; where `enabled`, gradients are reduced over the processes in the backward pass."""
+        """Around forward and backward of a micro-batch; where `enabled`, gradients are reduced over the
+        processes in the backward pass."""
         yield
 
     def reduce_gradients(self) -> None:
@@ -140,7 +144,8 @@ class Strategy:
             )
 
     def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """All weights in host memory; complete in rank 0, possibly empty elsewhere. Call it in every process."""
+        """All weights in host memory; complete in rank 0, possibly empty elsewhere. Call it in every
+        process."""
         return {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
 
     def checkpoint_weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -166,14 +171,3 @@ class SingleProcess(Strategy):
                 "torchrun or without), not for hanlin run. Leave it out, or train stage by stage."
             )
         return super().build_optimizers(model, config, offload)
-
-
-def detached_copy(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
-    """The model with these whole weights and its own buffers, not to be trained."""
-    with torch.device("meta"):
-        copy = type(model)(model.config)  # type: ignore[call-arg, arg-type]
-    copy.load_state_dict(weights, strict=False, assign=True)
-    for name, buffer in model.named_buffers():
-        holder, _, last = name.rpartition(".")
-        copy.get_submodule(holder).register_buffer(last, buffer, persistent=False)
-    return copy.requires_grad_(False)

@@ -1,9 +1,11 @@
-"""A function of whole matrices, where every process has some rows of each: the matrices are dealt out, and nobody does another's.
+"""A function of whole matrices, where every process has some rows of each: the matrices are dealt out, and
+nobody does another's.
 
-The rows travel to the owner of their matrix and the owner's result travels back, by one exchange each way for all matrices of a
-shape: what the public implementations of Muon for sharded training do (Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025,
-and its code base). Gathering every matrix in every process, the other way, sends half as many times again as there are processes and
-repeats the work in each.
+The rows travel to the owner of their matrix and the owner's result travels back, by one exchange each way for
+all matrices of a
+shape: what the public implementations of Muon for sharded training do (Ahn et al., "Dion: Distributed
+Orthonormalized Updates", 2025, and its code base). Gathering every matrix in every process, the other way,
+sends half as many times again as there are processes and repeats the work in each.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import torch.distributed as dist
 def distributed_muon(
     function: Callable[[torch.Tensor], torch.Tensor], matrices: Sequence[Any], first: int = 0
 ) -> torch.Tensor | None:
-    """Apply `function` to matrices of one shape that are sharded by rows over one group of processes (and may be repeated on others).
+    """Apply `function` to matrices of one shape that are sharded by rows over one group of processes (and may
+    be repeated on others).
 
     Args:
         function: (N, rows, columns) → the same shape, each matrix on its own.
@@ -26,7 +29,8 @@ def distributed_muon(
         first: the group's member that takes the first matrix; the next takes the second.
 
     Returns:
-        This process' rows of each result, (N, its rows, columns); None where the matrices are not sharded like that.
+        This process' rows of each result, (N, its rows, columns); None where the matrices are not sharded
+        like that.
     """
     group = _group_by_rows(matrices[0])
     if group is None:

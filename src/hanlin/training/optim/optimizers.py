@@ -1,4 +1,5 @@
-"""Optimisers: Muon for the matrices of the blocks, AdamW for everything else, behind one object with plain tensors as state."""
+"""Optimisers: Muon for the matrices of the blocks, AdamW for everything else, behind one object with plain
+tensors as state."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from hanlin.common.devices import synchronize, traits
+from hanlin.common.devices import device_capabilities, synchronize
 from hanlin.training.optim.distributed_muon import distributed_muon
 
 # quintic iteration of Jordan et al. 2024, tuned for slope at zero
@@ -23,11 +24,12 @@ _NS_STEPS = 5
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Nearest semi-orthogonal matrices by Newton-Schulz iteration, a whole batch (N, rows, columns) at once.
 
-    bfloat16 where that is the training type, else float32: float16 has not the range (measured here on matrices of condition
-    1000: 12-30 % off, bfloat16 7-10 %). Singular values end near one (0.7 … 1.2), which is all that Muon needs (Jordan et al., "Muon", 2024).
+    bfloat16 where that is the training type, else float32: float16 has not the range (measured here on
+    matrices of condition 1000: 12-30 % off, bfloat16 7-10 %). Singular values end near one (0.7 … 1.2), which
+    is all that Muon needs (Jordan et al., "Muon", 2024).
     """
     a, b, c = _NS_COEFFICIENTS
-    x = matrices.bfloat16() if traits(matrices.device).train_dtype == "bfloat16" else matrices
+    x = matrices.bfloat16() if device_capabilities(matrices.device).train_dtype == "bfloat16" else matrices
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -38,14 +40,15 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz; equal shapes are stacked, so one layer costs as much as all of them.
+    """Momentum orthogonalised by Newton-Schulz; equal shapes are stacked, so one layer costs as much as all
+    of them.
 
-    Updates are scaled by 0.2·sqrt(max(rows, columns)), which gives them the size of AdamW's (Moonlight, Liu et al. 2025),
-    so that one learning rate serves both groups. Weight decay is decoupled.
+    Updates are scaled by 0.2·sqrt(max(rows, columns)), which gives them the size of AdamW's (Moonlight, Liu
+    et al. 2025), so that one learning rate serves both groups. Weight decay is decoupled.
 
     Attributes:
-        found_inf: 0-d float tensor; where it is not zero a step changes nothing. The name is the one torch's own fused
-            optimisers look for, so nobody has to wait for the device to know.
+        found_inf: 0-d float tensor; where it is not zero a step changes nothing. The name is the one torch's
+            own fused optimisers look for, so nobody has to wait for the device to know.
     """
 
     found_inf: torch.Tensor | None = None
@@ -98,7 +101,8 @@ def is_sharded(tensor: torch.Tensor) -> bool:
 
 
 def _orthogonalized(matrices: list[torch.Tensor], dealt: int) -> torch.Tensor:
-    """`orthogonalize` of matrices of one shape, of each the part that this process has. `dealt`: matrices that processes took before."""
+    """`orthogonalize` of matrices of one shape, of each the part that this process has. `dealt`: matrices
+    that processes took before."""
     if not is_sharded(matrices[0]):
         return orthogonalize(torch.stack(matrices))
     parts = distributed_muon(orthogonalize, matrices, dealt)
@@ -123,14 +127,15 @@ def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
 class Optimizers:
     """The optimisers of one model, stepped and saved together.
 
-    Groups: block matrices (Muon, or AdamW when `muon` is false) with weight decay; embeddings and head; vectors (norms,
-    biases) without decay.
+    Groups: block matrices (Muon, or AdamW when `muon` is false) with weight decay; embeddings and head;
+    vectors (norms, biases) without decay.
 
     Args:
         learning_rate: peak rate of the matrices.
         embedding_scale: factor on it for embeddings and head.
-        offload: keep the state in host memory and bring it to the device piece by piece (the matrices of one shape, one table,
-            all vectors), for the moment of their update. The same bits; each step moves the state twice over the bus.
+        offload: keep the state in host memory and bring it to the device piece by piece (the matrices of one
+            shape, one table, all vectors), for the moment of their update. The same bits; each step moves the
+            state twice over the bus.
     """
 
     def __init__(
@@ -188,7 +193,8 @@ class Optimizers:
         self._make_state()
 
     def _make_state(self) -> None:
-        """All of it, zero, before a step makes anything: what lasts would otherwise lie among what comes and goes, and break up its room.
+        """All of it, zero, before a step makes anything: what lasts would otherwise lie among what comes and
+        goes, and break up its room.
 
         Measured here, 29M parameters on a CPU with glibc: 1,413 → 1,355 MB at the peak.
         """
@@ -208,9 +214,11 @@ class Optimizers:
         """Update with every group's peak rate times `factor`, then drop the gradients.
 
         Args:
-            bad: 0-d bool on the device; where it is true, parameters and state stay as they are to the last bit.
+            bad: 0-d bool on the device; where it is true, parameters and state stay as they are to the last
+                bit.
         """
-        # On a CPU nothing is waited for, and a known verdict saves passes over the state; sharded updates take no verdict of the device.
+        # On a CPU nothing is waited for, and a known verdict saves passes over the state; sharded updates
+        # take no verdict of the device.
         if bad is not None and (bad.is_cpu or self.sharded):
             if bool(bad):
                 return self.zero_grad()
@@ -237,14 +245,15 @@ class Optimizers:
                 )
 
     def _put_back(self, optimizer: torch.optim.Optimizer) -> None:
-        """Bring it to the host. Copies stand in the device's queue, one behind the other, so the next `_fetch` finds what this one wrote."""
+        """Bring it to the host. Copies stand in the device's queue, one behind the other, so the next
+        `_fetch` finds what this one wrote."""
         if self.offload:
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
                     host = self._host.get((parameter, key))
                     if host is None:
                         host = self._host[parameter, key] = torch.empty_like(
-                            value, device="cpu", pin_memory=traits(parameter.device).pin_memory
+                            value, device="cpu", pin_memory=device_capabilities(parameter.device).pin_memory
                         )
                     state[key] = host.copy_(value, non_blocking=True)
 

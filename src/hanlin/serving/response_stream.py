@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanlin.inference import IncrementalDecoder, ReplyParser, SamplingParams, StopStrings
 from hanlin.serving.errors import ApiError
-from hanlin.serving.worker import EngineWorker, Event, Scores
+from hanlin.serving.worker import EngineWorker, Scores, TokenEvent
 
 if TYPE_CHECKING:
     from hanlin.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ class Token:
 
 
 @dataclasses.dataclass
-class Delta:
+class ChunkDelta:
     """What is new about one choice."""
 
     choice: int
@@ -71,9 +71,9 @@ class Choice:
         self._control = frozenset(tokenizer.special.values())
         self._vocab_size = tokenizer.vocab_size
 
-    def feed(self, event: Event) -> Delta:
+    def feed(self, event: TokenEvent) -> ChunkDelta:
         """Turn one event into text."""
-        delta = Delta(self.index)
+        delta = ChunkDelta(self.index)
         if event.scores is not None:
             return self.opening(event.scores)
         if event.finish_reason is not None:
@@ -99,10 +99,12 @@ class Choice:
             self.finish_reason = delta.finish_reason = "stop"
         return delta
 
-    def opening(self, scores: Scores | None = None) -> Delta:
+    def opening(self, scores: Scores | None = None) -> ChunkDelta:
         """The echoed prompt; with its scores, if there are any, as the first tokens. The first of all has no log-probability."""
         ids = self.echo or ()
-        delta = Delta(self.index, content=self._decode([token for token in ids if token < self._vocab_size]))
+        delta = ChunkDelta(
+            self.index, content=self._decode([token for token in ids if token < self._vocab_size])
+        )
         if scores is not None:
             own, top = scores
             pairs = [tuple(pairs) for pairs in top] or [()] * len(own)
@@ -112,13 +114,13 @@ class Choice:
             ]
         return delta
 
-    def _finish(self, delta: Delta, reason: str) -> None:
+    def _finish(self, delta: ChunkDelta, reason: str) -> None:
         rest = self.parser.finish() if self.parser is not None else [("content", self._decoder.finish())]
         self._add(delta, rest)
         delta.content += self._stops.finish()
         self.finish_reason = delta.finish_reason = "stop" if self._stops.hit else reason
 
-    def _add(self, delta: Delta, pieces: Sequence[tuple[str, str]]) -> None:
+    def _add(self, delta: ChunkDelta, pieces: Sequence[tuple[str, str]]) -> None:
         for channel, text in pieces:
             if channel == "content":
                 delta.content += self._stops.push(text)
@@ -126,7 +128,7 @@ class Choice:
                 delta.reasoning += text
 
 
-class Run:
+class ResponseStream:
     """One request in flight. Iterate over its deltas, then `close` it; closing early cancels what still runs.
 
     Args:
@@ -147,13 +149,13 @@ class Run:
         self.choices = choices
         self._worker = worker
         self._scored = scored or {}
-        self._ticket = worker.submit(requests, scored)
+        self._handle = worker.submit(requests, scored)
         # The deadline is an event like any other: `asyncio.wait_for` before Python 3.12 can lose a cancellation that comes with one.
-        self._timer = self._ticket.loop.call_later(
-            timeout, self._ticket.events.put_nowait, Event(0, finish_reason="timeout")
+        self._timer = self._handle.loop.call_later(
+            timeout, self._handle.events.put_nowait, TokenEvent(0, finish_reason="timeout")
         )
 
-    async def deltas(self) -> AsyncIterator[list[Delta]]:
+    async def deltas(self) -> AsyncIterator[list[ChunkDelta]]:
         """What is new, as often as the reader comes back for it: a slow reader gets larger pieces, not a longer queue."""
         echoes = [
             choice.opening()
@@ -163,10 +165,10 @@ class Run:
         if echoes:
             yield echoes
         while any(choice.finish_reason is None for choice in self.choices):
-            events = [await self._ticket.events.get()]
-            while not self._ticket.events.empty():
-                events.append(self._ticket.events.get_nowait())
-            merged: dict[int, Delta] = {}
+            events = [await self._handle.events.get()]
+            while not self._handle.events.empty():
+                events.append(self._handle.events.get_nowait())
+            merged: dict[int, ChunkDelta] = {}
             for event in events:
                 if event.finish_reason == "timeout":
                     raise ApiError(503, "The request took too long.", code="timeout")
@@ -182,14 +184,14 @@ class Run:
                     raise ApiError(status, message, code="engine_error")
                 delta = choice.feed(event)
                 if choice.finish_reason is not None and event.finish_reason is None:
-                    self._worker.cancel(self._ticket.generations[choice.index])
-                merge(merged.setdefault(choice.index, Delta(choice.index)), delta)
+                    self._worker.cancel(self._handle.generations[choice.index])
+                merge(merged.setdefault(choice.index, ChunkDelta(choice.index)), delta)
             yield list(merged.values())
 
     def close(self) -> None:
         """Free the slots of choices that are not finished."""
         self._timer.cancel()
-        for choice, generation in zip(self.choices, self._ticket.generations, strict=True):
+        for choice, generation in zip(self.choices, self._handle.generations, strict=True):
             if choice.finish_reason is None:
                 self._worker.cancel(generation)
 
@@ -207,7 +209,7 @@ class Run:
         }
 
 
-def merge(into: Delta, new: Delta) -> None:
+def merge(into: ChunkDelta, new: ChunkDelta) -> None:
     """Append what is new."""
     into.content += new.content
     into.reasoning += new.reasoning
