@@ -98,3 +98,17 @@ def test_a_file_that_a_page_shows_is_read(tmp_path, name, text):
     else:
         kind = name if name in STAGES else "sft"
         assert load_stage_file(kind, file).stage.kind == kind
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_what_the_paths_through_the_code_name_is_there(language):
+    """`training/trainer.py: Trainer.dispatch_step`, or `records.py: records` in the folder named last."""
+    page = (ROOT / "docs" / language / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:\w+/)*)(\w+\.py): ([\w.]+)", page)
+    assert len(named) > 15
+    last = ""
+    for folder, file, name in named:
+        last = folder or last
+        source = (ROOT / "src" / "hanlin" / last / file).read_text(encoding="utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^\s*(?:def|class) {part}\b|^{part}\b", source, re.M), (last + file, name)
