@@ -14,6 +14,7 @@ import pytest
 
 from hanlin.pipeline.stage_command import load_stage_file
 from hanlin.recipe.recipe import load_recipe
+from hanlin.report.format import METRICS_OF_FORMAT_1
 from hanlin.stages.stage import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ LOAD = """
 import json, sys
 from hanlin.common.errors import HanlinError
 from hanlin.recipe.recipe import load_recipe
+from hanlin.report.format import METRICS_OF_FORMAT_1
 for name, overrides in json.loads(sys.argv[1]).items():
     try:
         load_recipe("demo", [item for item in overrides if name not in item], scale=0.01)
@@ -112,3 +114,10 @@ def test_what_the_paths_through_the_code_name_is_there(language):
         source = (ROOT / "src" / "hanlin" / last / file).read_text(encoding="utf-8")
         for part in name.split("."):
             assert re.search(rf"^\s*(?:def|class) {part}\b|^{part}\b", source, re.M), (last + file, name)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_report_page_lists_the_names_of_format_1(language):
+    page = (ROOT / "docs" / language / "report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_]+)` \| `([a-z_/]+)` \|$", page, re.M)
+    assert dict(rows) == METRICS_OF_FORMAT_1
