@@ -85,7 +85,7 @@ def test_an_example_runs(tmp_path, name):
 
 YAML = [
     pytest.param(name, text, id=f"{page.parent.name}/{page.stem}/{name}")
-    for page in sorted((ROOT / "docs").glob("*/*.md"))
+    for page in (ROOT / "README.md", ROOT / "README.en.md", *sorted((ROOT / "docs").glob("*/*.md")))
     for name, text in re.findall(r"```yaml\n# (\w+)\.yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
 ]
 
