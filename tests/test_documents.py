@@ -121,3 +121,27 @@ def test_the_report_page_lists_the_names_of_format_1(language):
     page = (ROOT / "docs" / language / "report.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z_]+)` \| `([a-z_/]+)` \|$", page, re.M)
     assert dict(rows) == METRICS_OF_FORMAT_1
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_names_of_the_glossary_are_in_the_code(language):
+    """Those of today, in backticks: an identifier occurs, a file or a folder is there."""
+    page = (ROOT / "docs" / language / "glossary.md").read_text(encoding="utf-8")
+    today, before = page.split({"zh": "## 以前的名字", "en": "## Names of before"}[language])
+    renamed = re.findall(r"^\| .+ \| (.+) \|$", before, re.M)
+    assert len(renamed) > 40
+    defined = re.findall(r"^\| .+$", today, re.M)
+    named = re.findall(r"`([^`]+)`", "\n".join([*defined, *renamed]))
+    sources = [
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "native").glob("*.?pp"),
+        *(ROOT / "native").glob("*.hpp"),
+    ]
+    words = set(re.findall(r"\w+", " ".join(path.read_text(encoding="utf-8") for path in sources)))
+    paths = {path.relative_to(ROOT).as_posix() for path in sources}
+    paths |= {str(Path(path).parent) for path in paths}
+    for name in named:
+        if "/" in name or name.endswith((".py", ".hpp")):
+            assert any(path.endswith(name.rstrip("/")) for path in paths), name
+        else:
+            assert set(re.findall(r"\w+", name)) <= words, name
