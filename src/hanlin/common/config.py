@@ -284,10 +284,11 @@ def _inside(
 
 def _keys_of(hint: Any, value: Any) -> set[str]:
     """Keys that a section may have; of a section that exists in several kinds, those of the kind that its value names."""
+    kind: Any = hint
     if isinstance(value, Mapping) and isinstance(hint, type) and issubclass(hint, Tagged):
         with contextlib.suppress(HanlinError):
-            hint = hint.variant(value, Text("kind"))
-    return {yaml_key(field) for field in dataclasses.fields(hint)}
+            hint = hint.variant(value, verbatim("kind"))
+    return {yaml_key(field) for field in dataclasses.fields(hint)}  # type: ignore[arg-type]
 
 
 def _over_default(field: dataclasses.Field[Any], value: Any) -> Any:
