@@ -228,6 +228,15 @@ def _check_role(stage: StageConfig, seen: Mapping[str, StageConfig]) -> None:
             of=stage.of,
             known=listing(seen) if seen else Text("none"),
         )
+    if stage.equal_time and stage.role == "control" and stage.seeds > seen[stage.of].seeds:
+        raise HanlinError(
+            "{stage} is a control of equal time with {seeds} seeds, and {of} has {others}: each is stopped after the seconds of one. "
+            "Give both the same `seeds`.",
+            stage=stage.id,
+            seeds=stage.seeds,
+            of=stage.of,
+            others=seen[stage.of].seeds,
+        )
     if stage.role != "control" and (stage.of or stage.equal_time):
         raise HanlinError("{stage}: `of` and `equal_time` are for stages with role: control.", stage=stage.id)
 
@@ -329,6 +338,13 @@ def load_recipe(
     elif asked:
         raise HanlinError("--tokens goes with --params or --depth.")
     for section, entries in (extra or {}).items():
+        if section not in RESERVED and values.get(section) is None:
+            raise HanlinError(
+                "The recipe {name} has no stage {stage}, so there is nothing to give its files to. Its stages: {known}.",
+                name=path.stem,
+                stage=section,
+                known=listing(values[patch.STAGES]),
+            )
         values[section] = (
             patch.merge(values.get(section), entries) if isinstance(entries, Mapping) else entries
         )
