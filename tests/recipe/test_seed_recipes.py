@@ -19,8 +19,7 @@ import torch
 
 from hanlin.common.progress import Progress
 from hanlin.corpus.download.catalogue import find
-from hanlin.corpus.readers.read import read_conversations, read_documents, read_preferences
-from hanlin.evaluation import Metric
+from hanlin.corpus.readers.read import read_conversations, read_preferences
 from hanlin.model import CausalLM, load_model
 from hanlin.pipeline import load_recipe, recipe_names, run_recipe
 from hanlin.planning.plan import plan_recipe, plan_text
