@@ -336,10 +336,13 @@ def load_recipe(
         values[section] = (
             patch.merge(values.get(section), entries) if isinstance(entries, Mapping) else entries
         )
-    if scale is not None:
-        values = scaled(values, scale, given)
-    plain = {"name": path.stem, "directory": str(path.parent)} | patch.as_list(values)
-    return build(Recipe, plain, Where(str(path), given))
+
+    def built(values: Mapping[str, Any]) -> Recipe:
+        plain = {"name": path.stem, "directory": str(path.parent)} | patch.as_list(values)
+        return build(Recipe, plain, Where(str(path), given))
+
+    recipe = built(values)
+    return recipe if scale is None else built(scaled(values, scale, given))
 
 
 def read_recipe(file: Path, values: Mapping[str, Any]) -> Recipe:
