@@ -5,7 +5,7 @@
 Every run is a process of its own with one thread, rounds are interleaved. Peers, at 14 bands of 8 rows over character 5-grams: `rensa`
 (its bulk interface, the fastest of those that make whole signatures) and `datatrove` (its four stages, with characters for words, which
 spares it the segmentation of Chinese). Both take every pair that shares a band for duplicates; ours verifies each, and compares
-bare texts. Then the share of injected near duplicates that is found, by similarity, beside theory. Exits 1 below TARGETS.
+comparison keys. Then the share of injected near duplicates that is found, by similarity, beside theory. Exits 1 below TARGETS.
 """
 
 from __future__ import annotations
@@ -163,13 +163,13 @@ def shared(left: str, right: str) -> float:
 
 
 def injected(corpus: Path, similarity: float, count: int, draw: random.Random) -> list[tuple[str, str]]:
-    """Bare real texts, each with a copy in which single characters were exchanged as long as the similarity is at least as asked for."""
-    from hanlin.corpus.dedup.fingerprints import skeleton
+    """Comparison keys of real texts, each with a copy in which single characters were exchanged as long as the similarity is at least as asked for."""
+    from hanlin.corpus.dedup.fingerprints import comparison_key
 
     pairs: list[tuple[str, str]] = []
     with open(corpus, encoding="utf-8") as file:
         for line in file:
-            text = skeleton(json.loads(line)["text"])[:400]
+            text = comparison_key(json.loads(line)["text"])[:400]
             if len(text) < 200:
                 continue
             copy, places = list(text), draw.sample(range(len(text)), len(text))

@@ -14,7 +14,7 @@
 
 NB_MODULE(_native, m) {
   using namespace hanlin;
-  m.doc() = "The C++ core: pre-token counting, BPE training and encoding; cleaning, bare texts and duplicates of corpora.";
+  m.doc() = "The C++ core: pre-token counting, BPE training and encoding; cleaning, comparison keys and duplicates of corpora.";
 
   nb::class_<TextBatch>(m, "TextBatch", "Texts as UTF-8, behind one another.")
       .def(nb::init<>())

@@ -12,19 +12,19 @@
 #include <utility>
 #include <vector>
 
-#include "phrases.hpp"
+#include "normalization_check.hpp"
+#include "phrase_matcher.hpp"
 #include "python.hpp"
 #include "signals.hpp"
-#include "tidiness.hpp"
 
 namespace hanlin {
 namespace {
 
 using Flags = Array<std::uint32_t>;
 
-// A Gauge that threads take turns with.
-struct SharedGauge {
-  Gauge gauge;
+// A SignalCounter that threads take turns with.
+struct SharedSignalCounter {
+  SignalCounter counter;
   std::mutex turn;
 };
 
@@ -67,7 +67,7 @@ auto column(const std::vector<Signals>& all, const Value& value) {
   return to_numpy(std::move(values));
 }
 
-nb::dict measure(SharedGauge& shared, nb::sequence texts) {
+nb::dict measure(SharedSignalCounter& shared, nb::sequence texts) {
   const Texts items(texts);
   std::vector<Signals> all;
   std::vector<std::uint64_t> hashes;
@@ -75,7 +75,7 @@ nb::dict measure(SharedGauge& shared, nb::sequence texts) {
     nb::gil_scoped_release release;
     const std::scoped_lock lock(shared.turn);
     all.reserve(items.views.size());
-    for (const std::string_view text : items.views) all.push_back(shared.gauge.measure(text, hashes));
+    for (const std::string_view text : items.views) all.push_back(shared.counter.measure(text, hashes));
   }
   nb::dict result;
   for (const Column& each : kColumns) result[each.name] = column<std::int64_t>(all, [&](const Signals& one) { return one.*each.count; });
@@ -88,35 +88,35 @@ nb::dict measure(SharedGauge& shared, nb::sequence texts) {
   return result;
 }
 
-auto untidy_texts(const CharacterTable& table, nb::sequence texts) {
+auto texts_that_need_normalization(const CharacterTable& table, nb::sequence texts) {
   const Texts items(texts);
   std::vector<std::uint32_t> found;
   {
     nb::gil_scoped_release release;
     found.reserve(items.views.size());
-    for (const std::string_view text : items.views) found.push_back(untidy(text, table));
+    for (const std::string_view text : items.views) found.push_back(needs_normalization(text, table));
   }
   return to_numpy(std::move(found));
 }
 
-std::unique_ptr<PhraseFinder> make_finder(std::shared_ptr<const CharacterTable> table, nb::sequence groups) {
+std::unique_ptr<PhraseMatcher> make_finder(std::shared_ptr<const CharacterTable> table, nb::sequence groups) {
   std::vector<nb::object> owners;
-  std::vector<PhraseFinder::Group> given;
+  std::vector<PhraseMatcher::Group> given;
   for (nb::handle group : groups) {
     const auto pair = nb::cast<std::pair<nb::sequence, std::size_t>>(group);
-    PhraseFinder::Group& made = given.emplace_back();
+    PhraseMatcher::Group& made = given.emplace_back();
     made.longest = pair.second;
     for (nb::handle phrase : pair.first) {
       owners.push_back(nb::borrow(phrase));
       made.phrases.push_back(view_of(phrase));
     }
   }
-  return std::make_unique<PhraseFinder>(std::move(table), given);
+  return std::make_unique<PhraseMatcher>(std::move(table), given);
 }
 
-nb::tuple find_phrases(const PhraseFinder& finder, nb::sequence texts) {
+nb::tuple find_phrases(const PhraseMatcher& finder, nb::sequence texts) {
   const Texts items(texts);
-  std::vector<PhraseFinder::Line> lines;
+  std::vector<PhraseMatcher::Line> lines;
   std::vector<std::uint32_t> documents, numbers, groups;
   {
     nb::gil_scoped_release release;
@@ -124,7 +124,7 @@ nb::tuple find_phrases(const PhraseFinder& finder, nb::sequence texts) {
       finder.find(items.views[index], lines);
       documents.resize(lines.size(), static_cast<std::uint32_t>(index));
     }
-    for (const PhraseFinder::Line& line : lines) {
+    for (const PhraseMatcher::Line& line : lines) {
       numbers.push_back(line.number);
       groups.push_back(line.groups);
     }
@@ -138,16 +138,16 @@ void bind_cleaning(nb::module_& m) {
   nb::class_<CharacterTable>(m, "CharacterTable", "What kind of character each code point is: see native/characters.hpp.")
       .def(nb::new_([](const Flags& flags) { return std::make_shared<CharacterTable>(std::vector<std::uint32_t>(flags.data(), flags.data() + flags.size())); }),
            nb::arg("flags").noconvert(), "flags: of every code point, uint32.")
-      .def("untidy", &untidy_texts, "texts"_a, "For each text why it may need normalisation, bits of native/tidiness.hpp (uint32).");
+      .def("needs_normalization", &texts_that_need_normalization, "texts"_a, "For each text why it may need normalisation, bits of native/normalization_check.hpp (uint32).");
 
-  nb::class_<SharedGauge>(m, "Gauge", "Counts what cleaning rules look at: see native/signals.hpp.")
+  nb::class_<SharedSignalCounter>(m, "SignalCounter", "Counts what cleaning rules look at: see native/signals.hpp.")
       .def(nb::new_([](std::shared_ptr<CharacterTable> table, std::vector<std::string> more) {
-             return std::unique_ptr<SharedGauge>(new SharedGauge{Gauge(std::move(table), std::move(more)), {}});
+             return std::unique_ptr<SharedSignalCounter>(new SharedSignalCounter{SignalCounter(std::move(table), std::move(more)), {}});
            }),
            "table"_a, "more"_a, "more: what lines that go on elsewhere end with, in lower case.")
       .def("measure", &measure, "texts"_a, "Counts by name, an array of one value per text each; line_hashes holds those of all lines.");
 
-  nb::class_<PhraseFinder>(m, "PhraseFinder", "Finds lines that hold one of some phrases: see native/phrases.hpp.")
+  nb::class_<PhraseMatcher>(m, "PhraseMatcher", "Finds lines that hold one of some phrases: see native/phrase_matcher.hpp.")
       .def(nb::new_([](std::shared_ptr<CharacterTable> table, nb::sequence groups) { return make_finder(std::move(table), groups); }), "table"_a, "groups"_a,
            "groups: (phrases, longest line in characters).")
       .def("find", &find_phrases, "texts"_a, "Text, line (both from 0) and bits of the groups found, for each line that holds a phrase (uint32).");

@@ -1,4 +1,4 @@
-// The part of hanlin._native that compares documents: see hanlin.corpus.dedup.fingerprints, sketches, duplicates and overlap, which call it.
+// The part of hanlin._native that compares documents: see hanlin.corpus.dedup, which calls it.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -12,25 +12,25 @@
 #include <utility>
 #include <vector>
 
+#include "comparison_key.hpp"
+#include "duplicate_verifier.hpp"
 #include "key_file.hpp"
 #include "minhash.hpp"
 #include "overlap.hpp"
 #include "python.hpp"
-#include "skeleton.hpp"
-#include "twins.hpp"
 
 namespace hanlin {
 namespace {
 
-// Appends the bare texts of texts[begin …]; where it stopped, and at which page that is not defined (-1: the text is refused).
-nb::tuple append_skeletons(const SkeletonTable& table, const TextBatch& texts, std::size_t begin, TextBatch& out) {
+// Appends the comparison keys of texts[begin …]; where it stopped, and at which page that is not defined (-1: the text is refused).
+nb::tuple append_comparison_keys(const ComparisonKeyTable& table, const TextBatch& texts, std::size_t begin, TextBatch& out) {
   std::int64_t page = -1;
   {
     nb::gil_scoped_release release;
     for (; begin < texts.size(); ++begin) {
-      const SkeletonTable::Outcome outcome = table.append(texts[begin], out.open());
-      if (outcome.what == SkeletonTable::Outcome::Undefined) page = outcome.page;
-      if (outcome.what != SkeletonTable::Outcome::Bare) break;
+      const ComparisonKeyTable::Outcome outcome = table.append(texts[begin], out.open());
+      if (outcome.what == ComparisonKeyTable::Outcome::Undefined) page = outcome.page;
+      if (outcome.what != ComparisonKeyTable::Outcome::Mapped) break;
       out.end();
     }
   }
@@ -92,23 +92,23 @@ nb::tuple keys_in_common(const KeyReader& reader, std::uint64_t first, std::uint
   return nb::make_tuple(to_numpy(std::move(keys)), to_numpy(std::move(counts)));
 }
 
-void add_sets(TwinFinder& finder, const Array<std::uint32_t>& documents, const TextBatch& texts) {
+void add_sets(DuplicateVerifier& finder, const Array<std::uint32_t>& documents, const TextBatch& texts) {
   if (documents.size() != texts.size()) throw std::invalid_argument("as many documents as texts");
   const nb::gil_scoped_release release;
   for (std::size_t index = 0; index < texts.size(); ++index) finder.add(documents.data()[index], texts[index]);
 }
 
-nb::tuple decide(const TwinFinder& finder, const Array<std::uint64_t>& pairs, std::size_t begin,
+nb::tuple decide(const DuplicateVerifier& finder, const Array<std::uint64_t>& pairs, std::size_t begin,
                  const nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& stays) {
-  std::vector<Twin> twins;
+  std::vector<DuplicatePair> duplicates;
   std::vector<std::uint32_t> numbers;
   std::vector<float> similarities;
   {
     const nb::gil_scoped_release release;
-    begin = finder.decide({pairs.data(), pairs.size()}, begin, {stays.data(), stays.size()}, twins);
-    for (const Twin& twin : twins) {
-      numbers.insert(numbers.end(), {twin.document, twin.keeper});
-      similarities.push_back(twin.similarity);
+    begin = finder.decide({pairs.data(), pairs.size()}, begin, {stays.data(), stays.size()}, duplicates);
+    for (const DuplicatePair& pair : duplicates) {
+      numbers.insert(numbers.end(), {pair.document, pair.keeper});
+      similarities.push_back(pair.similarity);
     }
   }
   return nb::make_tuple(begin, to_rows(std::move(numbers), 2), to_numpy(std::move(similarities)));
@@ -119,7 +119,7 @@ nb::tuple decide(const TwinFinder& finder, const Array<std::uint64_t>& pairs, st
 void bind_duplicates(nb::module_& m) {
   nb::class_<OverlapFinder>(m, "OverlapFinder", "Finds passages of benchmarks' items in texts: see native/overlap.hpp.")
       .def(nb::init<std::size_t>(), "n"_a)
-      .def("add", [](OverlapFinder& finder, nb::handle item) { return finder.add(view_of(item)); }, "item"_a, "Make a bare text the next item; whether it can be found.")
+      .def("add", [](OverlapFinder& finder, nb::handle item) { return finder.add(view_of(item)); }, "item"_a, "Make a comparison key the next item; whether it can be found.")
       .def("find", [](OverlapFinder& finder, const TextBatch& texts, std::uint32_t hits, std::uint32_t longest) {
              nb::list result;
              for (const Overlap& found : finder.find(texts, hits, longest)) {
@@ -128,11 +128,11 @@ void bind_duplicates(nb::module_& m) {
              return result;
            }, "texts"_a, "hits"_a, "longest"_a, "(text, item, hits, characters of the longest passage, its first byte, its end) of each text that has enough.");
 
-  nb::class_<SkeletonTable>(m, "SkeletonTable", "What characters become in bare texts: see native/skeleton.hpp.")
+  nb::class_<ComparisonKeyTable>(m, "ComparisonKeyTable", "What characters become in comparison keys: see native/comparison_key.hpp.")
       .def(nb::init<>())
-      .def("define", &SkeletonTable::define, "page"_a, "mapped"_a, "refused"_a, "Define 256 code points: what each becomes, or that it is refused.")
-      .def("append", &append_skeletons, "texts"_a, "begin"_a, "out"_a,
-           "Append bare texts from texts[begin] on: (where it stopped, the page that is missing, or -1).");
+      .def("define", &ComparisonKeyTable::define, "page"_a, "mapped"_a, "refused"_a, "Define 256 code points: what each becomes, or that it is refused.")
+      .def("append", &append_comparison_keys, "texts"_a, "begin"_a, "out"_a,
+           "Append comparison keys from texts[begin] on: (where it stopped, the page that is missing, or -1).");
 
   m.def("digests", &digests, "texts"_a, "128-bit hashes of texts, (N, 2) uint64.");
 
@@ -161,11 +161,11 @@ void bind_duplicates(nb::module_& m) {
            "Visit ascending pairs (later << 32 | earlier) of documents that share a key from first to last, about `most` at a time.")
       .def("common", &keys_in_common, "first"_a, "last"_a, "least"_a, "Keys that at least so many documents share, and how many do.");
 
-  nb::class_<TwinFinder>(m, "TwinFinder", "Decides which documents go: see native/twins.hpp.")
+  nb::class_<DuplicateVerifier>(m, "DuplicateVerifier", "Decides which documents go: see native/duplicate_verifier.hpp.")
       .def(nb::init<std::size_t, double>(), "shingle"_a, "threshold"_a)
       .def("add", &add_sets, nb::arg("documents").noconvert(), "texts"_a, "Have the shingles of documents at hand.")
-      .def("clear", &TwinFinder::clear, "Let them go.")
-      .def_prop_ro("bytes", &TwinFinder::bytes)
+      .def("clear", &DuplicateVerifier::clear, "Let them go.")
+      .def_prop_ro("bytes", &DuplicateVerifier::bytes)
       .def("decide", &decide, nb::arg("pairs").noconvert(), "begin"_a, nb::arg("stays").noconvert(),
            "Decide pairs from `begin` on: (where a document is not at hand, or the end; (K, 2) documents that go and their keepers; similarities).");
 }

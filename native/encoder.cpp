@@ -156,7 +156,7 @@ void Encoder::index_joints() {
     }
   };
   each_pair([&](std::uint32_t, std::uint32_t) { ++pairs; });
-  JointSet joints(pairs);
+  BigramBloomFilter joints(pairs);
   each_pair([&](std::uint32_t left, std::uint32_t right) { joints.add(left, right); });
   joints_ = std::move(joints);
 }

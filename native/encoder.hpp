@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "joint_set.hpp"
+#include "bigram_bloom_filter.hpp"
 #include "large.hpp"
 #include "prefetch.hpp"
 #include "unicode.hpp"
@@ -127,7 +127,7 @@ class Encoder {
   Id byte_ids_[256];
   bool aligned_ = false;
   std::vector<Id> char_ids_;  // by code point below 0x10000, kNoToken where the character is several tokens; only if aligned
-  JointSet joints_;  // characters that stand side by side in a token; only if aligned
+  BigramBloomFilter joints_;  // characters that stand side by side in a token; only if aligned
   std::vector<WordSlot> words_;  // tokens of three parts or more that encode to themselves, by their parts
   std::vector<Id> word_parts_;   // of all of them, one behind the other
   std::size_t longest_word_ = 0;

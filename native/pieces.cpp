@@ -24,20 +24,20 @@ std::size_t characters_of(std::string_view piece) {
 
 }  // namespace
 
-PieceCounter::PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor, PieceMemory memory)
-    : census_(std::move(census)), floor_(floor), memory_(std::move(memory)), spill_(memory_.folder) {
-  census_->bigrams().each([&](Id left, Id right, std::int64_t count) {
+PieceCounter::PieceCounter(std::shared_ptr<const BigramCounts> bigram_counts, std::int64_t floor, PieceMemory memory)
+    : bigram_counts_(std::move(bigram_counts)), floor_(floor), memory_(std::move(memory)), external_sort_(memory_.folder) {
+  bigram_counts_->bigrams().each([&](Id left, Id right, std::int64_t count) {
     if (count >= floor_) candidates_.emplace_back(left, right);
   });
-  kept_ = JointSet(candidates_.size());
-  const Alphabet& alphabet = census_->alphabet();
+  kept_ = BigramBloomFilter(candidates_.size());
+  const Alphabet& alphabet = bigram_counts_->alphabet();
   for (const auto& [left, right] : candidates_) kept_.add(alphabet.code_point(left), alphabet.code_point(right));
 }
 
-// Calls close(piece) for every piece of two characters or more: single ones hold no pair, and the census has counted them.
+// Calls close(piece) for every piece of two characters or more: single ones hold no pair, and the bigram counts hold them.
 template <typename Close>
 void PieceCounter::cut(std::string_view word, Close&& close) const {
-  const Alphabet& alphabet = census_->alphabet();
+  const Alphabet& alphabet = bigram_counts_->alphabet();
   std::size_t begin = 0, units = 0;  // of the piece that is open
   std::uint32_t previous = 0;
   for (std::size_t position = 0; position < word.size();) {
@@ -49,7 +49,7 @@ void PieceCounter::cut(std::string_view word, Close&& close) const {
       units = 0;
       continue;
     }
-    if (!alphabet.knows(unit.code_point)) throw std::invalid_argument("text that the census has not seen");
+    if (!alphabet.knows(unit.code_point)) throw std::invalid_argument("text whose characters have not been counted");
     if (units > 0 && !kept_.has(previous, unit.code_point)) {
       if (units > 1) close(word.substr(begin, position - begin));
       begin = position;
@@ -63,7 +63,7 @@ void PieceCounter::cut(std::string_view word, Close&& close) const {
 }
 
 void PieceCounter::require_census() const {
-  if (!census_) throw std::invalid_argument("the pieces have been taken");
+  if (!bigram_counts_) throw std::invalid_argument("the pieces have been taken");
 }
 
 void PieceCounter::add(std::string_view text) {
@@ -83,7 +83,7 @@ void PieceCounter::add_word(std::string_view word, std::int64_t count) {
 }
 
 void PieceCounter::merge(PieceCounter& other) {
-  if (this == &other || census_ != other.census_ || floor_ != other.floor_) throw std::invalid_argument("pieces of another census or floor");
+  if (this == &other || bigram_counts_ != other.bigram_counts_ || floor_ != other.floor_) throw std::invalid_argument("pieces cut by other bigram counts, or at another floor");
   std::int64_t left = kMaxWeight;
   for (const auto* tables : {&tables_, &other.tables_}) {
     for (const WordTable& table : *tables) {
@@ -93,29 +93,29 @@ void PieceCounter::merge(PieceCounter& other) {
   }
   for (WordTable& table : other.tables_) tables_.push_back(std::move(table));
   other.tables_ = std::vector<WordTable>(1);
-  spill_.absorb(other.spill_);
+  external_sort_.absorb(other.external_sort_);
   bytes_ += std::exchange(other.bytes_, 0);
 }
 
 void PieceCounter::spill_if_full() {
   if (memory_.table == 0 || tables_[0].memory() <= memory_.table) return;
-  spill_.write(tables_[0]);
+  external_sort_.write(tables_[0]);
   tables_[0] = WordTable();
 }
 
 const std::vector<std::string>& PieceCounter::save() {
   require_census();
   for (WordTable& table : tables_) {
-    if (table.size() > 0) spill_.write(table);
+    if (table.size() > 0) external_sort_.write(table);
     table = WordTable();
   }
-  return spill_.runs();
+  return external_sort_.runs();
 }
 
 // Every piece is counted in one table only: in the others that have it, it counts for nothing. No table grows, so there is no memory to be
 // touched first, and threads need not wait for one another.
 void PieceCounter::fold(std::size_t threads) {
-  if (!spill_.empty()) return;  // the runs and the tables are merged as they are read
+  if (!external_sort_.empty()) return;  // the runs and the tables are merged as they are read
   for (std::size_t from = 1; from < tables_.size(); ++from) {
     WordTable& table = tables_[from];
     for (std::size_t into = 0; into < from; ++into) {
@@ -132,8 +132,8 @@ void PieceCounter::each(std::size_t part, std::size_t parts, const std::atomic<b
   const auto rest = [&] {
     if (seen++ % kPause == 0 && part == 0 && pause) pause();
   };
-  if (!spill_.empty()) {
-    return spill_.each(tables_, [&](std::string_view piece, std::int64_t count) {
+  if (!external_sort_.empty()) {
+    return external_sort_.each(tables_, [&](std::string_view piece, std::int64_t count) {
       rest();
       visit(piece, count);
     });
@@ -160,7 +160,7 @@ UnitWords<Symbol> PieceCounter::take_words(std::size_t threads, const std::funct
   require_census();
   threads = std::max<std::size_t>(threads, 1);
   fold(threads);
-  std::vector<SizesByWeight> parts(spill_.empty() ? threads : 1);
+  std::vector<SizesByWeight> parts(external_sort_.empty() ? threads : 1);
   const auto measure = [&] {
     std::vector<std::size_t> sums(parts.size()), distinct(parts.size());
     in_parallel(parts.size(), [&](std::size_t part, const std::atomic<bool>& stop) {
@@ -198,7 +198,7 @@ UnitWords<Symbol> PieceCounter::take_words(std::size_t threads, const std::funct
   }
 
   UnitWords<Symbol> words;
-  const Alphabet& alphabet = census_->alphabet();
+  const Alphabet& alphabet = bigram_counts_->alphabet();
   for (Id id = 0; id < alphabet.size(); ++id) words.alphabet.push_back(utf8(alphabet.code_point(id)));
   const auto weighed = [&](std::size_t part, const std::atomic<bool>& stop, const auto& visit) {
     each(part, parts.size(), stop, pause, [&](std::string_view piece, std::int64_t count) {
@@ -216,8 +216,8 @@ UnitWords<Symbol> PieceCounter::take_words(std::size_t threads, const std::funct
   });
   words.candidates = std::move(candidates_);
   tables_.clear();
-  kept_ = JointSet();
-  census_.reset();
+  kept_ = BigramBloomFilter();
+  bigram_counts_.reset();
   return words;
 }
 

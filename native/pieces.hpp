@@ -19,11 +19,11 @@
 #include <utility>
 #include <vector>
 
-#include "census.hpp"
+#include "bigram_bloom_filter.hpp"
+#include "bigram_counts.hpp"
 #include "counter.hpp"
-#include "joint_set.hpp"
+#include "external_sort.hpp"
 #include "learner.hpp"
-#include "spill.hpp"
 
 namespace hanlin {
 
@@ -35,28 +35,28 @@ struct PieceMemory {
 
 class PieceCounter {
  public:
-  // `census`: of all the text that will be added, and not changed any more. Bigrams that occur fewer than `floor` times are cut.
-  PieceCounter(std::shared_ptr<const Census> census, std::int64_t floor, PieceMemory memory = {});
+  // `bigram_counts`: of all the text that will be added, and not changed any more. Bigrams that occur fewer than `floor` times are cut.
+  PieceCounter(std::shared_ptr<const BigramCounts> bigram_counts, std::int64_t floor, PieceMemory memory = {});
 
-  // Counts the pieces of a text, or of one pre-token. Throws std::invalid_argument where the census has not seen a character,
+  // Counts the pieces of a text, or of one pre-token. Throws std::invalid_argument where a character was not counted,
   // std::runtime_error where a run cannot be written.
   void add(std::string_view text);
   void add_word(std::string_view word, std::int64_t count);
-  void merge(PieceCounter& other);  // of the same census and floor; takes its pieces
+  void merge(PieceCounter& other);  // of the same bigram counts and floor; takes its pieces
 
   // Writes what it holds to disk; the runs it has then, for adopt() in another process.
   const std::vector<std::string>& save();
-  void adopt(std::string run) { spill_.adopt(std::move(run)); }
+  void adopt(std::string run) { external_sort_.adopt(std::move(run)); }
 
-  // The pieces over the alphabet's ids, thinned if they are too many. They are given away, and the census with them, to have less in
+  // The pieces over the alphabet's ids, thinned if they are too many. They are given away, and the bigram counts with them, to have less in
   // memory while they are learnt from: nothing can be added afterwards. `pause` is called now and then by the caller's thread, and may
   // throw to stop; then the pieces are still there.
   template <typename Symbol>
   UnitWords<Symbol> take_words(std::size_t threads = 1, const std::function<void()>& pause = {});
 
-  const Census& census() const {
+  const BigramCounts& bigram_counts() const {
     require_census();
-    return *census_;
+    return *bigram_counts_;
   }
   std::int64_t floor() const { return floor_; }
   std::uint64_t bytes() const { return bytes_; }
@@ -73,13 +73,13 @@ class PieceCounter {
   void each(std::size_t part, std::size_t parts, const std::atomic<bool>& stop, const std::function<void()>& pause, Visit&& visit) const;
   std::int64_t weight_of(std::string_view piece, std::int64_t count) const;
 
-  std::shared_ptr<const Census> census_;
+  std::shared_ptr<const BigramCounts> bigram_counts_;
   std::vector<std::pair<Id, Id>> candidates_;  // bigrams at or above the floor
-  JointSet kept_;  // the same; where it wrongly says yes, a cut is not made that could have been
+  BigramBloomFilter kept_;  // the same; where it wrongly says yes, a cut is not made that could have been
   std::int64_t floor_;
   PieceMemory memory_;
   std::vector<WordTable> tables_{1};  // the first is counted in, the others come from other counters
-  Spill spill_;
+  ExternalSort external_sort_;
   std::uint64_t bytes_ = 0;  // of text seen
   std::size_t distinct_ = 0;
   std::int64_t thinning_ = 1;

@@ -23,13 +23,13 @@ bool ends_with(std::string_view line, std::string_view end) {
 
 }  // namespace
 
-Gauge::Gauge(std::shared_ptr<const CharacterTable> table, std::vector<std::string> more) : table_(std::move(table)), more_(std::move(more)), numbers_(kCodePoints) {
+SignalCounter::SignalCounter(std::shared_ptr<const CharacterTable> table, std::vector<std::string> more) : table_(std::move(table)), more_(std::move(more)), numbers_(kCodePoints) {
   for (const std::string& end : more_) close_with(end);
   for (const std::string_view end : kPointers) close_with(end);
   for (std::size_t count = 0; count < kLogarithms; ++count) weights_.push_back(count < 2 ? 0.0 : static_cast<double>(count) * std::log(static_cast<double>(count)));
 }
 
-void Gauge::close_with(std::string_view end) {
+void SignalCounter::close_with(std::string_view end) {
   std::size_t position = end.size();
   while (position > 0 && is_continuation(static_cast<unsigned char>(end[--position]))) {}
   const std::uint32_t point = decode_character(end, position).code_point;
@@ -37,9 +37,9 @@ void Gauge::close_with(std::string_view end) {
   if (point - 'a' < 26) closing_[(point - 32) % closing_.size()] = true;
 }
 
-double Gauge::weight(std::uint32_t count) const { return count < kLogarithms ? weights_[count] : count * std::log(static_cast<double>(count)); }
+double SignalCounter::weight(std::uint32_t count) const { return count < kLogarithms ? weights_[count] : count * std::log(static_cast<double>(count)); }
 
-std::uint32_t Gauge::number_of(std::uint32_t code_point) {
+std::uint32_t SignalCounter::number_of(std::uint32_t code_point) {
   Number& known = numbers_[code_point];
   if (known.document != document_) {
     known = {document_, static_cast<std::uint32_t>(counts_.size())};
@@ -51,7 +51,7 @@ std::uint32_t Gauge::number_of(std::uint32_t code_point) {
   return known.number;
 }
 
-Signals Gauge::measure(std::string_view text, std::vector<std::uint64_t>& line_hashes) {
+Signals SignalCounter::measure(std::string_view text, std::vector<std::uint64_t>& line_hashes) {
   if (text.size() > 0xFFFFFFFF) throw std::invalid_argument("a document has 4 GiB at most");
   if (++document_ == 0) {  // every 2^32 documents
     std::fill(numbers_.begin(), numbers_.end(), Number{});
@@ -103,7 +103,7 @@ Signals Gauge::measure(std::string_view text, std::vector<std::uint64_t>& line_h
   return signals;
 }
 
-void Gauge::end_line(std::string_view line, std::uint32_t first, std::uint32_t last, std::vector<std::uint64_t>& hashes, Signals& signals) {
+void SignalCounter::end_line(std::string_view line, std::uint32_t first, std::uint32_t last, std::vector<std::uint64_t>& hashes, Signals& signals) {
   const std::uint32_t last_flags = (*table_)[last];
   hashes.push_back(hash_bytes(line));
   signals.lines += 1;
@@ -124,7 +124,7 @@ void Gauge::end_line(std::string_view line, std::uint32_t first, std::uint32_t l
 }
 
 // A document has far fewer distinct characters than characters: kinds are added up over those.
-void Gauge::count_kinds(Signals& signals) const {
+void SignalCounter::count_kinds(Signals& signals) const {
   std::int64_t total = 0, space = 0;
   double weights = 0;
   const std::pair<std::uint32_t, std::int64_t&> kinds[] = {

@@ -30,10 +30,10 @@ struct Signals {
 };
 
 // Measures documents one after another; its memory is used again. For one thread.
-class Gauge {
+class SignalCounter {
  public:
   // `more`: what a line ends with that hides the rest of it, such as 展开, in UTF-8 and lower case.
-  Gauge(std::shared_ptr<const CharacterTable> table, std::vector<std::string> more);
+  SignalCounter(std::shared_ptr<const CharacterTable> table, std::vector<std::string> more);
 
   // Hashes of the document's lines are appended to `line_hashes`.
   Signals measure(std::string_view text, std::vector<std::uint64_t>& line_hashes);

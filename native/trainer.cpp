@@ -149,12 +149,12 @@ UnitWords<Symbol> byte_words(WordTable table, std::size_t threads, const std::fu
 // A guess at the last merge's count, from the low side: that of bigrams, of which a corpus' distinct words need not all be seen.
 std::int64_t guess_least(const WordTable& table, const TrainOptions& options, const std::function<void()>& pause) {
   const std::size_t stride = table.size() < kManyWords ? 1 : 4;
-  Census census;
+  BigramCounts bigram_counts;
   for (std::size_t index = 0; index < table.size(); index += stride) {
     if (pause && index % kPause == 0) pause();
-    census.add_word(table[index].bytes, table[index].count);
+    bigram_counts.add_word(table[index].bytes, table[index].count);
   }
-  return std::max(options.min_frequency, census.floor_that_leaves(2 * options.new_tokens));
+  return std::max(options.min_frequency, bigram_counts.floor_that_leaves(2 * options.new_tokens));
 }
 
 // Learns down to a guess at the last merge's count, lower each time it was too high: a pair that is rarer when it is born can never be
@@ -176,7 +176,7 @@ std::vector<LearntMerge> learn_plain(WordTable table, const TrainOptions& option
 template <typename Symbol>
 std::vector<LearntMerge> learn_pieces(PieceCounter& counter, std::int64_t least, const TrainOptions& options, const TrainProgress& progress) {
   const std::function<void()> pause = pauses(progress);
-  Learner<std::uint32_t> pieces(words_of_characters(counter.census().characters()), {options.min_frequency, 0});
+  Learner<std::uint32_t> pieces(words_of_characters(counter.bigram_counts().characters()), {options.min_frequency, 0});
   Learner<Symbol> tokens(counter.take_words<Symbol>(options.threads, pause), {least, options.max_characters, pause, options.threads, options.places_at_once});
   return learn(&pieces, tokens, least, options, progress);
 }
@@ -206,7 +206,7 @@ std::vector<LearntMerge> train_plain(PretokenCounter& counter, const TrainOption
 
 PieceTraining train_pieces(PieceCounter& counter, const TrainOptions& options, const TrainProgress& progress) {
   PieceTraining result{{}, std::max(options.min_frequency, counter.floor()), false};
-  const bool narrow = are_narrow(counter.census().alphabet().size() + options.new_tokens);
+  const bool narrow = are_narrow(counter.bigram_counts().alphabet().size() + options.new_tokens);
   result.merges = narrow ? learn_pieces<std::uint16_t>(counter, result.least, options, progress)
                          : learn_pieces<std::uint32_t>(counter, result.least, options, progress);
   result.complete = result.merges.size() == options.new_tokens || result.least <= options.min_frequency;

@@ -106,27 +106,27 @@ void bind_training(nb::module_& m) {
       .def_prop_ro("total", &PretokenCounter::total)
       .def_prop_ro("bytes", &PretokenCounter::bytes);
 
-  nb::class_<Census>(m, "Census", "Counts characters and bigrams: see native/census.hpp.")
+  nb::class_<BigramCounts>(m, "BigramCounts", "Counts characters and bigrams: see native/bigram_counts.hpp.")
       .def(nb::init<>())
-      .def("add", &count_batch<Census>, "texts"_a, nb::call_guard<nb::gil_scoped_release>(), "Count a batch of documents.")
-      .def("add", &count_texts<Census>, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
-      .def("add_word", [](Census& census, nb::handle word, std::int64_t count) { census.add_word(view_of(word), count); }, "word"_a, "count"_a,
+      .def("add", &count_batch<BigramCounts>, "texts"_a, nb::call_guard<nb::gil_scoped_release>(), "Count a batch of documents.")
+      .def("add", &count_texts<BigramCounts>, "texts"_a, "Count a sequence of str or bytes, each a document of its own.")
+      .def("add_word", [](BigramCounts& bigram_counts, nb::handle word, std::int64_t count) { bigram_counts.add_word(view_of(word), count); }, "word"_a, "count"_a,
            "Count one pre-token as it is.")
-      .def("merge", &Census::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another census's counts.")
-      .def("save", &Census::save, "path"_a, nb::call_guard<nb::gil_scoped_release>(), "Write it to a file; RuntimeError if that fails.")
-      .def_static("load", [](const std::string& path) { return std::shared_ptr<Census>(Census::load(path)); }, "path"_a,
+      .def("merge", &BigramCounts::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Add another's counts.")
+      .def("save", &BigramCounts::save, "path"_a, nb::call_guard<nb::gil_scoped_release>(), "Write it to a file; RuntimeError if that fails.")
+      .def_static("load", [](const std::string& path) { return std::shared_ptr<BigramCounts>(BigramCounts::load(path)); }, "path"_a,
                   nb::call_guard<nb::gil_scoped_release>(), "Read what was saved; RuntimeError if that fails.")
-      .def("floor_that_leaves", &Census::floor_that_leaves, "bigrams"_a, nb::call_guard<nb::gil_scoped_release>(),
+      .def("floor_that_leaves", &BigramCounts::floor_that_leaves, "bigrams"_a, nb::call_guard<nb::gil_scoped_release>(),
            "The highest count that so many bigrams have or exceed.")
-      .def_prop_ro("bytes", &Census::bytes);
+      .def_prop_ro("bytes", &BigramCounts::bytes);
 
   nb::class_<PieceCounter>(m, "PieceCounter", "Counts pieces of pre-tokens, cut at bigrams rarer than a floor: see native/pieces.hpp.")
-      .def(nb::new_([](std::shared_ptr<Census> census, std::int64_t floor, std::size_t table_bytes, std::size_t symbols, const std::string& folder) {
-             return std::make_unique<PieceCounter>(std::move(census), floor, PieceMemory{table_bytes, symbols, folder});
+      .def(nb::new_([](std::shared_ptr<BigramCounts> bigram_counts, std::int64_t floor, std::size_t table_bytes, std::size_t symbols, const std::string& folder) {
+             return std::make_unique<PieceCounter>(std::move(bigram_counts), floor, PieceMemory{table_bytes, symbols, folder});
            }),
-           "census"_a, "floor"_a, "table_bytes"_a = 0, "symbols"_a = 0, "folder"_a = "")
+           "bigram_counts"_a, "floor"_a, "table_bytes"_a = 0, "symbols"_a = 0, "folder"_a = "")
       .def("add", &count_batch<PieceCounter>, "texts"_a, nb::call_guard<nb::gil_scoped_release>(), "Count a batch of documents.")
-      .def("add", &count_texts<PieceCounter>, "texts"_a, "Count a sequence of str or bytes that the census has seen.")
+      .def("add", &count_texts<PieceCounter>, "texts"_a, "Count a sequence of str or bytes whose characters have been counted.")
       .def("add_word", [](PieceCounter& counter, nb::handle word, std::int64_t count) { counter.add_word(view_of(word), count); }, "word"_a, "count"_a,
            "Count one pre-token as it is.")
       .def("merge", &PieceCounter::merge, "other"_a, nb::call_guard<nb::gil_scoped_release>(), "Take another counter's counts.")

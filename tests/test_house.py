@@ -253,5 +253,5 @@ def test_every_recipe_parses_and_its_model_can_exist(name):
     recipe = load_recipe(name)
     shape = recipe.model.config(recipe.tokenizer.vocab_size, 0)
     assert sum(p.numel() for p in CausalLM(shape).parameters()) == shape.parameters()
-    assert recipe.steps()[0] == "corpus" and recipe.steps()[-1] == "gguf"
+    assert recipe.steps()[0] == "corpus" and recipe.steps()[-1].startswith("gguf")
     assert set(recipe.description) == {"zh", "en"}

@@ -13,20 +13,20 @@
 #include <utility>
 #include <vector>
 
-#include "census.hpp"
+#include "bigram_counts.hpp"
+#include "comparison_key.hpp"
 #include "counter.hpp"
 #include "encoder.hpp"
 #include "json_lines.hpp"
 #include "key_file.hpp"
 #include "minhash.hpp"
+#include "normalization_check.hpp"
 #include "overlap.hpp"
-#include "phrases.hpp"
+#include "phrase_matcher.hpp"
 #include "pieces.hpp"
 #include "reachability.hpp"
 #include "scanner.hpp"
 #include "signals.hpp"
-#include "skeleton.hpp"
-#include "tidiness.hpp"
 #include "trainer.hpp"
 #include "vocabulary.hpp"
 
@@ -71,10 +71,10 @@ void check_merges(const std::vector<LearntMerge>& merges, const TrainOptions& op
 
 // Aligned merges learnt from pieces, cut at a floor that is lowered until it is low enough.
 std::vector<LearntMerge> train_cut(const std::vector<std::string_view>& documents, const TrainOptions& options) {
-  const auto census = std::make_shared<Census>();
-  for (const std::string_view document : documents) census->add(document);
-  for (std::int64_t floor = census->floor_that_leaves(documents.size());; floor = std::max(options.min_frequency, floor / 2)) {
-    PieceCounter pieces(census, floor);
+  const auto bigram_counts = std::make_shared<BigramCounts>();
+  for (const std::string_view document : documents) bigram_counts->add(document);
+  for (std::int64_t floor = bigram_counts->floor_that_leaves(documents.size());; floor = std::max(options.min_frequency, floor / 2)) {
+    PieceCounter pieces(bigram_counts, floor);
     for (const std::string_view document : documents) pieces.add(document);
     PieceTraining training = train_pieces(pieces, options);
     if (training.complete) return training.merges;
@@ -98,7 +98,7 @@ void run(std::string_view data, std::uint8_t choice) {
   check_merges(merges, options);
   const std::vector<LearntMerge> again = train(backwards.words(), options);
   require(again.size() == merges.size(), "the order of documents does not matter");
-  if (options.aligned && (choice & 0x70) == 0) {  // for one input in eight: the census is large, and slow under the sanitizers
+  if (options.aligned && (choice & 0x70) == 0) {  // for one input in eight: the square of bigrams is large, and slow under the sanitizers
     const std::vector<LearntMerge> cut = train_cut(documents, options);
     require(cut.size() == merges.size(), "cutting changes no merge");
     for (std::size_t rank = 0; rank < merges.size(); ++rank) {
@@ -211,37 +211,37 @@ void clean(std::string_view data) {
     for (std::uint32_t point = 0; point < kCodePoints; ++point) flags[point] = point * 0x9E3779B9u & ~(point < 128 || point > 0x3000 ? kSpace | kBreak | kInvisible : 0u);
     return std::make_shared<const CharacterTable>(std::move(flags));
   }();
-  static Gauge gauge(table, {"\xE6\x9B\xB4\xE5\xA4\x9A", "more"});
-  static const PhraseFinder finder(table, {{{"ab", "!"}, 100}, {{"\xE6\x9B\xB4\xE5\xA4\x9A"}, 1000}});
+  static SignalCounter counter(table, {"\xE6\x9B\xB4\xE5\xA4\x9A", "more"});
+  static const PhraseMatcher finder(table, {{{"ab", "!"}, 100}, {{"\xE6\x9B\xB4\xE5\xA4\x9A"}, 1000}});
   std::vector<std::uint64_t> hashes;
-  const Signals signals = gauge.measure(data, hashes);
+  const Signals signals = counter.measure(data, hashes);
   require(static_cast<std::size_t>(signals.lines) == hashes.size() && signals.repeated_lines <= signals.lines, "every line has a hash");
   require(signals.word <= static_cast<std::int64_t>(data.size()) && signals.entropy >= 0, "counts are of characters");
-  std::vector<PhraseFinder::Line> lines;
+  std::vector<PhraseMatcher::Line> lines;
   finder.find(data, lines);
-  for (const PhraseFinder::Line& line : lines) require(line.groups != 0 && line.groups < 4, "a line is found for a reason");
-  require(untidy(data, *table) < 1u << 9, "reasons are known ones");
+  for (const PhraseMatcher::Line& line : lines) require(line.groups != 0 && line.groups < 4, "a line is found for a reason");
+  require(needs_normalization(data, *table) < 1u << 9, "reasons are known ones");
 }
 
-// Bare texts: with pages on which everything but white space stays, what is left is the text without it.
+// Comparison keys: with pages on which everything but white space stays, what is left is the text without it.
 void strip(std::string_view data) {
-  SkeletonTable table;
-  std::string bare, expected;
-  for (SkeletonTable::Outcome outcome = table.append(data, bare); outcome.what != SkeletonTable::Outcome::Bare; outcome = table.append(data, bare)) {
-    require(outcome.what == SkeletonTable::Outcome::Undefined && bare.empty(), "a page is asked for once");
+  ComparisonKeyTable table;
+  std::string key, expected;
+  for (ComparisonKeyTable::Outcome outcome = table.append(data, key); outcome.what != ComparisonKeyTable::Outcome::Mapped; outcome = table.append(data, key)) {
+    require(outcome.what == ComparisonKeyTable::Outcome::Undefined && key.empty(), "a page is asked for once");
     std::vector<std::vector<std::uint32_t>> mapped;
-    for (std::uint32_t point = outcome.page * SkeletonTable::kPageSize; mapped.size() < SkeletonTable::kPageSize; ++point) {
-      const std::uint32_t kind = point == ' ' ? SkeletonTable::Dropped : SkeletonTable::Kept;
+    for (std::uint32_t point = outcome.page * ComparisonKeyTable::kPageSize; mapped.size() < ComparisonKeyTable::kPageSize; ++point) {
+      const std::uint32_t kind = point == ' ' ? ComparisonKeyTable::Dropped : ComparisonKeyTable::Kept;
       mapped.push_back({kind << 24 | point});
     }
-    table.define(outcome.page, mapped, std::vector<bool>(SkeletonTable::kPageSize));
+    table.define(outcome.page, mapped, std::vector<bool>(ComparisonKeyTable::kPageSize));
   }
   for (std::size_t position = 0; position < data.size();) {
     const Unit unit = decode_unit(data, position);
     if (unit.code_point != kInvalid && unit.code_point != ' ') expected.append(data.substr(position, unit.size));
     position += unit.size;
   }
-  require(bare == expected, "bare text is the text without what is dropped");
+  require(key == expected, "comparison key is the text without what is dropped");
 }
 
 // Two texts, by their shingles and the passages they share, beside sets of strings.

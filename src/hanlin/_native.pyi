@@ -25,7 +25,7 @@ class OverlapFinder:
     def __init__(self, n: int) -> None:
         """n: characters of a run that counts."""
     def add(self, item: str | bytes) -> bool:
-        """Make a bare text the next item; whether it has a run and can be found."""
+        """Make a comparison key the next item; whether it has a run and can be found."""
     def find(self, texts: TextBatch, hits: int, longest: int) -> list[tuple[int, int, int, int, int, int]]:
         """The first item of which a text has so many runs, a passage so long, or all: (text, item, hits, longest passage, its first byte, its end)."""
 
@@ -58,7 +58,7 @@ class PretokenCounter:
     @property
     def bytes(self) -> int: ...
 
-class Census:
+class BigramCounts:
     """Counts characters and bigrams of texts."""
 
     def __init__(self) -> None: ...
@@ -66,12 +66,12 @@ class Census:
         """Count a sequence of texts, each a document of its own."""
     def add_word(self, word: str | bytes, count: int) -> None:
         """Count one pre-token as it is."""
-    def merge(self, other: Census) -> None:
-        """Add another census's counts."""
+    def merge(self, other: BigramCounts) -> None:
+        """Add another's counts."""
     def save(self, path: str) -> None:
         """Write it to a file; RuntimeError if that fails."""
     @staticmethod
-    def load(path: str) -> Census:
+    def load(path: str) -> BigramCounts:
         """Read what was saved; RuntimeError if that fails."""
     def floor_that_leaves(self, bigrams: int) -> int:
         """The highest count that so many bigrams have or exceed."""
@@ -82,15 +82,20 @@ class PieceCounter:
     """Counts pieces of pre-tokens, cut at bigrams rarer than a floor."""
 
     def __init__(
-        self, census: Census, floor: int, table_bytes: int = 0, symbols: int = 0, folder: str = ""
+        self,
+        bigram_counts: BigramCounts,
+        floor: int,
+        table_bytes: int = 0,
+        symbols: int = 0,
+        folder: str = "",
     ) -> None:
         """table_bytes: beyond it the table goes to a file in `folder`; symbols: beyond as many, rare pieces are thinned; 0: no limit."""
     def add(self, texts: Sequence[str | bytes] | TextBatch) -> None:
-        """Count a sequence of texts that the census has seen; ValueError if it has not."""
+        """Count a sequence of texts whose characters have been counted; ValueError if one has not."""
     def add_word(self, word: str | bytes, count: int) -> None:
         """Count one pre-token as it is."""
     def merge(self, other: PieceCounter) -> None:
-        """Take the counts of another counter of the same census and floor."""
+        """Take the counts of another counter of the same bigram counts and floor."""
     def save(self) -> list[str]:
         """Write all counts to runs in the folder; their paths. RuntimeError if that fails."""
     def adopt(self, run: str) -> None:
@@ -184,14 +189,14 @@ class Encoder:
     def aligned(self) -> bool: ...
     def __len__(self) -> int: ...
 
-class SkeletonTable:
-    """What characters become in bare texts."""
+class ComparisonKeyTable:
+    """What characters become in comparison keys."""
 
     def __init__(self) -> None: ...
     def define(self, page: int, mapped: Sequence[Sequence[int]], refused: Sequence[bool]) -> None:
         """Define 256 code points: what each becomes (kind << 24 | code point), or that a text with it is refused."""
     def append(self, texts: TextBatch, begin: int, out: TextBatch) -> tuple[int, int]:
-        """Append bare texts from texts[begin] on: (where it stopped, or the end; the page that is missing, or -1: the text is refused)."""
+        """Append comparison keys from texts[begin] on: (where it stopped, or the end; the page that is missing, or -1: the text is refused)."""
 
 def digests(texts: TextBatch) -> numpy.ndarray:
     """128-bit hashes of texts, (N, 2) uint64."""
@@ -235,8 +240,8 @@ class KeyReader:
     def common(self, first: int, last: int, least: int) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Keys from first to last that at least so many documents share, ascending, and how many do (uint64)."""
 
-class TwinFinder:
-    """Decides which documents go: those with an earlier twin that stays."""
+class DuplicateVerifier:
+    """Decides which documents go: those with an earlier duplicate that stays."""
 
     def __init__(self, shingle: int, threshold: float) -> None: ...
     def add(self, documents: numpy.ndarray, texts: TextBatch) -> None:
@@ -258,10 +263,10 @@ class CharacterTable:
 
     def __init__(self, flags: numpy.ndarray) -> None:
         """flags: of every code point, (0x110000,) uint32, as hanlin.corpus.text.characters makes them."""
-    def untidy(self, texts: Sequence[str | bytes]) -> numpy.ndarray:
-        """For each text why it may need normalisation, bits of native/tidiness.hpp, uint32."""
+    def needs_normalization(self, texts: Sequence[str | bytes]) -> numpy.ndarray:
+        """For each text why it may need normalisation, bits of native/normalization_check.hpp, uint32."""
 
-class Gauge:
+class SignalCounter:
     """Counts what cleaning rules look at. Threads that share one wait for each other."""
 
     def __init__(self, table: CharacterTable, more: list[str]) -> None:
@@ -269,7 +274,7 @@ class Gauge:
     def measure(self, texts: Sequence[str | bytes]) -> dict[str, numpy.ndarray]:
         """Counts by name, one value per text each (int64; entropy float64), and line_hashes, one per line (uint64)."""
 
-class PhraseFinder:
+class PhraseMatcher:
     """Finds lines that hold one of some phrases, white space and the case of ASCII letters aside."""
 
     def __init__(self, table: CharacterTable, groups: Sequence[tuple[Sequence[str], int]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus
-from hanlin.corpus.dedup.fingerprints import DedupConfig, skeleton
+from hanlin.corpus.dedup.fingerprints import DedupConfig, comparison_key
 from hanlin.corpus.filters.clean import Cleaner
 from hanlin.corpus.filters.rules import PRESETS
 from hanlin.corpus.readers.read import read_documents
@@ -61,7 +61,9 @@ def test_held_out_documents_hang_on_text_and_seed_alone(tmp_path, prose):
     train, held = parts(build_corpus(documents, tmp_path / "a", SHORT, seed=1))
     assert len(train) + len(held) == 400 and {item["source"] for item in held} == {"s0", "s1"}
     assert len(held) == 20
-    assert not {skeleton(item["text"]) for item in train} & {skeleton(item["text"]) for item in held}
+    assert not {comparison_key(item["text"]) for item in train} & {
+        comparison_key(item["text"]) for item in held
+    }
     random.Random(0).shuffle(documents)
     again = parts(build_corpus(documents, tmp_path / "b", SHORT, seed=1))[1]
     assert {item["text"] for item in again} == {item["text"] for item in held}

@@ -1,4 +1,4 @@
-"""Signatures estimate Jaccard as theory and datasketch say; what is dropped has a verified earlier twin that stays."""
+"""Signatures estimate Jaccard as theory and datasketch say; what is dropped has a verified earlier duplicate that stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.corpus.dedup.fingerprints import DedupConfig, MinHasher, batch_of, digests, skeleton, skeletons
+from hanlin.corpus.dedup.fingerprints import (
+    DedupConfig,
+    MinHasher,
+    batch_of,
+    comparison_key,
+    comparison_keys,
+    digests,
+)
 from hanlin.corpus.dedup.search import near_duplicates
 
 CONFIG = DedupConfig()
@@ -30,11 +37,11 @@ def true_jaccard(left: str, right: str, size: int = 5) -> float:
 
 
 def test_bare_text_ignores_what_retyping_changes_and_keeps_what_matters():
-    assert skeleton("你好，世界！ Ａbc。\n") == skeleton("你好世界ａBC") == "你好世界abc"
-    assert skeleton("2+2=4") != skeleton("2×2=4") != skeleton("224")
-    assert skeleton("圆周率是3.14。") != skeleton("圆周率是314")
-    assert skeleton("1-2月") == skeleton("１－２月") and skeleton("完-了") == "完了"
-    equal, same, other = digests(skeletons(["一，二", "一二", "二一"])).tolist()
+    assert comparison_key("你好，世界！ Ａbc。\n") == comparison_key("你好世界ａBC") == "你好世界abc"
+    assert comparison_key("2+2=4") != comparison_key("2×2=4") != comparison_key("224")
+    assert comparison_key("圆周率是3.14。") != comparison_key("圆周率是314")
+    assert comparison_key("1-2月") == comparison_key("１－２月") and comparison_key("完-了") == "完了"
+    equal, same, other = digests(comparison_keys(["一，二", "一二", "二一"])).tolist()
     assert equal == same != other
 
 
@@ -43,8 +50,8 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "ignore").decode()
 
 
-def bare_of(texts: list[str]) -> list[str]:
-    batch = skeletons(texts)
+def keys_of(texts: list[str]) -> list[str]:
+    batch = comparison_keys(texts)
     return [batch[index].decode() for index in range(len(batch))]
 
 
@@ -54,8 +61,8 @@ def test_the_core_makes_the_bare_text_of_every_code_point_alone_and_among_others
         texts = [before + character + after for character in points]
         wrong = [
             hex(index)
-            for index, (found, text) in enumerate(zip(bare_of(texts), texts, strict=True))
-            if found != skeleton(_whole(text))
+            for index, (found, text) in enumerate(zip(keys_of(texts), texts, strict=True))
+            if found != comparison_key(_whole(text))
         ]
         assert not wrong, (before, after, wrong[:10])
 
@@ -75,16 +82,16 @@ def test_the_core_makes_the_bare_text_of_random_texts():
     texts = [
         "".join(draw.choice(draw.choice(pools)) for _ in range(draw.randint(0, 12))) for _ in range(60_000)
     ]
-    for text, found in zip(texts, bare_of(texts), strict=True):
-        assert found == skeleton(_whole(text)), ascii(text)
+    for text, found in zip(texts, keys_of(texts), strict=True):
+        assert found == comparison_key(_whole(text)), ascii(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text(st.characters(), max_size=30), max_size=6))
 def test_the_core_makes_the_bare_text_of_any_texts(texts):
-    assert bare_of(texts) == [skeleton(_whole(text)) for text in texts]
+    assert keys_of(texts) == [comparison_key(_whole(text)) for text in texts]
     whole = [text.encode("utf-8", "ignore") for text in texts]
-    assert bare_of(whole) == bare_of(batch_of(whole)) == [skeleton(text.decode()) for text in whole]
+    assert keys_of(whole) == keys_of(batch_of(whole)) == [comparison_key(text.decode()) for text in whole]
 
 
 def test_digests_tell_texts_apart():
@@ -211,9 +218,9 @@ def test_duplicates_fixture(shared):
     from hanlin.corpus.readers.read import read_documents
 
     texts = [item["text"] for item in read_documents(shared("fixtures_dirty/duplicates_skypile.jsonl"))]
-    bare = [skeleton(text) for text in texts]
-    exact = {index for index, text in enumerate(bare) if text in bare[:index]}
+    keys = [comparison_key(text) for text in texts]
+    exact = {index for index, text in enumerate(keys) if text in keys[:index]}
     keeper = near_duplicates(texts, CONFIG)
-    near = {index for index in range(len(bare)) if keeper[index] != index}
+    near = {index for index in range(len(keys)) if keeper[index] != index}
     assert len(exact) >= 10 and exact <= near  # 5 exact and 5 with other punctuation
     assert len(near) >= 13 and min(near) >= 20  # the wrapped ones too, and never one of the 20 originals

@@ -13,7 +13,7 @@ from hanlin._native import KeyReader, KeyWriter
 from hanlin.common.errors import HanlinError
 from hanlin.corpus.builder.boilerplate import Boilerplate, BoilerplateConfig, LineCounter, common_lines
 from hanlin.corpus.dedup import search
-from hanlin.corpus.dedup.fingerprints import DedupConfig, batch_of, skeletons
+from hanlin.corpus.dedup.fingerprints import DedupConfig, batch_of, comparison_keys
 from hanlin.corpus.dedup.search import (
     Cluster,
     DuplicateSearch,
@@ -105,16 +105,16 @@ def test_what_goes_is_tied_to_an_earlier_document_that_stays(tmp_path):
         result["keeper"] < result["document"]
     ).all()
     assert not set(result["keeper"].tolist()) & set(result["document"].tolist())
-    bare = skeletons(texts)
+    keys = comparison_keys(texts)
     first = {}
     for number in range(len(texts)):
-        first.setdefault(bare[number], number)
-    exact = {number for number in range(len(texts)) if first[bare[number]] != number}
+        first.setdefault(keys[number], number)
+    exact = {number for number in range(len(texts)) if first[keys[number]] != number}
     assert set(result["document"][result["exact"] == 1].tolist()) == exact
     for item in result:
         grams = [
             {text[i : i + 5] for i in range(max(1, len(text) - 4))}
-            for text in (bare[int(item[name])].decode() for name in ("document", "keeper"))
+            for text in (keys[int(item[name])].decode() for name in ("document", "keeper"))
         ]
         similarity = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
         assert similarity >= CONFIG.threshold and item["similarity"] == pytest.approx(similarity, abs=1e-6)

@@ -199,7 +199,7 @@ def test_the_local_executor_writes_the_same_bytes(
 
     path = build_corpus(files, tmp_path / "out", CONFIG, seed=4, engine=engine)
     assert content(path) == plain
-    assert told[0] == ("clean", 0, 5) and ("write", 5, 5) in told and told[-1][0] == "seal"
+    assert told[0] == ("clean", 0, 5) and ("write", 5, 5) in told and told[-1][0] == "finalize"
     seconds = read_manifest(path).metrics["seconds"]
     assert seconds["clean"] > 0 and set(seconds) == set(read_manifest(tmp_path / "plain").metrics["seconds"])
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out", "plain"]
@@ -543,7 +543,7 @@ def test_two_nodes_of_ray_write_the_same_bytes(
     output = child.communicate(timeout=600)[0]
     assert child.returncode == 0, output
     assert content(tmp_path / "out") == plain
-    for phase in ("clean", "survey", "write"):
+    for phase in ("clean", "select", "write"):
         outcomes = [
             orjson.loads(path.read_bytes()) for path in (tmp_path / "logs_out" / phase / "outcomes").iterdir()
         ]
@@ -565,7 +565,7 @@ def test_a_lost_driver_and_a_lost_node_change_nothing(
     kept = {path.name: path.stat().st_ino for path in (tmp_path / ".out.state").glob("*/clean/0*")}
     assert not (tmp_path / "out").exists()
     child = start_build(tmp_path, cluster, "out")
-    await_results(tmp_path, "out", "survey", 2, child)
+    await_results(tmp_path, "out", "select", 2, child)
     assert (
         kept.items()
         <= {path.name: path.stat().st_ino for path in (tmp_path / ".out.state").glob("*/clean/0*")}.items()

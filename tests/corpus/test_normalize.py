@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from hanlin.corpus.readers.read import read_documents
 from hanlin.corpus.text.characters import plausibility
-from hanlin.corpus.text.normalize import normalize, repair_mojibake, strip_html, tidy, untidy
+from hanlin.corpus.text.normalize import (
+    needs_normalization,
+    normalize,
+    repair_and_normalize,
+    repair_mojibake,
+    strip_html,
+)
 
 LINE = "小明在公园里遇到了小红，他们一起放风筝。"
 
@@ -140,13 +146,13 @@ ODD = st.one_of(
 def test_what_the_core_passes_over_needed_nothing(text):
     assert normalize(text)[0] == slow(text)
     repaired, lost = repair_mojibake(text)
-    reasons = int(untidy([text])[0])
-    assert tidy(text, reasons) == (slow(repaired), lost)
+    reasons = int(needs_normalization([text])[0])
+    assert repair_and_normalize(text, reasons) == (slow(repaired), lost)
 
 
 def test_most_texts_need_nothing(prose):
     texts = [prose(i) + "\n\n“引号”……——《书》，ＡＢＣ。\n    缩进 x = 1\t2 <3 & 4" for i in range(50)]
-    assert not untidy(texts).any()
+    assert not needs_normalization(texts).any()
 
 
 def test_what_is_invisible_goes_and_what_is_chinese_stays():
@@ -219,7 +225,7 @@ def test_code_keeps_its_lines_where_html_goes():
     ],
 )
 def test_no_input_takes_more_than_linear_time(unit):
-    from hanlin.corpus.dedup.fingerprints import skeleton
+    from hanlin.corpus.dedup.fingerprints import comparison_key
     from hanlin.corpus.filters.clean import Cleaner
     from hanlin.corpus.filters.pii import mask
     from hanlin.corpus.filters.rules import PRESETS
@@ -227,7 +233,7 @@ def test_no_input_takes_more_than_linear_time(unit):
     began = time.process_time()
     for text in (unit * (200_000 // len(unit)), "点击" + unit * (200_000 // len(unit)) + "b"):
         Cleaner(PRESETS["zh-web"])([{"text": text}])
-        skeleton(text)
+        comparison_key(text)
         mask(text)
     assert time.process_time() - began < 4
 

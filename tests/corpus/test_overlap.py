@@ -14,15 +14,15 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus
 from hanlin.corpus.dedup.decontamination import PASSAGE, Benchmarks
-from hanlin.corpus.dedup.fingerprints import skeleton
+from hanlin.corpus.dedup.fingerprints import comparison_key
 
 QUESTION = "下列四位诗人中，哪一位曾经在成都的浣花溪畔修建草堂，并在那里写下了许多反映民生疾苦的诗篇？"
 OPTIONS = {"A": "李白与他的好友们", "B": "杜甫", "C": "白居易", "D": "王维"}
 
 
 def naive(item: str, text: str, overlap: int, hits: int) -> bool:
-    """The definition, slowly: on bare texts."""
-    item, text = skeleton(item), skeleton(text)
+    """The definition, slowly: on comparison keys."""
+    item, text = comparison_key(item), comparison_key(text)
     if len(item) < overlap:
         return False
     grams = {item[at : at + overlap] for at in range(len(item) - overlap + 1)}
@@ -55,7 +55,7 @@ def test_equals_the_definition(item: str, text: str, overlap: int, hits: int) ->
     found = Benchmarks([("b", 1, item)], overlap).find([text], hits)
     assert (0 in found) == naive(item, text, overlap, hits)
     if found:
-        assert found[0].passage in skeleton(text) and len(found[0].passage) >= overlap
+        assert found[0].passage in comparison_key(text) and len(found[0].passage) >= overlap
 
 
 def test_a_question_is_found_in_any_dress_and_a_saying_is_not_one() -> None:
@@ -76,7 +76,7 @@ def test_a_question_is_found_in_any_dress_and_a_saying_is_not_one() -> None:
     ]
     found = benchmarks.find(texts, 2)
     assert set(found) == {0, 1, 3} and found[0].benchmark == "诗词" and found[0].item == 7
-    assert found[0].passage in skeleton(QUESTION)
+    assert found[0].passage in comparison_key(QUESTION)
 
 
 def test_a_build_drops_what_holds_a_benchmark_and_says_which(tmp_path: Path, prose) -> None:
@@ -93,7 +93,9 @@ def test_a_build_drops_what_holds_a_benchmark_and_says_which(tmp_path: Path, pro
     ] == {"contaminated": 2}
     samples = orjson.loads((path / "report.json").read_bytes())["rules"]["contaminated"]["samples"]
     assert all(
-        sample["benchmark"] == "poets" and sample["item"] == 1 and sample["passage"] in skeleton(QUESTION)
+        sample["benchmark"] == "poets"
+        and sample["item"] == 1
+        and sample["passage"] in comparison_key(QUESTION)
         for sample in samples
     )
     before = config.identity()
@@ -128,7 +130,7 @@ def test_real_benchmarks_are_found_where_they_were_put_and_hardly_elsewhere(shar
 
     files = [shared("eval_mc_zh/cmmlu_test.jsonl.zst"), shared("eval_mc_zh/c3_dev.jsonl.zst")]
     benchmarks = Benchmarks.read(files)
-    questions = [text for _, _, text in benchmarks._texts if len(skeleton(text)) >= 30]
+    questions = [text for _, _, text in benchmarks._texts if len(comparison_key(text)) >= 30]
     assert len(benchmarks.items) > 10_000
     texts = [
         item["text"]

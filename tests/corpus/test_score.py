@@ -462,7 +462,7 @@ def test_a_corpus_names_the_score_that_made_it_and_another_one_begins_anew(train
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Output, "survey", interrupted)
+        patch.setattr(Output, "select", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build_corpus(files, tmp_path / "x", config)
     # what the score decided waits to be gone on with

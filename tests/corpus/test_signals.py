@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin._native import CharacterTable, Gauge
+from hanlin._native import CharacterTable, SignalCounter
 from hanlin.corpus.filters.signals import MORE, SCRIPTS, main_scripts, measure
 from hanlin.corpus.readers.read import read_documents
 from hanlin.corpus.text.characters import COMMON_HAN, TRADITIONAL, is_han, native_table, table
@@ -202,11 +202,11 @@ def test_the_core_refuses_what_it_cannot_use_and_survives_bytes_that_are_no_text
         CharacterTable(np.zeros(7, np.uint32))
     with pytest.raises(TypeError):
         CharacterTable(np.zeros(0x110000, np.int64))  # type: ignore[arg-type]
-    gauge = Gauge(native_table(), [])
+    counter = SignalCounter(native_table(), [])
     with pytest.raises(TypeError):
-        gauge.measure([3])  # type: ignore[list-item]
+        counter.measure([3])  # type: ignore[list-item]
     for bad in (b"\xff\xe4\xb8", b"\xed\xa0", b"\xf0\x9f\x92", b"\x80" * 5):
-        assert gauge.measure([bad])["solid"][0] == gauge.measure([bad])["replacement"][0] > 0
+        assert counter.measure([bad])["solid"][0] == counter.measure([bad])["replacement"][0] > 0
 
 
 def test_the_main_script_of_a_document():

@@ -15,10 +15,9 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
 from hanlin.dataset import build_conversation_dataset, build_text_dataset
-from hanlin.pipeline import stage_command
 from hanlin.pipeline.stage_command import run_stage
-from hanlin.stages.sft import SFTStage
 from hanlin.stages.base import Job, content_hash, write_model
+from hanlin.stages.sft import SFTStage
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from hanlin.training.run_state import RunState

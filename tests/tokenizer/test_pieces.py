@@ -29,18 +29,18 @@ def learn(
     runs: Path | None = None,
 ):
     """Merges from pieces, cut at the floor that is asked for at first, and how often they were counted."""
-    counted = [_native.Census() for _ in range(shards)]
+    counted = [_native.BigramCounts() for _ in range(shards)]
     for index, document in enumerate(documents):
         counted[index % shards].add([document])
-    census = counted[0]
+    bigram_counts = counted[0]
     for other in counted[1:]:
-        census.merge(other)
-    floor = census.floor_that_leaves(2 * new_tokens) if floor is None else floor
+        bigram_counts.merge(other)
+    floor = bigram_counts.floor_that_leaves(2 * new_tokens) if floor is None else floor
     passes = 0
     while True:
         passes += 1
         limits = {} if runs is None else {"table_bytes": 1, "folder": str(runs)}  # a run for every document
-        counters = [_native.PieceCounter(census, floor, **limits) for _ in range(shards)]
+        counters = [_native.PieceCounter(bigram_counts, floor, **limits) for _ in range(shards)]
         for index, document in enumerate(documents):
             counters[index % shards].add([document])
         for other in counters[1:]:
@@ -141,10 +141,10 @@ def test_threads_and_memory_change_no_byte_on_real_text(tmp_path, name: str):
 
 
 def test_a_run_that_cannot_be_written_is_an_error(tmp_path):
-    census = _native.Census()
-    census.add(["你好吗"])
+    bigram_counts = _native.BigramCounts()
+    bigram_counts.add(["你好吗"])
     with pytest.raises(RuntimeError, match="No such file"):
-        _native.PieceCounter(census, 1, 1, 0, str(tmp_path / "nowhere")).add(["你好吗"])
+        _native.PieceCounter(bigram_counts, 1, 1, 0, str(tmp_path / "nowhere")).add(["你好吗"])
 
 
 def test_a_full_disk_is_explained(tmp_path, monkeypatch):
@@ -157,14 +157,14 @@ def test_thinning_is_a_function_of_the_pieces_and_costs_little():
     """A quarter of the memory the pieces need: other merges, in part, but the text is as short."""
     documents = some_text("web_translated.jsonl.zst", 4_000_000)
     train, heldout = documents[:-100], documents[-100:]
-    census = _native.Census()
-    census.add(train)
-    floor = census.floor_that_leaves(4500)
+    bigram_counts = _native.BigramCounts()
+    bigram_counts.add(train)
+    floor = bigram_counts.floor_that_leaves(4500)
     lengths, thinned = {}, {}
     for symbols in (0, 100_000):
         learnt = []
         for order in (train, train[::-1]):
-            pieces = _native.PieceCounter(census, floor, 0, symbols)
+            pieces = _native.PieceCounter(bigram_counts, floor, 0, symbols)
             pieces.add(order)
             learnt.append(_native.train_pieces(pieces, 3000)[0])
             thinned[symbols] = pieces.thinning
@@ -183,9 +183,9 @@ def test_thinning_is_a_function_of_the_pieces_and_costs_little():
 @given(texts, st.integers(1, 40), st.integers(1, 30))
 def test_thinned_counts_still_put_characters_together_first(documents, new_tokens, symbols):
     """Thinned, a pair may seem more frequent than its characters; it waits for them all the same."""
-    census = _native.Census()
-    census.add(documents)
-    pieces = _native.PieceCounter(census, 1, 0, symbols)
+    bigram_counts = _native.BigramCounts()
+    bigram_counts.add(documents)
+    pieces = _native.PieceCounter(bigram_counts, 1, 0, symbols)
     pieces.add(documents)
     known = {bytes([byte]) for byte in range(256)}
     for left, right, _ in _native.train_pieces(pieces, new_tokens, 1)[0]:
@@ -193,11 +193,11 @@ def test_thinned_counts_still_put_characters_together_first(documents, new_token
         known.add(left + right)
 
 
-def test_text_the_census_has_not_seen_is_refused():
-    census = _native.Census()
-    census.add(["你好"])
-    with pytest.raises(ValueError, match="not seen"):
-        _native.PieceCounter(census, 1).add(["再见"])
+def test_text_whose_characters_were_not_counted_is_refused():
+    bigram_counts = _native.BigramCounts()
+    bigram_counts.add(["你好"])
+    with pytest.raises(ValueError, match="not been counted"):
+        _native.PieceCounter(bigram_counts, 1).add(["再见"])
 
 
 def test_an_iterator_may_be_read_twice(tmp_path: Path):
@@ -209,14 +209,14 @@ def test_an_iterator_may_be_read_twice(tmp_path: Path):
 
 def test_counts_beyond_32_bits():
     """In the square, in the table beside it, and of characters that are later than either."""
-    census = _native.Census()
-    census.add(
+    bigram_counts = _native.BigramCounts()
+    bigram_counts.add(
         ["".join(map(chr, range(0x4E00, 0x4E00 + 3000))), "".join(map(chr, range(0x20000, 0x20000 + 64_000)))]
     )
     for word in ("一丁", chr(0x4E00 + 2500) + chr(0x4E00 + 2800), chr(0x20000 + 63_990) * 2):
         for count in (2**32 - 2, 1, 1, 2**33, 5):
-            census.add_word(word, count)
-    counts = [census.floor_that_leaves(rank) for rank in (1, 2, 3, 4)]
+            bigram_counts.add_word(word, count)
+    counts = [bigram_counts.floor_that_leaves(rank) for rank in (1, 2, 3, 4)]
     # the first stands in the text as well
     assert counts == [
         2**32 + 2**33 + 6,

@@ -60,7 +60,7 @@ def test_training_goes_on_wherever_it_was_killed(corpus, tmp_path):
         2,
         1,
         4,
-    ):  # of the process's own savings: in the census, after it, among the pieces, when all are counted
+    ):  # of the process's own savings: in the bigram counts, after them, among the pieces, when all are counted
         kills += start("train", corpus, tmp_path / "out", fail_at=f"counting.saved:{occurrence}") == 137
         assert not (tmp_path / "out").exists()
     assert kills == 5
@@ -70,7 +70,7 @@ def test_training_goes_on_wherever_it_was_killed(corpus, tmp_path):
     metrics, wanted = (
         json.loads((tmp_path / name / "manifest.json").read_text())["metrics"] for name in ("out", "whole")
     )
-    # the census was kept, so a second round of pieces needs no new one
+    # the bigram counts were kept, so a second round of pieces needs no new one
     assert metrics.pop("passes") <= wanted.pop("passes")
     assert metrics == wanted and metrics["documents"] == 2500
     assert not (tmp_path / ".out.state").exists()
@@ -86,9 +86,9 @@ def test_another_corpus_or_vocabulary_starts_anew(corpus, tmp_path, monkeypatch)
 
 def test_a_damaged_savepoint_is_explained(corpus, tmp_path):
     assert start("train", corpus, tmp_path / "out", fail_at="counting.saved:8") == 137
-    for file in (tmp_path / ".out.state").rglob("census-*"):
+    for file in (tmp_path / ".out.state").rglob("bigram_counts-*"):
         file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(HanlinError, match="census"):
+    with pytest.raises(HanlinError, match="bigram_counts"):
         train_tokenizer([corpus], 600, tmp_path / "out")
 
 

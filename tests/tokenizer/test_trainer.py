@@ -185,7 +185,7 @@ def test_plain_equals_hugging_face_up_to_ties_at_length(name: str) -> None:
 )
 @pytest.mark.parametrize("max_characters", [0, 4])
 def test_aligned_pieces_equal_the_slow_reference_on_real_text(name: str, max_characters: int) -> None:
-    """What `hanlin tokenizer train` does (census, cutting, pieces) beside a recount of every pair of uncut pre-tokens at every step."""
+    """What `hanlin tokenizer train` does (bigram_counts, cutting, pieces) beside a recount of every pair of uncut pre-tokens at every step."""
     from tests.tokenizer.test_pieces import learn as learn_from_pieces
 
     texts = some_text(name, 100_000)

@@ -201,15 +201,15 @@ def test_the_lock_of_a_killed_build_is_removed_and_that_of_a_living_one_is_not(t
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     said: list[str] = []
-    with builds(lambda zh, en: said.append(en)) as folder:
+    with builds(lambda message: said.append(message.en)) as folder:
         lock = folder / "cpu_adam" / "lock"
         lock.parent.mkdir()
         lock.touch()
         assert os.environ["TORCH_EXTENSIONS_DIR"] == str(folder) and folder.parent == tmp_path
-        with builds(lambda zh, en: said.append(en)):
+        with builds(lambda message: said.append(message.en)):
             assert lock.exists() and not said  # the first is still at work
     assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path)
-    with builds(lambda zh, en: said.append(en)):
+    with builds(lambda message: said.append(message.en)):
         assert not lock.exists() and len(said) == 1 and str(lock) in said[0]
 
 

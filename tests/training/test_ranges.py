@@ -12,34 +12,25 @@ import pytest
 from hanlin.common.config import OutOfRange, Range, build, ranges_of
 from hanlin.common.errors import HanlinError
 from hanlin.model import ModelShape
-from hanlin.evaluation.config import EvaluationConfig
-from hanlin.pipeline.stage_command import StageFile
-from hanlin.recipe import recipe
-from hanlin.stages.data.tinyworld import TinyworldData
-from hanlin.stages.stage import STAGES
+from hanlin.recipe.recipe import TokenizerConfig
 from hanlin.stages.dpo import DPOConfig
 from hanlin.stages.grpo import GRPOConfig
 from hanlin.stages.pairs import PairConfig
 from hanlin.stages.reward_model import RewardConfig
+from hanlin.stages.stage import STAGES
 from hanlin.stages.supervised import SupervisedConfig
 from hanlin.training import TrainConfig
 
-SECTIONS = [
-    recipe.TokenizerConfig,
-    *(stage.Config for stage in STAGES.classes().values()),
-    TinyworldData,
-    EvaluationConfig,
-    ModelShape,
-]
 CONFIGS = [
-    *SECTIONS,
+    TokenizerConfig,
+    ModelShape,
     TrainConfig,
     SupervisedConfig,
     PairConfig,
     DPOConfig,
     RewardConfig,
     GRPOConfig,
-    StageFile,
+    *(STAGES.get(kind).Config for kind in STAGES),
 ]
 
 
@@ -47,9 +38,7 @@ def numbers(cls) -> dict[str, type]:
     """Numeric fields and their types."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
-        if typing.get_origin(hint) in (dict, tuple):
-            continue
-        kinds = {hint, *typing.get_args(hint)}
+        kinds = {hint, *(() if typing.get_origin(hint) is dict else typing.get_args(hint))}
         if name in {field.name for field in dataclasses.fields(cls)} and kinds & {int, float}:
             found[name] = float if float in kinds else int
     return found
@@ -57,7 +46,7 @@ def numbers(cls) -> dict[str, type]:
 
 def required(cls) -> dict:
     """Arguments that have no default."""
-    given = {"stage": STAGES.get("pretrain").Config(kind="pretrain")}
+    given = {"dataset": "d", "tokenizer": "t", "model": "m", "files": ("f",)}
     return {
         field.name: given[field.name]
         for field in dataclasses.fields(cls)

@@ -287,8 +287,8 @@ def _keys_of(hint: Any, value: Any) -> set[str]:
     kind: Any = hint
     if isinstance(value, Mapping) and isinstance(hint, type) and issubclass(hint, Tagged):
         with contextlib.suppress(HanlinError):
-            kind = hint.variant(value, verbatim(""))
-    return {yaml_key(field) for field in dataclasses.fields(kind)}
+            hint = hint.variant(value, verbatim("kind"))
+    return {yaml_key(field) for field in dataclasses.fields(hint)}  # type: ignore[arg-type]
 
 
 def _over_default(field: dataclasses.Field[Any], value: Any) -> Any:

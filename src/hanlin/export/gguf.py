@@ -20,7 +20,8 @@ from hanlin.model.family import FamilySpec, GGUFFormat
 from hanlin.tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
 from hanlin.tokenizer.special import PATTERN_NAME, to_letters
 
-_TOKEN_NORMAL, _TOKEN_CONTROL = 1, 3
+_TOKEN_NORMAL = 1
+_TOKEN_CONTROL = 3
 
 
 def check_export(config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -80,12 +81,14 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
         raise HanlinError("GGUF export needs the gguf package: pip install 'hanlin[export]'.") from None
     if dtype not in ("f32", "f16", "q8_0"):
         raise HanlinError("Unknown type {dtype!r}. Known: f32, f16, q8_0.", dtype=dtype)
-    folder, out = Path(model), Path(out)
+    folder = Path(model)
+    out = Path(out)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, "model")
     if not (folder / "config.json").is_file():
         raise HanlinError("{folder} is not a model directory (no config.json).", folder=folder)
-    config, tokenizer = ModelConfig.from_hf(folder), load_tokenizer(folder)
+    config = ModelConfig.from_hf(folder)
+    tokenizer = load_tokenizer(folder)
     check_export(config, tokenizer)
     check_weights(folder / WEIGHTS, config)
     _refuse_other(out)

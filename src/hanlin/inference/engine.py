@@ -247,12 +247,14 @@ class Engine:
     def _reserve(self, length: int, written: int, stops: int) -> None:
         """Grow the cache to `length` positions, the token record to `written` and the stop table to `stops` columns."""
         if self._cache is None or self._cache.max_length < length:
-            old, size = self._cache, 0 if self._cache is None else self._cache.max_length
+            old = self._cache
+            size = 0 if self._cache is None else self._cache.max_length
             size = min(self.max_length, max(length, 2 * size, 64))
             self._cache = KVCache(self.model.config, self.max_batch, size, self.device, self._cache_dtype)
             self._views = {}
             if old is not None:
-                n, filled = self.active, old.max_length
+                n = self.active
+                filled = old.max_length
                 self._cache.lengths[:n] = old.lengths[:n]
                 self._cache.host_lengths[:n] = old.host_lengths[:n]
                 for new_table, old_table in zip(
@@ -280,7 +282,8 @@ class Engine:
             longest = max(longest, len(key))
             group.append(generation)
             slots.append(distinct.setdefault(key, len(distinct)))
-        start, stop = self.active, self.active + len(group)
+        start = self.active
+        stop = self.active + len(group)
         stop_ids = [tuple(g.params.stop_ids) + (() if g.params.ignore_eos else self.eos_ids) for g in group]
         self._reserve(
             max(len(g.prompt) + g.limit for g in group),
@@ -382,7 +385,8 @@ class Engine:
                     generation.top.append(top[: generation.params.top_logprobs])
         if not any(g.on_token for g in group):
             return
-        token_list, bad = tokens.tolist(), failed.tolist()
+        token_list = tokens.tolist()
+        bad = failed.tolist()
         logprob_list = None if logprobs is None else logprobs.tolist()
         for i, generation in enumerate(group):
             if generation.on_token is not None and generation.finish_reason is None and not bad[i]:

@@ -255,7 +255,8 @@ def _checked(name: str, key: str, value: Any, file: Path) -> Any:
             file,
             Text("{key} is {value!r}, should be of type {kind}", key=key, value=value, kind=kind.__name__),
         )
-    least, most = (0 if name.endswith("_id") else 1), _MOST.get(name, 2**31 - 1)
+    least = 0 if name.endswith("_id") else 1
+    most = _MOST.get(name, 2**31 - 1)
     if kind is int and not least <= value <= most:
         raise _malformed(
             file,

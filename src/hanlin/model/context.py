@@ -83,7 +83,8 @@ class ForwardContext:
             return self.backend.run(q, k, v, self.mask)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         self.cache.update(layer, k, v, self.positions)
-        k, v = self.cache.keys[layer][:, :, : self.filled], self.cache.values[layer][:, :, : self.filled]
+        k = self.cache.keys[layer][:, :, : self.filled]
+        v = self.cache.values[layer][:, :, : self.filled]
         return attend(q, k, v, self.mask).transpose(1, 2).contiguous()
 
     # ---------------------------------------------------------------- what layers say

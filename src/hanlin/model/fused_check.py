@@ -34,7 +34,11 @@ class FusedOperation:
     constants: Callable[[torch.Generator], tuple[torch.Tensor, ...]] = lambda generator: ()
 
 
-_TOKENS, _WIDTH, _INNER, _VOCAB, _EPS = 96, 64, 128, 160, 1e-6
+_TOKENS = 96
+_WIDTH = 64
+_INNER = 128
+_VOCAB = 160
+_EPS = 1e-6
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

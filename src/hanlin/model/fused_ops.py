@@ -6,7 +6,7 @@ Measured here on one core, float32, forward and backward: RMS norm of (16, 256, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -171,17 +171,18 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, cos, sin):
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
+        return _rotated(x, cos, sin)
 
     @staticmethod
     def backward(ctx, grad):
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, -sin), None, None
+        return _rotated(grad, cos, -sin), None, None
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
+    first = x[..., :half]
+    second = x[..., half:]
     result = torch.empty_like(x)
     torch.mul(first, cos, out=result[..., :half]).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=result[..., half:]).addcmul_(first, sin)
@@ -202,7 +203,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 def fused_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`rotate` with the backward pass written out."""
-    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)
+    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotated(x, cos, sin)
 
 
 def plain_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -248,7 +249,7 @@ def fused_swiglu(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> 
     return _SwiGLU.apply(gate, up, weight)
 
 
-class _Recipe:
+class _Recomputation:
     """Stands for a tensor that is not kept."""
 
     def __init__(self, make: Callable[[], torch.Tensor]):
@@ -256,23 +257,23 @@ class _Recipe:
 
 
 def recompute_in_backward(
-    makers: Mapping[Callable[[], torch.Tensor], torch.Tensor],
+    tensors: Sequence[tuple[torch.Tensor, Callable[[], torch.Tensor]]],
 ) -> contextlib.AbstractContextManager[Any]:
-    """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to make it.
+    """Within this context, where autograd would keep one of these tensors for the backward pass, it keeps how to compute it.
 
     Args:
-        makers: functions that make a tensor again, bit for bit, with the tensor. Nothing happens when there are none; other
-            hooks on saved tensors (activation checkpointing) do not apply within.
+        tensors: each with a function that computes it again, bit for bit. Nothing happens when there are none; other hooks on saved
+            tensors (activation checkpointing) do not apply within.
     """
-    if not makers:
+    if not tensors:
         return contextlib.nullcontext()
     # the tensors themselves would live as long as the hooks
-    known = {_place(tensor): _Recipe(make) for make, tensor in makers.items()}
+    known = {_storage_key(tensor): _Recomputation(make) for tensor, make in tensors}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor | _Recipe:
-        return known.get(_place(tensor), tensor)
+    def pack(tensor: torch.Tensor) -> torch.Tensor | _Recomputation:
+        return known.get(_storage_key(tensor), tensor)
 
-    def unpack(kept: torch.Tensor | _Recipe) -> torch.Tensor:
+    def unpack(kept: torch.Tensor | _Recomputation) -> torch.Tensor:
         if isinstance(kept, torch.Tensor):
             return kept
         with torch.no_grad():
@@ -281,7 +282,8 @@ def recompute_in_backward(
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _storage_key(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Which numbers of which memory a tensor is; an alias of it has the same."""
     return (
         tensor.untyped_storage()._cdata,
         tensor.dtype,

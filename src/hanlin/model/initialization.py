@@ -14,7 +14,8 @@ def init_weights(model: CausalLM | RewardModel, seed: int) -> None:
     so every block starts as the identity (as nanochat does); embeddings N(0, 0.02²), small so that tied logits start near
     uniform; norms one; biases zero.
     """
-    how, rule = model.config.residual_init, model.config.spec.init
+    how = model.config.residual_init
+    rule = model.config.spec.init
     residual_scale = {"zero": 0.0, "scaled": (2 * model.config.num_hidden_layers) ** -0.5, "plain": 1.0}[how]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

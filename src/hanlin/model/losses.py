@@ -76,7 +76,8 @@ def _logit_gradients_in_place(
     logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same, writing over the logits: the fastest without a compiler."""
-    dtype, logits = logits.dtype, logits.float()
+    dtype = logits.dtype
+    logits = logits.float()
     right = logits.gather(1, labels[:, None]).squeeze(1)
     highest = logits.amax(-1)
     powers = logits.sub_(highest[:, None]).exp_()  # in place: the logits are not needed again
@@ -104,7 +105,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight = wanted
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         nll = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        states, head = hidden.to(dtype), weight.to(dtype)
+        states = hidden.to(dtype)
+        head = weight.to(dtype)
         grad_hidden = torch.empty_like(states) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         gradients = _compiled_logit_gradients() if compiled else _logit_gradients_in_place
@@ -177,7 +179,8 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, labels, temperature, dtype):
-        states, head = hidden.to(dtype), weight.to(dtype)
+        states = hidden.to(dtype)
+        head = weight.to(dtype)
         result = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         rows = _chunk_rows(weight.shape[0], hidden.device)
         for start in range(0, hidden.shape[0], rows):
@@ -185,13 +188,15 @@ class _TokenLogProbs(torch.autograd.Function):
             logits = (states[part] @ head.t()).float() / temperature
             result[part] = logits.gather(1, labels[part, None]).squeeze(1) - logits.logsumexp(-1)
         ctx.save_for_backward(hidden, weight, labels)
-        ctx.temperature, ctx.dtype = temperature, dtype
+        ctx.temperature = temperature
+        ctx.dtype = dtype
         return result
 
     @staticmethod
     def backward(ctx, grad_output):
         hidden, weight, labels = ctx.saved_tensors
-        states, head = hidden.to(ctx.dtype), weight.to(ctx.dtype)
+        states = hidden.to(ctx.dtype)
+        head = weight.to(ctx.dtype)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(states) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None

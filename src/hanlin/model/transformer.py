@@ -27,11 +27,9 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
-        hidden, queries, keys = (
-            config.hidden_size,
-            config.num_attention_heads * config.head_dim,
-            config.num_key_value_heads * config.head_dim,
-        )
+        hidden = config.hidden_size
+        queries = config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
         self.q_proj = Linear(hidden, queries)
         self.k_proj = Linear(hidden, keys)
         self.v_proj = Linear(hidden, keys)
@@ -43,23 +41,21 @@ class Attention(nn.Module):
         else:
             self.q_norm = self.k_norm = nn.Identity()
 
-    def forward(self, x: torch.Tensor, norm: RMSNorm, context: ForwardContext) -> torch.Tensor:
-        """Attention of norm(x), (B, T, hidden_size)."""
+    def forward(self, x: torch.Tensor, norm: nn.Module, context: ForwardContext) -> torch.Tensor:
+        """Attention of norm(x), (B, T, hidden_size); the norm comes along because it is fused with the projections."""
         batch, length, _ = x.shape
         projected = normed_linears(x, norm, self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (part.view(batch, length, -1, self.head_dim) for part in projected)
-        turn_q, turn_k = (
-            functools.partial(self._turn, part, norm, context)
-            for part, norm in ((q, self.q_norm), (k, self.k_norm))
-        )
-        q, k = turn_q(), turn_k()  # (B, T, H, D) and (B, T, Hkv, D)
-        with recompute_in_backward(
-            {turn_q: q, turn_k: k} if context.recompute_qk and self.recompute_qk else {}
-        ):
+        make_q = functools.partial(self._norm_and_rotate, q, self.q_norm, context)
+        make_k = functools.partial(self._norm_and_rotate, k, self.k_norm, context)
+        q = make_q()  # (B, T, H, D)
+        k = make_k()  # (B, T, Hkv, D)
+        recomputed = [(q, make_q), (k, make_k)] if context.recompute_qk and self.recompute_qk else []
+        with recompute_in_backward(recomputed):
             attended = context.attend(self.layer, q, k, v)
         return self.o_proj(attended.view(batch, length, -1))
 
-    def _turn(self, part: torch.Tensor, norm: nn.Module, context: ForwardContext) -> torch.Tensor:
+    def _norm_and_rotate(self, part: torch.Tensor, norm: nn.Module, context: ForwardContext) -> torch.Tensor:
         return rotate(norm(part), context.cos, context.sin)
 
 
@@ -72,8 +68,8 @@ class MLP(nn.Module):
         self.up_proj = Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """SwiGLU of norm(x), (B, T, hidden_size)."""
+    def forward(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        """SwiGLU of norm(x), (B, T, hidden_size); the norm comes along because it is fused with the projections."""
         gate, up = normed_linears(x, norm, self.gate_proj, self.up_proj)
         return swiglu(gate, up, self.down_proj)
 

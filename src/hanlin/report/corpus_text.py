@@ -37,7 +37,7 @@ BLOCKS: dict[str, Text] = {
     "mask": Text("masking personal data"),
     "decontaminate": Text("comparing with benchmarks"),
     "boilerplate": Text("removing boilerplate"),
-    "account": Text("accounts and samples"),
+    "stats": Text("figures and samples"),
     "write": Text("writing to disk"),
     "sketch": Text("fingerprints"),
 }

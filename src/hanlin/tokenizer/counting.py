@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hanlin._native import Census, PieceCounter, TextBatch
+from hanlin._native import BigramCounts, PieceCounter, TextBatch
 from hanlin.common.errors import HanlinError
 from hanlin.common.failpoints import failpoint
 from hanlin.common.messages import tr
@@ -24,6 +24,7 @@ TABLE_SHARE = 4  # of the memory allowed, a quarter is for the table of pieces: 
 BYTES_PER_SYMBOL = 11  # of the distinct pieces, while merges are learnt: 9 measured here
 WAITING_BATCHES = 2  # for each thread, counted or about to be: one that is slow leaves no other without work
 COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
+SAVED = 2  # version of what a killed counting leaves; another one begins anew
 
 # Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown; a guess the first time that files are
 # read): bytes, then tokens.
@@ -142,7 +143,7 @@ def explained_disk() -> Iterator[None]:
 
 
 class AlignedCounts:
-    """The two passes of aligned training: a census, then pieces. What a killed run saved is not counted again.
+    """The two passes of aligned training: bigram counts, then pieces. What a killed run saved is not counted again.
 
     Attributes:
         floor: of the pieces saved, 0 if there are none.
@@ -162,31 +163,31 @@ class AlignedCounts:
         if state:
             logging.getLogger("hanlin").info(tr("Going on from the counts saved last."))
 
-    def census(self) -> Census:
+    def bigram_counts(self) -> BigramCounts:
         """Characters and bigrams of all documents."""
         state = self._savepoint.state or {}
         if state.get("stage") == "pieces":
             self._texts.documents, self._texts.bytes = state["documents"], state["bytes"]
-            return self._load(state["census"])
-        counters = [Census() for _ in range(self._texts.threads)]
+            return self._load(state["bigram_counts"])
+        counters = [BigramCounts() for _ in range(self._texts.threads)]
         if state:
-            counters[0] = self._load(state["census"])
+            counters[0] = self._load(state["bigram_counts"])
         else:
             self.passes += 1
 
         def save(batches: int) -> None:
-            _gather(counters, Census)
-            self._save("census", counters[0], batches=batches)
+            _gather(counters, BigramCounts)
+            self._save("bigram_counts", counters[0], batches=batches)
 
         self._texts.count(counters, self._savepoint, save, state.get("batches", 0))
-        census = _gather(counters, Census)
+        bigram_counts = _gather(counters, BigramCounts)
         for role in ROLES:
-            census.add_word(role, self._texts.documents)
+            bigram_counts.add_word(role, self._texts.documents)
         if self._savepoint.state is not None:
-            self._save("pieces", census, batches=0, floor=0, runs=[], finished=False)
-        return census
+            self._save("pieces", bigram_counts, batches=0, floor=0, runs=[], finished=False)
+        return bigram_counts
 
-    def pieces(self, census: Census, floor: int) -> PieceCounter:
+    def pieces(self, bigram_counts: BigramCounts, floor: int) -> PieceCounter:
         """Pieces of all documents, cut at bigrams rarer than `floor`."""
         state = self._savepoint.state or {}
         if state and state["floor"] != floor:
@@ -197,7 +198,7 @@ class AlignedCounts:
         self._runs = Path(runs).name
         table_bytes = self._memory // TABLE_SHARE // self._texts.threads
         counters = [
-            PieceCounter(census, floor, table_bytes, self._memory // BYTES_PER_SYMBOL, runs)
+            PieceCounter(bigram_counts, floor, table_bytes, self._memory // BYTES_PER_SYMBOL, runs)
             for _ in range(self._texts.threads)
         ]
         for run in state.get("runs", []):
@@ -208,7 +209,7 @@ class AlignedCounts:
         def save(batches: int, finished: bool = False) -> None:
             folder = self._savepoint.folder
             saved = [str(Path(run).relative_to(folder)) for counter in counters for run in counter.save()]
-            self._save("pieces", census, batches=batches, floor=floor, runs=saved, finished=finished)
+            self._save("pieces", bigram_counts, batches=batches, floor=floor, runs=saved, finished=finished)
 
         if not state.get("finished"):
             self._texts.count(counters, self._savepoint, save, state.get("batches", 0))
@@ -220,18 +221,18 @@ class AlignedCounts:
             counters[0].add_word(role, self._texts.documents)
         return counters[0]
 
-    def _load(self, name: str) -> Census:
-        return Census.load(str(self._savepoint.folder / name))
+    def _load(self, name: str) -> BigramCounts:
+        return BigramCounts.load(str(self._savepoint.folder / name))
 
-    def _save(self, stage: str, census: Census, **progress: Any) -> None:
-        """Save the stage; the census goes to a new file as long as it changes."""
+    def _save(self, stage: str, bigram_counts: BigramCounts, **progress: Any) -> None:
+        """Save the stage; the bigram counts go to a new file as long as they change."""
         before = self._savepoint.state or {}
-        name = before.get("census", "")
+        name = before.get("bigram_counts", "")
         if before.get("stage") != "pieces":
-            name = f"census-{int(name.partition('-')[2] or 0) + 1}"
-            census.save(str(self._savepoint.folder / name))
+            name = f"bigram_counts-{int(name.partition('-')[2] or 0) + 1}"
+            bigram_counts.save(str(self._savepoint.folder / name))
         totals = {"documents": self._texts.documents, "bytes": self._texts.bytes, "passes": self.passes}
-        self._savepoint.save({"stage": stage, "census": name, **totals, **progress})
+        self._savepoint.save({"stage": stage, "bigram_counts": name, **totals, **progress})
         self._forget(self._savepoint.state or {})
         failpoint("counting.saved")
 
@@ -240,7 +241,7 @@ class AlignedCounts:
         self._savepoint.clear(
             keep=[
                 self._runs,
-                state.get("census", ""),
+                state.get("bigram_counts", ""),
                 *(str(Path(run).parent) for run in state.get("runs", [])),
             ]
         )

@@ -18,7 +18,7 @@ from hanlin.common.manifest import artifact
 from hanlin.common.messages import Text
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
-from hanlin.tokenizer.counting import AlignedCounts, Progress, Texts, explained_disk
+from hanlin.tokenizer.counting import SAVED, AlignedCounts, Progress, Texts, explained_disk
 from hanlin.tokenizer.files import build_vocabulary, write_files
 from hanlin.tokenizer.special import BYTES, special_tokens
 from hanlin.tokenizer.texts import Source, paths_of
@@ -111,7 +111,7 @@ def train_tokenizer(
     wanted = config.learnt_tokens
     paths = paths_of(source)
     refuse_foreign_target(out, KIND, paths or ())
-    job = files_key(paths, asdict(config)) if paths is not None and config.aligned else ""
+    job = files_key(paths, [asdict(config), SAVED]) if paths is not None and config.aligned else ""
     with Savepoint(Path(out), job) as savepoint, Texts(source, threads, progress) as texts, explained_disk():
         if config.aligned:
             learnt = _learn_aligned(texts, config, savepoint, memory, progress)
@@ -198,10 +198,10 @@ def _learn_aligned(
     counts = AlignedCounts(texts, savepoint, memory)
     floor = counts.floor
     while True:
-        census = counts.census()
-        floor = floor or census.floor_that_leaves(int(BIGRAMS_PER_MERGE * config.learnt_tokens))
-        pieces = counts.pieces(census, floor)
-        del census  # while merges are learnt it is not needed
+        bigram_counts = counts.bigram_counts()
+        floor = floor or bigram_counts.floor_that_leaves(int(BIGRAMS_PER_MERGE * config.learnt_tokens))
+        pieces = counts.pieces(bigram_counts, floor)
+        del bigram_counts  # not needed while merges are learnt
         merges, least, complete = train_pieces(
             pieces,
             config.learnt_tokens,

@@ -1,6 +1,6 @@
 """Lines that many documents of one source have: menus, notices, signatures of a site.
 
-Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared by its bare text. Verse, law
+Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared by its comparison key. Verse, law
 and dialogue repeat lines that are no boilerplate, so it is off unless it is asked for. `strip` makes it a part of a build.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from hanlin._native import KeyReader, KeyWriter
 from hanlin.common.atomic import atomic_directory, read_json, write_json
 from hanlin.common.errors import ConfigError
-from hanlin.corpus.dedup.fingerprints import batch_of, digests, skeletons
+from hanlin.corpus.dedup.fingerprints import batch_of, comparison_keys, digests
 from hanlin.corpus.dedup.search import MEMORY, key_ranges
 from hanlin.corpus.filters.clean import fenced_lines
 from hanlin.corpus.filters.stats import Drops
@@ -59,7 +59,7 @@ class BoilerplateConfig:
 def line_keys(
     texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The lines of these documents that could be boilerplate, which those in code fences could not: keys of source and bare line
+    """The lines of these documents that could be boilerplate, which those in code fences could not: keys of source and of the line's comparison key
     (L,) uint64, places of their documents (L,) uint32, and their numbers there from 0."""
     places: list[int] = []
     numbers: list[int] = []
@@ -74,7 +74,9 @@ def line_keys(
                 lines.append(line)
     names = list(dict.fromkeys(sources))
     salts = dict(zip(names, digests(batch_of(names))[:, 1], strict=True))
-    keys = digests(skeletons(lines))[:, 0] ^ np.array([salts[sources[place]] for place in places], np.uint64)
+    keys = digests(comparison_keys(lines))[:, 0] ^ np.array(
+        [salts[sources[place]] for place in places], np.uint64
+    )
     return keys, np.array(places, np.uint32), numbers
 
 

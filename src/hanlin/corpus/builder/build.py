@@ -25,9 +25,9 @@ from hanlin.common.messages import Text, joined, listing, tr
 from hanlin.common.progress import Progress
 from hanlin.common.savepoint import Savepoint, files_key
 from hanlin.common.target import refuse_foreign_target
-from hanlin.corpus.builder.ingest import SKETCH, AllTaken, Intake, read_so_far
+from hanlin.corpus.builder.ingest import SKETCH, IngestTask, ShardSet, read_so_far
 from hanlin.corpus.builder.job import CorpusConfig, shards
-from hanlin.corpus.builder.strip import Strip
+from hanlin.corpus.builder.remove_boilerplate import BoilerplateRemoval
 from hanlin.corpus.builder.tasks import Phase, run_phases
 from hanlin.corpus.builder.tasks import Progress as Tell
 from hanlin.corpus.builder.writer import Output, gather, sizes_of
@@ -41,6 +41,7 @@ from hanlin.corpus.readers.schema_types import Document
 __all__ = ["CorpusConfig", "CorpusJob", "build_corpus", "read_corpus"]
 
 MEMORY = 1 << 30
+STATE = 2  # version of what an interrupted build leaves; one of another version begins anew
 _MEGABYTE = 1_000_000
 Part = Literal["documents", "heldout"]
 Page = Callable[[Path, Mapping[str, Any]], str]
@@ -54,14 +55,14 @@ TITLES = {
     "copies": Text("find copies"),
     "lines": Text("count lines"),
     "common": Text("find boilerplate"),
-    "strip": Text("remove boilerplate"),
+    "remove_boilerplate": Text("remove boilerplate"),
     "exact": Text("exact duplicates"),
     "pairs": Text("candidate pairs"),
     "decide": Text("near duplicates"),
-    "survey": Text("survey"),
+    "select": Text("choose documents"),
     "clusters": Text("clusters"),
     "write": Text("write"),
-    "seal": Text("shuffle and compress"),
+    "finalize": Text("shuffle and compress"),
 }
 
 
@@ -82,7 +83,7 @@ def build_corpus(
     """Write the corpus artefact at `out`.
 
     `documents.jsonl.zst` and `heldout.jsonl.zst` hold `{"text", "source", "tag"?}`, `quarantine.jsonl` the records that could not be
-    read, `report.json` what each rule dropped with samples, and each source's accounts, `clusters.jsonl.zst` the duplicates,
+    read, `report.json` what each rule dropped with samples, and each source's figures, `clusters.jsonl.zst` the duplicates,
     `report.html` shows it all to people.
 
     Args:
@@ -109,7 +110,7 @@ def build_corpus(
         check_inputs(paths, "documents", text_key=config.text_key, skip=skip)
     if engine and paths is None:
         raise HanlinError("On a cluster a corpus is made of files. Write the documents to files first.")
-    named = files_key(paths, [config.identity(), seed]) if paths is not None else ""
+    named = files_key(paths, [config.identity(), seed, STATE]) if paths is not None else ""
     with Savepoint(out, named) as savepoint:
         # ranks of a job with other settings that still run somewhere stay apart
         work = savepoint.folder / (named[:16] or "work")
@@ -188,14 +189,14 @@ class _Search:
     """The search for duplicates as tasks; each makes its own `DuplicateSearch`, which finds on disk what the others did."""
 
     config: CorpusConfig
-    taken: tuple[Path, ...]
+    shards: tuple[Path, ...]
     folder: Path
     memory: int
 
     def _search(self) -> DuplicateSearch:
         self.folder.mkdir(parents=True, exist_ok=True)
         return DuplicateSearch(
-            [folder / SKETCH for folder in self.taken], self.config.dedup, self.folder, memory=self.memory
+            [folder / SKETCH for folder in self.shards], self.config.dedup, self.folder, memory=self.memory
         )
 
     @property
@@ -218,7 +219,7 @@ class _Search:
     def decide(self, _: int, folder: Path) -> None:
         search = self._search()
         if not search.result.is_file():
-            search.decide(AllTaken(list(self.taken)), scratch=folder)
+            search.decide(ShardSet(list(self.shards)), scratch=folder)
 
     def copies(self, _: int, folder: Path) -> None:
         """The whole search, where it is for equal documents alone."""
@@ -260,7 +261,7 @@ class CorpusJob:
         self._paths = expand(list(files)) if files is not None else []
         self._workers, self._progress = workers, progress or Progress()
         plan = tuple(tuple(shard) for shard in shards(self._paths, config)) if self._paths else ()
-        intake = Intake(
+        ingest = IngestTask(
             config, plan, None if self._paths else documents, self._benchmarks(), self._show_reading
         )
         count = max(len(plan), 1)
@@ -270,12 +271,15 @@ class CorpusJob:
             return tuple(self.folder / name / f"{task:05d}" for task in range(count))
 
         memory = self._task_memory(memory // workers)
-        self._cleaned = taken = folders("clean")
-        stripping: tuple[Phase, ...] = ()
+        self._cleaned = shard_folders = folders("clean")
+        removing: tuple[Phase, ...] = ()
         if config.boilerplate.documents:
-            stripping, taken = self._stripping(taken, folders("lines"), memory), folders("strip")
-        self._search = _Search(config, taken, self.folder / "search", memory)
-        self.output = Output(config, seed, taken, self._search.result, folders("survey"), folders("write"))
+            removing = self._boilerplate_phases(shard_folders, folders("lines"), memory)
+            shard_folders = folders("remove_boilerplate")
+        self._search = _Search(config, shard_folders, self.folder / "search", memory)
+        self.output = Output(
+            config, seed, shard_folders, self._search.result, folders("select"), folders("write")
+        )
         searching = (
             ()
             if not self._search.wanted
@@ -286,26 +290,26 @@ class CorpusJob:
             )
         )
         self.phases: tuple[Phase, ...] = (
-            Phase("clean", self.folder, _One(count), intake),
-            *stripping,
+            Phase("clean", self.folder, _One(count), ingest),
+            *removing,
             *searching,
-            Phase("survey", self.folder, _One(count), self.output.survey),
+            Phase("select", self.folder, _One(count), self.output.select),
             Phase("clusters", self.folder, _One(), self.output.clusters),
             Phase("write", self.folder, _One(count), self.output.write, self.output.forget_texts),
-            Phase("seal", self.folder, self.output.buckets, self.output.seal),
+            Phase("finalize", self.folder, self.output.buckets, self.output.finalize),
         )
 
-    def _stripping(
-        self, taken: tuple[Path, ...], counted: tuple[Path, ...], memory: int
+    def _boilerplate_phases(
+        self, shard_folders: tuple[Path, ...], counted: tuple[Path, ...], memory: int
     ) -> tuple[Phase, ...]:
         """The phases that take line boilerplate out."""
         only_equal = dataclasses.replace(
             self.config, dedup=dataclasses.replace(self.config.dedup, exact=True, near=False)
         )
-        search = _Search(only_equal, taken, self.folder / "equal", memory)
-        strip = Strip(
+        search = _Search(only_equal, shard_folders, self.folder / "equal", memory)
+        removal = BoilerplateRemoval(
             self.config,
-            taken,
+            shard_folders,
             self.folder / "equal" / "duplicates",
             counted,
             self.folder / "common" / "00000",
@@ -313,9 +317,15 @@ class CorpusJob:
         )
         return (
             Phase("copies", self.folder, _One(), search.copies),
-            Phase("lines", self.folder, _One(len(taken)), strip.count),
-            Phase("common", self.folder, _One(), strip.find),
-            Phase("strip", self.folder, _One(len(taken)), strip.strip, strip.forget_texts),
+            Phase("lines", self.folder, _One(len(shard_folders)), removal.count),
+            Phase("common", self.folder, _One(), removal.find),
+            Phase(
+                "remove_boilerplate",
+                self.folder,
+                _One(len(shard_folders)),
+                removal.remove,
+                removal.forget_texts,
+            ),
         )
 
     def _benchmarks(self) -> str:
@@ -374,11 +384,11 @@ class CorpusJob:
 
     def _check(self) -> None:
         """Refuse a corpus of which nothing is left, before more is done with it."""
-        accounts, reasons, quarantined, _ = gather(self._cleaned)
-        if sum(size[0] for size in accounts.kept.values()):
+        stats, reasons, quarantined, _ = gather(self._cleaned)
+        if sum(size[0] for size in stats.kept.values()):
             return
         self.fruitless = True
-        read = sum(size[0] for size in accounts.read.values())
+        read = sum(size[0] for size in stats.read.values())
         if not read and quarantined:
             named = "; ".join(f"{reason} × {count}" for reason, count in list(reasons.items())[:5])
             raise HanlinError(
@@ -386,7 +396,7 @@ class CorpusJob:
                 quarantined=quarantined,
                 named=named,
             )
-        self._refuse(read, {rule: about["count"] for rule, about in accounts.drops.to_dict().items()})
+        self._refuse(read, {rule: about["count"] for rule, about in stats.drops.to_dict().items()})
 
     def _refuse(self, read: int, reasons: Mapping[str, int]) -> None:
         most = list(reasons.items())[:6]
@@ -411,7 +421,7 @@ class CorpusJob:
         Args:
             seconds: of work per phase, as `run` returned them.
             page: makes `report.html` of the artefact's folder and of `config`, `seed`, `metrics` and `report` (what the manifest and
-                report.json hold), such as `evaluation.corpus_page.render_corpus`; rooms further right are not this one's to know.
+                report.json hold), such as `report.corpus_page.render_corpus`; rooms further right are not this one's to know.
 
         Raises:
             HanlinError: a phase is not complete, or no training document is left.
@@ -435,19 +445,19 @@ class CorpusJob:
             key=key,
             views=(PAGE,),
         ) as writer:
-            found = self.output.finish(writer.path, phases["seal"].paths(), phases["clusters"].path(0))
-            accounts = found["accounts"]
-            dropped = {rule: about["count"] for rule, about in accounts.drops.to_dict().items()}
+            found = self.output.finish(writer.path, phases["finalize"].paths(), phases["clusters"].path(0))
+            stats = found["stats"]
+            dropped = {rule: about["count"] for rule, about in stats.drops.to_dict().items()}
             if not sizes_of(found["documents"])[0]:
                 self.fruitless = True
-                self._refuse(sizes_of(accounts.read)[0], dropped)
+                self._refuse(sizes_of(stats.read)[0], dropped)
             writer.metrics = self._metrics(found, dropped) | {
                 "seconds": {name: round(value, 2) for name, value in (seconds or {}).items()}
             }
             writer.metrics["seconds_of_cleaning"] = {
                 name: round(value, 2) for name, value in found["seconds"].items()
             }
-            report = self._accounts(found)
+            report = self._report(found)
             write_json(writer.path / "report.json", report)
             if page is not None:
                 about = {"config": resolved, "seed": self.seed, "metrics": writer.metrics, "report": report}
@@ -456,8 +466,8 @@ class CorpusJob:
 
     def _metrics(self, found: Mapping[str, Any], dropped: Mapping[str, int]) -> dict[str, Any]:
         """Headline figures of the manifest."""
-        counts = found["accounts"].counts
-        parts = {"read": found["accounts"].read, "kept": found["documents"], "heldout": found["heldout"]}
+        counts = found["stats"].counts
+        parts = {"read": found["stats"].read, "kept": found["documents"], "heldout": found["heldout"]}
         sizes = {part: dict(zip(_NAMES, sizes_of(size), strict=True)) for part, size in parts.items()}
         metrics: dict[str, Any] = {
             f"{name}_{part}": sizes[part][name] for part in ("read", "kept") for name in _NAMES
@@ -475,15 +485,15 @@ class CorpusJob:
             metrics["contaminated"] = _named(counts, "contaminated ")
         return metrics | {"quarantined": found["quarantined"], "quarantine_reasons": found["reasons"]}
 
-    def _accounts(self, found: Mapping[str, Any]) -> dict[str, Any]:
+    def _report(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """What `report.json` holds: `rules`, `lines`, samples, histograms, and per source what was read, cleaned, kept, held out and dropped."""
-        accounts, sources = found["accounts"], {}
-        for source, read in sorted(accounts.read.items()):
-            rules = accounts.drops.by_source.get(source, {})
-            lines = accounts.lines.by_source.get(source, {})
+        stats, sources = found["stats"], {}
+        for source, read in sorted(stats.read.items()):
+            rules = stats.drops.by_source.get(source, {})
+            lines = stats.lines.by_source.get(source, {})
             sizes = {
                 "read": read,
-                "cleaned": accounts.kept.get(source, [0, 0, 0]),
+                "cleaned": stats.kept.get(source, [0, 0, 0]),
                 "kept": found["documents"].get(source, [0, 0, 0]),
                 "heldout": found["heldout"].get(source, [0, 0, 0]),
                 "dropped": sizes_of(rules),
@@ -492,19 +502,19 @@ class CorpusJob:
             sources[source]["rules"] = {rule: size[0] for rule, size in sorted(rules.items())}
             sources[source]["lines"] = {rule: size[0] for rule, size in sorted(lines.items())}
             sources[source]["lengths"] = dict(
-                sorted(accounts.lengths[source].items(), key=lambda item: int(item[0]))
+                sorted(stats.lengths[source].items(), key=lambda item: int(item[0]))
             )
-            sources[source]["scripts"] = dict(sorted(accounts.scripts[source].items()))
+            sources[source]["scripts"] = dict(sorted(stats.scripts[source].items()))
             sources[source]["weight"] = self.config.weight(source)
         return {
-            "rules": accounts.drops.to_dict(),
-            "lines": accounts.lines.to_dict(),
+            "rules": stats.drops.to_dict(),
+            "lines": stats.lines.to_dict(),
             "sources": sources,
-            "kept": accounts.stays.items(),
-            "changed": {"count": accounts.changed.count, "samples": accounts.changed.items()},
-            "masked": _named(accounts.counts, "masked "),
-            "contaminated": _named(accounts.counts, "contaminated "),
-            "hits": accounts.hits.items(),
+            "kept": stats.stays.items(),
+            "changed": {"count": stats.changed.count, "samples": stats.changed.items()},
+            "masked": _named(stats.counts, "masked "),
+            "contaminated": _named(stats.counts, "contaminated "),
+            "hits": stats.hits.items(),
         }
 
 

@@ -14,7 +14,7 @@ from hanlin.common.manifest import Manifest, read_manifest, verify_files
 from hanlin.common.messages import Text, listing, tr
 from hanlin.common.terminal import table
 from hanlin.corpus.builder.build import read_corpus, read_lines
-from hanlin.corpus.dedup.fingerprints import digests, skeletons
+from hanlin.corpus.dedup.fingerprints import comparison_keys, digests
 
 SHOWN = 20
 
@@ -26,21 +26,21 @@ def stats(path: Path) -> dict[str, Any]:
         HanlinError: not a corpus, or damaged.
     """
     manifest = _checked(path, "report.json")
-    accounts = read_json(path / "report.json")
+    report = read_json(path / "report.json")
     rules = {
         rule: {name: about[name] for name in ("count", "characters", "bytes")}
-        for rule, about in accounts["rules"].items()
+        for rule, about in report["rules"].items()
     }
     lines = {
         rule: {name: about[name] for name in ("count", "characters", "bytes")}
-        for rule, about in accounts["lines"].items()
+        for rule, about in report["lines"].items()
     }
     return {
         "metrics": manifest.metrics,
         "rules": rules,
         "lines": lines,
-        "sources": accounts["sources"],
-        "contaminated": accounts["contaminated"],
+        "sources": report["sources"],
+        "contaminated": report["contaminated"],
     }
 
 
@@ -154,7 +154,7 @@ def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
         HanlinError: not a corpus, or damaged.
     """
     found = stats(path)
-    accounts = read_json(path / "report.json")
+    report = read_json(path / "report.json")
     _checked(path, "clusters.jsonl.zst")
     count, largest = largest_clusters(path / "clusters.jsonl.zst", limit)
     shown = [
@@ -168,9 +168,9 @@ def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
     ]
     return {
         "rules": {rule: about["count"] for rule, about in found["rules"].items()},
-        "lines": {rule: about["count"] for rule, about in accounts["lines"].items()},
-        "kept": len(accounts["kept"]),
-        "changed": accounts["changed"]["count"],
+        "lines": {rule: about["count"] for rule, about in report["lines"].items()},
+        "kept": len(report["kept"]),
+        "changed": report["changed"]["count"],
         "clusters": {"count": count, "largest": shown},
         "quarantined": found["metrics"]["quarantined"],
     }
@@ -248,9 +248,9 @@ def samples(path: Path, rule: str) -> list[dict[str, Any]]:
         HanlinError: no document was dropped by such a rule.
     """
     _checked(path, "report.json")
-    accounts = read_json(path / "report.json")
-    named = {name: about["samples"] for name, about in {**accounts["lines"], **accounts["rules"]}.items()}
-    named |= {"kept": accounts["kept"], "changed": accounts["changed"]["samples"]}
+    report = read_json(path / "report.json")
+    named = {name: about["samples"] for name, about in {**report["lines"], **report["rules"]}.items()}
+    named |= {"kept": report["kept"], "changed": report["changed"]["samples"]}
     if rule not in named:
         raise HanlinError(
             "Nothing was dropped by {rule}. There are: {named}.", rule=rule, named=listing(named)
@@ -264,7 +264,7 @@ def samples_text(found: list[dict[str, Any]]) -> str:
 
 
 def difference(left: Path, right: Path) -> dict[str, Any]:
-    """Which documents only one of two corpora has, by bare text: counts, characters, and samples of each side."""
+    """Which documents only one of two corpora has, by comparison key: counts, characters, and samples of each side."""
     sides = {}
     seen = [_digests(path) for path in (left, right)]
     for name, path, other in (("left", left, seen[1]), ("right", right, seen[0])):
@@ -318,7 +318,7 @@ def _digests(path: Path) -> set[bytes]:
 
 
 def _digest(text: str) -> bytes:
-    return digests(skeletons([text])).tobytes()
+    return digests(comparison_keys([text])).tobytes()
 
 
 def _line(text: str) -> str:

@@ -25,20 +25,20 @@ from hanlin.corpus.dedup.sketches import SketchWriter
 from hanlin.corpus.filters.clean import Cleaner
 from hanlin.corpus.filters.pii import mask
 from hanlin.corpus.filters.signals import SCRIPTS
-from hanlin.corpus.filters.stats import EXCERPT, Accounts, add_size, size_of
+from hanlin.corpus.filters.stats import EXCERPT, CorpusStats, add_size, size_of
 from hanlin.corpus.readers.read import Quarantine, read_documents
 from hanlin.corpus.readers.schema_types import Document
 
 BATCH_CHARACTERS = 1 << 20
-_Kept = tuple[Document, Document, str]  # as cleaned, as read, main script
+_Cleaned = tuple[Document, Document, str]  # as cleaned, as read, main script
 SEEN = "seen"  # characters read so far, while a task runs
 _BYTES = 3  # of a character, nearly
-TEXTS, ENDS, OWNERS, SKETCH, ACCOUNTS, QUARANTINE, TIMES = (
+TEXTS, ENDS, OWNERS, SKETCH, STATS, QUARANTINE, TIMES = (
     "texts",
     "ends.npy",
     "owners.npy",
     "sketch",
-    "accounts.json",
+    "stats.json",
     "quarantine.jsonl",
     "times.json",
 )
@@ -47,13 +47,13 @@ CHANGED = 0x80
 
 
 @dataclass(frozen=True)
-class Intake:
+class IngestTask:
     """`work(task, folder)` of the phase that reads.
 
     Attributes:
         shards: files of each task; empty when `documents` are given.
         documents: to read instead, in one task.
-        benchmarks: file of `overlap.Benchmarks`, "" for none.
+        benchmarks: file of `decontamination.Benchmarks`, "" for none.
         watch: told of characters read; only used within this process. Other processes leave what they have read in a file, `SEEN`.
     """
 
@@ -80,23 +80,24 @@ class Intake:
                     text_key=self.config.text_key,
                     skip_bad=self.config.skip_bad,
                 )
-            accounts = Accounts()
+            stats = CorpusStats()
             # what comes later is sketched later
             dedup = (
                 replace(self.config.dedup, near=False)
                 if self.config.boilerplate.documents
                 else self.config.dedup
             )
-            shelf = stack.enter_context(Shelf(folder, dedup, accounts))
-            taking, characters = _Taking(self, shelf), 0
-            for batch in taking.batches(documents):
-                taking.take(batch)
+            writer = stack.enter_context(ShardWriter(folder, dedup, stats))
+            ingestion = _Ingestion(self, writer)
+            characters = 0
+            for batch in ingestion.batches(documents):
+                ingestion.take(batch)
                 characters += sum(len(document["text"]) for document in batch)
                 (folder / SEEN).write_text(str(characters))
                 if self.watch:
                     self.watch(characters)
         (folder / SEEN).unlink(missing_ok=True)
-        shelf.save(quarantine.count, dict(quarantine.reasons))
+        writer.save(quarantine.count, dict(quarantine.reasons))
 
 
 def read_so_far(folders: Sequence[Path], expected: Sequence[int]) -> int:
@@ -112,8 +113,8 @@ def read_so_far(folders: Sequence[Path], expected: Sequence[int]) -> int:
     return read
 
 
-class Kept(NamedTuple):
-    """A document for the shelf.
+class KeptDocument(NamedTuple):
+    """A cleaned document, ready for its shard.
 
     Attributes:
         script: the main one, of `signals.SCRIPTS`.
@@ -128,17 +129,17 @@ class Kept(NamedTuple):
     before: str = ""
 
 
-class Shelf:
-    """A shard's texts on disk with what the later phases must know of each, and the accounts of them.
+class ShardWriter:
+    """A shard's texts on disk with what the later phases must know of each; counts them.
 
     Args:
         folder: that is filled; an empty one.
         dedup: what the sketch is for.
-        accounts: that what is kept is added to.
+        stats: what is kept is added to them.
     """
 
-    def __init__(self, folder: Path, dedup: DedupConfig, accounts: Accounts) -> None:
-        self.accounts = accounts
+    def __init__(self, folder: Path, dedup: DedupConfig, stats: CorpusStats) -> None:
+        self.stats = stats
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._folder, self._dedup = folder, dedup
         self._names: dict[str, int] = {}
@@ -147,7 +148,7 @@ class Shelf:
         self._kinds = bytearray()
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Shelf:
+    def __enter__(self) -> ShardWriter:
         self._texts = self._stack.enter_context(open(self._folder / TEXTS, "wb"))
         self._sketch = self._stack.enter_context(SketchWriter(self._folder / SKETCH, self._dedup))
         return self
@@ -162,20 +163,20 @@ class Shelf:
         yield
         self.seconds[block] += time.perf_counter() - began
 
-    def add(self, kept: Sequence[Kept]) -> None:
+    def add(self, kept: Sequence[KeptDocument]) -> None:
         """Append documents."""
-        accounts = self.accounts
-        with self.timed("account"):
+        stats = self.stats
+        with self.timed("stats"):
             texts = TextBatch()
             for text, source, script, changed, before in kept:
                 texts.append(text.encode("utf-8", "replace"))
                 self._owners.append(self._names.setdefault(source, len(self._names)))
                 self._kinds.append(SCRIPTS.index(script) | (CHANGED if changed else 0))
-                accounts.lengths[source][str(max(len(text), 1).bit_length() - 1)] += 1
-                accounts.scripts[source][script] += 1
-                accounts.stays.add(text, source=source)
+                stats.lengths[source][str(max(len(text), 1).bit_length() - 1)] += 1
+                stats.scripts[source][script] += 1
+                stats.stays.add(text, source=source)
                 if before:
-                    accounts.changed.add(
+                    stats.changed.add(
                         text, source=source, before=before[:EXCERPT].encode("utf-8", "replace").decode()
                     )
         with self.timed("write"):
@@ -183,7 +184,7 @@ class Shelf:
             self._texts.write(data.data)
             self._sizes.extend(np.diff(bounds).tolist())
             for item, size in zip(kept, np.diff(bounds).tolist(), strict=True):
-                add_size(accounts.kept, item.source, [1, len(item.text), size])
+                add_size(stats.kept, item.source, [1, len(item.text), size])
         with self.timed("sketch"):
             self._sketch.add(texts)
 
@@ -196,19 +197,21 @@ class Shelf:
         np.save(folder / OWNERS, np.array(self._owners, np.uint32))
         np.save(folder / KINDS, np.frombuffer(bytes(self._kinds), np.uint8))
         about = {"sources": list(self._names), "quarantined": quarantined, "reasons": dict(reasons)}
-        write_json(folder / ACCOUNTS, about | {"accounts": self.accounts.save()})
+        write_json(folder / STATS, about | {"stats": self.stats.save()})
         write_json(folder / TIMES, dict(self.seconds))
 
 
-class _Taking:
+class _Ingestion:
     """One shard: what has been read and kept so far."""
 
-    def __init__(self, intake: Intake, shelf: Shelf) -> None:
-        self._config = intake.config
-        self._shelf, self._accounts = shelf, shelf.accounts
-        self._cleaner = Cleaner(intake.config.cleaning(), self._accounts.drops, self._accounts.lines)
-        self._benchmarks = Benchmarks.load(Path(intake.benchmarks)) if intake.benchmarks else None
-        self._seconds, self._timed = shelf.seconds, shelf.timed
+    def __init__(self, task: IngestTask, writer: ShardWriter) -> None:
+        self._config = task.config
+        self._writer = writer
+        self._stats = writer.stats
+        self._cleaner = Cleaner(task.config.cleaning(), self._stats.drops, self._stats.lines)
+        self._benchmarks = Benchmarks.load(Path(task.benchmarks)) if task.benchmarks else None
+        self._seconds = writer.seconds
+        self._timed = writer.timed
         self._read = 0
 
     def batches(self, documents: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
@@ -225,7 +228,7 @@ class _Taking:
                     document=sorted(document),
                 )
             if self._config.sample < 1 and _position(text) >= self._config.sample:
-                self._accounts.counts["documents_not_sampled"] += 1
+                self._stats.counts["documents_not_sampled"] += 1
                 continue
             self._read += 1
             batch.append({"text": text, "source": str(document.get("source") or "corpus")})
@@ -243,10 +246,10 @@ class _Taking:
 
     def take(self, batch: list[Document]) -> None:
         """Clean, mask, compare with benchmarks; what stays goes to the files."""
-        accounts, config = self._accounts, self._config
+        stats, config = self._stats, self._config
         with self._timed("count"):
             for document in batch:
-                add_size(accounts.read, document.get("source", ""), size_of(document["text"]))
+                add_size(stats.read, document.get("source", ""), size_of(document["text"]))
         with self._timed("clean"):
             cleaned, scripts = self._cleaner.with_scripts(batch)
         kept = [
@@ -258,18 +261,18 @@ class _Taking:
             with self._timed("mask"):
                 for document, *_ in kept:
                     document["text"], counts = mask(document["text"])
-                    accounts.counts.update({f"masked {tag}": count for tag, count in counts.items()})
+                    stats.counts.update({f"masked {tag}": count for tag, count in counts.items()})
         if self._benchmarks:
             with self._timed("decontaminate"):
                 kept = self._without_overlaps(kept)
-        self._shelf.add([_shelved(*item) for item in kept])
+        self._writer.add([_kept_document(*item) for item in kept])
 
-    def _without_overlaps(self, kept: list[_Kept]) -> list[_Kept]:
+    def _without_overlaps(self, kept: list[_Cleaned]) -> list[_Cleaned]:
         assert self._benchmarks is not None
         hits = self._benchmarks.find([document["text"] for document, *_ in kept], self._config.overlap_hits)
         for index, hit in hits.items():
             text, source = kept[index][0]["text"], kept[index][0].get("source", "")
-            self._accounts.drops.add(
+            self._stats.drops.add(
                 "contaminated",
                 text,
                 source=source,
@@ -277,20 +280,20 @@ class _Taking:
                 item=hit.item,
                 passage=hit.passage,
             )
-            self._accounts.hits.add(hit.passage, source=source, benchmark=hit.benchmark, item=hit.item)
-            self._accounts.counts[f"contaminated {hit.benchmark}"] += 1
+            self._stats.hits.add(hit.passage, source=source, benchmark=hit.benchmark, item=hit.item)
+            self._stats.counts[f"contaminated {hit.benchmark}"] += 1
         return [item for index, item in enumerate(kept) if index not in hits]
 
 
-def _shelved(document: Document, before: Document, script: str) -> Kept:
+def _kept_document(document: Document, before: Document, script: str) -> KeptDocument:
     changed = document["text"] != before["text"]
-    return Kept(
+    return KeptDocument(
         document["text"], document.get("source", ""), script, changed, before["text"] if changed else ""
     )
 
 
-class Taken:
-    """What `Intake` left of one shard.
+class ShardReader:
+    """Reads what `IngestTask` left of one shard.
 
     Attributes:
         sources: names; `owners` holds their places, one a document.
@@ -305,7 +308,7 @@ class Taken:
 
     @cached_property
     def sources(self) -> list[str]:
-        return read_json(self.folder / ACCOUNTS)["sources"]
+        return read_json(self.folder / STATS)["sources"]
 
     @cached_property
     def owners(self) -> np.ndarray:
@@ -326,7 +329,7 @@ class Taken:
         return np.load(self.folder / KINDS)
 
     def digests(self) -> np.ndarray:
-        """Of the bare texts, (N, 2) uint64."""
+        """Of the comparison keys, (N, 2) uint64."""
         return np.fromfile(self.folder / SKETCH / "digests", np.uint64).reshape(-1, 2)
 
     def batches(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
@@ -346,11 +349,11 @@ class Taken:
                 yield file.read(size)
 
 
-class AllTaken:
+class ShardSet:
     """The shards behind one another, their documents numbered through. Calling it with ascending numbers gives texts."""
 
     def __init__(self, folders: list[Path]) -> None:
-        self.shards = [Taken(folder) for folder in folders]
+        self.shards = [ShardReader(folder) for folder in folders]
         self.firsts = np.cumsum([0, *map(len, self.shards)])
 
     def __len__(self) -> int:

@@ -33,7 +33,7 @@ class CorpusConfig:
         dedup: duplicate search.
         mask_pii: replace personal data by typed tags.
         decontaminate: files of benchmarks; a document that holds passages of one is dropped.
-        overlap: characters of a passage, bare of punctuation and white space.
+        overlap: characters of a passage, without punctuation and white space.
         overlap_hits: different passages of one benchmark item, not overlapping one another and within twice its length, from which a document
             is dropped; a run of 50 characters is enough by itself, and so is the whole of an item that is too short for so many.
         heldout_fraction: of each source's documents, set aside for evaluation; at least one of a source with 20 or more.

@@ -22,7 +22,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact
 from hanlin.common.messages import tr
 from hanlin.common.target import refuse_foreign_target
-from hanlin.corpus.dedup.fingerprints import skeleton
+from hanlin.corpus.dedup.fingerprints import comparison_key
 from hanlin.corpus.filters.quality import (
     KIND,
     REPORT,
@@ -126,7 +126,7 @@ def _draw(
     for item in read_documents(list(files), quarantine=quarantine, source="file"):
         text = item["text"][: config.max_chars]
         key = hashlib.blake2b(
-            skeleton(text).encode("utf-8", "surrogatepass"), digest_size=16, key=str(seed).encode()
+            comparison_key(text).encode("utf-8", "surrogatepass"), digest_size=16, key=str(seed).encode()
         ).digest()
         if key in known:
             continue

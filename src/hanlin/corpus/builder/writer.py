@@ -15,14 +15,14 @@ import zstandard
 
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.random import GOLDEN_GAMMA, MASK64, splitmix64_array
-from hanlin.corpus.builder.ingest import QUARANTINE, TEXTS, TIMES, AllTaken, Taken
+from hanlin.corpus.builder.ingest import QUARANTINE, STATS, TEXTS, TIMES, ShardReader, ShardSet
 from hanlin.corpus.builder.job import CorpusConfig
 from hanlin.corpus.dedup.search import DUPLICATE
-from hanlin.corpus.filters.stats import EXCERPT, Accounts, Drops, add_size, total
+from hanlin.corpus.filters.stats import EXCERPT, CorpusStats, Drops, add_size, total
 
 BUCKET_BYTES = 128 << 20  # of text that is sorted at once
 LEVEL = 3  # of zstd: at 6 a twelfth smaller and 2.4 times as slow (measured here)
-HELDOUT, STAYS, SURVEY, WRITTEN = "heldout.jsonl", "stays.npy", "survey.json", "written.json"
+HELDOUT, STAYS, SELECTION, WRITTEN = "heldout.jsonl", "stays.npy", "selection.json", "written.json"
 _WAITING = 4 << 20  # bytes of lines that are held before they are written to their buckets
 
 
@@ -36,76 +36,79 @@ class Output:
     """What the phases after the search for duplicates share.
 
     Attributes:
-        taken: folders that `Intake` filled.
+        shards: folders that `IngestTask` filled.
         duplicates: file of the duplicates found, or None where none were looked for.
-        surveyed: folders that `survey` filled; all there from the phase after it on.
+        selected: folders that `select` filled; all there from the phase after it on.
         written: folders that `write` filled.
     """
 
     config: CorpusConfig
     seed: int
-    taken: tuple[Path, ...]
+    shards: tuple[Path, ...]
     duplicates: Path | None
-    surveyed: tuple[Path, ...]
+    selected: tuple[Path, ...]
     written: tuple[Path, ...]
 
     # ------------------------------------------------------------ which stay
 
-    def survey(self, task: int, folder: Path) -> None:
+    def select(self, task: int, folder: Path) -> None:
         """Which documents of a shard stay, what goes as a duplicate, and the candidates for being held out."""
-        taken, drops = Taken(self.taken[task]), Drops()
-        stays = np.ones(len(taken), bool)
-        duplicates, first = duplicates_of(self.duplicates, self.taken, task)
+        reader = ShardReader(self.shards[task])
+        drops = Drops()
+        stays = np.ones(len(reader), bool)
+        duplicates, first = duplicates_of(self.duplicates, self.shards, task)
         stays[duplicates["document"].astype(np.int64) - first] = False
         numbers = np.flatnonzero(~stays)
         keepers = dict(
             zip((duplicates["document"].astype(np.int64) - first).tolist(), duplicates, strict=True)
         )
-        for number, text in zip(numbers.tolist(), taken.texts(numbers), strict=True):
+        for number, text in zip(numbers.tolist(), reader.texts(numbers), strict=True):
             about = keepers[number]
             drops.add(
                 "exact_duplicate" if about["exact"] else "near_duplicate",
                 text.decode("utf-8", "replace"),
-                source=taken.sources[taken.owners[number]],
+                source=reader.sources[reader.owners[number]],
                 keeper=int(about["keeper"]),
                 similarity=round(float(about["similarity"]), 4),
             )
         self._name_twins([note for samples in drops.samples.values() for note in samples.notes()])
-        sizes, ranks = taken.sizes, self._ranks(taken)
+        sizes, ranks = reader.sizes, self._ranks(reader)
         kept, lowest = {}, {}
-        for place, source in enumerate(taken.sources):
-            members = np.flatnonzero(stays & (taken.owners == place))
+        for place, source in enumerate(reader.sources):
+            members = np.flatnonzero(stays & (reader.owners == place))
             kept[source] = [len(members), int(sizes[members].sum())]
             lowest[source] = np.sort(ranks[members])[: self.config.heldout_max].tolist()
         np.save(folder / STAYS, stays)
-        write_json(folder / SURVEY, {"kept": kept, "lowest": lowest, "drops": drops.save()})
+        write_json(folder / SELECTION, {"kept": kept, "lowest": lowest, "drops": drops.save()})
 
     def _name_twins(self, notes: list[dict[str, Any]]) -> None:
         """Add to samples of duplicates the beginning of the document that stays for each."""
         keepers = np.unique([note["keeper"] for note in notes])
-        texts = dict(zip(keepers.tolist(), AllTaken(list(self.taken))(keepers), strict=True))
+        texts = dict(zip(keepers.tolist(), ShardSet(list(self.shards))(keepers), strict=True))
         for note in notes:
             note["duplicate_of"] = texts[note["keeper"]].decode("utf-8", "replace")[:EXCERPT]
 
-    def _ranks(self, taken: Taken) -> np.ndarray:
-        """Which documents are held out hangs on seed and bare text alone, not on order or on the rest of the corpus; (N,) uint64."""
-        return mixed(taken.digests()[:, 0], self.seed)
+    def _ranks(self, reader: ShardReader) -> np.ndarray:
+        """Which documents are held out hangs on seed and comparison key alone, not on order or on the rest of the corpus; (N,) uint64."""
+        return mixed(reader.digests()[:, 0], self.seed)
 
     @cached_property
-    def _surveys(self) -> list[dict[str, Any]]:
-        return [read_json(folder / SURVEY) for folder in self.surveyed]
+    def _selections(self) -> list[dict[str, Any]]:
+        return [read_json(folder / SELECTION) for folder in self.selected]
 
     @cached_property
     def heldout(self) -> dict[str, int]:
         """Per source the rank up to which documents are held out, −1 for none: the smallest ranks, so many as the configuration asks for."""
         limits = {}
-        for source in {name for survey in self._surveys for name in survey["kept"]}:
-            count = sum(survey["kept"].get(source, [0])[0] for survey in self._surveys)
+        for source in {name for selection in self._selections for name in selection["kept"]}:
+            count = sum(selection["kept"].get(source, [0])[0] for selection in self._selections)
             wanted = int(count * self.config.heldout_fraction)
             if not wanted and count >= 20 and self.config.heldout_fraction:
                 wanted = 1
             wanted = min(wanted, self.config.heldout_max)
-            ranks = sorted(rank for survey in self._surveys for rank in survey["lowest"].get(source, []))
+            ranks = sorted(
+                rank for selection in self._selections for rank in selection["lowest"].get(source, [])
+            )
             limits[source] = ranks[wanted - 1] if wanted else -1
         return limits
 
@@ -114,30 +117,30 @@ class Output:
     def buckets(self) -> int:
         """Parts in which the training documents are put in order, each small enough for memory; a shard is one when order stays."""
         if not self.config.shuffle:
-            return len(self.taken)
+            return len(self.shards)
         size = sum(
             size * self.config.weight(source)
-            for survey in self._surveys
-            for source, (_, size) in survey["kept"].items()
+            for selection in self._selections
+            for source, (_, size) in selection["kept"].items()
         )
         return max(1, -(-int(size) // BUCKET_BYTES))
 
     def write(self, task: int, folder: Path) -> None:
         """A shard's documents as JSON lines, those held out apart, the others by bucket with the keys to sort them by."""
-        taken = Taken(self.taken[task])
-        stays = np.flatnonzero(np.load(self.surveyed[task] / STAYS))
-        ranks, digests = self._ranks(taken), taken.digests()[:, 0]
-        owners = taken.owners
-        limits = [self.heldout[source] for source in taken.sources]
+        reader = ShardReader(self.shards[task])
+        stays = np.flatnonzero(np.load(self.selected[task] / STAYS))
+        ranks, digests = self._ranks(reader), reader.digests()[:, 0]
+        owners = reader.owners
+        limits = [self.heldout[source] for source in reader.sources]
         held = np.array([limit >= 0 for limit in limits], bool)[owners] & (
             ranks <= np.array([max(limit, 0) for limit in limits], np.uint64)[owners]
         )
-        copies = self._copies(taken, digests)
+        copies = self._copies(reader, digests)
         count = self.buckets()
         sizes: dict[str, dict[str, list[int]]] = {"documents": {}, "heldout": {}}
         with _Buckets(folder) as buckets, open(folder / HELDOUT, "wb") as heldout:
-            for number, text in zip(stays.tolist(), taken.texts(stays), strict=True):
-                source = taken.sources[owners[number]]
+            for number, text in zip(stays.tolist(), reader.texts(stays), strict=True):
+                source = reader.sources[owners[number]]
                 record = {"text": (decoded := text.decode()), "source": source}
                 size = [1, len(decoded), len(text)]
                 if held[number]:
@@ -156,13 +159,13 @@ class Output:
                     add_size(sizes["documents"], source, size)
         write_json(folder / WRITTEN, sizes)
 
-    def _copies(self, taken: Taken, digests: np.ndarray) -> np.ndarray:
+    def _copies(self, reader: ShardReader, digests: np.ndarray) -> np.ndarray:
         """How often each document appears: the whole part of its source's weight, and once more by chance; (N,) int64."""
-        weights = np.array([self.config.weight(source) for source in taken.sources] or [1.0])[taken.owners]
+        weights = np.array([self.config.weight(source) for source in reader.sources] or [1.0])[reader.owners]
         chance = mixed(digests, self.seed ^ 0x5DEECE66D).astype(np.float64) / 2.0**64
         return (np.floor(weights) + (chance < weights % 1)).astype(np.int64)
 
-    def seal(self, bucket: int, folder: Path) -> None:
+    def finalize(self, bucket: int, folder: Path) -> None:
         """One bucket of all shards, in order and compressed."""
         keys, sizes, lines = [], [], []
         for written in self.written:
@@ -184,7 +187,7 @@ class Output:
 
     def clusters(self, _: int, folder: Path) -> None:
         """Every document that went as a duplicate beside the one that stays for it, as JSON lines; written while the texts are there."""
-        taken = AllTaken(list(self.taken))
+        documents = ShardSet(list(self.shards))
         with (
             open(folder / "clusters.jsonl.zst", "wb") as file,
             _compressor().stream_writer(file, closefd=False) as stream,
@@ -197,7 +200,7 @@ class Output:
             excerpts = dict(
                 zip(
                     numbers.tolist(),
-                    (text[: 4 * EXCERPT].decode("utf-8", "ignore")[:EXCERPT] for text in taken(numbers)),
+                    (text[: 4 * EXCERPT].decode("utf-8", "ignore")[:EXCERPT] for text in documents(numbers)),
                     strict=True,
                 )
             )
@@ -209,27 +212,27 @@ class Output:
                         "document": int(one["document"]),
                         "similarity": round(float(one["similarity"]), 4),
                         "exact": bool(one["exact"]),
-                        "source": taken.source(int(one["document"])),
+                        "source": documents.source(int(one["document"])),
                         "text": excerpts[int(one["document"])],
                     }
                     for one in found[begin:end]
                 ]
                 line = {
                     "cluster": keeper,
-                    "source": taken.source(keeper),
+                    "source": documents.source(keeper),
                     "text": excerpts[keeper],
                     "members": members,
                 }
                 stream.write(orjson.dumps(line) + b"\n")
 
-    def finish(self, folder: Path, sealed: list[Path], clusters: Path | None) -> dict[str, Any]:
+    def finish(self, folder: Path, finalized: list[Path], clusters: Path | None) -> dict[str, Any]:
         """Put the artefact's files together in `folder`.
 
         Returns:
-            `accounts` (the cleaned and the dropped), `documents` and `heldout` (sizes per source), `quarantined`, `reasons`, `seconds`.
+            `stats` (of the cleaned and the dropped), `documents` and `heldout` (sizes per source), `quarantined`, `reasons`, `seconds`.
         """
         with open(folder / "documents.jsonl.zst", "wb") as out:
-            for path in sealed:
+            for path in finalized:
                 _copy(path / "lines.zst", out)
         with (
             open(folder / "heldout.jsonl.zst", "wb") as out,
@@ -238,20 +241,20 @@ class Output:
             for path in self.written:
                 _copy(path / HELDOUT, stream)
         with open(folder / QUARANTINE, "wb") as out:
-            for path in self.taken:
+            for path in self.shards:
                 _copy(path / QUARANTINE, out)
         if clusters is not None:
             shutil.copyfile(clusters / "clusters.jsonl.zst", folder / "clusters.jsonl.zst")
-        accounts, reasons, quarantined, seconds = gather(self.taken)
-        for survey in self._surveys:
-            accounts.drops.merge(survey["drops"])
+        stats, reasons, quarantined, seconds = gather(self.shards)
+        for selection in self._selections:
+            stats.drops.merge(selection["drops"])
         sizes: dict[str, dict[str, list[int]]] = {"documents": {}, "heldout": {}}
         for path in self.written:
             for part, by_source in read_json(path / WRITTEN).items():
                 for source, size in by_source.items():
                     add_size(sizes[part], source, size)
         return {
-            "accounts": accounts,
+            "stats": stats,
             **sizes,
             "quarantined": quarantined,
             "reasons": reasons,
@@ -260,12 +263,12 @@ class Output:
 
     def forget_texts(self, task: int) -> None:
         """Remove what no later phase asks of a shard that has been written."""
-        (self.taken[task] / TEXTS).unlink(missing_ok=True)
+        (self.shards[task] / TEXTS).unlink(missing_ok=True)
 
 
-def duplicates_of(duplicates: Path | None, taken: tuple[Path, ...], task: int) -> tuple[np.ndarray, int]:
+def duplicates_of(duplicates: Path | None, shards: tuple[Path, ...], task: int) -> tuple[np.ndarray, int]:
     """What a search found about a shard's documents, (N,) of DUPLICATE, and the number of its first."""
-    sizes = [len(Taken(folder)) for folder in taken]
+    sizes = [len(ShardReader(folder)) for folder in shards]
     first = sum(sizes[:task])
     if duplicates is None or not duplicates.stat().st_size:
         return np.empty(0, DUPLICATE), first
@@ -274,18 +277,18 @@ def duplicates_of(duplicates: Path | None, taken: tuple[Path, ...], task: int) -
     return np.array(found[begin:end]), first
 
 
-def gather(folders: tuple[Path, ...]) -> tuple[Accounts, dict[str, int], int, dict[str, float]]:
-    """The accounts of all shards added up, why records were quarantined, how many, and seconds per block of the first phase."""
-    accounts, reasons, quarantined, seconds = Accounts(), {}, 0, {}
+def gather(folders: tuple[Path, ...]) -> tuple[CorpusStats, dict[str, int], int, dict[str, float]]:
+    """The stats of all shards added up, why records were quarantined, how many, and seconds per block of the first phase."""
+    stats, reasons, quarantined, seconds = CorpusStats(), {}, 0, {}
     for folder in folders:
-        about = read_json(folder / "accounts.json")
-        accounts.merge(about["accounts"])
+        about = read_json(folder / STATS)
+        stats.merge(about["stats"])
         quarantined += about["quarantined"]
         for reason, count in about["reasons"].items():
             reasons[reason] = reasons.get(reason, 0) + count
         for block, value in read_json(folder / TIMES).items():
             seconds[block] = seconds.get(block, 0.0) + value
-    return accounts, reasons, quarantined, seconds
+    return stats, reasons, quarantined, seconds
 
 
 def sizes_of(by_source: dict[str, list[int]]) -> list[int]:

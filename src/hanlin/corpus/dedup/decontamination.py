@@ -1,6 +1,6 @@
 """Decontamination: documents that hold passages of a benchmark's questions are found before a model can learn them by heart.
 
-Compared are bare texts (`dedup.skeleton`), in runs of 13 characters, the length GPT-3 used for words (Brown et al., 2020, appendix C).
+Compared are comparison keys (`fingerprints.comparison_key`), in runs of 13 characters, the length GPT-3 used for words (Brown et al., 2020, appendix C).
 One such run may be a saying or a title; two that do not overlap and lie near one another, or fifty characters on end, are not chance. Near
 means within twice the length of the item: years of speeches hold any two set phrases somewhere.
 """
@@ -18,7 +18,7 @@ import orjson
 from hanlin._native import OverlapFinder, TextBatch
 from hanlin.common.atomic import atomic_write
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.dedup.fingerprints import skeletons
+from hanlin.corpus.dedup.fingerprints import comparison_keys
 from hanlin.corpus.download.catalogue import DATASETS
 from hanlin.corpus.readers.files import DEFAULT_LIMITS, expand, stem
 from hanlin.corpus.readers.read import Quarantine
@@ -34,7 +34,7 @@ class Hit:
     Attributes:
         benchmark: name of its file.
         item: its number there, from 1.
-        passage: the longest one, bare.
+        passage: the longest one, in the comparison key.
     """
 
     benchmark: str
@@ -55,7 +55,7 @@ class Benchmarks:
         self._texts = list(texts)
         self._overlap = overlap
         self.items = [(name, number) for name, number, _ in texts]
-        batch = skeletons([text for _, _, text in texts])
+        batch = comparison_keys([text for _, _, text in texts])
         self.short = sum(not self._finder.add(batch[index]) for index in range(len(batch)))
 
     @classmethod
@@ -91,11 +91,11 @@ class Benchmarks:
 
     def find(self, texts: Sequence[str], hits: int) -> dict[int, Hit]:
         """For each text that holds `hits` runs of one item near one another, 50 characters on end, or a whole item: the first such item."""
-        bare: TextBatch = skeletons(texts)
+        keys: TextBatch = comparison_keys(texts)
         found = {}
-        for text, item, _, _, begin, end in self._finder.find(bare, hits, PASSAGE):
+        for text, item, _, _, begin, end in self._finder.find(keys, hits, PASSAGE):
             name, number = self.items[item]
-            found[text] = Hit(name, number, bare[text][begin:end].decode("utf-8", "replace"))
+            found[text] = Hit(name, number, keys[text][begin:end].decode("utf-8", "replace"))
         return found
 
 

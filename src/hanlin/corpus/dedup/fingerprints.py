@@ -1,12 +1,12 @@
-"""What documents are compared by: the bare text, its 128-bit digest, and its MinHash signature over character 5-grams.
+"""What documents are compared by: the comparison key, its 128-bit digest, and its MinHash signature over character 5-grams.
 
-The bare text (`skeleton`) is NFKC, lower case, without punctuation and white space, so that a document re-typed with other commas
+The comparison key is NFKC, lower case, without punctuation and white space, so that a document re-typed with other commas
 is the same document. Signs that carry meaning (+ = < % ¥ and the point in 3.5) stay.
 
 MinHash: Broder, On the resemblance and containment of documents, 1997. Banding: with b bands of r rows two documents of
 Jaccard similarity J become candidates with probability 1 − (1 − Jʳ)ᵇ: 0.99996 at 0.9, 0.92 at 0.8, 0.56 at 0.7, 0.05 at 0.5 for 14 × 8.
 
-What is done with them is in `sketches` (one task's share, on disk) and `duplicates` (the search over all of them).
+What is done with them is in `sketches` (one task's share, on disk) and `search` (over all of them).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hanlin.common.errors import ConfigError
 
 _SEED = 1  # of the signatures: those of two corpora can be compared
 _PAGE = 256
-_KEPT, _DIGIT, _SIGN, _DROPPED = (kind << 24 for kind in range(4))  # as native/skeleton.hpp has them
+_KEPT, _DIGIT, _SIGN, _DROPPED = (kind << 24 for kind in range(4))  # as native/comparison_key.hpp has them
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DedupConfig:
     """Duplicate search.
 
     Attributes:
-        exact: drop documents whose bare text was seen before.
+        exact: drop documents whose comparison key was seen before.
         near: drop near duplicates.
         shingle: characters per shingle.
         bands, rows: of the signature, which has bands × rows values.
@@ -81,31 +81,31 @@ def _bare() -> re.Pattern[str]:
     return re.compile("[" + "".join(map(re.escape, dropped)) + r"]+|[-./:](?!\d)|(?<!\d)[-./:]")
 
 
-def skeleton(text: str) -> str:
-    """The bare text two documents are compared by. `skeletons` does the same a hundred times as fast."""
+def comparison_key(text: str) -> str:
+    """What two documents are compared by: NFKC, lower case, no punctuation, no white space. `comparison_keys` does the same a hundred times as fast."""
     return _bare().sub("", unicodedata.normalize("NFKC", text).lower())
 
 
-def skeletons(texts: Sequence[str | bytes] | TextBatch) -> TextBatch:
-    """The bare texts of texts, as UTF-8; of bytes, those that are not UTF-8 are dropped."""
+def comparison_keys(texts: Sequence[str | bytes] | TextBatch) -> TextBatch:
+    """The comparison keys of texts, as UTF-8; of bytes, those that are not UTF-8 are dropped."""
     if not isinstance(texts, TextBatch):
         texts = batch_of(texts)
-    table, bare = _table(), TextBatch()
+    table, keys = _table(), TextBatch()
     done = 0
     while done < len(texts):
-        done, page = table.append(texts, done, bare)
+        done, page = table.append(texts, done, keys)
         if page >= 0:
             table.define(page, *_mapping(page))
         elif done < len(texts):
-            bare.append(skeleton(texts[done].decode("utf-8", "ignore")))
+            keys.append(comparison_key(texts[done].decode("utf-8", "ignore")))
             done += 1
-    return bare
+    return keys
 
 
 @functools.cache
-def _table() -> _native.SkeletonTable:
+def _table() -> _native.ComparisonKeyTable:
     """Filled page by page as pages occur: a page takes a third of a millisecond, all of them a second."""
-    return _native.SkeletonTable()
+    return _native.ComparisonKeyTable()
 
 
 @functools.cache
@@ -123,7 +123,7 @@ def _joining() -> frozenset[str]:
 
 
 def _mapping(page: int) -> tuple[list[list[int]], list[bool]]:
-    """What each code point of a page becomes in bare texts, and whether that hangs on its neighbours.
+    """What each code point of a page becomes in comparison keys, and whether that hangs on its neighbours.
 
     NFKC of a text is that of its characters one by one if none of them begins, decomposed, with a mark or with a character that composes
     with the one before it; lower case is, but for Σ at the end of a word.
@@ -147,9 +147,9 @@ def _kind(character: str) -> int:
     return _DIGIT if character.isdecimal() else _KEPT
 
 
-def digests(bare: TextBatch) -> np.ndarray:
-    """128-bit hashes of bare texts, (N, 2) uint64."""
-    return _native.digests(bare)
+def digests(keys: TextBatch) -> np.ndarray:
+    """128-bit hashes of comparison keys, (N, 2) uint64."""
+    return _native.digests(keys)
 
 
 class MinHasher:
@@ -159,9 +159,9 @@ class MinHasher:
         self.config = config
         self._hasher = _native.MinHasher(config.shingle, config.bands * config.rows, seed)
 
-    def __call__(self, bare: TextBatch | Sequence[str | bytes]) -> np.ndarray:
-        """Signatures of bare texts, (N, bands × rows) uint32."""
-        return self._hasher(bare if isinstance(bare, TextBatch) else batch_of(bare))
+    def __call__(self, keys: TextBatch | Sequence[str | bytes]) -> np.ndarray:
+        """Signatures of comparison keys, (N, bands × rows) uint32."""
+        return self._hasher(keys if isinstance(keys, TextBatch) else batch_of(keys))
 
 
 def batch_of(texts: Iterable[str | bytes]) -> TextBatch:

@@ -2,10 +2,10 @@
 
 Three steps, each of which leaves files that appear whole or not at all, so that a killed search goes on where it was:
 
-1. equal digests: of equal bare texts the earliest document stays;
+1. equal digests: of equal comparison keys the earliest document stays;
 2. candidate pairs: documents that share the key of a band. Ranges of keys are independent of one another: any number of workers;
 3. decisions, in the order of documents: one goes only when a pair whose similarity was verified ties it to an earlier one that stays.
-   So every dropped text has a kept twin of Jaccard ≥ threshold, and no chain of small changes pulls unlike documents into one cluster.
+   So every dropped text has a kept duplicate of Jaccard ≥ threshold, and no chain of small changes pulls unlike documents into one cluster.
 
 What is found hangs on the documents and their order alone: neither on tasks, workers and memory nor on where a run was killed.
 """
@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from hanlin._native import KeyReader, TextBatch, TwinFinder
+from hanlin._native import DuplicateVerifier, KeyReader, TextBatch
 from hanlin.common.atomic import atomic_write, fsync_path, read_json, write_json
 from hanlin.common.config import to_dict
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.dedup.fingerprints import DedupConfig, skeletons
+from hanlin.corpus.dedup.fingerprints import DedupConfig, comparison_keys
 from hanlin.corpus.dedup.sketches import Sketch, SketchWriter
 
 Texts = Callable[[np.ndarray], Iterable[str | bytes]]
@@ -55,7 +55,7 @@ def find_duplicates(
     """Search the documents of `sketches`, numbered through in that order.
 
     Args:
-        texts: called with ascending document numbers, uint32, and gives their texts (not yet bare) in that order; may be lazy.
+        texts: called with ascending document numbers, uint32, and gives their texts (not yet comparison keys) in that order; may be lazy.
         folder: where the search works and where its result stays; if it holds an unfinished search of the same sketches, that is gone on with.
         memory: bytes for keys, pairs and shingles; three bytes a document and the two largest of the documents compared come on top.
         workers: threads that look for candidate pairs, each with its share of the memory.
@@ -199,8 +199,8 @@ class DuplicateSearch:
         stays = np.uint8(1) - self._gone()
         decisions = _Decisions(texts, self.config, memory // 2)
         with open(near, "wb") as pairs, open(similarities, "wb") as values:
-            for twins, similarity in decisions(_merged(self._files("pairs-*"), memory // 4), stays):
-                pairs.write((twins[:, 0].astype(np.uint64) << _HALF | twins[:, 1]).tobytes())
+            for found, similarity in decisions(_merged(self._files("pairs-*"), memory // 4), stays):
+                pairs.write((found[:, 0].astype(np.uint64) << _HALF | found[:, 1]).tobytes())
                 values.write(similarity.tobytes())
         self._write_result(near, similarities)
         for path in (near, similarities, *self.folder.glob("pairs-*"), *self.folder.glob("exact-*")):
@@ -211,7 +211,7 @@ class DuplicateSearch:
         """Exact and near duplicates by document; what equals a document that went by similarity has that one's keeper."""
         pairs, values = _mapped(near, np.uint64), _mapped(similarities, np.float32)
 
-        def twin_of(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def near_duplicate_of(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             """Whether they went by similarity; if so their keepers and similarities, else themselves and 1."""
             if not len(pairs):
                 return np.zeros(len(documents), bool), documents, np.ones(len(documents), np.float32)
@@ -226,8 +226,8 @@ class DuplicateSearch:
         temporary = near.parent / ".duplicates"
         with open(temporary, "wb") as file:
             for block in _merged([near, *self._files("exact-*")], self.memory // 4):
-                went, _, similarity = twin_of(block >> _HALF)
-                _, keeper, inherited = twin_of(block & _LOW)
+                went, _, similarity = near_duplicate_of(block >> _HALF)
+                _, keeper, inherited = near_duplicate_of(block & _LOW)
                 found = np.empty(len(block), DUPLICATE)
                 found["document"], found["keeper"], found["exact"] = block >> _HALF, keeper, ~went
                 found["similarity"] = np.where(went, similarity, inherited)
@@ -271,30 +271,30 @@ class _Decisions:
 
     def __init__(self, texts: Texts, config: DedupConfig, memory: int) -> None:
         self._texts, self._memory = texts, memory
-        self._finder = TwinFinder(config.shingle, config.threshold)
+        self._verifier = DuplicateVerifier(config.shingle, config.threshold)
         self._stretch = 1 << 14  # pairs
 
     def __call__(
         self, blocks: Iterable[np.ndarray], stays: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block in blocks:
-            place, twins, similarity = self._finder.decide(block, 0, stays)
-            yield twins, similarity
+            place, found, similarity = self._verifier.decide(block, 0, stays)
+            yield found, similarity
             while place < len(block):
                 self._load(block[place : place + self._stretch], stays)
-                place, twins, similarity = self._finder.decide(block, place, stays)
-                yield twins, similarity
+                place, found, similarity = self._verifier.decide(block, place, stays)
+                yield found, similarity
 
     def _load(self, pairs: np.ndarray, stays: np.ndarray) -> None:
         """Have the documents of these pairs at hand, those of the first at any rate."""
         pairs = pairs[
             (stays[(pairs >> _HALF).astype(np.int64)] & stays[(pairs & _LOW).astype(np.int64)]).astype(bool)
         ]
-        self._finder.clear()
+        self._verifier.clear()
         self._fetch(np.array([pairs[0] & _LOW, pairs[0] >> _HALF], np.uint32), always=True)
         if self._fetch(np.unique(np.concatenate([pairs >> _HALF, pairs & _LOW])).astype(np.uint32)):
             self._stretch = (
-                min(self._stretch * 2, 1 << 20) if self._finder.bytes < self._memory // 4 else self._stretch
+                min(self._stretch * 2, 1 << 20) if self._verifier.bytes < self._memory // 4 else self._stretch
             )
         else:
             self._stretch = max(self._stretch // 2, 1)
@@ -306,9 +306,9 @@ class _Decisions:
         for end, text in enumerate(self._texts(documents), 1):
             batch.append(text if isinstance(text, bytes) else text.encode("utf-8", "ignore"))
             if end == len(documents) or batch.bytes >= _TEXTS:
-                self._finder.add(documents[begin:end], skeletons(batch))
+                self._verifier.add(documents[begin:end], comparison_keys(batch))
                 begin, batch = end, TextBatch()
-                if self._finder.bytes > self._memory and not always:
+                if self._verifier.bytes > self._memory and not always:
                     return end == len(documents)
         return True
 
@@ -341,7 +341,7 @@ def _merged(files: Sequence[Path], memory: int) -> Iterator[np.ndarray]:
 def read_duplicates(path: Path | str, rows: int = 1 << 16) -> Iterator[np.ndarray]:
     """What `find_duplicates` found, ascending by document, as (≤ rows,) arrays of type DUPLICATE.
 
-    `keeper` stays; `similarity` to it is the Jaccard similarity of shingle sets; `exact` is 1 where another document has the same bare text.
+    `keeper` stays; `similarity` to it is the Jaccard similarity of shingle sets; `exact` is 1 where another document has the same comparison key.
     """
     with open(path, "rb") as file:
         while data := file.read(rows * DUPLICATE.itemsize):
@@ -354,7 +354,7 @@ class Cluster:
 
     Attributes:
         keeper: its number.
-        members: (number, similarity to the keeper, whether a document before it has just its bare text), ascending.
+        members: (number, similarity to the keeper, whether a document before it has just its comparison key), ascending.
     """
 
     keeper: int

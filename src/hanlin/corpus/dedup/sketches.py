@@ -19,7 +19,7 @@ from hanlin._native import KeyWriter, TextBatch
 from hanlin.common.atomic import atomic_directory, read_json, write_json
 from hanlin.common.config import to_dict
 from hanlin.common.errors import HanlinError
-from hanlin.corpus.dedup.fingerprints import DedupConfig, MinHasher, digests, skeletons
+from hanlin.corpus.dedup.fingerprints import DedupConfig, MinHasher, comparison_keys, digests
 
 _MEMORY = 64 << 20
 _FIELDS = ("shingle", "bands", "rows")  # of the configuration, that a sketch hangs on
@@ -50,14 +50,14 @@ class SketchWriter:
         return self
 
     def add(self, texts: Iterable[str | bytes] | TextBatch) -> np.ndarray:
-        """Append documents, numbered on from `documents`; the digests of their bare texts, (N, 2) uint64."""
-        bare = skeletons(texts if isinstance(texts, TextBatch) else list(texts))
-        found = digests(bare)
+        """Append documents, numbered on from `documents`; the digests of their comparison keys, (N, 2) uint64."""
+        keys = comparison_keys(texts if isinstance(texts, TextBatch) else list(texts))
+        found = digests(keys)
         self._digests.write(found.tobytes())
         self._content.update(found.tobytes())
         if self._bands is not None:
-            self._bands.add_bands(self._hasher(bare), self.config.rows, self.documents)
-        self.documents += len(bare)
+            self._bands.add_bands(self._hasher(keys), self.config.rows, self.documents)
+        self.documents += len(keys)
         return found
 
     def __exit__(
@@ -113,7 +113,7 @@ class Sketch:
 class TextSpill:
     """Texts that wait in a file; only where they begin stays in memory, 8 bytes a text.
 
-    Calling it with ascending numbers gives their texts one after another, as `duplicates.find_duplicates` asks for them.
+    Calling it with ascending numbers gives their texts one after another, as `search.find_duplicates` asks for them.
     """
 
     def __init__(self, file: BinaryIO) -> None:

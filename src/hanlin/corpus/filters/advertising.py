@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from hanlin._native import PhraseFinder
+from hanlin._native import PhraseMatcher
 from hanlin.corpus.text.characters import native_table
 
 _PHONE = r"(?<![\dA-Za-z.])(?:1[3-9]\d[- ]?\d{4}[- ]?\d{4}|[48]00[- ]?\d{3,4}[- ]?\d{3,4}|0\d{2,3}[-－ ]\d{7,8})(?![\d.])"
@@ -135,7 +135,7 @@ _MOST_POINTS = (
 )
 
 
-def suspicious(points: float) -> PhraseFinder:
+def suspicious(points: float) -> PhraseMatcher:
     """Finds the lines that could have `points` of promotion, be page furniture, or name a vice."""
     longest = int(_LONG * _MOST_POINTS / points) if points > 0 else 1 << 62
     groups = [
@@ -143,7 +143,7 @@ def suspicious(points: float) -> PhraseFinder:
         (FRAME_PHRASES, _FRAME_LENGTH),
         (VICE_PHRASES, 1 << 62),
     ]
-    return PhraseFinder(native_table(), groups)
+    return PhraseMatcher(native_table(), groups)
 
 
 _LONG = 120  # characters of a line, beyond which it needs more points in proportion

@@ -28,7 +28,7 @@ from hanlin.corpus.filters.signals import main_scripts, measure
 from hanlin.corpus.filters.stats import Drops
 from hanlin.corpus.readers.schema_types import Document
 from hanlin.corpus.text.characters import with_core
-from hanlin.corpus.text.normalize import collapse, tidy, untidy
+from hanlin.corpus.text.normalize import collapse, needs_normalization, repair_and_normalize
 from hanlin.corpus.text.script_conversion import Simplifier
 
 LINE_RULES = ("promotional_line", "page_furniture_line")
@@ -117,10 +117,10 @@ class Cleaner:
             broken[place] = rule
 
     def _normalize(self, texts: list[str], broken: list[str]) -> None:
-        reasons = untidy(texts)
+        reasons = needs_normalization(texts)
         for place in np.flatnonzero(reasons).tolist():
             size = len(texts[place])
-            texts[place], lost = tidy(texts[place], int(reasons[place]))
+            texts[place], lost = repair_and_normalize(texts[place], int(reasons[place]))
             if lost > self.config.max_mojibake_share * size:
                 self._break(broken, place, "mojibake")
 
@@ -141,7 +141,7 @@ class Cleaner:
         """The text without its promotional lines and page furniture, and the rule that drops it for them, if any.
 
         Args:
-            suspects: by number of line what it could be (`promotion.suspicious`).
+            suspects: by number of line what it could be (`advertising.suspicious`).
         """
         if "promotion" not in self.config.disabled and any(groups & VICE for groups in suspects.values()):
             named = vices(text)

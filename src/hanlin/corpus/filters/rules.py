@@ -36,8 +36,8 @@ class CleanConfig:
         ignore_code: rules look at a text without its code (`clean.outside_code`): an article is judged by its prose. What stays is whole.
         disabled: names of rules that drop nothing.
         min_chars, max_chars: length of a document.
-        promotion_points: a line with more is promotional (`promotion.promotional_points`).
-        vice_spacing: a document that advertises betting and its like (`promotion.vices`) at least twice, and every so many
+        promotion_points: a line with more is promotional (`advertising.promotional_points`).
+        vice_spacing: a document that advertises betting and its like (`advertising.vices`) at least twice, and every so many
             characters, goes as a whole.
         max_removed_share: of a document in removed lines; beyond it the document goes.
         max_mojibake_share: of a document in lines beyond repair.

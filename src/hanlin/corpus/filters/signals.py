@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hanlin._native import Gauge
+from hanlin._native import SignalCounter
 from hanlin.corpus.text.characters import native_table, with_core
 
 # What a line ends with that hides the rest of it; arrows, dots and brackets may follow.
@@ -80,7 +80,7 @@ class Signals:
 
 def measure(texts: Sequence[str]) -> Signals:
     """The signals of `texts`; lines must not end in spaces (see `normalize`)."""
-    count = with_core(_gauge().measure, texts)
+    count = with_core(_counter().measure, texts)
 
     def share(part: np.ndarray, whole: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
         return np.where(whole > 0, part / np.maximum(whole, 1), otherwise)
@@ -151,5 +151,5 @@ def main_scripts(signals: Signals) -> list[str]:
 
 
 @functools.cache
-def _gauge() -> Gauge:
-    return Gauge(native_table(), list(MORE))
+def _counter() -> SignalCounter:
+    return SignalCounter(native_table(), list(MORE))

@@ -122,7 +122,7 @@ class Drops:
         }
 
 
-class Accounts:
+class CorpusStats:
     """All that a task says of its documents.
 
     Attributes:

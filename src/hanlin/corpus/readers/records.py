@@ -64,7 +64,7 @@ def records(
     sources: bool = False,
     text_key: str = "",
 ) -> Iterator[Raw | TextBatch | Sourced]:
-    """Stream the records of `path`; `schema` (a key of `layouts.SCHEMAS`) only tells how to read an array of chat messages.
+    """Stream the records of `path`; `schema` (a key of `schemas.SCHEMAS`) only tells how to read an array of chat messages.
 
     Args:
         texts: of JSON lines that plainly are documents, give the texts alone, many in one batch.

@@ -28,7 +28,7 @@ from hanlin.corpus.text.characters import (
     with_core,
 )
 
-# Why a text may need work: native/tidiness.hpp.
+# Why a text may need work: native/normalization_check.hpp.
 TAGGED, BROKEN, SPACED, INVISIBLE, UNCOMPOSED, TRAILING, BLANK, MOJIBAKE, LEFTOVERS = (
     1 << bit for bit in range(9)
 )
@@ -78,16 +78,16 @@ _UTF8_HAN = re.compile(rb"[\xe4-\xe9][\x80-\xbf][\x80-\xbf]")
 _LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
 
 
-def untidy(texts: Sequence[str]) -> np.ndarray:
+def needs_normalization(texts: Sequence[str]) -> np.ndarray:
     """Why each text may need repair or normalisation, bits TAGGED … LEFTOVERS, (N,) uint32; 0: both would change nothing.
 
     A bit only says that a closer look is worth while. One pass of the core, several hundred MB/s.
     """
-    return with_core(native_table().untidy, texts)
+    return with_core(native_table().needs_normalization, texts)
 
 
-def tidy(text: str, reasons: int) -> tuple[str, int]:
-    """`repair_mojibake` and then `normalize`, where `untidy` gave reasons to: the text, and the characters lost to mojibake."""
+def repair_and_normalize(text: str, reasons: int) -> tuple[str, int]:
+    """`repair_mojibake` and then `normalize`, where `needs_normalization` gave reasons to: the text, and the characters lost to mojibake."""
     lost = 0
     if reasons & (MOJIBAKE | LEFTOVERS):
         repaired, lost = repair_mojibake(text)
@@ -101,7 +101,7 @@ def normalize(text: str, reasons: int | None = None) -> tuple[str, bool]:
     """Visible, composed, tidy text, and whether HTML was removed from it.
 
     Args:
-        reasons: what `untidy` said of the text, if it is known.
+        reasons: what `needs_normalization` said of the text, if it is known.
     """
     reasons = _reasons(text) if reasons is None else reasons
     tagged = False
@@ -124,7 +124,7 @@ def normalize(text: str, reasons: int | None = None) -> tuple[str, bool]:
 
 
 def _reasons(text: str) -> int:
-    return int(untidy([text])[0])
+    return int(needs_normalization([text])[0])
 
 
 def collapse(text: str) -> str:

@@ -183,7 +183,8 @@ def choose_attention(
     Raises:
         HanlinError: none of them is right, or the one that is wanted is not.
     """
-    row, refused = device_capabilities(device), []
+    row = device_capabilities(device)
+    refused = []
     dtype = getattr(torch, row.train_dtype)
     for name in row.attention if wanted == "auto" else (wanted,):
         fault = fault_of(name, device, dtype, head_dim, groups)
@@ -255,7 +256,8 @@ def _compare(
 ) -> Fault | None:
     """Run a back end forward and backward on random rows and compare with the reference."""
     generator = torch.Generator().manual_seed(length)
-    batch, kv_heads = 2, 2
+    batch = 2
+    kv_heads = 2
     shapes = [
         (batch, length, kv_heads * groups, head_dim),
         *[(batch, length, kv_heads, head_dim)] * 2,

@@ -49,9 +49,11 @@ def block_mask(doc_ids: torch.Tensor) -> Any:
         .long()
         .view(rows, blocks, BLOCK)
     )
-    first, last = padded[..., 0], padded[..., -1]  # (B, blocks)
+    first = padded[..., 0]  # (B, blocks)
+    last = padded[..., -1]
     order = torch.arange(blocks, device=doc_ids.device)
-    earlier, same = order[:, None] > order, order[:, None] == order  # queries, keys
+    earlier = order[:, None] > order  # queries, keys
+    same = order[:, None] == order
     touches = (last[:, None, :] >= first[:, :, None]) & (earlier | same)
     # one document from the keys' first to the queries' last
     inside = touches & earlier & (first[:, None, :] == last[:, :, None])
@@ -130,12 +132,15 @@ def varlen_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: 
     Returns:
         (B, T, H, D), contiguous, in v's type.
     """
-    group, options = q.shape[2] // k.shape[2], _CAUSAL
+    group = q.shape[2] // k.shape[2]
+    options = _CAUSAL
     if group > 1 and _KNOWS_GROUPS:
         options = {**_CAUSAL, "enable_gqa": True}
     elif group > 1:
-        k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
+        k = k.repeat_interleave(group, dim=2)
+        v = v.repeat_interleave(group, dim=2)
     flat = [x.flatten(0, 1).to(v.dtype) for x in (q, k, v)]
-    starts, longest = bounds.starts, bounds.longest
+    starts = bounds.starts
+    longest = bounds.longest
     mixed: Any = varlen_attn(*flat, starts, starts, longest, longest, **options)  # type: ignore[call-arg]
     return mixed.view(q.shape)

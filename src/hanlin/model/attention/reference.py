@@ -44,9 +44,11 @@ def tiles_of(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[
     torch.ne(flat[1:], flat[:-1], out=begins[1:])
     begins[::length] = True
     edges = [*torch.nonzero(begins).squeeze(1).tolist(), rows * length]
-    tiles, index = [], 0
+    tiles = []
+    index = 0
     while index < len(edges) - 1:
-        start, end = edges[index], edges[index + 1]
+        start = edges[index]
+        end = edges[index + 1]
         index += 1
         if end - start > TILE:
             parts = -(-(end - start) // TILE)
@@ -57,7 +59,9 @@ def tiles_of(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[
             continue
         alone = True
         while index < len(edges) - 1 and edges[index + 1] - start <= TILE:
-            index, end, alone = index + 1, edges[index + 1], False
+            end = edges[index + 1]
+            index += 1
+            alone = False
         mask = _causal(end - start, dtype)
         if not alone:
             document = begins[start:end].cumsum(0)
@@ -85,13 +89,15 @@ def _tiles(doc_ids: torch.Tensor, dtype: torch.dtype) -> list[Tile]:
 def _fold(x: torch.Tensor, tile: Tile, heads: int) -> torch.Tensor:
     """A tile's rows of (N, H, D) as (Hkv, group·rows, D): the queries of one key-value head behind one another."""
     part = x[tile.first : tile.last]
-    size, group = part.shape[0], x.shape[1] // heads
+    size = part.shape[0]
+    group = x.shape[1] // heads
     return part.view(size, heads, group, -1).permute(1, 2, 0, 3).reshape(heads, group * size, -1)
 
 
 def _unfold(x: torch.Tensor, out: torch.Tensor, tile: Tile, heads: int) -> None:
     """Put (Hkv, group·rows, D) back into a tile's rows of (N, H, D)."""
-    size, group = tile.last - tile.first, out.shape[1] // heads
+    size = tile.last - tile.first
+    group = out.shape[1] // heads
     out[tile.first : tile.last].view(size, heads, group, -1).copy_(
         x.view(heads, group, size, -1).permute(2, 0, 1, 3)
     )
@@ -156,12 +162,15 @@ def _document_attention_backward(
     wide = q_flat.dtype
     grad_flat = grad.contiguous().flatten(0, 1).to(wide)
     grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=wide) for x in (q, k, v))
-    k_out, v_out = grad_k.flatten(0, 1).transpose(0, 1), grad_v.flatten(0, 1).transpose(0, 1)
+    k_out = grad_k.flatten(0, 1).transpose(0, 1)
+    v_out = grad_v.flatten(0, 1).transpose(0, 1)
     heads = k.shape[2]
     for tile in _tiles(doc_ids, wide):
-        queries, above = _fold(q_flat, tile, heads), _fold(grad_flat, tile, heads)
+        queries = _fold(q_flat, tile, heads)
+        above = _fold(grad_flat, tile, heads)
         shares = _probabilities(queries, k_flat, tile)
-        seen, own = slice(tile.start, tile.first), slice(tile.first, tile.last)
+        seen = slice(tile.start, tile.first)
+        own = slice(tile.first, tile.last)
         before = tile.first - tile.start
         grad_shares = torch.bmm(above, v_flat[:, tile.start : tile.last].mT)
         grad_scores = torch.ops.aten._softmax_backward_data(grad_shares, shares, -1, wide)
@@ -233,5 +242,6 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
         folded = q.view(batch, k.shape[1], groups, dim)
         return F.scaled_dot_product_attention(folded, k, v, attn_mask=mask).view(batch, heads, 1, dim)
     if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        k = k.repeat_interleave(groups, dim=1)
+        v = v.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and length > 1)

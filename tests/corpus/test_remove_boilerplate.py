@@ -198,7 +198,7 @@ def test_ranks_of_an_executor_write_the_same_bytes(tmp_path: Path, files: list[P
         "copies",
         "lines",
         "common",
-        "strip",
+        "remove_boilerplate",
         "exact",
     ]
     for phase in job.phases:
@@ -213,11 +213,11 @@ CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-import test_strip
+import test_remove_boilerplate
 from hanlin.corpus.builder import job as plan
 plan.TASK_BYTES = 1
 if __name__ == "__main__":
-    test_strip.build(sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]), workers=int(sys.argv[3]))
+    test_remove_boilerplate.build(sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]), workers=int(sys.argv[3]))
 """
 
 

@@ -1,4 +1,4 @@
-#include "census.hpp"
+#include "bigram_counts.hpp"
 
 #include <algorithm>
 #include <functional>
@@ -99,17 +99,17 @@ void BigramTable::grow() {
   }
 }
 
-void Census::add(std::string_view text) {
+void BigramCounts::add(std::string_view text) {
   Scanner scanner(text);
   for (std::string_view word = scanner.next(); !word.empty(); word = scanner.next()) count(word, 1);
   bytes_ += text.size();
 }
 
-void Census::add_word(std::string_view word, std::int64_t count) {
+void BigramCounts::add_word(std::string_view word, std::int64_t count) {
   if (count > 0) this->count(word, count);
 }
 
-void Census::count(std::string_view word, std::int64_t times) {
+void BigramCounts::count(std::string_view word, std::int64_t times) {
   const auto size = static_cast<std::int64_t>(word.size());
   if (size > 0 && times > (kMaxWeight - weight_) / size) throw std::overflow_error("more than 2^62 bytes of text");
   weight_ += times * size;
@@ -129,8 +129,8 @@ void Census::count(std::string_view word, std::int64_t times) {
   }
 }
 
-void Census::merge(const Census& other) {
-  if (this == &other) throw std::invalid_argument("a census cannot be merged into itself");
+void BigramCounts::merge(const BigramCounts& other) {
+  if (this == &other) throw std::invalid_argument("bigram counts cannot be merged into themselves");
   if (other.weight_ > kMaxWeight - weight_) throw std::overflow_error("more than 2^62 bytes of text");
   std::vector<Id> ours;
   for (Id id = 0; id < other.alphabet_.size(); ++id) {
@@ -144,7 +144,7 @@ void Census::merge(const Census& other) {
 }
 
 // Numbers of 64 bits: how many characters there are, then each with its count, then the bigrams as left, right, count to the end.
-void Census::save(const std::string& path) const {
+void BigramCounts::save(const std::string& path) const {
   FileWriter file(path);
   file.put({alphabet_.size(), bytes_, static_cast<std::uint64_t>(weight_)});
   for (Id id = 0; id < alphabet_.size(); ++id) file.put({alphabet_.code_point(id), static_cast<std::uint64_t>(counts_[id])});
@@ -152,29 +152,29 @@ void Census::save(const std::string& path) const {
   file.close();
 }
 
-std::unique_ptr<Census> Census::load(const std::string& path) {
+std::unique_ptr<BigramCounts> BigramCounts::load(const std::string& path) {
   FileReader file(path);
-  auto census = std::make_unique<Census>();
+  auto bigram_counts = std::make_unique<BigramCounts>();
   std::uint64_t head[3], character[2], bigram[3];
   if (!file.get(head, 3)) file.fail("empty");
-  census->bytes_ = head[1];
-  census->weight_ = static_cast<std::int64_t>(head[2]);
+  bigram_counts->bytes_ = head[1];
+  bigram_counts->weight_ = static_cast<std::int64_t>(head[2]);
   for (std::uint64_t id = 0; id < head[0]; ++id) {
-    if (!file.get(character, 2) || character[0] >= kCodePoints || census->alphabet_.id_of(static_cast<std::uint32_t>(character[0])) != id) file.fail("damaged");
-    census->counts_.push_back(static_cast<std::int64_t>(character[1]));
+    if (!file.get(character, 2) || character[0] >= kCodePoints || bigram_counts->alphabet_.id_of(static_cast<std::uint32_t>(character[0])) != id) file.fail("damaged");
+    bigram_counts->counts_.push_back(static_cast<std::int64_t>(character[1]));
   }
   while (file.get(bigram, 3)) {
     if (bigram[0] >= head[0] || bigram[1] >= head[0]) file.fail("damaged");
-    census->bigrams_.add(static_cast<Id>(bigram[0]), static_cast<Id>(bigram[1]), static_cast<std::int64_t>(bigram[2]));
+    bigram_counts->bigrams_.add(static_cast<Id>(bigram[0]), static_cast<Id>(bigram[1]), static_cast<std::int64_t>(bigram[2]));
   }
-  return census;
+  return bigram_counts;
 }
 
-std::int64_t Census::floor_that_leaves(std::size_t bigrams) const {
+std::int64_t BigramCounts::floor_that_leaves(std::size_t bigrams) const {
   return bigrams == 0 ? bigrams_.count_at_rank(0) + 1 : std::max<std::int64_t>(bigrams_.count_at_rank(bigrams - 1), 1);
 }
 
-std::vector<Census::Character> Census::characters() const {
+std::vector<BigramCounts::Character> BigramCounts::characters() const {
   std::vector<Character> characters;
   for (Id id = 0; id < alphabet_.size(); ++id) characters.push_back({utf8(alphabet_.code_point(id)), counts_[id]});
   std::sort(characters.begin(), characters.end(), [](const Character& a, const Character& b) { return a.count > b.count; });

@@ -1,5 +1,5 @@
-// The census of a corpus: how often each character occurs, and how often each two characters follow one another within a pre-token.
-// It tells where a pre-token can be cut without any merge noticing.
+// Counts of a corpus' characters and bigrams: how often each character occurs, and how often each two characters follow one another within a pre-token.
+// They tell where a pre-token can be cut without any merge noticing.
 //
 // Why pre-tokens may be cut. Aligned merges join whole characters. A merge that spans the boundary between two characters a and b
 // occurs at most as often as the bigram ab; so no merge that occurs `floor` times or more ever spans a bigram that occurs less often,
@@ -116,16 +116,16 @@ void BigramTable::each(Visit&& visit) const {
   }
 }
 
-class Census {
+class BigramCounts {
  public:
   // Cuts `text` into pre-tokens and counts their characters and bigrams. Throws std::overflow_error past 2^62 bytes.
   void add(std::string_view text);
   void add_word(std::string_view word, std::int64_t count);  // one pre-token
-  void merge(const Census& other);
+  void merge(const BigramCounts& other);
 
   // To a file and back. Throw std::runtime_error, with the system's reason, where that is not possible.
   void save(const std::string& path) const;
-  static std::unique_ptr<Census> load(const std::string& path);
+  static std::unique_ptr<BigramCounts> load(const std::string& path);
 
   // The highest floor at which `bigrams` of them are left or more.
   std::int64_t floor_that_leaves(std::size_t bigrams) const;

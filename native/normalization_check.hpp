@@ -9,7 +9,7 @@
 
 namespace hanlin {
 
-enum Untidy : std::uint32_t {
+enum NormalizationReason : std::uint32_t {
   kTagged = 1u << 0,        // something like an HTML tag or entity
   kBreaks = 1u << 1,        // line breaks other than \n
   kOddSpaces = 1u << 2,     // white space other than space, tab and the ideographic space
@@ -22,6 +22,6 @@ enum Untidy : std::uint32_t {
 };
 
 // The reasons found, 0 for none. A '&' before a letter or '#', or a '<' before a letter, '/', '!' or '?', is the beginning of a tag.
-std::uint32_t untidy(std::string_view text, const CharacterTable& table);
+std::uint32_t needs_normalization(std::string_view text, const CharacterTable& table);
 
 }  // namespace hanlin

@@ -15,22 +15,31 @@ import numpy as np
 
 from hanlin.common.atomic import read_json
 from hanlin.corpus.builder.boilerplate import Boilerplate, LineCounter, common_lines
-from hanlin.corpus.builder.ingest import ACCOUNTS, CHANGED, QUARANTINE, TEXTS, TIMES, Kept, Shelf, Taken
+from hanlin.corpus.builder.ingest import (
+    CHANGED,
+    QUARANTINE,
+    STATS,
+    TEXTS,
+    TIMES,
+    KeptDocument,
+    ShardReader,
+    ShardWriter,
+)
 from hanlin.corpus.builder.job import CorpusConfig
 from hanlin.corpus.builder.writer import duplicates_of
 from hanlin.corpus.filters.clean import Cleaner
 from hanlin.corpus.filters.signals import SCRIPTS
-from hanlin.corpus.filters.stats import Accounts
+from hanlin.corpus.filters.stats import CorpusStats
 
 COUNTED, COMMON = "counted", "common.npy"
 
 
 @dataclass(frozen=True)
-class Strip:
+class BoilerplateRemoval:
     """What these phases share.
 
     Attributes:
-        taken: folders that `Intake` filled.
+        shards: folders that `IngestTask` filled.
         copies: file of the exact duplicates among them.
         counted: folders that `count` filled.
         common: folder that `find` filled.
@@ -38,7 +47,7 @@ class Strip:
     """
 
     config: CorpusConfig
-    taken: tuple[Path, ...]
+    shards: tuple[Path, ...]
     copies: Path
     counted: tuple[Path, ...]
     common: Path
@@ -46,14 +55,14 @@ class Strip:
 
     def count(self, task: int, folder: Path) -> None:
         """Keys of the lines of a shard's documents, of equal ones only the first one's."""
-        taken = Taken(self.taken[task])
-        copies, first = duplicates_of(self.copies, self.taken, task)
+        reader = ShardReader(self.shards[task])
+        copies, first = duplicates_of(self.copies, self.shards, task)
         numbers = np.setdiff1d(
-            np.arange(len(taken)), copies["document"].astype(np.int64) - first, assume_unique=True
+            np.arange(len(reader)), copies["document"].astype(np.int64) - first, assume_unique=True
         )
         with LineCounter(folder / COUNTED, self.config.boilerplate) as counter:
-            for part, texts in taken.batches(numbers):
-                counter.add(texts, _sources(taken, part))
+            for part, texts in reader.batches(numbers):
+                counter.add(texts, _sources(reader, part))
 
     def find(self, _: int, folder: Path) -> None:
         """The lines that enough documents have."""
@@ -62,37 +71,38 @@ class Strip:
             common_lines([path / COUNTED for path in self.counted], self.config.boilerplate, self.memory),
         )
 
-    def strip(self, task: int, folder: Path) -> None:
-        """A shard as `Intake` leaves it, without boilerplate; documents that lost lines are held against the rules again."""
-        taken, saved = Taken(self.taken[task]), read_json(self.taken[task] / ACCOUNTS)
-        accounts = Accounts()
-        accounts.merge(saved["accounts"])
-        accounts.forget_kept()
-        stripping = _Stripping(self.config, np.load(self.common / COMMON), accounts)
-        with Shelf(folder, self.config.dedup, accounts) as shelf:
-            shelf.seconds.update(read_json(self.taken[task] / TIMES))
-            for part, texts in taken.batches(np.arange(len(taken))):
-                with shelf.timed("boilerplate"):
-                    kept = stripping(texts, _sources(taken, part), taken.kinds[part])
-                shelf.add(kept)
-        shelf.save(saved["quarantined"], saved["reasons"])
-        shutil.copyfile(self.taken[task] / QUARANTINE, folder / QUARANTINE)
+    def remove(self, task: int, folder: Path) -> None:
+        """A shard as `IngestTask` leaves it, without boilerplate; documents that lost lines are held against the rules again."""
+        reader = ShardReader(self.shards[task])
+        saved = read_json(self.shards[task] / STATS)
+        stats = CorpusStats()
+        stats.merge(saved["stats"])
+        stats.forget_kept()
+        remove = _BoilerplateRemover(self.config, np.load(self.common / COMMON), stats)
+        with ShardWriter(folder, self.config.dedup, stats) as writer:
+            writer.seconds.update(read_json(self.shards[task] / TIMES))
+            for part, texts in reader.batches(np.arange(len(reader))):
+                with writer.timed("boilerplate"):
+                    kept = remove(texts, _sources(reader, part), reader.kinds[part])
+                writer.add(kept)
+        writer.save(saved["quarantined"], saved["reasons"])
+        shutil.copyfile(self.shards[task] / QUARANTINE, folder / QUARANTINE)
 
     def forget_texts(self, task: int) -> None:
         """Remove the texts that have been written again."""
-        (self.taken[task] / TEXTS).unlink(missing_ok=True)
+        (self.shards[task] / TEXTS).unlink(missing_ok=True)
 
 
-class _Stripping:
+class _BoilerplateRemover:
     """Boilerplate out of batches of cleaned documents."""
 
-    def __init__(self, config: CorpusConfig, common: np.ndarray, accounts: Accounts) -> None:
-        self._accounts = accounts
-        self._boilerplate = Boilerplate(common, config.boilerplate, accounts.lines)
-        self._cleaner = Cleaner(replace(config.cleaning(), normalize=False, drop_lines=False), accounts.drops)
+    def __init__(self, config: CorpusConfig, common: np.ndarray, stats: CorpusStats) -> None:
+        self._stats = stats
+        self._boilerplate = Boilerplate(common, config.boilerplate, stats.lines)
+        self._cleaner = Cleaner(replace(config.cleaning(), normalize=False, drop_lines=False), stats.drops)
 
-    def __call__(self, texts: Sequence[str], sources: Sequence[str], kinds: np.ndarray) -> list[Kept]:
-        """Those of the batch that stay; `kinds` (N,) uint8 is what the shelf had noted."""
+    def __call__(self, texts: Sequence[str], sources: Sequence[str], kinds: np.ndarray) -> list[KeptDocument]:
+        """Those of the batch that stay; `kinds` (N,) uint8 is the shard's."""
         stripped = self._boilerplate(texts, sources)
         touched = [
             place
@@ -108,13 +118,13 @@ class _Stripping:
         for place, (text, kind) in enumerate(zip(stripped, kinds.tolist(), strict=True)):
             known = bool(kind & CHANGED)
             if place in dropped:
-                self._accounts.changed.count -= known
+                self._stats.changed.count -= known
                 continue
             before = texts[place] if place in scripts and not known else ""
             script = scripts.get(place) or SCRIPTS[kind & ~CHANGED]
-            kept.append(Kept(text, sources[place], script, known or place in scripts, before))
+            kept.append(KeptDocument(text, sources[place], script, known or place in scripts, before))
         return kept
 
 
-def _sources(taken: Taken, numbers: np.ndarray) -> list[str]:
-    return [taken.sources[owner] for owner in taken.owners[numbers].tolist()]
+def _sources(reader: ShardReader, numbers: np.ndarray) -> list[str]:
+    return [reader.sources[owner] for owner in reader.owners[numbers].tolist()]

@@ -1,4 +1,4 @@
-#include "twins.hpp"
+#include "duplicate_verifier.hpp"
 
 #include <algorithm>
 #include <stdexcept>
@@ -6,7 +6,7 @@
 
 namespace hanlin {
 
-void TwinFinder::add(std::uint32_t document, std::string_view text) {
+void DuplicateVerifier::add(std::uint32_t document, std::string_view text) {
   std::vector<std::uint64_t>& set = sets_[document];
   if (!set.empty()) return;
   shingle_set(shingler_, text, found_, scratch_);
@@ -14,13 +14,13 @@ void TwinFinder::add(std::uint32_t document, std::string_view text) {
   bytes_ += set.size() * sizeof(std::uint64_t) + 64;  // 64: what a node of the map takes
 }
 
-void TwinFinder::clear() {
+void DuplicateVerifier::clear() {
   sets_.clear();
   bytes_ = 0;
 }
 
-std::size_t TwinFinder::decide(std::span<const std::uint64_t> pairs, std::size_t begin, std::span<std::uint8_t> stays,
-                               std::vector<Twin>& twins) const {
+std::size_t DuplicateVerifier::decide(std::span<const std::uint64_t> pairs, std::size_t begin, std::span<std::uint8_t> stays,
+                               std::vector<DuplicatePair>& duplicates) const {
   for (std::size_t place = begin; place < pairs.size(); ++place) {
     const auto later = static_cast<std::uint32_t>(pairs[place] >> 32), earlier = static_cast<std::uint32_t>(pairs[place]);
     if (std::max(later, earlier) >= stays.size()) throw std::invalid_argument("no document " + std::to_string(std::max(later, earlier)));
@@ -32,7 +32,7 @@ std::size_t TwinFinder::decide(std::span<const std::uint64_t> pairs, std::size_t
     const double similarity = jaccard(left->second, right->second);
     if (similarity < threshold_) continue;
     stays[later] = 0;
-    twins.push_back({later, earlier, static_cast<float>(similarity)});
+    duplicates.push_back({later, earlier, static_cast<float>(similarity)});
   }
   return pairs.size();
 }

@@ -11,16 +11,16 @@
 
 namespace hanlin {
 
-class Spill {
+class ExternalSort {
  public:
   // `folder` must exist and last. Whose it is removes the runs in it; until then another spill can adopt them, in another process too.
-  explicit Spill(std::string folder) : folder_(std::move(folder)) {}
+  explicit ExternalSort(std::string folder) : folder_(std::move(folder)) {}
 
   // Writes a table's words as a run. Throws std::runtime_error, with the system's reason, if that is not possible.
   void write(const WordTable& table);
 
   // Takes over another spill's runs, or those of an earlier process.
-  void absorb(Spill& other);
+  void absorb(ExternalSort& other);
   void adopt(std::string run) { runs_.push_back(std::move(run)); }
 
   const std::vector<std::string>& runs() const { return runs_; }

@@ -1,4 +1,4 @@
-#include "skeleton.hpp"
+#include "comparison_key.hpp"
 
 #include <stdexcept>
 
@@ -34,14 +34,14 @@ class Writer {
 
   void put(std::uint32_t kind, std::uint32_t point) {
     const bool after_digit = digit_;
-    digit_ = kind == SkeletonTable::Digit;
+    digit_ = kind == ComparisonKeyTable::Digit;
     if (sign_ != 0) {
       if (digit_) put_utf8(sign_, out_);
       sign_ = 0;
     }
-    if (kind == SkeletonTable::Sign) {
+    if (kind == ComparisonKeyTable::Sign) {
       if (after_digit) sign_ = point;
-    } else if (kind != SkeletonTable::Dropped) {
+    } else if (kind != ComparisonKeyTable::Dropped) {
       put_utf8(point, out_);
     }
   }
@@ -54,7 +54,7 @@ class Writer {
 
 }  // namespace
 
-void SkeletonTable::define(std::uint32_t page, const std::vector<std::vector<std::uint32_t>>& mapped, const std::vector<bool>& refused) {
+void ComparisonKeyTable::define(std::uint32_t page, const std::vector<std::vector<std::uint32_t>>& mapped, const std::vector<bool>& refused) {
   if (page >= pages_.size()) throw std::invalid_argument("page " + std::to_string(page) + " is past the last code point");
   if (mapped.size() != kPageSize || refused.size() != kPageSize) throw std::invalid_argument("a page has 256 code points");
   auto entries = std::make_unique<Page>();
@@ -74,7 +74,7 @@ void SkeletonTable::define(std::uint32_t page, const std::vector<std::vector<std
   pages_[page] = std::move(entries);
 }
 
-SkeletonTable::Outcome SkeletonTable::append(std::string_view text, std::string& out) const {
+ComparisonKeyTable::Outcome ComparisonKeyTable::append(std::string_view text, std::string& out) const {
   const std::size_t before = out.size();
   Writer writer(out);
   std::size_t same = 0;  // from here on, characters stay as they are
@@ -100,7 +100,7 @@ SkeletonTable::Outcome SkeletonTable::append(std::string_view text, std::string&
     }
   }
   writer.put(text.substr(same));
-  return {Outcome::Bare, 0};
+  return {Outcome::Mapped, 0};
 }
 
 }  // namespace hanlin

@@ -1,4 +1,4 @@
-#include "spill.hpp"
+#include "external_sort.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -72,7 +72,7 @@ class Cursor {
 
 }  // namespace
 
-void Spill::write(const WordTable& table) {
+void ExternalSort::write(const WordTable& table) {
   static std::atomic<unsigned> serial{0};
   const std::string path = folder_ + "/run-" + std::to_string(serial++);
   FileWriter file(path);
@@ -85,12 +85,12 @@ void Spill::write(const WordTable& table) {
   runs_.push_back(path);
 }
 
-void Spill::absorb(Spill& other) {
+void ExternalSort::absorb(ExternalSort& other) {
   runs_.insert(runs_.end(), other.runs_.begin(), other.runs_.end());
   other.runs_.clear();
 }
 
-void Spill::each(const std::vector<WordTable>& tables, const std::function<void(std::string_view, std::int64_t)>& visit) const {
+void ExternalSort::each(const std::vector<WordTable>& tables, const std::function<void(std::string_view, std::int64_t)>& visit) const {
   std::vector<std::unique_ptr<Cursor>> cursors;
   for (const std::string& run : runs_) cursors.push_back(std::make_unique<Cursor>(run));
   for (const WordTable& table : tables) cursors.push_back(std::make_unique<Cursor>(table));

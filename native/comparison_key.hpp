@@ -1,9 +1,9 @@
-// The bare text that documents are compared by: characters mapped one by one (NFKC, lower case), punctuation and white space left out.
+// The comparison key of a document, what it is compared by: characters mapped one by one (NFKC, lower case), punctuation and white space left out.
 //
 // What a character is mapped to comes from outside, a page of 256 code points at a time and only for pages that occur, so there is one
 // definition, and one version of Unicode, for this and for whoever defines the pages. Normalising character by character is normalising
 // the text, unless a character may combine with the one before it; a text with such a character is refused, and the caller, who has a
-// full normaliser, makes its bare text.
+// full normaliser, makes its comparison key.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@
 
 namespace hanlin {
 
-class SkeletonTable {
+class ComparisonKeyTable {
  public:
   static constexpr std::uint32_t kPageSize = 256;
 
@@ -28,9 +28,9 @@ class SkeletonTable {
     Dropped,
   };
 
-  // What became of a text: Bare, or nothing as it needs a normaliser, or nothing as a page is needed that is not defined.
+  // What became of a text: Mapped, or nothing as it needs a normaliser, or nothing as a page is needed that is not defined.
   struct Outcome {
-    enum What { Bare, Refused, Undefined } what;
+    enum What { Mapped, Refused, Undefined } what;
     std::uint32_t page;  // if Undefined
   };
 
@@ -38,7 +38,7 @@ class SkeletonTable {
   // Throws std::invalid_argument unless there are 256 of each, code points that exist, of kinds that exist.
   void define(std::uint32_t page, const std::vector<std::vector<std::uint32_t>>& mapped, const std::vector<bool>& refused);
 
-  // Appends the bare text of `text` to `out`, or leaves `out` as it was. Bytes that are not UTF-8 are as if they were not there.
+  // Appends the comparison key of `text` to `out`, or leaves `out` as it was. Bytes that are not UTF-8 are as if they were not there.
   Outcome append(std::string_view text, std::string& out) const;
 
  private:

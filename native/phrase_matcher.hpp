@@ -12,12 +12,12 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bigram_bloom_filter.hpp"
 #include "characters.hpp"
-#include "joint_set.hpp"
 
 namespace hanlin {
 
-class PhraseFinder {
+class PhraseMatcher {
  public:
   // A group of phrases in UTF-8; lines longer than `longest` characters are not reported for it.
   struct Group {
@@ -30,7 +30,7 @@ class PhraseFinder {
   };
 
   // Throws std::invalid_argument for more than 32 groups and for a phrase of white space only.
-  PhraseFinder(std::shared_ptr<const CharacterTable> table, const std::vector<Group>& groups);
+  PhraseMatcher(std::shared_ptr<const CharacterTable> table, const std::vector<Group>& groups);
 
   // Appends the lines of `text` that hold a phrase of a group whose limit they keep.
   void find(std::string_view text, std::vector<Line>& lines) const;
@@ -46,7 +46,7 @@ class PhraseFinder {
 
   std::shared_ptr<const CharacterTable> table_;
   std::vector<std::size_t> longest_;     // by group
-  JointSet beginnings_;                  // of phrases: their first two characters
+  BigramBloomFilter beginnings_;                  // of phrases: their first two characters
   std::array<bool, 256> alone_{};        // of phrases of one character, modulo 256
   std::unordered_map<std::uint64_t, std::vector<Phrase>> by_beginning_;  // exactly; 0 stands for the first of two where there is only one
 };

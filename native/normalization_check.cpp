@@ -1,4 +1,4 @@
-#include "tidiness.hpp"
+#include "normalization_check.hpp"
 
 #include <cstddef>
 
@@ -27,7 +27,7 @@ bool is_traced(std::size_t in_head, std::size_t traces, std::size_t characters) 
 
 }  // namespace
 
-std::uint32_t untidy(std::string_view text, const CharacterTable& table) {
+std::uint32_t needs_normalization(std::string_view text, const CharacterTable& table) {
   std::uint32_t seen = 0, found = 0;
   std::size_t characters = 0, traces = 0, in_head = 0, breaks = 0;
   std::uint32_t previous = '\n';

@@ -1,4 +1,4 @@
-#include "phrases.hpp"
+#include "phrase_matcher.hpp"
 
 #include <algorithm>
 #include <stdexcept>
@@ -24,7 +24,7 @@ std::uint64_t key_of(std::uint32_t left, std::uint32_t right) { return std::uint
 
 }  // namespace
 
-PhraseFinder::PhraseFinder(std::shared_ptr<const CharacterTable> table, const std::vector<Group>& groups) : table_(std::move(table)) {
+PhraseMatcher::PhraseMatcher(std::shared_ptr<const CharacterTable> table, const std::vector<Group>& groups) : table_(std::move(table)) {
   if (groups.size() > 32) throw std::invalid_argument("more than 32 groups of phrases");
   for (std::size_t group = 0; group < groups.size(); ++group) {
     longest_.push_back(groups[group].longest);
@@ -35,7 +35,7 @@ PhraseFinder::PhraseFinder(std::shared_ptr<const CharacterTable> table, const st
       by_beginning_[key].push_back({std::move(characters), 1u << group});
     }
   }
-  beginnings_ = JointSet(by_beginning_.size());
+  beginnings_ = BigramBloomFilter(by_beginning_.size());
   for (const auto& [key, phrases] : by_beginning_) {
     const auto left = static_cast<std::uint32_t>(key >> 32), right = static_cast<std::uint32_t>(key);
     if (left == 0) {
@@ -46,7 +46,7 @@ PhraseFinder::PhraseFinder(std::shared_ptr<const CharacterTable> table, const st
   }
 }
 
-std::vector<std::uint32_t> PhraseFinder::squeezed(std::string_view phrase) const {
+std::vector<std::uint32_t> PhraseMatcher::squeezed(std::string_view phrase) const {
   std::vector<std::uint32_t> characters;
   for (std::size_t position = 0; position < phrase.size();) {
     const Unit unit = decode_character(phrase, position);
@@ -56,7 +56,7 @@ std::vector<std::uint32_t> PhraseFinder::squeezed(std::string_view phrase) const
   return characters;
 }
 
-void PhraseFinder::find(std::string_view text, std::vector<Line>& lines) const {
+void PhraseMatcher::find(std::string_view text, std::vector<Line>& lines) const {
   std::vector<std::uint32_t> line;  // without its white space
   std::uint32_t number = 0;
   std::size_t length = 0;
@@ -87,7 +87,7 @@ void PhraseFinder::find(std::string_view text, std::vector<Line>& lines) const {
   end_line();
 }
 
-std::uint32_t PhraseFinder::groups_in(const std::vector<std::uint32_t>& line) const {
+std::uint32_t PhraseMatcher::groups_in(const std::vector<std::uint32_t>& line) const {
   std::uint32_t groups = 0;
   const auto look = [&](std::size_t index, std::uint32_t left, std::uint32_t right) {
     const auto found = by_beginning_.find(key_of(left, right));

@@ -1,4 +1,4 @@
-// A set of pairs of neighbouring characters, as one bit for the hash of each: says yes to every pair that was added and to a few others.
+// A Bloom filter of one hash over pairs of neighbouring characters: says yes to every pair that was added and to a few others.
 // Small enough for the second-level cache. Its users need no more: where it says yes wrongly they do some work in vain.
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace hanlin {
 
-class JointSet {
+class BigramBloomFilter {
  public:
-  JointSet() = default;
+  BigramBloomFilter() = default;
 
   // For `pairs` of them; wrong in at most one case of 32 then.
-  explicit JointSet(std::size_t pairs)
+  explicit BigramBloomFilter(std::size_t pairs)
       : shift_(64 - static_cast<unsigned>(std::countr_zero(std::bit_ceil((pairs < 2048 ? 2048 : pairs) * 32)))), bits_((std::size_t{1} << (64 - shift_)) / 64, 0) {}
 
   bool empty() const { return bits_.empty(); }

@@ -1,4 +1,4 @@
-// Decides which documents go: those with an earlier twin that stays.
+// Decides which documents go: those with an earlier duplicate that stays.
 #pragma once
 
 #include <cstddef>
@@ -12,15 +12,15 @@
 
 namespace hanlin {
 
-struct Twin {
+struct DuplicatePair {
   std::uint32_t document, keeper;
   float similarity;  // Jaccard, of their sets of shingles
 };
 
-class TwinFinder {
+class DuplicateVerifier {
  public:
-  // Two documents are twins from `threshold` on. Throws as Shingler does.
-  TwinFinder(std::size_t shingle, double threshold) : shingler_(shingle), threshold_(threshold) {}
+  // Two documents are duplicates from `threshold` on. Throws as Shingler does.
+  DuplicateVerifier(std::size_t shingle, double threshold) : shingler_(shingle), threshold_(threshold) {}
 
   // Has the set of a document at hand from now on, until all are let go.
   void add(std::uint32_t document, std::string_view text);
@@ -29,9 +29,9 @@ class TwinFinder {
   std::size_t bytes() const { return bytes_; }
 
   // Decides ascending pairs (later document << 32 | earlier one) from `begin` on, up to the first for which a set is missing, and returns
-  // its place. stays[d] is what is known so far; where a document goes it becomes 0, and its twin is appended.
+  // its place. stays[d] is what is known so far; where a document goes it becomes 0, and the pair is appended.
   // Throws std::invalid_argument for a document past the end of `stays`.
-  std::size_t decide(std::span<const std::uint64_t> pairs, std::size_t begin, std::span<std::uint8_t> stays, std::vector<Twin>& twins) const;
+  std::size_t decide(std::span<const std::uint64_t> pairs, std::size_t begin, std::span<std::uint8_t> stays, std::vector<DuplicatePair>& duplicates) const;
 
  private:
   Shingler shingler_;
