@@ -9,7 +9,6 @@ import itertools
 import json
 import re
 import shlex
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -152,9 +151,9 @@ def require_finished(recipe: Recipe, out: Path, report: Mapping[str, Any]) -> di
         curve = [json.loads(line) for line in (out / "curves" / f"{stage.id}.jsonl").open()]
         assert len(curve) == stage.train.steps or stage.equal_time, stage.id
         assert entry["target"] in entry["metrics"] or stage.kind == "pretrain", stage.id
+    untrained = json.loads((out / "curves" / "pretrain.jsonl").open().readline())["bits_per_byte"]
     bits = entries["evaluation"]["metrics"]["bits_per_byte"]
-    assert bits["n"] > 0 and 0 < bits["value"] < 8  # a byte drawn by lot has 8
-    assert bits["value"] < entries["pretrain"]["metrics"]["bits_per_byte"]["value"] * 1.3 + 1e-9
+    assert bits["n"] > 0 and 0 < bits["value"] < 0.95 * untrained
     for export in recipe.export:
         assert (out / export.name()).stat().st_size > 1000
     assert sum(p.numel() for p in load_model(out / "model").parameters()) == parameters_of(out)
@@ -213,11 +212,13 @@ TEXT = {
     "xiaoxin": ["fixtures/minimind_pretrain_hq_layout.30.jsonl", "pretrain_zh/weekly_essays.jsonl.zst"],
 }
 C4 = ["fixtures/c4-train.00000-of-01024.30.json.gz", "pretrain_zh/web_encyclopedia.jsonl.zst"]
-LIMITS = {
-    "rain-100m": [],
-    "llm-zhe-100m": ["pretrain.train.steps=200"],
-    "tinystories-zh": [],
-    "xiaoxin": [],
+# Steps of pretraining where a hundredth of them would take minutes.
+STEPS = {
+    "rain-100m": ["pretrain.train.steps=60"],
+    "nanozhgpt-100m": ["pretrain.train.steps=60"],
+    "nanozhgpt-100m-v2": ["pretrain.train.steps=40"],
+    "nanozhgpt-300m": ["pretrain.train.steps=15"],
+    "llm-zhe-100m": ["pretrain.train.steps=60"],
 }
 
 
@@ -272,22 +273,10 @@ def _data_of(recipe: Recipe, files: Mapping[str, Path]) -> list[str]:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", SEEDS)
-def test_a_seed_lives_a_hundredth_of_its_life_on_real_text(name, extracts, tmp_path, capsys):
+def test_a_seed_lives_a_hundredth_of_its_life_on_real_text(name, extracts, tmp_path):
     text = [str(shared(f"data/{file}")) for file in TEXT.get(name, C4)]
     overrides = [f"corpus.files=[{','.join(text)}]", *_data_of(load_recipe(name), extracts), *NIGHTLY]
-    recipe = load_recipe(name, [*overrides, *LIMITS.get(name, [])], scale=0.01)
-    began = time.monotonic()
-    report = run_recipe(recipe, tmp_path / "run", Progress())
-    seconds = time.monotonic() - began
-    metrics = require_finished(recipe, tmp_path / "run", report)
-    bits = metrics["evaluation"]["bits_per_byte"]
-    assert bits["value"] < bits["control"]["value"] * 2  # beside the 5-gram of the same text
-    with capsys.disabled():
-        targets = {
-            e["id"]: e["metrics"][e["target"]]["value"]
-            for e in report["stages"]
-            if e["target"] in e["metrics"]
-        }
-        print(
-            f"\n{name}: {seconds:.0f} s, {parameters(recipe):,} parameters, bits per byte {bits['value']:.3f}, {targets}"
-        )
+    recipe = load_recipe(name, [*overrides, *STEPS.get(name, [])], scale=0.01)
+    metrics = require_finished(recipe, tmp_path / "run", run_recipe(recipe, tmp_path / "run", Progress()))
+    for stage in recipe.stages:
+        assert all(metric["n"] > 0 for metric in metrics[stage.id].values()), stage.id

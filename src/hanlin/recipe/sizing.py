@@ -18,6 +18,7 @@ from hanlin.common.messages import Text, joined, tr
 from hanlin.common.terminal import table
 from hanlin.model import ModelConfig, ModelShape, family_of
 from hanlin.recipe.patch import STAGES, put
+from hanlin.stages.stage import STAGES as STAGE_KINDS
 from hanlin.tokenizer.advise import advise, parameter_count
 
 TOKENS_PER_PARAMETER = 20
@@ -521,7 +522,7 @@ def scaled(values: Mapping[str, Any], factor: float, fixed: Mapping[str, Any]) -
     full recipe are too long here; they are counted as ever. Learning rates stay. It is no model to be used.
 
     Args:
-        values: by stage id (`patch.by_id`).
+        values: by stage id (`patch.by_id`), of a recipe that can be built.
         fixed: dotted keys that stand.
 
     Raises:
@@ -537,10 +538,9 @@ def scaled(values: Mapping[str, Any], factor: float, fixed: Mapping[str, Any]) -
 
     if factor == 1:
         return patched
-    known = {field.name for field in dataclasses.fields(ModelShape)}
-    model = {name: value for name, value in (values.get("model") or {}).items() if name in known}
+    model = build(ModelShape, values.get("model") or {}, "model", "model.")
     vocabulary = int((values.get("tokenizer") or {}).get("vocab_size", 6400))
-    shape, small = scaled_shape(build(ModelShape, model, "model", "model."), vocabulary, factor)
+    shape, small = scaled_shape(model, vocabulary, factor)
     for name, value in shape.items():
         set_to(f"model.{name}", value)
     set_to("tokenizer.vocab_size", small)
@@ -597,29 +597,42 @@ def _narrowed(model: ModelShape, narrow: float) -> dict[str, int]:
 
 
 def _scaled_stage(stage: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """Dotted keys of a stage in small."""
+    """Dotted keys of a stage in small; what it does not say is its kind's."""
+    usual = _defaults(STAGE_KINDS.get(stage["kind"]).Config)
+    said = usual | dict(stage)
     small: dict[str, Any] = {}
-    steps = (stage.get("train") or {}).get("steps")
-    if steps and not stage.get("equal_time"):  # such a control stops by the clock
+    if not said["equal_time"]:  # such a control stops by the clock
+        steps = (stage.get("train") or {}).get("steps", usual["train"].steps)
         small["train.steps"] = max(2, round(steps * factor))
-    row = stage.get("seq_len", 256)
-    if stage.get("kind") in ("pretrain", "sft"):
-        batch = max(2 * row, round(stage.get("batch_tokens", 8192) * factor / row) * row)
+    if "batch_tokens" in said:
+        row = said["seq_len"]
+        batch = max(2 * row, round(said["batch_tokens"] * factor / row) * row)
         small["batch_tokens"] = batch
         if batch <= _ONE_PASS:
             small["micro_tokens"] = batch
-    for key, fewest in (("pairs", 2), ("prompts", 2)):
-        if key in stage:
-            small[key] = max(fewest, round(stage[key] * factor))
-    if "group_size" in stage:
-        small["group_size"] = max(2, round(stage["group_size"] * factor**0.5))
-    if "max_new_tokens" in stage:
-        small["max_new_tokens"] = min(stage["max_new_tokens"], 32)
+    for key in ("pairs", "prompts"):
+        if key in said:
+            small[key] = max(2, round(said[key] * factor))
+    if "group_size" in said:
+        small["group_size"] = max(2, round(said["group_size"] * factor**0.5))
+    if "max_new_tokens" in said:
+        small["max_new_tokens"] = min(said["max_new_tokens"], 32)
     data = stage.get("data") or {}
     for key in ("examples", "limit"):
         if data.get(key):
             small[f"data.{key}"] = max(100, round(data[key] * factor))
     return small
+
+
+def _defaults(config: type) -> dict[str, Any]:
+    """Key → default of a configuration's fields that have one."""
+    found = {}
+    for field in dataclasses.fields(config):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
 
 
 def dial_text(dial: Dial) -> str:
