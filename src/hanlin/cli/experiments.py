@@ -32,14 +32,14 @@ def ablate(
 ) -> None:
     """Measure what each setting of a pretraining contributes: held-out bits per byte with intervals, a table and a picture.
 
-    Killed or interrupted, the same command goes on where it was; finished cells are kept.
+    Killed or interrupted, the same command goes on where it was; finished trials are kept.
 
     Parameters
     ----------
     recipe
         A shipped recipe, a YAML file, or a file of hanlin pretrain (then with --heldout).
     overrides
-        Dotted settings of every cell, such as corpus.documents=2000.
+        Dotted settings of every trial, such as corpus.documents=2000.
     out
         Directory of the ablation.
     vary
@@ -47,17 +47,17 @@ def ablate(
     seeds
         Runs of each setting. One seed ranks nothing.
     steps
-        Of each cell, instead of the recipe's.
+        Of each trial, instead of the recipe's.
     seconds
-        Wall-clock time of each cell instead: a short probe of each setting says how many steps fit.
+        Wall-clock time of each trial instead: a short measurement of each setting says how many steps fit.
     jobs
-        Cells at once; each gets its share of the cores.
+        Trials at once; each gets its share of the cores.
     grid
         Every combination.
     one_at_a_time
         One key at a time moved from the baseline, which is the default.
     keep_models
-        Keep each cell's model.
+        Keep each trial's model.
     json
         Print the table on stdout.
     """
@@ -134,7 +134,7 @@ def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", j
     Parameters
     ----------
     runs
-        Run directories, models, cells of an ablation, or metrics.jsonl files; finished or not.
+        Run directories, models, trials of an ablation, or metrics.jsonl files; finished or not.
     stage
         Whose curve, for runs of several stages.
     """
