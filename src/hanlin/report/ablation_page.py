@@ -294,16 +294,11 @@ def ablation_text(table: Mapping[str, Any]) -> str:
 def ablation_markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown."""
     title = tr("# Ablation: {recipe}", recipe=table["recipe"])
-    parts = [title, *about(table), _markdown(ablation_cells(table))]
+    parts = [title, *about(table), terminal.markdown_table(ablation_cells(table))]
     sources = source_cells(table)
     if sources:
-        parts += [tr("## By source"), _markdown(sources)]
+        parts += [tr("## By source"), terminal.markdown_table(sources)]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
 def ablation_picture(table: Mapping[str, Any]) -> str:
