@@ -148,8 +148,8 @@ def tokenizer_compare(
     max_bytes
         To read of each file, such as 20MB; all of it when absent.
     """
-    from hanlin import _model_directory
     from hanlin.tokenizer import compare as compare_tokenizers
+    from hanlin.tokenizer import resolve_tokenizer_dir
     from hanlin.tokenizer.foreign import open_any
     from hanlin.tokenizer.show import class_names, comparison_text, short_names
 
@@ -158,7 +158,7 @@ def tokenizer_compare(
             "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl"
         )
     result = compare_tokenizers(
-        [open_any(_model_directory(path)) for path in tokenizers],
+        [open_any(resolve_tokenizer_dir(path)) for path in tokenizers],
         list(on),
         bytes_of(max_bytes) if max_bytes else None,
     )
