@@ -59,13 +59,14 @@ def dialogues(page: Path) -> list[tuple[str, str]]:
 
 def test_the_dialogues_are_items_that_the_model_is_measured_on():
     """Each question shown is a held-out item of the demo's exam, and the answer shown passes that item's judge."""
-    from hanlin.pipeline import load_recipe
-    from hanlin.pipeline.sources import TASKS, TinyworldSource
+    from hanlin.evaluation.tasks.base import Task, TaskScope, make_task, task_names
+    from hanlin.recipe.recipe import load_recipe
 
     shown = dialogues(ROOT / "README.md")
     assert shown == dialogues(ROOT / "README.en.md") and len(shown) >= 5
-    source = TinyworldSource(load_recipe("demo"))
-    tasks = [source.task(name) for name in TASKS]
+    recipe = load_recipe("demo")
+    scope = TaskScope(recipe.seed, recipe.evaluation, with_reasoning=True)
+    tasks = [task for name in task_names() if isinstance(task := make_task(name, scope), Task)]
     for asked, answered in shown:
         judged = [
             (task, record)

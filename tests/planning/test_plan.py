@@ -171,10 +171,35 @@ def test_a_plan_by_data_sheet_adds_up():
 def test_a_plan_says_what_it_does_not_know(monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "en")
     text = plan_text(plan_recipe(load_recipe("demo"), "h100"))
-    assert "bits per byte: not known" in text and "dpo, reward, grpo: not reckoned" in text
+    assert "bits per byte: not known" in text
+    assert "dpo, reward, grpo: not reckoned; depends on the lengths of the data and on generation" in text
+    assert "equal-time-sft: not reckoned; takes as long as grpo" in text
     assert expected_bits_per_byte(26e6, 500e6) is None
     value, around = expected_bits_per_byte(3.6e6, 6.55e6)
     assert abs(value - 2.199) < around
+
+
+def test_a_control_of_equal_time_is_planned_with_the_time_of_its_subject():
+    recipe = load_recipe("demo", ["equal-time-sft.of=sft", "pretrain.train.steps=10"])
+    stages = {stage.name: stage for stage in plan_recipe(recipe, "rtx4090", price=1.0).stages}
+    control, subject = stages["equal-time-sft"], stages["sft"]
+    assert (control.seconds, control.money) == (subject.seconds, subject.money)
+
+
+def test_stages_of_one_shape_are_traced_once(monkeypatch):
+    from hanlin.planning import plan
+
+    traced = []
+
+    def settle(section, *arguments):
+        traced.append(section.id)
+        return _settled(section, *arguments)
+
+    _settled = plan._settled
+    monkeypatch.setattr(plan, "_settled", settle)
+    recipe = load_recipe("demo", ["direct.train.muon=false"])
+    plan_recipe(recipe, "rtx4090")
+    assert traced == ["pretrain", "direct"]  # another optimiser is another step
 
 
 @pytest.mark.parametrize("name", ["RTX 4060 Ti", "t4"])

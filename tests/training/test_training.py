@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 
 import numpy as np
 import orjson
@@ -329,7 +331,7 @@ class Watch(Hook):
     def wants_state(self, step):
         return step == 3
 
-    def with_state(self, step):
+    def with_state(self, step, save):
         assert self.trainer.pending is None
         self.calls.append(("state", step, self.trainer.state.step))
 
@@ -390,3 +392,20 @@ def test_a_step_without_batches_is_counted_and_changes_nothing(data, tmp_path):
     third, second = list_checkpoints(tmp_path)[:2]
     assert (third / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
     assert (third / "optimizer.safetensors").read_bytes() == (second / "optimizer.safetensors").read_bytes()
+
+
+def test_nothing_of_a_training_outlives_it(data, tmp_path):
+    """Without the collector of circles: stages follow one another, and optimiser state is twice the weights."""
+    dataset, tokenizer = data
+    config = SupervisedConfig(TrainConfig(steps=2), seq_len=64, batch_tokens=256, micro_tokens=256)
+    objective = NextTokenLoss(token_bytes(tokenizer))
+    reference = weakref.ref(objective)
+    gc.collect()
+    gc.disable()
+    try:
+        source = RowSource(TextRows(dataset, 64, 5), config)
+        train(tiny_model("qwen3", tokenizer), source, objective, config.train, tmp_path, Progress())
+        del objective
+        assert reference() is None
+    finally:
+        gc.enable()

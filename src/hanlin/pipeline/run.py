@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import time
@@ -32,6 +33,7 @@ from hanlin.training.distributed.launch import init_distributed
 from hanlin.training.distributed.process_group import ProcessGroup
 
 RECIPE_FILE = "recipe.json"
+LONGEST_WORK_OF_RANK0 = datetime.timedelta(days=7)
 _KINDS: dict[str, Kind] = {
     "messages": "conversations",
     "preferences": "preferences",
@@ -59,7 +61,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
                 stage=stage.id,
             )
     with init_distributed("ddp", recipe.device) as (strategy, device):
-        group = strategy.group
+        # what rank 0 does alone may take hours (a corpus, an exam); when it dies, torchrun ends the others
+        group = strategy.group.new_group(timeout=LONGEST_WORK_OF_RANK0)
         own_progress = progress is None
         if progress is None:
             progress = make_progress() if group.is_rank0 else Progress()

@@ -149,7 +149,7 @@ class StageRun:
     def _judge(self, record: StepRecord) -> None:
         """Measure the model, and decide by the gate whether it is kept."""
         record.notes |= self.stage.data_facts()
-        if self.stage.own_metric:
+        if self.stage.produces == "reward_model":
             own = self.stage.evaluate(self.model(0))
             record.metrics |= {name: metric.to_dict() for name, metric in own.items()}
         elif self.is_control:

@@ -161,6 +161,9 @@ class Suite:
 
     def _of_stage(self, name: str, model: CausalLM, model_dir: Path, seed: int) -> Metric:
         kind, _, stage_id = name.partition("/")
+        own = [s.id for s in self.recipe.stages if s.stage.own_metric == name]
+        if own:
+            return self.stage_of(own[0]).evaluate(model_dir)[name]
         stage = self.stage_of(stage_id)
         if kind == "reward_mean":
             assert isinstance(stage, RLStage)

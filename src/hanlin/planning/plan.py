@@ -17,7 +17,7 @@ from hanlin.common.hardware import (
     find_hardware,
     unknown_card,
 )
-from hanlin.common.messages import Text, listing, tr
+from hanlin.common.messages import listing, tr
 from hanlin.common.progress import Progress, format_seconds
 from hanlin.common.terminal import table
 from hanlin.model import ModelConfig
@@ -34,6 +34,7 @@ from hanlin.planning.communication import (
 )
 from hanlin.planning.measure_step import STEPS, Probe, compiles, probe
 from hanlin.recipe.recipe import Recipe
+from hanlin.stages.stage import StageConfig
 from hanlin.stages.supervised import SupervisedConfig
 from hanlin.training.checkpoint.writer import saves_in_background
 from hanlin.training.step_estimate import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
@@ -131,11 +132,14 @@ def plan_recipe(
     )
     stages: list[StagePlan] = []
     for section in recipe.stages:
-        if isinstance(section, SupervisedConfig):
-            stages.append(_supervised(section.id, section, shape, planner, workers, per_hour))
-        else:
+        if not isinstance(section, SupervisedConfig):
             why = tr("depends on the lengths of the data and on generation")
             stages.append(StagePlan(section.id, section.train.steps, why=why))
+        elif section.equal_time:
+            subject = next(stage for stage in stages if stage.name == section.of)
+            stages.append(_equal_time(section, subject))
+        else:
+            stages.append(_supervised(section.id, section, shape, planner, workers, per_hour))
     pretrain = recipe.pretrain
     expected = (
         None
@@ -149,7 +153,8 @@ def plan_recipe(
     }
     for part in ("weights", "gradients", "optimizer"):
         memory[part] /= planner.shards(pretrain)
-    memory["framework"] = max(0.0, (stages[0].peak or 0.0) - sum(memory.values()))
+    peak = next(stage.peak for stage in stages if stage.name == pretrain.id)
+    memory["framework"] = max(0.0, (peak or 0.0) - sum(memory.values()))
     notes = [*planner.notes(), _about_bits(recipe, expected)]
     if hardware is not None and pretrain.train.compile is not False:
         notes.append(tr("reckoned without torch.compile, which takes less memory and time"))
@@ -173,6 +178,13 @@ def plan_recipe(
         expected,
         tuple(notes),
     )
+
+
+def _equal_time(section: StageConfig, subject: StagePlan) -> StagePlan:
+    """A control that stops when the time of its subject is over, however many steps it has."""
+    if subject.seconds is None:
+        return StagePlan(section.id, section.train.steps, why=tr("takes as long as {of}", of=subject.name))
+    return StagePlan(section.id, section.train.steps, seconds=subject.seconds, money=subject.money)
 
 
 def _supervised(
@@ -254,6 +266,7 @@ class _OnTable:
         self.cluster = cluster
         self.pretraining = pretraining  # id of the stage whose memory and traffic are told in detail
         self.costs: dict[str, StepCost] = {}
+        self.fits: dict[Any, Fit] = {}  # stages of the same shape share one
         self.crowded: list[str] = []
         self.said: list[str] = []
         self.use = 0.0
@@ -279,14 +292,17 @@ class _OnTable:
         rooms: dict[Strategy, SharedRoom] = {
             one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES
         }
+        step = section.step_shape(h.dtype, plain.own)
+        key = (step, section.micro_tokens, section.rows, section.train.muon, strategy)
         try:
-            fit = _settled(section, shape, h.dtype, rooms[strategy])
+            fit = self.fits[key] if key in self.fits else _settled(section, shape, h.dtype, rooms[strategy])
         except HanlinError as error:
             raise (
                 _offer_sharding(error, section, shape, h.dtype, rooms["fsdp"])
                 if strategy == "ddp" and self.cluster.workers > 1
                 else error
             ) from None
+        self.fits[key] = fit
         if fit.peak > fit.memory:
             self.crowded.append(name)
         self.costs[name] = fit.cost
@@ -444,6 +460,9 @@ def plan_text(plan: Plan) -> str:
             rows.append([stage.name, f"{stage.steps:,}", "", "", unknown, unknown, unknown, ""])
             continue
         money = "" if stage.money is None else f"¥{stage.money:.2f}"
+        if stage.tokens is None:
+            rows.append([stage.name, "", "", "", "", "", format_seconds(stage.seconds), money])
+            continue
         rows.append(
             [
                 stage.name,
@@ -489,15 +508,15 @@ def plan_text(plan: Plan) -> str:
 
 
 def _unplanned(plan: Plan) -> list[str]:
-    names = [stage.name for stage in plan.stages if stage.why]
-    if not names:
-        return []
+    """A line for every reason."""
+    reasons = dict.fromkeys(stage.why for stage in plan.stages if stage.why)
     return [
         tr(
             "{names}: not reckoned; {why}",
-            names=listing(names),
-            why=plan.stages[-1].why or Text("depends on the data"),
+            names=listing([stage.name for stage in plan.stages if stage.why == why]),
+            why=why,
         )
+        for why in reasons
     ]
 
 

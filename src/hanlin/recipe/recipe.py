@@ -153,6 +153,7 @@ def check_stages(recipe: Recipe) -> None:
                     name=name,
                     known=listing(seen) if seen else Text("none"),
                 )
+            stage.stage.check_named(stage, seen[name])
         shape = recipe.model if recipe.begins_from_text else None
         stage.stage.check(stage, shape)
         if shape is not None and stage.seq_len > shape.max_position_embeddings:
@@ -164,6 +165,10 @@ def check_stages(recipe: Recipe) -> None:
                 most=shape.max_position_embeddings,
             )
         seen[stage.id] = stage
+    if not recipe.published():
+        raise HanlinError(
+            "The recipe {name} has no stage that makes a model. Give it `stages`.", name=recipe.name
+        )
     if recipe.begins_from_text:
         # refuses an impossible shape
         recipe.model.config(max(recipe.tokenizer.vocab_size, 300), 0)
@@ -196,8 +201,7 @@ def _check_parent(recipe: Recipe, stage: StageConfig, seen: Mapping[str, StageCo
                 parent=parent.id,
             )
     elif stage.parent:
-        later = [other.id for other in recipe.stages if other.id == stage.parent]
-        if later:
+        if any(other.id == stage.parent for other in recipe.stages if other is not stage):
             raise HanlinError(
                 "{stage} begins from {parent}, which comes after it. Put {parent} first.",
                 stage=stage.id,
@@ -227,6 +231,15 @@ def _check_role(stage: StageConfig, seen: Mapping[str, StageConfig]) -> None:
             stage=stage.id,
             of=stage.of,
             known=listing(seen) if seen else Text("none"),
+        )
+    if stage.equal_time and stage.role == "control" and stage.seeds > seen[stage.of].seeds:
+        raise HanlinError(
+            "{stage} is a control of equal time with {seeds} seeds, and {of} has {others}: each is stopped after the seconds of one. "
+            "Give both the same `seeds`.",
+            stage=stage.id,
+            seeds=stage.seeds,
+            of=stage.of,
+            others=seen[stage.of].seeds,
         )
     if stage.role != "control" and (stage.of or stage.equal_time):
         raise HanlinError("{stage}: `of` and `equal_time` are for stages with role: control.", stage=stage.id)
@@ -329,13 +342,23 @@ def load_recipe(
     elif asked:
         raise HanlinError("--tokens goes with --params or --depth.")
     for section, entries in (extra or {}).items():
+        if section not in RESERVED and values.get(section) is None:
+            raise HanlinError(
+                "The recipe {name} has no stage {stage}, so there is nothing to give its files to. Its stages: {known}.",
+                name=path.stem,
+                stage=section,
+                known=listing(values[patch.STAGES]),
+            )
         values[section] = (
             patch.merge(values.get(section), entries) if isinstance(entries, Mapping) else entries
         )
-    if scale is not None:
-        values = scaled(values, scale, given)
-    plain = {"name": path.stem, "directory": str(path.parent)} | patch.as_list(values)
-    return build(Recipe, plain, Where(str(path), given))
+
+    def built(values: Mapping[str, Any]) -> Recipe:
+        plain = {"name": path.stem, "directory": str(path.parent)} | patch.as_list(values)
+        return build(Recipe, plain, Where(str(path), given))
+
+    recipe = built(values)
+    return recipe if scale is None else built(scaled(values, scale, given))
 
 
 def read_recipe(file: Path, values: Mapping[str, Any]) -> Recipe:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hanlin.common.config import Range, above, at_least
+from hanlin.common.config import OutOfRange, Range, above, at_least
 from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
@@ -194,6 +194,11 @@ class ModelReward(Reward):
     rows: int = 16
 
     RANGES: ClassVar[dict[str, Range]] = {"scale": above(0), "rows": at_least(1)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.source:
+            raise OutOfRange("from is empty: a reward of kind model names the stage that trains it")
 
     def needs(self) -> str:
         """The stage that trains it."""

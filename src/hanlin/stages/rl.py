@@ -121,6 +121,17 @@ class RLStage(Stage):
         """Those whose models are rewards."""
         return tuple(name for reward in config.rewards if (name := reward.needs()))
 
+    @classmethod
+    def check_named(cls, config: RLConfig, other: StageConfig) -> None:
+        """Only a reward model can be a reward."""
+        if other.stage.produces != "reward_model":
+            raise HanlinError(
+                "A reward of {stage} is the model of {other}, which writes answers and scores none. Name a "
+                "stage of kind reward_model.",
+                stage=config.id,
+                other=other.id,
+            )
+
     def _reward(self, device: Any) -> RewardSum:
         for reward in self.config.rewards:
             if reward.needs() and self.inputs.stage_model is None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hanlin.common.config import OutOfRange, Range, at_least
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.common.messages import Text
 from hanlin.dataset import TokenDataset, build_conversation_dataset, permutation
@@ -129,6 +130,16 @@ class SFTStage(Stage):
     def stages_named(cls, config: SFTConfig) -> tuple[str, ...]:
         """Those whose conversations are mixed in."""
         return tuple(config.mix)
+
+    @classmethod
+    def check_named(cls, config: SFTConfig, other: StageConfig) -> None:
+        """Only conversations can be mixed in."""
+        if other.stage.schema != cls.schema:
+            raise HanlinError(
+                "{stage} mixes in the data of {other}, which are no conversations. Name a stage of kind sft.",
+                stage=config.id,
+                other=other.id,
+            )
 
     @classmethod
     def check(cls, config: SFTConfig, shape: ModelShape | None) -> None:

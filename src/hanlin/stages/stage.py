@@ -186,6 +186,14 @@ class Stage:
         """Ids of earlier stages that the configuration names (rewards, mixed data)."""
         return ()
 
+    @classmethod
+    def check_named(cls, config: Any, other: StageConfig) -> None:
+        """Refuse an earlier stage of `stages_named` that has not what is wanted of it.
+
+        Raises:
+            HanlinError: says what it lacks.
+        """
+
     # ---------------------------------------------------------------- for the kinds
 
     @property

@@ -1,7 +1,8 @@
 """What happens beside the steps: the log, the progress line, the record of bad steps, checkpoints.
 
 The trainer adds hooks with `add_hook` and knows nothing of what they do. All of a hook's methods are called
-in every process, those of several hooks in the order in which they were added.
+in every process, those of several hooks in the order in which they were added. A hook does not hold the
+trainer: in a circle of references, weights and optimiser state would outlive the training.
 
     sync_flags      before each step       what clocks and disks said, of every process: decide alike
     after_bad_step  metrics were read      the guard has left this step out
@@ -73,8 +74,8 @@ class Hook:
         device. The same in every process."""
         return False
 
-    def with_state(self, step: int) -> None:
-        """Weights, optimisers and counters are those after `step` steps."""
+    def with_state(self, step: int, save: Callable[[], None]) -> None:
+        """Weights, optimisers and counters are those after `step` steps; `save` writes a checkpoint of them."""
 
     def before_save(self) -> None:
         """A checkpoint is about to be written."""
@@ -174,21 +175,18 @@ class CheckpointHook(Hook):
     rank 0's clock.
 
     Args:
-        save: writes a checkpoint of the state between two steps.
         last_step: after which there is nothing to save any more: the model itself is published.
     """
 
     def __init__(
         self,
         writer: CheckpointWriter,
-        save: Callable[[], None],
         *,
         seconds: float,
         interval: int,
         last_step: int,
     ):
         self.writer = writer
-        self.save = save
         self.seconds = seconds
         self.interval = interval
         self.last_step = last_step
@@ -206,8 +204,8 @@ class CheckpointHook(Hook):
     def wants_state(self, step: int) -> bool:
         return step != self.last_step and (step % self.interval == 0 or self._is_due)
 
-    def with_state(self, step: int) -> None:
-        self.save()
+    def with_state(self, step: int, save: Callable[[], None]) -> None:
+        save()
 
     def after_save(self) -> None:
         self._saved_at = time.monotonic()

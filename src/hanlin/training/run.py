@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,5 +64,8 @@ def train(
         origin=origin,
     )
     trainer.add_hook(LogHook(log or MetricsLog(None)))
-    trainer.add_hook(ProgressHook(progress, trainer.expected_steps))
+    expected_steps = functools.partial(
+        trainer.state.expected_steps, steps=config.steps, max_seconds=trainer.max_seconds
+    )
+    trainer.add_hook(ProgressHook(progress, expected_steps))
     return trainer.run()

@@ -144,7 +144,6 @@ class Trainer:
         self.add_hook(
             CheckpointHook(
                 self.writer,
-                self.save,
                 seconds=config.checkpoint_seconds,
                 interval=config.permanent_checkpoint_interval,
                 last_step=config.steps,
@@ -285,11 +284,7 @@ class Trainer:
         is_last = self.state.step == self.config.steps
         if (callers or is_last or not _reads_later(self.device)) and self.collect_metrics():
             for hook in callers:
-                hook.with_state(self.state.step)
-
-    def expected_steps(self, done: int) -> int:
-        """The number of steps after which the run will probably end, seen after `done` of them."""
-        return self.state.expected_steps(done, self.config.steps, self.max_seconds)
+                hook.with_state(self.state.step, self.save)
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -60,9 +60,13 @@ class ProcessGroup:
         """Sum of a tensor on the device over all processes, in place."""
         return tensor
 
-    def new_group(self) -> ProcessGroup:
+    def new_group(self, timeout: datetime.timedelta | None = None) -> ProcessGroup:
         """A separate group of the same processes, so that collectives of a background thread cannot
-        interleave with the main thread's. Call it in every process."""
+        interleave with the main thread's. Call it in every process.
+
+        Args:
+            timeout: how long a collective of host objects waits; `collective_timeout` when absent.
+        """
         return self
 
 
@@ -76,10 +80,10 @@ class TorchProcessGroup(ProcessGroup):
     wait.
     """
 
-    def __init__(self):
+    def __init__(self, timeout: datetime.timedelta | None = None):
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        self.handle = dist.new_group(backend="gloo", timeout=collective_timeout())
+        self.handle = dist.new_group(backend="gloo", timeout=timeout or collective_timeout())
 
     def all_gather_object(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.world_size
@@ -113,8 +117,8 @@ class TorchProcessGroup(ProcessGroup):
         dist.all_reduce(tensor)
         return tensor
 
-    def new_group(self) -> ProcessGroup:
-        return TorchProcessGroup()
+    def new_group(self, timeout: datetime.timedelta | None = None) -> ProcessGroup:
+        return TorchProcessGroup(timeout)
 
 
 def collective_timeout() -> datetime.timedelta:
