@@ -18,16 +18,17 @@ __all__ = ["evaluate", "generate", "load_model", "load_tokenizer", "run", "train
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Open a tokenizer directory, or the tokenizer inside a model or run directory."""
-    from hanlin.tokenizer import load_tokenizer
+    from hanlin.tokenizer import load_tokenizer, resolve_tokenizer_dir
 
-    return load_tokenizer(_model_directory(path))
+    return load_tokenizer(resolve_tokenizer_dir(path))
 
 
 def load_model(path: str | Path, device: str | None = None, dtype: torch.dtype | None = None) -> CausalLM:
     """Open a model directory, or the model of a run; `model(ids)` maps ids (B, T) int64 to logits (B, T, V)."""
+    from hanlin.inference import resolve_model_dir
     from hanlin.model import load_model
 
-    return load_model(_model_directory(path), device=device, dtype=dtype)
+    return load_model(resolve_model_dir(path), device=device, dtype=dtype)
 
 
 def generate(
@@ -75,11 +76,4 @@ def evaluate(path: str | Path, tasks: tuple[str, ...] | None = None) -> dict[str
     """Measure a model on held-out tasks; see `hanlin eval`. Returns metrics by name as in report.json."""
     from hanlin.pipeline.evaluate import evaluate_model
 
-    return evaluate_model(_model_directory(path), tasks)
-
-
-def _model_directory(path: str | Path) -> Path:
-    """`runs/demo` means `runs/demo/model`."""
-    path = Path(path)
-    inner = path / "model"
-    return inner if not (path / "tokenizer.json").is_file() and (inner / "tokenizer.json").is_file() else path
+    return evaluate_model(Path(path), tasks)

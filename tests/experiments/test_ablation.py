@@ -1,4 +1,4 @@
-"""An ablation: every key is checked before anything runs, cells are kept, and each is the pretraining it says it is."""
+"""An ablation: every key is checked before anything runs, trials are kept, and each is the pretraining it says it is."""
 
 from __future__ import annotations
 
@@ -72,6 +72,13 @@ def test_one_at_a_time_and_grid():
     assert one.variants[1].config.model.qk_norm is False and one.variants[3].config.pretrain.z_loss == 1e-3
 
 
+def test_a_directory_of_an_earlier_version_is_refused(tmp_path):
+    (tmp_path / "a" / "cells").mkdir(parents=True)
+    with pytest.raises(HanlinError, match="earlier version"):
+        run_ablation(plan_ablation("demo", ["pretrain.z_loss=0,1e-2"], TINY), tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["cells"]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation") / "a"
@@ -79,7 +86,7 @@ def finished(tmp_path_factory):
     return out, plan, run_ablation(plan, out, jobs=2, progress=Progress())
 
 
-def test_a_cell_is_the_pretraining_it_says_it_is(finished, tmp_path):
+def test_a_trial_is_the_pretraining_it_says_it_is(finished, tmp_path):
     """The same model, trained here with the same seed, needs the same bits."""
     out, plan, table = finished
     data = next((out / "data").iterdir())
@@ -113,14 +120,14 @@ def test_the_result_explains_itself(finished):
 
 def test_finished_cells_are_kept_and_only_new_ones_run(finished):
     out, _, table = finished
-    before = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/result.json")}
+    before = {file: file.stat().st_mtime_ns for file in out.glob("trials/*/result.json")}
     again = run_ablation(
         plan_ablation("demo", ["pretrain.z_loss=0,1e-2,1e-3"], TINY, steps=6, seeds=2),
         out,
         jobs=2,
         progress=Progress(),
     )
-    after = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/result.json")}
+    after = {file: file.stat().st_mtime_ns for file in out.glob("trials/*/result.json")}
     assert len(before) == 4 and len(after) == 6 and before == {file: after[file] for file in before}
     assert again["variants"][1] == table["variants"][1]
 
@@ -133,7 +140,7 @@ def test_equal_seconds_derive_the_steps(tmp_path):
     assert all(2 < row["seconds"] < 18 for row in rows), [row["seconds"] for row in rows]
 
 
-def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path):
+def test_a_trial_that_fails_is_named_and_the_others_are_kept(tmp_path):
     out = tmp_path / "a"
     bad = plan_ablation(
         "demo",
@@ -144,12 +151,12 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path):
     )
     with pytest.raises(HanlinError, match="learning_rate=1e30"):
         run_ablation(bad, out, progress=Progress())
-    assert [file.parent.name.split("-seed")[0] for file in out.glob("cells/*/result.json")] == [
+    assert [file.parent.name.split("-seed")[0] for file in out.glob("trials/*/result.json")] == [
         "learning_rate=1e-3"
     ]
 
 
-def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
+def test_interrupted_it_stops_every_trial_and_goes_on_later(tmp_path):
     out = tmp_path / "a"
     command = [
         sys.executable,
@@ -173,12 +180,12 @@ def test_interrupted_it_stops_every_cell_and_goes_on_later(tmp_path):
         command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=heard
     )
     deadline = time.monotonic() + 120
-    while not list(out.glob("cells/*/work/metrics.jsonl")) and process.poll() is None:
+    while not list(out.glob("trials/*/work/metrics.jsonl")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    locks = [json.loads(lock.read_text())["pid"] for lock in out.glob("cells/*/.lock")]
+    locks = [json.loads(lock.read_text())["pid"] for lock in out.glob("trials/*/.lock")]
     assert locks and not any(os.path.exists(f"/proc/{pid}") for pid in locks)
     done = subprocess.run(
         [*command, "--json"],

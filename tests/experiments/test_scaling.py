@@ -66,8 +66,8 @@ def test_a_branch_is_the_run_it_stands_for(tmp_path):
     plan = plan_scaling("demo", ["0.1m", "0.13m", "0.16m"], [0.2, 0.4], TINY, budgets=["1m", "1e12"])
     found = run_scaling(plan, tmp_path / "s", jobs=2, progress=Progress())
     assert len(found["points"]) == 6 and [entry["budget"] for entry in found["advice"]] == ["1m", "1e12"]
-    folder = next((tmp_path / "s" / "cells").glob("0.10m*"))
-    spec = json.loads((folder / "cell.json").read_text())
+    folder = next((tmp_path / "s" / "trials").glob("0.10m*"))
+    spec = json.loads((folder / "trial.json").read_text())
     short, long = spec["branches"]
     data = next((tmp_path / "s" / "data").iterdir())
     words = load_tokenizer(data / "tokenizer")
@@ -102,7 +102,7 @@ def test_a_branch_is_the_run_it_stands_for(tmp_path):
     ]
     assert 0.3 < point["tokens_per_second"] / sorted(measured)[len(measured) // 2] < 3
     assert not (folder / "trunk").exists() and not list(folder.glob("branch-*/"))
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s" / "cells").rglob("result.json")}
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s" / "trials").rglob("result.json")}
     again = run_scaling(plan, tmp_path / "s", jobs=2, progress=Progress())
     assert again["law"] == found["law"] and before == {file: file.stat().st_mtime_ns for file in before}
 

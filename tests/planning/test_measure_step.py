@@ -24,4 +24,4 @@ def test_the_module_is_main_and_gets_its_arguments(tmp_path):
     done = subprocess.run(
         [*python_running("hanlin.experiments.trial"), str(tmp_path / "none")], capture_output=True, text=True
     )
-    assert done.returncode == 1 and "cell.json" in done.stdout
+    assert done.returncode == 1 and "trial.json" in done.stdout

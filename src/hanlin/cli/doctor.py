@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanlin.common.messages import Text, listing, tr
+from hanlin.common.terminal import table
 
 if TYPE_CHECKING:
     import torch
@@ -209,7 +210,7 @@ def render(found: dict[str, Any]) -> str:
         if name not in ("advice", "optional", "known_issues", "attention_chosen")
     }
     shown |= {name: version or "-" for name, version in found["optional"].items()}
-    lines = [_padded(name) + f" {text}" for name, text in shown.items()]
+    lines = table([[name, text] for name, text in shown.items()])
     if found["known_issues"]:
         lines += ["", tr("Known issues of {platform}:", platform=found["platform"])]
         lines += [f"  - {Text.from_dict(issue)} [{issue['source']}]" for issue in found["known_issues"]]
@@ -248,8 +249,3 @@ def _attention_text(verdicts: dict[str, dict[str, Any]]) -> str:
         if verdict["right"] is False
     ]
     return "\n".join([first, *refused])
-
-
-def _padded(name: str, columns: int = 20) -> str:
-    """A name and spaces to `columns`; Chinese characters are two wide."""
-    return name + " " * max(0, columns - sum(2 if letter >= "\u2e80" else 1 for letter in name))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from hanlin.cli.main import Flag, Many, show
 from hanlin.common.errors import HanlinError
-from hanlin.common.messages import listing, tr
 
 Each = Annotated[tuple[str, ...], Parameter(negative=())]  # given once for each
 
@@ -32,14 +31,14 @@ def ablate(
 ) -> None:
     """Measure what each setting of a pretraining contributes: held-out bits per byte with intervals, a table and a picture.
 
-    Killed or interrupted, the same command goes on where it was; finished cells are kept.
+    Killed or interrupted, the same command goes on where it was; finished trials are kept.
 
     Parameters
     ----------
     recipe
         A shipped recipe, a YAML file, or a file of hanlin pretrain (then with --heldout).
     overrides
-        Dotted settings of every cell, such as corpus.documents=2000.
+        Dotted settings of every trial, such as corpus.documents=2000.
     out
         Directory of the ablation.
     vary
@@ -47,17 +46,17 @@ def ablate(
     seeds
         Runs of each setting. One seed ranks nothing.
     steps
-        Of each cell, instead of the recipe's.
+        Of each trial, instead of the recipe's.
     seconds
-        Wall-clock time of each cell instead: a short probe of each setting says how many steps fit.
+        Wall-clock time of each trial instead: a short measurement of each setting says how many steps fit.
     jobs
-        Cells at once; each gets its share of the cores.
+        Trials at once; each gets its share of the cores.
     grid
         Every combination.
     one_at_a_time
         One key at a time moved from the baseline, which is the default.
     keep_models
-        Keep each cell's model.
+        Keep each trial's model.
     json
         Print the table on stdout.
     """
@@ -126,53 +125,3 @@ def scaling(
     )
     found = run_scaling(plan, out, jobs=jobs)
     show(found, json, scaling_text(found) + f"\n{out / 'result'}")
-
-
-def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", json: Flag = False) -> None:
-    """Compare runs: figures of their reports, none ranked whose intervals overlap, and their training curves.
-
-    Parameters
-    ----------
-    runs
-        Run directories, models, cells of an ablation, or metrics.jsonl files; finished or not.
-    stage
-        Whose curve, for runs of several stages.
-    """
-    from hanlin.report.compare import compare_runs, comparison_table
-    from hanlin.report.curves import compare_curves, curves_picture, curves_text, find_metrics
-
-    if len(runs) < 2:
-        compare_runs(list(runs))  # says what is missing
-    reports = all(run.name == "report.json" or (run / "report.json").is_file() for run in runs)
-    folders = [run.parent if run.name == "report.json" else run for run in runs]
-    result: dict[str, Any] = compare_runs(list(runs)) if reports else {}
-    texts = [comparison_table(result)] if reports else []
-    bare = [str(folder) for folder in folders if find_metrics(folder, stage) is None]
-    if reports and picture is None and bare:
-        texts.append(tr("No training curve of {stage}: {bare}", stage=stage, bare=listing(bare)))
-    else:
-        found = compare_curves(folders, stage)
-        texts.append(curves_text(found))
-        if picture is not None:
-            from hanlin.common.atomic import atomic_write
-
-            atomic_write(picture, curves_picture(found))
-        result["curves"] = {name: value for name, value in found.items() if name != "curves"}
-    show(result, json, "\n\n".join(texts))
-
-
-def tail(dataset: Path, /, *, json: Flag = False) -> None:
-    """Compare the last documents of each source with the rest of it; say which are twice as surprising, or half as much.
-
-    Parameters
-    ----------
-    dataset
-        From hanlin dataset build, in the order its texts came; that of a shuffled corpus has no ends to look at.
-    """
-    import dataclasses
-
-    from hanlin.dataset import TokenDataset, tail_alarm
-    from hanlin.dataset.tail import tail_text
-
-    found = tail_alarm(TokenDataset(dataset))
-    show([dataclasses.asdict(entry) | {"ratio": entry.ratio} for entry in found], json, tail_text(found))

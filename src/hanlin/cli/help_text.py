@@ -254,12 +254,12 @@ class Words(DefaultFormatter):
             notes.append(tr("default: {default}", default=entry.default))
         if entry.required:
             notes.append(tr("required"))
-        text = words_of(names, _plain(entry.description) if option else "")
+        text = words_of(names, _description_text(entry.description) if option else "")
         description = " ".join([text, *(f"[{note}]" for note in notes)]).strip()
         return entry.copy(default=None, required=False, description=description or entry.description)
 
 
-def _plain(description: Any) -> str:
+def _description_text(description: Any) -> str:
     """A description that cyclopts has made drawable, as text again."""
     if description is None:
         return ""

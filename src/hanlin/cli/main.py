@@ -193,8 +193,9 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
     show(found, json, state_text(state, run_directory))
 
 
-for name in ("ablate", "scaling", "compare"):
+for name in ("ablate", "scaling"):
     app.command(f"hanlin.cli.experiments:{name}", name=name, **verb(name))
+app.command("hanlin.cli.compare:compare", name="compare", **verb("compare"))
 
 
 # ------------------------------------------------------------------ text
@@ -223,8 +224,7 @@ _add_verbs(
 )
 _add_verbs(recipe_app, "hanlin.cli.recipe", upgrade="upgrade")
 _add_verbs(data_app, "hanlin.cli.data", list="list_sets", fetch="fetch_set")
-_add_verbs(dataset_app, "hanlin.cli.tokenizer", build="dataset_build")
-_add_verbs(dataset_app, "hanlin.cli.experiments", tail="tail")
+_add_verbs(dataset_app, "hanlin.cli.dataset", build="build", tail="tail")
 _add_verbs(inspect_app, "hanlin.cli.inspect", spike="spike")
 
 

@@ -1,8 +1,7 @@
-"""The verbs of `hanlin tokenizer` and `hanlin dataset build`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+"""The verbs of `hanlin tokenizer`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from pathlib import Path
@@ -56,13 +55,13 @@ def tokenizer_train(
         aligned=not plain,
         threads=threads if threads > 0 else os.cpu_count() or 1,
         memory=bytes_of(memory),
-        parents=_corpus_of(files),
-        progress=_show_progress(),
+        parents=corpus_of(files),
+        progress=show_progress(),
     )
     show(read_manifest(out, verify=False).metrics, True)
 
 
-def _show_progress() -> Callable[..., None]:
+def show_progress() -> Callable[..., None]:
     """Megabytes read and tokens learnt, shown on stderr every now and then with the time that is left."""
     import time
 
@@ -109,7 +108,7 @@ def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag 
     """
     from hanlin.tokenizer.show import piece_text
 
-    words = _open_tokenizer(tokenizer)
+    words = open_tokenizer(tokenizer)
     ids = words.encode(sys.stdin.read() if text is None else text)
     pieces = [words.decode([token]) for token in ids]
     shown = [piece_text(words.decode_bytes([token])) for token in ids]
@@ -131,7 +130,7 @@ def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, js
     from hanlin.tokenizer import inspect
     from hanlin.tokenizer.show import vocabulary_text
 
-    found = inspect(_open_tokenizer(tokenizer), max(limit, 1), on or None)
+    found = inspect(open_tokenizer(tokenizer), max(limit, 1), on or None)
     show(found, json, vocabulary_text(found, max(limit, 1)))
 
 
@@ -149,8 +148,8 @@ def tokenizer_compare(
     max_bytes
         To read of each file, such as 20MB; all of it when absent.
     """
-    from hanlin import _model_directory
     from hanlin.tokenizer import compare as compare_tokenizers
+    from hanlin.tokenizer import resolve_tokenizer_dir
     from hanlin.tokenizer.foreign import open_any
     from hanlin.tokenizer.show import class_names, comparison_text, short_names
 
@@ -159,7 +158,7 @@ def tokenizer_compare(
             "Name at least one tokenizer. Example: hanlin tokenizer compare a b --on text.jsonl"
         )
     result = compare_tokenizers(
-        [open_any(_model_directory(path)) for path in tokenizers],
+        [open_any(resolve_tokenizer_dir(path)) for path in tokenizers],
         list(on),
         bytes_of(max_bytes) if max_bytes else None,
     )
@@ -210,13 +209,13 @@ def tokenizer_advise(*, params: str, hidden_size: int | None = None, json: Flag 
     show(dataclasses.asdict(advice), json, text)
 
 
-def _open_tokenizer(path: Path) -> Tokenizer:
+def open_tokenizer(path: Path) -> Tokenizer:
     from hanlin import load_tokenizer
 
     return load_tokenizer(path)
 
 
-def _corpus_of(sources: Sequence[Path]) -> dict[str, str]:
+def corpus_of(sources: Sequence[Path]) -> dict[str, str]:
     """The corpus that is read, for a manifest's `parents`: of a single directory or of its documents; its other files stay unread."""
     from hanlin.common.manifest import read_manifest
     from hanlin.corpus.readers.artefacts import CORPUS, DOCUMENTS, kind_of
@@ -225,25 +224,3 @@ def _corpus_of(sources: Sequence[Path]) -> dict[str, str]:
         return {}
     folder = sources[0].parent if sources[0].name == DOCUMENTS else sources[0]
     return {"corpus": read_manifest(folder, verify=False).content_hash} if kind_of(folder) == CORPUS else {}
-
-
-def dataset_build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, json: Flag = False) -> None:
-    """Encode a corpus directory, or files of any layout, into token shards (Megatron .bin/.idx).
-
-    Parameters
-    ----------
-    """
-    from hanlin.common.manifest import read_manifest
-    from hanlin.dataset import build_text_dataset, tail_alarm
-    from hanlin.dataset.tail import tail_text
-
-    made = build_text_dataset(
-        list(corpus),
-        _open_tokenizer(tokenizer),
-        out,
-        threads=threads if threads > 0 else os.cpu_count() or 1,
-        parents=_corpus_of(corpus),
-        progress=functools.partial(_show_progress(), "count"),
-    )
-    print(tail_text(tail_alarm(made)), file=sys.stderr)
-    show(read_manifest(out, verify=False).metrics, True)

@@ -1,4 +1,4 @@
-"""Text for a terminal: Chinese takes two columns a character."""
+"""Tables and sizes as text: for a terminal, where Chinese takes two columns a character, and for Markdown."""
 
 from __future__ import annotations
 
@@ -57,3 +57,14 @@ def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[st
             cells.append(space + cell if column in right else cell + space)
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a table of Markdown, the head first; a `|` within a cell is escaped."""
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+
+
+def memory_size(size: float) -> str:
+    """Bytes as people read them of memory: `1.50 GiB`, below half of one `300 MiB`."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"

@@ -13,17 +13,16 @@ import yaml
 from hanlin.common.atomic import write_json
 from hanlin.common.config import load_yaml, to_dict
 from hanlin.common.errors import HanlinError
-from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import artifact
 from hanlin.common.messages import Text, listing
-from hanlin.common.progress import Progress, make_progress
-from hanlin.common.target import refuse_foreign_directory
-from hanlin.experiments.trial_pool import CellPool, CellSpec, Ground, file_ground, recipe_ground
+from hanlin.common.progress import Progress
+from hanlin.experiments.trial_pool import SharedData, TrialPool, TrialSpec, file_data, recipe_data
+from hanlin.experiments.working_directory import TRIALS, locked_run
 from hanlin.pipeline.stage_command import StageFile, load_stage_file
 from hanlin.recipe.recipe import Recipe, load_recipe
 from hanlin.report.ablation_page import ablation_markdown, ablation_picture, ablation_table
 
-_CLOCK_TOLERANCE = 0.1  # share by which a cell's seconds may miss what was asked before it is said
+_CLOCK_TOLERANCE = 0.1  # share by which a trial's seconds may miss what was asked before it is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class AblationPlan:
 
     Attributes:
         variants: the baseline first.
-        seconds: wall-clock time of each cell; None for equal steps.
+        seconds: wall-clock time of each trial; None for equal steps.
     """
 
     name: str
@@ -148,40 +147,33 @@ def run_ablation(
         The table.
 
     Raises:
-        HanlinError: `out` is in use; or what a cell says. Finished cells are kept.
+        HanlinError: `out` is in use; or what a trial says. Finished trials are kept.
     """
-    own = progress is None
-    progress = progress or make_progress()
-    try:
-        refuse_foreign_directory(out, "cells")
-        with directory_lock(out):
-            pool = CellPool(out / "cells", jobs, progress)
-            grounds = _grounds(plan, out, progress)
-            for variant, ground in zip(plan.variants, grounds, strict=True):
-                ground.check(variant.config.model)
-            lengths = _lengths(plan, grounds, pool)
-            cells = [
-                [
-                    _cell(variant, ground, seed, steps, {"keep": True} if keep_models else {})
-                    for seed in plan.seeds
-                ]
-                for variant, ground, steps in zip(plan.variants, grounds, lengths, strict=True)
+    with locked_run(out, progress) as progress:
+        pool = TrialPool(out / TRIALS, jobs, progress)
+        shared = _shared_data_of(plan, out, progress)
+        for variant, shared_data in zip(plan.variants, shared, strict=True):
+            shared_data.check(variant.config.model)
+        lengths = _lengths(plan, shared, pool)
+        trials = [
+            [
+                _trial_spec(variant, shared_data, seed, steps, {"keep": True} if keep_models else {})
+                for seed in plan.seeds
             ]
-            progress.stage(2, 2, "cells")
-            # Seed by seed, so that what disturbs the machine for a while disturbs every setting.
-            results = pool.run([row[index] for index in range(len(plan.seeds)) for row in cells])
-            table = _table(plan, [[results[cell.name] for cell in row] for row in cells], jobs, pool.threads)
-            with artifact(
-                out / "result", "ablation", parents={"ground": grounds[0].key}, config=_config(plan)
-            ) as written:
-                write_json(written.path / "table.json", table)
-                (written.path / "table.md").write_text(ablation_markdown(table), encoding="utf-8")
-                (written.path / "differences.svg").write_text(ablation_picture(table), encoding="utf-8")
-                written.metrics = {row["name"]: row["bits_per_byte"]["value"] for row in table["variants"]}
-            return table
-    finally:
-        if own:
-            progress.close()
+            for variant, shared_data, steps in zip(plan.variants, shared, lengths, strict=True)
+        ]
+        progress.stage(2, 2, "trials")
+        # Seed by seed, so that what disturbs the machine for a while disturbs every setting.
+        results = pool.run([row[index] for index in range(len(plan.seeds)) for row in trials])
+        table = _table(plan, [[results[trial.name] for trial in row] for row in trials], jobs, pool.threads)
+        with artifact(
+            out / "result", "ablation", parents={"shared_data": shared[0].key}, config=_config(plan)
+        ) as written:
+            write_json(written.path / "table.json", table)
+            (written.path / "table.md").write_text(ablation_markdown(table), encoding="utf-8")
+            (written.path / "differences.svg").write_text(ablation_picture(table), encoding="utf-8")
+            written.metrics = {row["name"]: row["bits_per_byte"]["value"] for row in table["variants"]}
+        return table
 
 
 def _axis(item: str) -> tuple[str, list[str]]:
@@ -242,26 +234,31 @@ def _refuse_idle(keys: Sequence[str], sections: Sequence[str]) -> None:
             )
 
 
-def _grounds(plan: AblationPlan, out: Path, progress: Progress) -> list[Ground]:
-    """The ground of each variant; equal ones are built once."""
-    found: dict[Any, Ground] = {}
-    grounds = []
+def _shared_data_of(plan: AblationPlan, out: Path, progress: Progress) -> list[SharedData]:
+    """The data of each variant; equal ones are built once."""
+    found: dict[Any, SharedData] = {}
+    shared = []
     for variant in plan.variants:
         config = variant.config
         if isinstance(config, Recipe):
             key = str([to_dict(config.corpus), to_dict(config.tokenizer)])
-            ground = found.get(key) or recipe_ground(config, out / "data", progress)
+            shared_data = found.get(key) or recipe_data(config, out / "data", progress)
         else:
             key = (config.dataset, config.tokenizer)
-            ground = found.get(key) or file_ground(config, plan.heldout)
-        found[key] = ground
-        grounds.append(ground)
-    return grounds
+            shared_data = found.get(key) or file_data(config, plan.heldout)
+        found[key] = shared_data
+        shared.append(shared_data)
+    return shared
 
 
-def _cell(
-    variant: Variant, ground: Ground, seed: int, steps: int, more: dict[str, Any], task: str = "train"
-) -> CellSpec:
+def _trial_spec(
+    variant: Variant,
+    shared_data: SharedData,
+    seed: int,
+    steps: int,
+    more: dict[str, Any],
+    task: str = "train",
+) -> TrialSpec:
     config = variant.config
     section = dataclasses.replace(
         config.pretrain, train=dataclasses.replace(config.pretrain.train, steps=steps)
@@ -269,27 +266,30 @@ def _cell(
     slug = "".join(
         character if character.isalnum() or character in "=.-_" else "_" for character in variant.name
     )[:80]
-    name = f"probe-{slug}" if task == "probe" else f"{slug}-seed{seed}"
-    return CellSpec(name, ground, config.model, section, seed, config.device, task, more)
+    name = f"measure-{slug}" if task == "measure" else f"{slug}-seed{seed}"
+    return TrialSpec(name, shared_data, config.model, section, seed, config.device, task, more)
 
 
-def _lengths(plan: AblationPlan, grounds: Sequence[Ground], pool: CellPool) -> list[int]:
+def _lengths(plan: AblationPlan, shared: Sequence[SharedData], pool: TrialPool) -> list[int]:
     """Steps of each variant: the configuration's own, or as many as fill the seconds by a short measurement of each.
 
-    As many probes run at once as cells will, so that they share the machine as cells do.
+    As many measurements run at once as trials will, so that they share the machine as trials do.
     """
     if plan.seconds is None:
         return [variant.config.pretrain.train.steps for variant in plan.variants]
     short = min(20.0, max(3.0, 0.1 * plan.seconds))
-    pool.progress.stage(1, 2, "probe")
+    pool.progress.stage(1, 2, "measure")
     more = {"seconds": short, "jobs": pool.jobs, "threads": pool.threads}
-    probes = [
-        _cell(variant, ground, plan.seeds[0], 1_000_000, more, "probe")
-        for variant, ground in zip(plan.variants, grounds, strict=True)
+    measurements = [
+        _trial_spec(variant, shared_data, plan.seeds[0], 1_000_000, more, "measure")
+        for variant, shared_data in zip(plan.variants, shared, strict=True)
     ]
-    results = pool.run(probes)
-    found = [results[probe.name] for probe in probes]
-    return [max(1, int((plan.seconds - probe["first_seconds"]) / probe["step_seconds"])) for probe in found]
+    results = pool.run(measurements)
+    found = [results[measured.name] for measured in measurements]
+    return [
+        max(1, int((plan.seconds - measured["first_seconds"]) / measured["step_seconds"]))
+        for measured in found
+    ]
 
 
 def _table(

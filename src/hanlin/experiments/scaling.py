@@ -14,14 +14,13 @@ from hanlin.common.atomic import write_json
 from hanlin.common.config import to_dict
 from hanlin.common.devices import matmul_peak, resolve_device
 from hanlin.common.errors import HanlinError
-from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import artifact
-from hanlin.common.progress import Progress, make_progress
-from hanlin.common.target import refuse_foreign_directory
+from hanlin.common.progress import Progress
 from hanlin.evaluation.scaling_law import Fit, advise, fit_law
 from hanlin.evaluation.statistics import Metric
 from hanlin.experiments.ablation import load_subject
-from hanlin.experiments.trial_pool import CellPool, CellSpec, file_ground, recipe_ground
+from hanlin.experiments.trial_pool import TrialPool, TrialSpec, file_data, recipe_data
+from hanlin.experiments.working_directory import TRIALS, locked_run
 from hanlin.model import ModelShape, family_of
 from hanlin.pipeline.stage_command import StageFile
 from hanlin.recipe.recipe import Recipe
@@ -200,68 +199,61 @@ def run_scaling(
         The content of law.json.
 
     Raises:
-        HanlinError: `out` is in use; or what a cell says. Finished cells are kept.
+        HanlinError: `out` is in use; or what a trial says. Finished trials are kept.
     """
-    own = progress is None
-    progress = progress or make_progress()
-    try:
-        refuse_foreign_directory(out, "cells")
-        with directory_lock(out):
-            config = plan.config
-            ground = (
-                recipe_ground(config, out / "data", progress)
-                if isinstance(config, Recipe)
-                else file_ground(config, plan.heldout)
+    with locked_run(out, progress) as progress:
+        config = plan.config
+        shared_data = (
+            recipe_data(config, out / "data", progress)
+            if isinstance(config, Recipe)
+            else file_data(config, plan.heldout)
+        )
+        trials = []
+        for shape, steps in zip(plan.shapes, plan.steps, strict=True):
+            shared_data.check(shape)
+            section = dataclasses.replace(
+                config.pretrain, train=dataclasses.replace(config.pretrain.train, steps=max(steps))
             )
-            cells = []
-            for shape, steps in zip(plan.shapes, plan.steps, strict=True):
-                ground.check(shape)
-                section = dataclasses.replace(
-                    config.pretrain, train=dataclasses.replace(config.pretrain.train, steps=max(steps))
+            size = f"{shape.config(plan.vocab_size, 0).parameters() / 1e6:.2f}m"
+            trials += [
+                TrialSpec(
+                    f"{size}-seed{seed}",
+                    shared_data,
+                    shape,
+                    section,
+                    seed,
+                    config.device,
+                    "series",
+                    {"branches": steps},
                 )
-                size = f"{shape.config(plan.vocab_size, 0).parameters() / 1e6:.2f}m"
-                cells += [
-                    CellSpec(
-                        f"{size}-seed{seed}",
-                        ground,
-                        shape,
-                        section,
-                        seed,
-                        config.device,
-                        "series",
-                        {"branches": steps},
-                    )
-                    for seed in plan.seeds
-                ]
-            progress.stage(1, 1, "scaling")
-            results = CellPool(out / "cells", jobs, progress).run(cells)
-            found = _law(plan, cells, results)
-            with artifact(
-                out / "result", "scaling", parents={"ground": ground.key}, config=_config(plan)
-            ) as written:
-                write_json(written.path / "law.json", found)
-                (written.path / "law.md").write_text(scaling_markdown(found), encoding="utf-8")
-                (written.path / "law.svg").write_text(scaling_picture(found), encoding="utf-8")
-                written.metrics = found["law"]
-            return found
-    finally:
-        if own:
-            progress.close()
+                for seed in plan.seeds
+            ]
+        progress.stage(1, 1, "scaling")
+        results = TrialPool(out / TRIALS, jobs, progress).run(trials)
+        found = _law(plan, trials, results)
+        with artifact(
+            out / "result", "scaling", parents={"shared_data": shared_data.key}, config=_config(plan)
+        ) as written:
+            write_json(written.path / "law.json", found)
+            (written.path / "law.md").write_text(scaling_markdown(found), encoding="utf-8")
+            (written.path / "law.svg").write_text(scaling_picture(found), encoding="utf-8")
+            written.metrics = found["law"]
+        return found
 
 
-def _law(plan: SeriesPlan, cells: Sequence[CellSpec], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _law(plan: SeriesPlan, trials: Sequence[TrialSpec], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     points = []
-    for cell in cells:
-        for branch in results[cell.name]["branches"]:
+    for trial in trials:
+        for branch in results[trial.name]["branches"]:
             metric = Metric.ratio(branch["bits"], branch["bytes"], higher_is_better=False)
             points.append(
                 {
                     "parameters": branch["parameters"],
                     "tokens": branch["tokens"],
                     "steps": branch["steps"],
-                    "seed": cell.seed,
-                    "hidden_size": cell.model.hidden_size,
-                    "layers": cell.model.num_hidden_layers,
+                    "seed": trial.seed,
+                    "hidden_size": trial.model.hidden_size,
+                    "layers": trial.model.num_hidden_layers,
                     "bits_per_byte": metric.to_dict(),
                     "tokens_per_second": branch["tokens_per_second"],
                     "flops": branch["flops_per_token"] * branch["tokens"],

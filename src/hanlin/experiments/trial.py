@@ -1,6 +1,6 @@
-"""One cell of a comparison, in a process of its own: a pretraining and its held-out bits, kept as `result.json`.
+"""One trial of a comparison, in a process of its own: a pretraining and its held-out bits, kept as `result.json`.
 
-`python -m hanlin.experiments.trial DIR` reads `DIR/cell.json` and says on stdout, a JSON object a line, how far it is. It goes on from
+`python -m hanlin.experiments.trial DIR` reads `DIR/trial.json` and says on stdout, a JSON object a line, how far it is. It goes on from
 its checkpoints, and stops, saved, when the process that started it is gone.
 """
 
@@ -37,14 +37,12 @@ from hanlin.training.checkpoint.format import list_checkpoints
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
-SPEC, RESULT, METRICS = "cell.json", "result.json", "metrics.jsonl"
-_FIRST_STEPS = (
-    2  # of a probe: slower than those that follow (memory is taken, kernels are chosen, a graph is compiled)
-)
+SPEC, RESULT, METRICS = "trial.json", "result.json", "metrics.jsonl"
+_FIRST_STEPS = 2  # of a measurement: slower than those that follow (memory is taken, kernels are chosen, a graph is compiled)
 
 
-class Cell:
-    """What `cell.json` says, with the paths and objects it names."""
+class Trial:
+    """What `trial.json` says, with the paths and objects it names."""
 
     def __init__(self, folder: Path, progress: Progress):
         self.folder, self.progress = folder, progress
@@ -108,32 +106,32 @@ def heldout_documents(place: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(document) for document in read_documents([Path(file) for file in place["files"]])]
 
 
-# ------------------------------------------------------------------ the kinds of cells
+# ------------------------------------------------------------------ the kinds of trials
 
 
-def train_cell(cell: Cell) -> dict[str, Any]:
+def train_trial(trial: Trial) -> dict[str, Any]:
     """The whole training, then the held-out documents."""
-    work, model = cell.folder / "work", cell.folder / "model"
-    cell.train(cell.config(), model, work, cell.progress)
+    work, model = trial.folder / "work", trial.folder / "model"
+    trial.train(trial.config(), model, work, trial.progress)
     if (work / METRICS).is_file():
-        os.replace(work / METRICS, cell.folder / METRICS)
+        os.replace(work / METRICS, trial.folder / METRICS)
     shutil.rmtree(work, ignore_errors=True)
-    result = _trained(cell.folder / METRICS, model) | cell.measure(model)
-    if not cell.keep:
+    result = _trained(trial.folder / METRICS, model) | trial.measure(model)
+    if not trial.keep:
         shutil.rmtree(model)
     return result
 
 
-def probe_cell(cell: Cell) -> dict[str, Any]:
+def measure_trial(trial: Trial) -> dict[str, Any]:
     """How long a step takes, and how long it takes until steps take that long."""
-    work = cell.folder / "work"
+    work = trial.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     # the many steps below are not what the run will have: auto would take them for a long run
-    compiled = cell.config().train.compile is True
-    config = cell.config(steps=1_000_000, schedule="constant", checkpoint_seconds=1e9, compile=compiled)
-    cell.train(config, cell.folder / "model", work, Progress(), max_seconds=cell.spec["seconds"])
+    compiled = trial.config().train.compile is True
+    config = trial.config(steps=1_000_000, schedule="constant", checkpoint_seconds=1e9, compile=compiled)
+    trial.train(config, trial.folder / "model", work, Progress(), max_seconds=trial.spec["seconds"])
     lines = read_json_lines(work / METRICS)
-    shutil.rmtree(cell.folder / "model")
+    shutil.rmtree(trial.folder / "model")
     shutil.rmtree(work)
     skip = min(_FIRST_STEPS, len(lines) - 1)
     start = lines[skip - 1]["seconds"] if skip else 0.0
@@ -146,49 +144,50 @@ def probe_cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def series_cell(cell: Cell) -> dict[str, Any]:
+def train_series(trial: Trial) -> dict[str, Any]:
     """Several lengths of training as branches of one run at a constant rate: each leaves it where its own decay begins.
 
     WSD's decay starts from the same state whatever came to be its length, so a model trained for 400 steps costs a model of 800
     steps nothing but its own decay (Hu et al. 2024, MiniCPM, section 4.3).
     """
-    trunk, results = cell.folder / "trunk", []
-    train = cell.spec["pretrain"]["train"]
-    longest = max(cell.spec["branches"])
-    warm = max(1, round(min(cell.spec["branches"]) * train["warmup_ratio"]))
-    for number, steps in enumerate(sorted(cell.spec["branches"])):
-        kept, folder = cell.folder / f"branch-{steps}.json", cell.folder / f"branch-{steps}"
+    trunk, results = trial.folder / "trunk", []
+    train = trial.spec["pretrain"]["train"]
+    longest = max(trial.spec["branches"])
+    warm = max(1, round(min(trial.spec["branches"]) * train["warmup_ratio"]))
+    for number, steps in enumerate(sorted(trial.spec["branches"])):
+        kept, folder = trial.folder / f"branch-{steps}.json", trial.folder / f"branch-{steps}"
         if not kept.is_file():
             leaves = steps - max(1, round(steps * train["decay_ratio"]))
             at = list_checkpoints(trunk)
             if not at or int(at[0].name.rpartition("-")[2]) < leaves:
-                stop = _StopAt(cell.progress, leaves, longest)
+                stop = _StopAt(trial.progress, leaves, longest)
                 try:
-                    constant = cell.config(
+                    constant = trial.config(
                         steps=longest + 1, schedule="constant", warmup_ratio=warm / (longest + 1)
                     )
-                    cell.train(constant, cell.folder / "never", trunk, stop)
+                    trial.train(constant, trial.folder / "never", trunk, stop)
                 except KeyboardInterrupt:
                     if not stop.reached:
                         raise
             work = folder / "work"
             if not list_checkpoints(work):
                 shutil.copytree(list_checkpoints(trunk)[0], work / list_checkpoints(trunk)[0].name)
-            cell.train(
-                cell.config(steps=steps, schedule="wsd", warmup_ratio=warm / steps),
+            trial.train(
+                trial.config(steps=steps, schedule="wsd", warmup_ratio=warm / steps),
                 folder / "model",
                 work,
-                cell.progress,
+                trial.progress,
             )
-            result = _trained(work / METRICS, folder / "model") | cell.measure(folder / "model")
+            result = _trained(work / METRICS, folder / "model") | trial.measure(folder / "model")
             write_json(
-                kept, result | {"steps": steps, "tokens": steps * cell.config().rows * cell.config().seq_len}
+                kept,
+                result | {"steps": steps, "tokens": steps * trial.config().rows * trial.config().seq_len},
             )
-            os.replace(work / METRICS, cell.folder / f"branch-{steps}.jsonl")
+            os.replace(work / METRICS, trial.folder / f"branch-{steps}.jsonl")
             shutil.rmtree(folder)
         results.append(read_json(kept))
-        cell.progress.note(
-            "{number} of {count} lengths done", number=number + 1, count=len(cell.spec["branches"])
+        trial.progress.note(
+            "{number} of {count} lengths done", number=number + 1, count=len(trial.spec["branches"])
         )
     shutil.rmtree(trunk, ignore_errors=True)
     return {"branches": results}
@@ -227,7 +226,7 @@ def _trained(metrics: Path, model: Path) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ the process
 
-_KINDS = {"train": train_cell, "probe": probe_cell, "series": series_cell}
+_KINDS = {"train": train_trial, "measure": measure_trial, "series": train_series}
 
 
 class LineProgress(Progress):
@@ -260,13 +259,13 @@ class LineProgress(Progress):
 
 
 def main(folder: Path) -> int:
-    """Run the cell in `folder`: 0 done, 1 failed with a message on stdout, 130 interrupted with its state saved."""
+    """Run the trial in `folder`: 0 done, 1 failed with a message on stdout, 130 interrupted with its state saved."""
     progress = LineProgress()
     try:
         with directory_lock(folder):
-            cell = Cell(folder, progress)
-            result = _KINDS[cell.spec["task"]](cell)
-            write_json(folder / RESULT, {"key": cell.key} | result)
+            trial = Trial(folder, progress)
+            result = _KINDS[trial.spec["task"]](trial)
+            write_json(folder / RESULT, {"key": trial.key} | result)
     except HanlinError as error:
         progress.error(error)
         return 1

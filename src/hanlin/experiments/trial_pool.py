@@ -1,4 +1,4 @@
-"""Cells of a comparison: what they share is built once, each runs in a process of its own, finished ones are kept by key."""
+"""Trials of a comparison: what they share is built once, each runs in a process of its own, finished ones are kept by key."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _DATA: tuple[str, ...] = ("corpus", "tokenizer", "dataset")
 
 
 @dataclasses.dataclass(frozen=True)
-class Ground:
-    """What cells of one vocabulary share.
+class SharedData:
+    """What trials of one vocabulary share.
 
     Attributes:
         heldout: where the held-out documents are, see `heldout_documents`.
@@ -55,16 +55,16 @@ class Ground:
 
     def check(self, model: ModelShape) -> None:
         """Refuse a model that could not be exported, before a step is taken."""
-        words = load_tokenizer(self.tokenizer)
-        check_export(model.config(words.vocab_size, words.eos_id), words)
+        tokenizer = load_tokenizer(self.tokenizer)
+        check_export(model.config(tokenizer.vocab_size, tokenizer.eos_id), tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
-class CellSpec:
-    """One cell: `task` is `train`, `probe` or `series`; `more` what that task wants to know besides."""
+class TrialSpec:
+    """One trial: `task` is `train`, `measure` or `series`; `more` what that task wants to know besides."""
 
     name: str
-    ground: Ground
+    shared_data: SharedData
     model: ModelShape
     pretrain: PretrainConfig
     seed: int
@@ -73,7 +73,7 @@ class CellSpec:
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def spec(self) -> dict[str, Any]:
-        """The content of `cell.json`."""
+        """The content of `trial.json`."""
         body = {
             "task": self.task,
             "model": to_dict(self.model),
@@ -81,16 +81,16 @@ class CellSpec:
             "seed": self.seed,
             "device": self.device,
         } | self.more
-        key = hash_json([body, self.ground.key])
+        key = hash_json([body, self.shared_data.key])
         return body | {
             "key": key,
-            "dataset": str(self.ground.dataset),
-            "tokenizer": str(self.ground.tokenizer),
-            "heldout": self.ground.heldout,
+            "dataset": str(self.shared_data.dataset),
+            "tokenizer": str(self.shared_data.tokenizer),
+            "heldout": self.shared_data.heldout,
         }
 
 
-def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
+def recipe_data(recipe: Recipe, out: Path, progress: Progress) -> SharedData:
     """Corpus, vocabulary and token dataset of a recipe below `out`; recipes with the same corpus share it."""
     corpus = hash_json([to_dict(recipe.corpus), recipe.seed])[:10]
     folder = out / f"{corpus}-{hash_json(to_dict(recipe.tokenizer))[:10]}"
@@ -107,7 +107,7 @@ def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
     steps.tokenizer()
     steps.dataset()
     heldout = {"corpus": str((folder / "corpus").resolve())}
-    return _ground(
+    return _shared_data(
         folder / "dataset",
         folder / "tokenizer",
         heldout,
@@ -115,7 +115,7 @@ def recipe_ground(recipe: Recipe, out: Path, progress: Progress) -> Ground:
     )
 
 
-def file_ground(file: StageFile, heldout: Sequence[str]) -> Ground:
+def file_data(file: StageFile, heldout: Sequence[str]) -> SharedData:
     """The dataset and vocabulary that a stage's file names, and held-out documents given beside it: a corpus directory or files.
 
     Raises:
@@ -128,16 +128,16 @@ def file_ground(file: StageFile, heldout: Sequence[str]) -> Ground:
         )
     if len(heldout) == 1 and (Path(heldout[0]) / MANIFEST).is_file():
         manifest = read_manifest(heldout[0], "corpus")
-        return _ground(*file.text, {"corpus": str(Path(heldout[0]).resolve())}, manifest.content_hash)
+        return _shared_data(*file.text, {"corpus": str(Path(heldout[0]).resolve())}, manifest.content_hash)
     files = expand(list(heldout))
-    return _ground(
+    return _shared_data(
         *file.text,
         {"files": [str(path.resolve()) for path in files]},
         files_key(files, "heldout"),
     )
 
 
-def _ground(dataset: Path, tokenizer: Path, heldout: dict[str, Any], heldout_key: str) -> Ground:
+def _shared_data(dataset: Path, tokenizer: Path, heldout: dict[str, Any], heldout_key: str) -> SharedData:
     hashes = [
         read_manifest(dataset, "dataset").content_hash,
         read_manifest(tokenizer, "tokenizer").content_hash,
@@ -148,7 +148,7 @@ def _ground(dataset: Path, tokenizer: Path, heldout: dict[str, Any], heldout_key
             "There are no held-out documents to compare on. Keep some of the corpus out "
             "(corpus.heldout_fraction=0.02)."
         )
-    return Ground(
+    return SharedData(
         dataset.resolve(),
         tokenizer.resolve(),
         heldout,
@@ -157,10 +157,10 @@ def _ground(dataset: Path, tokenizer: Path, heldout: dict[str, Any], heldout_key
     )
 
 
-class CellPool:
-    """Runs cells below `out`, `jobs` at once, each with its share of the cores.
+class TrialPool:
+    """Runs trials below `out`, `jobs` at once, each with its share of the cores.
 
-    A cell that is finished, under the same key, is not run again. Interrupted, every running cell saves its state first.
+    A trial that is finished, under the same key, is not run again. Interrupted, every running trial saves its state first.
     """
 
     def __init__(self, out: Path, jobs: int, progress: Progress):
@@ -172,43 +172,45 @@ class CellPool:
         self._lock, self._stopped = threading.Lock(), False
         self._steps: dict[str, tuple[int, int]] = {}
 
-    def run(self, cells: Sequence[CellSpec]) -> dict[str, dict[str, Any]]:
-        """Results by the cells' names.
+    def run(self, trials: Sequence[TrialSpec]) -> dict[str, dict[str, Any]]:
+        """Results by the trials' names.
 
         Raises:
-            HanlinError: cells failed; the others are finished and kept.
+            HanlinError: trials failed; the others are finished and kept.
         """
         results: dict[str, dict[str, Any]] = {}
         waiting = []
-        for cell in cells:
-            found = self._finished(cell)
+        for trial in trials:
+            found = self._finished(trial)
             if found is None:
-                waiting.append(cell)
+                waiting.append(trial)
             else:
-                results[cell.name] = found
+                results[trial.name] = found
         if results:
-            self.progress.note("{count} cells are done already, kept", count=len(results))
-        self._steps = {cell.name: (0, cell.pretrain.train.steps) for cell in waiting if cell.task != "probe"}
+            self.progress.note("{count} trials are done already, kept", count=len(results))
+        self._steps = {
+            trial.name: (0, trial.pretrain.train.steps) for trial in waiting if trial.task != "measure"
+        }
         errors: dict[str, HanlinError] = {}
 
-        def one(cell: CellSpec) -> None:
+        def one(trial: TrialSpec) -> None:
             try:
-                results[cell.name] = self._run(cell)
+                results[trial.name] = self._run(trial)
                 with self._lock:
-                    if cell.name in self._steps:
-                        self._steps[cell.name] = (self._steps[cell.name][1], self._steps[cell.name][1])
+                    if trial.name in self._steps:
+                        self._steps[trial.name] = (self._steps[trial.name][1], self._steps[trial.name][1])
                     self.progress.note(
-                        "{count}/{cells_count} {cell} done",
+                        "{count}/{total} {trial} done",
                         count=len(results),
-                        cells_count=len(cells),
-                        cell=cell.name,
+                        total=len(trials),
+                        trial=trial.name,
                     )
             except HanlinError as error:
-                errors[cell.name] = error
+                errors[trial.name] = error
 
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            wait([pool.submit(one, cell) for cell in waiting])
+            wait([pool.submit(one, trial) for trial in waiting])
         finally:
             self._stopped = True
             pool.shutdown(wait=False, cancel_futures=True)
@@ -221,20 +223,20 @@ class CellPool:
                 process.wait()
             self._stopped = False
         if errors:
-            failed = [Text("  {cell}: {error}", cell=name, error=error) for name, error in errors.items()]
+            failed = [Text("  {trial}: {error}", trial=name, error=error) for name, error in errors.items()]
             raise HanlinError(
-                "{count} cells failed; the others are kept, and the same command goes on:\n{errors}",
+                "{count} trials failed; the others are kept, and the same command goes on:\n{errors}",
                 count=len(errors),
                 errors=joined(failed, "\n"),
             )
         return results
 
-    def folder(self, cell: CellSpec) -> Path:
-        """Where a cell is."""
-        return self.out / f"{cell.name}-{cell.spec()['key'][:8]}"
+    def folder(self, trial: TrialSpec) -> Path:
+        """Where a trial is."""
+        return self.out / f"{trial.name}-{trial.spec()['key'][:8]}"
 
-    def _finished(self, cell: CellSpec) -> dict[str, Any] | None:
-        file = self.folder(cell) / RESULT
+    def _finished(self, trial: TrialSpec) -> dict[str, Any] | None:
+        file = self.folder(trial) / RESULT
         if not file.is_file():
             return None
         try:
@@ -242,19 +244,19 @@ class CellPool:
         except HanlinError as error:
             self.progress.warn("must be done again: {error}", error=error)
             return None
-        return found if found.get("key") == cell.spec()["key"] else None
+        return found if found.get("key") == trial.spec()["key"] else None
 
-    def _run(self, cell: CellSpec) -> dict[str, Any]:
-        folder = self.folder(cell)
+    def _run(self, trial: TrialSpec) -> dict[str, Any]:
+        folder = self.folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SPEC, cell.spec())
+        write_json(folder / SPEC, trial.spec())
         threads = str(self.threads)
         environment = (
             {"GOMP_SPINCOUNT": "1000"} | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         )
-        said: dict[str, Any] = {}
+        last_words: dict[str, Any] = {}
         with open(folder / "log.txt", "ab") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which then asks each cell, once, to save and stop.
+            # A session of its own: Ctrl-C reaches this process alone, which then asks each trial, once, to save and stop.
             with self._lock:
                 if self._stopped:
                     raise HanlinError("interrupted")
@@ -266,18 +268,18 @@ class CellPool:
                     env=environment,
                     start_new_session=True,
                 )
-                self._running[cell.name] = process
+                self._running[trial.name] = process
             assert process.stdout is not None
             for line in process.stdout:
                 with contextlib.suppress(orjson.JSONDecodeError):
-                    said |= self._heard(cell, orjson.loads(line))
+                    last_words |= self._heard(trial, orjson.loads(line))
             code = process.wait()
         with self._lock:
-            del self._running[cell.name]
+            del self._running[trial.name]
         if code == 0:
             return read_json(folder / RESULT)
-        if "error" in said:
-            raise HanlinError(Text.from_dict(said["error"]))
+        if "error" in last_words:
+            raise HanlinError(Text.from_dict(last_words["error"]))
         raise HanlinError(
             "its process ended with {code}. {tail} All of it: {log}",
             code=code,
@@ -285,16 +287,16 @@ class CellPool:
             log=folder / "log.txt",
         )
 
-    def _heard(self, cell: CellSpec, line: dict[str, Any]) -> dict[str, Any]:
-        """Show what a cell says; returns what is to be remembered."""
+    def _heard(self, trial: TrialSpec, line: dict[str, Any]) -> dict[str, Any]:
+        """Show what a trial says; returns what is to be remembered."""
         with self._lock:
-            if "step" in line and cell.name in self._steps:
-                self._steps[cell.name] = (min(line["step"], line["steps"]), line["steps"])
+            if "step" in line and trial.name in self._steps:
+                self._steps[trial.name] = (min(line["step"], line["steps"]), line["steps"])
                 done, total = (sum(part[at] for part in self._steps.values()) for at in (0, 1))
                 self.progress.update(done, total, line["figures"])
             elif "warning" in line:
                 self.progress.warn(
-                    "{cell}: {warning}", cell=cell.name, warning=Text.from_dict(line["warning"])
+                    "{trial}: {warning}", trial=trial.name, warning=Text.from_dict(line["warning"])
                 )
         return line if "error" in line else {}
 

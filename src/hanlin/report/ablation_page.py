@@ -1,4 +1,4 @@
-"""What cells of an ablation say together: differences to the baseline with intervals over documents and seeds. No torch here."""
+"""What trials of an ablation say together: differences to the baseline with intervals over documents and seeds. No torch here."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def ablation_table(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     """Rows of the table, the baseline first.
 
     Args:
-        variants: `{"name", "settings", "results": [what a cell's result.json holds, per seed]}`, the baseline first; each held
+        variants: `{"name", "settings", "results": [what a trial's result.json holds, per seed]}`, the baseline first; each held
             out the same documents in the same order.
     """
     sources = variants[0]["results"][0]["sources"]
@@ -264,10 +264,10 @@ def about(table: Mapping[str, Any]) -> list[str]:
             documents=table["documents"],
             seeds=seeds,
         ),
-        tr("{steps:,} steps per cell.", steps=equal["steps"])
+        tr("{steps:,} steps per trial.", steps=equal["steps"])
         if "steps" in equal
         else tr(
-            "{seconds:g} seconds per cell: the steps follow from a short probe of the speed, and the "
+            "{seconds:g} seconds per trial: the steps follow from a short measurement of the speed, and the "
             "schedule spans them.",
             seconds=equal["seconds"],
         ),
@@ -294,16 +294,11 @@ def ablation_text(table: Mapping[str, Any]) -> str:
 def ablation_markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown."""
     title = tr("# Ablation: {recipe}", recipe=table["recipe"])
-    parts = [title, *about(table), _markdown(ablation_cells(table))]
+    parts = [title, *about(table), terminal.markdown_table(ablation_cells(table))]
     sources = source_cells(table)
     if sources:
-        parts += [tr("## By source"), _markdown(sources)]
+        parts += [tr("## By source"), terminal.markdown_table(sources)]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
 def ablation_picture(table: Mapping[str, Any]) -> str:

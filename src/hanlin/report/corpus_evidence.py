@@ -13,7 +13,7 @@ import orjson
 from hanlin.common.messages import Text
 from hanlin.corpus.filters.stats import EXCERPT, SAMPLES
 from hanlin.report import svg
-from hanlin.report.corpus_text import amount, heading, more, share, size, table
+from hanlin.report.corpus_text import amount, heading, more, percent, size, table
 from hanlin.report.text import RULES, both, esc, lookup
 
 SHOWN_AT_ONCE = 3  # samples that are not folded away
@@ -53,7 +53,7 @@ def lines_of(lines: Mapping[str, Any]) -> str:
 def _rule(rule: str, about: Mapping[str, Any], most: int, read: int, unit: Text) -> str:
     quotes = "".join(_quote(sample) for sample in about["samples"])
     characters = both(amount(about["characters"], Text("characters")))
-    part = f" · {share(about['characters'], read)}" if read else ""
+    part = f" · {percent(about['characters'], read)}" if read else ""
     return (
         f'<details class="drop"><summary><span class="rule">{both(lookup(RULES, rule))} <code>{esc(rule)}</code></span>'
         f'{svg.bar(0, about["characters"] / most, "drops")}<span class="figure"><b>{about["count"]:,}</b> {both(unit)}'

@@ -25,7 +25,7 @@ from hanlin.report.corpus_text import (
     amount,
     heading,
     more,
-    share,
+    percent,
     size,
     table,
 )
@@ -87,7 +87,7 @@ def _cover(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
             taken=taken,
             sources=sources,
             dropped=dropped,
-            dropped_share=share(dropped, read),
+            dropped_share=percent(dropped, read),
             kept=kept,
             kept_size=size(metrics["bytes_kept"]),
             held=held,
@@ -131,14 +131,14 @@ def _tiles(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         (
             "rules",
             Text("Dropped by rules"),
-            share(ruled, read),
+            percent(ruled, read),
             Text(""),
             f"{ruled:,} / {read:,}",
         ),
         (
             "clusters",
             Text.in_context("dropped", "Duplicates"),
-            share(duplicates, read),
+            percent(duplicates, read),
             Text(""),
             f"{duplicates:,} / {read:,}",
         ),
@@ -241,7 +241,7 @@ def _funnel(report: Mapping[str, Any]) -> str:
                 f'<span class="{"loss" if loss else "step"}">{both(name)}</span>',
                 *shown,
                 bar,
-                share(abs(step[1]), read[1]),
+                percent(abs(step[1]), read[1]),
             ]
         )
     heads = (
@@ -358,7 +358,7 @@ def _histograms(sources: Mapping[str, Any]) -> str:
             both(SCRIPTS[script]),
             f"{everything[script]:,}",
             svg.bar(0, everything[script] / max(everything.values()), f"script-{script}"),
-            share(everything[script], sum(everything.values())),
+            percent(everything[script], sum(everything.values())),
         ]
         for script in present
     ]
@@ -423,7 +423,7 @@ def _times(metrics: Mapping[str, Any]) -> str:
                     both(lookup(words, name)),
                     both(duration(seconds)),
                     svg.bar(start / whole, (start + seconds) / whole, "time"),
-                    share(seconds, whole),
+                    percent(seconds, whole),
                 ]
             )
             start += seconds

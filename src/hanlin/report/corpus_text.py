@@ -70,7 +70,7 @@ def size(value: int) -> str:
     return f"{sign}{length:.3g}\u00a0TB"
 
 
-def share(part: float, whole: float) -> str:
+def percent(part: float, whole: float) -> str:
     """A part in per cent, with a second decimal where it is small."""
     value = 100 * part / whole if whole else 0.0
     return f"{value:.2f}%" if 0 < value < 1 else f"{value:.1f}%"

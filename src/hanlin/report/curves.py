@@ -55,7 +55,7 @@ def find_metrics(run: Path, stage: str = "pretrain") -> Path | None:
     """The `metrics.jsonl` of a run, finished or not; None where there is none.
 
     Args:
-        run: a run directory, a stage's output directory, a cell of an ablation, a directory of checkpoints, or the file itself.
+        run: a run directory, a stage's output directory, a trial of an ablation, a directory of checkpoints, or the file itself.
         stage: which one's curve, for a run of several.
     """
     if run.is_file() and run.suffix == ".jsonl":
@@ -117,11 +117,11 @@ def read_curve(run: Path, stage: str = "pretrain", measure: str | None = None) -
 
 
 def _heldout(file: Path) -> float | None:
-    """Held-out bits per byte of the cell, or of the stage of a run, whose curve this is."""
+    """Held-out bits per byte of the trial, or of the stage of a run, whose curve this is."""
     folder = file.parent.parent if file.parent.name == "work" else file.parent
-    cell, report = folder / "result.json", folder.parent / "report.json"
-    if cell.is_file():
-        result = read_json(cell)
+    trial, report = folder / "result.json", folder.parent / "report.json"
+    if trial.is_file():
+        result = read_json(trial)
         return sum(result["bits"]) / sum(result["bytes"]) if "bits" in result else None
     if folder.name == "curves" and report.is_file():
         stages = {stage["id"]: stage["metrics"] for stage in as_current(read_json(report))["stages"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,9 @@ def scaling_markdown(found: Mapping[str, Any]) -> str:
     parts = [
         tr("# Scaling law: {recipe}", recipe=found["recipe"]),
         law_line(found),
-        _markdown(_coefficients(found)),
+        terminal.markdown_table(_coefficients(found)),
     ]
-    parts += [tr("## Points"), _markdown(_points(found))]
+    parts += [tr("## Points"), terminal.markdown_table(_points(found))]
     if found["advice"]:
         parts += [
             tr("## Advice"),
@@ -195,8 +195,3 @@ def _about(found: Mapping[str, Any]) -> list[str]:
 
 def _count(value: float) -> str:
     return short(float(f"{value:.3g}"))
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])

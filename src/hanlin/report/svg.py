@@ -220,16 +220,23 @@ def thin(values: np.ndarray) -> np.ndarray:
     return values[np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
 
 
-_STYLE = """
+# Paper, ink and six colours in light and dark, and the classes that every chart has.
+CHART_STYLE = """
 svg{background:var(--paper);font:13px/1 system-ui,"Noto Sans CJK SC","Noto Sans SC","PingFang SC","Microsoft YaHei",sans-serif;
 --paper:#fffdf9;--ink:#22201d;--pale:#77716a;--rule:#e6e0d6;--a:#b3392c;--b:#2f6f8f;--c:#c58a1c;--d:#5b7d46;--e:#7a5a94;--f:#8a6d5b}
 @media (prefers-color-scheme:dark){svg{--paper:#1b1a18;--ink:#ece7df;--pale:#a49c91;--rule:#38352f;--a:#e5786a;--b:#6fb2d2;--c:#e3b458;--d:#9bbf83;--e:#b798d3;--f:#c3a792}}
-text{fill:var(--ink)}.pale{fill:var(--pale);font-size:11.5px}.title{font-size:18px;font-weight:600}.strong{font-weight:600}
-.grid{stroke:var(--rule)}.axis{stroke:var(--pale)}.zero{stroke:var(--ink);stroke-dasharray:4 3}
+text{fill:var(--ink)}.pale{fill:var(--pale);font-size:11.5px}.title{font-size:18px;font-weight:600}
+.grid{stroke:var(--rule)}
+""".strip().replace("\n", "")
+_STYLE = (
+    CHART_STYLE
+    + """
+.strong{font-weight:600}.axis{stroke:var(--pale)}.zero{stroke:var(--ink);stroke-dasharray:4 3}
 .better{--k:var(--d)}.worse{--k:var(--a)}.unclear,.one_seed,.few{--k:var(--pale)}.part{--k:var(--pale);opacity:.75}
 .t0{--k:var(--a)}.t1{--k:var(--b)}.t2{--k:var(--c)}.t3{--k:var(--d)}.t4{--k:var(--e)}.t5{--k:var(--f)}
 .mark{fill:var(--k)}.whisker,.line,.fit{stroke:var(--k);fill:none;stroke-width:1.8}.fit{stroke-width:1.2;stroke-dasharray:5 3}.raw{stroke:var(--k);fill:none;opacity:.22}
 """.strip().replace("\n", "")
+)
 COLOURS = 6
 WIDTH = 760
 

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from hanlin.common.messages import tr
-from hanlin.report.svg import nice_ticks
+from hanlin.report.svg import CHART_STYLE, COLOURS, WIDTH, nice_ticks
 
-_STYLE = """
-svg{background:var(--paper);font:13px/1 system-ui,"Noto Sans CJK SC","Noto Sans SC","PingFang SC","Microsoft YaHei",sans-serif;
---paper:#fffdf9;--ink:#22201d;--pale:#77716a;--rule:#e6e0d6;--a:#b3392c;--b:#2f6f8f;--c:#c58a1c;--d:#5b7d46;--e:#7a5a94;--f:#8a6d5b}
-@media (prefers-color-scheme:dark){svg{--paper:#1b1a18;--ink:#ece7df;--pale:#a49c91;--rule:#38352f;--a:#e5786a;--b:#6fb2d2;--c:#e3b458;--d:#9bbf83;--e:#b798d3;--f:#c3a792}}
-text{fill:var(--ink)}.pale{fill:var(--pale);font-size:11.5px}.title{font-size:18px;font-weight:600}.group{font-size:13.5px;font-weight:600}
-.grid{stroke:var(--rule)}.value{font-variant-numeric:tabular-nums;font-size:12px}
+_STYLE = (
+    CHART_STYLE
+    + """
+.group{font-size:13.5px;font-weight:600}.value{font-variant-numeric:tabular-nums;font-size:12px}
 .t0{fill:var(--a)}.t1{fill:var(--b)}.t2{fill:var(--c)}.t3{fill:var(--d)}.t4{fill:var(--e)}.t5{fill:var(--f)}
 """.strip().replace("\n", "")
-_COLOURS = 6
-_WIDTH, _LEFT, _RIGHT, _BAR, _GAP = 760, 150, 690, 15, 16
+)
+_LEFT, _RIGHT, _BAR, _GAP = 150, 690, 15, 16
 
 
 def comparison_picture(
@@ -68,7 +66,7 @@ def comparison_picture(
         )
         for index, value in enumerate(values):
             bars.append(
-                f'<rect class="t{index % _COLOURS}" x="{_LEFT}" y="{y:.1f}" width="{x(value) - _LEFT:.1f}" height="{_BAR - 2}" rx="2"/>'
+                f'<rect class="t{index % COLOURS}" x="{_LEFT}" y="{y:.1f}" width="{x(value) - _LEFT:.1f}" height="{_BAR - 2}" rx="2"/>'
             )
             bars.append(
                 f'<text class="value" x="{x(value) + 6:.1f}" y="{y + _BAR - 4:.1f}">{value:.2f}</text>'
@@ -88,7 +86,7 @@ def comparison_picture(
     title = tr("Bytes per token")
     label = html.escape(tr("Tokenizers compared: {title}", title=title), quote=True)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" height="{height:.0f}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" role="img" '
         f'aria-label="{label}"><style>{_STYLE}</style><text x="20" y="34"><tspan class="title">{title}</tspan>'
         f'<tspan class="pale" dx="16">{tr("longer bars: more text in the same context")}</tspan></text>'
         f"{legend}{''.join(grid)}{''.join(bars)}</svg>\n"
@@ -108,7 +106,7 @@ def _legend(names: list[str], tokenizers: list[Mapping[str, Any]]) -> tuple[str,
             unused=found["unused"],
             lost=lost,
         )
-        parts.append(f'<rect class="t{index % _COLOURS}" x="20" y="{y - 10}" width="12" height="12" rx="2"/>')
+        parts.append(f'<rect class="t{index % COLOURS}" x="20" y="{y - 10}" width="12" height="12" rx="2"/>')
         parts.append(
             f'<text x="40" y="{y}">{html.escape(name)} <tspan class="pale" dx="8">{html.escape(about)}</tspan></text>'
         )

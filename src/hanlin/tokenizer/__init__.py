@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanlin.tokenizer.chat import CHAT_TEMPLATE, Piece, pieces, render
 from hanlin.tokenizer.compare import compare
+from hanlin.tokenizer.files import resolve_tokenizer_dir
 from hanlin.tokenizer.inspect import inspect
 from hanlin.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -22,6 +23,7 @@ __all__ = [
     "load_tokenizer",
     "pieces",
     "render",
+    "resolve_tokenizer_dir",
     "train_tokenizer",
 ]
 

@@ -35,6 +35,13 @@ TEMPLATE = "chat_template.jinja"
 FILES = (TEMPLATE, TOKENIZER_JSON, TOKENIZER_CONFIG)
 
 
+def resolve_tokenizer_dir(path: str | Path) -> Path:
+    """The tokenizer meant by `path`: the directory itself, or the `model` in a run's directory (`runs/demo` for `runs/demo/model`)."""
+    path = Path(path)
+    inner = path / "model"
+    return inner if not (path / TOKENIZER_JSON).is_file() and (inner / TOKENIZER_JSON).is_file() else path
+
+
 class NotOurs(HanlinError):
     """A tokenizer that something else wrote.
 

@@ -69,12 +69,12 @@ class Tokenizer:
 
         Any bytes are accepted, also such as are not UTF-8; a lone surrogate in a str counts as its three bytes.
         """
-        plain = _plain(text)
+        encodable = _encodable(text)
         if not special:
-            return self._encoder.encode(plain)
+            return self._encoder.encode(encodable)
         ids: list[int] = []
         for index, part in enumerate(
-            self._control.split(plain.encode() if isinstance(plain, str) else plain)
+            self._control.split(encodable.encode() if isinstance(encodable, str) else encodable)
         ):
             if index % 2:
                 ids.append(self.special[part.decode()])
@@ -94,7 +94,7 @@ class Tokenizer:
         Runs without the GIL, so several threads may encode at once; without control tokens.
         """
         return self._encoder.encode_batch(
-            [_plain(text) for text in texts] if isinstance(texts, (list, tuple)) else texts
+            [_encodable(text) for text in texts] if isinstance(texts, (list, tuple)) else texts
         )
 
     def encode_buffer(
@@ -226,7 +226,7 @@ class Tokenizer:
             (Path(directory) / name).write_bytes((self.path / name).read_bytes())
 
 
-def _plain(text: str | bytes) -> str | bytes:
+def _encodable(text: str | bytes) -> str | bytes:
     """What the core takes: it reads a str's UTF-8 in place, which a lone surrogate does not have."""
     if isinstance(text, str) and not text.isascii():
         try:

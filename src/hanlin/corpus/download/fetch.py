@@ -298,11 +298,11 @@ def fetch_local(data: DataSet, source: Path, out: Path | str, patterns: Sequence
                     root=root / file.path,
                     provenance=root / PROVENANCE,
                 )
-            _place(root / file.path, out / file.path)
+            _link_or_copy(root / file.path, out / file.path)
         return _record(data, out, {"page": str(source), "revision": ""}, [file.path for file in wanted], "")
 
 
-def _place(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.part")
     try:
         if target.exists() and os.path.samefile(source, target):

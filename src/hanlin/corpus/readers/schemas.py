@@ -51,7 +51,7 @@ def recognise(record: Any, layouts: tuple[Layout, ...]) -> Layout | None:
 # --- documents -----------------------------------------------------------------------------------------------------------
 
 
-def _plain(record: Record | str) -> str:
+def _whole_text(record: Record | str) -> str:
     text = text_of(record if isinstance(record, str) else record["text"])
     if _BEGINS_WRAPPED.match(text):  # minimind's pretrain_hq wraps each sample in chat markers
         text = "\n".join(part.strip() for part in _WRAPPED.split(text) if part.strip())
@@ -94,7 +94,7 @@ DOCUMENTS: tuple[Layout, ...] = (
     _layout("MNBVC", "段落 文件名", _mnbvc),
     _layout("ChineseWebText / CCNet", "raw_content", _titled("raw_content")),
     _layout("563w_baidubaike", "title sections", _encyclopedia),
-    _layout("text (C4, SkyPile, WuDao2, minimind, Wikipedia)", "text", _plain),
+    _layout("text (C4, SkyPile, WuDao2, minimind, Wikipedia)", "text", _whole_text),
     _layout("wikipedia-cn (completion)", "completion source", _only("completion")),
     _layout("WuDao (title, content)", "title content", _titled("content")),
     _layout("WanJuan (id, content)", "content", _titled("content")),
@@ -417,7 +417,7 @@ def recognise_for(record: Any, schema: str) -> Layout | None:
 def is_plain_text(record: Mapping[str, Any]) -> bool:
     """Whether a document's text is, as far as its keys tell, what it has under `text`."""
     layout = recognise_for(record, "documents")
-    return layout is not None and layout.convert is _plain
+    return layout is not None and layout.convert is _whole_text
 
 
 @functools.lru_cache(1024)

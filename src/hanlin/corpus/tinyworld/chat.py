@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from hanlin.corpus.tinyworld.arithmetic import LARGEST, VISITORS, problems
 from hanlin.corpus.tinyworld.draw import Draw, check_split
 from hanlin.corpus.tinyworld.lexicon import CHILDREN
 from hanlin.corpus.tinyworld.outside import outside_questions
-from hanlin.corpus.tinyworld.questions import ask, story_question, story_questions
+from hanlin.corpus.tinyworld.questions import ask, significant_characters, story_question, story_questions
 from hanlin.corpus.tinyworld.requests import free_prompts
 from hanlin.corpus.tinyworld.storytime import story_requests
 
@@ -118,11 +117,9 @@ def greetings(seed: int, count: int, split: str) -> Iterator[dict[str, Any]]:
 
 def check_exact(record: dict[str, Any], text: str) -> bool:
     """Whether `text` says what the reference says, marks aside."""
-    return _plain(text.rpartition("</think>")[2]) == _plain(record["messages"][-1]["content"])
-
-
-def _plain(text: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] in "LNS")
+    return significant_characters(text.rpartition("</think>")[2], "LNS") == significant_characters(
+        record["messages"][-1]["content"], "LNS"
+    )
 
 
 def story_conversation(seed: int, split: str, index: int) -> list[dict[str, Any]]:

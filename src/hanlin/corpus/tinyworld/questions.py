@@ -82,8 +82,8 @@ def check_story_answer(record: dict[str, Any], text: str) -> bool:
     """
     if "<think>" in text and "</think>" not in text:
         return False
-    said = _plain(text.rpartition("</think>")[2])
-    reference = _plain(record["messages"][-1]["content"])
+    said = significant_characters(text.rpartition("</think>")[2])
+    reference = significant_characters(record["messages"][-1]["content"])
     if not said or len(said) > len(reference) + 8:
         return False
     if (_polarity(said), _negations(said)) != (_polarity(reference), _negations(reference)):
@@ -104,8 +104,9 @@ _WORDS |= {activity for place in PLACES for activity in place.activities} | {
 _ENTITY = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
 
 
-def _plain(text: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] in "LN")
+def significant_characters(text: str, kinds: str = "LN") -> str:
+    """The characters of these Unicode categories (letters and numbers), NFKC: what answers are compared by."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] in kinds)
 
 
 def _polarity(text: str) -> str:
