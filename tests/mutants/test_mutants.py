@@ -112,8 +112,8 @@ MUTANTS = {
     ),
     "a neighbour's stop ids": Mutant(
         "inference/engine.py",
-        "self._limits, self._stops, self._written",
-        "self._limits, self._written",
+        "                self._limits,\n                self._stops,\n",
+        "                self._limits,\n",
         ENGINE,
     ),
     "a character lost before a stop": Mutant(
@@ -132,34 +132,34 @@ MUTANTS = {
         "tests/evaluation/test_statistics.py",
     ),
     "a refused model is published": Mutant(
-        "pipeline/workshop.py",
-        "        if record.kept:\n            self.current",
-        "        if True:\n            self.current",
+        "pipeline/stage_run.py",
+        'if self.is_control or self.stage.produces != "model" or not record.kept:',
+        'if self.is_control or self.stage.produces != "model":',
         GATE,
     ),
-    "a gate without guards": Mutant(
-        "pipeline/workshop.py",
-        "if name != aim and name in before and allowed is not None:",
-        "if False:",
+    "a gate without regressions": Mutant(
+        "pipeline/stage_run.py",
+        "if name == target or name not in before or allowed is None:",
+        "if True:",
         GATE,
     ),
     "the control sees the thinking": Mutant(
-        "pipeline/sources.py", "problem if thought and not direct else", "problem if thought else", GATE
+        "stages/data/base.py", 'if self.reasoning == "drop":', 'if self.reasoning == "dropped":', GATE
     ),
-    "the control never warms up": Mutant(
-        "pipeline/workshop.py",
-        "warmup_ratio=0.0, decay_ratio=0.0",
-        "warmup_ratio=0.03, decay_ratio=0.0",
+    "a control of equal time without a limit": Mutant(
+        "pipeline/stage_run.py",
+        "context.seconds[config.of][index] if config.equal_time else None",
+        "None",
         GATE,
     ),
-    "GRPO judged by the mean of its seeds": Mutant(
-        "pipeline/life.py",
-        'published, before = arms["grpo"][0],',
-        'published, before = pooled(arms["grpo"]),',
+    "reinforcement judged by the mean of its seeds": Mutant(
+        "pipeline/stage_run.py",
+        "config.id, (target, metrics[target], before[target])",
+        "config.id, (target, _together([self._target(i, target, after) for i in range(config.seeds)]), before[target])",
         GATE,
     ),
     "held out by the whole conversation": Mutant(
-        "pipeline/sources.py",
+        "stages/data/base.py",
         "    if not isinstance(asked, str):",
         "    asked = repr(asked)\n    if not isinstance(asked, str):",
         "tests/pipeline/test_own_files.py -k held",
