@@ -240,6 +240,21 @@ def test_settings_of_flags_win_over_everything(tmp_path):
     assert recipe.corpus.files == ("y",) and recipe.seed == 4
 
 
+def test_a_flag_for_a_stage_that_there_is_not_names_the_settings_of_those_there_are(tmp_path):
+    file = write(tmp_path, PRETRAIN, SFT | {"id": "sft-short"}, SFT | {"id": "sft-long"})
+    said = refused(file, extra={"sft": {"data": {"files": ("x",)}}})
+    assert "--sft: the recipe mine has no stage called sft" in said
+    assert "sft-short.data.files=[FILES], sft-long.data.files=[FILES]" in said
+
+
+def test_a_setting_behind_a_flag_that_takes_files_is_known_by_any_stage_s_id():
+    from hanlin.cli.main import _settings_among_files
+
+    words = ("a.jsonl", "sft-short.data.files=[b.jsonl]", "sft.train.steps=3", "seed=4")
+    overrides, (files,) = _settings_among_files((), words)
+    assert files == ("a.jsonl",) and overrides == words[1:]
+
+
 def test_what_is_not_said_has_its_default(tmp_path):
     recipe = load_recipe(write(tmp_path, {"kind": "pretrain"}, {"kind": "preference", "data": PAIRS}))
     assert recipe.name == "mine" and recipe.seed == 1

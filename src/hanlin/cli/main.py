@@ -137,7 +137,7 @@ def _settings_among_files(
         settings = [
             word
             for word in words
-            if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*=.*", word) and not Path(word).exists()
+            if re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*=.*", word) and not Path(word).exists()
         ]
         overrides = (*overrides, *settings)
         files = tuple(word for word in words if word not in settings)

@@ -342,13 +342,7 @@ def load_recipe(
     elif asked:
         raise HanlinError("--tokens goes with --params or --depth.")
     for section, entries in (extra or {}).items():
-        if section not in RESERVED and values.get(section) is None:
-            raise HanlinError(
-                "The recipe {name} has no stage {stage}, so there is nothing to give its files to. Its stages: {known}.",
-                name=path.stem,
-                stage=section,
-                known=listing(values[patch.STAGES]),
-            )
+        _require_section(section, values, path)
         values[section] = (
             patch.merge(values.get(section), entries) if isinstance(entries, Mapping) else entries
         )
@@ -359,6 +353,20 @@ def load_recipe(
 
     recipe = built(values)
     return recipe if scale is None else built(scaled(values, scale, given))
+
+
+def _require_section(section: str, values: Mapping[str, Any], path: Path) -> None:
+    """Refuse a flag for a stage that the recipe does not have, and name the settings of those that it has."""
+    order = values[patch.STAGES]
+    if section in RESERVED or section in order:
+        return
+    reading = [name for name in order if (values.get(name) or {}).get("data")]
+    raise HanlinError(
+        "--{section}: the recipe {name} has no stage called {section}. Give the files of one that it has: {keys}.",
+        section=section,
+        name=path.stem,
+        keys=listing([f"{name}.data.files=[FILES]" for name in reading]) if reading else Text("none"),
+    )
 
 
 def read_recipe(file: Path, values: Mapping[str, Any]) -> Recipe:
