@@ -183,23 +183,25 @@ def test_a_plan_says_what_it_does_not_know(monkeypatch):
 
 
 def test_a_control_of_equal_time_is_planned_with_the_time_of_its_subject():
-    recipe = load_recipe("demo", ["equal-time-sft.of=sft", "pretrain.train.steps=10"])
+    recipe = load_recipe(
+        "demo", ["equal-time-sft.of=sft", "equal-time-sft.seeds=1", "pretrain.train.steps=10"]
+    )
     stages = {stage.name: stage for stage in plan_recipe(recipe, "rtx4090", price=1.0).stages}
     control, subject = stages["equal-time-sft"], stages["sft"]
     assert (control.seconds, control.money) == (subject.seconds, subject.money)
 
 
 def test_stages_of_one_shape_are_traced_once(monkeypatch):
-    from hanlin.planning import plan
+    from hanlin.planning import estimators
 
     traced = []
 
-    def settle(section, *arguments):
+    def traced_fit(section, *arguments):
         traced.append(section.id)
-        return _fit_micro_batch(section, *arguments)
+        return fit(section, *arguments)
 
-    _fit_micro_batch = plan._fit_micro_batch
-    monkeypatch.setattr(plan, "_fit_micro_batch", settle)
+    fit = estimators._fit_micro_batch
+    monkeypatch.setattr(estimators, "_fit_micro_batch", traced_fit)
     recipe = load_recipe("demo", ["direct.train.muon=false"])
     plan_recipe(recipe, "rtx4090")
     assert traced == ["pretrain", "direct"]  # another optimiser is another step
