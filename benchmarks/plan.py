@@ -2,7 +2,7 @@
 
     python benchmarks/plan.py [--only demo] [--steps 40]
 
-For each recipe the plan is made first, as `hanlin plan` makes it (a 20-step probe), and by the trace alone (no step is run); then the
+For each recipe the plan is made first, as `hanlin plan` makes it (a measurement of 20 steps), and by the trace alone (no step is run); then the
 run itself, in a process of its own. The machine should be quiet: the time of a step is that of the machine's other work too.
 """
 
@@ -19,9 +19,9 @@ from hanlin.common.devices import device_capabilities, resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.terminal import table
 from hanlin.model import ModelShape
-from hanlin.planning.measure_step import STEPS, probe
+from hanlin.planning.measure_step import STEPS, measure_step
 from hanlin.training import TrainConfig
-from hanlin.training.step_estimate import CPU_ALLOCATOR, StepShape, trace_step
+from hanlin.training.step_estimate import CPU_ALLOCATOR, StepSpec, trace_step
 
 RECIPES = {
     "demo": (
@@ -33,7 +33,7 @@ RECIPES = {
             max_position_embeddings=512,
         ),
         1536,
-        StepShape(256, 16),
+        StepSpec(256, 16),
     ),
     "zh-mini": (
         ModelShape(
@@ -44,7 +44,7 @@ RECIPES = {
             max_position_embeddings=1024,
         ),
         6400,
-        StepShape(512, 16),
+        StepSpec(512, 16),
     ),
     "12m": (
         ModelShape(
@@ -56,7 +56,7 @@ RECIPES = {
             max_position_embeddings=1024,
         ),
         6400,
-        StepShape(512, 8),
+        StepSpec(512, 8),
     ),
 }
 MEMORY, TIME = 0.10, 0.20
@@ -92,8 +92,8 @@ def main() -> None:
             settings,
             dataclasses.replace(step, dtype=device_capabilities(resolve_device("cpu")).train_dtype),
         )
-        planned = probe(config, settings, step, "cpu", STEPS, max_seconds=300)
-        run = probe(config, settings, step, "cpu", arguments.steps, max_seconds=600)
+        planned = measure_step(config, settings, step, "cpu", STEPS, max_seconds=300)
+        run = measure_step(config, settings, step, "cpu", arguments.steps, max_seconds=600)
         traced = planned.baseline_mb + CPU_ALLOCATOR * cost.peak / 2**20
         memory, by_trace, time = (
             planned.peak_mb / run.peak_mb,
@@ -119,7 +119,7 @@ def main() -> None:
         ] * (abs(by_trace - 1) > MEMORY)
         bad += [f"{name}: time {time:.3f}"] * (abs(time - 1) > TIME)
         print(
-            f"{name}: memory {memory:.3f}, by trace {by_trace:.3f}, time {time:.3f}; probe of {planned.steps} steps ±{planned.spread:.0%}, run of {run.steps} steps ±{run.spread:.0%}, load {os.getloadavg()[0]:.1f}",
+            f"{name}: memory {memory:.3f}, by trace {by_trace:.3f}, time {time:.3f}; measurement of {planned.steps} steps ±{planned.spread:.0%}, run of {run.steps} steps ±{run.spread:.0%}, load {os.getloadavg()[0]:.1f}",
             file=sys.stderr,
             flush=True,
         )

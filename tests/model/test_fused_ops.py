@@ -13,7 +13,7 @@ from hanlin.model.attention.backends import BACKENDS
 from hanlin.model.attention.reference import TILE, attend, document_attention, packed_mask, tiles_of
 from hanlin.model.fused_ops import fused_normed_linears, fused_swiglu, rms_norm
 from hanlin.training import TrainConfig
-from hanlin.training.step_estimate import StepShape, trace_step
+from hanlin.training.step_estimate import StepSpec, trace_step
 from tests.support import tiny_model
 
 
@@ -272,10 +272,10 @@ def test_recomputed_queries_and_keys_are_not_kept(monkeypatch):
         monkeypatch.setattr("hanlin.model.transformer.RECOMPUTE_QK_WIDTH", width)
         for checkpoints in (False, True):
             costs[width, checkpoints] = trace_step(
-                config, TrainConfig(), StepShape(seq_len=128, rows=2, checkpoint_activations=checkpoints)
+                config, TrainConfig(), StepSpec(seq_len=128, rows=2, checkpoint_activations=checkpoints)
             ).activations
     tokens, floats = 2 * 128, 64 + 32  # of a layer: queries and keys
     assert costs[65, False] - costs[64, False] == 3 * tokens * floats * 4
     assert costs[65, True] == costs[64, True]
-    card = trace_step(config, TrainConfig(), StepShape(seq_len=128, rows=2, recompute_qk=False)).activations
+    card = trace_step(config, TrainConfig(), StepSpec(seq_len=128, rows=2, recompute_qk=False)).activations
     assert card == costs[65, False], "an accelerator keeps them"

@@ -7,11 +7,17 @@ import pytest
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR, GPU_BASELINE_GIB, HARDWARE
 from hanlin.model import ModelShape
-from hanlin.planning.communication import NETWORK_SHARE, Cluster, about_traffic, shared_room, step_traffic
+from hanlin.planning.communication import (
+    NETWORK_EFFICIENCY,
+    Cluster,
+    about_traffic,
+    sharded_budget,
+    step_traffic,
+)
 from hanlin.planning.plan import plan_recipe, plan_text
 from hanlin.recipe.recipe import load_recipe
 from hanlin.training import TrainConfig
-from hanlin.training.step_estimate import Room, StepShape, trace_step
+from hanlin.training.step_estimate import MemoryBudget, StepSpec, trace_step
 
 SHAPE = ModelShape(
     hidden_size=64,
@@ -36,7 +42,7 @@ def test_ddp_sends_what_a_ring_does(nodes, gpus):
     found = step_traffic(cluster, "ddp", parameters, 7)
     assert found.sent == pytest.approx(ring(nodes * gpus, 4 * parameters))
     assert found.leaving == (found.sent if nodes > 1 else 0)
-    wires = [found.sent / 10e9] * (gpus > 1) + [found.leaving * 8 / (25e9 * NETWORK_SHARE)] * (nodes > 1)
+    wires = [found.sent / 10e9] * (gpus > 1) + [found.leaving * 8 / (25e9 * NETWORK_EFFICIENCY)] * (nodes > 1)
     assert found.seconds == pytest.approx(max(wires))
 
 
@@ -53,21 +59,22 @@ def test_hsdp_sends_least_between_machines():
 
 
 def test_what_lasts_is_shared_out_and_what_is_gathered_is_added():
-    room = Room(1e12, 5.0, 1.1)
-    cost = trace_step(SHAPE, TrainConfig(), StepShape(seq_len=64, rows=4))
+    budget = MemoryBudget(1e12, 5.0, 1.1)
+    cost = trace_step(SHAPE, TrainConfig(), StepSpec(seq_len=64, rows=4))
     lasting = cost.weights + cost.gradients + cost.optimizer
-    assert shared_room(room, SHAPE, Cluster(1, 1, 25.0, 10.0), "ddp").peak(cost) == room.peak(cost)
-    assert shared_room(room, SHAPE, CLUSTER, "ddp").peak(cost) == pytest.approx(
-        room.peak(cost) + 1.1 * cost.gradients
+    assert sharded_budget(budget, SHAPE, Cluster(1, 1, 25.0, 10.0), "ddp").peak(cost) == budget.peak(cost)
+    assert sharded_budget(budget, SHAPE, CLUSTER, "ddp").peak(cost) == pytest.approx(
+        budget.peak(cost) + 1.1 * cost.gradients
     )
     peaks = [
-        shared_room(room, SHAPE, Cluster(1, shards, 25.0, 10.0), "fsdp").peak(cost) for shards in (2, 4, 8)
+        sharded_budget(budget, SHAPE, Cluster(1, shards, 25.0, 10.0), "fsdp").peak(cost)
+        for shards in (2, 4, 8)
     ]
     for shards, less in ((2, peaks[0] - peaks[1]), (4, peaks[1] - peaks[2])):
         assert less == pytest.approx(1.1 * lasting * (1 / shards - 1 / (2 * shards)))
     layer = dataclasses.replace(SHAPE, num_hidden_layers=7).parameters() - SHAPE.parameters()
     root = SHAPE.parameters() - 6 * layer
-    hybrid = shared_room(room, SHAPE, CLUSTER, "hsdp")
+    hybrid = sharded_budget(budget, SHAPE, CLUSTER, "hsdp")
     assert hybrid.shards == 4 and hybrid.besides == 4 * (root + 2 * layer + max(root, layer))
 
 
@@ -103,12 +110,18 @@ def test_a_plan_for_a_cluster_adds_up(monkeypatch):
 
 
 def test_a_model_too_large_for_a_card_is_offered_sharding(monkeypatch):
-    """A card with room for one row by FSDP and not by DDP."""
+    """A card with budget for one row by FSDP and not by DDP."""
     recipe = load_recipe("zh-mini", [*RECIPE, "pretrain.micro_tokens=auto", "model.num_hidden_layers=2"])
     shape, section = recipe.model.config(recipe.tokenizer.vocab_size, 0), recipe.pretrain
-    step = dataclasses.replace(section.step_shape("bfloat16"), rows=1, micros=section.rows // 8)
-    cost, room = trace_step(shape, section.train, step), Room(0.0, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR)
-    whole, shared = room.peak(cost), shared_room(room, shape, Cluster(1, 8, 25.0, 10.0), "fsdp").peak(cost)
+    step = dataclasses.replace(section.step_spec("bfloat16"), rows=1, micros=section.rows // 8)
+    cost, budget = (
+        trace_step(shape, section.train, step),
+        MemoryBudget(0.0, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR),
+    )
+    whole, shared = (
+        budget.peak(cost),
+        sharded_budget(budget, shape, Cluster(1, 8, 25.0, 10.0), "fsdp").peak(cost),
+    )
     assert shared < whole
     card = dataclasses.replace(HARDWARE["rtx4090"], memory=(whole + shared) / 2 / 0.95 / 2**30)
     monkeypatch.setitem(HARDWARE, "small", card)

@@ -14,7 +14,7 @@ from hanlin.recipe.recipe import load_recipe
 from hanlin.stages.supervised import SupervisedConfig, settle_micro_batch
 from hanlin.training import TrainConfig
 from hanlin.training.optim.optimizers import Optimizers
-from hanlin.training.step_estimate import Room, StepShape, fit_step, trace_step
+from hanlin.training.step_estimate import MemoryBudget, StepSpec, fit_step, trace_step
 
 SHAPE = ModelShape(
     hidden_size=64,
@@ -24,7 +24,7 @@ SHAPE = ModelShape(
     max_position_embeddings=256,
 )
 CONFIG = SHAPE.config(1200, 0)
-STEP = StepShape(seq_len=64, rows=4)
+STEP = StepSpec(seq_len=64, rows=4)
 
 
 def saved_bytes(model, shape):
@@ -103,25 +103,28 @@ def test_the_largest_power_of_two_that_fits_is_taken():
     }
     for rows in (2, 8, 32):
         assert (
-            fit_step(CONFIG, TrainConfig(), big, 32, Room(costs[rows] + 1000.0, allocator=1.0)).rows == rows
+            fit_step(CONFIG, TrainConfig(), big, 32, MemoryBudget(costs[rows] + 1000.0, allocator=1.0)).rows
+            == rows
         )
 
 
 def test_what_does_not_fit_is_refused_with_what_would_help():
     with pytest.raises(HanlinError) as caught:
-        fit_step(CONFIG, TrainConfig(), dataclasses.replace(STEP, seq_len=256), 8, Room(2e6, allocator=1.0))
+        fit_step(
+            CONFIG, TrainConfig(), dataclasses.replace(STEP, seq_len=256), 8, MemoryBudget(2e6, allocator=1.0)
+        )
     assert "seq_len: 128" in caught.value.zh and "--params" in caught.value.en
 
 
 def test_offload_is_offered_where_a_device_has_memory_of_its_own():
     with pytest.raises(HanlinError) as caught:
-        fit_step(CONFIG, TrainConfig(), STEP, 4, Room(2e5, allocator=1.0, own=True))
+        fit_step(CONFIG, TrainConfig(), STEP, 4, MemoryBudget(2e5, allocator=1.0, own=True))
     assert (
         caught.value.zh.index("offload_optimizer") < caught.value.zh.index("--params")
         and "bus" in caught.value.en
     )
     with pytest.raises(HanlinError) as caught:
-        fit_step(CONFIG, TrainConfig(), STEP, 4, Room(2e5, allocator=1.0))
+        fit_step(CONFIG, TrainConfig(), STEP, 4, MemoryBudget(2e5, allocator=1.0))
     assert "offload" not in caught.value.en
 
 
@@ -137,7 +140,7 @@ def test_what_is_offloaded_is_not_counted_on_the_device(muon):
         and 0.2 * whole.optimizer < whole.update_peak - away.update_peak < whole.optimizer
     )
     section = SupervisedConfig(dataclasses.replace(train, offload_optimizer=True))
-    assert section.step_shape("float32", discrete=True).offload and not section.step_shape("float32").offload
+    assert section.step_spec("float32", discrete=True).offload and not section.step_spec("float32").offload
 
 
 def test_auto_settles_once_and_keeps_to_it(tmp_path):
@@ -180,23 +183,25 @@ def test_a_plan_says_what_it_does_not_know(monkeypatch):
 
 
 def test_a_control_of_equal_time_is_planned_with_the_time_of_its_subject():
-    recipe = load_recipe("demo", ["equal-time-sft.of=sft", "pretrain.train.steps=10"])
+    recipe = load_recipe(
+        "demo", ["equal-time-sft.of=sft", "equal-time-sft.seeds=1", "pretrain.train.steps=10"]
+    )
     stages = {stage.name: stage for stage in plan_recipe(recipe, "rtx4090", price=1.0).stages}
     control, subject = stages["equal-time-sft"], stages["sft"]
     assert (control.seconds, control.money) == (subject.seconds, subject.money)
 
 
 def test_stages_of_one_shape_are_traced_once(monkeypatch):
-    from hanlin.planning import plan
+    from hanlin.planning import estimators
 
     traced = []
 
-    def settle(section, *arguments):
+    def traced_fit(section, *arguments):
         traced.append(section.id)
-        return _settled(section, *arguments)
+        return fit(section, *arguments)
 
-    _settled = plan._settled
-    monkeypatch.setattr(plan, "_settled", settle)
+    fit = estimators._fit_micro_batch
+    monkeypatch.setattr(estimators, "_fit_micro_batch", traced_fit)
     recipe = load_recipe("demo", ["direct.train.muon=false"])
     plan_recipe(recipe, "rtx4090")
     assert traced == ["pretrain", "direct"]  # another optimiser is another step
@@ -264,8 +269,8 @@ def test_impossible_plans_are_refused(arguments):
 
 
 def test_a_probe_measures_real_steps():
-    from hanlin.planning.measure_step import probe
+    from hanlin.planning.measure_step import measure_step
 
-    found = probe(CONFIG, TrainConfig(), dataclasses.replace(STEP, micros=4), "cpu", steps=6)
+    found = measure_step(CONFIG, TrainConfig(), dataclasses.replace(STEP, micros=4), "cpu", steps=6)
     assert found.seconds > 0 and found.steps == 6
     assert found.peak_mb >= found.baseline_mb > 0

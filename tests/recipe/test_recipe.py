@@ -1,4 +1,4 @@
-"""The recipe language: what is refused and why, overrides, the dial and the scale as patches, and recipes of the shape before."""
+"""The recipe language: what is refused and why, overrides, sizing and the scale as patches, and recipes of the shape before."""
 
 from __future__ import annotations
 
@@ -362,7 +362,7 @@ def test_the_dial_sets_the_first_pretraining_whatever_it_is_called(tmp_path):
     recipe = load_recipe(
         write(tmp_path, base | {"id": "base"}, again, SFT | {"train": {"learning_rate": 5e-4}}),
         params="5m",
-        on_dial=told.append,
+        on_sizing=told.append,
     )
     twin = load_recipe(write(tmp_path, base, name="twin"), params="5m")
     assert recipe.pretrain.id == "base"

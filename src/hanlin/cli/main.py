@@ -20,7 +20,7 @@ from hanlin.common.messages import Text, language_unsaid, tr
 from hanlin.common.terminal import for_stream
 
 if TYPE_CHECKING:
-    from hanlin.recipe.sizing import Dial
+    from hanlin.recipe.sizing import Sizing
 
 app = App(
     name="hanlin",
@@ -110,7 +110,14 @@ def run(
     if track:
         extra["track"] = track
     loaded = load_recipe(
-        recipe, overrides, extra, params=params, depth=depth, tokens=tokens, scale=scale, on_dial=_show_dial
+        recipe,
+        overrides,
+        extra,
+        params=params,
+        depth=depth,
+        tokens=tokens,
+        scale=scale,
+        on_sizing=_show_sizing,
     )
     report = run_recipe(loaded, out)
     if first_process():
@@ -143,10 +150,10 @@ def _settings_among_files(
     return overrides, kept
 
 
-def _show_dial(dial: Dial) -> None:
-    from hanlin.recipe.sizing import dial_text
+def _show_sizing(sizing: Sizing) -> None:
+    from hanlin.recipe.sizing import sizing_text
 
-    print(dial_text(dial) + "\n", file=sys.stderr)
+    print(sizing_text(sizing) + "\n", file=sys.stderr)
 
 
 def _summary(report: dict[str, Any], out: Path) -> str:
@@ -270,12 +277,12 @@ def _pretrain(
 ) -> None:
     from hanlin.pipeline.stage_command import run_stage
 
-    dial = {
+    sizing = {
         name: value
         for name, value in (("params", params), ("depth", depth), ("tokens", tokens))
         if value is not None
     }
-    _show_once(run_stage("pretrain", config, out, overrides, dial))
+    _show_once(run_stage("pretrain", config, out, overrides, sizing))
 
 
 app.command(_pretrain, name="pretrain", **verb("pretrain"))

@@ -22,12 +22,12 @@ def plan(
     steps: int = 20,
     json: Flag = False,
 ) -> None:
-    """Say what a recipe will take before it runs: memory, speed, time, money; with --params, how the dial sets it.
+    """Say what a recipe will take before it runs: memory, speed, time, money; with --params, what sizes it derives.
 
     Parameters
     ----------
     recipe
-        A shipped recipe or a YAML file; without one, only what the dial derives is shown.
+        A shipped recipe or a YAML file; without one, only the derived sizes are shown.
     overrides
         Dotted settings, such as pretrain.seq_len=1024.
     device
@@ -43,16 +43,18 @@ def plan(
     vram
         For a card that is not in the table, its memory in GiB; its speed is taken to be an RTX 3060's.
     steps
-        Of the probe on this machine.
+        Of the measurement on this machine.
     """
     import dataclasses
 
     from hanlin.common.progress import make_progress
-    from hanlin.recipe.sizing import Dial, dial_text, turn
+    from hanlin.recipe.sizing import Sizing, derive_sizes, sizing_text
 
-    if recipe is not None and "=" in recipe:  # an override in the recipe's place: the dial alone is asked for
+    if (
+        recipe is not None and "=" in recipe
+    ):  # an override in the recipe's place: the sizes alone are asked for
         recipe, overrides = None, (recipe, *overrides)
-    dials: list[Dial] = []
+    sizings: list[Sizing] = []
     if recipe is None:
         from hanlin.common.config import apply_overrides, flatten
 
@@ -61,13 +63,17 @@ def plan(
                 "Name a recipe, or a size with --params. Examples: hanlin plan zh-mini, hanlin plan "
                 "--params 26m"
             )
-        dial = turn(params=params, depth=depth, tokens=tokens, given=flatten(apply_overrides({}, overrides)))
-        show(dataclasses.asdict(dial), json, dial_text(dial))
+        sizing = derive_sizes(
+            params=params, depth=depth, tokens=tokens, given=flatten(apply_overrides({}, overrides))
+        )
+        show(dataclasses.asdict(sizing), json, sizing_text(sizing))
         return
     from hanlin.planning.plan import plan_recipe, plan_text
     from hanlin.recipe.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides, params=params, depth=depth, tokens=tokens, on_dial=dials.append)
+    loaded = load_recipe(
+        recipe, overrides, params=params, depth=depth, tokens=tokens, on_sizing=sizings.append
+    )
     progress = make_progress()
     try:
         found = plan_recipe(
@@ -83,5 +89,7 @@ def plan(
         )
     finally:
         progress.close()
-    text = "\n\n".join([*(dial_text(dial) for dial in dials), plan_text(found)])
-    show(dataclasses.asdict(found) | {"dial": [dataclasses.asdict(dial) for dial in dials]}, json, text)
+    text = "\n\n".join([*(sizing_text(sizing) for sizing in sizings), plan_text(found)])
+    show(
+        dataclasses.asdict(found) | {"sizing": [dataclasses.asdict(sizing) for sizing in sizings]}, json, text
+    )

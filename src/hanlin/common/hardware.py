@@ -160,7 +160,7 @@ HARDWARE: dict[str, Hardware] = {
 }
 
 # What kernels reach of the figures above. Matrix products of 1024 and more: 70–80 % (790 of 989 TFLOP/s on the H100); traffic: 80 %.
-MATRIX_SHARE, BANDWIDTH_SHARE = 0.7, 0.8
+MATRIX_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.7, 0.8
 GPU_BASELINE_GIB = 0.6  # context and libraries, recalled
 GPU_ALLOCATOR = 1.1  # reserved against in use, recalled
 

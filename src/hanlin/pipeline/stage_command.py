@@ -41,7 +41,7 @@ from hanlin.dataset import TokenDataset
 from hanlin.export import check_export
 from hanlin.model import ModelConfig, ModelShape
 from hanlin.recipe import recipe as _kinds  # noqa: F401 - fills the tables of kinds
-from hanlin.recipe.sizing import apply_dial, dial_text
+from hanlin.recipe.sizing import apply_sizing, sizing_text
 from hanlin.recipe.upgrade import refuse_old_shape
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.data.base import DataScope
@@ -180,9 +180,9 @@ def sized(values: dict[str, Any], overrides: Sequence[str], sizes: Mapping[str, 
     fixed["tokenizer.vocab_size"] = tokenizer.vocab_size
     own = {key: value for key, value in values.items() if key not in _RUN_KEYS}
     plain = {"model": values.get("model") or {}, "pretrain": own, "stages": ["pretrain"]}
-    patched, dial = apply_dial(plain, fixed, data_tokens=int(data.lengths.sum()), **sizes)
+    patched, sizing = apply_sizing(plain, fixed, data_tokens=int(data.lengths.sum()), **sizes)
     if first_process():
-        print(dial_text(dial), file=sys.stderr)
+        print(sizing_text(sizing), file=sys.stderr)
     run = {key: values[key] for key in _RUN_KEYS if key in values and key != "model"}
     return run | {"model": patched["model"]} | patched["pretrain"]
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 from hanlin.common.messages import Text, tr
 from hanlin.model import ModelConfig
-from hanlin.training.step_estimate import Room, StepCost
+from hanlin.training.step_estimate import MemoryBudget, StepCost
 
 Strategy = Literal["ddp", "fsdp", "hsdp"]
 STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp", "hsdp")
-NETWORK_SHARE = 0.8  # of a network's nominal rate that TCP reaches, recalled
+NETWORK_EFFICIENCY = 0.8  # of a network's nominal rate that TCP reaches, recalled
 MUCH = 0.3  # of a step: from here on communication is worth doing something about
 _WIDTH = 4  # bytes of a weight or a gradient on the wire: both are float32
 
@@ -62,18 +62,20 @@ def step_traffic(cluster: Cluster, strategy: Strategy, parameters: int, micros: 
     """
     size = float(_WIDTH * parameters)
     if strategy == "hsdp":
-        inside = 3.0 * micros * _share(cluster.gpus) * size
-        between = 2.0 * micros * _share(cluster.nodes) * size  # of a machine: its devices hold a part each
+        inside = 3.0 * micros * _ring_share(cluster.gpus) * size
+        between = (
+            2.0 * micros * _ring_share(cluster.nodes) * size
+        )  # of a machine: its devices hold a part each
         return Traffic(
             inside + between / cluster.gpus, between, inside / _bytes(cluster.link) + between / _wire(cluster)
         )
-    sent = _share(cluster.workers) * size * (2.0 if strategy == "ddp" else 3.0 * micros)
+    sent = _ring_share(cluster.workers) * size * (2.0 if strategy == "ddp" else 3.0 * micros)
     leaving = sent if cluster.nodes > 1 else 0.0
     inside_seconds = sent / _bytes(cluster.link) if cluster.gpus > 1 else 0.0
     return Traffic(sent, leaving, max(inside_seconds, leaving / _wire(cluster)))
 
 
-def _share(ranks: int) -> float:
+def _ring_share(ranks: int) -> float:
     return (ranks - 1) / ranks
 
 
@@ -82,11 +84,11 @@ def _bytes(gigabytes: float) -> float:
 
 
 def _wire(cluster: Cluster) -> float:
-    return cluster.network * 1e9 / 8 * NETWORK_SHARE
+    return cluster.network * 1e9 / 8 * NETWORK_EFFICIENCY
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedRoom(Room):
+class ShardedMemoryBudget(MemoryBudget):
     """A device's memory where `shards` devices share the state.
 
     Attributes:
@@ -98,23 +100,27 @@ class SharedRoom(Room):
     besides: float = 0.0
 
     def peak(self, cost: StepCost) -> float:
-        """As `Room.peak`, with a share of what lasts and what comes besides."""
+        """As `MemoryBudget.peak`, with a share of what lasts and what comes besides."""
         lasting = cost.weights + cost.gradients + cost.optimizer + cost.copy
         return self.baseline + self.allocator * (
             cost.peak - lasting * (1.0 - 1.0 / self.shards) + self.besides
         )
 
 
-def shared_room(room: Room, shape: ModelConfig, cluster: Cluster, strategy: Strategy) -> SharedRoom:
+def sharded_budget(
+    budget: MemoryBudget, shape: ModelConfig, cluster: Cluster, strategy: Strategy
+) -> ShardedMemoryBudget:
     """The same memory, for one device of a cluster."""
-    plain = {field.name: getattr(room, field.name) for field in dataclasses.fields(Room)}
+    plain = {field.name: getattr(budget, field.name) for field in dataclasses.fields(MemoryBudget)}
     shards = cluster.shards(strategy)
     if shards == 1:
-        return SharedRoom(**plain, besides=_WIDTH * shape.parameters() if cluster.workers > 1 else 0.0)
+        return ShardedMemoryBudget(
+            **plain, besides=_WIDTH * shape.parameters() if cluster.workers > 1 else 0.0
+        )
     layers = shape.num_hidden_layers
     layer = dataclasses.replace(shape, num_hidden_layers=layers + 1).parameters() - shape.parameters()
     root = shape.parameters() - layers * layer
-    return SharedRoom(**plain, shards=shards, besides=_WIDTH * (root + 2 * layer + max(root, layer)))
+    return ShardedMemoryBudget(**plain, shards=shards, besides=_WIDTH * (root + 2 * layer + max(root, layer)))
 
 
 def about_traffic(
@@ -125,8 +131,8 @@ def about_traffic(
     rates = tr("{link:g} GB/s within a machine", link=cluster.link) if cluster.gpus > 1 else ""
     if cluster.nodes > 1:
         wire = tr(
-            "{network_share:.0%} of {network:g} Gbit/s between machines",
-            network_share=NETWORK_SHARE,
+            "{network_efficiency:.0%} of {network:g} Gbit/s between machines",
+            network_efficiency=NETWORK_EFFICIENCY,
             network=cluster.network,
         )
         rates = str(Text.in_context("between clauses", ", ")).join(part for part in (rates, wire) if part)

@@ -28,7 +28,7 @@ from hanlin.stages.supervised import NextTokenLoss
 from hanlin.training import BatchSource, TrainConfig, train
 from hanlin.training.compilation import compiling_pays
 from hanlin.training.distributed.shard import FULL, DataShard
-from hanlin.training.step_estimate import StepShape
+from hanlin.training.step_estimate import StepSpec
 
 STEPS = 20
 _DROPPED = 3  # steps before allocators and caches are warm
@@ -36,7 +36,7 @@ _DOCUMENT = 400  # tokens, on average
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class StepMeasurement:
     """What the steps took.
 
     Attributes:
@@ -54,14 +54,14 @@ class Probe:
     steps: int
 
 
-def probe(
+def measure_step(
     config: ModelConfig,
     settings: TrainConfig,
-    shape: StepShape,
+    spec: StepSpec,
     device: str = "auto",
     steps: int = STEPS,
     max_seconds: float = 90.0,
-) -> Probe:
+) -> StepMeasurement:
     """Measure on this machine.
 
     A step of many micro-batches is not run whole: steps of one and of two take turns, and the rest is proportion.
@@ -72,13 +72,13 @@ def probe(
     Raises:
         HanlinError: the process died, most likely for want of memory, or not one step was in time.
     """
-    compiled = compiles(config, settings, shape, device)
+    compiled = compiles(config, settings, spec, device)
     settings = dataclasses.replace(settings, compile=compiled)
     max_seconds += 150.0 if compiled else 0.0  # compiling comes first
     asked = {
         "config": to_dict(config),
         "train": to_dict(settings),
-        "shape": to_dict(shape),
+        "spec": to_dict(spec),
         "device": device,
         "steps": steps + _DROPPED,
         "max_seconds": max_seconds,
@@ -93,7 +93,7 @@ def probe(
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [""])[-1]
         raise HanlinError(
-            "The probe did not finish (exit code {code}){why}. Most likely there is not enough memory: lower "
+            "The measurement did not finish (exit code {code}){why}. Most likely there is not enough memory: lower "
             "micro_tokens, or take a smaller model.",
             code=done.returncode,
             why=why and Text(": {why}", why=why),
@@ -101,7 +101,7 @@ def probe(
     found = json.loads(done.stdout.splitlines()[-1])
     times = found["seconds"][_DROPPED:] or found["seconds"]
     whole = times
-    if shape.micros > 1:
+    if spec.micros > 1:
         single, double = times[_DROPPED % 2 :: 2], times[1 - _DROPPED % 2 :: 2]
         if not single or not double:
             raise HanlinError(
@@ -111,17 +111,17 @@ def probe(
             )
         one, two = statistics.median(single), statistics.median(double)
         micro = max(two - one, 0.5 * two - 0.25 * one)  # noise may not make a micro-batch free
-        whole = [one + (shape.micros - 1) * micro]
+        whole = [one + (spec.micros - 1) * micro]
     seconds = statistics.median(whole)
     quartiles = (
         statistics.quantiles(
-            times if shape.micros == 1 else [t / statistics.median(single) for t in single], n=4
+            times if spec.micros == 1 else [t / statistics.median(single) for t in single], n=4
         )
-        if len(times) > 3 and (shape.micros == 1 or len(single) > 1)
+        if len(times) > 3 and (spec.micros == 1 or len(single) > 1)
         else None
     )
-    spread = (quartiles[2] - quartiles[0]) / 2 / (seconds if shape.micros == 1 else 1.0) if quartiles else 0.0
-    return Probe(seconds, spread, found["peak_mb"], found["baseline_mb"], len(times))
+    spread = (quartiles[2] - quartiles[0]) / 2 / (seconds if spec.micros == 1 else 1.0) if quartiles else 0.0
+    return StepMeasurement(seconds, spread, found["peak_mb"], found["baseline_mb"], len(times))
 
 
 def python_running(module: str) -> list[str]:
@@ -134,14 +134,12 @@ def python_running(module: str) -> list[str]:
     return [sys.executable, "-c", start, str(Path(__file__).parents[2]), module]
 
 
-def compiles(config: ModelConfig, settings: TrainConfig, shape: StepShape, device: str) -> bool:
-    """What the loop will decide for the whole run, of which the probe is a small part."""
+def compiles(config: ModelConfig, settings: TrainConfig, spec: StepSpec, device: str) -> bool:
+    """What the loop will decide for the whole run, of which the measurement is a small part."""
     if isinstance(settings.compile, bool):
         return settings.compile
     model: Any = types.SimpleNamespace(config=config)
-    batches = [
-        types.SimpleNamespace(ids=torch.empty(shape.rows, shape.seq_len, device="meta"))
-    ] * shape.micros
+    batches = [types.SimpleNamespace(ids=torch.empty(spec.rows, spec.seq_len, device="meta"))] * spec.micros
     return compiling_pays(model, batches, settings.steps, resolve_device(device))
 
 
@@ -150,22 +148,22 @@ class _RandomRows(BatchSource):
 
     uniform = True
 
-    def __init__(self, vocab_size: int, shape: StepShape):
-        self.vocab_size, self.shape = vocab_size, shape
+    def __init__(self, vocab_size: int, spec: StepSpec):
+        self.vocab_size, self.spec = vocab_size, spec
 
     def identity(self) -> dict[str, Any]:
         return {"dataset": "random"}
 
     def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
-        return [self._batch(step * 2 + n) for n in range(1 if self.shape.micros == 1 else 1 + step % 2)]
+        return [self._batch(step * 2 + n) for n in range(1 if self.spec.micros == 1 else 1 + step % 2)]
 
     def _batch(self, seed: int) -> Batch:
         generator = torch.Generator().manual_seed(seed)
-        size = (self.shape.rows, self.shape.seq_len)
+        size = (self.spec.rows, self.spec.seq_len)
         ids = torch.randint(0, self.vocab_size, size, generator=generator)
         begins = torch.rand(size, generator=generator) < 1 / _DOCUMENT
         begins[:, 0] = True
-        places = torch.arange(self.shape.seq_len).expand(size)
+        places = torch.arange(self.spec.seq_len).expand(size)
         first = torch.where(begins, places, 0).cummax(1).values
         return Batch(ids, ids.roll(-1, 1), places - first, begins.cumsum(1), [])
 
@@ -185,19 +183,19 @@ class _Times:
 
 
 def _train(
-    config: ModelConfig, settings: TrainConfig, shape: StepShape, device: str, max_seconds: float
+    config: ModelConfig, settings: TrainConfig, spec: StepSpec, device: str, max_seconds: float
 ) -> list[float]:
     model: Any = CausalLM(config)
     init_weights(model, 1)
     model.to(resolve_device(device))
-    if shape.checkpoint_activations:
+    if spec.checkpoint_activations:
         model.checkpoint_activations = True
     times: Any = _Times()
-    objective = NextTokenLoss(torch.full((config.vocab_size,), 3), 1e-4, shape.document_mask)
+    objective = NextTokenLoss(torch.full((config.vocab_size,), 3), 1e-4, spec.document_mask)
     with tempfile.TemporaryDirectory() as work:
         train(
             model,
-            _RandomRows(config.vocab_size, shape),
+            _RandomRows(config.vocab_size, spec),
             objective,
             settings,
             Path(work),
@@ -209,20 +207,20 @@ def _train(
 
 
 def _main(asked: dict[str, Any]) -> dict[str, Any]:
-    shape, device = StepShape(**asked["shape"]), asked["device"]
+    spec, device = StepSpec(**asked["spec"]), asked["device"]
     settings = TrainConfig(**asked["train"] | {"steps": asked["steps"], "checkpoint_seconds": 1e9})
     little = ModelShape(hidden_size=64, num_hidden_layers=1, num_attention_heads=2).config(300, 0)
     _train(
         little,
         dataclasses.replace(settings, steps=2, compile=False),
-        dataclasses.replace(shape, seq_len=32, rows=1, micros=1),
+        dataclasses.replace(spec, seq_len=32, rows=1, micros=1),
         device,
         60.0,
     )
     kind = resolve_device(device)
     baseline = resident_mb()
     peak_rss_mb(reset=True)
-    seconds = _train(ModelConfig(**asked["config"]), settings, shape, device, asked["max_seconds"])
+    seconds = _train(ModelConfig(**asked["config"]), settings, spec, device, asked["max_seconds"])
     on_device = kind.type != "cpu" and hasattr(torch.accelerator, "max_memory_reserved")
     peak = torch.accelerator.max_memory_reserved() / 2**20 if on_device else peak_rss_mb()
     return {"seconds": seconds, "peak_mb": peak, "baseline_mb": 0.0 if on_device else baseline}

@@ -6,38 +6,23 @@ import dataclasses
 import math
 from typing import Any
 
-from hanlin.common.devices import device_capabilities, is_discrete, resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import (
-    BANDWIDTH_SHARE,
-    GPU_ALLOCATOR,
-    GPU_BASELINE_GIB,
-    MATRIX_SHARE,
-    Hardware,
     find_hardware,
     unknown_card,
 )
 from hanlin.common.messages import listing, tr
 from hanlin.common.progress import Progress, format_seconds
-from hanlin.common.terminal import table
+from hanlin.common.terminal import memory_size, table
 from hanlin.model import ModelConfig
 from hanlin.planning.communication import (
-    STRATEGIES,
     Cluster,
-    SharedRoom,
-    Strategy,
-    Traffic,
-    about_memory,
-    about_traffic,
-    shared_room,
-    step_traffic,
 )
-from hanlin.planning.measure_step import STEPS, Probe, compiles, probe
+from hanlin.planning.estimators import MeasuredEstimator, SpecSheetEstimator
+from hanlin.planning.measure_step import STEPS
 from hanlin.recipe.recipe import Recipe
 from hanlin.stages.stage import StageConfig
 from hanlin.stages.supervised import SupervisedConfig
-from hanlin.training.checkpoint.writer import saves_in_background
-from hanlin.training.step_estimate import Fit, Room, StepCost, Work, fit_step, room_for_training, trace_step
 
 # Runs on real Chinese text in the lab log: parameters, tokens read, bits per byte on held-out text.
 _RUNS = ((3.2e6, 0.49e6, 2.854), (3.2e6, 1.84e6, 2.535), (3.6e6, 1.23e6, 2.659), (3.6e6, 6.55e6, 2.199))
@@ -108,7 +93,7 @@ def plan_recipe(
         network: Gbit/s between machines.
         price: CNY for an hour of one device instead of the table's.
         vram: GiB of a card that is not in the table; instead of `device`.
-        steps: of the probe.
+        steps: of the measurement.
 
     Raises:
         HanlinError: the device is not known, a step does not fit, or the batch cannot be shared among so many devices.
@@ -126,9 +111,9 @@ def plan_recipe(
         raise HanlinError("A {title} has one accelerator: leave --gpus out.", title=hardware.title)
     per_hour = price if price is not None else hardware.price if hardware is not None else 0.0
     planner = (
-        _OnTable(hardware, Cluster(nodes, gpus, network, hardware.link), recipe.pretrain.id)
+        SpecSheetEstimator(hardware, Cluster(nodes, gpus, network, hardware.link), recipe.pretrain.id)
         if hardware is not None
-        else _OnThis(recipe.device, steps, progress or Progress())
+        else MeasuredEstimator(recipe.device, steps, progress or Progress())
     )
     stages: list[StagePlan] = []
     for section in recipe.stages:
@@ -219,199 +204,6 @@ def _supervised(
     )
 
 
-def _settled(section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room) -> Fit:
-    """The given micro-batch, checked against the room, or the one that fits."""
-    step = section.step_shape(dtype, room.own)
-    if section.micro_tokens != "auto":
-        cost = trace_step(shape, section.train, step)
-        return Fit(section.micro_rows, cost, room.peak(cost), room.memory)
-    if isinstance(room, SharedRoom) and room.shards > 1:
-        rows = 1 << (max(1, min(step.rows, room.most_tokens // step.seq_len)).bit_length() - 1)
-        while (
-            rows > 1
-            and room.peak(
-                trace_step(
-                    shape,
-                    section.train,
-                    dataclasses.replace(step, rows=rows, micros=-(-section.rows // rows)),
-                )
-            )
-            > room.memory
-        ):
-            rows //= 2
-        step = dataclasses.replace(step, rows=rows)
-    return fit_step(shape, section.train, step, section.rows, room)
-
-
-def _offer_sharding(
-    error: HanlinError, section: SupervisedConfig, shape: ModelConfig, dtype: str, room: Room
-) -> HanlinError:
-    """The error of a step that does not fit a device, with FSDP offered where that would."""
-    try:
-        fit = _settled(section, shape, dtype, room)
-    except HanlinError:
-        return error
-    return HanlinError(
-        "{error} Or share the state among the devices: train.parallel=fsdp ({peak} on each).",
-        error=error,
-        peak=_gib(fit.peak),
-    )
-
-
-class _OnTable:
-    """Reckons by a device's data sheet: every kernel takes its arithmetic, its traffic or its launch, whichever is longest."""
-
-    def __init__(self, hardware: Hardware, cluster: Cluster, pretraining: str):
-        self.hardware = hardware
-        self.cluster = cluster
-        self.pretraining = pretraining  # id of the stage whose memory and traffic are told in detail
-        self.costs: dict[str, StepCost] = {}
-        self.fits: dict[Any, Fit] = {}  # stages of the same shape share one
-        self.crowded: list[str] = []
-        self.said: list[str] = []
-        self.use = 0.0
-
-    def strategy(self, section: SupervisedConfig) -> Strategy:
-        """`train.parallel`."""
-        if section.train.parallel == "deepspeed":
-            raise HanlinError(
-                "hanlin plan does not reckon deepspeed. For ZeRO-3 reckon with train.parallel=fsdp, which "
-                "is close where nothing is offloaded."
-            )
-        return section.train.parallel
-
-    def shards(self, section: SupervisedConfig) -> int:
-        """Devices that share one copy of the state."""
-        return self.cluster.shards(self.strategy(section))
-
-    def plan(
-        self, name: str, section: SupervisedConfig, shape: ModelConfig
-    ) -> tuple[int, float, float, Traffic]:
-        h, strategy = self.hardware, self.strategy(section)
-        plain = Room(0.95 * h.memory * 2**30, GPU_BASELINE_GIB * 2**30, GPU_ALLOCATOR, 65536, h.bus > 0)
-        rooms: dict[Strategy, SharedRoom] = {
-            one: shared_room(plain, shape, self.cluster, one) for one in STRATEGIES
-        }
-        step = section.step_shape(h.dtype, plain.own)
-        key = (step, section.micro_tokens, section.rows, section.train.muon, strategy)
-        try:
-            fit = self.fits[key] if key in self.fits else _settled(section, shape, h.dtype, rooms[strategy])
-        except HanlinError as error:
-            raise (
-                _offer_sharding(error, section, shape, h.dtype, rooms["fsdp"])
-                if strategy == "ddp" and self.cluster.workers > 1
-                else error
-            ) from None
-        self.fits[key] = fit
-        if fit.peak > fit.memory:
-            self.crowded.append(name)
-        self.costs[name] = fit.cost
-        micros = -(-section.rows // fit.rows)
-        seconds = micros * self._seconds(fit.cost.forward_backward) + self._seconds(fit.cost.update)
-        if fit.cost.host:
-            seconds += 2 * fit.cost.host / (self.hardware.bus * 1e9)
-        traffic = (
-            Traffic()
-            if self.cluster.workers == 1
-            else step_traffic(self.cluster, strategy, shape.parameters(), micros)
-        )
-        seconds += traffic.seconds
-        if name == self.pretraining and self.cluster.workers > 1:
-            peaks: dict[Strategy, float] = {
-                one: room.peak(fit.cost)
-                for one, room in rooms.items()
-                if one != "hsdp" or 1 < self.cluster.gpus < self.cluster.workers
-            }
-            whole = section.batch_tokens * self.cluster.workers
-            self.said = [
-                about_memory(peaks, fit.memory, strategy),
-                *about_traffic(self.cluster, strategy, traffic, seconds, whole),
-            ]
-        if name == self.pretraining and saves_in_background(
-            section.train.async_save, plain.own, self.cluster.workers
-        ):
-            copy = (fit.cost.weights + fit.cost.optimizer + fit.cost.host) / self.shards(section)
-            self.said.append(
-                tr(
-                    "checkpoints are written in the background: a copy of weights and optimiser state in "
-                    "host memory, {copy} (by ddp in the first process, by fsdp and hsdp in each)",
-                    copy=_gib(copy),
-                )
-            )
-        self.use = self.use or shape.flops_per_token(
-            section.seq_len
-        ) * section.rows * section.seq_len / seconds / (self.hardware.tflops * 1e12)
-        return fit.rows, fit.peak, seconds, traffic
-
-    def _seconds(self, kernels: tuple[Work, ...]) -> float:
-        h = self.hardware
-        return sum(
-            max(
-                flops / (h.tflops * 1e12 * MATRIX_SHARE),
-                moved / (h.bandwidth * 1e9 * BANDWIDTH_SHARE),
-                h.launch,
-            )
-            for flops, moved in kernels
-        )
-
-    def notes(self) -> list[str]:
-        found = [
-            tr(
-                "reckoned kernel by kernel from the data sheet (not measured on such a device): {use:.0%} "
-                "of its matrix peak in use; times may be off by half",
-                use=self.use,
-            )
-        ]
-        found += self.said
-        for name in self.crowded:
-            found.append(
-                tr("{name} does not fit: set {name}.micro_tokens=auto, or take a smaller model", name=name)
-            )
-        return found
-
-
-class _OnThis:
-    """Measures: a few real steps in a process of their own; stages of the same shape share them."""
-
-    def __init__(self, device: str, steps: int, progress: Progress):
-        self.device, self.steps, self.progress = resolve_device(device), steps, progress
-        self.costs: dict[str, StepCost] = {}
-        self.probes: dict[Any, Probe] = {}
-        self.seen: list[Probe] = []
-
-    def shards(self, section: SupervisedConfig) -> int:
-        """One device has all of it."""
-        return 1
-
-    def plan(
-        self, name: str, section: SupervisedConfig, shape: ModelConfig
-    ) -> tuple[int, float, float, Traffic]:
-        fit = _settled(
-            section, shape, device_capabilities(self.device).train_dtype, room_for_training(self.device)
-        )
-        self.costs[name] = fit.cost
-        settled = dataclasses.replace(section, micro_tokens=fit.rows * section.seq_len)
-        step = settled.step_shape(device_capabilities(self.device).train_dtype, is_discrete(self.device))
-        key = (step, settled.train.muon, compiles(shape, settled.train, step, str(self.device)))
-        if key not in self.probes:
-            self.progress.note("probing {name}: {steps} steps", name=name, steps=self.steps)
-            self.probes[key] = probe(shape, settled.train, step, str(self.device), self.steps)
-            self.seen.append(self.probes[key])
-        found = self.probes[key]
-        return fit.rows, found.peak_mb * 2**20, found.seconds, Traffic()
-
-    def notes(self) -> list[str]:
-        steps, spread = min(p.steps for p in self.seen), max(p.spread for p in self.seen)
-        return [
-            tr(
-                "measured here ({steps} steps on random tokens), ±{spread:.0%} from step to step; as busy "
-                "as the machine is, so long it takes",
-                steps=steps,
-                spread=spread,
-            )
-        ]
-
-
 def expected_bits_per_byte(parameters: float, tokens: float) -> tuple[float, float] | None:
     """Bits per byte on held-out Chinese text by a power law in tokens, with ±; None where our own runs say nothing.
 
@@ -469,7 +261,7 @@ def plan_text(plan: Plan) -> str:
                 f"{stage.steps:,}",
                 f"{(stage.tokens or 0) / 1e6:,.1f}M",
                 f"{stage.micro_tokens:,}",
-                _gib(stage.peak or 0.0),
+                memory_size(stage.peak or 0.0),
                 f"{stage.tokens_per_second:,.0f}",
                 format_seconds(stage.seconds),
                 money,
@@ -491,7 +283,7 @@ def plan_text(plan: Plan) -> str:
         devices=devices,
     )
     parts = tr("memory of pretraining: ") + "  ".join(
-        f"{names[part]} {_gib(size)}" for part, size in plan.memory.items()
+        f"{names[part]} {memory_size(size)}" for part, size in plan.memory.items()
     )
     lines = [title, "", *table(rows, right=range(1, len(head))), "", parts]
     if plan.bits_per_byte is not None:
@@ -518,7 +310,3 @@ def _unplanned(plan: Plan) -> list[str]:
         )
         for why in reasons
     ]
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"

@@ -30,7 +30,7 @@ from hanlin.export.gguf_export import GGUFExport
 from hanlin.model import ModelShape
 from hanlin.recipe import patch
 from hanlin.recipe.corpora import CorpusSource, FilesCorpus
-from hanlin.recipe.sizing import Dial, apply_dial, scaled
+from hanlin.recipe.sizing import Sizing, apply_sizing, scaled
 from hanlin.recipe.upgrade import refuse_old_shape
 from hanlin.report.format import export_steps
 from hanlin.stages.pretrain import PretrainConfig
@@ -302,7 +302,7 @@ def load_recipe(
     depth: int | None = None,
     tokens: str | None = None,
     scale: float | None = None,
-    on_dial: Callable[[Dial], None] | None = None,
+    on_sizing: Callable[[Sizing], None] | None = None,
 ) -> Recipe:
     """Read a shipped recipe by name, or a YAML file by path, and apply dotted overrides.
 
@@ -311,7 +311,7 @@ def load_recipe(
         params, depth, tokens: sizes to derive (`recipe.sizing`): they replace the file's, overrides win over them. A file may
             have these keys itself; then all that it says besides wins over what is derived too.
         scale: the recipe in small, see `sizing.scaled`.
-        on_dial: told what the sizes came to, when some were derived.
+        on_sizing: told what the sizes came to, when some were derived.
 
     Raises:
         HanlinError: no such recipe, an unknown key, an impossible value or order of stages.
@@ -336,9 +336,9 @@ def load_recipe(
         fixed = flatten({key: value for key, value in values.items() if key != patch.STAGES})
     asked |= flags
     if "params" in asked or "depth" in asked:
-        values, dial = apply_dial(values, fixed, **asked)
-        if on_dial is not None:
-            on_dial(dial)
+        values, sizing = apply_sizing(values, fixed, **asked)
+        if on_sizing is not None:
+            on_sizing(sizing)
     elif asked:
         raise HanlinError("--tokens goes with --params or --depth.")
     for section, entries in (extra or {}).items():

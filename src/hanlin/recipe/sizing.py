@@ -1,4 +1,4 @@
-"""One dial: a number of parameters (or layers) settles width, vocabulary, tokens, batch and rates, each with its reason.
+"""Sizing: a number of parameters (or layers) decides width, vocabulary, tokens, batch and rates, each with its reason.
 
 Pure arithmetic on published laws and on figures measured here; what is given explicitly wins, and the rest is derived around it.
 Measured: runs in the lab log. Literature: the paper is named. Judgement: neither, and it says so.
@@ -40,8 +40,8 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dial:
-    """What the dial came to.
+class Sizing:
+    """What the sizes came to, and why.
 
     Attributes:
         settings: in the order in which they were derived.
@@ -94,14 +94,14 @@ def _power_of_two(value: float, rounding: Any) -> int:
     return 1 << int(rounding(math.log2(value)))
 
 
-def turn(
+def derive_sizes(
     *,
     params: float | str | None = None,
     depth: int | None = None,
     tokens: float | str | None = None,
     data_tokens: int | None = None,
     given: Mapping[str, Any] | None = None,
-) -> Dial:
+) -> Sizing:
     """Derive a model and its pretraining.
 
     Args:
@@ -112,7 +112,7 @@ def turn(
         given: dotted keys whose values stand, such as `model.hidden_size`, `tokenizer.vocab_size`, `pretrain.seq_len`.
 
     Raises:
-        HanlinError: neither or both dials, a size out of range, or given values that leave no such model.
+        HanlinError: neither or both of `params` and `depth`, a size out of range, or given values that leave no such model.
     """
     given = dict(given or {})
     if (params is None) == (depth is None):
@@ -238,7 +238,7 @@ def turn(
                 budget=_short(budget),
             )
         )
-    return Dial((*kept, *unknown), size, reached, asked, tuple(notes))
+    return Sizing((*kept, *unknown), size, reached, asked, tuple(notes))
 
 
 def _asked(params: float | str) -> float:
@@ -442,7 +442,7 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def apply_dial(
+def apply_sizing(
     values: Mapping[str, Any],
     fixed: Mapping[str, Any],
     *,
@@ -450,7 +450,7 @@ def apply_dial(
     depth: Any = None,
     tokens: Any = None,
     data_tokens: int | None = None,
-) -> tuple[dict[str, Any], Dial]:
+) -> tuple[dict[str, Any], Sizing]:
     """A recipe's values with the derived sizes in them: a patch, made before the recipe is built.
 
     The values of `fixed` (dotted) stand. Rows and positions are the data's affair, so the recipe's stand too. Rates of the later stages
@@ -460,7 +460,7 @@ def apply_dial(
         values: by stage id (`patch.by_id`).
 
     Returns:
-        The values to build a recipe from; the dial, whose notes name what it replaced.
+        The values to build a recipe from; the sizing, whose notes name what it replaced.
     """
     order = [str(name) for name in values.get(STAGES, ())]
     first = next((name for name in order if (values.get(name) or {}).get("kind") == "pretrain"), "pretrain")
@@ -479,11 +479,11 @@ def apply_dial(
         if key in plain
     }
     given = {**data, **{to_own(key): value for key, value in fixed.items()}}
-    dial = turn(params=params, depth=depth, tokens=tokens, data_tokens=data_tokens, given=given)
+    sizing = derive_sizes(params=params, depth=depth, tokens=tokens, data_tokens=data_tokens, given=given)
     if first != "pretrain":
-        settings = tuple(dataclasses.replace(s, key=from_own(s.key)) for s in dial.settings)
-        dial = dataclasses.replace(dial, settings=settings)
-    derived = dial.values()
+        settings = tuple(dataclasses.replace(s, key=from_own(s.key)) for s in sizing.settings)
+        sizing = dataclasses.replace(sizing, settings=settings)
+    derived = sizing.values()
     rate = f"{first}.train.learning_rate"
     before = flat.get(rate)
     for name in order:
@@ -502,7 +502,7 @@ def apply_dial(
     patched = dict(values)
     for key, value in derived.items():
         put(patched, key, value)
-    return patched, dataclasses.replace(dial, notes=(*dial.notes, note) if changes else dial.notes)
+    return patched, dataclasses.replace(sizing, notes=(*sizing.notes, note) if changes else sizing.notes)
 
 
 def _renamer(old: str, new: str) -> Callable[[str], str]:
@@ -635,20 +635,20 @@ def _defaults(config: type) -> dict[str, Any]:
     return found
 
 
-def dial_text(dial: Dial) -> str:
-    """The dial as a person reads it: a line for each setting with its grounds, then the notes."""
+def sizing_text(sizing: Sizing) -> str:
+    """A sizing as a person reads it: a line for each setting with its grounds, then the notes."""
     title = tr(
         "{parameters:.2f}M parameters, {tokens} tokens",
-        parameters=dial.parameters / 1e6,
-        tokens=_short(dial.tokens),
+        parameters=sizing.parameters / 1e6,
+        tokens=_short(sizing.tokens),
     )
     head = [tr("setting"), tr("value"), tr("grounds"), tr("why")]
     return "\n".join(
-        [title, "", *table([head, *dial_rows(dial)], right=(1,)), *(f"· {note}" for note in dial.notes)]
+        [title, "", *table([head, *sizing_rows(sizing)], right=(1,)), *(f"· {note}" for note in sizing.notes)]
     )
 
 
-def dial_rows(dial: Dial) -> list[list[str]]:
+def sizing_rows(sizing: Sizing) -> list[list[str]]:
     """Key, value, grounds and reason of every setting, for a table."""
     names = {
         "given": tr("given"),
@@ -664,5 +664,5 @@ def dial_rows(dial: Dial) -> list[list[str]]:
             names[s.basis],
             str(s.why),
         ]
-        for s in dial.settings
+        for s in sizing.settings
     ]

@@ -27,7 +27,7 @@ from hanlin.training import BatchSource, Objective, TrainConfig, TrainResult
 from hanlin.training.checkpoint.writer import saves_in_background
 from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hanlin.training.distributed.shard import FULL, DataShard
-from hanlin.training.step_estimate import StepShape, fit_step, room_for_training
+from hanlin.training.step_estimate import StepSpec, fit_step, training_memory_budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +78,11 @@ class SupervisedConfig:
         """Rows in a step."""
         return self.batch_tokens // self.seq_len
 
-    def step_shape(self, dtype: str, discrete: bool = False, processes: int = 1) -> StepShape:
+    def step_spec(self, dtype: str, discrete: bool = False, processes: int = 1) -> StepSpec:
         """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its own or not."""
         copied = not discrete and saves_in_background(self.train.async_save, discrete, processes)
         micros = -(-self.rows // self.micro_rows)
-        return StepShape(
+        return StepSpec(
             self.seq_len,
             self.micro_rows,
             micros,
@@ -96,7 +96,7 @@ class SupervisedConfig:
 
     @property
     def micro_rows(self) -> int:
-        """Rows in one forward pass; all of them while `auto` is not settled."""
+        """Rows in one forward pass; all of them while `auto` is not fitted."""
         return (
             self.rows
             if self.micro_tokens == "auto"
@@ -227,9 +227,9 @@ def settle_micro_batch(
     fit = fit_step(
         model.config,
         config.train,
-        config.step_shape(device_capabilities(device).train_dtype, is_discrete(device), group.world_size),
+        config.step_spec(device_capabilities(device).train_dtype, is_discrete(device), group.world_size),
         -(-config.rows // group.world_size),
-        room_for_training(device),
+        training_memory_budget(device),
     )
     chosen = min(group.all_gather_object(fit.rows)) * config.seq_len
     progress.note(

@@ -23,6 +23,7 @@ from hanlin.common.devices import free_memory, is_discrete
 from hanlin.common.errors import HanlinError
 from hanlin.common.hardware import GPU_ALLOCATOR
 from hanlin.common.messages import Text, joined
+from hanlin.common.terminal import memory_size
 from hanlin.model import CausalLM, ModelConfig
 from hanlin.training.config import TrainConfig
 from hanlin.training.optim.optimizers import Optimizers
@@ -34,7 +35,7 @@ CPU_ALLOCATOR = 1.55
 
 
 @dataclasses.dataclass(frozen=True)
-class StepShape:
+class StepSpec:
     """What decides the memory of a step besides the model.
 
     Attributes:
@@ -161,7 +162,7 @@ def _flops(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> float:
     return float(count(*args, **kwargs, out_val=result)) if count is not None else 0.0
 
 
-def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> StepCost:
+def trace_step(config: ModelConfig, train: TrainConfig, spec: StepSpec) -> StepCost:
     """Cost of a training step on next tokens.
 
     Args:
@@ -170,8 +171,8 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
     """
     with FakeTensorMode(), _Ledger() as ledger:
         model: Any = CausalLM(config)
-        model.recompute_qk = shape.recompute_qk
-        if shape.checkpoint_activations:
+        model.recompute_qk = spec.recompute_qk
+        if spec.checkpoint_activations:
             model.checkpoint_activations = True
         model.train()
         weights = ledger.live
@@ -182,22 +183,22 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
             embedding_scale=train.embedding_scale,
             weight_decay=train.weight_decay,
             betas=(0.9, train.beta2),
-            offload=shape.offload,
+            offload=spec.offload,
         )
-        _forward_backward(model, shape, shape.rows)
+        _forward_backward(model, spec, spec.rows)
         gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.grad is not None)
         optimizers.step(1.0)
         optimizer = ledger.live - weights
         ledger.take()
         activations, backward_peak, kernels = 0, 0, ()
-        for _ in range(min(2, shape.micros)):  # the third micro-batch is like the second
-            activations = _forward_backward(model, shape, shape.rows * shape.micros, ledger)
+        for _ in range(min(2, spec.micros)):  # the third micro-batch is like the second
+            activations = _forward_backward(model, spec, spec.rows * spec.micros, ledger)
             peak, kernels = ledger.take()
             backward_peak = max(backward_peak, peak)
         nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
         optimizers.step(1.0)
         update_peak, update = ledger.take()
-    if shape.offload:  # the trace has one memory, in which the host's copy was alive throughout
+    if spec.offload:  # the trace has one memory, in which the host's copy was alive throughout
         return StepCost(
             weights,
             gradients,
@@ -209,23 +210,23 @@ def trace_step(config: ModelConfig, train: TrainConfig, shape: StepShape) -> Ste
             update,
             optimizer,
         )
-    copy = weights + optimizer if shape.copied else 0
+    copy = weights + optimizer if spec.copied else 0
     return StepCost(
         weights, gradients, optimizer, activations, backward_peak, update_peak, kernels, update, copy=copy
     )
 
 
-def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _Ledger | None = None) -> int:
+def _forward_backward(model: Any, spec: StepSpec, rows_of_step: int, ledger: _Ledger | None = None) -> int:
     """One micro-batch as `stages.supervised.NextTokenLoss` computes it, every token learnt; bytes alive
     between forward and backward."""
     before = ledger.live if ledger is not None else 0
     # a batch source makes the step's rows at once
-    held = [torch.zeros(rows_of_step, shape.seq_len, dtype=torch.int64) for _ in range(4)]
-    ids, labels, positions, doc_ids = (tensor[: shape.rows] for tensor in held)
-    place = torch.zeros(shape.rows * shape.seq_len, dtype=torch.int64)
-    with torch.autocast("cpu", getattr(torch, shape.dtype), enabled=shape.dtype != "float32"):
+    held = [torch.zeros(rows_of_step, spec.seq_len, dtype=torch.int64) for _ in range(4)]
+    ids, labels, positions, doc_ids = (tensor[: spec.rows] for tensor in held)
+    place = torch.zeros(spec.rows * spec.seq_len, dtype=torch.int64)
+    with torch.autocast("cpu", getattr(torch, spec.dtype), enabled=spec.dtype != "float32"):
         hidden = model.hidden(
-            ids, **({"positions": positions, "doc_ids": doc_ids} if shape.document_mask else {})
+            ids, **({"positions": positions, "doc_ids": doc_ids} if spec.document_mask else {})
         )
         loss, _ = model.head.cross_entropy(
             hidden.flatten(0, 1).index_select(0, place), labels.flatten().index_select(0, place), z_loss=1e-4
@@ -237,7 +238,7 @@ def _forward_backward(model: Any, shape: StepShape, rows_of_step: int, ledger: _
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class MicroBatchFit:
     """A micro-batch that fits: its rows, the cost of the step, the expected peak and the memory there was, in
     bytes."""
 
@@ -248,7 +249,7 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """Memory for a training.
 
     Attributes:
@@ -270,15 +271,17 @@ class Room:
         return self.baseline + self.allocator * cost.peak
 
 
-def room_for_training(device: torch.device) -> Room:
+def training_memory_budget(device: torch.device) -> MemoryBudget:
     """What is free on a device now, for this process, with a tenth left to others."""
     if device.type == "cpu":
-        return Room(0.9 * free_memory(device))
-    return Room(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536, is_discrete(device))
+        return MemoryBudget(0.9 * free_memory(device))
+    return MemoryBudget(0.9 * free_memory(device), 0.0, GPU_ALLOCATOR, 65536, is_discrete(device))
 
 
-def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_step: int, room: Room) -> Fit:
-    """The largest power of two of rows, `shape.rows` at most, whose step stays within the room.
+def fit_step(
+    config: ModelConfig, train: TrainConfig, spec: StepSpec, rows_of_step: int, budget: MemoryBudget
+) -> MicroBatchFit:
+    """The largest power of two of rows, `spec.rows` at most, whose step stays within the budget.
 
     Raises:
         HanlinError: not even one row fits; names what would help, cheapest first, with the memory each would
@@ -287,60 +290,56 @@ def fit_step(config: ModelConfig, train: TrainConfig, shape: StepShape, rows_of_
 
     def cost_of(rows: int) -> StepCost:
         return trace_step(
-            config, train, dataclasses.replace(shape, rows=rows, micros=-(-rows_of_step // rows))
+            config, train, dataclasses.replace(spec, rows=rows, micros=-(-rows_of_step // rows))
         )
 
-    rows = 1 << (max(1, min(shape.rows, rows_of_step, room.most_tokens // shape.seq_len)).bit_length() - 1)
+    rows = 1 << (max(1, min(spec.rows, rows_of_step, budget.most_tokens // spec.seq_len)).bit_length() - 1)
     cost = cost_of(rows)
-    while rows > 1 and room.peak(cost) > room.memory:
-        lasting = room.baseline + room.allocator * (cost.weights + cost.gradients + cost.optimizer)
+    while rows > 1 and budget.peak(cost) > budget.memory:
+        lasting = budget.baseline + budget.allocator * (cost.weights + cost.gradients + cost.optimizer)
         # the rest grows with the rows
-        fitting = int((room.memory - lasting) / max(1.0, room.peak(cost) - lasting) * rows)
+        fitting = int((budget.memory - lasting) / max(1.0, budget.peak(cost) - lasting) * rows)
         rows = min(rows // 2, 1 << (fitting.bit_length() - 1)) if fitting >= 1 else 1
         cost = cost_of(rows)
-    if room.peak(cost) > room.memory:
-        raise _too_large(config, train, shape, room, cost)
-    return Fit(rows, cost, room.peak(cost), room.memory)
+    if budget.peak(cost) > budget.memory:
+        raise _too_large(config, train, spec, budget, cost)
+    return MicroBatchFit(rows, cost, budget.peak(cost), budget.memory)
 
 
 def _too_large(
-    config: ModelConfig, train: TrainConfig, shape: StepShape, room: Room, cost: StepCost
+    config: ModelConfig, train: TrainConfig, spec: StepSpec, budget: MemoryBudget, cost: StepCost
 ) -> HanlinError:
     """What to do, cheapest first: recompute activations, keep the optimiser's state on the host, shorter
     rows, a smaller model."""
-    one = dataclasses.replace(shape, rows=1, micros=2)
+    one = dataclasses.replace(spec, rows=1, micros=2)
     offers: list[Text] = []
-    if not shape.checkpoint_activations:
-        less = room.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True)))
-        if less < 0.95 * room.peak(cost):
+    if not spec.checkpoint_activations:
+        less = budget.peak(trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True)))
+        if less < 0.95 * budget.peak(cost):
             offers.append(
-                Text("checkpoint_activations: true ({less}, slower by a third or so)", less=_gib(less))
+                Text("checkpoint_activations: true ({less}, slower by a third or so)", less=memory_size(less))
             )
-    if room.own and not shape.offload:
-        less = room.peak(
+    if budget.own and not spec.offload:
+        less = budget.peak(
             trace_step(config, train, dataclasses.replace(one, checkpoint_activations=True, offload=True))
         )
-        moved = _gib(2.0 * cost.optimizer)
+        moved = memory_size(2.0 * cost.optimizer)
         offers.append(
             Text(
                 "train.offload_optimizer: true besides ({less}, {moved} over the bus at each step)",
-                less=_gib(less),
+                less=memory_size(less),
                 moved=moved,
             )
         )
-    if shape.seq_len >= 256:
-        less = room.peak(trace_step(config, train, dataclasses.replace(one, seq_len=shape.seq_len // 2)))
-        offers.append(Text("seq_len: {seq_len} ({less})", seq_len=shape.seq_len // 2, less=_gib(less)))
+    if spec.seq_len >= 256:
+        less = budget.peak(trace_step(config, train, dataclasses.replace(one, seq_len=spec.seq_len // 2)))
+        offers.append(Text("seq_len: {seq_len} ({less})", seq_len=spec.seq_len // 2, less=memory_size(less)))
     offers.append(Text("a smaller model (--params)"))
     return HanlinError(
         "Training on one row of {seq_len} tokens takes {peak}, and there is {memory}. To try, in this order: "
         "{offers}.",
-        seq_len=shape.seq_len,
-        peak=_gib(room.peak(cost)),
-        memory=_gib(room.memory),
+        seq_len=spec.seq_len,
+        peak=memory_size(budget.peak(cost)),
+        memory=memory_size(budget.memory),
         offers=joined(offers, Text("; ")),
     )
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
