@@ -1,8 +1,10 @@
-"""Encoding must have no bad cases: runs of one thing and noise, beside ordinary text of the same size, in MB per CPU second.
+"""Encoding must have no bad cases: runs of one thing and noise, beside ordinary text of the same size, in MB
+per CPU second.
 
     python benchmarks/adversarial.py [FILE…] [--tokenizer DIR] [--megabytes 10] [--rounds 3]
 
-Ordinary text comes from the files, or without any from the demo's world; the vocabulary is a tokenizer directory, or one of 32k learnt
+Ordinary text comes from the files, or without any from the demo's world; the vocabulary is a tokenizer
+directory, or one of 32k learnt
 from that text here. Exits 1 where a bad case is encoded at less than a third of the speed of ordinary text.
 """
 

@@ -1,12 +1,18 @@
-"""How good the `zh-web` preset is: its verdicts beside the labels a reader gave to 400 documents of 20 real sources.
+"""How good the `zh-web` preset is: its verdicts beside the labels a reader gave to 400 documents of 20 real
+sources.
 
     python benchmarks/cleaning.py [--data ../shared/data/pretrain_zh] [--sample 300] [--show]
 
-Labels and how they were given: benchmarks/results/zh-web-labels.jsonl, docs/en/data.md "How zh-web is judged". Positive means dropped.
-Then false drops on larger samples of the clean sources, where every document counts as good unless it is labelled otherwise.
-CLEAN are the sources that the manifest of the data calls clean (law, news, books, articles, abstracts) and four of edited literature about
-which it notes no dirt (classical, literature_essays, poetry, tcm_books). Not among them: the four from the web, medical_qa (noisy by the
-manifest), debian_docs (half translated, rests of markup), code_python and en_articles (mostly not Chinese). Exits 1 where more than LIMIT of
+Labels and how they were given: benchmarks/results/zh-web-labels.jsonl, docs/en/data.md "How zh-web is
+judged". Positive means dropped.
+Then false drops on larger samples of the clean sources, where every document counts as good unless it is
+labelled otherwise.
+CLEAN are the sources that the manifest of the data calls clean (law, news, books, articles, abstracts) and
+four of edited literature about
+which it notes no dirt (classical, literature_essays, poetry, tcm_books). Not among them: the four from the
+web, medical_qa (noisy by the
+manifest), debian_docs (half translated, rests of markup), code_python and en_articles (mostly not Chinese).
+Exits 1 where more than LIMIT of
 the clean documents, in either measure, are dropped.
 """
 
@@ -50,7 +56,8 @@ NOT_CHINESE = ["code_python", "en_articles"]  # dropped for their script alone, 
 
 @dataclass
 class Judged:
-    """A labelled document; `rule` is the one that drops it, if any, `weight` how many of its source it stands for."""
+    """A labelled document; `rule` is the one that drops it, if any, `weight` how many of its source it
+    stands for."""
 
     source: str
     bad: bool
@@ -78,7 +85,8 @@ def labels() -> tuple[dict[str, Any], dict[str, Judged]]:
 def read_source(
     file: Path, salt: str, judged: dict[str, Judged], sample: int
 ) -> list[tuple[str, Judged | None]]:
-    """Fill in the texts and weights of the source's labelled documents; a sample of its texts, with their labels where there are any."""
+    """Fill in the texts and weights of the source's labelled documents; a sample of its texts, with their
+    labels where there are any."""
     size = 0
     drawn: list[tuple[int, str, Judged | None]] = []
     found: dict[str, Judged] = {}

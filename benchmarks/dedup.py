@@ -1,11 +1,16 @@
-"""Deduplicate against peers on the same text: CPU seconds from JSON lines to the numbers of documents that stay, and peak memory.
+"""Deduplicate against peers on the same text: CPU seconds from JSON lines to the numbers of documents that
+stay, and peak memory.
 
     python benchmarks/dedup.py FILE… [--megabytes 10] [--rounds 3]
 
-Every run is a process of its own with one thread, rounds are interleaved. Peers, at 14 bands of 8 rows over character 5-grams: `rensa`
-(its bulk interface, the fastest of those that make whole signatures) and `datatrove` (its four stages, with characters for words, which
-spares it the segmentation of Chinese). Both take every pair that shares a band for duplicates; ours verifies each, and compares
-comparison keys. Then the share of injected near duplicates that is found, by similarity, beside theory. Exits 1 below TARGETS.
+Every run is a process of its own with one thread, rounds are interleaved. Peers, at 14 bands of 8 rows over
+character 5-grams: `rensa`
+(its bulk interface, the fastest of those that make whole signatures) and `datatrove` (its four stages, with
+characters for words, which
+spares it the segmentation of Chinese). Both take every pair that shares a band for duplicates; ours verifies
+each, and compares
+comparison keys. Then the share of injected near duplicates that is found, by similarity, beside theory.
+Exits 1 below TARGETS.
 """
 
 from __future__ import annotations
@@ -57,7 +62,8 @@ def work_hanlin(corpus: Path, folder: Path) -> Callable[[], int]:
 
 
 def work_rensa(corpus: Path, folder: Path) -> Callable[[], int]:
-    """Signatures of all documents in one matrix, then duplicate flags by shared bands; of a group, all are flagged."""
+    """Signatures of all documents in one matrix, then duplicate flags by shared bands; of a group, all are
+    flagged."""
     import rensa  # type: ignore[import-not-found]
 
     def work() -> int:
@@ -163,7 +169,8 @@ def shared(left: str, right: str) -> float:
 
 
 def injected(corpus: Path, similarity: float, count: int, draw: random.Random) -> list[tuple[str, str]]:
-    """Comparison keys of real texts, each with a copy in which single characters were exchanged as long as the similarity is at least as asked for."""
+    """Comparison keys of real texts, each with a copy in which single characters were exchanged as long as
+    the similarity is at least as asked for."""
     from hanlin.corpus.dedup.fingerprints import comparison_key
 
     pairs: list[tuple[str, str]] = []

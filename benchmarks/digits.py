@@ -1,12 +1,18 @@
-"""One token for each digit, or one for up to three: the same model and steps on the same text, by two tokenizers that differ in nothing else.
+"""One token for each digit, or one for up to three: the same model and steps on the same text, by two
+tokenizers that differ in nothing else.
 
     python benchmarks/digits.py FILES… --math math_zh.jsonl.zst [--steps 250] [--seeds 3] [--jobs 2]
 
-Hanlin's split pattern cuts numbers into single digits (as Qwen and DeepSeek-V1 do); the other tokenizer's is the same with
-`\\p{N}{1,3}` (as GPT-4's cl100k_base). Both are byte-level BPE trained by Hugging Face's `tokenizers`, since Hanlin's own core knows one
-pattern only. Every step takes the same number of tokens, so single digits see less text of numbers for the same work. Judged by bits
-per byte of held-out documents, each in windows of 256 tokens whose first token is given; for the mathematical problems also by the
-bits of their digits alone, for each digit. Intervals are over seeds alone, not over documents. Rows are packed by best fit, which now and
+Hanlin's split pattern cuts numbers into single digits (as Qwen and DeepSeek-V1 do); the other tokenizer's is
+the same with
+`\\p{N}{1,3}` (as GPT-4's cl100k_base). Both are byte-level BPE trained by Hugging Face's `tokenizers`, since
+Hanlin's own core knows one
+pattern only. Every step takes the same number of tokens, so single digits see less text of numbers for the
+same work. Judged by bits
+per byte of held-out documents, each in windows of 256 tokens whose first token is given; for the
+mathematical problems also by the
+bits of their digits alone, for each digit. Intervals are over seeds alone, not over documents. Rows are
+packed by best fit, which now and
 then makes a seventeenth of sixteen: that costs time, which is not judged.
 """
 
@@ -51,7 +57,8 @@ def problems(file: Path) -> Iterator[str]:
 
 
 def gather(files: list[Path], math_file: Path, per_source: int, held: int) -> dict[str, dict[str, list[str]]]:
-    """Texts of every source, for training and held out: {"train": {source: […]}, "heldout": {source: […]}}."""
+    """Texts of every source, for training and held out: {"train": {source: […]}, "heldout": {source:
+    […]}}."""
     import numpy as np
 
     from hanlin.corpus.readers.read import read_documents
@@ -105,7 +112,8 @@ def train_words(texts: list[str], kind: str, out: Path) -> None:
 
 
 def prepare(texts: dict[str, dict[str, list[str]]], kind: str, folder: Path) -> None:
-    """`KIND.json`: token ids of the training documents, and of held-out windows with each token's bytes and digits."""
+    """`KIND.json`: token ids of the training documents, and of held-out windows with each token's bytes and
+    digits."""
     from tokenizers import Tokenizer
 
     everything = [text for part in texts["train"].values() for text in part]

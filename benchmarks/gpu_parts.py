@@ -1,4 +1,5 @@
-"""The parts of `gpu.py` that are not a race of steps: attention within documents, flat memory, the seed's headline, zh-26m.
+"""The parts of `gpu.py` that are not a race of steps: attention within documents, flat memory, the seed's
+headline, zh-26m.
 
 Each takes the options and a log to say and judge things in.
 """
@@ -63,7 +64,8 @@ def texts(options: Any, folder: Path, log: Any) -> list[Path]:
 
 
 def attention(options: Any, log: Any) -> None:
-    """Each way to keep packed documents apart: its error against float32, forward and backward, and its time."""
+    """Each way to keep packed documents apart: its error against float32, forward and backward, and its
+    time."""
     import torch
 
     from hanlin.common.devices import device_capabilities, synchronize
@@ -79,7 +81,8 @@ def attention(options: Any, log: Any) -> None:
         return attend(*(x.transpose(1, 2) for x in (q, k, v)), None).transpose(1, 2)
 
     def way_of(name: str, ids: Any, q: Any) -> Callable[..., Any]:
-        """The back end with what a batch prepares for it, outside the clock as in a step, where all layers share it."""
+        """The back end with what a batch prepares for it, outside the clock as in a step, where all layers
+        share it."""
         if name not in BACKENDS:
             return causal
         rows = Rows(ids.to(q.device), document_starts(ids).to(q.device), *ids.shape, q.device, q.dtype)
@@ -155,7 +158,8 @@ def gradients(way: Callable[..., Any], inputs: list[Any], above: Any) -> list[An
 
 
 def memory(options: Any, log: Any) -> None:
-    """Hanlin's loop on a token dataset at the length where the seed's run met NaN: what the allocator holds, step after step."""
+    """Hanlin's loop on a token dataset at the length where the seed's run met NaN: what the allocator holds,
+    step after step."""
     import torch
 
     from hanlin.common.devices import memory_mb
@@ -203,7 +207,8 @@ def memory(options: Any, log: Any) -> None:
         losses: list[float] = []
 
         class Watched(RowSource):
-            """The rows; every so many steps what is held is written down, and what was held at most begins anew."""
+            """The rows; every so many steps what is held is written down, and what was held at most begins
+            anew."""
 
             def micro_batches(self, step: int, model: Any, *shard: Any) -> Any:
                 if step % max(1, options.steps // 200) == 0:
@@ -242,7 +247,8 @@ def memory(options: Any, log: Any) -> None:
 
 
 def held(device: Any, memory_mb: Callable[..., dict[str, float]]) -> dict[str, float]:
-    """MiB: what the device's allocator held at most since the last question and what it keeps; for a CPU the process."""
+    """MiB: what the device's allocator held at most since the last question and what it keeps; for a CPU the
+    process."""
     import torch
 
     if device.type == "cpu":
@@ -257,7 +263,8 @@ def held(device: Any, memory_mb: Callable[..., dict[str, float]]) -> dict[str, f
 
 
 def growth(values: list[float]) -> float:
-    """Relative growth over the second half of a series, by the straight line that fits it best: the first half may still settle."""
+    """Relative growth over the second half of a series, by the straight line that fits it best: the first
+    half may still settle."""
     values = values[len(values) // 2 :]
     count, mean = len(values), statistics.mean(values)
     middle = (count - 1) / 2
@@ -270,9 +277,11 @@ def growth(values: list[float]) -> float:
 
 
 def headline(options: Any, log: Any) -> None:
-    """The seed's recipe for so many seconds, then ours for a third of them, and, when that misses, for more: who is where when.
+    """The seed's recipe for so many seconds, then ours for a third of them, and, when that misses, for more:
+    who is where when.
 
-    The seed's is given what it did not have: bfloat16 on this card, a compiled step, no recomputation of activations, all 32 rows of a step at once.
+    The seed's is given what it did not have: bfloat16 on this card, a compiled step, no recomputation of
+    activations, all 32 rows of a step at once.
     """
     from hanlin.recipe.sizing import learning_rate
 
@@ -383,7 +392,8 @@ def zh26m(options: Any, log: Any) -> None:
 
 
 def overrides(options: Any) -> list[str]:
-    """Settings for the time there is: a third of it for pretraining at a third of the machine's products, a tenth for SFT."""
+    """Settings for the time there is: a third of it for pretraining at a third of the machine's products, a
+    tenth for SFT."""
     from hanlin.common.devices import matmul_peak
     from hanlin.pipeline import load_recipe
 

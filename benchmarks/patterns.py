@@ -1,18 +1,26 @@
 """Split patterns and token lengths, judged by the bits per byte of a small model at equal compute.
 
-    python benchmarks/patterns.py FILE… --work FOLDER [--variants qwen2 llama3] [--steps 240] [--seeds 2] [--out RESULTS.json]
+    python benchmarks/patterns.py FILE… --work FOLDER [--variants qwen2 llama3] [--steps 240] [--seeds 2]
+    [--out RESULTS.json]
 
-Every variant (a split pattern that llama.cpp knows, or a limit on the characters of a token) gets a tokenizer of the same vocabulary from
-the same text, and on it the same model is trained: same shape, same first weights, same steps of as many tokens, the same chunks of text in
-the same order. A tokenizer with longer tokens therefore reads further in that text; how far is reported. Judged is held-out text that is
+Every variant (a split pattern that llama.cpp knows, or a limit on the characters of a token) gets a
+tokenizer of the same vocabulary from
+the same text, and on it the same model is trained: same shape, same first weights, same steps of as many
+tokens, the same chunks of text in
+the same order. A tokenizer with longer tokens therefore reads further in that text; how far is reported.
+Judged is held-out text that is
 the same for all: bits of every token and of the end, over all bytes.
 
-A variant differs from the default when 0 lies outside the interval of the difference, which is made of two parts: that over documents (a
-bootstrap of the differences per document, both models reading the same ones, over the same seeds) and that over runs (what is left when each
-variant's and each seed's mean is taken out of the variants that have every seed, all of them together, as Student's interval). `mostly Han`
+A variant differs from the default when 0 lies outside the interval of the difference, which is made of two
+parts: that over documents (a
+bootstrap of the differences per document, both models reading the same ones, over the same seeds) and that
+over runs (what is left when each
+variant's and each seed's mean is taken out of the variants that have every seed, all of them together, as
+Student's interval). `mostly Han`
 are the documents whose letters are Han by more than half.
 
-Each run is appended to `FOLDER/runs.jsonl` when it ends; the same command goes on with those that are missing. Needs `pip install regex scipy`.
+Each run is appended to `FOLDER/runs.jsonl` when it ends; the same command goes on with those that are
+missing. Needs `pip install regex scipy`.
 """
 
 from __future__ import annotations
@@ -70,7 +78,8 @@ SEQ_LEN = SHAPE.max_position_embeddings
 STEP_TOKENS = 2048
 LEARNING_RATE, Z_LOSS = 3e-3, 1e-4
 
-# As in llama.cpp's src/llama-vocab.cpp: expressions applied one after another, each to what the one before it left or cut out.
+# As in llama.cpp's src/llama-vocab.cpp: expressions applied one after another, each to what the one before
+# it left or cut out.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _QWEN2 = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -120,7 +129,8 @@ class Texts(NamedTuple):
 
 
 def read_texts(files: list[str], megabytes: float) -> Texts:
-    """An equal share of each file in a fixed random order: held-out documents first, then chunks for training; no text twice."""
+    """An equal share of each file in a fixed random order: held-out documents first, then chunks for
+    training; no text twice."""
     texts = Texts([], [], [])
     seen: set[str] = set()
     for file in files:
@@ -212,7 +222,8 @@ def count_pieces(expressions: list[str], chunks: list[str]) -> PretokenCounter:
 
 
 def check(tokenizer: Tokenizer, variant: Variant, texts: Texts, work: Path) -> None:
-    """The two engines cut alike; ids spell the text; under our own pattern, merges and ids are those of Hanlin."""
+    """The two engines cut alike; ids spell the text; under our own pattern, merges and ids are those of
+    Hanlin."""
     for text, ids in zip(texts.heldout, tokenizer.encode(texts.heldout), strict=True):
         cut = [piece.encode() for piece in split(PATTERNS[variant.pattern], text)]
         if cut != tokenizer.pieces(text) or (variant.pattern == DEFAULT and cut != pretokens(text)):
@@ -237,9 +248,11 @@ def check(tokenizer: Tokenizer, variant: Variant, texts: Texts, work: Path) -> N
 
 
 class Stream(BatchSource):
-    """Chunks in a seeded order, each after <|endoftext|>, cut into rows of SEQ_LEN; tokens see those of their own chunk.
+    """Chunks in a seeded order, each after <|endoftext|>, cut into rows of SEQ_LEN; tokens see those of
+    their own chunk.
 
-    Not `TextRows`, which permutes rows: here every tokenizer must read the same text in the same order, as far as it comes.
+    Not `TextRows`, which permutes rows: here every tokenizer must read the same text in the same order, as
+    far as it comes.
     """
 
     def __init__(self, tokenizer: Tokenizer, chunks: list[str], seed: int, steps: int):
@@ -302,7 +315,8 @@ def run(tokenizer: Tokenizer, texts: Texts, seed: int, steps: int, checkpoints: 
 
 
 def describe(vocabulary: Vocabulary) -> dict[str, Any]:
-    """What the pattern left its mark on: tokens by their characters, Han glued to a mark, tokens of digits."""
+    """What the pattern left its mark on: tokens by their characters, Han glued to a mark, tokens of
+    digits."""
     words = [token.decode() for token in vocabulary.tokens[BYTES:] if _whole(token)]
     lengths = Counter(map(len, words))
     return {

@@ -1,4 +1,5 @@
-"""Other people's models, each rebuilt here from its description, for the benchmarks to train beside Hanlin's."""
+"""Other people's models, each rebuilt here from its description, for the benchmarks to train beside
+Hanlin's."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def stock(name: str, shape: dict[str, Any]) -> Any:
 
 
 def gpt2_block(_: str, shape: dict[str, Any]) -> Any:
-    """The GPT-2 block of nanoGPT and the seeds' projects: LayerNorm, one matrix for queries, keys and values, GELU, learned positions."""
+    """The GPT-2 block of nanoGPT and the seeds' projects: LayerNorm, one matrix for queries, keys and
+    values, GELU, learned positions."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -86,7 +88,8 @@ def gpt2_block(_: str, shape: dict[str, Any]) -> Any:
 
 
 def minimind(_: str, shape: dict[str, Any]) -> Any:
-    """minimind's block: norms on float copies, rotation by concatenated halves, key-value heads expanded before attention."""
+    """minimind's block: norms on float copies, rotation by concatenated halves, key-value heads expanded
+    before attention."""
     import torch
     import torch.nn.functional as F
     from torch import nn

@@ -1,8 +1,10 @@
-"""Train and encode against peers on the same text: CPU seconds and peak memory, every run a process of its own, rounds interleaved.
+"""Train and encode against peers on the same text: CPU seconds and peak memory, every run a process of its
+own, rounds interleaved.
 
     python benchmarks/tokenizer.py FILE… [--vocab-size 50000] [--megabytes 20] [--rounds 3]
 
-Peers, each pinned to one thread: `tokenizers`, `gigabpe` (training), `tiktoken`, `fastokens` (encoding); those that are not installed are
+Peers, each pinned to one thread: `tokenizers`, `gigabpe` (training), `tiktoken`, `fastokens` (encoding);
+those that are not installed are
 named and left out. Exits 1 below the ratios promised in TARGETS.
 """
 

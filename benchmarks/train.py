@@ -1,15 +1,23 @@
-"""Training speed and memory beside its peers: forward, backward, clipping, AdamW, in float32, interleaved step by step.
+"""Training speed and memory beside its peers: forward, backward, clipping, AdamW, in float32, interleaved
+step by step.
 
     python benchmarks/train.py [--shapes 6m,26m] [--rounds 5] [--data FILES…]
 
-Every implementation lives in a process of its own, so that its peak memory is its own; one works at a time, a few steps per
-round, round after round, and medians over the rounds are compared. Hanlin runs its real loop (`training.train`): reading the
-batch, guards and the log are in its time. Compilation happens before the clock starts; what it costs is printed beside.
+Every implementation lives in a process of its own, so that its peak memory is its own; one works at a time,
+a few steps per
+round, round after round, and medians over the rounds are compared. Hanlin runs its real loop
+(`training.train`): reading the
+batch, guards and the log are in its time. Compilation happens before the clock starts; what it costs is
+printed beside.
 
-The peers: transformers' Llama and Qwen3, a GPT-2 block as the seeds' projects have it (nanoGPT's), and minimind's step
-(its model as published in `model/model_minimind.py`: padded rows, repeated key-value heads, all logits at once), each
-rebuilt in `peers.py` from its description. All compute in float32; where the processor multiplies bfloat16, all do so under
-autocast too (`+bf16`), which Hanlin does there by itself and minimind's script does on no CPU. The last tables give real documents to Hanlin, which packs them, and to minimind's
+The peers: transformers' Llama and Qwen3, a GPT-2 block as the seeds' projects have it (nanoGPT's), and
+minimind's step
+(its model as published in `model/model_minimind.py`: padded rows, repeated key-value heads, all logits at
+once), each
+rebuilt in `peers.py` from its description. All compute in float32; where the processor multiplies bfloat16,
+all do so under
+autocast too (`+bf16`), which Hanlin does there by itself and minimind's script does on no CPU. The last
+tables give real documents to Hanlin, which packs them, and to minimind's
 step, which pads them, and counts useful tokens.
 """
 
@@ -154,7 +162,8 @@ class Over(Exception):
 
 
 class Ours:
-    """Hanlin's loop itself: its batch source takes the orders, and a step is all that the loop does from one batch to the next."""
+    """Hanlin's loop itself: its batch source takes the orders, and a step is all that the loop does from one
+    batch to the next."""
 
     def __init__(self, name: str, shape: dict[str, Any], documents: Path | None):
         import torch
@@ -226,7 +235,8 @@ class Ours:
 
 
 class Products:
-    """Square matrix products in bfloat16, float32 on a CPU: what a step would be if it were nothing else. One step is one product."""
+    """Square matrix products in bfloat16, float32 on a CPU: what a step would be if it were nothing else.
+    One step is one product."""
 
     def __init__(self, _: str, shape: dict[str, Any], documents: None):
         import torch
@@ -243,7 +253,8 @@ class Products:
 
 
 def orders(side: Any) -> Iterator[None]:
-    """Yield once for every step to take, by the numbers on stdin; after each number's steps, answer with their seconds and the peak memory."""
+    """Yield once for every step to take, by the numbers on stdin; after each number's steps, answer with
+    their seconds and the peak memory."""
     from hanlin.common.devices import memory_mb, synchronize
 
     for line in sys.stdin:
@@ -337,7 +348,8 @@ class Worker:
 def compare(
     names: list[str], shape: dict[str, Any], rounds: int, steps: int, documents: Path | None = None
 ) -> dict[str, dict[str, float]]:
-    """Median tokens per second of each implementation (useful ones where documents are given), and its peak memory."""
+    """Median tokens per second of each implementation (useful ones where documents are given), and its peak
+    memory."""
     workers = [Worker(name, shape, documents) for name in names]
     figures: dict[str, dict[str, Any]] = {}
     for each in workers:

@@ -1,6 +1,7 @@
 """llama.cpp as a judge of what Hanlin exports, by way of `xllamacpp`, whose wheels bring it compiled.
 
-Continuations and probabilities come from its server, in this process. Ids come from the C function behind the server's: it takes any
+Continuations and probabilities come from its server, in this process. Ids come from the C function behind
+the server's: it takes any
 bytes and is a thousand times faster than a request.
 """
 
@@ -22,7 +23,8 @@ WHY_NOT = "xllamacpp is not installed (it has wheels for Linux on x86-64, macOS 
 
 
 class _Parameters(ctypes.Structure):
-    """llama.h's `llama_model_params`, handed on as it came: larger than it, and passed in memory either way, it needs no fields."""
+    """llama.h's `llama_model_params`, handed on as it came: larger than it, and passed in memory either way,
+    it needs no fields."""
 
     _fields_ = [("bytes", ctypes.c_char * 1024)]
 
@@ -102,7 +104,8 @@ class LlamaServer:
             return json.load(answer)
 
     def _complete(self, prompt: list[int], **asked: Any) -> dict[str, Any]:
-        """The server's own endpoint: only there are all tokens named, whether or not they spell whole characters."""
+        """The server's own endpoint: only there are all tokens named, whether or not they spell whole
+        characters."""
         return self._post(
             "/completion",
             {"prompt": prompt, "temperature": 0.0, "cache_prompt": False, "return_tokens": True} | asked,
@@ -115,7 +118,8 @@ class LlamaServer:
     def log_probs(self, prompt: list[int]) -> numpy.ndarray:
         """log p of every token of the vocabulary after a prompt, (V,)."""
         found = numpy.full(self._size, numpy.nan)
-        # It reports of tokens that end a character only, so `a` is made to come next; what is reported is without that.
+        # It reports of tokens that end a character only, so `a` is made to come next; what is reported is
+        # without that.
         said = self._complete(prompt, n_predict=1, n_probs=self._size, logit_bias=[[ord("a"), 100.0]])
         for entry in said["completion_probabilities"][0]["top_logprobs"]:
             found[entry["id"]] = entry["logprob"]

@@ -41,7 +41,8 @@ def tiny_tokenizer(path: Path, vocab_size: int = 400) -> Tokenizer:
 
 
 def tiny_model(family: str, tokenizer: Tokenizer | None = None, seed: int = 0, **shape) -> CausalLM:
-    """A model with every weight away from its initial value, so that no part of it can be skipped unnoticed."""
+    """A model with every weight away from its initial value, so that no part of it can be skipped
+    unnoticed."""
     vocab_size, eos = (tokenizer.vocab_size, tokenizer.eos_id) if tokenizer else (300, 0)
     defaults = {
         "hidden_size": 64,

@@ -1,4 +1,5 @@
-"""What a user has is never replaced by an artefact: not a directory, a file, a link, a device, an input, an artefact of another kind."""
+"""What a user has is never replaced by an artefact: not a directory, a file, a link, a device, an input, an
+artefact of another kind."""
 
 from __future__ import annotations
 
@@ -217,7 +218,8 @@ def test_an_artefact_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
 
 
 def test_below_a_lock_of_ours_damage_is_replaced(tmp_path):
-    """A run makes its damaged artefacts again, whatever is left of them; the locked directory itself is no part of that."""
+    """A run makes its damaged artefacts again, whatever is left of them; the locked directory itself is no
+    part of that."""
     (tmp_path / "run" / "corpus").mkdir(parents=True)
     (tmp_path / "run" / "corpus" / "manifest.json").write_text("{")
     with pytest.raises(HanlinError), artifact(tmp_path / "run" / "corpus", "corpus"):
@@ -248,7 +250,8 @@ def test_a_foreign_state_folder_is_not_emptied(tmp_path):
 
 
 def test_corpora_beside_one_another_are_built_at_once(made, tmp_path, capsys):
-    """The lock is of the output, not of the directory that it lies in, in which nothing else is left either."""
+    """The lock is of the output, not of the directory that it lies in, in which nothing else is left
+    either."""
     with directory_lock(tmp_path / "data"):
         main.app(arguments("corpus", made, tmp_path / "data" / "a", tmp_path))
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".lock", "a"]
@@ -316,7 +319,8 @@ def test_a_write_that_gives_no_reason_names_its_file(tmp_path):
 
 
 def test_a_model_can_be_read_by_others(made):
-    """safetensors makes its file 0600; it should have the rights of its neighbours, or a service of another user cannot open it."""
+    """safetensors makes its file 0600; it should have the rights of its neighbours, or a service of another
+    user cannot open it."""
     umask = os.umask(0)
     os.umask(umask)
     assert {stat.S_IMODE(file.stat().st_mode) for file in (made / "model").iterdir()} == {0o666 & ~umask}

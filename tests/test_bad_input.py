@@ -1,4 +1,5 @@
-"""What users get wrong: a paragraph with the place and the next step, exit 1, no stack trace, earlier artefacts untouched."""
+"""What users get wrong: a paragraph with the place and the next step, exit 1, no stack trace, earlier
+artefacts untouched."""
 
 from __future__ import annotations
 
@@ -370,7 +371,8 @@ def hanlin(*arguments, **options) -> subprocess.Popen:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes to be had")
 def test_no_room_for_what_is_made(tmp_path, made):
-    """A limit on the size of files stands for the full disk: the place and the remedy are told, and nothing is left there."""
+    """A limit on the size of files stands for the full disk: the place and the remedy are told, and nothing
+    is left there."""
     import resource
 
     def limited() -> None:
@@ -403,7 +405,8 @@ def test_no_room_for_what_is_made(tmp_path, made):
     "name,begin,end", [("endless.txt", b"", b""), ("endless.jsonl", b'{"text": "', b'"}')]
 )
 def test_one_line_of_half_a_gigabyte(tmp_path, name, begin, end):
-    """Plain text is cut; a record above the limit is told with its place. Neither takes 2 GB when training may take 1.5."""
+    """Plain text is cut; a record above the limit is told with its place. Neither takes 2 GB when training
+    may take 1.5."""
     unit = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))).encode()
     with open(tmp_path / name, "wb") as file:
         file.write(begin)
@@ -467,7 +470,8 @@ def large(tmp_path_factory):
     ],
 )
 def test_interrupting_a_long_training(tmp_path, large, after, plain):
-    """Within a second on a quiet machine (the test allows two on a busy one): 130, a sentence, nothing left."""
+    """Within a second on a quiet machine (the test allows two on a busy one): 130, a sentence, nothing
+    left."""
     child = hanlin(*TRAIN, large, "--vocab-size", 60_000, "--out", tmp_path / "out", *plain)
     assert child.stderr is not None
     for line in child.stderr:

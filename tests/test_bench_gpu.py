@@ -1,4 +1,5 @@
-"""`make bench-gpu` on a machine without an accelerator: what it computes with, that it refuses to measure, and (nightly) every path in small."""
+"""`make bench-gpu` on a machine without an accelerator: what it computes with, that it refuses to measure,
+and (nightly) every path in small."""
 
 import importlib
 import json

@@ -26,7 +26,8 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of thirty documents, two of them nearly the same, and a copy without the last ones; `a.jsonl` is what it was made of."""
+    """A corpus of thirty documents, two of them nearly the same, and a copy without the last ones; `a.jsonl`
+    is what it was made of."""
     import random
 
     folder = tmp_path_factory.mktemp("corpora")

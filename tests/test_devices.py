@@ -1,4 +1,5 @@
-"""The table of devices. Everything but the CPU is simulated: torch is told what a card would say of itself."""
+"""The table of devices. Everything but the CPU is simulated: torch is told what a card would say of
+itself."""
 
 from __future__ import annotations
 
@@ -208,7 +209,8 @@ _setup_privateuseone_for_python_backend("npu", backend_module=Module())
 
 
 def with_plugin(folder, code: str, bf16: bool = True, broken: str = "") -> list:
-    """What `code` prints, as JSON, beside a package that registers a device as Ascend's does and that torch has not loaded by itself."""
+    """What `code` prints, as JSON, beside a package that registers a device as Ascend's does and that torch
+    has not loaded by itself."""
     (folder / "torch_npu.py").write_text(PLUGIN.format(bf16=bf16, broken=broken))
     program = (
         f"import sys; sys.path.insert(0, {str(folder)!r})\nimport json, torch\nfrom hanlin.common.devices import *\n"
@@ -316,7 +318,8 @@ def test_doctor_names_an_attention_back_end_that_is_wrong(monkeypatch):
 
 
 def test_doctor_on_a_card_says_why_the_faster_ones_are_not_used_and_compiles_nothing_in_vain(monkeypatch):
-    """The row of a CUDA card, on a CPU in float32: no kernel of varlen, no backward pass of flex. Where varlen is right, flex is not compiled."""
+    """The row of a CUDA card, on a CPU in float32: no kernel of varlen, no backward pass of flex. Where
+    varlen is right, flex is not compiled."""
     monkeypatch.setenv("HANLIN_PRECISION", "float32")
     fault_of.cache_clear()  # other tests have operators of their own stand in
     monkeypatch.setitem(

@@ -1,4 +1,5 @@
-"""The examples of the documents: extensions are loaded, and at night used in a run; recipes and stages' files are read."""
+"""The examples of the documents: extensions are loaded, and at night used in a run; recipes and stages'
+files are read."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from hanlin.stages.stage import STAGES
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = re.compile(r"```python\n# (\w+\.py)\n(.*?)```.*?```bash\n(hanlin run .*?)\n```", re.S)
-# For each example in one process: what it says of a recipe is refused before its file is named, and taken after.
+# For each example in one process: what it says of a recipe is refused before its file is named, and taken
+# after.
 LOAD = """
 import json, sys
 from hanlin.common.errors import HanlinError

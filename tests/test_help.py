@@ -1,4 +1,5 @@
-"""Help in the reader's language: every verb, every option, every word of the page; in groups, with examples that parse."""
+"""Help in the reader's language: every verb, every option, every word of the page; in groups, with examples
+that parse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The laws of the house that can be read off the code: directions of import, one table of devices, `--help` without torch."""
+"""The laws of the house that can be read off the code: directions of import, one table of devices, `--help`
+without torch."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ MODULES = {module_of(path): path for path in FILES}
 
 
 def imports_of(tree: ast.AST) -> set[str]:
-    """Modules of ours that a file imports, wherever the import stands: at its top, in a function, for types only."""
+    """Modules of ours that a file imports, wherever the import stands: at its top, in a function, for types
+    only."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -70,7 +72,8 @@ GRAPH = {name: imports_of(ast.parse(path.read_text(encoding="utf-8"))) for name,
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
-    """Groups of modules that import one another, directly or by way of others: strongly connected components (Tarjan 1972)."""
+    """Groups of modules that import one another, directly or by way of others: strongly connected components
+    (Tarjan 1972)."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -139,7 +142,8 @@ VENDORS = "cuda|rocm|hip|xpu|mps|npu|torch_npu|cudnn|nccl|rccl|xccl|hccl"
 
 
 def vendor_names(source: str) -> list[tuple[int, str]]:
-    """Lines of code that name a device, its libraries or its communication: an attribute, an import, or a string that is a name."""
+    """Lines of code that name a device, its libraries or its communication: an attribute, an import, or a
+    string that is a name."""
     found = []
     for node in ast.walk(ast.parse(source)):
         names = []
@@ -200,7 +204,8 @@ def test_prose_and_other_words_are_no_vendors():
 
 
 def test_every_error_exists_in_both_languages():
-    """A `HanlinError` of two arguments has Chinese first; of one it is a message of the catalogue (`test_messages.py`)."""
+    """A `HanlinError` of two arguments has Chinese first; of one it is a message of the catalogue
+    (`test_messages.py`)."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "HanlinError":
@@ -217,7 +222,8 @@ def test_every_error_exists_in_both_languages():
     [[], ["run"], ["tokenizer"], ["corpus"], ["corpus", "build"], ["sft"], ["serve"], ["export", "gguf"]],
 )
 def test_help_needs_no_torch_and_little_time(verb):
-    """0.5 s is the promise on a quiet machine; the test allows for a busy one and pins the cause, not the clock."""
+    """0.5 s is the promise on a quiet machine; the test allows for a busy one and pins the cause, not the
+    clock."""
     code = f"import sys; sys.argv = ['hanlin', *{verb!r}, '--help']\nfrom hanlin.cli.main import app\ntry: app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     began = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,4 +1,5 @@
-"""A run that hangs keeps its lock; the job that gave it up may go on, and the one that comes back writes nothing."""
+"""A run that hangs keeps its lock; the job that gave it up may go on, and the one that comes back writes
+nothing."""
 
 from __future__ import annotations
 

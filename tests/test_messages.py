@@ -51,7 +51,8 @@ CHINESE_DATA = (
     "tokenizer/segments.py",
     "tokenizer/suspicious.py",
 )
-# Elsewhere only these: a hint to whoever reads English by mistake, an answer to a question, a title, examples.
+# Elsewhere only these: a hint to whoever reads English by mistake, an answer to a question, a title,
+# examples.
 CHINESE_LITERALS = {
     "中文：export HANLIN_LANG=zh",
     "是",

@@ -1,4 +1,5 @@
-"""A run on the screen: what a stage came to stays there, parts have names, and what is left of the whole follows from the work."""
+"""A run on the screen: what a stage came to stays there, parts have names, and what is left of the whole
+follows from the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Documentation that is run: commands exist with the options printed, both languages have the same files and code."""
+"""Documentation that is run: commands exist with the options printed, both languages have the same files and
+code."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def dialogues(page: Path) -> list[tuple[str, str]]:
 
 
 def test_the_dialogues_are_items_that_the_model_is_measured_on():
-    """Each question shown is a held-out item of the demo's exam, and the answer shown passes that item's judge."""
+    """Each question shown is a held-out item of the demo's exam, and the answer shown passes that item's
+    judge."""
     from hanlin.evaluation.tasks.base import Task, TaskScope, make_task, task_names
     from hanlin.recipe.recipe import load_recipe
 

@@ -1,4 +1,5 @@
-"""What a run says of itself is checked like everything else: a step whose record or file is not what was written is done again."""
+"""What a run says of itself is checked like everything else: a step whose record or file is not what was
+written is done again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The catalogue of messages: `python tools/messages.py` collects them from the source, updates hanlin.po and compiles hanlin.mo.
+"""The catalogue of messages: `python tools/messages.py` collects them from the source, updates hanlin.po and
+compiles hanlin.mo.
 
-English stands at the call site and is the key; the Chinese is written into hanlin.po. `tests/test_messages.py` refuses a
+English stands at the call site and is the key; the Chinese is written into hanlin.po.
+`tests/test_messages.py` refuses a
 message without Chinese, so what this prints as missing is what there is to do.
 """
 
@@ -63,7 +65,8 @@ msgstr ""
 
 
 def calls() -> Iterator[tuple[Path, ast.Call, str | None, ast.expr]]:
-    """Every place of the source that says something: its file, the call, the context, and the argument with the template."""
+    """Every place of the source that says something: its file, the call, the context, and the argument with
+    the template."""
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args:
@@ -114,7 +117,8 @@ def translations(path: Path = PO) -> Catalog:
 
 
 def updated(old: Catalog) -> Catalog:
-    """All messages of the source with the translations that are known; what the source no longer says is dropped."""
+    """All messages of the source with the translations that are known; what the source no longer says is
+    dropped."""
     new = Catalog(locale="zh", charset="utf-8")
     for template, context in messages():
         known = old.get(template, context)
@@ -124,7 +128,8 @@ def updated(old: Catalog) -> Catalog:
 
 
 def po_text(catalogue: Catalog) -> str:
-    """The catalogue as text: sorted, unwrapped, without dates and places in the source, so that merges are quiet."""
+    """The catalogue as text: sorted, unwrapped, without dates and places in the source, so that merges are
+    quiet."""
     written = io.BytesIO()
     write_po(written, catalogue, width=0, no_location=True, omit_header=True, sort_output=True)
     return HEADER + written.getvalue().decode().strip() + "\n"

@@ -24,7 +24,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def load_model(path: str | Path, device: str | None = None, dtype: torch.dtype | None = None) -> CausalLM:
-    """Open a model directory, or the model of a run; `model(ids)` maps ids (B, T) int64 to logits (B, T, V)."""
+    """Open a model directory, or the model of a run; `model(ids)` maps ids (B, T) int64 to logits (B, T,
+    V)."""
     from hanlin.inference import resolve_model_dir
     from hanlin.model import load_model
 
@@ -59,7 +60,8 @@ def generate(
 
 
 def train_tokenizer(files: Any, *, vocab_size: int, out: str | Path, **options: Any) -> Tokenizer:
-    """Learn a byte-level BPE vocabulary from files (paths) or texts; see `hanlin.tokenizer.train_tokenizer`."""
+    """Learn a byte-level BPE vocabulary from files (paths) or texts; see
+    `hanlin.tokenizer.train_tokenizer`."""
     from hanlin.tokenizer import train_tokenizer
 
     return train_tokenizer(files, vocab_size=vocab_size, out=out, **options)

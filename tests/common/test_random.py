@@ -18,7 +18,8 @@ from hanlin.common.random import (
 
 
 def test_the_generator_is_the_published_one():
-    """The first outputs of SplitMix64 from state 1234567, as in the reference implementation (Vigna, public domain)."""
+    """The first outputs of SplitMix64 from state 1234567, as in the reference implementation (Vigna, public
+    domain)."""
     outputs = [splitmix64((1234567 + (index + 1) * GOLDEN_GAMMA) & MASK64) for index in range(3)]
     assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 

@@ -14,7 +14,8 @@ COMMON = "的一是不了在人有我他这个们中来上大为和国地到以�
 
 @pytest.fixture
 def shared():
-    """`shared(path)`: a file of the real data beside the checkout; the test is skipped, and says so, where it is absent."""
+    """`shared(path)`: a file of the real data beside the checkout; the test is skipped, and says so, where
+    it is absent."""
 
     def find(path: str) -> Path:
         if not (SHARED / path).exists():

@@ -1,4 +1,5 @@
-"""Files within archives are read as if they lay beside each other; an archive that lies or explodes is refused."""
+"""Files within archives are read as if they lay beside each other; an archive that lies or explodes is
+refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The corpus artefact: ground truth on the embedded world, determinism, the held-out part, accounts, refusals."""
+"""The corpus artefact: ground truth on the embedded world, determinism, the held-out part, accounts,
+refusals."""
 
 from __future__ import annotations
 
@@ -190,7 +191,8 @@ def test_a_damaged_corpus_is_not_read(tmp_path, prose):
 
 
 def test_texts_wait_on_disk(tmp_path, prose, monkeypatch):
-    """Three times the text needs no more memory: only what is known about each document stays, and what is sorted at once."""
+    """Three times the text needs no more memory: only what is known about each document stays, and what is
+    sorted at once."""
     import tracemalloc
 
     from hanlin.corpus.builder import writer

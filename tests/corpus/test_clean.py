@@ -25,7 +25,8 @@ from hanlin.corpus.filters.signals import measure
 from hanlin.corpus.filters.stats import SAMPLES, Samples
 from hanlin.corpus.readers.read import read_documents
 
-# For each rule the signal whose value, as the threshold of the rule's key, must keep a text, and just beyond drop it.
+# For each rule the signal whose value, as the threshold of the rule's key, must keep a text, and just beyond
+# drop it.
 AT = {rule.name: rule.key[4:] for rule in RULES} | {
     **{f"repeated_{n}gram": f"top_share[{n - 2}]" for n in (2, 3, 4)},
     **{f"duplicate_{n}gram": f"duplicate_ngram_share[{n - 5}]" for n in range(5, 11)},

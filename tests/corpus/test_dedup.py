@@ -1,4 +1,5 @@
-"""Signatures estimate Jaccard as theory and datasketch say; what is dropped has a verified earlier duplicate that stays."""
+"""Signatures estimate Jaccard as theory and datasketch say; what is dropped has a verified earlier duplicate
+that stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The same phases on datatrove's executors: the same bytes, mistakes heard of, nothing done twice. Slurm is played by `fake_slurm.py`."""
+"""The same phases on datatrove's executors: the same bytes, mistakes heard of, nothing done twice. Slurm is
+played by `fake_slurm.py`."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def ray() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path, prose, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Five files, each a task: prose, copies within and across files, near copies, a line that all of a file have, bad records."""
+    """Five files, each a task: prose, copies within and across files, near copies, a line that all of a file
+    have, bad records."""
     monkeypatch.setattr(job, "TASK_BYTES", 1)
     numbers = random.Random(6)
     folder = tmp_path / "in"
@@ -557,7 +559,8 @@ def test_two_nodes_of_ray_write_the_same_bytes(
 def test_a_lost_driver_and_a_lost_node_change_nothing(
     tmp_path: Path, files: list[Path], plain: dict[str, str], cluster: Cluster
 ) -> None:
-    """First the program that gives out the work is killed, then, of the next run, one of the nodes; it goes on with what is left."""
+    """First the program that gives out the work is killed, then, of the next run, one of the nodes; it goes
+    on with what is left."""
     child = start_build(tmp_path, cluster, "out")
     await_results(tmp_path, "out", "clean", 2, child)
     child.kill()

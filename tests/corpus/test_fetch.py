@@ -1,4 +1,5 @@
-"""A download from a hub that drops connections, lies and redirects: every byte is checked, and every refusal says why."""
+"""A download from a hub that drops connections, lies and redirects: every byte is checked, and every refusal
+says why."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ FILES = {
 
 
 class FakeHub:
-    """A hub on the loopback interface; `behaviour[path]` is a list of what to do with the next requests for a file."""
+    """A hub on the loopback interface; `behaviour[path]` is a list of what to do with the next requests for
+    a file."""
 
     def __init__(self):
         self.files = dict(FILES)
@@ -203,7 +205,8 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def take(fake, tmp_path):
-    """`take()`: fetch the toy set with a hub that does not really wait; `take.waits` are the seconds it would have."""
+    """`take()`: fetch the toy set with a hub that does not really wait; `take.waits` are the seconds it
+    would have."""
     waits: list[float] = []
 
     def run(**options):

@@ -1,4 +1,5 @@
-"""Compression, encodings and lines: whatever a file went through, the same lines come back, in bounded memory."""
+"""Compression, encodings and lines: whatever a file went through, the same lines come back, in bounded
+memory."""
 
 from __future__ import annotations
 

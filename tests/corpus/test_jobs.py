@@ -1,4 +1,5 @@
-"""A build gives the same bytes with any number of processes, in ranks of any executor, and after being killed anywhere."""
+"""A build gives the same bytes with any number of processes, in ranks of any executor, and after being
+killed anywhere."""
 
 from __future__ import annotations
 
@@ -154,7 +155,8 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_build_killed_at_any_instant_goes_on_to_the_same_bytes(tmp_path: Path, files: list[Path]) -> None:
-    """Twelve kills at random instants, of a build with one process and with two, each then gone on with by another number of them."""
+    """Twelve kills at random instants, of a build with one process and with two, each then gone on with by
+    another number of them."""
     script = tmp_path / "child.py"
     script.write_text(CHILD.format(here=str(Path(__file__).parent)))
     began = time.monotonic()

@@ -104,7 +104,8 @@ def test_normalisation_is_idempotent_and_nfc(text):
 
 
 def slow(text: str) -> str:
-    """`normalize`, every step taken whether there is a reason or not; lines of script go only with the tags of a page."""
+    """`normalize`, every step taken whether there is a reason or not; lines of script go only with the tags
+    of a page."""
     text = strip_html(text) if re.search("<[a-zA-Z/!?]|&[#a-zA-Z]", text) else text
     text = re.sub("\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", text)
     text = re.sub("[\u00a0\u1680\u2000-\u200a\u202f\u205f]", " ", text)

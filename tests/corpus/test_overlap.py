@@ -1,4 +1,5 @@
-"""Passages of benchmarks are found in documents, whatever the punctuation, and chance is not taken for one."""
+"""Passages of benchmarks are found in documents, whatever the punctuation, and chance is not taken for
+one."""
 
 from __future__ import annotations
 
@@ -125,7 +126,8 @@ def test_an_evaluation_set_is_named_once_it_is_fetched(
 
 
 def test_real_benchmarks_are_found_where_they_were_put_and_hardly_elsewhere(shared) -> None:
-    """Every tenth document gets a question of CMMLU or C3; of the others at most one in two hundred is taken for contaminated."""
+    """Every tenth document gets a question of CMMLU or C3; of the others at most one in two hundred is taken
+    for contaminated."""
     from hanlin.corpus.readers.read import read_documents
 
     files = [shared("eval_mc_zh/cmmlu_test.jsonl.zst"), shared("eval_mc_zh/c3_dev.jsonl.zst")]

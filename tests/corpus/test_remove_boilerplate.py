@@ -1,4 +1,5 @@
-"""Line boilerplate taken out as part of a build: what goes, what stays, accounts that add up, the same bytes however it is run."""
+"""Line boilerplate taken out as part of a build: what goes, what stays, accounts that add up, the same bytes
+however it is run."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ CONFIG = CorpusConfig(
 
 @pytest.fixture
 def files(tmp_path: Path, prose, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Five files, each a task, of one source's pages with a menu above and a notice below; copies within and across; bad records."""
+    """Five files, each a task, of one source's pages with a menu above and a notice below; copies within and
+    across; bad records."""
     monkeypatch.setattr(job, "TASK_BYTES", 1)
     draw = random.Random(6)
     folder = tmp_path / "in"
@@ -94,7 +96,8 @@ def test_common_lines_go_and_the_others_stay(tmp_path: Path, files: list[Path]) 
 
 
 def test_accounts_add_up(tmp_path: Path, files: list[Path]) -> None:
-    """Read = kept, held out, dropped and taken out as lines; the blank line before a notice, and the two line breaks, are all that is not counted."""
+    """Read = kept, held out, dropped and taken out as lines; the blank line before a notice, and the two
+    line breaks, are all that is not counted."""
     path = build(files, tmp_path / "c")
     about, metrics = json.loads((path / "report.json").read_bytes()), read_manifest(path).metrics
     rules = about["rules"]
@@ -149,7 +152,8 @@ def test_what_is_left_is_held_against_the_rules_again(tmp_path: Path, prose) -> 
 
 
 def test_a_text_that_was_copied_often_is_not_boilerplate(tmp_path: Path, prose) -> None:
-    """Forty copies are one document; forty near copies, whose shared lines do count, stay whole because nearly all of each is shared."""
+    """Forty copies are one document; forty near copies, whose shared lines do count, stay whole because
+    nearly all of each is shared."""
     copied = "\n".join(prose(900 + i, 40) for i in range(3))
     alike = "\n".join(prose(950 + i, 60) for i in range(5))
     documents = (
@@ -252,7 +256,8 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path, files: list[Pa
 
 
 def test_memory_is_bounded_by_the_batch(tmp_path: Path, prose, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice the text needs no more memory to be stripped: only a few bytes for each document stay, and what is sorted at once."""
+    """Twice the text needs no more memory to be stripped: only a few bytes for each document stay, and what
+    is sorted at once."""
     import tracemalloc
 
     monkeypatch.setattr(writer, "BUCKET_BYTES", 1 << 20)

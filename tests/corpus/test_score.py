@@ -1,4 +1,5 @@
-"""A trained score separates what it was shown, says how well on documents it was not shown, and gives the same number everywhere."""
+"""A trained score separates what it was shown, says how well on documents it was not shown, and gives the
+same number everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Values nested without end, rows without end and files that expand without end: counted, told, and never more than a machine can bear."""
+"""Values nested without end, rows without end and files that expand without end: counted, told, and never
+more than a machine can bear."""
 
 from __future__ import annotations
 
@@ -138,7 +139,8 @@ def bomb(size: int) -> bytes:
 )
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 def test_a_small_file_cannot_take_half_a_gigabyte(tmp_path, name):
-    """7.9 MB of empty lists in 8 kB, below the size at which the ratio is looked at, and the same as it stands on the disk."""
+    """7.9 MB of empty lists in 8 kB, below the size at which the ratio is looked at, and the same as it
+    stands on the disk."""
     head = b"" if name == "a.json" else GOOD.encode() + b"\n"
     with gzip.open(tmp_path / (name + ".gz"), "wb") as file:
         file.write(head + bomb(7_900_000))

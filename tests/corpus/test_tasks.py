@@ -100,7 +100,8 @@ def test_ranks_divide_the_tasks_among_them(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Overtaken:
-    """A task that another machine finishes while this one is at it; if told so, that one also removes what is read."""
+    """A task that another machine finishes while this one is at it; if told so, that one also removes what
+    is read."""
 
     other: Phase
     source: Path

@@ -1,4 +1,5 @@
-"""The small world: pure functions of their index, disjoint splits, lawful states, derivable answers, judges that cannot be fooled."""
+"""The small world: pure functions of their index, disjoint splits, lawful states, derivable answers, judges
+that cannot be fooled."""
 
 from __future__ import annotations
 
@@ -111,7 +112,8 @@ def test_the_split_is_a_property_of_the_structure() -> None:
 
 
 def test_more_than_a_billion_distinct_stories() -> None:
-    """Count one family of five-event stories from the lexicon, and check that its members are lawful and told apart."""
+    """Count one family of five-event stories from the lexicon, and check that its members are lawful and
+    told apart."""
     things = [thing.name for thing in THINGS if thing.name != "豆浆"]
     people, places = len(CHILDREN), len(PLACES)
     assert people >= 60 and places >= 24 and len(things) >= 40
@@ -137,7 +139,8 @@ def test_more_than_a_billion_distinct_stories() -> None:
 
 
 def test_stories_obey_the_state() -> None:
-    """An independent reading of the events: nobody gives what is not held, meets who is elsewhere, eats a book."""
+    """An independent reading of the events: nobody gives what is not held, meets who is elsewhere, eats a
+    book."""
     seen: Counter[str] = Counter()
     for index in range(3000):
         draw = Draw("law", index)
@@ -421,7 +424,8 @@ def test_dirt_is_labelled_and_the_check_is_exact() -> None:
 
 
 def test_good_documents_are_unlike_each_other() -> None:
-    """No two of 3,000 share 70 % of their character 5-grams, by an inverted index over all pairs that share any."""
+    """No two of 3,000 share 70 % of their character 5-grams, by an inverted index over all pairs that share
+    any."""
     shingles = [
         {text[at : at + 5] for at in range(len(text) - 4)}
         for text in (record["text"] for record in documents(6, 3000))

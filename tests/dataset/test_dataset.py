@@ -1,4 +1,5 @@
-"""Nothing is lost and nothing padded: every token of every document is read once an epoch, in an order that is arithmetic."""
+"""Nothing is lost and nothing padded: every token of every document is read once an epoch, in an order that
+is arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Sources stay with their documents however the texts come, and a dirty end of one is found; clean ones are left in peace."""
+"""Sources stay with their documents however the texts come, and a dirty end of one is found; clean ones are
+left in peace."""
 
 from __future__ import annotations
 
@@ -177,7 +178,8 @@ def dataset_of(path, documents, sources=None) -> TokenDataset:
 
 
 def clean(rng: np.random.Generator, count: int) -> list[np.ndarray]:
-    """Documents of some topics, each with its own words, lengths with a heavy tail, some words that follow one another."""
+    """Documents of some topics, each with its own words, lengths with a heavy tail, some words that follow
+    one another."""
     topics = rng.dirichlet(np.full(600, 0.05), 5) * 0.6 + rng.dirichlet(np.full(600, 0.3)) * 0.4
     found = []
     for topic in rng.integers(0, 5, count):

@@ -1,4 +1,5 @@
-"""Bits per byte: equal to the chain rule token by token, however documents are batched, packed or windowed."""
+"""Bits per byte: equal to the chain rule token by token, however documents are batched, packed or
+windowed."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def tokenizer(tmp_path_factory):
 
 @torch.no_grad()
 def chain_rule(model, ids: np.ndarray, context: int) -> float:
-    """Bits of a document's tokens but the first, one forward pass for each, over the window that ought to be seen."""
+    """Bits of a document's tokens but the first, one forward pass for each, over the window that ought to be
+    seen."""
     total = 0.0
     for at in range(1, len(ids)):
         # Beyond the first window, half a context at a time is scored from the window that ends with it.

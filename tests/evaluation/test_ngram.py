@@ -1,4 +1,5 @@
-"""The n-gram control: equal to the textbook formulas in dictionaries, a distribution, and better the more it sees."""
+"""The n-gram control: equal to the textbook formulas in dictionaries, a distribution, and better the more it
+sees."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from hanlin.evaluation import NGramModel
 
 
 class Textbook:
-    """Interpolated modified Kneser-Ney (Chen & Goodman 1999) word by word, in dictionaries, recursion as printed."""
+    """Interpolated modified Kneser-Ney (Chen & Goodman 1999) word by word, in dictionaries, recursion as
+    printed."""
 
     def __init__(self, documents, vocab_size: int, order: int):
         self.vocab_size, self.order = vocab_size, order
@@ -111,7 +113,8 @@ def test_the_order_of_documents_does_not_matter():
 
 
 def test_uses_its_context_and_comes_near_the_truth():
-    """On a chain of second order: more context helps, and much data brings the model within 2 % of the chain's entropy."""
+    """On a chain of second order: more context helps, and much data brings the model within 2 % of the
+    chain's entropy."""
     rng = np.random.default_rng(6)
     table = rng.dirichlet(np.full(12, 0.2), (12, 12))
     chain = [0, 1]

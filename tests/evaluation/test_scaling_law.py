@@ -1,4 +1,5 @@
-"""A known law is found again from its points, intervals hold the truth about as often as they say, advice is the optimum."""
+"""A known law is found again from its points, intervals hold the truth about as often as they say, advice is
+the optimum."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def test_one_bad_run_does_not_bend_the_law():
 
 
 def test_intervals_are_of_the_size_of_the_error():
-    """Beside the spread of repeated series, which is what they stand for: too narrow by a third here (see `fit_law`), never by half."""
+    """Beside the spread of repeated series, which is what they stand for: too narrow by a third here (see
+    `fit_law`), never by half."""
     rng = np.random.default_rng(0)
 
     def series() -> np.ndarray:

@@ -24,7 +24,8 @@ from hanlin.evaluation.statistics import FEWEST, influence, student_interval
 
 
 def binomial_coverage(p: float, n: int) -> float:
-    """Exact probability that the interval of a binomial draw holds p: a sum over all outcomes, no simulation."""
+    """Exact probability that the interval of a binomial draw holds p: a sum over all outcomes, no
+    simulation."""
     total = 0.0
     for k in range(n + 1):
         low, high = wilson(k, n)
@@ -199,7 +200,8 @@ def test_paired_difference_covers_zero_when_there_is_none():
 
 @pytest.mark.parametrize("spread", [0.0, 0.03, 0.08])
 def test_pooled_runs_cover_the_mean_run_whatever_the_spread_of_seeds(spread):
-    """Three seeds of 500 items, as the demo has; the interval of all items as one sample fails when seeds differ."""
+    """Three seeds of 500 items, as the demo has; the interval of all items as one sample fails when seeds
+    differ."""
     rng = np.random.default_rng(4)
     held = naive = 0
     for _ in range(1000):

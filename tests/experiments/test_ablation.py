@@ -1,4 +1,5 @@
-"""An ablation: every key is checked before anything runs, trials are kept, and each is the pretraining it says it is."""
+"""An ablation: every key is checked before anything runs, trials are kept, and each is the pretraining it
+says it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A miniseries: shapes near the sizes asked for, branches equal to runs of their own, mistakes refused before anything runs."""
+"""A miniseries: shapes near the sizes asked for, branches equal to runs of their own, mistakes refused
+before anything runs."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def test_a_mistake_is_refused_before_anything_runs(params, lengths, overrides, s
 
 
 def test_a_branch_is_the_run_it_stands_for(tmp_path):
-    """The longest branch leaves the trunk and decays: the same bits as a run of that length by itself, with the same warm-up."""
+    """The longest branch leaves the trunk and decays: the same bits as a run of that length by itself, with
+    the same warm-up."""
     plan = plan_scaling("demo", ["0.1m", "0.13m", "0.16m"], [0.2, 0.4], TINY, budgets=["1m", "1e12"])
     found = run_scaling(plan, tmp_path / "s", jobs=2, progress=Progress())
     assert len(found["points"]) == 6 and [entry["budget"] for entry in found["advice"]] == ["1m", "1e12"]

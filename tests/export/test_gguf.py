@@ -1,4 +1,5 @@
-"""The GGUF of a model is the model: llama.cpp and transformers, which read it each in its own way, compute what Hanlin does."""
+"""The GGUF of a model is the model: llama.cpp and transformers, which read it each in its own way, compute
+what Hanlin does."""
 
 from __future__ import annotations
 
@@ -79,13 +80,15 @@ def test_llama_cpp_gives_our_ids(exported):
 @given(st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_llama_cpp_gives_our_ids_on_fuzz(exported, text):
-    """All of Unicode but code points unassigned in Python's tables: newer ones are classed differently by llama.cpp's own."""
+    """All of Unicode but code points unassigned in Python's tables: newer ones are classed differently by
+    llama.cpp's own."""
     assert _vocabulary(exported).ids(text.encode()).tolist() == _tokenizer(exported).encode(text)
 
 
 @needs_llama
 def test_llama_cpp_gives_our_probabilities(exported):
-    """Of every token, after prompts of several lengths; the largest difference is far below what could change a choice that is no tie."""
+    """Of every token, after prompts of several lengths; the largest difference is far below what could
+    change a choice that is no tie."""
     model, tokenizer = load_model(exported / "model"), _tokenizer(exported)
     for text in TEXTS[:4]:
         ids = tokenizer.encode(text)[:100]
@@ -101,7 +104,8 @@ def test_llama_cpp_gives_our_probabilities(exported):
 
 @needs_llama
 def test_greedy_continuations_are_equal(exported):
-    """Promised: at least 95 % of 200 prompts; what differs are ties within rounding. Neither may end its turn."""
+    """Promised: at least 95 % of 200 prompts; what differs are ties within rounding. Neither may end its
+    turn."""
     model, tokenizer = load_model(exported / "model"), _tokenizer(exported)
     rng = random.Random(7)
     alphabet = "小明红在学校公园读书给了一本，。12加等于"
@@ -121,7 +125,8 @@ def test_greedy_continuations_are_equal(exported):
 
 @needs_llama
 def test_llama_cpp_renders_our_template(exported):
-    """Its Jinja is another one than transformers'; with the reasoning of the last turn, which is shown, and of one before."""
+    """Its Jinja is another one than transformers'; with the reasoning of the last turn, which is shown, and
+    of one before."""
     messages = [
         {"role": "system", "content": "简短"},
         {"role": "user", "content": "一"},
@@ -158,7 +163,8 @@ def fields(file: Path) -> dict[str, Any]:
 
 
 def test_control_tokens_and_their_roles(exported):
-    """A turn ends with <|im_end|>; <|endoftext|> pads. All control tokens are of the kind that a text cannot spell."""
+    """A turn ends with <|im_end|>; <|endoftext|> pads. All control tokens are of the kind that a text cannot
+    spell."""
     tokenizer, found = _tokenizer(exported), fields(exported / "model.gguf")
     assert found["tokenizer.ggml.eos_token_id"] == found["tokenizer.ggml.eot_token_id"] == tokenizer.im_end_id
     assert (
@@ -172,7 +178,8 @@ def test_control_tokens_and_their_roles(exported):
 
 @pytest.mark.parametrize("dtype,kind", [("f32", "ALL_F32"), ("f16", "MOSTLY_F16"), ("q8_0", "MOSTLY_Q8_0")])
 def test_the_file_says_what_its_weights_are(one, tmp_path, dtype, kind):
-    """`general.file_type` names the type that most weights have, and quantised ones name the version of their blocks."""
+    """`general.file_type` names the type that most weights have, and quantised ones name the version of
+    their blocks."""
     file = export_gguf(one / "model", tmp_path / "m.gguf", dtype)
     found = fields(file)
     assert found["general.file_type"] == gguf.LlamaFileType[kind]

@@ -1,4 +1,5 @@
-"""An adapter of one's own: every linear map gets a low-rank addition, and only that is trained (Hu et al. 2021)."""
+"""An adapter of one's own: every linear map gets a low-rank addition, and only that is trained (Hu et al.
+2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A stage of one's own: next-token training on what the user says instead of the assistant, for a few steps."""
+"""A stage of one's own: next-token training on what the user says instead of the assistant, for a few
+steps."""
 
 from __future__ import annotations
 

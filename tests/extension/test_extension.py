@@ -1,4 +1,5 @@
-"""The extension test: a family, a stage, a task, a reward, an export and an adapter from outside the package, each in one file, through
+"""The extension test: a family, a stage, a task, a reward, an export and an adapter from outside the
+package, each in one file, through
 `hanlin run`. Nothing in the package knows of them."""
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def test_a_reward_from_outside_is_part_of_what_is_learnt_and_measured(finished):
 
 
 def test_an_adapter_from_outside_trains_its_own_weights_only(finished):
-    """The published model is a plain one of the same shape: the low-rank additions are in its linear maps, all else is unchanged."""
+    """The published model is a plain one of the same shape: the low-rank additions are in its linear maps,
+    all else is unchanged."""
     _, out, _ = finished
     before, after = (load_file(out / "models" / name / "model.safetensors") for name in ("sft", "adapted"))
     assert before.keys() == after.keys()

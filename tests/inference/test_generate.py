@@ -68,7 +68,8 @@ def test_texts_and_conversations_reproducibly(run_dir):
 
 
 def replies(run_dir, turns, length):
-    """(reasoning, content) of the answers to turns of (system, thinking, earlier messages kept, question), by the engine itself."""
+    """(reasoning, content) of the answers to turns of (system, thinking, earlier messages kept, question),
+    by the engine itself."""
     model, tokenizer = load_chat_model(run_dir)
     engine = Engine(model, tokenizer, max_batch=1)
     messages: list[dict[str, str]] = []

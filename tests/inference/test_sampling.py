@@ -118,7 +118,8 @@ def test_penalties_follow_their_formulas():
         [[1, 3]],
     )
     drawn = [int(sampler(logits)[0]) for _ in range(4)]
-    # by hand: the prompt holds 1 and 3, so 3 is worth 1.0 from the start and ties with 0; each draw costs 0.25 once and 0.5 each time.
+    # by hand: the prompt holds 1 and 3, so 3 is worth 1.0 from the start and ties with 0; each draw costs
+    # 0.25 once and 0.5 each time.
     counts, oracle = [0] * 4, []
     seen = {1, 3}
     for _ in range(4):

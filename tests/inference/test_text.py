@@ -1,4 +1,5 @@
-"""Text as it arrives: joined pieces equal the whole, no half characters, no control tokens, no stop strings."""
+"""Text as it arrives: joined pieces equal the whole, no half characters, no control tokens, no stop
+strings."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ def test_stop_strings_cut_exactly_where_the_text_so_far_is_to_be_cut(pieces, sto
     shown = "".join(scanner.push(piece) for piece in pieces)
     hit = scanner.hit
     shown += scanner.finish()
-    # as a stream: the text ends with the first piece that completes a stop string, before the earliest match so far
+    # as a stream: the text ends with the first piece that completes a stop string, before the earliest match
+    # so far
     whole, expected = "", None
     for piece in pieces:
         whole += piece

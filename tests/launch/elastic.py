@@ -1,6 +1,8 @@
-"""A training on two machines, one of which is lost half way: `python -m tests.launch.elastic FAULT [DIRECTORY]` prints what happened.
+"""A training on two machines, one of which is lost half way:
+`python -m tests.launch.elastic FAULT [DIRECTORY]` prints what happened.
 
-FAULT is `killed` (SIGKILL to every process of the second machine), `hung` (SIGSTOP) or `cut` (the wire goes down).
+FAULT is `killed` (SIGKILL to every process of the second machine), `hung` (SIGSTOP) or `cut` (the wire goes
+down).
 """
 
 from __future__ import annotations
@@ -123,7 +125,8 @@ def undisturbed(config: Path, place: Path) -> dict[int, float]:
 
 
 def node_command(machine: int, config: Path, place: Path) -> list[str]:
-    """torchrun for one of the machines. Without is_host none of them would keep the rendezvous: names do not resolve in a namespace.
+    """torchrun for one of the machines. Without is_host none of them would keep the rendezvous: names do not
+    resolve in a namespace.
 
     A machine is struck off after three heartbeats, nine seconds here.
     """

@@ -1,6 +1,8 @@
-"""A stand-in for torchrun that costs no import of torch: starts `tiny_job.py` as so many ranks, passes SIGTERM on to them and waits.
+"""A stand-in for torchrun that costs no import of torch: starts `tiny_job.py` as so many ranks, passes
+SIGTERM on to them and waits.
 
-What it was called with goes to the file FAKE_TORCHRUN, a line for each node, for a test to show to the real torchrun's parser.
+What it was called with goes to the file FAKE_TORCHRUN, a line for each node, for a test to show to the real
+torchrun's parser.
 """
 
 from __future__ import annotations

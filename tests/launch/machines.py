@@ -1,6 +1,8 @@
-"""Two machines that are not: network namespaces joined by a pair of virtual interfaces, over which torchrun really speaks TCP.
+"""Two machines that are not: network namespaces joined by a pair of virtual interfaces, over which torchrun
+really speaks TCP.
 
-What this shows: rendezvous, the loss of a node, of its answers, of the wire. What it does not: NCCL, accelerators, bandwidth. Both see one
+What this shows: rendezvous, the loss of a node, of its answers, of the wire. What it does not: NCCL,
+accelerators, bandwidth. Both see one
 file system, as nodes of a cluster see a shared one. It needs Linux and root.
 """
 

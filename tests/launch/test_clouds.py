@@ -1,4 +1,5 @@
-"""`launch/skypilot.yaml` and `launch/kubernetes.yaml`, as far as they go without a cloud: their form, and their commands run on this machine."""
+"""`launch/skypilot.yaml` and `launch/kubernetes.yaml`, as far as they go without a cloud: their form, and
+their commands run on this machine."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ def run_nodes(place: Path, command: list[str], environments: list[dict[str, str]
 
 
 def real_parser(place: Path, monkeypatch, environment: dict[str, str]) -> list:
-    """What the real torchrun understands of the calls, with the variables of a node, some of which are its defaults."""
+    """What the real torchrun understands of the calls, with the variables of a node, some of which are its
+    defaults."""
     from torch.distributed.run import get_args_parser
 
     for name, value in environment.items():

@@ -1,4 +1,5 @@
-"""The launch files with the real torchrun and the real training, two processes on this machine; only Slurm and the clouds are stand-ins."""
+"""The launch files with the real torchrun and the real training, two processes on this machine; only Slurm
+and the clouds are stand-ins."""
 
 from __future__ import annotations
 

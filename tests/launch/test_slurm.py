@@ -1,4 +1,5 @@
-"""`launch/slurm.sh` under a stand-in for Slurm: two nodes of two processes, the signal before the limit, the queue, and on from there."""
+"""`launch/slurm.sh` under a stand-in for Slurm: two nodes of two processes, the signal before the limit, the
+queue, and on from there."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def test_one_node_is_enough(stand_ins):
 
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_torchrun_takes_what_it_is_given(stand_ins, monkeypatch, restarts):
-    """By its own parser: options, module, and the stage's arguments behind it; every start has a rendezvous of its own."""
+    """By its own parser: options, module, and the stage's arguments behind it; every start has a rendezvous
+    of its own."""
     from torch.distributed.run import get_args_parser
 
     if restarts:

@@ -1,6 +1,8 @@
-"""A training without the training: counts steps, saves and ends at SIGTERM as the loop does, goes on from what was saved.
+"""A training without the training: counts steps, saves and ends at SIGTERM as the loop does, goes on from
+what was saved.
 
-`STAGE --config FILE --out DIR`, where FILE holds the number of steps. `DIR/log.jsonl` has a line for each start of each rank, `DIR/steps`
+`STAGE --config FILE --out DIR`, where FILE holds the number of steps. `DIR/log.jsonl` has a line for each
+start of each rank, `DIR/steps`
 the steps that rank 0 did.
 """
 

@@ -1,4 +1,5 @@
-"""torch's varlen operator on a CPU: its own front and autograd formula over kernels of ours, document by document. No more than a simulation."""
+"""torch's varlen operator on a CPU: its own front and autograd formula over kernels of ours, document by
+document. No more than a simulation."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def _backward(grad, q, k, v, out, lse, starts, same_starts, longest, *rest):
 
 
 def _one_backward(grad, q, k, v):
-    """Gradients of softmax(q·kᵀ/√d)·v, all (H, T, D), written out: autograd is out of reach within a kernel."""
+    """Gradients of softmax(q·kᵀ/√d)·v, all (H, T, D), written out: autograd is out of reach within a
+    kernel."""
     groups, scale = len(q) // len(k), q.shape[-1] ** -0.5
     heads = [x.repeat_interleave(groups, 0) for x in (k, v)]
     shares = torch.softmax(

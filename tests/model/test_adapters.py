@@ -1,4 +1,5 @@
-"""A class from outside takes the place of every linear map, as an adapter would: it trains, it is saved, loaded and copied."""
+"""A class from outside takes the place of every linear map, as an adapter would: it trains, it is saved,
+loaded and copied."""
 
 from __future__ import annotations
 
@@ -105,7 +106,8 @@ def test_a_step_trains_the_adapters_and_nothing_else(family, checkpoints, monkey
 
 
 def test_with_checkpointing_dropout_drops_the_same_again():
-    """A block that is recomputed has to see the mask of its forward pass, or its gradients are of another function."""
+    """A block that is recomputed has to see the mask of its forward pass, or its gradients are of another
+    function."""
     found = []
     for again in (False, True):
         model, _ = adapted(tiny_model("qwen3"), dropout=0.5)
@@ -122,7 +124,8 @@ def test_with_checkpointing_dropout_drops_the_same_again():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saving_is_strict_unless_names_are_given(family, tmp_path):
-    """A directory is written only with the stock architecture's weights; with the wrapper's names mapped it is the base, bit for bit."""
+    """A directory is written only with the stock architecture's weights; with the wrapper's names mapped it
+    is the base, bit for bit."""
     plain = tiny_model(family)
     model, _ = adapted(tiny_model(family))
     with pytest.raises(HanlinError, match="merge it"):
@@ -195,7 +198,8 @@ def test_a_reference_keeps_the_adapters_of_then(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_detached_copy_has_the_modules_and_the_given_weights(family):
-    """What shards or watches the original stays behind; buffers are shared, weights are those that are given."""
+    """What shards or watches the original stays behind; buffers are shared, weights are those that are
+    given."""
     model, _ = adapted(tiny_model(family))
     torch.manual_seed(1)
     weights = {name: torch.randn_like(p) * 0.1 for name, p in model.named_parameters()}

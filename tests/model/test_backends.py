@@ -1,4 +1,5 @@
-"""Attention back ends: each agrees with the reference or is refused by name, and a training goes on with the next."""
+"""Attention back ends: each agrees with the reference or is refused by name, and a training goes on with the
+next."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def like_an_accelerator(monkeypatch):
 
 
 def spoil_sdpa(monkeypatch, which) -> list[bool]:
-    """pytorch#160787 in small: the forward pass is right, gradients are NaN, in the calls that `which(is_causal)` picks; the calls seen."""
+    """pytorch#160787 in small: the forward pass is right, gradients are NaN, in the calls that
+    `which(is_causal)` picks; the calls seen."""
     sound, seen = F.scaled_dot_product_attention, []
 
     def spoiled(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
@@ -203,7 +205,8 @@ def test_with_none_right_there_is_no_training(monkeypatch):
 
 
 def test_on_xpu_causal_sdpa_is_never_called(monkeypatch, like_an_accelerator):
-    """pytorch#160787 comes once in dozens of steps; the row has to keep away from it whatever the check says."""
+    """pytorch#160787 comes once in dozens of steps; the row has to keep away from it whatever the check
+    says."""
     like_an_accelerator("xpu", "float32")
     seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
     said = []
@@ -222,7 +225,8 @@ def test_on_xpu_causal_sdpa_is_never_called(monkeypatch, like_an_accelerator):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_training_goes_on_without_a_nan(dtype, tmp_path, monkeypatch, like_an_accelerator):
-    """The simulated fault spoils every step of the back end first in order; the loop warns, takes the next, and skips none."""
+    """The simulated fault spoils every step of the back end first in order; the loop warns, takes the next,
+    and skips none."""
     build_world(tmp_path)
     like_an_accelerator("cuda", dtype)
     seen = spoil_sdpa(monkeypatch, lambda is_causal: is_causal)
@@ -285,7 +289,8 @@ def test_without_the_check_the_same_training_is_lost(tmp_path, monkeypatch, like
 
 
 def test_the_check_draws_nothing_from_the_generators_and_takes_little_time():
-    """Warm, in processor time: what the first use of the operator itself costs, the first step would have paid."""
+    """Warm, in processor time: what the first use of the operator itself costs, the first step would have
+    paid."""
     fault_of.__wrapped__("tiles", CPU, torch.float32)
     state, taken = torch.get_rng_state(), []
     for _ in range(3):

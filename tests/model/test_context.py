@@ -1,4 +1,5 @@
-"""What a forward pass carries: losses and metrics of layers, embeddings given from outside, lengths known on the host, attention of its heads."""
+"""What a forward pass carries: losses and metrics of layers, embeddings given from outside, lengths known on
+the host, attention of its heads."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def objectives():
 
 @pytest.mark.parametrize("index", range(4), ids=["next_token", "dpo", "grpo", "reward"])
 def test_losses_of_layers_are_in_the_loss_and_in_the_metrics(index):
-    """An objective is a sum over its items and a layer's loss a mean over tokens: the mean over items grows by the layers' losses."""
+    """An objective is a sum over its items and a layer's loss a mean over tokens: the mean over items grows
+    by the layers' losses."""
     objective, model, batch = objectives()[index]
     plain, before = objective(model, batch)
     loss, metrics = objective(routed(model), batch)
@@ -89,7 +91,8 @@ def test_losses_of_layers_are_in_the_loss_and_in_the_metrics(index):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_recomputed_is_not_said_twice(family):
-    """With activation checkpointing blocks run again in the backward pass; their losses count once, and their gradients are whole."""
+    """With activation checkpointing blocks run again in the backward pass; their losses count once, and
+    their gradients are whole."""
     found = []
     for again in (False, True):
         model = routed(tiny_model(family))
@@ -240,7 +243,8 @@ def nothing_chosen():
 
 
 def test_two_models_do_not_share_a_choice_of_attention(nothing_chosen, monkeypatch):
-    """A back end that is wrong for heads of 32 alone is refused for the model that has them, and serves the other."""
+    """A back end that is wrong for heads of 32 alone is refused for the model that has them, and serves the
+    other."""
 
     def wrong_for_wide(q, k, v, shared):
         out = BACKENDS["sdpa"].run(q, k, v, shared)

@@ -34,7 +34,8 @@ SOURCE = Path(hanlin.__file__).parent
 
 @pytest.fixture
 def outside():
-    """A family of somebody else's: llama with a width of its own and other names in files; forgotten after the test."""
+    """A family of somebody else's: llama with a width of its own and other names in files; forgotten after
+    the test."""
     llama = family_of("llama")
     spec = register_family(
         dataclasses.replace(
@@ -104,7 +105,8 @@ def test_an_unknown_family_is_an_error_that_lists_the_known(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_names_of_a_row_are_those_of_the_module(name):
-    """Each weight has a name in GGUF, and no name is of a weight that isn't there; ends of names in the rule of initialisation match."""
+    """Each weight has a name in GGUF, and no name is of a weight that isn't there; ends of names in the rule
+    of initialisation match."""
     spec = family_of(name)
     models = [tiny_model(name, num_hidden_layers=1)]
     if not spec.tied_only:
@@ -122,7 +124,8 @@ def test_the_names_of_a_row_are_those_of_the_module(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_products_by_arithmetic_are_those_that_are_made(name):
-    """6 FLOPs per token and matrix weight, by the counter of torch's own formulas; attention is counted apart."""
+    """6 FLOPs per token and matrix weight, by the counter of torch's own formulas; attention is counted
+    apart."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = tiny_model(name)

@@ -1,4 +1,5 @@
-"""Attention by an accelerator's kernels: what can be said of it on a CPU. FlexAttention's forward pass runs here; varlen's operator is stood in for."""
+"""Attention by an accelerator's kernels: what can be said of it on a CPU. FlexAttention's forward pass runs
+here; varlen's operator is stood in for."""
 
 import inspect
 

@@ -1,4 +1,5 @@
-"""A frozen weight costs no gradient: no product for it and no memory, and the gradients of the others stay as they are to the bit."""
+"""A frozen weight costs no gradient: no product for it and no memory, and the gradients of the others stay
+as they are to the bit."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Watched(TorchDispatchMode):
 def step(
     family: str, frozen: tuple[str, ...] | None, loss: str
 ) -> tuple[int, dict[str, torch.Tensor | None]]:
-    """Products of a step, and gradients, with weights of these ends of names frozen; with None, all of them."""
+    """Products of a step, and gradients, with weights of these ends of names frozen; with None, all of
+    them."""
     model = tiny_model(family, num_hidden_layers=1)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(frozen is not None and not name.endswith(frozen))

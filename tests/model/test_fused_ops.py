@@ -1,4 +1,5 @@
-"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU; the compiled decoder."""
+"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU;
+the compiled decoder."""
 
 from __future__ import annotations
 
@@ -98,7 +99,8 @@ def test_attention_sees_a_batch_that_took_the_place_of_another():
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
 @pytest.mark.parametrize("documents", [True, False])
 def test_a_model_learns_alike_with_every_attention_back_end(family, documents, monkeypatch):
-    """Those of accelerators hand back gradients with heads before tokens; every backward pass must take them so."""
+    """Those of accelerators hand back gradients with heads before tokens; every backward pass must take them
+    so."""
     doc_ids = rows_of_documents([[5, 11], [16]]) if documents else None
     ids, weights = torch.randint(0, 100, (2, 16)), torch.randn(2, 16, 64)
     results = {}
@@ -151,7 +153,8 @@ def test_under_autocast_products_take_its_type_and_weights_keep_theirs(dtype):
 
 
 def test_what_a_layer_keeps_for_backward():
-    """Per token: input, its scale, queries and keys before and after rotation, values, attention's output, and gate and up; no norms, no probabilities."""
+    """Per token: input, its scale, queries and keys before and after rotation, values, attention's output,
+    and gate and up; no norms, no probabilities."""
     d, heads, f = 32, 4, 96
     model = CausalLM(
         ModelConfig(

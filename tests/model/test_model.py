@@ -1,4 +1,5 @@
-"""Our transformer is the stock one: transformers gives the same logits; the cache, packing and losses change nothing."""
+"""Our transformer is the stock one: transformers gives the same logits; the cache, packing and losses change
+nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Checkpoints and configurations that Hanlin did not write: the same logits as transformers', or a refusal that names the option."""
+"""Checkpoints and configurations that Hanlin did not write: the same logits as transformers', or a refusal
+that names the option."""
 
 from __future__ import annotations
 

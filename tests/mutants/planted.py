@@ -1,4 +1,5 @@
-"""A pytest plugin that plants one fault in the package as it is imported: `HANLIN_PLANT` names the file, the text and its replacement."""
+"""A pytest plugin that plants one fault in the package as it is imported: `HANLIN_PLANT` names the file, the
+text and its replacement."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Planted faults, each of which the tests beside it must catch: a test suite is only as good as what it notices.
+"""Planted faults, each of which the tests beside it must catch: a test suite is only as good as what it
+notices.
 
-Each fault is planted in the package as it is imported (`planted`), in a process of its own, and the named tests must fail. Most of these
+Each fault is planted in the package as it is imported (`planted`), in a process of its own, and the named
+tests must fail. Most of these
 faults once passed the whole suite.
 """
 
@@ -19,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 
 class Mutant(NamedTuple):
-    """A file of the package, a text that occurs in it once, its replacement, and the tests that must notice."""
+    """A file of the package, a text that occurs in it once, its replacement, and the tests that must
+    notice."""
 
     file: str
     old: str

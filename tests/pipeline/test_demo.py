@@ -1,4 +1,5 @@
-"""What the demo promises, held against a whole run of it: the run that `HANLIN_DEMO` names, or one made here (a quarter of an hour)."""
+"""What the demo promises, held against a whole run of it: the run that `HANLIN_DEMO` names, or one made here
+(a quarter of an hour)."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ import pytest
 from hanlin.common.progress import Progress
 from hanlin.pipeline import load_recipe, run_recipe
 
-# Shares of right answers of the published model, with the likeliest token throughout. As the chat samples by default, they may not be
-# told from these: in the run that README shows, 98.9 % [97.8, 99.4] of sampled thoughts are closed, a hair below.
+# Shares of right answers of the published model, with the likeliest token throughout. As the chat samples by
+# default, they may not be told from these: in the run that README shows, 98.9 % [97.8, 99.4] of sampled
+# thoughts are closed, a hair below.
 PROMISED = {
     "tinyworld/greetings": 0.95,
     "tinyworld/math_word_problems_free": 0.90,
@@ -77,7 +79,8 @@ def test_every_stage_is_kept_and_beats_its_control(demo):
             else (metric["high"], metric["control"]["low"])
         )
         assert better > worse, (name, metric)
-    # Seven to ten points paired (docs/*/lab-log.md); intervals that are not paired overlap in one training of two.
+    # Seven to ten points paired (docs/*/lab-log.md); intervals that are not paired overlap in one training
+    # of two.
     stories = stages["sft"]["metrics"]["tinyworld/story_qa"]
     assert stories["value"] > stories["control"]["value"] + 0.03, stories
 

@@ -1,4 +1,5 @@
-"""A recipe on a user's own files: every stage, what is held out, what the gate compares, and the same bits after a kill."""
+"""A recipe on a user's own files: every stage, what is held out, what the gate compares, and the same bits
+after a kill."""
 
 from __future__ import annotations
 

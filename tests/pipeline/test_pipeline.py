@@ -1,4 +1,5 @@
-"""A run goes on where it was, keeps what is done, recomputes what a change touches, and never publishes a worse model."""
+"""A run goes on where it was, keeps what is done, recomputes what a change touches, and never publishes a
+worse model."""
 
 from __future__ import annotations
 

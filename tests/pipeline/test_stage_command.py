@@ -83,7 +83,8 @@ def one_thread():
 
 @pytest.fixture
 def bench(tmp_path, parents):
-    """A directory with `base`, data and a YAML of each stage; `replace(name)` trains the base again, so to say."""
+    """A directory with `base`, data and a YAML of each stage; `replace(name)` trains the base again, so to
+    say."""
     for name, records in (("talks", TALKS), ("pairs", PAIRS)):
         (tmp_path / f"{name}.jsonl").write_text(
             "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

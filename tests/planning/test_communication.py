@@ -1,4 +1,5 @@
-"""Several devices in the plan: collectives by their definitions, memory that is shared out, and what is said when wires are slow."""
+"""Several devices in the plan: collectives by their definitions, memory that is shared out, and what is said
+when wires are slow."""
 
 import dataclasses
 
@@ -31,7 +32,8 @@ RECIPE = ["corpus.files=[x]"]
 
 
 def ring(ranks: int, size: int) -> int:
-    """Bytes that a ring all-reduce sends from each rank, step by step: size/ranks in each of 2·(ranks - 1) steps."""
+    """Bytes that a ring all-reduce sends from each rank, step by step: size/ranks in each of 2·(ranks - 1)
+    steps."""
     return sum(size // ranks for _ in range(2 * (ranks - 1)))
 
 

@@ -28,7 +28,8 @@ STEP = StepSpec(seq_len=64, rows=4)
 
 
 def saved_bytes(model, shape):
-    """Bytes of the distinct storages that autograd keeps in a real forward pass, besides weights and tables."""
+    """Bytes of the distinct storages that autograd keeps in a real forward pass, besides weights and
+    tables."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept = {}
 
@@ -66,7 +67,8 @@ def test_weights_gradients_and_state_are_the_modules_own(muon):
 
 
 def test_activations_are_what_autograd_keeps():
-    """With the gradients that the loss has ready by then, and the batch of 32 bytes a token, to within a hundredth."""
+    """With the gradients that the loss has ready by then, and the batch of 32 bytes a token, to within a
+    hundredth."""
     cost = trace_step(CONFIG, TrainConfig(), STEP)
     tokens = STEP.rows * STEP.seq_len
     _, kept = saved_bytes(CausalLM(CONFIG), STEP)

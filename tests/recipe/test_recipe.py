@@ -1,4 +1,5 @@
-"""The recipe language: what is refused and why, overrides, sizing and the scale as patches, and recipes of the shape before."""
+"""The recipe language: what is refused and why, overrides, sizing and the scale as patches, and recipes of
+the shape before."""
 
 from __future__ import annotations
 

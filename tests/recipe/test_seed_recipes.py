@@ -1,4 +1,5 @@
-"""The recipes that ship with the package: each can be planned, made small and run, and says truly how it is run.
+"""The recipes that ship with the package: each can be planned, made small and run, and says truly how it is
+run.
 
 By night every one of the seeds' recipes is run from end to end in small, on real text.
 """

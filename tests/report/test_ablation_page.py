@@ -1,4 +1,5 @@
-"""Differences of settings: true ones are found, luck of seeds and documents is not taken for one, and pictures are whole."""
+"""Differences of settings: true ones are found, luck of seeds and documents is not taken for one, and
+pictures are whole."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def runs(
     of_seeds: float = 0.01,
     of_documents: float = 0.02,
 ) -> tuple[Runs, Runs]:
-    """A setting and its baseline: documents differ in hardness and length, seeds in luck, and the setting adds `effect`."""
+    """A setting and its baseline: documents differ in hardness and length, seeds in luck, and the setting
+    adds `effect`."""
     sizes = rng.integers(50, 2000, documents).astype(float)
     hard = rng.normal(1.5, 0.4, documents)
     shared = rng.normal(0, of_seeds, (seeds, 1))  # the same start and order of data
@@ -38,7 +40,8 @@ def runs(
 
 
 def test_equal_settings_are_rarely_told_apart():
-    """95 % intervals: of 400 pairs without a difference, about 20 are called one; seeds or documents alone would give more."""
+    """95 % intervals: of 400 pairs without a difference, about 20 are called one; seeds or documents alone
+    would give more."""
     rng = np.random.default_rng(1)
     found = [difference(*runs(rng, 0.0)) for _ in range(400)]
     wrong = sum(d.verdict != "unclear" for d in found)

@@ -1,4 +1,5 @@
-"""The corpus' page: whole whatever the text, nothing fetched, every figure of report.json on it, changes marked truly."""
+"""The corpus' page: whole whatever the text, nothing fetched, every figure of report.json on it, changes
+marked truly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Training curves are found wherever a run keeps them, summed up rightly, and compared at what all runs reached."""
+"""Training curves are found wherever a run keeps them, summed up rightly, and compared at what all runs
+reached."""
 
 from __future__ import annotations
 

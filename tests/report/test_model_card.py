@@ -1,4 +1,5 @@
-"""The model card: rendered from the report alone, both languages, figures with their intervals and controls, nothing that breaks a table."""
+"""The model card: rendered from the report alone, both languages, figures with their intervals and controls,
+nothing that breaks a table."""
 
 from __future__ import annotations
 

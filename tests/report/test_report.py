@@ -1,4 +1,5 @@
-"""The report: checked before it is written, whole or absent, self-contained, and nothing in it can become markup."""
+"""The report: checked before it is written, whole or absent, self-contained, and nothing in it can become
+markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A client is dropped when it is late, at every stage of every request of its connection; one that only reads slowly is not."""
+"""A client is dropped when it is late, at every stage of every request of its connection; one that only
+reads slowly is not."""
 
 from __future__ import annotations
 
@@ -96,7 +97,8 @@ def test_a_client_that_takes_its_time_between_requests_is_served(hasty):
 
 
 def fetch_large(live, pause: float) -> int:
-    """Bytes read of the large answer, 256 KiB at a time with pauses between; as many as come before the server hangs up."""
+    """Bytes read of the large answer, 256 KiB at a time with pauses between; as many as come before the
+    server hangs up."""
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         raw.settimeout(3)
@@ -123,7 +125,8 @@ def fetch_large(live, pause: float) -> int:
 
 
 def test_a_slow_reader_gets_its_whole_answer_and_one_that_stops_does_not(hasty):
-    """Reading takes 1.8 s or more in all, over twice what an answer may lie there without a byte being taken."""
+    """Reading takes 1.8 s or more in all, over twice what an answer may lie there without a byte being
+    taken."""
     assert fetch_large(hasty, pause=0.11) >= LARGE
     assert fetch_large(hasty, pause=1.5) < LARGE
 

@@ -92,7 +92,8 @@ def test_the_queue_has_an_end_and_says_when_to_come_back(slow):
 
 
 def test_leaving_at_the_moment_a_token_comes_is_noticed():
-    """A cancellation and an event in one turn of the loop: the reader ends (Python < 3.12's `asyncio.wait_for` lost it)."""
+    """A cancellation and an event in one turn of the loop: the reader ends (Python < 3.12's
+    `asyncio.wait_for` lost it)."""
 
     async def scene() -> bool:
         handle = RequestHandle(asyncio.get_running_loop())

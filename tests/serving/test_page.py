@@ -1,4 +1,5 @@
-"""The chat page: nothing from outside, nothing that could run what a model wrote, every word in both languages."""
+"""The chat page: nothing from outside, nothing that could run what a model wrote, every word in both
+languages."""
 
 from __future__ import annotations
 

@@ -161,7 +161,8 @@ def test_dpo_raises_the_preferred_answer(world, tmp_path):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_policy_gradient_is_its_formula(world, temperature):
-    """Rewards by record and text, of means that differ between the groups; the answers to one record all earn the same."""
+    """Rewards by record and text, of means that differ between the groups; the answers to one record all
+    earn the same."""
     _, tokenizer, model, _ = world
     config = GRPOConfig(
         seq_len=128, prompts=4, group_size=4, max_new_tokens=8, kl_coef=0.5, temperature=temperature
@@ -264,7 +265,8 @@ def test_groups_that_agree_teach_nothing(world):
 
 
 def test_a_step_in_which_no_group_disagrees_changes_nothing_and_is_counted(world, tmp_path):
-    """The rewards differ in steps 2 and 3 only: before them not even weight decay acts, and after them momentum does not."""
+    """The rewards differ in steps 2 and 3 only: before them not even weight decay acts, and after them
+    momentum does not."""
     folder, _, model, _ = world
     records = [{"messages": [{"role": "user", "content": "说一个字。"}]}]
     calls = []

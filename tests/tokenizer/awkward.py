@@ -1,4 +1,5 @@
-"""Texts that a tokenizer may trip over: the borders of the split pattern's classes, scripts side by side, halves of tokens, no UTF-8."""
+"""Texts that a tokenizer may trip over: the borders of the split pattern's classes, scripts side by side,
+halves of tokens, no UTF-8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The other programs that open what Hanlin writes: `tokenizers` from `tokenizer.json`, llama.cpp from the vocabulary of a GGUF file."""
+"""The other programs that open what Hanlin writes: `tokenizers` from `tokenizer.json`, llama.cpp from the
+vocabulary of a GGUF file."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from hanlin.stages.base import write_model
 from hanlin.tokenizer import Tokenizer
 from tests.llama import LlamaVocabulary
 
-# Letters and numbers of Unicode 16.0, the version of `tokenizers` and so of Hanlin, that the tables of llama.cpp (0.3.36 of its Python
-# package, Unicode 15.1) hold for symbols: the only characters that it cuts otherwise. `test_every_character_in_llama_cpp` keeps the list.
+# Letters and numbers of Unicode 16.0, the version of `tokenizers` and so of Hanlin, that the tables of
+# llama.cpp (0.3.36 of its Python package, Unicode 15.1) hold for symbols: the only characters that it cuts
+# otherwise. `test_every_character_in_llama_cpp` keeps the list.
 NEWER_THAN_LLAMA = (
     (0x1C89, 0x1C8A),
     (0xA7CB, 0xA7CD),
@@ -43,8 +45,9 @@ NEWER_THAN_LLAMA = (
 )
 _NEWER = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in NEWER_THAN_LLAMA) + "]")
 
-# What llama.cpp's decoder takes for a character: it looks at the number of leading ones and at continuation bytes only, so that overlong
-# forms, surrogates and numbers above U+10FFFF pass; any other byte becomes U+FFFD.
+# What llama.cpp's decoder takes for a character: it looks at the number of leading ones and at continuation
+# bytes only, so that overlong forms, surrogates and numbers above U+10FFFF pass; any other byte becomes
+# U+FFFD.
 _LLAMA_CHARACTER = re.compile(
     rb"[\xc0-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf7][\x80-\xbf]{3}|[\x80-\xff]"
 )
@@ -56,7 +59,8 @@ def without_newer(text: str) -> str:
 
 
 def as_llama_reads(data: bytes) -> bytes | None:
-    """The bytes that llama.cpp tokenizes when it is given `data`; None where it would abort the process (above U+10FFFF)."""
+    """The bytes that llama.cpp tokenizes when it is given `data`; None where it would abort the process
+    (above U+10FFFF)."""
     beyond = False
 
     def read(match: re.Match[bytes]) -> bytes:

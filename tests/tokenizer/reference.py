@@ -16,7 +16,8 @@ def is_whole(token: bytes) -> bool:
 
 
 def is_within_character(token: bytes) -> bool:
-    """Whether a token of valid text is one character or a part of one: it has no character boundary inside."""
+    """Whether a token of valid text is one character or a part of one: it has no character boundary
+    inside."""
     return all(0x80 <= byte < 0xC0 for byte in token[1:]) and (
         token[0] < 0xC0 or len(token) <= width(token[0])
     )
@@ -96,7 +97,8 @@ def encode(word: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[bytes]
 def counts_along(
     words: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes]]
 ) -> Iterable[tuple[int, int]]:
-    """Yield, before each given merge, its pair's count and the highest count of any pair: equal where the merge is a right choice.
+    """Yield, before each given merge, its pair's count and the highest count of any pair: equal where the
+    merge is a right choice.
 
     Keeps counts by difference, so that it is fast enough for real text.
     """

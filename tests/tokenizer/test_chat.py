@@ -1,4 +1,5 @@
-"""One template: the plain renderer and the Jinja template agree byte for byte, ids follow, and nothing a person writes is control."""
+"""One template: the plain renderer and the Jinja template agree byte for byte, ids follow, and nothing a
+person writes is control."""
 
 from __future__ import annotations
 
@@ -156,7 +157,8 @@ def test_a_prompt_is_the_head_of_what_follows(
     reasoning: str,
     thinking: bool | None,
 ) -> None:
-    """A model is asked with the very tokens it was trained after, whatever white space the texts begin with."""
+    """A model is asked with the very tokens it was trained after, whatever white space the texts begin
+    with."""
     messages = [*messages, {"role": "user", "content": question}]
     prompt, _ = tokenizer.encode_conversation(messages, True, thinking)
     reply: dict[str, Any] = {"role": "assistant", "content": answer}

@@ -1,4 +1,5 @@
-"""Encoding is by rank: equal to the slow way for any vocabulary, equal to `tokenizers` for ours, and never quadratic."""
+"""Encoding is by rank: equal to the slow way for any vocabulary, equal to `tokenizers` for ours, and never
+quadratic."""
 
 from __future__ import annotations
 
@@ -110,7 +111,8 @@ def test_batches_equal_single_texts_and_decode_to_what_they_were(texts: list[byt
 
 
 def round_trip_of_all(encoder: _native.Encoder, strings: list[bytes]) -> None:
-    """Each string's ids decode to it: all together to all of them, and the bytes of each one's tokens are as many as its own."""
+    """Each string's ids decode to it: all together to all of them, and the bytes of each one's tokens are as
+    many as its own."""
     ids, offsets = encoder.encode_batch(strings)
     assert encoder.decode(ids.tolist()) == b"".join(strings)
     sizes = numpy.array([len(encoder.decode([index])) for index in range(len(encoder))])
@@ -119,7 +121,8 @@ def round_trip_of_all(encoder: _native.Encoder, strings: list[bytes]) -> None:
 
 
 def some_encoders() -> list[_native.Encoder]:
-    """Aligned and plain merges of text in which every byte of a character occurs, also beside others than its own."""
+    """Aligned and plain merges of text in which every byte of a character occurs, also beside others than
+    its own."""
     text = "".join(
         map(
             chr,
@@ -138,7 +141,8 @@ def some_encoders() -> list[_native.Encoder]:
 
 
 def test_all_short_byte_strings_come_back() -> None:
-    """Every string of one and two bytes; of those of three, a sample that begins with each byte that may lead a character."""
+    """Every string of one and two bytes; of those of three, a sample that begins with each byte that may
+    lead a character."""
     rng = random.Random(5)
     for encoder in some_encoders():
         round_trip_of_all(
@@ -165,7 +169,8 @@ def test_all_byte_strings_of_three_come_back() -> None:
 @settings(max_examples=50_000, deadline=None)
 @given(awkward.raw)
 def test_awkward_bytes_are_encoded_the_slow_way(data: bytes) -> None:
-    """Invalid UTF-8 too, which no peer takes: by the pre-tokens, which test_scanner.py holds to the pattern, and by rank within them."""
+    """Invalid UTF-8 too, which no peer takes: by the pre-tokens, which test_scanner.py holds to the pattern,
+    and by rank within them."""
     for pairs, encoder in slow_vocabularies():
         assert spelt(encoder, data) == slow(pairs, data)
 

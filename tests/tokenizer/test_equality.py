@@ -1,9 +1,13 @@
-"""One text, one sequence of ids: Hanlin, `tokenizers` opened from `tokenizer.json` and llama.cpp opened from the GGUF agree.
+"""One text, one sequence of ids: Hanlin, `tokenizers` opened from `tokenizer.json` and llama.cpp opened from
+the GGUF agree.
 
-The tests marked nightly do at length (`make nightly`: 100,000 examples, every character, all real data) what the others do in little.
+The tests marked nightly do at length (`make nightly`: 100,000 examples, every character, all real data) what
+the others do in little.
 
-What a peer cannot take is compared on what it can. `tokenizers` takes only str. llama.cpp takes bytes, but reads what is no UTF-8 in its
-own way (`peers.as_llama_reads`): such a byte becomes U+FFFD, overlong forms become the character they spell, and a form above U+10FFFF
+What a peer cannot take is compared on what it can. `tokenizers` takes only str. llama.cpp takes bytes, but
+reads what is no UTF-8 in its
+own way (`peers.as_llama_reads`): such a byte becomes U+FFFD, overlong forms become the character they spell,
+and a form above U+10FFFF
 aborts the process; Hanlin keeps every byte. So with llama.cpp raw bytes are compared after that reading.
 """
 
@@ -184,7 +188,8 @@ def test_bytes_that_are_no_text_at_length(vocabularies: list[Three], data: bytes
 
 
 def test_llama_cpp_aborts_where_we_say_it_does() -> None:
-    """The reading itself, by hand: U+FFFD a byte, overlong forms and surrogates as they are spelt, nothing above U+10FFFF."""
+    """The reading itself, by hand: U+FFFD a byte, overlong forms and surrogates as they are spelt, nothing
+    above U+10FFFF."""
     assert as_llama_reads("a好😀".encode()) == "a好😀".encode()
     assert as_llama_reads(b"\xe4\xbda\xff\xf8") == b"\xef\xbf\xbd\xef\xbf\xbda\xef\xbf\xbd\xef\xbf\xbd"
     assert as_llama_reads(b"\xc1\x81\xe0\x80\x80\xed\xa0\x80") == b"A\x00\xed\xa0\x80"
@@ -256,7 +261,8 @@ def real_files() -> list[Path]:
 @pytest.mark.parametrize("path", real_files(), ids=lambda path: path.name)
 @pytest.mark.nightly
 def test_all_real_data(vocabularies: list[Three], path: Path) -> None:
-    """Every record of every compressed file; every other file whole, its bytes as they are and as U+FFFD for what is no UTF-8.
+    """Every record of every compressed file; every other file whole, its bytes as they are and as U+FFFD for
+    what is no UTF-8.
 
     llama.cpp, by far the slowest, reads each record with one vocabulary, which takes turns.
     """
@@ -292,7 +298,8 @@ def test_a_sample_of_the_real_data(vocabularies: list[Three]) -> None:
     "unit", ["中", "a", " ", "\n", "0", "!", "\u0301", "中国", "ab", "👩‍👩‍👧‍👦", "\r\n", " \n"]
 )
 def test_ten_megabytes_of_one_thing(vocabularies: list[Three], unit: str) -> None:
-    """A little less of it: at ten million steps in one pre-token the regex engine of `tokenizers` gives up and panics."""
+    """A little less of it: at ten million steps in one pre-token the regex engine of `tokenizers` gives up
+    and panics."""
     text = unit * (9_990_000 // len(unit.encode()))
     vocabularies[0].check_all([text], repr(unit))
 

@@ -75,7 +75,8 @@ def test_common_words_are_not_suspected() -> None:
 
 
 def test_spam_shows_in_a_vocabulary(tmp_path: Path, corpus: list[str]) -> None:
-    """Spam lines among clean ones, as a crawl has them; what is found is spam, and each kind of it is found."""
+    """Spam lines among clean ones, as a crawl has them; what is found is spam, and each kind of it is
+    found."""
     chance = random.Random(3)
     lines = [text for text in corpus for _ in range(4)]
     for phrases in SPAM.values():

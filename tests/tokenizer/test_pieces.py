@@ -1,4 +1,5 @@
-"""Learning from pieces gives the merges that learning from uncut pre-tokens gives, however the text was cut."""
+"""Learning from pieces gives the merges that learning from uncut pre-tokens gives, however the text was
+cut."""
 
 from __future__ import annotations
 
@@ -105,7 +106,8 @@ def test_counts_on_disk_are_the_same(tmp_path, documents, new_tokens, shards):
 def test_threads_and_memory_change_no_byte(
     tmp_path_factory, documents, new_tokens, aligned, threads, memory_bits
 ):
-    """Memory for hardly any table of pieces, but for all the symbols: what was not thinned must be the same."""
+    """Memory for hardly any table of pieces, but for all the symbols: what was not thinned must be the
+    same."""
 
     def trained(threads: int, memory: int):
         out = tmp_path_factory.mktemp("tokenizer")

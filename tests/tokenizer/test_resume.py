@@ -60,7 +60,9 @@ def test_training_goes_on_wherever_it_was_killed(corpus, tmp_path):
         2,
         1,
         4,
-    ):  # of the process's own savings: in the bigram counts, after them, among the pieces, when all are counted
+        # of the process's own savings: in the bigram counts, after them, among the pieces, when all are
+        # counted
+    ):
         kills += start("train", corpus, tmp_path / "out", fail_at=f"counting.saved:{occurrence}") == 137
         assert not (tmp_path / "out").exists()
     assert kills == 5

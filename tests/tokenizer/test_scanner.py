@@ -45,10 +45,11 @@ def test_equals_the_regular_expression(text: str) -> None:
 
 
 def test_every_character_is_classified_alike() -> None:
-    """Each character stands where letters, numbers, spaces and all else lead to different cuts, and hence to different ids.
+    """Each character stands where letters, numbers, spaces and all else lead to different cuts, and hence to
+    different ids.
 
-    Merges that span a cut show it: a and the character's first byte if it is a letter, ! and that byte if it is a symbol, its last
-    byte and a newline if it is a space.
+    Merges that span a cut show it: a and the character's first byte if it is a letter, ! and that byte if it
+    is a symbol, its last byte and a newline if it is a space.
     """
     octets = [bytes([byte]) for byte in range(256)]
     vocabulary = build_vocabulary(
@@ -85,7 +86,8 @@ def test_any_bytes_are_cut_without_loss(data: bytes) -> None:
 
 @given(texts, st.binary(min_size=1, max_size=3), texts)
 def test_bytes_that_are_no_characters_are_symbols(before: str, junk: bytes, after: str) -> None:
-    """Each byte that decodes to nothing cuts as a symbol would: U+FFFD in its place gives the same boundaries."""
+    """Each byte that decodes to nothing cuts as a symbol would: U+FFFD in its place gives the same
+    boundaries."""
     data = before.encode() + junk + after.encode()
     stand_in, position = [], 0
     for character in data.decode("utf-8", "surrogateescape"):

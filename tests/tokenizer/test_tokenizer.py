@@ -70,7 +70,8 @@ def test_every_code_point_has_the_ids_of_tokenizers(tokenizer: Tokenizer, stock)
 
 @pytest.mark.parametrize("folder", ["fixtures", "fixtures_dirty", "pretrain_zh"])
 def test_real_files_have_the_ids_of_tokenizers(tokenizer: Tokenizer, stock, folder: str) -> None:
-    """The beginning of every file of real data, raw where it is UTF-8, line by line where it is compressed."""
+    """The beginning of every file of real data, raw where it is UTF-8, line by line where it is
+    compressed."""
     if not (SHARED / "data" / folder).is_dir():
         pytest.skip(f"{SHARED / 'data' / folder} not present")
     stock.encode_special_tokens = True

@@ -1,4 +1,5 @@
-"""Training is exact: equal to a slow reference, equal to `tokenizers` up to ties, and blind to the order of documents."""
+"""Training is exact: equal to a slow reference, equal to `tokenizers` up to ties, and blind to the order of
+documents."""
 
 from __future__ import annotations
 
@@ -134,7 +135,8 @@ def test_equals_the_reference_on_real_text() -> None:
     "name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"]
 )
 def test_plain_equals_hugging_face_up_to_ties(name: str) -> None:
-    """Where counts are equal `tokenizers` prefers smaller ids, we smaller bytes; so each list must be a right choice at every step."""
+    """Where counts are equal `tokenizers` prefers smaller ids, we smaller bytes; so each list must be a
+    right choice at every step."""
     plain_and_hugging_face(some_text(name, 100_000), 500, 2)
 
 
@@ -173,7 +175,8 @@ def plain_and_hugging_face(texts: list[str], new_tokens: int, min_frequency: int
     "name", ["web_crawl_noisy.jsonl.zst", "code_python.jsonl.zst", "classical.jsonl.zst"]
 )
 def test_plain_equals_hugging_face_up_to_ties_at_length(name: str) -> None:
-    """As above with 10 times the text, down to the least frequency, where both must stop for want of a pair."""
+    """As above with 10 times the text, down to the least frequency, where both must stop for want of a
+    pair."""
     texts = some_text(name, 1_000_000)
     plain_and_hugging_face(texts, 2000, 2)
     plain_and_hugging_face([text[:300] for text in texts[:40]], 100_000, 8)
@@ -185,7 +188,8 @@ def test_plain_equals_hugging_face_up_to_ties_at_length(name: str) -> None:
 )
 @pytest.mark.parametrize("max_characters", [0, 4])
 def test_aligned_pieces_equal_the_slow_reference_on_real_text(name: str, max_characters: int) -> None:
-    """What `hanlin tokenizer train` does (bigram_counts, cutting, pieces) beside a recount of every pair of uncut pre-tokens at every step."""
+    """What `hanlin tokenizer train` does (bigram_counts, cutting, pieces) beside a recount of every pair of
+    uncut pre-tokens at every step."""
     from tests.tokenizer.test_pieces import learn as learn_from_pieces
 
     texts = some_text(name, 100_000)

@@ -1,11 +1,18 @@
-"""One stage in several processes, forked from one that has torch loaded; rank r answers in `WORK/rank-r.json`.
+"""One stage in several processes, forked from one that has torch loaded; rank r answers in
+`WORK/rank-r.json`.
 
-The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a killed run would, "room"?: rows that fit in
-memory, on one rank only when "short_rank" says which, "compile"?, "dtype"?: train in it, as another device would, with
-"loss_scale"?: to begin with, "ds_config"?: DeepSpeed's file, "muon"?: false for AdamW alone, "nan"? and "spikes"?: places in the order of
-samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?: between checkpoints, "async_save"?,
-"fail_at"?: a failpoint, of the first rank or of "fail_rank", "disk"?: [rank, errno, nth]: its nth file of tensors fails half-way,
-"on_save_error"?, "replay"?: the source remembers, "rewarded"?: only answers to every so-manieth problem earn anything}.
+The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a
+killed run would, "room"?: rows that fit in
+memory, on one rank only when "short_rank" says which, "compile"?, "dtype"?: train in it, as another device
+would, with
+"loss_scale"?: to begin with, "ds_config"?: DeepSpeed's file, "muon"?: false for AdamW alone, "nan"? and
+"spikes"?: places in the order of
+samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?:
+between checkpoints, "async_save"?,
+"fail_at"?: a failpoint, of the first rank or of "fail_rank", "disk"?: [rank, errno, nth]: its nth file of
+tensors fails half-way,
+"on_save_error"?, "replay"?: the source remembers, "rewarded"?: only answers to every so-manieth problem earn
+anything}.
 """
 
 from __future__ import annotations
@@ -152,7 +159,8 @@ def _spoil(source: Any, objective: Any, spec: dict[str, Any], last: bool) -> Non
 
 
 def muon_sharded_and_whole(strategy: Any) -> dict[str, Any]:
-    """The largest difference after three steps, with rows that do not divide, and a matrix of fewer rows than there are ranks."""
+    """The largest difference after three steps, with rows that do not divide, and a matrix of fewer rows
+    than there are ranks."""
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     from hanlin.training.optim.optimizers import Muon
@@ -249,7 +257,8 @@ def as_rank(rank: int, spec: dict[str, Any], port: int) -> int:
 
 
 def serve() -> None:
-    """A job a line on stdin; on stdout the worst exit code of its processes, each a fork of this one, which has torch loaded."""
+    """A job a line on stdin; on stdout the worst exit code of its processes, each a fork of this one, which
+    has torch loaded."""
     import hanlin.stages.grpo
     import hanlin.stages.reward_model  # noqa: F401
 
@@ -289,7 +298,8 @@ def serve() -> None:
 def started(
     world: Path, preload: str = "", **environment: str
 ) -> Iterator[Callable[..., tuple[int, list[dict[str, Any]]]]]:
-    """run(work, processes, stage, …) → exit code and what each rank answered, over data built in `world`; `preload`: modules to fork with."""
+    """run(work, processes, stage, …) → exit code and what each rank answered, over data built in `world`;
+    `preload`: modules to fork with."""
     build_world(world)
     settings = {
         **os.environ,

@@ -1,4 +1,5 @@
-"""A step as an accelerator takes it, followed on a CPU: what it multiplies in, what it waits for, whether it compiles whole."""
+"""A step as an accelerator takes it, followed on a CPU: what it multiplies in, what it waits for, whether it
+compiles whole."""
 
 import collections
 import dataclasses

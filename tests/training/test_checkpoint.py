@@ -179,7 +179,8 @@ def pretrained(world):
 
 @pytest.mark.parametrize("async_save", [False, True])
 def test_a_run_may_go_on_without_a_checkpoint(pretrained, tmp_path, monkeypatch, async_save):
-    """`on_save_error: warn`: the same model as with a good disk; with `stop`, an error and the earlier ones left."""
+    """`on_save_error: warn`: the same model as with a good disk; with `stop`, an error and the earlier ones
+    left."""
     good, _ = pretrained(tmp_path / "good")
     original = format.artifact
 

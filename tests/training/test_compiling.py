@@ -30,7 +30,8 @@ def test_long_runs_compile_and_short_ones_do_not(monkeypatch):
 
 
 def test_a_run_compiles_when_all_its_processes_would(monkeypatch):
-    """By the same rule for one process and for several, sharded or not; one that has no compiler keeps the others from it."""
+    """By the same rule for one process and for several, sharded or not; one that has no compiler keeps the
+    others from it."""
     for sharded in (False, True):
         for others, wanted in (([True, True], True), ([True, False], False)):
             asked = []

@@ -84,7 +84,8 @@ def files_of(folder: Path) -> list[str]:
 def check_artifact(
     world: Path, place: Path, name: str, file: str, kind: str, generator: random.Random
 ) -> str:
-    """`refused` or, where a manifest was changed in what does not matter, `harmless`: never something else in silence."""
+    """`refused` or, where a manifest was changed in what does not matter, `harmless`: never something else
+    in silence."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(world / name, place)
     where = damage(place / file, kind, generator)

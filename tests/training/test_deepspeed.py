@@ -1,4 +1,5 @@
-"""DeepSpeed does what one process does: the same losses, skips and rollbacks, and checkpoints for any number of processes."""
+"""DeepSpeed does what one process does: the same losses, skips and rollbacks, and checkpoints for any number
+of processes."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ ADAM = TrainConfig(muon=False, learning_rate=1e-3, max_grad_norm=0.5)
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """start(work, processes, stage, zero=name of STAGES or None, …) → exit code and what each rank answered; AdamW throughout."""
+    """start(work, processes, stage, zero=name of STAGES or None, …) → exit code and what each rank answered;
+    AdamW throughout."""
     folder = tmp_path_factory.mktemp("deepspeed")
     stale = folder / "extensions" / "deepspeed_shm_comm" / "lock"
     stale.parent.mkdir(parents=True)
@@ -131,7 +133,8 @@ def test_answers_are_written_with_the_whole_model(start, alone, tmp_path):
     "zero, nan, spikes", [("zero3-offload", (2,), (4,)), ("zero2-offload", (2, 4), (3,))]
 )
 def test_bad_steps_touch_nothing_and_are_rolled_back(start, alone, tmp_path, zero, nan, spikes):
-    """A NaN on one rank and a finite spike are left out by both; a third bad step sends the run back to an anchor and past the data."""
+    """A NaN on one rank and a finite spike are left out by both; a third bad step sends the run back to an
+    anchor and past the data."""
     code, _ = start(tmp_path, 2, "pretrain", zero, nan=nan, spikes=spikes)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert code == 0 and last["skipped"] == len(nan + spikes)
@@ -140,7 +143,8 @@ def test_bad_steps_touch_nothing_and_are_rolled_back(start, alone, tmp_path, zer
 
 @needs_deepspeed
 def test_a_run_goes_on_in_any_number_of_processes_and_without_deepspeed(start, alone, tmp_path):
-    """3 of stage 3 (weights that do not divide by 3), 2 of stage 2, 3 again, then one process that knows no DeepSpeed."""
+    """3 of stage 3 (weights that do not divide by 3), 2 of stage 2, 3 again, then one process that knows no
+    DeepSpeed."""
     for processes, zero, stop_after in ((3, "zero3-cut", 2), (2, "zero2", 4), (3, "zero3-cut", 6)):
         assert start(tmp_path, processes, "pretrain", zero, stop_after=stop_after)[0] == 9
     assert start(tmp_path, 1, "pretrain")[0] == 0
@@ -158,7 +162,8 @@ def test_bfloat16_is_the_recipes_autocast(start, tmp_path):
 
 @needs_deepspeed
 def test_one_process_is_enough_and_its_output_stays_readable(start, tmp_path):
-    """The command line, for the sake of host memory: on stdout there is the result and nothing of DeepSpeed's."""
+    """The command line, for the sake of host memory: on stdout there is the result and nothing of
+    DeepSpeed's."""
     world, config, ds_config = start.world, tmp_path / "pretrain.yaml", tmp_path / "ds.json"
     ds_config.write_text(json.dumps({"zero_optimization": STAGES["zero3-offload"]}))
     shape = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}"

@@ -1,4 +1,5 @@
-"""The fault matrix: whatever happens to a run, it ends with the bits it would have had, or says why it does not."""
+"""The fault matrix: whatever happens to a run, it ends with the bits it would have had, or says why it does
+not."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ FAILPOINTS = [
 
 @pytest.fixture(scope="module")
 def place():
-    """A directory in memory where there is one: a kill does not touch what was written, so nothing waits for a disk."""
+    """A directory in memory where there is one: a kill does not touch what was written, so nothing waits for
+    a disk."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
@@ -146,7 +148,8 @@ def test_killed_around_a_rollback_that_saves_in_the_background(zygote, clean, wo
     ["checkpoint.after_optimizer:3", "train.after_step:3", "train.after_step:6", "checkpoint.before:5"],
 )
 def test_a_source_that_remembers_goes_on_with_its_memory(zygote, clean, work, fail_at, async_save):
-    """Rows of earlier steps come again by lot, and a rollback lies between: killed before and after it, the bits are the same."""
+    """Rows of earlier steps come again by lot, and a rollback lies between: killed before and after it, the
+    bits are the same."""
     assert zygote.run("replay", work, fail_at=fail_at, async_save=async_save)["code"] == 137, (
         work / "log.txt"
     ).read_text()
@@ -222,7 +225,8 @@ def test_the_clock_changes_nothing(zygote, clean, work, clock):
     "name, number", [("posix/io/rw/write", 28), ("posix/io/sync/fsync", 5), ("posix/io/dir/rename", 28)]
 )
 def test_calls_that_fail_now_and_then(zygote, clean, work, name, number):
-    """Whatever call fails, what was saved is whole; started again and again, the run ends with the same bits."""
+    """Whatever call fails, what was saved is whole; started again and again, the run ends with the same
+    bits."""
     fail = f"enable_random name={name},probability=0.05,failinfo={number}"
     attempts, code, digest = 0, 1, ""
     while code and attempts < 60:
@@ -236,7 +240,8 @@ def test_calls_that_fail_now_and_then(zygote, clean, work, name, number):
 
 @pytest.mark.nightly
 def test_a_disk_that_fills(zygote, clean, place):
-    """A file system with room for one checkpoint and a half: the message names both sizes; with more room it goes on."""
+    """A file system with room for one checkpoint and a half: the message names both sizes; with more room it
+    goes on."""
     disk = place / "disk"
     disk.mkdir(exist_ok=True)
     if subprocess.run(

@@ -1,4 +1,5 @@
-"""Bad steps and too little memory: nothing is touched, the same samples are used, and who was to blame is named."""
+"""Bad steps and too little memory: nothing is touched, the same samples are used, and who was to blame is
+named."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def equal(first, second):
 @pytest.mark.parametrize("on_device", [True, False])
 @pytest.mark.parametrize("muon", [True, False])
 def test_a_bad_step_changes_no_bit(muon, on_device):
-    """Parameters, momenta, moments and AdamW's count, with NaN and Inf in the gradients; negative zeros included.
+    """Parameters, momenta, moments and AdamW's count, with NaN and Inf in the gradients; negative zeros
+    included.
 
     A CPU reads the verdict; `on_device` goes the way of an accelerator, where it is never read.
     """
@@ -145,7 +147,8 @@ def test_a_skipped_step_is_as_if_its_samples_had_not_been(world, tmp_path):
 
 @pytest.mark.parametrize("later", [False, True])
 def test_three_bad_steps_roll_back_and_skip_their_samples(world, tmp_path, later, monkeypatch):
-    """Bit for bit the run that never saw the samples between the anchor and the last bad step; figures read at once, or a step later."""
+    """Bit for bit the run that never saw the samples between the anchor and the last bad step; figures read
+    at once, or a step later."""
     monkeypatch.setattr("hanlin.training.trainer._reads_later", lambda device: later)
     config, told = section(), Told()
     model, source, objective = setting(world, config)
@@ -183,7 +186,8 @@ def test_bad_steps_without_an_earlier_anchor_still_have_the_beginning(world, tmp
 
 
 def test_the_documents_of_a_bad_step_are_named_worst_first(world, tmp_path, capsys):
-    """One document of random tokens among ordinary ones spikes the loss; the record and the command point at it."""
+    """One document of random tokens among ordinary ones spikes the loss; the record and the command point at
+    it."""
     folder, tokenizer = world
     config = section(steps=70, spike_sigma=6.0)
     model, source, objective = setting(world, config)

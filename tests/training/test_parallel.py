@@ -1,4 +1,5 @@
-"""Several processes do what one does: the same samples and losses, one set of weights, and checkpoints for any number of them."""
+"""Several processes do what one does: the same samples and losses, one set of weights, and checkpoints for
+any number of them."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def test_three_sharded_processes_train_as_one_does(start, alone, tmp_path, stage
 def test_a_process_without_anything_to_learn_goes_along_and_a_step_without_it_everywhere_is_skipped(
     start, tmp_path, parallel
 ):
-    """One problem in three can be rewarded, so some steps have nothing for one process, and some for nobody."""
+    """One problem in three can be rewarded, so some steps have nothing for one process, and some for
+    nobody."""
     for processes in (1, 2):
         code, answers = start(tmp_path / str(processes), processes, "grpo", parallel=parallel, rewarded=3)
         assert code == 0 and len({answer["digest"] for answer in answers}) == 1
@@ -93,7 +95,8 @@ def test_what_each_process_source_remembers_is_kept(start, tmp_path, parallel):
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parallel):
-    """3, then 2, then 1, then 3, each killed after two steps: the losses are those of a run that was left alone."""
+    """3, then 2, then 1, then 3, each killed after two steps: the losses are those of a run that was left
+    alone."""
     for processes, stop_after in ((3, 2), (2, 4), (1, 6)):
         assert (
             start(
@@ -111,7 +114,8 @@ def test_a_run_goes_on_in_any_number_of_processes(start, alone, tmp_path, parall
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_processes_agree_on_overflows_of_float16(start, tmp_path, parallel):
-    """From a scale far too large, killed and gone on with by another number of processes: no step counts as bad, the weights are one."""
+    """From a scale far too large, killed and gone on with by another number of processes: no step counts as
+    bad, the weights are one."""
     options = {"dtype": "float16", "loss_scale": 2.0**19, "parallel": parallel, "async_save": False}
     assert start(tmp_path, 2, "pretrain", stop_after=3, **options)[0] == 9
     code, answers = start(tmp_path, 3, "pretrain", **options)
@@ -152,7 +156,8 @@ def test_two_machines_of_two_sharded_processes_train_as_one_does(start, alone, t
 @pytest.mark.nightly  # a minute and a half on two cores
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_compiled_processes_train_as_one_that_is_not(start, alone, tmp_path, parallel):
-    """Sharded, each block is a graph of its own, the same for all: one for each of the two shapes of micro-batches there are."""
+    """Sharded, each block is a graph of its own, the same for all: one for each of the two shapes of
+    micro-batches there are."""
     code, answers = start(tmp_path, 2, "pretrain", parallel=parallel, compile=True)
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1
     assert [answer["graphs"] for answer in answers] == [2, 1]

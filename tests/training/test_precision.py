@@ -1,4 +1,5 @@
-"""float16 with a loss scale: the scale follows torch's rule, an overflow is no bad step, and a resumed run has the same bits."""
+"""float16 with a loss scale: the scale follows torch's rule, an overflow is no bad step, and a resumed run
+has the same bits."""
 
 from __future__ import annotations
 
@@ -172,7 +173,8 @@ def test_float16_learns_like_float32(world, tmp_path, monkeypatch):
 
 
 def test_overflows_are_left_out_and_never_roll_back(world, tmp_path, half, monkeypatch):
-    """From a scale far too large: each overflow halves it and changes no weight; none of them is a bad step."""
+    """From a scale far too large: each overflow halves it and changes no weight; none of them is a bad
+    step."""
     monkeypatch.setattr(precision, "INITIAL", 2.0**30)
     progress, log = Told(), MetricsLog(tmp_path / "metrics.jsonl")
     model, result = run(world, tmp_path / "work", 12, progress=progress, log=log)
@@ -227,7 +229,8 @@ def test_fused_adamw_here_leaves_a_bad_step_alone():
 
 
 def test_where_it_does_not_the_host_reads_the_verdict(world, tmp_path, monkeypatch):
-    """An AdamW that knows nothing of `found_inf`, as some devices' may: found out, and weights stay sound all the same."""
+    """An AdamW that knows nothing of `found_inf`, as some devices' may: found out, and weights stay sound
+    all the same."""
     sound = torch.optim.AdamW.step
 
     def deaf(self, closure=None):

@@ -1,4 +1,5 @@
-"""What is watched: every figure a step has is shown, in the reader's language, within the width of the terminal."""
+"""What is watched: every figure a step has is shown, in the reader's language, within the width of the
+terminal."""
 
 from __future__ import annotations
 

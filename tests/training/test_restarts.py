@@ -1,4 +1,5 @@
-"""A restart finds its own processes in a store that remembers those of the start before, as torchrun's agent keeps one."""
+"""A restart finds its own processes in a store that remembers those of the start before, as torchrun's agent
+keeps one."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-# In one process that has torch loaded: the agent's store, then two starts of two processes. In the first, both join and are killed; in
-# the second, process 1 comes well before process 0, so that all it can find of it is what the first start has left.
+# In one process that has torch loaded: the agent's store, then two starts of two processes. In the first,
+# both join and are killed; in the second, process 1 comes well before process 0, so that all it can find of
+# it is what the first start has left.
 DRILL = """
 import os, signal, sys, time
 import torch.distributed as dist

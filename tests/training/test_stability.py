@@ -1,4 +1,5 @@
-"""Learning rates from 1e-4 to 1e-1 on a model of a million parameters: the regression test of stability (Wortsman et al. 2023)."""
+"""Learning rates from 1e-4 to 1e-1 on a model of a million parameters: the regression test of stability
+(Wortsman et al. 2023)."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def last_loss(data, work, rate: float, **options) -> tuple[float, int]:
 
 
 def test_no_learning_rate_breaks_training(data, tmp_path):
-    """Every rate of three decades learns, hardly a step is skipped, and a rate ten times too high costs less than a fifth.
+    """Every rate of three decades learns, hardly a step is skipped, and a rate ten times too high costs less
+    than a fifth.
 
     Seen here: 1e-4 1.77, 1e-3 0.85, 1e-2 0.593, 1e-1 0.599 bits per byte after 150 steps, no step skipped.
     """

@@ -1,4 +1,5 @@
-"""Whole steps of the loop against a plain one: documents one by one, cross entropy, clipping and AdamW written out."""
+"""Whole steps of the loop against a plain one: documents one by one, cross entropy, clipping and AdamW
+written out."""
 
 from __future__ import annotations
 

@@ -310,7 +310,8 @@ def test_schedules_rise_once_and_never_leave_their_range(schedule):
 
 
 def test_the_decay_ends_with_the_last_step():
-    """`remaining / decay steps`, the step itself counted: the last one still learns, and the one before the decay at the full rate."""
+    """`remaining / decay steps`, the step itself counted: the last one still learns, and the one before the
+    decay at the full rate."""
     factors = [
         learning_rate_factor(s, 20, schedule="wsd", warmup_ratio=0.1, decay_ratio=0.25) for s in range(20)
     ]
@@ -395,7 +396,8 @@ def test_a_step_without_batches_is_counted_and_changes_nothing(data, tmp_path):
 
 
 def test_nothing_of_a_training_outlives_it(data, tmp_path):
-    """Without the collector of circles: stages follow one another, and optimiser state is twice the weights."""
+    """Without the collector of circles: stages follow one another, and optimiser state is twice the
+    weights."""
     dataset, tokenizer = data
     config = SupervisedConfig(TrainConfig(steps=2), seq_len=64, batch_tokens=256, micro_tokens=256)
     objective = NextTokenLoss(token_bytes(tokenizer))

@@ -1,9 +1,13 @@
-"""A process that has torch loaded and forks a child per job, so that a kill costs a tenth of a second and not an import.
+"""A process that has torch loaded and forks a child per job, so that a kill costs a tenth of a second and
+not an import.
 
-    python -m tests.training.zygote WORLD    then one JSON job a line on stdin, one JSON answer a line on stdout
+    python -m tests.training.zygote WORLD    then one JSON job a line on stdin, one JSON answer a line on
+    stdout
 
-A job {"stage", "work", "fail_at"?, "kill_after"?, "async_save"?} trains that stage in `work`, dying at a failpoint or by SIGKILL after some
-seconds when asked to; the answer has its exit code, its seconds, and for a run that ended the digest of all that must agree.
+A job {"stage", "work", "fail_at"?, "kill_after"?, "async_save"?} trains that stage in `work`, dying at a
+failpoint or by SIGKILL after some
+seconds when asked to; the answer has its exit code, its seconds, and for a run that ended the digest of all
+that must agree.
 """
 
 from __future__ import annotations
@@ -62,7 +66,8 @@ def build_world(folder: Path) -> None:
 
 
 def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -> str:
-    """Train one stage as the command line does; the digest of weights, optimiser, guard, generators and the next three batches."""
+    """Train one stage as the command line does; the digest of weights, optimiser, guard, generators and the
+    next three batches."""
     import hanlin.stages.base as job_module
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
@@ -138,7 +143,8 @@ def poison(objective: Any, source: Any, places: range) -> Any:
 
 
 def remember(source: Any) -> None:
-    """Make a source of rows one that remembers: beside a step's rows it gives some of earlier steps again, by lot."""
+    """Make a source of rows one that remembers: beside a step's rows it gives some of earlier steps again,
+    by lot."""
     from hanlin.dataset import Batch
 
     class Replaying(type(source)):
@@ -163,7 +169,8 @@ def remember(source: Any) -> None:
 
 
 def digest(model: Any, source: Any, work: Path) -> str:
-    """SHA-256 of all that must agree: weights now; optimiser, generators, guard of the last checkpoint; the next three batches."""
+    """SHA-256 of all that must agree: weights now; optimiser, generators, guard of the last checkpoint; the
+    next three batches."""
     from hanlin.training.checkpoint.format import list_checkpoints
 
     newest = list_checkpoints(work)[0]
@@ -183,7 +190,8 @@ def digest(model: Any, source: Any, work: Path) -> str:
 
 
 def alone(prefix: list[str], world: Path, stage: str, work: Path) -> tuple[int, str, str]:
-    """One job in a process of its own, behind `prefix` (a clock or a disk that lies): exit code, digest, what it said."""
+    """One job in a process of its own, behind `prefix` (a clock or a disk that lies): exit code, digest,
+    what it said."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HANLIN_LANG": "en"}
     work.mkdir(parents=True, exist_ok=True)
     command = [

@@ -244,7 +244,8 @@ class ChatSession:
         print(f"\x1b[2m{text}\x1b[0m" if self.colour else text, file=sys.stderr, flush=True)
 
     def _prompt(self, messages: list[dict[str, str]]) -> list[int] | None:
-        """The conversation as token ids; the oldest exchanges are left out while less than a quarter of the context is free."""
+        """The conversation as token ids; the oldest exchanges are left out while less than a quarter of the
+        context is free."""
         head = [{"role": "system", "content": self.system}] if self.system else []
         room = self.engine.max_length - min(self.params.max_new_tokens, self.engine.max_length // 4)
         kept = messages
@@ -275,7 +276,8 @@ class ChatSession:
 
 
 def read_lines(source: TextIO, session: ChatSession) -> Iterator[str]:
-    """Messages typed or pasted into a terminal, or lines of a pipe; bytes that are not UTF-8 become U+FFFD."""
+    """Messages typed or pasted into a terminal, or lines of a pipe; bytes that are not UTF-8 become
+    U+FFFD."""
     if not source.isatty():
         with contextlib.suppress(KeyboardInterrupt):
             for line in source:

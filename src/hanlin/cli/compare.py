@@ -1,4 +1,5 @@
-"""The verb `hanlin compare`. `cli` names it and loads this file when it is asked for; what is heavy waits until it runs."""
+"""The verb `hanlin compare`. `cli` names it and loads this file when it is asked for; what is heavy waits
+until it runs."""
 
 from __future__ import annotations
 

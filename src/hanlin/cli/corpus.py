@@ -1,4 +1,5 @@
-"""The verbs of `hanlin corpus`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+"""The verbs of `hanlin corpus`. `cli` names them and loads this file when one is asked for; what is heavy
+waits until one runs."""
 
 from __future__ import annotations
 
@@ -37,15 +38,16 @@ def build(
     executor_option: Many = (),
     json: Flag = False,
 ) -> None:
-    """Read, clean and deduplicate files into a corpus directory, with a page that accounts for every document.
+    """Read, clean and deduplicate files into a corpus directory, with a page that accounts for every
+    document.
 
     Killed or interrupted, the same command goes on where it was.
 
     Parameters
     ----------
     files
-        Paths, globs or directories, every layout people have is recognised; and settings such as dedup.threshold=0.7,
-        rules.min_chars=30, weights.web=2.
+        Paths, globs or directories, every layout people have is recognised; and settings such as
+        dedup.threshold=0.7, rules.min_chars=30, weights.web=2.
     out
         Directory of the corpus.
     preset
@@ -53,7 +55,8 @@ def build(
     config
         YAML file of settings; those on the command line come before it.
     workers
-        Processes; as many as there are cores when 0. The files do not depend on it. With Slurm or Ray: ranks at once; no limit when 0.
+        Processes; as many as there are cores when 0. The files do not depend on it. With Slurm or Ray: ranks
+        at once; no limit when 0.
     memory
         That the search for duplicates may take, in all; with Slurm or Ray for each rank.
     heldout
@@ -61,7 +64,8 @@ def build(
     mask_pii
         Replace personal data by tags.
     decontaminate
-        Files of benchmarks, or names such as c-eval that hanlin data fetch has fetched; documents that hold passages of them are dropped.
+        Files of benchmarks, or names such as c-eval that hanlin data fetch has fetched; documents that hold
+        passages of them are dropped.
     text_key
         Key or column that holds the text, where it is not recognised.
     skip_bad
@@ -69,7 +73,8 @@ def build(
     seed
         Decides which documents are held out, and their order.
     executor
-        Have datatrove run the tasks: local, slurm or ray. All machines must see the files and the output under the same paths.
+        Have datatrove run the tasks: local, slurm or ray. All machines must see the files and the output
+        under the same paths.
     tasks
         Ranks the executor starts for each phase; one for each task when 0.
     executor_option
@@ -130,7 +135,8 @@ def _engine(executor: str | None, tasks: int, workers: int, options: Sequence[st
 def _settings(
     arguments: Sequence[str], file: Path | None, flags: Mapping[str, Any]
 ) -> tuple[list[str], CorpusConfig]:
-    """Paths to read, and the configuration: of the file, then of overrides, then of flags. Here nothing is held out unless it is asked for."""
+    """Paths to read, and the configuration: of the file, then of overrides, then of flags. Here nothing is
+    held out unless it is asked for."""
     from hanlin.common.config import apply_overrides, build, load_yaml
     from hanlin.corpus.builder.job import CorpusConfig
 
@@ -159,7 +165,8 @@ def inspect(
     limit: int = 20,
     json: Flag = False,
 ) -> None:
-    """Look into a corpus: what rules dropped or changed, duplicates, documents that contain a text. Without an option: what can be looked at.
+    """Look into a corpus: what rules dropped or changed, duplicates, documents that contain a text. Without
+    an option: what can be looked at.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""The verbs of `hanlin data`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+"""The verbs of `hanlin data`. `cli` names them and loads this file when one is asked for; what is heavy
+waits until one runs."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def fetch_set(
     out
         Directory for the files; data/NAME when absent.
     source
-        hf, hf-mirror, modelscope, or file for files that are already here (see --path); when absent, the first of them that can be reached.
+        hf, hf-mirror, modelscope, or file for files that are already here (see --path); when absent, the
+        first of them that can be reached.
     path
         File or directory for --from file.
     files

@@ -1,4 +1,5 @@
-"""The verbs of `hanlin dataset`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+"""The verbs of `hanlin dataset`. `cli` names them and loads this file when one is asked for; what is heavy
+waits until one runs."""
 
 from __future__ import annotations
 
@@ -34,12 +35,14 @@ def build(*corpus: Path, tokenizer: Path, out: Path, threads: int = 0, json: Fla
 
 
 def tail(dataset: Path, /, *, json: Flag = False) -> None:
-    """Compare the last documents of each source with the rest of it; say which are twice as surprising, or half as much.
+    """Compare the last documents of each source with the rest of it; say which are twice as surprising, or
+    half as much.
 
     Parameters
     ----------
     dataset
-        From hanlin dataset build, in the order its texts came; that of a shuffled corpus has no ends to look at.
+        From hanlin dataset build, in the order its texts came; that of a shuffled corpus has no ends to look
+        at.
     """
     import dataclasses
 

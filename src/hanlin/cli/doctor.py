@@ -29,9 +29,11 @@ _OPTIONAL = {
 
 
 def examine() -> dict[str, Any]:
-    """Versions, device, memory, disk, compiler and extras of this machine, and advice in `advice` (two languages each).
+    """Versions, device, memory, disk, compiler and extras of this machine, and advice in `advice` (two
+    languages each).
 
-    `attention` has what each back end of the device's row came to beside the reference, `known_issues` what is known to go wrong.
+    `attention` has what each back end of the device's row came to beside the reference, `known_issues` what
+    is known to go wrong.
     """
     import torch
 
@@ -164,7 +166,8 @@ def memory_available() -> int | None:
 
 
 def _attention(device: torch.device, row: DeviceCapabilities) -> dict[str, dict[str, Any]]:
-    """Each back end of the row beside the reference, in the training type: right, or what is wrong in two languages.
+    """Each back end of the row beside the reference, in the training type: right, or what is wrong in two
+    languages.
 
     One that has to be compiled is tried only where none before it is right; then it is in use.
     """

@@ -1,4 +1,5 @@
-"""The verbs of experiments. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+"""The verbs of experiments. `cli` names them and loads this file when one is asked for; what is heavy waits
+until one runs."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def ablate(
     keep_models: Flag = False,
     json: Flag = False,
 ) -> None:
-    """Measure what each setting of a pretraining contributes: held-out bits per byte with intervals, a table and a picture.
+    """Measure what each setting of a pretraining contributes: held-out bits per byte with intervals, a table
+    and a picture.
 
     Killed or interrupted, the same command goes on where it was; finished trials are kept.
 
@@ -85,9 +87,11 @@ def scaling(
     heldout: Many = (),
     json: Flag = False,
 ) -> None:
-    """Train a miniseries of sizes and lengths, fit L(N, D) = E + A/N^α + B/D^β, and advise on the size for a budget.
+    """Train a miniseries of sizes and lengths, fit L(N, D) = E + A/N^α + B/D^β, and advise on the size for a
+    budget.
 
-    The lengths of a size are branches of one run, so each costs its own decay only. The same command goes on where it was.
+    The lengths of a size are branches of one run, so each costs its own decay only. The same command goes on
+    where it was.
 
     Parameters
     ----------

@@ -1,7 +1,9 @@
 """The words of `--help`: what verbs and options say, and how a page of help is drawn.
 
-What is said of one verb's parameter stands in the docstring of its function, in the form of numpydoc; the catalogue of messages
-knows those texts too. Here is what is said of an option wherever its verb says nothing, and what has no docstring.
+What is said of one verb's parameter stands in the docstring of its function, in the form of numpydoc; the
+catalogue of messages
+knows those texts too. Here is what is said of an option wherever its verb says nothing, and what has no
+docstring.
 """
 
 from __future__ import annotations
@@ -198,7 +200,8 @@ def words_of(names: Sequence[str], docstring: str) -> str:
 
 
 def verb(path: str) -> dict[str, Any]:
-    """Arguments of `App.command` for the verb of this path: group, help, examples and how the page is drawn."""
+    """Arguments of `App.command` for the verb of this path: group, help, examples and how the page is
+    drawn."""
     found: dict[str, Any] = {"help_formatter": Words(), "help_epilogue": epilogue(path)}
     if path in VERBS:
         found["help"] = str(VERBS[path])

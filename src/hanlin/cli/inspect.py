@@ -1,4 +1,5 @@
-"""The verbs of `hanlin inspect`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+"""The verbs of `hanlin inspect`. `cli` names them and loads this file when one is asked for; what is heavy
+waits until one runs."""
 
 from __future__ import annotations
 

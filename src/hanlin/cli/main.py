@@ -1,4 +1,5 @@
-"""The command line: one verb per line of the table in the documentation. Heavy imports wait until a verb runs."""
+"""The command line: one verb per line of the table in the documentation. Heavy imports wait until a verb
+runs."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def run(
     sft
         Conversation files instead of the recipe's.
     params
-        Size of the model, such as 26m: shape, vocabulary, steps, batch and rates follow from it instead of the recipe's.
+        Size of the model, such as 26m: shape, vocabulary, steps, batch and rates follow from it instead of
+        the recipe's.
     scale
         A recipe in small, such as 0.1, to try it from end to end: so much of its parameters, steps and batch.
     track
@@ -127,7 +129,8 @@ def run(
 def _settings_among_files(
     overrides: tuple[str, ...], *lists: tuple[str, ...]
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Settings that stand behind --corpus or --sft, where files are expected, are taken for settings: no file is called so.
+    """Settings that stand behind --corpus or --sft, where files are expected, are taken for settings: no
+    file is called so.
 
     Raises:
         HanlinError: what is left of a list is nothing.
@@ -427,7 +430,8 @@ def serve(
     api_key
         Required of every request when set (or HANLIN_API_KEY).
     allow_origin
-        A web page's origin, http://localhost:3000 for example, whose scripts may call the API; may be repeated. "*" for all needs an API key.
+        A web page's origin, http://localhost:3000 for example, whose scripts may call the API; may be
+        repeated. "*" for all needs an API key.
     """
     from hanlin.serving import serve as start
 
@@ -475,9 +479,11 @@ def _program() -> str:
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 failed with a message, 2 wrong usage, 130 or 143 interrupted (Ctrl-C, SIGTERM) with the state saved."""
-    # Threads that spin for some microseconds and then sleep. Spinning on, as they do by themselves, slows training tenfold on a machine
-    # with other work; sleeping at once costs a fifth of the speed on one without (both measured here, docs/*/lab-log.md).
+    """Entry point: 0 done, 1 failed with a message, 2 wrong usage, 130 or 143 interrupted (Ctrl-C, SIGTERM)
+    with the state saved."""
+    # Threads that spin for some microseconds and then sleep. Spinning on, as they do by themselves, slows
+    # training tenfold on a machine with other work; sleeping at once costs a fifth of the speed on one
+    # without (both measured here, docs/*/lab-log.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if isinstance(

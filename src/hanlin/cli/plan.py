@@ -1,4 +1,5 @@
-"""`hanlin plan`. `cli` names it and loads this file when it is asked for; what is heavy waits until it runs."""
+"""`hanlin plan`. `cli` names it and loads this file when it is asked for; what is heavy waits until it
+runs."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def plan(
     steps: int = 20,
     json: Flag = False,
 ) -> None:
-    """Say what a recipe will take before it runs: memory, speed, time, money; with --params, what sizes it derives.
+    """Say what a recipe will take before it runs: memory, speed, time, money; with --params, what sizes it
+    derives.
 
     Parameters
     ----------

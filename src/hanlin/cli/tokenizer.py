@@ -1,4 +1,5 @@
-"""The verbs of `hanlin tokenizer`. `cli` names them and loads this file when one is asked for; what is heavy waits until one runs."""
+"""The verbs of `hanlin tokenizer`. `cli` names them and loads this file when one is asked for; what is heavy
+waits until one runs."""
 
 from __future__ import annotations
 
@@ -137,7 +138,8 @@ def tokenizer_inspect(tokenizer: Path, /, *, on: Files = (), limit: int = 20, js
 def tokenizer_compare(
     *tokenizers: Path, on: Files, picture: Path | None = None, max_bytes: str = "", json: Flag = False
 ) -> None:
-    """Compare tokenizers on files: bytes and characters per token, by class of text; unused and unreachable tokens.
+    """Compare tokenizers on files: bytes and characters per token, by class of text; unused and unreachable
+    tokens.
 
     Parameters
     ----------
@@ -216,7 +218,8 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 
 def corpus_of(sources: Sequence[Path]) -> dict[str, str]:
-    """The corpus that is read, for a manifest's `parents`: of a single directory or of its documents; its other files stay unread."""
+    """The corpus that is read, for a manifest's `parents`: of a single directory or of its documents; its
+    other files stay unread."""
     from hanlin.common.manifest import read_manifest
     from hanlin.corpus.readers.artefacts import CORPUS, DOCUMENTS, kind_of
 

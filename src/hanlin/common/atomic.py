@@ -1,4 +1,5 @@
-"""Files and directories that appear whole or not at all: temporary sibling, fsync, rename, fsync of the parent.
+"""Files and directories that appear whole or not at all: temporary sibling, fsync, rename, fsync of the
+parent.
 
 A directory is replaced only where `refuse_foreign_target` allows it.
 """
@@ -62,17 +63,18 @@ def disk_full(path: Path, error: OSError) -> HanlinError:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path | str, kind: str | None = None) -> Iterator[Path]:
-    """Yield a temporary sibling directory that becomes `path` when the block ends well, and vanishes when it does not.
+    """Yield a temporary sibling directory that becomes `path` when the block ends well, and vanishes when it
+    does not.
 
-    An existing artefact at `path` stays until the new one is whole, and is replaced by two renames; a crash between them leaves it as
-    `.NAME.old.PID`, which the next writer puts back.
+    An existing artefact at `path` stays until the new one is whole, and is replaced by two renames; a crash
+    between them leaves it as `.NAME.old.PID`, which the next writer puts back.
 
     Args:
         kind: of artefact; what may be replaced hangs on it (`refuse_foreign_target`).
 
     Raises:
-        HanlinError: the disk is full, the place cannot be written or holds what is not ours, or another process has taken over this
-            one's lock on it.
+        HanlinError: the disk is full, the place cannot be written or holds what is not ours, or another
+            process has taken over this one's lock on it.
     """
     path = real_target(path)
     temporary = path.parent / f".{path.name}.tmp.{os.getpid()}"
@@ -125,7 +127,8 @@ def sweep_temporaries(path: Path) -> None:
 
 
 def _leftovers(path: Path, what: str) -> list[Path]:
-    """Directories `.NAME.tmp.PID` or `.NAME.old.PID` beside `path`; what is named otherwise is somebody else's."""
+    """Directories `.NAME.tmp.PID` or `.NAME.old.PID` beside `path`; what is named otherwise is somebody
+    else's."""
     pattern = re.compile(re.escape(f".{path.name}.{what}.") + r"\d+")
     found = path.parent.glob(glob.escape(f".{path.name}.{what}.") + "*")
     return [
@@ -141,10 +144,11 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary sibling that becomes the file `path` when the block ends well, and vanishes when it does not.
+    """Yield a temporary sibling that becomes the file `path` when the block ends well, and vanishes when it
+    does not.
 
-    Its name is always the same, so that the next writer of `path` takes up what a killed one left; a lock, which the kernel frees with
-    the process, keeps two writers apart.
+    Its name is always the same, so that the next writer of `path` takes up what a killed one left; a lock,
+    which the kernel frees with the process, keeps two writers apart.
 
     Raises:
         HanlinError: `path` is a directory or no plain file, the disk is full, or the place cannot be written.
@@ -171,7 +175,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 
 def _temporary_file(path: Path) -> tuple[IO[bytes], Path]:
-    """An empty file that no other process writes, locked: `path`, or where that is being written, one named after this process."""
+    """An empty file that no other process writes, locked: `path`, or where that is being written, one named
+    after this process."""
     file = open(path, "ab")  # noqa: SIM115 - the caller closes it
     if lock_file(file, path):
         file.truncate(0)
@@ -209,7 +214,8 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
-    """The objects of a file with one on each line; none where there is no file. A line that is being written, or that a kill cut short, is passed over."""
+    """The objects of a file with one on each line; none where there is no file. A line that is being
+    written, or that a kill cut short, is passed over."""
     path, found = Path(path), []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:

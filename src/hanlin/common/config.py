@@ -1,4 +1,5 @@
-"""Configuration: frozen dataclasses from YAML and dotted overrides; an unknown key is an error with a suggestion."""
+"""Configuration: frozen dataclasses from YAML and dotted overrides; an unknown key is an error with a
+suggestion."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ RENAMED_KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """What a number may be: from `low` to `high`, each belonging to it unless `open_low` or `open_high`; never NaN or infinite."""
+    """What a number may be: from `low` to `high`, each belonging to it unless `open_low` or `open_high`;
+    never NaN or infinite."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -68,7 +70,8 @@ def above(low: float) -> Range:
 
 
 class OutOfRange(ConfigError):
-    """A setting outside its range, or settings that exclude one another; the message begins with a setting's name."""
+    """A setting outside its range, or settings that exclude one another; the message begins with a setting's
+    name."""
 
 
 def ranges_of(cls: type) -> dict[str, Range]:
@@ -80,7 +83,8 @@ def ranges_of(cls: type) -> dict[str, Range]:
 
 
 def require_ranges(config: Any) -> None:
-    """Check a configuration's numbers, for its `__post_init__`: each within its class's `RANGES`, all of them finite.
+    """Check a configuration's numbers, for its `__post_init__`: each within its class's `RANGES`, all of
+    them finite.
 
     Raises:
         OutOfRange: names the field, its value and what it may be.
@@ -98,7 +102,8 @@ def require_ranges(config: Any) -> None:
 
 
 class Where(str):
-    """A file's name for messages, with the dotted keys that the command line gave: what is wrong with those is not the file's fault."""
+    """A file's name for messages, with the dotted keys that the command line gave: what is wrong with those
+    is not the file's fault."""
 
     given: frozenset[str]
 
@@ -133,7 +138,8 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `config` with `a.b.c=value` strings applied; values are read as YAML, so `true`, `3e-4` and `[1,2]` work."""
+    """Return `config` with `a.b.c=value` strings applied; values are read as YAML, so `true`, `3e-4` and
+    `[1,2]` work."""
     result = _copy(config)
     for item in overrides:
         name, equals, text = item.partition("=")
@@ -219,12 +225,14 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "")
 
 
 def yaml_key(field: dataclasses.Field[Any]) -> str:
-    """The key of a field in YAML: its name, or `metadata["key"]` where the name is a word of Python's (`from`)."""
+    """The key of a field in YAML: its name, or `metadata["key"]` where the name is a word of Python's
+    (`from`)."""
     return field.metadata.get("key", field.name)
 
 
 class Tagged:
-    """A configuration that exists in several kinds: `kind` in YAML selects the dataclass that the other keys belong to."""
+    """A configuration that exists in several kinds: `kind` in YAML selects the dataclass that the other keys
+    belong to."""
 
     @classmethod
     def variant(cls, values: Mapping[str, Any], where: Text) -> type:
@@ -283,7 +291,8 @@ def _inside(
 
 
 def _keys_of(hint: Any, value: Any) -> set[str]:
-    """Keys that a section may have; of a section that exists in several kinds, those of the kind that its value names."""
+    """Keys that a section may have; of a section that exists in several kinds, those of the kind that its
+    value names."""
     if isinstance(value, Mapping) and isinstance(hint, type) and issubclass(hint, Tagged):
         with contextlib.suppress(HanlinError):
             hint = hint.variant(value, verbatim("kind"))

@@ -38,16 +38,20 @@ class DeviceCapabilities:
 
     Attributes:
         name: what its makers call the platform.
-        train_dtype: autocast type of the matrix products, or float32; `auto` for what the device at hand computes natively, which
-            `device_capabilities` puts in. float16 needs `training.precision.GradientScaler`.
-        attention: names of `model.backends.BACKENDS`, best first; a training takes the first that is right on the device.
+        train_dtype: autocast type of the matrix products, or float32; `auto` for what the device at hand
+            computes natively, which `device_capabilities` puts in. float16 needs
+            `training.precision.GradientScaler`.
+        attention: names of `model.backends.BACKENDS`, best first; a training takes the first that is right
+            on the device.
         distributed_backend: the torch.distributed back end.
         pin_memory: whether pinned host memory speeds up copies to the device.
-        compile_flops: training work, in FLOPs, from which compiling pays; infinite where it is not to be trusted. A CPU gains
-            5-9 % and compiles for half a minute to a minute and a half (measured here: twenty minutes at 180 GFLOP/s are
-            enough); accelerators gain more, and a minute of a consumer card is 3e15.
+        compile_flops: training work, in FLOPs, from which compiling pays; infinite where it is not to be
+            trusted. A CPU gains 5-9 % and compiles for half a minute to a minute and a half (measured here:
+            twenty minutes at 180 GFLOP/s are enough); accelerators gain more, and a minute of a consumer
+            card is 3e15.
         discrete: whether tensors on the device take none of the system's memory.
-        peak_memory: bytes of the device that this process's tensors have taken, at most where the device keeps count; None without one.
+        peak_memory: bytes of the device that this process's tensors have taken, at most where the device
+            keeps count; None without one.
         known_issues: known faults.
     """
 
@@ -97,7 +101,8 @@ CAPABILITIES: dict[str, DeviceCapabilities] = {
         "ROCm", AUTO, ("flex", *_SDPA), "nccl", True, 5e15, True, _most_allocated, ROCM_ISSUES
     ),  # RCCL goes by the name nccl
     # never is_causal: its NaN comes once in dozens of steps, and a check at the start need not meet it
-    # FlexAttention has been there since torch 2.9; masked SDPA keeps all (T, T) probabilities in training (intel/torch-xpu-ops#2489)
+    # FlexAttention has been there since torch 2.9; masked SDPA keeps all (T, T) probabilities in training
+    # (intel/torch-xpu-ops#2489)
     "xpu": DeviceCapabilities(
         "XPU",
         AUTO,
@@ -116,7 +121,8 @@ _UNLISTED = DeviceCapabilities("?", "float32", ("masked_sdpa", "plain"), "gloo",
 
 
 def resolve_device(spec: str | None = None) -> torch.device:
-    """The device named by `spec` (`auto`, `cpu`, `cuda:0`, …); `auto` takes the accelerator when there is one.
+    """The device named by `spec` (`auto`, `cpu`, `cuda:0`, …); `auto` takes the accelerator when there is
+    one.
 
     Raises:
         HanlinError: the kind is unknown, or absent on this machine, or has no such number.
@@ -156,14 +162,16 @@ def resolve_device(spec: str | None = None) -> torch.device:
 
 
 def load_plugin() -> str | None:
-    """Register Ascend's device, where its package is installed and torch has not loaded it by itself; why not, when that fails."""
+    """Register Ascend's device, where its package is installed and torch has not loaded it by itself; why
+    not, when that fails."""
     import torch
 
     if hasattr(torch, "npu") or importlib.util.find_spec("torch_npu") is None:
         return None
     try:
         importlib.import_module("torch_npu")
-    except Exception as error:  # a package for another torch, or a machine without its driver: whatever it says is for the user
+    # a package for another torch, or a machine without its driver: whatever it says is for the user
+    except Exception as error:
         return f"torch_npu: {error}"
     return None
 
@@ -176,7 +184,8 @@ def kind_of(device: torch.device) -> str:
 
 
 def device_capabilities(device: torch.device) -> DeviceCapabilities:
-    """The table's row for a device, with the training type that this one computes natively, or the one that `HANLIN_PRECISION` asks for.
+    """The table's row for a device, with the training type that this one computes natively, or the one that
+    `HANLIN_PRECISION` asks for.
 
     Raises:
         HanlinError: `HANLIN_PRECISION` is none of `PRECISIONS`.
@@ -201,9 +210,11 @@ def _asked_precision() -> str | None:
 
 
 def _cpu_dtype(device: torch.device) -> str:
-    """bfloat16 where the processor multiplies it (AVX512-BF16 or AMX), else float32: emulated, it is slower than that.
+    """bfloat16 where the processor multiplies it (AVX512-BF16 or AMX), else float32: emulated, it is slower
+    than that.
 
-    Measured here on whole steps of 1.3M, 6M and 26M parameters (Zen 5, two cores): 1.4, 1.9 and 2.1 times float32's tokens.
+    Measured here on whole steps of 1.3M, 6M and 26M parameters (Zen 5, two cores): 1.4, 1.9 and 2.1 times
+    float32's tokens.
     """
     import torch
 
@@ -214,10 +225,12 @@ def _cpu_dtype(device: torch.device) -> str:
 
 
 def _cuda_dtype(device: torch.device) -> str:
-    """bfloat16 from Ampere on; float16 on Volta and Turing, whose tensor cores know no other; float32 on Pascal and before.
+    """bfloat16 from Ampere on; float16 on Volta and Turing, whose tensor cores know no other; float32 on
+    Pascal and before.
 
-    Compute capability 6.1 does float16 at 1/64 of float32's rate ("Arithmetic instructions", CUDA C++ Programming Guide), and
-    without tensor cores products would add up in float16 (NVIDIA/apex#14). `is_bf16_supported` counts emulation (pytorch#148322).
+    Compute capability 6.1 does float16 at 1/64 of float32's rate ("Arithmetic instructions", CUDA C++
+    Programming Guide), and without tensor cores products would add up in float16 (NVIDIA/apex#14).
+    `is_bf16_supported` counts emulation (pytorch#148322).
     """
     import torch
 
@@ -226,7 +239,8 @@ def _cuda_dtype(device: torch.device) -> str:
 
 
 def _rocm_dtype(device: torch.device) -> str:
-    """bfloat16 where rocWMMA finds matrix instructions for it (CDNA, RDNA 3 and later), float16 on older ones; torch says yes to all."""
+    """bfloat16 where rocWMMA finds matrix instructions for it (CDNA, RDNA 3 and later), float16 on older
+    ones; torch says yes to all."""
     import torch
 
     name = torch.cuda.get_device_properties(device).gcnArchName
@@ -293,7 +307,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on a device, under way while the host goes on: from pinned memory, since a copy from any other waits for the device's queue."""
+    """The tensor on a device, under way while the host goes on: from pinned memory, since a copy from any
+    other waits for the device's queue."""
     if tensor.device == device:
         return tensor
     if tensor.device.type == "cpu" and device_capabilities(device).pin_memory:
@@ -302,7 +317,8 @@ def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def allocator_keep_freed() -> None:
-    """Tell glibc to keep what a step frees for the next one: giving it back costs a page fault per 4 KiB, step after step.
+    """Tell glibc to keep what a step frees for the next one: giving it back costs a page fault per 4 KiB,
+    step after step.
 
     Nothing elsewhere. Measured here: 2-8 % of a training step on a CPU.
     """
@@ -320,9 +336,11 @@ def allocator_keep_freed() -> None:
 
 @functools.cache
 def matmul_peak(device: torch.device) -> float:
-    """FLOP/s that matrix products of the device's training type reach here, with the threads of now; measured once, in under 0.3 s.
+    """FLOP/s that matrix products of the device's training type reach here, with the threads of now;
+    measured once, in under 0.3 s.
 
-    The best of several products of the size that takes about 15 ms: what a step would reach if it were products alone.
+    The best of several products of the size that takes about 15 ms: what a step would reach if it were
+    products alone.
     """
     import torch
 
@@ -345,7 +363,8 @@ def matmul_peak(device: torch.device) -> float:
 
 
 def memory_mb(device: torch.device) -> dict[str, float]:
-    """`memory_mb`: resident memory of this process; `device_memory_mb`: what its tensors have taken of the device at most, where it says."""
+    """`memory_mb`: resident memory of this process; `device_memory_mb`: what its tensors have taken of the
+    device at most, where it says."""
     found = {}
     resident = resident_mb()
     if resident:
@@ -357,7 +376,8 @@ def memory_mb(device: torch.device) -> dict[str, float]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes a new program may take on the device: its own memory, or the system's for a CPU and for shared memory."""
+    """Bytes a new program may take on the device: its own memory, or the system's for a CPU and for shared
+    memory."""
     import torch
 
     if device.type != "cpu" and hasattr(torch.accelerator, "get_memory_info"):
@@ -369,7 +389,8 @@ def free_memory(device: torch.device) -> int:
 
 
 def _free_system_memory() -> int:
-    """What the system says is available, within the limit of the control group (containers) where there is one."""
+    """What the system says is available, within the limit of the control group (containers) where there is
+    one."""
     free = (
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
     )

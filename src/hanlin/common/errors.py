@@ -33,7 +33,8 @@ def require_one_process(command: str) -> None:
 
 
 class HanlinError(Exception):
-    """A mistake or accident the user can act on; the command line prints it without a stack trace and exits 1.
+    """A mistake or accident the user can act on; the command line prints it without a stack trace and exits
+    1.
 
     Args:
         message: a `Text`, or the template of one.

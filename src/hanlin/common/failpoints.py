@@ -8,7 +8,8 @@ _seen: dict[str, int] = {}
 
 
 def failpoint(name: str) -> None:
-    """Die here without any clean-up if `HANLIN_FAIL_AT` names this point (and this occurrence, counted from 1)."""
+    """Die here without any clean-up if `HANLIN_FAIL_AT` names this point (and this occurrence, counted from
+    1)."""
     wanted = os.environ.get("HANLIN_FAIL_AT")
     if not wanted:
         return

@@ -1,4 +1,5 @@
-"""Machines that people have or rent, as their makers describe them; `hanlin plan --device` reckons with these figures."""
+"""Machines that people have or rent, as their makers describe them; `hanlin plan --device` reckons with
+these figures."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Hardware:
         price: of an hour's rent, CNY; 0 for a machine one owns.
         source: where the figures are from, (Chinese, English).
         bus: GB/s between host and device, as copies reach it (recalled); 0 where they share one memory.
-        link: GB/s that a ring of such devices in one machine reaches in each direction (recalled); 0 where a machine has one device.
+        link: GB/s that a ring of such devices in one machine reaches in each direction (recalled); 0 where a
+            machine has one device.
     """
 
     title: str
@@ -56,20 +58,23 @@ def _card(
     dtype: str = "bfloat16",
     bus: float = 20.0,
 ) -> Hardware:
-    """A card that people have: no rent. Figures as the maker's sheet has them, recalled; nothing was run on it here."""
+    """A card that people have: no rent. Figures as the maker's sheet has them, recalled; nothing was run on
+    it here."""
     about = Text("{sheet}, recalled; nothing was run on such a card here", sheet=sheet)
     return Hardware(title, tflops, memory, bandwidth, _LAUNCH, dtype, 0.0, about, bus)
 
 
 def _mac(title: str, tflops: float, memory: float, bandwidth: float) -> Hardware:
-    """A Mac: float32, and about 70 % of the memory that it shares. Apple publishes bandwidth; the arithmetic is recalled."""
+    """A Mac: float32, and about 70 % of the memory that it shares. Apple publishes bandwidth; the arithmetic
+    is recalled."""
     about = Text(
         "Apple's specifications; arithmetic, usable memory and launch cost recalled; nothing was run on it"
     )
     return Hardware(title, tflops, memory, bandwidth, 2e-5, "float32", 0.0, about, 0.0, 0.0)
 
 
-# Dense, accumulated in float32: half of what GeForce sheets print for float16 with float16 accumulation, a quarter of "sparse" figures.
+# Dense, accumulated in float32: half of what GeForce sheets print for float16 with float16 accumulation, a
+# quarter of "sparse" figures.
 HARDWARE: dict[str, Hardware] = {
     "rtx3090": Hardware(
         "RTX 3090",
@@ -159,7 +164,8 @@ HARDWARE: dict[str, Hardware] = {
     ),
 }
 
-# What kernels reach of the figures above. Matrix products of 1024 and more: 70–80 % (790 of 989 TFLOP/s on the H100); traffic: 80 %.
+# What kernels reach of the figures above. Matrix products of 1024 and more: 70–80 % (790 of 989 TFLOP/s on
+# the H100); traffic: 80 %.
 MATRIX_EFFICIENCY, BANDWIDTH_EFFICIENCY = 0.7, 0.8
 GPU_BASELINE_GIB = 0.6  # context and libraries, recalled
 GPU_ALLOCATOR = 1.1  # reserved against in use, recalled

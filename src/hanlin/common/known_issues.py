@@ -1,4 +1,5 @@
-"""What is known to go wrong on each kind of device, with the place where it is reported. `common.devices` puts it in its table."""
+"""What is known to go wrong on each kind of device, with the place where it is reported. `common.devices`
+puts it in its table."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""One run, one directory: an advisory lock that names its holder, and can be taken from one that torchrun has given up.
+"""One run, one directory: an advisory lock that names its holder, and can be taken from one that torchrun
+has given up.
 
-A process that hangs keeps its lock. To the next run of another command that is an error which says whom to end. A later start of the
-same torchrun job puts a new lock file in the place of the old one; whoever holds the old one finds out before it publishes anything.
+A process that hangs keeps its lock. To the next run of another command that is an error which says whom to
+end. A later start of the
+same torchrun job puts a new lock file in the place of the old one; whoever holds the old one finds out
+before it publishes anything.
 """
 
 from __future__ import annotations
@@ -59,9 +62,11 @@ def owned(path: Path | str) -> bool:
 
 
 def require_held(path: Path) -> None:
-    """Check, right before `path` is published, that no lock of this process on a directory above was taken over.
+    """Check, right before `path` is published, that no lock of this process on a directory above was taken
+    over.
 
-    Between this and the rename that follows, a process may still be stopped; what it then publishes is whole, and of the same run.
+    Between this and the rename that follows, a process may still be stopped; what it then publishes is
+    whole, and of the same run.
 
     Raises:
         HanlinError: one was: a later start of the same job goes on in this process' place.
@@ -78,7 +83,8 @@ def require_held(path: Path) -> None:
 
 
 def lock_file(file: IO[Any], path: Path) -> bool:
-    """Lock an open file until it is closed, if it is still the one at `path` and no other process has locked it; never waits."""
+    """Lock an open file until it is closed, if it is still the one at `path` and no other process has locked
+    it; never waits."""
     if fcntl is None:
         return False
     try:
@@ -125,7 +131,8 @@ def _sign(file: IO[str]) -> None:
 
 
 def _torchrun() -> dict[str, Any]:
-    """Which job of torchrun this process is of, and its how-manieth start; nothing without a job that has a name of its own."""
+    """Which job of torchrun this process is of, and its how-manieth start; nothing without a job that has a
+    name of its own."""
     job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return (
         {}
@@ -135,7 +142,8 @@ def _torchrun() -> dict[str, Any]:
 
 
 def _given_up(said: dict[str, Any]) -> bool:
-    """Whether the holder was started earlier by this very job, which starts anew only after it has given the earlier processes up.
+    """Whether the holder was started earlier by this very job, which starts anew only after it has given the
+    earlier processes up.
 
     The count of restarts stays the same where only the membership changed, so an equal one will do.
     """

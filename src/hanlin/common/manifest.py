@@ -1,4 +1,5 @@
-"""Artefacts: directories that explain themselves by a `manifest.json`, and are checked before they are used."""
+"""Artefacts: directories that explain themselves by a `manifest.json`, and are checked before they are
+used."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def hash_json(value: Any) -> str:
 
 
 def write_digested(path: Path | str, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with a digest of itself, atomically; `read_digested` knows whether it was altered."""
+    """Write a JSON object with a digest of itself, atomically; `read_digested` knows whether it was
+    altered."""
     write_json(path, {**value, "digest": hash_json(value)})
 
 
@@ -94,7 +96,8 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """Hash of kind and file contents alone: equal content, equal hash, whenever and wherever it was made, however it is shown."""
+        """Hash of kind and file contents alone: equal content, equal hash, whenever and wherever it was
+        made, however it is shown."""
         return hash_json(
             [
                 self.kind,
@@ -122,14 +125,16 @@ def artifact(
     key: str = "",
     views: Collection[str] = (),
 ) -> Iterator[ArtifactWriter]:
-    """Write an artefact atomically: fill `writer.path`, set `writer.metrics`; the manifest is added at the end.
+    """Write an artefact atomically: fill `writer.path`, set `writer.metrics`; the manifest is added at the
+    end.
 
     Args:
-        views: files made from the others to look at. They are checked as all are but count nothing in `content_hash`, so a page may
-            say how long the work took.
+        views: files made from the others to look at. They are checked as all are but count nothing in
+            `content_hash`, so a page may say how long the work took.
 
     Raises:
-        HanlinError: `path` holds what an artefact of this kind must not replace (`refuse_foreign_target`), or cannot be written.
+        HanlinError: `path` holds what an artefact of this kind must not replace (`refuse_foreign_target`),
+            or cannot be written.
 
     Example:
         with artifact(out, "tokenizer", config=config) as writer:

@@ -3,7 +3,8 @@
     tr("{done} of {total} documents", done=3, total=9)                    # a str in the reader's language
     Text("{count} files in {where}", count=2, where=Text("the corpus"))   # both languages, .en and .zh
 
-A template is `str.format` style with named fields, format specs and conversions; a template without fields is taken as it
+A template is `str.format` style with named fields, format specs and conversions; a template without fields
+is taken as it
 stands. Templates are literals, since `make messages` collects them from the source for the catalogue.
 """
 
@@ -48,10 +49,10 @@ class Text:
     """One message in both languages; `str()` of it is in the reader's. Immutable, compared by what it says.
 
     Args:
-        template: the English text, a literal, with fields by name: `"{path} has {count} records"`. Literal braces are
-            doubled if there are fields.
-        fields: their values. A `Text` or a `HanlinError` is said in the same language as the text around it; any other is
-            formatted by the field's format spec.
+        template: the English text, a literal, with fields by name: `"{path} has {count} records"`. Literal
+            braces are doubled if there are fields.
+        fields: their values. A `Text` or a `HanlinError` is said in the same language as the text around it;
+            any other is formatted by the field's format spec.
     """
 
     __slots__ = ("_context", "_fields", "_template")
@@ -64,7 +65,8 @@ class Text:
 
     @classmethod
     def in_context(cls, context: LiteralString, template: LiteralString, /, **fields: Any) -> Text:
-        """A text whose English has more than one Chinese; `context` tells them apart (gettext's `pgettext`)."""
+        """A text whose English has more than one Chinese; `context` tells them apart (gettext's
+        `pgettext`)."""
         text = cls.__new__(cls)
         text._set(template, fields, context)
         return text

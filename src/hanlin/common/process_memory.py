@@ -15,12 +15,14 @@ _STATUS = Path("/proc/self/status")
 
 
 def resident_mb() -> float:
-    """Resident memory of this process in MiB, now; its peak where the system tells only that (macOS); 0 where neither."""
+    """Resident memory of this process in MiB, now; its peak where the system tells only that (macOS); 0
+    where neither."""
     return _status_mb("VmRSS") or _usage_mb()
 
 
 def peak_rss_mb(reset: bool = False) -> float:
-    """Peak resident memory of this process in MiB, since the last reset where the system can reset it (Linux); 0 where it does not say.
+    """Peak resident memory of this process in MiB, since the last reset where the system can reset it
+    (Linux); 0 where it does not say.
 
     Args:
         reset: begin anew from what is resident now.

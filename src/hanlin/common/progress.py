@@ -49,13 +49,15 @@ _FIRST_LINE = ("loss", "bits_per_byte", "reward", "accuracy", "grad_norm", "lr")
 
 
 def shown_figures(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """(key, name in the reader's language, text) of what is known of a step, in the panel's order; no step skipped and no overflow are not news."""
+    """(key, name in the reader's language, text) of what is known of a step, in the panel's order; no step
+    skipped and no overflow are not news."""
     found = [(key, str(name), form(figures[key])) for key, (name, form) in _FIGURES.items() if key in figures]
     return [entry for entry in found if entry[0] not in ("skipped", "overflows") or figures[entry[0]]]
 
 
 def shown_sources(figures: Mapping[str, float]) -> str:
-    """`web 61% 1.52 · books 22% 1.71`, largest first, with bits per byte where they are known; empty where sources are not."""
+    """`web 61% 1.52 · books 22% 1.71`, largest first, with bits per byte where they are known; empty where
+    sources are not."""
     shares = sorted(
         ((value, key[len(SOURCE) :]) for key, value in figures.items() if key.startswith(SOURCE)),
         reverse=True,
@@ -76,13 +78,15 @@ class Progress:
     """Shows the stages of a run. The base class is silent."""
 
     def expect(self, work: Mapping[str, float]) -> None:
-        """How much work each stage of a run is, in any one unit; from it follows what is left of the whole."""
+        """How much work each stage of a run is, in any one unit; from it follows what is left of the
+        whole."""
 
     def stage(self, index: int, count: int, name: str) -> None:
         """A stage begins: `index` of `count`, both from 1."""
 
     def part(self, title: Text, index: int = 1, count: int = 1) -> None:
-        """A part of the stage begins that counts its own steps, a seed or a control: `index` of `count`, both from 1."""
+        """A part of the stage begins that counts its own steps, a seed or a control: `index` of `count`,
+        both from 1."""
 
     def done(self, seconds: float, outcome: Text | str = "") -> None:
         """The stage is over, with a word on what came of it."""
@@ -222,7 +226,8 @@ class _Clock:
 
 
 def describe(step: int, steps: int, figures: Mapping[str, float], left: str, whole: str = "") -> str:
-    """The one-line form of a step: position, figures, sources, time left of the stage and of the whole run."""
+    """The one-line form of a step: position, figures, sources, time left of the stage and of the whole
+    run."""
     shown = [f"{name} {text}" for _, name, text in shown_figures(figures)]
     sources = shown_sources(figures)
     return "  ".join(

@@ -1,6 +1,8 @@
-"""Counter-based random bits: SplitMix64's finaliser (Steele, Lea & Flood 2014), the same on every platform and version.
+"""Counter-based random bits: SplitMix64's finaliser (Steele, Lea & Flood 2014), the same on every platform
+and version.
 
-What is drawn by hashing an index does not depend on what was drawn before, so any part of a sequence can be had alone. One function
+What is drawn by hashing an index does not depend on what was drawn before, so any part of a sequence can be
+had alone. One function
 for each kind of number: a Python int, a numpy array, a torch tensor.
 """
 

@@ -1,4 +1,5 @@
-"""Things that exist in several kinds: a table from the kind's name to its class, which files inside and outside the package fill."""
+"""Things that exist in several kinds: a table from the kind's name to its class, which files inside and
+outside the package fill."""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ class Registry(Generic[T]):
 
 
 def load_extension(name: str, beside: Path) -> None:
-    """Import a Python file (relative to `beside`) or a module by its name, so that what it registers is known.
+    """Import a Python file (relative to `beside`) or a module by its name, so that what it registers is
+    known.
 
     Raises:
         HanlinError: it is not there, or importing it fails.

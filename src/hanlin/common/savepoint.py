@@ -20,7 +20,8 @@ SECONDS = 60.0  # of work that a kill may cost
 
 
 def files_key(paths: Sequence[Path], config: Any) -> str:
-    """Names a job by its configuration and its input files (path, size, time of change): another key, another job."""
+    """Names a job by its configuration and its input files (path, size, time of change): another key,
+    another job."""
     stats = [
         (
             str(path.resolve()).encode("utf-8", "backslashreplace").decode(),
@@ -33,7 +34,8 @@ def files_key(paths: Sequence[Path], config: Any) -> str:
 
 
 class Savepoint:
-    """A folder `.NAME.state` beside the output `NAME`, gone when the job is done or when nothing in it would help.
+    """A folder `.NAME.state` beside the output `NAME`, gone when the job is done or when nothing in it would
+    help.
 
     Attributes:
         folder: for the job's own files, while the block runs.
@@ -55,7 +57,8 @@ class Savepoint:
         return bool(self._key) and time.monotonic() - self._saved >= SECONDS
 
     def save(self, state: dict[str, Any]) -> None:
-        """Remember `state`, JSON-able, in place of the last one; files it names must be written whole by then."""
+        """Remember `state`, JSON-able, in place of the last one; files it names must be written whole by
+        then."""
         if self._key:
             write_json(self.folder / "state.json", {"key": self._key, "state": state})
             self.state = state
@@ -98,7 +101,8 @@ class Savepoint:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder at once, not file by file: what a process that has not noticed yet is writing in it must not end up half there."""
+    """Remove a folder at once, not file by file: what a process that has not noticed yet is writing in it
+    must not end up half there."""
     gone = folder.with_name(f".gone.{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(folder, gone)

@@ -1,4 +1,5 @@
-"""Where an artefact may be written: what a user has there is never replaced, only what is absent, empty, or an artefact of ours of the same kind."""
+"""Where an artefact may be written: what a user has there is never replaced, only what is absent, empty, or
+an artefact of ours of the same kind."""
 
 from __future__ import annotations
 
@@ -15,13 +16,14 @@ from hanlin.common.messages import Text
 MANIFEST = "manifest.json"
 # What file managers and our own locks leave in a directory; nobody misses it.
 _CHAFF = {MANIFEST, ".lock", ".DS_Store", "Thumbs.db", "desktop.ini"}
-# What is laid beside a finished artefact, no part of it: a training's curve and its bad steps, with the data they are from, suggestions
-# for the chat page, the model card.
+# What is laid beside a finished artefact, no part of it: a training's curve and its bad steps, with the data
+# they are from, suggestions for the chat page, the model card.
 _BESIDE = {"metrics.jsonl", "run.json", "spikes.jsonl", "suggestions.json", "README.md"}
 
 
 def real_target(path: Path | str) -> Path:
-    """The place itself where `path` is a symbolic link to it: a link stays, and what it points to is judged and replaced."""
+    """The place itself where `path` is a symbolic link to it: a link stays, and what it points to is judged
+    and replaced."""
     path = Path(path)
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
@@ -31,8 +33,9 @@ def refuse_foreign_target(
 ) -> None:
     """Refuse, before any work, a place whose content an artefact of `kind` must not replace.
 
-    Below a directory that this process has locked as its own (a run, a state folder) whatever is damaged may be replaced; anywhere else
-    only nothing, an empty directory, or an artefact of the same kind with no file besides its own.
+    Below a directory that this process has locked as its own (a run, a state folder) whatever is damaged may
+    be replaced; anywhere else only nothing, an empty directory, or an artefact of the same kind with no file
+    besides its own.
 
     Args:
         kind: of the artefact to be written; any kind of ours when None.
@@ -98,7 +101,8 @@ def refuse_foreign_target(
 
 
 def refuse_foreign_directory(path: Path | str, marker: str) -> None:
-    """Refuse as a working directory one that holds something but not `marker`, by which an earlier start of the same work is known.
+    """Refuse as a working directory one that holds something but not `marker`, by which an earlier start of
+    the same work is known.
 
     Raises:
         HanlinError: it is somebody else's.

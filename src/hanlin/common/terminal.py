@@ -8,7 +8,8 @@ from typing import TextIO
 
 
 def width(text: str) -> int:
-    """Columns a terminal gives the text: two for each wide character, none for marks on another and for invisible ones."""
+    """Columns a terminal gives the text: two for each wide character, none for marks on another and for
+    invisible ones."""
     return sum(
         0
         if unicodedata.category(c) in ("Mn", "Me", "Cf")
@@ -19,7 +20,8 @@ def width(text: str) -> int:
     )
 
 
-# C0 but line feed and tab, DEL, C1, and the controls of writing direction (UAX #9): what makes a terminal move, hide or reorder.
+# C0 but line feed and tab, DEL, C1, and the controls of writing direction (UAX #9): what makes a terminal
+# move, hide or reorder.
 _UNSEEN = [
     *range(0x20),
     *range(0x7F, 0xA0),
@@ -33,7 +35,8 @@ _SHOWN = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _UNSEEN if c
 
 
 def printable(text: str) -> str:
-    """Text that came from data or from a model, with what would command a terminal shown as escapes (ESC as `\\x1b`)."""
+    """Text that came from data or from a model, with what would command a terminal shown as escapes (ESC as
+    `\\x1b`)."""
     return text.translate(_SHOWN)
 
 

@@ -49,7 +49,8 @@ def check_trackers(names: tuple[str, ...]) -> None:
 
 
 class MetricsLog:
-    """Appends one JSON object per step; a tracker that fails is dropped with one warning and never stops a run.
+    """Appends one JSON object per step; a tracker that fails is dropped with one warning and never stops a
+    run.
 
     Args:
         path: the `metrics.jsonl`; `None` keeps nothing.
@@ -97,7 +98,8 @@ class MetricsLog:
                 self._trackers.remove(entry)
 
     def rewind(self, step: int) -> None:
-        """Forget lines after `step`: a resumed run writes them again. The file is a new one: what an older process may still have open is not it."""
+        """Forget lines after `step`: a resumed run writes them again. The file is a new one: what an older
+        process may still have open is not it."""
         if self._path is None or self._file is None:
             return
         self._file.close()

@@ -1,8 +1,11 @@
 """Token datasets on disk: Megatron `.bin/.idx` (format 1), an optional loss mask beside it, and a manifest.
 
-`tokens.bin` holds the ids of all documents one after another (uint16, or int32 for vocabularies above 65,536);
-`tokens.idx` says where each begins; `mask.bin`, for conversations, has one byte per token: 1 where the assistant speaks;
-`sources.bin`, where texts name their sources, two bytes per document: the place of its name in the manifest's `metrics["sources"]`.
+`tokens.bin` holds the ids of all documents one after another (uint16, or int32 for vocabularies above
+65,536);
+`tokens.idx` says where each begins; `mask.bin`, for conversations, has one byte per token: 1 where the
+assistant speaks;
+`sources.bin`, where texts name their sources, two bytes per document: the place of its name in the
+manifest's `metrics["sources"]`.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ class TokenDatasetWriter:
         documents, tokens: written so far.
 
     Args:
-        documents: that an earlier writer has flushed to the same folder, to go on behind them; for a dataset without a mask.
+        documents: that an earlier writer has flushed to the same folder, to go on behind them; for a dataset
+            without a mask.
     """
 
     def __init__(self, folder: Path, vocab_size: int, *, masked: bool = False, documents: int = 0):
@@ -139,7 +143,8 @@ class _Sources:
         os.fsync(self._file.fileno())
 
     def close(self, folder: Path) -> dict[str, int]:
-        """Finish the file in `folder`, and count documents by name; nothing is left where no document named a source."""
+        """Finish the file in `folder`, and count documents by name; nothing is left where no document named
+        a source."""
         self._file.close()
         if self.names in ([], [""]):
             self._path.unlink()
@@ -156,7 +161,8 @@ class TokenDataset:
         tokens: all ids, (total,).
         starts: first token of each document, and the total at the end, int64 (documents + 1,).
         mask: 1 where the loss counts, (total,), or None when all of it does.
-        sources: number of each document's source in `source_names`, uint16 (documents,), or None when texts named none.
+        sources: number of each document's source in `source_names`, uint16 (documents,), or None when texts
+            named none.
         manifest: what the dataset says of itself; `config["tokenizer"]` is the content hash of its tokenizer.
     """
 
@@ -218,7 +224,8 @@ def build_text_dataset(
 ) -> TokenDataset:
     """Encode documents, each ended by the end-of-document token, into a dataset directory.
 
-    What is encoded is saved every minute (beside `out`, removed at the end): after a kill, the same call on the same files goes on from there.
+    What is encoded is saved every minute (beside `out`, removed at the end): after a kill, the same call on
+    the same files goes on from there.
 
     Args:
         source: one path or several, of any files the corpus room reads; or documents `{"text", "source"?}`.
@@ -298,7 +305,8 @@ _Encoded = tuple[np.ndarray, np.ndarray, int, list[str]]
 def _encoded(
     batches: Iterable[tuple[TextBatch, list[str]]], tokenizer: Tokenizer, threads: int
 ) -> Iterator[_Encoded]:
-    """Ids of each batch with their ends, each document's length, bytes of text, and sources; in order, a few batches ahead."""
+    """Ids of each batch with their ends, each document's length, bytes of text, and sources; in order, a few
+    batches ahead."""
 
     def encode(batch: TextBatch, names: list[str]) -> _Encoded:
         ids, offsets = tokenizer.encode_arrays(batch)
@@ -334,18 +342,22 @@ def build_conversation_dataset(
     min_length: int = 0,
     mixed: Sequence[tuple[float, Iterator[tuple[np.ndarray, np.ndarray]]]] = (),
 ) -> TokenDataset:
-    """Encode conversations `{"messages", "tools"?}` through the one chat template, with a mask on what the assistant says.
+    """Encode conversations `{"messages", "tools"?}` through the one chat template, with a mask on what the
+    assistant says.
 
-    A conversation is one document. Of each earlier round whose reasoning the template drops from the whole there is one more, which
-    ends with that round and learns it alone: its answer is never learnt without the thought it came from (`rounds_apart` of them).
+    A conversation is one document. Of each earlier round whose reasoning the template drops from the whole
+    there is one more, which ends with that round and learns it alone: its answer is never learnt without the
+    thought it came from (`rounds_apart` of them).
 
-    Documents longer than `max_length` tokens, and conversations in which the assistant says nothing, are left out whole and counted
-    (`too_long`, of which some are in `too_long_examples`; `nothing_to_learn`): a cut one would teach the model never to stop.
+    Documents longer than `max_length` tokens, and conversations in which the assistant says nothing, are
+    left out whole and counted (`too_long`, of which some are in `too_long_examples`; `nothing_to_learn`): a
+    cut one would teach the model never to stop.
 
     Args:
         inputs: JSON-able note of where the records came from, kept in the manifest for a pipeline to compare.
-        text: ids of bare documents to mix in, so that a model which learns to talk keeps its language; all their tokens are learnt,
-            of long ones the first `max_length`. It must not end before the conversations do.
+        text: ids of bare documents to mix in, so that a model which learns to talk keeps its language; all
+            their tokens are learnt, of long ones the first `max_length`. It must not end before the
+            conversations do.
         text_share: these documents' share of all.
         min_length: documents of fewer tokens are left out as well and counted (`too_short`).
         mixed: further documents as (share of all, ids and mask without end).
@@ -418,7 +430,8 @@ def _cut(document: tuple[np.ndarray, np.ndarray], length: int) -> tuple[np.ndarr
 
 
 class TooLong:
-    """Conversations that are longer than a row: how many, and the beginnings of the first few with their tokens, to be shown to whoever gave them."""
+    """Conversations that are longer than a row: how many, and the beginnings of the first few with their
+    tokens, to be shown to whoever gave them."""
 
     kept = 3
 

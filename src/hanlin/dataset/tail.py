@@ -1,4 +1,5 @@
-"""Whether the end of a source is like the rest of it: dirt gathers at the end of collections, where nobody looks."""
+"""Whether the end of a source is like the rest of it: dirt gathers at the end of collections, where nobody
+looks."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ class Tail:
     Attributes:
         documents: of the tail; `first` is the number of its first one in the dataset.
         perplexity, head_perplexity: per token, under a bigram model of other documents of the source's head.
-        suspicious: the tail is more than twice as surprising, or less than half as (one text over and over), and as many
-            documents drawn from the head at random would be so in less than one case of a thousand.
+        suspicious: the tail is more than twice as surprising, or less than half as (one text over and over),
+            and as many documents drawn from the head at random would be so in less than one case of a
+            thousand.
     """
 
     source: str
@@ -52,9 +54,11 @@ def tail_alarm(
     seed: int = 0,
     most: int | None = None,
 ) -> list[Tail]:
-    """Compare the last documents of each source, in the order of the dataset, with the rest of it; before training on them.
+    """Compare the last documents of each source, in the order of the dataset, with the rest of it; before
+    training on them.
 
-    Only the order in which the texts came can show this: a dataset of a shuffled corpus has its tails everywhere.
+    Only the order in which the texts came can show this: a dataset of a shuffled corpus has its tails
+    everywhere.
 
     Args:
         share: of a source's documents that are its tail; at least 20.
@@ -62,7 +66,8 @@ def tail_alarm(
         most: look at so many sources, those with most documents; at all when absent.
 
     Returns:
-        Sources with a tail to judge, the most surprising first; those under 40 documents or 500 tokens of tail are left out.
+        Sources with a tail to judge, the most surprising first; those under 40 documents or 500 tokens of
+        tail are left out.
     """
     names = dataset.source_names or [""]
     sources = dataset.sources if dataset.sources is not None else np.zeros(len(dataset), dtype=np.uint16)
@@ -140,7 +145,8 @@ def _judge(
 
 
 class _Bigram:
-    """A bigram model of some documents, mixed with a unigram one that gives every id below `size` something."""
+    """A bigram model of some documents, mixed with a unigram one that gives every id below `size`
+    something."""
 
     def __init__(self, dataset: TokenDataset, documents: np.ndarray, size: int):
         tokens, starts = _stream(dataset, documents)
@@ -152,7 +158,8 @@ class _Bigram:
         self._before = np.bincount(self._keys // self._size, weights=self._counts, minlength=self._size)
 
     def nats(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """-log probability of each document but its first token, and how many tokens that are, at least one, (documents,)."""
+        """-log probability of each document but its first token, and how many tokens that are, at least one,
+        (documents,)."""
         tokens, starts = _stream(self._dataset, documents)
         before, after = tokens[:-1], tokens[1:]
         keys = before * self._size + after

@@ -1,4 +1,5 @@
-"""How good a model is, and how sure of it one may be: intervals, controls, tasks, and the report that shows them.
+"""How good a model is, and how sure of it one may be: intervals, controls, tasks, and the report that shows
+them.
 
 Names that need torch are loaded when they are first used, so that reading a report costs no torch import.
 """

@@ -14,12 +14,15 @@ class EvaluationConfig:
 
     Attributes:
         count: held-out items per task.
-        closed_count: of tasks with few kinds of items (greetings, requests for a story, …), and mixed conversations.
+        closed_count: of tasks with few kinds of items (greetings, requests for a story, …), and mixed
+            conversations.
         max_new_tokens: where answers are cut off.
         temperature: of free answers.
         prompts: to show samples of a model trained on files, and as suggestions on the chat page.
-        bits_per_byte_tolerance: how much worse than the pretrained model, as a share, a later stage may be at bare text.
-        tasks: names of registered tasks (`evaluation.tasks`) to measure besides those that the stages' data bring with them.
+        bits_per_byte_tolerance: how much worse than the pretrained model, as a share, a later stage may be
+            at bare text.
+        tasks: names of registered tasks (`evaluation.tasks`) to measure besides those that the stages' data
+            bring with them.
     """
 
     count: int = 500

@@ -44,11 +44,12 @@ class Exam:
     ) -> dict[str, Metric]:
         """Metrics of the named tasks, and over all their answers:
 
-        `ends_by_itself`, `thinking_closes` (of the answers that opened a thought) and `inside_answered` (of the questions that
-        can be answered, those that were not declined).
+        `ends_by_itself`, `thinking_closes` (of the answers that opened a thought) and `inside_answered` (of
+        the questions that can be answered, those that were not declined).
 
         Args:
-            chat: the model has been taught to answer; one that has not is asked in bare text where a task has that form.
+            chat: the model has been taught to answer; one that has not is asked in bare text where a task
+                has that form.
             sampling: `temperature` and `top_p`, in place of the tasks' own.
         """
         engine = Engine(model, self.tokenizer)
@@ -91,8 +92,9 @@ class Exam:
         )
 
     def cards(self, model: CausalLM, titles: dict[str, Any], **sampling: Any) -> list[dict[str, Any]]:
-        """Suggestions for whoever talks to the model: of each task the first held-out item that it answers rightly in the exam
-        taken last and `DRAWS` times of `DRAWS` as it is used by default. A task without such an item among the first has no card.
+        """Suggestions for whoever talks to the model: of each task the first held-out item that it answers
+        rightly in the exam taken last and `DRAWS` times of `DRAWS` as it is used by default. A task without
+        such an item among the first has no card.
 
         Args:
             titles: task → `Text` of its card.

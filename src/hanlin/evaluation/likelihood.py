@@ -1,12 +1,14 @@
-"""Bits per byte: how many bits a model needs for each UTF-8 byte of text it has never seen. Comparable across vocabularies.
+"""Bits per byte: how many bits a model needs for each UTF-8 byte of text it has never seen. Comparable
+across vocabularies.
 
 What is counted, the same for the model and for its n-gram control:
 
-* every token of a document given those before it, the end-of-document token included (its bits count, it has no bytes):
-  knowing where a text ends is part of predicting it;
-* not the first token, neither its bits nor its bytes: documents are trained apart, so nothing precedes it to predict it from;
-* in documents longer than the context, each token is predicted from a sliding window, which moves on by half the context:
-  all but a document's beginning sees at least half a context of preceding text;
+* every token of a document given those before it, the end-of-document token included (its bits count, it has
+  no bytes): knowing where a text ends is part of predicting it;
+* not the first token, neither its bits nor its bytes: documents are trained apart, so nothing precedes it to
+  predict it from;
+* in documents longer than the context, each token is predicted from a sliding window, which moves on by half
+  the context: all but a document's beginning sees at least half a context of preceding text;
 * corpus totals, Σ bits / Σ bytes, with a bootstrap over documents.
 """
 
@@ -49,7 +51,8 @@ def bits_per_byte(
 
     Args:
         documents: `{"text", "source"?}`.
-        context: tokens the model sees at once; pass the length it was trained at when that is less than its positions.
+        context: tokens the model sees at once; pass the length it was trained at when that is less than its
+            positions.
 
     Raises:
         ValueError: no document has two tokens or more.
@@ -62,10 +65,12 @@ def bits_per_byte(
 def bits_per_byte_of_files(
     path: Path | str, files: Sequence[Path | str], count: int, *, device: str | None = None
 ) -> dict[str, Metric]:
-    """Bits per byte of a model on the first `count` documents of files: `bits_per_byte`, and `bits_per_byte/SOURCE` where there are several.
+    """Bits per byte of a model on the first `count` documents of files: `bits_per_byte`, and
+    `bits_per_byte/SOURCE` where there are several.
 
     Args:
-        path: of a model or a run. Text is seen in windows of the length that the model was trained at, where its manifest says so.
+        path: of a model or a run. Text is seen in windows of the length that the model was trained at, where
+            its manifest says so.
 
     Raises:
         HanlinError: no model, no text, or a count that is not positive.
@@ -93,7 +98,8 @@ def ngram_bits_per_byte(
 ) -> Metric:
     """Bits per byte of the control: an n-gram model counted on the same training tokens.
 
-    Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted; `ngram_name` then says so.
+    Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted; `ngram_name`
+    then says so.
 
     Raises:
         HanlinError: the training tokens come from another tokenizer.
@@ -107,7 +113,8 @@ def ngram_bits_per_byte(
 
 
 def ngram_name(training: TokenDataset, order: int = 5) -> str:
-    """Name of the control: `5-gram`, or `5-gram on 9.6M tokens` where it was not counted on all that the model was trained on."""
+    """Name of the control: `5-gram`, or `5-gram on 9.6M tokens` where it was not counted on all that the
+    model was trained on."""
     counted = _counted(training)
     if len(counted) == len(training):
         return f"{order}-gram"
@@ -130,7 +137,8 @@ def answer_bits_per_byte(
     context: int | None = None,
     seed: int = 0,
 ) -> Metric:
-    """Bits per byte of what the assistant says, given all that was said before it; conversations are the items.
+    """Bits per byte of what the assistant says, given all that was said before it; conversations are the
+    items.
 
     Raises:
         HanlinError: the conversations were encoded by another tokenizer.
@@ -155,10 +163,12 @@ def answer_bits_per_byte(
 def pairs_preferred(
     model: CausalLM, tokenizer: Tokenizer, pairs: TokenDataset, *, context: int | None = None
 ) -> Metric:
-    """Share of preference pairs whose chosen answer has the higher mean log probability per token; equal ones count half.
+    """Share of preference pairs whose chosen answer has the higher mean log probability per token; equal
+    ones count half.
 
     Args:
-        pairs: as `build_pair_dataset` writes them: documents 2i and 2i+1 are the chosen and the rejected conversation of pair i.
+        pairs: as `build_pair_dataset` writes them: documents 2i and 2i+1 are the chosen and the rejected
+            conversation of pair i.
 
     Raises:
         HanlinError: the pairs were encoded by another tokenizer.
@@ -194,7 +204,8 @@ def by_source(
 def encode_documents(
     tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]]
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Ids of each document with its end token, int64, and the bytes of all but its first token, (documents,)."""
+    """Ids of each document with its end token, int64, and the bytes of all but its first token,
+    (documents,)."""
     width = token_bytes(tokenizer).numpy()
     encoded = tokenizer.encode_batch([document["text"] for document in documents])
     ids = [np.array([*row, tokenizer.eos_id], dtype=np.int64) for row in encoded]
@@ -256,7 +267,8 @@ def document_bits(
 
 
 def sliding_windows(length: int, context: int) -> list[tuple[int, int, int]]:
-    """(first, scored, end) of each window over a document: tokens first … end-1 are read, tokens scored+1 … end predicted.
+    """(first, scored, end) of each window over a document: tokens first … end-1 are read, tokens scored+1 …
+    end predicted.
 
     Every token but the document's first is predicted once; windows overlap by half a context.
     """

@@ -1,7 +1,9 @@
 """The control every language model has to beat: an n-gram model over the same tokens. No torch here.
 
-Interpolated modified Kneser-Ney (Chen & Goodman 1999, §4.1.6), in sorted arrays instead of dictionaries. An n-gram is known by one
-integer: the number of its context (itself an n-gram one shorter) times the vocabulary plus its last token. So the n-gram that
+Interpolated modified Kneser-Ney (Chen & Goodman 1999, §4.1.6), in sorted arrays instead of dictionaries. An
+n-gram is known by one
+integer: the number of its context (itself an n-gram one shorter) times the vocabulary plus its last token.
+So the n-gram that
 ends at position i is the context of the longer n-gram that ends at i + 1, and a level is one `np.unique`.
 """
 
@@ -17,7 +19,8 @@ _LEAST_DISCOUNT = 0.1  # keeps some mass for the unseen where a small or regular
 
 @dataclasses.dataclass(frozen=True)
 class _Level:
-    """All n-grams of one length: sorted `keys`, their discounted probabilities, and per context the mass left over."""
+    """All n-grams of one length: sorted `keys`, their discounted probabilities, and per context the mass
+    left over."""
 
     keys: np.ndarray  # (grams,) int64: context · (vocab_size + 1) + token
     probability: np.ndarray  # (grams,)
@@ -68,7 +71,8 @@ class NGramModel:
                 return_counts=True,
             )
             if previous is not None:
-                # The shorter n-grams are counted by how many different tokens they follow, those at a document's start as they occur.
+                # The shorter n-grams are counted by how many different tokens they follow, those at a
+                # document's start as they occur.
                 shorter_keys, shorter, shorter_raw = previous
                 follows = np.bincount(shorter[ends[first]], minlength=len(shorter_keys))
                 self._levels.append(
@@ -96,12 +100,14 @@ class NGramModel:
         )
 
     def distribution(self, context: Sequence[int]) -> np.ndarray:
-        """Probability of every token as the next one of a document that begins with `context`, (vocab_size,)."""
+        """Probability of every token as the next one of a document that begins with `context`,
+        (vocab_size,)."""
         tokens, offsets = self._stream([np.array([*context, token]) for token in range(self.vocab_size)])
         return self._probabilities(tokens, offsets)[offsets == len(context) + 1]
 
     def _stream(self, documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """All tokens, a start mark (`vocab_size`) before each document; and each one's distance from its mark."""
+        """All tokens, a start mark (`vocab_size`) before each document; and each one's distance from its
+        mark."""
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
         starts = (
             np.concatenate([[0], np.cumsum(lengths + 1)[:-1]]).astype(np.int64)

@@ -1,6 +1,8 @@
-"""Fits L(N, D) = E + A/N^α + B/D^β to trainings of several sizes and lengths (Hoffmann et al. 2022, approach 3), with intervals.
+"""Fits L(N, D) = E + A/N^α + B/D^β to trainings of several sizes and lengths (Hoffmann et al. 2022, approach
+3), with intervals.
 
-The objective is the Huber loss (δ = 1e-3) of log L. For given exponents the law is linear in E, A and B, so a grid over the two
+The objective is the Huber loss (δ = 1e-3) of log L. For given exponents the law is linear in E, A and B, so
+a grid over the two
 exponents, solved in closed form, gives the starts that L-BFGS then polishes in (log E, log A, log B, α, β).
 """
 
@@ -44,7 +46,8 @@ class Law:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A law, how far the points lie from it, and the laws refitted under noise, which say how sure each figure is.
+    """A law, how far the points lie from it, and the laws refitted under noise, which say how sure each
+    figure is.
 
     Attributes:
         residuals: log L less that of the law, (points,).
@@ -63,7 +66,8 @@ class Fit:
         return float(low), float(high)
 
     def outside(self, parameters: float, tokens: float) -> tuple[float, float]:
-        """How many times beyond the sizes and lengths that were trained a point lies, in either direction; 1 within them."""
+        """How many times beyond the sizes and lengths that were trained a point lies, in either direction; 1
+        within them."""
 
         def beyond(value: float, known: np.ndarray) -> float:
             return max(1.0, value / float(known.max()), float(known.min()) / value)
@@ -77,7 +81,8 @@ class Advice:
 
     Attributes:
         loss: that the law expects, with its interval; so for `parameters_interval`.
-        at_edge: the best lies at the end of the sizes that were looked at: the budget wants a smaller or larger one still.
+        at_edge: the best lies at the end of the sizes that were looked at: the budget wants a smaller or
+            larger one still.
     """
 
     parameters: float
@@ -99,13 +104,17 @@ def fit_law(
 ) -> Fit:
     """Fit the law and its uncertainty.
 
-    Intervals come from refitting the law with noise of the size that the residuals show, itself drawn anew each time since few
-    points tell it badly: the sizes and lengths are a design, and drawing points of it anew would often leave one size. They are
-    optimistic: on a known law with 16 points and 0.4 % of noise, 52 of 60 of nominally 95 % held the truth, and 25 of 32 in
-    another measurement (of 25 and 60 refits each); at twice the largest size they are about a third narrower than repeated series spread.
+    Intervals come from refitting the law with noise of the size that the residuals show, itself drawn anew
+    each time since few points tell it badly: the sizes and lengths are a design, and drawing points of it
+    anew would often leave one size. They are
+    optimistic: on a known law with 16 points and 0.4 % of noise, 52 of 60 of nominally 95 % held the truth,
+        and 25 of 32 in
+    another measurement (of 25 and 60 refits each); at twice the largest size they are about a third narrower
+    than repeated series spread.
 
     Raises:
-        ConfigError: fewer than six points, or fewer than three sizes or lengths per size; a law of five coefficients needs them.
+        ConfigError: fewer than six points, or fewer than three sizes or lengths per size; a law of five
+            coefficients needs them.
     """
     n, d, losses_ = (np.asarray(values, dtype=np.float64) for values in (parameters, tokens, losses))
     if len(n) < _LEAST or len(set(n)) < 3 or len(set(d)) < 3:
@@ -157,7 +166,8 @@ def _best(n: np.ndarray, d: np.ndarray, losses: np.ndarray, polished: int) -> La
 
 
 def _starts(n: np.ndarray, d: np.ndarray, losses: np.ndarray) -> list[np.ndarray]:
-    """(log E, log A, log B, α, β) on a grid of the exponents, by least squares of the relative error, best first."""
+    """(log E, log A, log B, α, β) on a grid of the exponents, by least squares of the relative error, best
+    first."""
     alphas, betas = (grid.ravel() for grid in np.meshgrid(_EXPONENTS, _EXPONENTS))
     scale_n, scale_d = np.exp(np.log(n).mean()), np.exp(np.log(d).mean())
     columns = (

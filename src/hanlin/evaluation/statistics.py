@@ -1,4 +1,5 @@
-"""Scores with 95 % intervals, and the rules for ranking them: not when the intervals overlap, not on few items. No torch here."""
+"""Scores with 95 % intervals, and the rules for ranking them: not when the intervals overlap, not on few
+items. No torch here."""
 
 from __future__ import annotations
 
@@ -98,7 +99,8 @@ class Metric:
         higher_is_better: bool = True,
         seed: int = 0,
     ) -> Metric:
-        """Σ numerators / Σ denominators (bits over bytes), with the interval of `bootstrap_ratio` over the items that carry both."""
+        """Σ numerators / Σ denominators (bits over bytes), with the interval of `bootstrap_ratio` over the
+        items that carry both."""
         numerators, denominators = (
             np.asarray(numerators, dtype=np.float64),
             np.asarray(denominators, dtype=np.float64),
@@ -159,7 +161,8 @@ def _put_unknown(score: Metric | Control) -> None:
 
 
 def ranking(metric: Metric | Control, other: Metric | Control, higher_is_better: bool = True) -> Ranking:
-    """Whether `metric` is better or worse than `other`; or cannot be ranked because the intervals overlap or the items are few.
+    """Whether `metric` is better or worse than `other`; or cannot be ranked because the intervals overlap or
+    the items are few.
 
     A control was measured on the items of its metric, so it counts as many.
     """
@@ -172,7 +175,8 @@ def ranking(metric: Metric | Control, other: Metric | Control, higher_is_better:
 
 
 def beats(metric: Metric, control: Metric | Control | None = None) -> bool:
-    """Whether a metric is better than a control (its own when none is given): intervals apart, and items enough to tell."""
+    """Whether a metric is better than a control (its own when none is given): intervals apart, and items
+    enough to tell."""
     control = control or metric.control
     if control is None:
         raise ValueError("there is no control to beat")
@@ -180,7 +184,8 @@ def beats(metric: Metric, control: Metric | Control | None = None) -> bool:
 
 
 def wilson(successes: float, n: int) -> Interval:
-    """95 % score interval of a proportion (Wilson 1927): sensible at 0 and n, where the normal interval is empty."""
+    """95 % score interval of a proportion (Wilson 1927): sensible at 0 and n, where the normal interval is
+    empty."""
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n} is not a proportion")
     p, zz = successes / n, Z95 * Z95
@@ -206,8 +211,9 @@ def bootstrap_ratio(
 ) -> Interval:
     """95 % interval of Σ numerators / Σ denominators; an item is drawn with both its parts.
 
-    The percentile bootstrap (Efron 1979), which covers 49 % with two items and 91 % with twenty, is never taken narrower than
-    `student_interval`, which covers what it says there; with hundreds of items the two agree.
+    The percentile bootstrap (Efron 1979), which covers 49 % with two items and 91 % with twenty, is never
+    taken narrower than `student_interval`, which covers what it says there; with hundreds of items the two
+    agree.
 
     Raises:
         ValueError: no items, lengths that differ, or denominators that sum to nothing.
@@ -238,16 +244,18 @@ def bootstrap_ratio(
 
 
 def influence(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """What each item contributes to Σ numerators / Σ denominators, to first order, (items,); their mean is 0."""
+    """What each item contributes to Σ numerators / Σ denominators, to first order, (items,); their mean
+    is 0."""
     return (numerators - numerators.sum() / denominators.sum() * denominators) / denominators.mean()
 
 
 def student_interval(value: float, parts: np.ndarray) -> Interval:
     """95 % interval of a statistic from its items' influence, for few items and skewed ones.
 
-    Student's interval, widened by 1 + 1.5 / n (from simulations: with exponential items the plain one covers 89 to 91 % up to
-    n = 10), and on the side of the long tail moved on by Johnson's correction for skewness (1978), t · g(1 + 2t²) / (6√n) standard
-    errors. Covers 94 to 98 % of normal, uniform, exponential and log-normal means and of ratios from n = 2 on.
+    Student's interval, widened by 1 + 1.5 / n (from simulations: with exponential items the plain one covers
+    89 to 91 % up to n = 10), and on the side of the long tail moved on by Johnson's correction for skewness
+    (1978), t · g(1 + 2t²) / (6√n) standard errors. Covers 94 to 98 % of normal, uniform, exponential and
+    log-normal means and of ratios from n = 2 on.
 
     Args:
         parts: of at least two items.
@@ -268,9 +276,11 @@ def student_interval(value: float, parts: np.ndarray) -> Interval:
 def paired_difference(
     ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, *, seed: int = 0
 ) -> Metric:
-    """Mean of `ours - theirs` over the same items, in the same order; it is a difference when 0 lies outside the interval.
+    """Mean of `ours - theirs` over the same items, in the same order; it is a difference when 0 lies outside
+    the interval.
 
-    Pairing takes out what makes items easy or hard for both, so it can tell apart scores whose own intervals overlap.
+    Pairing takes out what makes items easy or hard for both, so it can tell apart scores whose own intervals
+    overlap.
     """
     ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if ours.shape != theirs.shape:
@@ -278,7 +288,8 @@ def paired_difference(
     return Metric.mean(ours - theirs, seed=seed)
 
 
-# 97.5 % points of Student's t by degrees of freedom, interpolated in 1/freedom, where they lie nearly on a line
+# 97.5 % points of Student's t by degrees of freedom, interpolated in 1/freedom, where they lie nearly on a
+# line
 _T_FREEDOM = np.array([1, 2, 3, 4, 5, 6, 8, 10, 15, 30, np.inf])
 _T_POINTS = np.array([12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.306, 2.228, 2.131, 2.042, 1.960])
 
@@ -289,11 +300,12 @@ def student_t(freedom: int) -> float:
 
 
 def pooled(metrics: Sequence[Metric]) -> Metric:
-    """One metric from the runs of several seeds on the same items; the interval is that of the mean run of any seed.
+    """One metric from the runs of several seeds on the same items; the interval is that of the mean run of
+    any seed.
 
-    Student's interval of the runs' values, since a lucky seed is not proof; but never narrower than what the items alone
-    would give, since three runs can agree by chance. (An interval over all items together, as if runs did not differ,
-    covers 37 % instead of 95 % when three seeds of 500 items differ by 8 points.)
+    Student's interval of the runs' values, since a lucky seed is not proof; but never narrower than what the
+    items alone would give, since three runs can agree by chance. (An interval over all items together, as if
+    runs did not differ, covers 37 % instead of 95 % when three seeds of 500 items differ by 8 points.)
 
     Raises:
         ValueError: no metrics.

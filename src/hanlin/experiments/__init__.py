@@ -1,1 +1,2 @@
-"""Comparisons of trainings: ablations of a recipe's ingredients, miniseries for scaling laws, and the trials both are made of."""
+"""Comparisons of trainings: ablations of a recipe's ingredients, miniseries for scaling laws, and the trials
+both are made of."""

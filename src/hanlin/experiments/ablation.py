@@ -1,4 +1,5 @@
-"""`hanlin ablate`: what each ingredient of a recipe contributes, as differences in held-out bits per byte with their intervals."""
+"""`hanlin ablate`: what each ingredient of a recipe contributes, as differences in held-out bits per byte
+with their intervals."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ _CLOCK_TOLERANCE = 0.1  # share by which a trial's seconds may miss what was ask
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One setting: the value of every key, the configuration they give, and the keys that are not the baseline's (all, for the baseline)."""
+    """One setting: the value of every key, the configuration they give, and the keys that are not the
+    baseline's (all, for the baseline)."""
 
     settings: dict[str, str]
     config: Recipe | StageFile
@@ -80,7 +82,8 @@ def plan_ablation(
         grid: every combination; otherwise one key at a time is moved from the baseline.
 
     Raises:
-        HanlinError: an unknown key (with a suggestion), an impossible value, a key that pretraining does not depend on.
+        HanlinError: an unknown key (with a suggestion), an impossible value, a key that pretraining does not
+            depend on.
     """
     if steps is not None and seconds is not None:
         raise HanlinError("Give --steps or --seconds, not both.")
@@ -141,7 +144,8 @@ def run_ablation(
     keep_models: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run what is not done yet, and write `result/` below `out`: table.json, table.md, differences.svg and a manifest.
+    """Run what is not done yet, and write `result/` below `out`: table.json, table.md, differences.svg and a
+    manifest.
 
     Returns:
         The table.
@@ -214,7 +218,8 @@ def _combinations(axes: Sequence[tuple[str, list[str]]], grid: bool) -> list[dic
 
 
 def _refuse_idle(keys: Sequence[str], sections: Sequence[str]) -> None:
-    """Refuse keys that change nothing about a pretraining, or that take away what the comparison is made on."""
+    """Refuse keys that change nothing about a pretraining, or that take away what the comparison is made
+    on."""
     for key in keys:
         section = key.partition(".")[0]
         if section == "corpus":
@@ -271,7 +276,8 @@ def _trial_spec(
 
 
 def _lengths(plan: AblationPlan, shared: Sequence[SharedData], pool: TrialPool) -> list[int]:
-    """Steps of each variant: the configuration's own, or as many as fill the seconds by a short measurement of each.
+    """Steps of each variant: the configuration's own, or as many as fill the seconds by a short measurement
+    of each.
 
     As many measurements run at once as trials will, so that they share the machine as trials do.
     """

@@ -1,4 +1,5 @@
-"""`hanlin scaling`: a miniseries of sizes and lengths, the law that fits it, and the size it advises for a budget."""
+"""`hanlin scaling`: a miniseries of sizes and lengths, the law that fits it, and the size it advises for a
+budget."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ def plan_scaling(
         budgets: `90s`, `1h`, `2d`, or a number of FLOPs such as `1e16`.
 
     Raises:
-        HanlinError: too few points for a law; a size the vocabulary leaves no room for; a length of hardly a step.
+        HanlinError: too few points for a law; a size the vocabulary leaves no room for; a length of hardly a
+            step.
     """
     config = load_subject(name, overrides)
     counts = sorted({parameter_count(text) for text in params})
@@ -193,7 +195,8 @@ def _vocabulary(tokenizer: Path) -> int:
 def run_scaling(
     plan: SeriesPlan, out: Path, *, jobs: int = 1, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Run what is not done yet, fit the law, and write `result/` below `out`: law.json, law.md, law.svg and a manifest.
+    """Run what is not done yet, fit the law, and write `result/` below `out`: law.json, law.md, law.svg and
+    a manifest.
 
     Returns:
         The content of law.json.
@@ -300,10 +303,12 @@ def _advice(budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]], 
 def _affordable(
     budget: Budget, plan: SeriesPlan, points: Sequence[dict[str, Any]]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Tokens that a budget pays for, by size: by a model's own FLOPs, or by the FLOPs a second that were measured.
+    """Tokens that a budget pays for, by size: by a model's own FLOPs, or by the FLOPs a second that were
+    measured.
 
-    Of several speeds of one size the best counts: what else runs on a machine only slows a training. Where lines lead beyond the
-    sizes that were trained, nothing gets faster than plain matrix products are on the device.
+    Of several speeds of one size the best counts: what else runs on a machine only slows a training. Where
+    lines lead beyond the sizes that were trained, nothing gets faster than plain matrix products are on the
+    device.
     """
     by_size = {point["parameters"]: point["flops"] / point["tokens"] for point in points}
     cost = _line(by_size)
@@ -323,7 +328,8 @@ def _affordable(
 
 
 def _line(values: dict[float, float]) -> Callable[[np.ndarray], np.ndarray]:
-    """Straight between neighbours in log-log coordinates, and beyond the ends as the ends lie to one another."""
+    """Straight between neighbours in log-log coordinates, and beyond the ends as the ends lie to one
+    another."""
     x, y = np.log(np.array(sorted(values.items()), dtype=float)).T
     slope = (y[-1] - y[0]) / (x[-1] - x[0])
 

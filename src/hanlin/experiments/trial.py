@@ -1,6 +1,8 @@
-"""One trial of a comparison, in a process of its own: a pretraining and its held-out bits, kept as `result.json`.
+"""One trial of a comparison, in a process of its own: a pretraining and its held-out bits, kept as
+`result.json`.
 
-`python -m hanlin.experiments.trial DIR` reads `DIR/trial.json` and says on stdout, a JSON object a line, how far it is. It goes on from
+`python -m hanlin.experiments.trial DIR` reads `DIR/trial.json` and says on stdout, a JSON object a line, how
+far it is. It goes on from
 its checkpoints, and stops, saved, when the process that started it is gone.
 """
 
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
 SPEC, RESULT, METRICS = "trial.json", "result.json", "metrics.jsonl"
-_FIRST_STEPS = 2  # of a measurement: slower than those that follow (memory is taken, kernels are chosen, a graph is compiled)
+# of a measurement: slower than those that follow (memory is taken, kernels are chosen, a graph is compiled)
+_FIRST_STEPS = 2
 
 
 class Trial:
@@ -145,10 +148,11 @@ def measure_trial(trial: Trial) -> dict[str, Any]:
 
 
 def train_series(trial: Trial) -> dict[str, Any]:
-    """Several lengths of training as branches of one run at a constant rate: each leaves it where its own decay begins.
+    """Several lengths of training as branches of one run at a constant rate: each leaves it where its own
+    decay begins.
 
-    WSD's decay starts from the same state whatever came to be its length, so a model trained for 400 steps costs a model of 800
-    steps nothing but its own decay (Hu et al. 2024, MiniCPM, section 4.3).
+    WSD's decay starts from the same state whatever came to be its length, so a model trained for 400 steps
+    costs a model of 800 steps nothing but its own decay (Hu et al. 2024, MiniCPM, section 4.3).
     """
     trunk, results = trial.folder / "trunk", []
     train = trial.spec["pretrain"]["train"]
@@ -230,7 +234,8 @@ _KINDS = {"train": train_trial, "measure": measure_trial, "series": train_series
 
 
 class LineProgress(Progress):
-    """Says on stdout, a JSON object a line, what happens; ends the process, saved, once the one that started it is gone."""
+    """Says on stdout, a JSON object a line, what happens; ends the process, saved, once the one that started
+    it is gone."""
 
     def __init__(self, interval: float = 1.0):
         self._parent, self._interval, self._last = os.getppid(), interval, 0.0
@@ -259,7 +264,8 @@ class LineProgress(Progress):
 
 
 def main(folder: Path) -> int:
-    """Run the trial in `folder`: 0 done, 1 failed with a message on stdout, 130 interrupted with its state saved."""
+    """Run the trial in `folder`: 0 done, 1 failed with a message on stdout, 130 interrupted with its state
+    saved."""
     progress = LineProgress()
     try:
         with directory_lock(folder):

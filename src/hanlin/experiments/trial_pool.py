@@ -1,4 +1,5 @@
-"""Trials of a comparison: what they share is built once, each runs in a process of its own, finished ones are kept by key."""
+"""Trials of a comparison: what they share is built once, each runs in a process of its own, finished ones
+are kept by key."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ def recipe_data(recipe: Recipe, out: Path, progress: Progress) -> SharedData:
 
 
 def file_data(file: StageFile, heldout: Sequence[str]) -> SharedData:
-    """The dataset and vocabulary that a stage's file names, and held-out documents given beside it: a corpus directory or files.
+    """The dataset and vocabulary that a stage's file names, and held-out documents given beside it: a corpus
+    directory or files.
 
     Raises:
         HanlinError: no held-out documents are given.
@@ -160,7 +162,8 @@ def _shared_data(dataset: Path, tokenizer: Path, heldout: dict[str, Any], heldou
 class TrialPool:
     """Runs trials below `out`, `jobs` at once, each with its share of the cores.
 
-    A trial that is finished, under the same key, is not run again. Interrupted, every running trial saves its state first.
+    A trial that is finished, under the same key, is not run again. Interrupted, every running trial saves
+    its state first.
     """
 
     def __init__(self, out: Path, jobs: int, progress: Progress):
@@ -256,7 +259,8 @@ class TrialPool:
         )
         last_words: dict[str, Any] = {}
         with open(folder / "log.txt", "ab") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which then asks each trial, once, to save and stop.
+            # A session of its own: Ctrl-C reaches this process alone, which then asks each trial, once, to
+            # save and stop.
             with self._lock:
                 if self._stopped:
                     raise HanlinError("interrupted")

@@ -1,4 +1,5 @@
-"""The directory an experiment works in: refused if it is somebody else's, locked while the experiment runs."""
+"""The directory an experiment works in: refused if it is somebody else's, locked while the experiment
+runs."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _TRIALS_BEFORE = "cells"  # of earlier versions; nothing in it has the keys of t
 
 @contextlib.contextmanager
 def locked_run(out: Path, progress: Progress | None = None) -> Iterator[Progress]:
-    """Hold `out` for one experiment; yields the progress to report to, which is closed at the end if it was made here.
+    """Hold `out` for one experiment; yields the progress to report to, which is closed at the end if it was
+    made here.
 
     Raises:
         HanlinError: `out` holds other files, is in use, or is an experiment of an earlier version.

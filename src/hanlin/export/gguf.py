@@ -1,6 +1,7 @@
 """GGUF: one file with weights, tokenizer and chat template, for llama.cpp and everything built on it.
 
-The tokenizer's split pattern is one that llama.cpp implements itself (`starcoder`), so no patching is needed. What could
+The tokenizer's split pattern is one that llama.cpp implements itself (`starcoder`), so no patching is
+needed. What could
 not be exported is refused by `check_export` before training begins.
 """
 
@@ -72,8 +73,9 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
         dtype: of the matrices, `f32`, `f16` or `q8_0`; vectors stay f32.
 
     Raises:
-        HanlinError: the directory is no model of ours or does not fit together, a weight is not finite, an unknown dtype, `out` is
-            something else than a GGUF file, the disk is full, or the `gguf` package is missing. What was at `out` is unchanged then.
+        HanlinError: the directory is no model of ours or does not fit together, a weight is not finite, an
+            unknown dtype, `out` is something else than a GGUF file, the disk is full, or the `gguf` package
+            is missing. What was at `out` is unchanged then.
     """
     try:
         import gguf
@@ -134,7 +136,8 @@ def _refuse_other(out: Path) -> None:
 
 
 def _kind_of(gguf, name: str, shape: tuple[int, ...], dtype: str, form: GGUFFormat):
-    """The type that a tensor is written in: that of the file for matrices, f16 where rows do not fill the blocks of q8_0."""
+    """The type that a tensor is written in: that of the file for matrices, f16 where rows do not fill the
+    blocks of q8_0."""
     kinds = gguf.GGMLQuantizationType
     if len(shape) != 2 or name in form.float32 or dtype == "f32":
         return kinds.F32
@@ -171,7 +174,8 @@ def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PATTERN_NAME)
     tokens = [to_letters(token) for token in vocabulary.tokens] + list(vocabulary.special)
-    # All of them control: llama.cpp recognises user-defined tokens even in text that asks for none, so a user could open a <think>.
+    # All of them control: llama.cpp recognises user-defined tokens even in text that asks for none, so a
+    # user could open a <think>.
     types = [_TOKEN_NORMAL] * len(vocabulary.tokens) + [_TOKEN_CONTROL] * len(vocabulary.special)
     writer.add_token_list(tokens)
     writer.add_token_types(types)

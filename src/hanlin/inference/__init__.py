@@ -1,4 +1,5 @@
-"""Generation: sampling, the batched engine, text as it arrives, the terminal chat. Knows nothing of training or of HTTP."""
+"""Generation: sampling, the batched engine, text as it arrives, the terminal chat. Knows nothing of training
+or of HTTP."""
 
 from hanlin.inference.engine import Engine
 from hanlin.inference.generate import (

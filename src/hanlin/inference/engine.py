@@ -1,8 +1,12 @@
-"""Batched generation with continuous batching: a finished row leaves at once and a waiting prompt takes its place.
+"""Batched generation with continuous batching: a finished row leaves at once and a waiting prompt takes its
+place.
 
-Rows live in slots 0 … n-1 of one preallocated cache, always without holes, so a decode step works on a view of the first
-n rows: no gather, no allocation, no work for rows that are done. When a row ends, the last row moves into its slot.
-Prompts are read in right-padded groups of similar length straight into the free slots; a prompt that occurs several
+Rows live in slots 0 … n-1 of one preallocated cache, always without holes, so a decode step works on a view
+of the first
+n rows: no gather, no allocation, no work for rows that are done. When a row ends, the last row moves into
+its slot.
+Prompts are read in right-padded groups of similar length straight into the free slots; a prompt that occurs
+several
 times (samples of one GRPO group, `n` choices of one request) is read once and its keys and values are copied.
 
 `Engine` is not thread-safe: one thread owns it.
@@ -27,9 +31,10 @@ from hanlin.model import CausalLM, KVCache
 # Padded tokens read in one pass; bounds the activations' memory and how long running rows wait for newcomers.
 PREFILL_TOKENS = 8192
 
-# Rows x parameters up to which a decode step runs on one thread. Measured with two cores, 64 rows: a second thread brings 14 %
-# for a 1M model and 41 % for a 6M model. But each operation ends in a barrier that spins, and beside another busy process every
-# barrier waits for a time slice: 486 answers of a 1M model took 62 s on two threads, 1.3 s on one.
+# Rows x parameters up to which a decode step runs on one thread. Measured with two cores, 64 rows: a second
+# thread brings 14 % for a 1M model and 41 % for a 6M model. But each operation ends in a barrier that spins,
+# and beside another busy process every barrier waits for a time slice: 486 answers of a 1M model took 62 s
+# on two threads, 1.3 s on one.
 SINGLE_THREAD_WORK = 64_000_000
 SINGLE_THREAD_PREFILL = 1_000_000_000  # tokens x parameters, about 20 ms on one core
 
@@ -102,7 +107,8 @@ class Engine:
 
         Args:
             prompts: token ids, of any lengths.
-            params: for all, or one per prompt. One set with a seed gives every prompt its own stream of that seed.
+            params: for all, or one per prompt. One set with a seed gives every prompt its own stream of that
+                seed.
             on_token: called with (prompt index, token id) as tokens are drawn.
 
         Raises:
@@ -128,7 +134,8 @@ class Engine:
         )
         generations = [Generation(prompt, p, listener) for prompt, p in zip(prompts, every, strict=True)]
         index.update((id(generation), i) for i, generation in enumerate(generations))
-        # Long prompts first: groups of similar length waste little padding, equal prompts meet, and the last rows to run are short.
+        # Long prompts first: groups of similar length waste little padding, equal prompts meet, and the last
+        # rows to run are short.
         for generation in sorted(generations, key=lambda g: (len(g.prompt), g.prompt), reverse=True):
             self.submit(generation)
         admit_at = max(1, self.max_batch // 8)
@@ -181,7 +188,8 @@ class Engine:
         """Read waiting prompts if there is room, then draw one token for every running row.
 
         Args:
-            admit_at: free slots to wait for before reading prompts; larger groups read faster, 1 answers soonest.
+            admit_at: free slots to wait for before reading prompts; larger groups read faster, 1 answers
+                soonest.
 
         Returns:
             Whether anything is left to do.
@@ -207,7 +215,8 @@ class Engine:
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int], top: int = 0) -> tuple[list[float], list[list[tuple[int, float]]]]:
-        """Log-probability of every token after the first given those before it, and the `top` most likely ones there."""
+        """Log-probability of every token after the first given those before it, and the `top` most likely
+        ones there."""
         row = torch.tensor([list(ids)], dtype=torch.int64, device=self.device)
         hidden = self.model.hidden(row)[0, :-1]
         own: list[float] = []
@@ -245,7 +254,8 @@ class Engine:
         return view
 
     def _reserve(self, length: int, written: int, stops: int) -> None:
-        """Grow the cache to `length` positions, the token record to `written` and the stop table to `stops` columns."""
+        """Grow the cache to `length` positions, the token record to `written` and the stop table to `stops`
+        columns."""
         if self._cache is None or self._cache.max_length < length:
             old = self._cache
             size = 0 if self._cache is None else self._cache.max_length

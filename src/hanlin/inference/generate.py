@@ -101,7 +101,8 @@ def load_chat_model(path: Path | str, device: str | None = None) -> tuple[Causal
 
 
 def sampling_defaults(path: Path | str) -> dict[str, float]:
-    """The sampling settings a model directory recommends in its `generation_config.json`: temperature, top_p and their like.
+    """The sampling settings a model directory recommends in its `generation_config.json`: temperature, top_p
+    and their like.
 
     Raises:
         HanlinError: the file holds a setting that cannot be.
@@ -144,10 +145,12 @@ def sampling_defaults(path: Path | str) -> dict[str, float]:
 def encode_prompt(
     tokenizer: Tokenizer, prompt: str | Sequence[Message], thinking: bool | None = None
 ) -> list[int]:
-    """Token ids of a prompt: plain text as it is, messages through the chat template up to the assistant's turn.
+    """Token ids of a prompt: plain text as it is, messages through the chat template up to the assistant's
+    turn.
 
     Args:
-        thinking: True opens the reasoning, False closes it empty, None leaves it to the model. Only for messages.
+        thinking: True opens the reasoning, False closes it empty, None leaves it to the model. Only for
+            messages.
     """
     if isinstance(prompt, str):
         return tokenizer.encode(prompt) or [tokenizer.eos_id]

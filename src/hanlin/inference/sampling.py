@@ -1,7 +1,9 @@
 """From logits to tokens: every row of a batch with its own settings and its own reproducible randomness.
 
-A row's token is a function of its logits, its seed and how many tokens it has drawn: never of its neighbours, so a
-request gives the same text alone and in company. Everything runs over the whole batch; nothing loops over rows.
+A row's token is a function of its logits, its seed and how many tokens it has drawn: never of its
+neighbours, so a
+request gives the same text alone and in company. Everything runs over the whole batch; nothing loops over
+rows.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from hanlin.common.errors import ConfigError
 from hanlin.common.messages import Text
 from hanlin.common.random import GOLDEN_GAMMA, MASK64, as_int64, shift_right, splitmix64, splitmix64_tensor
 
-# Enough for almost every nucleus of a trained model; a flatter row falls back to a full sort. Sorting 64 rows of 6,400
-# costs 20 times as much as taking their 128 largest.
+# Enough for almost every nucleus of a trained model; a flatter row falls back to a full sort. Sorting 64
+# rows of 6,400 costs 20 times as much as taking their 128 largest.
 _NUCLEUS_CANDIDATES = 128
 
 
@@ -34,16 +36,18 @@ class SamplingParams:
         max_new_tokens: at most this many tokens, the stop token included.
         temperature: logits are divided by it; 0 takes the most likely token.
         top_k: keep the k most likely tokens (0: all).
-        top_p: keep the smallest set of tokens, of those left by `top_k`, with at least this share of probability.
+        top_p: keep the smallest set of tokens, of those left by `top_k`, with at least this share of
+            probability.
         min_p: drop tokens less likely than this times the most likely one.
-        repetition_penalty: logits of tokens in prompt or reply are divided (positive) or multiplied (negative) by it
-            (Keskar et al. 2019).
+        repetition_penalty: logits of tokens in prompt or reply are divided (positive) or multiplied
+            (negative) by it (Keskar et al. 2019).
         presence_penalty, frequency_penalty: subtracted once per token in the reply, and once per occurrence.
         logit_bias: added to the logits of these token ids.
         seed: the draw's seed; random when absent.
         stop_ids: tokens that end the reply, besides the engine's end-of-text tokens.
         ignore_eos: do not stop at the engine's end-of-text tokens.
-        logprobs: report every token's log-probability under the model (temperature 1, before penalties and truncation).
+        logprobs: report every token's log-probability under the model (temperature 1, before penalties and
+            truncation).
         top_logprobs: also report this many most likely tokens at each position.
 
     Raises:
@@ -189,8 +193,8 @@ class Sampler:
             logits: (n, V), any floating type.
 
         Returns:
-            Token ids (n,) int64, -1 where the logits were not finite; and, if any of all rows wants them, the tokens'
-            log-probabilities under the model itself (n,) float32.
+            Token ids (n,) int64, -1 where the logits were not finite; and, if any of all rows wants them,
+            the tokens' log-probabilities under the model itself (n,) float32.
         """
         stop = start + logits.shape[0]
         logits = logits.float()
@@ -223,8 +227,8 @@ class Sampler:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sample rows by inverting their cumulative distribution at one hashed uniform number each.
 
-        Inversion needs one hash per row where Gumbel noise needs one per vocabulary entry; both are functions of
-        (seed, position) alone.
+        Inversion needs one hash per row where Gumbel noise needs one per vocabulary entry; both are
+        functions of (seed, position) alone.
         """
         temperature, top_p, min_p = self._floats[start:stop, :3].unbind(dim=1)
         scaled = scores if self._all_plain else scores / temperature.clamp_min(1e-5)[:, None]

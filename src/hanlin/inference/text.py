@@ -1,4 +1,5 @@
-"""From tokens to text as they arrive: whole characters only, reasoning apart from the answer, stop strings cut off."""
+"""From tokens to text as they arrive: whole characters only, reasoning apart from the answer, stop strings
+cut off."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class IncrementalDecoder:
             piece = text[self._given :]
             self._pending, self._given = [], 0
             return piece
-        # Only the last character can still change: an unfinished one decodes to exactly one replacement character.
+        # Only the last character can still change: an unfinished one decodes to exactly one replacement
+        # character.
         piece = text[self._given : -1]
         self._given = max(self._given, len(text) - 1)
         self._shorten(text)
@@ -55,7 +57,8 @@ class IncrementalDecoder:
         return piece
 
     def _shorten(self, text: str) -> None:
-        """Forget pending tokens before a point where the bytes separate, so that rubbish costs no quadratic time."""
+        """Forget pending tokens before a point where the bytes separate, so that rubbish costs no quadratic
+        time."""
         if len(self._pending) <= 8:
             return
         head = self._tokenizer.decode(self._pending[:-4])
@@ -67,9 +70,9 @@ class IncrementalDecoder:
 class ReplyParser:
     """Splits a reply into reasoning (between <think> and </think>) and content, as its tokens arrive.
 
-    The switch is made by token ids, so a model that spells "<think>" in ordinary tokens stays in its channel. Line breaks
-    that belong to the template are dropped: those around the reasoning, and those between it and the answer. Control
-    tokens never become text.
+    The switch is made by token ids, so a model that spells "<think>" in ordinary tokens stays in its
+    channel. Line breaks that belong to the template are dropped: those around the reasoning, and those
+    between it and the answer. Control tokens never become text.
 
     Args:
         reasoning: the prompt ended inside an open <think>.

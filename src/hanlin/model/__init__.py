@@ -1,4 +1,5 @@
-"""The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows nothing of data or training."""
+"""The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows
+nothing of data or training."""
 
 import hanlin.model.families  # noqa: F401 - registers them
 from hanlin.model.attention.backends import AttentionChoice

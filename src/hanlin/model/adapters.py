@@ -1,4 +1,5 @@
-"""Adapters: what is trained instead of all of a model's weights. A kind wraps modules, and can fold what it learnt into them.
+"""Adapters: what is trained instead of all of a model's weights. A kind wraps modules, and can fold what it
+learnt into them.
 
 The forward pass calls its modules, so a wrapper takes a module's place and nothing else changes.
 """
@@ -34,7 +35,8 @@ class Adapter(Tagged):
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> None:
-        """Fold what was learnt into the weights and take the wrappers away, in place: what is published is a plain model."""
+        """Fold what was learnt into the weights and take the wrappers away, in place: what is published is a
+        plain model."""
         raise NotImplementedError
 
 

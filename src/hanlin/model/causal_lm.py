@@ -20,7 +20,8 @@ class LanguageModel(nn.Module):
     """A decoder that may be compiled; the base of what has something on top of it.
 
     Attributes:
-        recompute_qk: whether wide layers may make queries and keys again in the backward pass; they do on a CPU alone.
+        recompute_qk: whether wide layers may make queries and keys again in the backward pass; they do on a
+            CPU alone.
     """
 
     recompute_qk = True
@@ -57,7 +58,8 @@ class LanguageModel(nn.Module):
 
     @property
     def checkpoint_activations(self) -> bool:
-        """Whether each block is computed again in the backward pass instead of being kept (Chen et al. 2016): a third more work, far less memory."""
+        """Whether each block is computed again in the backward pass instead of being kept (Chen et al.
+        2016): a third more work, far less memory."""
         return self.decoder.checkpoints
 
     @checkpoint_activations.setter
@@ -70,15 +72,17 @@ class LanguageModel(nn.Module):
         return self._compiled is not None or self._compiled_blocks
 
     def compile_decoder(self, by_block: bool = False) -> None:
-        """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and weights do not change.
+        """Compile the blocks for whole rows (training); passes with a cache stay as they are. Names and
+        weights do not change.
 
-        Embeddings stay outside: the compiler adds up their gradients in no fixed order, and a run would not have its bits again.
-        Each shape is compiled by itself, since what came before must not change a result.
+        Embeddings stay outside: the compiler adds up their gradients in no fixed order, and a run would not
+        have its bits again. Each shape is compiled by itself, since what came before must not change a
+        result.
 
         Args:
-            by_block: compile what a block does between the hooks of `fully_shard`, which bring its weights together and scatter
-                them; one graph serves all blocks. As torchtitan does (`torchtitan/distributed/compile.py`). Passes without
-                gradients are compiled too then.
+            by_block: compile what a block does between the hooks of `fully_shard`, which bring its weights
+                together and scatter them; one graph serves all blocks. As torchtitan does
+                (`torchtitan/distributed/compile.py`). Passes without gradients are compiled too then.
         """
         if not by_block:
             self._compiled = torch.compile(self.decoder.run, dynamic=False)
@@ -93,7 +97,8 @@ class LanguageModel(nn.Module):
         self._compiled_blocks = False
 
     def context(self, ids: torch.Tensor, **inputs: Unpack[AttentionInputs]) -> ForwardContext:
-        """What one forward pass of these ids (B, T) shares; made by the caller who wants to read what layers add to the loss."""
+        """What one forward pass of these ids (B, T) shares; made by the caller who wants to read what layers
+        add to the loss."""
         return ForwardContext(ids, self.product_dtype, self.config, **inputs)
 
     def hidden(
@@ -131,7 +136,8 @@ class LanguageModel(nn.Module):
 
 
 class CausalLM(LanguageModel):
-    """A language model. `forward` gives logits; `hidden` stops before the head, for losses that never build all logits."""
+    """A language model. `forward` gives logits; `hidden` stops before the head, for losses that never build
+    all logits."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -164,7 +170,8 @@ class CausalLM(LanguageModel):
 
 
 class RewardModel(LanguageModel):
-    """A decoder with one score per sequence, stock `…ForSequenceClassification` with a single label (names `model.`, `score.`)."""
+    """A decoder with one score per sequence, stock `…ForSequenceClassification` with a single label (names
+    `model.`, `score.`)."""
 
     def __init__(self, config: ModelConfig):
         if config.spec.hf.scoring_architecture is None:
@@ -178,5 +185,6 @@ class RewardModel(LanguageModel):
         context: ForwardContext | None = None,
         **inputs: Unpack[AttentionInputs],
     ) -> torch.Tensor:
-        """Score of the prefix ending at each token, (B, T); read it at a sequence's last token. Arguments as in `hidden`."""
+        """Score of the prefix ending at each token, (B, T); read it at a sequence's last token. Arguments as
+        in `hidden`."""
         return self.score(self.hidden(ids, context, **inputs)).squeeze(-1)

@@ -22,7 +22,8 @@ from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.config import ModelConfig
 
 WEIGHTS = "model.safetensors"
-# From the name of a weight in the model to its name in the file; None for a weight that the file doesn't have.
+# From the name of a weight in the model to its name in the file; None for a weight that the file doesn't
+# have.
 FileNames = Callable[[str], str | None]
 
 
@@ -37,12 +38,14 @@ def save_weights(
     """Write `config.json`, `generation_config.json` and `model.safetensors` into an (unpublished) directory.
 
     Args:
-        im_end_id: the token that ends a chat turn; generation stops there as well as at the end of a document.
+        im_end_id: the token that ends a chat turn; generation stops there as well as at the end of a
+            document.
         weights: in host memory, where the model itself does not have them all.
         file_names: where something has taken the place of modules, names in the file; see `FileNames`.
 
     Raises:
-        HanlinError: what would be written is not the weights that the stock architecture has, name by name and shape by shape.
+        HanlinError: what would be written is not the weights that the stock architecture has, name by name
+            and shape by shape.
     """
     tensors = model.state_dict() if weights is None else weights
     if file_names is not None:
@@ -104,7 +107,8 @@ def _require_stock(tensors: Mapping[str, torch.Tensor], model: CausalLM | Reward
 def _shapes(
     config: ModelConfig, reward: bool
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Shapes of the weights outside the layers by name, and of those of a layer by their name within it; nothing is allocated."""
+    """Shapes of the weights outside the layers by name, and of those of a layer by their name within it;
+    nothing is allocated."""
     with torch.device("meta"):
         one = (RewardModel if reward else CausalLM)(dataclasses.replace(config, num_hidden_layers=1))
     shapes = {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()}
@@ -114,10 +118,12 @@ def _shapes(
 
 
 def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> None:
-    """Compare what the header of a safetensors file says with a configuration, before anything of that size is allocated.
+    """Compare what the header of a safetensors file says with a configuration, before anything of that size
+    is allocated.
 
     Raises:
-        HanlinError: the file is missing, cut short or damaged; its tensors are not this architecture's; its numbers are no floats.
+        HanlinError: the file is missing, cut short or damaged; its tensors are not this architecture's; its
+            numbers are no floats.
     """
     found = _header(file)
     outside, block = _shapes(config, reward)
@@ -194,8 +200,8 @@ def load_weights(module: nn.Module, file: Path, *, file_names: FileNames | None 
     Where embeddings are tied, the file may hold `lm_head.weight` as well, if it equals the embedding.
 
     Args:
-        file_names: where something has taken the place of modules, names in the file; see `FileNames`. Weights that the file doesn't
-            have stay as they are.
+        file_names: where something has taken the place of modules, names in the file; see `FileNames`.
+            Weights that the file doesn't have stay as they are.
 
     Raises:
         HanlinError: the file is missing, cut short or damaged, or its tensors are not this architecture's.
@@ -229,10 +235,12 @@ def load_weights(module: nn.Module, file: Path, *, file_names: FileNames | None 
 
 
 def read_generation_config(folder: Path | str) -> dict[str, float]:
-    """The sampling settings that a model directory's `generation_config.json` recommends, all in range; none where it says nothing.
+    """The sampling settings that a model directory's `generation_config.json` recommends, all in range; none
+    where it says nothing.
 
     Returns:
-        temperature (0 where `do_sample` is false), top_k, top_p, min_p, repetition_penalty, those of them that are given.
+        temperature (0 where `do_sample` is false), top_k, top_p, min_p, repetition_penalty, those of them
+        that are given.
 
     Raises:
         HanlinError: malformed, or a number out of range; the file and the setting are named.
@@ -268,12 +276,14 @@ _SAMPLING: dict[str, tuple[Callable[[float], bool], Text]] = {
 
 
 def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype | None = None) -> CausalLM:
-    """Open a model directory (ours, or a stock qwen3, llama or gpt2 checkpoint) for inference or further training.
+    """Open a model directory (ours, or a stock qwen3, llama or gpt2 checkpoint) for inference or further
+    training.
 
     Args:
         device: `auto`, `cpu`, …; the CPU when absent.
-        dtype: of the parameters; float32 when absent, whatever the file has: training keeps its weights in float32, and most processors
-            multiply nothing else fast. Half the memory is to be had by asking for bfloat16.
+        dtype: of the parameters; float32 when absent, whatever the file has: training keeps its weights in
+            float32, and most processors multiply nothing else fast. Half the memory is to be had by asking
+            for bfloat16.
 
     Raises:
         HanlinError: no model there, damaged or malformed files, an unknown architecture.

@@ -20,14 +20,15 @@ ResidualInit = Literal["zero", "scaled", "plain"]
 class ModelShape:
     """What one chooses about a model; the rest of its configuration comes from the tokenizer.
 
-    Field names are those of Hugging Face. `None` derives the usual value: `intermediate_size` 8/3 (SwiGLU) or 4 (GELU)
-    times `hidden_size` rounded up to 32, `num_key_value_heads` = `num_attention_heads`, `head_dim` = hidden/heads.
+    Field names are those of Hugging Face. `None` derives the usual value: `intermediate_size` 8/3 (SwiGLU)
+    or 4 (GELU) times `hidden_size` rounded up to 32, `num_key_value_heads` = `num_attention_heads`,
+    `head_dim` = hidden/heads.
 
     Attributes:
         family: a name known to `family.family_of`.
         qk_norm: asks for the family with or without it: qwen3 has QK-norm, llama is the same without.
-        residual_init: projections that write to the residual stream start at `zero`, at 1/sqrt(2·layers) of the other
-            matrices (`scaled`, GPT-2's), or like them (`plain`).
+        residual_init: projections that write to the residual stream start at `zero`, at 1/sqrt(2·layers) of
+            the other matrices (`scaled`, GPT-2's), or like them (`plain`).
     """
 
     family: str = "qwen3"
@@ -80,8 +81,8 @@ class ModelConfig(ModelShape):
         layer_norm_epsilon, activation_function: of a gpt2 checkpoint; what is trained here has GPT-2's own.
 
     Raises:
-        ConfigError: a combination that the stock architecture of the family could not load; found here, before step 0,
-            because a run once had to be repeated when six heads of 48 did not make 512.
+        ConfigError: a combination that the stock architecture of the family could not load; found here,
+            before step 0, because a run once had to be repeated when six heads of 48 did not make 512.
     """
 
     # None, or left out, until `__post_init__` derives them; numbers in every configuration that exists
@@ -145,7 +146,8 @@ class ModelConfig(ModelShape):
         return self.spec.parameters(self)
 
     def flops_per_token(self, length: int) -> float:
-        """Training FLOPs per token: 6 x matrix weights (with the head) + causal attention 6 x layers x heads x head_dim x length."""
+        """Training FLOPs per token: 6 x matrix weights (with the head) + causal attention 6 x layers x heads
+        x head_dim x length."""
         attention = self.num_hidden_layers * self.num_attention_heads * self.head_dim * length
         return 6.0 * self.spec.matrix_parameters(self) + 6.0 * attention
 
@@ -169,10 +171,12 @@ class ModelConfig(ModelShape):
 
     @classmethod
     def from_hf(cls, path: Path | str) -> ModelConfig:
-        """Read a model directory's `config.json`; what it leaves out is what transformers takes for that architecture.
+        """Read a model directory's `config.json`; what it leaves out is what transformers takes for that
+        architecture.
 
         Raises:
-            HanlinError: not there, malformed, or an architecture or option (scaled RoPE, biases, another activation) we do not compute.
+            HanlinError: not there, malformed, or an architecture or option (scaled RoPE, biases, another
+                activation) we do not compute.
         """
         file = Path(path) / "config.json"
         raw = read_json(file)

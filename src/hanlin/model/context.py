@@ -1,4 +1,5 @@
-"""What the layers of one forward pass share: what they are told of the tokens, and what they have to say beside their outputs."""
+"""What the layers of one forward pass share: what they are told of the tokens, and what they have to say
+beside their outputs."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ from hanlin.model.kv_cache import KVCache
 class AttentionInputs(TypedDict, total=False):
     """What a forward pass may be told beside its token ids, by keyword; each may be left out, or None.
 
-    positions: (B, T) int64, position of each token in its document; 0 … T-1 when absent. Ignored with a cache.
+    positions: (B, T) int64, position of each token in its document; 0 … T-1 when absent. Ignored with a
+        cache.
     doc_ids: (B, T) for packed rows: tokens attend only within equal ids.
-    doc_starts: `common.documents.document_starts` of doc_ids, which spares some attention back ends a wait for the device.
+    doc_starts: `common.documents.document_starts` of doc_ids, which spares some attention back ends a wait
+        for the device.
     cache: keys and values of earlier tokens; see `KVCache`.
     inputs_embeds: (B, T, hidden_size), read in place of the embeddings of the ids.
     """
@@ -31,7 +34,8 @@ class AttentionInputs(TypedDict, total=False):
 
 
 class ForwardContext:
-    """One forward pass: positions, rotation angles, what a token may look at, the cache; and what layers add to the loss.
+    """One forward pass: positions, rotation angles, what a token may look at, the cache; and what layers add
+    to the loss.
 
     Args:
         ids: (B, T) int64.
@@ -40,8 +44,10 @@ class ForwardContext:
 
     Attributes:
         cos, sin: (B, T, 1, head_dim/2), rotation angles of the positions, where the family has them.
-        recompute_qk: wide layers make normed and turned queries and keys again in the backward pass, and keep what they are made of.
-        aux_losses: what layers add to the loss (a router's balance), each 0-d and a mean over the pass's tokens, its coefficient in it.
+        recompute_qk: wide layers make normed and turned queries and keys again in the backward pass, and
+            keep what they are made of.
+        aux_losses: what layers add to the loss (a router's balance), each 0-d and a mean over the pass's
+            tokens, its coefficient in it.
     """
 
     def __init__(
@@ -78,7 +84,8 @@ class ForwardContext:
         self.mask = self.backend.prepare(PackedShape(doc_ids, doc_starts, batch, length, ids.device, dtype))
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention of this pass's queries (B, T, H, D) to all that they may look at; (B, T, H, D), contiguous."""
+        """Attention of this pass's queries (B, T, H, D) to all that they may look at; (B, T, H, D),
+        contiguous."""
         if self.cache is None:
             return self.backend.run(q, k, v, self.mask)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -90,7 +97,8 @@ class ForwardContext:
     # ---------------------------------------------------------------- what layers say
 
     def add_aux_loss(self, loss: torch.Tensor) -> None:
-        """Called by a layer: a term of the loss, 0-d, a mean over the pass's tokens, times its coefficient."""
+        """Called by a layer: a term of the loss, 0-d, a mean over the pass's tokens, times its
+        coefficient."""
         if not self._ended:
             self.aux_losses.append(loss)
 
@@ -100,7 +108,8 @@ class ForwardContext:
             self._metrics.setdefault(name, []).append(value.detach())
 
     def end(self) -> None:
-        """The decoder is through: what layers say from now on, they say again, as they are recomputed in the backward pass."""
+        """The decoder is through: what layers say from now on, they say again, as they are recomputed in the
+        backward pass."""
         self._ended = True
 
     @property
@@ -117,7 +126,8 @@ class ForwardContext:
         """An objective's loss and metrics with what the layers of its forward pass added.
 
         Args:
-            loss: a sum over `items` tokens, pairs or answers; so the means that layers gave are weighted with their number.
+            loss: a sum over `items` tokens, pairs or answers; so the means that layers gave are weighted
+                with their number.
             metrics: summed metrics, as an objective returns them.
         """
         if self.aux_losses:

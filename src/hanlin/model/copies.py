@@ -28,8 +28,9 @@ _HOOKS = (
 def detached_copy(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """The model with these whole weights and its own buffers, not to be trained.
 
-    Module by module, and not anew from the configuration: what has taken a module's place is copied as it is. Hooks stay behind, as they
-    belong to who shards or watches the original; so does what was compiled. Attributes that are no modules, weights or buffers are shared.
+    Module by module, and not anew from the configuration: what has taken a module's place is copied as it
+    is. Hooks stay behind, as they belong to who shards or watches the original; so does what was compiled.
+    Attributes that are no modules, weights or buffers are shared.
 
     Args:
         weights: by the names of `model.named_parameters()`, on the device where the copy is to be.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Decoder(nn.Module, abc.ABC):
-    """The base of the families' decoders. Modules carry the Hugging Face names, so state_dict keys are the file's keys.
+    """The base of the families' decoders. Modules carry the Hugging Face names, so state_dict keys are the
+    file's keys.
 
     A block is called as block(x, context) with x (B, T, hidden_size), and returns the same shape.
 
@@ -44,7 +45,8 @@ class Decoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def embed(self, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
-        """What the first block reads, (B, T, hidden_size); the context learns what all blocks share of the positions."""
+        """What the first block reads, (B, T, hidden_size); the context learns what all blocks share of the
+        positions."""
 
     def run(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """All blocks and the final norm, (B, T, hidden_size)."""

@@ -1,7 +1,9 @@
 """Families of models: everything in which they differ, one row each.
 
-A row says by what module a family computes, how many weights and products that is, how they begin, and what they are called in Hugging
-Face's and llama.cpp's files. Nothing outside the rows asks for a family's name. `families/` holds the rows of this package; a row of
+A row says by what module a family computes, how many weights and products that is, how they begin, and what
+they are called in Hugging
+Face's and llama.cpp's files. Nothing outside the rows asks for a family's name. `families/` holds the rows
+of this package; a row of
 anybody's is added by `register_family`, after which its name is a valid `model.family` in a recipe.
 """
 
@@ -29,11 +31,15 @@ class HuggingFaceFormat:
 
     Attributes:
         architecture: transformers' class of the language model.
-        scoring_architecture: transformers' class with one score per sequence; None where a reward model can't have this family.
+        scoring_architecture: transformers' class with one score per sequence; None where a reward model
+            can't have this family.
         config: `config.json` beyond what all families have: key → `ConfigField`, or a constant.
-        defaults: what transformers takes for a field that a `config.json` leaves out, None for what is derived. These fields are read.
-        read: further fields, from a parsed `config.json` that passed `unsupported`; each is checked like the others.
-        unsupported: keys of a parsed `config.json` that change what is computed in a way that isn't supported.
+        defaults: what transformers takes for a field that a `config.json` leaves out, None for what is
+            derived. These fields are read.
+        read: further fields, from a parsed `config.json` that passed `unsupported`; each is checked like the
+            others.
+        unsupported: keys of a parsed `config.json` that change what is computed in a way that isn't
+            supported.
         decoder: the name of the decoder in the model, and so the prefix of its weights.
         embedding: of the token embedding within it; `layers`: of the list of its blocks.
     """
@@ -68,7 +74,8 @@ class GGUFFormat:
         names: of the weights outside the layers.
         header: method of `gguf.GGUFWriter` → field of `ModelConfig` that it writes.
         transposed: ends of the names of matrices that the checkpoint stores (in, out).
-        interleaved: ends of the names of matrices whose rows llama.cpp rotates as adjacent pairs, the checkpoint as halves of a head.
+        interleaved: ends of the names of matrices whose rows llama.cpp rotates as adjacent pairs, the
+            checkpoint as halves of a head.
         float32: names of matrices that are not quantised.
     """
 
@@ -86,7 +93,8 @@ class InitRule:
     """How the matrices of a family begin; vectors are one, biases zero.
 
     Attributes:
-        residual: ends of the names of projections that write to the residual stream: by `ModelShape.residual_init`.
+        residual: ends of the names of projections that write to the residual stream: by
+            `ModelShape.residual_init`.
         tables: ends of the names of embeddings and heads: N(0, 0.02²). All others are N(0, 1/fan_in).
         transposed: ends of the names of matrices that are stored (in, out).
     """
@@ -106,8 +114,10 @@ class FamilySpec:
         intermediate_size: the usual width of the feed-forward layers, from `hidden_size`.
         check: raises `ConfigError` for a shape that the stock architecture could not load.
         parameters: number of weights, by arithmetic.
-        matrix_parameters: of these, how many a token is multiplied with, the head included (and tied embeddings once, as the head).
-        qk_norm: whether queries and keys are normed; `qk_norm_twin` names the family that is the same but for that, if there is one.
+        matrix_parameters: of these, how many a token is multiplied with, the head included (and tied
+            embeddings once, as the head).
+        qk_norm: whether queries and keys are normed; `qk_norm_twin` names the family that is the same but
+            for that, if there is one.
         grouped_query: whether key-value heads may be fewer than query heads.
         tied_only: whether the head is always the embedding.
     """

@@ -1,6 +1,8 @@
-"""The check that each fused operation has to pass on a device before a training relies on it, as attention back ends have theirs.
+"""The check that each fused operation has to pass on a device before a training relies on it, as attention
+back ends have theirs.
 
-A fused operation is right when its outputs and gradients agree with the plain formula, differentiated by autograd in float32 on the CPU.
+A fused operation is right when its outputs and gradients agree with the plain formula, differentiated by
+autograd in float32 on the CPU.
 One that is not gives way to the modules' own products.
 """
 
@@ -104,7 +106,8 @@ OPERATIONS: dict[str, FusedOperation] = {
 
 
 def check_fused_operations(device: torch.device, dtype: torch.dtype, warn: Warn) -> list[str]:
-    """Run each fused operation as a training does, and leave those that are wrong for their plain path from now on.
+    """Run each fused operation as a training does, and leave those that are wrong for their plain path from
+    now on.
 
     Each is run once a process for a device and a type.
 

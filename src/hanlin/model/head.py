@@ -1,4 +1,5 @@
-"""The head: the only doors from hidden states to the vocabulary. Losses never build the logits of a whole batch."""
+"""The head: the only doors from hidden states to the vocabulary. Losses never build the logits of a whole
+batch."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ from hanlin.model.losses import (
 class Head:
     """Scores over the vocabulary, by the module that projects to it.
 
-    Not a module itself: its weights belong to `lm_head`, or to the input embedding where embeddings are tied, and keep their names.
+    Not a module itself: its weights belong to `lm_head`, or to the input embedding where embeddings are
+    tied, and keep their names.
 
     Args:
         projection: (…, hidden_size) → (…, vocab_size) when called; with `tied`, by its `as_linear`.
-        compiled: let a compiler join the passes over a chunk of logits. For accelerators: a dozen passes become two.
+        compiled: let a compiler join the passes over a chunk of logits. For accelerators: a dozen passes
+            become two.
     """
 
     def __init__(self, projection: nn.Module, vocab_size: int, *, tied: bool, compiled: bool = False):
@@ -64,7 +67,8 @@ class Head:
             weights: (N,) float32 weight per token, all one when absent.
 
         Returns:
-            the loss to differentiate, a sum over tokens, and each token's plain negative log likelihood in nats, (N,); float32.
+            the loss to differentiate, a sum over tokens, and each token's plain negative log likelihood in
+            nats, (N,); float32.
         """
         if not (self.is_plain and is_trusted("linear_cross_entropy", hidden)):
             return chunked_cross_entropy(
@@ -79,7 +83,8 @@ class Head:
     def token_log_probs(
         self, hidden: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0
     ) -> torch.Tensor:
-        """log p(label) of each token under softmax(logits / temperature), in nats, (N,) float32, differentiable.
+        """log p(label) of each token under softmax(logits / temperature), in nats, (N,) float32,
+        differentiable.
 
         Args:
             hidden: (N, hidden_size); labels: (N,) int64.

@@ -10,9 +10,9 @@ from hanlin.model.causal_lm import CausalLM, RewardModel
 def init_weights(model: CausalLM | RewardModel, seed: int) -> None:
     """Initialise in place, the same on every platform and device.
 
-    Matrices N(0, 1/fan_in); projections that write to the residual stream as `ModelShape.residual_init` says, by default zero,
-    so every block starts as the identity (as nanochat does); embeddings N(0, 0.02²), small so that tied logits start near
-    uniform; norms one; biases zero.
+    Matrices N(0, 1/fan_in); projections that write to the residual stream as `ModelShape.residual_init`
+    says, by default zero, so every block starts as the identity (as nanochat does); embeddings N(0, 0.02²),
+    small so that tied logits start near uniform; norms one; biases zero.
     """
     how = model.config.residual_init
     rule = model.config.spec.init

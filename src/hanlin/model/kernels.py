@@ -14,7 +14,8 @@ from hanlin.model.fused_check import check_fused_operations
 def choose_kernels(
     model: Any, device: torch.device, warn: Warn, wanted: AttentionChoice = "auto"
 ) -> AttentionBackend:
-    """Choose an attention back end for the model's heads, and check the fused operations; what is wrong is refused, with a line each.
+    """Choose an attention back end for the model's heads, and check the fused operations; what is wrong is
+    refused, with a line each.
 
     Args:
         wanted: an attention back end's name, when no other is to be taken.

@@ -12,15 +12,18 @@ from hanlin.model.config import ModelConfig
 
 
 class KVCache:
-    """Keys and values per layer, shape (batch, key-value heads, max_length, head_dim), and how much of each row is filled.
+    """Keys and values per layer, shape (batch, key-value heads, max_length, head_dim), and how much of each
+    row is filled.
 
-    A forward pass with a cache writes its T tokens at `lengths[b] … lengths[b]+T-1` and lets each attend to every
-    position up to its own. It does not advance: the caller does, by the number of *real* tokens of each row,
-    so prompts of different lengths can be read in one padded pass (the padding is overwritten by what follows).
+    A forward pass with a cache writes its T tokens at `lengths[b] … lengths[b]+T-1` and lets each attend to
+    every position up to its own. It does not advance: the caller does, by the number of *real* tokens of
+    each row, so prompts of different lengths can be read in one padded pass (the padding is overwritten by
+    what follows).
 
     Attributes:
         lengths: (batch,) int64 on the device, how much of each row is filled.
-        host_lengths: the same numbers on the host, (batch,) int64, so that nobody has to wait for the device to learn them.
+        host_lengths: the same numbers on the host, (batch,) int64, so that nobody has to wait for the device
+            to learn them.
     """
 
     def __init__(

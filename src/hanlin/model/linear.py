@@ -1,7 +1,9 @@
 """Linear maps as modules that own their product, and the rule by which several of them may be fused.
 
-The forward pass calls modules. A low-rank adapter, a quantised weight or an expert takes a module's place by assignment and is called
-in its stead. Where every module involved is exactly the plain class, `normed_linears` and `swiglu` compute the same with fewer passes
+The forward pass calls modules. A low-rank adapter, a quantised weight or an expert takes a module's place by
+assignment and is called
+in its stead. Where every module involved is exactly the plain class, `normed_linears` and `swiglu` compute
+the same with fewer passes
 over memory (`fused_ops`); otherwise they do what they say, word by word.
 """
 
@@ -16,14 +18,16 @@ from hanlin.model.norm import RMSNorm
 
 
 class Linear(nn.Linear):
-    """x @ weightᵀ without a bias: (…, in_features) → (…, out_features), weight (out_features, in_features)."""
+    """x @ weightᵀ without a bias: (…, in_features) → (…, out_features), weight (out_features,
+    in_features)."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, bias=False)
 
 
 class Conv1D(nn.Module):
-    """A linear map with a bias whose weight is stored (in_features, out_features), as GPT-2 checkpoints have it."""
+    """A linear map with a bias whose weight is stored (in_features, out_features), as GPT-2 checkpoints have
+    it."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
@@ -35,7 +39,8 @@ class Conv1D(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """Rows of a table by token id; `as_linear` uses the same table the other way round, as the head of a model with tied embeddings."""
+    """Rows of a table by token id; `as_linear` uses the same table the other way round, as the head of a
+    model with tied embeddings."""
 
     def as_linear(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of every row, (…, embedding_dim) → (…, num_embeddings)."""
@@ -43,7 +48,8 @@ class Embedding(nn.Embedding):
 
 
 def is_plain(kind: type[nn.Module], *modules: nn.Module) -> bool:
-    """Whether calling the modules is the same as using their weights: exactly this class, nothing hooked to them, `forward` its own."""
+    """Whether calling the modules is the same as using their weights: exactly this class, nothing hooked to
+    them, `forward` its own."""
     for module in modules:
         if (
             type(module) is not kind

@@ -13,10 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from hanlin.model.fused_ops import cast_gradient
 
 CHUNK_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, half of a desktop CPU's cache
-# on an accelerator: 256 MiB in bfloat16. A chunk reads and writes the head's whole gradient, so few are better
+# on an accelerator: 256 MiB in bfloat16. A chunk reads and writes the head's whole gradient, so few are
+# better
 DEVICE_CHUNK_ELEMENTS = 1 << 27
 BLOCK = 128
-CHUNK_ROWS = 256  # at least: the gradient of the head is a product over a chunk's rows, a third as fast over 163 as over 512
+# at least: the gradient of the head is a product over a chunk's rows, a third as fast over 163 as over 512
+CHUNK_ROWS = 256
 
 
 def _chunk_rows(vocab_size: int, device: torch.device) -> int:
@@ -24,7 +26,8 @@ def _chunk_rows(vocab_size: int, device: torch.device) -> int:
 
 
 def _product_type(hidden: torch.Tensor) -> torch.dtype:
-    """The type to multiply in: autocast's where that is on. It does not reach products that write into a given tensor, nor in-place ones."""
+    """The type to multiply in: autocast's where that is on. It does not reach products that write into a
+    given tensor, nor in-place ones."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
@@ -32,7 +35,8 @@ def _product_type(hidden: torch.Tensor) -> torch.dtype:
 def _in_blocks(hidden: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The same with rows of zeros behind, to a multiple of `BLOCK`, where a CPU multiplies in half precision.
 
-    oneDNN makes kernels for every number of rows, and each batch has another: fine-tuning the demo's model took 1.6 GB instead of 0.8.
+    oneDNN makes kernels for every number of rows, and each batch has another: fine-tuning the demo's model
+    took 1.6 GB instead of 0.8.
     """
     missing = (
         -len(hidden) % BLOCK if hidden.device.type == "cpu" and _product_type(hidden).itemsize < 4 else 0
@@ -54,13 +58,15 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
 def logit_gradients(
     logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, z_loss: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross entropy and z-loss of a chunk with their gradient, as plain expressions that a compiler makes two passes of.
+    """Cross entropy and z-loss of a chunk with their gradient, as plain expressions that a compiler makes
+    two passes of.
 
     Args:
         logits: (n, V); labels: (n,) int64; scale: (n,) float32 weight of each.
 
     Returns:
-        negative log likelihoods (n,) float32, the weighted loss, 0-d float32, and its gradient (n, V) in the logits' type.
+        negative log likelihoods (n,) float32, the weighted loss, 0-d float32, and its gradient (n, V) in the
+        logits' type.
     """
     wide = logits.float()
     logsumexp = wide.logsumexp(-1)
@@ -98,7 +104,8 @@ def _compiled_logit_gradients() -> Callable[..., tuple[torch.Tensor, torch.Tenso
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Σ weight·(-log p(label)) + z_loss·weight·logsumexp², gradients computed while the logits are at hand."""
+    """Σ weight·(-log p(label)) + z_loss·weight·logsumexp², gradients computed while the logits are at
+    hand."""
 
     @staticmethod
     def forward(ctx, hidden, weight, labels, weights, z_loss, dtype, compiled, wanted):
@@ -146,9 +153,11 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     compiled: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross entropy of a linear head, with optional z-loss (PaLM, Chowdhery et al. 2022, §5), in chunks.
+    """Summed cross entropy of a linear head, with optional z-loss (PaLM, Chowdhery et al. 2022, §5), in
+    chunks.
 
-    Under autocast the products are made in its type, the softmax and the sum of the head's gradient in float32.
+    Under autocast the products are made in its type, the softmax and the sum of the head's gradient in
+    float32.
 
     A gradient is computed only for what requires one.
 
@@ -161,7 +170,8 @@ def linear_cross_entropy(
         compiled: let a compiler join the passes over the logits. For accelerators: a dozen passes become two.
 
     Returns:
-        the loss to differentiate, a sum over tokens, and each token's plain negative log likelihood in nats, (N,); float32.
+        the loss to differentiate, a sum over tokens, and each token's plain negative log likelihood in nats,
+        (N,); float32.
     """
     if weights is None:
         weights = torch.ones(labels.shape[0], dtype=torch.float32, device=hidden.device)
@@ -236,7 +246,8 @@ def token_log_probs(
     return _TokenLogProbs.apply(hidden, weight, labels, temperature, _product_type(hidden))[:count]
 
 
-# ------------------------------------------------------------------ any projection: a module that is more than its weight
+# ------------------------------------------------------------------ any projection: a module that is more
+# than its weight
 
 
 def chunked_cross_entropy(
@@ -248,7 +259,8 @@ def chunked_cross_entropy(
     weights: torch.Tensor | None = None,
     z_loss: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`linear_cross_entropy` with any projection to the vocabulary; a chunk's logits are computed again in backward.
+    """`linear_cross_entropy` with any projection to the vocabulary; a chunk's logits are computed again in
+    backward.
 
     Args:
         project: (n, d) → (n, V).
@@ -282,7 +294,8 @@ def chunked_token_log_probs(
     labels: torch.Tensor,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """`token_log_probs` with any projection to the vocabulary; a chunk's logits are computed again in backward.
+    """`token_log_probs` with any projection to the vocabulary; a chunk's logits are computed again in
+    backward.
 
     Args:
         project: (n, d) → (n, V).

@@ -1,4 +1,5 @@
-"""The transformer of qwen3 and llama. Modules carry the Hugging Face names, so state_dict keys are the file's keys."""
+"""The transformer of qwen3 and llama. Modules carry the Hugging Face names, so state_dict keys are the
+file's keys."""
 
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ from hanlin.model.linear import Embedding, Linear, normed_linears, swiglu
 from hanlin.model.norm import RMSNorm
 from hanlin.model.rope import rotary_table
 
-# From this width on queries and keys are made again in the backward pass: a seventh less is kept for it, at a cost that could not be
-# measured (width 512, on a CPU); at 256 it costs 2 % of a step, and such models are small anyway.
+# From this width on queries and keys are made again in the backward pass: a seventh less is kept for it, at
+# a cost that could not be measured (width 512, on a CPU); at 256 it costs 2 % of a step, and such models are
+# small anyway.
 RECOMPUTE_QK_WIDTH = 512
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; qwen3 normalises each head's queries and keys before the rotation (QK-norm)."""
+    """Grouped-query attention; qwen3 normalises each head's queries and keys before the rotation
+    (QK-norm)."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -42,7 +45,8 @@ class Attention(nn.Module):
             self.q_norm = self.k_norm = nn.Identity()
 
     def forward(self, x: torch.Tensor, norm: nn.Module, context: ForwardContext) -> torch.Tensor:
-        """Attention of norm(x), (B, T, hidden_size); the norm comes along because it is fused with the projections."""
+        """Attention of norm(x), (B, T, hidden_size); the norm comes along because it is fused with the
+        projections."""
         batch, length, _ = x.shape
         projected = normed_linears(x, norm, self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (part.view(batch, length, -1, self.head_dim) for part in projected)
@@ -69,7 +73,8 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-        """SwiGLU of norm(x), (B, T, hidden_size); the norm comes along because it is fused with the projections."""
+        """SwiGLU of norm(x), (B, T, hidden_size); the norm comes along because it is fused with the
+        projections."""
         gate, up = normed_linears(x, norm, self.gate_proj, self.up_proj)
         return swiglu(gate, up, self.down_proj)
 

@@ -34,7 +34,8 @@ def evaluate_model(
         count: items per task, at least 1.
 
     Returns:
-        Metrics by name, as in report.json; over all answers also `ends_by_itself`, `thinking_closes`, `inside_answered`.
+        Metrics by name, as in report.json; over all answers also `ends_by_itself`, `thinking_closes`,
+        `inside_answered`.
 
     Raises:
         HanlinError: no model there, no such task, or a count that is not positive.

@@ -1,4 +1,5 @@
-"""What a run made, for its report and its model card: the model in figures, a sentence in tokens, an item of each stage's data."""
+"""What a run made, for its report and its model card: the model in figures, a sentence in tokens, an item of
+each stage's data."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _LONGEST = 8
 
 
 def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
-    """The published model in figures: shape, and where the recipe pretrains it, tokens, FLOP, where its text came from.
+    """The published model in figures: shape, and where the recipe pretrains it, tokens, FLOP, where its text
+    came from.
 
     Tokens read are those that pretraining logged; those of its settings where the log is gone.
     """
@@ -84,7 +86,8 @@ def tokens_facts(out: Path) -> dict[str, Any]:
 def examples(
     recipe: Recipe, out: Path, problems: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """One item of each stage's training data, as the model reads it: {stage: [{"label", "parts": [[text, is it learned], …]}]}.
+    """One item of each stage's training data, as the model reads it: {stage: [{"label", "parts": [[text, is
+    it learned], …]}]}.
 
     Args:
         problems: those of reinforcement learning, which are not encoded, by stage.

@@ -1,4 +1,5 @@
-"""The gate: a stage's model replaces the previous one only if it is better at what the stage is for, and worse at nothing."""
+"""The gate: a stage's model replaces the previous one only if it is better at what the stage is for, and
+worse at nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
 from hanlin.evaluation.statistics import FEWEST
 
-# What a later stage may cost an earlier one, in the metric's own unit. Two points of answers are promised; a chain of thought
-# multiplies the noise of its steps, and tasks of 150 items move by three points by chance: these get five.
+# What a later stage may cost an earlier one, in the metric's own unit. Two points of answers are promised; a
+# chain of thought multiplies the noise of its steps, and tasks of 150 items move by three points by chance:
+# these get five.
 TOLERANCES = {
     "tinyworld/story_qa": 0.02,
     "tinyworld/politeness": 0.05,
@@ -37,7 +39,8 @@ class Verdict:
 
 
 def tolerance(name: str) -> float | None:
-    """What a stage may lose at the metric; None where it guards nothing. `answer_bits_per_byte/sft` has that of its first part."""
+    """What a stage may lose at the metric; None where it guards nothing. `answer_bits_per_byte/sft` has that
+    of its first part."""
     return TOLERANCES.get(name, TOLERANCES.get(name.partition("/")[0]))
 
 
@@ -47,7 +50,8 @@ def decide_gate(
     """Decide on a stage's model.
 
     Args:
-        target: name, new and previous value of what the stage is for; the new one must not be lower (or higher, where lower is better).
+        target: name, new and previous value of what the stage is for; the new one must not be lower (or
+            higher, where lower is better).
         regressions: new and previous values of what earlier stages taught, and the drop that is tolerated.
     """
     name, new, old = target

@@ -1,6 +1,7 @@
 """One run of one recipe in one directory: text, stages, final evaluation, exports. Read from top to bottom.
 
-Every process of a run goes through all of it. What is read, encoded, judged and written is done in rank 0, whose word the others
+Every process of a run goes through all of it. What is read, encoded, judged and written is done in rank 0,
+whose word the others
 wait for; trainings are done by all of them together.
 """
 
@@ -165,7 +166,8 @@ class RecipeRun:
         self.context.group.run_on_rank0(lambda: self._publish_suggestions(path, record))
 
     def _final_metrics(self, path: Path, record: StepRecord) -> dict[str, Metric]:
-        """Bare text; what every accepted stage taught; the tasks once more as the model is used by default."""
+        """Bare text; what every accepted stage taught; the tasks once more as the model is used by
+        default."""
         context, suite = self.context, self.context.suite
         metrics: dict[str, Metric] = {}
         if suite.corpus is not None:

@@ -50,7 +50,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress | None = None) -> d
         The report.
 
     Raises:
-        HanlinError: `out` is in use, or holds something else than a run; an input is missing; or what a stage says.
+        HanlinError: `out` is in use, or holds something else than a run; an input is missing; or what a
+            stage says.
     """
     for stage in recipe.stages:
         if stage.train.parallel == "deepspeed":
@@ -131,7 +132,8 @@ def _report(context: RunContext, seconds: float) -> dict[str, Any]:
 
 
 def stage_entries(context: RunContext) -> list[dict[str, Any]]:
-    """The steps of a run as report.json has them: what each is and is judged by, its figures, and beside the target its control."""
+    """The steps of a run as report.json has them: what each is and is judged by, its figures, and beside the
+    target its control."""
     configs = {stage.id: stage for stage in context.recipe.stages}
     entries = []
     for name, record in context.runner.records.items():
@@ -163,7 +165,8 @@ def stage_entries(context: RunContext) -> list[dict[str, Any]]:
 
 
 def _standing_report(out: Path, stages: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The report of an earlier start, if it is whole and says what the steps' records say; another is written anew."""
+    """The report of an earlier start, if it is whole and says what the steps' records say; another is
+    written anew."""
     try:
         found = read_json(out / "report.json")
         validate_report(found)
@@ -173,10 +176,12 @@ def _standing_report(out: Path, stages: list[dict[str, Any]]) -> dict[str, Any] 
 
 
 def check_inputs_of(recipe: Recipe) -> None:
-    """Look at all that a run will need before its first stage begins, so that the last stage does not fail for a misspelt name.
+    """Look at all that a run will need before its first stage begins, so that the last stage does not fail
+    for a misspelt name.
 
     Raises:
-        HanlinError: a device or tracker is not there; a file is missing, or its first records are not what its stage reads.
+        HanlinError: a device or tracker is not there; a file is missing, or its first records are not what
+            its stage reads.
     """
     resolve_device(recipe.device)
     check_trackers(recipe.track)

@@ -56,8 +56,8 @@ class RunContext:
     # ---------------------------------------------------------------- stages and their models
 
     def parent_of(self, config: StageConfig) -> Lineage:
-        """The model that a stage begins with: the one that `from` names, that of the stage it is a control of, or the best so far.
-        One that makes a model from nothing has an empty lineage."""
+        """The model that a stage begins with: the one that `from` names, that of the stage it is a control
+        of, or the best so far. One that makes a model from nothing has an empty lineage."""
         if config.parent in self.lineages:
             return self.lineages[config.parent]
         if config.parent:

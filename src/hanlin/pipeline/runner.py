@@ -1,7 +1,9 @@
 """Runs steps in order, skips what is already there, and remembers what each one said.
 
-A step is skipped when its record has the same key (a hash of its configuration and of its parents' contents) and its
-artefact still verifies. So a killed run goes on where it was, a finished one is over in seconds, and a changed recipe
+A step is skipped when its record has the same key (a hash of its configuration and of its parents' contents)
+and its
+artefact still verifies. So a killed run goes on where it was, a finished one is over in seconds, and a
+changed recipe
 recomputes what depends on the change and nothing else.
 """
 
@@ -72,8 +74,8 @@ class Runner:
 
         Args:
             inputs: makes, in rank 0, JSON-able values: everything the result depends on.
-            body: does the work in every process, given the key (to be written in manifests) and the record to fill; what rank 0
-                has in its record at the end is the record.
+            body: does the work in every process, given the key (to be written in manifests) and the record
+                to fill; what rank 0 has in its record at the end is the record.
             artifacts: directories that must still be whole for the record to count.
             files: below `out`, that the step writes and that must still be what it wrote.
         """
@@ -107,7 +109,8 @@ class Runner:
     ) -> StepRecord | None:
         """The record of an earlier start, if it is of this key and whole, and what the step wrote is too.
 
-        Whatever is wrong with it, the step can be done again; so nothing that a damaged record may raise ends the run.
+        Whatever is wrong with it, the step can be done again; so nothing that a damaged record may raise
+        ends the run.
         """
         if not os.path.lexists(file):
             return None

@@ -1,4 +1,5 @@
-"""One stage by itself: `hanlin sft --config sft.yaml --out DIR`. The YAML is the stage's section of a recipe, with what it begins from.
+"""One stage by itself: `hanlin sft --config sft.yaml --out DIR`. The YAML is the stage's section of a
+recipe, with what it begins from.
 
     from: models/zh                       # a model's directory
     data: {files: [chats.jsonl]}
@@ -63,7 +64,8 @@ class StageFile:
     """What a file of a single stage says besides the stage's own section.
 
     Attributes:
-        dataset: tokens of the pretraining text (`hanlin dataset build`): what pretraining reads, and what other stages mix in.
+        dataset: tokens of the pretraining text (`hanlin dataset build`): what pretraining reads, and what
+            other stages mix in.
         tokenizer: of pretraining; that of the model it begins with elsewhere.
         model: shape of a model that begins from nothing.
     """
@@ -101,7 +103,8 @@ def load_stage_file(
     """Read a single stage's file.
 
     Args:
-        sizes: `params`, `depth`, `tokens` of `recipe.sizing`, for pretraining; they replace the file's, overrides win over them.
+        sizes: `params`, `depth`, `tokens` of `recipe.sizing`, for pretraining; they replace the file's,
+            overrides win over them.
 
     Raises:
         HanlinError: what the file says cannot be.
@@ -169,7 +172,8 @@ def _check(file: StageFile, path: Path) -> None:
 
 
 def sized(values: dict[str, Any], overrides: Sequence[str], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """A pretraining file's values with the sizes that suit its tokenizer and its data; what they came to goes to stderr."""
+    """A pretraining file's values with the sizes that suit its tokenizer and its data; what they came to
+    goes to stderr."""
     missing = [key for key in ("tokenizer", "dataset") if key not in values]
     if missing:
         raise HanlinError("{key} is missing: --params looks at the vocabulary and the data.", key=missing[0])
@@ -298,7 +302,8 @@ def _finished(out: Path, key: str, progress: Progress) -> bool:
 
 
 def _tidy(file: StageFile, work: Path, out: Path, progress: Progress) -> None:
-    """Once the result is published: its curve and the record of its bad steps go beside it, the work directory goes away."""
+    """Once the result is published: its curve and the record of its bad steps go beside it, the work
+    directory goes away."""
     encoded = work / _DATA / file.stage.id
     if (work / SPIKES).is_file() and encoded.is_dir():  # the record names documents by their places in it
         shutil.rmtree(out / _DATA, ignore_errors=True)

@@ -31,7 +31,8 @@ from hanlin.training.spikes import keep_spikes
 
 
 class StageRun:
-    """Runs a stage of a recipe: as often as it has seeds, judged on the items that its parent is measured on."""
+    """Runs a stage of a recipe: as often as it has seeds, judged on the items that its parent is measured
+    on."""
 
     def __init__(self, context: RunContext, config: StageConfig):
         self.context = context
@@ -41,7 +42,8 @@ class StageRun:
         self.is_control = config.role == "control"
 
     def run(self) -> StepRecord:
-        """The stage's record: of this run, or of an earlier start where nothing that it depends on has changed."""
+        """The stage's record: of this run, or of an earlier start where nothing that it depends on has
+        changed."""
         context = self.context
 
         def body(key: str, record: StepRecord) -> None:
@@ -79,8 +81,8 @@ class StageRun:
     def _train(self, index: int) -> float:
         """Train the model of a seed, unless it is there already; returns the training seconds.
 
-        A run killed while a finished model was being judged goes on with the judging, one killed before the curve was moved to its
-        place moves it then. Checkpoints lie apart from those of another configuration.
+        A run killed while a finished model was being judged goes on with the judging, one killed before the
+        curve was moved to its place moves it then. Checkpoints lie apart from those of another configuration.
         """
         context, config = self.context, self.config
         name = config.id if index == 0 else f"{config.id}-{index}"
@@ -118,7 +120,8 @@ class StageRun:
         return float(read_manifest(out, verify=False).metrics["seconds"])
 
     def _training_inputs(self) -> str:
-        """Hash of what the training depends on; how it is judged is apart, so new questions retrain nothing."""
+        """Hash of what the training depends on; how it is judged is apart, so new questions retrain
+        nothing."""
         context, config = self.context, self.config
         scope = self.stage.inputs.scope
         parts: list[Any] = [
@@ -169,7 +172,8 @@ class StageRun:
             )
 
     def _measure_first(self, record: StepRecord) -> None:
-        """A model from nothing: its bits per byte on held-out text, beside an n-gram model of the same tokens."""
+        """A model from nothing: its bits per byte on held-out text, beside an n-gram model of the same
+        tokens."""
         context = self.context
         if context.suite.corpus is None:
             return

@@ -1,6 +1,7 @@
 """What the models of a run are measured by: every metric that a stage's data bring with them, by its name.
 
-The same items measure every model, so that what a stage gained and what it cost are differences on the same questions.
+The same items measure every model, so that what a stage gained and what it cost are differences on the same
+questions.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ BITS = "bits_per_byte"
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a model scored, and what it was asked: scores over all answers are comparable between equal exams alone."""
+    """What a model scored, and what it was asked: scores over all answers are comparable between equal exams
+    alone."""
 
     metrics: dict[str, Metric]
     asked: frozenset[str]
@@ -42,7 +44,8 @@ class Suite:
 
     Args:
         stage_of: the stage of an id, with its inputs, for its held-out records.
-        corpus: directory of the corpus, whose held-out documents measure bare text; None for a recipe without one.
+        corpus: directory of the corpus, whose held-out documents measure bare text; None for a recipe
+            without one.
         context: tokens that a model sees of a document at once.
     """
 
@@ -189,8 +192,8 @@ class Suite:
 def comparable(
     before: Measured, now: Measured, overall: Sequence[str], turns: Sequence[str]
 ) -> dict[str, Metric]:
-    """Of an earlier measurement what may be held against a new one: scores over all answers only after the same exam, those of
-    mixed conversations only with the same subjects."""
+    """Of an earlier measurement what may be held against a new one: scores over all answers only after the
+    same exam, those of mixed conversations only with the same subjects."""
     apart: set[str] = set()
     if before.asked != now.asked or before.with_reasoning != now.with_reasoning:
         apart |= set(overall)

@@ -1,7 +1,10 @@
-"""What several devices cost besides the work: bytes on the wires in a step, the seconds they take, and the memory that is shared out.
+"""What several devices cost besides the work: bytes on the wires in a step, the seconds they take, and the
+memory that is shared out.
 
-Ring collectives (Patarasuk and Yuan 2009): an all-reduce of B bytes over W ranks sends 2·(W-1)/W·B from each, a gather or a scatter
-half of that, and one ring crosses each machine's wire once in each direction. Nothing is taken to overlap with computing, though DDP begins to send before the last backward pass has ended.
+Ring collectives (Patarasuk and Yuan 2009): an all-reduce of B bytes over W ranks sends 2·(W-1)/W·B from
+each, a gather or a scatter
+half of that, and one ring crosses each machine's wire once in each direction. Nothing is taken to overlap
+with computing, though DDP begins to send before the last backward pass has ended.
 """
 
 from __future__ import annotations
@@ -55,10 +58,12 @@ class Traffic:
 
 
 def step_traffic(cluster: Cluster, strategy: Strategy, parameters: int, micros: int) -> Traffic:
-    """Collectives of one optimiser step of `micros` forward passes, in float32 as `training.parallel` has them.
+    """Collectives of one optimiser step of `micros` forward passes, in float32 as `training.parallel` has
+    them.
 
-    DDP reduces gradients once. FSDP gathers the weights for each forward and each backward pass and scatters gradients after it. HSDP
-    does that within a machine, and reduces each device's part of the gradients among machines each time.
+    DDP reduces gradients once. FSDP gathers the weights for each forward and each backward pass and scatters
+    gradients after it. HSDP does that within a machine, and reduces each device's part of the gradients
+    among machines each time.
     """
     size = float(_WIDTH * parameters)
     if strategy == "hsdp":
@@ -92,8 +97,9 @@ class ShardedMemoryBudget(MemoryBudget):
     """A device's memory where `shards` devices share the state.
 
     Attributes:
-        besides: bytes that several devices need and one does not: by DDP the buckets in which gradients travel, otherwise weights and
-            gradients that are whole for a moment, those of embeddings and head and of two layers.
+        besides: bytes that several devices need and one does not: by DDP the buckets in which gradients
+            travel, otherwise weights and gradients that are whole for a moment, those of embeddings and head
+            and of two layers.
     """
 
     shards: int = 1
@@ -178,7 +184,8 @@ def _what_to_do(cluster: Cluster, strategy: Strategy, share: float, batch_tokens
 
 
 def about_memory(peaks: dict[Strategy, float], memory: float, strategy: Strategy) -> str:
-    """A line of each strategy's peak on a device, and the one to take where the one asked for does not fit."""
+    """A line of each strategy's peak on a device, and the one to take where the one asked for does not
+    fit."""
     sizes = str(Text.in_context("between clauses", ", ")).join(
         f"{name} {peak / 2**30:.2f} GiB" for name, peak in peaks.items()
     )

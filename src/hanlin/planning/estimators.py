@@ -44,7 +44,8 @@ from hanlin.training.step_estimate import (
 
 
 class SpecSheetEstimator:
-    """Reckons by a device's data sheet: every kernel takes its arithmetic, its traffic or its launch, whichever is longest."""
+    """Reckons by a device's data sheet: every kernel takes its arithmetic, its traffic or its launch,
+    whichever is longest."""
 
     def __init__(self, hardware: Hardware, cluster: Cluster, pretraining: str):
         self.hardware = hardware

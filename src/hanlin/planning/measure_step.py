@@ -1,4 +1,5 @@
-"""A few steps of the real loop on random tokens, in a process of their own: `python -m hanlin.planning.measure_step '{…}'` prints what they took."""
+"""A few steps of the real loop on random tokens, in a process of their own:
+`python -m hanlin.planning.measure_step '{…}'` prints what they took."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def measure_step(
 ) -> StepMeasurement:
     """Measure on this machine.
 
-    A step of many micro-batches is not run whole: steps of one and of two take turns, and the rest is proportion.
+    A step of many micro-batches is not run whole: steps of one and of two take turns, and the rest is
+    proportion.
 
     Args:
         max_seconds: no step begins later than this.
@@ -125,10 +127,11 @@ def measure_step(
 
 
 def python_running(module: str) -> list[str]:
-    """The command of a Python process that runs a module of this package and nothing from the directory one happens to stand in.
+    """The command of a Python process that runs a module of this package and nothing from the directory one
+    happens to stand in.
 
-    `python -m` puts that directory first on the path: an `orjson.py` in a folder that was downloaded would run. (PYTHONSAFEPATH is
-    Python 3.11's way to say the same.)
+    `python -m` puts that directory first on the path: an `orjson.py` in a folder that was downloaded would
+    run. (PYTHONSAFEPATH is Python 3.11's way to say the same.)
     """
     start = "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop(1)]; import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
     return [sys.executable, "-c", start, str(Path(__file__).parents[2]), module]

@@ -1,4 +1,5 @@
-"""What a recipe will take before it runs: memory, speed, time and money of each stage, and what it may be expected to reach."""
+"""What a recipe will take before it runs: memory, speed, time and money of each stage, and what it may be
+expected to reach."""
 
 from __future__ import annotations
 
@@ -88,15 +89,18 @@ def plan_recipe(
     """Plan the training stages of a recipe.
 
     Args:
-        device: a name of the table in `common.hardware`, or `this` for the machine at hand, which is measured.
-        nodes, gpus: machines, and devices in each; the batch is shared among them by the stage's `train.parallel`.
+        device: a name of the table in `common.hardware`, or `this` for the machine at hand, which is
+            measured.
+        nodes, gpus: machines, and devices in each; the batch is shared among them by the stage's
+            `train.parallel`.
         network: Gbit/s between machines.
         price: CNY for an hour of one device instead of the table's.
         vram: GiB of a card that is not in the table; instead of `device`.
         steps: of the measurement.
 
     Raises:
-        HanlinError: the device is not known, a step does not fit, or the batch cannot be shared among so many devices.
+        HanlinError: the device is not known, a step does not fit, or the batch cannot be shared among so
+            many devices.
     """
     if nodes < 1 or gpus < 1 or not network > 0:
         raise HanlinError("--nodes and --gpus are at least 1, --network is above 0.")
@@ -205,10 +209,12 @@ def _supervised(
 
 
 def expected_bits_per_byte(parameters: float, tokens: float) -> tuple[float, float] | None:
-    """Bits per byte on held-out Chinese text by a power law in tokens, with ±; None where our own runs say nothing.
+    """Bits per byte on held-out Chinese text by a power law in tokens, with ±; None where our own runs say
+    nothing.
 
-    The runs have 3.2M to 3.6M parameters and 0.5M to 6.6M tokens, so the law speaks of half to twice that and of nothing else. It
-    knows no corpus: the runs' held-out texts differ, and the ± is at least what they scatter.
+    The runs have 3.2M to 3.6M parameters and 0.5M to 6.6M tokens, so the law speaks of half to twice that
+    and of nothing else. It knows no corpus: the runs' held-out texts differ, and the ± is at least what they
+    scatter.
     """
     if not (1.6e6 <= parameters <= 7.2e6 and 0.25e6 <= tokens <= 13.2e6):
         return None

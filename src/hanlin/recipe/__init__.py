@@ -1,1 +1,2 @@
-"""A recipe: the whole life of one model as frozen dataclasses read from YAML, and the sizes derived from one number."""
+"""A recipe: the whole life of one model as frozen dataclasses read from YAML, and the sizes derived from one
+number."""

@@ -1,4 +1,5 @@
-"""Where a recipe's text comes from: the section `corpus`. Files of the user's, or the embedded tinyworld with known dirt in it."""
+"""Where a recipe's text comes from: the section `corpus`. Files of the user's, or the embedded tinyworld
+with known dirt in it."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class CorpusSource(CorpusConfig, Tagged):
         return {}, {}
 
     def sample_prompts(self) -> list[dict[str, Any]]:
-        """Prompts to show a model by, where the text suggests some: `text` to go on from, `messages` to answer."""
+        """Prompts to show a model by, where the text suggests some: `text` to go on from, `messages` to
+        answer."""
         return []
 
 

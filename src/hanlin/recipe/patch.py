@@ -1,4 +1,5 @@
-"""Recipes as plain values, before they are built: stages by their ids, so that overrides and sizes address them as `sft.train.steps`."""
+"""Recipes as plain values, before they are built: stages by their ids, so that overrides and sizes address
+them as `sft.train.steps`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ STAGES = "stages"
 
 
 def by_id(values: Mapping[str, Any], where: str, reserved: Sequence[str]) -> dict[str, Any]:
-    """The values with each stage as a section under its id, in the order of the list; `stages` becomes the list of ids.
+    """The values with each stage as a section under its id, in the order of the list; `stages` becomes the
+    list of ids.
 
     A stage without an id takes its kind's name.
 
@@ -61,7 +63,8 @@ def as_list(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(named: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Dotted overrides on values by id; `stages.sft.seq_len` is `sft.seq_len`, and `sft=null` leaves a stage out."""
+    """Dotted overrides on values by id; `stages.sft.seq_len` is `sft.seq_len`, and `sft=null` leaves a stage
+    out."""
     plain = [item.removeprefix(f"{STAGES}.") for item in overrides]
     return apply_overrides(dict(named), plain)
 

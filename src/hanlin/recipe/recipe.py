@@ -63,7 +63,8 @@ class Recipe:
     """Everything a run depends on besides its data.
 
     Attributes:
-        corpus: the text that the tokenizer and the model are made from; absent in a recipe that begins with models there are.
+        corpus: the text that the tokenizer and the model are made from; absent in a recipe that begins with
+            models there are.
         stages: what is done to the model, in order.
         export: what is written of the finished model for other programs.
         extensions: Python files (beside the recipe) or modules that register kinds of their own.
@@ -117,7 +118,8 @@ class Recipe:
         return self.corpus is not None and not isinstance(self.corpus, FilesCorpus)
 
     def steps(self) -> list[str]:
-        """Ids of all that a run does, in order: the text's three steps, the stages, the final evaluation and the exports."""
+        """Ids of all that a run does, in order: the text's three steps, the stages, the final evaluation and
+        the exports."""
         text = ["corpus", "tokenizer", "dataset"] if self.begins_from_text else []
         return [
             *text,
@@ -307,9 +309,11 @@ def load_recipe(
     """Read a shipped recipe by name, or a YAML file by path, and apply dotted overrides.
 
     Args:
-        extra: values set by flags, by section or stage, e.g. `{"corpus": {"files": (…)}}`; they win over everything.
-        params, depth, tokens: sizes to derive (`recipe.sizing`): they replace the file's, overrides win over them. A file may
-            have these keys itself; then all that it says besides wins over what is derived too.
+        extra: values set by flags, by section or stage, e.g. `{"corpus": {"files": (…)}}`; they win over
+            everything.
+        params, depth, tokens: sizes to derive (`recipe.sizing`): they replace the file's, overrides win over
+            them. A file may have these keys itself; then all that it says besides wins over what is derived
+            too.
         scale: the recipe in small, see `sizing.scaled`.
         on_sizing: told what the sizes came to, when some were derived.
 

@@ -1,6 +1,8 @@
-"""Sizing: a number of parameters (or layers) decides width, vocabulary, tokens, batch and rates, each with its reason.
+"""Sizing: a number of parameters (or layers) decides width, vocabulary, tokens, batch and rates, each with
+its reason.
 
-Pure arithmetic on published laws and on figures measured here; what is given explicitly wins, and the rest is derived around it.
+Pure arithmetic on published laws and on figures measured here; what is given explicitly wins, and the rest
+is derived around it.
 Measured: runs in the lab log. Literature: the paper is named. Judgement: neither, and it says so.
 """
 
@@ -63,20 +65,23 @@ class Sizing:
 
 
 def usual_depth(width: int) -> float:
-    """Layers that suit a width: 4·(width/128)^0.75, from 32 units of width a layer in a small model to 60 in a large one.
+    """Layers that suit a width: 4·(width/128)^0.75, from 32 units of width a layer in a small model to 60 in
+    a large one.
 
-    Through the shapes in use here (128×4, 192×6) and near those of the field (512×8–12, 768×12, 1024×24, 1536×24); small models
-    gain from depth (Liu et al. 2024, MobileLLM), and nanochat found a ratio of 64 better than 128.
+    Through the shapes in use here (128×4, 192×6) and near those of the field (512×8–12, 768×12, 1024×24,
+    1536×24); small models gain from depth (Liu et al. 2024, MobileLLM), and nanochat found a ratio of 64
+    better than 128.
     """
     return 4.0 * (width / 128) ** 0.75
 
 
 def learning_rate(weights: float, tokens: float) -> float:
-    """Peak rate of AdamW-sized updates, for Muon with Moonlight's scale too: min(5e-3, 0.6·1.79·N^-0.713·D^0.307).
+    """Peak rate of AdamW-sized updates, for Muon with Moonlight's scale too: min(5e-3,
+    0.6·1.79·N^-0.713·D^0.307).
 
-    N are the weights outside the embedding, D the tokens (Step Law, Li et al. 2025, fitted on N ≥ 60M). Six tenths of it are the
-    peaks in use between 30M and 1B. Measured here: 5e-3 for 0.94M on 4.4M tokens, 2.5e-3 for 3.6M on 6.6M; the rule says
-    5e-3 and 3.8e-3, a test holds it within a factor of two of both.
+    N are the weights outside the embedding, D the tokens (Step Law, Li et al. 2025, fitted on N ≥ 60M). Six
+    tenths of it are the peaks in use between 30M and 1B. Measured here: 5e-3 for 0.94M on 4.4M tokens,
+    2.5e-3 for 3.6M on 6.6M; the rule says 5e-3 and 3.8e-3, a test holds it within a factor of two of both.
     """
     return min(_HIGHEST_RATE, _HOT * 1.79 * weights**-0.713 * tokens**0.307)
 
@@ -109,10 +114,12 @@ def derive_sizes(
         depth: layers, 2 to 48; width follows.
         tokens: to read; 20 a parameter when absent.
         data_tokens: tokens there are, when that is known: no more than four passes are made.
-        given: dotted keys whose values stand, such as `model.hidden_size`, `tokenizer.vocab_size`, `pretrain.seq_len`.
+        given: dotted keys whose values stand, such as `model.hidden_size`, `tokenizer.vocab_size`,
+            `pretrain.seq_len`.
 
     Raises:
-        HanlinError: neither or both of `params` and `depth`, a size out of range, or given values that leave no such model.
+        HanlinError: neither or both of `params` and `depth`, a size out of range, or given values that leave
+            no such model.
     """
     given = dict(given or {})
     if (params is None) == (depth is None):
@@ -267,7 +274,8 @@ def _of_depth(depth: int) -> float:
 def _shape(
     asked: float, given: Mapping[str, Any], exact: bool
 ) -> tuple[ModelConfig, Setting, dict[str, tuple[Basis, Text]]]:
-    """The model nearest to the count, to the usual depth and to 8/3 of feed-forward width, among the shapes that are left."""
+    """The model nearest to the count, to the usual depth and to 8/3 of feed-forward width, among the shapes
+    that are left."""
     best: tuple[float, ModelConfig] | None = None
     model = {key.removeprefix("model."): value for key, value in given.items() if key.startswith("model.")}
     widths = (
@@ -275,7 +283,8 @@ def _shape(
         if model.get("hidden_size")
         else [*range(64, 256, 32), *range(256, 1024, 64), *range(1024, 2305, 128)]
     )
-    # One question, one answer: what `hanlin tokenizer advise` says of this size, and not another vocabulary for each width tried here.
+    # One question, one answer: what `hanlin tokenizer advise` says of this size, and not another vocabulary
+    # for each width tried here.
     advised = advise(asked, int(model["hidden_size"]) if model.get("hidden_size") else None).vocab_size
     vocab = int(given.get("tokenizer.vocab_size") or advised)
     for width in widths:
@@ -453,8 +462,9 @@ def apply_sizing(
 ) -> tuple[dict[str, Any], Sizing]:
     """A recipe's values with the derived sizes in them: a patch, made before the recipe is built.
 
-    The values of `fixed` (dotted) stand. Rows and positions are the data's affair, so the recipe's stand too. Rates of the later stages
-    keep their proportion to pretraining's, and their micro-batches are chosen to fit.
+    The values of `fixed` (dotted) stand. Rows and positions are the data's affair, so the recipe's stand
+    too. Rates of the later stages keep their proportion to pretraining's, and their micro-batches are chosen
+    to fit.
 
     Args:
         values: by stage id (`patch.by_id`).
@@ -516,10 +526,12 @@ _ONE_PASS = 8192  # tokens of a step in small that are computed at once
 
 
 def scaled(values: Mapping[str, Any], factor: float, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe in small, to try it from end to end: `factor` of the parameters, of the steps and of the tokens in a step.
+    """A recipe in small, to try it from end to end: `factor` of the parameters, of the steps and of the
+    tokens in a step.
 
-    Rows keep their length in tokens. The vocabulary is smaller, so that a text takes more of them, and some records that fit in the
-    full recipe are too long here; they are counted as ever. Learning rates stay. It is no model to be used.
+    Rows keep their length in tokens. The vocabulary is smaller, so that a text takes more of them, and some
+    records that fit in the full recipe are too long here; they are counted as ever. Learning rates stay. It
+    is no model to be used.
 
     Args:
         values: by stage id (`patch.by_id`), of a recipe that can be built.
@@ -561,8 +573,8 @@ def scaled(values: Mapping[str, Any], factor: float, fixed: Mapping[str, Any]) -
 def scaled_shape(model: ModelShape, vocabulary: int, factor: float) -> tuple[dict[str, int], int]:
     """Fields of the model nearest to `factor` of a model's parameters, and its vocabulary.
 
-    The vocabulary shrinks as width does not, by factor^(1 - 1/2.75), so that the embedding keeps its share; a position's or a small
-    vocabulary's share grows all the same, and the width is what makes up for it.
+    The vocabulary shrinks as width does not, by factor^(1 - 1/2.75), so that the embedding keeps its share;
+    a position's or a small vocabulary's share grows all the same, and the width is what makes up for it.
     """
     target = factor * model.config(vocabulary, 0).parameters()
     wanted = round(vocabulary * factor ** (1 - _WIDTH_POWER) / 64) * 64

@@ -1,4 +1,5 @@
-"""Recipes and stage files of the shape before stages were a list: recognised, refused, and rewritten (`hanlin recipe upgrade`)."""
+"""Recipes and stage files of the shape before stages were a list: recognised, refused, and rewritten
+(`hanlin recipe upgrade`)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def is_old_recipe(values: Mapping[str, Any]) -> bool:
 
 
 def is_old_stage_file(values: Mapping[str, Any]) -> bool:
-    """Whether these are the values of a single stage's file with the section `config` or `pretrain` inside it."""
+    """Whether these are the values of a single stage's file with the section `config` or `pretrain` inside
+    it."""
     return "stages" not in values and (
         isinstance(values.get("config"), Mapping)
         or ("files" in values and "data" not in values)

@@ -1,4 +1,5 @@
-"""What trials of an ablation say together: differences to the baseline with intervals over documents and seeds. No torch here."""
+"""What trials of an ablation say together: differences to the baseline with intervals over documents and
+seeds. No torch here."""
 
 from __future__ import annotations
 
@@ -61,8 +62,10 @@ class Difference:
 
     Attributes:
         low, high: 95 %, documents and seeds together; it is a difference when 0 lies outside.
-        documents: what a bootstrap over documents alone says, never narrower than Student's interval over them.
-        seeds: what Student's interval over the paired seeds alone says; None for one seed, whose luck cannot be known.
+        documents: what a bootstrap over documents alone says, never narrower than Student's interval over
+            them.
+        seeds: what Student's interval over the paired seeds alone says; None for one seed, whose luck cannot
+            be known.
         n: documents.
     """
 
@@ -93,8 +96,9 @@ class Difference:
 def difference(ours: Runs, baseline: Runs, *, seed: int = 0) -> Difference:
     """Compare two settings on the same documents and seeds.
 
-    Documents and seeds are drawn independently, so their variances add: half = √(half_documents² + half_seeds²). Seeds are
-    paired (the same start and the same order of data), which takes out what both owe to them.
+    Documents and seeds are drawn independently, so their variances add: half = √(half_documents² +
+    half_seeds²). Seeds are paired (the same start and the same order of data), which takes out what both owe
+    to them.
 
     Raises:
         ValueError: the settings were not run on equally many seeds and documents.
@@ -142,8 +146,8 @@ def ablation_table(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     """Rows of the table, the baseline first.
 
     Args:
-        variants: `{"name", "settings", "results": [what a trial's result.json holds, per seed]}`, the baseline first; each held
-            out the same documents in the same order.
+        variants: `{"name", "settings", "results": [what a trial's result.json holds, per seed]}`, the
+            baseline first; each held out the same documents in the same order.
     """
     sources = variants[0]["results"][0]["sources"]
     named = sorted({source for source in sources if source})
@@ -228,7 +232,8 @@ def _span(raw: Mapping[str, Any], form: str) -> str:
 
 
 def source_cells(table: Mapping[str, Any]) -> list[list[str]]:
-    """Differences per source: a row for each source, a column for each setting; empty where there is one source or none."""
+    """Differences per source: a row for each source, a column for each setting; empty where there is one
+    source or none."""
     baseline, *others = table["variants"]
     if not baseline["sources"]:
         return []

@@ -22,8 +22,8 @@ def compare_runs(runs: Sequence[Path | str]) -> dict[str, Any]:
 
     Returns:
         `{"runs": [{"path", "recipe", "seed", "seconds"}], "metrics": [{"stage", "name", "values": [metric or None, per run],
-        "best": index of the run that beats every other, or None}]}`. Two runs can be compared where both measured the same
-        held-out items; the report does not know, so recipes and seeds stand beside the figures.
+        "best": index of the run that beats every other, or
+        None}]}`. Two runs can be compared where both measured the same held-out items; the report does not know, so recipes and seeds stand beside the figures.
 
     Raises:
         HanlinError: fewer than two runs, or one without a valid report.

@@ -1,4 +1,5 @@
-"""The parts of a corpus' page that show texts: samples by rule, changes marked, duplicates, benchmark hits, unreadable records."""
+"""The parts of a corpus' page that show texts: samples by rule, changes marked, duplicates, benchmark hits,
+unreadable records."""
 
 from __future__ import annotations
 
@@ -96,10 +97,12 @@ def kept_and_changed(report: Mapping[str, Any]) -> str:
 
 
 def marked(before: str, after: str) -> str:
-    """`before` with what `after` has not as deleted, and what it has more as inserted; character by character.
+    """`before` with what `after` has not as deleted, and what it has more as inserted; character by
+    character.
 
-    Both may be beginnings that were cut: where one was, the difference at the end says nothing and is not marked. Excerpts are short, so
-    that the quadratic comparison takes milliseconds; longer texts are cut to the length of one.
+    Both may be beginnings that were cut: where one was, the difference at the end says nothing and is not
+    marked. Excerpts are short, so that the quadratic comparison takes milliseconds; longer texts are cut to
+    the length of one.
     """
     open_end = max(len(before), len(after)) >= EXCERPT
     before, after = before[:EXCERPT], after[:EXCERPT]
@@ -119,7 +122,8 @@ def marked(before: str, after: str) -> str:
 
 
 def shown(text: str, every: bool = False) -> str:
-    """Text escaped, with a name in place of each character that cannot be seen or would turn the writing round.
+    """Text escaped, with a name in place of each character that cannot be seen or would turn the writing
+    round.
 
     Args:
         every: line breaks and joiners of emoji too, as in a marked change.

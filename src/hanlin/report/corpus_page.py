@@ -1,4 +1,5 @@
-"""The page that shows a corpus to people: what was read, what went and why, what stayed; one file, no network, Chinese and English."""
+"""The page that shows a corpus to people: what was read, what went and why, what stayed; one file, no
+network, Chinese and English."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ Size = tuple[int, int, int]
 def render_corpus(folder: Path, about: Mapping[str, Any]) -> str:
     """The whole page as HTML. Whatever comes from data is escaped.
 
-    All but the part `<section id="times">` is the same for the same corpus, whoever made it with however many processes.
+    All but the part `<section id="times">` is the same for the same corpus, whoever made it with however
+    many processes.
 
     Args:
         folder: of the corpus; `clusters.jsonl.zst` and `quarantine.jsonl` are read.
@@ -347,7 +349,8 @@ def _minus(left: Size, right: Size) -> Size:
 
 
 def _histograms(sources: Mapping[str, Any]) -> str:
-    """Lengths and main scripts of what cleaning left, before duplicates: of all, and of the largest sources."""
+    """Lengths and main scripts of what cleaning left, before duplicates: of all, and of the largest
+    sources."""
     ordered = sorted(sources.items(), key=lambda item: (-item[1]["cleaned"]["documents"], item[0]))
     lengths, scripts = ([source[name] for _, source in ordered] for name in ("lengths", "scripts"))
     present = [script for script in SCRIPTS if any(counts.get(script) for counts in scripts)]

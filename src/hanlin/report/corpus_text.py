@@ -1,4 +1,5 @@
-"""The words of a corpus' page in both languages, and the small forms it is made of: amounts, shares, tables."""
+"""The words of a corpus' page in both languages, and the small forms it is made of: amounts, shares,
+tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Training curves of several runs over tokens, steps and seconds, and when each reached what all of them reached. No torch here."""
+"""Training curves of several runs over tokens, steps and seconds, and when each reached what all of them
+reached. No torch here."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Curve:
     heldout: float | None = None
 
     def reached(self, value: float) -> dict[str, float] | None:
-        """Tokens, steps and seconds when the smoothed curve first was at or below `value`; None where it never was."""
+        """Tokens, steps and seconds when the smoothed curve first was at or below `value`; None where it
+        never was."""
         below = np.flatnonzero(self.smooth <= value)
         if not len(below):
             return None
@@ -55,7 +57,8 @@ def find_metrics(run: Path, stage: str = "pretrain") -> Path | None:
     """The `metrics.jsonl` of a run, finished or not; None where there is none.
 
     Args:
-        run: a run directory, a stage's output directory, a trial of an ablation, a directory of checkpoints, or the file itself.
+        run: a run directory, a stage's output directory, a trial of an ablation, a directory of checkpoints,
+            or the file itself.
         stage: which one's curve, for a run of several.
     """
     if run.is_file() and run.suffix == ".jsonl":

@@ -1,4 +1,5 @@
-"""The parts of the page that show instead of measure: curves, samples, dropped documents, where everything comes from."""
+"""The parts of the page that show instead of measure: curves, samples, dropped documents, where everything
+comes from."""
 
 from __future__ import annotations
 

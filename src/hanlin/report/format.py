@@ -1,6 +1,7 @@
 """Formats of report.json: what an older one says in the names of today's. No torch here.
 
-Format 1 knew stages by their kind (`name`, each at most once) and called metrics by names of Hanlin's own; format 2 knows them by
+Format 1 knew stages by their kind (`name`, each at most once) and called metrics by names of Hanlin's own;
+format 2 knows them by
 `id` and `kind`, and says whose a metric's items are (`tinyworld/story_qa`).
 """
 
@@ -42,7 +43,8 @@ _DISTILLATION = Text("Chain-of-thought distillation")
 
 
 def export_steps(kinds: Sequence[str]) -> list[str]:
-    """Names of the steps that write a run's exports: each its kind, a second of a kind with a number behind it."""
+    """Names of the steps that write a run's exports: each its kind, a second of a kind with a number behind
+    it."""
     names: list[str] = []
     for kind in kinds:
         count = sum(name.rpartition("-")[0] == kind or name == kind for name in names)

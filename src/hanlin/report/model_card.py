@@ -1,4 +1,5 @@
-"""The README.md of a model's directory, from report.json alone: what the model is, what it scored, what it is not good for. No torch here."""
+"""The README.md of a model's directory, from report.json alone: what the model is, what it scored, what it
+is not good for. No torch here."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
     """The card in Chinese, then in English.
 
     Args:
-        facts: a run's report (`recipe`, `seed`, `stages`, and `about` where it has it); beside them, each optional: `hash` (the
-            model's content hash), `licence` (of the training data, as its owner states it).
+        facts: a run's report (`recipe`, `seed`, `stages`, and `about` where it has it); beside them, each
+            optional: `hash` (the model's content hash), `licence` (of the training data, as its owner states
+            it).
     """
     return "\n".join([*_card(facts, "zh"), "", "---", "", *_card(facts, "en")]) + "\n"
 

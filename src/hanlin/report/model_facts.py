@@ -1,4 +1,5 @@
-"""What model a run made, in figures, and what its stages read: a sentence in tokens, an item of each stage's data."""
+"""What model a run made, in figures, and what its stages read: a sentence in tokens, an item of each stage's
+data."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def shown_about(about: Mapping[str, Any]) -> list[tuple[Text, str]]:
 
 
 def in_a_line(about: Mapping[str, Any]) -> Text:
-    """`26.1M 参数，8 层，宽 512，词表 10,752，读过 516M 词元`: the run's own figures, whatever its recipe says of itself."""
+    """`26.1M 参数，8 层，宽 512，词表 10,752，读过 516M 词元`: the run's own figures, whatever its recipe
+    says of itself."""
     size, seen = count(about["parameters"]), count(about["tokens_seen"])
     layers, width, words = about["layers"], about["hidden_size"], about["vocab_size"]
     return Text(

@@ -1,4 +1,5 @@
-"""The page that shows a run to people: one file, no network, Chinese and English, screen and paper. Read from top to bottom."""
+"""The page that shows a run to people: one file, no network, Chinese and English, screen and paper. Read
+from top to bottom."""
 
 from __future__ import annotations
 
@@ -139,7 +140,8 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         )
     )
     description = extras.get("recipe_resolved", {}).get("description") or {}
-    # What the run made, not what the recipe says of itself: settings given on the command line may have changed that.
+    # What the run made, not what the recipe says of itself: settings given on the command line may have
+    # changed that.
     about = in_a_line(report["about"]) if report.get("about") else None
     if about is None and {"zh", "en"} <= set(description):
         about = Text.from_dict(description)

@@ -1,4 +1,5 @@
-"""`report.json` and `report.html`: what a run proves. The schema is checked before a byte is written. No torch here."""
+"""`report.json` and `report.html`: what a run proves. The schema is checked before a byte is written. No
+torch here."""
 
 from __future__ import annotations
 
@@ -40,12 +41,15 @@ def write_report(
 
     Args:
         report: of the schema in docs/en/report.md; its `about` may be absent.
-        extras: what only the page shows; every part may be absent. `recipe_resolved` and `versions`: mappings.
-            `artifacts`: {name: {"kind", "hash", "parents", "path"}}. `curves`: {stage: its metrics.jsonl}; `stage-1`, `stage-2` …
+        extras: what only the page shows; every part may be absent. `recipe_resolved` and `versions`:
+            mappings.
+            `artifacts`: {name: {"kind", "hash", "parents", "path"}}. `curves`: {stage: its metrics.jsonl};
+                `stage-1`, `stage-2` …
             are further seeds. `drops`: {rule: {"count", "samples"}}, or the whole of a corpus' report.json.
-            `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"zh", "en"}, "before": {metric: its
-            form}, "control", "sampled", figures …}}. `tokens`: a sentence in tokens. `examples`: {stage: [{"label", "parts": [[text,
-            is it learned], …]}]}. `corpus_page`: where the corpus' own page is.
+            `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"zh", "en"},
+                "before": {metric: its
+            form}, "control", "sampled", figures …}}. `tokens`: a sentence in tokens. `examples`: {stage:
+            [{"label", "parts": [[text, is it learned], …]}]}. `corpus_page`: where the corpus' own page is.
 
     Returns:
         The path of the page.

@@ -105,7 +105,8 @@ def advice_lines(entry: Mapping[str, Any]) -> list[str]:
 
 
 def scaling_picture(found: Mapping[str, Any]) -> str:
-    """Bits per byte against tokens, a colour for each size, the law through them; an SVG that stands by itself."""
+    """Bits per byte against tokens, a colour for each size, the law through them; an SVG that stands by
+    itself."""
     sizes = sorted({point["parameters"] for point in found["points"]})
     names, top = legend([f"{_count(size)} " + tr("parameters") for size in sizes], top=78)
     strokes = []

@@ -1,4 +1,5 @@
-"""Compact tables of a stage: what it was given beside what it left, greedy answers beside sampled ones, what a control was."""
+"""Compact tables of a stage: what it was given beside what it left, greedy answers beside sampled ones, what
+a control was."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def target_of(stage: Mapping[str, Any]) -> tuple[str, Metric] | None:
 def split(
     raw: Mapping[str, Any], before: Mapping[str, Any]
 ) -> tuple[dict[str, Metric], dict[str, Metric], dict[str, Metric]]:
-    """A stage's metrics: those for the table with controls, guards that have a value before, and pairs of greedy and sampled."""
+    """A stage's metrics: those for the table with controls, guards that have a value before, and pairs of
+    greedy and sampled."""
     metrics = {name: Metric.from_dict(value) for name, value in raw.items()}
     pairs = {name for name in metrics if name + SAMPLED in metrics}
     sampled = {name: metric for name, metric in metrics.items() if name in pairs or name.endswith(SAMPLED)}
@@ -100,7 +102,8 @@ def greedy_and_sampled(metrics: Mapping[str, Metric], settings: Mapping[str, flo
 
 
 def about_bits(metric: Metric | None, pretrained: float | None) -> str:
-    """Bits per byte of the final model in words: what later stages cost at bare text, and the control beside it."""
+    """Bits per byte of the final model in words: what later stages cost at bare text, and the control beside
+    it."""
     if metric is None or pretrained is None:
         return ""
     figures = Text(

@@ -85,7 +85,8 @@ def run_state(run: Path) -> RunState:
 
 
 def step_names(recipe: Mapping[str, Any]) -> list[str]:
-    """All that a run does, in order, from its recipe.json; of the shape before stages were a list, what it names itself."""
+    """All that a run does, in order, from its recipe.json; of the shape before stages were a list, what it
+    names itself."""
     stages = recipe.get("stages")
     if not isinstance(stages, list):
         return [
@@ -168,7 +169,8 @@ def summary_text(report: Mapping[str, Any], out: Path) -> str:
 
 
 def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What each stage is judged by, and all of the final evaluation but single sources: value, interval, items, and the control."""
+    """What each stage is judged by, and all of the final evaluation but single sources: value, interval,
+    items, and the control."""
     rows = []
     for stage in stages:
         aim = target_of(stage)

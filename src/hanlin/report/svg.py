@@ -1,4 +1,5 @@
-"""Small pictures in SVG: a point with its whiskers, a curve, bars, a histogram. Colours are classes: one style sheet serves light, dark and print."""
+"""Small pictures in SVG: a point with its whiskers, a curve, bars, a histogram. Colours are classes: one
+style sheet serves light, dark and print."""
 
 from __future__ import annotations
 
@@ -133,7 +134,8 @@ def bar(start: float, end: float, kind: str) -> str:
 
 
 def histogram(columns: Sequence[tuple[str, int]], label: str, *, width: int, height: int) -> str:
-    """Counts as columns side by side, each with its name below where there is room, and the largest count on the axis."""
+    """Counts as columns side by side, each with its name below where there is room, and the largest count on
+    the axis."""
     left, top, bottom = 44, 8, height - 20
     most = max((count for _, count in columns), default=0) or 1
     step = (width - left - 4) / max(len(columns), 1)
@@ -242,7 +244,8 @@ WIDTH = 760
 
 
 def document(title: str, note: str, body: str, height: float) -> str:
-    """A picture that stands by itself, in light and dark: title, a pale remark behind it, and what is drawn below."""
+    """A picture that stands by itself, in light and dark: title, a pale remark behind it, and what is drawn
+    below."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" role="img" '
         f'aria-label="{html.escape(title, quote=True)}"><style>{_STYLE}</style><text class="title" x="20" y="30">{html.escape(title)}</text>'
@@ -251,10 +254,12 @@ def document(title: str, note: str, body: str, height: float) -> str:
 
 
 def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: float) -> tuple[str, float]:
-    """Values with their intervals below one another, about a dashed line at zero; the drawing and where it ends.
+    """Values with their intervals below one another, about a dashed line at zero; the drawing and where it
+    ends.
 
     Args:
-        rows: name, remark, value, low, high and class of each; a row without a name belongs to the one above it.
+        rows: name, remark, value, low, high and class of each; a row without a name belongs to the one above
+            it.
     """
     left, right = 300, WIDTH - 30
     low, high = min([0.0, *(row[3] for row in rows)]), max([0.0, *(row[4] for row in rows)])
@@ -294,7 +299,8 @@ def forest(rows: Sequence[tuple[str, str, float, float, float, str]], *, top: fl
 
 @dataclasses.dataclass(frozen=True)
 class Stroke:
-    """Something drawn in a chart: a `line`, a dashed `fit`, a pale `raw` curve, or `mark`s with whiskers where there are intervals.
+    """Something drawn in a chart: a `line`, a dashed `fit`, a pale `raw` curve, or `mark`s with whiskers
+    where there are intervals.
 
     Attributes:
         colour: number of the series, which is its colour and its line in the legend.

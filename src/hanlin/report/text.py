@@ -1,4 +1,5 @@
-"""The report's words in both languages: what each stage does, what each figure means. Names of report.json to plain speech."""
+"""The report's words in both languages: what each stage does, what each figure means. Names of report.json
+to plain speech."""
 
 from __future__ import annotations
 
@@ -241,7 +242,8 @@ _ENDINGS = {
 
 
 def metric_text(name: str) -> MetricText:
-    """A metric's words; `bits_per_byte/故事` is the part of `bits_per_byte` called 故事, and an unknown name explains itself."""
+    """A metric's words; `bits_per_byte/故事` is the part of `bits_per_byte` called 故事, and an unknown name
+    explains itself."""
     for ending, added in _ENDINGS.items():
         if name.endswith(ending):
             plain = metric_text(name.removesuffix(ending))
@@ -285,7 +287,8 @@ def stage_text(stage: Mapping[str, Any]) -> StageText:
     return STEPS.get(kind, StageText(KIND_TITLES.get(kind, verbatim(stage["id"])), Text("")))
 
 
-# Stages bring their titles with them; these are for what has none yet: an entry of a recipe, a report of before.
+# Stages bring their titles with them; these are for what has none yet: an entry of a recipe, a report of
+# before.
 KIND_TITLES = {
     "pretrain": Text("Pretraining"),
     "sft": Text("Supervised fine-tuning"),
@@ -312,14 +315,16 @@ def lookup(table: dict[str, Text], name: str) -> Text:
 
 
 def show(value: float, share: bool) -> str:
-    """A value as people read it: `83.4%` of a share, `99.52%` near its ends, three decimals of anything else."""
+    """A value as people read it: `83.4%` of a share, `99.52%` near its ends, three decimals of anything
+    else."""
     if not share:
         return f"{value:.3f}"
     return f"{100 * value:.2f}%" if 0 < value < 0.01 or 0.99 < value < 1 else f"{100 * value:.1f}%"
 
 
 def span(score: Metric | Control, share: bool, dash: bool = False) -> Text:
-    """An interval as people read it, `[83.0%, 84.1%]` or `83.0% – 84.1%`; that of a mean of one item is not known."""
+    """An interval as people read it, `[83.0%, 84.1%]` or `83.0% – 84.1%`; that of a mean of one item is not
+    known."""
     if math.isinf(score.low):
         return Text("interval not known")
     low, high = show(score.low, share), show(score.high, share)

@@ -22,7 +22,8 @@ _LEFT, _RIGHT, _BAR, _GAP = 150, 690, 15, 16
 def comparison_picture(
     comparison: Mapping[str, Any], names: list[str], class_names: Mapping[str, str]
 ) -> str:
-    """What `hanlin.tokenizer.compare` found, as bars of bytes per token: the whole text and each class that holds a thousandth of it.
+    """What `hanlin.tokenizer.compare` found, as bars of bytes per token: the whole text and each class that
+    holds a thousandth of it.
 
     Args:
         names: what to call each tokenizer.

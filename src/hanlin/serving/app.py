@@ -108,7 +108,8 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
-        """The description without FastAPI's own 422, which is never sent: what does not fit the schema is a 400."""
+        """The description without FastAPI's own 422, which is never sent: what does not fit the schema is a
+        400."""
         description = describe()
         for path in description["paths"].values():
             for operation in path.values():

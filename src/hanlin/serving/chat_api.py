@@ -101,7 +101,8 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
 async def _chunks(
     service: Service, response: ResponseStream, body: ChatRequest, prompt_tokens: int
 ) -> AsyncIterator[dict[str, Any]]:
-    """The stream's chunks: the role of every choice, its text as it comes, its finish reason, the usage if asked for."""
+    """The stream's chunks: the role of every choice, its text as it comes, its finish reason, the usage if
+    asked for."""
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("chatcmpl", "chat.completion.chunk") | ({"usage": None} if usage else {})
     for choice in response.choices:

@@ -1,4 +1,5 @@
-"""`POST /v1/completions`: plain continuation, with the echo and log-probabilities that evaluation harnesses score with."""
+"""`POST /v1/completions`: plain continuation, with the echo and log-probabilities that evaluation harnesses
+score with."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
     whole = await collect(response, request)
     if whole is None:
         return Response(status_code=499)
-    # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the event loop.
+    # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the
+    # event loop.
     answers = [await asyncio.to_thread(_choice, service, body, delta, 0) for delta in whole]
     return await json_response(
         {**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()}

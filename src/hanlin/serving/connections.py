@@ -1,6 +1,8 @@
-"""What one connection may cost: its time at every stage of every request, its place among the others, its lines in the log.
+"""What one connection may cost: its time at every stage of every request, its place among the others, its
+lines in the log.
 
-uvicorn arms one timer, between two requests, and drops it at the next byte; a client that sends that one byte and then
+uvicorn arms one timer, between two requests, and drops it at the next byte; a client that sends that one
+byte and then
 nothing holds its connection for ever. Here each connection has one clock that looks at the stage it is in.
 """
 
@@ -38,8 +40,10 @@ class Limits:
 
     Attributes:
         idle: between two requests of a connection.
-        header: for a request's header, from its first byte; for a connection's first request from the beginning.
-        body: for a request's body. More than `security.Gate` allows, so that the slow client gets an answer first.
+        header: for a request's header, from its first byte; for a connection's first request from the
+            beginning.
+        body: for a request's body. More than `security.Gate` allows, so that the slow client gets an answer
+            first.
         answered: for the rest of a body whose request is answered already (one without a key, say).
         stall: without taking a byte of the answer.
         connections: at the same time; more are refused as they come.
@@ -104,7 +108,8 @@ class TimedProtocol(H11Protocol):
             return "body" if self.cycle is not None and not self.cycle.response_complete else "answered"
         if self.cycle is not None and not self.cycle.response_complete:
             return "answering"
-        # Before the first request nothing is owed to the client yet: it gets the header's time, not the idle one's.
+        # Before the first request nothing is owed to the client yet: it gets the header's time, not the idle
+        # one's.
         return "header" if self.cycle is None or self.conn.trailing_data[0] else "idle"
 
     def _note(self, afresh: bool = False) -> None:
@@ -116,8 +121,8 @@ class TimedProtocol(H11Protocol):
         now = self.loop.time()
         self._note()
         unsent = self.transport.get_write_buffer_size()
-        # Less to send than a while ago: the client reads. Whether the buffer is below its low-water mark says nothing: an answer
-        # of 16 MB takes minutes to get there.
+        # Less to send than a while ago: the client reads. Whether the buffer is below its low-water mark
+        # says nothing: an answer of 16 MB takes minutes to get there.
         if unsent < self._unsent or not unsent:
             self._progress = now
         self._unsent = unsent
@@ -129,7 +134,8 @@ class TimedProtocol(H11Protocol):
 
 
 def raise_file_limit() -> int:
-    """Raise this process' limit of open files to the highest it may set itself; returns the limit in force."""
+    """Raise this process' limit of open files to the highest it may set itself; returns the limit in
+    force."""
     try:
         import resource
     except ImportError:  # Windows has no such limit for sockets
@@ -151,8 +157,8 @@ def affordable(connections: int, open_files: int) -> int:
 class Seldom(logging.Filter):
     """Lets each message through `often` times a minute, and then says how many it kept back.
 
-    For loggers whose lines strangers can cause: asyncio writes a stack trace for each connection it cannot accept, a
-    thousand in a row.
+    For loggers whose lines strangers can cause: asyncio writes a stack trace for each connection it cannot
+    accept, a thousand in a row.
     """
 
     def __init__(self, often: int = 5, period: float = 60.0):

@@ -1,4 +1,5 @@
-"""Responses in OpenAI's shapes (field names and required fields as the official client's models have them)."""
+"""Responses in OpenAI's shapes (field names and required fields as the official client's models have
+them)."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def chat_choice(
 ) -> dict[str, Any]:
     """One choice, whole (`key` "message") or new text only ("delta").
 
-    Reasoning goes out under both names in use, `reasoning_content` (DeepSeek) and `reasoning` (vLLM since 2026).
+    Reasoning goes out under both names in use, `reasoning_content` (DeepSeek) and `reasoning` (vLLM since
+    2026).
     """
     message: dict[str, Any] = {"role": "assistant"} if role else {}
     if key == "message" or delta.content or role:

@@ -1,4 +1,5 @@
-"""One request from submission to its last token: text per choice, stop strings, reasoning, deadline, cancellation."""
+"""One request from submission to its last token: text per choice, stop strings, reasoning, deadline,
+cancellation."""
 
 from __future__ import annotations
 
@@ -100,7 +101,8 @@ class Choice:
         return delta
 
     def opening(self, scores: Scores | None = None) -> ChunkDelta:
-        """The echoed prompt; with its scores, if there are any, as the first tokens. The first of all has no log-probability."""
+        """The echoed prompt; with its scores, if there are any, as the first tokens. The first of all has no
+        log-probability."""
         ids = self.echo or ()
         delta = ChunkDelta(
             self.index, content=self._decode([token for token in ids if token < self._vocab_size])
@@ -150,13 +152,15 @@ class ResponseStream:
         self._worker = worker
         self._scored = scored or {}
         self._handle = worker.submit(requests, scored)
-        # The deadline is an event like any other: `asyncio.wait_for` before Python 3.12 can lose a cancellation that comes with one.
+        # The deadline is an event like any other: `asyncio.wait_for` before Python 3.12 can lose a
+        # cancellation that comes with one.
         self._timer = self._handle.loop.call_later(
             timeout, self._handle.events.put_nowait, TokenEvent(0, finish_reason="timeout")
         )
 
     async def deltas(self) -> AsyncIterator[list[ChunkDelta]]:
-        """What is new, as often as the reader comes back for it: a slow reader gets larger pieces, not a longer queue."""
+        """What is new, as often as the reader comes back for it: a slow reader gets larger pieces, not a
+        longer queue."""
         echoes = [
             choice.opening()
             for choice in self.choices

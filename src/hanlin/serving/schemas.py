@@ -1,6 +1,8 @@
-"""The bodies of requests, checked strictly: every number has a range, every list a length. Unknown fields are ignored and logged.
+"""The bodies of requests, checked strictly: every number has a range, every list a length. Unknown fields
+are ignored and logged.
 
-A list's check ends at its first wrong element, and lengths are looked at first: collecting an error for each of 300,000
+A list's check ends at its first wrong element, and lengths are looked at first: collecting an error for each
+of 300,000
 elements of a 1 MiB body took a gigabyte and 5 s of the event loop.
 """
 
@@ -14,7 +16,8 @@ from pydantic_core import PydanticCustomError
 INT64 = 1 << 63
 MAX_PARTS = 256
 MAX_BIASES = 1024
-# Parts that other models understand, for an error that says what is wrong; no other word of a request is repeated.
+# Parts that other models understand, for an error that says what is wrong; no other word of a request is
+# repeated.
 OTHER_PARTS = frozenset(
     {"image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url", "video"}
 )
@@ -67,7 +70,8 @@ class TextPart(Body):
 
 
 class ChatMessage(Body):
-    """One message. `reasoning` is another name of `reasoning_content`; the template shows it only after the last user message."""
+    """One message. `reasoning` is another name of `reasoning_content`; the template shows it only after the
+    last user message."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str | list[TextPart] | None, BeforeValidator(check_parts)] = None

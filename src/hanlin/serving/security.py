@@ -1,6 +1,8 @@
-"""What every request passes before it reaches a route: host, origin, key, size and form of the body; and the headers of every answer.
+"""What every request passes before it reaches a route: host, origin, key, size and form of the body; and the
+headers of every answer.
 
-Denied by default: with a key set, `/health` alone answers without it. A browser is asked for the key as the password of
+Denied by default: with a key set, `/health` alone answers without it. A browser is asked for the key as the
+password of
 HTTP Basic authentication, so that the chat page works without a page of its own being open to everybody.
 """
 
@@ -38,7 +40,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
-# A name or IPv4 address, or an IPv6 address in brackets; then perhaps a port. Nothing may stand before, between or behind.
+# A name or IPv4 address, or an IPv6 address in brackets; then perhaps a port. Nothing may stand before,
+# between or behind.
 _HOST = re.compile(r"(?:\[([0-9A-Za-z:.%]+)\]|([0-9A-Za-z._-]+))(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _HEADER_NAMES = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+(?: ?, ?[0-9A-Za-z!#$%&'*+.^_`|~-]+){0,63}")
@@ -49,8 +52,8 @@ class Gate:
 
     Args:
         api_key: required of every request but `/health`; no key, no check.
-        hosts: acceptable names in the Host header, which defeats DNS rebinding; None accepts any. A name may be given with or
-            without its port.
+        hosts: acceptable names in the Host header, which defeats DNS rebinding; None accepts any. A name may
+            be given with or without its port.
         origins: pages of other origins whose scripts may call; "*" lets any.
         max_body: bytes.
         body_timeout: seconds a client may take to send its body.
@@ -184,7 +187,8 @@ class Gate:
         )
 
     async def _read_json(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
-        """The whole body, bounded in size and time, checked to be JSON: UTF-8, finite numbers, no lone surrogates, bounded depth."""
+        """The whole body, bounded in size and time, checked to be JSON: UTF-8, finite numbers, no lone
+        surrogates, bounded depth."""
         try:
             body = await asyncio.wait_for(self._collect(headers, receive), self.body_timeout)
         except asyncio.TimeoutError:
@@ -205,8 +209,8 @@ class Gate:
     async def _collect(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
         """The body, if it stays below the limit.
 
-        A body somewhat over it is read to its end and thrown away: a client that is still sending when the connection closes
-        would see a broken pipe in place of the answer.
+        A body somewhat over it is read to its end and thrown away: a client that is still sending when the
+        connection closes would see a broken pipe in place of the answer.
         """
         too_large = ApiError(
             413,
@@ -286,7 +290,8 @@ def _digest(key: bytes) -> bytes:
 
 
 def check_origin(origin: str) -> bool:
-    """Whether `origin` is one as browsers send them: scheme, host, perhaps a port, and nothing else; "*", or "null"."""
+    """Whether `origin` is one as browsers send them: scheme, host, perhaps a port, and nothing else; "*", or
+    "null"."""
     return origin == "*" or _known_origin(origin)
 
 
@@ -295,7 +300,8 @@ def _known_origin(origin: str) -> bool:
 
 
 def _preflight(headers: dict[str, list[str]]) -> dict[str, str]:
-    """What an allowed page may send: the API's methods, and the headers it asks for (the official client brings a dozen)."""
+    """What an allowed page may send: the API's methods, and the headers it asks for (the official client
+    brings a dozen)."""
     wanted = ", ".join(headers.get("access-control-request-headers", []))
     allowed = (
         wanted if len(wanted) <= 1024 and _HEADER_NAMES.fullmatch(wanted) else "authorization, content-type"
@@ -311,7 +317,8 @@ def _preflight(headers: dict[str, list[str]]) -> dict[str, str]:
 
 
 def check_size(body: bytes) -> None:
-    """Refuse a body of too many lists and objects before they are made: 349,000 empty lists take a second to parse.
+    """Refuse a body of too many lists and objects before they are made: 349,000 empty lists take a second to
+    parse.
 
     Raises:
         ApiError: 400.

@@ -107,7 +107,8 @@ def serve(
 
 
 def make_server(app: Any, limits: Limits | None = None) -> uvicorn.Server:
-    """A uvicorn server with limits on time, connections and header size; it drains for up to 30 s when stopped."""
+    """A uvicorn server with limits on time, connections and header size; it drains for up to 30 s when
+    stopped."""
     limits = limits or Limits()
     config = uvicorn.Config(
         app,
@@ -134,7 +135,8 @@ def is_loopback(host: str) -> bool:
 
 
 def addresses(host: str, port: int) -> tuple[str, str | None]:
-    """Where this machine reaches the server, and where others do when it listens on every address (None: they do not, or it is the same)."""
+    """Where this machine reaches the server, and where others do when it listens on every address (None:
+    they do not, or it is the same)."""
 
     def url(name: str) -> str:
         return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
@@ -146,7 +148,8 @@ def addresses(host: str, port: int) -> tuple[str, str | None]:
 
 
 def lan_address() -> str | None:
-    """This machine's address in its network, None if it has none. Nothing is sent: the socket only asks for the route."""
+    """This machine's address in its network, None if it has none. Nothing is sent: the socket only asks for
+    the route."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # an address reserved for documentation (RFC 5737)
         found = probe.getsockname()[0]
@@ -155,7 +158,8 @@ def lan_address() -> str | None:
 
 
 def read_suggestions(folder: Path) -> tuple[dict[str, Any], ...]:
-    """First questions for the chat page from `suggestions.json` of a model directory, none if there is no such file.
+    """First questions for the chat page from `suggestions.json` of a model directory, none if there is no
+    such file.
 
     The file is a list of strings, or of {"text": …, "title": {"zh": …, "en": …}}; a title may be left out.
 
@@ -198,7 +202,8 @@ def check_origins(origins: Sequence[str], api_key: str | None) -> tuple[str, ...
     """The origins as browsers send them.
 
     Raises:
-        HanlinError: something else than an origin; or everybody ("*", or "null", which any page can make itself) without a key.
+        HanlinError: something else than an origin; or everybody ("*", or "null", which any page can make
+            itself) without a key.
     """
     cleaned = tuple(origin.strip().lower().rstrip("/") for origin in origins)
     for origin in cleaned:
@@ -242,7 +247,8 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        HanlinError: there is no such port, it is taken or not permitted, or the address is not this machine's.
+        HanlinError: there is no such port, it is taken or not permitted, or the address is not this
+            machine's.
     """
     if not 0 <= port <= 65535:  # the resolver would take it modulo 65,536
         raise HanlinError(

@@ -1,4 +1,5 @@
-"""What both generating endpoints need: the model's card, sampling settings from a request, collecting a whole answer."""
+"""What both generating endpoints need: the model's card, sampling settings from a request, collecting a
+whole answer."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Settings:
         api_key: required of every request when set.
         hosts: names accepted in the Host header; None accepts any.
         origins: pages of other origins whose scripts may call the API.
-        suggestions: what the chat page offers as first questions, [{"title": {"zh", "en"}, "text": …}]; its own when empty.
+        suggestions: what the chat page offers as first questions, [{"title": {"zh", "en"}, "text": …}]; its
+            own when empty.
         max_waiting: choices that may wait for a slot; more are answered with 429.
         request_timeout: seconds from submission to the last token.
         sampling: what a request gets that does not say: temperature, top_p, top_k, min_p, repetition_penalty.
@@ -154,7 +156,8 @@ class Service:
         choices: list[Choice],
         scored: Mapping[int, int] | None = None,
     ) -> ResponseStream:
-        """Submit a request's choices, each with its own stream of the request's seed; `scored` as for `EngineWorker.submit`."""
+        """Submit a request's choices, each with its own stream of the request's seed; `scored` as for
+        `EngineWorker.submit`."""
         if body.seed is not None:
             requests = [
                 (ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i)))

@@ -1,4 +1,5 @@
-"""Answering over a connection that may go away: server-sent events, and plain answers that stop when nobody waits for them."""
+"""Answering over a connection that may go away: server-sent events, and plain answers that stop when nobody
+waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The thread that owns the engine: requests go in through a queue, tokens come out on each request's event loop."""
+"""The thread that owns the engine: requests go in through a queue, tokens come out on each request's event
+loop."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Scores = tuple[list[float], list[list[tuple[int, float]]]]
 
 @dataclasses.dataclass(frozen=True)
 class TokenEvent:
-    """What the engine says about one choice of a request: its prompt's scores, a token, or with `finish_reason` the end.
+    """What the engine says about one choice of a request: its prompt's scores, a token, or with
+    `finish_reason` the end.
 
     Attributes:
         scores: log-probabilities of the prompt's tokens after the first, and the most likely ones there.
@@ -97,8 +99,9 @@ class EngineWorker:
         """Queue the choices of one request, from a coroutine.
 
         Args:
-            scored: choices whose prompts are scored before they are continued, and how many of the likeliest tokens are wanted
-                at each position. A prompt of several choices is scored once. A choice counts as waiting from here to its end.
+            scored: choices whose prompts are scored before they are continued, and how many of the likeliest
+                tokens are wanted at each position. A prompt of several choices is scored once. A choice
+                counts as waiting from here to its end.
 
         Raises:
             ApiError: 429, too many are waiting already; 503, the engine has stopped.
@@ -168,7 +171,8 @@ class EngineWorker:
         generation.on_finish(generation)
 
     def _score_one(self) -> None:
-        """Score the next prompt that somebody still waits for: one in each turn, so that those who generate go on."""
+        """Score the next prompt that somebody still waits for: one in each turn, so that those who generate
+        go on."""
         while self._scorings:
             scoring = self._scorings.popleft()
             wanted = {}

@@ -1,4 +1,5 @@
-"""What every stage does besides its own mathematics: start from a model, run the loop with a log, publish the result."""
+"""What every stage does besides its own mathematics: start from a model, run the loop with a log, publish
+the result."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Job:
 
     Attributes:
         out: directory the finished model is published in, whole or not at all.
-        work: directory of checkpoints and `metrics.jsonl`; a job with the same one goes on where it was interrupted.
+        work: directory of checkpoints and `metrics.jsonl`; a job with the same one goes on where it was
+            interrupted.
         key: what the result depends on, recorded in its manifest.
         max_seconds: the loop stops there, with the model it has.
         strategy: of the processes that do the job together; rank 0 writes.
@@ -80,7 +82,8 @@ class Job:
         """Run the loop with the stage's `config.train`, logging to `work`.
 
         Args:
-            origin: content hashes of what the model was made from, by role: checkpoints of another origin are refused.
+            origin: content hashes of what the model was made from, by role: checkpoints of another origin
+                are refused.
             dataset: where the documents of a bad step can be read, with `tokenizer`.
 
         Raises:
@@ -152,7 +155,8 @@ def write_model(
     key: str = "",
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Publish a model directory: weights (the model's own, unless given), config, tokenizer, chat template, manifest. Stock transformers opens it."""
+    """Publish a model directory: weights (the model's own, unless given), config, tokenizer, chat template,
+    manifest. Stock transformers opens it."""
     with artifact(
         out, kind_of(model), parents=parents, config=to_dict(config), seed=seed, key=key
     ) as written:
@@ -179,7 +183,8 @@ def check_length(model: CausalLM | RewardModel, seq_len: int) -> None:
 
 
 def content_hash(path: Path | str) -> str:
-    """Content hash of an artefact already verified; of a model that is not ours, hash of its weights, configuration and tokenizer."""
+    """Content hash of an artefact already verified; of a model that is not ours, hash of its weights,
+    configuration and tokenizer."""
     folder = Path(path)
     if (folder / MANIFEST).is_file():
         return read_manifest(folder, verify=False).content_hash

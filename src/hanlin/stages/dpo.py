@@ -28,7 +28,8 @@ from hanlin.training import Objective, TrainConfig, TrainResult
 
 @dataclasses.dataclass(frozen=True)
 class DPOConfig(PairConfig):
-    """β scales the implicit reward; `length_normalized` divides it by the answer's tokens; `sft_weight` is α."""
+    """β scales the implicit reward; `length_normalized` divides it by the answer's tokens; `sft_weight`
+    is α."""
 
     train: TrainConfig = dataclasses.field(
         default_factory=lambda: TrainConfig(learning_rate=3e-4, muon=False)

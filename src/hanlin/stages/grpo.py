@@ -1,7 +1,9 @@
 """Group-relative policy optimisation, in the unbiased form of Dr. GRPO (Liu et al. 2025), strictly on-policy.
 
-For every prompt the model writes a group of answers; each answer's advantage is its reward less the group's mean, not
-divided by the deviation (which favours prompts that are too easy or too hard), and token losses are summed and divided
+For every prompt the model writes a group of answers; each answer's advantage is its reward less the group's
+mean, not
+divided by the deviation (which favours prompts that are too easy or too hard), and token losses are summed
+and divided
 by a constant, not by each answer's length (which favours long wrong answers):
 
     L = - 1/(P·G·L_max) · Σ_answers A · Σ_tokens log π(token)   [+ kl_coef · k3(π‖π_ref)]
@@ -40,7 +42,8 @@ from hanlin.training.distributed.shard import FULL, DataShard
 from hanlin.training.memory import is_out_of_memory, out_of_memory_error, release_memory
 
 RewardFunction = Callable[[Mapping[str, Any], str, bool], float]
-"""(record, what the model wrote, whether the prompt ended inside a block of thought) → reward: `FunctionReward` wraps one."""
+"""(record, what the model wrote, whether the prompt ended inside a block of thought) → reward:
+`FunctionReward` wraps one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +127,8 @@ class RolloutBatch:
 
 
 class RolloutSource(BatchSource):
-    """Answers of the model as it is now, judged by the reward function: a pure function of step, seed and weights."""
+    """Answers of the model as it is now, judged by the reward function: a pure function of step, seed and
+    weights."""
 
     generates = True  # so the loop brings sharded weights together
 
@@ -157,7 +161,8 @@ class RolloutSource(BatchSource):
         }
 
     def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[RolloutBatch]:
-        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the shard's prompts.
+        """Generate, judge, and pack the answers of the groups that disagree among themselves: those of the
+        shard's prompts.
 
         Where none does, the batch is empty.
         """
@@ -186,7 +191,8 @@ class RolloutSource(BatchSource):
         ]
         rewards = torch.tensor(self.reward.score(samples))
         groups = rewards.view(len(own), config.group_size)
-        # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is left would be an advantage.
+        # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is
+        # left would be an advantage.
         disagree = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
         advantages = torch.where(disagree, groups - groups.mean(1, keepdim=True), 0.0).flatten()
         # without KL, others teach nothing
@@ -218,7 +224,8 @@ class RolloutSource(BatchSource):
     def _generate(
         self, model: CausalLM, prompts: list[list[int]], sampling: list[SamplingParams]
     ) -> list[Completion]:
-        """An answer to each prompt. When memory runs out, all of them again with half as many at a time: each has a stream of its own."""
+        """An answer to each prompt. When memory runs out, all of them again with half as many at a time:
+        each has a stream of its own."""
         while True:
             try:
                 engine = Engine(
@@ -243,7 +250,8 @@ class RolloutSource(BatchSource):
 def judgeable(
     records: Sequence[Mapping[str, Any]], reward: Reward | RewardSum, progress: Progress
 ) -> list[Mapping[str, Any]]:
-    """The records that the reward can judge; the others are counted and one of them is shown, before anything is computed.
+    """The records that the reward can judge; the others are counted and one of them is shown, before
+    anything is computed.
 
     Raises:
         HanlinError: none is left.
@@ -273,7 +281,8 @@ def judgeable(
 def fitting(
     records: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, config: GRPOConfig, progress: Progress
 ) -> tuple[list[Mapping[str, Any]], list[list[int]]]:
-    """The records whose prompt leaves room for an answer, and their prompts; the others are counted and one of them is shown.
+    """The records whose prompt leaves room for an answer, and their prompts; the others are counted and one
+    of them is shown.
 
     Raises:
         HanlinError: none is left.
@@ -368,8 +377,9 @@ def grpo(
     """Let a model improve by trying, and publish it.
 
     Args:
-        records: conversations whose last user turn is the prompt; whatever else they hold goes to `reward`. Those that it cannot
-            judge, or whose prompt leaves no room for an answer, are left out, with a warning, before anything is computed.
+        records: conversations whose last user turn is the prompt; whatever else they hold goes to `reward`.
+            Those that it cannot judge, or whose prompt leaves no room for an answer, are left out, with a
+            warning, before anything is computed.
         reward: judges one answer's text (special tokens included).
 
     Raises:

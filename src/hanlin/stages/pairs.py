@@ -43,10 +43,12 @@ def build_pair_dataset(
     parents: dict[str, str] | None = None,
     key: str = "",
 ) -> TokenDataset:
-    """Encode `{"prompt", "chosen", "rejected"}`: documents 2i and 2i+1 are the chosen and the rejected conversation of pair i.
+    """Encode `{"prompt", "chosen", "rejected"}`: documents 2i and 2i+1 are the chosen and the rejected
+    conversation of pair i.
 
-    Only the answer is learnt: what the assistant says in the prompt is the same on both sides, but would count in the length that
-    DPO divides by and in its anchor. Pairs of which a side is longer than `max_length` are left out whole and counted.
+    Only the answer is learnt: what the assistant says in the prompt is the same on both sides, but would
+    count in the length that DPO divides by and in its anchor. Pairs of which a side is longer than
+    `max_length` are left out whole and counted.
 
     Raises:
         HanlinError: no pair is left.
@@ -182,5 +184,6 @@ class PairStage(Stage):
 
     @classmethod
     def work(cls, config: Any) -> float:
-        """Pairs are taken to be a quarter of a row long, and to cost half more than a token of text: the reference's pass."""
+        """Pairs are taken to be a quarter of a row long, and to cost half more than a token of text: the
+        reference's pass."""
         return 1.5 * config.train.steps * config.pairs * 2 * config.seq_len / 4

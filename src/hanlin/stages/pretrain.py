@@ -1,6 +1,7 @@
 """Pretraining: a model from nothing, by predicting the next token of packed documents (Radford et al. 2018).
 
-Before it begins, the end of each of the largest sources is compared with the rest of it, and one that is unlike it is warned of.
+Before it begins, the end of each of the largest sources is compared with the rest of it, and one that is
+unlike it is warned of.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Reward model: the Bradley-Terry likelihood of preferences, -log σ(r_chosen - r_rejected) + c·(r_chosen + r_rejected)².
+"""Reward model: the Bradley-Terry likelihood of preferences, -log σ(r_chosen - r_rejected) + c·(r_chosen +
+r_rejected)².
 
 The second term centres the scores (as TRL does, c = 0.01); the score is read at a conversation's last token.
 """
@@ -80,7 +81,8 @@ class PairwiseRewardLoss(Objective):
 
 
 def require_trunk(shape: ModelShape) -> None:
-    """Refuse a family whose trunk cannot carry a score; before anything runs, where the shape is known by then.
+    """Refuse a family whose trunk cannot carry a score; before anything runs, where the shape is known by
+    then.
 
     Raises:
         HanlinError: it is such a family.
@@ -211,7 +213,8 @@ class ModelReward(Reward):
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Score of each answer, read at its last token, as the model was trained; ids go in as they were written."""
+        """Score of each answer, read at its last token, as the model was trained; ids go in as they were
+        written."""
         model: RewardModel = self._model  # type: ignore[attr-defined]
         longest = max(len(sample.prompt) + len(sample.ids) for sample in samples)
         values = []

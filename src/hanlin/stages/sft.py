@@ -1,7 +1,10 @@
-"""Supervised fine-tuning: the model reads conversations and learns what the assistant says in them (Ouyang et al. 2022, step 1).
+"""Supervised fine-tuning: the model reads conversations and learns what the assistant says in them (Ouyang
+et al. 2022, step 1).
 
-Chain-of-thought SFT is the same on conversations with `reasoning_content`. So that a model which learns to talk keeps its language,
-documents of the pretraining text are mixed in; and conversations of earlier stages, so that it keeps what they taught.
+Chain-of-thought SFT is the same on conversations with `reasoning_content`. So that a model which learns to
+talk keeps its language,
+documents of the pretraining text are mixed in; and conversations of earlier stages, so that it keeps what
+they taught.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ class SFTConfig(SupervisedConfig, StageConfig):
     """Fine-tuning on conversations.
 
     Attributes:
-        text_share: documents of the pretraining text mixed in, as a share of all documents: without them a model that learns to
-            talk forgets how to go on with a text.
+        text_share: documents of the pretraining text mixed in, as a share of all documents: without them a
+            model that learns to talk forgets how to go on with a text.
         mix: conversations of earlier stages mixed in, as shares of all documents, by the stages' ids.
-        min_tokens, max_tokens: conversations of fewer or more tokens are left out and counted; `max_tokens` 0 is `seq_len`.
+        min_tokens, max_tokens: conversations of fewer or more tokens are left out and counted; `max_tokens`
+            0 is `seq_len`.
     """
 
     text_share: float = 0.15

@@ -1,6 +1,8 @@
-"""What a stage of a recipe is: an object of a kind, with a configuration, the schema of its data, and how it trains.
+"""What a stage of a recipe is: an object of a kind, with a configuration, the schema of its data, and how it
+trains.
 
-A new kind is one file: a dataclass derived from `StageConfig`, a class derived from `Stage`, and `register_stage`. Recipes, single
+A new kind is one file: a dataclass derived from `StageConfig`, a class derived from `Stage`, and
+`register_stage`. Recipes, single
 commands, plans and reports know stages by this interface alone.
 """
 
@@ -37,7 +39,8 @@ class EvaluateConfig:
 
     Attributes:
         target: metric that the stage must not make worse; that of its data when empty.
-        regressions: metrics that it may not cost more than they tolerate; all that earlier stages taught when absent.
+        regressions: metrics that it may not cost more than they tolerate; all that earlier stages taught
+            when absent.
     """
 
     target: str = ""
@@ -50,7 +53,8 @@ class StageConfig(Tagged):
 
     Attributes:
         id: names the stage in files, reports and overrides; the kind where there is one of it.
-        parent: `from` in YAML: the stage whose model it begins with, or a model's directory; the last accepted one when empty.
+        parent: `from` in YAML: the stage whose model it begins with, or a model's directory; the last
+            accepted one when empty.
         role: a `control` is trained and measured beside the stage `of`, and never published.
         equal_time: a control stops after as many seconds as the stage that it is a control of took.
         seeds: trainings, of seeds that follow one another; the first is the one that may be published.
@@ -149,7 +153,8 @@ class Stage:
     # ---------------------------------------------------------------- to be filled in by a kind
 
     def prepare(self) -> None:
-        """Encode the data; called in the first process alone, before `train`. A second call finds them encoded."""
+        """Encode the data; called in the first process alone, before `train`. A second call finds them
+        encoded."""
 
     def train(self, job: Job) -> TrainResult:
         """Train and publish the model in `job.out`; called in every process."""
@@ -206,7 +211,8 @@ class Stage:
         return load_tokenizer(self.inputs.tokenizer)
 
     def encoded(self, key: Any, build: Callable[[Path, str], TokenDataset]) -> TokenDataset:
-        """The data set at `data`, made by `build(path, key)` unless it is there already; a damaged one is reported and made again.
+        """The data set at `data`, made by `build(path, key)` unless it is there already; a damaged one is
+        reported and made again.
 
         Args:
             key: JSON-able: what the data set depends on.

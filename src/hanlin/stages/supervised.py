@@ -1,4 +1,5 @@
-"""Next-token training, shared by pretraining, SFT and distillation: they differ in data and rates, not in mathematics."""
+"""Next-token training, shared by pretraining, SFT and distillation: they differ in data and rates, not in
+mathematics."""
 
 from __future__ import annotations
 
@@ -37,12 +38,13 @@ class SupervisedConfig:
     Attributes:
         seq_len: tokens in a row.
         batch_tokens: tokens in an optimiser step.
-        micro_tokens: tokens in one forward pass; the rest is gradient accumulation. `auto` takes the largest power of two of
-            rows that fits the memory free when the stage first begins, and stays with it.
-        checkpoint_activations: compute each layer again in the backward pass instead of keeping what it left: a third more
-            work, a fraction of the memory.
+        micro_tokens: tokens in one forward pass; the rest is gradient accumulation. `auto` takes the largest
+            power of two of rows that fits the memory free when the stage first begins, and stays with it.
+        checkpoint_activations: compute each layer again in the backward pass instead of keeping what it
+            left: a third more work, a fraction of the memory.
         z_loss: weight of logsumexp², see `model.losses.linear_cross_entropy`.
-        document_mask: tokens attend within their own document only; without it, to everything before them in the row.
+        document_mask: tokens attend within their own document only; without it, to everything before them in
+            the row.
     """
 
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -79,7 +81,8 @@ class SupervisedConfig:
         return self.batch_tokens // self.seq_len
 
     def step_spec(self, dtype: str, discrete: bool = False, processes: int = 1) -> StepSpec:
-        """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its own or not."""
+        """What the planner needs to know of a step, with products in `dtype`, on a device with memory of its
+        own or not."""
         copied = not discrete and saves_in_background(self.train.async_save, discrete, processes)
         micros = -(-self.rows // self.micro_rows)
         return StepSpec(
@@ -127,7 +130,8 @@ class RowSource(BatchSource):
         return batches
 
     def metrics(self) -> dict[str, float]:
-        """`source/NAME`: each source's share of the documents read last; nothing where the dataset does not know them."""
+        """`source/NAME`: each source's share of the documents read last; nothing where the dataset does not
+        know them."""
         sources, names = self.rows.dataset.sources, self.rows.dataset.source_names
         if sources is None or not self._read:
             return {}
@@ -143,7 +147,8 @@ class NextTokenLoss(Objective):
 
     Args:
         token_bytes: UTF-8 length of each token, (V,), to log bits per byte.
-        dataset: where it knows the sources of its documents, bits per byte are logged for each source as well.
+        dataset: where it knows the sources of its documents, bits per byte are logged for each source as
+            well.
     """
 
     def __init__(
@@ -212,7 +217,8 @@ def settle_micro_batch(
     progress: Progress,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> SupervisedConfig:
-    """`micro_tokens: auto` as a number that fits the free memory of every process' device; a resumed run keeps the one it began with.
+    """`micro_tokens: auto` as a number that fits the free memory of every process' device; a resumed run
+    keeps the one it began with.
 
     Raises:
         HanlinError: not even one row fits; says what would help, cheapest first.
@@ -277,7 +283,8 @@ def next_token_training(
 
 
 def finetune(parent: Path | str, dataset: Path | str, config: SupervisedConfig, job: Job) -> TrainResult:
-    """Continue a model on a dataset of conversations and publish the result: SFT, distillation and their controls."""
+    """Continue a model on a dataset of conversations and publish the result: SFT, distillation and their
+    controls."""
     model, tokenizer = job.load(parent, config.seq_len)
     data = TokenDataset(dataset)
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}

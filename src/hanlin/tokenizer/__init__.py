@@ -1,4 +1,5 @@
-"""Byte-level BPE: train, encode, decode, inspect, compare; control tokens and the chat template. The work is done by the C++ core."""
+"""Byte-level BPE: train, encode, decode, inspect, compare; control tokens and the chat template. The work is
+done by the C++ core."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from hanlin.common.errors import HanlinError
 
-# Widths of usual shapes, (parameters, hidden_size): the demo's, zh-mini's, and those of the scaling law's table.
+# Widths of usual shapes, (parameters, hidden_size): the demo's, zh-mini's, and those of the scaling law's
+# table.
 _WIDTHS = ((0.9e6, 128), (3.6e6, 192), (8e6, 384), (25e6, 512), (85e6, 768), (280e6, 1024), (900e6, 1536))
 _MORE_THAN_THE_LAW = (
     1.6  # small models are trained on far more text than the law's optimum; 16k at 100M, 32k at 300M in use
@@ -29,7 +30,8 @@ class Advice:
         embedding_share: share of all parameters that an embedding of that size takes, tied.
         hidden_size: the width it was reckoned with.
         law: what the scaling law alone says.
-        why: `law`, `floor` (Chinese characters need room) or `share` (the embedding would take too much of a small model).
+        why: `law`, `floor` (Chinese characters need room) or `share` (the embedding would take too much of a
+            small model).
     """
 
     vocab_size: int
@@ -42,8 +44,9 @@ class Advice:
 def advise(parameters: float | str, hidden_size: int | None = None) -> Advice:
     """Advise on a vocabulary size for a model of so many parameters in all, with tied embeddings.
 
-    The law is N_v = 0.20·C^0.42 against N_nv = 0.08·C^0.50 (Tao et al. 2024, "Scaling Laws with Vocabulary", fitted on English from
-    33M parameters on); eliminating C, N_v = 0.20·(N_nv / 0.08)^0.84, and V = N_v / width.
+    The law is N_v = 0.20·C^0.42 against N_nv = 0.08·C^0.50 (Tao et al. 2024, "Scaling Laws with Vocabulary",
+    fitted on English from 33M parameters on); eliminating C, N_v = 0.20·(N_nv / 0.08)^0.84, and V = N_v /
+    width.
 
     Args:
         parameters: a number, or text such as `26m` or `0.3b`.

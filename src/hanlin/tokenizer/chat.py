@@ -1,7 +1,10 @@
-"""The one chat template: conversations as ChatML, rendered in plain Python and, for other programs, by a Jinja template.
+"""The one chat template: conversations as ChatML, rendered in plain Python and, for other programs, by a
+Jinja template.
 
-Both are generated from the same words here and tested equal byte for byte. The renderer yields pieces, so that control tokens are
-known by construction: whatever a user, a tool or a model wrote is text and is never searched for control tokens.
+Both are generated from the same words here and tested equal byte for byte. The renderer yields pieces, so
+that control tokens are
+known by construction: whatever a user, a tool or a model wrote is text and is never searched for control
+tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from hanlin.tokenizer.special import (
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
 
-# What the model is told of its tools. No control token is spelt here: a template that is tokenised as one text would take it for one.
+# What the model is told of its tools. No control token is spelt here: a template that is tokenised as one
+# text would take it for one.
 _TOOLS_BEFORE = "# 工具\n\n你可以调用下列函数来帮助用户。每行是一个函数的 JSON 描述：\n<tools>"
 _TOOLS_AFTER = (
     '\n</tools>\n\n需要调用时，在 tool_call 标签内写一个 JSON 对象：{"name": 函数名, "arguments": 参数对象}。'
@@ -66,19 +70,23 @@ def pieces(
 ) -> Iterator[Piece]:
     """Render a conversation.
 
-    Reasoning (`reasoning_content`) is shown from the last user message on and dropped before it. An empty string is an empty
-    block of thought, as a prompt with `thinking=False` begins with; None or no key is no block. What follows dropped reasoning up
-    to the next user message is not learnt: it would teach to answer without the thought that it came from (see `cut_short`).
+    Reasoning (`reasoning_content`) is shown from the last user message on and dropped before it. An empty
+    string is an empty block of thought, as a prompt with `thinking=False` begins with; None or no key is no
+    block. What follows dropped reasoning up to the next user message is not learnt: it would teach to answer
+    without the thought that it came from (see `cut_short`).
 
     Args:
-        messages: role (system, user, assistant, tool), content, and for the assistant reasoning_content and tool_calls.
+        messages: role (system, user, assistant, tool), content, and for the assistant reasoning_content and
+            tool_calls.
         add_generation_prompt: end with the head of an assistant message for the model to fill.
-        thinking: for that head: True opens the block of thought, False closes it empty, None lets the model decide.
+        thinking: for that head: True opens the block of thought, False closes it empty, None lets the model
+            decide.
         tools: JSON-able descriptions of functions, shown in the system message.
         learn_from: what the assistant says before this message is context and not learnt.
 
     Raises:
-        HanlinError: an unknown role, a missing or non-text content, a malformed tool call; the message's number is named.
+        HanlinError: an unknown role, a missing or non-text content, a malformed tool call; the message's
+            number is named.
     """
     first = 0
     if tools:
@@ -125,10 +133,11 @@ def pieces(
 
 
 def cut_short(messages: Sequence[Message]) -> list[tuple[int, int]]:
-    """The rounds (what lies between two user messages; first message, end) of which a rendering of the whole drops reasoning.
+    """The rounds (what lies between two user messages; first message, end) of which a rendering of the whole
+    drops reasoning.
 
-    `messages[:end]` shows a round's reasoning, as the model had it when it answered: with `learn_from` at its first message, that is
-    what to learn the round from.
+    `messages[:end]` shows a round's reasoning, as the model had it when it answered: with `learn_from` at
+    its first message, that is what to learn the round from.
     """
     roles = [_role(message, index) for index, message in enumerate(messages)]
     users = [index for index, role in enumerate(roles) if role == "user"]
@@ -144,10 +153,11 @@ def cut_short(messages: Sequence[Message]) -> list[tuple[int, int]]:
 
 
 def _assistant(message: Message, index: int, show_reasoning: bool, learn: bool) -> Iterator[Piece]:
-    """Pieces end where a generation prompt may end, so that a prompt's tokens are the head of the whole conversation's.
+    """Pieces end where a generation prompt may end, so that a prompt's tokens are the head of the whole
+    conversation's.
 
-    One newline follows a block of thought and not two: a run of white space gives its last character to what follows it, so that
-    the ids of two would hang on whether the answer is there already.
+    One newline follows a block of thought and not two: a run of white space gives its last character to what
+    follows it, so that the ids of two would hang on whether the answer is there already.
     """
     yield Piece(IM_START, control=True)
     yield Piece("assistant\n")

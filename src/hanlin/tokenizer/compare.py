@@ -1,4 +1,5 @@
-"""Several tokenizers on the same text: how much one token carries, class by class, and how much of a vocabulary is idle."""
+"""Several tokenizers on the same text: how much one token carries, class by class, and how much of a
+vocabulary is idle."""
 
 from __future__ import annotations
 
@@ -23,19 +24,24 @@ def compare(
 ) -> dict[str, Any]:
     """Measure tokenizers on the documents of some files.
 
-    Classes are those of `hanlin.tokenizer.segments`. The segments of a class are encoded apart from their neighbours, so that each token
-    belongs to one class; the tokens of the classes add up to `segment_tokens`, which is slightly more than `tokens` (the documents
-    encoded whole) where a cut falls inside what would have been one token.
+    Classes are those of `hanlin.tokenizer.segments`. The segments of a class are encoded apart from their
+    neighbours, so that each token belongs to one class; the tokens of the classes add up to
+    `segment_tokens`, which is slightly more than `tokens` (the documents encoded whole) where a cut falls
+    inside what would have been one token.
 
     Args:
         tokenizers: of Hanlin's, or others' (`hanlin.tokenizer.foreign.open_any`).
         max_bytes: stop after about this much text of each file.
 
     Returns:
-        `bytes`, `characters`, `documents` of the text; `classes`: {class: {"bytes", "characters"}}, which add up to those; and for each
-        tokenizer (in order, under `tokenizers`): `path`, `vocab_size`, `tokens`, `bytes_per_token`, `chars_per_token`, `unused` (ordinary ids
-        that did not occur), `unreachable` (ordinary ids no text yields; None where Hanlin did not write it), `segment_tokens`,
-        `classes`: {class: {"tokens", "bytes_per_token", "chars_per_token"}}, without ratios for a class of which there is no text, and
+        `bytes`, `characters`, `documents` of the text; `classes`: {class: {"bytes", "characters"}}, which
+        add up to those; and for each
+        tokenizer (in order, under `tokenizers`): `path`, `vocab_size`, `tokens`, `bytes_per_token`,
+            `chars_per_token`, `unused` (ordinary ids
+        that did not occur), `unreachable` (ordinary ids no text yields; None where Hanlin did not write it),
+        `segment_tokens`,
+        `classes`: {class: {"tokens", "bytes_per_token", "chars_per_token"}}, without ratios for a class of
+            which there is no text, and
         `files`: the ratios by file.
 
     Raises:

@@ -1,4 +1,5 @@
-"""Count what a tokenizer is learnt from: all documents, on several threads, in bounded memory, and going on where a killed run stopped."""
+"""Count what a tokenizer is learnt from: all documents, on several threads, in bounded memory, and going on
+where a killed run stopped."""
 
 from __future__ import annotations
 
@@ -26,13 +27,14 @@ WAITING_BATCHES = 2  # for each thread, counted or about to be: one that is slow
 COPY_BYTES = 32 << 20  # of an iterator's documents that are kept in memory; more go to a temporary file
 SAVED = 2  # version of what a killed counting leaves; another one begins anew
 
-# Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown; a guess the first time that files are
-# read): bytes, then tokens.
+# Called with a phase ("count" or "merge"), how much of it is done, and of how much (0 if unknown; a guess
+# the first time that files are read): bytes, then tokens.
 Progress = Callable[[str, int, int], None]
 
 
 class Texts:
-    """A source's documents as UTF-8, counted as often as need be; an iterator, which gives them once, is kept in a temporary file.
+    """A source's documents as UTF-8, counted as often as need be; an iterator, which gives them once, is
+    kept in a temporary file.
 
     Attributes:
         documents, bytes: of one reading.
@@ -60,7 +62,8 @@ class Texts:
         One counter counts in the calling thread; several do while that one reads.
 
         Args:
-            save: called, while nobody counts, with the number of batches counted so far, whenever the savepoint is due; may replace counters.
+            save: called, while nobody counts, with the number of batches counted so far, whenever the
+                savepoint is due; may replace counters.
 
         Raises:
             HanlinError: there is nothing to read.
@@ -143,7 +146,8 @@ def explained_disk() -> Iterator[None]:
 
 
 class AlignedCounts:
-    """The two passes of aligned training: bigram counts, then pieces. What a killed run saved is not counted again.
+    """The two passes of aligned training: bigram counts, then pieces. What a killed run saved is not counted
+    again.
 
     Attributes:
         floor: of the pieces saved, 0 if there are none.

@@ -1,4 +1,5 @@
-"""A tokenizer's files: what stock programs read (`tokenizer.json`, `tokenizer_config.json`, the Jinja template), written and read back."""
+"""A tokenizer's files: what stock programs read (`tokenizer.json`, `tokenizer_config.json`, the Jinja
+template), written and read back."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ FILES = (TEMPLATE, TOKENIZER_JSON, TOKENIZER_CONFIG)
 
 
 def resolve_tokenizer_dir(path: str | Path) -> Path:
-    """The tokenizer meant by `path`: the directory itself, or the `model` in a run's directory (`runs/demo` for `runs/demo/model`)."""
+    """The tokenizer meant by `path`: the directory itself, or the `model` in a run's directory (`runs/demo`
+    for `runs/demo/model`)."""
     path = Path(path)
     inner = path / "model"
     return inner if not (path / TOKENIZER_JSON).is_file() and (inner / TOKENIZER_JSON).is_file() else path
@@ -62,7 +64,8 @@ class NotOurs(HanlinError):
 
 
 class Vocabulary:
-    """What a tokenizer is made of. One that was read from files makes its lists when they are asked for: encoding needs none of them.
+    """What a tokenizer is made of. One that was read from files makes its lists when they are asked for:
+    encoding needs none of them.
 
     Attributes:
         special: control tokens; their ids follow those of `tokens`.
@@ -217,7 +220,8 @@ def read_files(directory: Path) -> Vocabulary:
     """Read a tokenizer directory, or a model directory with a tokenizer in it.
 
     Raises:
-        HanlinError: no tokenizer there, damaged, or (`NotOurs`) one that Hanlin did not write: another pattern or normaliser.
+        HanlinError: no tokenizer there, damaged, or (`NotOurs`) one that Hanlin did not write: another
+            pattern or normaliser.
     """
     file = directory / TOKENIZER_JSON
     if not file.is_file():
@@ -254,7 +258,8 @@ def _parse(content: bytes) -> Vocabulary:
 
 
 def tokenizer_hash(directory: Path) -> str:
-    """Hash of the tokenizer in `directory`: the same beside a model's weights as in the artefact it was copied from.
+    """Hash of the tokenizer in `directory`: the same beside a model's weights as in the artefact it was
+    copied from.
 
     Raises:
         HanlinError: a file of it is missing, or differs from what the directory's manifest recorded.

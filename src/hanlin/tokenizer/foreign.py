@@ -1,4 +1,5 @@
-"""Tokenizers that Hanlin did not write, opened by Hugging Face's `tokenizers`: to be compared with, never to train on."""
+"""Tokenizers that Hanlin did not write, opened by Hugging Face's `tokenizers`: to be compared with, never to
+train on."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def open_any(path: Path | str) -> Tokenizer | ForeignTokenizer:
         path: a directory with a tokenizer in it, or a tokenizer.json under whatever name.
 
     Raises:
-        HanlinError: nothing there, damaged, or such as only the package `tokenizers` could open, which is not installed.
+        HanlinError: nothing there, damaged, or such as only the package `tokenizers` could open, which is
+            not installed.
     """
     path = Path(path)
     if path.is_file() and path.name != TOKENIZER_JSON:

@@ -21,13 +21,15 @@ def inspect(tokenizer: Tokenizer, limit: int = 50, on: Iterable[Path | str] | No
         on: files on which to count the tokens' use; the corpus that the vocabulary was learnt from says most.
 
     Returns:
-        `size`; `classes`: number of tokens by what they are made of; `shares`: the same as fractions; `lengths`: number of tokens by
-        characters; `longest`, `longest_han`: entries with the most characters; `newest`: the last learnt; `rarest`: those used least on
-        the files, the same as `newest` without any; `unused`: how many never occurred there, None without files; `suspicious`: {criterion:
-        {"count", "tokens"}}, see `hanlin.tokenizer.suspicious`, and `suspicious_tokens`: how many meet at least one criterion;
+        `size`; `classes`: number of tokens by what they are made of; `shares`: the same as fractions;
+        `lengths`: number of tokens by characters; `longest`, `longest_han`: entries with the most
+        characters; `newest`: the last learnt; `rarest`: those used least on the files, the same as `newest`
+        without any; `unused`: how many never occurred there, None without files; `suspicious`: {criterion:
+        {"count", "tokens"}}, see `hanlin.tokenizer.suspicious`, and `suspicious_tokens`: how many meet at
+        least one criterion;
         `repeats`: one character three times or more; `pieces`: parts of one character.
-        An entry is {"id", "text", "characters", "class"}, with "count" where use was counted, and "found" (the part that meets the
-        criterion) among the suspicious.
+        An entry is {"id", "text", "characters", "class"}, with "count" where use was counted, and "found"
+        (the part that meets the criterion) among the suspicious.
 
     Raises:
         HanlinError: unreadable files.
@@ -80,7 +82,8 @@ def _counts(tokenizer: Tokenizer, files: Iterable[Path | str]) -> list[int]:
 
 
 def _suspicious(tokens: list[bytes], entries: list[dict[str, Any]], limit: int) -> tuple[dict[str, Any], int]:
-    """Entries by criterion, the most used first, the latest learnt first where use was not counted; and how many there are in all."""
+    """Entries by criterion, the most used first, the latest learnt first where use was not counted; and how
+    many there are in all."""
     from hanlin.tokenizer.suspicious import CRITERIA, reasons
 
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CRITERIA}

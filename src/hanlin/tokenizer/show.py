@@ -40,7 +40,8 @@ def short_names(paths: list[str]) -> list[str]:
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
-    """The result of `compare` as tables: the whole, then bytes per token (characters per token) of each class of text."""
+    """The result of `compare` as tables: the whole, then bytes per token (characters per token) of each
+    class of text."""
     tokenizers = comparison["tokenizers"]
     names = short_names([found["path"] for found in tokenizers])
     size, characters = comparison["bytes"], comparison["characters"]
@@ -115,7 +116,8 @@ VOCABULARY_CLASSES = {
 
 
 def vocabulary_text(found: Mapping[str, Any], limit: int) -> str:
-    """The result of `inspect`: what the vocabulary is made of, its longest and rarest tokens, and what looks suspicious."""
+    """The result of `inspect`: what the vocabulary is made of, its longest and rarest tokens, and what looks
+    suspicious."""
     counted = found["unused"] is not None
     lines = [tr("vocabulary of {size:,}", size=found["size"])]
     rows = [
@@ -155,7 +157,8 @@ def vocabulary_text(found: Mapping[str, Any], limit: int) -> str:
 
 
 def _quoted(entry: Mapping[str, Any], found: bool = False) -> str:
-    """A token with its id and use, quoted so that spaces and invisible characters show; and the part of it that met a criterion."""
+    """A token with its id and use, quoted so that spaces and invisible characters show; and the part of it
+    that met a criterion."""
     text = visible(entry["text"])
     part = visible(entry["found"]) if found else ""
     count = f"×{entry['count']:,}" if "count" in entry else ""
@@ -163,13 +166,15 @@ def _quoted(entry: Mapping[str, Any], found: bool = False) -> str:
 
 
 def visible(text: str) -> str:
-    """A text with white space at its ends, and whatever cannot be seen, made visible; as safe to print as any text of a stranger's."""
+    """A text with white space at its ends, and whatever cannot be seen, made visible; as safe to print as
+    any text of a stranger's."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return f"‘{shown}’" if shown != shown.strip() or not shown else shown
 
 
 def piece_text(token: bytes) -> str:
-    """A token's bytes quoted; those that are no whole character as `<E7>`, as Hugging Face and llama.cpp write them, and not all as one U+FFFD."""
+    """A token's bytes quoted; those that are no whole character as `<E7>`, as Hugging Face and llama.cpp
+    write them, and not all as one U+FFFD."""
     parts = re.split("([\udc80-\udcff])", token.decode("utf-8", "surrogateescape"))
     shown = "".join(
         f"<{ord(part) - 0xDC00:02X}>" if "\udc80" <= part <= "\udcff" else repr(part)[1:-1]

@@ -26,9 +26,10 @@ NAMED = (
     END_TOOL_RESPONSE,
 )
 
-# llama.cpp's "starcoder" as one expression: there, \p{N} cuts first and GPT-2's pattern cuts what is left, so that to it white space
-# before a number stands at the end: hence \s+(?=\p{N}). native/scanner.hpp is the same pattern by hand.
-# Chosen by bits per byte (lab log): patterns that glue a mark to the word behind it, as qwen2's does, need about 1 % more.
+# llama.cpp's "starcoder" as one expression: there, \p{N} cuts first and GPT-2's pattern cuts what is left,
+# so that to it white space before a number stands at the end: hence \s+(?=\p{N}). native/scanner.hpp is the
+# same pattern by hand. Chosen by bits per byte (lab log): patterns that glue a mark to the word behind it,
+# as qwen2's does, need about 1 % more.
 PATTERN = r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 PATTERN_NAME = "starcoder"
 BYTES = 256
@@ -51,7 +52,8 @@ def special_tokens(count: int) -> list[str]:
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's way of writing bytes as text: visible Latin-1 characters stand for themselves, the others follow from U+0100."""
+    """GPT-2's way of writing bytes as text: visible Latin-1 characters stand for themselves, the others
+    follow from U+0100."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(hidden)) for byte in range(BYTES)]
@@ -72,5 +74,6 @@ def to_letters(token: bytes) -> str:
 
 
 def from_letters(text: str) -> bytes:
-    """The bytes that a vocabulary entry of `tokenizer.json` stands for; ValueError where a character stands for none."""
+    """The bytes that a vocabulary entry of `tokenizer.json` stands for; ValueError where a character stands
+    for none."""
     return text.translate(_FROM_LETTERS).encode("latin-1")

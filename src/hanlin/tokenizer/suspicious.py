@@ -1,6 +1,8 @@
-"""Tokens that perhaps should not be in a vocabulary: simple criteria, each with a name, its reason, and what it found in the token.
+"""Tokens that perhaps should not be in a vocabulary: simple criteria, each with a name, its reason, and what
+it found in the token.
 
-A vocabulary takes in whatever its corpus repeats, so spam and dirt show here before they show in a model. None of it proves anything:
+A vocabulary takes in whatever its corpus repeats, so spam and dirt show here before they show in a model.
+None of it proves anything:
 look at the tokens, then at the corpus they came from.
 """
 
@@ -52,7 +54,8 @@ _GARBLED = re.compile("\ufffd|锟斤|斤拷|拷锟|烫烫烫|屯屯屯|锘[匡�
 
 
 def reasons(token: bytes) -> dict[str, str]:
-    """Criteria that a token meets: {name of the criterion: the part of the token that meets it}; pieces of characters meet none."""
+    """Criteria that a token meets: {name of the criterion: the part of the token that meets it}; pieces of
+    characters meet none."""
     try:
         text = token.decode()
     except UnicodeDecodeError:
@@ -115,7 +118,8 @@ def _invisible(text: str) -> str:
 
 
 def _repeat(text: str) -> str:
-    """A unit of one character five times and more, of two three times, of three to eight twice; white space, punctuation aside."""
+    """A unit of one character five times and more, of two three times, of three to eight twice; white space,
+    punctuation aside."""
     core = text.strip()
     for size, times in ((1, 5), (2, 3), *((size, 2) for size in range(3, 9))):
         if (
@@ -135,9 +139,11 @@ def _mixed(text: str) -> str:
 
 @functools.lru_cache(1 << 16)
 def _only(character: str) -> str:
-    """`simplified` or `traditional` where only one of the two national character sets has the character among its common ones.
+    """`simplified` or `traditional` where only one of the two national character sets has the character
+    among its common ones.
 
-    GB 2312 and Big5 both list common characters first; rare ones, as in old names, need not be in both to be the same in both scripts.
+    GB 2312 and Big5 both list common characters first; rare ones, as in old names, need not be in both to be
+    the same in both scripts.
     """
     if not "\u4e00" <= character <= "\u9fff":
         return ""

@@ -14,7 +14,8 @@ Source = Path | str | Sequence[Path | str] | Iterable[str]
 
 
 def paths_of(source: Source) -> list[Path] | None:
-    """The files of a source, or None if it is an iterable of texts: a list or tuple is taken for paths, anything else for texts."""
+    """The files of a source, or None if it is an iterable of texts: a list or tuple is taken for paths,
+    anything else for texts."""
     if not isinstance(source, (str, Path, list, tuple)):
         return None
     from hanlin.corpus.readers.files import expand
@@ -33,7 +34,8 @@ def expected_bytes(source: Source) -> int:
 
 
 def text_batches(source: Source) -> Iterator[TextBatch]:
-    """A source's texts as UTF-8, about a MiB at a time; a lone surrogate becomes its three bytes, which are no character to the core."""
+    """A source's texts as UTF-8, about a MiB at a time; a lone surrogate becomes its three bytes, which are
+    no character to the core."""
     if isinstance(source, (str, Path, list, tuple)):
         # not needed to open a tokenizer, which should be instant
         from hanlin.corpus.readers.read import (

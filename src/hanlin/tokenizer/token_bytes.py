@@ -1,4 +1,5 @@
-"""The bytes behind each token: what bits per byte divide by. Needs torch, as the rest of the room does not."""
+"""The bytes behind each token: what bits per byte divide by. Needs torch, as the rest of the room does
+not."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """Open a tokenizer directory, or the tokenizer inside a model directory.
 
     Raises:
-        HanlinError: nothing there, damaged (where the directory has a manifest, by its SHA-256), or not a tokenizer of Hanlin's.
+        HanlinError: nothing there, damaged (where the directory has a manifest, by its SHA-256), or not a
+            tokenizer of Hanlin's.
     """
     path = Path(path)
     require_recorded(path)
@@ -67,7 +68,8 @@ class Tokenizer:
     def encode(self, text: str | bytes, special: bool = False) -> list[int]:
         """Ids of a text; control tokens are recognised in it only if `special`.
 
-        Any bytes are accepted, also such as are not UTF-8; a lone surrogate in a str counts as its three bytes.
+        Any bytes are accepted, also such as are not UTF-8; a lone surrogate in a str counts as its three
+        bytes.
         """
         encodable = _encodable(text)
         if not special:
@@ -89,7 +91,8 @@ class Tokenizer:
         return [flat[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
 
     def encode_arrays(self, texts: Sequence[str | bytes] | TextBatch) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Ids of all texts as one uint32 array, and a uint64 array of where each text's begin (one entry more than texts).
+        """Ids of all texts as one uint32 array, and a uint64 array of where each text's begin (one entry
+        more than texts).
 
         Runs without the GIL, so several threads may encode at once; without control tokens.
         """
@@ -105,15 +108,18 @@ class Tokenizer:
         Runs without the GIL, so several threads may encode at once; without control tokens.
 
         Args:
-            buffer: the texts' UTF-8, (B,) uint8, or anything with such memory: bytes, a memory-mapped file. Any bytes are accepted.
-            offsets: (N + 1,) integers: text i is `buffer[offsets[i]:offsets[i + 1]]`. What lies before the first or after the last is
-                passed over.
+            buffer: the texts' UTF-8, (B,) uint8, or anything with such memory: bytes, a memory-mapped file.
+                Any bytes are accepted.
+            offsets: (N + 1,) integers: text i is `buffer[offsets[i]:offsets[i + 1]]`. What lies before the
+                first or after the last is passed over.
 
         Returns:
-            ids (T,) uint32, and offsets (N + 1,) uint64: those of text i are `ids[offsets[i]:offsets[i + 1]]`.
+            ids (T,) uint32, and offsets (N + 1,) uint64: those of text i are
+            `ids[offsets[i]:offsets[i + 1]]`.
 
         Raises:
-            HanlinError: the buffer is not one row of bytes, or the offsets are not integers that ascend within it.
+            HanlinError: the buffer is not one row of bytes, or the offsets are not integers that ascend
+                within it.
         """
         import numpy
 
@@ -128,14 +134,16 @@ class Tokenizer:
     def decode_buffer(
         self, ids: numpy.ndarray, offsets: numpy.ndarray
     ) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """The inverse of `encode_buffer`: bytes (B,) uint8 and offsets (N + 1,) uint64 of the texts whose ids lie one after another.
+        """The inverse of `encode_buffer`: bytes (B,) uint8 and offsets (N + 1,) uint64 of the texts whose
+        ids lie one after another.
 
         Args:
             ids: (T,) of any integer type.
             offsets: (N + 1,) integers: the ids of text i are `ids[offsets[i]:offsets[i + 1]]`.
 
         Raises:
-            HanlinError: not integers, offsets that do not ascend within the ids, or an id that is not in the vocabulary.
+            HanlinError: not integers, offsets that do not ascend within the ids, or an id that is not in the
+                vocabulary.
         """
         try:
             return self._encoder.decode_buffer(_integers(ids), _offsets(offsets))
@@ -166,7 +174,8 @@ class Tokenizer:
             raise self._unknown(next(item for item in ids if not 0 <= int(item) < self.vocab_size)) from None
 
     def decode(self, ids: Iterable[int] | numpy.ndarray, special: bool = True) -> str:
-        """The text that ids spell; without the control tokens if not `special`. Bytes that form no character become U+FFFD.
+        """The text that ids spell; without the control tokens if not `special`. Bytes that form no character
+        become U+FFFD.
 
         Takes what `decode_bytes` takes and raises what it raises.
         """
@@ -203,10 +212,12 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """The conversation as ids, and a mask: 1 on the tokens the assistant must learn.
 
-        Those are its content, reasoning with the tags around it, tool calls, and the closing <|im_end|>, from message `learn_from`
-        on; a round whose reasoning is dropped here, since a user message follows, is not learnt (see `chat.cut_short`). What people, tools and
-        models wrote can never become a control token. The ids of a prompt are the head of the ids of the conversation that goes on
-        from it; they equal those of the rendered text unless an assistant's content begins with white space that holds a newline.
+        Those are its content, reasoning with the tags around it, tool calls, and the closing <|im_end|>,
+        from message `learn_from` on; a round whose reasoning is dropped here, since a user message follows,
+        is not learnt (see `chat.cut_short`). What people, tools and models wrote can never become a control
+        token. The ids of a prompt are the head of the ids of the conversation that goes on from it; they
+        equal those of the rendered text unless an assistant's content begins with white space that holds a
+        newline.
         """
         ids: list[int] = []
         mask: list[int] = []

@@ -1,6 +1,7 @@
 """Train a tokenizer and write it as an artefact.
 
-Counting and learning are done by the C++ core; this file reads texts, checks what was asked for against what the corpus can give,
+Counting and learning are done by the C++ core; this file reads texts, checks what was asked for against what
+the corpus can give,
 verifies the result and writes it.
 """
 
@@ -24,7 +25,9 @@ from hanlin.tokenizer.special import BYTES, special_tokens
 from hanlin.tokenizer.texts import Source, paths_of
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-BIGRAMS_PER_MERGE = 1.5  # kept whole: the rarest of them is then a third to three quarters as frequent as the last merge (measured here)
+# kept whole: the rarest of them is then a third to three quarters as frequent as the last merge (measured
+# here)
+BIGRAMS_PER_MERGE = 1.5
 KIND = "tokenizer"
 
 
@@ -35,7 +38,8 @@ class TokenizerConfig:
     Attributes:
         vocab_size: all ids: 256 bytes, what is learnt, and the control tokens.
         num_special: control tokens, the unnamed ones being reserves for later use.
-        aligned: a token is a piece of one character or one or more whole characters; otherwise any bytes (as in Hugging Face's trainer).
+        aligned: a token is a piece of one character or one or more whole characters; otherwise any bytes (as
+            in Hugging Face's trainer).
         min_frequency: how often a pair must occur to be merged; words are never dropped.
         max_token_chars: longest token in characters; 0 for no limit.
     """
@@ -88,24 +92,27 @@ def train_tokenizer(
     key: str = "",
     progress: Progress | None = None,
 ) -> Tokenizer:
-    """Train a tokenizer on a corpus and write it to the directory `out`; it depends only on the multiset of documents.
+    """Train a tokenizer on a corpus and write it to the directory `out`; it depends only on the multiset of
+    documents.
 
-    Counts are saved every minute (beside `out`, removed at the end): after a kill, the same call on the same files goes on from there.
-    Unless training is plain, each document also counts as the head of a message of every role, so that `assistant` costs one
-    token in a chat and not nine where the corpus has no English.
+    Counts are saved every minute (beside `out`, removed at the end): after a kill, the same call on the same
+    files goes on from there. Unless training is plain, each document also counts as the head of a message of
+    every role, so that `assistant` costs one token in a chat and not nine where the corpus has no English.
 
     Args:
-        source: a path, or a list or tuple of paths, of any files the corpus room reads; any other iterable is taken for the
-            documents themselves.
+        source: a path, or a list or tuple of paths, of any files the corpus room reads; any other iterable
+            is taken for the documents themselves.
         threads: to work with, 1 for the calling one alone; the result does not depend on it.
-        memory: bytes to stay within, 0 for no limit. Counts then go to disk (beside `out`) and stay exact; only where even the
-            distinct pieces do not fit are rare ones thinned, without bias, and the manifest says so (`thinning`). Aligned only.
+        memory: bytes to stay within, 0 for no limit. Counts then go to disk (beside `out`) and stay exact;
+            only where even the distinct pieces do not fit are rare ones thinned, without bias, and the
+            manifest says so (`thinning`). Aligned only.
         parents, key: for the manifest, as in `hanlin.common.manifest.artifact`.
         progress: called now and then from the calling thread.
         The others: see `TokenizerConfig`.
 
     Raises:
-        HanlinError: impossible sizes, an empty corpus, or one that cannot give the vocabulary (the message says what it can give).
+        HanlinError: impossible sizes, an empty corpus, or one that cannot give the vocabulary (the message
+            says what it can give).
     """
     config = TokenizerConfig(vocab_size, num_special, aligned, min_frequency, max_token_chars)
     wanted = config.learnt_tokens
@@ -192,8 +199,8 @@ def _learn_aligned(
 ) -> _Learnt:
     """Cut pre-tokens where no merge can span and learn from the pieces: exact, see docs/*/tokenizer.md.
 
-    The floor below which bigrams are cut is a guess at the count of the last merge, from the low side; were it too high, learning would
-    stop there, and pieces are counted again with a lower one.
+    The floor below which bigrams are cut is a guess at the count of the last merge, from the low side; were
+    it too high, learning would stop there, and pieces are counted again with a lower one.
     """
     counts = AlignedCounts(texts, savepoint, memory)
     floor = counts.floor
@@ -234,8 +241,9 @@ def _learn_aligned(
 def _certified(merges: list[tuple[bytes, bytes, int]], thinning: int) -> int:
     """How many merges, from the first, are learnt whatever pieces the thinning draws.
 
-    Their counts lie more than four deviations, √(thinning · count) each (native/pieces.hpp), above the last merge's. Counts never rise from
-    merge to merge, so these are the first ones, and the others are all that follow.
+    Their counts lie more than four deviations, √(thinning · count) each (native/pieces.hpp), above the last
+    merge's. Counts never rise from merge to merge, so these are the first ones, and the others are all that
+    follow.
     """
     last = merges[-1][2] if merges else 0
     return sum(count - 4 * math.sqrt(thinning * count) > last for _, _, count in merges)

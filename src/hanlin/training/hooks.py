@@ -75,7 +75,8 @@ class Hook:
         return False
 
     def with_state(self, step: int, save: Callable[[], None]) -> None:
-        """Weights, optimisers and counters are those after `step` steps; `save` writes a checkpoint of them."""
+        """Weights, optimisers and counters are those after `step` steps; `save` writes a checkpoint of
+        them."""
 
     def before_save(self) -> None:
         """A checkpoint is about to be written."""

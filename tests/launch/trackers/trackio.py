@@ -1,4 +1,5 @@
-"""A tracker that writes every figure in full, a line for each step at once, to the file TRACK_FILE (`metrics.jsonl` has six digits)."""
+"""A tracker that writes every figure in full, a line for each step at once, to the file TRACK_FILE
+(`metrics.jsonl` has six digits)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Lines that many documents of one source have: menus, notices, signatures of a site.
 
-Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared by its comparison key. Verse, law
-and dialogue repeat lines that are no boilerplate, so it is off unless it is asked for. `strip` makes it a part of a build.
+Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared
+by its comparison key. Verse, law
+and dialogue repeat lines that are no boilerplate, so it is off unless it is asked for. `strip` makes it a
+part of a build.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ class BoilerplateConfig:
     """Which lines are boilerplate.
 
     Attributes:
-        documents: of one source, that a line is in at least, copies of a document counted once; 0 removes nothing.
+        documents: of one source, that a line is in at least, copies of a document counted once; 0 removes
+            nothing.
         min_chars, max_chars: length of the lines that are looked at, without white space around them.
-        max_share: of a document's characters; one of which more is boilerplate stays as it is, for it is rather a copy of others.
+        max_share: of a document's characters; one of which more is boilerplate stays as it is, for it is
+            rather a copy of others.
     """
 
     documents: int = 0
@@ -59,8 +63,9 @@ class BoilerplateConfig:
 def line_keys(
     texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The lines of these documents that could be boilerplate, which those in code fences could not: keys of source and of the line's comparison key
-    (L,) uint64, places of their documents (L,) uint32, and their numbers there from 0."""
+    """The lines of these documents that could be boilerplate, which those in code fences could not: keys of
+    source and of the line's comparison key (L,) uint64, places of their documents (L,) uint32, and their
+    numbers there from 0."""
     places: list[int] = []
     numbers: list[int] = []
     lines: list[str] = []

@@ -1,7 +1,10 @@
-"""The corpus artefact: read, clean, search for duplicates, hold some documents out, mix, shuffle, write, and account for every document.
+"""The corpus artefact: read, clean, search for duplicates, hold some documents out, mix, shuffle, write, and
+account for every document.
 
-A build is a row of phases (`tasks.Phase`), each of independent tasks, that leave their results in `.NAME.state` beside the output. Any
-number of processes, or datatrove's executors on a cluster, come to the same bytes; a build that was killed goes on where it was. Texts
+A build is a row of phases (`tasks.Phase`), each of independent tasks, that leave their results in
+`.NAME.state` beside the output. Any
+number of processes, or datatrove's executors on a cluster, come to the same bytes; a build that was killed
+goes on where it was. Texts
 wait on disk; in memory a task holds a few batches of them, and a few dozen bytes for each of its documents.
 """
 
@@ -82,20 +85,22 @@ def build_corpus(
 ) -> Path:
     """Write the corpus artefact at `out`.
 
-    `documents.jsonl.zst` and `heldout.jsonl.zst` hold `{"text", "source", "tag"?}`, `quarantine.jsonl` the records that could not be
-    read, `report.json` what each rule dropped with samples, and each source's figures, `clusters.jsonl.zst` the duplicates,
-    `report.html` shows it all to people.
+    `documents.jsonl.zst` and `heldout.jsonl.zst` hold `{"text", "source", "tag"?}`, `quarantine.jsonl` the
+    records that could not be read, `report.json` what each rule dropped with samples, and each source's
+    figures, `clusters.jsonl.zst` the duplicates, `report.html` shows it all to people.
 
     Args:
         sources: paths, directories and globs, or documents `{"text", "source"?}`.
         seed: decides which documents are held out, and their order.
         key: stored in the manifest for a pipeline to compare.
-        workers: processes. With more than one, a script that calls this needs `if __name__ == "__main__":`, as `multiprocessing` does.
+        workers: processes. With more than one, a script that calls this needs `if __name__ == "__main__":`,
+            as `multiprocessing` does.
         memory: bytes that the search for duplicates may take, in all.
         page: makes `report.html`, see `CorpusJob.finish`; without it there is none.
-        engine: runs the tasks in place of `workers` processes here, such as `executors.Datatrove`; for files only. With tasks on several
-            machines, each may take `memory` / `workers`.
-        in_recipe: whether settings are those of a recipe's `corpus` section, and not flags: messages name them so.
+        engine: runs the tasks in place of `workers` processes here, such as `executors.Datatrove`; for files
+            only. With tasks on several machines, each may take `memory` / `workers`.
+        in_recipe: whether settings are those of a recipe's `corpus` section, and not flags: messages name
+            them so.
 
     Raises:
         HanlinError: unreadable input (see `read_documents`), or nothing left after cleaning.
@@ -186,7 +191,8 @@ def _documents(sources: Any) -> tuple[list[Path] | None, Iterable[Mapping[str, A
 
 @dataclass(frozen=True)
 class _Search:
-    """The search for duplicates as tasks; each makes its own `DuplicateSearch`, which finds on disk what the others did."""
+    """The search for duplicates as tasks; each makes its own `DuplicateSearch`, which finds on disk what the
+    others did."""
 
     config: CorpusConfig
     shards: tuple[Path, ...]
@@ -228,7 +234,8 @@ class _Search:
 
 
 class CorpusJob:
-    """A build as a row of phases, to be run here or by executors of datatrove; `executors.Datatrove` does the whole of it.
+    """A build as a row of phases, to be run here or by executors of datatrove; `executors.Datatrove` does
+    the whole of it.
 
     Example, for a Ray cluster with a shared file system:
         job = CorpusJob("/shared/work", config, files)
@@ -339,14 +346,16 @@ class CorpusJob:
         return str(path)
 
     def _task_memory(self, memory: int) -> int:
-        """What one task of the search may take: as it was when the job began, for its tasks hang on it, though not its result."""
+        """What one task of the search may take: as it was when the job began, for its tasks hang on it,
+        though not its result."""
         path = self.folder / "plan.json"
         if not path.is_file():
             write_json(path, {"task_memory": max(memory, LEAST_MEMORY)})
         return read_json(path)["task_memory"]
 
     def _show_reading(self, characters: int = 0) -> None:
-        """Show how many megabytes have been read, of files by all processes; of documents handed over, how many thousand characters."""
+        """Show how many megabytes have been read, of files by all processes; of documents handed over, how
+        many thousand characters."""
         if not self._paths:
             self._progress.update(characters // 1000, characters // 1000 + 1, {})
             return
@@ -420,8 +429,9 @@ class CorpusJob:
 
         Args:
             seconds: of work per phase, as `run` returned them.
-            page: makes `report.html` of the artefact's folder and of `config`, `seed`, `metrics` and `report` (what the manifest and
-                report.json hold), such as `report.corpus_page.render_corpus`; rooms further right are not this one's to know.
+            page: makes `report.html` of the artefact's folder and of `config`, `seed`, `metrics` and
+                `report` (what the manifest and report.json hold), such as
+                `report.corpus_page.render_corpus`; rooms further right are not this one's to know.
 
         Raises:
             HanlinError: a phase is not complete, or no training document is left.
@@ -486,7 +496,8 @@ class CorpusJob:
         return metrics | {"quarantined": found["quarantined"], "quarantine_reasons": found["reasons"]}
 
     def _report(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """What `report.json` holds: `rules`, `lines`, samples, histograms, and per source what was read, cleaned, kept, held out and dropped."""
+        """What `report.json` holds: `rules`, `lines`, samples, histograms, and per source what was read,
+        cleaned, kept, held out and dropped."""
         stats, sources = found["stats"], {}
         for source, read in sorted(stats.read.items()):
             rules = stats.drops.by_source.get(source, {})

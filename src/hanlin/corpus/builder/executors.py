@@ -1,8 +1,11 @@
 """A build's phases on datatrove's executors: processes of this machine, Slurm, or Ray (the extra `data`).
 
-datatrove starts ranks and marks those that ended; a rank does the tasks `rank`, `rank + ranks`, … of a phase that have no result yet. What
-counts are the results: a rank with a task to do is run whatever datatrove's marker says, and a phase ends when all results are there,
-whatever an executor reports. Everything a rank reads and writes lies on a file system that all machines see under the same paths.
+datatrove starts ranks and marks those that ended; a rank does the tasks `rank`, `rank + ranks`, … of a phase
+that have no result yet. What
+counts are the results: a rank with a task to do is run whatever datatrove's marker says, and a phase ends
+when all results are there,
+whatever an executor reports. Everything a rank reads and writes lies on a file system that all machines see
+under the same paths.
 """
 
 from __future__ import annotations
@@ -58,8 +61,10 @@ class Datatrove:
     Attributes:
         kind: `local`, `slurm` or `ray`.
         tasks: ranks of a phase; as many as it has tasks when 0, and never more.
-        workers: ranks that run at once; for `local` as many as there are cores when 0, for the others as many as there is room for.
-        options: further arguments of the executor, such as `partition` and `time` for Slurm; for Ray also `address`; `logs`, where logs go.
+        workers: ranks that run at once; for `local` as many as there are cores when 0, for the others as
+            many as there is room for.
+        options: further arguments of the executor, such as `partition` and `time` for Slurm; for Ray also
+            `address`; `logs`, where logs go.
 
     Raises:
         HanlinError: datatrove, Ray or Slurm is not there, an option is not known, or one is missing.
@@ -169,7 +174,8 @@ class Datatrove:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
-        """For Ray: connected to its cluster, or to one of this machine alone that it starts where there is none."""
+        """For Ray: connected to its cluster, or to one of this machine alone that it starts where there is
+        none."""
         if self.kind != "ray":
             yield
             return
@@ -196,7 +202,8 @@ class Datatrove:
 
 
 class Step:
-    """A phase as a step of a datatrove pipeline. Each rank leaves what became of it in `outcomes` beside datatrove's logs.
+    """A phase as a step of a datatrove pipeline. Each rank leaves what became of it in `outcomes` beside
+    datatrove's logs.
 
     Relative paths are meant from where the build was started, wherever the rank runs.
     """
@@ -259,7 +266,8 @@ class Step:
 
 
 def _apart(work: Callable[[], None]) -> int:
-    """Do it in a child process, for whose violent end the pools of datatrove's executors would wait for ever; the signal that ended it, or 0."""
+    """Do it in a child process, for whose violent end the pools of datatrove's executors would wait for
+    ever; the signal that ended it, or 0."""
     parent = os.getpid()
     child = os.fork()
     if not child:
@@ -408,7 +416,8 @@ def _followed(phase: Phase, count: int, progress: Progress) -> Iterator[None]:
 def _unstuck() -> Iterator[None]:
     """Ray ranks that could not be started, as on a node that is lost just then, are given up.
 
-    datatrove 0.10 would wait for them for ever, and keep the room reserved for them, which Ray moves to a node that lives, from the others.
+    datatrove 0.10 would wait for them for ever, and keep the room reserved for them, which Ray moves to a
+    node that lives, from the others.
     """
     import ray
     from datatrove.executor import ray as module

@@ -148,7 +148,8 @@ def cluster_text(found: Mapping[str, Any], limit: int = SHOWN) -> str:
 
 
 def contents(path: Path, limit: int = SHOWN) -> dict[str, Any]:
-    """What can be looked at: rules and line rules with counts, the number of clusters, and the largest of them.
+    """What can be looked at: rules and line rules with counts, the number of clusters, and the largest of
+    them.
 
     Raises:
         HanlinError: not a corpus, or damaged.
@@ -264,7 +265,8 @@ def samples_text(found: list[dict[str, Any]]) -> str:
 
 
 def difference(left: Path, right: Path) -> dict[str, Any]:
-    """Which documents only one of two corpora has, by comparison key: counts, characters, and samples of each side."""
+    """Which documents only one of two corpora has, by comparison key: counts, characters, and samples of
+    each side."""
     sides = {}
     seen = [_digests(path) for path in (left, right)]
     for name, path, other in (("left", left, seen[1]), ("right", right, seen[0])):
@@ -297,7 +299,8 @@ def difference_text(found: Mapping[str, Any]) -> str:
 
 
 def _checked(path: Path, name: str) -> Manifest:
-    """A corpus' manifest, with one of its files checked against it: the documents may be many gigabytes and are not asked for."""
+    """A corpus' manifest, with one of its files checked against it: the documents may be many gigabytes and
+    are not asked for."""
     manifest = read_manifest(path, "corpus", verify=False)
     verify_files(
         path,

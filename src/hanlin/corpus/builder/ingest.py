@@ -1,4 +1,5 @@
-"""The first task of a build: read a shard, clean it, and leave its texts on disk with what the later phases must know of each."""
+"""The first task of a build: read a shard, clean it, and leave its texts on disk with what the later phases
+must know of each."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ class IngestTask:
         shards: files of each task; empty when `documents` are given.
         documents: to read instead, in one task.
         benchmarks: file of `decontamination.Benchmarks`, "" for none.
-        watch: told of characters read; only used within this process. Other processes leave what they have read in a file, `SEEN`.
+        watch: told of characters read; only used within this process. Other processes leave what they have
+            read in a file, `SEEN`.
     """
 
     config: CorpusConfig
@@ -350,7 +352,8 @@ class ShardReader:
 
 
 class ShardSet:
-    """The shards behind one another, their documents numbered through. Calling it with ascending numbers gives texts."""
+    """The shards behind one another, their documents numbered through. Calling it with ascending numbers
+    gives texts."""
 
     def __init__(self, folders: list[Path]) -> None:
         self.shards = [ShardReader(folder) for folder in folders]

@@ -29,24 +29,32 @@ class CorpusConfig:
     Attributes:
         preset: cleaning preset, a key of `rules.PRESETS`.
         rules: thresholds of `CleanConfig` that differ from the preset.
-        boilerplate: lines that so many documents of a source share are taken out; `boilerplate.documents=30`, say. Off unless asked for.
+        boilerplate: lines that so many documents of a source share are taken out;
+            `boilerplate.documents=30`, say. Off unless asked for.
         dedup: duplicate search.
         mask_pii: replace personal data by typed tags.
         decontaminate: files of benchmarks; a document that holds passages of one is dropped.
         overlap: characters of a passage, without punctuation and white space.
-        overlap_hits: different passages of one benchmark item, not overlapping one another and within twice its length, from which a document
-            is dropped; a run of 50 characters is enough by itself, and so is the whole of an item that is too short for so many.
-        heldout_fraction: of each source's documents, set aside for evaluation; at least one of a source with 20 or more.
+        overlap_hits: different passages of one benchmark item, not overlapping one another and within twice
+            its length, from which a document is dropped; a run of 50 characters is enough by itself, and so
+            is the whole of an item that is too short for so many.
+        heldout_fraction: of each source's documents, set aside for evaluation; at least one of a source with
+            20 or more.
         heldout_max: documents set aside per source at most.
-        source: `record` names documents by their own `source` field where they have one, `file` by their file.
+        source: `record` names documents by their own `source` field where they have one, `file` by their
+            file.
         text_key: key (or column) of the text in files of records; empty recognises it.
         skip_bad: go on without files that cannot be used, and count them in the quarantine.
         max_documents: read no more than so many; 0 reads all.
-        sample: share of each source's documents to take, chosen by the hash of their text; the rest is counted, not cleaned.
-        weights: how often a source's documents appear, by source name or pattern (`web_*`): 2 twice, 0.3 three in ten; 1 for the others.
-        max_repeats: the largest weight allowed. Beyond four passes repeated text teaches hardly more (Muennighoff et al., 2023).
+        sample: share of each source's documents to take, chosen by the hash of their text; the rest is
+            counted, not cleaned.
+        weights: how often a source's documents appear, by source name or pattern (`web_*`): 2 twice, 0.3
+            three in ten; 1 for the others.
+        max_repeats: the largest weight allowed. Beyond four passes repeated text teaches hardly more
+            (Muennighoff et al., 2023).
         anneal: sources (names or patterns) whose documents carry `"tag": "anneal"`, for the end of training.
-        shuffle: write documents in an order drawn from seed and text; otherwise in the order in which they were read.
+        shuffle: write documents in an order drawn from seed and text; otherwise in the order in which they
+            were read.
     """
 
     preset: str = "zh-web"
@@ -117,7 +125,8 @@ class CorpusConfig:
         return {"score_model": read_manifest(model, SCORER).content_hash} if model else {}
 
     def identity(self) -> dict[str, Any]:
-        """What the result hangs on beside the input: the settings, and what is behind the names in them. JSON-able.
+        """What the result hangs on beside the input: the settings, and what is behind the names in them.
+        JSON-able.
 
         Raises:
             HanlinError: see `parents`; OpenCC is asked for and not installed; a benchmark is missing.
@@ -143,7 +152,8 @@ class CorpusConfig:
 
 
 def shards(paths: Sequence[Path], config: CorpusConfig) -> list[list[str]]:
-    """Files of each task: neighbours go together until there is enough for one. One task reads all where a number of documents is to be kept to."""
+    """Files of each task: neighbours go together until there is enough for one. One task reads all where a
+    number of documents is to be kept to."""
     result: list[list[str]] = [[]]
     size = 0
     for path in paths:

@@ -1,7 +1,10 @@
-"""Training a quality score: logistic regression on examples, calibrated on folds, judged on documents it never saw.
+"""Training a quality score: logistic regression on examples, calibrated on folds, judged on documents it
+never saw.
 
-Good and bad examples are seldom of one length, and a regression would learn that: with essays against reviews, four in ten good
-paragraphs of a review's length scored below 0.5 (measured here). So both classes are learnt as windows of equally distributed lengths:
+Good and bad examples are seldom of one length, and a regression would learn that: with essays against
+reviews, four in ten good
+paragraphs of a review's length scored below 0.5 (measured here). So both classes are learnt as windows of
+equally distributed lengths:
 the length of a document or that of a random one of the other class, whichever is less.
 """
 
@@ -45,7 +48,9 @@ _WINDOWS = 8  # of one document at most
 
 
 class _Example(NamedTuple):
-    position: float  # within 0 and 1, from a hash of the text: what is drawn and which part it falls into depends on nothing else
+    # within 0 and 1, from a hash of the text: what is drawn and which part it falls into depends on nothing
+    # else
+    position: float
     key: bytes
     text: str
     source: str
@@ -67,8 +72,8 @@ def fit_scorer(
 ) -> dict[str, Any]:
     """Train a scorer on good and bad documents and write it as an artefact with `report.json`.
 
-    Texts that occur twice count once, and those in both classes not at all. The test documents are drawn by a hash of their text and
-    used for nothing but the report.
+    Texts that occur twice count once, and those in both classes not at all. The test documents are drawn by
+    a hash of their text and used for nothing but the report.
 
     Returns:
         The report.
@@ -119,7 +124,8 @@ def fit_scorer(
 def _draw(
     files: Sequence[str | Path], config: ScoreConfig, seed: int, quarantine: Quarantine
 ) -> list[_Example]:
-    """The documents of a class with the smallest hashes, about `max_class_chars` characters, without repeats."""
+    """The documents of a class with the smallest hashes, about `max_class_chars` characters, without
+    repeats."""
     kept: list[tuple[float, bytes, str, str]] = []  # a heap, the largest hash first
     known: set[bytes] = set()
     size = 0
@@ -147,7 +153,8 @@ def _draw(
 
 
 def _windows(parts: Sequence[Sequence[_Example]], most: int = _WINDOWS) -> list[list[_Example]]:
-    """Pieces of the documents of both classes whose lengths have one distribution; those of a document share its weight."""
+    """Pieces of the documents of both classes whose lengths have one distribution; those of a document share
+    its weight."""
     lengths = [np.array([len(item.text) for item in drawn]) for drawn in parts]
     found: list[list[_Example]] = []
     for drawn, others in zip(parts, reversed(lengths), strict=True):
@@ -181,7 +188,8 @@ def _fit(parts: Sequence[Sequence[_Example]], config: ScoreConfig) -> Scorer:
         inside = folds != fold
         model = _regression(features.matrix[inside], labels[inside], weight[inside], config.strength)
         margins[~inside] = model.decision_function(features.matrix[~inside])
-    # slope and offset that make probabilities of margins (Platt 1999), from documents that the margins' models did not see
+    # slope and offset that make probabilities of margins (Platt 1999), from documents that the margins'
+    # models did not see
     platt = _regression(margins[:, None], labels, weight, 1e6)
     model = _regression(features.matrix, labels, weight, config.strength)
     weights = model.coef_[0] * features.rarity
@@ -286,10 +294,11 @@ def _metric(good: np.ndarray, bad: np.ndarray) -> dict[str, Any]:
 
 
 def auc(good: np.ndarray, bad: np.ndarray) -> tuple[float, float, float]:
-    """Area under the ROC curve with its 95 % interval: the chance that a good document scores above a bad one.
+    """Area under the ROC curve with its 95 % interval: the chance that a good document scores above a bad
+    one.
 
-    DeLong's variance (DeLong et al. 1988), the interval taken on the logit scale; when not one pair is in the wrong order, the lower end
-    is 1 − 3 / the smaller class (rule of three).
+    DeLong's variance (DeLong et al. 1988), the interval taken on the logit scale; when not one pair is in
+    the wrong order, the lower end is 1 − 3 / the smaller class (rule of three).
     """
     order_bad, order_good = np.sort(bad), np.sort(good)
 
@@ -312,7 +321,8 @@ def auc(good: np.ndarray, bad: np.ndarray) -> tuple[float, float, float]:
 
 
 def _calibration_error(good: np.ndarray, bad: np.ndarray, bins: int = 10) -> float:
-    """Mean distance of probability and share of good documents over ten bins, both classes given equal weight (ECE)."""
+    """Mean distance of probability and share of good documents over ten bins, both classes given equal
+    weight (ECE)."""
     error = np.zeros(bins)
     for part, right in ((good, 1), (bad, 0)):
         error += np.bincount(

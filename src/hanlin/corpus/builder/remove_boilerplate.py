@@ -1,7 +1,10 @@
-"""The phases of a build that take out line boilerplate: count lines, find the common ones, write the shards again without them.
+"""The phases of a build that take out line boilerplate: count lines, find the common ones, write the shards
+again without them.
 
-They stand between cleaning and the search for duplicates, so that pages are compared without what their site adds to each. Copies of a
-document are counted once; or else a text that was reprinted often enough would be boilerplate from its first line to its last.
+They stand between cleaning and the search for duplicates, so that pages are compared without what their site
+adds to each. Copies of a
+document are counted once; or else a text that was reprinted often enough would be boilerplate from its first
+line to its last.
 """
 
 from __future__ import annotations
@@ -72,7 +75,8 @@ class BoilerplateRemoval:
         )
 
     def remove(self, task: int, folder: Path) -> None:
-        """A shard as `IngestTask` leaves it, without boilerplate; documents that lost lines are held against the rules again."""
+        """A shard as `IngestTask` leaves it, without boilerplate; documents that lost lines are held against
+        the rules again."""
         reader = ShardReader(self.shards[task])
         saved = read_json(self.shards[task] / STATS)
         stats = CorpusStats()

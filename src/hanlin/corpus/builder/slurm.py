@@ -1,4 +1,5 @@
-"""What datatrove's Slurm executor leaves to its user: to wait until a job array has ended, and to say why ranks failed."""
+"""What datatrove's Slurm executor leaves to its user: to wait until a job array has ended, and to say why
+ranks failed."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def launch(executor: Any, given: Mapping[str, Any], options: Mapping[str, Any], phase: str) -> None:
-    """Submit the ranks with datatrove's executor class and wait until none of them is in the queue. Interrupted, the job is cancelled.
+    """Submit the ranks with datatrove's executor class and wait until none of them is in the queue.
+    Interrupted, the job is cancelled.
 
     Ranks start the Python that runs this, unless `env_command`, `condaenv` or `venv_path` says otherwise.
 
@@ -70,7 +72,8 @@ def launch(executor: Any, given: Mapping[str, Any], options: Mapping[str, Any], 
 
 
 def states(phase: str) -> str:
-    """How the ranks of this phase's last job that failed ended, as Slurm's accounting has it, such as `OUT_OF_MEMORY × 3`."""
+    """How the ranks of this phase's last job that failed ended, as Slurm's accounting has it, such as
+    `OUT_OF_MEMORY × 3`."""
     found = _ask(
         "sacct",
         f"--name={_names.get(phase, '')}",

@@ -1,7 +1,10 @@
-"""Work cut into tasks that leave their results on disk: one process, many or a cluster come to the same files, and a kill costs a task.
+"""Work cut into tasks that leave their results on disk: one process, many or a cluster come to the same
+files, and a kill costs a task.
 
-A task's result is a directory that appears whole (fsync, rename) or not at all; its being there is the marker of completion. What tasks
-there are hangs on the input alone, never on the number of workers. On a cluster a task may be begun twice, as when a node is given up for
+A task's result is a directory that appears whole (fsync, rename) or not at all; its being there is the
+marker of completion. What tasks
+there are hangs on the input alone, never on the number of workers. On a cluster a task may be begun twice,
+as when a node is given up for
 lost and works on: each works apart, and the first result stays.
 """
 
@@ -42,8 +45,8 @@ class Phase:
         name: of the phase, and of its folder.
         folder: where the job works; for workers on several machines, on a file system they share.
         count: tells how many tasks there are; asked when the phase before is complete.
-        work: `work(task, folder)` fills an empty folder; the same task must always fill it with the same bytes. For other processes
-            it has to be picklable.
+        work: `work(task, folder)` fills an empty folder; the same task must always fill it with the same
+            bytes. For other processes it has to be picklable.
         after: what may be done once a task's result is there, such as removing what nobody needs any more.
     """
 
@@ -81,14 +84,17 @@ class Phase:
         except FileNotFoundError:
             if not path.is_dir():
                 raise
-            return 0.0  # another process has done the task meanwhile, and cleared away what this one was reading or writing
+            # another process has done the task meanwhile, and cleared away what this one was reading or
+            # writing
+            return 0.0
         failpoint("task.after_end")
         if self.after:
             self.after(task)
         return time.monotonic() - began
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Do the tasks of one rank: `rank`, `rank + world_size`, … This is how datatrove's executors (local, Slurm, Ray) call a step.
+        """Do the tasks of one rank: `rank`, `rank + world_size`, … This is how datatrove's executors (local,
+        Slurm, Ray) call a step.
 
         With `tasks=N` such an executor runs ranks 0 to N − 1, whatever the number of our tasks.
         """
@@ -103,7 +109,8 @@ class Phase:
 
 @contextlib.contextmanager
 def _result(path: Path) -> Iterator[Path]:
-    """Yield an empty directory of this process alone that becomes `path` when the block ends well, unless another one did before.
+    """Yield an empty directory of this process alone that becomes `path` when the block ends well, unless
+    another one did before.
 
     Raises:
         HanlinError: the disk is full or the place cannot be written.
@@ -140,7 +147,8 @@ def _rename(temporary: Path, path: Path) -> None:
 
 
 def _sweep_dead(path: Path) -> None:
-    """Remove what processes of this machine that live no more left of this task; others may still be at work."""
+    """Remove what processes of this machine that live no more left of this task; others may still be at
+    work."""
     for leftover in path.parent.glob(f".{path.name}.tmp.{socket.gethostname()}.*"):
         if not _alive(int(leftover.name.rpartition(".")[2])):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -188,7 +196,8 @@ def run_phases(phases: Sequence[Phase], workers: int, progress: Progress | None 
 
 
 class Pool:
-    """Processes that do tasks; none but this one when `workers` is 1. They start when they are needed and end with this process, however it ends."""
+    """Processes that do tasks; none but this one when `workers` is 1. They start when they are needed and
+    end with this process, however it ends."""
 
     def __init__(self, workers: int) -> None:
         self._workers, self._executor = workers, None
@@ -205,7 +214,8 @@ class Pool:
             self._executor.shutdown(cancel_futures=True)
 
     def run(self, phase: Phase) -> Iterator[float | None]:
-        """Do the phase's missing tasks; yields each one's seconds as it ends, in whatever order, and None now and then while none does."""
+        """Do the phase's missing tasks; yields each one's seconds as it ends, in whatever order, and None
+        now and then while none does."""
         missing = phase.missing()
         if self._workers <= 1 or len(missing) <= 1:
             for task in missing:

@@ -1,4 +1,5 @@
-"""The last phases of a build: which documents stay, which are held out, how often they appear and in what order, and the files themselves."""
+"""The last phases of a build: which documents stay, which are held out, how often they appear and in what
+order, and the files themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ _WAITING = 4 << 20  # bytes of lines that are held before they are written to th
 
 
 def mixed(values: np.ndarray, salt: int) -> np.ndarray:
-    """64 evenly spread bits for each value, other ones for another salt (the finaliser of SplitMix64); (N,) uint64."""
+    """64 evenly spread bits for each value, other ones for another salt (the finaliser of SplitMix64); (N,)
+    uint64."""
     return splitmix64_array(values + np.uint64((salt * GOLDEN_GAMMA + GOLDEN_GAMMA) & MASK64))
 
 
@@ -52,7 +54,8 @@ class Output:
     # ------------------------------------------------------------ which stay
 
     def select(self, task: int, folder: Path) -> None:
-        """Which documents of a shard stay, what goes as a duplicate, and the candidates for being held out."""
+        """Which documents of a shard stay, what goes as a duplicate, and the candidates for being held
+        out."""
         reader = ShardReader(self.shards[task])
         drops = Drops()
         stays = np.ones(len(reader), bool)
@@ -89,7 +92,8 @@ class Output:
             note["duplicate_of"] = texts[note["keeper"]].decode("utf-8", "replace")[:EXCERPT]
 
     def _ranks(self, reader: ShardReader) -> np.ndarray:
-        """Which documents are held out hangs on seed and comparison key alone, not on order or on the rest of the corpus; (N,) uint64."""
+        """Which documents are held out hangs on seed and comparison key alone, not on order or on the rest
+        of the corpus; (N,) uint64."""
         return mixed(reader.digests()[:, 0], self.seed)
 
     @cached_property
@@ -98,7 +102,8 @@ class Output:
 
     @cached_property
     def heldout(self) -> dict[str, int]:
-        """Per source the rank up to which documents are held out, −1 for none: the smallest ranks, so many as the configuration asks for."""
+        """Per source the rank up to which documents are held out, −1 for none: the smallest ranks, so many
+        as the configuration asks for."""
         limits = {}
         for source in {name for selection in self._selections for name in selection["kept"]}:
             count = sum(selection["kept"].get(source, [0])[0] for selection in self._selections)
@@ -115,7 +120,8 @@ class Output:
     # ------------------------------------------------------------ in what order
 
     def buckets(self) -> int:
-        """Parts in which the training documents are put in order, each small enough for memory; a shard is one when order stays."""
+        """Parts in which the training documents are put in order, each small enough for memory; a shard is
+        one when order stays."""
         if not self.config.shuffle:
             return len(self.shards)
         size = sum(
@@ -126,7 +132,8 @@ class Output:
         return max(1, -(-int(size) // BUCKET_BYTES))
 
     def write(self, task: int, folder: Path) -> None:
-        """A shard's documents as JSON lines, those held out apart, the others by bucket with the keys to sort them by."""
+        """A shard's documents as JSON lines, those held out apart, the others by bucket with the keys to
+        sort them by."""
         reader = ShardReader(self.shards[task])
         stays = np.flatnonzero(np.load(self.selected[task] / STAYS))
         ranks, digests = self._ranks(reader), reader.digests()[:, 0]
@@ -160,7 +167,8 @@ class Output:
         write_json(folder / WRITTEN, sizes)
 
     def _copies(self, reader: ShardReader, digests: np.ndarray) -> np.ndarray:
-        """How often each document appears: the whole part of its source's weight, and once more by chance; (N,) int64."""
+        """How often each document appears: the whole part of its source's weight, and once more by chance;
+        (N,) int64."""
         weights = np.array([self.config.weight(source) for source in reader.sources] or [1.0])[reader.owners]
         chance = mixed(digests, self.seed ^ 0x5DEECE66D).astype(np.float64) / 2.0**64
         return (np.floor(weights) + (chance < weights % 1)).astype(np.int64)
@@ -186,7 +194,8 @@ class Output:
     # ------------------------------------------------------------ the whole
 
     def clusters(self, _: int, folder: Path) -> None:
-        """Every document that went as a duplicate beside the one that stays for it, as JSON lines; written while the texts are there."""
+        """Every document that went as a duplicate beside the one that stays for it, as JSON lines; written
+        while the texts are there."""
         documents = ShardSet(list(self.shards))
         with (
             open(folder / "clusters.jsonl.zst", "wb") as file,
@@ -229,7 +238,8 @@ class Output:
         """Put the artefact's files together in `folder`.
 
         Returns:
-            `stats` (of the cleaned and the dropped), `documents` and `heldout` (sizes per source), `quarantined`, `reasons`, `seconds`.
+            `stats` (of the cleaned and the dropped), `documents` and `heldout` (sizes per source),
+            `quarantined`, `reasons`, `seconds`.
         """
         with open(folder / "documents.jsonl.zst", "wb") as out:
             for path in finalized:
@@ -278,7 +288,8 @@ def duplicates_of(duplicates: Path | None, shards: tuple[Path, ...], task: int) 
 
 
 def gather(folders: tuple[Path, ...]) -> tuple[CorpusStats, dict[str, int], int, dict[str, float]]:
-    """The stats of all shards added up, why records were quarantined, how many, and seconds per block of the first phase."""
+    """The stats of all shards added up, why records were quarantined, how many, and seconds per block of the
+    first phase."""
     stats, reasons, quarantined, seconds = CorpusStats(), {}, 0, {}
     for folder in folders:
         about = read_json(folder / STATS)

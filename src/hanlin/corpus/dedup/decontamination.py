@@ -1,7 +1,10 @@
-"""Decontamination: documents that hold passages of a benchmark's questions are found before a model can learn them by heart.
+"""Decontamination: documents that hold passages of a benchmark's questions are found before a model can
+learn them by heart.
 
-Compared are comparison keys (`fingerprints.comparison_key`), in runs of 13 characters, the length GPT-3 used for words (Brown et al., 2020, appendix C).
-One such run may be a saying or a title; two that do not overlap and lie near one another, or fifty characters on end, are not chance. Near
+Compared are comparison keys (`fingerprints.comparison_key`), in runs of 13 characters, the length GPT-3 used
+for words (Brown et al., 2020, appendix C).
+One such run may be a saying or a title; two that do not overlap and lie near one another, or fifty
+characters on end, are not chance. Near
 means within twice the length of the item: years of speeches hold any two set phrases somewhere.
 """
 
@@ -90,7 +93,8 @@ class Benchmarks:
         return cls([tuple(item) for item in saved["texts"]], saved["overlap"])
 
     def find(self, texts: Sequence[str], hits: int) -> dict[int, Hit]:
-        """For each text that holds `hits` runs of one item near one another, 50 characters on end, or a whole item: the first such item."""
+        """For each text that holds `hits` runs of one item near one another, 50 characters on end, or a
+        whole item: the first such item."""
         keys: TextBatch = comparison_keys(texts)
         found = {}
         for text, item, _, _, begin, end in self._finder.find(keys, hits, PASSAGE):
@@ -100,7 +104,8 @@ class Benchmarks:
 
 
 def benchmark_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files behind paths, directories, globs, and names of evaluation sets that `hanlin data fetch` knows and has fetched to data/NAME.
+    """The files behind paths, directories, globs, and names of evaluation sets that `hanlin data fetch`
+    knows and has fetched to data/NAME.
 
     Raises:
         HanlinError: there are none, or a set is not fetched.

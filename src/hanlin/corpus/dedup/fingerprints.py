@@ -1,10 +1,14 @@
-"""What documents are compared by: the comparison key, its 128-bit digest, and its MinHash signature over character 5-grams.
+"""What documents are compared by: the comparison key, its 128-bit digest, and its MinHash signature over
+character 5-grams.
 
-The comparison key is NFKC, lower case, without punctuation and white space, so that a document re-typed with other commas
+The comparison key is NFKC, lower case, without punctuation and white space, so that a document re-typed with
+other commas
 is the same document. Signs that carry meaning (+ = < % ¥ and the point in 3.5) stay.
 
-MinHash: Broder, On the resemblance and containment of documents, 1997. Banding: with b bands of r rows two documents of
-Jaccard similarity J become candidates with probability 1 − (1 − Jʳ)ᵇ: 0.99996 at 0.9, 0.92 at 0.8, 0.56 at 0.7, 0.05 at 0.5 for 14 × 8.
+MinHash: Broder, On the resemblance and containment of documents, 1997. Banding: with b bands of r rows two
+documents of
+Jaccard similarity J become candidates with probability 1 − (1 − Jʳ)ᵇ: 0.99996 at 0.9, 0.92 at 0.8, 0.56 at
+0.7, 0.05 at 0.5 for 14 × 8.
 
 What is done with them is in `sketches` (one task's share, on disk) and `search` (over all of them).
 """
@@ -68,7 +72,8 @@ class DedupConfig:
 
 
 def _dropped(character: str) -> bool:
-    """Punctuation, separators and controls of the basic plane, but for the sign of per cent and those that numbers have."""
+    """Punctuation, separators and controls of the basic plane, but for the sign of per cent and those that
+    numbers have."""
     return (
         ord(character) < 1 << 16 and unicodedata.category(character)[0] in "PZC" and character not in "%-./:"
     )
@@ -82,7 +87,8 @@ def _bare() -> re.Pattern[str]:
 
 
 def comparison_key(text: str) -> str:
-    """What two documents are compared by: NFKC, lower case, no punctuation, no white space. `comparison_keys` does the same a hundred times as fast."""
+    """What two documents are compared by: NFKC, lower case, no punctuation, no white space.
+    `comparison_keys` does the same a hundred times as fast."""
     return _bare().sub("", unicodedata.normalize("NFKC", text).lower())
 
 
@@ -125,8 +131,8 @@ def _joining() -> frozenset[str]:
 def _mapping(page: int) -> tuple[list[list[int]], list[bool]]:
     """What each code point of a page becomes in comparison keys, and whether that hangs on its neighbours.
 
-    NFKC of a text is that of its characters one by one if none of them begins, decomposed, with a mark or with a character that composes
-    with the one before it; lower case is, but for Σ at the end of a word.
+    NFKC of a text is that of its characters one by one if none of them begins, decomposed, with a mark or
+    with a character that composes with the one before it; lower case is, but for Σ at the end of a word.
     """
     mapped: list[list[int]] = []
     refused: list[bool] = []
@@ -153,7 +159,8 @@ def digests(keys: TextBatch) -> np.ndarray:
 
 
 class MinHasher:
-    """Signatures of bands × rows minima: see native/minhash.hpp for the hashes and why the estimate is without bias."""
+    """Signatures of bands × rows minima: see native/minhash.hpp for the hashes and why the estimate is
+    without bias."""
 
     def __init__(self, config: DedupConfig, seed: int = _SEED) -> None:
         self.config = config

@@ -1,13 +1,17 @@
 """The search for duplicates over the sketches of all tasks, on disk and within the memory given.
 
-Three steps, each of which leaves files that appear whole or not at all, so that a killed search goes on where it was:
+Three steps, each of which leaves files that appear whole or not at all, so that a killed search goes on
+where it was:
 
 1. equal digests: of equal comparison keys the earliest document stays;
-2. candidate pairs: documents that share the key of a band. Ranges of keys are independent of one another: any number of workers;
-3. decisions, in the order of documents: one goes only when a pair whose similarity was verified ties it to an earlier one that stays.
-   So every dropped text has a kept duplicate of Jaccard ≥ threshold, and no chain of small changes pulls unlike documents into one cluster.
+2. candidate pairs: documents that share the key of a band. Ranges of keys are independent of one another:
+   any number of workers;
+3. decisions, in the order of documents: one goes only when a pair whose similarity was verified ties it to
+   an earlier one that stays. So every dropped text has a kept duplicate of Jaccard ≥ threshold, and no chain
+   of small changes pulls unlike documents into one cluster.
 
-What is found hangs on the documents and their order alone: neither on tasks, workers and memory nor on where a run was killed.
+What is found hangs on the documents and their order alone: neither on tasks, workers and memory nor on where
+a run was killed.
 """
 
 from __future__ import annotations
@@ -34,8 +38,9 @@ MEMORY = 512 << 20
 LEAST_MEMORY = 16 << 20
 DUPLICATE = np.dtype([("document", "<u4"), ("keeper", "<u4"), ("similarity", "<f4"), ("exact", "<u4")])
 
-# In a group of documents that share a band's key, each is paired with so many of the earliest, and so many of those next to it once the
-# group is sorted by another band's key; so a crowd of n costs n pairs and not n². Up to 65 documents that is everyone with everyone.
+# In a group of documents that share a band's key, each is paired with so many of the earliest, and so many
+# of those next to it once the group is sorted by another band's key; so a crowd of n costs n pairs and not
+# n². Up to 65 documents that is everyone with everyone.
 _EARLIEST, _NEIGHBOURS = 32, 32
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)  # a pair is (later document << 32 | earlier one)
 _RECORD_BYTES = 48  # of a key while it is sorted
@@ -55,16 +60,20 @@ def find_duplicates(
     """Search the documents of `sketches`, numbered through in that order.
 
     Args:
-        texts: called with ascending document numbers, uint32, and gives their texts (not yet comparison keys) in that order; may be lazy.
-        folder: where the search works and where its result stays; if it holds an unfinished search of the same sketches, that is gone on with.
-        memory: bytes for keys, pairs and shingles; three bytes a document and the two largest of the documents compared come on top.
+        texts: called with ascending document numbers, uint32, and gives their texts (not yet comparison
+            keys) in that order; may be lazy.
+        folder: where the search works and where its result stays; if it holds an unfinished search of the
+            same sketches, that is gone on with.
+        memory: bytes for keys, pairs and shingles; three bytes a document and the two largest of the
+            documents compared come on top.
         workers: threads that look for candidate pairs, each with its share of the memory.
 
     Returns:
         The file for `read_duplicates` and `clusters`.
 
     Raises:
-        HanlinError: a sketch is missing or does not fit `config`, the memory is below 16 MiB, or the disk is full.
+        HanlinError: a sketch is missing or does not fit `config`, the memory is below 16 MiB, or the disk is
+            full.
     """
     search = DuplicateSearch(sketches, config, folder, memory=memory // workers)
     if search.result.is_file():
@@ -78,7 +87,8 @@ def find_duplicates(
 
 
 class DuplicateSearch:
-    """The steps of `find_duplicates`, for engines that run them as tasks of their own: `find_exact`, then every `find_pairs`, then `decide`.
+    """The steps of `find_duplicates`, for engines that run them as tasks of their own: `find_exact`, then
+    every `find_pairs`, then `decide`.
 
     Args and errors as there; `memory` is that of one task.
     """
@@ -115,7 +125,8 @@ class DuplicateSearch:
             write_json(state, key)
 
     def find_exact(self) -> None:
-        """Pair every document whose digest occurred before with the first that has it, in as many passes as the memory makes necessary."""
+        """Pair every document whose digest occurred before with the first that has it, in as many passes as
+        the memory makes necessary."""
         passes = 1
         while self.documents * 96 > passes * self.memory:
             passes *= 2
@@ -192,7 +203,8 @@ class DuplicateSearch:
         """Verify pairs and write the result; the files of the other steps go.
 
         Args:
-            scratch: folder of this call alone, on the same file system: with it, another process may be deciding too.
+            scratch: folder of this call alone, on the same file system: with it, another process may be
+                deciding too.
         """
         memory, scratch = memory or self.memory, scratch or self.folder
         near, similarities = scratch / "near", scratch / "similarities"
@@ -208,11 +220,13 @@ class DuplicateSearch:
         return self.result
 
     def _write_result(self, near: Path, similarities: Path) -> None:
-        """Exact and near duplicates by document; what equals a document that went by similarity has that one's keeper."""
+        """Exact and near duplicates by document; what equals a document that went by similarity has that
+        one's keeper."""
         pairs, values = _mapped(near, np.uint64), _mapped(similarities, np.float32)
 
         def near_duplicate_of(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            """Whether they went by similarity; if so their keepers and similarities, else themselves and 1."""
+            """Whether they went by similarity; if so their keepers and similarities, else themselves and
+            1."""
             if not len(pairs):
                 return np.zeros(len(documents), bool), documents, np.ones(len(documents), np.float32)
             place = np.minimum(np.searchsorted(pairs, documents << _HALF), len(pairs) - 1)
@@ -243,7 +257,8 @@ class DuplicateSearch:
 
 
 def key_ranges(sizes: Sequence[int], memory: int) -> list[tuple[int, int]]:
-    """Ranges of 64-bit keys (first, last), given how many records are in each 256th, such that the records of one can be sorted in `memory`."""
+    """Ranges of 64-bit keys (first, last), given how many records are in each 256th, such that the records
+    of one can be sorted in `memory`."""
     most = memory // _RECORD_BYTES
     part = (1 << 64) // len(sizes)
     found: list[tuple[int, int]] = []
@@ -267,7 +282,8 @@ def key_ranges(sizes: Sequence[int], memory: int) -> list[tuple[int, int]]:
 
 
 class _Decisions:
-    """Fetches texts for a stretch of pairs at a time, in the order of documents, and has the core decide as far as they reach."""
+    """Fetches texts for a stretch of pairs at a time, in the order of documents, and has the core decide as
+    far as they reach."""
 
     def __init__(self, texts: Texts, config: DedupConfig, memory: int) -> None:
         self._texts, self._memory = texts, memory
@@ -319,7 +335,8 @@ def _mapped(path: Path, kind: type[np.generic]) -> np.ndarray:
 
 
 def _merged(files: Sequence[Path], memory: int) -> Iterator[np.ndarray]:
-    """The numbers of files that are sorted each, ascending, each once; uint64 arrays of about memory / 4 bytes at a time."""
+    """The numbers of files that are sorted each, ascending, each once; uint64 arrays of about memory / 4
+    bytes at a time."""
     chunks = [_mapped(file, np.uint64) for file in files]
     samples = np.sort(np.concatenate([np.empty(0, np.uint64), *(chunk[::_SAMPLED] for chunk in chunks)]))
     step = max(memory // 4 // 8 // _SAMPLED, 1)
@@ -341,7 +358,8 @@ def _merged(files: Sequence[Path], memory: int) -> Iterator[np.ndarray]:
 def read_duplicates(path: Path | str, rows: int = 1 << 16) -> Iterator[np.ndarray]:
     """What `find_duplicates` found, ascending by document, as (≤ rows,) arrays of type DUPLICATE.
 
-    `keeper` stays; `similarity` to it is the Jaccard similarity of shingle sets; `exact` is 1 where another document has the same comparison key.
+    `keeper` stays; `similarity` to it is the Jaccard similarity of shingle sets; `exact` is 1 where another
+    document has the same comparison key.
     """
     with open(path, "rb") as file:
         while data := file.read(rows * DUPLICATE.itemsize):
@@ -354,7 +372,8 @@ class Cluster:
 
     Attributes:
         keeper: its number.
-        members: (number, similarity to the keeper, whether a document before it has just its comparison key), ascending.
+        members: (number, similarity to the keeper, whether a document before it has just its comparison
+            key), ascending.
     """
 
     keeper: int
@@ -387,7 +406,8 @@ def clusters(path: Path | str, memory: int = MEMORY) -> Iterator[Cluster]:
 
 
 def write_clusters(path: Path | str, out: Path | str, memory: int = MEMORY) -> int:
-    """Write clusters as JSON lines `{"keeper", "members": [[number, similarity, exact], …]}`, ascending by keeper; how many there are."""
+    """Write clusters as JSON lines `{"keeper", "members": [[number, similarity, exact], …]}`, ascending by
+    keeper; how many there are."""
     out = Path(out)
     temporary = out.parent / f".{out.name}.tmp.{os.getpid()}"
     count = 0
@@ -402,7 +422,8 @@ def write_clusters(path: Path | str, out: Path | str, memory: int = MEMORY) -> i
 
 
 def read_cluster(path: Path | str, document: int) -> Cluster | None:
-    """The cluster in a file of `write_clusters` that a document keeps or is a member of; None if it is in none."""
+    """The cluster in a file of `write_clusters` that a document keeps or is a member of; None if it is in
+    none."""
     with open(path, "rb") as file:
         for line in file:
             if str(document).encode() not in line:
@@ -414,7 +435,8 @@ def read_cluster(path: Path | str, document: int) -> Cluster | None:
 
 
 def near_duplicates(texts: Sequence[str], config: DedupConfig, *, memory: int = MEMORY) -> np.ndarray:
-    """For each text the number of the earliest that stays for it, its own if it stays, (N,) int64: `find_duplicates` for what is in memory."""
+    """For each text the number of the earliest that stays for it, its own if it stays, (N,) int64:
+    `find_duplicates` for what is in memory."""
     keeper = np.arange(len(texts))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

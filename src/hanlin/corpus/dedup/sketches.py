@@ -1,6 +1,8 @@
-"""One task's share of a duplicate search on disk: a directory that appears whole or not at all, with digests and keys of bands.
+"""One task's share of a duplicate search on disk: a directory that appears whole or not at all, with digests
+and keys of bands.
 
-Tasks share nothing, so any number of workers can write theirs; the order of the tasks is the order of their documents.
+Tasks share nothing, so any number of workers can write theirs; the order of the tasks is the order of their
+documents.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class SketchWriter:
         return self
 
     def add(self, texts: Iterable[str | bytes] | TextBatch) -> np.ndarray:
-        """Append documents, numbered on from `documents`; the digests of their comparison keys, (N, 2) uint64."""
+        """Append documents, numbered on from `documents`; the digests of their comparison keys, (N, 2)
+        uint64."""
         keys = comparison_keys(texts if isinstance(texts, TextBatch) else list(texts))
         found = digests(keys)
         self._digests.write(found.tobytes())
@@ -113,7 +116,8 @@ class Sketch:
 class TextSpill:
     """Texts that wait in a file; only where they begin stays in memory, 8 bytes a text.
 
-    Calling it with ascending numbers gives their texts one after another, as `search.find_duplicates` asks for them.
+    Calling it with ascending numbers gives their texts one after another, as `search.find_duplicates` asks
+    for them.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,6 +1,8 @@
-"""Public Chinese data sets: what they hold, where both hubs keep them, and under which terms, as far as known.
+"""Public Chinese data sets: what they hold, where both hubs keep them, and under which terms, as far as
+known.
 
-The table behind `hanlin data list` and `hanlin data fetch`; nothing is downloaded here. `commercial` is "yes", "no" or "unknown": what
+The table behind `hanlin data list` and `hanlin data fetch`; nothing is downloaded here. `commercial` is
+"yes", "no" or "unknown": what
 the publisher's card says, not legal advice. The texts of the sets with unknown terms come from mixed origins.
 """
 
@@ -29,7 +31,8 @@ class DataSet:
         licence: as stated, "unknown" where nothing is.
         commercial: whether the stated terms allow commercial use.
         size: roughly.
-        files: patterns of the files to fetch when none are asked for, where a repository holds more than this data set.
+        files: patterns of the files to fetch when none are asked for, where a repository holds more than
+            this data set.
     """
 
     name: str
@@ -342,9 +345,11 @@ def start_here() -> str:
 
 
 def catalogue_text(stage: Stage | None = None, commercial: bool = False) -> str:
-    """The table as text for 80 columns, two lines a set: what it is, then licence and fields; grouped by stage.
+    """The table as text for 80 columns, two lines a set: what it is, then licence and fields; grouped by
+    stage.
 
-    With `commercial` only those whose stated terms allow that use. The names on the hubs are told by `data fetch`, and by `--json`.
+    With `commercial` only those whose stated terms allow that use. The names on the hubs are told by
+    `data fetch`, and by `--json`.
     """
     chosen = [
         data

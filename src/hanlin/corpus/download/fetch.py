@@ -1,6 +1,8 @@
-"""A data set by its name into a directory: what it costs and under which terms first, then every file, checked.
+"""A data set by its name into a directory: what it costs and under which terms first, then every file,
+checked.
 
-The directory gets a `.hanlin.json` that says where the files are from, under which licence, and their SHA-256; its name keeps it
+The directory gets a `.hanlin.json` that says where the files are from, under which licence, and their
+SHA-256; its name keeps it
 out of what `expand` reads.
 """
 
@@ -65,10 +67,12 @@ def plan_fetch(
     """Ask the hub what there is and choose the files; nothing is downloaded or written.
 
     Args:
-        patterns: file names or paths with `*` and `?`; the registered ones, else all that look like data, when empty.
+        patterns: file names or paths with `*` and `?`; the registered ones, else all that look like data,
+            when empty.
 
     Raises:
-        HanlinError: the hub cannot be asked, a name leaves the directory, nothing matches, too little room on the disk.
+        HanlinError: the hub cannot be asked, a name leaves the directory, nothing matches, too little room
+            on the disk.
     """
     out = Path(out)
     repository = hub.repository(revision or hub.revision)
@@ -163,7 +167,8 @@ def plan_anywhere(
 
 
 def choose(listed: Sequence[RemoteFile], patterns: Sequence[str]) -> list[RemoteFile]:
-    """The files that match a pattern by path or name, or without patterns those that look like data; hidden ones never."""
+    """The files that match a pattern by path or name, or without patterns those that look like data; hidden
+    ones never."""
 
     def wanted(path: str) -> bool:
         name = path.rpartition("/")[2]
@@ -265,7 +270,8 @@ def fetch(plan: Plan, progress: Progress = lambda name, have, total: None) -> di
 
 
 def fetch_local(data: DataSet, source: Path, out: Path | str, patterns: Sequence[str] = ()) -> dict[str, Any]:
-    """Take a data set from a file or directory that is already here; hard links where the disk allows, else copies.
+    """Take a data set from a file or directory that is already here; hard links where the disk allows, else
+    copies.
 
     A `.hanlin.json` in the directory (from a fetch on another machine) gives the checksums to compare with.
 
@@ -342,7 +348,8 @@ def _record(
 
 
 def _visible(text: str) -> str:
-    """A stranger's text with control, direction and other invisible characters as escapes: it can neither move the cursor nor forge a line."""
+    """A stranger's text with control, direction and other invisible characters as escapes: it can neither
+    move the cursor nor forge a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

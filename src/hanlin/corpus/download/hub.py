@@ -1,6 +1,7 @@
 """The two hubs of data sets and their mirrors: what is in a repository, and where its files are.
 
-The requests are those of the hubs' own clients (huggingface_hub 2.4, modelscope-hub 0.5). `web.py` does the downloading.
+The requests are those of the hubs' own clients (huggingface_hub 2.4, modelscope-hub 0.5). `web.py` does the
+downloading.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ HUGGING_FACE, HF_MIRROR, MODELSCOPE = (
 
 @dataclass(frozen=True)
 class Repository:
-    """What a hub says of a data set before its files: a fixed commit, its licence tag and whether terms must be accepted there."""
+    """What a hub says of a data set before its files: a fixed commit, its licence tag and whether terms must
+    be accepted there."""
 
     commit: str
     licence: str = ""
@@ -194,7 +196,8 @@ def open_hub(
 ) -> Hub:
     """The hub called `hf`, `hf-mirror` or `modelscope`, with addresses and tokens from the environment.
 
-    `HF_ENDPOINT` replaces huggingface.co for `hf`. `HF_TOKEN` goes to that address, and to a mirror only if `HF_ENDPOINT` names it.
+    `HF_ENDPOINT` replaces huggingface.co for `hf`. `HF_TOKEN` goes to that address, and to a mirror only if
+    `HF_ENDPOINT` names it.
 
     Raises:
         HanlinError: the data set is not known to be there, or an unknown hub.
@@ -223,7 +226,8 @@ def open_hub(
 
 
 def sources(huggingface: str, modelscope: str) -> list[str]:
-    """The hubs that have a data set, in the order in which they are best tried: first those that are quick in China where the reader is Chinese.
+    """The hubs that have a data set, in the order in which they are best tried: first those that are quick
+    in China where the reader is Chinese.
 
     A `HF_ENDPOINT` of the reader's own comes first.
     """
@@ -237,7 +241,8 @@ def sources(huggingface: str, modelscope: str) -> list[str]:
 
 
 def safe_path(path: str) -> bool:
-    """Whether a hub's name for a file stays below the directory it is put in, and can be one there, on any system."""
+    """Whether a hub's name for a file stays below the directory it is put in, and can be one there, on any
+    system."""
     parts = path.split("/")
     if re.search(r"[\\:\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", path):
         return False

@@ -1,6 +1,7 @@
 """Downloads from a stranger: HTTP GET with nothing but the standard library, resumed, bounded and checked.
 
-Redirects to other schemes and bodies longer than announced are refused, and a token goes to no host but its own. Nothing here
+Redirects to other schemes and bodies longer than announced are refused, and a token goes to no host but its
+own. Nothing here
 knows a hub's interface; `hub.py` does.
 """
 
@@ -114,7 +115,8 @@ class Web:
             self._opener.add_handler(handler)
 
     def terms(self, page: str, token_variable: str) -> None:
-        """Where a person accepts the terms and which environment variable holds the token, for the message about a refusal."""
+        """Where a person accepts the terms and which environment variable holds the token, for the message
+        about a refusal."""
         self._page, self._token_variable = page, token_variable
 
     def json(self, url: str, what: str) -> tuple[Any, str]:
@@ -152,7 +154,8 @@ class Web:
             progress: called with the bytes that are there.
 
         Raises:
-            HanlinError: whatever went wrong, in words; what has been received stays for the next time unless it is wrong.
+            HanlinError: whatever went wrong, in words; what has been received stays for the next time unless
+                it is wrong.
         """
         part = part_of(target, file)
         for last in (False, True):
@@ -324,13 +327,15 @@ class Web:
 
 
 def part_of(target: Path, file: RemoteFile) -> Path:
-    """Where `target` grows: named after its content where that is known, so that parts of two versions never mix."""
+    """Where `target` grows: named after its content where that is known, so that parts of two versions never
+    mix."""
     version = (file.sha256 or file.blob)[:12]
     return target.with_name(f".{target.name}.{version}.part" if version else f".{target.name}.part")
 
 
 def difference(path: Path, file: RemoteFile) -> str | None:
-    """How a local file differs from what the hub lists, or None; the checksum is compared when the hub gave one."""
+    """How a local file differs from what the hub lists, or None; the checksum is compared when the hub gave
+    one."""
     size = path.stat().st_size
     if size != file.size:
         return tr("{size:,} bytes, should be {size2:,}", size=size, size2=file.size)

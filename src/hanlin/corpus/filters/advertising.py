@@ -1,7 +1,9 @@
 """Lines that sell something or belong to a page's frame rather than to its text.
 
-No list of forbidden words: a line is judged by what advertisements are made of (a way to reach the seller, an address, an
-offer, a call to act, shouting), each worth points, so that one of them alone, as ordinary prose has, costs nothing.
+No list of forbidden words: a line is judged by what advertisements are made of (a way to reach the seller,
+an address, an
+offer, a call to act, shouting), each worth points, so that one of them alone, as ordinary prose has, costs
+nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _URL = (
 
 
 def _each(beginnings: str, rest: str) -> str:
-    """`a b` and a rest: `a…|b…`. Every branch below begins with a literal character: `re` then skips other text quickly."""
+    """`a b` and a rest: `a…|b…`. Every branch below begins with a literal character: `re` then skips other
+    text quickly."""
     return "|".join(beginning + rest for beginning in beginnings.split())
 
 
@@ -91,8 +94,8 @@ _ENTRANCE = "|".join(
 )
 
 
-# Phrases for the core to look for: every line that a pattern above matches has one of them, white space aside (a test draws lines from
-# the patterns). Lines without any need not be tried.
+# Phrases for the core to look for: every line that a pattern above matches has one of them, white space
+# aside (a test draws lines from the patterns). Lines without any need not be tried.
 _NUMBERS = "0123456789０１２３４５６７８９"
 VICE_PHRASES = _words(
     "博彩 娱乐城 百家乐 老虎机 真人视讯 真钱 棋牌游戏 棋牌平台 棋牌娱乐 注册送 注册即送 开户送 开户即送 开户链接 下注 时时彩 六合彩 北京赛车 幸运 "
@@ -174,20 +177,24 @@ _FRAME = re.compile(
 
 
 def frame_line(line: str) -> bool:
-    """Whether a line in which `suspicious` found FRAME is page furniture: navigation, copyright, counters, sharing."""
+    """Whether a line in which `suspicious` found FRAME is page furniture: navigation, copyright, counters,
+    sharing."""
     return len(line) <= _FRAME_LENGTH and bool(_FRAME.match(line))
 
 
 def vices(text: str) -> int:
-    """How often a text names betting, pornography or forged papers the way their sellers do; a trade's own name counts once."""
+    """How often a text names betting, pornography or forged papers the way their sellers do; a trade's own
+    name counts once."""
     return len(set(_TRADE_ANY.findall(text))) + len(_ENTRANCE_ANY.findall(text))
 
 
 def promotional_points(line: str, vicious: bool = True) -> float:
-    """How much of an advertisement is in a line, in points; 3 and above is one (see `CleanConfig.promotion_points`).
+    """How much of an advertisement is in a line, in points; 3 and above is one (see
+    `CleanConfig.promotion_points`).
 
-    A way of contact 2 (at most 3), an address 0.5 (several 1), offers and calls 1 each by distinct phrase (at most 2 without
-    any of the harder marks, 3 with), vices 1.5 each (at most 3), shouting 0.5, a long number 0.5. Prose spreads such words
+    A way of contact 2 (at most 3), an address 0.5 (several 1), offers and calls 1 each by distinct phrase
+    (at most 2 without any of the harder marks, 3 with), vices 1.5 each (at most 3), shouting 0.5, a long
+    number 0.5. Prose spreads such words
     thinly: a long line needs more points in proportion.
 
     Args:

@@ -1,6 +1,8 @@
-"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules of `rules.py`, then a trained score.
+"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules
+of `rules.py`, then a trained score.
 
-The core looks at whole batches first; Python works only on the texts and lines that it found a reason for. Every document
+The core looks at whole batches first; Python works only on the texts and lines that it found a reason for.
+Every document
 and line that goes is counted under the name of its rule, and samples of them are kept.
 """
 
@@ -42,7 +44,8 @@ class Cleaner:
     """Applies a `CleanConfig` to batches and remembers what it dropped, in `drops` (documents) and `lines`.
 
     Raises:
-        HanlinError: `score_model` is no scorer or is damaged; OpenCC, which `simplify` needs, is not installed.
+        HanlinError: `score_model` is no scorer or is damaged; OpenCC, which `simplify` needs, is not
+            installed.
     """
 
     def __init__(self, config: CleanConfig, drops: Drops | None = None, lines: Drops | None = None) -> None:
@@ -58,11 +61,13 @@ class Cleaner:
         )
 
     def __call__(self, batch: Sequence[Document]) -> list[Document | None]:
-        """Cleaned documents in the order given, None where one is dropped; keys other than `text` are kept."""
+        """Cleaned documents in the order given, None where one is dropped; keys other than `text` are
+        kept."""
         return self.with_scripts(batch)[0]
 
     def with_scripts(self, batch: Sequence[Document]) -> tuple[list[Document | None], list[str]]:
-        """The same, and each document's main script (`signals.SCRIPTS`), "" where it was dropped unmeasured."""
+        """The same, and each document's main script (`signals.SCRIPTS`), "" where it was dropped
+        unmeasured."""
         scripts = [""] * len(batch)
         if not batch:
             return [], scripts
@@ -90,7 +95,8 @@ class Cleaner:
         ], scripts
 
     def _score(self, texts: list[str], broken: list[str]) -> dict[int, float]:
-        """Break the rule where the trained score is too low; those scores by place. A text too short to have one is kept."""
+        """Break the rule where the trained score is too low; those scores by place. A text too short to have
+        one is kept."""
         assert self._scorer
         kept = [place for place, rule in enumerate(broken) if not rule]
         scores = self._scorer([texts[place] for place in kept])
@@ -138,7 +144,8 @@ class Cleaner:
                 self._break(broken, place, rule)
 
     def _without_lines(self, text: str, suspects: dict[int, int], source: str) -> tuple[str, str]:
-        """The text without its promotional lines and page furniture, and the rule that drops it for them, if any.
+        """The text without its promotional lines and page furniture, and the rule that drops it for them, if
+        any.
 
         Args:
             suspects: by number of line what it could be (`advertising.suspicious`).
@@ -178,7 +185,8 @@ class Cleaner:
 
 
 def outside_code(text: str) -> str:
-    """A text without what is no prose in Markdown: fenced code, indented lines without a Chinese character, lines of signs (underlines)."""
+    """A text without what is no prose in Markdown: fenced code, indented lines without a Chinese character,
+    lines of signs (underlines)."""
     if not (_MARKED.search(text) or text.startswith("```")):
         return text
     lines = text.split("\n")
@@ -191,7 +199,8 @@ def outside_code(text: str) -> str:
 
 
 def fenced_lines(lines: list[str]) -> set[int]:
-    """Numbers of the lines of code fences, from the opening to the closing one; one that is not closed encloses nothing."""
+    """Numbers of the lines of code fences, from the opening to the closing one; one that is not closed
+    encloses nothing."""
     result = set[int]()
     opening = -1
     for number, line in enumerate(lines):

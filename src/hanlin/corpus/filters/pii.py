@@ -1,7 +1,9 @@
 """Personal data replaced by typed tags, by pattern and, where there is one, check digit.
 
-Word boundaries (`\\b`) do not separate digits from Chinese characters, so every pattern carries its own guards. Each kind is looked
-for only in texts that hold what it cannot do without, which a scan of the text tells: most texts hold none of it.
+Word boundaries (`\\b`) do not separate digits from Chinese characters, so every pattern carries its own
+guards. Each kind is looked
+for only in texts that hold what it cannot do without, which a scan of the text tells: most texts hold none
+of it.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ _NEEDED = tuple(dict.fromkeys(kind.needed for kind in _KINDS))
 def mask(text: str) -> tuple[str, Counter[str]]:
     """The text with personal data replaced by its tag, and how often each tag was set.
 
-    Kinds: e-mail addresses, resident identity numbers (ISO 7064 MOD 11-2 and a real date), bank cards (Luhn), mobile and landline
+    Kinds: e-mail addresses, resident identity numbers (ISO 7064 MOD 11-2 and a real date), bank cards
+        (Luhn), mobile and landline
     phones, public IPv4 addresses, number plates, passports; QQ and WeChat accounts after their keyword.
     """
     counts: Counter[str] = Counter()
@@ -115,7 +118,8 @@ def _valid(tag: str, value: str) -> bool:
 
 
 def id_card_valid(number: str) -> bool:
-    """Whether an 18-digit resident number has a real date of birth and the ISO 7064 MOD 11-2 check character."""
+    """Whether an 18-digit resident number has a real date of birth and the ISO 7064 MOD 11-2 check
+    character."""
     try:
         born = datetime.date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
     except ValueError:

@@ -1,7 +1,10 @@
-"""A quality score for documents: the probability that one belongs with the good examples rather than the bad ones.
+"""A quality score for documents: the probability that one belongs with the good examples rather than the bad
+ones.
 
-A linear model on hashed character n-grams (Joulin et al. 2016, arXiv:1607.01759, is the kin: n-grams, hashing, one linear layer). Applying
-it needs numpy alone and no Python per character: weights are 16-bit integers whose sums are exact, so a score depends on the document
+A linear model on hashed character n-grams (Joulin et al. 2016, arXiv:1607.01759, is the kin: n-grams,
+hashing, one linear layer). Applying
+it needs numpy alone and no Python per character: weights are 16-bit integers whose sums are exact, so a
+score depends on the document
 and on nothing else, neither on the batch nor on the machine. `score_fit.py` trains it.
 """
 
@@ -25,7 +28,8 @@ from hanlin.common.terminal import table, width
 KIND = "quality_scorer"
 WEIGHTS, SCORER, REPORT = "weights.npy", "scorer.json", "report.json"
 _CHUNK = 1 << 16  # characters at a time: what is made of them stays in the cache
-# Multilinear hashing: the high bits of a sum of odd multiples of the characters, with multipliers of their own for each n.
+# Multilinear hashing: the high bits of a sum of odd multiples of the characters, with multipliers of their
+# own for each n.
 _MULTIPLIERS = np.random.Generator(np.random.PCG64(20_260_101)).integers(
     0, 1 << 63, (6, 6), np.uint64
 ) * np.uint64(2) + np.uint64(1)
@@ -80,7 +84,8 @@ class ScoreConfig:
 
 @functools.cache
 def _folded() -> np.ndarray:
-    """What a character counts as: letters in lower case, all digits as one, all white space as one; (0x110000,) uint32."""
+    """What a character counts as: letters in lower case, all digits as one, all white space as one;
+    (0x110000,) uint32."""
     points = np.arange(0x110000, dtype=np.uint32)
     for point in range(0x3000):
         character = chr(point)
@@ -98,10 +103,12 @@ def _folded() -> np.ndarray:
 
 
 def slots(texts: Sequence[str], config: ScoreConfig) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For every order n the slot of each n-gram of all texts behind one another, and which belong to which text.
+    """For every order n the slot of each n-gram of all texts behind one another, and which belong to which
+    text.
 
     Yields:
-        slots (M,) int64 below 2^bits; where each text's begin (N,) and how many it has (N,). Those between, across two texts, count for none.
+        slots (M,) int64 below 2^bits; where each text's begin (N,) and how many it has (N,). Those between,
+        across two texts, count for none.
     """
     cut = [text[: config.max_chars] for text in texts]
     lengths = np.fromiter(map(len, cut), np.int64, len(cut))
@@ -163,7 +170,8 @@ class Scorer:
         }
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """The probability of each text, (N,) float64 within 0 and 1, as if good and bad were equally frequent; NaN for an empty one."""
+        """The probability of each text, (N,) float64 within 0 and 1, as if good and bad were equally
+        frequent; NaN for an empty one."""
         with np.errstate(over="ignore"):
             return 1 / (1 + np.exp(-(self.slope * self.margins(texts) + self.offset)))
 
@@ -191,7 +199,8 @@ class Scorer:
 
 
 def norm(grams: np.ndarray) -> np.ndarray:
-    """What the counts of a document with so many n-grams are divided by: its Euclidean length, were all of them different."""
+    """What the counts of a document with so many n-grams are divided by: its Euclidean length, were all of
+    them different."""
     return np.sqrt(np.maximum(1, grams))
 
 
@@ -246,7 +255,8 @@ def _summary(scores: np.ndarray, shown: list[tuple[float, str]], samples: int) -
 
 
 def deciles(scores: np.ndarray, shown: Sequence[tuple[float, str]], samples: int = 2) -> list[dict[str, Any]]:
-    """Ten groups of equal size from the lowest score up: their bounds, and documents nearest to the middle of each."""
+    """Ten groups of equal size from the lowest score up: their bounds, and documents nearest to the middle
+    of each."""
     if not len(scores):
         return []
     edges = np.quantile(scores, np.linspace(0, 1, 11))

@@ -1,4 +1,5 @@
-"""What the rules by which documents and lines go are called for people; `--rule NAME` and settings take the keys."""
+"""What the rules by which documents and lines go are called for people; `--rule NAME` and settings take the
+keys."""
 
 from __future__ import annotations
 

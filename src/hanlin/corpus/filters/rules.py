@@ -1,11 +1,15 @@
 """What a document must be like to stay: named rules, their thresholds, and presets of them for kinds of text.
 
-Every rule names the published pipeline that its idea or its threshold comes from. Characters, not segmented words, are counted
+Every rule names the published pipeline that its idea or its threshold comes from. Characters, not segmented
+words, are counted
 throughout, so a threshold published for words is taken over only where it means the same for characters.
 
-FineWeb-2: huggingface/fineweb-2, configs/cmn_Hani.yml. Matrix: MAP-NEO Matrix, chinese_data_clean_pipeline; without its three faults
-(n-grams from 5 on counted as characters, one subtracted from the count of the top n-gram, full-width punctuation made ASCII).
-ChineseWebText: CASIA-LM/ChineseWebText, preprocess.py. Data-Juicer: alpaca-cot-zh-refine. Gopher: arXiv 2112.11446, table A1.
+FineWeb-2: huggingface/fineweb-2, configs/cmn_Hani.yml. Matrix: MAP-NEO Matrix, chinese_data_clean_pipeline;
+without its three faults
+(n-grams from 5 on counted as characters, one subtracted from the count of the top n-gram, full-width
+punctuation made ASCII).
+ChineseWebText: CASIA-LM/ChineseWebText, preprocess.py. Data-Juicer: alpaca-cot-zh-refine. Gopher: arXiv
+2112.11446, table A1.
 CodeParrot: the filters of codeparrot-clean, also used by The Stack. Here: set by looking at real text.
 """
 
@@ -27,18 +31,21 @@ from hanlin.corpus.filters.signals import Signals
 
 @dataclass(frozen=True)
 class CleanConfig:
-    """Thresholds of every rule; a document at the threshold is kept. Shares are of characters that are not white space.
+    """Thresholds of every rule; a document at the threshold is kept. Shares are of characters that are not
+    white space.
 
     Attributes:
         normalize: repair, compose and tidy the text (False hands it on byte for byte).
-        simplify: put simplified characters for traditional ones (`simplify.Simplifier`), before any rule looks.
+        simplify: put simplified characters for traditional ones (`simplify.Simplifier`), before any rule
+            looks.
         drop_lines: take out promotional lines and page furniture.
-        ignore_code: rules look at a text without its code (`clean.outside_code`): an article is judged by its prose. What stays is whole.
+        ignore_code: rules look at a text without its code (`clean.outside_code`): an article is judged by
+            its prose. What stays is whole.
         disabled: names of rules that drop nothing.
         min_chars, max_chars: length of a document.
         promotion_points: a line with more is promotional (`advertising.promotional_points`).
-        vice_spacing: a document that advertises betting and its like (`advertising.vices`) at least twice, and every so many
-            characters, goes as a whole.
+        vice_spacing: a document that advertises betting and its like (`advertising.vices`) at least twice,
+            and every so many characters, goes as a whole.
         max_removed_share: of a document in removed lines; beyond it the document goes.
         max_mojibake_share: of a document in lines beyond repair.
         max_replacement_share: U+FFFD; fewer are removed from the text.
@@ -47,17 +54,19 @@ class CleanConfig:
         max_foreign_share: letters of neither Chinese nor Latin script, of the same.
         max_traditional_share: ideographs that only traditional Chinese has, of all ideographs.
         min_alphanumeric_share: letters, digits and ideographs.
-        max_digit_share, max_symbol_share, max_number_sign_share, max_bracket_share: digits; symbols (#, ★, =, emoji); #; 【】.
+        max_digit_share, max_symbol_share, max_number_sign_share, max_bracket_share: digits; symbols (#, ★,
+            =, emoji); #; 【】.
         max_ellipsis_share: the characters … and ⋯.
         min_mean_line: characters per line, unless most lines end a sentence, as verse does.
         max_mean_line, max_longest_line: characters.
-        min_terminal_share: lines that end in terminal punctuation, unless there are 4 or more of `sentence_line` characters on average,
-            as in lists of whole sentences.
-        max_bullet_share, max_ellipsis_line_share, max_more_share: lines that begin with a bullet, end in an ellipsis, end in 展开,
-            更多, 下一页 and the like; the second is looked at from 4 lines on.
+        min_terminal_share: lines that end in terminal punctuation, unless there are 4 or more of
+            `sentence_line` characters on average, as in lists of whole sentences.
+        max_bullet_share, max_ellipsis_line_share, max_more_share: lines that begin with a bullet, end in an
+            ellipsis, end in 展开, 更多, 下一页 and the like; the second is looked at from 4 lines on.
         max_duplicate_line_share: lines seen before in the same document; looked at from 4 lines on.
         min_punctuation_share: punctuation; looked at from 100 characters on.
-        min_entropy: nats per character, for documents long enough to have it (below 200 characters it scales with ln n).
+        min_entropy: nats per character, for documents long enough to have it (below 200 characters it scales
+            with ln n).
         max_top_2gram_share, max_top_3gram_share, max_top_4gram_share: characters in the most frequent n-gram.
         min_repeats: occurrences of that n-gram below which it proves nothing.
         max_duplicate_5gram_share … max_duplicate_10gram_share: n-grams seen before in the same document.
@@ -163,7 +172,8 @@ Extra = Callable[[Signals, CleanConfig], np.ndarray]
 def _most(
     name: str, signal: str, source: str, also: Extra | None = None, row: int | None = None, key: str = ""
 ) -> Rule:
-    """At most `max_<signal>` of a signal, or of one row of it; where `also` is given, it must hold too for a document to go."""
+    """At most `max_<signal>` of a signal, or of one row of it; where `also` is given, it must hold too for a
+    document to go."""
     key = key or f"max_{signal}"
 
     def broken(signals: Signals, config: CleanConfig) -> np.ndarray:
@@ -273,7 +283,8 @@ PRESETS: dict[str, CleanConfig] = {
         max_ellipsis_share=0.3, max_ellipsis_line_share=0.6, max_top_2gram_share=0.4, max_top_3gram_share=0.4, max_top_4gram_share=0.4,
         max_duplicate_line_share=0.6, max_duplicate_share=0.6, **_NO_REPEATS,
     ),
-    # Long texts: verse and drama have short lines, classical prose few punctuation marks, any refrain repeats; nothing is sold.
+    # Long texts: verse and drama have short lines, classical prose few punctuation marks, any refrain
+    # repeats; nothing is sold.
     "books": CleanConfig(
         min_chars=200, max_chars=1 << 62, promotion_points=4.0, min_common_share=0.1, min_han_share=0.5, min_mean_line=2.0,
         min_terminal_share=0.0, min_punctuation_share=0.0, max_duplicate_line_share=0.5,

@@ -1,4 +1,5 @@
-"""Every figure a cleaning rule looks at, counted by the core in one pass over each document (native/signals.hpp)."""
+"""Every figure a cleaning rule looks at, counted by the core in one pass over each document
+(native/signals.hpp)."""
 
 from __future__ import annotations
 
@@ -22,26 +23,29 @@ class Signals:
     Attributes:
         chars: characters that are not white space.
         han: Chinese ideographs.
-        han_share, latin_share, kana_share, hangul_share, cyrillic_share: letters of a script, of ideographs and letters together
-            (1 for `han_share`, 0 for the others when there are neither).
+        han_share, latin_share, kana_share, hangul_share, cyrillic_share: letters of a script, of ideographs
+            and letters together (1 for `han_share`, 0 for the others when there are neither).
         foreign_share: letters that are neither ideographs nor Latin, of the same.
-        digit_share, symbol_share, bracket_share, replacement_share, ellipsis_share, number_sign_share, punctuation_share: of
-            `chars`; brackets are 【】, replacement is U+FFFD, the number sign is #.
+        digit_share, symbol_share, bracket_share, replacement_share, ellipsis_share, number_sign_share,
+            punctuation_share: of `chars`; brackets are 【】, replacement is U+FFFD, the number sign is #.
         alphanumeric_share: letters, digits and ideographs, of `chars` (1 when there are none).
         common_share: ideographs that are among the most common, of `han` (1 when there are none).
         traditional_share: ideographs that only traditional Chinese has, of `han`.
         lines: lines that are not empty.
         mean_line: `chars` per such line.
         longest_line: characters of the longest.
-        terminal_share, bullet_share, ellipsis_line_share, more_share: such lines that end in terminal punctuation, begin with a
-            bullet, end in an ellipsis, end in 展开, 更多, 下一页 and the like (`MORE`).
+        terminal_share, bullet_share, ellipsis_line_share, more_share: such lines that end in terminal
+            punctuation, begin with a bullet, end in an ellipsis, end in 展开, 更多, 下一页 and the like
+            (`MORE`).
         duplicate_line_share: such lines that occurred earlier in the same document and are not mere signs.
         entropy: of single characters, in nats, white space and punctuation left out.
-        top_count, top_share: for n = 2, 3, 4 the count of the most frequent n-gram of letters, digits and ideographs, and the
-            share of those characters it covers (n × count ÷ their number); (3, N).
-        duplicate_ngram_share: for n = 5 … 10 the character n-grams that occurred earlier in the same document; (6, N).
+        top_count, top_share: for n = 2, 3, 4 the count of the most frequent n-gram of letters, digits and
+            ideographs, and the share of those characters it covers (n × count ÷ their number); (3, N).
+        duplicate_ngram_share: for n = 5 … 10 the character n-grams that occurred earlier in the same
+            document; (6, N).
         duplicate_share: the same for n = 13.
-        line_hashes: of the lines that are not empty, 64 bits, all documents' behind one another; (sum of `lines`,).
+        line_hashes: of the lines that are not empty, 64 bits, all documents' behind one another; (sum of
+            `lines`,).
     """
 
     chars: np.ndarray
@@ -137,8 +141,8 @@ SCRIPTS = ("simplified", "traditional", "kana", "hangul", "latin", "cyrillic", "
 def main_scripts(signals: Signals) -> list[str]:
     """Of each document the script of `SCRIPTS` that most of its ideographs and letters belong to.
 
-    Ideographs count as traditional from a tenth on that only traditional Chinese has (about a third of them in running text), and as
-    Japanese where a fifth of a text is kana.
+    Ideographs count as traditional from a tenth on that only traditional Chinese has (about a third of them
+    in running text), and as Japanese where a fifth of a text is kana.
     """
     named = (signals.han_share, signals.hangul_share, signals.latin_share, signals.cyrillic_share)
     other = 1 - sum(named) - signals.kana_share

@@ -1,4 +1,5 @@
-"""What became of the documents: counts, histograms and samples per rule and source, that tasks keep apart and a build adds up.
+"""What became of the documents: counts, histograms and samples per rule and source, that tasks keep apart
+and a build adds up.
 
 Adding up gives the same whatever the order: samples are those with the smallest hashes, counts are sums.
 """
@@ -126,11 +127,14 @@ class CorpusStats:
     """All that a task says of its documents.
 
     Attributes:
-        read, kept: documents, characters and bytes per source; `kept` is what cleaning left, before duplicates.
+        read, kept: documents, characters and bytes per source; `kept` is what cleaning left, before
+            duplicates.
         drops, lines: documents dropped and lines removed, by rule.
-        stays, changed: samples of documents that were kept, and of kept ones that differ from what was read (`before`).
+        stays, changed: samples of documents that were kept, and of kept ones that differ from what was read
+            (`before`).
         hits: passages of benchmarks that documents were dropped for, with `benchmark`, `item` and `source`.
-        lengths, scripts: kept documents by length (the power of two below their characters) and by their main script, per source.
+        lengths, scripts: kept documents by length (the power of two below their characters) and by their
+            main script, per source.
         counts: by name, such as characters masked per tag.
     """
 

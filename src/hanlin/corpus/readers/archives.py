@@ -1,6 +1,7 @@
 """Zip and tar archives as the text files inside them, one after another, never unpacked to the disk.
 
-An archive may lie: about its sizes, the number of its members, its headers. Every limit is checked on the bytes that come out.
+An archive may lie: about its sizes, the number of its members, its headers. Every limit is checked on the
+bytes that come out.
 Nothing here knows records; a `Member` goes where a path goes.
 """
 
@@ -70,7 +71,8 @@ def members(path: Path, limits: ReadLimits, skip: Skip) -> Iterator[Member]:
         skip: told of every member that is not read: no text by its name, an archive itself, a link.
 
     Raises:
-        HanlinError: damaged, encrypted, a decompression bomb, too many members, or nothing in it that could be read.
+        HanlinError: damaged, encrypted, a decompression bomb, too many members, or nothing in it that could
+            be read.
     """
     used, names = 0, []
 

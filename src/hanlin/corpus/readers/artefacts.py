@@ -1,4 +1,5 @@
-"""Artefacts of Hanlin's own as input: a corpus directory stands for its documents, and a file that a manifest names is checked by it."""
+"""Artefacts of Hanlin's own as input: a corpus directory stands for its documents, and a file that a
+manifest names is checked by it."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def documents_of(directory: Path) -> list[Path] | None:
 
 
 def verify_listed(path: Path) -> None:
-    """Compare a file with the manifest beside it, where there is one that names it; once in a process, unless it changes.
+    """Compare a file with the manifest beside it, where there is one that names it; once in a process,
+    unless it changes.
 
     It is read once more for that: 3 % of the time that reading its texts takes (measured here).
 

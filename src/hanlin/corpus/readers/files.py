@@ -86,9 +86,11 @@ class ReadLimits:
 
     Attributes:
         record_bytes: a longer line, row or JSON value is quarantined unread.
-        record_values: so is a JSON value of more lists, objects and commas, or a row of more columns; each takes about 100 bytes of memory.
+        record_values: so is a JSON value of more lists, objects and commas, or a row of more columns; each
+            takes about 100 bytes of memory.
         output_bytes: how much one compressed file may expand to.
-        ratio: expanded ÷ compressed bytes allowed, looked at once `ratio_from` bytes have come out. Real text stays below 30.
+        ratio: expanded ÷ compressed bytes allowed, looked at once `ratio_from` bytes have come out. Real
+            text stays below 30.
         members: files that one archive may hold.
         head_bytes: of a file no more than about so many are read, where that is enough; 0 for all.
     """
@@ -128,7 +130,8 @@ class FileError(HanlinError):
 
 
 class Unusable(FileError):
-    """A file that is whole but of no use here: binary data, an unknown encoding or layout. Within an archive it costs only itself."""
+    """A file that is whole but of no use here: binary data, an unknown encoding or layout. Within an archive
+    it costs only itself."""
 
 
 class Damaged(FileError):
@@ -136,12 +139,14 @@ class Damaged(FileError):
 
 
 def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
-    """Files named by paths, directories (searched below, known extensions only) and quoted globs, sorted within each.
+    """Files named by paths, directories (searched below, known extensions only) and quoted globs, sorted
+    within each.
 
     A corpus directory, also one below a directory that is searched, stands for its training documents.
 
     Raises:
-        HanlinError: a path is missing, a glob matches nothing, a directory holds nothing readable or is another artefact.
+        HanlinError: a path is missing, a glob matches nothing, a directory holds nothing readable or is
+            another artefact.
     """
     found: dict[Path, None] = {}
     for item in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
@@ -173,7 +178,8 @@ def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]
 
 
 def _below(folder: Path) -> list[Path]:
-    """The readable files below a directory; of a corpus among them the documents alone, and not what accounts for them."""
+    """The readable files below a directory; of a corpus among them the documents alone, and not what
+    accounts for them."""
     files = sorted(
         file for file in folder.rglob("*") if file.is_file() and _known(file) and not _hidden(file, folder)
     )
@@ -186,7 +192,8 @@ def _below(folder: Path) -> list[Path]:
 
 
 def expected_bytes(path: Path) -> int:
-    """About how much text a file holds: compressed Chinese is about a third of it, a guess that is good enough for bars and tasks."""
+    """About how much text a file holds: compressed Chinese is about a third of it, a guess that is good
+    enough for bars and tasks."""
     return path.stat().st_size * (3 if path.suffix.lower() in COMPRESSED else 1)
 
 
@@ -273,7 +280,8 @@ def blocks(path: Source, limits: ReadLimits) -> Iterator[bytes]:
 
 
 def _decompress(file, kind: str) -> Iterator[bytes]:
-    """Bounded pieces of a gz, xz, bz2 or zstd stream of one or more members; EOFError when it stops inside one."""
+    """Bounded pieces of a gz, xz, bz2 or zstd stream of one or more members; EOFError when it stops inside
+    one."""
     make = {
         "gz": lambda: gzip_zlib.decompressobj(31),
         "xz": lzma.LZMADecompressor,
@@ -323,7 +331,8 @@ def _decompress(file, kind: str) -> Iterator[bytes]:
 
 
 def detect_encoding(sample: bytes, path: Source, *, whole: bool) -> str:
-    """Name the encoding of `sample`: byte-order mark, then strict UTF-8, then the more plausible of GB18030 and Big5.
+    """Name the encoding of `sample`: byte-order mark, then strict UTF-8, then the more plausible of GB18030
+    and Big5.
 
     Args:
         whole: the sample is the entire file; otherwise its last character may be cut.
@@ -367,10 +376,11 @@ def detect_encoding(sample: bytes, path: Source, *, whole: bool) -> str:
 
 
 def utf8_blocks(path: Source, limits: ReadLimits) -> tuple[str, Iterator[bytes]]:
-    """The encoding found, and the file's bytes without byte-order mark; UTF-16 and UTF-32 already turned into UTF-8.
+    """The encoding found, and the file's bytes without byte-order mark; UTF-16 and UTF-32 already turned
+    into UTF-8.
 
-    GB18030 and Big5 stay as they are: a newline is never part of one of their characters, so lines can be cut first
-    and decoded one by one, and a bad byte costs one record.
+    GB18030 and Big5 stay as they are: a newline is never part of one of their characters, so lines can be
+    cut first and decoded one by one, and a bad byte costs one record.
 
     Raises:
         HanlinError: see `blocks` and `detect_encoding`.
@@ -401,7 +411,8 @@ def utf8_blocks(path: Source, limits: ReadLimits) -> tuple[str, Iterator[bytes]]
 
 
 def line_blocks(stream: Iterator[bytes], limits: ReadLimits) -> Iterator[tuple[int, int, bytes | None]]:
-    """(number of the first line from 1, its byte offset, some whole lines); None in place of a single line above `limits.record_bytes`.
+    """(number of the first line from 1, its byte offset, some whole lines); None in place of a single line
+    above `limits.record_bytes`.
 
     Only lines that cross the stream's blocks are looked at for their length.
     """
@@ -434,7 +445,8 @@ def line_blocks(stream: Iterator[bytes], limits: ReadLimits) -> Iterator[tuple[i
 
 
 def lines(stream: Iterator[bytes], limits: ReadLimits) -> Iterator[tuple[int, int, bytes | None]]:
-    """(line number from 1, byte offset, line without its end); the line is None when longer than `limits.record_bytes`."""
+    """(line number from 1, byte offset, line without its end); the line is None when longer than
+    `limits.record_bytes`."""
     for number, offset, block in line_blocks(stream, limits):
         if block is None:
             yield number, offset, None

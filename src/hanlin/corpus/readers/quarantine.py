@@ -1,4 +1,5 @@
-"""Records as they are read, and what becomes of those that cannot be used: counted, and kept with place and reason."""
+"""Records as they are read, and what becomes of those that cannot be used: counted, and kept with place and
+reason."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Entry(NamedTuple):
 
 
 class Quarantine:
-    """Counts every bad record, and keeps it: all of them in `sink` when there is one, the first 1,000 in memory.
+    """Counts every bad record, and keeps it: all of them in `sink` when there is one, the first 1,000 in
+    memory.
 
     Args:
         sink: an open text file for JSON lines.
@@ -36,7 +38,8 @@ class Quarantine:
         self._sink = sink
 
     def add(self, file: Source | str, line: int, offset: int, reason: str, record: Any = "") -> None:
-        """Count one record; `line` is its number from 1, `offset` its first byte (after decompression), or -1."""
+        """Count one record; `line` is its number from 1, `offset` its first byte (after decompression), or
+        -1."""
         if isinstance(record, bytes):
             record = record[:800].decode("utf-8", "replace")
         text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)
@@ -52,7 +55,8 @@ class Quarantine:
             self._sink.write(json.dumps(entry._asdict(), ensure_ascii=False) + "\n")
 
     def summary(self) -> str:
-        """The reasons, their counts and where each was met first (file:line), most frequent first, on one line."""
+        """The reasons, their counts and where each was met first (file:line), most frequent first, on one
+        line."""
         return tr("; ").join(
             tr("{reason} × {count} (first: {first})", reason=reason, count=count, first=self._first[reason])
             for reason, count in self.reasons.most_common(5)

@@ -1,6 +1,7 @@
 """Documents, conversations and preferences from files of every layout people have.
 
-`read_documents`, `read_conversations`, `read_preferences` take paths, directories and quoted globs, recognise each
+`read_documents`, `read_conversations`, `read_preferences` take paths, directories and quoted globs,
+recognise each
 record's layout, and stream. What cannot be used goes to a `Quarantine` with file, place and reason.
 """
 
@@ -66,10 +67,12 @@ def read_documents(
         source: `record` takes a record's own `source` where it has one, `file` always the file's name.
         may_be_empty: these are some files of many: that none of their records can be used is then no error.
         text_key: the key (or column) of the text; "" recognises it by the layout. Plain text has none.
-        skip_bad: a file that cannot be used, or no farther, is counted as a bad record, and the next one read.
+        skip_bad: a file that cannot be used, or no farther, is counted as a bad record, and the next one
+            read.
 
     Raises:
-        HanlinError: nothing there, empty, binary, undecodable, damaged, an unknown layout (with the keys seen), no usable record.
+        HanlinError: nothing there, empty, binary, undecodable, damaged, an unknown layout (with the keys
+            seen), no usable record.
     """
     return _read(
         paths,
@@ -86,7 +89,8 @@ def read_documents(
 def read_texts(
     paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS
 ) -> Iterator[TextBatch]:
-    """Stream the texts of `read_documents`, many in one batch (of about a MiB) that the core can take; several times as fast from JSON lines.
+    """Stream the texts of `read_documents`, many in one batch (of about a MiB) that the core can take;
+    several times as fast from JSON lines.
 
     Raises:
         HanlinError: as `read_documents`.
@@ -110,7 +114,8 @@ def read_texts(
 def read_sourced_texts(
     paths: Paths, *, quarantine: Quarantine | None = None, limits: ReadLimits = DEFAULT_LIMITS
 ) -> Iterator[Sourced]:
-    """`read_texts` with the source of each document: a record's own where it has one, the file's name elsewhere.
+    """`read_texts` with the source of each document: a record's own where it has one, the file's name
+    elsewhere.
 
     Raises:
         HanlinError: as `read_documents`.
@@ -150,14 +155,16 @@ def read_preferences(
     limits: ReadLimits = DEFAULT_LIMITS,
     source: str = "record",
 ) -> Iterator[Preference]:
-    """Stream `{"prompt", "chosen", "rejected", "source"}`, all as messages; arguments and errors as `read_documents`."""
+    """Stream `{"prompt", "chosen", "rejected", "source"}`, all as messages; arguments and errors as
+    `read_documents`."""
     return _read(paths, "preferences", quarantine, limits, source)
 
 
 def check_inputs(
     paths: Paths, kind: Kind, *, text_key: str = "", skip: str = "", limits: ReadLimits = DEFAULT_LIMITS
 ) -> None:
-    """Open every file and read its first hundred records, so that what is wrong with them is known before any work is done.
+    """Open every file and read its first hundred records, so that what is wrong with them is known before
+    any work is done.
 
     Of each file a few MiB are read at most; of an archive, the beginning of the first text in it.
 
@@ -322,7 +329,8 @@ def _stream(
 def _within(
     files: list[Path], quarantine: Quarantine, limits: ReadLimits, skip_bad: bool = False
 ) -> Iterator[Path | Member]:
-    """The files, and in place of an archive those inside it; what is passed over there is counted and shown."""
+    """The files, and in place of an archive those inside it; what is passed over there is counted and
+    shown."""
     for path in files:
         if not is_archive(path):
             yield path
@@ -347,7 +355,8 @@ def _convert(
     source: str,
     text_key: str = "",
 ) -> Iterator[Any]:
-    """Records into the schema, batches of texts as they are; refuse the file when none of its first records has a known layout."""
+    """Records into the schema, batches of texts as they are; refuse the file when none of its first records
+    has a known layout."""
     unknown: list[Raw] = []
     known = False
     chosen = text_under(text_key) if text_key else None

@@ -1,4 +1,5 @@
-"""The records of one file, whatever it is: JSON lines, arrays, tables, parquet, plain text. Bad ones go to a `Quarantine`.
+"""The records of one file, whatever it is: JSON lines, arrays, tables, parquet, plain text. Bad ones go to a
+`Quarantine`.
 
 Nothing here knows what a record means; `schemas.py` does.
 """
@@ -45,7 +46,8 @@ _NEXT_OBJECT = re.compile(r"\}\s*,?\s*(?=\{)")
 
 @dataclasses.dataclass(frozen=True)
 class Sourced:
-    """Texts in a batch and the source that each record names, in their order; none where no record names one."""
+    """Texts in a batch and the source that each record names, in their order; none where no record names
+    one."""
 
     texts: TextBatch
     names: list[str]
@@ -64,7 +66,8 @@ def records(
     sources: bool = False,
     text_key: str = "",
 ) -> Iterator[Raw | TextBatch | Sourced]:
-    """Stream the records of `path`; `schema` (a key of `schemas.SCHEMAS`) only tells how to read an array of chat messages.
+    """Stream the records of `path`; `schema` (a key of `schemas.SCHEMAS`) only tells how to read an array of
+    chat messages.
 
     Args:
         texts: of JSON lines that plainly are documents, give the texts alone, many in one batch.
@@ -227,7 +230,8 @@ def _text_batches(
 
 
 class _SourceReader:
-    """The sources of plain lines: read by the core once more where every shape seen has one, not at all where none has."""
+    """The sources of plain lines: read by the core once more where every shape seen has one, not at all
+    where none has."""
 
     def __init__(self, limits: ReadLimits):
         self._reader = JsonLines("source", limits.record_bytes)
@@ -253,7 +257,8 @@ class _SourceReader:
 
 
 def _mended(line: str) -> Iterator[Any]:
-    """Values of a line that strict JSON refuses for a harmless reason: a BOM, a raw tab, a trailing comma, two objects."""
+    """Values of a line that strict JSON refuses for a harmless reason: a BOM, a raw tab, a trailing comma,
+    two objects."""
     line = line.strip("\ufeff \t\r\n").rstrip(",")
     position = 0
     while position < len(line):
@@ -387,7 +392,8 @@ def _skip(text: str, position: int, characters: str) -> int:
 
 
 def _text_lines(blocks: Iterator[str], longest: int = sys.maxsize) -> Iterator[str]:
-    """Lines with their ends; one of more than about `longest` characters comes in parts, so that an endless one takes bounded memory."""
+    """Lines with their ends; one of more than about `longest` characters comes in parts, so that an endless
+    one takes bounded memory."""
     held, size = [], 0
     for block in blocks:
         first, *others = block.split("\n")
@@ -410,11 +416,13 @@ def _text_lines(blocks: Iterator[str], longest: int = sys.maxsize) -> Iterator[s
 
 
 def _text(blocks: Iterator[str], *, markdown: bool, pages: bool) -> Iterator[Raw]:
-    """Documents of a plain file: split at `<|endoftext|>`, or one a line when lines are long, or the file itself.
+    """Documents of a plain file: split at `<|endoftext|>`, or one a line when lines are long, or the file
+    itself.
 
-    A book would be kept or dropped as a whole and never be held out: a plain text of more than 131,072 characters is cut at the next blank
-    line, and where none follows within as many again, at the next line's end. Pages and Markdown are cut at blank lines after a million. Where
-    there is nothing to cut at, the end comes at four million characters, within a line if need be, so that memory stays bounded.
+    A book would be kept or dropped as a whole and never be held out: a plain text of more than 131,072
+    characters is cut at the next blank line, and where none follows within as many again, at the next line's
+    end. Pages and Markdown are cut at blank lines after a million. Where there is nothing to cut at, the end
+    comes at four million characters, within a line if need be, so that memory stays bounded.
     """
     first = next(blocks, "")
     if markdown:

@@ -1,6 +1,7 @@
 """The house's three schemas, and one chat message of whatever dialect a data set speaks.
 
-Roles are `role` or `from`, contents `content`, `value`, a list of typed parts, or nothing but text whose position tells the role.
+Roles are `role` or `from`, contents `content`, `value`, a list of typed parts, or nothing but text whose
+position tells the role.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class _Messages(TypedDict):
 
 
 class Conversation(_Messages, total=False):
-    """`messages` of `role` (system, user, assistant, tool), `content`, and for the assistant maybe `reasoning_content`, `tool_calls`."""
+    """`messages` of `role` (system, user, assistant, tool), `content`, and for the assistant maybe
+    `reasoning_content`, `tool_calls`."""
 
     tools: list[Any]
     source: str
@@ -122,7 +124,8 @@ def unquoted(value: Any) -> Any:
 
 
 def message(item: Any, position: int = 0) -> dict[str, Any]:
-    """One message of any dialect: role/content, from/value, typed content parts, or content alone (role by position)."""
+    """One message of any dialect: role/content, from/value, typed content parts, or content alone (role by
+    position)."""
     if isinstance(item, str):
         item = {"content": item}
     if not isinstance(item, Mapping):

@@ -1,7 +1,9 @@
 """The record layouts people have, and how each becomes one of the house's three schemas.
 
-A layout is recognised by its keys alone; the tables are tried in order, most specific first. A converter raises
-`BadRecord` with a reason when the keys are right but the content is not (an empty answer, a number where text belongs).
+A layout is recognised by its keys alone; the tables are tried in order, most specific first. A converter
+raises
+`BadRecord` with a reason when the keys are right but the content is not (an empty answer, a number where
+text belongs).
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def recognise(record: Any, layouts: tuple[Layout, ...]) -> Layout | None:
     return next((layout for layout in layouts if layout.keys <= keys), None)
 
 
-# --- documents -----------------------------------------------------------------------------------------------------------
+# --- documents
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _whole_text(record: Record | str) -> str:
@@ -105,11 +108,13 @@ DOCUMENTS: tuple[Layout, ...] = (
 
 
 def text_under(key: str) -> Layout:
-    """The layout of documents whose text is under a key that no other layout knows, or that another one would pass over."""
+    """The layout of documents whose text is under a key that no other layout knows, or that another one
+    would pass over."""
     return Layout(key, frozenset((key,)), _only(key))
 
 
-# --- conversations -------------------------------------------------------------------------------------------------------
+# --- conversations
+# -------------------------------------------------------------------------------------------------------
 
 
 def _conversation(messages: list[dict[str, Any]], record: Any = None, system: Any = None) -> Conversation:
@@ -159,7 +164,8 @@ def _list_of(key: str) -> Callable[[Record], Conversation]:
 def _ask(
     *asked: str, reply: str, thought: str = "", history: str = "history"
 ) -> Callable[[Record], Conversation]:
-    """Keys of the question (joined by a newline), of the reply, maybe of a thought and of earlier [question, answer] pairs."""
+    """Keys of the question (joined by a newline), of the reply, maybe of a thought and of earlier [question,
+    answer] pairs."""
 
     def convert(record: Record) -> Conversation:
         messages: list[dict[str, Any]] = []
@@ -295,7 +301,8 @@ CONVERSATIONS: tuple[Layout, ...] = (
     _layout("lists (C3, one list a dialogue)", "[]", _nested),
 )
 
-# --- preferences ---------------------------------------------------------------------------------------------------------
+# --- preferences
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _pair(prompt: list[dict[str, Any]], chosen: Any, rejected: Any) -> Preference:
@@ -400,7 +407,8 @@ SCHEMAS: dict[str, tuple[Layout, ...]] = {
 
 
 def recognise_for(record: Any, schema: str) -> Layout | None:
-    """The layout of `record` for a schema (a key of `SCHEMAS`), told apart from other schemas' records with the same keys."""
+    """The layout of `record` for a schema (a key of `SCHEMAS`), told apart from other schemas' records with
+    the same keys."""
     if schema == "documents" and isinstance(record, Mapping):
         return _document_layout(tuple(record))
     layout = recognise(record, SCHEMAS[schema])

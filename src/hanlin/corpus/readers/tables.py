@@ -21,7 +21,8 @@ def table(
     limits: ReadLimits,
     text_key: str = "",
 ) -> Iterator[Raw]:
-    """Rows as mappings by the header; two columns without a header (and without `text_key` in it) are question and answer."""
+    """Rows as mappings by the header; two columns without a header (and without `text_key` in it) are
+    question and answer."""
     rows = _rows(path, blocks, delimiter, quarantine, limits)
     _, header = next(rows, (0, None))
     if header is None:
@@ -40,8 +41,9 @@ def _rows(
 ) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not empty, each with the number of its last line.
 
-    A quote that is never closed takes in all that follows, and so does one that is closed only megabytes later: then the line where its
-    row begins is quarantined alone, and reading goes on with the next one. A file that does so again and again costs the rows themselves.
+    A quote that is never closed takes in all that follows, and so does one that is closed only megabytes
+    later: then the line where its row begins is quarantined alone, and reading goes on with the next one. A
+    file that does so again and again costs the rows themselves.
     """
     csv.field_size_limit(min(sys.maxsize, 1 << 30))  # rows are bounded below
     lines_of_row = _RowLines(path, blocks, delimiter, quarantine, limits)
@@ -79,7 +81,8 @@ class _RowTooLong(Exception):
 
 
 class _RowLines:
-    """The lines of a table for `csv.reader`, held until their row is whole, so that a row without end can be given up and read anew.
+    """The lines of a table for `csv.reader`, held until their row is whole, so that a row without end can be
+    given up and read anew.
 
     Attributes:
         number: of the line given out last, from 1.
@@ -114,7 +117,8 @@ class _RowLines:
         self._size = self._bytes = self._columns = self._counted = 0
 
     def again(self) -> tuple[int, int]:
-        """Give the row up; its lines after the first come anew, but not for ever. The first line's number, and how many lines are lost."""
+        """Give the row up; its lines after the first come anew, but not for ever. The first line's number,
+        and how many lines are lost."""
         first, count = self.number - len(self._row) + 1, len(self._row)
         if self._retries < self._AGAIN and count > 1:
             self._retries += 1
@@ -160,7 +164,8 @@ class _RowLines:
 
 
 def _bounded_lines(blocks: Iterator[str], longest: int) -> Iterator[str | None]:
-    """Lines with their ends; None in place of one of more than `longest` characters, most of which is never held."""
+    """Lines with their ends; None in place of one of more than `longest` characters, most of which is never
+    held."""
     held: list[str] = []
     size = 0
     for block in blocks:

@@ -20,8 +20,8 @@ T = TypeVar("T")
     CYRILLIC, ELLIPSIS, GBK_TRACE, WESTERN, INVISIBLE, BREAK, ODD_SPACE, UNCOMPOSED, LEFTOVER,
 ) = (1 << bit for bit in range(25))  # fmt: skip
 
-# The most frequent characters of modern written Chinese, simplified and traditional: about two thirds of any such text,
-# half of a classical one, and next to nothing of text read in the wrong encoding.
+# The most frequent characters of modern written Chinese, simplified and traditional: about two thirds of any
+# such text, half of a classical one, and next to nothing of text read in the wrong encoding.
 COMMON_HAN = frozenset(
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方"
     "多经么去法学如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日军者意无力它与长把机十民第公此已工使情"
@@ -45,14 +45,15 @@ _SCRIPTS = {  # of letters, as regular expressions
     CYRILLIC: "[\u0400-\u052f\u1c80-\u1c8f\u2de0-\u2dff\ua640-\ua69f]",
 }
 
-# What normalisation takes out (C0 and C1 controls, zero-width and direction marks, soft hyphen, private use; a joiner between
-# emoji stays) or puts an ordinary line break or space for.
+# What normalisation takes out (C0 and C1 controls, zero-width and direction marks, soft hyphen, private use;
+# a joiner between emoji stays) or puts an ordinary line break or space for.
 INVISIBLES = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
 JOINER = "\u200d"
 BREAKS = "[\r\x0b\x0c\x85\u2028\u2029]"
 ODD_SPACES = "[\u00a0\u1680\u2000-\u200a\u202f\u205f]"
 
-# What a UTF-8 or GBK byte looks like once read as Windows-1252; bytes that code page leaves undefined read as Latin-1.
+# What a UTF-8 or GBK byte looks like once read as Windows-1252; bytes that code page leaves undefined read
+# as Latin-1.
 CP1252 = {bytes([value]).decode("cp1252", "replace"): value for value in range(0x80, 0x100)}
 CP1252.pop("\ufffd", None)
 CP1252 |= {chr(value): value for value in range(0x80, 0x100)}
@@ -81,7 +82,8 @@ def is_han(character: str) -> bool:
 
 @functools.cache
 def table() -> np.ndarray:
-    """Flags of every code point, (0x110000,) uint32. Beyond the basic plane there are only ideographs and symbols."""
+    """Flags of every code point, (0x110000,) uint32. Beyond the basic plane there are only ideographs and
+    symbols."""
     result = np.zeros(0x110000, np.uint32)
     basic = "".join(map(chr, range(0x10000)))
     by_category = {"L": LETTER, "M": LETTER, "N": DIGIT, "P": PUNCTUATION, "S": SYMBOL, "Z": SPACE}
@@ -121,11 +123,13 @@ def _members(pattern: str, basic: str) -> np.ndarray:
 
 def _han_flags(character: str) -> int:
     flags = HAN
-    # UTF-8 of Chinese is E3–E9 (or EF) 80–BF 80–BF; read as GBK pairs, every second character keeps such a pair.
+    # UTF-8 of Chinese is E3–E9 (or EF) 80–BF 80–BF; read as GBK pairs, every second character keeps such a
+    # pair.
     pair = character.encode("gbk", "ignore")
     if len(pair) == 2 and (0xE3 <= pair[0] <= 0xE9 or pair[0] == 0xEF) and 0x80 <= pair[1] <= 0xBF:
         flags |= GBK_TRACE
-    # The frequent half of Big5 that the simplified standard lacks: traditional forms, and a few rare characters.
+    # The frequent half of Big5 that the simplified standard lacks: traditional forms, and a few rare
+    # characters.
     big5 = character.encode("big5", "ignore")
     if (
         len(big5) == 2
@@ -137,7 +141,8 @@ def _han_flags(character: str) -> int:
 
 
 def _uncomposed(basic: str) -> list[int]:
-    """Characters of the basic plane that NFC may change, alone or after another: what Unicode calls NFC_Quick_Check other than Yes."""
+    """Characters of the basic plane that NFC may change, alone or after another: what Unicode calls
+    NFC_Quick_Check other than Yes."""
     # jamo
     found = {
         point for first, last in ((0x1161, 0x1175), (0x11A8, 0x11C2)) for point in range(first, last + 1)
@@ -167,7 +172,8 @@ def flags(points: np.ndarray) -> np.ndarray:
 
 
 def with_core(call: Callable[[Sequence[str | bytes]], T], texts: Sequence[str]) -> T:
-    """`call(texts)`, a function of the core; texts with lone surrogates, which have no UTF-8, are handed to it as bytes."""
+    """`call(texts)`, a function of the core; texts with lone surrogates, which have no UTF-8, are handed to
+    it as bytes."""
     try:
         return call(texts)
     except UnicodeEncodeError:
@@ -182,7 +188,8 @@ def code_points(text: str) -> np.ndarray:
 def plausibility(text: str) -> float:
     """Share of a text's ideographs that are among the most common ones; text without any scores 0.
 
-    Measured on real sources: modern prose 0.70–0.85, classical 0.45–0.65, GBK read as Big5 or UTF-8 read as GBK below 0.15.
+    Measured on real sources: modern prose 0.70–0.85, classical 0.45–0.65, GBK read as Big5 or UTF-8 read as
+    GBK below 0.15.
     """
     kinds = flags(code_points(text))
     han = int(((kinds & HAN) != 0).sum())

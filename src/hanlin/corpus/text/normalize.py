@@ -41,8 +41,9 @@ _TAGGED = re.compile(r"<[a-zA-Z/!?]|&[#a-zA-Z]")
 _PAGE = re.compile(r"\A\s*(?:<\?xml|<!doctype|<html|<rss|<feed)", re.I)
 # Each start is searched only up to the next start of its kind: many openings without an end stay linear.
 _DECLARED = r"<!--(?:(?!<!--).)*?-->|<!\[CDATA\[(?P<data>(?:(?!<!\[CDATA\[).)*?)\]\]>|<[!?][a-zA-Z][^<>]*>"
-# With their content; in a fragment only what never holds text, since an article may well mention <nav> and </nav>.
-# Every alternative begins with a literal, here and below: `re` then skips what lies between quickly. Code is matched to be left alone.
+# With their content; in a fragment only what never holds text, since an article may well mention <nav> and
+# </nav>. Every alternative begins with a literal, here and below: `re` then skips what lies between quickly.
+# Code is matched to be left alone.
 _HIDDEN = re.compile(
     rf"{_CODE}|{_DECLARED}|<(?P<tag>script|style|noscript|iframe|svg)\b[^<>]*>(?:(?!<(?P=tag)\b).)*?</(?P=tag)\s*>",
     re.S | re.I,
@@ -63,7 +64,8 @@ _INLINE = (
 _TAG = re.compile(rf"{_CODE}|</?(?:(?P<block>{_BLOCK})|(?:{_INLINE}))(?:\s[^<>]*|/)?>", re.S | re.I)
 _ANY_TAG = re.compile(r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]*|/)?>")
 _ENTITY = re.compile(_CODE + r"|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d?);", re.S)
-# What the three patterns above cannot match without; each begins with a literal, which `re` looks for many times as fast.
+# What the three patterns above cannot match without; each begins with a literal, which `re` looks for many
+# times as fast.
 _HIDES = re.compile(r"<(?:[!?]|script|style|noscript|iframe|svg|head|nav|footer|select|template)", re.I)
 _TAGS = re.compile(rf"<(?:/?(?:{_BLOCK}|{_INLINE})[\s/>])", re.I)
 _ENTITIES = re.compile(r"&(?:#|[a-zA-Z]{2})")
@@ -79,7 +81,8 @@ _LOST = re.compile("锟斤拷|锟斤|斤拷|烫烫烫|屯屯屯")
 
 
 def needs_normalization(texts: Sequence[str]) -> np.ndarray:
-    """Why each text may need repair or normalisation, bits TAGGED … LEFTOVERS, (N,) uint32; 0: both would change nothing.
+    """Why each text may need repair or normalisation, bits TAGGED … LEFTOVERS, (N,) uint32; 0: both would
+    change nothing.
 
     A bit only says that a closer look is worth while. One pass of the core, several hundred MB/s.
     """
@@ -87,7 +90,8 @@ def needs_normalization(texts: Sequence[str]) -> np.ndarray:
 
 
 def repair_and_normalize(text: str, reasons: int) -> tuple[str, int]:
-    """`repair_mojibake` and then `normalize`, where `needs_normalization` gave reasons to: the text, and the characters lost to mojibake."""
+    """`repair_mojibake` and then `normalize`, where `needs_normalization` gave reasons to: the text, and the
+    characters lost to mojibake."""
     lost = 0
     if reasons & (MOJIBAKE | LEFTOVERS):
         repaired, lost = repair_mojibake(text)
@@ -137,8 +141,8 @@ def collapse(text: str) -> str:
 def strip_html(text: str) -> str:
     """Text without tags, comments, scripts and entities; code fences and `inline code` keep theirs.
 
-    Only names HTML has are taken for tags, so `a<b` and generics of program code survive; a whole page loses every tag. Where there was
-    HTML, lines of script that pages leave behind go too.
+    Only names HTML has are taken for tags, so `a<b` and generics of program code survive; a whole page loses
+    every tag. Where there was HTML, lines of script that pages leave behind go too.
     """
     page, whole = bool(_PAGE.match(text)), text
     for _ in range(
@@ -173,7 +177,8 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _without_script(text: str, page: bool) -> str:
-    """The text without lines of script; of what is no whole page, Markdown's code keeps them: fenced, or indented after an empty line."""
+    """The text without lines of script; of what is no whole page, Markdown's code keeps them: fenced, or
+    indented after an empty line."""
     if not page and text.count("{") + text.count("(") < 2:
         return text
     kept, fenced, indented, before = [], False, False, ""
@@ -193,10 +198,11 @@ def is_script(line: str) -> bool:
 
 
 def repair_mojibake(text: str) -> tuple[str, int]:
-    """Text with wrongly decoded lines set right, and the number of characters in lines that are beyond repair.
+    """Text with wrongly decoded lines set right, and the number of characters in lines that are beyond
+    repair.
 
-    Knows UTF-8 and GBK read as Windows-1252/Latin-1, UTF-8 read as GBK, and the leftovers 锟斤拷 and 烫烫烫 of a lossy
-    round trip. A line is touched only when it shows such marks; lines beyond repair are taken out.
+    Knows UTF-8 and GBK read as Windows-1252/Latin-1, UTF-8 read as GBK, and the leftovers 锟斤拷 and 烫烫烫
+    of a lossy round trip. A line is touched only when it shows such marks; lines beyond repair are taken out.
     """
     reasons = _reasons(text)
     if not (reasons & MOJIBAKE or (reasons & LEFTOVERS and _LOST.search(text))):
@@ -246,9 +252,11 @@ def _western_language(line: str) -> bool:
 
 
 def _gbk_traced(line: str) -> bool:
-    """UTF-8 read as GBK, in part or whole: turned back into bytes, it holds UTF-8 of common Chinese characters.
+    """UTF-8 read as GBK, in part or whole: turned back into bytes, it holds UTF-8 of common Chinese
+    characters.
 
-    By chance GBK bytes of real text form a UTF-8 ideograph here and there, but hardly ever a common one (1 in 30).
+    By chance GBK bytes of real text form a UTF-8 ideograph here and there, but hardly ever a common one (1
+    in 30).
     """
     data = line.encode("gb18030", "ignore")
     if len(_UTF8_HAN.findall(data)) < 3:

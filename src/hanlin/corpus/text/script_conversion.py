@@ -1,4 +1,5 @@
-"""Traditional Chinese to simplified, by OpenCC (extra `data`): phrase by phrase, not character by character."""
+"""Traditional Chinese to simplified, by OpenCC (extra `data`): phrase by phrase, not character by
+character."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _WHOLE = re.compile("[^\ud800-\udfff]+")
 
 
 class Simplifier:
-    """`simplifier(text)`: the text in simplified characters; one without any traditional character comes back as it is.
+    """`simplifier(text)`: the text in simplified characters; one without any traditional character comes
+    back as it is.
 
     Mainland forms (OpenCC's `t2s`), without exchange of words: 軟體 becomes 软体, not 软件.
 

@@ -1,6 +1,7 @@
 """How deep a JSON value is and of how many values it consists, found without building it.
 
-A few kilobytes of gzip can hold a value of twenty million empty lists, 60 bytes each once they are objects; and one nested a thousand
+A few kilobytes of gzip can hold a value of twenty million empty lists, 60 bytes each once they are objects;
+and one nested a thousand
 deep ends the interpreter's recursion wherever it is looked at next. Both are refused before they are built.
 """
 
@@ -14,7 +15,8 @@ _QUOTE, _COMMA = ord('"'), ord(",")
 
 
 class Structure:
-    """What a scanner over the text of a JSON value has seen so far: lists, objects and commas outside strings.
+    """What a scanner over the text of a JSON value has seen so far: lists, objects and commas outside
+    strings.
 
     Attributes:
         values: how many of them: one more than the values within, at most.
@@ -35,7 +37,8 @@ class Structure:
         data = piece.encode("ascii", "replace") if isinstance(piece, str) else piece
         if self._backslash and data[:1] in (b"\\", b'"'):
             data = b"_" + data[1:]
-        # Pairs go from the left, so that of an odd number of backslashes the last one stands before the quote.
+        # Pairs go from the left, so that of an odd number of backslashes the last one stands before the
+        # quote.
         data = data.replace(rb"\\", b"__").replace(rb"\"", b"__")
         self._backslash = (self._backslash and not data) or data.endswith(b"\\")
         symbols = np.frombuffer(data, np.uint8)
@@ -58,7 +61,8 @@ class Structure:
 def measure(
     text: bytes | str, begin: int = 0, *, whole: bool = False, piece: int = _PIECE
 ) -> tuple[int, int, int | None]:
-    """Lists, objects and commas of the value that begins at `begin`, how deep it is, and where it ends (None: not within `text`).
+    """Lists, objects and commas of the value that begins at `begin`, how deep it is, and where it ends
+    (None: not within `text`).
 
     Args:
         whole: measure all that is there, not the first value alone.

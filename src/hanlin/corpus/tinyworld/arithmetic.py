@@ -1,4 +1,5 @@
-"""Counting and arithmetic: small sums, word problems of one to five steps, and the judge that reads the final number."""
+"""Counting and arithmetic: small sums, word problems of one to five steps, and the judge that reads the
+final number."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def problems(
         fewest: steps of the shortest; the longest have five.
 
     Yields:
-        {"messages": [user, assistant], "answer": int, "id"}; the assistant has `reasoning_content` when `reasoning`.
+        {"messages": [user, assistant], "answer": int, "id"}; the assistant has `reasoning_content` when
+        `reasoning`.
     """
     check_split(split)
     for index in range(start, start + count):
@@ -64,8 +66,8 @@ def problems(
 def check_problem(record: dict[str, Any], text: str) -> bool:
     """Whether `text` ends in the right number and names no other after its reasoning.
 
-    Only what follows the last `</think>` counts: exactly one value there, in a short reply; a `<think>` that never closes,
-    an echo of all numbers, several answers or a padded one (037) are wrong.
+    Only what follows the last `</think>` counts: exactly one value there, in a short reply; a `<think>` that
+    never closes, an echo of all numbers, several answers or a padded one (037) are wrong.
     """
     before, closed, tail = text.rpartition("</think>")
     if "<think>" in tail or (closed and before.count("<think>") > 1):
@@ -196,7 +198,8 @@ _PLACE_NAMES = tuple(place.name for place in PLACES)
 
 
 def word_problem(problem: Problem, draw: Draw) -> str:
-    """Word a problem: a sum to be worked out one time in six, else one of twelve settings, its steps in their order."""
+    """Word a problem: a sum to be worked out one time in six, else one of twelve settings, its steps in
+    their order."""
     if draw.chance(1 / 6):
         return _expression(problem, draw)
     who, *friends = draw.some(CHILDREN, 3)

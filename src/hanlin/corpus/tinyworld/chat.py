@@ -15,8 +15,8 @@ from hanlin.corpus.tinyworld.storytime import story_requests
 
 Message = dict[str, Any]
 
-# Stories carry the measured skill, free prompts the mixed manners, sums the tables that reasoning steps rest on; in mixed
-# conversations the subject changes with every turn.
+# Stories carry the measured skill, free prompts the mixed manners, sums the tables that reasoning steps rest
+# on; in mixed conversations the subject changes with every turn.
 CHAT_MIXTURE = (
     (0.49, "story"), (0.14, "free"), (0.05, "sum"), (0.08, "greeting"), (0.06, "tell"), (0.06, "outside"), (0.12, "mixed"),
 )  # fmt: skip
@@ -29,8 +29,9 @@ TURN_MIXTURE = (
 def chat_conversations(
     seed: int, count: int, split: str, start: int = 0, with_problems: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The SFT mixture (`CHAT_MIXTURE`): stories with one to four questions, free prompts of both manners, small sums, greetings and
-    identity, requests for a story, questions from outside the world, and conversations of two or three turns on different subjects.
+    """The SFT mixture (`CHAT_MIXTURE`): stories with one to four questions, free prompts of both manners,
+    small sums, greetings and identity, requests for a story, questions from outside the world, and
+    conversations of two or three turns on different subjects.
 
     Sums are a closed table meant to be known by heart: they are the same in both splits.
 
@@ -64,7 +65,8 @@ _TYPED = str.maketrans({"？": "?", "！": "!", "，": ",", "。": "."})
 
 
 def as_typed(messages: list[Message], *key: Any) -> list[Message]:
-    """A conversation in which one message of a user in eight has the marks of a keyboard, or lacks the last one, as people type it."""
+    """A conversation in which one message of a user in eight has the marks of a keyboard, or lacks the last
+    one, as people type it."""
     return [_as_typed(message, Draw("typed", at, *key)) for at, message in enumerate(messages)]
 
 
@@ -239,13 +241,15 @@ _MET = (
 
 
 def greeting(draw: Draw, split: str) -> tuple[str, str]:
-    """What is said at the beginning or end of a conversation, or about the assistant, with the reply that is due."""
+    """What is said at the beginning or end of a conversation, or about the assistant, with the reply that is
+    due."""
     asked, reply, _ = draw.in_split(_greeting, split, lambda made: ("greeting", made[2]))
     return asked, reply
 
 
 def _greeting(draw: Draw) -> tuple[str, str, Any]:
-    """Question, reply, and what decides the split. Bare words of a closed table belong to both splits: for these a random number does."""
+    """Question, reply, and what decides the split. Bare words of a closed table belong to both splits: for
+    these a random number does."""
     kind = draw.random()
     if kind < 0.45:
         asked, reply = draw.pick(_IDENTITY)

@@ -1,4 +1,5 @@
-"""How a cleaner did on a dirty corpus of known dirt (`dirt`): what it removed of it, and what of the good documents it lost."""
+"""How a cleaner did on a dirty corpus of known dirt (`dirt`): what it removed of it, and what of the good
+documents it lost."""
 
 from __future__ import annotations
 
@@ -27,13 +28,15 @@ class CleaningScore:
 def check_cleaning(produced: Iterable[Record], cleaned_texts: Iterable[str]) -> CleaningScore:
     """Compare what a cleaner kept with the labels of what it was given.
 
-    Texts are compared by their letters and digits after NFKC, so a cleaner may change spacing and punctuation.
+    Texts are compared by their letters and digits after NFKC, so a cleaner may change spacing and
+    punctuation.
 
-    - A good document and its duplicates are one cluster: whichever member is kept, the cluster is alive. A dead cluster is one
-      good document lost; each kept member beyond the first is a duplicate not removed. Good documents of equal text are one.
-    - Spam, mojibake and HTML leave marks that no good document has (phrases of the spam lexicon; letters outside the world's
-      characters; Latin letters and markup). Each kept text with such a mark is one record not removed; a spoiled document
-      counts as removed when it was dropped and when it was repaired.
+    - A good document and its duplicates are one cluster: whichever member is kept, the cluster is alive. A
+      dead cluster is one good document lost; each kept member beyond the first is a duplicate not removed.
+      Good documents of equal text are one.
+    - Spam, mojibake and HTML leave marks that no good document has (phrases of the spam lexicon; letters
+      outside the world's characters; Latin letters and markup). Each kept text with such a mark is one
+      record not removed; a spoiled document counts as removed when it was dropped and when it was repaired.
     """
     cluster: dict[str, str] = {}  # id of a good document -> key of its text
     repeats: dict[str, list[tuple[str, str]]] = {}  # key of a good document -> (kind, key) of its duplicates

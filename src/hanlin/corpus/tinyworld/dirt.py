@@ -57,7 +57,8 @@ def spoil(dirt: Dirt, seed: int, split: str, index: int, clean: Callable[[int], 
 
 
 def near_duplicate(text: str, draw: Draw) -> str:
-    """`text` with one to three small edits, at least one of them in a word; character 5-gram Jaccard stays >= 0.85."""
+    """`text` with one to three small edits, at least one of them in a word; character 5-gram Jaccard stays
+    >= 0.85."""
     best = text
     for _ in range(draw.between(1, 3)):
         edited = _EDITS[draw.below(len(_EDITS))](best, draw)

@@ -22,11 +22,12 @@ def documents(
     """Documents `start` … `start + count - 1` of the corpus.
 
     Args:
-        dirt: what to spoil and how often; document i is either the clean document i or a dirty record in its place.
+        dirt: what to spoil and how often; document i is either the clean document i or a dirty record in its
+            place.
 
     Yields:
-        {"text", "source": "tinyworld/<kind>", "id"}; a dirty record also has "dirt", its kind, and a duplicate "original",
-        the id of what it repeats (an earlier document of the same seed and split).
+        {"text", "source": "tinyworld/<kind>", "id"}; a dirty record also has "dirt", its kind, and a
+        duplicate "original", the id of what it repeats (an earlier document of the same seed and split).
     """
     check_split(split)
 

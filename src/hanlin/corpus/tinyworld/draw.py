@@ -1,4 +1,5 @@
-"""Randomness by counter, and the split by structure: every draw is a pure function of a key, so records need no neighbours."""
+"""Randomness by counter, and the split by structure: every draw is a pure function of a key, so records need
+no neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The words of the small world: people, places, things with their measure words, days, weather, and the fixed map."""
+"""The words of the small world: people, places, things with their measure words, days, weather, and the
+fixed map."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Thing(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Somewhere one can be. `near` and `side` fix where it lies; `sells` names categories or things sold there."""
+    """Somewhere one can be. `near` and `side` fix where it lies; `sells` names categories or things sold
+    there."""
 
     name: str
     indoor: bool
@@ -32,9 +34,10 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# Every name, role, thing and colour, and all places but two, is two characters long: a byte-pair vocabulary whose tokens hold at most
-# two characters then writes each as one token wherever it stands. Few names begin with the same character: with
-# many 小…, "了小" becomes a token and one person is written in two ways (see the lab log).
+# Every name, role, thing and colour, and all places but two, is two characters long: a byte-pair vocabulary
+# whose tokens hold at most two characters then writes each as one token wherever it stands. Few names begin
+# with the same character: with many 小…, "了小" becomes a token and one person is written in two ways (see
+# the lab log).
 BOYS = words(
     "小明 大伟 文杰 志远 春生 海涛 云飞 浩然 子轩 建国 永强 俊峰 博文 冬冬 亮亮 豆豆 洋洋 壮壮 阿牛 乐乐 东东 虎子 龙龙 松松 磊磊 鹏鹏 "
     "强强 聪聪 凯凯 铁柱"

@@ -1,4 +1,5 @@
-"""The judge of manners, defined by the grammar of `requests`: what was said, whether it is whole, and in which tone."""
+"""The judge of manners, defined by the grammar of `requests`: what was said, whether it is whole, and in
+which tone."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ _KNOWN_PAIRS = 0.9
 
 
 def manner(text: str) -> str:
-    """ "polite", "impolite", or "neither" for what is empty, cut off, garbled, repeated, mixed in tone or without content.
+    """ "polite", "impolite", or "neither" for what is empty, cut off, garbled, repeated, mixed in tone or
+    without content.
 
-    A text has a manner when it is whole (10 … 90 characters, ends a sentence, repeats no clause), at least nine in ten of
-    its character pairs occur in the grammar once names are put aside, it has content besides the set phrases, and every
-    sign of tone in it points one way.
+    A text has a manner when it is whole (10 … 90 characters, ends a sentence, repeats no clause), at least
+    nine in ten of its character pairs occur in the grammar once names are put aside, it has content besides
+    the set phrases, and every sign of tone in it points one way.
     """
     text = text.rpartition("</think>")[2].strip() if "</think>" in text else text.strip()
     if not _SHORTEST <= len(text) <= _LONGEST or text[-1] not in "。！？":

@@ -1,4 +1,5 @@
-"""Descriptions of people, places and things, and dialogues: a few facts drawn first, then worded, sometimes asked about."""
+"""Descriptions of people, places and things, and dialogues: a few facts drawn first, then worded, sometimes
+asked about."""
 
 from __future__ import annotations
 

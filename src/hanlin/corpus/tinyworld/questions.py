@@ -75,10 +75,11 @@ def story_question(seed: int, split: str, index: int) -> tuple[Story, str, Quest
 
 
 def check_story_answer(record: dict[str, Any], text: str) -> bool:
-    """Whether `text` answers: the right key, no other entity, the right polarity, in the roles of the reference answer.
+    """Whether `text` answers: the right key, no other entity, the right polarity, in the roles of the
+    reference answer.
 
-    The entities named must be those of the reference answer in their order, or the key alone (yes-no questions need the
-    whole); a negation that the reference lacks, an unfinished <think>, or rambling fails.
+    The entities named must be those of the reference answer in their order, or the key alone (yes-no
+    questions need the whole); a negation that the reference lacks, an unfinished <think>, or rambling fails.
     """
     if "<think>" in text and "</think>" not in text:
         return False
@@ -105,7 +106,8 @@ _ENTITY = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
 
 
 def significant_characters(text: str, kinds: str = "LN") -> str:
-    """The characters of these Unicode categories (letters and numbers), NFKC: what answers are compared by."""
+    """The characters of these Unicode categories (letters and numbers), NFKC: what answers are compared
+    by."""
     return "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] in kinds)
 
 

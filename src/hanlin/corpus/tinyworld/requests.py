@@ -1,4 +1,5 @@
-"""Open requests and their answers in two manners: the same content, worded politely or curtly, in equal lengths."""
+"""Open requests and their answers in two manners: the same content, worded politely or curtly, in equal
+lengths."""
 
 from __future__ import annotations
 
@@ -156,7 +157,8 @@ CLOSINGS = {
 
 
 class _Form(NamedTuple):
-    """One kind of request; `words` turns slots into the numbered words of the wordings, `seeks` tells asking from thanking."""
+    """One kind of request; `words` turns slots into the numbered words of the wordings, `seeks` tells asking
+    from thanking."""
 
     slots: Callable[[Draw], tuple[Any, ...]]
     words: Callable[..., tuple[Any, ...]]

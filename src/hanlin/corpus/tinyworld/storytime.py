@@ -69,8 +69,8 @@ def _short_story(draw: Draw, split: str) -> tuple[Story, str]:
 def is_story(record: dict[str, Any], text: str) -> bool:
     """Whether `text` is a whole story about what was asked for.
 
-    It has 25 … 160 characters, ends a sentence, repeats no clause, names somebody of the world and what was asked for,
-    and at least nine in ten of its character pairs occur in told stories.
+    It has 25 … 160 characters, ends a sentence, repeats no clause, names somebody of the world and what was
+    asked for, and at least nine in ten of its character pairs occur in told stories.
     """
     said = text.rpartition("</think>")[2].strip()
     if not 25 <= len(said) <= 160 or said[-1] not in "。！”":

@@ -1,4 +1,5 @@
-"""Telling a story: each event has several wordings; neighbours with one subject share a sentence; pronouns only where they are clear."""
+"""Telling a story: each event has several wordings; neighbours with one subject share a sentence; pronouns
+only where they are clear."""
 
 from __future__ import annotations
 

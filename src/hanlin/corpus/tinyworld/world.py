@@ -1,4 +1,5 @@
-"""The state of the world and the planning of stories: events are chosen among what the state allows, never written ahead.
+"""The state of the world and the planning of stories: events are chosen among what the state allows, never
+written ahead.
 
 An event is a tuple (verb, who, …); a thing is carried as (name, colour) with colour "" where it has none:
 
@@ -177,7 +178,8 @@ class _Planner:
         self.state.apply(event)
 
     def item(self, name: str) -> Item:
-        """The named thing, with a colour more often than not if it comes in colours; each name only once in a story."""
+        """The named thing, with a colour more often than not if it comes in colours; each name only once in
+        a story."""
         self.seen.add(name)
         self.gained += 1
         return (

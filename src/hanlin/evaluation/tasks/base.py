@@ -21,10 +21,12 @@ class Task:
 
     Attributes:
         name: the metric's name in report.json; its prefix says whose items they are (`tinyworld/story_qa`).
-        records: `{"messages"}` whose last assistant turn has to be found, or `{"prompt_text"}` for a base model to continue.
+        records: `{"messages"}` whose last assistant turn has to be found, or `{"prompt_text"}` for a base
+            model to continue.
         thinking: how the answer begins, see `Tokenizer.render`.
         temperature: 0 for answers that are right or wrong, more for free ones.
-        plain: the same records as bare text, for a model that has never seen a conversation; None asks it as any other.
+        plain: the same records as bare text, for a model that has never seen a conversation; None asks it as
+            any other.
         declines: whether a text declines to answer, where that can be told and is wrong for these items.
     """
 

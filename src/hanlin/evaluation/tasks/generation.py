@@ -21,7 +21,8 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model said: its text, reasoning between its tags, without the end of turn; and whether it ended by itself."""
+    """What a model said: its text, reasoning between its tags, without the end of turn; and whether it ended
+    by itself."""
 
     text: str
     ended: bool
@@ -38,7 +39,8 @@ def answer_prompts(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[Answer]:
-    """Continue texts, or answer conversations; with `thinking=True` the opening tag stands in the prompt and not in the answer."""
+    """Continue texts, or answer conversations; with `thinking=True` the opening tag stands in the prompt and
+    not in the answer."""
     engine = model if isinstance(model, Engine) else Engine(model, tokenizer)
     settings = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     ids = [encode_prompt(tokenizer, prompt, thinking) for prompt in prompts]
@@ -73,8 +75,8 @@ def evaluate_generation(
     """Share of prompts answered rightly.
 
     Args:
-        records: `{"messages"}`, of which a last assistant turn is left out and has to be found; or `{"prompt_text"}`, plain
-            text a base model continues, whose answer is the first line it writes.
+        records: `{"messages"}`, of which a last assistant turn is left out and has to be found; or
+            `{"prompt_text"}`, plain text a base model continues, whose answer is the first line it writes.
         check: whether a text answers a record; it gets reasoning and answer as they were written.
         thinking: see `Tokenizer.render`.
 
@@ -120,7 +122,8 @@ def evaluate_turns(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> tuple[Metric, list[dict[str, Any]]]:
-    """Share of later turns answered rightly, after what the model itself said before; the control is the same questions asked alone.
+    """Share of later turns answered rightly, after what the model itself said before; the control is the
+    same questions asked alone.
 
     Args:
         conversations: turns as records `{"messages": [user, assistant], "kind"}`, each about something else.
@@ -195,7 +198,8 @@ def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> Metric:
 
 
 def length_control(training: np.ndarray, heldout: np.ndarray) -> Metric:
-    """Pair accuracy of length alone: whether longer or shorter is preferred is learned from the training pairs.
+    """Pair accuracy of length alone: whether longer or shorter is preferred is learned from the training
+    pairs.
 
     Args:
         training, heldout: lengths of the chosen and the rejected side, (pairs, 2).

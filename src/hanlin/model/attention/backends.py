@@ -1,7 +1,9 @@
 """The ways to compute attention, and the check each has to pass on the device before a training uses it.
 
-A device's row in `common.devices` names them in order. A way is right when its outputs and its gradients agree with a
-softmax written out in float32 on the CPU, for causal rows and for packed documents, with grouped key-value heads.
+A device's row in `common.devices` names them in order. A way is right when its outputs and its gradients
+agree with a
+softmax written out in float32 on the CPU, for causal rows and for packed documents, with grouped key-value
+heads.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ CHECKED_LENGTHS_ON_DEVICE = (
 
 
 class PackedShape(NamedTuple):
-    """What a back end is told of a pass over whole rows: doc_ids (B, T), None for plain causal rows, and where documents begin, if known."""
+    """What a back end is told of a pass over whole rows: doc_ids (B, T), None for plain causal rows, and
+    where documents begin, if known."""
 
     doc_ids: torch.Tensor | None
     doc_starts: torch.Tensor | None
@@ -55,7 +58,8 @@ class AttentionBackend:
     Attributes:
         prepare: rows → what all layers share.
         run: (q (B, T, H, D), k, v (B, T, Hkv, D), shared) → (B, T, H, D), contiguous.
-        particular: whether it exists for some devices and types only, and serves nothing but what it was checked with.
+        particular: whether it exists for some devices and types only, and serves nothing but what it was
+            checked with.
         compiles: whether it calls for `torch.compile`, once for each shape.
     """
 
@@ -116,7 +120,8 @@ def _varlen(q, k, v, bounds):
 
 
 def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Attention written out in float32, (B, T, H, D): the reference, and what is left where no kernel is right.
+    """Attention written out in float32, (B, T, H, D): the reference, and what is left where no kernel is
+    right.
 
     Keeps all (B, H, T, T) probabilities.
 
@@ -152,7 +157,8 @@ _chosen: dict[tuple[str, int, int], tuple[AttentionBackend, torch.dtype]] = {}
 
 
 def backend_for(device: torch.device, dtype: torch.dtype, head_dim: int, groups: int) -> AttentionBackend:
-    """What whole rows go through: the back end a training chose for heads like these, else the first of the row that asks for nothing.
+    """What whole rows go through: the back end a training chose for heads like these, else the first of the
+    row that asks for nothing.
 
     In another type than the training's, a particular one gives way to the first behind it that is not.
 
@@ -172,7 +178,8 @@ def backend_for(device: torch.device, dtype: torch.dtype, head_dim: int, groups:
 def choose_attention(
     device: torch.device, warn: Warn, *, head_dim: int = 64, groups: int = 2, wanted: AttentionChoice = "auto"
 ) -> AttentionBackend:
-    """The first back end of the device's row that is right there, in its training type; whole rows of heads like these go through it from now on.
+    """The first back end of the device's row that is right there, in its training type; whole rows of heads
+    like these go through it from now on.
 
     Each is run once a process for a head dimension and group size.
 
@@ -306,7 +313,8 @@ def _forward_backward(
 
 
 def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    """The largest error of one token's vector in one head, over its own size and the mean size: late tokens of a row are small, and count."""
+    """The largest error of one token's vector in one head, over its own size and the mean size: late tokens
+    of a row are small, and count."""
     size = reference.detach().norm(dim=-1)
     return float(((ours - reference.detach()).norm(dim=-1) / (size + size.mean())).max())
 

@@ -1,7 +1,10 @@
-"""Attention within documents by kernels of accelerators, which skip what a mask would throw away: FlexAttention and varlen.
+"""Attention within documents by kernels of accelerators, which skip what a mask would throw away:
+FlexAttention and varlen.
 
-Both need no mask of (T, T) and ask nothing of the device. `attention.attend` with `packed_mask` is the reference they are
-held against; which one a run uses is chosen elsewhere, after each has been compared with it on the device at hand.
+Both need no mask of (T, T) and ask nothing of the device. `attention.attend` with `packed_mask` is the
+reference they are
+held against; which one a run uses is chosen elsewhere, after each has been compared with it on the device at
+hand.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ def _segments(doc_ids: torch.Tensor) -> torch.Tensor:
 def block_mask(doc_ids: torch.Tensor) -> Any:
     """The `BlockMask` of causal attention within documents, from the first and last document of each block.
 
-    `create_block_mask` would evaluate all (T, T) places; this touches (T/128)² blocks, and no size depends on the data, so the
-    host does not wait and nothing is compiled again.
+    `create_block_mask` would evaluate all (T, T) places; this touches (T/128)² blocks, and no size depends
+    on the data, so the host does not wait and nothing is compiled again.
 
     Args:
         doc_ids: (B, T) int, equal within a document, whose tokens are next to each other.
@@ -86,7 +89,8 @@ def _compiled_flex() -> Callable[..., torch.Tensor]:
 
 
 def flex_document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any) -> torch.Tensor:
-    """Causal attention within documents by FlexAttention (Dong et al. 2024). It has no backward pass on a CPU.
+    """Causal attention within documents by FlexAttention (Dong et al. 2024). It has no backward pass on a
+    CPU.
 
     Args:
         q: (B, T, H, D); k, v: (B, T, Hkv, D) with H a multiple of Hkv.
@@ -108,7 +112,8 @@ def flex_document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, m
 
 
 class Bounds(NamedTuple):
-    """Where the documents of a flattened batch begin: `common.documents.document_starts`, and an upper bound of their tokens."""
+    """Where the documents of a flattened batch begin: `common.documents.document_starts`, and an upper bound
+    of their tokens."""
 
     starts: torch.Tensor
     longest: int
@@ -121,7 +126,8 @@ _KNOWS_GROUPS = "enable_gqa" in _PARAMETERS
 
 
 def varlen_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds) -> torch.Tensor:
-    """Causal attention within documents by FlashAttention's variable lengths (Dao 2023). CUDA alone, in half precision.
+    """Causal attention within documents by FlashAttention's variable lengths (Dao 2023). CUDA alone, in half
+    precision.
 
     Tokens behind the last bound would have gradients of NaN (pytorch#176793); ours end with the rows.
 

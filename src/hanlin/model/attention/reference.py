@@ -1,7 +1,9 @@
 """Causal attention behind one function; documents packed in one row never see each other.
 
-On a CPU whole rows go through `document_attention`, which multiplies only what a document may see; elsewhere, and while
-generating with a cache, through PyTorch's `scaled_dot_product_attention`. `backends` says which where, and checks it.
+On a CPU whole rows go through `document_attention`, which multiplies only what a document may see;
+elsewhere, and while
+generating with a cache, through PyTorch's `scaled_dot_product_attention`. `backends` says which where, and
+checks it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ TILE = 128  # queries multiplied at once: 64 … 128 are equally fast here, 256 
 class Tile(NamedTuple):
     """Queries `first … last-1` of the flat batch, which look at keys `start … last-1`.
 
-    `mask` (last-first, last-first) is added to the scores among the tile's own tokens; keys before it are all seen.
+    `mask` (last-first, last-first) is added to the scores among the tile's own tokens; keys before it are
+    all seen.
     """
 
     start: int
@@ -70,8 +73,9 @@ def tiles_of(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[
     return tiles
 
 
-# Of the last two batches, found again by their documents: every layer asks for the same, forward and backward, of whichever model.
-# Replaced as a whole and never changed, since a thread may be looking while another writes.
+# Of the last two batches, found again by their documents: every layer asks for the same, forward and
+# backward, of whichever model. Replaced as a whole and never changed, since a thread may be looking while
+# another writes.
 _last_tiles: tuple[tuple[torch.Tensor, torch.dtype, list[Tile]], ...] = ()
 
 
@@ -87,7 +91,8 @@ def _tiles(doc_ids: torch.Tensor, dtype: torch.dtype) -> list[Tile]:
 
 
 def _fold(x: torch.Tensor, tile: Tile, heads: int) -> torch.Tensor:
-    """A tile's rows of (N, H, D) as (Hkv, group·rows, D): the queries of one key-value head behind one another."""
+    """A tile's rows of (N, H, D) as (Hkv, group·rows, D): the queries of one key-value head behind one
+    another."""
     part = x[tile.first : tile.last]
     size = part.shape[0]
     group = x.shape[1] // heads
@@ -118,8 +123,8 @@ def _flat(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scaled queries (N, H, D), keys and values (Hkv, N, D), in float32 at least.
 
-    Tiles are of all sizes, and oneDNN would make a bfloat16 kernel for each (measured here, with documents of 60 tokens: 12.6 instead
-    of 15.4 thousand tokens a second at 1.3M parameters, 1,009 instead of 608 MB).
+    Tiles are of all sizes, and oneDNN would make a bfloat16 kernel for each (measured here, with documents
+    of 60 tokens: 12.6 instead of 15.4 thousand tokens a second at 1.3M parameters, 1,009 instead of 608 MB).
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     q_flat, k_flat, v_flat = (x.flatten(0, 1).to(wide) for x in (q, k, v))
@@ -132,9 +137,10 @@ def document_attention(
 ) -> torch.Tensor:
     """Causal attention within documents, tile by tile, without the products that a mask would throw away.
 
-    A document of n tokens costs n² / 2 products, whatever else its row holds. Probabilities are computed again in backward.
-    Measured here (two cores, forward and backward) against `scaled_dot_product_attention`: 4 rows of 512 with 8 heads of 64,
-    50 → 36 ms in one document each, 52 → 25 ms in documents of 150 tokens and a mask.
+    A document of n tokens costs n² / 2 products, whatever else its row holds. Probabilities are computed
+    again in backward. Measured here (two cores, forward and backward) against
+    `scaled_dot_product_attention`: 4 rows of 512 with 8 heads of 64, 50 → 36 ms in one document each, 52 →
+    25 ms in documents of 150 tokens and a mask.
 
     Args:
         q: (B, T, H, D); k, v: (B, T, Hkv, D) with H a multiple of Hkv. On a CPU.
@@ -218,7 +224,8 @@ def packed_mask(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> to
 
 
 def cache_mask(positions: torch.Tensor, filled: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Additive mask (B, 1, T, filled) for queries at absolute `positions` (B, T) over cached keys 0 … filled-1."""
+    """Additive mask (B, 1, T, filled) for queries at absolute `positions` (B, T) over cached keys 0 …
+    filled-1."""
     keys = torch.arange(filled, device=positions.device)
     hidden = keys[None, None, :] > positions[:, :, None]
     return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None]
@@ -238,7 +245,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     batch, heads, length, dim = q.shape
     groups = heads // k.shape[1]
     if groups > 1 and length == 1:
-        # One query token: fold the group into query rows, so that keys and values are read once and never copied.
+        # One query token: fold the group into query rows, so that keys and values are read once and never
+        # copied.
         folded = q.view(batch, k.shape[1], groups, dim)
         return F.scaled_dot_product_attention(folded, k, v, attn_mask=mask).view(batch, heads, 1, dim)
     if groups > 1:

@@ -1,4 +1,5 @@
-"""The GPT-2 family (Radford et al. 2019): learned positions, LayerNorm, GELU, biases; the baseline most projects began from."""
+"""The GPT-2 family (Radford et al. 2019): learned positions, LayerNorm, GELU, biases; the baseline most
+projects began from."""
 
 from __future__ import annotations
 

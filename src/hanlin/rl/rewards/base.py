@@ -54,10 +54,12 @@ class Reward(Tagged):
         return ""
 
     def load(self, models: Callable[[str], Path], device: Any) -> None:
-        """Open what it needs; called in every process before the first step, with the directories of stages' models by id."""
+        """Open what it needs; called in every process before the first step, with the directories of stages'
+        models by id."""
 
     def can_judge(self, record: Mapping[str, Any]) -> bool:
-        """Whether answers to this record can be scored; the others are left out, counted, before anything is computed."""
+        """Whether answers to this record can be scored; the others are left out, counted, before anything is
+        computed."""
         return True
 
     def score(self, samples: Sequence[Sample]) -> list[float]:

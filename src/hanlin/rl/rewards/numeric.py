@@ -1,6 +1,7 @@
 """Rewards that can be computed: whether an answer's final number is the right one.
 
-One parser of numbers reads both the reference and what the model said, into exact fractions: a rounding cannot earn anything,
+One parser of numbers reads both the reference and what the model said, into exact fractions: a rounding
+cannot earn anything,
 and 7.5, 15/2, 7½ and 750% are one number.
 """
 
@@ -52,8 +53,9 @@ _LONGEST = 300  # characters of a number that is worth reading
 def stated_numbers(text: str) -> list[Fraction | None]:
     """Every number a text states, in order; None for one that is there but cannot be read, as 5², √2, 1/0.
 
-    Decimals, thousands separators (1,200), fractions (15/2), mixed numbers (3又1/2, 3½), signs (-, −, 负) and percentages (12% and
-    百分之12 are 0.12) are read, in digits of any width or script. A full-width comma separates; a superscript is no digit.
+    Decimals, thousands separators (1,200), fractions (15/2), mixed numbers (3又1/2, 3½), signs (-, −, 负)
+    and percentages (12% and 百分之12 are 0.12) are read, in digits of any width or script. A full-width
+    comma separates; a superscript is no digit.
     """
     plain = "".join(map(_digit, text)).translate(_PLAIN)
     return [_value(match, plain) for match in _NUMBER.finditer(plain)]
@@ -94,7 +96,8 @@ def _value(match: re.Match[str], text: str) -> Fraction | None:
 
 
 def reference_number(answer: Any) -> Fraction | None:
-    """The number that a record's `answer` is, a JSON number or a string that holds one and nothing else; None when it is none."""
+    """The number that a record's `answer` is, a JSON number or a string that holds one and nothing else;
+    None when it is none."""
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         return None
     if isinstance(answer, float):
@@ -111,8 +114,9 @@ def reference_number(answer: Any) -> Fraction | None:
 class NumericAnswer:
     """1 when the answer after the thinking states exactly the one right number (`record["answer"]`), else 0.
 
-    Nothing is earned by several numbers, by a number that cannot be read, by a thought that is opened twice, never closed, or
-    closed without having been opened: the ways in which a model games such a reward. The same number said twice is one number.
+    Nothing is earned by several numbers, by a number that cannot be read, by a thought that is opened twice,
+    never closed, or closed without having been opened: the ways in which a model games such a reward. The
+    same number said twice is one number.
     """
 
     def can_judge(self, record: Mapping[str, Any]) -> bool:
@@ -124,8 +128,8 @@ class NumericAnswer:
 
         Args:
             text: what the model wrote, special tokens included.
-            opened: whether the prompt ended inside a block of thought; where that is not known, a block that is closed and not
-                opened is taken for the prompt's.
+            opened: whether the prompt ended inside a block of thought; where that is not known, a block that
+                is closed and not opened is taken for the prompt's.
         """
         opens, closes = text.count(THINK), text.count(END_THINK)
         if opened is None:

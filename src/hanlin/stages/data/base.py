@@ -1,4 +1,5 @@
-"""What a data source is: the section `data` of a stage, which gives records to train on and others to be judged by."""
+"""What a data source is: the section `data` of a stage, which gives records to train on and others to be
+judged by."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from hanlin.common.registry import Registry
 from hanlin.evaluation.config import EvaluationConfig
 
 Schema = Literal["messages", "preferences", "problems"]
-"""What a stage reads: conversations; pairs of a chosen and a rejected answer; conversations with a checkable `answer`."""
+"""What a stage reads: conversations; pairs of a chosen and a rejected answer; conversations with a checkable
+`answer`."""
 
 Record = Mapping[str, Any]
 
@@ -52,7 +54,8 @@ class DataSource(Tagged):
 
     Attributes:
         limit: the most records to train on, 0 for all.
-        reasoning: `drop` leaves out what the assistant thought; `required` keeps conversations that have it and no others.
+        reasoning: `drop` leaves out what the assistant thought; `required` keeps conversations that have it
+            and no others.
     """
 
     kind: str = ""
@@ -140,7 +143,8 @@ def has_reasoning(record: Record) -> bool:
 
 
 def prompt_key(record: Record) -> int:
-    """64-bit hash of the first thing that the user says in a conversation or preference pair, marks, spaces and width aside."""
+    """64-bit hash of the first thing that the user says in a conversation or preference pair, marks, spaces
+    and width aside."""
     asked = record.get("prompt", record.get("messages"))
     if not isinstance(asked, str):
         asked = next((message["content"] for message in asked or () if message["role"] == "user"), "")

@@ -1,4 +1,5 @@
-"""Records of the embedded tinyworld, which knows the right answers; training and held-out structures are disjoint by construction."""
+"""Records of the embedded tinyworld, which knows the right answers; training and held-out structures are
+disjoint by construction."""
 
 from __future__ import annotations
 
@@ -37,15 +38,17 @@ class TinyworldData(DataSource):
     """Generated records.
 
     Attributes:
-        task: `chat`, the conversations of `tinyworld.chat`; `reasoning`, word problems of one to five steps, of which `think_share`
-            show their reasoning and the others the bare answer, and half as many chats, so that nothing is forgotten; `manner`,
-            pairs of a polite and an impolite answer to open requests; `problems`, word problems with their answers.
+        task: `chat`, the conversations of `tinyworld.chat`; `reasoning`, word problems of one to five steps,
+            of which `think_share` show their reasoning and the others the bare answer, and half as many
+            chats, so that nothing is forgotten; `manner`, pairs of a polite and an impolite answer to open
+            requests; `problems`, word problems with their answers.
         examples: how many.
-        anchors: of pairs, two in three are about something that the model can do already, with the right answer on both sides:
-            there is nothing to prefer, and what remains of the loss is the likelihood of that answer, which holds the model where
-            it is. `chat` takes chats, `reasoning` as many problems besides. Open requests alone spoil the rest: measured here,
-            problems solved by thinking fell from 90 % to 37 %; and small talk rejected for a right answer spoils the answers
-            themselves (greetings 97 % → 57 %).
+        anchors: of pairs, two in three are about something that the model can do already, with the right
+            answer on both sides: there is nothing to prefer, and what remains of the loss is the likelihood
+            of that answer, which holds the model where it is. `chat` takes chats, `reasoning` as many
+            problems besides. Open requests alone spoil the rest: measured here, problems solved by thinking
+            fell from 90 % to 37 %; and small talk rejected for a right answer spoils the answers themselves
+            (greetings 97 % → 57 %).
         offset: added to the recipe's seed, so that two stages of one task read different records.
     """
 
@@ -143,8 +146,8 @@ def reasoning_conversations(seed: int, count: int, think_share: float) -> Iterat
 
 
 def _known(seed: int, with_problems: bool) -> Iterator[Any]:
-    """What a model has been taught before, but for open requests: chats, half of their stories left out, and as many problems, so
-    that it keeps thinking as often as it did."""
+    """What a model has been taught before, but for open requests: chats, half of their stories left out, and
+    as many problems, so that it keeps thinking as often as it did."""
     chats = tinyworld.chat_conversations(seed + 8, 1 << 30, "train", with_problems=with_problems)
     problems = reasoning_conversations(seed, 1 << 30, 0.5) if with_problems else iter(())
     for index, chat in enumerate(chats):
