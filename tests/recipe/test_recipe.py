@@ -106,6 +106,14 @@ def test_a_stage_that_is_none_is_refused_with_what_there_is(tmp_path, stage, sai
             [PRETRAIN, SFT | {"role": "control", "of": "sft"}],
             "sft is a control `of` 'sft', which is not a stage before",
         ),
+        (
+            [
+                PRETRAIN,
+                SFT,
+                SFT | {"id": "c", "role": "control", "of": "sft", "equal_time": True, "seeds": 2},
+            ],
+            "c is a control of equal time with 2 seeds, and sft has 1",
+        ),
         ([PRETRAIN, SFT | {"of": "pretrain"}], "`of` and `equal_time` are for stages with role: control"),
         ([PRETRAIN, SFT | {"equal_time": True}], "`of` and `equal_time` are for stages with role: control"),
         (
@@ -246,6 +254,10 @@ def test_a_flag_for_a_stage_that_there_is_not_names_the_settings_of_those_there_
     said = refused(file, extra={"sft": {"data": {"files": ("x",)}}})
     assert "--sft: the recipe mine has no stage called sft" in said
     assert "sft-short.data.files=[FILES], sft-long.data.files=[FILES]" in said
+    left_out = refused(
+        write(tmp_path, PRETRAIN, SFT), ("sft=null",), extra={"sft": {"data": {"files": ("x",)}}}
+    )
+    assert "no stage called sft" in left_out
 
 
 def test_a_setting_behind_a_flag_that_takes_files_is_known_by_any_stage_s_id():

@@ -362,7 +362,7 @@ def load_recipe(
 def _require_section(section: str, values: Mapping[str, Any], path: Path) -> None:
     """Refuse a flag for a stage that the recipe does not have, and name the settings of those that it has."""
     order = values[patch.STAGES]
-    if section in RESERVED or section in order:
+    if section in RESERVED or values.get(section) is not None:
         return
     reading = [name for name in order if (values.get(name) or {}).get("data")]
     raise HanlinError(
