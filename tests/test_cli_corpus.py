@@ -138,13 +138,15 @@ def test_a_build_says_where_its_page_is(
             "--json",
         )
     )
-    assert found["report"] == str(tmp_path / "d" / "report.html") and found["seconds"]["strip"] >= 0
+    assert (
+        found["report"] == str(tmp_path / "d" / "report.html") and found["seconds"]["remove_boilerplate"] >= 0
+    )
 
 
 def test_stats(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "stats", built / "a")
     assert "exact_duplicate" in text and "too_short" in text and "2,700" in text
-    assert "clean" in text and "seal" in text and "sketch" in text  # seconds by phase and by step
+    assert "clean" in text and "finalize" in text and "sketch" in text  # seconds by phase and by step
     found = json.loads(printed(capsys, "stats", built / "a", "--json"))
     assert (
         found["rules"]["too_short"] == {"count": 1, "characters": 1, "bytes": 3}

@@ -109,10 +109,10 @@ def tokenizer_encode(tokenizer: Path, text: str | None = None, /, *, json: Flag 
     """
     from hanlin.tokenizer.show import piece_text
 
-    words = open_tokenizer(tokenizer)
-    ids = words.encode(sys.stdin.read() if text is None else text)
-    pieces = [words.decode([token]) for token in ids]
-    shown = [piece_text(words.decode_bytes([token])) for token in ids]
+    opened = open_tokenizer(tokenizer)
+    ids = opened.encode(sys.stdin.read() if text is None else text)
+    pieces = [opened.decode([token]) for token in ids]
+    shown = [piece_text(opened.decode_bytes([token])) for token in ids]
     show(
         {"ids": ids, "tokens": pieces},
         json,

@@ -334,9 +334,9 @@ def _line(values: dict[float, float]) -> Callable[[np.ndarray], np.ndarray]:
     slope = (y[-1] - y[0]) / (x[-1] - x[0])
 
     def at(n: np.ndarray) -> np.ndarray:
-        place = np.log(n)
-        outside = np.minimum(place - x[0], 0.0) + np.maximum(place - x[-1], 0.0)
-        return np.exp(np.interp(place, x, y) + slope * outside)
+        log_n = np.log(n)
+        outside = np.minimum(log_n - x[0], 0.0) + np.maximum(log_n - x[-1], 0.0)
+        return np.exp(np.interp(log_n, x, y) + slope * outside)
 
     return at
 

@@ -102,11 +102,11 @@ class Trial:
         }
 
 
-def heldout_documents(place: Mapping[str, Any]) -> list[dict[str, Any]]:
+def heldout_documents(heldout: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The held-out part of a corpus (`corpus`), or the documents of files (`files`)."""
-    if place.get("corpus"):
-        return [dict(document) for document in read_corpus(Path(place["corpus"]), "heldout")]
-    return [dict(document) for document in read_documents([Path(file) for file in place["files"]])]
+    if heldout.get("corpus"):
+        return [dict(document) for document in read_corpus(Path(heldout["corpus"]), "heldout")]
+    return [dict(document) for document in read_documents([Path(file) for file in heldout["files"]])]
 
 
 # ------------------------------------------------------------------ the kinds of trials

@@ -166,9 +166,9 @@ class _RandomRows(BatchSource):
         ids = torch.randint(0, self.vocab_size, size, generator=generator)
         begins = torch.rand(size, generator=generator) < 1 / _DOCUMENT
         begins[:, 0] = True
-        places = torch.arange(self.spec.seq_len).expand(size)
-        first = torch.where(begins, places, 0).cummax(1).values
-        return Batch(ids, ids.roll(-1, 1), places - first, begins.cumsum(1), [])
+        positions = torch.arange(self.spec.seq_len).expand(size)
+        first = torch.where(begins, positions, 0).cummax(1).values
+        return Batch(ids, ids.roll(-1, 1), positions - first, begins.cumsum(1), [])
 
 
 class _Times:

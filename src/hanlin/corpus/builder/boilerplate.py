@@ -64,25 +64,25 @@ def line_keys(
     texts: Sequence[str], sources: Sequence[str], config: BoilerplateConfig
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """The lines of these documents that could be boilerplate, which those in code fences could not: keys of
-    source and of the line's comparison key (L,) uint64, places of their documents (L,) uint32, and their
+    source and of the line's comparison key (L,) uint64, indices of their documents (L,) uint32, and their
     numbers there from 0."""
-    places: list[int] = []
+    owners: list[int] = []
     numbers: list[int] = []
     lines: list[str] = []
-    for place, text in enumerate(texts):
+    for owner, text in enumerate(texts):
         split = text.split("\n")
         fenced = fenced_lines(split) if "```" in text else ()
         for number, line in enumerate(split):
             if config.min_chars <= len(line.strip()) <= config.max_chars and number not in fenced:
-                places.append(place)
+                owners.append(owner)
                 numbers.append(number)
                 lines.append(line)
     names = list(dict.fromkeys(sources))
     salts = dict(zip(names, digests(batch_of(names))[:, 1], strict=True))
     keys = digests(comparison_keys(lines))[:, 0] ^ np.array(
-        [salts[sources[place]] for place in places], np.uint64
+        [salts[sources[owner]] for owner in owners], np.uint64
     )
-    return keys, np.array(places, np.uint32), numbers
+    return keys, np.array(owners, np.uint32), numbers
 
 
 class LineCounter:
@@ -104,8 +104,8 @@ class LineCounter:
 
     def add(self, texts: Sequence[str], sources: Sequence[str]) -> None:
         """Count the lines of a batch of documents."""
-        keys, places, _ = line_keys(texts, sources, self.config)
-        self._writer.add(keys, places + np.uint32(self.documents))
+        keys, owners, _ = line_keys(texts, sources, self.config)
+        self._writer.add(keys, owners + np.uint32(self.documents))
         self.documents += len(texts)
 
     def __exit__(self, kind, error, trace) -> None:
@@ -148,18 +148,18 @@ class Boilerplate:
         result = list(texts)
         if not len(self._keys):
             return result
-        keys, places, numbers = line_keys(texts, sources, self.config)
+        keys, owners, numbers = line_keys(texts, sources, self.config)
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         common: dict[int, dict[int, int]] = {}
         for index in np.flatnonzero(self._keys[at] == keys).tolist():
-            common.setdefault(int(places[index]), {})[numbers[index]] = int(self._documents[at[index]])
-        for place, gone in common.items():
-            lines = texts[place].split("\n")
-            if sum(len(lines[number]) for number in gone) > self.config.max_share * len(texts[place]):
+            common.setdefault(int(owners[index]), {})[numbers[index]] = int(self._documents[at[index]])
+        for owner, gone in common.items():
+            lines = texts[owner].split("\n")
+            if sum(len(lines[number]) for number in gone) > self.config.max_share * len(texts[owner]):
                 continue
-            result[place] = collapse(
+            result[owner] = collapse(
                 "\n".join(line for number, line in enumerate(lines) if number not in gone)
             )
             for number, documents in gone.items():
-                self.lines.add(RULE, lines[number], source=sources[place], documents=documents)
+                self.lines.add(RULE, lines[number], source=sources[owner], documents=documents)
         return result

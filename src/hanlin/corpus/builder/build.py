@@ -33,7 +33,7 @@ from hanlin.corpus.builder.job import CorpusConfig, shards
 from hanlin.corpus.builder.remove_boilerplate import BoilerplateRemoval
 from hanlin.corpus.builder.tasks import Phase, run_phases
 from hanlin.corpus.builder.tasks import Progress as Tell
-from hanlin.corpus.builder.writer import Output, gather, sizes_of
+from hanlin.corpus.builder.writer import Output, add_up_stats, sizes_of
 from hanlin.corpus.dedup.decontamination import Benchmarks
 from hanlin.corpus.dedup.search import LEAST_MEMORY, DuplicateSearch
 from hanlin.corpus.filters.rule_names import rule_name
@@ -393,7 +393,7 @@ class CorpusJob:
 
     def _check(self) -> None:
         """Refuse a corpus of which nothing is left, before more is done with it."""
-        stats, reasons, quarantined, _ = gather(self._cleaned)
+        stats, reasons, quarantined, _ = add_up_stats(self._cleaned)
         if sum(size[0] for size in stats.kept.values()):
             return
         self.fruitless = True

@@ -212,7 +212,7 @@ class Step:
         from datatrove.utils.stats import Stats
 
         self.name, self.type = phase.name, "hanlin corpus"
-        self.phase, self.logs, self.place, self.builder = phase, logs, os.getcwd(), os.getpid()
+        self.phase, self.logs, self.directory, self.builder = phase, logs, os.getcwd(), os.getpid()
         self.quiet, self.stats = quiet, Stats(repr(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -245,7 +245,7 @@ class Step:
     def _work(self, rank: int, world_size: int) -> None:
         began, here = time.monotonic(), os.getcwd()
         try:
-            os.chdir(self.place)
+            os.chdir(self.directory)
             self.phase(None, rank, world_size)
             self._tell(rank, seconds=time.monotonic() - began)
         except HanlinError as error:

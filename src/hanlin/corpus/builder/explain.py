@@ -227,14 +227,14 @@ def find(path: Path, text: str, limit: int = SHOWN) -> list[dict[str, Any]]:
     found = []
     for part in ("documents", "heldout"):
         for document in read_corpus(path, part):
-            place = document["text"].find(text)
-            if place >= 0:
-                begin = max(place - 60, 0)
+            position = document["text"].find(text)
+            if position >= 0:
+                begin = max(position - 60, 0)
                 found.append(
                     {
                         "part": part,
                         "source": document.get("source", ""),
-                        "text": document["text"][begin : place + len(text) + 60],
+                        "text": document["text"][begin : position + len(text) + 60],
                     }
                 )
                 if len(found) == limit:

@@ -43,7 +43,7 @@ TEXTS, ENDS, OWNERS, SKETCH, STATS, QUARANTINE, TIMES = (
     "quarantine.jsonl",
     "times.json",
 )
-KINDS = "kinds.npy"  # one byte a document: place of its main script in SCRIPTS, and CHANGED
+KINDS = "kinds.npy"  # one byte a document: index of its main script in SCRIPTS, and CHANGED
 CHANGED = 0x80
 
 
@@ -298,7 +298,7 @@ class ShardReader:
     """Reads what `IngestTask` left of one shard.
 
     Attributes:
-        sources: names; `owners` holds their places, one a document.
+        sources: names; `owners` holds their indices, one a document.
         ends: where each document's text ends in the file of texts, (N,) uint64.
     """
 
@@ -371,9 +371,9 @@ class ShardSet:
 
     def source(self, number: int) -> str:
         """A document's source."""
-        place = int(np.searchsorted(self.firsts, number, "right")) - 1
-        shard = self.shards[place]
-        return shard.sources[int(shard.owners[number - int(self.firsts[place])])]
+        index = int(np.searchsorted(self.firsts, number, "right")) - 1
+        shard = self.shards[index]
+        return shard.sources[int(shard.owners[number - int(self.firsts[index])])]
 
 
 def _position(text: str) -> float:

@@ -109,24 +109,24 @@ class _BoilerplateRemover:
         """Those of the batch that stay; `kinds` (N,) uint8 is the shard's."""
         stripped = self._boilerplate(texts, sources)
         touched = [
-            place
-            for place, (before, after) in enumerate(zip(texts, stripped, strict=True))
+            index
+            for index, (before, after) in enumerate(zip(texts, stripped, strict=True))
             if before != after
         ]
         cleaned, found = self._cleaner.with_scripts(
-            [{"text": stripped[place], "source": sources[place]} for place in touched]
+            [{"text": stripped[index], "source": sources[index]} for index in touched]
         )
-        dropped = {place for place, document in zip(touched, cleaned, strict=True) if document is None}
+        dropped = {index for index, document in zip(touched, cleaned, strict=True) if document is None}
         scripts = dict(zip(touched, found, strict=True))
         kept = []
-        for place, (text, kind) in enumerate(zip(stripped, kinds.tolist(), strict=True)):
+        for index, (text, kind) in enumerate(zip(stripped, kinds.tolist(), strict=True)):
             known = bool(kind & CHANGED)
-            if place in dropped:
+            if index in dropped:
                 self._stats.changed.count -= known
                 continue
-            before = texts[place] if place in scripts and not known else ""
-            script = scripts.get(place) or SCRIPTS[kind & ~CHANGED]
-            kept.append(KeptDocument(text, sources[place], script, known or place in scripts, before))
+            before = texts[index] if index in scripts and not known else ""
+            script = scripts.get(index) or SCRIPTS[kind & ~CHANGED]
+            kept.append(KeptDocument(text, sources[index], script, known or index in scripts, before))
         return kept
 
 

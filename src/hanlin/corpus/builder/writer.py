@@ -77,8 +77,8 @@ class Output:
         self._name_twins([note for samples in drops.samples.values() for note in samples.notes()])
         sizes, ranks = reader.sizes, self._ranks(reader)
         kept, lowest = {}, {}
-        for place, source in enumerate(reader.sources):
-            members = np.flatnonzero(stays & (reader.owners == place))
+        for index, source in enumerate(reader.sources):
+            members = np.flatnonzero(stays & (reader.owners == index))
             kept[source] = [len(members), int(sizes[members].sum())]
             lowest[source] = np.sort(ranks[members])[: self.config.heldout_max].tolist()
         np.save(folder / STAYS, stays)
@@ -255,7 +255,7 @@ class Output:
                 _copy(path / QUARANTINE, out)
         if clusters is not None:
             shutil.copyfile(clusters / "clusters.jsonl.zst", folder / "clusters.jsonl.zst")
-        stats, reasons, quarantined, seconds = gather(self.shards)
+        stats, reasons, quarantined, seconds = add_up_stats(self.shards)
         for selection in self._selections:
             stats.drops.merge(selection["drops"])
         sizes: dict[str, dict[str, list[int]]] = {"documents": {}, "heldout": {}}
@@ -287,7 +287,7 @@ def duplicates_of(duplicates: Path | None, shards: tuple[Path, ...], task: int) 
     return np.array(found[begin:end]), first
 
 
-def gather(folders: tuple[Path, ...]) -> tuple[CorpusStats, dict[str, int], int, dict[str, float]]:
+def add_up_stats(folders: tuple[Path, ...]) -> tuple[CorpusStats, dict[str, int], int, dict[str, float]]:
     """The stats of all shards added up, why records were quarantined, how many, and seconds per block of the
     first phase."""
     stats, reasons, quarantined, seconds = CorpusStats(), {}, 0, {}

@@ -229,12 +229,12 @@ class DuplicateSearch:
             1."""
             if not len(pairs):
                 return np.zeros(len(documents), bool), documents, np.ones(len(documents), np.float32)
-            place = np.minimum(np.searchsorted(pairs, documents << _HALF), len(pairs) - 1)
-            went = pairs[place] >> _HALF == documents
+            at = np.minimum(np.searchsorted(pairs, documents << _HALF), len(pairs) - 1)
+            went = pairs[at] >> _HALF == documents
             return (
                 went,
-                np.where(went, pairs[place] & _LOW, documents),
-                np.where(went, values[place], np.float32(1)),
+                np.where(went, pairs[at] & _LOW, documents),
+                np.where(went, values[at], np.float32(1)),
             )
 
         temporary = near.parent / ".duplicates"
@@ -294,11 +294,11 @@ class _Decisions:
         self, blocks: Iterable[np.ndarray], stays: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block in blocks:
-            place, found, similarity = self._verifier.decide(block, 0, stays)
+            position, found, similarity = self._verifier.decide(block, 0, stays)
             yield found, similarity
-            while place < len(block):
-                self._load(block[place : place + self._stretch], stays)
-                place, found, similarity = self._verifier.decide(block, place, stays)
+            while position < len(block):
+                self._load(block[position : position + self._stretch], stays)
+                position, found, similarity = self._verifier.decide(block, position, stays)
                 yield found, similarity
 
     def _load(self, pairs: np.ndarray, stays: np.ndarray) -> None:

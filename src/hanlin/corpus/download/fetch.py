@@ -106,7 +106,9 @@ def plan_fetch(
         for part, file in zip(parts, missing, strict=True)
         if part.is_file()
     )
-    free = shutil.disk_usage(next(place for place in (out, *out.absolute().parents) if place.exists())).free
+    free = shutil.disk_usage(
+        next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    ).free
     plan = Plan(data, hub, repository, out, missing, kept, received, free)
     if missing and plan.total + _SPARE > free:
         raise HanlinError(
@@ -138,18 +140,18 @@ def plan_anywhere(
     """
     names = sources(data.huggingface, data.modelscope)
     errors: dict[str, Unreachable] = {}
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         hub = open_(name, data.huggingface, data.modelscope)
         attempts, timeout = hub.web.attempts, hub.web.timeout
-        if place + 1 < len(names):  # there is another one: no use waiting long
+        if index + 1 < len(names):  # there is another one: no use waiting long
             hub.web.attempts, hub.web.timeout = 1, _QUICK
         try:
             plan = plan_fetch(data, hub, out, patterns)
         except Unreachable as error:
             errors[name] = error
-            if place + 1 < len(names):
+            if index + 1 < len(names):
                 say(
-                    tr("{host} cannot be reached; trying {names}.", host=hub.web.host, names=names[place + 1])
+                    tr("{host} cannot be reached; trying {names}.", host=hub.web.host, names=names[index + 1])
                 )
             continue
         hub.web.attempts, hub.web.timeout = attempts, timeout

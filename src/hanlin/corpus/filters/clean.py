@@ -79,34 +79,34 @@ class Cleaner:
             texts = [text if rule else self._simplify(text) for text, rule in zip(texts, broken, strict=True)]
         if self.config.drop_lines:
             self._drop_lines(texts, batch, broken)
-        kept = [place for place, rule in enumerate(broken) if not rule]
+        kept = [index for index, rule in enumerate(broken) if not rule]
         if kept:
-            judged = [texts[place] for place in kept]
+            judged = [texts[index] for index in kept]
             signals = measure([*map(outside_code, judged)] if self.config.ignore_code else judged)
-            for place, number, script in zip(
+            for index, number, script in zip(
                 kept, verdicts(signals, self.config).tolist(), main_scripts(signals), strict=True
             ):
-                broken[place] = RULES[number].name if number >= 0 else ""
-                scripts[place] = script
+                broken[index] = RULES[number].name if number >= 0 else ""
+                scripts[index] = script
         scores = self._score(texts, broken) if self._scorer else {}
         return [
-            self._result(document, texts[place], broken[place], scores.get(place))
-            for place, document in enumerate(batch)
+            self._result(document, texts[index], broken[index], scores.get(index))
+            for index, document in enumerate(batch)
         ], scripts
 
     def _score(self, texts: list[str], broken: list[str]) -> dict[int, float]:
-        """Break the rule where the trained score is too low; those scores by place. A text too short to have
+        """Break the rule where the trained score is too low; those scores by index. A text too short to have
         one is kept."""
         assert self._scorer
-        kept = [place for place, rule in enumerate(broken) if not rule]
-        scores = self._scorer([texts[place] for place in kept])
+        kept = [index for index, rule in enumerate(broken) if not rule]
+        scores = self._scorer([texts[index] for index in kept])
         low = {
-            place: round(score, 4)
-            for place, score in zip(kept, scores.tolist(), strict=True)
+            index: round(score, 4)
+            for index, score in zip(kept, scores.tolist(), strict=True)
             if score < self.config.min_score
         }
-        for place in low:
-            broken[place] = SCORE_RULE
+        for index in low:
+            broken[index] = SCORE_RULE
         return low
 
     def _result(self, document: Document, text: str, rule: str, score: float | None) -> Document | None:
@@ -118,30 +118,30 @@ class Cleaner:
         kept["text"] = text.replace("\ufffd", "") if self.config.normalize else text
         return kept
 
-    def _break(self, broken: list[str], place: int, rule: str) -> None:
+    def _break(self, broken: list[str], index: int, rule: str) -> None:
         if rule not in self.config.disabled:
-            broken[place] = rule
+            broken[index] = rule
 
     def _normalize(self, texts: list[str], broken: list[str]) -> None:
         reasons = needs_normalization(texts)
-        for place in np.flatnonzero(reasons).tolist():
-            size = len(texts[place])
-            texts[place], lost = repair_and_normalize(texts[place], int(reasons[place]))
+        for index in np.flatnonzero(reasons).tolist():
+            size = len(texts[index])
+            texts[index], lost = repair_and_normalize(texts[index], int(reasons[index]))
             if lost > self.config.max_mojibake_share * size:
-                self._break(broken, place, "mojibake")
+                self._break(broken, index, "mojibake")
 
     def _drop_lines(self, texts: list[str], batch: Sequence[Document], broken: list[str]) -> None:
         """Take suspicious lines out of texts where a closer look confirms the suspicion."""
         documents, numbers, groups = with_core(self._suspicious.find, texts)
         bounds = np.searchsorted(documents, np.arange(len(texts) + 1))
-        for place in np.unique(documents).tolist():
-            if broken[place]:
+        for index in np.unique(documents).tolist():
+            if broken[index]:
                 continue
-            members = slice(bounds[place], bounds[place + 1])
+            members = slice(bounds[index], bounds[index + 1])
             suspects = dict(zip(numbers[members].tolist(), groups[members].tolist(), strict=True))
-            texts[place], rule = self._without_lines(texts[place], suspects, batch[place].get("source", ""))
+            texts[index], rule = self._without_lines(texts[index], suspects, batch[index].get("source", ""))
             if rule:
-                self._break(broken, place, rule)
+                self._break(broken, index, rule)
 
     def _without_lines(self, text: str, suspects: dict[int, int], source: str) -> tuple[str, str]:
         """The text without its promotional lines and page furniture, and the rule that drops it for them, if

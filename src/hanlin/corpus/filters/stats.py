@@ -192,5 +192,5 @@ def add_size(sizes: dict[str, Size], source: str, size: Size) -> None:
 
 
 def _add(to: Size, size: Iterable[int]) -> None:
-    for place, value in enumerate(size):
-        to[place] += value
+    for index, value in enumerate(size):
+        to[index] += value

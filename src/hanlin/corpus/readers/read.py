@@ -208,20 +208,22 @@ def damaged_inputs(paths: Paths, skip: str = "", limits: ReadLimits = DEFAULT_LI
 
 def _look_into(path: Path, kind: Kind, text_key: str, limits: ReadLimits, *, alone: bool) -> None:
     quarantine = Quarantine()
-    place = next(iter(_within([path], quarantine, limits)), path)
-    if place is not path:
+    source = next(iter(_within([path], quarantine, limits)), path)
+    if source is not path:
         with contextlib.suppress(Unusable):  # costs itself alone
-            _first_records(place, kind, text_key, limits, quarantine)
+            _first_records(source, kind, text_key, limits, quarantine)
         return
     if not _first_records(path, kind, text_key, limits, quarantine) and not quarantine.count and alone:
         raise HanlinError("{path} is empty.", path=path)
 
 
 def _first_records(
-    place: Path | Member, kind: Kind, text_key: str, limits: ReadLimits, quarantine: Quarantine
+    source: Path | Member, kind: Kind, text_key: str, limits: ReadLimits, quarantine: Quarantine
 ) -> int:
-    found = records(place, kind, quarantine, limits, text_key=text_key)
-    return sum(1 for _ in itertools.islice(_convert(place, found, kind, quarantine, "file", text_key), _LOOK))
+    found = records(source, kind, quarantine, limits, text_key=text_key)
+    return sum(
+        1 for _ in itertools.islice(_convert(source, found, kind, quarantine, "file", text_key), _LOOK)
+    )
 
 
 def _all_bad(errors: list[HanlinError], skip: str) -> HanlinError:

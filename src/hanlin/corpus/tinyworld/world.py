@@ -265,9 +265,9 @@ class _Planner:
                 options.append((1.2, ("together", who, draw.pick(beside))))
             if beside and not self.shared and state.place[who] not in _NOT_FOR_FUN:
                 options.append((1.5 * weight, ("share", who, draw.pick(beside))))
-        self.settle(draw.weighted(options))
+        self.add_choice(draw.weighted(options))
 
-    def settle(self, choice: tuple[Any, ...]) -> None:
+    def add_choice(self, choice: tuple[Any, ...]) -> None:
         """Fill in what an option leaves open, then add it."""
         draw, state, verb, who = self.draw, self.state, choice[0], choice[1]
         if verb in ("go", "together"):
