@@ -564,7 +564,7 @@ def test_a_report_of_format_1_reads_as_one_of_today(tmp_path):
     old = {"format": 1, "recipe": "demo", "seed": 1, "machine": "m", "seconds": 5.0, "peak_rss_mb": 1.0}
     (tmp_path / "report.json").write_text(json.dumps(old | {"model": "model", "stages": stages}))
     report = read_report(tmp_path / "report.json")
-    shown = [(s["id"], s["kind"], s.get("target"), sorted(s["metrics"])) for s in report["stages"]]
+    shown = [(s["id"], s["kind"], s.get("target") or None, sorted(s["metrics"])) for s in report["stages"]]
     assert shown == [
         ("corpus", "corpus", "cleaning/recall", ["cleaning/recall"]),
         (
