@@ -4,8 +4,8 @@ per CPU second.
     python benchmarks/adversarial.py [FILE…] [--tokenizer DIR] [--megabytes 10] [--rounds 3]
 
 Ordinary text comes from the files, or without any from the demo's world; the vocabulary is a tokenizer
-directory, or one of 32k learnt
-from that text here. Exits 1 where a bad case is encoded at less than a third of the speed of ordinary text.
+directory, or one of 32k learnt from that text here. Exits 1 where a bad case is encoded at less than a third
+of the speed of ordinary text.
 """
 
 from __future__ import annotations

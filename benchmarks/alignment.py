@@ -1,10 +1,10 @@
-"""What alignment costs: bytes per token on held-out text of aligned and of plain vocabularies, trained on
-the same documents.
+"""What alignment costs: bytes per token on held-out text of aligned and of plain vocabularies, trained on the
+same documents.
 
     python benchmarks/alignment.py FILE… [--sizes 8192 32768 50000] [--train 100] [--heldout 20]
 
-The held-out documents are spread evenly over all files. Exits 1 where an aligned vocabulary spends over
-LIMIT more tokens than a plain one.
+The held-out documents are spread evenly over all files. Exits 1 where an aligned vocabulary spends over LIMIT
+more tokens than a plain one.
 """
 
 from __future__ import annotations

@@ -4,16 +4,12 @@ sources.
     python benchmarks/cleaning.py [--data ../shared/data/pretrain_zh] [--sample 300] [--show]
 
 Labels and how they were given: benchmarks/results/zh-web-labels.jsonl, docs/en/data.md "How zh-web is
-judged". Positive means dropped.
-Then false drops on larger samples of the clean sources, where every document counts as good unless it is
-labelled otherwise.
-CLEAN are the sources that the manifest of the data calls clean (law, news, books, articles, abstracts) and
-four of edited literature about
-which it notes no dirt (classical, literature_essays, poetry, tcm_books). Not among them: the four from the
-web, medical_qa (noisy by the
-manifest), debian_docs (half translated, rests of markup), code_python and en_articles (mostly not Chinese).
-Exits 1 where more than LIMIT of
-the clean documents, in either measure, are dropped.
+judged". Positive means dropped. Then false drops on larger samples of the clean sources, where every document
+counts as good unless it is labelled otherwise. CLEAN are the sources that the manifest of the data calls
+clean (law, news, books, articles, abstracts) and four of edited literature about which it notes no dirt
+(classical, literature_essays, poetry, tcm_books). Not among them: the four from the web, medical_qa (noisy by
+the manifest), debian_docs (half translated, rests of markup), code_python and en_articles (mostly not
+Chinese). Exits 1 where more than LIMIT of the clean documents, in either measure, are dropped.
 """
 
 from __future__ import annotations

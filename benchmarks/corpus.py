@@ -3,12 +3,9 @@
     python benchmarks/corpus.py FILE… [--megabytes 120] [--rounds 3]
 
 Every run is a process of its own, rounds are interleaved, medians are printed. The text is an equal share of
-each file, packed as jsonl.zst.
-`rules` measures every signal and applies every rule to texts in memory; `clean` reads the jsonl.zst,
-normalises, cleans and writes a
-jsonl.zst; `build` is the whole `hanlin corpus build` (duplicates, shuffle, accounts) and has no target.
-Exits 1 below TARGETS, or
-above MOST_MEMORY.
+each file, packed as jsonl.zst. `rules` measures every signal and applies every rule to texts in memory;
+`clean` reads the jsonl.zst, normalises, cleans and writes a jsonl.zst; `build` is the whole `hanlin corpus
+build` (duplicates, shuffle, accounts) and has no target. Exits 1 below TARGETS, or above MOST_MEMORY.
 """
 
 from __future__ import annotations

@@ -4,13 +4,10 @@ stay, and peak memory.
     python benchmarks/dedup.py FILE… [--megabytes 10] [--rounds 3]
 
 Every run is a process of its own with one thread, rounds are interleaved. Peers, at 14 bands of 8 rows over
-character 5-grams: `rensa`
-(its bulk interface, the fastest of those that make whole signatures) and `datatrove` (its four stages, with
-characters for words, which
-spares it the segmentation of Chinese). Both take every pair that shares a band for duplicates; ours verifies
-each, and compares
-comparison keys. Then the share of injected near duplicates that is found, by similarity, beside theory.
-Exits 1 below TARGETS.
+character 5-grams: `rensa` (its bulk interface, the fastest of those that make whole signatures) and
+`datatrove` (its four stages, with characters for words, which spares it the segmentation of Chinese). Both
+take every pair that shares a band for duplicates; ours verifies each, and compares comparison keys. Then the
+share of injected near duplicates that is found, by similarity, beside theory. Exits 1 below TARGETS.
 """
 
 from __future__ import annotations

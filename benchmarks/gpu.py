@@ -1,27 +1,24 @@
 """Training on one accelerator: speed beside peers, memory, the seed's headline, a 26M model from text to
 talk.
 
-    python benchmarks/gpu.py --data FILES… [--sft FILE] [--parts speed,attention,memory,headline,zh26m]
-    [--minutes 9] [--out FOLDER] python benchmarks/gpu.py --dry-run          every path in small, on a CPU;
-    nothing is judged
+    python benchmarks/gpu.py --data FILES… [--sft FILE] [--parts speed,attention,memory,headline,zh26m] [--minutes 9] [--out FOLDER]
+    python benchmarks/gpu.py --dry-run          every path in small, on a CPU; nothing is judged
 
-Every part runs alone, within `--minutes`, and leaves `PART.json` and `PART.log` in the folder, with
-hardware, versions and commit.
+Every part runs alone, within `--minutes`, and leaves `PART.json` and `PART.log` in the folder, with hardware,
+versions and commit.
 
-  speed      bfloat16, 14x640 and 12x768 at lengths 1024 and 2048: Hanlin's real loop (AdamW, eager and
-  compiled; compiled with Muon,
-             and with documents kept apart) beside a GPT-2 block as nanoGPT trains it (fused AdamW, loss
-             compiled with the model) and transformers' Llama; each in a process of its own, interleaved,
-             medians. MFU is against bfloat16 products of 8192² in the same rounds. Vocabulary 50,304 for
-             all: the seed's 50,257 rounded up to a multiple of 64, as nanoGPT does.
+  speed      bfloat16, 14x640 and 12x768 at lengths 1024 and 2048: Hanlin's real loop (AdamW, eager and compiled; compiled with Muon,
+             and with documents kept apart) beside a GPT-2 block as nanoGPT trains it (fused AdamW, loss compiled with the model) and
+             transformers' Llama; each in a process of its own, interleaved, medians. MFU is against bfloat16 products of 8192² in the same rounds.
+             Vocabulary 50,304 for all: the seed's 50,257 rounded up to a multiple of 64, as nanoGPT does.
   attention  the ways to keep packed documents apart: right or not, and how fast.
   memory     2,000 steps of 14x640 at length 2048 from a token dataset: memory flat, no step skipped, no NaN.
-  headline   14x640 by the seed's recipe for `--seconds`, then by ours for a third of them: held-out bits per
-  byte. zh26m      `hanlin run zh-26m`: corpus, tokenizer, pretraining, SFT, samples.
+  headline   14x640 by the seed's recipe for `--seconds`, then by ours for a third of them: held-out bits per byte.
+  zh26m      `hanlin run zh-26m`: corpus, tokenizer, pretraining, SFT, samples.
 
-Where nothing can be downloaded: bring wheels of what the message names as missing,
-`pip install --no-build-isolation --no-deps .`, and run
-this file, not `make`, one part at a time where a command may take ten minutes. A log is written line by line.
+Where nothing can be downloaded: bring wheels of what the message names as missing, `pip install
+--no-build-isolation --no-deps .`, and run this file, not `make`, one part at a time where a command may take
+ten minutes. A log is written line by line.
 """
 
 from __future__ import annotations

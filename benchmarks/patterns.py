@@ -1,23 +1,18 @@
 """Split patterns and token lengths, judged by the bits per byte of a small model at equal compute.
 
-    python benchmarks/patterns.py FILE… --work FOLDER [--variants qwen2 llama3] [--steps 240] [--seeds 2]
-    [--out RESULTS.json]
+    python benchmarks/patterns.py FILE… --work FOLDER [--variants qwen2 llama3] [--steps 240] [--seeds 2] [--out RESULTS.json]
 
-Every variant (a split pattern that llama.cpp knows, or a limit on the characters of a token) gets a
-tokenizer of the same vocabulary from
-the same text, and on it the same model is trained: same shape, same first weights, same steps of as many
-tokens, the same chunks of text in
-the same order. A tokenizer with longer tokens therefore reads further in that text; how far is reported.
-Judged is held-out text that is
-the same for all: bits of every token and of the end, over all bytes.
+Every variant (a split pattern that llama.cpp knows, or a limit on the characters of a token) gets a tokenizer
+of the same vocabulary from the same text, and on it the same model is trained: same shape, same first
+weights, same steps of as many tokens, the same chunks of text in the same order. A tokenizer with longer
+tokens therefore reads further in that text; how far is reported. Judged is held-out text that is the same for
+all: bits of every token and of the end, over all bytes.
 
 A variant differs from the default when 0 lies outside the interval of the difference, which is made of two
-parts: that over documents (a
-bootstrap of the differences per document, both models reading the same ones, over the same seeds) and that
-over runs (what is left when each
-variant's and each seed's mean is taken out of the variants that have every seed, all of them together, as
-Student's interval). `mostly Han`
-are the documents whose letters are Han by more than half.
+parts: that over documents (a bootstrap of the differences per document, both models reading the same ones,
+over the same seeds) and that over runs (what is left when each variant's and each seed's mean is taken out of
+the variants that have every seed, all of them together, as Student's interval). `mostly Han` are the
+documents whose letters are Han by more than half.
 
 Each run is appended to `FOLDER/runs.jsonl` when it ends; the same command goes on with those that are
 missing. Needs `pip install regex scipy`.

@@ -4,9 +4,8 @@ memory or 20 % of time.
     python benchmarks/plan.py [--only demo] [--steps 40]
 
 For each recipe the plan is made first, as `hanlin plan` makes it (a measurement of 20 steps), and by the
-trace alone (no step is run); then the
-run itself, in a process of its own. The machine should be quiet: the time of a step is that of the machine's
-other work too.
+trace alone (no step is run); then the run itself, in a process of its own. The machine should be quiet: the
+time of a step is that of the machine's other work too.
 """
 
 from __future__ import annotations

@@ -4,34 +4,24 @@ wall-clock seconds.
     python benchmarks/recipes.py FILES… [--seconds 300] [--seeds 3] [--jobs 2] [--out recipes.json]
 
 All read the same tokens (one tokenizer, trained on the training part) and are judged on the same held-out
-documents: bits per
-byte of windows of 256 tokens, each alone in its row, their first token given. Schedules follow the clock, so
-each recipe
-ends decayed when its seconds are over. `--jobs` runs share the machine, each with its share of the cores;
-their order is
-shuffled so that no recipe has the quiet hours.
+documents: bits per byte of windows of 256 tokens, each alone in its row, their first token given. Schedules
+follow the clock, so each recipe ends decayed when its seconds are over. `--jobs` runs share the machine, each
+with its share of the cores; their order is shuffled so that no recipe has the quiet hours.
 
 Recipes, each rebuilt here from its published settings, at a batch of 4,096 tokens as Hanlin's:
-  hanlin     its default: qwen3 family, zero init of residual projections, documents packed with masks, Muon
-  + AdamW groups, WSD,
+  hanlin     its default: qwen3 family, zero init of residual projections, documents packed with masks, Muon + AdamW groups, WSD,
              z-loss, clip 1.
-  seed       NanoZhGPT's (`train/train_xpu.py`): a GPT-2 block, N(0, 0.02) for all matrices, windows of the
-  token stream across documents,
-             AdamW 3e-4 (0.9, 0.95), decay 0.1 on everything, warm-up over 2 % (500 of 20,000 steps there)
-             and cosine to a tenth, clip 1. Each row is a window of its own here; there a whole micro-batch
-             is one stretch of text, which is less kind.
-  minimind   its pretraining script (`trainer/train_pretrain.py`): its model (float norms, repeated heads),
-  one document per row, cut and padded to 340 tokens, AdamW 5e-4
-             (0.9, 0.999), decay 0.01 on everything, no warm-up, cosine to a tenth, clip 1. Long documents
-             are cut into rows here, not thrown away, which is kinder than the original.
-  nanochat   its optimiser (`nanochat/optim.py`, `scripts/base_train.py`) on Hanlin's model, untied as there
-  (so 26 % more weights), and Hanlin's data:
-             Muon 0.02·sqrt(max(1, rows/columns)) with row equilibration and NorMuon's second moment (0.9),
-             momentum 0.85 → 0.97 over 400 steps and → 0.90 in the decay, embeddings 0.3 (0.8, 0.995), head
-             0.008 (0.8, 0.96), rates · sqrt(batch/2^19), those of the tables · sqrt(768/width), cautious
-             decay whose sum over the run is the one of its d12, 40 steps of warm-up, linear decay over 65 %
-             to 5 %, no clip. Newton-Schulz as Hanlin's, not Polar Express. Its rates were found at a batch
-             128 times as large.
+  seed       NanoZhGPT's (`train/train_xpu.py`): a GPT-2 block, N(0, 0.02) for all matrices, windows of the token stream across documents,
+             AdamW 3e-4 (0.9, 0.95), decay 0.1 on everything, warm-up over 2 % (500 of 20,000 steps there) and cosine to a tenth, clip 1.
+             Each row is a window of its own here; there a whole micro-batch is one stretch of text, which is less kind.
+  minimind   its pretraining script (`trainer/train_pretrain.py`): its model (float norms, repeated heads), one document per row, cut and padded to 340 tokens, AdamW 5e-4
+             (0.9, 0.999), decay 0.01 on everything, no warm-up, cosine to a tenth, clip 1. Long documents are cut into rows
+             here, not thrown away, which is kinder than the original.
+  nanochat   its optimiser (`nanochat/optim.py`, `scripts/base_train.py`) on Hanlin's model, untied as there (so 26 % more weights), and Hanlin's data:
+             Muon 0.02·sqrt(max(1, rows/columns)) with row equilibration and NorMuon's second moment (0.9), momentum 0.85 → 0.97 over 400
+             steps and → 0.90 in the decay, embeddings 0.3 (0.8, 0.995), head 0.008 (0.8, 0.96), rates · sqrt(batch/2^19), those of the tables
+             · sqrt(768/width), cautious decay whose sum over the run is the one of its d12, 40 steps of warm-up, linear decay over 65 % to 5 %,
+             no clip. Newton-Schulz as Hanlin's, not Polar Express. Its rates were found at a batch 128 times as large.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ own, rounds interleaved.
     python benchmarks/tokenizer.py FILE… [--vocab-size 50000] [--megabytes 20] [--rounds 3]
 
 Peers, each pinned to one thread: `tokenizers`, `gigabpe` (training), `tiktoken`, `fastokens` (encoding);
-those that are not installed are
-named and left out. Exits 1 below the ratios promised in TARGETS.
+those that are not installed are named and left out. Exits 1 below the ratios promised in TARGETS.
 """
 
 from __future__ import annotations

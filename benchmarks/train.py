@@ -3,22 +3,17 @@ step by step.
 
     python benchmarks/train.py [--shapes 6m,26m] [--rounds 5] [--data FILES…]
 
-Every implementation lives in a process of its own, so that its peak memory is its own; one works at a time,
-a few steps per
-round, round after round, and medians over the rounds are compared. Hanlin runs its real loop
-(`training.train`): reading the
-batch, guards and the log are in its time. Compilation happens before the clock starts; what it costs is
-printed beside.
+Every implementation lives in a process of its own, so that its peak memory is its own; one works at a time, a
+few steps per round, round after round, and medians over the rounds are compared. Hanlin runs its real loop
+(`training.train`): reading the batch, guards and the log are in its time. Compilation happens before the
+clock starts; what it costs is printed beside.
 
 The peers: transformers' Llama and Qwen3, a GPT-2 block as the seeds' projects have it (nanoGPT's), and
-minimind's step
-(its model as published in `model/model_minimind.py`: padded rows, repeated key-value heads, all logits at
-once), each
-rebuilt in `peers.py` from its description. All compute in float32; where the processor multiplies bfloat16,
-all do so under
-autocast too (`+bf16`), which Hanlin does there by itself and minimind's script does on no CPU. The last
-tables give real documents to Hanlin, which packs them, and to minimind's
-step, which pads them, and counts useful tokens.
+minimind's step (its model as published in `model/model_minimind.py`: padded rows, repeated key-value heads,
+all logits at once), each rebuilt in `peers.py` from its description. All compute in float32; where the
+processor multiplies bfloat16, all do so under autocast too (`+bf16`), which Hanlin does there by itself and
+minimind's script does on no CPU. The last tables give real documents to Hanlin, which packs them, and to
+minimind's step, which pads them, and counts useful tokens.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""All tests train in float32, whatever the processor multiplies natively: what they compare to the last
-digit is not to depend on the machine."""
+"""All tests train in float32, whatever the processor multiplies natively: what they compare to the last digit
+is not to depend on the machine."""
 
 import os
 

@@ -1,8 +1,7 @@
 """llama.cpp as a judge of what Hanlin exports, by way of `xllamacpp`, whose wheels bring it compiled.
 
-Continuations and probabilities come from its server, in this process. Ids come from the C function behind
-the server's: it takes any
-bytes and is a thousand times faster than a request.
+Continuations and probabilities come from its server, in this process. Ids come from the C function behind the
+server's: it takes any bytes and is a thousand times faster than a request.
 """
 
 from __future__ import annotations

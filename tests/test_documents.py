@@ -1,5 +1,5 @@
-"""The examples of the documents: extensions are loaded, and at night used in a run; recipes and stages'
-files are read."""
+"""The examples of the documents: extensions are loaded, and at night used in a run; recipes and stages' files
+are read."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 compiles hanlin.mo.
 
 English stands at the call site and is the key; the Chinese is written into hanlin.po.
-`tests/test_messages.py` refuses a
-message without Chinese, so what this prints as missing is what there is to do.
+`tests/test_messages.py` refuses a message without Chinese, so what this prints as missing is what there is to
+do.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """A stand-in for Slurm's commands on one machine: `python fake_slurm.py COMMAND ARGUMENTS…`, called by small
 scripts of those names.
 
-It keeps to what their manuals say of the options used here: sbatch reads `#SBATCH` lines and returns at
-once, every task of an array runs
-the script with bash and its own SLURM_ARRAY_TASK_ID, at most `%N` at a time; squeue lists jobs that have not
-ended; sacct tells how tasks ended.
-Jobs are kept in the folder FAKE_SLURM. What happens on a cluster between machines is not played.
+It keeps to what their manuals say of the options used here: sbatch reads `#SBATCH` lines and returns at once,
+every task of an array runs the script with bash and its own SLURM_ARRAY_TASK_ID, at most `%N` at a time;
+squeue lists jobs that have not ended; sacct tells how tasks ended. Jobs are kept in the folder FAKE_SLURM.
+What happens on a cluster between machines is not played.
 """
 
 from __future__ import annotations

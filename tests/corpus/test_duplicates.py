@@ -1,5 +1,5 @@
-"""What the search finds hangs on the documents alone: not on tasks, batches, workers, memory, or where it
-was killed."""
+"""What the search finds hangs on the documents alone: not on tasks, batches, workers, memory, or where it was
+killed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A build gives the same bytes with any number of processes, in ranks of any executor, and after being
-killed anywhere."""
+"""A build gives the same bytes with any number of processes, in ranks of any executor, and after being killed
+anywhere."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A miniseries: shapes near the sizes asked for, branches equal to runs of their own, mistakes refused
-before anything runs."""
+"""A miniseries: shapes near the sizes asked for, branches equal to runs of their own, mistakes refused before
+anything runs."""
 
 from __future__ import annotations
 

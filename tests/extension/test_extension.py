@@ -1,6 +1,5 @@
-"""The extension test: a family, a stage, a task, a reward, an export and an adapter from outside the
-package, each in one file, through
-`hanlin run`. Nothing in the package knows of them."""
+"""The extension test: a family, a stage, a task, a reward, an export and an adapter from outside the package,
+each in one file, through `hanlin run`. Nothing in the package knows of them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`chat` and `generate` as commands: plain mistakes are answered in a line, and no byte of a model's
-commands the terminal."""
+"""`chat` and `generate` as commands: plain mistakes are answered in a line, and no byte of a model's commands
+the terminal."""
 
 from __future__ import annotations
 

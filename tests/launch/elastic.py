@@ -1,5 +1,5 @@
-"""A training on two machines, one of which is lost half way:
-`python -m tests.launch.elastic FAULT [DIRECTORY]` prints what happened.
+"""A training on two machines, one of which is lost half way: `python -m tests.launch.elastic FAULT
+[DIRECTORY]` prints what happened.
 
 FAULT is `killed` (SIGKILL to every process of the second machine), `hung` (SIGSTOP) or `cut` (the wire goes
 down).

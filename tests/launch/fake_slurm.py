@@ -2,15 +2,12 @@
 called by small scripts of those names.
 
 It keeps to what Slurm's manuals and sources say of what the script uses: sbatch reads `#SBATCH` lines and
-returns at once; `--signal=B:`
-reaches the batch shell alone; srun runs a task on each node and turns SIGTERM into SIGKILL for its tasks;
-scancel with a signal reaches
-the tasks and not the batch shell; a requeued job starts from the top under the same number, with
-SLURM_RESTART_COUNT one higher.
-Every node is this machine. FAKE_SLURM is the folder of jobs, FAKE_SLURM_LIMIT the seconds until the signal,
-FAKE_SLURM_GRACE until the kill.
-With FAKE_SLURM_WATCH, a file, the signal comes sooner: as soon as the file has grown by FAKE_SLURM_LINES
-lines since the start.
+returns at once; `--signal=B:` reaches the batch shell alone; srun runs a task on each node and turns SIGTERM
+into SIGKILL for its tasks; scancel with a signal reaches the tasks and not the batch shell; a requeued job
+starts from the top under the same number, with SLURM_RESTART_COUNT one higher. Every node is this machine.
+FAKE_SLURM is the folder of jobs, FAKE_SLURM_LIMIT the seconds until the signal, FAKE_SLURM_GRACE until the
+kill. With FAKE_SLURM_WATCH, a file, the signal comes sooner: as soon as the file has grown by
+FAKE_SLURM_LINES lines since the start.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 really speaks TCP.
 
 What this shows: rendezvous, the loss of a node, of its answers, of the wire. What it does not: NCCL,
-accelerators, bandwidth. Both see one
-file system, as nodes of a cluster see a shared one. It needs Linux and root.
+accelerators, bandwidth. Both see one file system, as nodes of a cluster see a shared one. It needs Linux and
+root.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""What the launch files may contain, from public documentation: a small part of each format, the part that
-is used here.
+"""What the launch files may contain, from public documentation: a small part of each format, the part that is
+used here.
 
 SkyPilot: docs.skypilot.co/en/latest/reference/yaml-spec.html. Kubernetes: the types of
-trainer.kubeflow.org/v1alpha1 (Kubeflow Trainer 2.0
-to 2.4, pkg/apis/trainer/v1alpha1), of jobset.x-k8s.io/v1alpha2 and of core/v1.
+trainer.kubeflow.org/v1alpha1 (Kubeflow Trainer 2.0 to 2.4, pkg/apis/trainer/v1alpha1), of
+jobset.x-k8s.io/v1alpha2 and of core/v1.
 
 A schema is a type, a tuple of alternatives, a set of allowed values, `[schema]` for a list, `{"*": schema}`
-for a map with any keys, or a
-map of fields, where a name that ends with `!` is required.
+for a map with any keys, or a map of fields, where a name that ends with `!` is required.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 what was saved.
 
 `STAGE --config FILE --out DIR`, where FILE holds the number of steps. `DIR/log.jsonl` has a line for each
-start of each rank, `DIR/steps`
-the steps that rank 0 did.
+start of each rank, `DIR/steps` the steps that rank 0 did.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A frozen weight costs no gradient: no product for it and no memory, and the gradients of the others stay
-as they are to the bit."""
+"""A frozen weight costs no gradient: no product for it and no memory, and the gradients of the others stay as
+they are to the bit."""
 
 from __future__ import annotations
 

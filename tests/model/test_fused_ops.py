@@ -1,5 +1,5 @@
-"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU;
-the compiled decoder."""
+"""Our own backward passes beside autograd's: attention over documents, norm with its linear maps, SwiGLU; the
+compiled decoder."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The forward pass calls modules: what takes a module's place is called, and fused paths are left for
-exactly that."""
+"""The forward pass calls modules: what takes a module's place is called, and fused paths are left for exactly
+that."""
 
 from __future__ import annotations
 

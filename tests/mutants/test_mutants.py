@@ -2,8 +2,7 @@
 notices.
 
 Each fault is planted in the package as it is imported (`planted`), in a process of its own, and the named
-tests must fail. Most of these
-faults once passed the whole suite.
+tests must fail. Most of these faults once passed the whole suite.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A run as it could have been: every stage, one that lost to its control, one that was not kept, hostile
-text in the samples."""
+"""A run as it could have been: every stage, one that lost to its control, one that was not kept, hostile text
+in the samples."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A client is dropped when it is late, at every stage of every request of its connection; one that only
-reads slowly is not."""
+"""A client is dropped when it is late, at every stage of every request of its connection; one that only reads
+slowly is not."""
 
 from __future__ import annotations
 

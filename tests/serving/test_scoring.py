@@ -1,5 +1,5 @@
-"""Scoring prompts (`echo` with `logprobs`) obeys the same queue, deadline and cancellation as generating,
-and lets others go on."""
+"""Scoring prompts (`echo` with `logprobs`) obeys the same queue, deadline and cancellation as generating, and
+lets others go on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Arrays in, arrays out; and the vocabulary in a tokenizer.json, read without Python objects, is what a
-plain reading finds."""
+"""Arrays in, arrays out; and the vocabulary in a tokenizer.json, read without Python objects, is what a plain
+reading finds."""
 
 from __future__ import annotations
 

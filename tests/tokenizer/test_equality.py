@@ -5,10 +5,9 @@ The tests marked nightly do at length (`make nightly`: 100,000 examples, every c
 the others do in little.
 
 What a peer cannot take is compared on what it can. `tokenizers` takes only str. llama.cpp takes bytes, but
-reads what is no UTF-8 in its
-own way (`peers.as_llama_reads`): such a byte becomes U+FFFD, overlong forms become the character they spell,
-and a form above U+10FFFF
-aborts the process; Hanlin keeps every byte. So with llama.cpp raw bytes are compared after that reading.
+reads what is no UTF-8 in its own way (`peers.as_llama_reads`): such a byte becomes U+FFFD, overlong forms
+become the character they spell, and a form above U+10FFFF aborts the process; Hanlin keeps every byte. So
+with llama.cpp raw bytes are compared after that reading.
 """
 
 from __future__ import annotations

@@ -2,17 +2,13 @@
 `WORK/rank-r.json`.
 
 The job: {"stage", "processes", "world", "work", "parallel", "stop_after"?: leave after so many steps as a
-killed run would, "room"?: rows that fit in
-memory, on one rank only when "short_rank" says which, "compile"?, "dtype"?: train in it, as another device
-would, with
-"loss_scale"?: to begin with, "ds_config"?: DeepSpeed's file, "muon"?: false for AdamW alone, "nan"? and
-"spikes"?: places in the order of
-samples where the last rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?:
-between checkpoints, "async_save"?,
-"fail_at"?: a failpoint, of the first rank or of "fail_rank", "disk"?: [rank, errno, nth]: its nth file of
-tensors fails half-way,
-"on_save_error"?, "replay"?: the source remembers, "rewarded"?: only answers to every so-manieth problem earn
-anything}.
+killed run would, "room"?: rows that fit in memory, on one rank only when "short_rank" says which, "compile"?,
+"dtype"?: train in it, as another device would, with "loss_scale"?: to begin with, "ds_config"?: DeepSpeed's
+file, "muon"?: false for AdamW alone, "nan"? and "spikes"?: places in the order of samples where the last
+rank's loss is NaN, and where the guard says that a finite step is bad, "seconds"?: between checkpoints,
+"async_save"?, "fail_at"?: a failpoint, of the first rank or of "fail_rank", "disk"?: [rank, errno, nth]: its
+nth file of tensors fails half-way, "on_save_error"?, "replay"?: the source remembers, "rewarded"?: only
+answers to every so-manieth problem earn anything}.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The verbs of `hanlin data`. `cli` names them and loads this file when one is asked for; what is heavy
-waits until one runs."""
+"""The verbs of `hanlin data`. `cli` names them and loads this file when one is asked for; what is heavy waits
+until one runs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The words of `--help`: what verbs and options say, and how a page of help is drawn.
 
 What is said of one verb's parameter stands in the docstring of its function, in the form of numpydoc; the
-catalogue of messages
-knows those texts too. Here is what is said of an option wherever its verb says nothing, and what has no
-docstring.
+catalogue of messages knows those texts too. Here is what is said of an option wherever its verb says nothing,
+and what has no docstring.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Machines that people have or rent, as their makers describe them; `hanlin plan --device` reckons with
-these figures."""
+"""Machines that people have or rent, as their makers describe them; `hanlin plan --device` reckons with these
+figures."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""One run, one directory: an advisory lock that names its holder, and can be taken from one that torchrun
-has given up.
+"""One run, one directory: an advisory lock that names its holder, and can be taken from one that torchrun has
+given up.
 
 A process that hangs keeps its lock. To the next run of another command that is an error which says whom to
-end. A later start of the
-same torchrun job puts a new lock file in the place of the old one; whoever holds the old one finds out
-before it publishes anything.
+end. A later start of the same torchrun job puts a new lock file in the place of the old one; whoever holds
+the old one finds out before it publishes anything.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     tr("{done} of {total} documents", done=3, total=9)                    # a str in the reader's language
     Text("{count} files in {where}", count=2, where=Text("the corpus"))   # both languages, .en and .zh
 
-A template is `str.format` style with named fields, format specs and conversions; a template without fields
-is taken as it
-stands. Templates are literals, since `make messages` collects them from the source for the catalogue.
+A template is `str.format` style with named fields, format specs and conversions; a template without fields is
+taken as it stands. Templates are literals, since `make messages` collects them from the source for the
+catalogue.
 """
 
 from __future__ import annotations

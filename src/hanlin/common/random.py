@@ -2,8 +2,7 @@
 and version.
 
 What is drawn by hashing an index does not depend on what was drawn before, so any part of a sequence can be
-had alone. One function
-for each kind of number: a Python int, a numpy array, a torch tensor.
+had alone. One function for each kind of number: a Python int, a numpy array, a torch tensor.
 """
 
 from __future__ import annotations

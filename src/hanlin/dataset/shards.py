@@ -1,11 +1,9 @@
 """Token datasets on disk: Megatron `.bin/.idx` (format 1), an optional loss mask beside it, and a manifest.
 
 `tokens.bin` holds the ids of all documents one after another (uint16, or int32 for vocabularies above
-65,536);
-`tokens.idx` says where each begins; `mask.bin`, for conversations, has one byte per token: 1 where the
-assistant speaks;
-`sources.bin`, where texts name their sources, two bytes per document: the place of its name in the
-manifest's `metrics["sources"]`.
+65,536); `tokens.idx` says where each begins; `mask.bin`, for conversations, has one byte per token: 1 where
+the assistant speaks; `sources.bin`, where texts name their sources, two bytes per document: the place of its
+name in the manifest's `metrics["sources"]`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Bits per byte: how many bits a model needs for each UTF-8 byte of text it has never seen. Comparable
-across vocabularies.
+"""Bits per byte: how many bits a model needs for each UTF-8 byte of text it has never seen. Comparable across
+vocabularies.
 
 What is counted, the same for the model and for its n-gram control:
 

@@ -1,10 +1,9 @@
 """The control every language model has to beat: an n-gram model over the same tokens. No torch here.
 
 Interpolated modified Kneser-Ney (Chen & Goodman 1999, §4.1.6), in sorted arrays instead of dictionaries. An
-n-gram is known by one
-integer: the number of its context (itself an n-gram one shorter) times the vocabulary plus its last token.
-So the n-gram that
-ends at position i is the context of the longer n-gram that ends at i + 1, and a level is one `np.unique`.
+n-gram is known by one integer: the number of its context (itself an n-gram one shorter) times the vocabulary
+plus its last token. So the n-gram that ends at position i is the context of the longer n-gram that ends at i
++ 1, and a level is one `np.unique`.
 """
 
 from __future__ import annotations

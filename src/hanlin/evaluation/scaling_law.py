@@ -1,9 +1,9 @@
 """Fits L(N, D) = E + A/N^α + B/D^β to trainings of several sizes and lengths (Hoffmann et al. 2022, approach
 3), with intervals.
 
-The objective is the Huber loss (δ = 1e-3) of log L. For given exponents the law is linear in E, A and B, so
-a grid over the two
-exponents, solved in closed form, gives the starts that L-BFGS then polishes in (log E, log A, log B, α, β).
+The objective is the Huber loss (δ = 1e-3) of log L. For given exponents the law is linear in E, A and B, so a
+grid over the two exponents, solved in closed form, gives the starts that L-BFGS then polishes in (log E, log
+A, log B, α, β).
 """
 
 from __future__ import annotations

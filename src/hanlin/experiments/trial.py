@@ -2,8 +2,7 @@
 `result.json`.
 
 `python -m hanlin.experiments.trial DIR` reads `DIR/trial.json` and says on stdout, a JSON object a line, how
-far it is. It goes on from
-its checkpoints, and stops, saved, when the process that started it is gone.
+far it is. It goes on from its checkpoints, and stops, saved, when the process that started it is gone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Trials of a comparison: what they share is built once, each runs in a process of its own, finished ones
-are kept by key."""
+"""Trials of a comparison: what they share is built once, each runs in a process of its own, finished ones are
+kept by key."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """GGUF: one file with weights, tokenizer and chat template, for llama.cpp and everything built on it.
 
-The tokenizer's split pattern is one that llama.cpp implements itself (`starcoder`), so no patching is
-needed. What could
-not be exported is refused by `check_export` before training begins.
+The tokenizer's split pattern is one that llama.cpp implements itself (`starcoder`), so no patching is needed.
+What could not be exported is refused by `check_export` before training begins.
 """
 
 from __future__ import annotations

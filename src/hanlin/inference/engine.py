@@ -2,12 +2,10 @@
 place.
 
 Rows live in slots 0 … n-1 of one preallocated cache, always without holes, so a decode step works on a view
-of the first
-n rows: no gather, no allocation, no work for rows that are done. When a row ends, the last row moves into
-its slot.
-Prompts are read in right-padded groups of similar length straight into the free slots; a prompt that occurs
-several
-times (samples of one GRPO group, `n` choices of one request) is read once and its keys and values are copied.
+of the first n rows: no gather, no allocation, no work for rows that are done. When a row ends, the last row
+moves into its slot. Prompts are read in right-padded groups of similar length straight into the free slots; a
+prompt that occurs several times (samples of one GRPO group, `n` choices of one request) is read once and its
+keys and values are copied.
 
 `Engine` is not thread-safe: one thread owns it.
 """

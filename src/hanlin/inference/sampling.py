@@ -1,9 +1,8 @@
 """From logits to tokens: every row of a batch with its own settings and its own reproducible randomness.
 
-A row's token is a function of its logits, its seed and how many tokens it has drawn: never of its
-neighbours, so a
-request gives the same text alone and in company. Everything runs over the whole batch; nothing loops over
-rows.
+A row's token is a function of its logits, its seed and how many tokens it has drawn: never of its neighbours,
+so a request gives the same text alone and in company. Everything runs over the whole batch; nothing loops
+over rows.
 """
 
 from __future__ import annotations

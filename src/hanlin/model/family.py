@@ -1,10 +1,9 @@
 """Families of models: everything in which they differ, one row each.
 
 A row says by what module a family computes, how many weights and products that is, how they begin, and what
-they are called in Hugging
-Face's and llama.cpp's files. Nothing outside the rows asks for a family's name. `families/` holds the rows
-of this package; a row of
-anybody's is added by `register_family`, after which its name is a valid `model.family` in a recipe.
+they are called in Hugging Face's and llama.cpp's files. Nothing outside the rows asks for a family's name.
+`families/` holds the rows of this package; a row of anybody's is added by `register_family`, after which its
+name is a valid `model.family` in a recipe.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 back ends have theirs.
 
 A fused operation is right when its outputs and gradients agree with the plain formula, differentiated by
-autograd in float32 on the CPU.
-One that is not gives way to the modules' own products.
+autograd in float32 on the CPU. One that is not gives way to the modules' own products.
 """
 
 from __future__ import annotations

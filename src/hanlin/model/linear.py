@@ -1,10 +1,9 @@
 """Linear maps as modules that own their product, and the rule by which several of them may be fused.
 
 The forward pass calls modules. A low-rank adapter, a quantised weight or an expert takes a module's place by
-assignment and is called
-in its stead. Where every module involved is exactly the plain class, `normed_linears` and `swiglu` compute
-the same with fewer passes
-over memory (`fused_ops`); otherwise they do what they say, word by word.
+assignment and is called in its stead. Where every module involved is exactly the plain class,
+`normed_linears` and `swiglu` compute the same with fewer passes over memory (`fused_ops`); otherwise they do
+what they say, word by word.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The transformer of qwen3 and llama. Modules carry the Hugging Face names, so state_dict keys are the
-file's keys."""
+"""The transformer of qwen3 and llama. Modules carry the Hugging Face names, so state_dict keys are the file's
+keys."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """One run of one recipe in one directory: text, stages, final evaluation, exports. Read from top to bottom.
 
 Every process of a run goes through all of it. What is read, encoded, judged and written is done in rank 0,
-whose word the others
-wait for; trainings are done by all of them together.
+whose word the others wait for; trainings are done by all of them together.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Runs steps in order, skips what is already there, and remembers what each one said.
 
 A step is skipped when its record has the same key (a hash of its configuration and of its parents' contents)
-and its
-artefact still verifies. So a killed run goes on where it was, a finished one is over in seconds, and a
-changed recipe
-recomputes what depends on the change and nothing else.
+and its artefact still verifies. So a killed run goes on where it was, a finished one is over in seconds, and
+a changed recipe recomputes what depends on the change and nothing else.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""One stage by itself: `hanlin sft --config sft.yaml --out DIR`. The YAML is the stage's section of a
-recipe, with what it begins from.
+"""One stage by itself: `hanlin sft --config sft.yaml --out DIR`. The YAML is the stage's section of a recipe,
+with what it begins from.
 
     from: models/zh                       # a model's directory
     data: {files: [chats.jsonl]}

@@ -1,10 +1,9 @@
 """What several devices cost besides the work: bytes on the wires in a step, the seconds they take, and the
 memory that is shared out.
 
-Ring collectives (Patarasuk and Yuan 2009): an all-reduce of B bytes over W ranks sends 2·(W-1)/W·B from
-each, a gather or a scatter
-half of that, and one ring crosses each machine's wire once in each direction. Nothing is taken to overlap
-with computing, though DDP begins to send before the last backward pass has ended.
+Ring collectives (Patarasuk and Yuan 2009): an all-reduce of B bytes over W ranks sends 2·(W-1)/W·B from each,
+a gather or a scatter half of that, and one ring crosses each machine's wire once in each direction. Nothing
+is taken to overlap with computing, though DDP begins to send before the last backward pass has ended.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A few steps of the real loop on random tokens, in a process of their own:
-`python -m hanlin.planning.measure_step '{…}'` prints what they took."""
+"""A few steps of the real loop on random tokens, in a process of their own: `python -m
+hanlin.planning.measure_step '{…}'` prints what they took."""
 
 from __future__ import annotations
 

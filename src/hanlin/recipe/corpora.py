@@ -1,5 +1,5 @@
-"""Where a recipe's text comes from: the section `corpus`. Files of the user's, or the embedded tinyworld
-with known dirt in it."""
+"""Where a recipe's text comes from: the section `corpus`. Files of the user's, or the embedded tinyworld with
+known dirt in it."""
 
 from __future__ import annotations
 

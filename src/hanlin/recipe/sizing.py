@@ -1,9 +1,9 @@
 """Sizing: a number of parameters (or layers) decides width, vocabulary, tokens, batch and rates, each with
 its reason.
 
-Pure arithmetic on published laws and on figures measured here; what is given explicitly wins, and the rest
-is derived around it.
-Measured: runs in the lab log. Literature: the paper is named. Judgement: neither, and it says so.
+Pure arithmetic on published laws and on figures measured here; what is given explicitly wins, and the rest is
+derived around it. Measured: runs in the lab log. Literature: the paper is named. Judgement: neither, and it
+says so.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Recipes and stage files of the shape before stages were a list: recognised, refused, and rewritten
-(`hanlin recipe upgrade`)."""
+"""Recipes and stage files of the shape before stages were a list: recognised, refused, and rewritten (`hanlin
+recipe upgrade`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Formats of report.json: what an older one says in the names of today's. No torch here.
 
 Format 1 knew stages by their kind (`name`, each at most once) and called metrics by names of Hanlin's own;
-format 2 knows them by
-`id` and `kind`, and says whose a metric's items are (`tinyworld/story_qa`).
+format 2 knows them by `id` and `kind`, and says whose a metric's items are (`tinyworld/story_qa`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The README.md of a model's directory, from report.json alone: what the model is, what it scored, what it
-is not good for. No torch here."""
+"""The README.md of a model's directory, from report.json alone: what the model is, what it scored, what it is
+not good for. No torch here."""
 
 from __future__ import annotations
 

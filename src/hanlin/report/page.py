@@ -1,5 +1,5 @@
-"""The page that shows a run to people: one file, no network, Chinese and English, screen and paper. Read
-from top to bottom."""
+"""The page that shows a run to people: one file, no network, Chinese and English, screen and paper. Read from
+top to bottom."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The report's words in both languages: what each stage does, what each figure means. Names of report.json
-to plain speech."""
+"""The report's words in both languages: what each stage does, what each figure means. Names of report.json to
+plain speech."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What one connection may cost: its time at every stage of every request, its place among the others, its
 lines in the log.
 
-uvicorn arms one timer, between two requests, and drops it at the next byte; a client that sends that one
-byte and then
-nothing holds its connection for ever. Here each connection has one clock that looks at the stage it is in.
+uvicorn arms one timer, between two requests, and drops it at the next byte; a client that sends that one byte
+and then nothing holds its connection for ever. Here each connection has one clock that looks at the stage it
+is in.
 """
 
 from __future__ import annotations

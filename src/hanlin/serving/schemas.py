@@ -1,9 +1,8 @@
-"""The bodies of requests, checked strictly: every number has a range, every list a length. Unknown fields
-are ignored and logged.
+"""The bodies of requests, checked strictly: every number has a range, every list a length. Unknown fields are
+ignored and logged.
 
 A list's check ends at its first wrong element, and lengths are looked at first: collecting an error for each
-of 300,000
-elements of a 1 MiB body took a gigabyte and 5 s of the event loop.
+of 300,000 elements of a 1 MiB body took a gigabyte and 5 s of the event loop.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 headers of every answer.
 
 Denied by default: with a key set, `/health` alone answers without it. A browser is asked for the key as the
-password of
-HTTP Basic authentication, so that the chat page works without a page of its own being open to everybody.
+password of HTTP Basic authentication, so that the chat page works without a page of its own being open to
+everybody.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What both generating endpoints need: the model's card, sampling settings from a request, collecting a
-whole answer."""
+"""What both generating endpoints need: the model's card, sampling settings from a request, collecting a whole
+answer."""
 
 from __future__ import annotations
 

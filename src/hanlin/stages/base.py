@@ -1,5 +1,5 @@
-"""What every stage does besides its own mathematics: start from a model, run the loop with a log, publish
-the result."""
+"""What every stage does besides its own mathematics: start from a model, run the loop with a log, publish the
+result."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 """Group-relative policy optimisation, in the unbiased form of Dr. GRPO (Liu et al. 2025), strictly on-policy.
 
 For every prompt the model writes a group of answers; each answer's advantage is its reward less the group's
-mean, not
-divided by the deviation (which favours prompts that are too easy or too hard), and token losses are summed
-and divided
-by a constant, not by each answer's length (which favours long wrong answers):
+mean, not divided by the deviation (which favours prompts that are too easy or too hard), and token losses are
+summed and divided by a constant, not by each answer's length (which favours long wrong answers):
 
     L = - 1/(P·G·L_max) · Σ_answers A · Σ_tokens log π(token)   [+ kl_coef · k3(π‖π_ref)]
 

@@ -1,10 +1,9 @@
-"""Supervised fine-tuning: the model reads conversations and learns what the assistant says in them (Ouyang
-et al. 2022, step 1).
+"""Supervised fine-tuning: the model reads conversations and learns what the assistant says in them (Ouyang et
+al. 2022, step 1).
 
 Chain-of-thought SFT is the same on conversations with `reasoning_content`. So that a model which learns to
-talk keeps its language,
-documents of the pretraining text are mixed in; and conversations of earlier stages, so that it keeps what
-they taught.
+talk keeps its language, documents of the pretraining text are mixed in; and conversations of earlier stages,
+so that it keeps what they taught.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 trains.
 
 A new kind is one file: a dataclass derived from `StageConfig`, a class derived from `Stage`, and
-`register_stage`. Recipes, single
-commands, plans and reports know stages by this interface alone.
+`register_stage`. Recipes, single commands, plans and reports know stages by this interface alone.
 """
 
 from __future__ import annotations

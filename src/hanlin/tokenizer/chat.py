@@ -2,9 +2,8 @@
 Jinja template.
 
 Both are generated from the same words here and tested equal byte for byte. The renderer yields pieces, so
-that control tokens are
-known by construction: whatever a user, a tool or a model wrote is text and is never searched for control
-tokens.
+that control tokens are known by construction: whatever a user, a tool or a model wrote is text and is never
+searched for control tokens.
 """
 
 from __future__ import annotations

@@ -1,22 +1,20 @@
 """Which of a text is Chinese, which English, which code, which numbers: every byte belongs to exactly one
 class.
 
-Lines that look like code come first (`is_code`, and whatever stands between two lines of
-```); in what is left, runs:
+Lines that look like code come first (`is_code`, and whatever stands between two lines of ```); in what is
+left, runs:
 
 * `chinese`: Han characters, and the punctuation of Chinese (U+3001–303F and full-width forms);
 * `english`: Latin letters, also with accents;
 * `numbers`: digits, also full-width ones;
-* `code`: whole lines of code, with the numbers and words in them. Comments and docstrings that stand on
-  lines of their own are prose;
+* `code`: whole lines of code, with the numbers and words in them. Comments and docstrings that stand on lines
+  of their own are prose;
 * `other`: everything else: kana, hangul, Cyrillic, Greek, emoji, box drawing, what is not UTF-8.
 
 White space and the punctuation that all of them share belong to what stands before them; but one character
-directly before a word goes
-with the word, as the split pattern has it, so that " the" and "(the" are not cut. A cut thus falls between
-two pre-tokens, save where
-Chinese touches Latin letters without a space (`用Python写`) and where several spaces stand before a digit or
-an emoji.
+directly before a word goes with the word, as the split pattern has it, so that " the" and "(the" are not cut.
+A cut thus falls between two pre-tokens, save where Chinese touches Latin letters without a space
+(`用Python写`) and where several spaces stand before a digit or an emoji.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 it found in the token.
 
 A vocabulary takes in whatever its corpus repeats, so spam and dirt show here before they show in a model.
-None of it proves anything:
-look at the tokens, then at the corpus they came from.
+None of it proves anything: look at the tokens, then at the corpus they came from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Train a tokenizer and write it as an artefact.
 
 Counting and learning are done by the C++ core; this file reads texts, checks what was asked for against what
-the corpus can give,
-verifies the result and writes it.
+the corpus can give, verifies the result and writes it.
 """
 
 from __future__ import annotations

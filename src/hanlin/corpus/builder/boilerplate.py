@@ -1,9 +1,8 @@
 """Lines that many documents of one source have: menus, notices, signatures of a site.
 
-Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared
-by its comparison key. Verse, law
-and dialogue repeat lines that are no boilerplate, so it is off unless it is asked for. `strip` makes it a
-part of a build.
+Counting is exact and on disk, task by task as the sketches of the duplicate search are; a line is compared by
+its comparison key. Verse, law and dialogue repeat lines that are no boilerplate, so it is off unless it is
+asked for. `strip` makes it a part of a build.
 """
 
 from __future__ import annotations

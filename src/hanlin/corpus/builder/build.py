@@ -2,10 +2,9 @@
 account for every document.
 
 A build is a row of phases (`tasks.Phase`), each of independent tasks, that leave their results in
-`.NAME.state` beside the output. Any
-number of processes, or datatrove's executors on a cluster, come to the same bytes; a build that was killed
-goes on where it was. Texts
-wait on disk; in memory a task holds a few batches of them, and a few dozen bytes for each of its documents.
+`.NAME.state` beside the output. Any number of processes, or datatrove's executors on a cluster, come to the
+same bytes; a build that was killed goes on where it was. Texts wait on disk; in memory a task holds a few
+batches of them, and a few dozen bytes for each of its documents.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """A build's phases on datatrove's executors: processes of this machine, Slurm, or Ray (the extra `data`).
 
 datatrove starts ranks and marks those that ended; a rank does the tasks `rank`, `rank + ranks`, … of a phase
-that have no result yet. What
-counts are the results: a rank with a task to do is run whatever datatrove's marker says, and a phase ends
-when all results are there,
-whatever an executor reports. Everything a rank reads and writes lies on a file system that all machines see
-under the same paths.
+that have no result yet. What counts are the results: a rank with a task to do is run whatever datatrove's
+marker says, and a phase ends when all results are there, whatever an executor reports. Everything a rank
+reads and writes lies on a file system that all machines see under the same paths.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 never saw.
 
 Good and bad examples are seldom of one length, and a regression would learn that: with essays against
-reviews, four in ten good
-paragraphs of a review's length scored below 0.5 (measured here). So both classes are learnt as windows of
-equally distributed lengths:
-the length of a document or that of a random one of the other class, whichever is less.
+reviews, four in ten good paragraphs of a review's length scored below 0.5 (measured here). So both classes
+are learnt as windows of equally distributed lengths: the length of a document or that of a random one of the
+other class, whichever is less.
 """
 
 from __future__ import annotations

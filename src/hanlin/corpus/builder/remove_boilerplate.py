@@ -2,9 +2,8 @@
 again without them.
 
 They stand between cleaning and the search for duplicates, so that pages are compared without what their site
-adds to each. Copies of a
-document are counted once; or else a text that was reprinted often enough would be boilerplate from its first
-line to its last.
+adds to each. Copies of a document are counted once; or else a text that was reprinted often enough would be
+boilerplate from its first line to its last.
 """
 
 from __future__ import annotations

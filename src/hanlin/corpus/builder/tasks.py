@@ -1,11 +1,10 @@
 """Work cut into tasks that leave their results on disk: one process, many or a cluster come to the same
 files, and a kill costs a task.
 
-A task's result is a directory that appears whole (fsync, rename) or not at all; its being there is the
-marker of completion. What tasks
-there are hangs on the input alone, never on the number of workers. On a cluster a task may be begun twice,
-as when a node is given up for
-lost and works on: each works apart, and the first result stays.
+A task's result is a directory that appears whole (fsync, rename) or not at all; its being there is the marker
+of completion. What tasks there are hangs on the input alone, never on the number of workers. On a cluster a
+task may be begun twice, as when a node is given up for lost and works on: each works apart, and the first
+result stays.
 """
 
 from __future__ import annotations

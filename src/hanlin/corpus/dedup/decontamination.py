@@ -1,11 +1,10 @@
-"""Decontamination: documents that hold passages of a benchmark's questions are found before a model can
-learn them by heart.
+"""Decontamination: documents that hold passages of a benchmark's questions are found before a model can learn
+them by heart.
 
 Compared are comparison keys (`fingerprints.comparison_key`), in runs of 13 characters, the length GPT-3 used
-for words (Brown et al., 2020, appendix C).
-One such run may be a saying or a title; two that do not overlap and lie near one another, or fifty
-characters on end, are not chance. Near
-means within twice the length of the item: years of speeches hold any two set phrases somewhere.
+for words (Brown et al., 2020, appendix C). One such run may be a saying or a title; two that do not overlap
+and lie near one another, or fifty characters on end, are not chance. Near means within twice the length of
+the item: years of speeches hold any two set phrases somewhere.
 """
 
 from __future__ import annotations

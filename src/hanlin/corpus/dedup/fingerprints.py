@@ -2,13 +2,11 @@
 character 5-grams.
 
 The comparison key is NFKC, lower case, without punctuation and white space, so that a document re-typed with
-other commas
-is the same document. Signs that carry meaning (+ = < % ¥ and the point in 3.5) stay.
+other commas is the same document. Signs that carry meaning (+ = < % ¥ and the point in 3.5) stay.
 
 MinHash: Broder, On the resemblance and containment of documents, 1997. Banding: with b bands of r rows two
-documents of
-Jaccard similarity J become candidates with probability 1 − (1 − Jʳ)ᵇ: 0.99996 at 0.9, 0.92 at 0.8, 0.56 at
-0.7, 0.05 at 0.5 for 14 × 8.
+documents of Jaccard similarity J become candidates with probability 1 − (1 − Jʳ)ᵇ: 0.99996 at 0.9, 0.92 at
+0.8, 0.56 at 0.7, 0.05 at 0.5 for 14 × 8.
 
 What is done with them is in `sketches` (one task's share, on disk) and `search` (over all of them).
 """

@@ -1,14 +1,14 @@
 """The search for duplicates over the sketches of all tasks, on disk and within the memory given.
 
-Three steps, each of which leaves files that appear whole or not at all, so that a killed search goes on
-where it was:
+Three steps, each of which leaves files that appear whole or not at all, so that a killed search goes on where
+it was:
 
 1. equal digests: of equal comparison keys the earliest document stays;
-2. candidate pairs: documents that share the key of a band. Ranges of keys are independent of one another:
-   any number of workers;
-3. decisions, in the order of documents: one goes only when a pair whose similarity was verified ties it to
-   an earlier one that stays. So every dropped text has a kept duplicate of Jaccard ≥ threshold, and no chain
-   of small changes pulls unlike documents into one cluster.
+2. candidate pairs: documents that share the key of a band. Ranges of keys are independent of one another: any
+  number of workers;
+3. decisions, in the order of documents: one goes only when a pair whose similarity was verified ties it to an
+  earlier one that stays. So every dropped text has a kept duplicate of Jaccard ≥ threshold, and no chain of
+  small changes pulls unlike documents into one cluster.
 
 What is found hangs on the documents and their order alone: neither on tasks, workers and memory nor on where
 a run was killed.

@@ -2,8 +2,8 @@
 known.
 
 The table behind `hanlin data list` and `hanlin data fetch`; nothing is downloaded here. `commercial` is
-"yes", "no" or "unknown": what
-the publisher's card says, not legal advice. The texts of the sets with unknown terms come from mixed origins.
+"yes", "no" or "unknown": what the publisher's card says, not legal advice. The texts of the sets with unknown
+terms come from mixed origins.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 checked.
 
 The directory gets a `.hanlin.json` that says where the files are from, under which licence, and their
-SHA-256; its name keeps it
-out of what `expand` reads.
+SHA-256; its name keeps it out of what `expand` reads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Downloads from a stranger: HTTP GET with nothing but the standard library, resumed, bounded and checked.
 
 Redirects to other schemes and bodies longer than announced are refused, and a token goes to no host but its
-own. Nothing here
-knows a hub's interface; `hub.py` does.
+own. Nothing here knows a hub's interface; `hub.py` does.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Lines that sell something or belong to a page's frame rather than to its text.
 
-No list of forbidden words: a line is judged by what advertisements are made of (a way to reach the seller,
-an address, an
-offer, a call to act, shouting), each worth points, so that one of them alone, as ordinary prose has, costs
-nothing.
+No list of forbidden words: a line is judged by what advertisements are made of (a way to reach the seller, an
+address, an offer, a call to act, shouting), each worth points, so that one of them alone, as ordinary prose
+has, costs nothing.
 """
 
 from __future__ import annotations

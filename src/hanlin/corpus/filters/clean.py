@@ -1,9 +1,8 @@
-"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules
-of `rules.py`, then a trained score.
+"""Cleaning: repair and normalisation, then line rules (promotion, page furniture), then the document rules of
+`rules.py`, then a trained score.
 
 The core looks at whole batches first; Python works only on the texts and lines that it found a reason for.
-Every document
-and line that goes is counted under the name of its rule, and samples of them are kept.
+Every document and line that goes is counted under the name of its rule, and samples of them are kept.
 """
 
 from __future__ import annotations

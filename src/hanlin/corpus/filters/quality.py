@@ -2,10 +2,9 @@
 ones.
 
 A linear model on hashed character n-grams (Joulin et al. 2016, arXiv:1607.01759, is the kin: n-grams,
-hashing, one linear layer). Applying
-it needs numpy alone and no Python per character: weights are 16-bit integers whose sums are exact, so a
-score depends on the document
-and on nothing else, neither on the batch nor on the machine. `score_fit.py` trains it.
+hashing, one linear layer). Applying it needs numpy alone and no Python per character: weights are 16-bit
+integers whose sums are exact, so a score depends on the document and on nothing else, neither on the batch
+nor on the machine. `score_fit.py` trains it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,14 @@
 """What a document must be like to stay: named rules, their thresholds, and presets of them for kinds of text.
 
 Every rule names the published pipeline that its idea or its threshold comes from. Characters, not segmented
-words, are counted
-throughout, so a threshold published for words is taken over only where it means the same for characters.
+words, are counted throughout, so a threshold published for words is taken over only where it means the same
+for characters.
 
 FineWeb-2: huggingface/fineweb-2, configs/cmn_Hani.yml. Matrix: MAP-NEO Matrix, chinese_data_clean_pipeline;
-without its three faults
-(n-grams from 5 on counted as characters, one subtracted from the count of the top n-gram, full-width
-punctuation made ASCII).
-ChineseWebText: CASIA-LM/ChineseWebText, preprocess.py. Data-Juicer: alpaca-cot-zh-refine. Gopher: arXiv
-2112.11446, table A1.
-CodeParrot: the filters of codeparrot-clean, also used by The Stack. Here: set by looking at real text.
+without its three faults (n-grams from 5 on counted as characters, one subtracted from the count of the top
+n-gram, full-width punctuation made ASCII). ChineseWebText: CASIA-LM/ChineseWebText, preprocess.py.
+Data-Juicer: alpaca-cot-zh-refine. Gopher: arXiv 2112.11446, table A1. CodeParrot: the filters of
+codeparrot-clean, also used by The Stack. Here: set by looking at real text.
 """
 
 from __future__ import annotations

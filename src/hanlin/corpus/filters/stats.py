@@ -1,5 +1,5 @@
-"""What became of the documents: counts, histograms and samples per rule and source, that tasks keep apart
-and a build adds up.
+"""What became of the documents: counts, histograms and samples per rule and source, that tasks keep apart and
+a build adds up.
 
 Adding up gives the same whatever the order: samples are those with the smallest hashes, counts are sums.
 """

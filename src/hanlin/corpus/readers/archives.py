@@ -1,8 +1,7 @@
 """Zip and tar archives as the text files inside them, one after another, never unpacked to the disk.
 
 An archive may lie: about its sizes, the number of its members, its headers. Every limit is checked on the
-bytes that come out.
-Nothing here knows records; a `Member` goes where a path goes.
+bytes that come out. Nothing here knows records; a `Member` goes where a path goes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Artefacts of Hanlin's own as input: a corpus directory stands for its documents, and a file that a
-manifest names is checked by it."""
+"""Artefacts of Hanlin's own as input: a corpus directory stands for its documents, and a file that a manifest
+names is checked by it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Documents, conversations and preferences from files of every layout people have.
 
-`read_documents`, `read_conversations`, `read_preferences` take paths, directories and quoted globs,
-recognise each
-record's layout, and stream. What cannot be used goes to a `Quarantine` with file, place and reason.
+`read_documents`, `read_conversations`, `read_preferences` take paths, directories and quoted globs, recognise
+each record's layout, and stream. What cannot be used goes to a `Quarantine` with file, place and reason.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The record layouts people have, and how each becomes one of the house's three schemas.
 
 A layout is recognised by its keys alone; the tables are tried in order, most specific first. A converter
-raises
-`BadRecord` with a reason when the keys are right but the content is not (an empty answer, a number where
-text belongs).
+raises `BadRecord` with a reason when the keys are right but the content is not (an empty answer, a number
+where text belongs).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How deep a JSON value is and of how many values it consists, found without building it.
 
 A few kilobytes of gzip can hold a value of twenty million empty lists, 60 bytes each once they are objects;
-and one nested a thousand
-deep ends the interpreter's recursion wherever it is looked at next. Both are refused before they are built.
+and one nested a thousand deep ends the interpreter's recursion wherever it is looked at next. Both are
+refused before they are built.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Counting and arithmetic: small sums, word problems of one to five steps, and the judge that reads the
-final number."""
+"""Counting and arithmetic: small sums, word problems of one to five steps, and the judge that reads the final
+number."""
 
 from __future__ import annotations
 

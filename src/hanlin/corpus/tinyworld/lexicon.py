@@ -1,5 +1,5 @@
-"""The words of the small world: people, places, things with their measure words, days, weather, and the
-fixed map."""
+"""The words of the small world: people, places, things with their measure words, days, weather, and the fixed
+map."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 assistant declines them.
 
 The model can know none of it. What it should learn is that it does not know: a question is outside when it
-turns on a subject that no
-document mentions. The subject decides the split: a held-out question is about something that no training
-question is about.
+turns on a subject that no document mentions. The subject decides the split: a held-out question is about
+something that no training question is about.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The ways to compute attention, and the check each has to pass on the device before a training uses it.
 
 A device's row in `common.devices` names them in order. A way is right when its outputs and its gradients
-agree with a
-softmax written out in float32 on the CPU, for causal rows and for packed documents, with grouped key-value
-heads.
+agree with a softmax written out in float32 on the CPU, for causal rows and for packed documents, with grouped
+key-value heads.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 FlexAttention and varlen.
 
 Both need no mask of (T, T) and ask nothing of the device. `attention.attend` with `packed_mask` is the
-reference they are
-held against; which one a run uses is chosen elsewhere, after each has been compared with it on the device at
-hand.
+reference they are held against; which one a run uses is chosen elsewhere, after each has been compared with
+it on the device at hand.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Causal attention behind one function; documents packed in one row never see each other.
 
-On a CPU whole rows go through `document_attention`, which multiplies only what a document may see;
-elsewhere, and while
-generating with a cache, through PyTorch's `scaled_dot_product_attention`. `backends` says which where, and
-checks it.
+On a CPU whole rows go through `document_attention`, which multiplies only what a document may see; elsewhere,
+and while generating with a cache, through PyTorch's `scaled_dot_product_attention`. `backends` says which
+where, and checks it.
 """
 
 from __future__ import annotations

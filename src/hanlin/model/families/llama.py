@@ -1,5 +1,5 @@
-"""llama (Touvron et al. 2023) and qwen3 (Yang et al. 2025): rotary positions, RMS norm, SwiGLU,
-grouped-query attention; qwen3 has QK-norm."""
+"""llama (Touvron et al. 2023) and qwen3 (Yang et al. 2025): rotary positions, RMS norm, SwiGLU, grouped-query
+attention; qwen3 has QK-norm."""
 
 from __future__ import annotations
 

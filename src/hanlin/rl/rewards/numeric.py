@@ -1,8 +1,7 @@
 """Rewards that can be computed: whether an answer's final number is the right one.
 
 One parser of numbers reads both the reference and what the model said, into exact fractions: a rounding
-cannot earn anything,
-and 7.5, 15/2, 7½ and 750% are one number.
+cannot earn anything, and 7.5, 15/2, 7½ and 750% are one number.
 """
 
 from __future__ import annotations

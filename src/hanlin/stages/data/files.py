@@ -1,8 +1,7 @@
 """Records from the user's own files.
 
 What is held out is decided by the first thing that the user says, for all stages alike: a question that one
-stage is judged by is
-in no stage's training data, whatever answer or reasoning stands beside it there.
+stage is judged by is in no stage's training data, whatever answer or reasoning stands beside it there.
 """
 
 from __future__ import annotations

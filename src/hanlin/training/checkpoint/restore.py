@@ -1,5 +1,5 @@
-"""Reading checkpoints back: the newest that verifies, whatever number of processes wrote it; damaged ones
-put aside."""
+"""Reading checkpoints back: the newest that verifies, whatever number of processes wrote it; damaged ones put
+aside."""
 
 from __future__ import annotations
 
