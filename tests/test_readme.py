@@ -61,14 +61,14 @@ def dialogues(page: Path) -> list[tuple[str, str]]:
 def test_the_dialogues_are_items_that_the_model_is_measured_on():
     """Each question shown is a held-out item of the demo's exam, and the answer shown passes that item's
     judge."""
-    from hanlin.evaluation.tasks.base import Task, TaskScope, make_task, task_names
+    from hanlin.evaluation.tasks.base import Task, TaskScope, make_task, task_entries
     from hanlin.recipe.recipe import load_recipe
 
     shown = dialogues(ROOT / "README.md")
     assert shown == dialogues(ROOT / "README.en.md") and len(shown) >= 5
     recipe = load_recipe("demo")
     scope = TaskScope(recipe.seed, recipe.evaluation, with_reasoning=True)
-    tasks = [task for name in task_names() if isinstance(task := make_task(name, scope), Task)]
+    tasks = [task for name in task_entries() if isinstance(task := make_task(name, scope), Task)]
     for asked, answered in shown:
         judged = [
             (task, record)

@@ -34,7 +34,7 @@ def step(out: Path, told: Told) -> tuple[StepRecord, bool]:
         (out / "model.gguf").write_bytes(b"GGUF" + bytes(1000))
         record.metrics["story_answers"] = {"value": 0.5, "low": 0.41, "high": 0.59, "n": 200}
 
-    record = runner.run("gguf", {"a": 1}, body, files=(out / "model.gguf",))
+    record = runner.run("gguf", lambda: {"a": 1}, body, files=(out / "model.gguf",))
     return record, runner.reused == ["gguf"]
 
 

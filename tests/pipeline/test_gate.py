@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
 from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
 from hanlin.evaluation import Metric
 from hanlin.evaluation.config import EvaluationConfig
-from hanlin.evaluation.tasks.base import TaskScope, make_task
+from hanlin.evaluation.tasks.base import TaskScope, make_task, task_entries
 from hanlin.pipeline import load_recipe, stage_run
 from hanlin.pipeline.gate import FEWEST, TOLERANCES, decide_gate, tolerance
 from hanlin.pipeline.lineage import Lineage
+from hanlin.pipeline.run import expected_work
 from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
 from hanlin.pipeline.stage_run import StageRun, publish
@@ -55,7 +57,13 @@ def test_the_documents_name_the_tolerances_of_the_gate(language):
     page = (Path(__file__).parents[2] / "docs" / language / "recipes.md").read_text(encoding="utf-8")
     page = page[page.index({"zh": "## 门", "en": "## The gate"}[language]) :]
     rows = re.findall(r"^\| `([a-z_/]+)` \| ([0-9.]+) \|", page, re.MULTILINE)
-    assert {name: float(value) for name, value in rows} == TOLERANCES
+    tasks = {
+        name: task.tolerance
+        for name, task in task_entries().items()
+        if name.startswith("tinyworld/") and task.tolerance is not None
+    }
+    assert {name: float(value) for name, value in rows} == TOLERANCES | tasks
+    assert tolerance("tinyworld/story_qa") == 0.02 and tolerance("tinyworld/greetings") == 0.05
     assert tolerance("answer_bits_per_byte/sft") == TOLERANCES["answer_bits_per_byte"]
     assert tolerance("reward_mean/grpo") is None
 
@@ -163,6 +171,19 @@ def test_scores_of_the_current_model_are_not_measured_again(run, monkeypatch):
     assert "tinyworld/greetings" not in asked["measured"][1][1]
 
 
+def test_a_metric_that_guards_nothing_is_refused_among_the_regressions(tmp_path):
+    recipe = load_recipe("demo", [*TINY, "dpo.evaluate.regressions=[tinyworld/math_word_problems_direct]"])
+    with pytest.raises(HanlinError, match=r"dpo\.evaluate\.regressions names .*_direct.*guard nothing"):
+        RunContext(recipe, tmp_path, Progress()).suite.check()
+
+
+def test_a_control_of_equal_time_is_expected_to_take_what_its_subject_takes():
+    recipe = load_recipe("demo", [*TINY, "equal-time-sft.train.steps=100000"])
+    work, grpo = expected_work(recipe), recipe.stage("grpo")
+    assert work["equal-time-sft"] == work["grpo"] == grpo.seeds * grpo.stage.work(grpo)
+    assert grpo.seeds > 1
+
+
 def test_scores_over_all_answers_are_compared_after_the_same_exam_only(run, monkeypatch):
     stand_in(run, monkeypatch, lambda model, name, seed: metric(60))
     for asked, there in ((frozenset({QA}), False), (None, True)):
@@ -173,7 +194,7 @@ def test_scores_over_all_answers_are_compared_after_the_same_exam_only(run, monk
         run.current = Lineage(run.current.stages, run.current.path, known, run.current.first_bits)
         stage = StageRun(run, run.recipe.stage("sft"))
         now = run.suite.measure(stage.model(0), names)
-        kept = stage_run.comparable(known, now, stage_run.OVERALL, ())
+        kept = stage_run.comparable(known, now)
         assert ("ends_by_itself" in kept) == there
 
 
@@ -197,7 +218,7 @@ def test_the_control_of_equal_time_learns_from_its_first_step():
 
 def test_a_control_of_equal_time_is_stopped_after_its_stage_s_seconds(run, monkeypatch):
     run.seconds["grpo"] = [7.0, 8.0]
-    run.lineages["parent of grpo"] = run.current
+    run.parents["grpo"] = run.current
     limits = []
     stage = StageRun(run, run.recipe.stage("equal-time-sft"))
     stage.stage.prepare = lambda: None

@@ -191,6 +191,7 @@ def test_a_control_of_equal_time_is_planned_with_the_time_of_its_subject():
     stages = {stage.name: stage for stage in plan_recipe(recipe, "rtx4090", price=1.0).stages}
     control, subject = stages["equal-time-sft"], stages["sft"]
     assert (control.seconds, control.money) == (subject.seconds, subject.money)
+    assert control.steps is None and subject.steps is not None  # it ends by the clock
 
 
 def test_stages_of_one_shape_are_traced_once(monkeypatch):

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
+from hanlin.evaluation.tasks.base import task_entries
 from hanlin.report.evidence import facts_of, read_curves
 from hanlin.report.page import render_report
 from hanlin.report.report import read_report, validate_report, write_report
@@ -233,6 +234,13 @@ def test_a_sentence_in_tokens_and_an_item_of_each_stage_s_data(page):
     assert marked == 2  # what is learned, and nothing else
 
 
+def report_of(stage: str, metrics: dict) -> dict:
+    """A report of one stage, with the least that the schema asks for."""
+    taken = {"seconds": 1.0, "peak_rss_mb": 1.0}
+    entry = {"id": stage, "kind": stage, **taken, "kept": True, "metrics": metrics, "samples": []}
+    return {"format": 2, "recipe": "r", "seed": 1, "machine": "m", **taken, "model": "m", "stages": [entry]}
+
+
 def section(page: Page, name: str) -> str:
     """The text of a stage's section: the page's text between two links back to the contents."""
     order = [stage["id"] for stage in fake_run(Path(tempfile.mkdtemp()))[0]["stages"]]
@@ -346,25 +354,7 @@ def test_a_stage_says_whether_it_beat_its_control(value, control, zh, en, higher
             "它胜过了对照": ("反而更差", "fell below it"),
             "反而更差": ("它胜过了对照", "It beat its control"),
         }[zh]
-    stage = {
-        "id": "sft",
-        "kind": "sft",
-        "seconds": 1.0,
-        "peak_rss_mb": 1.0,
-        "kept": True,
-        "metrics": {"tinyworld/story_qa": metric.to_dict()},
-        "samples": [],
-    }
-    report = {
-        "format": 2,
-        "recipe": "r",
-        "seed": 1,
-        "machine": "m",
-        "seconds": 1.0,
-        "peak_rss_mb": 1.0,
-        "model": "m",
-        "stages": [stage],
-    }
+    report = report_of("sft", {"tinyworld/story_qa": metric.to_dict()})
     text = Page(render_report(report, {})).text
     assert zh in text and en in text
 
@@ -375,25 +365,7 @@ def test_figures_of_few_items_are_flagged_and_not_judged(n, tmp_path):
     metric = Metric.mean(values, higher_is_better=False).with_control(
         "5-gram on 9.6M tokens", Metric.mean(others, higher_is_better=False)
     )
-    stage = {
-        "id": "pretrain",
-        "kind": "pretrain",
-        "seconds": 1.0,
-        "peak_rss_mb": 1.0,
-        "kept": True,
-        "metrics": {"bits_per_byte": metric.to_dict()},
-        "samples": [],
-    }
-    report = {
-        "format": 2,
-        "recipe": "r",
-        "seed": 1,
-        "machine": "m",
-        "seconds": 1.0,
-        "peak_rss_mb": 1.0,
-        "model": "m",
-        "stages": [stage],
-    }
+    report = report_of("pretrain", {"bits_per_byte": metric.to_dict()})
     write_report(tmp_path, report, {})
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "样本太少，不下结论" in text and "too few to tell" in text and "它胜过了对照" not in text
@@ -460,16 +432,13 @@ def test_what_breaks_the_schema_is_refused_and_nothing_is_written(run, tmp_path,
 
 
 def test_the_words_are_complete():
-    for table in (METRICS, STEPS):
-        for entry in table.values():
-            for text in entry:
-                if isinstance(text, tuple):
-                    assert (
-                        text.zh
-                        and text.en
-                        and re.search("[\u4e00-\u9fff]", text.zh)
-                        and not re.search("[\u4e00-\u9fff]", text.en)
-                    )
+    tasks = task_entries().values()
+    words = [text for table in (METRICS, STEPS) for entry in table.values() for text in entry[:2]]
+    words += [text for task in tasks for text in (task.title, task.meaning)]
+    assert len(words) > 40
+    for text in words:
+        assert re.search("[\u4e00-\u9fff]", text.zh), text
+        assert text.en and not re.search("[\u4e00-\u9fff]", text.en), text
 
 
 def test_reading_reports_needs_no_torch():

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Kinds of one sort of thing, in the order in which they were registered.
+    """Kinds of one sort of thing.
 
     Args:
         noun: what they are called in messages, `Text("kind of stage")`.
@@ -61,14 +61,14 @@ class Registry(Generic[T]):
                 noun=self.noun,
                 kind=kind,
                 nearest=nearest[0],
-                kinds=listing(self._kinds),
+                kinds=listing(sorted(self._kinds)),
             )
         return HanlinError(
             "{prefix}there is no {noun} {kind!r}. There are: {kinds}.",
             prefix=prefix,
             noun=self.noun,
             kind=kind,
-            kinds=listing(self._kinds),
+            kinds=listing(sorted(self._kinds)),
         )
 
     def __contains__(self, kind: object) -> bool:

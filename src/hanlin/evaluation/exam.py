@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hanlin.evaluation.statistics import Metric
-from hanlin.evaluation.tasks.base import Task, TaskScope, TurnsTask, make_task
+from hanlin.evaluation.tasks.base import Task, TaskScope, TurnsTask, make_task, task_entries
 from hanlin.evaluation.tasks.generation import evaluate_generation, evaluate_turns
 from hanlin.inference import Engine
 from hanlin.model import CausalLM
@@ -91,21 +91,18 @@ class Exam:
             model, self.tokenizer, records, task.check, thinking=task.thinking, **common, **settings
         )
 
-    def cards(self, model: CausalLM, titles: dict[str, Any], **sampling: Any) -> list[dict[str, Any]]:
-        """Suggestions for whoever talks to the model: of each task the first held-out item that it answers
-        rightly in the exam taken last and `DRAWS` times of `DRAWS` as it is used by default. A task without
-        such an item among the first has no card.
-
-        Args:
-            titles: task → `Text` of its card.
+    def cards(self, model: CausalLM, **sampling: Any) -> list[dict[str, Any]]:
+        """Suggestions for whoever talks to the model: of each task with a card the first held-out item that
+        it answers rightly in the exam taken last and `DRAWS` times of `DRAWS` as it is used by default. A
+        task without such an item among the first has no card.
 
         Returns:
             {"title": {"zh", "en"}, "text", "answer", "task"} each; the answer is that of the exam.
         """
         engine = Engine(model, self.tokenizer)
         cards = []
-        for name, title in titles.items():
-            if name not in self.answers:
+        for name, entry in task_entries().items():
+            if entry.card is None or name not in self.answers:
                 continue
             task = self.task(name)
             assert isinstance(task, Task)
@@ -117,7 +114,7 @@ class Exam:
                 if self._judge(engine, again, True, sampling)[0].value == 1.0:
                     cards.append(
                         {
-                            "title": title.to_dict(),
+                            "title": entry.card.to_dict(),
                             "text": answer["prompt"],
                             "answer": answer["output"],
                             "task": name,

@@ -3,7 +3,7 @@ each stage's data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,21 +83,19 @@ def tokens_facts(out: Path) -> dict[str, Any]:
     return facts
 
 
-def examples(
-    recipe: Recipe, out: Path, problems: Mapping[str, Sequence[Any]]
-) -> dict[str, list[dict[str, Any]]]:
+def examples(recipe: Recipe, out: Path, problems: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """One item of each stage's training data, as the model reads it: {stage: [{"label", "parts": [[text, is
     it learned], …]}]}.
 
     Args:
-        problems: those of reinforcement learning, which are not encoded, by stage.
+        problems: one of each stage on problems, which are not encoded.
     """
     tokenizer = load_tokenizer(out / "model")
     found: dict[str, list[dict[str, Any]]] = {}
     for stage in recipe.stages:
         folder = out / "dataset" if stage.stage.schema is None else out / "data" / stage.id
         if stage.id in problems:
-            found[stage.id] = [_problem(problems[stage.id][0])]
+            found[stage.id] = [_problem(problems[stage.id])]
         elif (folder / MANIFEST).is_file():
             data = TokenDataset(folder, verify=False)
             if stage.stage.schema == "preferences":

@@ -9,19 +9,12 @@ from collections.abc import Mapping
 from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
 from hanlin.evaluation.statistics import FEWEST
+from hanlin.evaluation.tasks.base import task_entries
 
-# What a later stage may cost an earlier one, in the metric's own unit. Two points of answers are promised; a
-# chain of thought multiplies the noise of its steps, and tasks of 150 items move by three points by chance:
-# these get five.
+# What a later stage may cost an earlier one, in the metric's own unit; tasks bring theirs with them. Two
+# points of answers are promised; a chain of thought multiplies the noise of its steps, and tasks of 150 items
+# move by three points by chance: these get five.
 TOLERANCES = {
-    "tinyworld/story_qa": 0.02,
-    "tinyworld/politeness": 0.05,
-    "tinyworld/math_word_problems": 0.05,
-    "tinyworld/math_word_problems_free": 0.05,
-    "tinyworld/greetings": 0.05,
-    "tinyworld/story_requests": 0.05,
-    "tinyworld/outside_declined": 0.05,
-    "tinyworld/later_turns": 0.05,
     "ends_by_itself": 0.02,
     "thinking_closes": 0.02,
     "inside_answered": 0.02,
@@ -41,6 +34,9 @@ class Verdict:
 def tolerance(name: str) -> float | None:
     """What a stage may lose at the metric; None where it guards nothing. `answer_bits_per_byte/sft` has that
     of its first part."""
+    task = task_entries().get(name)
+    if task is not None:
+        return task.tolerance
     return TOLERANCES.get(name, TOLERANCES.get(name.partition("/")[0]))
 
 

@@ -15,13 +15,12 @@ from typing import Any
 from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import to_dict
 from hanlin.common.manifest import read_manifest
-from hanlin.common.messages import Text
 from hanlin.corpus.builder.build import build_corpus, read_corpus
 from hanlin.dataset import build_text_dataset
 from hanlin.evaluation import Metric
 from hanlin.evaluation.exam import Exam
-from hanlin.evaluation.tasks import tinyworld as world
-from hanlin.evaluation.tasks.base import is_task
+from hanlin.evaluation.tasks.base import is_task, task_entries
+from hanlin.export.base import Export
 from hanlin.inference.generate import sampling_defaults
 from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
@@ -34,12 +33,6 @@ from hanlin.stages.base import content_hash
 from hanlin.tokenizer import load_tokenizer, train_tokenizer
 
 SUGGESTIONS = "suggestions.json"  # what the chat page offers to ask; beside the model, no part of it
-CARDS = {
-    world.GREETINGS: Text("Say hello"),
-    world.STORY_QA: Text("A question about a story"),
-    world.MATH_FREE: Text("A word problem"),
-    world.STORY_REQUESTS: Text("A story"),
-}
 
 
 class RecipeRun:
@@ -134,8 +127,10 @@ class RecipeRun:
             )
             record.notes |= read_manifest(folder, verify=False).metrics
 
+        def inputs() -> Any:
+            return [self.context.hash_of("corpus"), self.context.hash_of("tokenizer")]
+
         self.context.group.run_on_rank0(check)
-        inputs = lambda: [self.context.hash_of("corpus"), self.context.hash_of("tokenizer")]  # noqa: E731
         self._on_rank0("dataset", inputs, body, (folder,))
 
     # ---------------------------------------------------------------- the result
@@ -181,14 +176,15 @@ class RecipeRun:
         if not context.current.chat:
             return metrics
         names = [name for name in suite.names(context.current.stages) if name != BITS]
-        if world.MATH in names and world.MATH_FREE not in names:
-            names.append(world.MATH_FREE)
+        entries = task_entries()
+        free_forms = [entries[name].free_form for name in names if is_task(name) and entries[name].free_form]
+        names += free_forms
         names += [f"reward_mean/{s.id}" for s in context.recipe.published() if s.stage.schema == "problems"]
         others = [name for name in dict.fromkeys(names) if not is_task(name)]
         metrics |= suite.measure(path, others).metrics
         tasks = [name for name in dict.fromkeys(names) if is_task(name)]
         if tasks:
-            exam = Exam(suite.scope(context.current.reasoning or world.MATH in tasks), load_tokenizer(path))
+            exam = Exam(suite.scope(context.current.reasoning or bool(free_forms)), load_tokenizer(path))
             model = suite.open(path)
             metrics |= exam(model, tasks)
             usual = sampling_defaults(path)
@@ -196,8 +192,8 @@ class RecipeRun:
                 "temperature": usual.get("temperature", 1.0),
                 "top_p": usual.get("top_p", 1.0),
             }
-            record.notes |= {"sampled": sampling, "cards": exam.cards(model, CARDS, **sampling)}
-            greedy = [name for name in tasks if getattr(exam.task(name), "temperature", 0.0) == 0.0]
+            record.notes |= {"sampled": sampling, "cards": exam.cards(model, **sampling)}
+            greedy = [name for name in tasks if exam.task(name).temperature == 0.0]
             metrics |= {f"{name}/sampled": metric for name, metric in exam(model, greedy, **sampling).items()}
         return metrics
 
@@ -217,17 +213,23 @@ class RecipeRun:
         exports = self.context.recipe.export
         steps = export_steps([export.kind for export in exports])
         for step, export in zip(steps, exports, strict=True):
-            file = self.context.out / export.name()
+            self._export(step, export, path)
 
-            def body(key: str, record: StepRecord, export: Any = export, file: Path = file) -> None:
-                export.write(path, file)
-                record.kind = "export"
-                record.title = {"zh": export.title.zh, "en": export.title.en}
-                record.does = {"zh": export.does.zh, "en": export.does.en}
-                record.notes |= {"file": file.name, "bytes": file.stat().st_size}
+    def _export(self, step: str, export: Export, path: Path) -> None:
+        """The model at `path` as one file."""
+        file = self.context.out / export.name()
 
-            inputs = lambda export=export: [content_hash(path), to_dict(export)]  # noqa: E731
-            self._on_rank0(step, inputs, body, files=(file,))
+        def body(key: str, record: StepRecord) -> None:
+            export.write(path, file)
+            record.kind = "export"
+            record.title = {"zh": export.title.zh, "en": export.title.en}
+            record.does = {"zh": export.does.zh, "en": export.does.en}
+            record.notes |= {"file": file.name, "bytes": file.stat().st_size}
+
+        def inputs() -> Any:
+            return [content_hash(path), to_dict(export)]
+
+        self._on_rank0(step, inputs, body, files=(file,))
 
     def _on_rank0(
         self,

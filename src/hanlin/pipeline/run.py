@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -28,7 +29,6 @@ from hanlin.recipe.recipe import Recipe
 from hanlin.report.format import FORMAT
 from hanlin.report.model_card import model_card
 from hanlin.report.report import validate_report, write_report
-from hanlin.stages.rl import RLStage
 from hanlin.training.distributed.launch import init_distributed
 from hanlin.training.distributed.process_group import ProcessGroup
 
@@ -80,23 +80,30 @@ def _run(
     """The run, in each process."""
     context = RunContext(recipe, out, progress, group, device)
 
-    def prepare() -> None:
-        refuse_foreign(out)
-        context.suite.check()
-        check_inputs_of(recipe)
+    with contextlib.ExitStack() as held:
 
-    group.run_on_rank0(prepare)
-    lock = directory_lock(out)
-    group.run_on_rank0(lambda: lock.__enter__() and None)
-    try:
-        group.run_on_rank0(lambda: write_json(out / RECIPE_FILE, to_dict(recipe)))
+        def prepare() -> None:
+            refuse_foreign(out)
+            context.suite.check()
+            check_inputs_of(recipe)
+            held.enter_context(directory_lock(out))
+            write_json(out / RECIPE_FILE, to_dict(recipe))
+
+        group.run_on_rank0(prepare)
         began = time.monotonic()
-        progress.expect({stage.id: stage.stage.work(stage) for stage in recipe.stages})
+        progress.expect(expected_work(recipe))
         RecipeRun(context).run()
         return group.run_on_rank0(lambda: _report(context, time.monotonic() - began))
-    finally:
-        if group.is_rank0:
-            lock.__exit__(None, None, None)
+
+
+def expected_work(recipe: Recipe) -> dict[str, float]:
+    """Work of each stage, in tokens trained on, roughly. A control of equal time is as much as its subject,
+    whatever steps it is given."""
+    work = {}
+    for stage in recipe.stages:
+        timed = recipe.stage(stage.of) if stage.equal_time else stage
+        work[stage.id] = stage.seeds * timed.stage.work(timed)
+    return work
 
 
 def _report(context: RunContext, seconds: float) -> dict[str, Any]:
@@ -239,11 +246,11 @@ def _extras(context: RunContext) -> dict[str, Any]:
             }
     drops = out / "corpus" / "report.json"
     page = out / "corpus" / "report.html"
-    problems = {}
-    for config in recipe.stages:
-        stage = context.stage_of(config.id)
-        if isinstance(stage, RLStage):
-            problems[config.id] = stage.problems()
+    problems = {
+        stage.id: next(iter(stage.data.train(context.stage_of(stage.id).inputs.scope)))
+        for stage in recipe.stages
+        if stage.stage.schema == "problems" and stage.data is not None
+    }
     return {
         "tokens": tokens_facts(out) if recipe.begins_from_text else None,
         "examples": examples(recipe, out, problems),

@@ -27,6 +27,7 @@ class RunContext:
     Attributes:
         current: the best model so far.
         lineages: of each stage's model, by the stage's id.
+        parents: of the model that each stage began with, by the stage's id.
         seconds: of each stage's trainings, by the stage's id.
         device: of this process.
     """
@@ -47,6 +48,7 @@ class RunContext:
         self.runner = Runner(out, recipe.steps(), progress, group)
         self.current = Lineage()
         self.lineages: dict[str, Lineage] = {}
+        self.parents: dict[str, Lineage] = {}
         self.seconds: dict[str, list[float]] = {}
         self.held_out = HeldOutOfFiles(
             [(s.data, s.stage.schema) for s in recipe.stages if s.data is not None and s.stage.schema]
@@ -65,8 +67,7 @@ class RunContext:
         if config.kind == "pretrain":
             return Lineage()
         if config.role == "control":
-            subject = self.recipe.stage(config.of)
-            return self.lineages[f"parent of {subject.id}"]
+            return self.parents[config.of]
         return self.current
 
     def stage_of(self, name: str) -> Stage:

@@ -33,7 +33,7 @@ from hanlin.common.config import (
 )
 from hanlin.common.errors import HanlinError, first_process
 from hanlin.common.locks import directory_lock
-from hanlin.common.manifest import MANIFEST, hash_json, read_manifest, sha256_file
+from hanlin.common.manifest import hash_json, read_manifest, sha256_file
 from hanlin.common.progress import Progress, make_progress
 from hanlin.common.registry import load_extension
 from hanlin.common.target import refuse_foreign_target
@@ -48,7 +48,7 @@ from hanlin.stages.base import Job, content_hash
 from hanlin.stages.data.base import DataScope
 from hanlin.stages.pretrain import PretrainConfig
 from hanlin.stages.reward_model import require_trunk
-from hanlin.stages.stage import STAGES, StageConfig, StageInputs
+from hanlin.stages.stage import STAGES, StageConfig, StageInputs, is_artifact
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training.distributed.launch import init_distributed
 from hanlin.training.distributed.strategy import Strategy
@@ -216,12 +216,16 @@ def _run(path: Path, file: StageFile, out: Path, strategy: Strategy, device: str
     group.run_on_rank0(lambda: _refuse_target(path, file, out))
     progress = make_progress() if group.is_rank0 else Progress()
     with contextlib.ExitStack() as held:
-        group.run_on_rank0(lambda: held.enter_context(directory_lock(root)) and None)
+
+        def begin() -> str:
+            held.enter_context(directory_lock(root))
+            return _key(file)
+
+        key = group.run_on_rank0(begin)
         progress.stage(1, 1, file.stage.id)
-        key = group.run_on_rank0(lambda: _key(file))
         # another parent, other data or another configuration never resume these checkpoints
         work = root / key[:10]
-        if group.run_on_rank0(lambda: _finished(out, key, progress)):
+        if group.run_on_rank0(lambda: is_artifact(out, key, progress)):
             progress.note(
                 "{out} is the result of this configuration, data and start already: there is nothing to do.",
                 out=out,
@@ -286,19 +290,6 @@ def _key(file: StageFile) -> str:
     elif config.data is not None:
         parts.append(config.data.identity(DataScope(config.id, config.stage.schema or "messages", file.seed)))
     return hash_json(parts)
-
-
-def _finished(out: Path, key: str, progress: Progress) -> bool:
-    """Whether `out` holds this very result, whole; a damaged one is reported and made again."""
-    try:
-        return (
-            (out / MANIFEST).is_file()
-            and read_manifest(out, verify=False).key == key
-            and bool(read_manifest(out))
-        )
-    except HanlinError as error:
-        progress.warn("must be done again: {error}", error=error)
-        return False
 
 
 def _tidy(file: StageFile, work: Path, out: Path, progress: Progress) -> None:

@@ -17,7 +17,6 @@ from hanlin.common.manifest import MANIFEST, hash_json, read_manifest
 from hanlin.common.messages import Text
 from hanlin.evaluation import Metric, pooled
 from hanlin.evaluation.exam import OVERALL
-from hanlin.evaluation.tasks.tinyworld import LATER_TURNS
 from hanlin.pipeline.gate import decide_gate, tolerance
 from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run_context import RunContext
@@ -25,7 +24,7 @@ from hanlin.pipeline.runner import StepRecord
 from hanlin.pipeline.samples import speak_samples
 from hanlin.pipeline.suite import BITS, Measured, comparable
 from hanlin.stages.base import Job, content_hash
-from hanlin.stages.stage import Stage, StageConfig, held_out_key, is_artifact
+from hanlin.stages.stage import Stage, StageConfig, is_artifact
 from hanlin.training.distributed.launch import strategy_of
 from hanlin.training.spikes import keep_spikes
 
@@ -134,7 +133,7 @@ class StageRun:
             content_hash(self.parent.path) if self.parent.path is not None else to_dict(context.recipe.model)
         )
         if config.data is not None:
-            parts += [config.data.identity(scope), held_out_key(scope)]
+            parts += [config.data.identity(scope), scope.held_out.identity()]
         if self.stage.inputs.dataset is not None:
             parts.append(read_manifest(self.stage.inputs.dataset, verify=False).content_hash)
         parts += [content_hash(context.model_of(name)) for name in self.stage.stages_named(config)]
@@ -201,7 +200,7 @@ class StageRun:
         names = list(dict.fromkeys([target, *context.suite.names(after.stages)]))
         exam = {"with_reasoning": after.reasoning}
         now = context.suite.measure(self.model(0), names, chat=after.chat, **exam)
-        known = {} if parent.scores is None else comparable(parent.scores, now, OVERALL, (LATER_TURNS,))
+        known = {} if parent.scores is None else comparable(parent.scores, now)
         missing = [name for name in names if name not in known]
         measured = (
             context.suite.measure(parent.path, missing, chat=parent.chat, **exam).metrics if missing else {}
@@ -286,7 +285,7 @@ class StageRun:
         first = metrics.get(BITS) if self.parent.path is None else self.parent.first_bits
         after = dataclasses.replace(after, scores=scores, first_bits=first)
         context.lineages[config.id] = after
-        context.lineages[f"parent of {config.id}"] = self.parent
+        context.parents[config.id] = self.parent
         if self.is_control or self.stage.produces != "model" or not record.kept:
             return
         context.current = after

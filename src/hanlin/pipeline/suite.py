@@ -9,21 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import listing
 from hanlin.corpus.builder.build import read_corpus
-from hanlin.dataset import TokenDataset, build_conversation_dataset, too_long_warning
-from hanlin.evaluation import Metric, answer_bits_per_byte, bits_per_byte
-from hanlin.evaluation.exam import Exam
-from hanlin.evaluation.likelihood import pairs_preferred
-from hanlin.evaluation.tasks.base import TaskScope, is_task, task_names
+from hanlin.evaluation import Metric, bits_per_byte
+from hanlin.evaluation.exam import OVERALL, Exam
+from hanlin.evaluation.tasks.base import TaskScope, is_task, task_entries
 from hanlin.model import CausalLM, load_model
+from hanlin.pipeline.gate import tolerance
 from hanlin.recipe.recipe import Recipe
-from hanlin.stages.data.base import DataSource
-from hanlin.stages.pairs import build_pair_dataset
-from hanlin.stages.rl import RLStage
+from hanlin.stages.data.base import METRIC_OF_SCHEMA
 from hanlin.stages.stage import Stage, StageConfig
 
 BITS = "bits_per_byte"
@@ -93,12 +89,20 @@ class Suite:
                         name=name,
                         known=listing(self._known()),
                     )
+            for name in config.evaluate.regressions or ():
+                if name != BITS and tolerance(name) is None:
+                    raise HanlinError(
+                        "{stage}.evaluate.regressions names {name!r}, of which no loss is set that a stage "
+                        "may cause, so that it would guard nothing. Leave it out.",
+                        stage=config.id,
+                        name=name,
+                    )
         for name in self.recipe.evaluation.tasks:
             if not is_task(name):
                 raise HanlinError(
                     "evaluation.tasks names {name!r}, which is no task. There are: {known}.",
                     name=name,
-                    known=listing(task_names()),
+                    known=listing(task_entries()),
                 )
 
     def can_measure(self, name: str) -> bool:
@@ -106,16 +110,10 @@ class Suite:
         return name in self._known()
 
     def _known(self) -> list[str]:
-        kinds = {
-            "messages": "answer_bits_per_byte",
-            "preferences": "pairs_preferred",
-            "problems": "reward_mean",
-        }
-        of_stages = [
-            f"{kinds[s.stage.schema]}/{s.id}" for s in self.recipe.stages if s.stage.schema is not None
-        ]
-        own = [s.stage.own_metric for s in self.recipe.stages if s.stage.own_metric]
-        return [*task_names(), *([BITS] if self.corpus is not None else []), *of_stages, *dict.fromkeys(own)]
+        stages = self.recipe.stages
+        heldout = [f"{METRIC_OF_SCHEMA[s.stage.schema]}/{s.id}" for s in stages if s.stage.schema is not None]
+        own = dict.fromkeys(s.stage.own_metric for s in stages if s.stage.own_metric)
+        return [*task_entries(), *([BITS] if self.corpus is not None else []), *heldout, *own]
 
     # ---------------------------------------------------------------- measuring
 
@@ -163,45 +161,21 @@ class Suite:
         return load_model(path, device=self.recipe.device)
 
     def _of_stage(self, name: str, model: CausalLM, model_dir: Path, seed: int) -> Metric:
-        kind, _, stage_id = name.partition("/")
         own = [s.id for s in self.recipe.stages if s.stage.own_metric == name]
         if own:
             return self.stage_of(own[0]).evaluate(model_dir)[name]
-        stage = self.stage_of(stage_id)
-        if kind == "reward_mean":
-            assert isinstance(stage, RLStage)
-            return stage.mean_reward(
-                model_dir, self.recipe.device, self.recipe.evaluation.max_new_tokens, seed
-            )
-        source: DataSource = stage.config.data
-        scope, tokenizer = stage.inputs.scope, stage.tokenizer()
-        folder = stage.inputs.folder / f"{stage_id}-heldout"
-        build = build_conversation_dataset if kind == "answer_bits_per_byte" else build_pair_dataset
-        data: TokenDataset = build(source.heldout(scope), tokenizer, folder, max_length=stage.config.seq_len)
-        warning = too_long_warning(data)
-        if warning is not None:
-            stage.inputs.progress.warn(warning)
-        if kind == "answer_bits_per_byte":
-            return answer_bits_per_byte(model, tokenizer, data)
-        return pairs_preferred(model, tokenizer, data)
+        return self.stage_of(name.partition("/")[2]).heldout_metric(model, seed)
 
     def _any_stage(self) -> Stage:
         return self.stage_of(self.recipe.stages[0].id)
 
 
-def comparable(
-    before: Measured, now: Measured, overall: Sequence[str], turns: Sequence[str]
-) -> dict[str, Metric]:
+def comparable(before: Measured, now: Measured) -> dict[str, Metric]:
     """Of an earlier measurement what may be held against a new one: scores over all answers only after the
     same exam, those of mixed conversations only with the same subjects."""
     apart: set[str] = set()
     if before.asked != now.asked or before.with_reasoning != now.with_reasoning:
-        apart |= set(overall)
+        apart |= set(OVERALL)
     if before.with_reasoning != now.with_reasoning:
-        apart |= set(turns)
+        apart |= {name for name, entry in task_entries().items() if entry.mixes_problems}
     return {name: metric for name, metric in before.metrics.items() if name not in apart}
-
-
-def sampled(metrics: dict[str, Metric]) -> dict[str, Any]:
-    """Metrics under names that say they are of sampled answers."""
-    return {f"{name}/sampled": metric for name, metric in metrics.items()}

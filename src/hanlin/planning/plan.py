@@ -34,6 +34,7 @@ class StagePlan:
     """One stage. What is None is not known, and `why` says why.
 
     Attributes:
+        steps: None where a stage ends by the clock.
         seconds: of training; reading the data, judging and saving come on top.
         peak: bytes at the worst moment, on each device.
         money: CNY, None without a price.
@@ -42,7 +43,7 @@ class StagePlan:
     """
 
     name: str
-    steps: int
+    steps: int | None
     tokens: int | None = None
     micro_tokens: int | None = None
     peak: float | None = None
@@ -172,8 +173,8 @@ def plan_recipe(
 def _equal_time(section: StageConfig, subject: StagePlan) -> StagePlan:
     """A control that stops when the time of its subject is over, however many steps it has."""
     if subject.seconds is None:
-        return StagePlan(section.id, section.train.steps, why=tr("takes as long as {of}", of=subject.name))
-    return StagePlan(section.id, section.train.steps, seconds=subject.seconds, money=subject.money)
+        return StagePlan(section.id, None, why=tr("takes as long as {of}", of=subject.name))
+    return StagePlan(section.id, None, seconds=subject.seconds, money=subject.money)
 
 
 def _supervised(
@@ -254,8 +255,9 @@ def plan_text(plan: Plan) -> str:
     ]
     rows = [head]
     for stage in plan.stages:
+        steps = "" if stage.steps is None else f"{stage.steps:,}"
         if stage.seconds is None:
-            rows.append([stage.name, f"{stage.steps:,}", "", "", unknown, unknown, unknown, ""])
+            rows.append([stage.name, steps, "", "", unknown, unknown, unknown, ""])
             continue
         money = "" if stage.money is None else f"¥{stage.money:.2f}"
         if stage.tokens is None:
@@ -264,7 +266,7 @@ def plan_text(plan: Plan) -> str:
         rows.append(
             [
                 stage.name,
-                f"{stage.steps:,}",
+                steps,
                 f"{(stage.tokens or 0) / 1e6:,.1f}M",
                 f"{stage.micro_tokens:,}",
                 memory_size(stage.peak or 0.0),

@@ -30,7 +30,8 @@ from hanlin.export.gguf_export import GGUFExport
 from hanlin.model import ModelShape
 from hanlin.recipe import patch
 from hanlin.recipe.corpora import CorpusSource, FilesCorpus
-from hanlin.recipe.sizing import Sizing, apply_sizing, scaled
+from hanlin.recipe.scale import scaled
+from hanlin.recipe.sizing import Sizing, apply_sizing
 from hanlin.recipe.upgrade import refuse_old_shape
 from hanlin.report.format import export_steps
 from hanlin.stages.pretrain import PretrainConfig

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hanlin.common.messages import Text, verbatim
 from hanlin.corpus.filters.rule_names import RULE_NAMES
 from hanlin.evaluation.statistics import Control, Metric
+from hanlin.evaluation.tasks.base import task_entries
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -32,6 +33,7 @@ class StageText(NamedTuple):
     does: Text
 
 
+# Tasks bring their words with them.
 METRICS: dict[str, MetricText] = {
     "cleaning/recall": MetricText(
         Text("Dirt removed"),
@@ -51,22 +53,6 @@ METRICS: dict[str, MetricText] = {
         Text("bits needed to predict each byte of unseen answers; lower is better"),
         share=False,
     ),
-    "tinyworld/story_qa": MetricText(
-        Text("Story questions answered"),
-        Text("share of exact answers about unseen stories"),
-    ),
-    "tinyworld/math_word_problems": MetricText(
-        Text("Problems solved"),
-        Text("share of unseen word problems answered rightly after thinking"),
-    ),
-    "tinyworld/politeness": MetricText(
-        Text("Preferred manner"),
-        Text("share of free answers given in the manner people prefer"),
-    ),
-    "tinyworld/math_word_problems_direct": MetricText(
-        Text("Problems answered directly"),
-        Text("share of unseen word problems answered rightly without thinking"),
-    ),
     "pair_accuracy": MetricText(
         Text("Pairs judged rightly"),
         Text("share of unseen pairs in which the better answer scores higher"),
@@ -74,29 +60,6 @@ METRICS: dict[str, MetricText] = {
     "reward_mean": MetricText(
         Text("Task reward"),
         Text("share of unseen problems that earn the reward"),
-    ),
-    "tinyworld/greetings": MetricText(
-        Text("Greetings answered"),
-        Text("share of greetings, thanks and questions of its name answered to the letter"),
-    ),
-    "tinyworld/story_requests": MetricText(
-        Text("Stories told"),
-        Text("share of requests for a story that got a whole one"),
-    ),
-    "tinyworld/outside_declined": MetricText(
-        Text("Outside questions declined"),
-        Text("share of questions from outside its world that it declines to answer"),
-    ),
-    "tinyworld/math_word_problems_free": MetricText(
-        Text("Word problems solved, thinking or not"),
-        Text("unseen problems of one to five steps; whether to think first is the model's choice"),
-    ),
-    "tinyworld/later_turns": MetricText(
-        Text("Later turns answered"),
-        Text(
-            "share of turns after the first, each about something else, answered rightly; the control asks "
-            "the same alone"
-        ),
     ),
     "ends_by_itself": MetricText(
         Text("Ends by itself"),
@@ -248,15 +211,20 @@ def metric_text(name: str) -> MetricText:
         if name.endswith(ending):
             plain = metric_text(name.removesuffix(ending))
             return plain._replace(name=Text("{plain} {added}", plain=plain.name, added=added))
-    if name in METRICS:
-        return METRICS[name]
-    base, slash, part = name.partition("/")
-    known = METRICS.get(
-        base, MetricText(verbatim(name if base not in METRICS else base), Text(""), share=False)
-    )
-    if not slash or base not in METRICS:
+    known = _known(name)
+    if known is not None:
         return known
-    return known._replace(name=Text("{known}: {part}", known=known.name, part=part), meaning=Text(""))
+    base, _, part = name.partition("/")
+    whole = _known(base)
+    if whole is None:
+        return MetricText(verbatim(name), Text(""), share=False)
+    return whole._replace(name=Text("{known}: {part}", known=whole.name, part=part), meaning=Text(""))
+
+
+def _known(name: str) -> MetricText | None:
+    """The words of a metric or task of that very name."""
+    task = task_entries().get(name)
+    return METRICS.get(name) if task is None else MetricText(task.title, task.meaning)
 
 
 def in_words(sentence: Text, titles: Mapping[str, Text] | None = None) -> Text:
@@ -266,7 +234,9 @@ def in_words(sentence: Text, titles: Mapping[str, Text] | None = None) -> Text:
         titles: the stages' by their ids.
     """
     titles = titles or {}
-    names = "|".join(re.escape(name) for name in sorted({**METRICS, **titles}, key=len, reverse=True))
+    names = "|".join(
+        re.escape(name) for name in sorted({**METRICS, **task_entries(), **titles}, key=len, reverse=True)
+    )
     pattern = re.compile(rf"(?<![\w/-])(?:{names})(?:/[\w-]+)*(?![\w/-])", re.ASCII)
 
     def words(name: str) -> Text:

@@ -14,6 +14,9 @@ from hanlin.common.config import Range, at_least, require_ranges
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
 from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
+from hanlin.evaluation import Metric
+from hanlin.evaluation.likelihood import pairs_preferred
+from hanlin.model import CausalLM
 from hanlin.stages.data.base import DataSource
 from hanlin.stages.stage import Stage
 from hanlin.tokenizer import Tokenizer
@@ -177,6 +180,10 @@ class PairStage(Stage):
             )
 
         self.encoded(self.data_key(self.config.seq_len), build)
+
+    def heldout_metric(self, model: CausalLM, seed: int) -> Metric:
+        """Pairs whose better answer the model finds more likely."""
+        return pairs_preferred(model, self.tokenizer(), self.encoded_heldout(build_pair_dataset))
 
     def data_facts(self) -> dict[str, Any]:
         """Counts of the encoded pairs."""

@@ -164,12 +164,8 @@ class RewardModelStage(PairStage):
 
     def evaluate(self, model: Path) -> dict[str, Metric]:
         """Pairs ranked rightly, beside the control that knows their lengths only."""
-        source, scope, config = self.config.data, self.inputs.scope, self.config
-        folder = self.inputs.folder / f"{scope.stage}-heldout"
-        heldout = build_pair_dataset(
-            source.heldout(scope), self.tokenizer(), folder, max_length=config.seq_len
-        )
-        chosen, rejected = score_pairs(load_reward_model(model), heldout, config)
+        heldout = self.encoded_heldout(build_pair_dataset)
+        chosen, rejected = score_pairs(load_reward_model(model), heldout, self.config)
         training = TokenDataset(self.data, verify=False).lengths.reshape(-1, 2)
         control = length_control(training, heldout.lengths.reshape(-1, 2))
         return {"pair_accuracy": pair_accuracy(chosen, rejected).with_control("length", control)}
@@ -206,7 +202,7 @@ class ModelReward(Reward):
         """The stage that trains it."""
         return self.source
 
-    def load(self, models: Callable[[str], Path], device: Any) -> None:
+    def load(self, models: Callable[[str], Path], device: str | None) -> None:
         """Open the reward model."""
         model = load_reward_model(models(self.source))
         object.__setattr__(self, "_model", model.to(resolve_device(device)).eval())

@@ -11,7 +11,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
 from hanlin.inference import Engine, SamplingParams
-from hanlin.model import load_model
+from hanlin.model import CausalLM
 from hanlin.rl.rewards.base import Reward, RewardSum, Sample
 from hanlin.rl.rewards.numeric import NumericReward
 from hanlin.stages.base import Job
@@ -76,7 +76,7 @@ class RLStage(Stage):
         reward = self._reward(job.device)
         return grpo(self.inputs.parent, self.problems(), reward, self.config, job)
 
-    def mean_reward(self, model_dir: Path, device: str, max_new_tokens: int, seed: int) -> Metric:
+    def heldout_metric(self, model: CausalLM, seed: int) -> Metric:
         """Mean reward of answers to held-out problems, sampled at the temperature of training.
 
         Rewards of 0 and 1 are a proportion; others have a bootstrap interval.
@@ -93,15 +93,16 @@ class RLStage(Stage):
             )[0]
             for record in records
         ]
-        engine = Engine(load_model(model_dir, device=device), tokenizer)
-        sampling = SamplingParams(max_new_tokens=max_new_tokens, temperature=config.temperature, seed=seed)
+        engine = Engine(model, tokenizer)
+        most = self.inputs.scope.evaluation.max_new_tokens
+        sampling = SamplingParams(max_new_tokens=most, temperature=config.temperature, seed=seed)
         samples = [
             Sample(record, prompt, answer.ids, tokenizer.decode(answer.ids), config.thinking is True)
             for record, prompt, answer in zip(
                 records, prompts, engine.generate(prompts, sampling), strict=True
             )
         ]
-        values = self._reward(device).score(samples)
+        values = self._reward(str(model.device)).score(samples)
         if set(values) <= {0.0, 1.0}:
             return Metric.proportion(sum(values), len(values))
         return Metric.mean(values)
@@ -114,7 +115,7 @@ class RLStage(Stage):
     def work(cls, config: RLConfig) -> float:
         """A token that is generated is taken to cost as much as three trained on."""
         answers = config.train.steps * config.prompts * config.group_size
-        return 3.0 * config.seeds * answers * config.max_new_tokens
+        return 3.0 * answers * config.max_new_tokens
 
     @classmethod
     def stages_named(cls, config: RLConfig) -> tuple[str, ...]:
@@ -132,7 +133,7 @@ class RLStage(Stage):
                 other=other.id,
             )
 
-    def _reward(self, device: Any) -> RewardSum:
+    def _reward(self, device: str | None) -> RewardSum:
         for reward in self.config.rewards:
             if reward.needs() and self.inputs.stage_model is None:
                 raise HanlinError(

@@ -20,9 +20,9 @@ from hanlin.common.manifest import MANIFEST, hash_json, read_manifest
 from hanlin.common.messages import Text
 from hanlin.common.progress import Progress
 from hanlin.common.registry import Registry
-from hanlin.dataset import TokenDataset, too_long_warning
-from hanlin.evaluation import Metric
-from hanlin.model import ModelConfig, ModelShape
+from hanlin.dataset import TokenDataset, build_conversation_dataset, too_long_warning
+from hanlin.evaluation import Metric, answer_bits_per_byte
+from hanlin.model import CausalLM, ModelConfig, ModelShape
 from hanlin.model.adapters import Adapter
 from hanlin.stages.base import Job
 from hanlin.stages.data.base import DataScope, DataSource, Schema
@@ -163,6 +163,17 @@ class Stage:
         """What the stage measures of its model by itself."""
         return {}
 
+    def heldout_metric(self, model: CausalLM, seed: int) -> Metric:
+        """What the stage's held-out records say of any model of the run: of conversations, bits per byte of
+        the answers. A kind with data of another schema measures what `METRIC_OF_SCHEMA` names.
+
+        Args:
+            seed: of what is sampled.
+        """
+        tokenizer = self.tokenizer()
+        data = self.encoded_heldout(build_conversation_dataset)
+        return answer_bits_per_byte(model, tokenizer, data)
+
     def data_facts(self) -> dict[str, Any]:
         """Figures of the encoded data, for the report."""
         return {}
@@ -182,7 +193,7 @@ class Stage:
 
     @classmethod
     def work(cls, config: Any) -> float:
-        """How much work the stage is, in tokens trained on, roughly: for what is left of a run."""
+        """How much work a training is, in tokens trained on, roughly: for what is left of a run."""
         return 0.0
 
     @classmethod
@@ -223,6 +234,17 @@ class Stage:
                 self.inputs.progress.warn(warning)
         return TokenDataset(self.data, verify=False)
 
+    def encoded_heldout(self, build: Callable[..., TokenDataset]) -> TokenDataset:
+        """The held-out records, encoded anew by `build(records, tokenizer, folder, max_length=…)`."""
+        source: DataSource = self.config.data
+        folder = self.inputs.folder / f"{self.inputs.scope.stage}-heldout"
+        records = source.heldout(self.inputs.scope)
+        data = build(records, self.tokenizer(), folder, max_length=self.config.seq_len)
+        warning = too_long_warning(data)
+        if warning is not None:
+            self.inputs.progress.warn(warning)
+        return data
+
     def say_counts(self) -> None:
         """Tell how many records there are to train on, and how many are held out."""
         source: DataSource = self.config.data
@@ -238,12 +260,11 @@ class Stage:
     def data_key(self, *more: Any) -> Any:
         """What the encoded data depend on."""
         source: DataSource = self.config.data
-        tokenizer = read_manifest_hash(self.inputs.tokenizer)
         return [
             to_dict(source),
             source.identity(self.inputs.scope),
-            held_out_key(self.inputs.scope),
-            tokenizer,
+            self.inputs.scope.held_out.identity(),
+            self.tokenizer().content_hash,
             *more,
         ]
 
@@ -287,14 +308,3 @@ def is_artifact(path: Path, key: str, progress: Progress) -> bool:
     except HanlinError as error:
         progress.warn("must be done again: {error}", error=error)
         return False
-
-
-def read_manifest_hash(path: Path) -> str:
-    """Content hash of a tokenizer, or of the tokenizer inside a model's directory."""
-    return load_tokenizer(path).content_hash
-
-
-def held_out_key(scope: DataScope) -> Any:
-    """What decides which prompts are held out."""
-    identity = getattr(scope.held_out, "identity", None)
-    return None if identity is None else identity()

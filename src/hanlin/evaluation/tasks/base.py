@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
@@ -51,6 +51,7 @@ class TurnsTask:
     name: str
     conversations: Sequence[Sequence[dict[str, Any]]]
     checks: dict[str, Check]
+    temperature: ClassVar[float] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,31 +70,54 @@ class TaskScope:
 
 
 TaskBuilder = Callable[[TaskScope], "Task | TurnsTask"]
-_TASKS: dict[str, tuple[TaskBuilder, Text]] = {}
 
 
-def register_task(name: str, title: Text) -> Callable[[TaskBuilder], TaskBuilder]:
+@dataclasses.dataclass(frozen=True)
+class TaskEntry:
+    """What the table knows of a task before its items are made.
+
+    Attributes:
+        build: makes it.
+        title: how a report calls the metric.
+        meaning: what it counts, for the report.
+        tolerance: what a stage may cost a model at it, as a share of the items; None guards nothing.
+        card: title of the suggestion that the chat page makes of an item; none when absent.
+        free_form: for a task that opens the thought itself: the one of the same questions that leaves it to
+            the model whether to think. The final evaluation asks both.
+        mixes_problems: its items depend on `TaskScope.with_reasoning`, so that scores of two exams which
+            differ in that are not comparable.
+    """
+
+    build: TaskBuilder
+    title: Text
+    meaning: Text = dataclasses.field(default_factory=lambda: Text(""))
+    tolerance: float | None = 0.05
+    card: Text | None = None
+    free_form: str = ""
+    mixes_problems: bool = False
+
+
+_TASKS: dict[str, TaskEntry] = {}
+
+
+def register_task(name: str, title: Text, **entry: Any) -> Callable[[TaskBuilder], TaskBuilder]:
     """Enter a builder of tasks in the table, as a decorator.
 
     Args:
         title: how a report calls the metric.
+        entry: further attributes of `TaskEntry`.
     """
 
     def enter(builder: TaskBuilder) -> TaskBuilder:
-        _TASKS[name] = (builder, title)
+        _TASKS[name] = TaskEntry(builder, title, **entry)
         return builder
 
     return enter
 
 
-def task_names() -> tuple[str, ...]:
-    """Names of all registered tasks, in the order in which a report shows them."""
-    return tuple(_TASKS)
-
-
-def task_title(name: str) -> Text | None:
-    """How a report calls a task; None where it is none."""
-    return _TASKS[name][1] if name in _TASKS else None
+def task_entries() -> dict[str, TaskEntry]:
+    """All registered tasks by their names."""
+    return dict(_TASKS)
 
 
 def is_task(name: str) -> bool:
@@ -116,4 +140,4 @@ def make_task(name: str, scope: TaskScope) -> Task | TurnsTask:
             hint=hint,
             tasks=listing(_TASKS),
         )
-    return _TASKS[name][0](scope)
+    return _TASKS[name].build(scope)

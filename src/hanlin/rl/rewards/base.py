@@ -53,7 +53,7 @@ class Reward(Tagged):
         """Id of the stage whose model it uses; empty for none."""
         return ""
 
-    def load(self, models: Callable[[str], Path], device: Any) -> None:
+    def load(self, models: Callable[[str], Path], device: str | None) -> None:
         """Open what it needs; called in every process before the first step, with the directories of stages'
         models by id."""
 

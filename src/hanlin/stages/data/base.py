@@ -19,6 +19,13 @@ Schema = Literal["messages", "preferences", "problems"]
 """What a stage reads: conversations; pairs of a chosen and a rejected answer; conversations with a checkable
 `answer`."""
 
+METRIC_OF_SCHEMA: dict[Schema, str] = {
+    "messages": "answer_bits_per_byte",
+    "preferences": "pairs_preferred",
+    "problems": "reward_mean",
+}
+"""What held-out records of a schema measure; `NAME/STAGE` is the metric on those of one stage."""
+
 Record = Mapping[str, Any]
 
 SOURCES: Registry[DataSource] = Registry(Text("kind of data"))
@@ -29,6 +36,10 @@ class HeldOut:
 
     def __contains__(self, record: Record) -> bool:
         return False
+
+    def identity(self) -> Any:
+        """JSON-able: what decides which prompts are held out."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +110,7 @@ class DataSource(Tagged):
 
     def target(self, scope: DataScope) -> str:
         """Metric that a stage on these records is judged by, unless its `evaluate` names another."""
-        return {
-            "messages": f"answer_bits_per_byte/{scope.stage}",
-            "preferences": f"pairs_preferred/{scope.stage}",
-            "problems": f"reward_mean/{scope.stage}",
-        }[scope.schema]
+        return f"{METRIC_OF_SCHEMA[scope.schema]}/{scope.stage}"
 
     def teaches(self, scope: DataScope) -> Sequence[str]:
         """Metrics that every later stage is measured by too, so that nothing is unlearnt unnoticed."""

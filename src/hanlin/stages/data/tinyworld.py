@@ -97,12 +97,8 @@ class TinyworldData(DataSource):
 
     def target(self, scope: DataScope) -> str:
         """By the task."""
-        return {
-            "chat": tasks.STORY_QA,
-            "reasoning": tasks.MATH,
-            "manner": tasks.POLITENESS,
-            "problems": f"reward_mean/{scope.stage}",
-        }[self.task]
+        by_task = {"chat": tasks.STORY_QA, "reasoning": tasks.MATH, "manner": tasks.POLITENESS}
+        return by_task.get(self.task) or super().target(scope)
 
     def teaches(self, scope: DataScope) -> Sequence[str]:
         """By the task. Whether to think is taught by reinforcement alone, and moves freely before."""
