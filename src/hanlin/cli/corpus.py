@@ -253,7 +253,8 @@ def score(
     if model is not None and files and not (good or bad or out):
         found = score_files(Scorer.load(model), files)
         texts = [
-            f"{name}: {tr('documents')} {item['documents']}, {tr('mean')} {item['mean']:.3f}, ≥ 0.5: {item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}"
+            f"{name}: {tr('documents')} {item['documents']}, {tr('mean')} {item['mean']:.3f}, ≥ 0.5: "
+            f"{item['at_least_half']:.1%}\n{deciles_text(item['deciles'])}"
             for name, item in found.items()
             if item["documents"]
         ]

@@ -224,7 +224,8 @@ def bootstrap_ratio(
     )
     if numerators.shape != denominators.shape or numerators.ndim != 1 or not len(numerators):
         raise ValueError(
-            f"expected two equally long lists of numbers, not shapes {numerators.shape} and {denominators.shape}"
+            f"expected two equally long lists of numbers, not shapes {numerators.shape} and "
+            f"{denominators.shape}"
         )
     if denominators.sum() <= 0 or denominators.min() < 0:
         raise ValueError("the denominators must be non-negative and not all zero")

@@ -137,7 +137,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_total, _):
         if ctx.grads is None:
             raise RuntimeError(
-                "linear_cross_entropy can be differentiated once: its gradients are computed with it and then given away"
+                "linear_cross_entropy can be differentiated once: its gradients are computed with it and "
+                "then given away"
             )
         grads = [None if grad is None else grad.mul_(grad_total) for grad in ctx.grads]
         ctx.grads = None

@@ -95,8 +95,8 @@ def measure_step(
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [""])[-1]
         raise HanlinError(
-            "The measurement did not finish (exit code {code}){why}. Most likely there is not enough memory: lower "
-            "micro_tokens, or take a smaller model.",
+            "The measurement did not finish (exit code {code}){why}. Most likely there is not enough memory: "
+            "lower micro_tokens, or take a smaller model.",
             code=done.returncode,
             why=why and Text(": {why}", why=why),
         )
@@ -133,7 +133,10 @@ def python_running(module: str) -> list[str]:
     `python -m` puts that directory first on the path: an `orjson.py` in a folder that was downloaded would
     run. (PYTHONSAFEPATH is Python 3.11's way to say the same.)
     """
-    start = "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop(1)]; import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    start = (
+        "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop(1)]; import runpy; "
+        "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    )
     return [sys.executable, "-c", start, str(Path(__file__).parents[2]), module]
 
 

@@ -151,7 +151,10 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 404 and request.url.path.startswith("/v1/responses"):
-            message = "There is no Responses API here; use POST /v1/chat/completions (client.chat.completions.create)."
+            message = (
+                "There is no Responses API here; use POST /v1/chat/completions "
+                "(client.chat.completions.create)."
+            )
             return respond(ApiError(404, message, code="not_found"))
         if error.status_code == 404:
             return respond(

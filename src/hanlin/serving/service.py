@@ -121,7 +121,10 @@ class Service:
         """
         room = self.engine.max_length - len(prompt)
         if room < (0 if limit == 0 else 1):
-            message = f"This model's context is {self.engine.max_length} tokens; the prompt alone has {len(prompt)}."
+            message = (
+                f"This model's context is {self.engine.max_length} tokens; "
+                f"the prompt alone has {len(prompt)}."
+            )
             raise invalid(
                 message, "messages" if hasattr(body, "messages") else "prompt", "context_length_exceeded"
             )

@@ -278,10 +278,12 @@ def _template() -> str:
 {{%- endfor %}}
 {{%- for message in messages %}}
     {{%- if loop.index0 >= state.first %}}
-        {{%- if message.content is not string and (message.content is defined and message.content is not none or not message.tool_calls) %}}
+        {{%- if message.content is not string and (message.content is defined and message.content is not none\
+ or not message.tool_calls) %}}
             {{{{- raise_exception('content should be text') }}}}
         {{%- endif %}}
-        {{%- if message.reasoning_content is defined and message.reasoning_content is not none and message.reasoning_content is not string %}}
+        {{%- if message.reasoning_content is defined and message.reasoning_content is not none\
+ and message.reasoning_content is not string %}}
             {{{{- raise_exception('reasoning_content should be text') }}}}
         {{%- endif %}}
         {{%- set content = message.content if message.content is string else '' %}}

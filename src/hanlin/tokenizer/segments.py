@@ -24,7 +24,10 @@ from collections.abc import Iterator
 
 CLASSES = ("chinese", "english", "numbers", "code", "other")
 
-_HAN = "\u2e80-\u2fdf\u3001-\u303f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\U00020000-\U0003fffd"
+_HAN = (
+    "\u2e80-\u2fdf\u3001-\u303f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40"
+    "\uff5b-\uff65\U00020000-\U0003fffd"
+)
 _LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"
 _DIGIT = "0-9\uff10-\uff19"
 # White space, ASCII punctuation, signs of Latin-1, general punctuation (“”—…) and the ideographic space.
@@ -41,11 +44,16 @@ _HAN_IN_LINE = re.compile(f"[{_HAN}]")
 _COMMENT_OR_STRING = re.compile(r"#.*|//.*|\"[^\"\n]*\"|'[^'\n]*'")
 _CODE = re.compile(
     r"""
-    ^\s*(?:import\s+[\w.]+|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w+|class\s+\w+\s*[:({]|return\b.*[\w)\]}"';]$|\#include\b|\#!/|@\w+
-        |(?:else|try|finally)\s*:|>>>\s|\$\s+\w|</?\w+[^>]*>|(?:const|let|var|func|fn|public|private|static)\s+\w)  # how such lines begin
-    | [{};\\]\s*$ | [)\]]\s*[:,]\s*$ | [\[(]\s*$                                             # how they end
-    | [=!<>+\-*/|&]= | -> | => | :: | && | \|\| | \w\(\) | </\w | /> | \s=\s | \w\(.*\)\s*$   # what prose has no use for
-    | \w\.\w+\(  | ^\s*\w+=\S | ^\s+\w+\(                                                    # calls and settings
+    # how such lines begin
+    ^\s*(?:import\s+[\w.]+|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w+|class\s+\w+\s*[:({]
+        |return\b.*[\w)\]}"';]$|\#include\b|\#!/|@\w+|(?:else|try|finally)\s*:|>>>\s|\$\s+\w|</?\w+[^>]*>
+        |(?:const|let|var|func|fn|public|private|static)\s+\w)
+    # how they end
+    | [{};\\]\s*$ | [)\]]\s*[:,]\s*$ | [\[(]\s*$
+    # what prose has no use for
+    | [=!<>+\-*/|&]= | -> | => | :: | && | \|\| | \w\(\) | </\w | /> | \s=\s | \w\(.*\)\s*$
+    # calls and settings
+    | \w\.\w+\(  | ^\s*\w+=\S | ^\s+\w+\(
     """,
     re.VERBOSE,
 )

@@ -185,7 +185,10 @@ class ModelScope(Hub):
                     )
 
     def address(self, commit: str, path: str) -> str:
-        return f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo?{urlencode({'Revision': commit, 'FilePath': path})}"
+        return (
+            f"{self.endpoint}/api/v1/datasets/{quote(self.dataset)}/repo"
+            f"?{urlencode({'Revision': commit, 'FilePath': path})}"
+        )
 
     def _credentials(self, token: str) -> dict[str, str]:
         return {**super()._credentials(token), "Cookie": f"m_session_id={token}"}

@@ -56,7 +56,8 @@ _KINDS = (
         "[PLATE]",
         _PLATED,
         re.compile(
-            rf"[{_PROVINCE}][A-HJ-NP-Z][·• ]?(?:[A-HJ-NP-Z0-9]{{4}}[挂学警港澳]|[A-HJ-NP-Z0-9]{{5,6}}(?![A-Za-z0-9]))",
+            rf"[{_PROVINCE}][A-HJ-NP-Z][·• ]?"
+            rf"(?:[A-HJ-NP-Z0-9]{{4}}[挂学警港澳]|[A-HJ-NP-Z0-9]{{5,6}}(?![A-Za-z0-9]))",
             re.A,
         ),
     ),

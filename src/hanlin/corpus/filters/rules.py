@@ -267,38 +267,43 @@ def verdicts(signals: Signals, config: CleanConfig) -> np.ndarray:
 
 _NO_REPEATS: dict[str, Any] = {f"max_duplicate_{n}gram_share": 1.0 for n in range(5, 11)}
 _OPEN = CleanConfig(
-    normalize=False, drop_lines=False, ignore_code=False, disabled=TEXT_RULES, min_chars=0, max_chars=1 << 62, max_mojibake_share=1, max_replacement_share=1,
-    min_common_share=0, min_han_share=0, max_foreign_share=1, min_alphanumeric_share=0, max_digit_share=1, max_symbol_share=1,
-    max_number_sign_share=1, max_bracket_share=1, max_ellipsis_share=1, min_mean_line=0, min_terminal_share=0, max_bullet_share=1,
-    max_ellipsis_line_share=1, max_more_share=1, max_duplicate_line_share=1, min_punctuation_share=0, min_entropy=0, max_top_2gram_share=1,
-    max_top_3gram_share=1, max_top_4gram_share=1, max_duplicate_share=1, **_NO_REPEATS,
+    normalize=False, drop_lines=False, ignore_code=False, disabled=TEXT_RULES, min_chars=0, max_chars=1 << 62,
+    max_mojibake_share=1, max_replacement_share=1, min_common_share=0, min_han_share=0, max_foreign_share=1,
+    min_alphanumeric_share=0, max_digit_share=1, max_symbol_share=1, max_number_sign_share=1,
+    max_bracket_share=1, max_ellipsis_share=1, min_mean_line=0, min_terminal_share=0, max_bullet_share=1,
+    max_ellipsis_line_share=1, max_more_share=1, max_duplicate_line_share=1, min_punctuation_share=0,
+    min_entropy=0, max_top_2gram_share=1, max_top_3gram_share=1, max_top_4gram_share=1, max_duplicate_share=1,
+    **_NO_REPEATS,
 )  # fmt: skip
 PRESETS: dict[str, CleanConfig] = {
     "zh-web": CleanConfig(),
     # Short documents (stories, sayings, reviews, questions, sums) are repetitive and terse by nature.
     "zh-short": CleanConfig(
-        min_chars=8, min_han_share=0.1, max_digit_share=0.8, max_symbol_share=0.3, min_mean_line=3.0, min_terminal_share=0.0, min_entropy=2.0,
-        max_ellipsis_share=0.3, max_ellipsis_line_share=0.6, max_top_2gram_share=0.4, max_top_3gram_share=0.4, max_top_4gram_share=0.4,
+        min_chars=8, min_han_share=0.1, max_digit_share=0.8, max_symbol_share=0.3, min_mean_line=3.0,
+        min_terminal_share=0.0, min_entropy=2.0, max_ellipsis_share=0.3, max_ellipsis_line_share=0.6,
+        max_top_2gram_share=0.4, max_top_3gram_share=0.4, max_top_4gram_share=0.4,
         max_duplicate_line_share=0.6, max_duplicate_share=0.6, **_NO_REPEATS,
     ),
     # Long texts: verse and drama have short lines, classical prose few punctuation marks, any refrain
     # repeats; nothing is sold.
     "books": CleanConfig(
-        min_chars=200, max_chars=1 << 62, promotion_points=4.0, min_common_share=0.1, min_han_share=0.5, min_mean_line=2.0,
-        min_terminal_share=0.0, min_punctuation_share=0.0, max_duplicate_line_share=0.5,
+        min_chars=200, max_chars=1 << 62, promotion_points=4.0, min_common_share=0.1, min_han_share=0.5,
+        min_mean_line=2.0, min_terminal_share=0.0, min_punctuation_share=0.0, max_duplicate_line_share=0.5,
     ),
     # Programs and their documentation, with or without Chinese comments.
     "code": CleanConfig(
-        drop_lines=False, ignore_code=False, min_chars=20, max_chars=1_000_000, min_common_share=0.0, min_han_share=0.0, min_alphanumeric_share=0.25,
-        max_digit_share=0.5, max_symbol_share=0.5, max_number_sign_share=0.5, min_mean_line=0.0, max_mean_line=100.0, max_longest_line=1000,
-        min_terminal_share=0.0, max_bullet_share=1.0, max_duplicate_line_share=0.6, min_punctuation_share=0.0, min_entropy=2.5,
-        max_duplicate_share=0.6, **_NO_REPEATS,
+        drop_lines=False, ignore_code=False, min_chars=20, max_chars=1_000_000, min_common_share=0.0,
+        min_han_share=0.0, min_alphanumeric_share=0.25, max_digit_share=0.5, max_symbol_share=0.5,
+        max_number_sign_share=0.5, min_mean_line=0.0, max_mean_line=100.0, max_longest_line=1000,
+        min_terminal_share=0.0, max_bullet_share=1.0, max_duplicate_line_share=0.6, min_punctuation_share=0.0,
+        min_entropy=2.5, max_duplicate_share=0.6, **_NO_REPEATS,
     ),
     # Turns of speech: short, many lines, formulas that come again.
     "dialogue": CleanConfig(
-        min_chars=4, min_han_share=0.2, max_digit_share=0.6, max_symbol_share=0.3, max_ellipsis_share=0.3, min_mean_line=2.0,
-        min_terminal_share=0.0, max_bullet_share=1.0, max_ellipsis_line_share=0.6, max_duplicate_line_share=0.5, min_punctuation_share=0.0,
-        min_entropy=1.0, max_top_2gram_share=0.4, max_top_3gram_share=0.4, max_top_4gram_share=0.4, max_duplicate_share=0.6, **_NO_REPEATS,
+        min_chars=4, min_han_share=0.2, max_digit_share=0.6, max_symbol_share=0.3, max_ellipsis_share=0.3,
+        min_mean_line=2.0, min_terminal_share=0.0, max_bullet_share=1.0, max_ellipsis_line_share=0.6,
+        max_duplicate_line_share=0.5, min_punctuation_share=0.0, min_entropy=1.0, max_top_2gram_share=0.4,
+        max_top_3gram_share=0.4, max_top_4gram_share=0.4, max_duplicate_share=0.6, **_NO_REPEATS,
     ),
     "none": _OPEN,
 }  # fmt: skip

@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 # Flags of `table()`, one bit each, in the order of native/characters.hpp.
 (
-    HAN, DIGIT, LETTER, SPACE, PUNCTUATION, TERMINAL, SYMBOL, NEWLINE, REPLACEMENT, COMMON, TRADITIONAL, BULLET, BRACKET, LATIN, KANA, HANGUL,
-    CYRILLIC, ELLIPSIS, GBK_TRACE, WESTERN, INVISIBLE, BREAK, ODD_SPACE, UNCOMPOSED, LEFTOVER,
+    HAN, DIGIT, LETTER, SPACE, PUNCTUATION, TERMINAL, SYMBOL, NEWLINE, REPLACEMENT, COMMON, TRADITIONAL,
+    BULLET, BRACKET, LATIN, KANA, HANGUL, CYRILLIC, ELLIPSIS, GBK_TRACE, WESTERN, INVISIBLE, BREAK, ODD_SPACE,
+    UNCOMPOSED, LEFTOVER,
 ) = (1 << bit for bit in range(25))  # fmt: skip
 
 # The most frequent characters of modern written Chinese, simplified and traditional: about two thirds of any
@@ -39,7 +40,8 @@ COMMON_HAN = frozenset(
 _TERMINAL = '。．｡！？；…!?;.:：”」』’）)〕》】"～~'
 _BULLETS = "•●▪■◆◇★☆▶►·-*–—"
 _SCRIPTS = {  # of letters, as regular expressions
-    LATIN: "[A-Za-zªº\u00c0-\u024f\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff3a\uff41-\uff5a]",
+    LATIN: "[A-Za-zªº\u00c0-\u024f\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06"
+    "\uff21-\uff3a\uff41-\uff5a]",
     KANA: "[\u3041-\u309f\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f]",
     HANGUL: "[\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff\uffa0-\uffdc]",
     CYRILLIC: "[\u0400-\u052f\u1c80-\u1c8f\u2de0-\u2dff\ua640-\ua69f]",
@@ -47,7 +49,10 @@ _SCRIPTS = {  # of letters, as regular expressions
 
 # What normalisation takes out (C0 and C1 controls, zero-width and direction marks, soft hyphen, private use;
 # a joiner between emoji stays) or puts an ordinary line break or space for.
-INVISIBLES = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
+INVISIBLES = (
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
+)
 JOINER = "\u200d"
 BREAKS = "[\r\x0b\x0c\x85\u2028\u2029]"
 ODD_SPACES = "[\u00a0\u1680\u2000-\u200a\u202f\u205f]"
@@ -104,9 +109,9 @@ def table() -> np.ndarray:
         members = _members(pattern, basic)
         result[members[letters[members]]] |= script
     marked = {
-        COMMON: "[" + "".join(COMMON_HAN) + "]", TERMINAL: "[" + re.escape(_TERMINAL) + "]", BULLET: "[" + re.escape(_BULLETS) + "]",
-        BRACKET: "[【】]", ELLIPSIS: "[…⋯]", WESTERN: WESTERNS, INVISIBLE: f"{INVISIBLES}|{JOINER}", BREAK: BREAKS, ODD_SPACE: ODD_SPACES,
-        LEFTOVER: LEFTOVERS,
+        COMMON: "[" + "".join(COMMON_HAN) + "]", TERMINAL: "[" + re.escape(_TERMINAL) + "]",
+        BULLET: "[" + re.escape(_BULLETS) + "]", BRACKET: "[【】]", ELLIPSIS: "[…⋯]", WESTERN: WESTERNS,
+        INVISIBLE: f"{INVISIBLES}|{JOINER}", BREAK: BREAKS, ODD_SPACE: ODD_SPACES, LEFTOVER: LEFTOVERS,
     }  # fmt: skip
     for flag, pattern in marked.items():
         result[_members(pattern, basic)] |= flag

@@ -121,16 +121,18 @@ _COUNTED = (
 _OWNING = _Setting(
     "{who}有{n}{u}{t}。",
     (
-        "{kin}给了{he}{n}{u}", "{he}买了{n}{u}", "{friend}送给{he}{n}{u}", "老师奖给{he}{n}{u}", "{who}得到{n}{u}",
-        "买了{n}{u}", "接着买了{n}{u}", "{kin}给{n}{u}", "{friend}给了{he}{n}{u}", "找到{n}{u}",
+        "{kin}给了{he}{n}{u}", "{he}买了{n}{u}", "{friend}送给{he}{n}{u}", "老师奖给{he}{n}{u}",
+        "{who}得到{n}{u}", "买了{n}{u}", "接着买了{n}{u}", "{kin}给{n}{u}", "{friend}给了{he}{n}{u}",
+        "找到{n}{u}",
     ),
     (
-        "{he}送给{friend}{n}{u}", "{he}分给同学{n}{u}", "{he}给了{kin}{n}{u}", "{he}弄丢了{n}{u}", "{friend}拿走了{n}{u}",
-        "送给{friend}{n}{u}", "给了{friend}{n}{u}", "丢了{n}{u}", "用掉{n}{u}", "分给{friend}{n}{u}",
+        "{he}送给{friend}{n}{u}", "{he}分给同学{n}{u}", "{he}给了{kin}{n}{u}", "{he}弄丢了{n}{u}",
+        "{friend}拿走了{n}{u}", "送给{friend}{n}{u}", "给了{friend}{n}{u}", "丢了{n}{u}", "用掉{n}{u}",
+        "分给{friend}{n}{u}",
     ),
     (
-        "{who}现在有几{u}{t}？", "{who}还有几{u}{t}？", "现在{who}一共有几{u}{t}？", "还有几{u}？", "现在有几{u}{t}？",
-        "{he}现在有多少{u}{t}？", "一共有多少{u}{t}？", "{who}有几{u}{t}？",
+        "{who}现在有几{u}{t}？", "{who}还有几{u}{t}？", "现在{who}一共有几{u}{t}？", "还有几{u}？",
+        "现在有几{u}{t}？", "{he}现在有多少{u}{t}？", "一共有多少{u}{t}？", "{who}有几{u}{t}？",
     ),
 )  # fmt: skip
 _HOLDERS = words("盘子里 盒子里 篮子里 口袋里 桌上 家里 书包里 柜子里")

@@ -18,11 +18,13 @@ Message = dict[str, Any]
 # Stories carry the measured skill, free prompts the mixed manners, sums the tables that reasoning steps rest
 # on; in mixed conversations the subject changes with every turn.
 CHAT_MIXTURE = (
-    (0.49, "story"), (0.14, "free"), (0.05, "sum"), (0.08, "greeting"), (0.06, "tell"), (0.06, "outside"), (0.12, "mixed"),
+    (0.49, "story"), (0.14, "free"), (0.05, "sum"), (0.08, "greeting"), (0.06, "tell"), (0.06, "outside"),
+    (0.12, "mixed"),
 )  # fmt: skip
 # What a turn of a mixed conversation is about; `problem` where problems are taught.
 TURN_MIXTURE = (
-    (0.24, "greeting"), (0.20, "story"), (0.13, "sum"), (0.10, "free"), (0.09, "tell"), (0.09, "outside"), (0.15, "problem"),
+    (0.24, "greeting"), (0.20, "story"), (0.13, "sum"), (0.10, "free"), (0.09, "tell"), (0.09, "outside"),
+    (0.15, "problem"),
 )  # fmt: skip
 
 

@@ -178,10 +178,16 @@ def _html(text: str, draw: Draw) -> str:
     return draw.pick(
         (
             f'<div class="post" id="p{number}">{paragraphs}</div>',
-            f"<html><body>{paragraphs}<script>var id={number};function go(){{location.href='/';}}</script></body></html>",
+            (
+                f"<html><body>{paragraphs}"
+                f"<script>var id={number};function go(){{location.href='/';}}</script></body></html>"
+            ),
             text.replace("。", "。<br/>&nbsp;&nbsp;").replace("\n", "<br/>"),
             f'{text}\n<a href="/list/{number}.html">下一页</a>&nbsp;|&nbsp;<a href="/">首页</a>',
-            f"<style>.a{number}{{color:#333;margin:0}}</style>\n{text.replace('“', '&ldquo;').replace('”', '&rdquo;')}",
+            (
+                f"<style>.a{number}{{color:#333;margin:0}}</style>\n"
+                f"{text.replace('“', '&ldquo;').replace('”', '&rdquo;')}"
+            ),
         )
     )
 

@@ -128,7 +128,10 @@ def _manner(draw: Draw, split: str) -> str:
     who, other = draw.some(CHILDREN, 2)
     if draw.chance(0.5):
         second = draw.in_split(draw_request, split, Request.structure)
-        return f"问：{asked}\n答：{answer(request, tone, draw)}\n问：{word_request(second, draw)}\n答：{answer(second, tone, draw)}"
+        return (
+            f"问：{asked}\n答：{answer(request, tone, draw)}\n问：{word_request(second, draw)}\n"
+            f"答：{answer(second, tone, draw)}"
+        )
     said = f"{who}问：“{asked}”{other}{draw.pick(_TONES[tone])}：“{answer(request, tone, draw)}”"
     return said + draw.pick(_AFTER[tone]).format(who, other, PRONOUN[other])
 

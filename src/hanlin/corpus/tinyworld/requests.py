@@ -170,7 +170,8 @@ class _Form(NamedTuple):
 
 _PUBLIC = tuple(p.name for p in PLACES if p.name not in ("厨房", "院子", "教室", "客厅", "阳台"))
 _FUN = words(
-    "图书馆 公园 动物园 影院 剧院 球场 泳池 画室 河边 海边 湖边 山上 广场 花园 农场 果园 茶馆 树林 书店 商场 操场"
+    "图书馆 公园 动物园 影院 剧院 球场 泳池 画室 河边 海边 湖边 山上 广场 花园 农场 果园 茶馆 树林 "
+    "书店 商场 操场"
 )
 _ON_SALE = tuple(t.name for t in THINGS if SELLERS[t.name])
 _EDIBLE = tuple(t.name for t in THINGS if t.category in ("水果", "点心"))

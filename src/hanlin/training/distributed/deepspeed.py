@@ -356,5 +356,8 @@ def _build_folder() -> Path:
     """For these versions, under TORCH_EXTENSIONS_DIR or where PyTorch builds."""
     from torch.utils.cpp_extension import get_default_build_root
 
-    versions = f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}-deepspeed{importlib.metadata.version('deepspeed')}"
+    versions = (
+        f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}"
+        f"-deepspeed{importlib.metadata.version('deepspeed')}"
+    )
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / f"{_FOLDER}{versions}"

@@ -1,0 +1,60 @@
+"""C3 (Sun et al. 2020): multiple-choice questions about a Chinese dialogue or text, two to four choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hanlin.common.errors import HanlinError
+from hanlin.common.messages import Text
+from hanlin.evaluation.benchmarks.base import Benchmark, register_benchmark
+from hanlin.evaluation.benchmarks.folder import Folder
+from hanlin.evaluation.benchmarks.items import Item, Prompt
+
+
+@register_benchmark
+class C3(Benchmark):
+    """Files `c3-{d,m}-{split}.json`: `[[lines], [{question, choice, answer}], id]` each."""
+
+    name = "c3"
+    title = Text("C3: reading comprehension")
+    licence = "non-commercial research"
+    home = "https://github.com/nlpdata/c3"
+    split = "dev"
+    shots_split = "train"
+    counts = {"train": 11869, "dev": 3816, "test": 3892}
+    cluster = Text("passage")
+    prompts = {
+        "hanlin-zh": {
+            "cloze": Prompt("{passage}\n问题：{question}\n答案："),
+            "letters": Prompt("{passage}\n问题：{question}\n{options}\n答案：", "{letter}", main="sum"),
+        },
+        # its loader repeats the first choice until there are four; an equal likelihood never wins there
+        "opencompass-ppl": {
+            "cloze": Prompt("文章：{passage}\n问题：{question}\n答案：", main="token", bare="答案：")
+        },
+    }
+
+    def read(self, folder: Folder, split: str) -> Iterator[Item]:
+        """Items of the dialogues, then of the texts; an answer is given by its text."""
+        for name in self.files(folder, f"c3-[dm]-{split}.json"):
+            part = name.rpartition("c3-")[2][0]
+            for place, entry in enumerate(folder.json(name)):
+                try:
+                    lines, questions, _ = entry  # its id is not its own in all of the files
+                    for number, asked in enumerate(questions):
+                        choices = tuple(asked["choice"])
+                        gold = choices.index(asked["answer"]) if asked["answer"] in choices else None
+                        yield Item(
+                            f"{part}/{place}/{number}",
+                            asked["question"],
+                            choices,
+                            gold,
+                            passage="\n".join(lines),
+                            cluster=f"{part}/{place}",
+                        )
+                except (ValueError, TypeError, KeyError) as error:
+                    raise HanlinError(
+                        "{path}: entry {place} is not [lines, questions, id] with question, choice and answer.",
+                        path=folder.path / name,
+                        place=place,
+                    ) from error
