@@ -45,6 +45,7 @@ CHINESE_DATA = (
     "corpus/text/characters.py",
     "corpus/text/normalize.py",
     "corpus/tinyworld/*.py",
+    "evaluation/benchmarks/*.py",
     "evaluation/tasks/tinyworld.py",
     "rl/rewards/numeric.py",
     "tokenizer/chat.py",

@@ -1,4 +1,5 @@
-"""The C++ core: pre-token counting, BPE training, encoding; cleaning and duplicates of corpora. Sources: native/*bindings.cpp."""
+"""The C++ core: pre-token counting, BPE training, encoding; cleaning and duplicates of corpora. Sources:
+native/*bindings.cpp."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -27,7 +28,8 @@ class OverlapFinder:
     def add(self, item: str | bytes) -> bool:
         """Make a comparison key the next item; whether it has a run and can be found."""
     def find(self, texts: TextBatch, hits: int, longest: int) -> list[tuple[int, int, int, int, int, int]]:
-        """The first item of which a text has so many runs, a passage so long, or all: (text, item, hits, longest passage, its first byte, its end)."""
+        """The first item of which a text has so many runs, a passage so long, or all: (text, item, hits,
+        longest passage, its first byte, its end)."""
 
 class JsonLines:
     """Reads the texts of plain JSON lines; stops in front of every other line."""
@@ -89,7 +91,8 @@ class PieceCounter:
         symbols: int = 0,
         folder: str = "",
     ) -> None:
-        """table_bytes: beyond it the table goes to a file in `folder`; symbols: beyond as many, rare pieces are thinned; 0: no limit."""
+        """table_bytes: beyond it the table goes to a file in `folder`; symbols: beyond as many, rare pieces
+        are thinned; 0: no limit."""
     def add(self, texts: Sequence[str | bytes] | TextBatch) -> None:
         """Count a sequence of texts whose characters have been counted; ValueError if one has not."""
     def add_word(self, word: str | bytes, count: int) -> None:
@@ -118,7 +121,8 @@ def train_pieces(
     threads: int = 1,
     places_at_once: int = 1 << 26,
 ) -> tuple[list[tuple[bytes, bytes, int]], int, bool]:
-    """Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was enough).
+    """Learn aligned merges from pieces: (merges, least count that was learnt down to, whether that was
+    enough).
 
     places_at_once: of pairs, that are listed; fewer take less memory and longer, and give the same merges.
     """
@@ -152,7 +156,8 @@ class Vocabulary:
 
     @staticmethod
     def of_json(json: bytes) -> tuple[Vocabulary, bytes]:
-        """The vocabulary of a tokenizer.json, and the document with it emptied; ValueError with what does not fit."""
+        """The vocabulary of a tokenizer.json, and the document with it emptied; ValueError with what does not
+        fit."""
     def tokens(self) -> list[bytes]:
         """What each id spells."""
     def merges(self) -> list[tuple[int, int, int]]:
@@ -167,14 +172,16 @@ class Encoder:
     def __init__(
         self, tokens: Sequence[str | bytes], ordinary: int, merges: Iterable[tuple[int, int, int]]
     ) -> None:
-        """tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right, result) ids by rank."""
+        """tokens: what each id spells; ordinary: how many of them merges may use; merges: (left, right,
+        result) ids by rank."""
     def encode(self, text: str | bytes) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str | bytes] | TextBatch) -> tuple[numpy.ndarray, numpy.ndarray]:
         """All ids (uint32) and where each text's begin (uint64, one more than texts)."""
     def encode_buffer(
         self, bytes: numpy.ndarray, offsets: numpy.ndarray
     ) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """As encode_batch, of texts that lie one after another in an array of uint8: from offsets[i] to offsets[i + 1] (uint64)."""
+        """As encode_batch, of texts that lie one after another in an array of uint8: from offsets[i] to
+        offsets[i + 1] (uint64)."""
     def decode(self, ids: Sequence[int]) -> bytes:
         """The bytes that ids spell; IndexError if an id does not exist."""
     def decode_array(self, ids: numpy.ndarray) -> bytes:
@@ -194,9 +201,11 @@ class ComparisonKeyTable:
 
     def __init__(self) -> None: ...
     def define(self, page: int, mapped: Sequence[Sequence[int]], refused: Sequence[bool]) -> None:
-        """Define 256 code points: what each becomes (kind << 24 | code point), or that a text with it is refused."""
+        """Define 256 code points: what each becomes (kind << 24 | code point), or that a text with it is
+        refused."""
     def append(self, texts: TextBatch, begin: int, out: TextBatch) -> tuple[int, int]:
-        """Append comparison keys from texts[begin] on: (where it stopped, or the end; the page that is missing, or -1: the text is refused)."""
+        """Append comparison keys from texts[begin] on: (where it stopped, or the end; the page that is
+        missing, or -1: the text is refused)."""
 
 def digests(texts: TextBatch) -> numpy.ndarray:
     """128-bit hashes of texts, (N, 2) uint64."""
@@ -220,7 +229,8 @@ class KeyWriter:
         """Write what waits; the file is whole then."""
 
 class KeyReader:
-    """Reads the files of key writers, given with their first document's number, as one; RuntimeError if that fails."""
+    """Reads the files of key writers, given with their first document's number, as one; RuntimeError if that
+    fails."""
 
     def __init__(self, files: Sequence[tuple[str, int]]) -> None: ...
     @property
@@ -236,9 +246,11 @@ class KeyReader:
         most: int,
         visit: Callable[[numpy.ndarray], object],
     ) -> None:
-        """Visit ascending pairs (later << 32 | earlier, uint64) of documents that share a key from first to last, about `most` at a time."""
+        """Visit ascending pairs (later << 32 | earlier, uint64) of documents that share a key from first to
+        last, about `most` at a time."""
     def common(self, first: int, last: int, least: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Keys from first to last that at least so many documents share, ascending, and how many do (uint64)."""
+        """Keys from first to last that at least so many documents share, ascending, and how many do
+        (uint64)."""
 
 class DuplicateVerifier:
     """Decides which documents go: those with an earlier duplicate that stays."""
@@ -255,7 +267,8 @@ class DuplicateVerifier:
     ) -> tuple[int, numpy.ndarray, numpy.ndarray]:
         """Decide ascending pairs from `begin` on, clearing stays[d] (uint8).
 
-        Returns where a document is not at hand, or the end; (K, 2) documents that go and their keepers; their similarities (float32).
+        Returns where a document is not at hand, or the end; (K, 2) documents that go and their keepers; their
+        similarities (float32).
         """
 
 class CharacterTable:
@@ -272,7 +285,8 @@ class SignalCounter:
     def __init__(self, table: CharacterTable, more: list[str]) -> None:
         """more: what lines that go on elsewhere end with, in lower case."""
     def measure(self, texts: Sequence[str | bytes]) -> dict[str, numpy.ndarray]:
-        """Counts by name, one value per text each (int64; entropy float64), and line_hashes, one per line (uint64)."""
+        """Counts by name, one value per text each (int64; entropy float64), and line_hashes, one per line
+        (uint64)."""
 
 class PhraseMatcher:
     """Finds lines that hold one of some phrases, white space and the case of ASCII letters aside."""
@@ -280,4 +294,5 @@ class PhraseMatcher:
     def __init__(self, table: CharacterTable, groups: Sequence[tuple[Sequence[str], int]]) -> None:
         """groups: (phrases, longest line in characters), 32 at most."""
     def find(self, texts: Sequence[str | bytes]) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-        """Text, line (both from 0) and bits of the groups found, for each line that holds a phrase, uint32."""
+        """Text, line (both from 0) and bits of the groups found, for each line that holds a phrase,
+        uint32."""

@@ -105,7 +105,8 @@ def difference(ours: Runs, baseline: Runs, *, seed: int = 0) -> Difference:
     """
     if ours.bits.shape != baseline.bits.shape:
         raise ValueError(
-            f"settings to compare must share seeds and documents, not {ours.bits.shape} and {baseline.bits.shape}"
+            f"settings to compare must share seeds and documents, not {ours.bits.shape} and "
+            f"{baseline.bits.shape}"
         )
     each = ours.values() - baseline.values()
     value = float(each.mean())
@@ -211,7 +212,8 @@ def ablation_cells(table: Mapping[str, Any]) -> list[list[str]]:
             [
                 row["name"],
                 f"{metric['value']:.4f} {_span(metric, '.4f')}",
-                f"{found['value']:+.4f} {_span(found, '+.4f')} ({found['value'] / table['variants'][0]['bits_per_byte']['value']:+.1%})"
+                f"{found['value']:+.4f} {_span(found, '+.4f')} "
+                f"({found['value'] / table['variants'][0]['bits_per_byte']['value']:+.1%})"
                 if found
                 else "—",
                 str(_VERDICTS[found["verdict"]]) if found else tr("baseline"),

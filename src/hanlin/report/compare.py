@@ -21,9 +21,10 @@ def compare_runs(runs: Sequence[Path | str]) -> dict[str, Any]:
         runs: run directories, or their report.json.
 
     Returns:
-        `{"runs": [{"path", "recipe", "seed", "seconds"}], "metrics": [{"stage", "name", "values": [metric or None, per run],
-        "best": index of the run that beats every other, or
-        None}]}`. Two runs can be compared where both measured the same held-out items; the report does not know, so recipes and seeds stand beside the figures.
+        `{"runs": [{"path", "recipe", "seed", "seconds"}], "metrics": [{"stage", "name", "values": [metric or
+        None, per run], "best": index of the run that beats every other, or None}]}`. Two runs can be compared
+        where both measured the same held-out items; the report does not know, so recipes and seeds stand
+        beside the figures.
 
     Raises:
         HanlinError: fewer than two runs, or one without a valid report.

@@ -84,7 +84,10 @@ def heading(title: Text) -> str:
 
 def more(count: int, of: Text, extra: str = "") -> str:
     """A line that says how many things are not shown."""
-    return f'<p class="caption">{both("{count:,} more {of}", count=count, of=of)}{" " if extra else ""}{extra}</p>'
+    return (
+        f'<p class="caption">{both("{count:,} more {of}", count=count, of=of)}'
+        f'{" " if extra else ""}{extra}</p>'
+    )
 
 
 def table(heads: Sequence[Text], rows: Sequence[Sequence[str]], kind: str) -> str:

@@ -137,8 +137,9 @@ def compare_curves(runs: Sequence[Path], stage: str = "pretrain") -> dict[str, A
     """Final figures, and what it took each run to reach what all of them reached.
 
     Returns:
-        `{"measure", "stage", "equal": value or None, "runs": [{"path", "tokens", "steps", "seconds", "final", "heldout", "tokens_per_second",
-        "reached": {"tokens", "steps", "seconds"} or None}], "curves": [Curve]}`.
+        `{"measure", "stage", "equal": value or None, "runs": [{"path", "tokens", "steps", "seconds", "final",
+        "heldout", "tokens_per_second", "reached": {"tokens", "steps", "seconds"} or None}], "curves":
+        [Curve]}`.
 
     Raises:
         HanlinError: a run has no curve, or they log different measures.

@@ -93,7 +93,10 @@ def tokens_of(found: Mapping[str, Any] | None) -> str:
         about = Text("{about}; {share:.2f} characters a token in the training text", about=about, share=share)
     longest = "　".join(found.get("longest") or ())
     more = f'<p class="caption">{both("longest tokens: ")}{esc(longest)}</p>' if longest else ""
-    return f'<h3>{both("A sentence in tokens")}</h3><p class="tokens">{pieces}</p><p class="caption">{both("{about}.", about=about)}</p>{more}'
+    return (
+        f'<h3>{both("A sentence in tokens")}</h3><p class="tokens">{pieces}</p>'
+        f'<p class="caption">{both("{about}.", about=about)}</p>{more}'
+    )
 
 
 def examples_of(examples: Sequence[Mapping[str, Any]] | None) -> str:
@@ -109,4 +112,7 @@ def examples_of(examples: Sequence[Mapping[str, Any]] | None) -> str:
         cards.append(f'<div class="item">{label}<p>{text}</p></div>')
     marked = any(learned for example in examples for _, learned in example["parts"])
     note = both("What is marked it learns to write; the rest it only reads.") if marked else ""
-    return f'<details class="data"><summary>{both("An item of its training data")}</summary>{"".join(cards)}<p class="caption">{note}</p></details>'
+    return (
+        f'<details class="data"><summary>{both("An item of its training data")}<'
+        f'/summary>{"".join(cards)}<p class="caption">{note}</p></details>'
+    )

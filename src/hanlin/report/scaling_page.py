@@ -51,7 +51,8 @@ def law_line(found: Mapping[str, Any]) -> str:
     """The law with its numbers."""
     law = found["law"]
     return (
-        f"L(N, D) = {law['E']:.4f} + {law['A']:.4g}/N^{law['alpha']:.3f} + {law['B']:.4g}/D^{law['beta']:.3f}  "
+        f"L(N, D) = {law['E']:.4f} + {law['A']:.4g}/N^{law['alpha']:.3f} "
+        f"+ {law['B']:.4g}/D^{law['beta']:.3f}  "
         + tr("(bits per byte)")
     )
 

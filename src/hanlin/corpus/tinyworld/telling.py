@@ -233,12 +233,18 @@ class _Teller:
             self.lead = f"{other}{WANTS[name]}，"
             return (
                 who,
-                f"就把{self.thing(item)}{draw.pick(('给了', '送给了') if food else ('给了', '借给了'))}{draw.pick((he, other)) if he != PRONOUN[who] else other}",
+                (
+                    f"就把{self.thing(item)}{draw.pick(('给了', '送给了') if food else ('给了', '借给了'))}"
+                    f"{draw.pick((he, other)) if he != PRONOUN[who] else other}"
+                ),
             )
         lends = not food and THING[name].category != "花"
         return (
             who,
-            f"把{self.thing(item)}{draw.pick(('给了', '送给了', '交给了', '借给了' if lends else '给了'))}{other}",
+            (
+                f"把{self.thing(item)}"
+                f"{draw.pick(('给了', '送给了', '交给了', '借给了' if lends else '给了'))}{other}"
+            ),
         )
 
     def swap(self, event: Event, previous: Event) -> str:
