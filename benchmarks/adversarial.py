@@ -110,7 +110,8 @@ def main() -> int:
     data = [text.encode("utf-8", "surrogatepass") for text in texts]
     normal = speed(tokenizer, data, options.rounds)
     print(
-        f"vocabulary {tokenizer.vocab_size}, {size / 1e6:g} MB of each, seed {options.seed}, best of {options.rounds}"
+        f"vocabulary {tokenizer.vocab_size}, {size / 1e6:g} MB of each, seed {options.seed}, "
+        f"best of {options.rounds}"
     )
     print(f"{'ordinary text':<20}{normal:9.1f} MB/CPU s", flush=True)
     slow = False
@@ -118,7 +119,8 @@ def main() -> int:
         rate = speed(tokenizer, [case], options.rounds)
         slow |= rate < LEAST * normal
         print(
-            f"{name:<20}{rate:9.1f} MB/CPU s   ×{rate / normal:.2f}{'' if rate >= LEAST * normal else '   BELOW A THIRD'}",
+            f"{name:<20}{rate:9.1f} MB/CPU s   "
+            f"×{rate / normal:.2f}{'' if rate >= LEAST * normal else '   BELOW A THIRD'}",
             flush=True,
         )
     return int(slow)

@@ -51,7 +51,8 @@ def main() -> int:
     train, heldout = divide(options.files, options.train, options.heldout)
     size = sum(len(text.encode()) for text in heldout)
     print(
-        f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB, measured on {size / 1e6:.1f} MB of {len(heldout)} other documents"
+        f"trained on {sum(len(text.encode()) for text in train) / 1e6:.1f} MB, "
+        f"measured on {size / 1e6:.1f} MB of {len(heldout)} other documents"
     )
     print("vocabulary  max chars  aligned B/token   plain B/token   aligned needs", flush=True)
     missed = False
@@ -75,7 +76,8 @@ def main() -> int:
                 missed |= more > LIMIT
                 figures = f"{size / tokens[0]:17.5f}{size / tokens[1]:16.5f}{more:+15.4%} tokens"
                 print(
-                    f"{vocab_size:10}{longest or 'none':>11}{figures}   ({time.monotonic() - began:.0f} s){'  OVER THE LIMIT' if more > LIMIT else ''}",
+                    f"{vocab_size:10}{longest or 'none':>11}{figures}"
+                    f"   ({time.monotonic() - began:.0f} s){'  OVER THE LIMIT' if more > LIMIT else ''}",
                     flush=True,
                 )
     return int(missed)

@@ -126,10 +126,12 @@ def confusion(title: str, judged: Sequence[Judged]) -> None:
         counts[pair] for pair in ((True, True), (True, False), (False, True), (False, False))
     )
     print(
-        f"\n{title}: {len(judged)} documents\n  dropped: bad {both}, good {wrong}    kept: bad {missed}, good {kept}"
+        f"\n{title}: {len(judged)} documents\n"
+        f"  dropped: bad {both}, good {wrong}    kept: bad {missed}, good {kept}"
     )
     print(
-        f"  precision of dropping {share(both, both + wrong)}\n  recall                {share(both, both + missed)}"
+        f"  precision of dropping {share(both, both + wrong)}\n"
+        f"  recall                {share(both, both + missed)}"
     )
     print(f"  good ones dropped     {share(wrong, wrong + kept)}")
     for name, whole in (
@@ -141,7 +143,8 @@ def confusion(title: str, judged: Sequence[Judged]) -> None:
         if sum(weights):
             low, high = bootstrap_ratio(hits, weights)
             print(
-                f"  {name:<9} weighted by the size of the sources {sum(hits) / sum(weights):7.1%} [{low:6.1%}, {high:6.1%}]"
+                f"  {name:<9} weighted by the size of the sources "
+                f"{sum(hits) / sum(weights):7.1%} [{low:6.1%}, {high:6.1%}]"
             )
 
 
@@ -183,7 +186,8 @@ def main() -> int:
     options = parser.parse_args()
     if not LABELS.is_file() or not options.data.is_dir():
         print(
-            f"SKIPPED: nothing was measured, since {LABELS if not LABELS.is_file() else options.data} is not there",
+            "SKIPPED: nothing was measured, "
+            f"since {LABELS if not LABELS.is_file() else options.data} is not there",
             file=sys.stderr,
         )
         return 0
@@ -218,7 +222,8 @@ def main() -> int:
     print("\nbad by reason (dropped / labelled): ", end="")
     print(
         ", ".join(
-            f"{reason} {sum(bool(item.rule) for item in judged if item.bad and item.reason == reason)}/{count}"
+            f"{reason} "
+            f"{sum(bool(item.rule) for item in judged if item.bad and item.reason == reason)}/{count}"
             for reason, count in reasons.most_common()
         )
     )
@@ -234,8 +239,8 @@ def main() -> int:
     if options.show:
         for item in judged:
             if item.bad != bool(item.rule):
-                about = f"{item.source}: {item.reason or 'good'}{', borderline' if item.borderline else ''}; {item.rule or 'kept'}"
-                print(f"\n[{about}] {item.text[:200]!r}")
+                reason = f"{item.reason or 'good'}{', borderline' if item.borderline else ''}"
+                print(f"\n[{item.source}: {reason}; {item.rule or 'kept'}] {item.text[:200]!r}")
 
     good = [item for item in judged if item.source in CLEAN and not item.bad]
     false = sum(bool(item.rule) for item in good)
@@ -243,7 +248,8 @@ def main() -> int:
     over = false > LIMIT * len(good)
     if options.sample:
         print(
-            f"\nlarger samples of the clean sources, every document good unless labelled otherwise (up to {options.sample} each)"
+            "\nlarger samples of the clean sources, every document good unless labelled otherwise "
+            f"(up to {options.sample} each)"
         )
         total = Counter[str]()
         for source in CLEAN:
@@ -253,7 +259,8 @@ def main() -> int:
             whole, kept = sum(rules.values()), rules.pop("", 0)
             total.update(dropped=whole - kept, whole=whole)
             print(
-                f"  {source:<18} {share(whole - kept, whole)}   {', '.join(f'{rule} {count}' for rule, count in rules.most_common())}"
+                f"  {source:<18} {share(whole - kept, whole)}   "
+                f"{', '.join(f'{rule} {count}' for rule, count in rules.most_common())}"
             )
         print(f"  {'together':<18} {share(total['dropped'], total['whole'])}")
         over |= total["dropped"] > LIMIT * total["whole"]

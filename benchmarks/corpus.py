@@ -170,7 +170,8 @@ def main() -> int:
             verdict = "" if target is None else f"   (target {target:.0f}{', MISSED' if short else ''})"
             note = f"   (limit {MOST_MEMORY >> 20} MiB exceeded)" if wide else ""
             print(
-                f"{worker:<6} {size / 1e6 / cpu:7.1f} MB/CPU s  {cpu:6.2f} CPU s  {memory / 2**20:6.0f} MiB  kept {found[0]['kept']:,}{verdict}{note}"
+                f"{worker:<6} {size / 1e6 / cpu:7.1f} MB/CPU s  {cpu:6.2f} CPU s  {memory / 2**20:6.0f} MiB  "
+                f"kept {found[0]['kept']:,}{verdict}{note}"
             )
     return int(missed)
 

@@ -195,7 +195,8 @@ def curve(corpus: Path, count: int = 400) -> None:
     from hanlin.corpus.dedup.search import near_duplicates
 
     print(
-        f"\ninjected pairs, {BANDS} × {ROWS}    similarity  candidates  theory    dropped at 0.8  truly ≥ 0.8  falsely dropped"
+        f"\ninjected pairs, {BANDS} × {ROWS}    similarity  candidates  theory    "
+        "dropped at 0.8  truly ≥ 0.8  falsely dropped"
     )
     for similarity in (0.9, 0.8, 0.7, 0.5):
         pairs = injected(corpus, similarity, count, random.Random(similarity))
@@ -208,8 +209,8 @@ def curve(corpus: Path, count: int = 400) -> None:
         real = [value >= verified.threshold for value in truth]
         false = sum(went and not is_real for went, is_real in zip(gone, real, strict=True))
         print(
-            f"  {len(pairs):>6} pairs {statistics.fmean(truth):>19.3f} {found.mean():>11.3f} {theory:>7.3f} {gone.mean():>17.3f} "
-            f"{statistics.fmean(real):>12.3f} {false / len(pairs):>16.3f}"
+            f"  {len(pairs):>6} pairs {statistics.fmean(truth):>19.3f} {found.mean():>11.3f} {theory:>7.3f} "
+            f"{gone.mean():>17.3f} {statistics.fmean(real):>12.3f} {false / len(pairs):>16.3f}"
         )
 
 
@@ -252,12 +253,18 @@ def main() -> int:
             for name, found in runs.items()
         }
         for name, figures in medians.items():
-            line = f"{name:<10} {version(name):<8}{figures['cpu']:8.2f} CPU s {size / 1e6 / figures['cpu']:8.1f} MB/CPU s {figures['rss']:8.0f} MB"
+            line = (
+                f"{name:<10} {version(name):<8}{figures['cpu']:8.2f} CPU s "
+                f"{size / 1e6 / figures['cpu']:8.1f} MB/CPU s {figures['rss']:8.0f} MB"
+            )
             line += f" {figures['kept']:10,.0f} stay"
             if name in TARGETS:
                 ratio = figures["cpu"] / medians["hanlin"]["cpu"]
                 below |= ratio < TARGETS[name]
-                line += f"   ×{ratio:.1f} (target {TARGETS[name]:g}{'' if ratio >= TARGETS[name] else ', MISSED'})"
+                line += (
+                    f"   ×{ratio:.1f} "
+                    f"(target {TARGETS[name]:g}{'' if ratio >= TARGETS[name] else ', MISSED'})"
+                )
             print(line, flush=True)
         curve(corpus)
     return int(below)

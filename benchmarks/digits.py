@@ -220,7 +220,8 @@ def report(runs: list[dict[str, Any]]) -> None:
         ones, threes = ([rate(run, source, at) for run in by[kind]] for kind in KINDS)
         change = [one / three - 1 for one, three in zip(ones, threes, strict=True)]
         print(
-            f"{label:<36}{statistics.mean(ones):>11.4f}{statistics.mean(threes):>13.4f}{statistics.mean(change):>+12.1%} ± {half_width(change):.1%}"
+            f"{label:<36}{statistics.mean(ones):>11.4f}{statistics.mean(threes):>13.4f}"
+            f"{statistics.mean(change):>+12.1%} ± {half_width(change):.1%}"
         )
 
 

@@ -1,19 +1,22 @@
 """Training on one accelerator: speed beside peers, memory, the seed's headline, a 26M model from text to
 talk.
 
-    python benchmarks/gpu.py --data FILES… [--sft FILE] [--parts speed,attention,memory,headline,zh26m] [--minutes 9] [--out FOLDER]
+    python benchmarks/gpu.py --data FILES… [--sft FILE] [--parts speed,attention,memory,headline,zh26m]
+                             [--minutes 9] [--out FOLDER]
     python benchmarks/gpu.py --dry-run          every path in small, on a CPU; nothing is judged
 
 Every part runs alone, within `--minutes`, and leaves `PART.json` and `PART.log` in the folder, with hardware,
 versions and commit.
 
-  speed      bfloat16, 14x640 and 12x768 at lengths 1024 and 2048: Hanlin's real loop (AdamW, eager and compiled; compiled with Muon,
-             and with documents kept apart) beside a GPT-2 block as nanoGPT trains it (fused AdamW, loss compiled with the model) and
-             transformers' Llama; each in a process of its own, interleaved, medians. MFU is against bfloat16 products of 8192² in the same rounds.
+  speed      bfloat16, 14x640 and 12x768 at lengths 1024 and 2048: Hanlin's real loop (AdamW, eager and
+             compiled; compiled with Muon, and with documents kept apart) beside a GPT-2 block as nanoGPT
+             trains it (fused AdamW, loss compiled with the model) and transformers' Llama; each in a process
+             of its own, interleaved, medians. MFU is against bfloat16 products of 8192² in the same rounds.
              Vocabulary 50,304 for all: the seed's 50,257 rounded up to a multiple of 64, as nanoGPT does.
   attention  the ways to keep packed documents apart: right or not, and how fast.
   memory     2,000 steps of 14x640 at length 2048 from a token dataset: memory flat, no step skipped, no NaN.
-  headline   14x640 by the seed's recipe for `--seconds`, then by ours for a third of them: held-out bits per byte.
+  headline   14x640 by the seed's recipe for `--seconds`, then by ours for a third of them: held-out bits
+             per byte.
   zh26m      `hanlin run zh-26m`: corpus, tokenizer, pretraining, SFT, samples.
 
 Where nothing can be downloaded: bring wheels of what the message names as missing, `pip install
@@ -104,7 +107,8 @@ class Log:
         """Hold a figure against its target; a dry run judges nothing."""
         good = value <= target if below else value >= target
         self.say(
-            f"  {'dry ' if self.dry else 'ok  ' if good else 'MISS'} {what}: {value:.4g} (target {'≤' if below else '≥'} {target:g})"
+            f"  {'dry ' if self.dry else 'ok  ' if good else 'MISS'} {what}: {value:.4g} "
+            f"(target {'≤' if below else '≥'} {target:g})"
         )
         self.record.setdefault("judged", []).append(
             {"what": what, "value": value, "target": target, "met": good}
@@ -242,7 +246,8 @@ def speed(options: argparse.Namespace, log: Log) -> None:
     llama = ["llama"] if importlib.util.find_spec("transformers") else []
     if not llama:
         log.missing(
-            "transformers is not installed: its Llama is left out; minimind's block (Llama's, with QK-norm) stands in"
+            "transformers is not installed: its Llama is left out; "
+            "minimind's block (Llama's, with QK-norm) stands in"
         )
     others = ["gpt2", *(llama or ["minimind"])]
     names = [*OURS, *others, *(f"{name}+compiled" for name in others)]
@@ -268,7 +273,8 @@ def speed(options: argparse.Namespace, log: Log) -> None:
         found = side_by_side(names, shape, rounds, steps, products, log)
         log.record.setdefault("cells", {})[f"{label}/{length}"] = found
         log.say(
-            f"\n{label}, length {length}, {tokens:,} tokens a step, vocabulary {base['vocab']:,}; plain products {found['products']['flops'] / 1e12:.1f} TFLOP/s"
+            f"\n{label}, length {length}, {tokens:,} tokens a step, vocabulary {base['vocab']:,}; "
+            f"plain products {found['products']['flops'] / 1e12:.1f} TFLOP/s"
         )
         log.say(f"{'':<28}{'tokens/s':>12}{'MFU':>8}{'peak GiB':>10}{'spread':>8}{'first step s':>14}")
         for name in filter(found.__contains__, names):
@@ -345,7 +351,8 @@ def main() -> int:
             file=sys.stderr,
         )
         print(
-            f"{', '.join(absent)} missing, so nothing was measured; install them first (where there is no network, carry their wheels).",
+            f"{', '.join(absent)} missing, so nothing was measured; "
+            "install them first (where there is no network, carry their wheels).",
             file=sys.stderr,
         )
         return 2
@@ -354,7 +361,8 @@ def main() -> int:
     options.device = resolve_device("cpu" if options.dry_run else options.device)
     if options.device.type == "cpu" and not options.dry_run:
         print(
-            "没有加速器：什么也没有测；用 --dry-run 在 CPU 上走一遍。There is no accelerator, so nothing was measured; --dry-run goes through it on a CPU.",
+            "没有加速器：什么也没有测；用 --dry-run 在 CPU 上走一遍。"
+            "There is no accelerator, so nothing was measured; --dry-run goes through it on a CPU.",
             file=sys.stderr,
         )
         return 2
@@ -382,9 +390,9 @@ def main() -> int:
                 raise
         finally:
             log.record["seconds"] = time.monotonic() - began
-            log.say(
-                f"== {part}: {log.record['seconds']:.0f} s, {'dry run, nothing judged' if options.dry_run else 'all targets met' if log.good else 'targets missed'}"
-            )
+            judged = "all targets met" if log.good else "targets missed"
+            verdict = "dry run, nothing judged" if options.dry_run else judged
+            log.say(f"== {part}: {log.record['seconds']:.0f} s, {verdict}")
             log.close()
         good &= log.good
     return 0 if good else 1

@@ -103,7 +103,8 @@ def attention(options: Any, log: Any) -> None:
         leaves = [x.detach().float().requires_grad_() for x in (q, k, v)]
         wanted = gradients(way_of("plain", ids, leaves[0]), leaves, above.float())
         log.say(
-            f"\n{rows} rows of {length}, {heads} heads, {groups} of keys, documents of about {size} tokens, {dtype}"
+            f"\n{rows} rows of {length}, {heads} heads, {groups} of keys, "
+            f"documents of about {size} tokens, {dtype}"
         )
         for name in [*chosen, "causal, documents not kept apart"]:
             try:
@@ -118,7 +119,8 @@ def attention(options: Any, log: Any) -> None:
                     times.append(time.perf_counter() - began)
             except Exception as error:  # what a device does not have is a result
                 log.say(
-                    f"  {name}: not here ({type(error).__name__}: {(str(error).strip().splitlines() or ['?'])[0][:120]})"
+                    f"  {name}: not here "
+                    f"({type(error).__name__}: {(str(error).strip().splitlines() or ['?'])[0][:120]})"
                 )
                 log.record.setdefault("not_here", {})[name] = (str(error).strip().splitlines() or ["?"])[0][
                     :200
@@ -229,7 +231,9 @@ def memory(options: Any, log: Any) -> None:
         "seconds_training": result.seconds,
     }
     log.say(
-        f"{len(losses):,} steps of {config.batch_tokens:,} tokens in {result.seconds:.0f} s, {len(losses) * config.batch_tokens / result.seconds:,.0f} tokens/s; loss {losses[0]:.3f} → {statistics.mean(losses[-20:]):.3f}"
+        f"{len(losses):,} steps of {config.batch_tokens:,} tokens in {result.seconds:.0f} s, "
+        f"{len(losses) * config.batch_tokens / result.seconds:,.0f} tokens/s; "
+        f"loss {losses[0]:.3f} → {statistics.mean(losses[-20:]):.3f}"
     )
     if len(losses) < options.steps:
         log.missing(f"only {len(losses)} of {options.steps} steps fitted the time")
@@ -314,7 +318,8 @@ def headline(options: Any, log: Any) -> None:
         )
         log.record["seed"] = seed
         log.say(
-            f"{'seed':<8}{seed['seconds']:>8.1f} s {seed['steps']:>6,} steps {seed['tokens']:>12,} tokens {seed['bits_per_byte']:.4f} bits per byte"
+            f"{'seed':<8}{seed['seconds']:>8.1f} s {seed['steps']:>6,} steps {seed['tokens']:>12,} tokens "
+            f"{seed['bits_per_byte']:.4f} bits per byte"
         )
         outside = seed["parameters"] - shape["vocab"] * shape["hidden_size"]
         reached = None
@@ -332,7 +337,9 @@ def headline(options: Any, log: Any) -> None:
             ours = run(recipes.Hanlin(folder, 1, shape, str(options.device), rate, compiled=not dry), budget)
             log.record.setdefault("hanlin", []).append(ours | {"share": share, "learning_rate": rate})
             log.say(
-                f"{'hanlin':<8}{ours['seconds']:>8.1f} s {ours['steps']:>6,} steps {ours['tokens']:>12,} tokens {ours['bits_per_byte']:.4f} bits per byte, peak rate {rate:.2g}"
+                f"{'hanlin':<8}{ours['seconds']:>8.1f} s {ours['steps']:>6,} steps "
+                f"{ours['tokens']:>12,} tokens {ours['bits_per_byte']:.4f} bits per byte, "
+                f"peak rate {rate:.2g}"
             )
             if not ours["finite"]:
                 log.missing("a loss of ours was not finite")

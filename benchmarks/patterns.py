@@ -1,6 +1,7 @@
 """Split patterns and token lengths, judged by the bits per byte of a small model at equal compute.
 
-    python benchmarks/patterns.py FILE… --work FOLDER [--variants qwen2 llama3] [--steps 240] [--seeds 2] [--out RESULTS.json]
+    python benchmarks/patterns.py FILE… --work FOLDER [--variants qwen2 llama3] [--steps 240] [--seeds 2]
+                                  [--out RESULTS.json]
 
 Every variant (a split pattern that llama.cpp knows, or a limit on the characters of a token) gets a tokenizer
 of the same vocabulary from the same text, and on it the same model is trained: same shape, same first

@@ -121,7 +121,9 @@ def main() -> None:
         ] * (abs(by_trace - 1) > MEMORY)
         bad += [f"{name}: time {time:.3f}"] * (abs(time - 1) > TIME)
         print(
-            f"{name}: memory {memory:.3f}, by trace {by_trace:.3f}, time {time:.3f}; measurement of {planned.steps} steps ±{planned.spread:.0%}, run of {run.steps} steps ±{run.spread:.0%}, load {os.getloadavg()[0]:.1f}",
+            f"{name}: memory {memory:.3f}, by trace {by_trace:.3f}, time {time:.3f}; "
+            f"measurement of {planned.steps} steps ±{planned.spread:.0%}, "
+            f"run of {run.steps} steps ±{run.spread:.0%}, load {os.getloadavg()[0]:.1f}",
             file=sys.stderr,
             flush=True,
         )

@@ -9,19 +9,23 @@ follow the clock, so each recipe ends decayed when its seconds are over. `--jobs
 with its share of the cores; their order is shuffled so that no recipe has the quiet hours.
 
 Recipes, each rebuilt here from its published settings, at a batch of 4,096 tokens as Hanlin's:
-  hanlin     its default: qwen3 family, zero init of residual projections, documents packed with masks, Muon + AdamW groups, WSD,
-             z-loss, clip 1.
-  seed       NanoZhGPT's (`train/train_xpu.py`): a GPT-2 block, N(0, 0.02) for all matrices, windows of the token stream across documents,
-             AdamW 3e-4 (0.9, 0.95), decay 0.1 on everything, warm-up over 2 % (500 of 20,000 steps there) and cosine to a tenth, clip 1.
-             Each row is a window of its own here; there a whole micro-batch is one stretch of text, which is less kind.
-  minimind   its pretraining script (`trainer/train_pretrain.py`): its model (float norms, repeated heads), one document per row, cut and padded to 340 tokens, AdamW 5e-4
-             (0.9, 0.999), decay 0.01 on everything, no warm-up, cosine to a tenth, clip 1. Long documents are cut into rows
-             here, not thrown away, which is kinder than the original.
-  nanochat   its optimiser (`nanochat/optim.py`, `scripts/base_train.py`) on Hanlin's model, untied as there (so 26 % more weights), and Hanlin's data:
-             Muon 0.02·sqrt(max(1, rows/columns)) with row equilibration and NorMuon's second moment (0.9), momentum 0.85 → 0.97 over 400
-             steps and → 0.90 in the decay, embeddings 0.3 (0.8, 0.995), head 0.008 (0.8, 0.96), rates · sqrt(batch/2^19), those of the tables
-             · sqrt(768/width), cautious decay whose sum over the run is the one of its d12, 40 steps of warm-up, linear decay over 65 % to 5 %,
-             no clip. Newton-Schulz as Hanlin's, not Polar Express. Its rates were found at a batch 128 times as large.
+  hanlin     its default: qwen3 family, zero init of residual projections, documents packed with masks, Muon +
+             AdamW groups, WSD, z-loss, clip 1.
+  seed       NanoZhGPT's (`train/train_xpu.py`): a GPT-2 block, N(0, 0.02) for all matrices, windows of the
+             token stream across documents, AdamW 3e-4 (0.9, 0.95), decay 0.1 on everything, warm-up over 2 %
+             (500 of 20,000 steps there) and cosine to a tenth, clip 1. Each row is a window of its own here;
+             there a whole micro-batch is one stretch of text, which is less kind.
+  minimind   its pretraining script (`trainer/train_pretrain.py`): its model (float norms, repeated heads),
+             one document per row, cut and padded to 340 tokens, AdamW 5e-4 (0.9, 0.999), decay 0.01 on
+             everything, no warm-up, cosine to a tenth, clip 1. Long documents are cut into rows here, not
+             thrown away, which is kinder than the original.
+  nanochat   its optimiser (`nanochat/optim.py`, `scripts/base_train.py`) on Hanlin's model, untied as there
+             (so 26 % more weights), and Hanlin's data: Muon 0.02·sqrt(max(1, rows/columns)) with row
+             equilibration and NorMuon's second moment (0.9), momentum 0.85 → 0.97 over 400 steps and → 0.90
+             in the decay, embeddings 0.3 (0.8, 0.995), head 0.008 (0.8, 0.96), rates · sqrt(batch/2^19),
+             those of the tables · sqrt(768/width), cautious decay whose sum over the run is the one of its
+             d12, 40 steps of warm-up, linear decay over 65 % to 5 %, no clip. Newton-Schulz as Hanlin's, not
+             Polar Express. Its rates were found at a batch 128 times as large.
 """
 
 from __future__ import annotations
@@ -411,7 +415,8 @@ def prepare(
             documents.append({"source": source, "windows": windows, "bytes": size})
     (folder / "heldout.json").write_text(json.dumps({"documents": documents}))
     print(
-        f"{len(files)} sources, {len(train_texts):,} training documents, {len(data.tokens):,} tokens; {len(documents)} held out",
+        f"{len(files)} sources, {len(train_texts):,} training documents, {len(data.tokens):,} tokens; "
+        f"{len(documents)} held out",
         flush=True,
     )
     return words
@@ -492,7 +497,8 @@ def main() -> int:
             )
             run = json.loads(done.stdout)
             print(
-                f"{cell:<12} {run['steps']:>6} steps {run['tokens']:>11,} tokens  {bits_per_byte(run):.4f} bits per byte",
+                f"{cell:<12} {run['steps']:>6} steps {run['tokens']:>11,} tokens  "
+                f"{bits_per_byte(run):.4f} bits per byte",
                 flush=True,
             )
             return run
@@ -533,7 +539,8 @@ def report(runs: list[dict[str, Any]], names: list[str]) -> bool:
         met = mean >= target
         good &= met
         print(
-            f"{'ok  ' if met else 'MISS'} fewer bits per byte than {other}: {mean:.1%} ± {half_width(gains):.1%} over {len(gains)} seeds (target {target:.0%})"
+            f"{'ok  ' if met else 'MISS'} fewer bits per byte than {other}: "
+            f"{mean:.1%} ± {half_width(gains):.1%} over {len(gains)} seeds (target {target:.0%})"
         )
     return good
 

@@ -201,7 +201,8 @@ def compare(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         corpus, size = prepare(options.files, options.megabytes, Path(folder))
         print(
-            f"{size / 1e6:.1f} MB, vocabulary {options.vocab_size}, one thread, medians of {options.rounds} interleaved rounds"
+            f"{size / 1e6:.1f} MB, vocabulary {options.vocab_size}, one thread, "
+            f"medians of {options.rounds} interleaved rounds"
         )
         for task in ("train", "encode"):
             names = [
@@ -230,7 +231,10 @@ def report(task: str, runs: dict[str, list[dict[str, float]]], size: int) -> boo
     }
     ours, below = medians["hanlin"], False
     for name, figures in medians.items():
-        line = f"{task:<7}{name:<12}{figures['cpu']:8.2f} CPU s {size / 1e6 / figures['cpu']:8.1f} MB/CPU s {figures['rss']:8.0f} MB"
+        line = (
+            f"{task:<7}{name:<12}{figures['cpu']:8.2f} CPU s "
+            f"{size / 1e6 / figures['cpu']:8.1f} MB/CPU s {figures['rss']:8.0f} MB"
+        )
         if figures["tokens"]:
             line += f" {figures['tokens']:12,.0f} tokens"
         for key in ("cpu", "rss"):

@@ -512,13 +512,16 @@ def main() -> int:
                 "of at most 512 characters, as those of minimind's own set" if longest else "of all lengths"
             )
             show(
-                f"{label}: {len(lengths)} real documents {chosen}, median {statistics.median(lengths):.0f} tokens, mean {statistics.mean(lengths):.0f}; useful tokens",
+                f"{label}: {len(lengths)} real documents {chosen}, "
+                f"median {statistics.median(lengths):.0f} tokens, "
+                f"mean {statistics.mean(lengths):.0f}; useful tokens",
                 figures,
                 "hanlin",
             )
             ratio = figures["hanlin"]["tokens_per_s"] / figures["minimind"]["tokens_per_s"]
             good &= judge(
-                f"useful tokens on {what} documents, against minimind's padding (what it cuts off costs it nothing here)",
+                f"useful tokens on {what} documents, against minimind's padding "
+                "(what it cuts off costs it nothing here)",
                 ratio,
                 TARGETS["documents"],
             )

@@ -18,7 +18,10 @@ from typing import Any
 import numpy
 
 HAVE_LLAMA = importlib.util.find_spec("xllamacpp") is not None
-WHY_NOT = "xllamacpp is not installed (it has wheels for Linux on x86-64, macOS and Windows): llama.cpp does not judge here"
+WHY_NOT = (
+    "xllamacpp is not installed (it has wheels for Linux on x86-64, macOS and Windows): "
+    "llama.cpp does not judge here"
+)
 
 
 class _Parameters(ctypes.Structure):

@@ -72,7 +72,11 @@ def arguments(command: str, made: Path, out: Path, tmp_path: Path, **inputs: Pat
     else:
         config, train = tmp_path / f"{command}.yaml", "{steps: 1, compile: false}"
         if command == "pretrain":
-            text = f"dataset: {made / 'dataset'}\ntokenizer: {inputs.get('tokenizer', made / 'tokenizer')}\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\nseq_len: 32\nbatch_tokens: 64\nmicro_tokens: 64\ntrain: {train}\n"
+            text = (
+                f"dataset: {made / 'dataset'}\ntokenizer: {inputs.get('tokenizer', made / 'tokenizer')}\n"
+                f"model: {{hidden_size: 32, num_hidden_layers: 1}}\nseq_len: 32\nbatch_tokens: 64\n"
+                f"micro_tokens: 64\ntrain: {train}\n"
+            )
         else:
             name = "pairs.jsonl" if command in ("preference", "reward") else "chats.jsonl"
             text = f"from: {model}\ndata: {{files: [{made / name}]}}\ntrain: {train}\n"

@@ -162,7 +162,8 @@ def test_sequence_longer_than_the_model(tmp_path, capsys, monkeypatch):
 
 def test_a_tokenizer_that_is_not_the_datasets(tmp_path, made, capsys, monkeypatch):
     (tmp_path / "p.yaml").write_text(
-        f"dataset: {made / 'dataset'}\ntokenizer: {made / 'tokenizer'}\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\ntrain: {{steps: 1}}\n"
+        f"dataset: {made / 'dataset'}\ntokenizer: {made / 'tokenizer'}\n"
+        f"model: {{hidden_size: 32, num_hidden_layers: 1}}\ntrain: {{steps: 1}}\n"
     )
     assert "tokenizer" in complaint(
         capsys, monkeypatch, "en", "pretrain", "--config", tmp_path / "p.yaml", "--out", tmp_path / "m"
@@ -449,7 +450,8 @@ def large(tmp_path_factory):
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(40_000):
             file.write(
-                f'{{"text": "{"".join(rng.choices(han, k=900))}，{"".join(rng.choices("abcdefghij ", k=300))}"}}\n'
+                f'{{"text": "{"".join(rng.choices(han, k=900))}，'
+                f'{"".join(rng.choices("abcdefghij ", k=300))}"}}\n'
             )
     yield path
     path.unlink()

@@ -11,7 +11,10 @@ from hanlin.cli.main import app
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 
-COMMON = "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学如都同现当没动面起看定天分还进好小部其些主样理心"
+COMMON = (
+    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里"
+    "用道行所然家种事成方多经么去法学如都同现当没动面起看定天分还进好小部其些主样理心"
+)
 
 
 def corpus(*arguments: object) -> None:

@@ -213,8 +213,8 @@ def with_plugin(folder, code: str, bf16: bool = True, broken: str = "") -> list:
     has not loaded by itself."""
     (folder / "torch_npu.py").write_text(PLUGIN.format(bf16=bf16, broken=broken))
     program = (
-        f"import sys; sys.path.insert(0, {str(folder)!r})\nimport json, torch\nfrom hanlin.common.devices import *\n"
-        + textwrap.dedent(code)
+        f"import sys; sys.path.insert(0, {str(folder)!r})\nimport json, torch\n"
+        "from hanlin.common.devices import *\n" + textwrap.dedent(code)
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
@@ -228,7 +228,8 @@ def test_ascend_is_found_through_its_package(bf16, tmp_path):
         """
         device = resolve_device("auto")
         row = device_capabilities(device)
-        print(json.dumps([device.type, str(resolve_device("npu:0")), row.name, row.train_dtype, row.distributed_backend, memory_mb(device)["device_memory_mb"]]))
+        print(json.dumps([device.type, str(resolve_device("npu:0")), row.name, row.train_dtype,\
+ row.distributed_backend, memory_mb(device)["device_memory_mb"]]))
         """,
         bf16,
     )

@@ -224,7 +224,10 @@ def test_every_error_exists_in_both_languages():
 def test_help_needs_no_torch_and_little_time(verb):
     """0.5 s is the promise on a quiet machine; the test allows for a busy one and pins the cause, not the
     clock."""
-    code = f"import sys; sys.argv = ['hanlin', *{verb!r}, '--help']\nfrom hanlin.cli.main import app\ntry: app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = (
+        f"import sys; sys.argv = ['hanlin', *{verb!r}, '--help']\nfrom hanlin.cli.main import app\n"
+        "try: app()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
     began = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

@@ -12,8 +12,9 @@ import hanlin
 SOURCE = Path(hanlin.__file__).parent
 FILES = sorted([*SOURCE.rglob("*.py"), *SOURCE.rglob("*.pyi")])
 
-# Old identifier → the one there is now. Only words that nothing else in the package is rightly called by: `turn` (of a
-# dialogue), `cell` (of a table) and `seal` (of a page) are not here, nor `Context` and `Rows`, which say too little.
+# Old identifier → the one there is now. Only words that nothing else in the package is rightly called by:
+# `turn` (of a dialogue), `cell` (of a table) and `seal` (of a page) are not here, nor `Context` and `Rows`,
+# which say too little.
 REPLACED = {
     # the C++ core
     "Census": "BigramCounts",
@@ -120,7 +121,8 @@ REPLACED = {
 
 
 def identifiers(tree: ast.AST) -> set[str]:
-    """What a file names: variables, attributes, functions, classes, parameters, keyword arguments, imports."""
+    """What a file names: variables, attributes, functions, classes, parameters, keyword arguments,
+    imports."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):

@@ -108,7 +108,10 @@ class FakeHub:
                 {"type": "directory", "path": "data", "oid": "0", "size": 0},
                 *(self.entry(name) for name in names[start : start + self.page]),
             ]
-            following = f'<https://elsewhere.invalid{parts.path}?recursive=true&cursor={start + self.page}>; rel="next"'
+            following = (
+                f"<https://elsewhere.invalid{parts.path}"
+                f'?recursive=true&cursor={start + self.page}>; rel="next"'
+            )
             self.send(
                 handler,
                 json.dumps(entries).encode(),

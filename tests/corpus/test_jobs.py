@@ -149,7 +149,8 @@ import test_jobs
 from hanlin.corpus.builder import job as plan
 plan.TASK_BYTES = 1
 if __name__ == "__main__":
-    test_jobs.build_corpus(sorted(Path(sys.argv[1]).iterdir()), sys.argv[2], test_jobs.CONFIG, seed=4, workers=int(sys.argv[3]))
+    test_jobs.build_corpus(sorted(Path(sys.argv[1]).iterdir()), sys.argv[2], test_jobs.CONFIG,\
+ seed=4, workers=int(sys.argv[3]))
 """
 
 

@@ -109,7 +109,10 @@ def slow(text: str) -> str:
     text = strip_html(text) if re.search("<[a-zA-Z/!?]|&[#a-zA-Z]", text) else text
     text = re.sub("\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", text)
     text = re.sub("[\u00a0\u1680\u2000-\u200a\u202f\u205f]", " ", text)
-    hidden = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
+    hidden = (
+        "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f"
+        "\ufeff\ufff9-\ufffc\ue000-\uf8ff]"
+    )
     text = re.sub(hidden + "|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])", "", text)
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"(?<![ \t\u3000])[ \t\u3000]+$|^\u3000+", "", text, flags=re.M)
@@ -119,7 +122,8 @@ def slow(text: str) -> str:
 ODD = st.one_of(
     st.characters(codec="utf-8"),
     st.sampled_from(
-        " \t\n\r\u3000\u00a0\u200b\u200d\u0301é가\u1161\u11a8\u212b\u2126\uf900\U0002f800\U0001d15e👩<>&;a#/!`斤拷锟烫屯鈥Ã¢\ue000中文。"
+        " \t\n\r\u3000\u00a0\u200b\u200d\u0301é가\u1161\u11a8\u212b\u2126\uf900\U0002f800\U0001d15e"
+        "👩<>&;a#/!`斤拷锟烫屯鈥Ã¢\ue000中文。"
     ),
     st.sampled_from(
         [
@@ -157,15 +161,20 @@ def test_most_texts_need_nothing(prose):
 
 
 def test_what_is_invisible_goes_and_what_is_chinese_stays():
-    spoiled = "\ufeff\u3000\u3000你\u200b好\u00a0，「世\u00ad界」\x08！\r\n１２３ＡＢＣ：；？\u2028下一行\u3000 \n\n\n\n完\ue420"
+    spoiled = (
+        "\ufeff\u3000\u3000你\u200b好\u00a0，「世\u00ad界」\x08！\r\n"
+        "１２３ＡＢＣ：；？\u2028下一行\u3000 \n\n\n\n完\ue420"
+    )
     assert normalize(spoiled)[0] == "你好 ，「世界」！\n１２３ＡＢＣ：；？\n下一行\n\n完"
     assert normalize("👩\u200d👩\u200d👧 好")[0] == "👩\u200d👩\u200d👧 好"
     assert normalize("e\u0301 \uf900")[0] == "é 豈"
 
 
 def test_html_goes_code_stays():
-    page = """<!DOCTYPE html><html><head><title>题</title><style>p{color:red;}</style></head><body><script>var a = "<p>";</script>
-<div class="x">第一段<b>重</b>点&nbsp;文字<br/>第二行</div><!-- 注 --><p onclick='go()'>第三&amp;段 a &lt; b</p></body></html>"""
+    page = """<!DOCTYPE html><html><head><title>题</title><style>p{color:red;}</style></head>\
+<body><script>var a = "<p>";</script>
+<div class="x">第一段<b>重</b>点&nbsp;文字<br/>第二行</div>\
+<!-- 注 --><p onclick='go()'>第三&amp;段 a &lt; b</p></body></html>"""
     assert strip_html(page).split() == ["第一段重点", "文字", "第二行", "第三&段", "a", "<", "b"]
     for same in (
         "if a < b and c > d:",

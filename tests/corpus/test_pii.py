@@ -13,7 +13,10 @@ from hanlin.corpus.filters.pii import id_card_valid, luhn_valid, mask
 
 
 def id_card(draw: random.Random) -> str:
-    body = f"11010519{draw.randint(50, 99)}{draw.randint(1, 12):02d}{draw.randint(1, 28):02d}{draw.randint(0, 999):03d}"
+    body = (
+        f"11010519{draw.randint(50, 99)}{draw.randint(1, 12):02d}"
+        f"{draw.randint(1, 28):02d}{draw.randint(0, 999):03d}"
+    )
     total = sum(
         int(d) * w for d, w in zip(body, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True)
     )

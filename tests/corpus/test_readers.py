@@ -386,7 +386,8 @@ def test_the_checkable_answer_beside_the_messages_is_kept(tmp_path):
     """What GRPO compares with; other layouts' `answer` is the reply itself."""
     file = tmp_path / "problems.jsonl"
     file.write_text(
-        '{"messages": [{"role": "user", "content": "1加1？"}, {"role": "assistant", "content": "2"}], "answer": 2}\n',
+        '{"messages": [{"role": "user", "content": "1加1？"}, '
+        '{"role": "assistant", "content": "2"}], "answer": 2}\n',
         encoding="utf-8",
     )
     (record,) = read_conversations(file)

@@ -221,7 +221,8 @@ import test_remove_boilerplate
 from hanlin.corpus.builder import job as plan
 plan.TASK_BYTES = 1
 if __name__ == "__main__":
-    test_remove_boilerplate.build(sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]), workers=int(sys.argv[3]))
+    test_remove_boilerplate.build(sorted(Path(sys.argv[1]).iterdir()), Path(sys.argv[2]),\
+ workers=int(sys.argv[3]))
 """
 
 

@@ -304,7 +304,11 @@ def test_too_few_examples_and_a_missing_library_are_said(tmp_path, write, monkey
 
 def test_applying_imports_no_scikit_learn(trained):
     folder, _ = trained
-    code = f"import sys; from hanlin.corpus.filters.quality import Scorer; print(Scorer.load({str(folder / 'model')!r})(['的一是不了'])[0]); assert not {{'sklearn', 'scipy', 'torch'}} & set(sys.modules)"
+    code = (
+        "import sys; from hanlin.corpus.filters.quality import Scorer; "
+        f"print(Scorer.load({str(folder / 'model')!r})(['的一是不了'])[0]); "
+        f"assert not {{'sklearn', 'scipy', 'torch'}} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
 
 

@@ -18,7 +18,10 @@ from hanlin.corpus.filters.signals import MORE, SCRIPTS, main_scripts, measure
 from hanlin.corpus.readers.read import read_documents
 from hanlin.corpus.text.characters import COMMON_HAN, TRADITIONAL, is_han, native_table, table
 
-ALPHABET = "的一是不了在人有我他一二三四五國語魑魅，。！？ab Z9 8#+=★【】\n\n•-\ufffdé𠮷〇…かナ한й.ア\u3000\t展开更多>"
+ALPHABET = (
+    "的一是不了在人有我他一二三四五國語魑魅，。！？ab Z9 8#+=★【】\n\n"
+    "•-\ufffdé𠮷〇…かナ한й.ア\u3000\t展开更多>"
+)
 POINTERS = " >.»…。）)】]\u3000"
 
 

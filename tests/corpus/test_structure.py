@@ -157,7 +157,8 @@ def peak_megabytes(path: Path, **limits: int) -> float:
         "from hanlin.corpus.readers.read import *\n"
         "from hanlin.corpus.readers.files import ReadLimits\n"
         "try:\n"
-        f"    for _ in read_documents(sys.argv[1], quarantine=Quarantine(), limits=ReadLimits(**{limits!r})): pass\n"
+        "    for _ in read_documents(sys.argv[1], quarantine=Quarantine(), "
+        f"limits=ReadLimits(**{limits!r})): pass\n"
         "except HanlinError: pass\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )

@@ -229,8 +229,10 @@ def report(outcome: Outcome, losses: dict[int, float]) -> str:
     """A line on a disturbed run against the undisturbed one."""
     apart = max(abs(losses[step] - outcome.losses.get(step, float("inf"))) for step in losses)
     return (
-        f"{outcome.fault}: newest checkpoint at the fault {outcome.saved}, went on from step {outcome.resumed}, first new step after "
-        f"{outcome.seconds:.1f} s (timeout {TIMEOUT:.0f} s), {outcome.restarts} restart(s), {len(outcome.losses)} steps, largest difference of a loss {apart:.2e}"
+        f"{outcome.fault}: newest checkpoint at the fault {outcome.saved}, "
+        f"went on from step {outcome.resumed}, first new step after {outcome.seconds:.1f} s "
+        f"(timeout {TIMEOUT:.0f} s), {outcome.restarts} restart(s), {len(outcome.losses)} steps, "
+        f"largest difference of a loss {apart:.2e}"
     )
 
 

@@ -26,7 +26,10 @@ def world(namespaces, tmp_path_factory):
 
 
 def test_two_machines_hear_each_other_until_the_wire_is_cut(namespaces, tmp_path):
-    listen = f"import socket; s = socket.create_server(('{elastic.ADDRESSES[1]}', 5000)); [s.accept() for _ in range(9)]"
+    listen = (
+        f"import socket; s = socket.create_server(('{elastic.ADDRESSES[1]}', 5000)); "
+        "[s.accept() for _ in range(9)]"
+    )
     speak = f"import socket; socket.create_connection(('{elastic.ADDRESSES[1]}', 5000), 2)"
     with Machines() as machines:
         machines.start(1, [sys.executable, "-c", listen], tmp_path / "log")

@@ -157,7 +157,8 @@ MUTANTS = {
     "reinforcement judged by the mean of its seeds": Mutant(
         "pipeline/stage_run.py",
         "config.id, (target, metrics[target], before[target])",
-        "config.id, (target, _together([self._target(i, target, after) for i in range(config.seeds)]), before[target])",
+        "config.id, (target, _together([self._target(i, target, after) for i in range(config.seeds)]), "
+        "before[target])",
         GATE,
     ),
     "held out by the whole conversation": Mutant(

@@ -143,7 +143,11 @@ def test_a_damaged_artefact_is_made_again(finished, tmp_path):
 def test_killed_and_started_again_ends_with_the_same_models(finished, tmp_path, fail_at):
     """Every model that does not depend on wall-clock time (controls of equal time do) has the same bytes."""
     out = tmp_path / "killed"
-    code = "from pathlib import Path; from hanlin.pipeline import *; from hanlin.common.progress import Progress; run_recipe(load_recipe('demo', %r), Path(%r), Progress())"
+    code = (
+        "from pathlib import Path; from hanlin.pipeline import *; "
+        "from hanlin.common.progress import Progress; "
+        "run_recipe(load_recipe('demo', %r), Path(%r), Progress())"
+    )
     command = [sys.executable, "-c", code % ([*TINY, "reward=null", "grpo=null"], str(out))]
     # the bits are promised for the same number of threads
     alike = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -162,7 +166,10 @@ def test_killed_and_started_again_ends_with_the_same_models(finished, tmp_path, 
 
 def test_two_runs_in_one_directory(tmp_path):
     with directory_lock(tmp_path / "run"):
-        code = f"from hanlin.common.locks import directory_lock\nwith directory_lock({str(tmp_path / 'run')!r}): pass"
+        code = (
+            "from hanlin.common.locks import directory_lock\n"
+            f"with directory_lock({str(tmp_path / 'run')!r}): pass"
+        )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert other.returncode == 1 and f"pid {os.getpid()}" in other.stderr
 

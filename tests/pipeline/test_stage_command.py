@@ -224,7 +224,8 @@ def test_pretraining_of_another_shape_or_dataset_starts_over(bench, parents):
     words = load_tokenizer(parents / "tokenizer")
     build_text_dataset([{"text": f"小明看见了{n}只小鸟。"} for n in range(30)], words, folder / "text")
     (folder / "pretrain.yaml").write_text(
-        f"dataset: {folder / 'text'}\ntokenizer: {parents / 'tokenizer'}\nmodel: {{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}}\n"
+        f"dataset: {folder / 'text'}\ntokenizer: {parents / 'tokenizer'}\n"
+        f"model: {{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}}\n"
         f"seq_len: 64\nbatch_tokens: 128\nmicro_tokens: 128\ntrain: {TRAIN}\n"
     )
     run_stage("pretrain", folder / "pretrain.yaml", folder / "out")

@@ -453,12 +453,15 @@ seed: 5
 corpus: {files: [text.jsonl], preset: none}
 tokenizer: {vocab_size: 700}
 model: {hidden_size: 64, max_position_embeddings: 256}
-pretrain: {seq_len: 128, batch_tokens: 2048, train: {steps: 60, learning_rate: 5e-3, warmup: 0.02, decay: 0.4, clip: 0.5}}
-sft: {files: [chats.jsonl], limit: 900, text_share: 0.07, train: {steps: 40, learning_rate: 2.5e-3, floor: 0.1}}
+pretrain: {seq_len: 128, batch_tokens: 2048,\
+ train: {steps: 60, learning_rate: 5e-3, warmup: 0.02, decay: 0.4, clip: 0.5}}
+sft: {files: [chats.jsonl], limit: 900, text_share: 0.07,\
+ train: {steps: 40, learning_rate: 2.5e-3, floor: 0.1}}
 distill: {files: [thoughts.jsonl], train: {steps: 30, learning_rate: 2e-3}}
 dpo: {files: [pairs.jsonl], pairs: 8, beta: 1.5, train: {steps: 20, learning_rate: 8e-5, muon: false}}
 reward: {files: [pairs.jsonl], train: {steps: 10, anchor_steps: 5, muon: false, learning_rate: 1e-3}}
-grpo: {files: [problems.jsonl], seeds: 2, control_learning_rate: 7e-5, group_size: 4, train: {steps: 6, learning_rate: 1e-4, muon: false}}
+grpo: {files: [problems.jsonl], seeds: 2, control_learning_rate: 7e-5, group_size: 4,\
+ train: {steps: 6, learning_rate: 1e-4, muon: false}}
 evaluation: {count: 33}
 track: [tensorboard]
 """
@@ -563,11 +566,20 @@ def test_an_old_recipe_on_tinyworld_says_the_same_in_the_new_shape(tmp_path):
 
 TRAIN = "train: {steps: 7, learning_rate: 3e-4, warmup: 0.1, decay: 0.2}"
 OLD_STAGES = {
-    "sft": f"model: a/model\nfiles: [f.jsonl]\nlimit: 50\nseed: 3\nconfig: {{seq_len: 64, batch_tokens: 640, {TRAIN}}}\n",
+    "sft": (
+        "model: a/model\nfiles: [f.jsonl]\nlimit: 50\nseed: 3\n"
+        f"config: {{seq_len: 64, batch_tokens: 640, {TRAIN}}}\n"
+    ),
     "preference": f"model: a/model\nfiles: [f.jsonl]\nconfig: {{pairs: 4, beta: 0.5, {TRAIN}}}\n",
     "reward_model": f"model: a/model\nfiles: [f.jsonl]\nconfig: {{pairs: 4, {TRAIN}}}\n",
-    "rl": f"model: a/model\nfiles: [f.jsonl]\ndevice: cpu\nconfig: {{prompts: 4, group_size: 2, max_new_tokens: 8, {TRAIN}}}\n",
-    "pretrain": f"dataset: d\ntokenizer: t\nmodel: {{hidden_size: 64}}\npretrain: {{seq_len: 64, batch_tokens: 640, {TRAIN}}}\n",
+    "rl": (
+        "model: a/model\nfiles: [f.jsonl]\ndevice: cpu\n"
+        f"config: {{prompts: 4, group_size: 2, max_new_tokens: 8, {TRAIN}}}\n"
+    ),
+    "pretrain": (
+        f"dataset: d\ntokenizer: t\nmodel: {{hidden_size: 64}}\n"
+        f"pretrain: {{seq_len: 64, batch_tokens: 640, {TRAIN}}}\n"
+    ),
 }
 
 

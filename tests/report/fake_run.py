@@ -342,8 +342,14 @@ def fake_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             },
             "grpo": {
                 "gate": {
-                    "zh": "grpo 未被采用：它使 tinyworld/story_qa 从 0.870 变为 0.804（容许 0.02）；继续使用上一阶段的模型。",
-                    "en": "grpo was not kept: it took tinyworld/story_qa from 0.870 to 0.804 (allowed: 0.02); the previous model stays.",
+                    "zh": (
+                        "grpo 未被采用：它使 tinyworld/story_qa 从 0.870 变为 0.804（容许 0.02）；"
+                        "继续使用上一阶段的模型。"
+                    ),
+                    "en": (
+                        "grpo was not kept: it took tinyworld/story_qa from 0.870 to 0.804 (allowed: 0.02); "
+                        "the previous model stays."
+                    ),
                 },
                 "seconds": {"grpo": [60.0, 61.0, 59.5], "sft": [60.0, 61.1, 59.6]},
                 "curves": [

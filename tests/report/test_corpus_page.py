@@ -27,7 +27,10 @@ from hanlin.report.text import RULES
 from tests.report.fake_run import HOSTILE
 from tests.report.test_report import Page
 
-COMMON = "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学如都同现当没动面起看定"
+COMMON = (
+    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里"
+    "用道行所然家种事成方多经么去法学如都同现当没动面起看定"
+)
 
 
 def prose(seed: int, length: int = 90) -> str:

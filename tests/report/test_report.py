@@ -442,7 +442,10 @@ def test_the_words_are_complete():
 
 
 def test_reading_reports_needs_no_torch():
-    code = "import sys, hanlin.report.report, hanlin.report.compare, hanlin.evaluation as e; e.NGramModel; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, hanlin.report.report, hanlin.report.compare, hanlin.evaluation as e; e.NGramModel; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

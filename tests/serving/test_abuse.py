@@ -132,7 +132,8 @@ def test_large_bodies_and_headers(live):
     # without a Content-Length the limit is found while reading
     with socket.create_connection(("127.0.0.1", live.port), timeout=10) as raw:
         raw.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         try:
             for _ in range(80):

@@ -56,9 +56,11 @@ def closed(raw: socket.socket) -> bool:
 BEGINNINGS = {
     "a header that stops": b"G",
     "an unfinished header": GET[:-2],
-    "a body that stops": b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n"
-    b"Content-Length: 50\r\n\r\n{" % KEY.encode(),
-    "a body behind a 401": b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{",
+    "a body that stops": b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    b"Authorization: Bearer %b\r\nContent-Length: 50\r\n\r\n{" % KEY.encode(),
+    "a body behind a 401": (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"
+    ),
     "a body of a GET": b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\nx",
     "nothing": b"",
 }

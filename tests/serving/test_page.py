@@ -23,7 +23,10 @@ PAGE = (STATIC / "index.html").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_make_text_and_never_markup(name):
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc|setAttribute\(\s*[\"'](on|style)|DOMParser"
+    forbidden = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b"
+        r"|new Function|srcdoc|setAttribute\(\s*[\"'](on|style)|DOMParser"
+    )
     assert not re.search(forbidden, SCRIPTS[name])
 
 
@@ -85,8 +88,10 @@ class Element extends Child {
   setAttribute(name, value) { this.attributes[name] = value; }
   append(...nodes) { for (const node of nodes) { node.parent = this; this.childNodes.push(node); } }
 }
-globalThis.document = { createElement(tag) { return new Element(tag); }, createTextNode(text) { return new Text(text); } };
-const plain = (node) => node instanceof Text ? node.text : [node.tag, node.attributes, ...node.childNodes.map(plain)];
+globalThis.document = { createElement(tag) { return new Element(tag); },\
+ createTextNode(text) { return new Text(text); } };
+const plain = (node) => node instanceof Text ? node.text :\
+ [node.tag, node.attributes, ...node.childNodes.map(plain)];
 """
 
 

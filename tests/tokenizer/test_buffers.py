@@ -218,5 +218,9 @@ def test_refusals_say_what_is_wrong(tokenizer: Tokenizer, tmp_path: Path) -> Non
 def test_opening_imports_little(tokenizer: Tokenizer) -> None:
     """What made opening slow: numpy, the modules of training, those that look up versions."""
     slow = ("torch", "numpy", "importlib.metadata", "concurrent.futures", "rich", "cyclopts")
-    code = f"import sys; before = set(sys.modules); import hanlin; hanlin.load_tokenizer({str(tokenizer.path)!r}); assert not set({slow}) & (set(sys.modules) - before)"
+    code = (
+        "import sys; before = set(sys.modules); import hanlin; "
+        f"hanlin.load_tokenizer({str(tokenizer.path)!r}); "
+        f"assert not set({slow}) & (set(sys.modules) - before)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

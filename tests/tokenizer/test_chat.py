@@ -190,7 +190,8 @@ def test_mask_covers_what_the_assistant_says(tokenizer: Tokenizer) -> None:
     learnt = "".join(_runs(tokenizer, ids, mask, 1))
     rest = "".join(_runs(tokenizer, ids, mask, 0))
     assert learnt == (
-        '[<think>\n想\n</think>\n查\n<tool_call>\n{"name": "weather", "arguments": {"city": "京"}}\n</tool_call><|im_end|>]'
+        '[<think>\n想\n</think>\n查\n<tool_call>\n{"name": "weather", "arguments": {"city": "京"}}\n'
+        "</tool_call><|im_end|>]"
         "[<think>\n再想\n</think>\n晴热<|im_end|>]"
     )
     assert rest == (

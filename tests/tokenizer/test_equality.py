@@ -111,7 +111,8 @@ class Three(NamedTuple):
                 at = int(numpy.argmax(numpy.append(one[:shorter] != other[:shorter], True)))
                 before = len(self.ours.decode_bytes(one[:at].tolist()).decode("utf-8", "ignore"))
                 pytest.fail(
-                    f"{self.name}, {where}: they part at character {before}: {text[max(0, before - 20) : before + 20]!r}"
+                    f"{self.name}, {where}: they part at character {before}: "
+                    f"{text[max(0, before - 20) : before + 20]!r}"
                 )
 
 

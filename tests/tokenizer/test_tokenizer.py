@@ -238,7 +238,10 @@ def test_inspect_and_compare_add_up(tokenizer: Tokenizer, corpus: list[str], tmp
 
 
 def test_loading_needs_no_torch(tokenizer: Tokenizer) -> None:
-    code = f"import sys, hanlin.tokenizer as t; t.load_tokenizer({str(tokenizer.path)!r}); assert 'torch' not in sys.modules"
+    code = (
+        f"import sys, hanlin.tokenizer as t; t.load_tokenizer({str(tokenizer.path)!r}); "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

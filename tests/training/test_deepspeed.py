@@ -171,7 +171,8 @@ def test_one_process_is_enough_and_its_output_stays_readable(start, tmp_path):
         f"{{steps: 3, learning_rate: 1e-3, muon: false, parallel: deepspeed, deepspeed_config: {ds_config}}}"
     )
     config.write_text(
-        f"dataset: {world}/text\ntokenizer: {world}/tokenizer\nmodel: {shape}\nseq_len: 64\nbatch_tokens: 256\ntrain: {train}\n"
+        f"dataset: {world}/text\ntokenizer: {world}/tokenizer\nmodel: {shape}\n"
+        f"seq_len: 64\nbatch_tokens: 256\ntrain: {train}\n"
     )
     environment = {
         **os.environ,

@@ -310,7 +310,10 @@ def difference(first, second):
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+CPU_MESSAGE = (
+    "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 9 bytes"
+)
 
 
 @pytest.mark.parametrize("room", [1, 2, 4, 8])

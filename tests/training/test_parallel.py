@@ -249,7 +249,8 @@ def test_torchrun_starts_the_command_line_and_one_process_speaks(start, tmp_path
     shape = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}"
     train = "{steps: 3, learning_rate: 1e-3}"
     config.write_text(
-        f"dataset: {start.world}/text\ntokenizer: {start.world}/tokenizer\nmodel: {shape}\nseq_len: 64\nbatch_tokens: 256\ntrain: {train}\n"
+        f"dataset: {start.world}/text\ntokenizer: {start.world}/tokenizer\nmodel: {shape}\nseq_len: 64\n"
+        f"batch_tokens: 256\ntrain: {train}\n"
     )
     command = [
         "-m",

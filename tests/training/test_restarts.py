@@ -18,7 +18,8 @@ from hanlin.training.distributed.launch import init_distributed
 
 agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 os.environ |= {
-    "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port),\
+ "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
 }
 
 def start(rank, ends, wait=0.0):

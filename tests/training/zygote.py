@@ -1,7 +1,8 @@
 """A process that has torch loaded and forks a child per job, so that a kill costs a tenth of a second and not
 an import.
 
-    python -m tests.training.zygote WORLD    then one JSON job a line on stdin, one JSON answer a line on stdout
+    python -m tests.training.zygote WORLD    then one JSON job a line on stdin, one JSON answer a line on
+                                             stdout
 
 A job {"stage", "work", "fail_at"?, "kill_after"?, "async_save"?} trains that stage in `work`, dying at a
 failpoint or by SIGKILL after some seconds when asked to; the answer has its exit code, its seconds, and for a

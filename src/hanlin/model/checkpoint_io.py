@@ -96,8 +96,8 @@ def _require_stock(tensors: Mapping[str, torch.Tensor], model: CausalLM | Reward
     )
     if wrong is not None:
         raise HanlinError(
-            "These weights can't be saved as a model directory: {name} should be {wanted}, is {found}. Something has "
-            "taken the place of a module; merge it into the model's own weights before.",
+            "These weights can't be saved as a model directory: {name} should be {wanted}, is {found}. "
+            "Something has taken the place of a module; merge it into the model's own weights before.",
             name=wrong,
             wanted=wanted.get(wrong, Text("absent")),
             found=found.get(wrong, Text("absent")),

@@ -192,8 +192,8 @@ def _check_parent(recipe: Recipe, stage: StageConfig, seen: Mapping[str, StageCo
         )
     if makes_one and stage.adapter is not None:
         raise HanlinError(
-            "{stage} makes a model from nothing, and an adapter is for a model that there is. Leave "
-            "`adapter` out.",
+            "{stage} makes a model from nothing, and an adapter is for a model that there is. "
+            "Leave `adapter` out.",
             stage=stage.id,
         )
     if stage.parent in seen:
@@ -238,8 +238,8 @@ def _check_role(stage: StageConfig, seen: Mapping[str, StageConfig]) -> None:
         )
     if stage.equal_time and stage.role == "control" and stage.seeds > seen[stage.of].seeds:
         raise HanlinError(
-            "{stage} is a control of equal time with {seeds} seeds, and {of} has {others}: each is stopped after the "
-            "seconds of one. Give both the same `seeds`.",
+            "{stage} is a control of equal time with {seeds} seeds, and {of} has {others}: each is stopped "
+            "after the seconds of one. Give both the same `seeds`.",
             stage=stage.id,
             seeds=stage.seeds,
             of=stage.of,
@@ -368,8 +368,8 @@ def _require_section(section: str, values: Mapping[str, Any], path: Path) -> Non
         return
     reading = [name for name in order if (values.get(name) or {}).get("data")]
     raise HanlinError(
-        "--{section}: the recipe {name} has no stage called {section}. Give the files of one that it has: "
-        "{keys}.",
+        "--{section}: the recipe {name} has no stage called {section}. "
+        "Give the files of one that it has: {keys}.",
         section=section,
         name=path.stem,
         keys=listing([f"{name}.data.files=[FILES]" for name in reading]) if reading else Text("none"),

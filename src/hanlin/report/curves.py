@@ -138,8 +138,8 @@ def compare_curves(runs: Sequence[Path], stage: str = "pretrain") -> dict[str, A
 
     Returns:
         `{"measure", "stage", "equal": value or None, "runs": [{"path", "tokens", "steps", "seconds", "final",
-        "heldout", "tokens_per_second", "reached": {"tokens", "steps", "seconds"} or None}], "curves":
-        [Curve]}`.
+        "heldout", "tokens_per_second", "reached": {"tokens", "steps", "seconds"} or None}],
+        "curves": [Curve]}`.
 
     Raises:
         HanlinError: a run has no curve, or they log different measures.

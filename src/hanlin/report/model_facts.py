@@ -113,6 +113,6 @@ def examples_of(examples: Sequence[Mapping[str, Any]] | None) -> str:
     marked = any(learned for example in examples for _, learned in example["parts"])
     note = both("What is marked it learns to write; the rest it only reads.") if marked else ""
     return (
-        f'<details class="data"><summary>{both("An item of its training data")}<'
-        f'/summary>{"".join(cards)}<p class="caption">{note}</p></details>'
+        f'<details class="data"><summary>{both("An item of its training data")}</summary>'
+        f'{"".join(cards)}<p class="caption">{note}</p></details>'
     )

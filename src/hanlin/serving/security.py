@@ -156,8 +156,8 @@ class Gate:
         ):
             raise ApiError(
                 403,
-                "Requests from pages of other origins are refused (hanlin serve … --allow-origin lets one "
-                "in).",
+                "Requests from pages of other origins are refused "
+                "(hanlin serve … --allow-origin lets one in).",
                 code="invalid_origin",
             )
         # Never "allow-credentials": a browser's stored log-in must not serve another page.

@@ -40,8 +40,10 @@ COMMON_HAN = frozenset(
 _TERMINAL = '。．｡！？；…!?;.:：”」』’）)〕》】"～~'
 _BULLETS = "•●▪■◆◇★☆▶►·-*–—"
 _SCRIPTS = {  # of letters, as regular expressions
-    LATIN: "[A-Za-zªº\u00c0-\u024f\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06"
-    "\uff21-\uff3a\uff41-\uff5a]",
+    LATIN: (
+        "[A-Za-zªº\u00c0-\u024f\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff3a"
+        "\uff41-\uff5a]"
+    ),
     KANA: "[\u3041-\u309f\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f]",
     HANGUL: "[\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff\uffa0-\uffdc]",
     CYRILLIC: "[\u0400-\u052f\u1c80-\u1c8f\u2de0-\u2dff\ua640-\ua69f]",

@@ -158,8 +158,8 @@ def read_items(benchmark: Benchmark, folder: Folder, split: str, warn: Callable[
     published, found = benchmark.counts.get(split), len(items) + sum(map(len, faults.values()))
     if published is not None and found != published:
         warn(
-            "{benchmark}: {found} items in split {split}, and {published} were published: another version, or "
-            "files that are not whole.",
+            "{benchmark}: {found} items in split {split}, and {published} were published: another version, "
+            "or files that are not whole.",
             benchmark=benchmark.name,
             found=found,
             split=split,

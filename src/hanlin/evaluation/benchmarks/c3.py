@@ -54,7 +54,8 @@ class C3(Benchmark):
                         )
                 except (ValueError, TypeError, KeyError) as error:
                     raise HanlinError(
-                        "{path}: entry {place} is not [lines, questions, id] with question, choice and answer.",
+                        "{path}: entry {place} is not [lines, questions, id] "
+                        "with question, choice and answer.",
                         path=folder.path / name,
                         place=place,
                     ) from error

@@ -80,8 +80,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """How an item is put, as templates over `Item.fields()`; `{choice}` and `{letter}` are those of the choice
-    at hand.
+    """How an item is put, as templates over `Item.fields()`; `{choice}` and `{letter}` are those of the
+    choice at hand.
 
     Attributes:
         context: what precedes. Where it names `{choice}` every choice has a context of its own (XWinograd).
