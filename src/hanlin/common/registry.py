@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Kinds of one sort of thing.
+    """Kinds of one sort of thing, listed by name: the order in which files were imported shows nowhere.
 
     Args:
         noun: what they are called in messages, `Text("kind of stage")`.
@@ -61,25 +61,25 @@ class Registry(Generic[T]):
                 noun=self.noun,
                 kind=kind,
                 nearest=nearest[0],
-                kinds=listing(sorted(self._kinds)),
+                kinds=listing(self),
             )
         return HanlinError(
             "{prefix}there is no {noun} {kind!r}. There are: {kinds}.",
             prefix=prefix,
             noun=self.noun,
             kind=kind,
-            kinds=listing(sorted(self._kinds)),
+            kinds=listing(self),
         )
 
     def __contains__(self, kind: object) -> bool:
         return kind in self._kinds
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._kinds)
+        return iter(sorted(self._kinds))
 
     def classes(self) -> dict[str, type[T]]:
         """Kind → class."""
-        return dict(self._kinds)
+        return {kind: self._kinds[kind] for kind in self}
 
 
 def load_extension(name: str, beside: Path) -> None:
