@@ -84,6 +84,33 @@ def test_every_token_of_every_document_once_an_epoch(tmp_path):
         assert predicted == sum(len(d) - 1 for d in documents)  # all but each document's first token
 
 
+def test_after_a_start_token_every_token_of_every_document_is_learnt(tmp_path):
+    rng = np.random.default_rng(0)
+    documents = [[*rng.integers(2, 900, rng.integers(1, 90)).tolist(), 1] for _ in range(57)]
+    dataset = write(tmp_path / "d", documents)
+    rows, plain = TextRows(dataset, seq_len=32, seed=7, bos_id=1), TextRows(dataset, seq_len=32, seed=7)
+    assert rows.rows_in_epoch() == plain.rows_in_epoch()  # it takes the place of the end as an input
+    assert rows.identity() != plain.identity()
+    learnt: dict[int, list[int]] = {}
+    for sample in range(rows.rows_in_epoch()):
+        batch = rows.batch([sample])
+        for place in range(32):
+            owner = int(batch.doc_ids[0, place])
+            if owner < 0:
+                assert int(batch.labels[0, place]) == IGNORE_INDEX
+                continue
+            document, read = documents[batch.documents[owner]], int(batch.ids[0, place])
+            label = int(batch.labels[0, place])
+            learnt.setdefault(batch.documents[owner], []).append(label)
+            if place and int(batch.doc_ids[0, place - 1]) == owner:
+                assert read == int(batch.labels[0, place - 1])
+            pairs = list(zip([1, *document], document, strict=False))
+            assert (read, label) in pairs
+    assert {document: sorted(tokens) for document, tokens in learnt.items()} == {
+        i: sorted(d) for i, d in enumerate(documents)
+    }
+
+
 def test_a_long_document_does_not_fill_neighbouring_rows(tmp_path):
     documents = [[1] * 3200, *([2] * 10 for _ in range(320))]
     rows = TextRows(write(tmp_path / "d", documents), seq_len=32, seed=0)

@@ -3,6 +3,7 @@ windowed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -95,6 +96,27 @@ def test_totals_are_bits_over_bytes_with_the_first_token_left_out(tokenizer):
     assert not scores["all"].higher_is_better
 
 
+def test_the_first_token_counts_where_the_model_was_trained_to_predict_it(tokenizer):
+    model = tiny_model("qwen3", tokenizer)
+    with pytest.raises(HanlinError, match="no start token"):
+        bits_per_byte(model, tokenizer, DOCUMENTS, convention="document")
+    model.config = dataclasses.replace(model.config, bos_token_id=tokenizer.eos_id)
+    ids = [
+        np.array([tokenizer.eos_id, *tokenizer.encode(document["text"]), tokenizer.eos_id])
+        for document in DOCUMENTS
+    ]
+    size = sum(len(document["text"].encode()) for document in DOCUMENTS)
+    with_first = sum(chain_rule(model, row, 512) for row in ids)
+    assert bits_per_byte(model, tokenizer, DOCUMENTS)["all"].value == pytest.approx(with_first / size)
+    assert bits_per_byte(model, tokenizer, DOCUMENTS, convention="document") == bits_per_byte(
+        model, tokenizer, DOCUMENTS
+    )
+    first = sum(chain_rule(model, row[:2], 512) for row in ids)
+    spared = sum(len(tokenizer.decode_bytes(row[1:2].tolist())) for row in ids)
+    without = bits_per_byte(model, tokenizer, DOCUMENTS, convention="continuation")["all"]
+    assert without.value == pytest.approx((with_first - first) / (size - spared))
+
+
 def test_a_model_that_knows_nothing_needs_the_vocabulary_s_bits_for_every_token(tokenizer):
     model = tiny_model("qwen3", tokenizer)
     with torch.no_grad():
@@ -109,7 +131,10 @@ def test_the_control_counts_the_same_tokens_over_the_same_bytes(tokenizer, tmp_p
     control = ngram_bits_per_byte(training, tokenizer, DOCUMENTS)
     ids, sizes = encode_documents(tokenizer, DOCUMENTS)
     fitted = NGramModel(tokenizer.vocab_size).fit(ids * 5)
-    assert control.value == pytest.approx(fitted.bits(ids, skip=1).sum() / sizes.sum())
+    whole = sum(len(document["text"].encode()) for document in DOCUMENTS)
+    assert control.value == pytest.approx(fitted.bits(ids).sum() / whole)
+    without = ngram_bits_per_byte(training, tokenizer, DOCUMENTS, convention="continuation")
+    assert without.value == pytest.approx(fitted.bits(ids, skip=1).sum() / sizes.sum())
     assert control.n == len(DOCUMENTS) and control.value < 1
     assert ngram_name(training) == "5-gram"
     monkeypatch.setattr(likelihood, "CONTROL_TOKENS", len(training.tokens) // 3)

@@ -100,7 +100,7 @@ def test_a_trial_is_the_pretraining_it_says_it_is(finished, tmp_path):
         config.pretrain,
         Job(tmp_path / "m", tmp_path / "w", Progress(), plan.seeds[1]),
     )
-    ids, sizes = encode_documents(words, list(read_corpus(data / "corpus", "heldout")))
+    ids, sizes = encode_documents(words, list(read_corpus(data / "corpus", "heldout")), words.eos_id)
     bits = document_bits(load_model(tmp_path / "m"), ids, context=config.pretrain.seq_len)
     row = table["variants"][1]
     assert row["by_seed"][1] == pytest.approx(bits.sum() / sizes.sum(), rel=1e-4)

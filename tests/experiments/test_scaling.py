@@ -86,7 +86,7 @@ def test_a_branch_is_the_run_it_stands_for(tmp_path):
         section,
         job,
     )
-    ids, sizes = encode_documents(words, heldout_documents(spec["heldout"]))
+    ids, sizes = encode_documents(words, heldout_documents(spec["heldout"]), words.eos_id)
     alone = document_bits(load_model(tmp_path / "m"), ids, context=section.seq_len).sum() / sizes.sum()
     point = max(
         (

@@ -219,6 +219,7 @@ def test_corrected_answers_are_other_data(bench):
 
 def test_pretraining_of_another_shape_or_dataset_starts_over(bench, parents):
     folder, _ = bench
+    from hanlin.model import ModelConfig
     from hanlin.tokenizer import load_tokenizer
 
     words = load_tokenizer(parents / "tokenizer")
@@ -236,6 +237,11 @@ def test_pretraining_of_another_shape_or_dataset_starts_over(bench, parents):
     assert not same(weights(folder / "out"), first)
     run_stage("pretrain", folder / "pretrain.yaml", folder / "fresh")
     assert same(weights(folder / "out"), weights(folder / "fresh"))
+    # documents begin with <|endoftext|>, unless the first token is not to be learnt
+    run_stage("pretrain", folder / "pretrain.yaml", folder / "old", ["first_token=false"])
+    assert ModelConfig.from_hf(folder / "fresh").bos_token_id == words.eos_id
+    assert ModelConfig.from_hf(folder / "old").bos_token_id is None
+    assert not same(weights(folder / "old"), weights(folder / "fresh"))
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -304,7 +304,14 @@ for verb_name, kind, others in (
 
 @app.command(name="eval", **verb("eval"))
 def evaluate(
-    model: Path, /, *, tasks: Many = (), text: Files = (), count: int = 500, json: Path | None = None
+    model: Path,
+    /,
+    *,
+    tasks: Many = (),
+    text: Files = (),
+    count: int = 500,
+    convention: Literal["document", "continuation"] | None = None,
+    json: Path | None = None,
 ) -> None:
     """Measure a model on the embedded held-out tasks, or its bits per byte of text files, with intervals.
 
@@ -316,6 +323,9 @@ def evaluate(
         Measure bits per byte of these files instead, by source.
     count
         Items per task; with --text, documents at most.
+    convention
+        With --text: whether the first token of a document counts (document) or not (continuation); as the
+        model was trained when absent.
     json
         Also write the figures to this file.
     """
@@ -327,7 +337,7 @@ def evaluate(
         from hanlin.evaluation.likelihood import bits_per_byte_of_files
         from hanlin.report.summary import metrics_table
 
-        metrics = bits_per_byte_of_files(model, text, count)
+        metrics = bits_per_byte_of_files(model, text, count, convention=convention)
         result = {name: metric.to_dict() for name, metric in metrics.items()}
         if json is not None:
             write_json(json, result)

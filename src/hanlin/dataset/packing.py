@@ -1,8 +1,9 @@
 """Rows of packed documents, as a pure function of (seed, sample index): one integer resumes the data order.
 
 Text is a stream: documents in a seeded order, cut every `seq_len` tokens, nothing padded but the last row of
-an epoch. Conversations stay whole: best-fit packing in windows of the seeded order. In both, `doc_ids` keep
-documents apart.
+an epoch. Each document is read after a start token, so that its first token is learnt like any other.
+Conversations stay whole: best-fit packing in windows of the seeded order. In both, `doc_ids` keep documents
+apart.
 """
 
 from __future__ import annotations
@@ -163,20 +164,19 @@ class _Rows(abc.ABC):
 
     def batch(self, samples: list[int]) -> Batch:
         """Rows of the given global sample indices."""
-        tokens, mask, starts = self.dataset.tokens, self.dataset.mask, self.dataset.starts
         writer = _BatchWriter(len(samples), self.seq_len)
         for row, sample in enumerate(samples):
             for document, first, end in self._pieces(*self.locate(sample)):
-                begin, stop, last = starts[document] + first, starts[document] + end, starts[document + 1]
-                following = slice(begin + 1, min(stop + 1, last))
-                writer.add(
-                    row,
-                    document,
-                    tokens[begin:stop],
-                    tokens[following],
-                    None if mask is None else mask[following],
-                )
+                writer.add(row, document, *self._read(document, first, end))
         return writer.finish()
+
+    def _read(self, document: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Tokens `first … end-1` of a document, what follows each (nothing follows the last one), and which
+        of those are learnt."""
+        tokens, mask, starts = self.dataset.tokens, self.dataset.mask, self.dataset.starts
+        begin, stop, last = starts[document] + first, starts[document] + end, starts[document + 1]
+        following = slice(begin + 1, min(stop + 1, last))
+        return tokens[begin:stop], tokens[following], None if mask is None else mask[following]
 
 
 class _BatchWriter:
@@ -244,7 +244,30 @@ class TextRows(_Rows):
 
     Where a document spans several rows, the rows are permuted as well: else one long novel fills many steps
     in a row (measured here: the loss rises by two nats when it begins).
+
+    Args:
+        bos_id: what precedes a document: `[bos, t₁ … tₙ₋₁]` is read and `[t₁ … tₙ]` learnt, tₙ being the
+            end-of-document token, which needs no place of its own as an input. Without one, `[t₁ … tₙ]` is
+            read and `[t₂ … tₙ]` learnt: a document's first token never is.
     """
+
+    def __init__(self, dataset: TokenDataset, seq_len: int, seed: int, bos_id: int | None = None):
+        super().__init__(dataset, seq_len, seed)
+        self.bos_id = bos_id
+
+    def identity(self) -> dict[str, Any]:
+        """With what precedes a document, where anything does."""
+        return super().identity() | ({} if self.bos_id is None else {"bos_id": self.bos_id})
+
+    def _read(self, document: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        if self.bos_id is None:
+            return super()._read(document, first, end)
+        begin, stop = self.dataset.starts[document] + first, self.dataset.starts[document] + end
+        following = self.dataset.tokens[begin:stop]
+        if first:
+            return self.dataset.tokens[begin - 1 : stop - 1], following, None
+        bos = np.asarray([self.bos_id], dtype=following.dtype)
+        return np.concatenate([bos, following[:-1]]), following, None
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         order = permutation(len(self.dataset), self.seed, epoch)

@@ -5,8 +5,9 @@ What is counted, the same for the model and for its n-gram control:
 
 * every token of a document given those before it, the end-of-document token included (its bits count, it has
   no bytes): knowing where a text ends is part of predicting it;
-* not the first token, neither its bits nor its bytes: documents are trained apart, so nothing precedes it to
-  predict it from;
+* the first token too, given the model's start token (`ModelConfig.bos_token_id`), where the model was trained
+  to predict it. Convention `continuation` leaves the first token out, its bits and its bytes: that of models
+  without a start token, whose first token nothing precedes;
 * in documents longer than the context, each token is predicted from a sliding window, which moves on by half
   the context: all but a document's beginning sees at least half a context of preceding text;
 * corpus totals, Σ bits / Σ bytes, with a bootstrap over documents.
@@ -18,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from hanlin.model import CausalLM
 from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 
+Convention = Literal["document", "continuation"]
 BATCH_TOKENS = 8192
 CONTROL_TOKENS = 10_000_000  # what an n-gram control counts at most: 2.2 GB and half a minute (measured here)
 
@@ -45,6 +47,7 @@ def bits_per_byte(
     documents: Sequence[Mapping[str, Any]],
     *,
     context: int | None = None,
+    convention: Convention | None = None,
     seed: int = 0,
 ) -> dict[str, Metric]:
     """Bits per byte of held-out documents, per source and of `all`.
@@ -53,17 +56,36 @@ def bits_per_byte(
         documents: `{"text", "source"?}`.
         context: tokens the model sees at once; pass the length it was trained at when that is less than its
             positions.
+        convention: `document` counts the first token, `continuation` does not; what the model was trained for
+            when absent.
 
     Raises:
+        HanlinError: `document`, of a model without a start token.
         ValueError: no document has two tokens or more.
     """
-    ids, sizes = encode_documents(tokenizer, documents)
-    bits = document_bits(model, ids, context=context)
+    bos_id = model.config.bos_token_id
+    if convention == "document" and bos_id is None:
+        raise HanlinError(
+            "This model has no start token (bos_token_id of its config.json), so the first token of a text "
+            "was never trained and can't be counted. Leave out --convention, or say continuation."
+        )
+    ids, sizes = encode_documents(tokenizer, documents, bos_id)
+    masks = None
+    if convention == "continuation" and bos_id is not None:
+        width = token_bytes(tokenizer).numpy()
+        sizes = sizes - np.array([width[row[1]] for row in ids], dtype=np.int64)
+        masks = [np.arange(len(row)) != 1 for row in ids]
+    bits = document_bits(model, ids, masks, context=context)
     return by_source(bits, sizes, [document.get("source") for document in documents], seed=seed)
 
 
 def bits_per_byte_of_files(
-    path: Path | str, files: Sequence[Path | str], count: int, *, device: str | None = None
+    path: Path | str,
+    files: Sequence[Path | str],
+    count: int,
+    *,
+    convention: Convention | None = None,
+    device: str | None = None,
 ) -> dict[str, Metric]:
     """Bits per byte of a model on the first `count` documents of files: `bits_per_byte`, and
     `bits_per_byte/SOURCE` where there are several.
@@ -71,9 +93,11 @@ def bits_per_byte_of_files(
     Args:
         path: of a model or a run. Text is seen in windows of the length that the model was trained at, where
             its manifest says so.
+        convention: see `bits_per_byte`.
 
     Raises:
-        HanlinError: no model, no text, or a count that is not positive.
+        HanlinError: no model, no text, `document` of a model without a start token, or a count that is not
+            positive.
     """
     if count < 1:
         raise HanlinError("--count is at least 1, not {count}.", count=count)
@@ -83,7 +107,7 @@ def bits_per_byte_of_files(
         read_manifest(folder, verify=False).config.get("seq_len") if (folder / MANIFEST).is_file() else None
     )
     documents = list(islice(read_documents([str(file) for file in files]), count))
-    scores = bits_per_byte(model, tokenizer, documents, context=trained)
+    scores = bits_per_byte(model, tokenizer, documents, context=trained, convention=convention)
     named = {f"bits_per_byte/{name}": metric for name, metric in scores.items() if name != "all"}
     return {"bits_per_byte": scores["all"]} | (named if len(named) > 1 else {})
 
@@ -94,9 +118,11 @@ def ngram_bits_per_byte(
     documents: Sequence[Mapping[str, Any]],
     *,
     order: int = 5,
+    convention: Convention = "document",
     seed: int = 0,
 ) -> Metric:
-    """Bits per byte of the control: an n-gram model counted on the same training tokens.
+    """Bits per byte of the control: an n-gram model counted on the same training tokens, which knows where a
+    document begins.
 
     Of more than `CONTROL_TOKENS` training tokens, documents at equal distances are counted; `ngram_name`
     then says so.
@@ -108,8 +134,10 @@ def ngram_bits_per_byte(
     control = NGramModel(tokenizer.vocab_size, order).fit(
         [training.document(index) for index in _counted(training)]
     )
-    ids, sizes = encode_documents(tokenizer, documents)
-    return by_source(control.bits(ids, skip=1), sizes, [None] * len(ids), seed=seed)["all"]
+    counted = convention == "document"
+    ids, sizes = encode_documents(tokenizer, documents, tokenizer.eos_id if counted else None)
+    bits = control.bits([row[1:] for row in ids]) if counted else control.bits(ids, skip=1)
+    return by_source(bits, sizes, [None] * len(ids), seed=seed)["all"]
 
 
 def ngram_name(training: TokenDataset, order: int = 5) -> str:
@@ -202,13 +230,14 @@ def by_source(
 
 
 def encode_documents(
-    tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]]
+    tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]], bos_id: int | None = None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Ids of each document with its end token, int64, and the bytes of all but its first token,
-    (documents,)."""
+    """Ids of each document with its end token, after `bos_id` where there is one, int64; and the bytes of all
+    but the first id, (documents,)."""
     width = token_bytes(tokenizer).numpy()
     encoded = tokenizer.encode_batch([document["text"] for document in documents])
-    ids = [np.array([*row, tokenizer.eos_id], dtype=np.int64) for row in encoded]
+    before = [] if bos_id is None else [bos_id]
+    ids = [np.array([*before, *row, tokenizer.eos_id], dtype=np.int64) for row in encoded]
     return ids, np.array([width[row[1:]].sum() for row in ids], dtype=np.int64)
 
 

@@ -7,6 +7,7 @@ far it is. It goes on from its checkpoints, and stops, saved, when the process t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -31,7 +32,6 @@ from hanlin.corpus.readers.read import read_documents
 from hanlin.model import ModelConfig, ModelShape, load_model
 from hanlin.stages.base import Job
 from hanlin.stages.pretrain import PretrainConfig, pretrain
-from hanlin.stages.supervised import SupervisedConfig
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training.checkpoint.format import list_checkpoints
 
@@ -56,16 +56,18 @@ class Trial:
         self.shape: ModelConfig = build(ModelShape, self.spec["model"], str(folder)).config(
             self.tokenizer.vocab_size, self.tokenizer.eos_id
         )
+        if not self.config().first_token:
+            self.shape = dataclasses.replace(self.shape, bos_token_id=None)
         self.keep: bool = self.spec.get("keep", False)
 
-    def config(self, **train: Any) -> SupervisedConfig:
+    def config(self, **train: Any) -> PretrainConfig:
         """The training section, some settings of its loop replaced."""
         section = self.spec["pretrain"]
         return build(PretrainConfig, section | {"train": section["train"] | train}, str(self.folder))
 
     def train(
         self,
-        config: SupervisedConfig,
+        config: PretrainConfig,
         out: Path,
         work: Path,
         progress: Progress,
@@ -88,10 +90,9 @@ class Trial:
         from hanlin.evaluation.likelihood import document_bits, encode_documents
 
         documents = heldout_documents(self.spec["heldout"])
-        ids, sizes = encode_documents(self.tokenizer, documents)
-        bits = document_bits(
-            load_model(model, device=self.device), ids, context=self.spec["pretrain"]["seq_len"]
-        )
+        opened = load_model(model, device=self.device)
+        ids, sizes = encode_documents(self.tokenizer, documents, opened.config.bos_token_id)
+        bits = document_bits(opened, ids, context=self.spec["pretrain"]["seq_len"])
         return {
             "bits": [float(f"{value:.8g}") for value in bits],
             "bytes": sizes.tolist(),

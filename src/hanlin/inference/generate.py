@@ -143,17 +143,22 @@ def sampling_defaults(path: Path | str) -> dict[str, float]:
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, prompt: str | Sequence[Message], thinking: bool | None = None
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[Message],
+    thinking: bool | None = None,
+    bos_id: int | None = None,
 ) -> list[int]:
-    """Token ids of a prompt: plain text as it is, messages through the chat template up to the assistant's
-    turn.
+    """Token ids of a prompt: plain text as the beginning of a document, messages through the chat template up
+    to the assistant's turn.
 
     Args:
+        bos_id: what precedes a document (`ModelConfig.bos_token_id`); messages have no such start.
         thinking: True opens the reasoning, False closes it empty, None leaves it to the model. Only for
             messages.
     """
     if isinstance(prompt, str):
-        return tokenizer.encode(prompt) or [tokenizer.eos_id]
+        ids = tokenizer.encode(prompt)
+        return [bos_id, *ids] if bos_id is not None else ids or [tokenizer.eos_id]
     return tokenizer.encode_conversation(
         [dict(message) for message in prompt], add_generation_prompt=True, thinking=thinking
     )[0]
@@ -190,7 +195,8 @@ def generate_text(
     settings = params or SamplingParams(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
-    ids = [encode_prompt(tokenizer, prompt, thinking) for prompt in prompts]
+    bos_id = engine.model.config.bos_token_id
+    ids = [encode_prompt(tokenizer, prompt, thinking, bos_id) for prompt in prompts]
     ends = set(engine.eos_ids) | set(settings.stop_ids)
     texts = []
     for completion in engine.generate(ids, settings):

@@ -69,7 +69,11 @@ class ModelShape:
     def config(self, vocab_size: int, eos_id: int) -> ModelConfig:
         """The whole configuration, for a tokenizer's vocabulary."""
         return ModelConfig(
-            vocab_size=vocab_size, eos_token_id=eos_id, pad_token_id=eos_id, **dataclasses.asdict(self)
+            vocab_size=vocab_size,
+            bos_token_id=eos_id,
+            eos_token_id=eos_id,
+            pad_token_id=eos_id,
+            **dataclasses.asdict(self),
         )
 
 
@@ -78,6 +82,8 @@ class ModelConfig(ModelShape):
     """A decoder-only transformer.
 
     Attributes:
+        bos_token_id: what precedes every document of the pretraining text, and so a text to continue:
+            <|endoftext|> of what is trained here. None: a document's first token was never learnt.
         layer_norm_epsilon, activation_function: of a gpt2 checkpoint; what is trained here has GPT-2's own.
 
     Raises:
@@ -90,6 +96,7 @@ class ModelConfig(ModelShape):
     head_dim: int = cast("int", None)
     intermediate_size: int = cast("int", None)
     vocab_size: int = dataclasses.field(kw_only=True)
+    bos_token_id: int | None = None
     eos_token_id: int = 0
     pad_token_id: int = 0
     layer_norm_epsilon: float = 1e-5
@@ -161,7 +168,7 @@ class ModelConfig(ModelShape):
             "architectures": [self.spec.hf.architecture],
             "model_type": self.family,
             "vocab_size": self.vocab_size,
-            "bos_token_id": None,
+            "bos_token_id": self.bos_token_id,
             "eos_token_id": self.eos_token_id,
             "pad_token_id": self.pad_token_id,
             "tie_word_embeddings": self.tie_word_embeddings,

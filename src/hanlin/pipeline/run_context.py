@@ -16,6 +16,7 @@ from hanlin.pipeline.suite import Suite
 from hanlin.recipe.recipe import Recipe
 from hanlin.stages.data.base import DataScope
 from hanlin.stages.data.files import HeldOutOfFiles
+from hanlin.stages.pretrain import PretrainConfig
 from hanlin.stages.stage import Stage, StageConfig, StageInputs
 from hanlin.tokenizer import load_tokenizer
 from hanlin.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -112,7 +113,10 @@ class RunContext:
         """Name and bits per byte of an n-gram model on the training tokens."""
         data = TokenDataset(self.out / "dataset", verify=False)
         heldout = list(read_corpus(self.out / "corpus", "heldout"))
-        return ngram_name(data), ngram_bits_per_byte(data, load_tokenizer(self.out / "tokenizer"), heldout)
+        words = load_tokenizer(self.out / "tokenizer")
+        from_nothing = next(s for s in self.recipe.stages if isinstance(s, PretrainConfig))
+        convention = "document" if from_nothing.first_token else "continuation"
+        return ngram_name(data), ngram_bits_per_byte(data, words, heldout, convention=convention)
 
     def hash_of(self, name: str) -> str:
         """Content hash of an artefact of the run."""

@@ -53,7 +53,14 @@ def pretrain(
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig(SupervisedConfig, StageConfig):
-    """Pretraining on the recipe's text; `from` a model goes on with it instead of beginning from nothing."""
+    """Pretraining on the recipe's text; `from` a model goes on with it instead of beginning from nothing.
+
+    Attributes:
+        first_token: a new model reads each document after <|endoftext|>, and so learns its first token; false
+            is how it was before there was this choice. A model that goes on keeps what it has.
+    """
+
+    first_token: bool = True
 
 
 @register_stage
@@ -96,6 +103,11 @@ class PretrainStage(Stage):
         if self.inputs.parent is not None:
             return finetune(self.inputs.parent, self.data, self.config, job)
         return pretrain(self.data, self.inputs.tokenizer, self.new_shape(), self.config, job)
+
+    def new_shape(self) -> ModelConfig:
+        """With a start token, unless `first_token` says not to."""
+        shape = super().new_shape()
+        return shape if self.config.first_token else dataclasses.replace(shape, bos_token_id=None)
 
     @classmethod
     def work(cls, config: PretrainConfig) -> float:

@@ -93,6 +93,8 @@ class SFTStage(Stage):
             if text and self.inputs.dataset
             else []
         )
+        if text and self.start_id is not None:
+            origin.append(f"after {self.start_id}")
         origin += [data.manifest.content_hash for data in mixed.values()]
         shares = [config.text_share, config.mix, config.min_tokens, config.max_tokens, config.seq_len]
 

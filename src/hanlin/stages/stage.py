@@ -268,17 +268,25 @@ class Stage:
             *more,
         ]
 
+    @property
+    def start_id(self) -> int | None:
+        """What the parent reads before a document (`ModelConfig.bos_token_id`)."""
+        assert self.inputs.parent is not None
+        return ModelConfig.from_hf(self.inputs.parent).bos_token_id
+
     def texts(self, seed: int) -> Iterator[np.ndarray]:
-        """Documents of the pretraining text without end, in a seeded order; ids, (tokens,)."""
+        """Documents of the pretraining text without end, in a seeded order, after the start token of the
+        parent, where it has one; ids, (tokens,)."""
         from hanlin.dataset import permutation
 
         assert self.inputs.dataset is not None
         data, epoch = TokenDataset(self.inputs.dataset, verify=False), 0
+        start = [] if self.start_id is None else [self.start_id]
         while True:
             for index in permutation(len(data), seed, epoch):
                 document = data.document(int(index))
                 if len(document) > 1:
-                    yield document
+                    yield np.concatenate([np.asarray(start, dtype=document.dtype), document])
             epoch += 1
 
     def new_shape(self) -> ModelConfig:

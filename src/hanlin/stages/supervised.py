@@ -269,7 +269,11 @@ def next_token_training(
     config = settle_micro_batch(config, model, job.work, job.progress, job.group)
     if config.checkpoint_activations:
         model.checkpoint_activations = True
-    rows = (TextRows if dataset.mask is None else ConversationRows)(dataset, config.seq_len, job.seed)
+    rows = (
+        TextRows(dataset, config.seq_len, job.seed, model.config.bos_token_id)
+        if dataset.mask is None
+        else ConversationRows(dataset, config.seq_len, job.seed)
+    )
     objective = NextTokenLoss(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
     return job.train(
         model,

@@ -205,7 +205,7 @@ def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
         },
         "add_bos_token": False,
         "add_prefix_space": False,
-        "bos_token": None,
+        "bos_token": END_OF_TEXT,
         "eos_token": IM_END,
         "pad_token": END_OF_TEXT,
         "unk_token": None,

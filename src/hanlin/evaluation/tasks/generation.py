@@ -43,7 +43,8 @@ def answer_prompts(
     not in the answer."""
     engine = model if isinstance(model, Engine) else Engine(model, tokenizer)
     settings = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    ids = [encode_prompt(tokenizer, prompt, thinking) for prompt in prompts]
+    bos_id = engine.model.config.bos_token_id
+    ids = [encode_prompt(tokenizer, prompt, thinking, bos_id) for prompt in prompts]
     answers = []
     for completion in engine.generate(ids, settings):
         ended = completion.finish_reason == "stop"

@@ -92,6 +92,7 @@ GPT2 = register_family(
             },
             # What transformers takes where a config.json says nothing.
             defaults={
+                "bos_token_id": None,
                 "eos_token_id": None,
                 "pad_token_id": None,
                 "vocab_size": 50257,

@@ -37,6 +37,7 @@ _CONFIG = {
 }
 # What transformers takes where a config.json says nothing.
 _DEFAULTS = {
+    "bos_token_id": None,
     "eos_token_id": None,
     "pad_token_id": None,
     "hidden_size": 4096,
