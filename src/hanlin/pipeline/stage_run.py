@@ -61,11 +61,11 @@ class StageRun:
         subject = self.context.recipe.stage(config.of) if config.of else config
         record.kind = config.kind
         record.target = config.evaluate.target or suite.target(subject)
-        title = (
-            stage.title
-            if not self.is_control
-            else Text("{stage}, as a control of {of}", stage=stage.title, of=config.of)
-        )
+        title = stage.title
+        if self.is_control:
+            title = Text("{stage}, as a control of {of}", stage=stage.title, of=config.of)
+        elif sum(s.kind == config.kind and s.role == "stage" for s in self.context.recipe.stages) > 1:
+            title = Text("{stage}: {id}", stage=stage.title, id=config.id)
         record.title = {"zh": title.zh, "en": title.en}
         record.does = {"zh": stage.does.zh, "en": stage.does.en}
 
