@@ -37,6 +37,7 @@ KEYWORDS = frozenset(
         "Damaged",
         "FileError",
         "HanlinError",
+        "NoFiles",
         "OutOfRange",
         "SettingOutOfRange",
         "Unreachable",

@@ -308,21 +308,43 @@ def evaluate(
     /,
     *,
     tasks: Many = (),
+    suite: str = "",
+    data: Path | None = None,
+    protocol: str = "",
+    shots: int = 0,
+    chat: Flag = False,
+    ngram: Path | None = None,
+    out: Path | None = None,
     text: Files = (),
     count: int = 500,
     convention: Literal["document", "continuation"] | None = None,
     json: Path | None = None,
 ) -> None:
-    """Measure a model on the embedded held-out tasks, or its bits per byte of text files, with intervals.
+    """Measure a model: on public benchmarks that you downloaded, on the embedded held-out tasks, or its bits
+    per byte of text files.
 
     Parameters
     ----------
     tasks
-        Names of tasks; all of them when absent.
+        Names of benchmarks (c3, cmmlu/letters) or of embedded tasks; all embedded ones when absent.
+    suite
+        A set of benchmarks: quick, zh, chat or compat.
+    data
+        Directory of the benchmarks' files as they are published.
+    protocol
+        Whose prompts: hanlin-zh, lm-eval, official or opencompass-ppl.
+    shots
+        Examples shown before each item of a benchmark.
+    chat
+        Ask for written answers through the chat template.
+    ngram
+        Dataset that the 5-gram control of benchmarks counts; that of the model's run when absent.
+    out
+        Directory that keeps the record of each item; run again to go on.
     text
         Measure bits per byte of these files instead, by source.
     count
-        Items per task; with --text, documents at most.
+        Items per embedded task; with --text, documents at most.
     convention
         With --text: whether the first token of a document counts (document) or not (continuation); as the
         model was trained when absent.
@@ -339,16 +361,32 @@ def evaluate(
 
         metrics = bits_per_byte_of_files(model, text, count, convention=convention)
         result = {name: metric.to_dict() for name, metric in metrics.items()}
-        if json is not None:
-            write_json(json, result)
-        show(result, not sys.stdout.isatty(), "\n".join(metrics_table(metrics)))
-        return
-    from hanlin.pipeline.evaluate import evaluate_model
+        shown = "\n".join(metrics_table(metrics))
+    elif data is not None:
+        from hanlin.common.progress import make_progress
+        from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table
 
-    result = evaluate_model(model, tasks or None, count)
+        asked = Asked(model, data, tuple(tasks), suite, protocol, shots, chat, ngram)
+        outcomes = evaluate_benchmarks(asked, out, make_progress())
+        result = {
+            name: {
+                "metrics": {metric: value.to_dict() for metric, value in outcome.metrics.items()},
+                "notes": dict(outcome.notes),
+            }
+            for name, outcome in outcomes.items()
+        }
+        shown = outcome_table(outcomes)
+    else:
+        if suite:
+            raise HanlinError(
+                "--suite needs --data: the directory of the benchmarks' files as they are published."
+            )
+        from hanlin.pipeline.evaluate import evaluate_model
+
+        result, shown = evaluate_model(model, tasks or None, count), ""
     if json is not None:
         write_json(json, result)
-    show(result, True)
+    show(result, not shown or not sys.stdout.isatty(), shown)
 
 
 @app.command(**verb("generate"))

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from hanlin.common.errors import HanlinError
 from hanlin.evaluation.benchmarks.items import Request
 from hanlin.model import CausalLM
 from hanlin.model.kv_cache import KVCache
@@ -80,7 +81,7 @@ class Sequencer:
         """All requests.
 
         Raises:
-            ValueError: a continuation without a token, or one that is longer than the model.
+            HanlinError: a continuation without a token, or one that is longer than the model.
         """
         pairs = [self._moved(request) for request in requests]
         whole = self.tokenizer.encode_batch([context + said for context, said in pairs])
@@ -122,8 +123,12 @@ class Sequencer:
 
     def _cut(self, ids: list[int], start: int, straddles: bool) -> Sequenced:
         scored = len(ids) - start
-        if scored < 1 or scored >= self.limit:
-            raise ValueError(f"a continuation of {scored} tokens can't be scored, of {self.limit} at most")
+        if not 1 <= scored < self.limit:
+            raise HanlinError(
+                "A continuation of {scored} tokens can't be scored: the model takes from 1 to {most}.",
+                scored=scored,
+                most=self.limit - 1,
+            )
         over = max(0, len(ids) - self.limit)
         return Sequenced(np.asarray(ids[over:], dtype=np.int64), start - over, straddles, over)
 
@@ -215,6 +220,10 @@ def _score_shared(
     sizes = [size for _, size in groups]
     rests = [row.ids[sizes[at] : -1] for at, row in zip(owner, rows, strict=True)]
     longest = max(map(len, rests))
+    if len(groups) > 1 and max(sizes) + longest > config.max_position_embeddings:
+        # padding of the longest beginning by the longest rest would lie beyond the model's positions
+        half = len(groups) // 2
+        return _score_shared(model, groups[:half]) + _score_shared(model, groups[half:])
     first = KVCache(config, len(groups), max(sizes), device, model.dtype)
     begun = model.hidden(_padded([group[0].ids[:size] for group, size in groups], device), cache=first)
     cache = KVCache(config, len(rows), max(sizes) + longest, device, model.dtype)

@@ -25,6 +25,10 @@ class Verdict:
     lenient: bool
 
 
+class NoFiles(HanlinError):
+    """A directory without the files of a benchmark."""
+
+
 class Benchmark(abc.ABC):
     """Published items and how to ask them.
 
@@ -87,17 +91,25 @@ class Benchmark(abc.ABC):
             )
         return form, forms[form]
 
+    def is_in(self, folder: Folder) -> bool:
+        """Whether the files of its split are there."""
+        try:
+            next(iter(self.read(folder, self.split)), None)
+        except NoFiles:
+            return False
+        return True
+
     def files(self, folder: Folder, *patterns: str) -> list[str]:
         """Paths that match any of the patterns; of several copies, those in a directory named after the
         benchmark.
 
         Raises:
-            HanlinError: there are none; the message says which files belong there, and whence.
+            NoFiles: there are none; the message says which files belong there, and whence.
         """
         found = [name for pattern in patterns for name in folder.find(pattern)]
         named = [name for name in found if _plain(self.name.partition("-")[0]) in _plain(name)]
         if not found:
-            raise HanlinError(
+            raise NoFiles(
                 "{path} holds no files of {benchmark}: expected {patterns}. They are at {home} (licence: "
                 "{licence}).",
                 path=folder.path,

@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -70,8 +69,8 @@ class ChoiceResult:
         by_normalisation: the same in all five that apply.
         controls: share of items that each control gets right.
         gold_bits: bits for each byte of the right answer; None for whole sentences and letters.
-        margin: how many more bits per byte the best wrong answer needs than the right one; 0 for a model
-            that knows nothing.
+        margin: how many more bits per byte the best wrong answer needs than the right one; below 0 for a
+            model that knows nothing, since the best of several is seldom as bad as one.
         straddling, cut: share of items with a token on the boundary, and with a context that was cut.
         scored: the items.
     """
@@ -107,15 +106,8 @@ def score_items(
     sequencer = Sequencer(tokenizer, boundary, prefix, model.config.max_position_embeddings + 1)
     asked = [prompt.requests(item, shots) for item in items]
     bare = [prompt.bare_requests(item) for item in items] if prompt.bare else []
-    try:
-        groups = [sequencer(requests) for requests in asked]
-        alone = _distinct([sequencer(requests) for requests in bare])
-    except ValueError as error:
-        raise HanlinError(
-            "A choice does not fit in the model's {positions} positions: {error}.",
-            positions=model.config.max_position_embeddings,
-            error=error,
-        ) from error
+    groups = [sequencer(requests) for requests in asked]
+    alone = _distinct([sequencer(requests) for requests in bare])
     answered = score_groups(model, groups, on_items)
     unasked = score_groups(model, [[row] for row in alone[0]])
     found = []
@@ -275,21 +267,3 @@ def ngram_scores(
         values = tuple(dataclasses.replace(choice, total=float(next(logs))) for choice in score.choices)
         found.append(dataclasses.replace(score, choices=values, bare=None))
     return found
-
-
-def sample_of(score: Scored, prompt: Prompt) -> dict[str, Any]:
-    """An item's record, for files that others can pair with."""
-    item = score.item
-    return {
-        "item_id": item.id,
-        "cluster": item.cluster,
-        "subject": item.subject,
-        "gold": item.gold,
-        "picked": score.picked(prompt.main),
-        "log_likelihoods": [choice.total for choice in score.choices],
-        "greedy": [choice.greedy for choice in score.choices],
-        "tokens": [choice.tokens for choice in score.choices],
-        "chars": list(score.chars),
-        "bytes": list(score.bytes),
-        "bare_log_likelihoods": None if score.bare is None else [choice.total for choice in score.bare],
-    }
