@@ -105,7 +105,7 @@ def score_items(
         prefix = model.config.eos_token_id  # what lm-evaluation-harness puts before an empty context
     sequencer = Sequencer(tokenizer, boundary, prefix, model.config.max_position_embeddings + 1)
     asked = [prompt.requests(item, shots) for item in items]
-    bare = [prompt.bare_requests(item) for item in items] if prompt.bare else []
+    bare = [prompt.bare_requests(item) for item in items] if prompt.bare is not None else []
     groups = [sequencer(requests) for requests in asked]
     alone = _distinct([sequencer(requests) for requests in bare])
     answered = score_groups(model, groups, on_items)

@@ -91,7 +91,8 @@ class Prompt:
             neither.
         description: before the shots.
         between: between shots, and between the last one and the question.
-        bare: the context that stands for no question, for `pmi` and the control that never sees it.
+        bare: the context that stands for no question, for `pmi` and the control that never sees it; None
+            where there is no such thing (whole sentences).
         stop: of a written answer: texts that end it.
         max_new_tokens: of a written answer.
     """
@@ -102,7 +103,7 @@ class Prompt:
     delimiter: str = ""
     description: str = ""
     between: str = "\n\n"
-    bare: str = "答案："
+    bare: str | None = "答案："
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 0
 
@@ -119,7 +120,9 @@ class Prompt:
         return made
 
     def bare_requests(self, item: Item) -> list[Request]:
-        """The same continuations after no question."""
+        """The same continuations after no question; none where there is no such thing."""
+        if self.bare is None:
+            return []
         return [dataclasses.replace(request, context=self.bare) for request in self.requests(item)]
 
     def written(self, item: Item, shots: Sequence[Item] = ()) -> str:
