@@ -98,6 +98,7 @@ def fixtures() -> dict[str, Fixture]:
         "doc_to_choice": "contexts",
         "doc_to_target": "after",
         "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}],  # acc_norm would divide by the length of the contexts
     }
     found["contexts"] = Fixture(prompt, items, yaml, rows)
     return found

@@ -103,8 +103,8 @@ class Sequencer:
 
     def _by_tokens(self, ids: list[int], context: list[int]) -> Sequenced:
         straddles = ids[: len(context)] != context
-        if context:
-            return self._cut(ids, len(context), straddles)
+        if context:  # read as it is alone, even where that is not how the whole begins
+            return self._cut([*context, *ids[len(context) :]], len(context), straddles)
         assert self.prefix_id is not None
         if ids and ids[0] == self.prefix_id:
             return self._cut(ids, 1, straddles)
