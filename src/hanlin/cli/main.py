@@ -318,6 +318,7 @@ def evaluate(
     text: Files = (),
     count: int = 500,
     convention: Literal["document", "continuation"] | None = None,
+    references: Path | None = None,
     json: Path | None = None,
 ) -> None:
     """Measure a model: on public benchmarks that you downloaded, on the embedded held-out tasks, or its bits
@@ -336,7 +337,7 @@ def evaluate(
     shots
         Examples shown before each item of a benchmark.
     chat
-        Ask for written answers through the chat template.
+        Ask for written answers, and plain prompts of --references, through the chat template.
     ngram
         Dataset that the 5-gram control of benchmarks counts; that of the model's run when absent.
     out
@@ -348,6 +349,8 @@ def evaluate(
     convention
         With --text: whether the first token of a document counts (document) or not (continuation); as the
         model was trained when absent.
+    references
+        JSON lines with prompt and reference: BLEU, chrF, ROUGE-L, repetition and bits per byte instead.
     json
         Also write the figures to this file.
     """
@@ -362,6 +365,15 @@ def evaluate(
         metrics = bits_per_byte_of_files(model, text, count, convention=convention)
         result = {name: metric.to_dict() for name, metric in metrics.items()}
         shown = "\n".join(metrics_table(metrics))
+    elif references is not None:
+        from hanlin.pipeline.references import evaluate_references
+        from hanlin.report.summary import metrics_table
+
+        found = evaluate_references(model, references, chat=chat)
+        result = found | {"metrics": {name: metric.to_dict() for name, metric in found["metrics"].items()}}
+        signatures = [f"{name}: {value}" for name, value in found["signatures"].items()]
+        varied = [f"{name}: {value:.3f}" for name, value in found["distinct"].items()]
+        shown = "\n".join([*metrics_table(found["metrics"]), "", *varied, *signatures])
     elif data is not None:
         from hanlin.common.progress import make_progress
         from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table
