@@ -36,6 +36,7 @@ KNOWN = "{command} takes one process."  # a message that the catalogue knows, by
 
 # Files in which Chinese is data: what is looked for in texts, what texts are made of, what a model is asked.
 CHINESE_DATA = (
+    "common/numbers.py",
     "corpus/download/catalogue.py",
     "corpus/filters/advertising.py",
     "corpus/filters/pii.py",
@@ -47,7 +48,6 @@ CHINESE_DATA = (
     "corpus/tinyworld/*.py",
     "evaluation/benchmarks/*.py",
     "evaluation/tasks/tinyworld.py",
-    "rl/rewards/numeric.py",
     "tokenizer/chat.py",
     "tokenizer/segments.py",
     "tokenizer/suspicious.py",

@@ -73,7 +73,7 @@ def fixtures() -> dict[str, Fixture]:
 
     lettered = "{question}\n{options}\n答案："
     head = "以下是关于生活的单项选择题，请选出其中的正确答案。\n\n"
-    add("letters", 1, Prompt(head + lettered, "{letter}", "sum", delimiter=" ", bare=None))
+    add("letters", 1, Prompt(head + lettered, "{letter}", main="sum", delimiter=" ", bare=None))
     add("cloze", 2, Prompt("{passage}\n问题：{question}\n答案：", main="char", bare=None))
     add("cloze_space", 3, Prompt("{passage}{question}", main="char", delimiter=" ", bare=None))
     add("trailing_space", 4, Prompt("{passage}{question}  ", main="char", bare=None))

@@ -77,8 +77,8 @@ def test_a_beginning_that_leaves_no_room_for_another_s_end(tokenizer, monkeypatc
     lie beyond the model's positions."""
     monkeypatch.setattr(loglikelihood, "_WORTH_SHARING", 2)
     model = tiny_model("qwen3", tokenizer, max_position_embeddings=96)
-    long = Item("long", "书" * 80, ("家", "河"), 0)
-    wide = Item("wide", "书", ("家" * 70, "河" * 60), 0)
+    long = Item("long", "书" * 80, ("小明", "小红"), 0)
+    wide = Item("wide", "书", ("小明" * 70, "小红" * 60), 0)
     prompt = Prompt("{question}", bare=None)
     both = score_items(model, tokenizer, [long, wide], prompt)
     for one in both:
@@ -139,13 +139,22 @@ def test_each_rule_picks_by_its_own_measure():
     assert scored(0, (-1.0, -2.0, -3.0)).values("pmi") is None
 
 
+def test_equals_share_the_credit_unless_the_harness_s_rule_is_asked_for():
+    equal = scored(0, (-2.0, -2.0, -9.0))
+    assert equal.credit("sum") == 0.5 and equal.credit("sum", first_of_equals=True) == 1.0
+    assert scored(2, (-2.0, -2.0, -9.0)).credit("sum") == 0.0
+    pairs = [scored(0, (-1.0, -1.0), chars=(2, 2), name=str(at)) for at in range(4)]
+    result = judge_items(pairs, Prompt("", main="sum", bare=None), "pairs")
+    assert result.accuracy.value == 0.5 and "majority" not in result.controls
+
+
 def test_controls_by_hand():
     items = [
         scored(2, (-1.0, -5.0, -9.0), bare=(-9.0, -8.0, -1.0)),  # longest right, answer alone right
         scored(2, (-1.0, -5.0, -9.0), bare=(-1.0, -8.0, -9.0), chars=(3, 3, 3)),  # a third of the longest
         scored(0, (-1.0, -5.0, -9.0), bare=(-1.0, -8.0, -9.0)),
     ]
-    found = controls(items, Prompt("", main="sum"))
+    found = controls(items, Prompt("", main="sum"), "cloze")
     assert found["chance"].tolist() == [1 / 3] * 3
     assert found["majority"].tolist() == [1.0, 1.0, 0.0]
     assert found["longest"].tolist() == [1.0, 1 / 3, 0.0]

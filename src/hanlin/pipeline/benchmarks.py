@@ -21,6 +21,7 @@ from hanlin.evaluation.benchmarks.base import BENCHMARKS, Benchmark, read_items
 from hanlin.evaluation.benchmarks.folder import Folder
 from hanlin.evaluation.benchmarks.items import Form
 from hanlin.evaluation.benchmarks.run import Outcome, Question, ask, lm_eval_results
+from hanlin.evaluation.benchmarks.sampling import sample
 from hanlin.evaluation.benchmarks.suites import SUITE_PROTOCOL, SUITES, Entry
 from hanlin.evaluation.likelihood import CONTROL_TOKENS
 from hanlin.evaluation.ngram import NGramModel
@@ -110,7 +111,7 @@ def _question(
     form, prompt = benchmark.prompt(protocol, entry.form)
     items = read_items(benchmark, folder, benchmark.split, progress.warn)
     if entry.sample:
-        items = benchmark.sample(items, entry.sample)
+        items = sample(items, entry.sample)
     shots = []
     if asked.shots:
         if not benchmark.shots_split:

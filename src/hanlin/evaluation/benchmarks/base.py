@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, TypeVar
 
 from hanlin.common.errors import HanlinError
-from hanlin.common.messages import Text, listing, tr
+from hanlin.common.messages import Text, listing
 from hanlin.common.registry import Registry
 from hanlin.evaluation.benchmarks.folder import Folder
-from hanlin.evaluation.benchmarks.items import Form, Item, Prompt
+from hanlin.evaluation.benchmarks.items import LETTERS, Form, Item, LeftOut, Prompt, data_digest
 
 PROTOCOLS = ("hanlin-zh", "lm-eval", "official", "opencompass-ppl")
+
+# How questions with choices are put under `hanlin-zh`, unless a benchmark has its own.
+CLOZE = Prompt("{given}问题：{question}\n答案：")
+CLOZE_PMI = dataclasses.replace(CLOZE, main="pmi")
+LETTERED = Prompt("{given}问题：{question}\n{options}\n答案：", "{letter}", main="sum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +44,12 @@ class Benchmark(abc.ABC):
         licence: of the data, as the authors state it; shown before anything is fetched.
         home: where the user finds the files.
         split: that is asked; few-shot examples come from `shots_split`.
-        counts: items of each split as published; another count is said, not refused.
+        counts: items of each split as published, those that are left out among them; another count is said,
+            not refused.
+        sha256: `data_digest` of each split's items where the published files were at hand; others are said.
         prompts: protocol → form → prompt. The first form of a protocol is the one that decides.
         cluster: what a cluster is, in words; empty where items are independent.
+        samples: names of the fixed lists of items that there are (`sampling.sample`).
     """
 
     name: ClassVar[str]
@@ -49,13 +58,15 @@ class Benchmark(abc.ABC):
     home: ClassVar[str]
     split: ClassVar[str]
     shots_split: ClassVar[str] = ""
-    counts: ClassVar[Mapping[str, int]]
+    counts: ClassVar[Mapping[str, int]] = {}
+    sha256: ClassVar[Mapping[str, str]] = {}
     prompts: ClassVar[Mapping[str, Mapping[Form, Prompt]]]
     cluster: ClassVar[Text | None] = None
+    samples: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
-    def read(self, folder: Folder, split: str) -> Iterator[Item]:
-        """Items of a split, in the publisher's order.
+    def read(self, folder: Folder, split: str) -> Iterator[Item | LeftOut]:
+        """Items of a split in the publisher's order, and in their places those that can't be asked.
 
         Raises:
             HanlinError: the files are not there, or hold something else.
@@ -100,15 +111,18 @@ class Benchmark(abc.ABC):
         return True
 
     def files(self, folder: Folder, *patterns: str) -> list[str]:
-        """Paths that match any of the patterns; of several copies, those in a directory named after the
-        benchmark.
+        """Paths that match the first pattern that any path matches: the patterns are the layouts in which the
+        files are published. Those in a directory named after the benchmark are preferred, and of several
+        copies (an archive and what was unpacked from it) one is taken.
 
         Raises:
             NoFiles: there are none; the message says which files belong there, and whence.
         """
-        found = [name for pattern in patterns for name in folder.find(pattern)]
-        named = [name for name in found if _plain(self.name.partition("-")[0]) in _plain(name)]
-        if not found:
+        for pattern in patterns:
+            found = folder.find(pattern)
+            if found:
+                break
+        else:
             raise NoFiles(
                 "{path} holds no files of {benchmark}: expected {patterns}. They are at {home} (licence: "
                 "{licence}).",
@@ -118,7 +132,11 @@ class Benchmark(abc.ABC):
                 home=self.home,
                 licence=self.licence,
             )
-        return named or found
+        named = [name for name in found if _plain(self.name) in _plain(name)]
+        copies: dict[str, str] = {}
+        for name in named or found:
+            copies.setdefault("/".join(name.split("/")[-pattern.count("/") - 1 :]), name)
+        return [copies[tail] for tail in sorted(copies)]
 
 
 Row = Mapping[str, object]
@@ -142,22 +160,24 @@ def read_items(benchmark: Benchmark, folder: Folder, split: str, warn: Callable[
     Raises:
         HanlinError: no files, or none of the items can be used.
     """
-    items, seen, faults = [], set(), {}
+    items: list[Item] = []
+    seen: set[str] = set()
+    left_out: dict[Text, list[str]] = {}
     for item in benchmark.read(folder, split):
-        fault = _fault(item)
+        reason = item.reason if isinstance(item, LeftOut) else _fault(item)
         if item.id in seen:
-            fault = tr("an id that occurred before")
-        if fault:
-            faults.setdefault(fault, []).append(item.id)
-            continue
+            reason = Text("an id that occurred before")
         seen.add(item.id)
-        items.append(item)
-    for fault, ids in faults.items():
+        if isinstance(item, LeftOut) or reason:
+            left_out.setdefault(reason or Text(""), []).append(item.id)
+        else:
+            items.append(item)
+    for reason, ids in left_out.items():
         warn(
-            "{benchmark}: {count} items left out: {fault} (the first is {first}).",
+            "{benchmark}, items left out: {count}, {reason} (the first is {first}).",
             benchmark=benchmark.name,
             count=len(ids),
-            fault=fault,
+            reason=reason,
             first=ids[0],
         )
     if not items:
@@ -167,30 +187,56 @@ def read_items(benchmark: Benchmark, folder: Folder, split: str, warn: Callable[
             benchmark=benchmark.name,
             split=split,
         )
-    published, found = benchmark.counts.get(split), len(items) + sum(map(len, faults.values()))
-    if published is not None and found != published:
+    _compare(benchmark, split, items, len(items) + sum(map(len, left_out.values())), warn)
+    return items
+
+
+def _compare(
+    benchmark: Benchmark, split: str, items: list[Item], found: int, warn: Callable[..., None]
+) -> None:
+    """Say where the items are not those that were published."""
+    published, expected = benchmark.counts.get(split, found), benchmark.sha256.get(split)
+    digest = data_digest(items)
+    if found != published:
         warn(
             "{benchmark}: {found} items in split {split}, and {published} were published: another version, "
-            "or files that are not whole.",
+            "or files that are not whole. SHA-256 of the items: {digest}, expected {expected}.",
             benchmark=benchmark.name,
             found=found,
             split=split,
             published=published,
+            digest=digest[:16],
+            expected=expected[:16] if expected else Text("unknown"),
         )
-    return items
+    elif expected and digest != expected:
+        warn(
+            "{benchmark}: the items of split {split} are as many as were published, but not the same: "
+            "another version of the files. SHA-256 of the items: {digest}, expected {expected}. Scores of "
+            "different versions can't be compared.",
+            benchmark=benchmark.name,
+            split=split,
+            digest=digest[:16],
+            expected=expected[:16],
+        )
 
 
-def _fault(item: Item) -> str:
-    """Why an item can't be asked; empty where it can."""
+def _fault(item: Item) -> Text | None:
+    """Why an item can't be asked."""
     if not item.choices:
-        return "" if item.answer or item.more else tr("no answer")
+        return None if item.answer or item.more else Text("no answer")
     if item.gold is None or not 0 <= item.gold < len(item.choices):
-        return tr("an answer outside the choices")
+        return Text("an answer outside the choices")
     if len(set(item.choices)) < len(item.choices):
-        return tr("two choices that are the same")
+        return Text("two choices that are the same")
     if not all(item.choices):
-        return tr("an empty choice")
-    return ""
+        return Text("an empty choice")
+    return None
+
+
+def letter_index(answer: str) -> int | None:
+    """The place of a letter among the choices, None where the answer is not one letter."""
+    letter = unicodedata.normalize("NFKC", answer).strip().upper()
+    return LETTERS.index(letter) if len(letter) == 1 and letter in LETTERS else None
 
 
 def column(row: Row, *names: str, where: str) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
-from hanlin.evaluation.benchmarks.base import Benchmark, register_benchmark
+from hanlin.evaluation.benchmarks.base import CLOZE, LETTERED, Benchmark, register_benchmark
 from hanlin.evaluation.benchmarks.folder import Folder
 from hanlin.evaluation.benchmarks.items import Item, Prompt
+
+_PARTS = {"d": "对话", "m": "其他文体"}
 
 
 @register_benchmark
@@ -22,15 +24,21 @@ class C3(Benchmark):
     split = "dev"
     shots_split = "train"
     counts = {"train": 11869, "dev": 3816, "test": 3892}
+    sha256 = {
+        "train": "48c9f77f89fb8ec5a647277ea98d1de97673fbb40f9420197eb368d80567f2ec",
+        "dev": "5b846fdde684e049247e7fe3ea229b5ef9ed79360fda8488cacac961e62878ac",
+        "test": "30c45a6360946f19c52f5d7f196cba741719725ce57f9ccc0732639d836fa602",
+    }
     cluster = Text("passage")
+    samples = ("c3-1000",)
     prompts = {
-        "hanlin-zh": {
-            "cloze": Prompt("{passage}\n问题：{question}\n答案："),
-            "letters": Prompt("{passage}\n问题：{question}\n{options}\n答案：", "{letter}", main="sum"),
-        },
-        # its loader repeats the first choice until there are four; an equal likelihood never wins there
+        "hanlin-zh": {"cloze": CLOZE, "letters": LETTERED},
+        # The mean over the whole text. Its loader repeats the first choice until there are four; an equal
+        # likelihood never wins there.
         "opencompass-ppl": {
-            "cloze": Prompt("文章：{passage}\n问题：{question}\n答案：", main="token", bare="答案：")
+            "cloze": Prompt(
+                "", "文章：{in_one_line}\n问题：{question}\n答案：{choice}", main="token", bare=None
+            )
         },
     }
 
@@ -50,12 +58,14 @@ class C3(Benchmark):
                             choices,
                             gold,
                             passage="\n".join(lines),
+                            subject=_PARTS[part],
                             cluster=f"{part}/{place}",
+                            more={"in_one_line": " ".join(lines)},
                         )
                 except (ValueError, TypeError, KeyError) as error:
                     raise HanlinError(
-                        "{path}: entry {place} is not [lines, questions, id] "
-                        "with question, choice and answer.",
-                        path=folder.path / name,
+                        "{path}: entry {place} is not [lines, questions, id] with question, choice and "
+                        "answer.",
+                        path=folder.where(name),
                         place=place,
                     ) from error

@@ -19,7 +19,6 @@ from hanlin.model import CausalLM
 from hanlin.tokenizer import Tokenizer
 
 NORMALISATIONS: tuple[Normalisation, ...] = ("sum", "token", "char", "byte", "pmi")
-_MISSING = -1  # as the choice of a scorer that has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,19 @@ class Scored:
     def picked(self, normalisation: Normalisation) -> int:
         """The choice with the highest value; the first of equals, as in lm-evaluation-harness."""
         values = self.values(normalisation)
-        return _MISSING if values is None else int(np.argmax(values))
+        assert values is not None
+        return int(np.argmax(values))
+
+    def credit(self, normalisation: Normalisation, first_of_equals: bool = False) -> float:
+        """1 where the right choice has the highest value, and its part where several have: a model that finds
+        all the same gets what chance would. (Where the right one always comes first, as in pairs, the first
+        of equals would be right.)"""
+        values = self.values(normalisation)
+        assert values is not None and self.item.gold is not None
+        if first_of_equals:
+            return float(int(np.argmax(values)) == self.item.gold)
+        best = np.flatnonzero(values == values.max())
+        return float(self.item.gold in best) / len(best)
 
 
 def _sizes(scored: Scored, normalisation: Normalisation) -> np.ndarray:
@@ -154,20 +165,21 @@ def judge_items(
     form: Form,
     *,
     ngram: Sequence[Scored] | None = None,
+    first_of_equals: bool = False,
 ) -> ChoiceResult:
     """Accuracies, controls and likelihoods of scored items.
 
     Args:
         ngram: the same items scored by an n-gram model, for the control.
+        first_of_equals: count as lm-evaluation-harness does, see `Scored.credit`.
     """
-    gold = np.array([score.item.gold for score in scored])
     clusters = [score.item.cluster or score.item.id for score in scored]
     by_normalisation = {}
     for normalisation in NORMALISATIONS:
-        picked = np.array([score.picked(normalisation) for score in scored])
-        if (picked != _MISSING).all():
-            by_normalisation[normalisation] = _share(picked == gold, clusters)
-    hits = controls(scored, prompt, ngram=ngram)
+        if all(score.values(normalisation) is not None for score in scored):
+            credits = np.array([score.credit(normalisation, first_of_equals) for score in scored])
+            by_normalisation[normalisation] = _share(credits, clusters)
+    hits = controls(scored, prompt, form, ngram=ngram)
     best = max(hits, key=lambda name: hits[name].mean())
     chance = float(hits["chance"].mean())
     accuracy = dataclasses.replace(by_normalisation[prompt.main], chance=chance)
@@ -210,13 +222,14 @@ def _gold_bits(scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def controls(
-    scored: Sequence[Scored], prompt: Prompt, *, ngram: Sequence[Scored] | None = None
+    scored: Sequence[Scored], prompt: Prompt, form: Form, *, ngram: Sequence[Scored] | None = None
 ) -> dict[str, np.ndarray]:
     """What could have done as well without understanding: name → how much of each item it gets right,
     (items,).
 
     * chance: one in as many as there are choices;
-    * majority: the place that is right most often, as who knows the labels' shares would say;
+    * majority: the place that is right most often, as who knows the labels' shares would say (not of pairs,
+      whose right one is put first);
     * longest: the longest choice; of equals each gets its part;
     * answer only: the model without the question;
     * n-gram: a model of five tokens, by the same rule.
@@ -225,15 +238,14 @@ def controls(
     usual = Counter(gold).most_common(1)[0][0]
     found = {
         "chance": np.array([1 / len(score.choices) for score in scored]),
-        "majority": np.array([float(right == usual) for right in gold]),
+        **({} if form == "pairs" else {"majority": np.array([float(right == usual) for right in gold])}),
         "longest": np.array([_longest(score) for score in scored]),
     }
     if all(score.bare is not None for score in scored):
         found["answer only"] = np.array([_answer_only(score, prompt.main) for score in scored])
     if ngram is not None:
-        found["5-gram"] = np.array(
-            [float(score.picked(prompt.main) == score.item.gold) for score in ngram], dtype=np.float64
-        )
+        rule: Normalisation = "char" if prompt.main == "pmi" else prompt.main
+        found["5-gram"] = np.array([score.credit(rule) for score in ngram])
     return found
 
 
@@ -246,9 +258,8 @@ def _answer_only(score: Scored, main: Normalisation) -> float:
     """Whether the right answer is the likeliest without the question; by characters where the main rule
     would take that very likelihood off."""
     assert score.bare is not None
-    totals = np.array([choice.total for choice in score.bare])
-    rule: Normalisation = "char" if main == "pmi" else main
-    return float(int(np.argmax(totals / _sizes(score, rule))) == score.item.gold)
+    alone = dataclasses.replace(score, choices=score.bare)
+    return alone.credit("char" if main == "pmi" else main)
 
 
 def ngram_scores(

@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,10 @@ class Folder:
         ]
         return sorted(found, key=lambda name: (name.count("/"), name))
 
+    def where(self, name: str) -> Path:
+        """A file's path as the user knows it; that of an archive's member begins with the archive's."""
+        return (self.path.parent if self.path.is_file() else self.path) / name
+
     def text(self, name: str) -> str:
         """A file's text: UTF-8, with or without a mark, else GB 18030.
 
@@ -84,7 +88,7 @@ class Folder:
                 return raw.decode(encoding)
             except UnicodeDecodeError:
                 continue
-        raise HanlinError("{path} is neither UTF-8 nor GB 18030.", path=self.path / name)
+        raise HanlinError("{path} is neither UTF-8 nor GB 18030.", path=self.where(name))
 
     def json(self, name: str) -> Any:
         """A JSON file.
@@ -97,14 +101,17 @@ class Folder:
         except json.JSONDecodeError as error:
             raise HanlinError(
                 "{path} is no JSON: line {line}, column {column}: {reason}.",
-                path=self.path / name,
+                path=self.where(name),
                 line=error.lineno,
                 column=error.colno,
                 reason=error.msg,
             ) from error
 
-    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+    def rows(self, name: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Records of a csv, tsv, jsonl, json (a list, or lines) or parquet file.
+
+        Args:
+            columns: names of the columns of a csv or tsv file without a header.
 
         Raises:
             HanlinError: a line is no record; the message says which.
@@ -112,18 +119,32 @@ class Folder:
         ending = name.rpartition(".")[2].lower()
         if ending == "parquet":
             yield from self._parquet(name)
-        elif ending in ("csv", "tsv"):
-            reader = csv.DictReader(
-                io.StringIO(self.text(name), newline=""), delimiter="\t" if ending == "tsv" else ","
-            )
-            yield from reader
+        elif ending in ("csv", "tsv") or columns is not None:
+            yield from self._table(name, "," if ending == "csv" else "\t", columns)
         else:
-            yield from self._records(name)
+            for number, record in self._records(name):
+                if not isinstance(record, dict):
+                    raise HanlinError(
+                        "{path}, record {number} is no JSON object.", path=self.where(name), number=number
+                    )
+                yield record
 
-    def _records(self, name: str) -> Iterator[dict[str, Any]]:
+    def _table(self, name: str, delimiter: str, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+        reader = csv.DictReader(io.StringIO(self.text(name), newline=""), columns, delimiter=delimiter)
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise HanlinError(
+                "{path}, line {line} is no row of a table: {reason}.",
+                path=self.where(name),
+                line=reader.line_num,
+                reason=error,
+            ) from error
+
+    def _records(self, name: str) -> Iterator[tuple[int, Any]]:
         text = self.text(name)
         if text.lstrip().startswith("["):
-            yield from self.json(name)
+            yield from enumerate(self.json(name), start=1)
             return
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
@@ -132,26 +153,35 @@ class Folder:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 if number == 1:  # one object over several lines
-                    yield self.json(name)
+                    yield 1, self.json(name)
                     return
                 raise HanlinError(
                     "{path}, line {line} is no JSON: {reason}.",
-                    path=self.path / name,
+                    path=self.where(name),
                     line=number,
                     reason=error.msg,
                 ) from error
-            yield record
+            yield number, record
 
     def _parquet(self, name: str) -> Iterator[dict[str, Any]]:
         try:
+            import pyarrow
             import pyarrow.parquet as parquet
         except ImportError as error:
             raise HanlinError(
                 "{path} is a parquet file: pip install 'hanlin[data]' to read it, or take the csv or json "
                 "files.",
-                path=self.path / name,
+                path=self.where(name),
             ) from error
-        yield from parquet.read_table(io.BytesIO(self._files[name]())).to_pylist()
+        try:
+            table = parquet.read_table(io.BytesIO(self._files[name]()))
+        except pyarrow.ArrowException as error:
+            raise HanlinError(
+                "{path} can't be read as parquet ({error}). Download it again.",
+                path=self.where(name),
+                error=error,
+            ) from error
+        yield from table.to_pylist()
 
 
 def _member(archive: Path, name: str) -> bytes:

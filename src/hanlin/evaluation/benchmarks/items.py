@@ -13,6 +13,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from hanlin.common.messages import Text
+
 Form = Literal["cloze", "letters", "pairs", "answer"]
 """How an item is asked: the likelihood of each choice's text; that of its letter, the choices being listed;
 that of each of two whole sentences; or an answer that the model writes."""
@@ -39,7 +41,8 @@ class Item:
         subject: stratum for tables and samples, such as the school subject or the grammatical paradigm.
         cluster: items of one cluster depend on each other (questions about one passage): intervals draw
             clusters, not items. Empty: the item is its own.
-        more: further fields that the benchmark's own prompts and checks use.
+        more: further fields that the benchmark's own prompts and checks use. A list of texts, one for each
+            choice, names in a template the text of the choice at hand.
     """
 
     id: str
@@ -53,15 +56,35 @@ class Item:
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
-        """What a prompt's template may name: this item's fields, and `options`, the lettered choices."""
+        """What a prompt's template may name: this item's fields, `options`, the lettered choices, and
+        `given`, the passage and a line break where there is one."""
         named = {
             "question": self.question,
             "passage": self.passage,
+            "given": f"{self.passage}\n" if self.passage else "",
             "subject": self.subject,
             "answer": self.answer,
-            "options": "\n".join(f"{LETTERS[at]}. {choice}" for at, choice in enumerate(self.choices)),
+            "options": lettered(self.choices),
         }
         return named | dict(self.more)
+
+    def fields_of(self, at: int) -> dict[str, Any]:
+        """The same, with `choice`, `letter` and the fields by choice of the one at an index."""
+        by_choice = {name: value[at] for name, value in self.more.items() if isinstance(value, (list, tuple))}
+        return self.fields() | {"choice": self.choices[at], "letter": LETTERS[at]} | by_choice
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """An item of a file that can't be asked, and why."""
+
+    id: str
+    reason: Text
+
+
+def lettered(choices: Iterable[str]) -> str:
+    """The choices a line each, with their letters."""
+    return "\n".join(f"{LETTERS[at]}. {choice}" for at, choice in enumerate(choices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,44 +109,49 @@ class Prompt:
     Attributes:
         context: what precedes. Where it names `{choice}` every choice has a context of its own (XWinograd).
         continuation: what is scored; for a written answer, what a shot shows.
+        choices: what stands for the choices, in their order, where their own texts do not.
         main: the normalisation that decides, fixed beforehand: never the best of five.
         delimiter: between context and continuation; it is scored with the continuation and measured with
             neither.
         description: before the shots.
         between: between shots, and between the last one and the question.
-        bare: the context that stands for no question, for `pmi` and the control that never sees it; None
-            where there is no such thing (whole sentences).
+        before_question: between the last shot and the question, where that is not `between`.
+        bare: the context that stands for no question, a template too, for `pmi` and the control that never
+            sees the question; None where there is no such thing (whole sentences).
         stop: of a written answer: texts that end it.
         max_new_tokens: of a written answer.
     """
 
     context: str
     continuation: str = "{choice}"
+    choices: tuple[str, ...] = ()
     main: Normalisation = "char"
     delimiter: str = ""
     description: str = ""
     between: str = "\n\n"
+    before_question: str | None = None
     bare: str | None = "答案："
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 0
 
     def requests(self, item: Item, shots: Sequence[Item] = ()) -> list[Request]:
         """One request for each choice."""
-        fields = item.fields()
-        head = self.head(fields, shots)
+        head = self.head(item.fields(), shots)
         made = []
-        for at, choice in enumerate(item.choices):
-            values = fields | {"choice": choice, "letter": LETTERS[at]}
+        for at in range(len(item.choices)):
+            values = self._fields(item, at)
             said = self.continuation.format_map(values)
-            context = head + self.context.format_map(values)
-            made.append(Request(context, self.delimiter + said, said))
+            made.append(Request(head + self.context.format_map(values), self.delimiter + said, said))
         return made
 
     def bare_requests(self, item: Item) -> list[Request]:
         """The same continuations after no question; none where there is no such thing."""
         if self.bare is None:
             return []
-        return [dataclasses.replace(request, context=self.bare) for request in self.requests(item)]
+        return [
+            dataclasses.replace(request, context=self.bare.format_map(self._fields(item, at)))
+            for at, request in enumerate(self.requests(item))
+        ]
 
     def written(self, item: Item, shots: Sequence[Item] = ()) -> str:
         """The prompt of an item whose answer the model writes."""
@@ -132,15 +160,20 @@ class Prompt:
 
     def head(self, fields: Mapping[str, Any], shots: Sequence[Item]) -> str:
         """Description and shots, each with its right answer."""
-        shown = []
-        for shot in shots:
-            values = shot.fields()
-            if shot.gold is not None:
-                values |= {"choice": shot.choices[shot.gold], "letter": LETTERS[shot.gold]}
-            shown.append(
-                self.context.format_map(values) + self.delimiter + self.continuation.format_map(values)
-            )
-        return self.description.format_map(fields) + "".join(text + self.between for text in shown)
+        head = self.description.format_map(fields)
+        for number, shot in enumerate(shots, start=1):
+            values = shot.fields() if shot.gold is None else self._fields(shot, shot.gold)
+            head += self.context.format_map(values) + self.delimiter + self.continuation.format_map(values)
+            if number < len(shots) or self.before_question is None:
+                head += self.between
+            else:
+                head += self.before_question
+        return head
+
+    def _fields(self, item: Item, at: int) -> dict[str, Any]:
+        """The item's fields, with those of the choice at an index."""
+        fields = item.fields_of(at)
+        return fields | {"choice": self.choices[at]} if self.choices else fields
 
     def digest(self) -> str:
         """First characters of the SHA-256 of everything that decides what the model sees."""

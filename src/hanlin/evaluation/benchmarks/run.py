@@ -119,7 +119,13 @@ def ask(
         on_items=on_items,
     )
     control = None if ngram is None else ngram_scores(ngram, tokenizer, scored, question.prompt)
-    result = judge_items(scored, question.prompt, question.form, ngram=control)
+    result = judge_items(
+        scored,
+        question.prompt,
+        question.form,
+        ngram=control,
+        first_of_equals=question.protocol == "lm-eval",
+    )
     metrics = {question.name: result.accuracy}
     if result.gold_bits is not None and result.margin is not None:
         metrics[f"{question.name}/gold_bits_per_byte"] = result.gold_bits
@@ -140,7 +146,7 @@ def _by_subject(scored: Sequence[Scored], prompt: Prompt) -> dict[str, list[floa
     for score in scored:
         if score.item.subject:
             count = found.setdefault(score.item.subject, [0, 0])
-            count[0] += score.picked(prompt.main) == score.item.gold
+            count[0] += score.credit(prompt.main)
             count[1] += 1
     return found
 
@@ -211,7 +217,7 @@ def _choice_sample(at: int, score: Scored, question: Question) -> dict[str, Any]
         "acc_norm": float(hits["char"]),
         "acc_bytes": float(hits["byte"]),
         **({"acc_mutual_info": float(hits["pmi"])} if "pmi" in hits else {}),
-        "score": float(hits[question.prompt.main]),
+        "score": score.credit(question.prompt.main, question.protocol == "lm-eval"),
         "picked": score.picked(question.prompt.main),
         "tokens": [choice.tokens for choice in score.choices],
         "chars": list(score.chars),
