@@ -305,12 +305,14 @@ for verb_name, kind, others in (
 @app.command(name="eval", **verb("eval"))
 def evaluate(
     model: Path,
+    questions: Path | None = None,
     /,
     *,
     tasks: Many = (),
     suite: str = "",
     data: Path | None = None,
     protocol: str = "",
+    split: str = "",
     shots: int = 0,
     chat: Flag = False,
     ngram: Path | None = None,
@@ -326,6 +328,8 @@ def evaluate(
 
     Parameters
     ----------
+    questions
+        A table of your own questions (csv, tsv, json, jsonl), with choices or with answers.
     tasks
         Names of benchmarks (c3, cmmlu/letters) or of embedded tasks; all embedded ones when absent.
     suite
@@ -334,6 +338,8 @@ def evaluate(
         Directory of the benchmarks' files as they are published.
     protocol
         Whose prompts: hanlin-zh, lm-eval, official or opencompass-ppl.
+    split
+        Split of the benchmarks that is asked, where another is wanted than the usual one.
     shots
         Examples shown before each item of a benchmark.
     chat
@@ -374,11 +380,11 @@ def evaluate(
         signatures = [f"{name}: {value}" for name, value in found["signatures"].items()]
         varied = [f"{name}: {value:.3f}" for name, value in found["distinct"].items()]
         shown = "\n".join([*metrics_table(found["metrics"]), "", *varied, *signatures])
-    elif data is not None:
+    elif data is not None or questions is not None:
         from hanlin.common.progress import make_progress
         from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table
 
-        asked = Asked(model, data, tuple(tasks), suite, protocol, shots, chat, ngram)
+        asked = Asked(model, data, questions, tuple(tasks), suite, protocol, split, shots, chat, ngram)
         outcomes = evaluate_benchmarks(asked, out, make_progress())
         result = {
             name: {

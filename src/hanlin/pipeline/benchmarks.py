@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from hanlin.common.messages import Text, listing, tr
 from hanlin.common.progress import Progress
 from hanlin.common.terminal import table
 from hanlin.dataset import TokenDataset
-from hanlin.evaluation.benchmarks.base import BENCHMARKS, Benchmark, read_items
+from hanlin.evaluation.benchmarks.base import BENCHMARKS, Benchmark, Verdict, read_items
 from hanlin.evaluation.benchmarks.folder import Folder
-from hanlin.evaluation.benchmarks.items import Form
+from hanlin.evaluation.benchmarks.items import Form, Item
+from hanlin.evaluation.benchmarks.own import PROMPTS, read_own
 from hanlin.evaluation.benchmarks.run import Outcome, Question, ask, lm_eval_results
 from hanlin.evaluation.benchmarks.sampling import sample
 from hanlin.evaluation.benchmarks.suites import SUITE_PROTOCOL, SUITES, Entry
+from hanlin.evaluation.benchmarks.written import judge
 from hanlin.evaluation.likelihood import CONTROL_TOKENS
 from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import Metric, ranking
 from hanlin.inference import load_chat_model, resolve_model_dir
+from hanlin.report.text import control_text
 from hanlin.stages.base import content_hash
 
 RESULTS = "results_hanlin.json"
@@ -37,19 +41,24 @@ class Asked:
     """What `hanlin eval` was asked to do.
 
     Attributes:
+        data: directory of the benchmarks' files.
+        own: file of the user's own questions.
         names: of benchmarks, or `BENCHMARK/FORM`.
         suite: of `SUITES`, in place of names.
         protocol: empty for the suite's own, else `hanlin-zh`.
+        split: empty for the benchmarks' own.
         shots: shown before each item.
         ngram: directory of the token dataset that the 5-gram control counts; that of the run which the model
             belongs to when absent.
     """
 
     model: Path
-    data: Path
+    data: Path | None = None
+    own: Path | None = None
     names: tuple[str, ...] = ()
     suite: str = ""
     protocol: str = ""
+    split: str = ""
     shots: int = 0
     chat: bool = False
     ngram: Path | None = None
@@ -62,6 +71,9 @@ def questions(asked: Asked, progress: Progress) -> list[Question]:
     Raises:
         HanlinError: an unknown name, suite, protocol or form; no files of any.
     """
+    if asked.own is not None:
+        return _own_questions(asked.own, asked)
+    assert asked.data is not None
     folder = Folder(asked.data)
     protocol = asked.protocol or SUITE_PROTOCOL.get(asked.suite, "hanlin-zh")
     found, missing = [], []
@@ -81,6 +93,39 @@ def questions(asked: Asked, progress: Progress) -> list[Question]:
     if not found:
         raise HanlinError("{data} has files of no benchmark that was asked for.", data=asked.data)
     return found
+
+
+def _own_questions(file: Path, asked: Asked) -> list[Question]:
+    """The user's own: those with choices by the likelihood of their texts and by that of their letters."""
+    items, kind = read_own(file)
+
+    class Own(Benchmark):
+        name = file.stem
+        title = Text.rendered(zh=file.stem, en=file.stem)
+        licence = home = ""
+        split = file.name
+        counts = {}
+        prompts = {"hanlin-zh": PROMPTS[kind]}
+
+        def read(self, folder: Folder, split: str) -> Iterator[Item]:
+            yield from items
+
+        def check(self, item: Item, text: str) -> Verdict:
+            return judge(item.answer, text)
+
+    benchmark = Own()
+    return [
+        Question(
+            benchmark,
+            "hanlin-zh",
+            form,
+            prompt,
+            file.name,
+            tuple(items),
+            chat=asked.chat and form == "answer",
+        )
+        for form, prompt in PROMPTS[kind].items()
+    ]
 
 
 def _entries(asked: Asked) -> list[Entry]:
@@ -109,7 +154,8 @@ def _question(
     benchmark: Benchmark, entry: Entry, protocol: str, asked: Asked, folder: Folder, progress: Progress
 ) -> Question:
     form, prompt = benchmark.prompt(protocol, entry.form)
-    items = read_items(benchmark, folder, benchmark.split, progress.warn)
+    split = asked.split or benchmark.split
+    items = read_items(benchmark, folder, split, progress.warn)
     if entry.sample:
         items = sample(items, entry.sample)
     shots = []
@@ -122,7 +168,7 @@ def _question(
         protocol,
         form,
         prompt,
-        benchmark.split,
+        split,
         tuple(items),
         entry.sample,
         tuple(shots),
@@ -273,7 +319,7 @@ def outcome_table(outcomes: dict[str, Outcome]) -> str:
         control = ""
         verdict = ""
         if metric.control is not None:
-            control = f"{metric.control.name} {metric.control.value:.1%}"
+            control = f"{control_text(metric.control.name)} {metric.control.value:.1%}"
             verdict = str(_VERDICTS[ranking(metric, metric.control, metric.higher_is_better)])
         bits = outcome.metrics.get(f"{name}/gold_bits_per_byte")
         margin = outcome.metrics.get(f"{name}/margin")
@@ -296,20 +342,20 @@ def outcome_table(outcomes: dict[str, Outcome]) -> str:
         lines.append("")
         lines.append(
             tr(
-                "{name}: {protocol}, split {split}, {shots} shots, decides by {main}; prompt {prompt}, data "
-                "{data}.",
+                "{name}: protocol {protocol}, {split}, {shots} shots; prompt {prompt}, data {data}.",
                 name=name,
                 protocol=notes["protocol"],
                 split=notes["sample"] or notes["split"],
                 shots=notes["shots"],
-                main=notes["main"],
                 prompt=notes["prompt_sha256"][:8],
                 data=notes["data_sha256"][:8],
             )
         )
         if by:
-            others = "  ".join(f"{rule} {value:.1%}" for rule, value in notes["controls"].items())
-            lines.append(tr("  by rule: {by}", by=by))
+            others = "  ".join(
+                f"{control_text(rule)} {value:.1%}" for rule, value in notes["controls"].items()
+            )
+            lines.append(tr("  by rule ({main} decides): {by}", main=notes["main"], by=by))
             lines.append(tr("  controls: {controls}", controls=others))
         if notes.get("cut"):
             lines.append(

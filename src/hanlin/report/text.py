@@ -88,6 +88,10 @@ CONTROLS: dict[str, Text] = {
     "sft": Text("SFT for the same time"),
     "equal-time-sft": Text("SFT for the same time"),
     "alone": Text("the same questions asked alone"),
+    "chance": Text("chance"),
+    "majority": Text("the commonest label"),
+    "longest": Text("the longest choice"),
+    "answer only": Text("without the question"),
 }
 
 # What a run does besides the stages of its recipe, which bring their words with them; by kind.
