@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hanlin.common.errors import HanlinError
@@ -32,23 +33,74 @@ def metric(successes: float, n: int = 100, better: bool = True) -> Metric:
     return Metric.proportion(successes, n, higher_is_better=better)
 
 
-def test_the_gate_keeps_the_better_model():
-    assert decide_gate("dpo", ("x", metric(60), metric(50)), {}).accepted
-    assert not decide_gate("dpo", ("x", metric(40), metric(50)), {}).accepted
-    assert not decide_gate(
-        "dpo", ("x", metric(60), metric(50)), {"y": (metric(80), metric(90), 0.02)}
-    ).accepted
-    assert decide_gate("dpo", ("x", metric(60), metric(50)), {"y": (metric(89), metric(90), 0.02)}).accepted
-    assert not decide_gate("sft", ("loss", metric(60, better=False), metric(50, better=False)), {}).accepted
+def pair(old: float, new: float, n: int = 400, swing: float = 0.1, better: bool = True):
+    """Two models on the same n items, right at `old` and `new` of them; a share `swing` of the items changes
+    each way besides."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(n)
+    before = (order < round(old * n)).astype(float)
+    after = before.copy()
+    right, wrong = np.flatnonzero(before == 1), np.flatnonzero(before == 0)
+    changed = min(round(swing * n), len(right) // 2, len(wrong) // 2)
+    after[right[:changed]], after[wrong[:changed]] = 0, 1
+    gain = round((new - old) * n)
+    rest = wrong[changed:] if gain > 0 else right[changed:]
+    after[rest[: abs(gain)]] = float(gain > 0)
+    return Metric.share(after, higher_is_better=better), Metric.share(before, higher_is_better=better)
+
+
+def outcome(target, **guards):
+    return decide_gate("dpo", ("x", *target), {name: (*values, 0.05) for name, values in guards.items()})
+
+
+def test_the_gate_keeps_what_is_shown_better_and_refuses_what_is_shown_worse():
+    assert outcome(pair(0.5, 0.6)).outcome == "accepted"
+    assert outcome(pair(0.5, 0.4)).outcome == "refused"
+    assert outcome(pair(0.5, 0.6), y=pair(0.9, 0.75)).outcome == "refused"
+    assert outcome(pair(0.5, 0.6), y=pair(0.9, 0.9, n=4000)).outcome == "accepted"
+    assert outcome(pair(0.5, 0.6, better=False)).outcome == "refused"  # of what should be low
+    assert outcome(pair(0.5, 0.4, better=False)).outcome == "accepted"
+
+
+def test_what_cannot_be_told_keeps_the_model_and_says_so():
+    same = outcome(pair(0.5, 0.5))
+    assert same.outcome == "undecided" and same.accepted
+    assert "that x got better is not shown" in same.text.en
+    few = outcome(pair(0.5, 0.6), y=pair(0.9, 0.88, n=100))
+    assert few.outcome == "undecided" and few.accepted
+    assert re.search(r"y may have lost more than 0.05 \(\d+ more items would decide\)", few.text.en)
+    assert "y" in few.text.zh and re.search("[\u4e00-\u9fff]", few.text.zh)
+
+
+def test_pairs_tell_what_separate_intervals_hide():
+    new, old = pair(0.5, 0.55, swing=0.02)
+    assert new.low < old.high  # the intervals overlap
+    assert outcome((new, old)).outcome == "accepted"
+    apart = Metric.proportion(220, 400), Metric.proportion(200, 400)
+    assert outcome(apart).outcome == "undecided"
+
+
+def test_a_stage_that_changes_nothing_is_seldom_refused():
+    """Two draws of one model's answers: by point values half of such stages were refused."""
+    rng = np.random.default_rng(1)
+    refused = by_points = 0
+    rounds = 400
+    for _ in range(rounds):
+        chance = rng.beta(2, 2, size=(7, 150))
+        draws = [(Metric.share(rng.random(150) < row), Metric.share(rng.random(150) < row)) for row in chance]
+        refused += (
+            outcome(draws[0], **{str(at): pair for at, pair in enumerate(draws[1:])}).outcome == "refused"
+        )
+        by_points += draws[0][0].value < draws[0][1].value
+    assert by_points > 0.4 * rounds
+    assert refused <= 0.05 * rounds
 
 
 def test_few_items_decide_nothing():
     few = FEWEST - 1
     verdict = decide_gate("sft", ("x", metric(0, few), metric(few, few)), {})
     assert verdict.accepted and str(few) in verdict.text.zh and str(few) in verdict.text.en
-    assert decide_gate(
-        "dpo", ("x", metric(60), metric(50)), {"y": (metric(0, few), metric(few, few), 0.02)}
-    ).accepted
+    assert outcome(pair(0.5, 0.6), y=(metric(0, few), metric(few, few))).accepted
     assert not decide_gate("sft", ("x", metric(0, FEWEST), metric(FEWEST, FEWEST)), {}).accepted
 
 
@@ -231,10 +283,10 @@ def test_a_control_of_equal_time_is_stopped_after_its_stage_s_seconds(run, monke
 
 
 def test_reinforcement_is_judged_by_the_run_that_is_published(run, monkeypatch):
-    """Seeds of 5, 90 and 90 percent after 13: the mean is better, the published one is not."""
+    """Seeds of 5, 90 and 90 percent after 33: the mean is better, the published one is not."""
     run.recipe = load_recipe("demo", [*TINY, "grpo.seeds=3", "equal-time-sft=null"])
     run.suite.recipe = run.recipe
-    table = {"grpo": 5, "grpo-1": 90, "grpo-2": 90, "pretrain": 13}
+    table = {"grpo": 5, "grpo-1": 90, "grpo-2": 90, "pretrain": 33}
     stand_in(run, monkeypatch, lambda model, name, seed: metric(table[model] if "reward" in name else 70))
     made = judged(run, "grpo")
     assert made.kept is False and made.metrics["reward_mean/grpo/published"]["value"] == 0.05

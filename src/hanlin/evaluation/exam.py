@@ -54,7 +54,9 @@ class Exam:
         """
         engine = Engine(model, self.tokenizer)
         metrics: dict[str, Metric] = {}
-        ended = said = thought = closed = inside = answered = 0
+        ended: list[bool] = []
+        closed: list[bool] = []  # of the answers that opened a thought, which differ from model to model
+        answered: list[bool] = []
         for name in names:
             task = self.task(name)
             metrics[name], samples = self._judge(engine, task, chat, sampling)
@@ -62,15 +64,17 @@ class Exam:
             forced = isinstance(task, Task) and task.thinking is True
             for sample in samples:
                 text = sample["output"]
-                said, ended = said + 1, ended + sample["ended"]
+                ended.append(sample["ended"])
                 if forced or "<think>" in text:
-                    thought, closed = thought + 1, closed + ("</think>" in text)
+                    closed.append("</think>" in text)
             if isinstance(task, Task) and task.declines is not None:
-                inside += len(samples)
-                answered += sum(not task.declines(sample["output"]) for sample in samples)
-        for name, right, of in ((ENDS, ended, said), (CLOSES, closed, thought), (ANSWERS, answered, inside)):
-            if of:
-                metrics[name] = Metric.proportion(right, of)
+                answered += [not task.declines(sample["output"]) for sample in samples]
+        if ended:
+            metrics[ENDS] = Metric.share(ended)
+        if closed:
+            metrics[CLOSES] = Metric.proportion(sum(closed), len(closed))
+        if answered:
+            metrics[ANSWERS] = Metric.share(answered)
         return metrics
 
     def _judge(

@@ -210,9 +210,7 @@ def pairs_preferred(
         [max(1, row[1:].sum()) for row in masks]
     )
     chosen, rejected = mean[0::2], mean[1::2]
-    return Metric.proportion(
-        float((chosen < rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen), chance=0.5
-    )
+    return Metric.share((chosen < rejected) + 0.5 * (chosen == rejected), chance=0.5)
 
 
 def by_source(

@@ -33,6 +33,39 @@ class Control:
         _put_unknown(self)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ItemScores:
+    """What a metric is made of, item by item, so that another model's on the same items can be paired with
+    it (`paired`). The metric is Σ values / Σ weights.
+
+    Attributes:
+        values, weights: (items,) float64: 1 or 0 and 1 of an answer, bits and bytes of a text.
+        clusters: (items,) int64: items that depend on each other have the same; each its own when absent.
+        key: of the items. Metrics of one key and as many items are of the same items in the same order.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    clusters: np.ndarray | None = None
+    key: str = ""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def cluster_sums(values: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
+    """Sums of each cluster's values, (clusters,); the values themselves where each item is its own."""
+    return values if clusters is None else np.bincount(clusters, weights=values)
+
+
+def cluster_numbers(names: Sequence[str] | None) -> np.ndarray | None:
+    """Clusters numbered 0 …, (items,) int64; None where each item is its own."""
+    if names is None:
+        return None
+    found, numbers = np.unique(np.asarray(names), return_inverse=True)
+    return None if len(found) == len(names) else numbers.astype(np.int64)
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """One score of report.json: `value` with its 95 % interval [`low`, `high`] over `n` items.
@@ -42,6 +75,7 @@ class Metric:
     Attributes:
         chance: what guessing would score, where that is known.
         control: what the stage has to beat, measured on the same items.
+        items: the items' own scores, where they are known; not part of the JSON.
 
     Raises:
         ValueError: no items, a number that is not finite, or a value outside its interval.
@@ -54,6 +88,7 @@ class Metric:
     higher_is_better: bool = True
     chance: float | None = None
     control: Control | None = None
+    items: ItemScores | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         if self.n < 1:
@@ -77,18 +112,57 @@ class Metric:
         return cls(successes / n, *wilson(successes, n), n, higher_is_better, chance)
 
     @classmethod
-    def mean(
+    def share(
         cls,
-        values: Sequence[float] | np.ndarray,
+        hits: Sequence[float] | np.ndarray,
         *,
+        clusters: Sequence[str] | None = None,
+        key: str = "",
         higher_is_better: bool = True,
         chance: float | None = None,
         seed: int = 0,
     ) -> Metric:
-        """A mean over items, with the interval of `bootstrap_mean`."""
+        """A proportion that keeps its items.
+
+        Args:
+            hits: 1 where an item counts, 0 where not, parts of ties between.
+            clusters: the cluster's name of each item. With clusters of several items, whole ones are drawn
+                for the interval: one of independent items would be too narrow.
+            key: see `ItemScores`.
+        """
+        hits = np.asarray(hits, dtype=np.float64)
+        numbers = cluster_numbers(clusters)
+        items = ItemScores(hits, np.ones_like(hits), numbers, key)
+        value = float(hits.mean())
+        low, high = wilson(float(hits.sum()), len(hits))
+        if numbers is not None:
+            low, high = bootstrap_ratio(
+                cluster_sums(hits, numbers), cluster_sums(items.weights, numbers), seed=seed
+            )
+            low, high = max(0.0, min(low, value)), min(1.0, max(high, value))
+        return cls(value, low, high, len(hits), higher_is_better, chance, items=items)
+
+    @classmethod
+    def mean(
+        cls,
+        values: Sequence[float] | np.ndarray,
+        *,
+        clusters: Sequence[str] | None = None,
+        key: str = "",
+        higher_is_better: bool = True,
+        chance: float | None = None,
+        seed: int = 0,
+    ) -> Metric:
+        """A mean over items, with the interval of `bootstrap_mean`; of clusters as in `share`."""
         values = np.asarray(values, dtype=np.float64)
-        low, high = bootstrap_mean(values, seed=seed)
-        return cls._spanning(float(values.mean()), low, high, len(values), higher_is_better, chance)
+        numbers = cluster_numbers(clusters)
+        items = ItemScores(values, np.ones_like(values), numbers, key)
+        low, high = bootstrap_ratio(
+            cluster_sums(values, numbers), cluster_sums(items.weights, numbers), seed=seed
+        )
+        return cls._spanning(
+            float(values.mean()), low, high, len(values), higher_is_better, chance, None, items
+        )
 
     @classmethod
     def ratio(
@@ -96,18 +170,24 @@ class Metric:
         numerators: Sequence[float] | np.ndarray,
         denominators: Sequence[float] | np.ndarray,
         *,
+        clusters: Sequence[str] | None = None,
+        key: str = "",
         higher_is_better: bool = True,
         seed: int = 0,
     ) -> Metric:
         """Σ numerators / Σ denominators (bits over bytes), with the interval of `bootstrap_ratio` over the
-        items that carry both."""
+        items that carry both; of clusters as in `share`."""
         numerators, denominators = (
             np.asarray(numerators, dtype=np.float64),
             np.asarray(denominators, dtype=np.float64),
         )
-        low, high = bootstrap_ratio(numerators, denominators, seed=seed)
+        numbers = cluster_numbers(clusters)
+        low, high = bootstrap_ratio(
+            cluster_sums(numerators, numbers), cluster_sums(denominators, numbers), seed=seed
+        )
         value = float(numerators.sum() / denominators.sum())
-        return cls._spanning(value, low, high, len(numerators), higher_is_better)
+        items = ItemScores(numerators, denominators, numbers, key)
+        return cls._spanning(value, low, high, len(numerators), higher_is_better, None, None, items)
 
     @classmethod
     def _spanning(cls, value: float, low: float, high: float, *rest: Any) -> Metric:
@@ -126,7 +206,8 @@ class Metric:
 
     def to_dict(self) -> dict[str, Any]:
         """The form that report.json has; absent parts are left out, ends that are not known are null."""
-        raw = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        plain = dataclasses.asdict(dataclasses.replace(self, items=None))
+        raw = {key: value for key, value in plain.items() if value is not None}
         for part in (raw, raw.get("control", {})):
             part |= {end: None for end in ("low", "high") if end in part and math.isinf(part[end])}
         return raw

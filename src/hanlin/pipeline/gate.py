@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
-from hanlin.common.messages import Text
+from hanlin.common.messages import Text, joined, sentences
 from hanlin.evaluation import Metric
+from hanlin.evaluation.paired import ONE_SIDED, Difference, difference, holm, items_needed
 from hanlin.evaluation.statistics import FEWEST
 from hanlin.evaluation.tasks.base import task_entries
 
@@ -23,12 +25,25 @@ TOLERANCES = {
 }
 
 
+Outcome = Literal["accepted", "refused", "undecided"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a model is accepted, and why."""
+    """What becomes of a model, and why.
 
-    accepted: bool
+    Attributes:
+        outcome: accepted: shown better at its target and no worse, by more than is tolerated, at anything
+            else. refused: shown worse. undecided: neither; it is kept, and the text says what was not shown.
+    """
+
+    outcome: Outcome
     text: Text
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the model replaces the previous one."""
+        return self.outcome != "refused"
 
 
 def tolerance(name: str) -> float | None:
@@ -43,18 +58,24 @@ def tolerance(name: str) -> float | None:
 def decide_gate(
     stage: str, target: tuple[str, Metric, Metric], regressions: Mapping[str, tuple[Metric, Metric, float]]
 ) -> Verdict:
-    """Decide on a stage's model.
+    """Decide on a stage's model, from the differences between it and its parent on the same items
+    (`paired.difference`).
+
+    The target is judged at 5 %, two-sided. What earlier stages taught is tested for non-inferiority: refused
+    is a model that is shown, one-sided at 5 % over all guards together (Holm), to have lost more than is
+    tolerated; a guard holds where the contrary is shown. With a hundred items neither can be shown of a guard
+    of five points, so that undecided guards do not stop a stage: they are said, with the items that would
+    decide. Point values decide nothing: of stages that change nothing they would refuse half.
 
     Args:
-        target: name, new and previous value of what the stage is for; the new one must not be lower (or
-            higher, where lower is better).
-        regressions: new and previous values of what earlier stages taught, and the drop that is tolerated.
+        target: name, new and previous value of what the stage is for.
+        regressions: new and previous values of what earlier stages taught, and the loss that is tolerated.
     """
     name, new, old = target
     values = {"stage": stage, "name": name, "old": old.value, "new": new.value}
     if min(new.n, old.n) < FEWEST:
         return Verdict(
-            True,
+            "undecided",
             Text(
                 "{stage} was kept, but not judged: {name} has {count} held-out items, and {fewest} are "
                 "needed to tell ({old:.3f} → {new:.3f}).",
@@ -63,21 +84,27 @@ def decide_gate(
                 **values,
             ),
         )
-    sign = 1.0 if new.higher_is_better else -1.0
-    if sign * (new.value - old.value) < 0:
+    aim = difference(new, old)
+    if aim.high < 0:
         return Verdict(
-            False,
+            "refused",
             Text(
                 "{stage} was not kept: {name} went from {old:.3f} to {new:.3f}, for the worse; the "
                 "previous model stays.",
                 **values,
             ),
         )
-    for other, (after, before, allowed) in regressions.items():
-        sign = 1.0 if after.higher_is_better else -1.0
-        if min(after.n, before.n) >= FEWEST and sign * (after.value - before.value) < -allowed:
+    guards = {
+        other: (difference(after, before), allowed)
+        for other, (after, before, allowed) in regressions.items()
+        if min(after.n, before.n) >= FEWEST
+    }
+    inferior = holm([found.not_below(-allowed) for found, allowed in guards.values()])
+    for other, lost in zip(guards, inferior, strict=True):
+        if lost:
+            after, before, allowed = regressions[other]
             return Verdict(
-                False,
+                "refused",
                 Text(
                     "{stage} was not kept: it took {name} from {old:.3f} to {new:.3f} (allowed: "
                     "{allowed:.2f}); the previous model stays.",
@@ -88,4 +115,34 @@ def decide_gate(
                     allowed=allowed,
                 ),
             )
-    return Verdict(True, Text("{stage} was kept: {name} {old:.3f} → {new:.3f}.", **values))
+    kept = Text("{stage} was kept: {name} {old:.3f} → {new:.3f}.", **values)
+    open_ones = [
+        _undecided(other, found, allowed)
+        for other, (found, allowed) in guards.items()
+        if found.not_above(-allowed) > ONE_SIDED
+    ]
+    if aim.low <= 0:
+        open_ones.insert(0, Text("that {name} got better is not shown", name=name))
+    if not open_ones:
+        return Verdict("accepted", kept)
+    return Verdict(
+        "undecided",
+        sentences([kept, Text("Undecided: {reasons}.", reasons=joined(open_ones, _SEMICOLON))]),
+    )
+
+
+_SEMICOLON = Text.in_context("between clauses", "; ")
+
+
+def _undecided(name: str, found: Difference, allowed: float) -> Text:
+    """What a guard does not show, and how many items would."""
+    distance = max(abs(found.value + allowed), allowed / 4)
+    needed = items_needed(found.discordance, distance)
+    if needed <= found.units:
+        return Text("{name} may have lost more than {allowed:.2f}", name=name, allowed=allowed)
+    return Text(
+        "{name} may have lost more than {allowed:.2f} ({more} more items would decide)",
+        name=name,
+        allowed=allowed,
+        more=needed - found.units,
+    )

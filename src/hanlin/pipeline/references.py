@@ -51,7 +51,7 @@ def evaluate_references(
         answers = answer_prompts(model, tokenizer, prompts, max_new_tokens=max_new_tokens)
         outputs = [answer.text.rpartition("</think>")[2].strip() for answer in answers]
         ended = [answer.ended for answer in answers]
-        metrics["stop_rate"] = Metric.proportion(sum(ended), len(ended))
+        metrics["stop_rate"] = Metric.share(ended)
     signatures = {}
     for name, score in (("bleu", overlap.bleu), ("chrf", overlap.chrf)):
         metrics[name], signatures[name] = score(outputs, references)

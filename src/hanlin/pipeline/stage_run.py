@@ -18,6 +18,7 @@ from hanlin.common.messages import Text
 from hanlin.evaluation import Metric, pooled
 from hanlin.evaluation.exam import OVERALL
 from hanlin.pipeline.gate import decide_gate, tolerance
+from hanlin.pipeline.item_scores import save_items, with_items
 from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
@@ -68,6 +69,11 @@ class StageRun:
             title = Text("{stage}: {id}", stage=stage.title, id=config.id)
         record.title = {"zh": title.zh, "en": title.en}
         record.does = {"zh": stage.does.zh, "en": stage.does.en}
+
+    @property
+    def _items(self) -> Path:
+        """Scores of the items that the stage's model was measured on."""
+        return self.context.out / "scores" / f"{self.config.id}.npz"
 
     def model(self, index: int) -> Path:
         """Directory of the model of a seed; the first of a stage is the one that may be published."""
@@ -178,6 +184,7 @@ class StageRun:
             return
         scores = context.suite.text(context.suite.open(self.model(0)))
         metrics = {BITS: scores["all"].with_control(*context.ngram_control())}
+        save_items(self._items, metrics)
         if len(scores) > 2:
             metrics |= {f"{BITS}/{name}": metric for name, metric in scores.items() if name != "all"}
         record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
@@ -215,6 +222,8 @@ class StageRun:
         record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
         record.kept = verdict.accepted
         record.notes["gate"] = {"zh": verdict.text.zh, "en": verdict.text.en}
+        record.notes["verdict"] = verdict.outcome
+        save_items(self._items, metrics)
         record.notes["before"] = {name: before[name].to_dict() for name in metrics if name in before}
         record.notes["asked"] = [sorted(now.asked), now.with_reasoning]
         (context.progress.note if verdict.accepted else context.progress.warn)(verdict.text)
@@ -281,6 +290,7 @@ class StageRun:
         after = self.parent.after(config, self.model(0))
         asked = record.notes.get("asked")
         metrics = {name: Metric.from_dict(metric) for name, metric in record.metrics.items()}
+        metrics = with_items(metrics, self._items)
         scores = Measured(metrics, frozenset(asked[0]), asked[1]) if asked else None
         first = metrics.get(BITS) if self.parent.path is None else self.parent.first_bits
         after = dataclasses.replace(after, scores=scores, first_bits=first)

@@ -104,7 +104,7 @@ class RLStage(Stage):
         ]
         values = self._reward(str(model.device)).score(samples)
         if set(values) <= {0.0, 1.0}:
-            return Metric.proportion(sum(values), len(values))
+            return Metric.share(values)
         return Metric.mean(values)
 
     def data_facts(self) -> dict[str, Any]:

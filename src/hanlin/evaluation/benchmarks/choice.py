@@ -187,8 +187,8 @@ def judge_items(
     bits = margin = None
     if form == "cloze":
         right, wrong, sizes = _gold_bits(scored)
-        bits = Metric.ratio(right * sizes, sizes, higher_is_better=False)
-        margin = Metric.mean(wrong - right)
+        bits = Metric.ratio(right * sizes, sizes, clusters=clusters, higher_is_better=False)
+        margin = Metric.mean(wrong - right, clusters=clusters)
     count = len(scored)
     return ChoiceResult(
         accuracy,
@@ -204,7 +204,7 @@ def judge_items(
 
 def _share(hits: np.ndarray, clusters: Sequence[str]) -> Metric:
     """A share of items with its interval."""
-    return Metric.proportion(float(hits.sum()), len(hits))
+    return Metric.share(hits, clusters=clusters)
 
 
 def _gold_bits(scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -162,12 +162,11 @@ def _written(question: Question, model: CausalLM, tokenizer: Tokenizer) -> Outco
         verdict = question.benchmark.check(item, text)
         verdicts.append(verdict)
         samples.append(_answer_sample(at, item, prompt, answer, text, verdict, question))
-    count = len(verdicts)
     metrics = {
-        question.name: Metric.proportion(sum(verdict.strict for verdict in verdicts), count),
-        f"{question.name}/lenient": Metric.proportion(sum(verdict.lenient for verdict in verdicts), count),
+        question.name: Metric.share([verdict.strict for verdict in verdicts]),
+        f"{question.name}/lenient": Metric.share([verdict.lenient for verdict in verdicts]),
     }
-    ended = sum(answer.ended for answer in answers) / count
+    ended = sum(answer.ended for answer in answers) / len(answers)
     return Outcome(metrics, question.notes() | {"ended": ended}, samples)
 
 

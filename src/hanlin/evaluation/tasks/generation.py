@@ -108,8 +108,7 @@ def evaluate_generation(
         samples.append(
             {"prompt": shown, "output": output, "correct": bool(check(record, output)), "ended": answer.ended}
         )
-    correct = sum(sample["correct"] for sample in samples)
-    return Metric.proportion(correct, len(samples), chance=chance), samples
+    return Metric.share([sample["correct"] for sample in samples], chance=chance), samples
 
 
 def evaluate_turns(
@@ -137,7 +136,7 @@ def evaluate_turns(
     spoken: list[list[dict[str, Any]]] = [[] for _ in conversations]
     samples: list[dict[str, Any]] = []
     later: list[dict[str, Any]] = []
-    right = 0
+    right: list[bool] = []
     for turn in range(max(map(len, conversations))):
         going = [at for at, conversation in enumerate(conversations) if len(conversation) > turn]
         for at in going:
@@ -168,7 +167,7 @@ def evaluate_turns(
             spoken[at].append({"role": "assistant", "content": answer.text.rpartition("</think>")[2].strip()})
             if turn:
                 later.append(record)
-                right += correct
+                right.append(correct)
     alone = answer_prompts(
         engine,
         tokenizer,
@@ -178,12 +177,10 @@ def evaluate_turns(
         top_p=top_p,
         seed=seed,
     )
-    hits = sum(
+    hits = [
         bool(checks[record["kind"]](record, answer.text)) for record, answer in zip(later, alone, strict=True)
-    )
-    return Metric.proportion(right, len(later)).with_control(
-        "alone", Metric.proportion(hits, len(later))
-    ), samples
+    ]
+    return Metric.share(right).with_control("alone", Metric.share(hits)), samples
 
 
 def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> Metric:
@@ -193,9 +190,7 @@ def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> Metric:
         chosen, rejected: scores, (pairs,).
     """
     chosen, rejected = np.asarray(chosen), np.asarray(rejected)
-    return Metric.proportion(
-        float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()), len(chosen), chance=0.5
-    )
+    return Metric.share((chosen > rejected) + 0.5 * (chosen == rejected), chance=0.5)
 
 
 def length_control(training: np.ndarray, heldout: np.ndarray) -> Metric:
