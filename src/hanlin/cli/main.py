@@ -316,6 +316,8 @@ def evaluate(
     shots: int = 0,
     chat: Flag = False,
     ngram: Path | None = None,
+    against: Path | None = None,
+    plan: Flag = False,
     out: Path | None = None,
     text: Files = (),
     count: int = 500,
@@ -346,6 +348,10 @@ def evaluate(
         Ask for written answers, and plain prompts of --references, through the chat template.
     ngram
         Dataset that the 5-gram control of benchmarks counts; that of the model's run when absent.
+    against
+        Another model, asked the same, or records of its items (samples_*.jsonl): compared item by item.
+    plan
+        Only say what the items of the benchmarks can show.
     out
         Directory that keeps the record of each item; run again to go on.
     text
@@ -382,10 +388,15 @@ def evaluate(
         shown = "\n".join([*metrics_table(found["metrics"]), "", *varied, *signatures])
     elif data is not None or questions is not None:
         from hanlin.common.progress import make_progress
-        from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table
+        from hanlin.pipeline.against import comparison_table, comparisons, others, plan_table
+        from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table, questions_of
 
         asked = Asked(model, data, questions, tuple(tasks), suite, protocol, split, shots, chat, ngram)
-        outcomes = evaluate_benchmarks(asked, out, make_progress())
+        progress = make_progress()
+        if plan:
+            print(plan_table(questions_of(asked, progress)))
+            return
+        outcomes = evaluate_benchmarks(asked, out, progress)
         result = {
             name: {
                 "metrics": {metric: value.to_dict() for metric, value in outcome.metrics.items()},
@@ -394,6 +405,10 @@ def evaluate(
             for name, outcome in outcomes.items()
         }
         shown = outcome_table(outcomes)
+        if against is not None:
+            compared = comparisons(outcomes, others(asked, against, outcomes, progress))
+            result["against"] = {"path": str(against), "benchmarks": compared}
+            shown += "\n\n" + comparison_table(compared)
     else:
         if suite:
             raise HanlinError(

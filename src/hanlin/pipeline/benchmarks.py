@@ -64,7 +64,7 @@ class Asked:
     ngram: Path | None = None
 
 
-def questions(asked: Asked, progress: Progress) -> list[Question]:
+def questions_of(asked: Asked, progress: Progress) -> list[Question]:
     """The benchmarks with their items, read and checked. Of a suite, those whose files are not there are said
     and left out.
 
@@ -181,9 +181,9 @@ def evaluate_benchmarks(asked: Asked, out: Path | None, progress: Progress) -> d
     there what was asked before in the same way.
 
     Raises:
-        HanlinError: see `questions`; no model.
+        HanlinError: see `questions_of`; no model.
     """
-    todo = questions(asked, progress)
+    todo = questions_of(asked, progress)
     model, tokenizer = load_chat_model(asked.model)
     model_hash = content_hash(resolve_model_dir(asked.model))
     control, ngram_hash = _ngram(asked, tokenizer.vocab_size)
