@@ -316,6 +316,7 @@ def evaluate(
     shots: int = 0,
     chat: Flag = False,
     ngram: Path | None = None,
+    extensions: Files = (),
     against: Path | None = None,
     plan: Flag = False,
     out: Path | None = None,
@@ -348,6 +349,8 @@ def evaluate(
         Ask for written answers, and plain prompts of --references, through the chat template.
     ngram
         Dataset that the 5-gram control of benchmarks counts; that of the model's run when absent.
+    extensions
+        Python files that register further benchmarks.
     against
         Another model, asked the same, or records of its items (samples_*.jsonl): compared item by item.
     plan
@@ -367,7 +370,10 @@ def evaluate(
         Also write the figures to this file.
     """
     from hanlin.common.atomic import write_json
+    from hanlin.common.registry import load_extension
 
+    for extension in extensions:
+        load_extension(str(extension), Path.cwd())
     if text:
         if tasks:
             raise HanlinError("Give --text or --tasks, not both.")
