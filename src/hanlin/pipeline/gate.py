@@ -9,6 +9,7 @@ from typing import Literal
 
 from hanlin.common.messages import Text, joined, sentences
 from hanlin.evaluation import Metric
+from hanlin.evaluation.benchmarks.base import BENCHMARKS
 from hanlin.evaluation.paired import ONE_SIDED, Difference, difference, holm, items_needed
 from hanlin.evaluation.statistics import FEWEST
 from hanlin.evaluation.tasks.base import task_entries
@@ -46,12 +47,17 @@ class Verdict:
         return self.outcome != "refused"
 
 
+BENCHMARK_TOLERANCE = 0.02
+
+
 def tolerance(name: str) -> float | None:
     """What a stage may lose at the metric; None where it guards nothing. `answer_bits_per_byte/sft` has that
     of its first part."""
     task = task_entries().get(name)
     if task is not None:
         return task.tolerance
+    if name.partition("/")[0] in BENCHMARKS:
+        return BENCHMARK_TOLERANCE
     return TOLERANCES.get(name, TOLERANCES.get(name.partition("/")[0]))
 
 
