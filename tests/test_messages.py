@@ -46,6 +46,7 @@ CHINESE_DATA = (
     "corpus/text/normalize.py",
     "corpus/tinyworld/*.py",
     "evaluation/benchmarks/*.py",
+    "evaluation/doctors/prompts.py",
     "evaluation/tasks/tinyworld.py",
     "rl/rewards/numeric.py",
     "tokenizer/chat.py",
