@@ -27,7 +27,8 @@ CONTRAST = (10, 2)  # of a text: how many times likelier the end is where it end
 _LABELS_READ = 500
 
 TRAIN = Text(
-    "Check that the end token is among the labels of fine-tuning (not masked as padding), and fine-tune again."
+    "Check that the end token is among the labels of fine-tuning (not masked as padding), and fine-tune "
+    "again."
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Hashable, Sequence
 
@@ -144,7 +145,10 @@ def _text(context: DoctorContext, reply: Reply) -> str:
 def _share(counts: Sequence[tuple[int, int]]) -> Metric | None:
     """Σ repeated / Σ all, over replies; None where there is nothing to count."""
     some = np.array([pair for pair in counts if pair[1] > 0], dtype=np.float64)
-    return Metric.ratio(some[:, 0], some[:, 1], higher_is_better=False) if len(some) else None
+    if not len(some):
+        return None
+    metric = Metric.ratio(some[:, 0], some[:, 1], higher_is_better=False)
+    return dataclasses.replace(metric, low=max(0.0, metric.low), high=min(1.0, metric.high))
 
 
 def _cut_alike(theirs: Sequence[Sequence], ours: Sequence[Sequence]) -> list[Sequence]:

@@ -17,6 +17,8 @@ LEVEL_NAMES: dict[str, Text] = {
     "red": Text.in_context("doctor", "red"),
 }
 
+_CONTROLS: dict[str, Text] = {"people": Text("people's text")}
+
 
 def findings_text(findings: Sequence[tuple[Doctor, Finding]]) -> str:
     """A line for each doctor with its level and its first number, then what each says and all its numbers,
@@ -52,7 +54,7 @@ def findings_text(findings: Sequence[tuple[Doctor, Finding]]) -> str:
 
 def _cells(doctor: Doctor, name: str, metric: Metric) -> tuple[str, str, str, str]:
     control = metric.control
-    beside = tr("people: {value}", value=_number(control.value)) if control is not None else ""
+    beside = f"{_CONTROLS.get(control.name, control.name)} {_number(control.value)}" if control else ""
     label = str(doctor.labels[name])
     if metric.low == metric.high == metric.value:
         span = ""

@@ -127,8 +127,8 @@ class TemplateDoctor(Doctor):
                 Sign(
                     "red" if same < 0.95 * total else "yellow",
                     Text(
-                        "Of {bad} of {total} training examples, other programs make other ids than those that "
-                        "were trained.",
+                        "Of {bad} of {total} training examples, other programs make other ids than those "
+                        "that were trained.",
                         bad=total - same,
                         total=total,
                     ),
