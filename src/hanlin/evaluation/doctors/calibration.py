@@ -60,15 +60,14 @@ class CalibrationDoctor(Doctor):
                 for _ in range(SIMULATIONS)
             ]
         )
+        low, high = map(float, np.quantile(null, (0.025, 0.975)))
         ones = np.ones(len(confidence))
         counts = table.by_document(ones)
         gap = Metric.ratio(table.by_document(table.bits - table.entropy), counts, higher_is_better=False)
         truth = 2.0 ** -table.bits.astype(np.float64)
         metrics = {
             "error": exactly(error, len(confidence)),
-            "error_null": Metric(
-                float(null.mean()), *map(float, np.quantile(null, (0.025, 0.975))), len(confidence), False
-            ),
+            "error_null": Metric(float(null.mean()), low, high, len(confidence), False),
             "gap": gap,
             "brier": Metric.ratio(
                 table.by_document(1 - 2 * truth + table.square), counts, higher_is_better=False

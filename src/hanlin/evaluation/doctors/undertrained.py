@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hanlin.common.messages import Text
-from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, register_doctor
+from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, register_doctor, unknown
 from hanlin.evaluation.doctors.context import DoctorContext, batches_of, padded
 from hanlin.evaluation.doctors.prompts import REPETITIONS
 from hanlin.evaluation.statistics import Metric
@@ -25,10 +25,15 @@ VERIFIED = (0.001, 0.01)  # share of the vocabulary: above is yellow, red (Land 
 UNUSED = (0.02, 0.10)  # share of usable ids that no text has: above is yellow, red (ours)
 LEAST = 0.01  # probability below which a token counts as unknown to the model
 CANDIDATES = 0.02  # of the usable tokens are verified
+_FEWEST_FOUND = 3  # in a small vocabulary one token is a large share
 _FEWEST_CANDIDATES, _KNOWN, _PLACES, _BEFORE = 20, 40, 8, 48
 _CAN_REPEAT = 0.8  # of the commonest tokens have to pass, or verification says nothing
 _COUNTED = 20_000_000  # tokens of the dataset
 _ENOUGH = 50  # tokens of text for each of the vocabulary, to tell that an id is unused
+ADVICE = Text(
+    "Text that holds them is read and written badly. Train on text in which they occur by themselves, or "
+    "learn a smaller vocabulary from the text that the model is trained on (hanlin tokenizer advise)."
+)
 
 
 @register_doctor
@@ -49,13 +54,23 @@ class TokensDoctor(Doctor):
         tokens = context.tokenizer.vocabulary.tokens
         unreachable = set(context.tokenizer.unreachable())
         broken = {at for at, token in enumerate(tokens) if not _is_text(token)}
-        usable = np.array([at for at in range(len(tokens)) if at not in unreachable and at not in broken])
-        counts, total = _counts(context)
+        # single bytes are in every vocabulary, whatever it was learnt from
+        usable = np.array(
+            [at for at in range(BYTES, len(tokens)) if at not in unreachable and at not in broken]
+        )
+        if len(usable) < _FEWEST_CANDIDATES:
+            return unknown(Text("The vocabulary has next to no tokens but bytes."))
+        streams = _streams(context)
+        size = context.model.config.vocab_size
+        counted = [np.bincount(ids, minlength=size) for ids in streams]
+        counts, total = sum(counted, np.zeros(size, dtype=np.int64)), sum(map(len, streams))
         candidates = usable[np.argsort(_indicator(context)[usable], kind="stable")]
         candidates = candidates[: max(_FEWEST_CANDIDATES, int(CANDIDATES * len(usable)))]
-        known = usable[np.argsort(-counts[usable], kind="stable")][:_KNOWN]
+        others = np.setdiff1d(usable, candidates)
+        # of conversations much is read and not learnt; so the common tokens are those of the texts
+        known = others[np.argsort(-(counted or [counts])[0][others], kind="stable")][:_KNOWN]
         if not total:
-            known = np.setdiff1d(usable, candidates)[:: max(1, len(usable) // _KNOWN)][:_KNOWN]
+            known = others[:: max(1, len(others) // _KNOWN)][:_KNOWN]
         most = _most_probable(context, [*candidates.tolist(), *known.tolist()])
         passed = most[len(candidates) :] >= LEAST
         found = candidates[most[: len(candidates)] < LEAST]
@@ -75,7 +90,7 @@ class TokensDoctor(Doctor):
                     ),
                 )
             )
-        elif metrics["undertrained"].value > VERIFIED[0]:
+        elif len(found) >= _FEWEST_FOUND and metrics["undertrained"].value > VERIFIED[0]:
             signs.append(
                 Sign(
                     "red" if metrics["undertrained"].value > VERIFIED[1] else "yellow",
@@ -84,16 +99,12 @@ class TokensDoctor(Doctor):
                         count=len(found),
                         examples=_shown(context, found),
                     ),
-                    Text(
-                        "Choose a smaller vocabulary (hanlin tokenizer advise), learnt from the text that "
-                        "the model is trained on."
-                    ),
+                    ADVICE,
                 )
             )
-        whole = usable[usable >= BYTES]
-        if total >= _ENOUGH * len(tokens) and len(whole):
-            unused = whole[counts[whole] == 0]
-            metrics["unused"] = exactly(len(unused) / len(whole), len(whole))
+        if total >= _ENOUGH * len(tokens):
+            unused = usable[counts[usable] == 0]
+            metrics["unused"] = exactly(len(unused) / len(usable), len(usable))
             if metrics["unused"].value > UNUSED[0]:
                 signs.append(
                     Sign(
@@ -104,10 +115,7 @@ class TokensDoctor(Doctor):
                             total=total,
                             examples=_shown(context, unused),
                         ),
-                        Text(
-                            "Learn the vocabulary from the text that the model is trained on, or choose a "
-                            "smaller one."
-                        ),
+                        ADVICE,
                     )
                 )
         return Finding.of(
@@ -139,17 +147,11 @@ def _shown(context: DoctorContext, ids: np.ndarray) -> str:
 
 
 def _streams(context: DoctorContext) -> list[np.ndarray]:
-    """Tokens of the training text and conversations, or without any, of the given texts."""
-    found = [data.tokens[:_COUNTED] for data in (context.dataset, context.labelled) if data is not None]
+    """Tokens of the training text, and of a model that chats, of its conversations; without any, those of the
+    given texts."""
+    trained = (context.dataset, context.labelled if context.chat else None)
+    found = [data.tokens[:_COUNTED] for data in trained if data is not None]
     return found or ([np.concatenate(context.rows)] if context.rows else [])
-
-
-def _counts(context: DoctorContext) -> tuple[np.ndarray, int]:
-    """How often each id occurs in `_streams`, (V,), and in how many tokens."""
-    size = context.model.config.vocab_size
-    streams = _streams(context)
-    counts = sum((np.bincount(ids, minlength=size) for ids in streams), np.zeros(size, dtype=np.int64))
-    return counts, sum(map(len, streams))
 
 
 def _indicator(context: DoctorContext) -> np.ndarray:
@@ -179,7 +181,8 @@ def _indicator(context: DoctorContext) -> np.ndarray:
 
 @torch.inference_mode()
 def _most_probable(context: DoctorContext, ids: Sequence[int]) -> np.ndarray:
-    """Highest probability of each token among places where it stands in `_streams` and where a prompt has it repeated, (ids,)."""
+    """Highest probability of each token among places where it stands in `_streams` and where a prompt has
+    it repeated, (ids,)."""
     bos = context.model.config.bos_token_id
     before = [] if bos is None else [bos]
     rows: list[np.ndarray] = []
