@@ -263,6 +263,12 @@ def test_tokens_rows_that_were_never_trained_are_caught(model, given, tokenizer)
     assert set("果球笔伞筝") <= set(finding.details["undertrained"])
 
 
+def test_tokens_a_model_that_knows_none_is_not_judged(tokenizer, given):
+    finding = find("tokens", given(new_model(tokenizer)))
+    assert finding.level == "unknown" and "undertrained" not in finding.metrics
+    assert finding.metrics["known_pass"].high < 0.8
+
+
 def test_tokens_ids_that_no_text_has_are_caught(model, given, tokenizer, folder):
     narrow = [{"text": "小明去了学校。小红去了公园。" * 20}] * 200
     data = build_text_dataset(narrow, tokenizer, folder / "narrow")
@@ -322,7 +328,7 @@ def test_calibration_a_model_too_sure_or_too_unsure_is_caught(model, given, fact
     finding = find("calibration", given(broken(model, scale)))
     assert finding.level in ("yellow", "red") and sign * finding.metrics["gap"].value > 0.1
     assert finding.metrics["error"].value > finding.metrics["error_null"].high
-    assert ("too sure" in finding.meaning.en) == (sign > 0)
+    assert ("surer than it is right" in finding.meaning.en) == (sign > 0)
 
 
 def test_sinks_large_attention_logits_are_caught(model, given):

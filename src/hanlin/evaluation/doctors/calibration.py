@@ -10,7 +10,7 @@ from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, regis
 from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.evaluation.statistics import FEWEST, Metric
 
-ERROR = (0.02, 0.10)  # expected calibration error: above is yellow, red, if it is above its null too (ours)
+ERROR = (0.02, 0.10)  # expected calibration error: this much above its null is yellow, red (ours)
 GAP = (
     0.1,
     0.5,
@@ -74,12 +74,14 @@ class CalibrationDoctor(Doctor):
             ),
         }
         signs: list[Sign] = []
-        if error > max(ERROR[0], float(np.quantile(null, 0.95))):
+        excess = error - float(null.mean())  # the error of few tokens is above 0 by chance
+        if excess > ERROR[0] and error > float(np.quantile(null, 0.95)):
             signs.append(
                 Sign(
-                    "red" if error > ERROR[1] else "yellow",
+                    "red" if excess > ERROR[1] else "yellow",
                     Text(
-                        "On these texts the model is {how} by {error:.1%} on average.",
+                        "The probability of the likeliest token is off by {error:.1%} on average, "
+                        "rather {how}.",
                         how=self._how(confidence, correct),
                         error=error,
                     ),
@@ -103,7 +105,7 @@ class CalibrationDoctor(Doctor):
 
     @staticmethod
     def _how(confidence: np.ndarray, correct: np.ndarray) -> Text:
-        return Text("too sure") if confidence.mean() > correct.mean() else Text("not sure enough")
+        return Text("too high") if confidence.mean() > correct.mean() else Text("too low")
 
     @staticmethod
     def _advice() -> Text:

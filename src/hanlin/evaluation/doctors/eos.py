@@ -37,7 +37,7 @@ class EosDoctor(Doctor):
     """Share of replies that stop, and the end token's rank and probability where a held-out reply ends."""
 
     name = "eos"
-    title = Text("Ends by itself")
+    title = Text("Ends of replies")
     order = 10
     labels = {
         "stopped": Text("replies that end by themselves"),

@@ -49,7 +49,7 @@ def doctor_context(
     run = run_of(folder)
     documents = [item["text"] for item in islice(read_documents(_names(text)), count)] if text else []
     conversations = list(islice(_answered(read_conversations(_names(chats))), count)) if chats else []
-    opened = TokenDataset(dataset) if dataset is not None else None
+    opened = TokenDataset(dataset, verify=False) if dataset is not None else None
     labelled = opened if opened is not None and opened.mask is not None else None
     texts = opened if opened is not None and opened.mask is None else None
     if run is not None:
@@ -59,10 +59,10 @@ def doctor_context(
         if not chats:
             conversations = _tinyworld(run, count)
         if texts is None and (run / "dataset" / MANIFEST).is_file():
-            texts = TokenDataset(run / "dataset")
+            texts = TokenDataset(run / "dataset", verify=False)
         found = next((run / "data" / n for n in _LABELLED if (run / "data" / n / MANIFEST).is_file()), None)
         if labelled is None and found is not None:
-            labelled = TokenDataset(found)
+            labelled = TokenDataset(found, verify=False)
     model, tokenizer = load_chat_model(folder, device)
     said = read_manifest(folder, verify=False).config if (folder / MANIFEST).is_file() else {}
     return DoctorContext(

@@ -34,8 +34,9 @@ class PositionsDoctor(Doctor):
         "last_to_middle": Text("bits per token: last quarter / middle half"),
         **{
             f"bits/{first}-{last}": Text("bits per token number {first} to {last}", first=first, last=last)
-            for first, last in _BUCKETS
+            for first, last in _BUCKETS[1:]
         },
+        "bits/1-1": Text("bits per token number 1"),
     }
 
     def examine(self, context: DoctorContext) -> Finding:
@@ -87,6 +88,8 @@ class PositionsDoctor(Doctor):
                     ),
                 )
             )
+        elif judged["whole_to_near"].high >= 1:
+            signs.append(Sign("ok", Text("A longer context was not seen to help either.")))
         return Finding.of(
             judged | metrics,
             signs,

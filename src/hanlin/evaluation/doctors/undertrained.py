@@ -81,6 +81,7 @@ class TokensDoctor(Doctor):
         }
         signs: list[Sign] = []
         if passed.mean() < _CAN_REPEAT:
+            del metrics["undertrained"]
             signs.append(
                 Sign(
                     "unknown",
