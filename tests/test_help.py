@@ -59,6 +59,7 @@ PATHS = [
             "data fetch",
             "export gguf",
             "inspect spike",
+            "inspect model",
             "recipe upgrade",
             "recipe",
             "corpus",

@@ -47,6 +47,7 @@ CHINESE_DATA = (
     "corpus/text/normalize.py",
     "corpus/tinyworld/*.py",
     "evaluation/benchmarks/*.py",
+    "evaluation/doctors/prompts.py",
     "evaluation/tasks/tinyworld.py",
     "tokenizer/chat.py",
     "tokenizer/segments.py",

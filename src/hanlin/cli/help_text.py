@@ -65,7 +65,7 @@ VERBS: dict[str, Text] = {
     "data": Text("public data sets known here"),
     "recipe": Text("recipes: rewrite one of the old shape"),
     "recipe upgrade": Text("Rewrite a recipe or a stage's file of the shape before stages were a list"),
-    "inspect": Text("look into what happened in a training"),
+    "inspect": Text("look into a training, or have a model examined"),
     "corpus build": Text(
         "Read, clean and deduplicate files into a corpus directory that accounts for every document"
     ),
@@ -85,6 +85,7 @@ VERBS: dict[str, Text] = {
     "dataset build": Text("Encode a corpus directory, or files of any layout, into token shards"),
     "dataset tail": Text("Whether the end of each source is dirtier than the rest of it"),
     "inspect spike": Text("Show the documents of skipped steps, worst first"),
+    "inspect model": Text("Have doctors examine a model, and say what to do"),
 }
 
 # Said of an option wherever the docstring of its verb does not.
@@ -154,6 +155,10 @@ EXAMPLES: dict[str, tuple[tuple[str, Text], ...]] = {
             "hanlin tokenizer train corpora/mine/documents.jsonl.zst --vocab-size 6400 --out tokenizers/mine",
             Text("learn a vocabulary"),
         ),
+    ),
+    "inspect model": (
+        ("hanlin inspect model runs/demo", Text("all doctors")),
+        ("hanlin inspect model runs/demo --doctors eos,loops", Text("two of them")),
     ),
     "compare": (
         ("hanlin compare runs/a runs/b --picture curves.svg", Text("figures side by side, curves drawn")),

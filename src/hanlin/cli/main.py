@@ -235,7 +235,7 @@ _add_verbs(
 _add_verbs(recipe_app, "hanlin.cli.recipe", upgrade="upgrade")
 _add_verbs(data_app, "hanlin.cli.data", list="list_sets", fetch="fetch_set")
 _add_verbs(dataset_app, "hanlin.cli.dataset", build="build", tail="tail")
-_add_verbs(inspect_app, "hanlin.cli.inspect", spike="spike")
+_add_verbs(inspect_app, "hanlin.cli.inspect", spike="spike", model="model")
 
 
 def bytes_of(size: str) -> int:
