@@ -387,8 +387,11 @@ class Engine:
         group = self._running[start:]
         most = max((g.params.top_logprobs for g in group), default=0)
         if most:
-            pairs = _top_pairs(logits.float().log_softmax(dim=-1), most)
-            for generation, top in zip(group, pairs, strict=True):
+            table = logits.float().log_softmax(dim=-1)
+            logprobs = table.gather(1, tokens[:, None])[
+                :, 0
+            ]  # to the last bit what it is among the likeliest
+            for generation, top in zip(group, _top_pairs(table, most), strict=True):
                 if generation.params.top_logprobs:
                     generation.top.append(top[: generation.params.top_logprobs])
         if not any(g.on_token for g in group):

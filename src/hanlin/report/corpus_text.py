@@ -86,7 +86,7 @@ def more(count: int, of: Text, extra: str = "") -> str:
     """A line that says how many things are not shown."""
     return (
         f'<p class="caption">{both("{count:,} more {of}", count=count, of=of)}'
-        f'{" " if extra else ""}{extra}</p>'
+        f"{' ' if extra else ''}{extra}</p>"
     )
 
 

@@ -52,8 +52,7 @@ def law_line(found: Mapping[str, Any]) -> str:
     law = found["law"]
     return (
         f"L(N, D) = {law['E']:.4f} + {law['A']:.4g}/N^{law['alpha']:.3f} "
-        f"+ {law['B']:.4g}/D^{law['beta']:.3f}  "
-        + tr("(bits per byte)")
+        f"+ {law['B']:.4g}/D^{law['beta']:.3f}  " + tr("(bits per byte)")
     )
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from starlette.requests import Request
 
 from hanlin.serving.errors import invalid
-from hanlin.serving.formats import text_logprobs
+from hanlin.serving.formats import TextLogprobs
 from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream
 from hanlin.serving.schemas import CompletionRequest
 from hanlin.serving.service import Service, collect, stop_strings
@@ -41,11 +41,8 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
         Choice(i, service.tokenizer, stop_strings(body), chat=False, echo=prompt if body.echo else None)
         for i, prompt in enumerate(prompts)
     ]
-    known = service.tokenizer.vocab_size
     scored = (
-        {i: body.logprobs or 0 for i, prompt in enumerate(prompts) if max(prompt) < known}
-        if body.echo and body.logprobs is not None
-        else {}
+        dict.fromkeys(range(len(prompts)), body.logprobs) if body.echo and body.logprobs is not None else {}
     )
     response = service.start(body, requests, choices, scored)
     usage = functools.partial(response.usage, sum(map(len, distinct)))
@@ -56,7 +53,7 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
         return Response(status_code=499)
     # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the
     # event loop.
-    answers = [await asyncio.to_thread(_choice, service, body, delta, 0) for delta in whole]
+    answers = [await asyncio.to_thread(_choice, service, body, delta) for delta in whole]
     return await json_response(
         {**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()}
     )
@@ -80,12 +77,16 @@ def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
     return prompts
 
 
-def _choice(service: Service, body: CompletionRequest, delta: ChunkDelta, offset: int) -> dict[str, Any]:
-    logprobs = None if body.logprobs is None else text_logprobs(service.tokenizer, delta.tokens, offset)
+def _choice(
+    service: Service, body: CompletionRequest, delta: ChunkDelta, logprobs: TextLogprobs | None = None
+) -> dict[str, Any]:
+    """A choice, or what is new of it; then `logprobs` is what wrote those before."""
+    if body.logprobs is not None and logprobs is None:
+        logprobs = TextLogprobs(service.tokenizer, service.token_names)
     return {
         "index": delta.choice,
         "text": delta.content,
-        "logprobs": logprobs,
+        "logprobs": None if logprobs is None else logprobs(delta.tokens),
         "finish_reason": delta.finish_reason,
     }
 
@@ -95,12 +96,12 @@ async def _chunks(
 ) -> AsyncIterator[dict[str, Any]]:
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("cmpl", "text_completion") | ({"usage": None} if wanted else {})
-    offsets = [0] * len(response.choices)
+    names = None if body.logprobs is None else await asyncio.to_thread(lambda: service.token_names)
+    writers = [None if names is None else TextLogprobs(service.tokenizer, names) for _ in response.choices]
     async for deltas in response.deltas():
         for delta in deltas:
             if not delta.empty:
-                choice = await asyncio.to_thread(_choice, service, body, delta, offsets[delta.choice])
+                choice = await asyncio.to_thread(_choice, service, body, delta, writers[delta.choice])
                 yield {**head, "choices": [choice]}
-                offsets[delta.choice] += len(delta.content)
     if wanted:
         yield {**head, "choices": [], "usage": usage()}

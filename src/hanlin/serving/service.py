@@ -4,6 +4,7 @@ answer."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 import secrets
@@ -15,6 +16,7 @@ from starlette.requests import Request
 
 from hanlin.inference import SamplingParams, derive_seed
 from hanlin.serving.errors import ApiError, invalid
+from hanlin.serving.formats import token_names
 from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream, merge
 from hanlin.serving.schemas import Body, SamplingBody
 from hanlin.serving.security import LOOPBACK
@@ -65,6 +67,11 @@ class Service:
         self.settings = settings
         self.created = int(time.time())
         self._told: set[tuple[str, ...]] = set()
+
+    @functools.cached_property
+    def token_names(self) -> list[str]:
+        """What `logprobs` calls each id of the model."""
+        return token_names(self.tokenizer, self.engine.model.config.vocab_size)
 
     def card(self) -> dict[str, Any]:
         """The model as `/v1/models` lists it; `max_model_len` is an extension that vLLM has too."""
