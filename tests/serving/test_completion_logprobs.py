@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanlin.inference import PromptScores
 from hanlin.serving.formats import TextLogprobs, token_names
 from hanlin.serving.response_stream import Choice
 from hanlin.serving.service import Settings
@@ -164,7 +165,10 @@ def test_offsets_of_any_tokens(ids, echoed):
     chunks as in one piece."""
     prompt, reply = ids[:echoed], ids[echoed:]
     choice = Choice(0, TOKENIZER, [], chat=False, echo=prompt)
-    opening = choice.opening(([-1.0] * max(0, len(prompt) - 1), []) if prompt else None)
+    places = range(len(prompt) - 1)
+    opening = choice.opening(
+        PromptScores([-1.0 for _ in places], [[] for _ in places], [[] for _ in places]) if prompt else None
+    )
     deltas = [opening, *(choice.feed(TokenEvent(0, token=token, logprob=-1.0)) for token in reply)]
     deltas.append(choice.feed(TokenEvent(0, finish_reason="length")))
     in_text = [t for t in prompt if t < TOKENIZER.vocab_size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi.responses import Response
@@ -20,6 +20,7 @@ from hanlin.serving.stream import EventStream, json_response
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES = 64
+SPELT_AT_ONCE = 1024  # tokens
 
 
 async def completions(service: Service, body: CompletionRequest, request: Request) -> Response:
@@ -51,9 +52,11 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
     whole = await collect(response, request)
     if whole is None:
         return Response(status_code=499)
-    # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the
-    # event loop.
-    answers = [await asyncio.to_thread(_choice, service, body, delta) for delta in whole]
+    answers: list[dict[str, Any]] = []
+    for group in _groups(whole):
+        answers += await asyncio.to_thread(
+            lambda group=group: [_choice(service, body, delta) for delta in group]
+        )
     return await json_response(
         {**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()}
     )
@@ -75,6 +78,22 @@ def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
             else service.tokenizer.encode(prompt) or [service.tokenizer.eos_id]
         )
     return prompts
+
+
+def _groups(deltas: list[ChunkDelta]) -> Iterator[list[ChunkDelta]]:
+    """Choices to be spelt in one go, beside the event loop. 64 prompts with 20 alternatives at each token are
+    650,000 spellings, between which others must come in; and 64 short ones are not worth 64 changes of
+    thread."""
+    group: list[ChunkDelta] = []
+    tokens = 0
+    for delta in deltas:
+        group.append(delta)
+        tokens += 1 + len(delta.tokens)
+        if tokens >= SPELT_AT_ONCE:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
 
 
 def _choice(

@@ -34,7 +34,11 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: list[Token]) -> dict[str, Any]:
         "content": [
             {
                 **entry(token.id, token.logprob),
-                "top_logprobs": [entry(id_, logprob) for id_, logprob in token.top if known(id_)],
+                "top_logprobs": [
+                    entry(id_, logprob)
+                    for id_, logprob in zip(token.top_ids, token.top_logprobs, strict=True)
+                    if known(id_)
+                ],
             }
             for token in tokens
         ],
@@ -94,7 +98,9 @@ class TextLogprobs:
                 None if missing else token.logprob for missing, token in zip(none, tokens, strict=True)
             ],
             "top_logprobs": [
-                None if missing else {names[id_]: logprob for id_, logprob in token.top}
+                None
+                if missing
+                else dict(zip([names[id_] for id_ in token.top_ids], token.top_logprobs, strict=True))
                 for missing, token in zip(none, tokens, strict=True)
             ],
             "text_offset": offsets,

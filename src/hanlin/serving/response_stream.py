@@ -9,9 +9,9 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hanlin.inference import ReplyParser, SamplingParams, StopStrings
+from hanlin.inference import PromptScores, ReplyParser, SamplingParams, StopStrings
 from hanlin.serving.errors import ApiError
-from hanlin.serving.worker import EngineWorker, Scores, TokenEvent
+from hanlin.serving.worker import EngineWorker, TokenEvent
 
 if TYPE_CHECKING:
     from hanlin.tokenizer import Tokenizer
@@ -23,13 +23,14 @@ class Token:
 
     Attributes:
         logprob: NaN for the first token of an echoed prompt, which nothing precedes.
-        top: the most likely (id, log-probability) pairs in its place.
+        top_ids, top_logprobs: the most likely tokens in its place.
         in_text: whether its bytes are part of the choice's text.
     """
 
     id: int
     logprob: float
-    top: tuple[tuple[int, float], ...]
+    top_ids: Sequence[int]
+    top_logprobs: Sequence[float]
     in_text: bool = True
 
 
@@ -101,12 +102,13 @@ class Choice:
             self._add(delta, [("content", self._utf8.decode(self._spell([event.token])))] if spelt else [])
             reported = True
         if event.logprob is not None and reported:
-            delta.tokens.append(Token(event.token, event.logprob, event.top, spelt))
+            top_ids, top_logprobs = zip(*event.top, strict=True) if event.top else ((), ())
+            delta.tokens.append(Token(event.token, event.logprob, top_ids, top_logprobs, spelt))
         if self._stops.hit:
             self.finish_reason = delta.finish_reason = "stop"
         return delta
 
-    def opening(self, scores: Scores | None = None) -> ChunkDelta:
+    def opening(self, scores: PromptScores | None = None) -> ChunkDelta:
         """The echoed prompt; with its scores, if there are any, as the first tokens. The first of all has no
         log-probability."""
         ids = self.echo or ()
@@ -114,11 +116,11 @@ class Choice:
         spelt = self._spell([token for token, inside in zip(ids, known, strict=True) if inside])
         delta = ChunkDelta(self.index, content=self._utf8.decode(spelt))
         if scores is not None:
-            own, top = scores
-            pairs = [tuple(pairs) for pairs in top] or [()] * len(own)
+            logprobs = [math.nan, *scores.logprobs]
+            top = zip([(), *scores.top_ids], [(), *scores.top_logprobs], strict=True)
             delta.tokens = [
-                Token(token, value, best, inside)
-                for token, value, best, inside in zip(ids, [math.nan, *own], [(), *pairs], known, strict=True)
+                Token(token, logprob, *likeliest, inside)
+                for token, logprob, likeliest, inside in zip(ids, logprobs, top, known, strict=True)
             ]
         return delta
 
