@@ -28,8 +28,9 @@ from random import Random
 
 import torch
 
-from hanlin.inference import Engine
+from hanlin.inference import Engine, Generation, SamplingParams
 from hanlin.model import CausalLM, ModelConfig, save_weights
+from hanlin.serving.scoring import choose
 from hanlin.tokenizer import train_tokenizer
 
 ONE_BY_ONE = """
@@ -111,6 +112,29 @@ class Server:
         self.process.wait(timeout=30)
 
 
+PARAMS = SamplingParams(max_new_tokens=1, temperature=0, logprobs=True, top_logprobs=1)
+
+
+def read_twice(engine: Engine, prompts: list[list[int]]) -> None:
+    """Score each prompt by itself, then read it again for the token that follows."""
+    for prompt in prompts:
+        engine.score([prompt], [1])
+        engine.submit(Generation(prompt, PARAMS))
+        while engine.step():
+            pass
+
+
+def read_once(engine: Engine, prompts: list[list[int]]) -> None:
+    """Score all prompts in the passes that the server would choose without a limit of time."""
+    waiting = list(prompts)
+    while waiting:
+        chosen = choose([len(prompt) for prompt in waiting], 8192)
+        batch = [waiting[index] for index in chosen]
+        hidden = engine.score(batch, [1] * len(batch))[1]
+        engine.submit_scored([Generation(prompt, PARAMS) for prompt in batch], hidden)
+        waiting = [prompt for index, prompt in enumerate(waiting) if index not in set(chosen)]
+
+
 def measure(arms: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each arm in each round; the arms take turns, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -173,8 +197,10 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             "at the same time": new.at_the_same_time,
             "one after another, read twice": old.one_after_another,
             "one after another": new.one_after_another,
-            "engine, one by one": lambda: [engine.score([prompt], [1]) for prompt in prompts] and None,
-            "engine": lambda: engine.score(prompts, [1] * len(prompts)) and None,
+            "engine, one by one": lambda: read_twice(engine, prompts),
+            "engine": lambda: read_once(engine, prompts),
+            "engine, scores only, one by one": lambda: [engine.score([p], [1]) for p in prompts] and None,
+            "engine, scores only": lambda: engine.score(prompts, [1] * len(prompts)) and None,
         }
         seconds = measure(arms, options.rounds)
     print(
@@ -188,7 +214,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         low, _, high = statistics.quantiles(seconds[name], n=4)
         ratio = f"{medians[names[index - 1]] / medians[name]:6.2f} times as fast" if index % 2 else ""
         print(
-            f"{name:30} {medians[name] * 1e3:8.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f}) "
+            f"{name:32} {medians[name] * 1e3:8.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f}) "
             f"{sum(lengths) / medians[name]:9.0f} tokens/s {ratio}"
         )
     print(
