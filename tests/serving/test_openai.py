@@ -273,6 +273,9 @@ def test_the_description_names_what_is_sent(live):
         ("/v1/models/{model_id}", "get"): {200, 401, 404},
         ("/v1/chat/completions", "post"): {200, 400, 401, 403, 404, 408, 413, 429, 431, 499, 500, 503},
         ("/v1/completions", "post"): {200, 400, 401, 403, 404, 408, 413, 429, 431, 499, 500, 503},
+        ("/tokenize", "post"): {200, 400, 401, 403, 404, 408, 413, 431},
+        ("/detokenize", "post"): {200, 400, 401, 403, 404, 408, 413, 431},
+        ("/tokenizer_info", "get"): {200, 401, 403, 404},
         ("/v1/embeddings", "post"): {400, 401, 408, 413, 501},
     }
     assert {(path, method) for path, operations in paths.items() for method in operations} == set(sent)
