@@ -158,6 +158,11 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["type"] == "model_attributes_type" and first["loc"] == ("body",):
+            # the gate has read it as a JSON object already
+            return respond(
+                invalid("The header Content-Type: application/json is missing.", code="invalid_type")
+            )
         # Names and indices only: what pydantic adds about the branches of a union tells a reader nothing.
         param = ".".join(
             str(part)
