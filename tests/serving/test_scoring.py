@@ -101,7 +101,8 @@ def test_requests_that_wait_at_the_same_time_are_scored_together(serve_with):
         wait_for(lambda: live.worker.unfinished == 64)
         book.go.set()
         answers = [json.loads(connection.getresponse().read())["choices"][0] for connection in held]
-        assert sum(book.passes) == 64 and len(book.passes) <= 4, book.passes
+        # small ones at first: the pass that was held up looked slow
+        assert sum(book.passes) == 64 and len(book.passes) <= 8 and max(book.passes) >= 16, book.passes
         together = [answer["logprobs"]["token_logprobs"] for answer in answers]
         for prompt, values in zip(prompts[::9], together[::9], strict=True):
             alone = json.loads(ask(live, prompt=prompt, **body).getresponse().read())["choices"][0]
@@ -156,15 +157,16 @@ def test_those_who_generate_go_on_between_passes(serve_with):
     with serve_with(Settings(model_id="tiny", max_waiting=200), max_batch=4) as live:
         book = Book(live)
         book.go.set()
-        score = live.engine.score
+        score, step = live.engine.score, live.engine.step
 
         def slowly(prompts, top):
             time.sleep(0.002 * sum(map(len, prompts)))
             return score(prompts, top)
 
         live.engine.score = slowly
+        live.engine.step = lambda admit_at=1: (time.sleep(0.004), step(admit_at))[1]
         ends = {str(i): -100 for i in live.engine.eos_ids}
-        chat = ask(live, prompt=[1, 2, 3], max_tokens=60, logit_bias=ends)
+        chat = ask(live, prompt=[1, 2, 3], max_tokens=200, logit_bias=ends)
         wait_for(lambda: "step" in book.done)
         held = [ask(live, prompt=[LONG[i % 12]] * 2, echo=True, logprobs=1, max_tokens=0) for i in range(50)]
         assert chat.getresponse().status == 200
