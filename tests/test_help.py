@@ -59,6 +59,12 @@ PATHS = [
             "data fetch",
             "export gguf",
             "inspect spike",
+            "arena build",
+            "arena serve",
+            "arena report",
+            "arena export",
+            "arena import",
+            "arena forget",
             "recipe upgrade",
             "recipe",
             "corpus",
@@ -67,6 +73,7 @@ PATHS = [
             "data",
             "export",
             "inspect",
+            "arena",
         )
     ),
 ]
