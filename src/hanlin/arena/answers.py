@@ -71,7 +71,9 @@ def hide_names(text: str, names: Sequence[str], prompt: str) -> tuple[str, int]:
     )
     if not wanted:
         return text, 0
-    patterns = [rf"(?<![0-9A-Za-z]){re.escape(n)}(?![A-Za-z])" if n.isascii() else re.escape(n) for n in wanted]
+    patterns = [
+        rf"(?<![0-9A-Za-z]){re.escape(n)}(?![A-Za-z])" if n.isascii() else re.escape(n) for n in wanted
+    ]
     return re.subn("|".join(patterns), HIDDEN, text, flags=re.IGNORECASE)
 
 

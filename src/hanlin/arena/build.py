@@ -63,7 +63,7 @@ def build_arena(
     prompts = read_prompts(prompts_file)
     if len(prompts) < FEWEST_PROMPTS:
         raise HanlinError(
-            "{path} has {count} prompts; {fewest} are needed at least, and 12 or more for 20 battles a rater.",
+            "{path} has {count} prompts; {fewest} are needed at least, 12 or more for 20 battles a rater.",
             path=prompts_file,
             count=len(prompts),
             fewest=FEWEST_PROMPTS,
@@ -91,7 +91,6 @@ def build_arena(
         store = Store(out, secret, create=True)
         try:
             store.add_prompts(prompts)
-            store.note("rules", config.rules.digest())
             for number, i in enumerate(order):
                 made = sampling_of(folders[i], sampling)
                 shown = {name: getattr(made, name) for name in _SHOWN_SETTINGS}
@@ -170,8 +169,8 @@ def _require_same(out: Path, there: ArenaConfig, wanted: ArenaConfig) -> None:
             before, now = before["sha256"], now["sha256"]
         if before != now:
             raise HanlinError(
-                "{out} is an arena already, with other {name}. Its answers and votes were not touched; choose "
-                "another --out, or give the same settings again.",
+                "{out} is an arena already, with other {name}. Its answers and votes were not touched; "
+                "choose another --out, or give the same settings again.",
                 out=out,
                 name=name,
             )

@@ -97,9 +97,7 @@ def _prompt(path: Path, number: int, record: Any) -> Prompt | None:
     if isinstance(record, str):
         record = {"prompt": record}
     if not isinstance(record, Mapping):
-        raise HanlinError(
-            "{path}, line {number}: neither an object nor a text.", path=path, number=number
-        )
+        raise HanlinError("{path}, line {number}: neither an object nor a text.", path=path, number=number)
     name = next((name for name in TEXT_COLUMNS if isinstance(record.get(name), str)), None)
     if name is None:
         raise HanlinError(

@@ -99,7 +99,11 @@ class Schedule:
         askable = [prompt for prompt in order if any(Cell(prompt, *pair) not in same for pair in pairs)]
         apart = askable[: min(shared, len(askable) // 3)]
         self.shared = [
-            next(cell for turn in range(len(pairs)) if (cell := Cell(prompt, *pairs[(i + turn) % len(pairs)])) not in same)
+            next(
+                cell
+                for turn in range(len(pairs))
+                if (cell := Cell(prompt, *pairs[(i + turn) % len(pairs)])) not in same
+            )
             for i, prompt in enumerate(apart)
         ]
         rest = [prompt for prompt in order if prompt not in set(apart)]
@@ -120,11 +124,11 @@ class Schedule:
     def plan(self, number: int) -> list[Planned]:
         """The battles of a rater in the order in which they are shown."""
         rng = random.Random(f"{self.seed} rater {number}")
-        normal = self.stretch(number)
-        body: list[tuple[Kind, Cell]] = [("normal", cell) for cell in normal]
-        body += [("shared", cell) for cell in self.shared]
-        rng.shuffle(body)
-        planned = [Planned(kind, cell, self._side(number, kind, cell)) for kind, cell in body]
+        planned = [
+            Planned("normal", cell, self._side(number, "normal", cell)) for cell in self.stretch(number)
+        ]
+        planned += [Planned("shared", cell, self._side(number, "shared", cell)) for cell in self.shared]
+        rng.shuffle(planned)
         once = [entry for entry in planned[: max(1, len(planned) // 2)] if entry.kind == "normal"]
         for entry in rng.sample(once, min(self.composition.repeats, len(once))):
             earliest = min(planned.index(entry) + 1 + _APART, len(planned))

@@ -30,6 +30,7 @@ def serve_arena(folder: Path, *, raters: int, port: int = 8010, lan: bool = Fals
     config, secret = read_arena(folder), read_secret(folder)
     with directory_lock(folder):
         store = Store(folder, secret)
+        store.note("rules", config.rules.digest())
         codes = store.ensure_raters(raters)
         host = "0.0.0.0" if lan else "127.0.0.1"
         listener = bind(host, port)
@@ -37,7 +38,14 @@ def serve_arena(folder: Path, *, raters: int, port: int = 8010, lan: bool = Fals
         url = beside or here
         print("\n".join(f"{number:>3}  {code}  {url}/#{code}" for number, code in enumerate(codes, start=1)))
         sys.stdout.flush()
-        print(tr("Voting page: {url}/ . A code for each rater is above. Ctrl-C stops it; all votes are kept.", url=url), file=sys.stderr, flush=True)
+        print(
+            tr(
+                "Voting page: {url}/ . A code for each rater is above. Ctrl-C stops it; all votes are kept.",
+                url=url,
+            ),
+            file=sys.stderr,
+            flush=True,
+        )
         app = create_app(store, config, hosts=None if lan else LOOPBACK)
         limits = Limits()
         limits = dataclasses.replace(limits, connections=affordable(limits.connections, raise_file_limit()))

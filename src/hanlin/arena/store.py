@@ -245,9 +245,7 @@ class Store:
 
     def prompts(self) -> list[Prompt]:
         """By their numbers."""
-        return [
-            Prompt(row["text"], row["category"]) for row in self.rows("SELECT * FROM prompt ORDER BY id")
-        ]
+        return [Prompt(row["text"], row["category"]) for row in self.rows("SELECT * FROM prompt ORDER BY id")]
 
     def models(self) -> list[sqlite3.Row]:
         """By their numbers."""
@@ -286,9 +284,7 @@ class Store:
     def ensure_raters(self, count: int) -> list[str]:
         """Codes of at least so many raters who are not forgotten, new ones where there are fewer."""
         with self.transaction() as db:
-            known = db.execute(
-                "SELECT id, code_hash FROM rater WHERE name IS NULL ORDER BY id"
-            ).fetchall()
+            known = db.execute("SELECT id, code_hash FROM rater WHERE name IS NULL ORDER BY id").fetchall()
             taken = {row["code_hash"] for row in known}
             alive = sum(row["code_hash"] is not None for row in known)
             index = int(self._value(db, "codes") or 0)
@@ -533,7 +529,9 @@ class Store:
         )
         return found[0] if found and found[0]["at"] + UNDO_SECONDS > now else None
 
-    def _issue(self, db: sqlite3.Connection, row: sqlite3.Row, now: float, shown: float | None = None) -> None:
+    def _issue(
+        self, db: sqlite3.Connection, row: sqlite3.Row, now: float, shown: float | None = None
+    ) -> None:
         """Give a battle a new token; `shown` is when the rater began to read, now when absent."""
         token = self._token_of(row["id"], row["issue"] + 1)
         db.execute(

@@ -1,5 +1,5 @@
-"""The verbs of `hanlin arena`. `cli` names them and loads this file when one is asked for; what is heavy waits
-until it runs."""
+"""The verbs of `hanlin arena`. `cli` names them and loads this file when one is asked for; what is heavy
+waits until it runs."""
 
 from __future__ import annotations
 

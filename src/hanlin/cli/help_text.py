@@ -46,9 +46,7 @@ VERBS: dict[str, Text] = {
     "arena build": Text("Have every model answer every prompt, for people to compare blindly afterwards"),
     "arena serve": Text("Serve the voting page and print a code for each rater"),
     "arena report": Text("Rank the models by the votes, with intervals, and write a page to print"),
-    "arena export": Text(
-        "Write the votes to a file, or with --paper sheets to vote on without computers"
-    ),
+    "arena export": Text("Write the votes to a file, or with --paper sheets to vote on without computers"),
     "arena import": Text("Read votes from a CSV file: of paper sheets that were filled in, or of an export"),
     "arena forget": Text("Delete a rater's votes and code"),
     "export gguf": Text("Write a model as one GGUF file for llama.cpp"),
