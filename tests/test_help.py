@@ -38,6 +38,7 @@ PATHS = [
             "compare",
             "ablate",
             "scaling",
+            "judge",
         ]
     ),
     *(

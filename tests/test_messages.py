@@ -39,6 +39,7 @@ CHINESE_DATA = (
     "arena/answers.py",
     "arena/exchange.py",
     "arena/gold.py",
+    "arena/rubric.py",
     "corpus/download/catalogue.py",
     "corpus/filters/advertising.py",
     "corpus/filters/pii.py",

@@ -20,7 +20,7 @@ pytest.importorskip("uvicorn")
 from hanlin.arena.answers import Answer  # noqa: E402
 from hanlin.arena.app import Attempts, Pace, create_app  # noqa: E402
 from hanlin.arena.prompts import Prompt  # noqa: E402
-from hanlin.arena.rules import ArenaConfig, make_secret, read_arena, read_secret  # noqa: E402
+from hanlin.arena.rules import SECRET, ArenaConfig, make_secret, read_arena, read_secret  # noqa: E402
 from hanlin.arena.store import Store  # noqa: E402
 from hanlin.serving.server import bind, make_server  # noqa: E402
 
@@ -47,6 +47,8 @@ def make_arena(
         hidden=(),
     )
     config.write(folder)
+    (folder / SECRET).write_text("5a" * 32)  # sides are the same in every run of the tests
+    (folder / SECRET).chmod(0o600)
     store = Store(folder, make_secret(folder), create=True)
     store.add_prompts([Prompt(f"问题{i}？", "算术" if i % 2 else "故事") for i in range(prompts)])
     for number, name in enumerate(NAMES[:models]):

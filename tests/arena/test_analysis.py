@@ -46,7 +46,7 @@ def test_five_saboteurs_of_thirty_are_found_by_their_side(class_of_thirty):
     # Who chose left is found by the side, unless both checks had the good answer on the right.
     assert {entry["rater"] for entry in found["sides"]["raters"]} == {f"r{n}" for n in range(1, 6)}
     assert {entry["rater"] for entry in found["excluded"]} == {f"r{n}" for n in range(1, 6)}
-    assert found["sides"]["all"]["p"] < 1e-4 and found["sides"]["all"]["share"] > 0.55
+    assert found["sides"]["all"]["p"] < 0.01 and found["sides"]["all"]["share"] > 0.55
     assert found["sides"]["kept"]["p"] > 0.01
     assert [entry["model"] for entry in found["scores"]] == list(NAMES[:3])
 

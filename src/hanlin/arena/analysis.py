@@ -54,7 +54,7 @@ def analyse(folder: Path) -> dict[str, Any]:
         models = [model["name"] for model in store.models()]
         prompts = store.prompts()
         answers = store.answers()
-        settled = sum(row["n"] for row in store.rows("SELECT COUNT(*) AS n FROM battle"))
+        planned = store.rows("SELECT COUNT(*) AS n FROM battle WHERE kind <> 'judge'")[0]["n"]
         undone = store.rows("SELECT COUNT(*) AS n FROM event WHERE kind = 'undo'")[0]["n"]
         judges = {row["name"]: orjson.loads(row["value"]) for row in _judge_rows(store)}
         sampling = {model["name"]: orjson.loads(model["sampling"]) for model in store.models()}
@@ -78,7 +78,7 @@ def analyse(folder: Path) -> dict[str, Any]:
         "rules": dataclasses.asdict(config.rules),
         "rules_changed": noted is not None and noted != config.rules.digest(),
         "raters": len({vote.rater for vote in people}),
-        "battles_planned": settled,
+        "battles_planned": planned,
         "undone": undone,
         "funnel": funnel,
         "excluded": [
@@ -92,6 +92,7 @@ def analyse(folder: Path) -> dict[str, Any]:
         "repeats": repeats_of(people, excluded),
         "gold": gold_of(people),
         "categories": ready.categories(used),
+        "longer_wins": ready.longer_wins(used),
         "reasons": ready.reasons(used),
         "disputed": ready.disputed(people, excluded),
         "judges": {
@@ -103,7 +104,7 @@ def analyse(folder: Path) -> dict[str, Any]:
 
 def _judge_rows(store: Store) -> list[dict[str, Any]]:
     return [
-        {"name": row["key"].partition(":")[2], "value": row["value"]}
+        {"name": row["key"], "value": row["value"]}
         for row in store.rows("SELECT * FROM meta WHERE key LIKE 'judge:%'")
     ]
 
@@ -175,7 +176,7 @@ def sides_of(votes: Sequence[Voted], excluded: Mapping[int, Any], rules: Rules) 
 
     def share(chosen: Sequence[Voted]) -> dict[str, Any]:
         left, decided = left_of(chosen)
-        return {"n": decided, "left": left, "p": binomial_test(left, decided), **_share(left, decided)}
+        return {"n": decided, "left": left, "p": binomial_test(left, decided), **share_of(left, decided)}
 
     raters = []
     for rater, own in by_rater(votes).items():
@@ -230,7 +231,7 @@ def repeats_of(votes: Sequence[Voted], excluded: Mapping[int, Any]) -> dict[str,
             if vote.kind == "repeat" and before and "skip" not in (vote.outcome, before.outcome):
                 n += 1
                 same += vote.verdict == before.verdict
-    return {"n": n, "same": same, **_share(same, n)}
+    return {"n": n, "same": same, **share_of(same, n)}
 
 
 def gold_of(votes: Sequence[Voted]) -> dict[str, Any]:
@@ -241,7 +242,7 @@ def gold_of(votes: Sequence[Voted]) -> dict[str, Any]:
         "n": len(gold),
         "failed": len(failed),
         "raters_failing": len({vote.rater for vote in failed}),
-        **_share(len(failed), len(gold)),
+        **share_of(len(failed), len(gold)),
     }
 
 
@@ -249,8 +250,8 @@ def _ties(votes: Sequence[Voted]) -> dict[str, Any]:
     counts = Counter(vote.outcome for vote in votes)
     return {
         "n": len(votes),
-        "tie": {"count": counts["tie"], **_share(counts["tie"], len(votes))},
-        "bad": {"count": counts["bad"], **_share(counts["bad"], len(votes))},
+        "tie": {"count": counts["tie"], **share_of(counts["tie"], len(votes))},
+        "bad": {"count": counts["bad"], **share_of(counts["bad"], len(votes))},
     }
 
 
@@ -354,6 +355,16 @@ class _Arena:
                 end: _sigmoid(length[end] / length["spread"] / 3) for end in ("value", "low", "high")
             }
         return found
+
+    def longer_wins(self, votes: Sequence[Voted]) -> dict[str, Any]:
+        """How often the longer of two answers won, where one did."""
+        longer = n = 0
+        for vote in votes:
+            lengths = [len(self.answers[vote.prompt, model]["text"]) for model in (vote.first, vote.second)]
+            if vote.verdict in ("first", "second") and lengths[0] != lengths[1]:
+                n += 1
+                longer += (vote.verdict == "first") == (lengths[0] > lengths[1])
+        return {"n": n, "longer": longer, **share_of(longer, n)}
 
     def categories(self, votes: Sequence[Voted]) -> list[dict[str, Any]]:
         """Shares of wins of each model in each category, ties as halves."""
@@ -462,7 +473,7 @@ class _Arena:
             **facts,
             "votes": len(used),
             "win_rates": ranking.get("win_rates"),
-            "length": (ranking.get("style") or {}).get("coefficients", {}).get("length"),
+            "longer_wins": self.longer_wins(used),
             "with_people": len(pairs),
             "validated": len(pairs) >= VALIDATED,
             "alpha": alpha,
@@ -487,7 +498,7 @@ def _agreeing(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Of battles that both decided: how many alike."""
     decided = [pair for pair in pairs if all(verdict in ("first", "second") for verdict in pair)]
     same = sum(one == other for one, other in decided)
-    return {"n": len(decided), "same": same, **_share(same, len(decided))}
+    return {"n": len(decided), "same": same, **share_of(same, len(decided))}
 
 
 def style_of(text: str) -> list[int]:
@@ -521,10 +532,10 @@ def _elo(scores: Scores, model: int) -> dict[str, float]:
 def _won(wins: float, games: float) -> dict[str, Any]:
     """A share of wins of so many battles."""
     n = round(float(games))
-    return {"wins": float(wins), "n": n, **_share(min(float(wins), n), n)}
+    return {"wins": float(wins), "n": n, **share_of(min(float(wins), n), n)}
 
 
-def _share(successes: float, n: int) -> dict[str, Any]:
+def share_of(successes: float, n: int) -> dict[str, Any]:
     """A share with its 95 % interval; null without items."""
     if n < 1:
         return {"share": None, "low": None, "high": None}

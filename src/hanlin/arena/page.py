@@ -300,6 +300,10 @@ def _style(found: Mapping[str, Any]) -> str:
     if not style:
         return ""
     parts = []
+    longer = found["longer_wins"]
+    if longer["n"]:
+        said = both("The longer answer won {share} of {n} battles.", share=_interval(longer), n=longer["n"])
+        parts.append(f'<p class="says">{said}</p>')
     if "twice_as_long" in style and found["scores"]:
         longer = style["twice_as_long"]
         parts.append(
@@ -550,18 +554,28 @@ def _judge_lines(judge: Mapping[str, Any]) -> list[Text]:
             share=_interval(failures),
         ),
     ]
+    if judge["stability"]["n"]:
+        lines.append(
+            Text(
+                "Asked once more in the same order, it said the same {share} of {n} times.",
+                share=_interval(judge["stability"]),
+                n=judge["stability"]["n"],
+            )
+        )
+    if judge["among_models"]:
+        lines.append(
+            Text("It is one of the models it judges: see whether it wins more here than with people.")
+        )
     if judge.get("errors"):
         lines.append(
             Text("{errors} requests failed; the same command asks them again.", errors=judge["errors"])
         )
-    if judge["length"]:
-        length = judge["length"]
+    if judge["longer_wins"]["n"]:
         lines.append(
             Text(
-                "Length: {value:+.2f} [{low:+.2f}, {high:+.2f}] log odds for a standard deviation more.",
-                value=length["value"],
-                low=length["low"],
-                high=length["high"],
+                "The longer answer won {share} of {n} battles.",
+                share=_interval(judge["longer_wins"]),
+                n=judge["longer_wins"]["n"],
             )
         )
     if judge["alpha"] is not None:

@@ -313,14 +313,27 @@ class Store:
         found = self.rows("SELECT id FROM rater WHERE code_hash = ?", (self.code_hash(code),))
         return found[0]["id"] if found else None
 
-    def judge(self, name: str) -> int:
-        """The rater that stands for a judge, new if need be."""
+    def put_judge(self, name: str, outcomes: Sequence[tuple[Cell, Outcome]], facts: str) -> None:
+        """A judge's verdicts in place of earlier ones of the same name, with its figures as JSON; in each
+        battle the cell's first model is on the left."""
+        now = time.time()
         with self.transaction() as db:
             found = db.execute("SELECT id FROM rater WHERE name = ?", (name,)).fetchone()
-            if found is not None:
-                return found["id"]
-            cursor = db.execute("INSERT INTO rater (name, created) VALUES (?, ?)", (name, time.time()))
-            return int(cursor.lastrowid or 0)
+            if found is None:
+                found = {
+                    "id": db.execute("INSERT INTO rater (name, created) VALUES (?, ?)", (name, now)).lastrowid
+                }
+            rater = found["id"]
+            db.execute("DELETE FROM vote WHERE battle IN (SELECT id FROM battle WHERE rater = ?)", (rater,))
+            db.execute("DELETE FROM battle WHERE rater = ?", (rater,))
+            for position, (cell, outcome) in enumerate(outcomes, start=1):
+                battle = db.execute(
+                    "INSERT INTO battle (rater, position, kind, prompt, first, second, swapped) "
+                    "VALUES (?, ?, 'judge', ?, ?, ?, 0)",
+                    (rater, position, cell.prompt, cell.first, cell.second),
+                ).lastrowid
+                db.execute("INSERT INTO vote VALUES (?, ?, NULL, '', ?, 'judge')", (battle, outcome, now))
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, facts))
 
     def session(self, rater: int) -> str:
         """What a rater's cookie holds."""

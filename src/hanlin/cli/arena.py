@@ -164,3 +164,61 @@ def forget(arena: Path, rater: str, /) -> None:
     from hanlin.arena.exchange import forget_rater
 
     print(tr("{count} votes of {rater} deleted.", count=forget_rater(arena, rater), rater=rater))
+
+
+def judge(
+    arena: Path,
+    /,
+    *,
+    url: str,
+    model: str,
+    key_env: str = "",
+    price_in: float = 0.0,
+    price_out: float = 0.0,
+    max_cost: float | None = None,
+    limit: int = 0,
+    parallel: int = 4,
+    timeout: float = 60.0,
+    seed: int = 1,
+    plan: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Have a model behind an OpenAI-compatible URL judge an arena's battles, each in both orders.
+
+    Parameters
+    ----------
+    arena
+        Directory of the arena (--out of hanlin arena build).
+    url
+        Address of the API, with /v1.
+    model
+        The model's name in that API.
+    key_env
+        Environment variable that holds the key, where one is needed.
+    price_in
+        Price of a million tokens read.
+    price_out
+        Price of a million tokens written.
+    max_cost
+        Begin no request that could take the sum beyond this; needs the prices.
+    limit
+        Battles at most, those that people judged first; all when 0.
+    parallel
+        Requests at a time.
+    timeout
+        Seconds for one request.
+    plan
+        Only reckon requests, tokens and cost.
+    """
+    import os
+
+    from hanlin.arena.judge import Judge, estimate_text, judge_arena, judge_text
+    from hanlin.common.errors import HanlinError
+    from hanlin.common.progress import make_progress
+
+    key = os.environ.get(key_env) if key_env else None
+    if key_env and not key:
+        raise HanlinError("The environment variable {key_env} of --key-env is not set.", key_env=key_env)
+    who = Judge(url, model, key, seed, price_in, price_out, max_cost, timeout, parallel)
+    found = judge_arena(arena, who, limit=limit, plan=plan, progress=make_progress())
+    show(found, json, str(estimate_text(found)) if plan else judge_text(found, arena))

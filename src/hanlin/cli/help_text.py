@@ -24,7 +24,7 @@ GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
     (Text("Begin"), ("run", "resume", "report", "recipe", "chat", "serve", "generate", "doctor")),
     (Text("Data"), ("data", "corpus", "tokenizer", "dataset")),
     (Text("Train one stage"), ("pretrain", "sft", "preference", "reward", "rl")),
-    (Text("Evaluate and export"), ("eval", "arena", "export")),
+    (Text("Evaluate and export"), ("eval", "arena", "judge", "export")),
     (Text("Research"), ("plan", "compare", "ablate", "scaling", "inspect")),
 )
 
@@ -49,6 +49,7 @@ VERBS: dict[str, Text] = {
     "arena export": Text("Write the votes to a file, or with --paper sheets to vote on without computers"),
     "arena import": Text("Read votes from a CSV file: of paper sheets that were filled in, or of an export"),
     "arena forget": Text("Delete a rater's votes and code"),
+    "judge": Text("Have a model behind an OpenAI-compatible URL judge an arena's battles"),
     "export gguf": Text("Write a model as one GGUF file for llama.cpp"),
     "pretrain": Text(
         "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates)"
@@ -155,6 +156,12 @@ EXAMPLES: dict[str, tuple[tuple[str, Text], ...]] = {
         ),
         ("hanlin arena serve arenas/class --raters 30 --lan", Text("a classroom votes")),
         ("hanlin arena report arenas/class", Text("the ranking, with intervals")),
+    ),
+    "judge": (
+        (
+            "hanlin judge arenas/class --url http://127.0.0.1:8000/v1 --model demo --plan",
+            Text("how many requests and tokens"),
+        ),
     ),
     "plan": (
         ("hanlin plan zh-26m --device rtx4090", Text("how long and how much on a 4090")),

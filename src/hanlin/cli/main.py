@@ -205,6 +205,7 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
 
 for name in ("ablate", "scaling"):
     app.command(f"hanlin.cli.experiments:{name}", name=name, **verb(name))
+app.command("hanlin.cli.arena:judge", name="judge", **verb("judge"))
 app.command("hanlin.cli.compare:compare", name="compare", **verb("compare"))
 
 
