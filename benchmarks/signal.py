@@ -17,12 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
-from collections import defaultdict
 from pathlib import Path
-
-import numpy as np
 
 CHECKPOINTS = 10
 

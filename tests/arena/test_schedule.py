@@ -8,17 +8,17 @@ from collections import Counter
 
 import pytest
 
-from hanlin.arena.schedule import Cell, Schedule, longest_stretch
+from hanlin.arena.schedule import Matchup, Schedule, longest_stretch
 
 
 def make(prompts=24, models=3, battles=20, same=frozenset(), secret=b"s", seed=1) -> Schedule:
     return Schedule(prompts, models, battles, seed, secret, 6, same)
 
 
-def some_same(prompts: int, models: int, share: float, seed: int) -> frozenset[Cell]:
+def some_same(prompts: int, models: int, share: float, seed: int) -> frozenset[Matchup]:
     rng = random.Random(seed)
     return frozenset(
-        Cell(prompt, *pair)
+        Matchup(prompt, *pair)
         for prompt in range(prompts)
         for pair in itertools.combinations(range(models), 2)
         if rng.random() < share
@@ -30,10 +30,10 @@ SHAPES = [(24, 3, 20), (12, 2, 20), (5, 4, 20), (3, 2, 6), (100, 5, 30), (40, 20
 
 @pytest.mark.parametrize(("prompts", "models", "battles"), SHAPES)
 @pytest.mark.parametrize("share", [0.0, 0.4])
-def test_two_cells_differ_by_one_at_most(prompts, models, battles, share):
+def test_two_matchups_differ_by_one_at_most(prompts, models, battles, share):
     """After every single rater."""
     schedule = make(prompts, models, battles, some_same(prompts, models, share, 3))
-    counts = Counter({cell: 0 for cell in schedule.circle})
+    counts = Counter({matchup: 0 for matchup in schedule.circle})
     for number in range(60):
         counts.update(schedule.stretch(number))
         assert max(counts.values()) - min(counts.values()) <= 1, number
@@ -41,20 +41,20 @@ def test_two_cells_differ_by_one_at_most(prompts, models, battles, share):
 
 @pytest.mark.parametrize(("prompts", "models", "battles"), SHAPES)
 @pytest.mark.parametrize("share", [0.0, 0.4])
-def test_no_prompt_is_seen_more_than_twice_and_no_cell_again(prompts, models, battles, share):
+def test_no_prompt_is_seen_more_than_twice_and_no_matchup_again(prompts, models, battles, share):
     schedule = make(prompts, models, battles, some_same(prompts, models, share, 3))
-    shared = {cell.prompt for cell in schedule.shared}
+    shared = {matchup.prompt for matchup in schedule.shared}
     for number in range(60):
         normal = schedule.stretch(number)
         assert len(set(normal)) == len(normal) == schedule.composition.normal
-        assert not normal or max(Counter(cell.prompt for cell in normal).values()) <= 2
-        assert not shared & {cell.prompt for cell in normal}
+        assert not normal or max(Counter(matchup.prompt for matchup in normal).values()) <= 2
+        assert not shared & {matchup.prompt for matchup in normal}
 
 
 def test_pairs_of_models_are_balanced_for_each_rater():
     schedule = make(60, 4, 26)
     for number in range(20):
-        pairs = Counter((cell.first, cell.second) for cell in schedule.stretch(number))
+        pairs = Counter((matchup.first, matchup.second) for matchup in schedule.stretch(number))
         assert len(pairs) == 6 and max(pairs.values()) - min(pairs.values()) <= 2
 
 
@@ -69,10 +69,10 @@ def test_a_plan_has_every_kind_and_repeats_are_swapped():
         [before] = [
             place
             for place, entry in enumerate(plan)
-            if entry.cell == plan[again].cell and entry.kind == "normal"
+            if entry.matchup == plan[again].matchup and entry.kind == "normal"
         ]
         assert plan[before].swapped != plan[again].swapped and again - before > 4
-        assert {entry.cell for entry in plan if entry.kind == "shared"} == set(schedule.shared)
+        assert {entry.matchup for entry in plan if entry.kind == "shared"} == set(schedule.shared)
         assert plan[0].kind != "gold"
 
 
@@ -81,7 +81,7 @@ def test_answers_that_are_the_same_text_are_never_asked_about():
     schedule = make(same=same)
     assert same
     for number in range(40):
-        assert not same & {entry.cell for entry in schedule.plan(number) if entry.kind != "gold"}
+        assert not same & {entry.matchup for entry in schedule.plan(number) if entry.kind != "gold"}
     everything = some_same(6, 3, 1.1, 9)
     empty = make(6, same=everything)
     assert empty.composition.normal == 0 and {entry.kind for entry in empty.plan(0)} == {"gold"}
@@ -106,12 +106,12 @@ def test_a_plan_is_a_function_of_seed_secret_and_number():
 def test_the_longest_stretch_is_the_longest():
     rng = random.Random(6)
     for _ in range(50):
-        circle = [Cell(rng.randrange(6), 0, 1) for _ in range(rng.randint(1, 14))]
+        circle = [Matchup(rng.randrange(6), 0, 1) for _ in range(rng.randint(1, 14))]
 
         def fine(size, circle=circle):
             doubled = circle + circle
             return all(
-                max(Counter(cell.prompt for cell in doubled[at : at + size]).values()) <= 2
+                max(Counter(matchup.prompt for matchup in doubled[at : at + size]).values()) <= 2
                 for at in range(len(circle))
             )
 

@@ -27,7 +27,7 @@ import orjson
 from hanlin.arena.analysis import share_of
 from hanlin.arena.rubric import AGAIN, RUBRIC, Choice, question, read_choice
 from hanlin.arena.rules import read_arena, read_secret
-from hanlin.arena.schedule import Cell
+from hanlin.arena.schedule import Matchup
 from hanlin.arena.store import Outcome, Store
 from hanlin.common.atomic import read_json_lines
 from hanlin.common.errors import HanlinError
@@ -87,11 +87,11 @@ class Asked:
     """One comparison in one order.
 
     Attributes:
-        swapped: the cell's second model is answer A.
+        swapped: the matchup's second model is answer A.
         repeat: asked once more, to see whether the judge says the same.
     """
 
-    cell: Cell
+    matchup: Matchup
     swapped: bool
     repeat: int
     messages: list[dict[str, str]]
@@ -152,46 +152,46 @@ def judge_arena(
     config, secret = read_arena(folder), read_secret(folder)
     store = Store(folder, secret)
     try:
-        cells = _cells(store, config, limit)
-        asked = _questions(store, cells, secret)
+        matchups = _matchups(store, config, limit)
+        asked = _questions(store, matchups, secret)
         home = folder / "judges" / _file_name(judge)
         with directory_lock(home):
             journal = Journal(home / "replies.jsonl")
             new = [one for one in asked if journal.get(request_hash(judge, one.messages, one.repeat)) is None]
-            estimate = _estimate(judge, new, len(cells), journal)
+            estimate = _estimate(judge, new, len(matchups), journal)
             if plan:
                 return estimate
             progress.note(estimate_text(estimate))
             errors, stopped = _ask_all(judge, asked, journal, progress)
-            return _conclude(store, judge, cells, asked, journal, errors, stopped)
+            return _conclude(store, judge, matchups, asked, journal, errors, stopped)
     finally:
         store.close()
 
 
-def _cells(store: Store, config: Any, limit: int) -> list[Cell]:
+def _matchups(store: Store, config: Any, limit: int) -> list[Matchup]:
     """The battles of the schedule, those that people judged first."""
     schedule = store.schedule(config)
-    judged = {Cell(v.prompt, v.first, v.second) for v in store.votes() if not v.judge and v.kind != "gold"}
-    cells = sorted(
+    judged = {Matchup(v.prompt, v.first, v.second) for v in store.votes() if not v.judge and v.kind != "gold"}
+    matchups = sorted(
         [*schedule.shared, *schedule.circle],
-        key=lambda cell: (cell not in judged, cell.prompt, cell.first, cell.second),
+        key=lambda matchup: (matchup not in judged, matchup.prompt, matchup.first, matchup.second),
     )
-    return cells[:limit] if limit else cells
+    return matchups[:limit] if limit else matchups
 
 
-def _questions(store: Store, cells: Sequence[Cell], secret: bytes) -> list[Asked]:
+def _questions(store: Store, matchups: Sequence[Matchup], secret: bytes) -> list[Asked]:
     prompts, answers = store.prompts(), store.answers()
-    repeated = {cell for i, cell in enumerate(cells) if i % round(1 / REPEATED) == 0}
+    repeated = {matchup for i, matchup in enumerate(matchups) if i % round(1 / REPEATED) == 0}
     found = []
-    for cell in cells:
-        texts = [answers[cell.prompt, model]["text"] for model in (cell.first, cell.second)]
-        fence = hmac.digest(secret, f"fence {cell}".encode(), hashlib.sha256).hex()[:16]
+    for matchup in matchups:
+        texts = [answers[matchup.prompt, model]["text"] for model in (matchup.first, matchup.second)]
+        fence = hmac.digest(secret, f"fence {matchup}".encode(), hashlib.sha256).hex()[:16]
         for swapped in (False, True):
             a, b = texts[::-1] if swapped else texts
-            messages = question(prompts[cell.prompt].text, a, b, fence)
-            found.append(Asked(cell, swapped, 0, messages))
-            if cell in repeated and not swapped:
-                found.append(Asked(cell, swapped, 1, messages))
+            messages = question(prompts[matchup.prompt].text, a, b, fence)
+            found.append(Asked(matchup, swapped, 0, messages))
+            if matchup in repeated and not swapped:
+                found.append(Asked(matchup, swapped, 1, messages))
     return found
 
 
@@ -348,33 +348,33 @@ def _request(judge: Judge, messages: Sequence[dict[str, str]]) -> tuple[str, tup
 def _conclude(
     store: Store,
     judge: Judge,
-    cells: Sequence[Cell],
+    matchups: Sequence[Matchup],
     asked: Sequence[Asked],
     journal: Journal,
     errors: int,
     stopped: bool,
 ) -> dict[str, Any]:
     """Verdicts of the journal as votes in the arena, and the judge's figures."""
-    choices: dict[tuple[Cell, bool, int], Choice | None] = {}
+    choices: dict[tuple[Matchup, bool, int], Choice | None] = {}
     for item in asked:
         choice, replied = _verdict(judge, item, journal, ask=False)
         if replied:
-            choices[item.cell, item.swapped, item.repeat] = choice
+            choices[item.matchup, item.swapped, item.repeat] = choice
     decided = [choice for choice in choices.values() if choice in ("A", "B")]
-    outcomes: list[tuple[Cell, Outcome]] = []
+    outcomes: list[tuple[Matchup, Outcome]] = []
     flips = both = 0
-    for cell in cells:
-        straight, reversed_ = choices.get((cell, False, 0)), choices.get((cell, True, 0))
+    for matchup in matchups:
+        straight, reversed_ = choices.get((matchup, False, 0)), choices.get((matchup, True, 0))
         if straight is None or reversed_ is None:
             continue
         one, other = _by_model(straight, False), _by_model(reversed_, True)
         both += 1
         flips += one != other
-        outcomes.append((cell, one if one == other else "tie"))
+        outcomes.append((matchup, one if one == other else "tie"))
     repeats = [
         (choices[key], again)
-        for (cell, swapped, repeat), again in choices.items()
-        if repeat and (key := (cell, swapped, 0)) in choices
+        for (matchup, swapped, repeat), again in choices.items()
+        if repeat and (key := (matchup, swapped, 0)) in choices
     ]
     same = sum(one == other for one, other in repeats)
     failures = sum(choice is None for choice in choices.values())
@@ -402,7 +402,7 @@ def _conclude(
 
 
 def _by_model(choice: Choice, swapped: bool) -> Outcome:
-    """A choice as an outcome with the cell's first model on the left."""
+    """A choice as an outcome with the matchup's first model on the left."""
     if choice == "A":
         return "right" if swapped else "left"
     if choice == "B":

@@ -99,20 +99,21 @@ def read_arena(folder: Path) -> ArenaConfig:
             file=FILE,
         )
     raw = read_json(file)
-    try:
-        if raw.pop("format") != FORMAT:
-            raise KeyError("format")
-        rules = Rules(**raw.pop("rules"))
-        raw |= {"models": tuple(raw["models"]), "hidden": tuple(raw["hidden"])}
-        return ArenaConfig(**raw, rules=rules)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise HanlinError(
-            "{file} is not an arena's file of this version of Hanlin ({error}). The votes in {database} "
-            "are untouched; undo what was changed in the file.",
-            file=file,
-            error=error,
-            database=DATABASE,
-        ) from None
+    fault: Any = "format"
+    if isinstance(raw, dict) and raw.pop("format", None) == FORMAT:
+        try:
+            rules = Rules(**raw.pop("rules"))
+            raw |= {"models": tuple(raw["models"]), "hidden": tuple(raw["hidden"])}
+            return ArenaConfig(**raw, rules=rules)
+        except (KeyError, TypeError) as error:
+            fault = error
+    raise HanlinError(
+        "{file} is not an arena's file of this version of Hanlin ({fault}). The votes in {database} "
+        "are untouched; undo what was changed in the file.",
+        file=file,
+        fault=fault,
+        database=DATABASE,
+    )
 
 
 def read_secret(folder: Path) -> bytes:

@@ -22,7 +22,7 @@ from hanlin.arena.answers import Answer
 from hanlin.arena.gold import checks
 from hanlin.arena.prompts import Prompt
 from hanlin.arena.rules import DATABASE, ArenaConfig
-from hanlin.arena.schedule import Cell, Schedule
+from hanlin.arena.schedule import Matchup, Schedule
 from hanlin.common.errors import HanlinError
 
 Outcome = Literal["left", "right", "tie", "bad", "skip"]
@@ -260,7 +260,7 @@ class Store:
         answers = self.answers()
         prompts, models = len(self.prompts()), len(self.models())
         same = {
-            Cell(prompt, first, second)
+            Matchup(prompt, first, second)
             for prompt in range(prompts)
             for first in range(models)
             for second in range(first + 1, models)
@@ -313,9 +313,9 @@ class Store:
         found = self.rows("SELECT id FROM rater WHERE code_hash = ?", (self.code_hash(code),))
         return found[0]["id"] if found else None
 
-    def put_judge(self, name: str, outcomes: Sequence[tuple[Cell, Outcome]], facts: str) -> None:
+    def put_judge(self, name: str, outcomes: Sequence[tuple[Matchup, Outcome]], facts: str) -> None:
         """A judge's verdicts in place of earlier ones of the same name, with its figures as JSON; in each
-        battle the cell's first model is on the left."""
+        battle the matchup's first model is on the left."""
         now = time.time()
         with self.transaction() as db:
             found = db.execute("SELECT id FROM rater WHERE name = ?", (name,)).fetchone()
@@ -326,11 +326,11 @@ class Store:
             rater = found["id"]
             db.execute("DELETE FROM vote WHERE battle IN (SELECT id FROM battle WHERE rater = ?)", (rater,))
             db.execute("DELETE FROM battle WHERE rater = ?", (rater,))
-            for position, (cell, outcome) in enumerate(outcomes, start=1):
+            for position, (matchup, outcome) in enumerate(outcomes, start=1):
                 battle = db.execute(
                     "INSERT INTO battle (rater, position, kind, prompt, first, second, swapped) "
                     "VALUES (?, ?, 'judge', ?, ?, ?, 0)",
-                    (rater, position, cell.prompt, cell.first, cell.second),
+                    (rater, position, matchup.prompt, matchup.first, matchup.second),
                 ).lastrowid
                 db.execute("INSERT INTO vote VALUES (?, ?, NULL, '', ?, 'judge')", (battle, outcome, now))
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, facts))
@@ -371,7 +371,7 @@ class Store:
                 "INSERT INTO battle (rater, position, kind, prompt, first, second, swapped) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (rater, i, p.kind, p.cell.prompt, p.cell.first, p.cell.second, p.swapped)
+                    (rater, i, p.kind, p.matchup.prompt, p.matchup.first, p.matchup.second, p.swapped)
                     for i, p in enumerate(schedule.plan(number), start=1)
                 ],
             )

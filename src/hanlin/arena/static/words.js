@@ -23,7 +23,7 @@ const WORDS = {
   bad: ["都不好", "Both bad"],
   skip: ["跳过这一题", "Skip this one"],
   keys: ["键盘：1 / ← 回答一，2 / → 回答二，3 / ↓ 一样好，4 都不好，R 选原因，U 撤回", "Keys: 1 / ← answer 1, 2 / → answer 2, 3 / ↓ equal, 4 both bad, R reasons, U undo"],
-  reasons: ["差的那个怎么了？（可不选）", "What is wrong with the worse one? (optional)"],
+  reasons: ["差的那个（可不选）", "The worse one (optional)"],
   reasonsOpen: ["按 1–7 选原因，Esc 或 R 返回", "Press 1–7 for reasons, Esc or R to go back"],
   fluency: ["不通顺", "Not fluent"],
   relevance: ["答非所问", "Off the point"],
