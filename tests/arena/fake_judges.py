@@ -22,11 +22,12 @@ class FakeJudge:
         requests: bodies so far, those it refused included.
         down: every request is refused with 500.
         key: that it wants, None for none.
+        longest: characters of the messages that it takes.
     """
 
     def __init__(self, fault: str):
         self.fault, self.requests, self.down, self.key = fault, [], False, None
-        self.url = ""
+        self.url, self.longest = "", 1 << 20
         self._lock = threading.Lock()
 
     def decide(self, body: dict) -> str:
@@ -62,6 +63,8 @@ def fake_judge(fault: str) -> Iterator[FakeJudge]:
                 number = len(judge.requests)
             if judge.key and self.headers.get("authorization") != f"Bearer {judge.key}":
                 return self.answer(401, {"error": "key"})
+            if len(str(body["messages"])) > judge.longest:
+                return self.answer(400, {"error": {"message": "beyond the context"}})
             if judge.down:
                 return self.answer(500, {"error": "down"})
             if judge.fault == "429" and number % 2:

@@ -166,6 +166,19 @@ def test_the_key_is_sent_and_is_kept_nowhere(arena):
         assert not file.is_file() or b"very-secret" not in file.read_bytes(), file
 
 
+def test_battles_beyond_its_context_are_left_out_and_the_others_judged(tmp_path):
+    store = make_arena(
+        tmp_path, prompts=30, text=lambda prompt, model: "好" * (900 * (prompt < 15) + model + 1)
+    )
+    vote_all(store, read_arena(tmp_path), [honest([1.0, 0.0, -1.0], random.Random(1)) for _ in range(3)])
+    store.close()
+    with fake_judge("longest") as fake:
+        fake.longest = 1000
+        found, shown, page = judged(tmp_path, fake)
+    assert found["errors"] > 20 and found["answered"] + found["errors"] == found["asked"]
+    assert 20 < found["votes"] == shown["votes"] and "requests failed" in page
+
+
 def test_few_battles_of_people_leave_a_judge_unvalidated(tmp_path):
     store = make_arena(tmp_path, prompts=20)
     vote_all(store, read_arena(tmp_path), [honest([1.0, 0.0, -1.0], random.Random(1))])

@@ -98,7 +98,16 @@ class Asked:
 
 
 class Failed(Exception):
-    """A request without a reply, however often it was tried."""
+    """A request without a reply, however often it was tried.
+
+    Attributes:
+        request_only: the server refused this request, being too long for its context for example; others may
+            fare better.
+    """
+
+    def __init__(self, said: str, request_only: bool = False):
+        super().__init__(said)
+        self.request_only = request_only
 
 
 class Journal:
@@ -242,9 +251,9 @@ def _estimate(judge: Judge, new: Sequence[Asked], battles: int, journal: Journal
 def _ask_all(judge: Judge, asked: Sequence[Asked], journal: Journal, progress: Progress) -> tuple[int, bool]:
     """Ask what the journal does not know; how many requests failed, and whether the ceiling ended it."""
     failed_in_a_row, errors, stopped, done = 0, 0, threading.Event(), 0
-    reason: Exception | None = None
+    reason: Failed | None = None
 
-    def one(item: Asked) -> bool | Exception:
+    def one(item: Asked) -> bool | Failed:
         if stopped.is_set():
             return False
         if judge.max_cost is not None:
@@ -263,12 +272,15 @@ def _ask_all(judge: Judge, asked: Sequence[Asked], journal: Journal, progress: P
         for result in pool.map(one, asked):
             done += 1
             progress.update(done, len(asked), {})
-            if isinstance(result, Exception):
-                errors, failed_in_a_row, reason = errors + 1, failed_in_a_row + 1, result
+            if isinstance(result, Failed):
+                errors, reason = errors + 1, result
+                failed_in_a_row += not result.request_only
             elif result:
                 failed_in_a_row = 0
             if failed_in_a_row >= IN_A_ROW:
                 stopped.set()
+    if reason is not None:
+        progress.warn("{errors} requests failed, the last with: {reason}.", errors=errors, reason=reason)
     if failed_in_a_row >= IN_A_ROW:
         raise HanlinError(
             "{url} failed {count} times one after another ({reason}). The replies until then are kept; the "
@@ -330,9 +342,9 @@ def _request(judge: Judge, messages: Sequence[dict[str, str]]) -> tuple[str, tup
             tokens_in = usage.get("prompt_tokens") or sum(tokens_of(m["content"]) for m in messages)
             return str(reply), (int(tokens_in), int(usage.get("completion_tokens") or tokens_of(str(reply))))
         except urllib.error.HTTPError as error:
-            said = f"HTTP {error.code}"
+            said = f"HTTP {error.code}{_message(error)}"
             if error.code not in (408, 409, 425, 429) and error.code < 500:
-                raise Failed(said) from None
+                raise Failed(said, error.code in (400, 413, 422)) from None
             after = error.headers.get("retry-after", "")
             wait = min(LONGEST_WAIT, float(after)) if re.fullmatch(r"\d+(\.\d+)?", after) else wait
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -340,6 +352,15 @@ def _request(judge: Judge, messages: Sequence[dict[str, str]]) -> tuple[str, tup
         if attempt + 1 < ATTEMPTS:
             time.sleep(wait)
     raise Failed(said)
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    """What a refusal says of itself, in short; nothing where it says nothing readable."""
+    try:
+        said = orjson.loads(error.read(1 << 16))["error"]["message"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return ": " + " ".join(str(said).split())[:200].rstrip(".")
 
 
 # ---------------------------------------------------------------- what came of it
