@@ -38,6 +38,7 @@ PATHS = [
             "compare",
             "ablate",
             "scaling",
+            "judge",
         ]
     ),
     *(
@@ -60,6 +61,12 @@ PATHS = [
             "export gguf",
             "inspect spike",
             "inspect model",
+            "arena build",
+            "arena serve",
+            "arena report",
+            "arena export",
+            "arena import",
+            "arena forget",
             "recipe upgrade",
             "recipe",
             "corpus",
@@ -68,6 +75,7 @@ PATHS = [
             "data",
             "export",
             "inspect",
+            "arena",
         )
     ),
 ]
