@@ -1,12 +1,13 @@
 """What scoring prompts together brings: the requests that lm-evaluation-harness sends (`echo`, `logprobs: 1`,
 `max_tokens: 1`, token ids), to servers in processes of their own.
 
-    python benchmarks/scoring.py [--requests 64] [--tokens 40] [--rounds 15] [--hidden 64 --layers 2 --vocab 1000]
+    python benchmarks/scoring.py [--requests 64] [--tokens 40] [--rounds 15] [--hidden 64] [--layers 2]
+        [--vocab 1000]
 
 The same prompts as one request, as requests at the same time, and one request after another; each to `hanlin
 serve` and to one that is made to score them one by one and to read each again for the token it wants, as it
-would without batches. Then the engine alone. Arms take turns; medians and the quartiles around them. The model
-has random weights: what they are costs nothing.
+would without batches. Then the engine alone. Arms take turns; medians and the quartiles around them. The
+model has random weights: what they are costs nothing.
 """
 
 from __future__ import annotations
@@ -217,9 +218,8 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             f"{name:32} {medians[name] * 1e3:8.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f}) "
             f"{sum(lengths) / medians[name]:9.0f} tokens/s {ratio}"
         )
-    print(
-        f"one request, against read twice one after another: {medians[names[4]] / medians[names[1]]:.1f} times"
-    )
+    ratio = medians[names[4]] / medians[names[1]]
+    print(f"one request, against read twice one after another: {ratio:.1f} times")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""`/tokenize`, `/detokenize` and `/tokenizer_info` say what the model reads, in vLLM's shapes, behind the same
-gate as everything else."""
+"""`/tokenize`, `/detokenize` and `/tokenizer_info` say what the model reads, in vLLM's shapes, behind the
+same gate as everything else."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ logger = logging.getLogger("hanlin.serving")
 PATIENCE_OF_STREAMS = 0.025
 PATIENCE = 0.2
 FIRST_TOKENS = 256  # in the first pass, before any speed is known
-# What a pass costs besides its tokens, in tokens: on one core 20 (8M parameters) to 80 (0.1M); on an accelerator
-# thousands, but there HTTP costs more than passes do.
+# What a pass costs besides its tokens, in tokens: on one core 20 (8M parameters) to 80 (0.1M, both measured);
+# on an accelerator more, but there a pass should take less time than its requests' HTTP.
 PASS_TOKENS = 128
 
 
@@ -73,7 +73,7 @@ class ScoringQueue:
 
     def step(self) -> None:
         """One pass over prompts that somebody still waits for; then their choices go on."""
-        self._drop_cancelled()
+        self._evict_cancelled()
         if not self._waiting:
             return
         chosen = choose([len(scoring.prompt) for scoring in self._waiting], self._budget())
@@ -125,7 +125,7 @@ class ScoringQueue:
         streams = self._engine.active or self._engine.waiting
         return min(PREFILL_TOKENS, int(self._speed * (PATIENCE_OF_STREAMS if streams else PATIENCE)))
 
-    def _drop_cancelled(self) -> None:
+    def _evict_cancelled(self) -> None:
         for scoring in self._waiting:
             for choice, generation in list(scoring.generations.items()):
                 if generation.finish_reason is not None:

@@ -1,5 +1,5 @@
-"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's shapes: what evaluation harnesses use
-in place of a copy of the tokenizer."""
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's shapes: what evaluation harnesses
+use in place of a copy of the tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hanlin.serving.stream import json_response
 
 
 async def tokenize(service: Service, body: TokenizeRequest) -> Response:
-    """The token ids of a text, as /v1/completions reads it, or of a conversation, as /v1/chat/completions does.
+    """The token ids of a text, as /v1/completions reads it, or of a conversation, as /v1/chat/completions
+    does.
 
     Control tokens in a text are recognised only with `parse_special`; but a text that is the name of one and
     nothing else is that token, since that is how clients look up the ids of `tokenizer_info`'s tokens.
@@ -69,8 +70,8 @@ async def detokenize(service: Service, body: DetokenizeRequest) -> Response:
 
 
 async def tokenizer_info(service: Service) -> Response:
-    """What the tokenizer's tokenizer_config.json says (`eos_token`, `bos_token`, `pad_token`, `chat_template` …),
-    so that a client takes what it would take from the files themselves."""
+    """What the tokenizer's tokenizer_config.json says (`eos_token`, `bos_token`, `pad_token`, `chat_template`
+    …), so that a client takes what it would take from the files themselves."""
     try:
         return await json_response(await asyncio.to_thread(lambda: service.tokenizer_config))
     except HanlinError:  # whose words name a path of this machine
