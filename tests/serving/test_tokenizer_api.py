@@ -65,7 +65,8 @@ def test_the_info_names_tokens_that_tokenize_finds(live):
     status, info = ask(live, "/tokenizer_info")
     file = json.loads((TOKENIZER.path / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert status == 200 and info == file
-    assert info["bos_token"] is None and "<|im_start|>" in info["chat_template"]
+    assert info["bos_token"] == "<|endoftext|>" and not info["add_bos_token"]
+    assert "<|im_start|>" in info["chat_template"]
     for name, token in (("eos_token", TOKENIZER.im_end_id), ("pad_token", TOKENIZER.eos_id)):
         assert ask(live, "/tokenize", {"prompt": info[name], "add_special_tokens": False})[1]["tokens"] == [
             token

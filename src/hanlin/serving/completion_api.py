@@ -11,6 +11,7 @@ from typing import Any
 from fastapi.responses import Response
 from starlette.requests import Request
 
+from hanlin.inference import encode_prompt
 from hanlin.serving.errors import invalid
 from hanlin.serving.formats import TextLogprobs
 from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream
@@ -63,7 +64,8 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
 
 
 def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
-    """The prompts as token ids. Text never becomes a control token; ids are taken as they are."""
+    """The prompts as token ids. Text never becomes a control token, and is read as the beginning of a
+    document, after the model's start token where it has one; ids are taken as they are."""
     given: list[Any] = body.prompt if isinstance(body.prompt, list) else [body.prompt]
     if isinstance(given[0], int):
         given = [given]
@@ -72,10 +74,9 @@ def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
     for prompt in given:
         if isinstance(prompt, list) and max(prompt) >= size:
             raise invalid(f"prompt has a token id beyond the vocabulary of {size}.", "prompt")
+        bos_id = service.engine.model.config.bos_token_id
         prompts.append(
-            prompt
-            if isinstance(prompt, list)
-            else service.tokenizer.encode(prompt) or [service.tokenizer.eos_id]
+            prompt if isinstance(prompt, list) else encode_prompt(service.tokenizer, prompt, bos_id=bos_id)
         )
     return prompts
 
