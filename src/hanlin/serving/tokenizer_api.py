@@ -17,8 +17,8 @@ from hanlin.serving.stream import json_response
 
 
 async def tokenize(service: Service, body: TokenizeRequest) -> Response:
-    """The token ids of a text, as /v1/completions reads it but for its start token, or of a conversation, as /v1/chat/completions
-    does.
+    """The token ids of a text, as /v1/completions reads it but for its start token, or of a conversation, as
+    /v1/chat/completions does.
 
     Control tokens in a text are recognised only with `parse_special`; but a text that is the name of one and
     nothing else is that token, since that is how clients look up the ids of `tokenizer_info`'s tokens.
