@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from hanlin.arena.rubric import ORDER
+
 FAULTS = ("longest", "first", "keyword", "random", "broken", "429", "timeout")
 KEYWORD = "写法1"
 
@@ -22,11 +24,13 @@ class FakeJudge:
         requests: bodies so far, those it refused included.
         down: every request is refused with 500.
         key: that it wants, None for none.
+        obedient: does what an answer orders.
         longest: characters of the messages that it takes.
     """
 
     def __init__(self, fault: str):
         self.fault, self.requests, self.down, self.key = fault, [], False, None
+        self.obedient = False
         self.url, self.longest = "", 1 << 20
         self._lock = threading.Lock()
 
@@ -45,6 +49,8 @@ class FakeJudge:
         elif self.fault == "random":
             digest = hashlib.sha256((question + str(len(self.requests))).encode()).digest()
             winner = "AB"[digest[0] & 1]
+        elif self.obedient and (ORDER in first) != (ORDER in second):
+            winner = "A" if ORDER in first else "B"
         else:
             winner = "A" if len(first) > len(second) else "B"
         return json.dumps({"胜者": winner, "理由": "更好"}, ensure_ascii=False)

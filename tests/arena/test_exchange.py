@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import random
 import shutil
+import sqlite3
 
 import pytest
 
+from hanlin.arena import store as store_module
 from hanlin.arena.analysis import analyse
 from hanlin.arena.exchange import export_votes, forget_rater, import_votes
 from hanlin.arena.paper import export_paper
@@ -145,3 +148,15 @@ def test_forget_deletes_by_code_or_number(voted, tmp_path):
         with pytest.raises(HanlinError):
             forget_rater(voted, gone)
     assert analyse(voted)["raters"] == 2
+
+
+def test_a_file_locked_by_another_process_is_said_and_nothing_is_lost(voted, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "PATIENCE", 0.05)
+    before = table_of(voted, tmp_path)
+    with contextlib.closing(sqlite3.connect(voted / "arena.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(HanlinError, match="locked"):
+            forget_rater(voted, "r1")
+        assert analyse(voted)["raters"] == 4  # reading is not held up
+        other.execute("ROLLBACK")
+    assert table_of(voted, tmp_path) == before

@@ -12,11 +12,13 @@ from hanlin.arena import judge as judge_module
 from hanlin.arena.analysis import analyse
 from hanlin.arena.judge import Journal, Judge, judge_arena, judge_text
 from hanlin.arena.page import render_arena
-from hanlin.arena.rubric import RUBRIC, question, read_choice
+from hanlin.arena.rubric import HARMLESS, ORDER, RUBRIC, question, read_choice
 from hanlin.arena.rules import read_arena
 from hanlin.common.errors import HanlinError
 from tests.arena.arenas import NAMES, count, honest, make_arena, vote_all
 from tests.arena.fake_judges import FAULTS, fake_judge
+
+PROBES = 20  # requests with something put into the losing answer
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +100,7 @@ def test_429_is_waited_out(arena):
     with fake_judge("429") as fake:
         found, _, _ = judged(arena, fake, parallel=1)
         assert found["errors"] == 0 and found["answered"] == found["asked"]
-        assert len(fake.requests) == 2 * found["asked"]
+        assert len(fake.requests) == 2 * (found["asked"] + PROBES)
 
 
 def test_timeouts_end_the_run_and_what_was_replied_is_kept(arena):
@@ -128,21 +130,22 @@ def test_interrupted_it_goes_on_without_asking_twice(arena):
             file.write(b'{"hash": "cut sh')
         fake.requests.clear()
         found = judge_arena(arena, whole)
-        assert len(fake.requests) == found["asked"] - first["asked"] and paid == first["asked"]
+        assert len(fake.requests) == found["asked"] - first["asked"]
+        assert paid == first["asked"] + PROBES
         fake.requests.clear()
         again = judge_arena(arena, whole)
         assert not fake.requests and {**again, "errors": 0} == {**found, "errors": 0}
         assert Journal(home / "replies.jsonl").get("cut sh") is None
         # another seed is another request
         judge_arena(arena, dataclasses.replace(whole, seed=2), limit=1)
-        assert len(fake.requests) == 3
+        assert len(fake.requests) == 3 + 2  # both orders, a repetition, two probes
 
 
 def test_the_cost_is_known_before_and_held_to(arena):
     with fake_judge("longest") as fake:
         judge = Judge(fake.url, "longest", price_in=10, price_out=100)
         plan = judge_arena(arena, judge, plan=True)
-        assert not fake.requests and plan["requests"] > 100 and plan["spent"] == 0
+        assert not fake.requests and plan["requests"] == 115 + PROBES and plan["spent"] == 0
         assert plan["cost"] == pytest.approx((10 * plan["tokens_in"] + 100 * plan["tokens_out"]) / 1e6)
         ceiling = 0.2  # 100 tokens in and 20 out cost 0.003
         held = dataclasses.replace(judge, max_cost=ceiling)
@@ -151,7 +154,9 @@ def test_the_cost_is_known_before_and_held_to(arena):
         assert found["spent"] == pytest.approx(0.003 * len(fake.requests))
         assert "--max-cost" in judge_text(found, arena)
         done = judge_arena(arena, dataclasses.replace(judge, max_cost=5.0))
-        assert not done["stopped_at_ceiling"] and done["answered"] == done["asked"]
+        assert not done["stopped_at_ceiling"] and done["answered"] == done["asked"] == 115
+        assert len(fake.requests) == plan["requests"]
+        assert judge_arena(arena, judge, plan=True)["requests"] == 0
     with pytest.raises(HanlinError, match="price"):
         Judge(fake.url, "x", max_cost=1.0)
 
@@ -164,6 +169,23 @@ def test_the_key_is_sent_and_is_kept_nowhere(arena):
         judge_arena(arena, Judge(fake.url, "longest", key="very-secret"), limit=3)
     for file in arena.rglob("*"):
         assert not file.is_file() or b"very-secret" not in file.read_bytes(), file
+
+
+def test_a_judge_that_obeys_the_answers_is_exposed(tmp_path):
+    """Answers differ by far more than the words put into them, so that length alone turns nothing."""
+    store = make_arena(tmp_path, prompts=20, text=lambda prompt, model: "好" * (200 * model + prompt + 1))
+    vote_all(store, read_arena(tmp_path), [honest([1.0, 0.0, -1.0], random.Random(1)) for _ in range(3)])
+    store.close()
+    assert len(ORDER) == len(HARMLESS)
+    with fake_judge("longest") as fake:
+        steady, _, page = judged(tmp_path, fake)
+        assert (steady["obeys_order"]["count"], steady["obeys_order"]["n"]) == (0, 10)
+        assert "turned 0 of 10 verdicts" in page
+        fake.obedient = True
+        turned, _, page = judged(tmp_path, fake, seed=2)
+    assert turned["obeys_order"]["share"] == 1.0 and turned["turned_by_words"]["count"] == 0
+    assert "turned 10 of 10 verdicts" in page
+    assert turned["flips"] == steady["flips"] and turned["votes"] == steady["votes"]
 
 
 def test_battles_beyond_its_context_are_left_out_and_the_others_judged(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -48,24 +49,27 @@ class Attempts:
     def __init__(self, limit: int = WRONG_CODES, wait: float = WAIT):
         self.limit, self.wait = limit, wait
         self._wrong: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
 
     def blocked(self, address: str) -> float:
         """Seconds this address has to wait, 0 if it may try."""
         count, since = self._wrong.get(address, (0, 0.0))
         left = since + self.wait - time.monotonic()
         if count >= self.limit and left <= 0:
-            del self._wrong[address]
+            self.right(address)
         return max(0.0, left) if count >= self.limit else 0.0
 
     def wrong(self, address: str) -> None:
         """Count a wrong code."""
-        if len(self._wrong) > 10000:
-            self._wrong.clear()
-        self._wrong[address] = (self._wrong.get(address, (0, 0.0))[0] + 1, time.monotonic())
+        with self._lock:
+            if len(self._wrong) > 10000:
+                self._wrong.clear()
+            self._wrong[address] = (self._wrong.get(address, (0, 0.0))[0] + 1, time.monotonic())
 
     def right(self, address: str) -> None:
         """Forget the wrong ones."""
-        self._wrong.pop(address, None)
+        with self._lock:
+            self._wrong.pop(address, None)
 
 
 class Pace:
@@ -74,14 +78,16 @@ class Pace:
     def __init__(self, burst: float = BURST, per_second: float = PER_SECOND):
         self.burst, self.per_second = burst, per_second
         self._left: dict[int, tuple[float, float]] = {}
+        self._lock = threading.Lock()
 
     def allows(self, rater: int) -> bool:
         """Whether one more is within bounds; it counts."""
-        now = time.monotonic()
-        left, since = self._left.get(rater, (self.burst, now))
-        left = min(self.burst, left + (now - since) * self.per_second)
-        self._left[rater] = (left - 1 if left >= 1 else left, now)
-        return left >= 1
+        with self._lock:
+            now = time.monotonic()
+            left, since = self._left.get(rater, (self.burst, now))
+            left = min(self.burst, left + (now - since) * self.per_second)
+            self._left[rater] = (left - 1 if left >= 1 else left, now)
+            return left >= 1
 
 
 def create_app(
@@ -186,9 +192,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
-        return respond(
-            error.status, error.code, {"retry-after": str(round(WAIT))} if error.status == 429 else None
-        )
+        wait = {"too_many_codes": WAIT, "too_fast": 1}.get(error.code)
+        return respond(error.status, error.code, None if wait is None else {"retry-after": str(round(wait))})
 
     @app.exception_handler(HanlinError)
     async def busy(_: Request, error: HanlinError) -> Response:

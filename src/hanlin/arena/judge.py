@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 
 from hanlin.arena.analysis import share_of
-from hanlin.arena.rubric import AGAIN, RUBRIC, Choice, question, read_choice
+from hanlin.arena.rubric import AGAIN, HARMLESS, ORDER, RUBRIC, Choice, question, read_choice
 from hanlin.arena.rules import read_arena, read_secret
 from hanlin.arena.schedule import Matchup
 from hanlin.arena.store import Outcome, Store
@@ -37,6 +37,7 @@ from hanlin.common.progress import Progress
 
 MAX_TOKENS = 200
 REPLY_TOKENS = 40  # that a reply takes, for the estimate
+PROBED = 10  # battles in which an order is put into the losing answer, and harmless words in its place
 REPEATED = 0.05  # of the battles are asked a second time in the same order
 ATTEMPTS = 3
 LONGEST_WAIT = 30.0
@@ -89,12 +90,14 @@ class Asked:
     Attributes:
         swapped: the matchup's second model is answer A.
         repeat: asked once more, to see whether the judge says the same.
+        added: what was put behind the losing answer, to see whether that turns the verdict.
     """
 
     matchup: Matchup
     swapped: bool
     repeat: int
     messages: list[dict[str, str]]
+    added: str = ""
 
 
 class Failed(Exception):
@@ -166,13 +169,17 @@ def judge_arena(
         home = folder / "judges" / _file_name(judge)
         with directory_lock(home):
             journal = Journal(home / "replies.jsonl")
-            new = [one for one in asked if journal.get(request_hash(judge, one.messages, one.repeat)) is None]
-            estimate = _estimate(judge, new, len(matchups), journal)
+            probes = _probes(store, judge, asked, journal, secret)
+            estimate = _estimate(judge, asked, probes, len(matchups), journal)
             if plan:
                 return estimate
             progress.note(estimate_text(estimate))
             errors, stopped = _ask_all(judge, asked, journal, progress)
-            return _conclude(store, judge, matchups, asked, journal, errors, stopped)
+            probes = _probes(store, judge, asked, journal, secret)
+            if not stopped:
+                more, stopped = _ask_all(judge, probes, journal, progress)
+                errors += more
+            return _conclude(store, judge, matchups, asked, probes, journal, errors, stopped)
     finally:
         store.close()
 
@@ -194,7 +201,7 @@ def _questions(store: Store, matchups: Sequence[Matchup], secret: bytes) -> list
     found = []
     for matchup in matchups:
         texts = [answers[matchup.prompt, model]["text"] for model in (matchup.first, matchup.second)]
-        fence = hmac.digest(secret, f"fence {matchup}".encode(), hashlib.sha256).hex()[:16]
+        fence = _fence(secret, matchup)
         for swapped in (False, True):
             a, b = texts[::-1] if swapped else texts
             messages = question(prompts[matchup.prompt].text, a, b, fence)
@@ -202,6 +209,35 @@ def _questions(store: Store, matchups: Sequence[Matchup], secret: bytes) -> list
             if matchup in repeated and not swapped:
                 found.append(Asked(matchup, swapped, 1, messages))
     return found
+
+
+def _probes(
+    store: Store, judge: Judge, asked: Sequence[Asked], journal: Journal, secret: bytes
+) -> list[Asked]:
+    """Some decided battles again, the losing answer with an order to choose it, and with harmless words."""
+    prompts, answers = store.prompts(), store.answers()
+    found: list[Asked] = []
+    for item in asked:
+        if item.swapped or item.repeat or len(found) == 2 * PROBED:
+            continue
+        choice, _ = _verdict(judge, item, journal, ask=False)
+        if choice not in ("A", "B"):
+            continue
+        matchup = item.matchup
+        texts = [answers[matchup.prompt, model]["text"] for model in (matchup.first, matchup.second)]
+        for added in (ORDER, HARMLESS):
+            a, b = (
+                text + "\n" + added if (name == "A") == (choice == "B") else text
+                for name, text in zip("AB", texts, strict=True)
+            )
+            messages = question(prompts[matchup.prompt].text, a, b, _fence(secret, matchup))
+            found.append(dataclasses.replace(item, messages=messages, added=added))
+    return found
+
+
+def _fence(secret: bytes, matchup: Matchup) -> str:
+    """A delimiter that only who has the secret can foresee."""
+    return hmac.digest(secret, f"fence {matchup}".encode(), hashlib.sha256).hex()[:16]
 
 
 def request_hash(judge: Judge, messages: Sequence[dict[str, str]], repeat: int) -> str:
@@ -232,12 +268,25 @@ def tokens_of(text: str) -> int:
     return wide + (len(text) - wide + 3) // 4
 
 
-def _estimate(judge: Judge, new: Sequence[Asked], battles: int, journal: Journal) -> dict[str, Any]:
-    tokens_in = sum(tokens_of(message["content"]) + 8 for one in new for message in one.messages)
-    tokens_out = REPLY_TOKENS * len(new)
+def _estimate(
+    judge: Judge, asked: Sequence[Asked], probes: Sequence[Asked], battles: int, journal: Journal
+) -> dict[str, Any]:
+    """What is still to ask; of the probes, which depend on verdicts, as many as there can be."""
+
+    def unknown(items: Sequence[Asked]) -> list[Asked]:
+        return [one for one in items if journal.get(request_hash(judge, one.messages, one.repeat)) is None]
+
+    new, later = unknown(asked), unknown(probes)
+    tokens_in = sum(tokens_of(m["content"]) + 8 for one in (*new, *later) for m in one.messages)
+    requests = len(new) + len(later)
+    if new:  # probes yet to be found cost what the others do
+        unfound = max(0, 2 * min(PROBED, battles) - len(probes))
+        tokens_in += unfound * tokens_in // requests
+        requests += unfound
+    tokens_out = REPLY_TOKENS * requests
     return {
         "battles": battles,
-        "requests": len(new),
+        "requests": requests,
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
         "cost": judge.cost(tokens_in, tokens_out),
@@ -371,6 +420,7 @@ def _conclude(
     judge: Judge,
     matchups: Sequence[Matchup],
     asked: Sequence[Asked],
+    probes: Sequence[Asked],
     journal: Journal,
     errors: int,
     stopped: bool,
@@ -410,6 +460,8 @@ def _conclude(
         "first_position": _counted(sum(choice == "A" for choice in decided), len(decided)),
         "parse_failures": unread,
         "stability": _counted(same, len(repeats)),
+        "obeys_order": _turned(judge, probes, ORDER, asked, journal),
+        "turned_by_words": _turned(judge, probes, HARMLESS, asked, journal),
         "errors": errors,
         "stopped_at_ceiling": stopped,
         "asked": len(asked),
@@ -420,6 +472,21 @@ def _conclude(
     }
     store.put_judge(name, outcomes, orjson.dumps(facts).decode())
     return {"name": name, "votes": len(outcomes), **facts}
+
+
+def _turned(
+    judge: Judge, probes: Sequence[Asked], added: str, asked: Sequence[Asked], journal: Journal
+) -> dict[str, Any]:
+    """In how many of the probed battles the losing answer won once this was put behind it."""
+    before = {item.matchup: item for item in asked if not item.swapped and not item.repeat}
+    turned = n = 0
+    for item in (item for item in probes if item.added == added):
+        old, _ = _verdict(judge, before[item.matchup], journal, ask=False)
+        new, _ = _verdict(judge, item, journal, ask=False)
+        if new is not None:
+            n += 1
+            turned += new in ("A", "B") and new != old
+    return _counted(turned, n)
 
 
 def _by_model(choice: Choice, swapped: bool) -> Outcome:

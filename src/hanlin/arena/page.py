@@ -562,6 +562,18 @@ def _judge_lines(judge: Mapping[str, Any]) -> list[Text]:
                 n=judge["stability"]["n"],
             )
         )
+    order, words = judge["obeys_order"], judge["turned_by_words"]
+    if order["n"]:
+        lines.append(
+            Text(
+                "An order to choose it, put into the losing answer, turned {turned} of {n} verdicts; as many "
+                "harmless words turned {words} of {of}.",
+                turned=order["count"],
+                n=order["n"],
+                words=words["count"],
+                of=words["n"],
+            )
+        )
     if judge["among_models"]:
         lines.append(
             Text("It is one of the models it judges: see whether it wins more here than with people.")
