@@ -206,6 +206,9 @@ def test_power_is_the_table_s_and_a_simulation_s():
     assert detectable_against(11582, 0.25) == pytest.approx(0.0113, abs=2e-4)
     assert items_needed(0.2, 0.05) == pytest.approx(6.18 * 0.2 / 0.0025, abs=1)
     assert items_needed(0.2, 0.056, sides=2) == pytest.approx(500, abs=3)
+    found = paired_difference(*answers(40, 40, 400))
+    assert found.detectable == pytest.approx(detectable_difference(400, 0.2))
+    assert paired_difference(*answers(0, 0, 400)).detectable > 0.01
     rng = np.random.default_rng(0)
     gap, found, rounds = detectable_difference(400, 0.2), 0, 400
     for _ in range(rounds):

@@ -183,6 +183,8 @@ def test_pairing_finds_what_separate_intervals_hide():
     one, other = (Metric.mean(values, ids=ids) for values in (ours, theirs))
     assert ranking(one, other) == "better" and ranking(other, one) == "worse" and beats(one, other)
     controlled = one.with_control("other", other)
+    raw = controlled.to_dict()
+    assert raw == json.loads(json.dumps(raw)) and Metric.from_dict(raw) == controlled
     assert controlled.control is not None and controlled.control.difference is not None
     assert controlled.control.difference[0] > 0 and beats(controlled)
     # a control of another metric does not bring that metric's difference with it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hanlin.common.progress import Progress
 from hanlin.corpus import tinyworld
 from hanlin.evaluation import Metric
 from hanlin.evaluation.config import EvaluationConfig
+from hanlin.evaluation.kept_items import keep_items
 from hanlin.evaluation.tasks.base import TaskScope, make_task, task_entries
 from hanlin.pipeline import load_recipe, stage_run
 from hanlin.pipeline.gate import FEWEST, TOLERANCES, decide_gate, tolerance
@@ -214,6 +216,31 @@ def test_going_over_a_finished_run_does_not_publish_earlier_models(run):
     run.runner.reused = ["pretrain"]
     StageRun(run, run.recipe.stage("pretrain"))._adopt(record(True))
     assert (run.out / "model" / "weights").read_text() == "sft"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_stage_of_an_earlier_start_brings_its_items_with_it(run, there):
+    """So that the next stage is compared with it item by item; without the files, by its interval."""
+    new, old = pair(0.5, 0.55, swing=0.02)
+    made = record(True)
+    made.metrics = {QA: old.to_dict()}
+    made.notes["scores"] = keep_items(run.out, "sft", {QA: old})
+    if not there:
+        shutil.rmtree(run.out / "scores")
+    StageRun(run, run.recipe.stage("sft"))._adopt(made)
+    before = run.lineages["sft"].scores.metrics[QA]
+    assert before == old
+    verdict = decide_gate("dpo", (QA, new, before), {})
+    assert verdict.judged[0].difference.paired == there
+    assert verdict.outcome == ("accepted" if there else "undecided")
+
+
+def test_of_several_seeds_the_next_stage_is_compared_with_the_published_one(run):
+    made = record(True)
+    made.target = QA
+    made.metrics = {QA: metric(50).to_dict(), f"{QA}/published": metric(70).to_dict()}
+    StageRun(run, run.recipe.stage("sft"))._adopt(made)
+    assert run.lineages["sft"].scores.metrics[QA] == metric(70)
 
 
 def stand_in(run, monkeypatch, scores):

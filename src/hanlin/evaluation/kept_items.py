@@ -101,9 +101,13 @@ def file_name(metric: str, taken: Iterable[str] = ()) -> str:
     Args:
         taken: names of other metrics' files.
     """
-    stem = "".join(
-        letter if letter.isalnum() or letter in "._-" else "." if letter == "/" else "_" for letter in metric
-    ).lstrip(".")[:_LONGEST]
+    stem = (
+        "".join(
+            letter if letter.isalnum() or letter in "._-" else "." if letter == "/" else "_"
+            for letter in metric
+        ).lstrip(".")[:_LONGEST]
+        or "metric"
+    )
     known = {name.lower() for name in taken}
     name, number = f"{stem}.jsonl", 1
     while name.lower() in known:

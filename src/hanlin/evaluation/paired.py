@@ -73,6 +73,12 @@ class Difference:
         nearly the discordance."""
         return self.error**2 * self.n
 
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that so many such items show four times in five, from the interval's
+        width; what `detectable_difference` says, but never nothing where no two answers differ."""
+        return (self.high - self.low) / 2 * (1 + _quantile(0.8) / normal_point())
+
     def lower(self, confidence: float = 0.95) -> float:
         """One-sided: the true difference is at least that."""
         return self.bounds(2 * confidence - 1)[0]

@@ -189,8 +189,9 @@ class Metric:
         """The form that report.json has; absent parts are left out, ends that are not known are null."""
         plain = dataclasses.asdict(dataclasses.replace(self, items=None))
         raw = {key: value for key, value in plain.items() if value is not None}
-        if self.control is not None and self.control.difference is None:
-            del raw["control"]["difference"]
+        if self.control is not None:
+            apart = raw["control"].pop("difference")
+            raw["control"] |= {} if apart is None else {"difference": list(apart)}
         for part in (raw, raw.get("control", {})):
             part |= {end: None for end in ("low", "high") if end in part and math.isinf(part[end])}
         return raw

@@ -10,13 +10,7 @@ from typing import Any, Literal
 
 from hanlin.common.messages import Text, joined, sentences
 from hanlin.evaluation import Metric
-from hanlin.evaluation.paired import (
-    Difference,
-    NonInferiority,
-    Outcome,
-    detectable_difference,
-    non_inferiority,
-)
+from hanlin.evaluation.paired import Difference, NonInferiority, Outcome, non_inferiority
 from hanlin.evaluation.statistics import FEWEST, difference
 from hanlin.evaluation.tasks.base import task_entries
 
@@ -218,7 +212,7 @@ def _about_target(aim: Judgement, values: Mapping[str, Any]) -> Text:
         "{stage} was kept, but that {name} got better is not shown: {old:.3f} → {new:.3f} ({apart}); with so "
         "many items a difference of {least:.3f} is found four times in five.",
         apart=_apart(aim),
-        least=detectable_difference(aim.difference.n, aim.difference.variance),
+        least=aim.difference.detectable,
         **values,
     )
 
