@@ -29,7 +29,7 @@ from hanlin.corpus.filters.clean import Cleaner
 from hanlin.corpus.filters.rules import PRESETS
 from hanlin.corpus.filters.stats import Drops
 from hanlin.corpus.readers.read import read_documents
-from hanlin.evaluation.statistics import bootstrap_ratio, wilson
+from hanlin.evaluation.intervals import bootstrap_ratio, wilson
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ROOT / "benchmarks/results/zh-web-labels.jsonl"

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.evaluation import (
-    Metric,
-    beats,
-    bootstrap_mean,
-    bootstrap_ratio,
-    paired_difference,
-    pooled,
-    ranking,
-    wilson,
+from hanlin.evaluation import Metric, beats, bootstrap_mean, bootstrap_ratio, pooled, ranking, wilson
+from hanlin.evaluation.intervals import (
+    cluster_numbers,
+    cluster_sums,
+    clustered_wilson,
+    design_effect,
+    influence,
+    median_interval,
+    student_interval,
+    student_t,
+    student_tail,
 )
-from hanlin.evaluation.statistics import FEWEST, UNKNOWN, influence, median_interval, student_interval
+from hanlin.evaluation.statistics import FEWEST, UNKNOWN
 
 
 def binomial_coverage(p: float, n: int) -> float:
@@ -178,24 +180,109 @@ def test_pairing_finds_what_separate_intervals_hide():
     difficulty = rng.normal(0, 5, 400)
     ours, theirs = difficulty + 0.3 + rng.normal(0, 0.5, 400), difficulty + rng.normal(0, 0.5, 400)
     assert ranking(Metric.mean(ours), Metric.mean(theirs)) == "overlap"
-    difference = paired_difference(ours, theirs)
-    assert difference.low > 0
-    backwards = paired_difference(theirs, ours)
-    assert (backwards.value, backwards.low, backwards.high) == pytest.approx(
-        (-difference.value, -difference.high, -difference.low), abs=0.01
-    )
+    ids = tuple(map(str, range(400)))
+    one, other = (Metric.mean(values, ids=ids) for values in (ours, theirs))
+    assert ranking(one, other) == "better" and ranking(other, one) == "worse" and beats(one, other)
+    controlled = one.with_control("other", other)
+    raw = controlled.to_dict()
+    assert raw == json.loads(json.dumps(raw)) and Metric.from_dict(raw) == controlled
+    assert controlled.control is not None and controlled.control.difference is not None
+    assert controlled.control.difference[0] > 0 and beats(controlled)
+    # a control of another metric does not bring that metric's difference with it
+    assert ranking(Metric.mean(ours), controlled.control) == "overlap"
 
 
-def test_paired_difference_covers_zero_when_there_is_none():
-    def both(rng):
-        shared = rng.normal(size=150)
-        return shared + rng.normal(size=150), shared + rng.normal(size=150)
+# ---------------------------------------------------------------- clusters, other confidences
 
-    def interval(pair, seed):
-        metric = paired_difference(*pair, seed=seed)
-        return metric.low, metric.high
 
-    assert 0.90 < coverage(both, interval, 0.0, 150) < 0.995
+def test_wilson_is_scipy_s():
+    stats = pytest.importorskip("scipy.stats")
+    for k, n in ((0, 20), (3, 20), (150, 500), (500, 500)):
+        for confidence in (0.9, 0.95, 0.99):
+            expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
+            assert wilson(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_student_s_distribution_is_scipy_s():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (1, 2, 5, 30, 149, 4000):
+        for t in (-6.0, -1.0, 0.0, 0.3, 1.7, 2.5, 9.0):
+            assert student_tail(t, freedom) == pytest.approx(stats.t.sf(t, freedom), rel=1e-9, abs=1e-14)
+        for confidence in (0.5, 0.9, 0.95, 0.999):
+            expected = stats.t.ppf((1 + confidence) / 2, freedom)
+            assert student_t(freedom, confidence) == pytest.approx(expected, rel=1e-8)
+
+
+def test_higher_confidence_is_wider():
+    values = np.random.default_rng(8).exponential(1.0, 40)
+    for interval in (
+        lambda c: bootstrap_mean(values, confidence=c),
+        lambda c: student_interval(float(values.mean()), influence(values, np.ones(40)), c),
+        lambda c: wilson(30, 40, c),
+    ):
+        low, high = interval(0.9)
+        wider = interval(0.99)
+        assert wider[0] < low < high < wider[1]
+
+
+def test_the_design_effect_is_1_plus_m_less_1_times_rho():
+    rng = np.random.default_rng(5)
+    groups, members, rho = 4000, 5, 0.3
+    shared = rng.normal(0, math.sqrt(rho), groups)[:, None]
+    values = (shared + rng.normal(0, math.sqrt(1 - rho), (groups, members))).ravel()
+    numbers = cluster_numbers([str(at // members) for at in range(groups * members)])
+    assert numbers is not None
+    found = design_effect(values, np.ones_like(values), numbers)
+    assert found == pytest.approx(1 + (members - 1) * rho, rel=0.05)
+    assert design_effect(values, np.ones_like(values), None) == 1.0
+    assert cluster_sums(values, numbers).sum() == pytest.approx(values.sum())
+
+
+def test_items_of_one_cluster_widen_the_interval():
+    hits = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 20
+    groups = [str(at // 3) for at in range(120)]
+    alone, together = Metric.share(hits), Metric.share(hits, clusters=groups)
+    assert together.value == alone.value and together.high - together.low > 1.6 * (alone.high - alone.low)
+    assert Metric.share(hits, clusters=[str(at) for at in range(120)]).low == alone.low
+    mean, clustered = Metric.mean(hits), Metric.mean(hits, clusters=groups)
+    assert clustered.high - clustered.low > 1.6 * (mean.high - mean.low)
+    assert together.n == clustered.n == 120
+    assert Metric.from_dict(together.to_dict()) == together and "items" not in together.to_dict()
+
+
+def test_clusters_that_are_all_right_are_not_proven_perfect():
+    """Nothing says how much clusters differ, so each counts as one item."""
+    groups = np.repeat(np.arange(30), 5)
+    low, high = clustered_wilson(np.ones(150), groups)
+    assert high == 1.0 and low == pytest.approx(wilson(30, 30)[0], abs=0.02) and low < wilson(150, 150)[0]
+
+
+def test_one_cluster_tells_nothing_of_others():
+    hits, same = [1.0, 0.0] * 20, ["passage"] * 40
+    share = Metric.share(hits, clusters=same)
+    assert (share.low, share.high) == (0.0, 1.0)
+    mean = Metric.mean(hits, clusters=same)
+    assert (mean.low, mean.high, mean.n) == (-math.inf, math.inf, 1)
+    assert ranking(mean, Metric.mean([0.0] * 40)) == "few"
+
+
+def test_few_clusters_are_covered_too():
+    """Five passages of twenty questions: resampling five clusters alone would cover about 80 %."""
+    rng, held = np.random.default_rng(6), 0
+    numbers = np.repeat(np.arange(5), 20)
+    for _ in range(1000):
+        chance = rng.beta(1.2, 1.2, size=5)
+        hits = (rng.random((5, 20)) < chance[:, None]).astype(float).ravel()
+        low, high = clustered_wilson(hits, numbers)
+        held += low <= 0.5 <= high
+    assert held / 1000 > 0.93
+
+
+def test_a_share_of_some_items_is_theirs():
+    metric = Metric.share([1, 0, 1, 1] * 10, counted=[True, True, True, False] * 10)
+    assert metric.value == pytest.approx(2 / 3) and metric.n == 30
+    assert (metric.low, metric.high) == wilson(20, 30)
+    assert metric.items is not None and len(metric.items) == 40 and metric.items.values.sum() == 20
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.03, 0.08])
@@ -274,8 +361,8 @@ def test_refusals():
         wilson(3, 2)
     with pytest.raises(ValueError):
         bootstrap_ratio([1.0], [0.0])
-    with pytest.raises(ValueError):
-        paired_difference([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="weights, ids or clusters"):
+        Metric.share([1.0, 0.0], ids=("a",))
     with pytest.raises(ValueError):
         pooled([])
     with pytest.raises(ValueError):

@@ -8,7 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.evaluation import evaluate_generation, length_control, pair_accuracy
+from hanlin.evaluation import (
+    can_pair,
+    difference,
+    evaluate_generation,
+    evaluate_turns,
+    length_control,
+    pair_accuracy,
+)
+from hanlin.evaluation.config import EvaluationConfig
+from hanlin.evaluation.exam import Exam
+from hanlin.evaluation.item_scores import item_ids
+from hanlin.evaluation.tasks.base import Task, TaskScope
 from hanlin.inference import generate_text
 from tests.support import tiny_model, tiny_tokenizer
 
@@ -66,6 +77,49 @@ def test_plain_text_answers_end_with_their_line_and_mix_with_chats(world):
             sample["output"] == (text.lstrip().splitlines() or [""])[0]
             and sample["prompt"] == record["prompt_text"]
         )
+
+
+def test_a_record_is_the_same_item_however_it_is_asked(world):
+    plain, _ = evaluate_generation(*world, PLAIN, lambda r, t: True, max_new_tokens=2)
+    chat, samples = evaluate_generation(*world, CHATS[:3], lambda r, t: False, max_new_tokens=2)
+    assert can_pair(plain, chat) and difference(chat, plain).value == -1.0
+    others, _ = evaluate_generation(*world, CHATS[1:4], lambda r, t: True, max_new_tokens=2)
+    assert not can_pair(others, chat)
+    assert chat.items is not None and [sample["id"] for sample in samples] == list(chat.items.ids)
+
+
+def test_turns_of_a_conversation_are_a_cluster(world):
+    turns = [{**chat, "kind": "x"} for chat in CHATS]
+    conversations = [turns[:3], turns[3:5], turns[4:7]]
+    metric, samples = evaluate_turns(*world, conversations, {"x": lambda r, t: True}, max_new_tokens=2)
+    items = metric.items
+    assert items is not None and metric.n == len(items) == 5 and len(samples) == 8
+    clusters = item_ids(conversations)
+    assert sorted(items.clusters or ()) == sorted(clusters[at] for at in (0, 0, 1, 2, 2))
+    assert items.ids == tuple(
+        f"{clusters[at]}/{turn}" for at, turn in ((0, 1), (1, 1), (2, 1), (0, 2), (2, 2))
+    )
+    assert metric.control is not None and metric.control.difference is not None
+
+
+def test_an_exam_says_which_answers_its_overall_scores_are_of(world, monkeypatch):
+    model, tokenizer = world
+    tasks = {
+        "plain": Task("plain", CHATS, lambda r, t: True, declines=lambda text: False),
+        "thought": Task("thought", CHATS[:4], lambda r, t: True, thinking=True),
+    }
+    exam = Exam(TaskScope(1, EvaluationConfig(max_new_tokens=3)), tokenizer)
+    monkeypatch.setattr(exam, "task", tasks.__getitem__)
+    found = exam(model, list(tasks))
+    again = exam(model, list(tasks))
+    ids = item_ids(CHATS)
+    names = (*(f"plain/{name}" for name in ids), *(f"thought/{name}" for name in ids[:4]))
+    for name, n in (("ends_by_itself", 11), ("thinking_closes", 4), ("inside_answered", 7)):
+        metric = found[name]
+        assert metric.items is not None and metric.n == n and can_pair(metric, again[name])
+        assert metric.items.ids == (names[:7] if name == "inside_answered" else names)
+    assert found["inside_answered"].value == 1.0
+    assert not can_pair(found["ends_by_itself"], exam(model, ["plain"])["ends_by_itself"])
 
 
 def test_no_records_no_metric(world):

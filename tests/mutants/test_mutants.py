@@ -128,9 +128,9 @@ MUTANTS = {
         "export/gguf.py", '"f16": kinds.MOSTLY_F16', '"f16": kinds.ALL_F32', GGUF
     ),
     "a rounded interval": Mutant(
-        "evaluation/statistics.py",
-        "half = Z95 / (1 + zz / n)",
-        "half = 1.6 / (1 + zz / n)",
+        "evaluation/intervals.py",
+        "half = z / (1 + zz / n)",
+        "half = 0.8 * z / (1 + zz / n)",
         "tests/evaluation/test_statistics.py",
     ),
     "a refused model is published": Mutant(

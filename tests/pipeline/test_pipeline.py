@@ -17,6 +17,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import read_manifest
 from hanlin.common.progress import Progress
+from hanlin.evaluation import Metric
+from hanlin.evaluation.kept_items import with_items
 from hanlin.inference import load_chat_model
 from hanlin.pipeline import load_recipe, run_recipe
 from hanlin.report.report import validate_report
@@ -97,6 +99,23 @@ def test_every_stage_reports_by_the_schema(finished):
     assert taught <= set(last) and {f"{name}/sampled" for name in taught} <= set(last)
     assert last["bits_per_byte"]["control"]["name"] == "5-gram"
     assert (out / "report.html").is_file() and (out / "model.gguf").is_file()
+
+
+def test_the_report_names_the_items_of_every_metric(finished):
+    out, report = finished
+    stages = {stage["id"]: stage for stage in report["stages"]}
+    for stage in stages.values():
+        metrics = {name: Metric.from_dict(raw) for name, raw in stage["metrics"].items()}
+        kept = with_items(metrics, out, stage.get("scores") or {})
+        # means over several seeds are made of none; nor are counts of the corpus
+        without = {name for name in metrics if kept[name].items is None}
+        assert without <= {"cleaning/recall", "cleaning/false_positive_rate", "reward_mean/grpo"}, without
+    assert "reward_mean/grpo/published" in stages["grpo"]["scores"]
+    names = [path.name for path in (out / "scores" / "sft").iterdir()]
+    assert len(names) == len(stages["sft"]["metrics"]) and "tinyworld.story_qa.jsonl" in names
+    assert {"sft", "reasoning", "dpo", "grpo"} == {name for name, stage in stages.items() if "gate" in stage}
+    assert all(stages[name]["gate"]["verdict"] == "undecided" for name in ("sft", "dpo"))  # 8 items
+    assert stages["sft"]["metrics"]["tinyworld/story_qa"]["control"]["difference"][0] <= 0
 
 
 def test_the_published_model_is_whole(finished):

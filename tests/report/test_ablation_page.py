@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from hanlin.evaluation.statistics import student_t
+from hanlin.evaluation.intervals import student_t
 from hanlin.report.ablation_page import (
     Runs,
     ablation_markdown,
@@ -78,7 +78,7 @@ def test_pairing_takes_out_what_seeds_share():
 
 
 def test_students_points_are_those_of_the_tables():
-    assert [student_t(n) for n in (1, 2, 4, 10)] == pytest.approx([12.706, 4.303, 2.776, 2.228])
+    assert [student_t(n) for n in (1, 2, 4, 10)] == pytest.approx([12.706, 4.303, 2.776, 2.228], abs=5e-4)
 
 
 @pytest.fixture

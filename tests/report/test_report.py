@@ -253,6 +253,69 @@ def test_what_was_taught_before_stands_beside_what_it_is_now(page):
     assert "98.7%" in text and "40.0%" in text and "更差" in text and "分不出" in text
 
 
+def finding(metric: str, said: str, ends: tuple, **more) -> dict:
+    """A part of the gate's verdict, as report.json has it."""
+    ends = dict(zip(("difference", "low", "high"), ends, strict=True))
+    rest = {"allowed": None, "paired": True, "n": 500, "further": None}
+    return {"metric": metric, "finding": said, **ends, **rest, **more}
+
+
+GATE = {
+    "verdict": "undecided",
+    "zh": "chat 已采用，未能判定。",
+    "en": "chat was kept; ends_by_itself is open.",
+    "judged": [
+        finding("tinyworld/story_qa", "better", (0.031, 0.004, 0.056)),
+        finding("ends_by_itself", "undecided", (-0.004, -0.031, 0.021), allowed=0.02, further=1800),
+        finding("tinyworld/greetings", "held", (0.0, -0.012, 0.012), allowed=0.05),
+        finding("answer_bits_per_byte/sft", "lost", (-0.2, None, None), allowed=0.05, paired=False),
+    ],
+}
+
+
+@pytest.mark.parametrize("where", ["report", "notes"])
+def test_the_gate_s_verdicts_stand_beside_what_each_metric_lost(where):
+    share = Metric.proportion
+    bits = Metric(1.2, 1.1, 1.3, 30, higher_is_better=False).to_dict()
+    names = ("ends_by_itself", "tinyworld/greetings")
+    metrics = {name: share(140, 150).to_dict() for name in names} | {"answer_bits_per_byte/sft": bits}
+    report = report_of("chat", metrics)
+    notes = {"before": metrics}
+    if where == "report":
+        report["stages"][0]["gate"] = GATE
+    else:
+        notes["gate"] = GATE
+    text = Page(render_report(report, {"notes": {"chat": notes}})).text
+    assert "kept, undecided" in text and "已采用，未能判定" in text
+    assert "ends by itself is open" in text  # the metric's name in words
+    assert "-0.4 points [-3.1, +2.1], allowed: 2.0, about 1,800 more items would decide" in text
+    assert "未能判定undecided-0.4 个百分点 [-3.1, +2.1]、容许 2.0、大约再有 1,800 道题可以判定" in text
+    assert "+0.0 points [-1.2, +1.2], allowed: 5.0" in text and "守住held" in text
+    assert "interval not known, allowed: 0.050" in text and "退步太多lost too much" in text
+    if where == "report":
+        assert "Kept, but undecided: chat" in text and "已采用但未能判定：chat" in text
+
+
+@pytest.mark.parametrize(
+    ("skill", "words"),
+    [
+        (0.54, ("It beat its control", "胜过对照")),
+        (0.50, ("so they cannot be told apart", "分不出高下")),
+        (0.45, ("fell below it", "反而不如")),
+    ],
+)
+def test_a_control_on_the_same_items_is_compared_item_by_item(skill, words):
+    hard = np.random.default_rng(5).random(500)
+    ids = tuple(map(str, range(500)))
+    ours, control = (Metric.share(level > hard, ids=ids) for level in (skill, 0.5))
+    metric = ours.with_control("before", control)
+    assert ours.low < control.high and control.low < ours.high  # the intervals overlap
+    report = report_of("sft", {"tinyworld/story_qa": metric.to_dict()})
+    text = Page(render_report(report, {})).text
+    assert all(word in text for word in words)
+    assert "item by item the gain is within [" in text and "intervals overlap, so" not in text
+
+
 def test_greedy_and_sampled_stand_in_one_table_and_bits_beside_what_they_were(page):
     text = section(page, "evaluation")
     assert "temperature 0.7, top_p 0.9" in text and "87.0%" in text and "80.2%" in text

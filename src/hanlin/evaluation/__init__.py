@@ -9,18 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hanlin.evaluation.intervals import bootstrap_mean, bootstrap_ratio, wilson
+from hanlin.evaluation.item_scores import ItemScores
 from hanlin.evaluation.ngram import NGramModel
-from hanlin.evaluation.statistics import (
-    FEWEST,
-    Metric,
-    beats,
-    bootstrap_mean,
-    bootstrap_ratio,
-    paired_difference,
-    pooled,
-    ranking,
-    wilson,
-)
+from hanlin.evaluation.paired import paired_difference
+from hanlin.evaluation.statistics import FEWEST, Metric, beats, can_pair, difference, pooled, ranking
 
 if TYPE_CHECKING:
     from hanlin.evaluation.likelihood import (
@@ -49,6 +42,7 @@ _TORCH = {
 
 __all__ = [
     "FEWEST",
+    "ItemScores",
     "Metric",
     "NGramModel",
     "answer_bits_per_byte",
@@ -56,6 +50,8 @@ __all__ = [
     "bits_per_byte",
     "bootstrap_mean",
     "bootstrap_ratio",
+    "can_pair",
+    "difference",
     "evaluate_generation",
     "evaluate_turns",
     "length_control",

@@ -54,9 +54,8 @@ class Exam:
         """
         engine = Engine(model, self.tokenizer)
         metrics: dict[str, Metric] = {}
-        ended: list[bool] = []
-        closed: list[bool] = []  # of the answers that opened a thought, which differ from model to model
-        answered: list[bool] = []
+        said: list[dict[str, Any]] = []
+        inside: list[dict[str, Any]] = []
         for name in names:
             task = self.task(name)
             metrics[name], samples = self._judge(engine, task, chat, sampling)
@@ -64,17 +63,20 @@ class Exam:
             forced = isinstance(task, Task) and task.thinking is True
             for sample in samples:
                 text = sample["output"]
-                ended.append(sample["ended"])
-                if forced or "<think>" in text:
-                    closed.append("</think>" in text)
-            if isinstance(task, Task) and task.declines is not None:
-                answered += [not task.declines(sample["output"]) for sample in samples]
-        if ended:
-            metrics[ENDS] = Metric.share(ended)
-        if closed:
-            metrics[CLOSES] = Metric.proportion(sum(closed), len(closed))
-        if answered:
-            metrics[ANSWERS] = Metric.share(answered)
+                answer = {key: f"{name}/{sample[key]}" for key in ("id", "cluster")} | {
+                    "ended": sample["ended"],
+                    "thought": forced or "<think>" in text,
+                    "closed": "</think>" in text,
+                }
+                said.append(answer)
+                if isinstance(task, Task) and task.declines is not None:
+                    inside.append(answer | {"answered": not task.declines(text)})
+        if said:
+            metrics[ENDS] = _share(said, "ended")
+        if any(answer["thought"] for answer in said):
+            metrics[CLOSES] = _share(said, "closed", counted="thought")
+        if inside:
+            metrics[ANSWERS] = _share(inside, "answered")
         return metrics
 
     def _judge(
@@ -126,3 +128,14 @@ class Exam:
                     )
                     break
         return cards
+
+
+def _share(answers: Sequence[dict[str, Any]], hit: str, counted: str = "") -> Metric:
+    """Share of the answers that have a mark, or of those that have another; the turns of a conversation are a
+    cluster."""
+    return Metric.share(
+        [answer[hit] for answer in answers],
+        counted=[answer[counted] for answer in answers] if counted else None,
+        ids=[answer["id"] for answer in answers],
+        clusters=[answer["cluster"] for answer in answers],
+    )

@@ -28,6 +28,7 @@ from hanlin.common.errors import ConfigError, HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import TokenDataset
+from hanlin.evaluation.item_scores import digest, item_ids
 from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import Metric
 from hanlin.inference import resolve_model_dir
@@ -76,7 +77,9 @@ def bits_per_byte(
         sizes = sizes - np.array([width[row[1]] for row in ids], dtype=np.int64)
         masks = [np.arange(len(row)) != 1 for row in ids]
     bits = document_bits(model, ids, masks, context=context)
-    return by_source(bits, sizes, [document.get("source") for document in documents], seed=seed)
+    counted: Convention = "continuation" if bos_id is None else convention or "document"
+    sources = [document.get("source") for document in documents]
+    return by_source(bits, sizes, sources, ids=_texts(documents), convention=counted, seed=seed)
 
 
 def bits_per_byte_of_files(
@@ -137,7 +140,8 @@ def ngram_bits_per_byte(
     counted = convention == "document"
     ids, sizes = encode_documents(tokenizer, documents, tokenizer.eos_id if counted else None)
     bits = control.bits([row[1:] for row in ids]) if counted else control.bits(ids, skip=1)
-    return by_source(bits, sizes, [None] * len(ids), seed=seed)["all"]
+    names = _texts(documents)
+    return by_source(bits, sizes, [None] * len(ids), ids=names, convention=convention, seed=seed)["all"]
 
 
 def ngram_name(training: TokenDataset, order: int = 5) -> str:
@@ -183,9 +187,9 @@ def answer_bits_per_byte(
     ]
     width = token_bytes(tokenizer).numpy()
     sizes = np.array([width[row[1:][said[1:]]].sum() for row, said in zip(ids, masks, strict=True)])
-    return Metric.ratio(
-        document_bits(model, ids, masks, context=context), sizes, higher_is_better=False, seed=seed
-    )
+    bits = document_bits(model, ids, masks, context=context)
+    names = conversation_ids(tokenizer, conversations)
+    return Metric.ratio(bits, sizes, ids=names, higher_is_better=False, seed=seed)
 
 
 def pairs_preferred(
@@ -210,21 +214,57 @@ def pairs_preferred(
         [max(1, row[1:].sum()) for row in masks]
     )
     chosen, rejected = mean[0::2], mean[1::2]
-    return Metric.share((chosen < rejected) + 0.5 * (chosen == rejected), chance=0.5)
+    hits = (chosen < rejected) + 0.5 * (chosen == rejected)
+    return Metric.share(hits, ids=pair_ids(tokenizer, pairs), chance=0.5)
+
+
+def conversation_ids(tokenizer: Tokenizer, conversations: TokenDataset) -> tuple[str, ...]:
+    """Ids of encoded conversations, from their texts."""
+    return item_ids(tokenizer.decode(conversations.document(index)) for index in range(len(conversations)))
+
+
+def pair_ids(tokenizer: Tokenizer, pairs: TokenDataset) -> tuple[str, ...]:
+    """Ids of encoded pairs, documents 2i and 2i+1 being the sides of pair i."""
+    sides = conversation_ids(tokenizer, pairs)
+    return item_ids(zip(sides[0::2], sides[1::2], strict=True))
+
+
+def _texts(documents: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Ids of documents."""
+    return item_ids(document["text"] for document in documents)
 
 
 def by_source(
-    bits: np.ndarray, sizes: np.ndarray, sources: Sequence[str | None], *, seed: int = 0
+    bits: np.ndarray,
+    sizes: np.ndarray,
+    sources: Sequence[str | None],
+    *,
+    ids: Sequence[str],
+    convention: Convention,
+    seed: int = 0,
 ) -> dict[str, Metric]:
-    """Per-document bits and bytes as one metric per named source, and `all`."""
+    """Per-document bits and bytes as one metric per named source, and `all`.
+
+    Args:
+        ids: of the documents.
+        convention: what was counted; where it differs, bits are not compared document by document.
+    """
     groups = {"all": np.ones(len(bits), dtype=bool)}
     for source in sorted({source for source in sources if source}):
         groups[source] = np.array([name == source for name in sources])
-    return {
-        name: Metric.ratio(bits[chosen], sizes[chosen], higher_is_better=False, seed=seed)
-        for name, chosen in groups.items()
-        if name == "all" or sizes[chosen].sum() > 0
-    }
+    found = {}
+    for name, chosen in groups.items():
+        if name == "all" or sizes[chosen].sum() > 0:
+            names = [ids[int(at)] for at in np.flatnonzero(chosen)]
+            found[name] = Metric.ratio(
+                bits[chosen],
+                sizes[chosen],
+                ids=names,
+                data=digest(names, convention),
+                higher_is_better=False,
+                seed=seed,
+            )
+    return found
 
 
 def encode_documents(

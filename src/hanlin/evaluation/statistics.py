@@ -1,5 +1,5 @@
-"""Scores with 95 % intervals, and the rules for ranking them: not when the intervals overlap, not on few
-items. No torch here."""
+"""Scores with 95 % intervals, and the rules for ranking them: on the same items by the interval of the
+difference, otherwise not when the intervals overlap; and not on few items. No torch here."""
 
 from __future__ import annotations
 
@@ -10,60 +10,43 @@ from typing import Any, Literal
 
 import numpy as np
 
-Z95 = 1.959963984540054  # 97.5 % point of the standard normal
-RESAMPLES = 2000
-FEWEST = 20  # items that a verdict needs: an interval of fewer rests on what the items happen to be
-_INDICES_AT_ONCE = 1 << 22  # 32 MiB of resampled indices
+from hanlin.evaluation.intervals import (
+    UNKNOWN,
+    Interval,
+    bootstrap_ratio,
+    cluster_numbers,
+    clustered_wilson,
+    median_interval,
+    student_t,
+    wilson,
+)
+from hanlin.evaluation.item_scores import ItemScores
+from hanlin.evaluation.paired import Difference, paired_difference, separate_difference
 
-Interval = tuple[float, float]
+FEWEST = 20  # items that a verdict needs: an interval of fewer rests on what the items happen to be
+
 Ranking = Literal["better", "worse", "overlap", "few"]
-UNKNOWN: Interval = (-math.inf, math.inf)  # of a mean of one item: nothing says how much items differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """What could have done as well: its name and its own score, measured on the same items."""
+    """What could have done as well: its name and its own score, measured on the same items.
+
+    Attributes:
+        difference: 95 % interval of how much better the metric is than the control, from the pairs; None
+            where the items were not kept.
+    """
 
     name: str
     value: float
     low: float
     high: float
+    difference: Interval | None = None
 
     def __post_init__(self):
         _put_unknown(self)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ItemScores:
-    """What a metric is made of, item by item, so that another model's on the same items can be paired with
-    it (`paired`). The metric is Σ values / Σ weights.
-
-    Attributes:
-        values, weights: (items,) float64: 1 or 0 and 1 of an answer, bits and bytes of a text.
-        clusters: (items,) int64: items that depend on each other have the same; each its own when absent.
-        key: of the items. Metrics of one key and as many items are of the same items in the same order.
-    """
-
-    values: np.ndarray
-    weights: np.ndarray
-    clusters: np.ndarray | None = None
-    key: str = ""
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-
-def cluster_sums(values: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
-    """Sums of each cluster's values, (clusters,); the values themselves where each item is its own."""
-    return values if clusters is None else np.bincount(clusters, weights=values)
-
-
-def cluster_numbers(names: Sequence[str] | None) -> np.ndarray | None:
-    """Clusters numbered 0 …, (items,) int64; None where each item is its own."""
-    if names is None:
-        return None
-    found, numbers = np.unique(np.asarray(names), return_inverse=True)
-    return None if len(found) == len(names) else numbers.astype(np.int64)
+        if self.difference is not None:
+            object.__setattr__(self, "difference", tuple(self.difference))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,53 +99,51 @@ class Metric:
         cls,
         hits: Sequence[float] | np.ndarray,
         *,
+        counted: Sequence[bool] | np.ndarray | None = None,
+        ids: Sequence[str] = (),
+        data: str = "",
         clusters: Sequence[str] | None = None,
-        key: str = "",
         higher_is_better: bool = True,
         chance: float | None = None,
-        seed: int = 0,
     ) -> Metric:
-        """A proportion that keeps its items.
+        """A proportion that keeps its items; with clusters of several items its interval is that of
+        `clustered_wilson`.
 
         Args:
             hits: 1 where an item counts, 0 where not, parts of ties between.
-            clusters: the cluster's name of each item. With clusters of several items, whole ones are drawn
-                for the interval: one of independent items would be too narrow.
-            key: see `ItemScores`.
+            counted: the items that the share is of; all when absent. It lets two models be compared at what
+                only some of their answers have.
+            ids, data, clusters: see `ItemScores`.
         """
         hits = np.asarray(hits, dtype=np.float64)
-        numbers = cluster_numbers(clusters)
-        items = ItemScores(hits, np.ones_like(hits), numbers, key)
-        value = float(hits.mean())
-        low, high = wilson(float(hits.sum()), len(hits))
-        if numbers is not None:
-            low, high = bootstrap_ratio(
-                cluster_sums(hits, numbers), cluster_sums(items.weights, numbers), seed=seed
-            )
-            low, high = max(0.0, min(low, value)), min(1.0, max(high, value))
-        return cls(value, low, high, len(hits), higher_is_better, chance, items=items)
+        weights = np.ones_like(hits) if counted is None else np.asarray(counted, dtype=np.float64)
+        items = ItemScores(hits * weights, weights, tuple(ids), data, _names(clusters))
+        n = int(weights.sum())
+        chosen = weights > 0
+        numbers = cluster_numbers(np.asarray(clusters)[chosen].tolist()) if clusters is not None else None
+        if numbers is None:
+            low, high = wilson(float(items.values.sum()), n)
+        else:
+            low, high = clustered_wilson(hits[chosen], numbers)
+        value = float(items.values.sum() / n)
+        return cls(value, min(low, value), max(high, value), n, higher_is_better, chance, items=items)
 
     @classmethod
     def mean(
         cls,
         values: Sequence[float] | np.ndarray,
         *,
+        ids: Sequence[str] = (),
+        data: str = "",
         clusters: Sequence[str] | None = None,
-        key: str = "",
         higher_is_better: bool = True,
         chance: float | None = None,
         seed: int = 0,
     ) -> Metric:
-        """A mean over items, with the interval of `bootstrap_mean`; of clusters as in `share`."""
+        """A mean over items, with the interval of `bootstrap_mean`; clusters are drawn whole."""
         values = np.asarray(values, dtype=np.float64)
-        numbers = cluster_numbers(clusters)
-        items = ItemScores(values, np.ones_like(values), numbers, key)
-        low, high = bootstrap_ratio(
-            cluster_sums(values, numbers), cluster_sums(items.weights, numbers), seed=seed
-        )
-        return cls._spanning(
-            float(values.mean()), low, high, len(values), higher_is_better, chance, None, items
-        )
+        items = ItemScores(values, np.ones_like(values), tuple(ids), data, _names(clusters))
+        return cls._of_items(items, higher_is_better, chance, seed)
 
     @classmethod
     def median(cls, values: Sequence[float] | np.ndarray, *, higher_is_better: bool = True) -> Metric:
@@ -177,29 +158,30 @@ class Metric:
         numerators: Sequence[float] | np.ndarray,
         denominators: Sequence[float] | np.ndarray,
         *,
+        ids: Sequence[str] = (),
+        data: str = "",
         clusters: Sequence[str] | None = None,
-        key: str = "",
         higher_is_better: bool = True,
         seed: int = 0,
     ) -> Metric:
         """Σ numerators / Σ denominators (bits over bytes), with the interval of `bootstrap_ratio` over the
-        items that carry both; of clusters as in `share`."""
+        items that carry both; clusters are drawn whole."""
         numerators, denominators = (
             np.asarray(numerators, dtype=np.float64),
             np.asarray(denominators, dtype=np.float64),
         )
-        numbers = cluster_numbers(clusters)
-        low, high = bootstrap_ratio(
-            cluster_sums(numerators, numbers), cluster_sums(denominators, numbers), seed=seed
-        )
-        value = float(numerators.sum() / denominators.sum())
-        items = ItemScores(numerators, denominators, numbers, key)
-        return cls._spanning(value, low, high, len(numerators), higher_is_better, None, None, items)
+        items = ItemScores(numerators, denominators, tuple(ids), data, _names(clusters))
+        return cls._of_items(items, higher_is_better, None, seed)
 
     @classmethod
-    def _spanning(cls, value: float, low: float, high: float, *rest: Any) -> Metric:
-        """Percentiles of few items can miss the value by rounding; the interval is made to hold it."""
-        return cls(value, min(low, value), max(high, value), *rest)
+    def _of_items(cls, items: ItemScores, higher_is_better: bool, chance: float | None, seed: int) -> Metric:
+        """Σ values / Σ weights with its bootstrap interval, made to hold the value, which percentiles of few
+        items can miss by rounding. Items that all depend on each other count as one."""
+        tops, bottoms = items.sums()
+        low, high = bootstrap_ratio(tops, bottoms, seed=seed)
+        value = float(tops.sum() / bottoms.sum())
+        n = len(items) if len(tops) > 1 else 1
+        return cls(value, min(low, value), max(high, value), n, higher_is_better, chance, items=items)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Metric:
@@ -215,13 +197,21 @@ class Metric:
         """The form that report.json has; absent parts are left out, ends that are not known are null."""
         plain = dataclasses.asdict(dataclasses.replace(self, items=None))
         raw = {key: value for key, value in plain.items() if value is not None}
+        if self.control is not None:
+            apart = raw["control"].pop("difference")
+            raw["control"] |= {} if apart is None else {"difference": list(apart)}
         for part in (raw, raw.get("control", {})):
             part |= {end: None for end in ("low", "high") if end in part and math.isinf(part[end])}
         return raw
 
     def with_control(self, name: str, control: Metric) -> Metric:
-        """This metric beside a control's."""
-        return dataclasses.replace(self, control=Control(name, control.value, control.low, control.high))
+        """This metric beside a control's, with the difference where both keep the same items."""
+        apart = difference(self, control)
+        known = apart.paired and math.isfinite(apart.error)
+        beside = Control(
+            name, control.value, control.low, control.high, (apart.low, apart.high) if known else None
+        )
+        return dataclasses.replace(self, control=beside)
 
     def control_metric(self) -> Metric:
         """The control as a metric of its own, over the same items.
@@ -248,166 +238,63 @@ def _put_unknown(score: Metric | Control) -> None:
             object.__setattr__(score, end, value)
 
 
-def ranking(metric: Metric | Control, other: Metric | Control, higher_is_better: bool = True) -> Ranking:
-    """Whether `metric` is better or worse than `other`; or cannot be ranked because the intervals overlap or
-    the items are few.
+def _names(clusters: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if clusters is None else tuple(clusters)
 
-    A control was measured on the items of its metric, so it counts as many.
+
+def can_pair(ours: Metric, theirs: Metric) -> bool:
+    """Whether two metrics keep scores of the same items."""
+    return ours.items is not None and theirs.items is not None and ours.items.are_of(theirs.items)
+
+
+def difference(ours: Metric, theirs: Metric) -> Difference:
+    """How much better ours is, in the direction in which more is better: of the same items from the pairs,
+    else from the two intervals."""
+    first, second = (ours, theirs) if ours.higher_is_better else (theirs, ours)
+    if can_pair(ours, theirs):
+        assert first.items is not None and second.items is not None
+        return paired_difference(first.items, second.items)
+    return separate_difference(
+        (first.value, first.low, first.high), (second.value, second.low, second.high), min(ours.n, theirs.n)
+    )
+
+
+def ranking(metric: Metric | Control, other: Metric | Control, higher_is_better: bool = True) -> Ranking:
+    """Whether `metric` is better or worse than `other`; or cannot be ranked, because it can't be told
+    (`overlap`) or the items are few.
+
+    On the same items the interval of the difference decides, otherwise whether the two intervals overlap. A
+    control was measured on the items of its metric, so it counts as many.
     """
     counted = [score.n for score in (metric, other) if isinstance(score, Metric)]
     if counted and min(counted) < FEWEST:
         return "few"
+    apart = _paired_interval(metric, other)
+    if apart is not None:
+        return "better" if apart[0] > 0 else "worse" if apart[1] < 0 else "overlap"
     if metric.low <= other.high and other.low <= metric.high:
         return "overlap"
     return "better" if (metric.value > other.value) == higher_is_better else "worse"
 
 
+def _paired_interval(metric: Metric | Control, other: Metric | Control) -> Interval | None:
+    """How much better `metric` is, where that is known of the same items."""
+    if isinstance(metric, Metric) and isinstance(other, Metric):
+        if not can_pair(metric, other):
+            return None
+        apart = difference(metric, other)
+        return apart.low, apart.high
+    if isinstance(metric, Metric) and isinstance(other, Control) and metric.control == other:
+        return other.difference
+    return None
+
+
 def beats(metric: Metric, control: Metric | Control | None = None) -> bool:
-    """Whether a metric is better than a control (its own when none is given): intervals apart, and items
-    enough to tell."""
+    """Whether a metric is better than a control (its own when none is given), see `ranking`."""
     control = control or metric.control
     if control is None:
         raise ValueError("there is no control to beat")
     return ranking(metric, control, metric.higher_is_better) == "better"
-
-
-def wilson(successes: float, n: int) -> Interval:
-    """95 % score interval of a proportion (Wilson 1927): sensible at 0 and n, where the normal interval is
-    empty."""
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"{successes} successes of {n} is not a proportion")
-    p, zz = successes / n, Z95 * Z95
-    centre = (p + zz / (2 * n)) / (1 + zz / n)
-    half = Z95 / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
-    return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
-
-
-def median_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """95 % interval of a median between two order statistics, whatever the distribution: of n items the k-th
-    smallest and largest, with k the largest for which fewer than k of n fair coins show heads with
-    probability 2.5 % at most (Conover 1999, §3.2). Of fewer than six items nothing is known.
-
-    Raises:
-        ValueError: no items.
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    count = len(ordered)
-    if not count:
-        raise ValueError("a median of no items is not a metric")
-    below, k = 0.0, 0
-    for heads in range(count):
-        chance = math.lgamma(count + 1) - math.lgamma(heads + 1) - math.lgamma(count - heads + 1)
-        below += math.exp(chance - count * math.log(2))
-        if below > 0.025:
-            break
-        k = heads + 1
-    return UNKNOWN if k == 0 else (float(ordered[k - 1]), float(ordered[count - k]))
-
-
-def bootstrap_mean(
-    values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
-    """95 % interval of a mean, see `bootstrap_ratio`."""
-    values = np.asarray(values, dtype=np.float64)
-    return bootstrap_ratio(values, np.ones_like(values), seed=seed, resamples=resamples)
-
-
-def bootstrap_ratio(
-    numerators: Sequence[float] | np.ndarray,
-    denominators: Sequence[float] | np.ndarray,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """95 % interval of Σ numerators / Σ denominators; an item is drawn with both its parts.
-
-    The percentile bootstrap (Efron 1979), which covers 49 % with two items and 91 % with twenty, is never
-    taken narrower than `student_interval`, which covers what it says there; with hundreds of items the two
-    agree.
-
-    Raises:
-        ValueError: no items, lengths that differ, or denominators that sum to nothing.
-    """
-    numerators, denominators = (
-        np.asarray(numerators, dtype=np.float64),
-        np.asarray(denominators, dtype=np.float64),
-    )
-    if numerators.shape != denominators.shape or numerators.ndim != 1 or not len(numerators):
-        raise ValueError(
-            f"expected two equally long lists of numbers, not shapes {numerators.shape} and "
-            f"{denominators.shape}"
-        )
-    if denominators.sum() <= 0 or denominators.min() < 0:
-        raise ValueError("the denominators must be non-negative and not all zero")
-    if len(numerators) == 1:
-        return UNKNOWN
-    count, rng = len(numerators), np.random.default_rng(seed)
-    ratios, at_once = [], max(1, _INDICES_AT_ONCE // count)
-    for start in range(0, resamples, at_once):
-        drawn = rng.integers(0, count, (min(at_once, resamples - start), count))
-        below = denominators[drawn].sum(axis=1)
-        # a draw of empty items alone has no ratio
-        ratios.append(numerators[drawn].sum(axis=1)[below > 0] / below[below > 0])
-    low, high = np.quantile(np.concatenate(ratios), (0.025, 0.975))
-    value = float(numerators.sum() / denominators.sum())
-    least, most = student_interval(value, influence(numerators, denominators))
-    return min(float(low), least), max(float(high), most)
-
-
-def influence(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """What each item contributes to Σ numerators / Σ denominators, to first order, (items,); their mean
-    is 0."""
-    return (numerators - numerators.sum() / denominators.sum() * denominators) / denominators.mean()
-
-
-def student_interval(value: float, parts: np.ndarray) -> Interval:
-    """95 % interval of a statistic from its items' influence, for few items and skewed ones.
-
-    Student's interval, widened by 1 + 1.5 / n (from simulations: with exponential items the plain one covers
-    89 to 91 % up to n = 10), and on the side of the long tail moved on by Johnson's correction for skewness
-    (1978), t · g(1 + 2t²) / (6√n) standard errors. Covers 94 to 98 % of normal, uniform, exponential and
-    log-normal means and of ratios from n = 2 on.
-
-    Args:
-        parts: of at least two items.
-    """
-    count = len(parts)
-    centred = parts - parts.mean()
-    error = float(centred.std(ddof=1)) / math.sqrt(count)
-    t = student_t(count - 1) * (1 + 1.5 / count)
-    half = t * error
-    spread = float(centred.std())
-    skewness = float((centred**3).mean()) / spread**3 if spread > 1e-12 * max(1.0, abs(value)) else 0.0
-    if count > 2:
-        skewness *= math.sqrt(count * (count - 1)) / (count - 2)
-    shift = min(max(skewness * (1 + 2 * t * t) / (6 * math.sqrt(count)) * error, -half), half)
-    return value - half + min(0.0, shift), value + half + max(0.0, shift)
-
-
-def paired_difference(
-    ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, *, seed: int = 0
-) -> Metric:
-    """Mean of `ours - theirs` over the same items, in the same order; it is a difference when 0 lies outside
-    the interval.
-
-    Pairing takes out what makes items easy or hard for both, so it can tell apart scores whose own intervals
-    overlap.
-    """
-    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-    if ours.shape != theirs.shape:
-        raise ValueError(f"paired scores must cover the same items, not {ours.shape} and {theirs.shape}")
-    return Metric.mean(ours - theirs, seed=seed)
-
-
-# 97.5 % points of Student's t by degrees of freedom, interpolated in 1/freedom, where they lie nearly on a
-# line
-_T_FREEDOM = np.array([1, 2, 3, 4, 5, 6, 8, 10, 15, 30, np.inf])
-_T_POINTS = np.array([12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.306, 2.228, 2.131, 2.042, 1.960])
-
-
-def student_t(freedom: int) -> float:
-    """97.5 % point of Student's t."""
-    return float(np.interp(1 / freedom, 1 / _T_FREEDOM[::-1], _T_POINTS[::-1]))
 
 
 def pooled(metrics: Sequence[Metric]) -> Metric:

@@ -12,8 +12,8 @@ from hanlin.common.messages import Text, tr
 from hanlin.common.progress import Progress
 from hanlin.common.terminal import table
 from hanlin.evaluation.benchmarks.run import Outcome, Question
-from hanlin.evaluation.paired import detectable_against, detectable_difference, difference, mcnemar
-from hanlin.evaluation.statistics import Metric
+from hanlin.evaluation.paired import detectable_against, detectable_difference, mcnemar
+from hanlin.evaluation.statistics import Metric, difference
 from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, read_samples
 
 USUAL_DISCORDANCE = 0.2  # share of items in which two like models differ
@@ -58,8 +58,8 @@ def metric_of(samples: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Metri
     rows = [by_id[name] for name in ids]
     return Metric.share(
         [_score_of(row) for row in rows],
+        ids=ids,
         clusters=[str(row.get("cluster") or _id_of(row)) for row in rows],
-        key="paired",
     )
 
 

@@ -1,17 +1,18 @@
-"""The gate: a stage's model replaces the previous one only if it is better at what the stage is for, and
-worse at nothing."""
+"""The gate: a stage's model replaces the previous one unless it is shown to be worse at what the stage is
+for, or to have lost too much of what was taught before. What is not shown either way is said."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from hanlin.common.messages import Text, joined, sentences
 from hanlin.evaluation import Metric
 from hanlin.evaluation.benchmarks.base import BENCHMARKS
-from hanlin.evaluation.paired import ONE_SIDED, Difference, difference, holm, items_needed
-from hanlin.evaluation.statistics import FEWEST
+from hanlin.evaluation.paired import Difference, NonInferiority, Outcome, non_inferiority
+from hanlin.evaluation.statistics import FEWEST, difference
 from hanlin.evaluation.tasks.base import task_entries
 
 # What a later stage may cost an earlier one, in the metric's own unit; tasks bring theirs with them. Two
@@ -25,8 +26,57 @@ TOLERANCES = {
     "pairs_preferred": 0.05,
 }
 
+Finding = Literal["better", "worse", "unclear", "held", "lost", "undecided"]
+_FINDINGS: dict[Outcome, Finding] = {"accepted": "held", "refused": "lost", "undecided": "undecided"}
 
-Outcome = Literal["accepted", "refused", "undecided"]
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """One metric's part in a verdict.
+
+    Attributes:
+        finding: of the target better, worse or unclear; of a guard held, lost or undecided.
+        low, high: ends of the difference that decide, in the direction in which more is better: of the target
+            the 95 % interval, of a guard the two one-sided 95 % ends.
+        allowed: loss that is tolerated; None of the target.
+        further: items more that would decide a guard, if the two models are equally good.
+    """
+
+    name: str
+    finding: Finding
+    difference: Difference
+    low: float
+    high: float
+    allowed: float | None = None
+    further: int | None = None
+
+    @classmethod
+    def of_target(cls, name: str, apart: Difference) -> Judgement:
+        """Of what the stage is for."""
+        finding = "better" if apart.low > 0 else "worse" if apart.high < 0 else "unclear"
+        return cls(name, finding, apart, apart.low, apart.high)
+
+    @classmethod
+    def of_guard(cls, name: str, found: NonInferiority) -> Judgement:
+        """Of what was taught before."""
+        apart = found.difference
+        ends = apart.lower(), apart.upper()
+        return cls(name, _FINDINGS[found.outcome], apart, *ends, found.margin, found.further)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the report; ends that are not known are null."""
+        known = math.isfinite(self.low)
+        return {
+            "metric": self.name,
+            "finding": self.finding,
+            "difference": self.difference.value,
+            "low": self.low if known else None,
+            "high": self.high if known else None,
+            "allowed": self.allowed,
+            "paired": self.difference.paired,
+            "n": self.difference.n,
+            "further": self.further,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +84,25 @@ class Verdict:
     """What becomes of a model, and why.
 
     Attributes:
-        outcome: accepted: shown better at its target and no worse, by more than is tolerated, at anything
-            else. refused: shown worse. undecided: neither; it is kept, and the text says what was not shown.
+        outcome: accepted: shown better at its target, and shown not to have lost more than is tolerated of
+            anything else. refused: shown worse, or to have lost too much. undecided: neither; it is kept, and
+            the text says what was not shown.
+        judged: the target first; none where the items are too few.
     """
 
     outcome: Outcome
     text: Text
+    judged: tuple[Judgement, ...] = ()
 
     @property
     def accepted(self) -> bool:
         """Whether the model replaces the previous one."""
         return self.outcome != "refused"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the report."""
+        said = {"verdict": self.outcome, "zh": self.text.zh, "en": self.text.en}
+        return said | {"judged": [judgement.to_dict() for judgement in self.judged]}
 
 
 BENCHMARK_TOLERANCE = 0.02
@@ -65,13 +123,18 @@ def decide_gate(
     stage: str, target: tuple[str, Metric, Metric], regressions: Mapping[str, tuple[Metric, Metric, float]]
 ) -> Verdict:
     """Decide on a stage's model, from the differences between it and its parent on the same items
-    (`paired.difference`).
+    (`statistics.difference`).
 
-    The target is judged at 5 %, two-sided. What earlier stages taught is tested for non-inferiority: refused
-    is a model that is shown, one-sided at 5 % over all guards together (Holm), to have lost more than is
-    tolerated; a guard holds where the contrary is shown. With a hundred items neither can be shown of a guard
-    of five points, so that undecided guards do not stop a stage: they are said, with the items that would
-    decide. Point values decide nothing: of stages that change nothing they would refuse half.
+    A model is refused for what is shown, never for a point value: of stages that change nothing, half have a
+    lower one. It is refused where
+
+    * the whole 95 % interval of its target's difference lies below 0 (2.5 % of stages that change nothing);
+    * a guard has lost more than is tolerated, one-sided at 5 % over all guards together (Holm).
+
+    It is accepted where the target's interval lies above 0, and of each guard the one-sided 95 % end excludes
+    a loss of more than is tolerated. Everything between is undecided. With 150 items a loss of five points
+    can mostly not be excluded, nor a gain of less than ten be shown, and a gate that refused for it would
+    refuse nearly every stage; so what is undecided is kept, and said, with the items that would decide.
 
     Args:
         target: name, new and previous value of what the stage is for.
@@ -90,65 +153,111 @@ def decide_gate(
                 **values,
             ),
         )
-    aim = difference(new, old)
-    if aim.high < 0:
+    aim = Judgement.of_target(name, difference(new, old))
+    guards = _guards(regressions)
+    judged = (aim, *guards)
+    if aim.finding == "worse":
         return Verdict(
             "refused",
             Text(
-                "{stage} was not kept: {name} went from {old:.3f} to {new:.3f}, for the worse; the "
+                "{stage} was not kept: {name} went from {old:.3f} to {new:.3f}, for the worse ({apart}); the "
                 "previous model stays.",
+                apart=_apart(aim),
                 **values,
             ),
+            judged,
         )
-    guards = {
-        other: (difference(after, before), allowed)
-        for other, (after, before, allowed) in regressions.items()
-        if min(after.n, before.n) >= FEWEST
-    }
-    inferior = holm([found.not_below(-allowed) for found, allowed in guards.values()])
-    for other, lost in zip(guards, inferior, strict=True):
-        if lost:
-            after, before, allowed = regressions[other]
-            return Verdict(
-                "refused",
-                Text(
-                    "{stage} was not kept: it took {name} from {old:.3f} to {new:.3f} (allowed: "
-                    "{allowed:.2f}); the previous model stays.",
-                    stage=stage,
-                    name=other,
-                    old=before.value,
-                    new=after.value,
-                    allowed=allowed,
-                ),
+    lost = [guard for guard in guards if guard.finding == "lost"]
+    if lost:
+        losses = [_loss(guard, *regressions[guard.name][:2]) for guard in lost]
+        return Verdict(
+            "refused",
+            Text(
+                "{stage} was not kept: it lost more than is allowed of {losses}; the previous model stays.",
+                stage=stage,
+                losses=joined(losses, _SEMICOLON),
+            ),
+            judged,
+        )
+    said = [_about_target(aim, values)]
+    undecided = [guard for guard in guards if guard.finding == "undecided"]
+    if undecided:
+        said.append(
+            Text(
+                "A loss of more than is allowed is neither shown nor excluded of {guards}.",
+                guards=joined([_undecided(guard) for guard in undecided], _SEMICOLON),
             )
-    kept = Text("{stage} was kept: {name} {old:.3f} → {new:.3f}.", **values)
-    open_ones = [
-        _undecided(other, found, allowed)
-        for other, (found, allowed) in guards.items()
-        if found.not_above(-allowed) > ONE_SIDED
-    ]
-    if aim.low <= 0:
-        open_ones.insert(0, Text("that {name} got better is not shown", name=name))
-    if not open_ones:
-        return Verdict("accepted", kept)
-    return Verdict(
-        "undecided",
-        sentences([kept, Text("Undecided: {reasons}.", reasons=joined(open_ones, _SEMICOLON))]),
-    )
+        )
+    shown = aim.finding == "better" and not undecided
+    return Verdict("accepted" if shown else "undecided", sentences(said), judged)
 
 
 _SEMICOLON = Text.in_context("between clauses", "; ")
 
 
-def _undecided(name: str, found: Difference, allowed: float) -> Text:
-    """What a guard does not show, and how many items would."""
-    distance = max(abs(found.value + allowed), allowed / 4)
-    needed = items_needed(found.discordance, distance)
-    if needed <= found.units:
-        return Text("{name} may have lost more than {allowed:.2f}", name=name, allowed=allowed)
+def _guards(regressions: Mapping[str, tuple[Metric, Metric, float]]) -> list[Judgement]:
+    """Judge what earlier stages taught, where there are items enough."""
+    asked = {
+        name: (difference(after, before), allowed)
+        for name, (after, before, allowed) in regressions.items()
+        if min(after.n, before.n) >= FEWEST
+    }
+    found = non_inferiority(list(asked.values()))
+    return [Judgement.of_guard(name, guard) for name, guard in zip(asked, found, strict=True)]
+
+
+def _about_target(aim: Judgement, values: Mapping[str, Any]) -> Text:
+    """What became of the target of a model that is kept."""
+    if aim.finding == "better":
+        return Text(
+            "{stage} was kept: {name} {old:.3f} → {new:.3f}, shown better ({apart}).",
+            apart=_apart(aim),
+            **values,
+        )
     return Text(
-        "{name} may have lost more than {allowed:.2f} ({more} more items would decide)",
-        name=name,
-        allowed=allowed,
-        more=needed - found.units,
+        "{stage} was kept, but that {name} got better is not shown: {old:.3f} → {new:.3f} ({apart}); with so "
+        "many items a difference of {least:.3f} is found four times in five.",
+        apart=_apart(aim),
+        least=aim.difference.detectable,
+        **values,
     )
+
+
+def _apart(judgement: Judgement) -> Text:
+    """A difference in words."""
+    apart = judgement.difference
+    known = {"value": apart.value, "low": judgement.low, "high": judgement.high, "n": apart.n}
+    if not apart.paired:
+        return Text(
+            "gain {value:+.3f}, 95% interval {low:+.3f} … {high:+.3f}, not item by item, {n} items",
+            **known,
+        )
+    return Text("gain {value:+.3f}, 95% interval {low:+.3f} … {high:+.3f}, {n} items in pairs", **known)
+
+
+def _loss(guard: Judgement, after: Metric, before: Metric) -> Text:
+    return Text(
+        "{name}: {old:.3f} → {new:.3f} (allowed: {allowed:.2f})",
+        name=guard.name,
+        old=before.value,
+        new=after.value,
+        allowed=guard.allowed,
+    )
+
+
+def _undecided(guard: Judgement) -> Text:
+    """What a guard does not show, and how many items would."""
+    if guard.further is None:
+        return Text("{name} (allowed: {allowed:.2f})", name=guard.name, allowed=guard.allowed)
+    return Text(
+        "{name} (allowed: {allowed:.2f}; about {further:,} more items would decide)",
+        name=guard.name,
+        allowed=guard.allowed,
+        further=_rounded(guard.further),
+    )
+
+
+def _rounded(count: int) -> int:
+    """A number of items to two figures, upwards: it rests on an estimate."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return math.ceil(count / unit) * unit

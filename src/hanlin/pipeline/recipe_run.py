@@ -19,6 +19,7 @@ from hanlin.corpus.builder.build import build_corpus, read_corpus
 from hanlin.dataset import build_text_dataset
 from hanlin.evaluation import Metric
 from hanlin.evaluation.exam import Exam
+from hanlin.evaluation.kept_items import keep_items
 from hanlin.evaluation.tasks.base import is_task, task_entries
 from hanlin.export.base import Export
 from hanlin.inference.generate import sampling_defaults
@@ -141,8 +142,9 @@ class RecipeRun:
         assert path is not None
 
         def body(key: str, record: StepRecord) -> None:
-            record.metrics |= {name: m.to_dict() for name, m in self._final_metrics(path, record).items()}
-            context = self.context
+            context, metrics = self.context, self._final_metrics(path, record)
+            record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
+            record.notes["scores"] = keep_items(context.out, "evaluation", metrics)
             record.samples = speak_samples(
                 context.recipe, None, path, context.progress, answers=context.current.chat
             )

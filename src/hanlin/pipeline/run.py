@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hanlin.common.progress import Progress, make_progress
 from hanlin.common.tracking import check_trackers
 from hanlin.corpus.readers.read import Kind, check_inputs
 from hanlin.evaluation import Metric
+from hanlin.evaluation.kept_items import with_items
 from hanlin.pipeline.facts import about_model, examples, tokens_facts
 from hanlin.pipeline.recipe_run import RecipeRun
 from hanlin.pipeline.run_context import RunContext
@@ -158,17 +160,25 @@ def stage_entries(context: RunContext) -> list[dict[str, Any]]:
             "metrics": dict(record.metrics),
             "samples": record.samples,
         }
+        entry |= {key: record.notes[key] for key in ("gate", "scores") if record.notes.get(key)}
         entries.append(entry)
     by_id = {entry["id"]: entry for entry in entries}
     for entry in entries:
         subject = by_id.get(entry.get("of", ""))
-        if subject is not None and entry["target"] in entry["metrics"]:
-            measured = entry["metrics"][entry["target"]]
-            beside = subject["metrics"].get(subject["target"])
-            if beside is not None:
-                metric = Metric.from_dict(beside).with_control(entry["id"], Metric.from_dict(measured))
-                subject["metrics"][subject["target"]] = metric.to_dict()
+        measured = None if subject is None else _measured(context.out, entry)
+        beside = None if subject is None else _measured(context.out, subject)
+        if subject is not None and measured is not None and beside is not None:
+            subject["metrics"][subject["target"]] = beside.with_control(entry["id"], measured).to_dict()
     return entries
+
+
+def _measured(out: Path, entry: Mapping[str, Any]) -> Metric | None:
+    """The target of an entry, with its items."""
+    name = entry["target"]
+    if name not in entry["metrics"]:
+        return None
+    metric = {name: Metric.from_dict(entry["metrics"][name])}
+    return with_items(metric, out, entry.get("scores") or {})[name]
 
 
 def _standing_report(out: Path, stages: list[dict[str, Any]]) -> dict[str, Any] | None:

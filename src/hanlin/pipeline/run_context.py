@@ -107,7 +107,8 @@ class RunContext:
         """Bits per byte beside those of the n-gram model that pretraining was compared with."""
         if first is None or first.control is None:
             return metric
-        return dataclasses.replace(metric, control=first.control)
+        # the difference is that of the pretrained model
+        return dataclasses.replace(metric, control=dataclasses.replace(first.control, difference=None))
 
     def ngram_control(self) -> tuple[str, Metric]:
         """Name and bits per byte of an n-gram model on the training tokens."""

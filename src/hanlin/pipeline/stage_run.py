@@ -17,8 +17,8 @@ from hanlin.common.manifest import MANIFEST, hash_json, read_manifest
 from hanlin.common.messages import Text
 from hanlin.evaluation import Metric, pooled
 from hanlin.evaluation.exam import OVERALL
+from hanlin.evaluation.kept_items import keep_items, with_items
 from hanlin.pipeline.gate import decide_gate, tolerance
-from hanlin.pipeline.item_scores import save_items, with_items
 from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
@@ -69,11 +69,6 @@ class StageRun:
             title = Text("{stage}: {id}", stage=stage.title, id=config.id)
         record.title = {"zh": title.zh, "en": title.en}
         record.does = {"zh": stage.does.zh, "en": stage.does.en}
-
-    @property
-    def _items(self) -> Path:
-        """Scores of the items that the stage's model was measured on."""
-        return self.context.out / "scores" / f"{self.config.id}.npz"
 
     def model(self, index: int) -> Path:
         """Directory of the model of a seed; the first of a stage is the one that may be published."""
@@ -159,7 +154,7 @@ class StageRun:
         record.notes |= self.stage.data_facts()
         if self.stage.produces == "reward_model":
             own = self.stage.evaluate(self.model(0))
-            record.metrics |= {name: metric.to_dict() for name, metric in own.items()}
+            self._keep(record, own)
         elif self.is_control:
             self._measure_control(record)
         elif self.parent.path is None:
@@ -185,10 +180,9 @@ class StageRun:
         scores = context.suite.text(context.suite.open(self.model(0)))
         metrics = {BITS: scores["all"].with_control(*context.ngram_control())}
         metrics |= context.suite.measure(self.model(0), list(context.suite.questions), chat=False).metrics
-        save_items(self._items, metrics)
         if len(scores) > 2:
             metrics |= {f"{BITS}/{name}": metric for name, metric in scores.items() if name != "all"}
-        record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
+        self._keep(record, metrics)
 
     def _measure_control(self, record: StepRecord) -> None:
         """A control is measured by what its stage is judged by, unless it names a measure of its own."""
@@ -196,7 +190,7 @@ class StageRun:
         target = self.config.evaluate.target or context.suite.target(context.recipe.stage(self.config.of))
         after = self.parent.after(self.config, self.model(0))
         found = [self._target(index, target, after) for index in range(self.config.seeds)]
-        record.metrics[target] = _together(found).to_dict()
+        self._keep(record, {target: _together(found)})
         record.notes["curves"] = [self._curve(index) for index in range(self.config.seeds)]
 
     def _measure_against_parent(self, record: StepRecord) -> None:
@@ -220,15 +214,12 @@ class StageRun:
         verdict = decide_gate(
             config.id, (target, metrics[target], before[target]), self._regressions(target, metrics, before)
         )
-        record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
         record.kept = verdict.accepted
-        record.notes["gate"] = {"zh": verdict.text.zh, "en": verdict.text.en}
-        record.notes["verdict"] = verdict.outcome
-        save_items(self._items, metrics)
+        record.notes["gate"] = verdict.to_dict()
         record.notes["before"] = {name: before[name].to_dict() for name in metrics if name in before}
         record.notes["asked"] = [sorted(now.asked), now.with_reasoning]
-        (context.progress.note if verdict.accepted else context.progress.warn)(verdict.text)
-        self._add_control(record, target, metrics, before, after)
+        (context.progress.note if verdict.outcome == "accepted" else context.progress.warn)(verdict.text)
+        self._keep(record, metrics | self._beside(record, target, metrics, before, after))
 
     def _regressions(
         self, target: str, metrics: dict[str, Metric], before: dict[str, Metric]
@@ -248,24 +239,31 @@ class StageRun:
             found[BITS] = (metrics[BITS], first, share * first.value)
         return found
 
-    def _add_control(
+    def _keep(self, record: StepRecord, metrics: dict[str, Metric]) -> None:
+        """Write what the model scored in the record, and its items' scores in files that the record names."""
+        record.metrics |= {name: metric.to_dict() for name, metric in metrics.items()}
+        record.notes["scores"] = keep_items(self.context.out, self.config.id, metrics)
+
+    def _beside(
         self,
         record: StepRecord,
         target: str,
         metrics: dict[str, Metric],
         before: dict[str, Metric],
         after: Lineage,
-    ) -> None:
-        """The target beside its value before; over all seeds, where there are several."""
+    ) -> dict[str, Metric]:
+        """The target beside its value before; over all seeds, where there are several, and of the published
+        one."""
         name = "before" if self.parent.chat else "base"
         if self.config.seeds == 1:
-            record.metrics[target] = metrics[target].with_control(name, before[target]).to_dict()
-            return
+            return {target: metrics[target].with_control(name, before[target])}
         others = [self._target(index, target, after) for index in range(1, self.config.seeds)]
         every = [metrics[target], *others]
         record.notes["by_seed"] = {self.config.id: [metric.value for metric in every]}
-        record.metrics[target] = _together(every).with_control(name, before[target]).to_dict()
-        record.metrics[f"{target}/published"] = metrics[target].with_control(name, before[target]).to_dict()
+        return {
+            target: _together(every).with_control(name, before[target]),
+            f"{target}/published": metrics[target].with_control(name, before[target]),
+        }
 
     def _target(self, index: int, target: str, after: Lineage) -> Metric:
         """The target of the model of a seed."""
@@ -291,7 +289,10 @@ class StageRun:
         after = self.parent.after(config, self.model(0))
         asked = record.notes.get("asked")
         metrics = {name: Metric.from_dict(metric) for name, metric in record.metrics.items()}
-        metrics = with_items(metrics, self._items)
+        metrics = with_items(metrics, context.out, record.notes.get("scores") or {})
+        published = metrics.get(f"{record.target}/published")
+        if published is not None:  # the model that goes on, not the mean over seeds
+            metrics[record.target] = published
         scores = Measured(metrics, frozenset(asked[0]), asked[1]) if asked else None
         first = metrics.get(BITS) if self.parent.path is None else self.parent.first_bits
         after = dataclasses.replace(after, scores=scores, first_bits=first)

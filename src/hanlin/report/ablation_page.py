@@ -12,16 +12,8 @@ import numpy as np
 
 from hanlin.common import terminal
 from hanlin.common.messages import Text, tr
-from hanlin.evaluation.statistics import (
-    FEWEST,
-    RESAMPLES,
-    UNKNOWN,
-    Metric,
-    influence,
-    pooled,
-    student_interval,
-    student_t,
-)
+from hanlin.evaluation.intervals import RESAMPLES, UNKNOWN, influence, student_interval, student_t
+from hanlin.evaluation.statistics import FEWEST, Metric, pooled
 from hanlin.report.svg import document, forest
 
 Verdict = Literal["better", "worse", "unclear", "one_seed", "few"]

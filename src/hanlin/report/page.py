@@ -24,6 +24,7 @@ from hanlin.report.stage_tables import (
 )
 from hanlin.report.text import (
     STEPS,
+    apart_text,
     both,
     control_text,
     duration,
@@ -133,10 +134,18 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
                 stages=_titles(rejected),
             )
         )
+    undecided = [stage for stage in stages if stage["kept"] and _is_undecided(stage)]
+    if undecided:
+        lede.append(
+            Text(
+                "Kept, but undecided: {stages}; what their items could not show stands with each.",
+                stages=_titles(undecided),
+            )
+        )
     lede.append(
         Text(
-            "Every score is measured on unseen items with a 95% confidence interval; scores whose intervals "
-            "overlap are not ranked."
+            "Every score is measured on unseen items with a 95% confidence interval. Scores of the same "
+            "items are compared item by item; of others, those whose intervals overlap are not ranked."
         )
     )
     description = extras.get("recipe_resolved", {}).get("description") or {}
@@ -150,6 +159,11 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     if any(stage["kind"] not in ("pretrain", *STEPS) for stage in stages):
         title = Text("From raw text to a model you can talk to")
     return masthead(Text("Run report"), report["recipe"], title, subtitle, sentences(lede))
+
+
+def _is_undecided(stage: Mapping[str, Any]) -> bool:
+    """Whether the gate could not decide on a stage's model."""
+    return (stage.get("gate") or {}).get("verdict") == "undecided"
 
 
 def _titles(stages: Sequence[Mapping[str, Any]]) -> Text:
@@ -256,6 +270,7 @@ def _result(metric: Metric) -> str:
 def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     name, kind = stage["id"], stage["kind"]
     text, notes = stage_text(stage), dict((extras.get("notes") or {}).get(name) or {})
+    gate = notes.pop("gate", None) or stage.get("gate")
     samples = (extras.get("samples") or {}).get(name) or stage["samples"]
     aim = target_of(stage)
     before = notes.get("before") or {}
@@ -266,11 +281,11 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
     parts = [
         f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(text.title)}<code>{esc(name)}</code></h2>',
         f'<p class="says">{both(text.does)} {_outcome(aim) if aim else ""}</p>',
-        _gate(stage, notes.pop("gate", None)),
+        _gate(stage, gate),
         _metrics(main),
         about_bits(main.get("bits_per_byte"), notes.get("pretrained_bits_per_byte")),
         about_control(notes.get("curves")),
-        before_and_after(guards, before),
+        before_and_after(guards, before, (gate or {}).get("judged") or ()),
         greedy_and_sampled(sampled, notes.get("sampled")),
         curves_of(name, extras.get("curves") or {}, aim),
         drops_of(extras.get("drops") or {}) if kind == "corpus" else "",
@@ -298,29 +313,54 @@ def _outcome(aim: tuple[str, Metric]) -> str:
         control=control,
         against=against,
     )
-    said = {
-        "better": Text("It beat its control: {figures}, the intervals apart.", figures=figures),
-        "overlap": Text(
-            "It did not beat its control: {figures}; the intervals overlap, so they cannot be told apart.",
-            figures=figures,
-        ),
-        "worse": Text("It did not beat its control but fell below it: {figures}.", figures=figures),
-        "few": Text(
+    result, pairs = _result(metric), metric.control.difference
+    if result == "few":
+        said = Text(
             "With {n} items it cannot be said whether it beat its control: {figures}.",
             n=metric.n,
             figures=figures,
-        ),
-    }
-    return f"<strong>{both(said[_result(metric)])}</strong>"
+        )
+    elif pairs is None:
+        said = {
+            "better": Text("It beat its control: {figures}, the intervals apart.", figures=figures),
+            "overlap": Text(
+                "It did not beat its control: {figures}; the intervals overlap, so they cannot be told apart.",
+                figures=figures,
+            ),
+            "worse": Text("It did not beat its control but fell below it: {figures}.", figures=figures),
+        }[result]
+    else:
+        said = _item_by_item(result, figures, apart_text(None, *pairs, text.share))
+    return f"<strong>{both(said)}</strong>"
 
 
-def _gate(stage: Mapping[str, Any], gate: Mapping[str, str] | None) -> str:
+def _item_by_item(result: str, figures: Text, apart: Text) -> Text:
+    """The same of a control that is compared item by item."""
+    fields = {"figures": figures, "apart": apart}
+    if result == "better":
+        return Text("It beat its control: {figures}; item by item the gain is within {apart}.", **fields)
+    if result == "worse":
+        return Text(
+            "It did not beat its control but fell below it: {figures}; item by item the gain is within "
+            "{apart}.",
+            **fields,
+        )
+    return Text(
+        "It did not beat its control: {figures}; item by item the gain is within {apart}, so they cannot "
+        "be told apart.",
+        **fields,
+    )
+
+
+def _gate(stage: Mapping[str, Any], gate: Mapping[str, Any] | None) -> str:
     kept = stage["kept"]
     if gate is None and kept:
         return ""
     titles = {stage["id"]: stage_text(stage).title}
     reason = in_words(Text.from_dict(gate), titles) if gate else Text("This stage's model was not kept.")
     kind, label = ("won", Text("kept")) if kept else ("lost", Text("not kept"))
+    if kept and gate and gate.get("verdict") == "undecided":
+        kind, label = "even", Text("kept, undecided")
     return f'<p class="gate"><span class="mark {kind}">{both(label)}</span> {both(reason)}</p>'
 
 

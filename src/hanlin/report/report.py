@@ -46,8 +46,8 @@ def write_report(
             `artifacts`: {name: {"kind", "hash", "parents", "path"}}. `curves`: {stage: its metrics.jsonl};
                 `stage-1`, `stage-2` …
             are further seeds. `drops`: {rule: {"count", "samples"}}, or the whole of a corpus' report.json.
-            `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"zh", "en"},
-                "before": {metric: its
+            `samples`: {stage: [{"prompt", "before", "after"}]}. `notes`: {stage: {"gate": {"verdict",
+                "zh", "en", "judged"}, "before": {metric: its
             form}, "control", "sampled", figures …}}. `tokens`: a sentence in tokens. `examples`: {stage:
             [{"label", "parts": [[text, is it learned], …]}]}. `corpus_page`: where the corpus' own page is.
 

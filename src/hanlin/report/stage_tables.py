@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hanlin.common.messages import Text, listing
+from hanlin.common.messages import Text, listing, verbatim
 from hanlin.evaluation.statistics import FEWEST, Control, Metric, ranking
-from hanlin.report.text import both, control_text, metric_text, show, span
+from hanlin.report.text import apart_text, both, control_text, metric_text, show, span
 
 SAMPLED = "/sampled"
 
@@ -17,6 +17,16 @@ VERDICTS = {
     "worse": ("lost", Text("worse")),
     "overlap": ("even", Text("no telling apart")),
     "few": ("none", Text("too few items")),
+}
+
+
+FINDINGS = {
+    "better": ("won", Text("better")),
+    "worse": ("lost", Text("worse")),
+    "unclear": ("even", Text("no telling apart")),
+    "held": ("won", Text("held")),
+    "lost": ("lost", Text("lost too much")),
+    "undecided": ("even", Text("undecided")),
 }
 
 
@@ -54,16 +64,28 @@ def split(
     return main, guards, sampled
 
 
-def before_and_after(guards: Mapping[str, Metric], before: Mapping[str, Any]) -> str:
-    """What earlier stages taught: the model before, the model after, and whether they can be told apart."""
+def before_and_after(
+    guards: Mapping[str, Metric], before: Mapping[str, Any], judged: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """What earlier stages taught: the model before, the model after, and what the gate found of them; of what
+    it did not judge, whether they can be told apart.
+
+    Args:
+        judged: parts of the gate's verdict (`gate.Judgement.to_dict`).
+    """
+    found = {judgement["metric"]: judgement for judgement in judged}
     rows = []
     for name, after in guards.items():
         old = Metric.from_dict(before[name])
-        kind, verdict = VERDICTS[ranking(after, old, after.higher_is_better)]
         share = metric_text(name).share
+        if name in found:
+            change = _judgement(found[name], share)
+        else:
+            kind, verdict = VERDICTS[ranking(after, old, after.higher_is_better)]
+            change = f'<span class="mark {kind}">{both(verdict)}</span>'
         rows.append(
             f'<tr><th scope="row">{both(metric_text(name).name)}</th>{_figure(old, share)}{_figure(after, share)}'
-            f'<td><span class="mark {kind}">{both(verdict)}</span></td><td class="figure">{after.n:,}</td></tr>'
+            f'<td>{change}</td><td class="figure">{after.n:,}</td></tr>'
         )
     return _table(
         Text("What it could do before, and can now"),
@@ -71,11 +93,24 @@ def before_and_after(guards: Mapping[str, Metric], before: Mapping[str, Any]) ->
             Text("Metric"),
             Text("Before"),
             Text("After"),
-            Text("Change"),
+            Text("Gain"),
             Text("Items"),
         ),
         rows,
     )
+
+
+def _judgement(judged: Mapping[str, Any], share: bool) -> str:
+    """What the gate found of a metric: the difference with the ends that decided, the loss allowed, and how
+    many items more would decide."""
+    kind, verdict = FINDINGS.get(judged["finding"], ("none", verbatim(judged["finding"])))
+    said = [apart_text(judged["difference"], judged["low"], judged["high"], share)]
+    if judged.get("allowed") is not None:
+        allowed = f"{100 * judged['allowed']:.1f}" if share else f"{judged['allowed']:.3f}"
+        said.append(Text("allowed: {allowed}", allowed=allowed))
+    if judged.get("further"):
+        said.append(Text("about {further:,} more items would decide", further=judged["further"]))
+    return f'<span class="mark {kind}">{both(verdict)}</span><small>{both(listing(said))}</small>'
 
 
 def greedy_and_sampled(metrics: Mapping[str, Metric], settings: Mapping[str, float] | None) -> str:

@@ -193,6 +193,7 @@ HIDDEN_FACTS = frozenset(
         "dropped",
         "quarantine_reasons",
         "asked",
+        "scores",
         "seconds_by_seed",
         "seconds_of_cleaning",
         "before",
@@ -306,6 +307,22 @@ def show(value: float, share: bool) -> str:
     if not share:
         return f"{value:.3f}"
     return f"{100 * value:.2f}%" if 0 < value < 0.01 or 0.99 < value < 1 else f"{100 * value:.1f}%"
+
+
+def show_difference(value: float, share: bool) -> str:
+    """A difference as people read it: `+3.0` points of shares, three decimals of anything else."""
+    return f"{100 * value:+.1f}" if share else f"{value:+.3f}"
+
+
+def apart_text(value: float | None, low: float | None, high: float | None, share: bool) -> Text:
+    """A difference with its interval, or the interval alone: `+3.0 points [+0.4, +5.6]`."""
+    if low is None or high is None:
+        return Text("interval not known")
+    ends = f"[{show_difference(low, share)}, {show_difference(high, share)}]"
+    if value is None:
+        return Text("{ends} points", ends=ends) if share else verbatim(ends)
+    shown = show_difference(value, share)
+    return Text("{shown} points {ends}", shown=shown, ends=ends) if share else verbatim(f"{shown} {ends}")
 
 
 def span(score: Metric | Control, share: bool, dash: bool = False) -> Text:

@@ -21,6 +21,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
 from hanlin.dataset import Batch, TokenDataset, pack_sequences
 from hanlin.evaluation import Metric, length_control, pair_accuracy
+from hanlin.evaluation.likelihood import pair_ids
 from hanlin.model import ForwardContext, ModelShape, RewardModel, families, family_of, load_reward_model
 from hanlin.rl.rewards.base import Reward, Sample, register_reward
 from hanlin.stages.base import Job, content_hash
@@ -167,8 +168,9 @@ class RewardModelStage(PairStage):
         heldout = self.encoded_heldout(build_pair_dataset)
         chosen, rejected = score_pairs(load_reward_model(model), heldout, self.config)
         training = TokenDataset(self.data, verify=False).lengths.reshape(-1, 2)
-        control = length_control(training, heldout.lengths.reshape(-1, 2))
-        return {"pair_accuracy": pair_accuracy(chosen, rejected).with_control("length", control)}
+        ids = pair_ids(self.tokenizer(), heldout)
+        control = length_control(training, heldout.lengths.reshape(-1, 2), ids)
+        return {"pair_accuracy": pair_accuracy(chosen, rejected, ids).with_control("length", control)}
 
     @classmethod
     def check(cls, config: RewardModelConfig, shape: ModelShape | None) -> None:

@@ -10,6 +10,7 @@ from hanlin.common.config import OutOfRange
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
 from hanlin.evaluation import Metric
+from hanlin.evaluation.item_scores import item_ids
 from hanlin.inference import Engine, SamplingParams
 from hanlin.model import CausalLM
 from hanlin.rl.rewards.base import Reward, RewardSum, Sample
@@ -103,9 +104,10 @@ class RLStage(Stage):
             )
         ]
         values = self._reward(str(model.device)).score(samples)
+        ids = item_ids(records)
         if set(values) <= {0.0, 1.0}:
-            return Metric.share(values)
-        return Metric.mean(values)
+            return Metric.share(values, ids=ids)
+        return Metric.mean(values, ids=ids)
 
     def data_facts(self) -> dict[str, Any]:
         """Nothing is encoded."""

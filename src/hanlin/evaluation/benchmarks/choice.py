@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from hanlin.common.errors import HanlinError
-from hanlin.evaluation.benchmarks.items import Form, Item, Normalisation, Prompt
+from hanlin.evaluation.benchmarks.items import Form, Item, Normalisation, Prompt, identity
 from hanlin.evaluation.loglikelihood import Boundary, LogLikelihood, Sequenced, Sequencer, score_groups
 from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import Metric
@@ -173,22 +173,22 @@ def judge_items(
         ngram: the same items scored by an n-gram model, for the control.
         first_of_equals: count as lm-evaluation-harness does, see `Scored.credit`.
     """
-    clusters = [score.item.cluster or score.item.id for score in scored]
+    items = identity([score.item for score in scored])
     by_normalisation = {}
     for normalisation in NORMALISATIONS:
         if all(score.values(normalisation) is not None for score in scored):
             credits = np.array([score.credit(normalisation, first_of_equals) for score in scored])
-            by_normalisation[normalisation] = _share(credits, clusters)
+            by_normalisation[normalisation] = Metric.share(credits, **items)
     hits = controls(scored, prompt, form, ngram=ngram)
     best = max(hits, key=lambda name: hits[name].mean())
     chance = float(hits["chance"].mean())
     accuracy = dataclasses.replace(by_normalisation[prompt.main], chance=chance)
-    accuracy = accuracy.with_control(best, _share(hits[best], clusters))
+    accuracy = accuracy.with_control(best, Metric.share(hits[best], **items))
     bits = margin = None
     if form == "cloze":
         right, wrong, sizes = _gold_bits(scored)
-        bits = Metric.ratio(right * sizes, sizes, clusters=clusters, higher_is_better=False)
-        margin = Metric.mean(wrong - right, clusters=clusters)
+        bits = Metric.ratio(right * sizes, sizes, **items, higher_is_better=False)
+        margin = Metric.mean(wrong - right, **items)
     count = len(scored)
     return ChoiceResult(
         accuracy,
@@ -200,11 +200,6 @@ def judge_items(
         sum(any(choice.cut for choice in score.choices) for score in scored) / count,
         tuple(scored),
     )
-
-
-def _share(hits: np.ndarray, clusters: Sequence[str]) -> Metric:
-    """A share of items with its interval."""
-    return Metric.share(hits, clusters=clusters)
 
 
 def _gold_bits(scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -188,3 +188,12 @@ def data_digest(items: Iterable[Item]) -> str:
         digest.update(json.dumps(values, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace"))
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+def identity(items: Sequence[Item]) -> dict[str, Any]:
+    """What was asked, as `Metric.share` and its like take it: `ids`, `data` and `clusters`."""
+    return {
+        "ids": [item.id for item in items],
+        "data": data_digest(items),
+        "clusters": [item.cluster or item.id for item in items],
+    }

@@ -20,7 +20,7 @@ from hanlin.evaluation.benchmarks.choice import (
     ngram_scores,
     score_items,
 )
-from hanlin.evaluation.benchmarks.items import Form, Item, Prompt, data_digest
+from hanlin.evaluation.benchmarks.items import Form, Item, Prompt, data_digest, identity
 from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import Metric
 from hanlin.evaluation.tasks.generation import Answer, answer_prompts
@@ -162,9 +162,10 @@ def _written(question: Question, model: CausalLM, tokenizer: Tokenizer) -> Outco
         verdict = question.benchmark.check(item, text)
         verdicts.append(verdict)
         samples.append(_answer_sample(at, item, prompt, answer, text, verdict, question))
+    items = identity(question.items)
     metrics = {
-        question.name: Metric.share([verdict.strict for verdict in verdicts]),
-        f"{question.name}/lenient": Metric.share([verdict.lenient for verdict in verdicts]),
+        question.name: Metric.share([verdict.strict for verdict in verdicts], **items),
+        f"{question.name}/lenient": Metric.share([verdict.lenient for verdict in verdicts], **items),
     }
     ended = sum(answer.ended for answer in answers) / len(answers)
     return Outcome(metrics, question.notes() | {"ended": ended}, samples)

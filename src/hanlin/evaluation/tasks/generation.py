@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hanlin.evaluation.item_scores import item_ids
 from hanlin.evaluation.statistics import Metric
 from hanlin.inference import Engine, SamplingParams
 from hanlin.inference.generate import encode_prompt
@@ -82,7 +83,8 @@ def evaluate_generation(
         thinking: see `Tokenizer.render`.
 
     Returns:
-        the metric, and for every record in order `{"prompt", "output", "correct", "ended"}`.
+        the metric, and for every record in order `{"id", "cluster", "prompt", "output", "correct", "ended"}`.
+        A record is the same item however it is asked, in a conversation or as plain text.
 
     Raises:
         ValueError: no records.
@@ -101,14 +103,22 @@ def evaluate_generation(
         thinking=thinking,
     )
     samples = []
-    for record, prompt, answer in zip(records, prompts, answers, strict=True):
+    ids = item_ids({k: v for k, v in record.items() if k != "prompt_text"} for record in records)
+    for name, record, prompt, answer in zip(ids, records, prompts, answers, strict=True):
         plain = isinstance(prompt, str)
         output = answer.text.lstrip().partition("\n")[0] if plain else answer.text
         shown = prompt if plain else prompt[-1]["content"]
         samples.append(
-            {"prompt": shown, "output": output, "correct": bool(check(record, output)), "ended": answer.ended}
+            {
+                "id": name,
+                "cluster": name,
+                "prompt": shown,
+                "output": output,
+                "correct": bool(check(record, output)),
+                "ended": answer.ended,
+            }
         )
-    return Metric.share([sample["correct"] for sample in samples], chance=chance), samples
+    return Metric.share([sample["correct"] for sample in samples], ids=ids, chance=chance), samples
 
 
 def evaluate_turns(
@@ -130,13 +140,15 @@ def evaluate_turns(
         checks: judge of a turn by its kind.
 
     Returns:
-        the metric over all turns but the first, and every turn as in `evaluate_generation`.
+        the metric over all turns but the first, and every turn as in `evaluate_generation`, the turns of a
+        conversation being a cluster.
     """
     engine = model if isinstance(model, Engine) else Engine(model, tokenizer)
     spoken: list[list[dict[str, Any]]] = [[] for _ in conversations]
     samples: list[dict[str, Any]] = []
     later: list[dict[str, Any]] = []
-    right: list[bool] = []
+    counted: list[dict[str, Any]] = []
+    names = item_ids(conversations)
     for turn in range(max(map(len, conversations))):
         going = [at for at, conversation in enumerate(conversations) if len(conversation) > turn]
         for at in going:
@@ -157,6 +169,8 @@ def evaluate_turns(
             asked = record["messages"][0]["content"]
             samples.append(
                 {
+                    "id": f"{names[at]}/{turn}",
+                    "cluster": names[at],
                     "prompt": asked,
                     "output": answer.text,
                     "correct": correct,
@@ -167,7 +181,7 @@ def evaluate_turns(
             spoken[at].append({"role": "assistant", "content": answer.text.rpartition("</think>")[2].strip()})
             if turn:
                 later.append(record)
-                right.append(correct)
+                counted.append(samples[-1])
     alone = answer_prompts(
         engine,
         tokenizer,
@@ -180,26 +194,33 @@ def evaluate_turns(
     hits = [
         bool(checks[record["kind"]](record, answer.text)) for record, answer in zip(later, alone, strict=True)
     ]
-    return Metric.share(right).with_control("alone", Metric.share(hits)), samples
+    items: dict[str, Any] = {
+        "ids": [sample["id"] for sample in counted],
+        "clusters": [sample["cluster"] for sample in counted],
+    }
+    metric = Metric.share([sample["correct"] for sample in counted], **items)
+    return metric.with_control("alone", Metric.share(hits, **items)), samples
 
 
-def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> Metric:
+def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray, ids: Sequence[str] = ()) -> Metric:
     """Share of pairs whose chosen side scores higher; equal scores count half.
 
     Args:
         chosen, rejected: scores, (pairs,).
+        ids: of the pairs.
     """
     chosen, rejected = np.asarray(chosen), np.asarray(rejected)
-    return Metric.share((chosen > rejected) + 0.5 * (chosen == rejected), chance=0.5)
+    return Metric.share((chosen > rejected) + 0.5 * (chosen == rejected), ids=ids, chance=0.5)
 
 
-def length_control(training: np.ndarray, heldout: np.ndarray) -> Metric:
+def length_control(training: np.ndarray, heldout: np.ndarray, ids: Sequence[str] = ()) -> Metric:
     """Pair accuracy of length alone: whether longer or shorter is preferred is learned from the training
     pairs.
 
     Args:
         training, heldout: lengths of the chosen and the rejected side, (pairs, 2).
+        ids: of the held-out pairs.
     """
     training, heldout = np.asarray(training, dtype=np.int64), np.asarray(heldout, dtype=np.int64)
     sign = 1 if np.sign(training[:, 0] - training[:, 1]).sum() >= 0 else -1
-    return pair_accuracy(sign * heldout[:, 0], sign * heldout[:, 1])
+    return pair_accuracy(sign * heldout[:, 0], sign * heldout[:, 1], ids)
