@@ -1,7 +1,7 @@
 """Which evaluation tasks show anything at the size of a first model: FineTasks' criteria (Kydlíček et al.
 2024) over checkpoints and seeds of our own.
 
-    python benchmarks/task_signal.py train --data FILES… --work FOLDER [--seeds 4] [--steps 800] [--old-seeds 2]
+    python benchmarks/task_signal.py train --data FILES… --work FOLDER [--seeds 4] [--steps 800]
     python benchmarks/task_signal.py measure --work FOLDER --benchmarks FOLDER [--tasks …]
     python benchmarks/task_signal.py table --work FOLDER
 

@@ -38,6 +38,7 @@ PATHS = [
             "compare",
             "ablate",
             "scaling",
+            "judge",
         ]
     ),
     *(
@@ -59,6 +60,13 @@ PATHS = [
             "data fetch",
             "export gguf",
             "inspect spike",
+            "inspect model",
+            "arena build",
+            "arena serve",
+            "arena report",
+            "arena export",
+            "arena import",
+            "arena forget",
             "recipe upgrade",
             "recipe",
             "corpus",
@@ -67,6 +75,7 @@ PATHS = [
             "data",
             "export",
             "inspect",
+            "arena",
         )
     ),
 ]

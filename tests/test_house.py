@@ -29,6 +29,7 @@ ROOMS = [
     "export",
     "serving",
     "report",
+    "arena",
     "recipe",
     "planning",
     "pipeline",

@@ -36,6 +36,10 @@ KNOWN = "{command} takes one process."  # a message that the catalogue knows, by
 
 # Files in which Chinese is data: what is looked for in texts, what texts are made of, what a model is asked.
 CHINESE_DATA = (
+    "arena/answers.py",
+    "arena/exchange.py",
+    "arena/gold.py",
+    "arena/rubric.py",
     "common/numbers.py",
     "corpus/download/catalogue.py",
     "corpus/filters/advertising.py",
@@ -47,6 +51,7 @@ CHINESE_DATA = (
     "corpus/text/normalize.py",
     "corpus/tinyworld/*.py",
     "evaluation/benchmarks/*.py",
+    "evaluation/doctors/prompts.py",
     "evaluation/tasks/tinyworld.py",
     "tokenizer/chat.py",
     "tokenizer/segments.py",

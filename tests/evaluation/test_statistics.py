@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from hanlin.evaluation import Metric, beats, bootstrap_mean, bootstrap_ratio, pooled, ranking, wilson
 from hanlin.evaluation.intervals import (
+    UNKNOWN,
     cluster_numbers,
     cluster_sums,
     clustered_wilson,
     design_effect,
     influence,
+    median_interval,
     student_interval,
     student_t,
     student_tail,
@@ -366,3 +368,22 @@ def test_refusals():
         pooled([])
     with pytest.raises(ValueError):
         beats(Metric(0.5, 0.4, 0.6, 10))
+
+
+def test_the_interval_of_a_median_is_between_the_order_statistics_of_the_tables():
+    """Ranks of Conover's table for 95 %: 2 and 9 of 10, 6 and 15 of 20, 40 and 61 of 100."""
+    for count, ranks in ((6, (1, 6)), (10, (2, 9)), (20, (6, 15)), (100, (40, 61))):
+        assert median_interval(range(count, 0, -1)) == ranks
+    assert median_interval(range(5)) == UNKNOWN
+    with pytest.raises(ValueError, match="no items"):
+        median_interval([])
+
+
+def test_a_median_is_covered_as_promised():
+    rng = np.random.default_rng(0)
+    covered = [
+        low <= np.log(2) <= high for low, high in map(median_interval, rng.exponential(size=(2000, 30)))
+    ]
+    assert 0.95 <= np.mean(covered) <= 0.985
+    metric = Metric.median([1.0] * 30, higher_is_better=False)
+    assert (metric.value, metric.low, metric.high, metric.n) == (1, 1, 1, 30)

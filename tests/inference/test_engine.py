@@ -86,14 +86,74 @@ def test_logprobs_are_those_of_a_full_forward_pass():
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def test_score_is_the_sequences_likelihood():
+@pytest.mark.parametrize("block", [64, 1 << 22])
+def test_score_is_each_sequences_likelihood(monkeypatch, block):
+    """Of prompts of all lengths in one pass, a single token among them, as of each alone in a plain forward
+    pass."""
+    monkeypatch.setattr("hanlin.inference.scoring.BLOCK_LOGITS", block)
     model = tiny_model(3)
-    ids = random_prompts(1, 20, model.config.vocab_size, seed=8)[0] + [1, 2]
-    own, top = Engine(model, []).score(ids, top=3)
-    with torch.inference_mode():
-        logprobs = model(torch.tensor([ids]))[0].log_softmax(dim=-1)
-    assert own == pytest.approx([float(logprobs[i, token]) for i, token in enumerate(ids[1:])], abs=1e-5)
-    assert len(top) == len(own) and all(len(pairs) == 3 and pairs[0][1] >= pairs[1][1] for pairs in top)
+    prompts = [[5], *random_prompts(11, 30, model.config.vocab_size, seed=8), [1, 2]]
+    wanted = [index % 4 for index in range(len(prompts))]
+    scores, hidden = Engine(model, []).score(prompts, wanted)
+    for prompt, top, score, last in zip(prompts, wanted, scores, hidden, strict=True):
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt]))[0]
+            assert torch.allclose(model.logits(last), logits[-1], atol=1e-4)
+        logprobs = logits.log_softmax(dim=-1)
+        expected = [float(logprobs[i, token]) for i, token in enumerate(prompt[1:])]
+        assert score.logprobs == pytest.approx(expected, abs=1e-5)
+        best = logprobs[:-1].topk(top, dim=-1)
+        assert score.top_ids == best.indices.tolist()
+        assert len(score.top_logprobs) == len(expected)
+        for values, found in zip(best.values.tolist(), score.top_logprobs, strict=True):
+            assert found == pytest.approx(values, abs=1e-5)
+
+
+def test_what_follows_a_scored_prompt_equals_what_follows_a_read_one():
+    """Whether one token is wanted, which comes from the scoring pass itself, or more."""
+    model = tiny_model(3)
+    prompts = random_prompts(6, 30, model.config.vocab_size, seed=4)
+    for length in (0, 1, 5):
+        params = [
+            SamplingParams(
+                max_new_tokens=length,
+                seed=i,
+                temperature=(0, 1)[i % 2],
+                logprobs=True,
+                top_logprobs=i % 3,
+                logit_bias={2: 100} if i == 4 else {},
+                repetition_penalty=(1, 5)[i % 2],
+            )
+            for i in range(6)
+        ]
+        expected = [Engine(model, [2]).generate([p], [s])[0] for p, s in zip(prompts, params, strict=True)]
+        engine = Engine(model, [2], max_batch=4)
+        told: list[tuple[int, int]] = []
+        generations = [
+            Generation(p, s, (lambda _, token, i=i, told=told: told.append((i, token))) if i < 3 else None)
+            for i, (p, s) in enumerate(zip(prompts, params, strict=True))
+        ]
+        engine.submit_scored(generations, engine.score(prompts, [0] * 6)[1])
+        if length == 1:
+            assert all(generation.finish_reason for generation in generations) and not engine.waiting
+        while engine.step():
+            pass
+        for i, (generation, completion) in enumerate(zip(generations, expected, strict=True)):
+            assert generation.ids == completion.ids and generation.finish_reason == completion.finish_reason
+            assert generation.logprobs == pytest.approx(completion.logprobs, abs=1e-4)
+            if i < 3:
+                assert [token for number, token in told if number == i] == completion.ids
+        assert length == 0 or generations[4].finish_reason == "stop"
+
+
+def test_scored_prompts_of_a_diverged_model_end_with_an_error():
+    model = tiny_model(3)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    engine = Engine(model, [])
+    generation = Generation([1, 2, 3], SamplingParams(max_new_tokens=1))
+    engine.submit_scored([generation], engine.score([[1, 2, 3]], [0])[1])
+    assert generation.finish_reason == "error" and generation.ids == []
 
 
 def test_the_engine_follows_weights_that_change_between_calls():

@@ -12,11 +12,13 @@ from hanlin.cli.main import main
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.evaluation.benchmarks import run as asking
-from hanlin.pipeline import benchmarks
+from hanlin.pipeline import benchmarks, load_recipe, run_recipe
 from hanlin.pipeline.against import comparisons, others, plan_table
 from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table, questions_of
+from hanlin.pipeline.gate import tolerance
 from hanlin.stages.base import write_model
 from tests.benchmark_files import write
+from tests.pipeline.test_pipeline import TINY
 from tests.support import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
@@ -162,3 +164,31 @@ def test_own_questions_by_the_command(models, tmp_path, capsys, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"mine/cloze", "mine/letters"}
     assert found["mine/cloze"]["metrics"]["mine/cloze"]["n"] == 2
+
+
+def test_a_recipe_asks_benchmarks_of_each_model_and_guards_them(data, tmp_path):
+    dropped = ("reasoning", "direct", "dpo", "reward", "grpo", "equal-time-sft")
+    tiny = [item for item in TINY if item.partition(".")[0] not in dropped]
+    recipe = load_recipe(
+        "demo",
+        [
+            *tiny,
+            *(f"{name}=null" for name in dropped),
+            f"evaluation.benchmarks={data}",
+            "evaluation.suite=compat",
+        ],
+    )
+    report = run_recipe(recipe, tmp_path / "run", Progress())
+    name = "zhoblimp/pairs/lm-eval"
+    stages = {stage["id"]: stage for stage in report["stages"]}
+    for stage in ("pretrain", "sft", "evaluation"):
+        assert stages[stage]["metrics"][name]["n"] > 0 and stages[stage]["metrics"][name]["control"]
+    before = json.loads((tmp_path / "run" / "steps" / "sft.json").read_text())["notes"]["before"]
+    assert before[name]["value"] == stages["pretrain"]["metrics"][name]["value"]
+    assert tolerance(name) == 0.02
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "ZhoBLiMP" in page
+    with pytest.raises(HanlinError, match="no directory .*nowhere with benchmarks"):
+        run_recipe(
+            load_recipe("demo", [*TINY, "evaluation.benchmarks=nowhere"]), tmp_path / "other", Progress()
+        )

@@ -149,7 +149,9 @@ def test_large_bodies_and_headers(live):
 def test_a_body_of_another_type_is_refused(live):
     """What a page of another site could send without asking: a form, or plain text."""
     for media in ("text/plain", "application/x-www-form-urlencoded"):
-        refused(post(live, QUESTION, headers={"content-type": media}), 400)
+        answer = post(live, QUESTION, headers={"content-type": media})
+        refused(answer, 400)
+        assert "Content-Type: application/json" in answer[1]["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from hanlin.serving.errors import ApiError
-from hanlin.serving.schemas import ChatRequest, CompletionRequest
+from hanlin.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from hanlin.serving.security import Gate
 
 MANY = 300_000
@@ -20,6 +20,8 @@ FIELDS = {
     "messages": (ChatRequest, lambda value: {"messages": [value] * MANY}),
     "prompt": (CompletionRequest, lambda value: {"prompt": [value] * MANY}),
     "prompts": (CompletionRequest, lambda value: {"prompt": [[value] * MANY]}),
+    "tokens": (DetokenizeRequest, lambda value: {"tokens": [value] * MANY}),
+    "tokenized messages": (TokenizeRequest, lambda value: {"messages": [value] * MANY}),
     "stop": (
         ChatRequest,
         lambda value: {"messages": [{"role": "user", "content": ""}], "stop": [value] * MANY},

@@ -24,7 +24,7 @@ GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
     (Text("Begin"), ("run", "resume", "report", "recipe", "chat", "serve", "generate", "doctor")),
     (Text("Data"), ("data", "corpus", "tokenizer", "dataset")),
     (Text("Train one stage"), ("pretrain", "sft", "preference", "reward", "rl")),
-    (Text("Evaluate and export"), ("eval", "export")),
+    (Text("Evaluate and export"), ("eval", "arena", "judge", "export")),
     (Text("Research"), ("plan", "compare", "ablate", "scaling", "inspect")),
 )
 
@@ -42,6 +42,14 @@ VERBS: dict[str, Text] = {
         "Measure a model, with intervals: on the embedded held-out tasks, or bits per byte of files with "
         "--text"
     ),
+    "arena": Text("people compare models blindly: answers, voting page, ranking with intervals"),
+    "arena build": Text("Have every model answer every prompt, for people to compare blindly afterwards"),
+    "arena serve": Text("Serve the voting page and print a code for each rater"),
+    "arena report": Text("Rank the models by the votes, with intervals, and write a page to print"),
+    "arena export": Text("Write the votes to a file, or with --paper sheets to vote on without computers"),
+    "arena import": Text("Read votes from a CSV file: of paper sheets that were filled in, or of an export"),
+    "arena forget": Text("Delete a rater's votes and code"),
+    "judge": Text("Have a model behind an OpenAI-compatible URL judge an arena's battles"),
     "export gguf": Text("Write a model as one GGUF file for llama.cpp"),
     "pretrain": Text(
         "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates)"
@@ -65,7 +73,7 @@ VERBS: dict[str, Text] = {
     "data": Text("public data sets known here"),
     "recipe": Text("recipes: rewrite one of the old shape"),
     "recipe upgrade": Text("Rewrite a recipe or a stage's file of the shape before stages were a list"),
-    "inspect": Text("look into what happened in a training"),
+    "inspect": Text("look into a training, or have a model examined"),
     "corpus build": Text(
         "Read, clean and deduplicate files into a corpus directory that accounts for every document"
     ),
@@ -85,6 +93,7 @@ VERBS: dict[str, Text] = {
     "dataset build": Text("Encode a corpus directory, or files of any layout, into token shards"),
     "dataset tail": Text("Whether the end of each source is dirtier than the rest of it"),
     "inspect spike": Text("Show the documents of skipped steps, worst first"),
+    "inspect model": Text("Have doctors examine a model, and say what to do"),
 }
 
 # Said of an option wherever the docstring of its verb does not.
@@ -141,6 +150,20 @@ EXAMPLES: dict[str, tuple[tuple[str, Text], ...]] = {
         ("hanlin eval runs/demo --count 200", Text("the embedded tasks")),
         ("hanlin eval runs/mine --text data/unseen.jsonl", Text("bits per byte of unseen text")),
     ),
+    "arena": (
+        (
+            "hanlin arena build --models runs/a runs/b --prompts prompts.jsonl --out arenas/class",
+            Text("every model answers every prompt"),
+        ),
+        ("hanlin arena serve arenas/class --raters 30 --lan", Text("a classroom votes")),
+        ("hanlin arena report arenas/class", Text("the ranking, with intervals")),
+    ),
+    "judge": (
+        (
+            "hanlin judge arenas/class --url http://127.0.0.1:8000/v1 --model demo --plan",
+            Text("how many requests and tokens"),
+        ),
+    ),
     "plan": (
         ("hanlin plan zh-26m --device rtx4090", Text("how long and how much on a 4090")),
         ("hanlin plan --params 26m", Text("how a 26M model's settings are derived")),
@@ -154,6 +177,10 @@ EXAMPLES: dict[str, tuple[tuple[str, Text], ...]] = {
             "hanlin tokenizer train corpora/mine/documents.jsonl.zst --vocab-size 6400 --out tokenizers/mine",
             Text("learn a vocabulary"),
         ),
+    ),
+    "inspect model": (
+        ("hanlin inspect model runs/demo", Text("all doctors")),
+        ("hanlin inspect model runs/demo --doctors eos,loops", Text("two of them")),
     ),
     "compare": (
         ("hanlin compare runs/a runs/b --picture curves.svg", Text("figures side by side, curves drawn")),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hanlin.cli.main import Flag, show
+from hanlin.cli.main import Files, Flag, Many, show
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import tr
 
@@ -34,6 +34,56 @@ def spike(run: Path, /, *, step: int | None = None, json: Flag = False) -> None:
         json,
         "\n\n".join(map(_render, found)) or tr("{run}: no step was skipped.", run=run),
     )
+
+
+def model(
+    model: Path,
+    /,
+    *,
+    doctors: Many = (),
+    text: Files = (),
+    chats: Files = (),
+    dataset: Path | None = None,
+    count: int = 200,
+    device: str | None = None,
+    strict: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Have doctors examine a model: each gives a number with its interval, what it means and what to do.
+
+    Parameters
+    ----------
+    doctors
+        Names, also with commas between; all when absent.
+    text
+        Texts that the model has not seen; those that its run held out when absent.
+    chats
+        Conversations that the model has not seen; of a run on the embedded corpus, those it held out.
+    dataset
+        Tokens that the model was trained on (hanlin dataset build); those of its run when absent.
+    count
+        Texts, conversations and replies at most.
+    strict
+        Exit with 1 if anything is red.
+    """
+    from hanlin.common.progress import make_progress
+    from hanlin.evaluation.doctors.base import DOCTORS, examine_model
+    from hanlin.evaluation.doctors.inputs import doctor_context
+    from hanlin.evaluation.doctors.table import findings_text
+
+    names = [name for word in doctors for name in word.split(",") if name]
+    for name in names:
+        DOCTORS.get(name)
+    context = doctor_context(model, text=text, chats=chats, dataset=dataset, count=count, device=device)
+    progress = make_progress()
+    findings = list(examine_model(context, names, lambda name: progress.note("{name} …", name=name)))
+    show(
+        {doctor.name: finding.to_dict() for doctor, finding in findings},
+        json,
+        findings_text(findings),
+    )
+    if strict and any(finding.level == "red" for _, finding in findings):
+        raise SystemExit(1)
 
 
 def _folders(run: Path) -> list[Path]:

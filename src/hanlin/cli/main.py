@@ -205,16 +205,17 @@ def report(run_directory: Path, /, *, json: Flag = False) -> None:
 
 for name in ("ablate", "scaling"):
     app.command(f"hanlin.cli.experiments:{name}", name=name, **verb(name))
+app.command("hanlin.cli.arena:judge", name="judge", **verb("judge"))
 app.command("hanlin.cli.compare:compare", name="compare", **verb("compare"))
 
 
 # ------------------------------------------------------------------ text
 
-_GROUPS = ("corpus", "tokenizer", "dataset", "data", "recipe", "export", "inspect")
-corpus_app, tokenizer_app, dataset_app, data_app, recipe_app, export_app, inspect_app = (
+_GROUPS = ("corpus", "tokenizer", "dataset", "data", "recipe", "export", "inspect", "arena")
+corpus_app, tokenizer_app, dataset_app, data_app, recipe_app, export_app, inspect_app, arena_app = (
     App(name=name, **verb(name)) for name in _GROUPS
 )
-for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app, recipe_app, inspect_app):
+for sub in (corpus_app, tokenizer_app, dataset_app, export_app, data_app, recipe_app, inspect_app, arena_app):
     app.command(sub)
 
 
@@ -235,7 +236,13 @@ _add_verbs(
 _add_verbs(recipe_app, "hanlin.cli.recipe", upgrade="upgrade")
 _add_verbs(data_app, "hanlin.cli.data", list="list_sets", fetch="fetch_set")
 _add_verbs(dataset_app, "hanlin.cli.dataset", build="build", tail="tail")
-_add_verbs(inspect_app, "hanlin.cli.inspect", spike="spike")
+_add_verbs(inspect_app, "hanlin.cli.inspect", spike="spike", model="model")
+_add_verbs(
+    arena_app,
+    "hanlin.cli.arena",
+    **{name: name for name in ("build", "serve", "report", "export", "forget")},
+    **{"import": "import_votes"},
+)
 
 
 def bytes_of(size: str) -> int:

@@ -23,6 +23,9 @@ class EvaluationConfig:
             at bare text.
         tasks: names of registered tasks (`evaluation.tasks`) to measure besides those that the stages' data
             bring with them.
+        benchmarks: directory of public benchmarks as they are published (see `hanlin eval`): every model of
+            the run is asked, and no stage may lose much there.
+        suite: which of them, see `benchmarks.suites`.
     """
 
     count: int = 500
@@ -32,6 +35,8 @@ class EvaluationConfig:
     prompts: tuple[str, ...] = ()
     bits_per_byte_tolerance: float = 0.3
     tasks: tuple[str, ...] = ()
+    benchmarks: str = ""
+    suite: str = "quick"
 
     RANGES: ClassVar[dict[str, Range]] = {
         "count": at_least(1),

@@ -33,6 +33,28 @@ def wilson(successes: float, n: float, confidence: float = 0.95, *, freedom: int
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
 
 
+def median_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """95 % interval of a median between two order statistics, whatever the distribution: of n items the k-th
+    smallest and largest, with k the largest for which fewer than k of n fair coins show heads with
+    probability 2.5 % at most (Conover 1999, §3.2). Of fewer than six items nothing is known.
+
+    Raises:
+        ValueError: no items.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    count = len(ordered)
+    if not count:
+        raise ValueError("a median of no items is not a metric")
+    below, k = 0.0, 0
+    for heads in range(count):
+        chance = math.lgamma(count + 1) - math.lgamma(heads + 1) - math.lgamma(count - heads + 1)
+        below += math.exp(chance - count * math.log(2))
+        if below > 0.025:
+            break
+        k = heads + 1
+    return UNKNOWN if k == 0 else (float(ordered[k - 1]), float(ordered[count - k]))
+
+
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray,
     *,

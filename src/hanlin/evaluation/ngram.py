@@ -98,6 +98,11 @@ class NGramModel:
             minlength=len(documents),
         )
 
+    def token_bits(self, documents: Sequence[np.ndarray]) -> np.ndarray:
+        """-log2 probability of each token, of all documents one after another, (tokens,)."""
+        tokens, offsets = self._stream(documents)
+        return -np.log2(self._probabilities(tokens, offsets)[offsets > 0])
+
     def distribution(self, context: Sequence[int]) -> np.ndarray:
         """Probability of every token as the next one of a document that begins with `context`,
         (vocab_size,)."""

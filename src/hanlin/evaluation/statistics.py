@@ -16,6 +16,7 @@ from hanlin.evaluation.intervals import (
     bootstrap_ratio,
     cluster_numbers,
     clustered_wilson,
+    median_interval,
     student_t,
     wilson,
 )
@@ -143,6 +144,13 @@ class Metric:
         values = np.asarray(values, dtype=np.float64)
         items = ItemScores(values, np.ones_like(values), tuple(ids), data, _names(clusters))
         return cls._of_items(items, higher_is_better, chance, seed)
+
+    @classmethod
+    def median(cls, values: Sequence[float] | np.ndarray, *, higher_is_better: bool = True) -> Metric:
+        """A median over items, with the interval of `median_interval`."""
+        values = np.asarray(values, dtype=np.float64)
+        low, high = median_interval(values)
+        return cls(float(np.median(values)), low, high, len(values), higher_is_better)
 
     @classmethod
     def ratio(

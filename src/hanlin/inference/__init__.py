@@ -11,6 +11,7 @@ from hanlin.inference.generate import (
 )
 from hanlin.inference.generation import Completion, Generation
 from hanlin.inference.sampling import SamplingParams, derive_seed
+from hanlin.inference.scoring import PromptScores
 from hanlin.inference.text import IncrementalDecoder, ReplyParser, StopStrings, split_reply
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Engine",
     "Generation",
     "IncrementalDecoder",
+    "PromptScores",
     "ReplyParser",
     "SamplingParams",
     "StopStrings",

@@ -24,6 +24,7 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.inference.generation import Completion, FinishReason, Generation
 from hanlin.inference.sampling import Sampler, SamplingParams, derive_seed
+from hanlin.inference.scoring import PromptScores, score_prompts
 from hanlin.model import CausalLM, KVCache
 
 # Padded tokens read in one pass; bounds the activations' memory and how long running rows wait for newcomers.
@@ -160,16 +161,8 @@ class Engine:
         Raises:
             HanlinError: the prompt is empty or has an id outside the vocabulary.
         """
-        size = self.model.config.vocab_size
-        if not generation.prompt:
-            raise HanlinError("The prompt is empty: there is nothing to continue. Give at least one token.")
-        if min(generation.prompt) < 0 or max(generation.prompt) >= size:
-            raise HanlinError(
-                "The prompt has a token id outside the vocabulary (0 … {size}). Tokenizer and model may "
-                "not belong together.",
-                size=size - 1,
-            )
-        generation.limit = min(generation.params.max_new_tokens, self.max_length - len(generation.prompt))
+        self._check_prompt(generation.prompt)
+        generation.limit = self._limit(generation)
         if generation.limit <= 0:
             self._finish(generation, "length")
         else:
@@ -211,20 +204,73 @@ class Engine:
             self._finish(generation, generation.finish_reason or reason)
         return ended
 
+    def score(
+        self, prompts: Sequence[Sequence[int]], top: Sequence[int]
+    ) -> tuple[list[PromptScores], torch.Tensor]:
+        """Score prompts in one pass, beside what is being generated; see `score_prompts`.
+
+        Raises:
+            HanlinError: a prompt is empty or has an id outside the vocabulary.
+        """
+        for prompt in prompts:
+            self._check_prompt(prompt)
+        with self._threads_for(len(prompts) * max(map(len, prompts)), SINGLE_THREAD_PREFILL):
+            return score_prompts(self.model, prompts, top)
+
     @torch.inference_mode()
-    def score(self, ids: Sequence[int], top: int = 0) -> tuple[list[float], list[list[tuple[int, float]]]]:
-        """Log-probability of every token after the first given those before it, and the `top` most likely
-        ones there."""
-        row = torch.tensor([list(ids)], dtype=torch.int64, device=self.device)
-        hidden = self.model.hidden(row)[0, :-1]
-        own: list[float] = []
-        pairs: list[list[tuple[int, float]]] = []
-        for start in range(0, len(hidden), 256):  # never the logits of the whole text at once
-            logprobs = self.model.logits(hidden[start : start + 256]).float().log_softmax(dim=-1)
-            own += logprobs.gather(1, row[0, start + 1 : start + 1 + len(logprobs), None])[:, 0].tolist()
-            if top:
-                pairs += _top_pairs(logprobs, top)
-        return own, pairs
+    def submit_scored(self, generations: Sequence[Generation], hidden: torch.Tensor) -> None:
+        """Continue prompts that `score` has read. Who wants one token gets it from there at once; the others
+        are queued as by `submit`.
+
+        Args:
+            hidden: what `score` returned for each one's prompt, (generations, hidden_size).
+
+        Raises:
+            HanlinError: as `submit` does.
+        """
+        single = [row for row, generation in enumerate(generations) if self._limit(generation) == 1]
+        if single:
+            self._draw_only([generations[row] for row in single], hidden[single])
+        for generation in generations:
+            if generation.finish_reason is None:
+                self.submit(generation)
+
+    def _draw_only(self, group: list[Generation], hidden: torch.Tensor) -> None:
+        """Give each of a group its only token, after hidden states (group, hidden_size)."""
+        sampler = Sampler(len(group), self.model.config.vocab_size, self.device)
+        sampler.append([g.params for g in group], [g.prompt for g in group])
+        with self._threads_for(len(group), SINGLE_THREAD_WORK):
+            logits = self.model.logits(hidden)
+            tokens, logprobs = sampler(logits)
+            failed = tokens < 0
+            self._publish_tokens(group, tokens.clamp_min(0), logprobs, logits, failed)
+        chosen, bad = tokens.tolist(), failed.tolist()
+        for row, generation in enumerate(group):
+            if generation.on_token is None and not bad[row]:
+                generation.ids = [chosen[row]]
+                generation.logprobs = (
+                    [float(logprobs[row])] if generation.params.logprobs and logprobs is not None else []
+                )
+            reason: FinishReason = "stop" if chosen[row] in self._stop_ids(generation.params) else "length"
+            self._finish(generation, "error" if bad[row] else generation.finish_reason or reason)
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        size = self.model.config.vocab_size
+        if not prompt:
+            raise HanlinError("The prompt is empty: there is nothing to continue. Give at least one token.")
+        if min(prompt) < 0 or max(prompt) >= size:
+            raise HanlinError(
+                "The prompt has a token id outside the vocabulary (0 … {size}). Tokenizer and model may "
+                "not belong together.",
+                size=size - 1,
+            )
+
+    def _limit(self, generation: Generation) -> int:
+        """Tokens a generation may write: what it asks for, as far as the context goes."""
+        return min(generation.params.max_new_tokens, self.max_length - len(generation.prompt))
+
+    def _stop_ids(self, params: SamplingParams) -> tuple[int, ...]:
+        return tuple(params.stop_ids) + (() if params.ignore_eos else self.eos_ids)
 
     def _reset(self) -> None:
         """Forget all rows and release the cache."""
@@ -292,7 +338,7 @@ class Engine:
             slots.append(distinct.setdefault(key, len(distinct)))
         start = self.active
         stop = self.active + len(group)
-        stop_ids = [tuple(g.params.stop_ids) + (() if g.params.ignore_eos else self.eos_ids) for g in group]
+        stop_ids = [self._stop_ids(g.params) for g in group]
         self._reserve(
             max(len(g.prompt) + g.limit for g in group),
             max(g.limit for g in group),
@@ -362,7 +408,7 @@ class Engine:
         drawn += 1
         stopped = (tokens[:, None] == self._stops[start:stop]).any(dim=1)
         done = stopped | failed | (drawn >= self._limits[start:stop])
-        self._publish_tokens(start, tokens, logprobs, logits, failed)
+        self._publish_tokens(self._running[start:], tokens, logprobs, logits, failed)
         if bool(done.any()):
             state = (
                 done.long() + stopped.long() + 2 * failed.long()
@@ -377,18 +423,20 @@ class Engine:
 
     def _publish_tokens(
         self,
-        start: int,
+        group: Sequence[Generation],
         tokens: torch.Tensor,
         logprobs: torch.Tensor | None,
         logits: torch.Tensor,
         failed: torch.Tensor,
     ) -> None:
         """Hand new tokens to the rows that listen; rows that only want the end cost nothing here."""
-        group = self._running[start:]
         most = max((g.params.top_logprobs for g in group), default=0)
         if most:
-            pairs = _top_pairs(logits.float().log_softmax(dim=-1), most)
-            for generation, top in zip(group, pairs, strict=True):
+            table = logits.float().log_softmax(dim=-1)
+            logprobs = table.gather(1, tokens[:, None])[
+                :, 0
+            ]  # to the last bit what it is among the likeliest
+            for generation, top in zip(group, _top_pairs(table, most), strict=True):
                 if generation.params.top_logprobs:
                     generation.top.append(top[: generation.params.top_logprobs])
         if not any(g.on_token for g in group):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from hanlin.common.messages import Text, joined, sentences
 from hanlin.evaluation import Metric
+from hanlin.evaluation.benchmarks.base import BENCHMARKS
 from hanlin.evaluation.paired import Difference, NonInferiority, Outcome, non_inferiority
 from hanlin.evaluation.statistics import FEWEST, difference
 from hanlin.evaluation.tasks.base import task_entries
@@ -104,12 +105,17 @@ class Verdict:
         return said | {"judged": [judgement.to_dict() for judgement in self.judged]}
 
 
+BENCHMARK_TOLERANCE = 0.02
+
+
 def tolerance(name: str) -> float | None:
     """What a stage may lose at the metric; None where it guards nothing. `answer_bits_per_byte/sft` has that
     of its first part."""
     task = task_entries().get(name)
     if task is not None:
         return task.tolerance
+    if name.partition("/")[0] in BENCHMARKS:
+        return BENCHMARK_TOLERANCE
     return TOLERANCES.get(name, TOLERANCES.get(name.partition("/")[0]))
 
 

@@ -176,7 +176,7 @@ class RecipeRun:
             if first is not None:
                 record.notes["pretrained_bits_per_byte"] = first.value
         if not context.current.chat:
-            return metrics
+            return metrics | suite.measure(path, list(suite.questions), chat=False).metrics
         names = [name for name in suite.names(context.current.stages) if name != BITS]
         entries = task_entries()
         free_forms = [entries[name].free_form for name in names if is_task(name) and entries[name].free_form]

@@ -179,6 +179,7 @@ class StageRun:
             return
         scores = context.suite.text(context.suite.open(self.model(0)))
         metrics = {BITS: scores["all"].with_control(*context.ngram_control())}
+        metrics |= context.suite.measure(self.model(0), list(context.suite.questions), chat=False).metrics
         if len(scores) > 2:
             metrics |= {f"{BITS}/{name}": metric for name, metric in scores.items() if name != "all"}
         self._keep(record, metrics)

@@ -7,6 +7,7 @@ questions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.messages import listing
 from hanlin.corpus.builder.build import read_corpus
 from hanlin.evaluation import Metric, bits_per_byte
+from hanlin.evaluation.benchmarks.run import Question, ask
 from hanlin.evaluation.exam import OVERALL, Exam
 from hanlin.evaluation.tasks.base import TaskScope, is_task, task_entries
 from hanlin.model import CausalLM, load_model
+from hanlin.pipeline.benchmarks import Asked, questions_of
 from hanlin.pipeline.gate import tolerance
 from hanlin.recipe.recipe import Recipe
 from hanlin.stages.data.base import METRIC_OF_SCHEMA
@@ -70,6 +73,7 @@ class Suite:
                 found += config.data.teaches(self.stage_of(config.id).inputs.scope)
                 found.append(self.target(config))
         found += self.recipe.evaluation.tasks
+        found += self.questions
         if self.corpus is not None:
             found.append(BITS)
         return list(dict.fromkeys(found))
@@ -97,6 +101,7 @@ class Suite:
                         stage=config.id,
                         name=name,
                     )
+        _ = self.questions  # refused here, before anything runs, where the files are not there
         for name in self.recipe.evaluation.tasks:
             if not is_task(name):
                 raise HanlinError(
@@ -104,6 +109,16 @@ class Suite:
                     name=name,
                     known=listing(task_entries()),
                 )
+
+    @functools.cached_property
+    def questions(self) -> dict[str, Question]:
+        """Public benchmarks that every model is asked, by the name of their score; read once."""
+        asked = self.recipe.evaluation
+        if not asked.benchmarks:
+            return {}
+        progress = self._any_stage().inputs.progress
+        found = questions_of(Asked(Path(), Path(asked.benchmarks), suite=asked.suite), progress)
+        return {question.name: question for question in found}
 
     def can_measure(self, name: str) -> bool:
         """Whether there is a measure of that name."""
@@ -113,7 +128,13 @@ class Suite:
         stages = self.recipe.stages
         heldout = [f"{METRIC_OF_SCHEMA[s.stage.schema]}/{s.id}" for s in stages if s.stage.schema is not None]
         own = dict.fromkeys(s.stage.own_metric for s in stages if s.stage.own_metric)
-        return [*task_entries(), *([BITS] if self.corpus is not None else []), *heldout, *own]
+        return [
+            *task_entries(),
+            *self.questions,
+            *([BITS] if self.corpus is not None else []),
+            *heldout,
+            *own,
+        ]
 
     # ---------------------------------------------------------------- measuring
 
@@ -146,6 +167,8 @@ class Suite:
         for name in names:
             if name == BITS:
                 metrics[name] = self.text(model)["all"]
+            elif name in self.questions:
+                metrics[name] = ask(self.questions[name], model, tokenizer).metrics[name]
             elif not is_task(name):
                 metrics[name] = self._of_stage(name, model, model_dir, seed)
         return Measured(metrics, frozenset(tasks), with_reasoning)

@@ -61,7 +61,7 @@ def document(title: str, parts: Iterable[str], styles: Sequence[str] = ("report.
 
     Args:
         title: HTML.
-        styles: style sheets in `static`.
+        styles: style sheets in `static`, or absolute paths of others.
     """
     style, script = (
         "".join((STATIC / name).read_text(encoding="utf-8") for name in names)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hanlin.common.messages import Text, verbatim
 from hanlin.corpus.filters.rule_names import RULE_NAMES
+from hanlin.evaluation.benchmarks.base import BENCHMARKS
 from hanlin.evaluation.statistics import Control, Metric
 from hanlin.evaluation.tasks.base import task_entries
 
@@ -203,6 +204,13 @@ HIDDEN_FACTS = frozenset(
 )
 
 
+_FORMS = {
+    "cloze": Text("share of items whose right answer is the likeliest after the question"),
+    "letters": Text("share of items whose right letter is the likeliest, the choices being listed"),
+    "pairs": Text("share of pairs whose right sentence is the likelier"),
+    "answer": Text("share of items whose written answer is right"),
+}
+
 _ENDINGS = {
     "/sampled": Text("(sampled)"),
     "/published": Text("(the published run)"),
@@ -229,6 +237,10 @@ def metric_text(name: str) -> MetricText:
 def _known(name: str) -> MetricText | None:
     """The words of a metric or task of that very name."""
     task = task_entries().get(name)
+    benchmark, _, form = name.partition("/")
+    if benchmark in BENCHMARKS and form.partition("/")[0] in _FORMS:
+        title = BENCHMARKS.get(benchmark).title
+        return MetricText(Text("{title} ({form})", title=title, form=form), _FORMS[form.partition("/")[0]])
     return METRICS.get(name) if task is None else MetricText(task.title, task.meaning)
 
 

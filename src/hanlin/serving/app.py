@@ -17,9 +17,10 @@ from hanlin.inference import Engine
 from hanlin.serving.chat_api import chat_completions
 from hanlin.serving.completion_api import completions
 from hanlin.serving.errors import ApiError, declared, invalid
-from hanlin.serving.schemas import ChatRequest, CompletionRequest
+from hanlin.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from hanlin.serving.security import Gate
 from hanlin.serving.service import Service, Settings
+from hanlin.serving.tokenizer_api import detokenize, tokenize, tokenizer_info
 from hanlin.serving.worker import EngineWorker
 
 if TYPE_CHECKING:
@@ -101,6 +102,23 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
     async def post_completion(body: CompletionRequest, request: Request) -> Response:
         return await completions(service, body, request)
 
+    found: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+        **declared(404),
+    }
+
+    @app.post("/tokenize", responses={**found, **declared(408, 413)})
+    async def post_tokenize(body: TokenizeRequest) -> Response:
+        return await tokenize(service, body)
+
+    @app.post("/detokenize", responses={**found, **declared(408, 413)})
+    async def post_detokenize(body: DetokenizeRequest) -> Response:
+        return await detokenize(service, body)
+
+    @app.get("/tokenizer_info", responses=found)
+    async def get_tokenizer_info() -> Response:
+        return await tokenizer_info(service)
+
     @app.post("/v1/embeddings", status_code=501, responses=declared(408, 413, 501))
     async def post_embeddings() -> Response:
         raise ApiError(501, "This server has a language model, not an embedding model.", code="not_supported")
@@ -140,6 +158,11 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["type"] == "model_attributes_type" and first["loc"] == ("body",):
+            # the gate has read it as a JSON object already
+            return respond(
+                invalid("The header Content-Type: application/json is missing.", code="invalid_type")
+            )
         # Names and indices only: what pydantic adds about the branches of a union tells a reader nothing.
         param = ".".join(
             str(part)

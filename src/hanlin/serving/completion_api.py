@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi.responses import Response
 from starlette.requests import Request
 
+from hanlin.inference import encode_prompt
 from hanlin.serving.errors import invalid
-from hanlin.serving.formats import text_logprobs
+from hanlin.serving.formats import TextLogprobs
 from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream
 from hanlin.serving.schemas import CompletionRequest
 from hanlin.serving.service import Service, collect, stop_strings
@@ -20,6 +21,7 @@ from hanlin.serving.stream import EventStream, json_response
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES = 64
+SPELT_AT_ONCE = 1024  # tokens
 
 
 async def completions(service: Service, body: CompletionRequest, request: Request) -> Response:
@@ -41,11 +43,8 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
         Choice(i, service.tokenizer, stop_strings(body), chat=False, echo=prompt if body.echo else None)
         for i, prompt in enumerate(prompts)
     ]
-    known = service.tokenizer.vocab_size
     scored = (
-        {i: body.logprobs or 0 for i, prompt in enumerate(prompts) if max(prompt) < known}
-        if body.echo and body.logprobs is not None
-        else {}
+        dict.fromkeys(range(len(prompts)), body.logprobs) if body.echo and body.logprobs is not None else {}
     )
     response = service.start(body, requests, choices, scored)
     usage = functools.partial(response.usage, sum(map(len, distinct)))
@@ -54,16 +53,19 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
     whole = await collect(response, request)
     if whole is None:
         return Response(status_code=499)
-    # 64 prompts with 20 alternatives at each token are 650,000 spellings: a choice at a time, and not on the
-    # event loop.
-    answers = [await asyncio.to_thread(_choice, service, body, delta, 0) for delta in whole]
+    answers: list[dict[str, Any]] = []
+    for group in _groups(whole):
+        answers += await asyncio.to_thread(
+            lambda group=group: [_choice(service, body, delta) for delta in group]
+        )
     return await json_response(
         {**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()}
     )
 
 
 def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
-    """The prompts as token ids. Text never becomes a control token; ids are taken as they are."""
+    """The prompts as token ids. Text never becomes a control token, and is read as the beginning of a
+    document, after the model's start token where it has one; ids are taken as they are."""
     given: list[Any] = body.prompt if isinstance(body.prompt, list) else [body.prompt]
     if isinstance(given[0], int):
         given = [given]
@@ -72,20 +74,39 @@ def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
     for prompt in given:
         if isinstance(prompt, list) and max(prompt) >= size:
             raise invalid(f"prompt has a token id beyond the vocabulary of {size}.", "prompt")
+        bos_id = service.engine.model.config.bos_token_id
         prompts.append(
-            prompt
-            if isinstance(prompt, list)
-            else service.tokenizer.encode(prompt) or [service.tokenizer.eos_id]
+            prompt if isinstance(prompt, list) else encode_prompt(service.tokenizer, prompt, bos_id=bos_id)
         )
     return prompts
 
 
-def _choice(service: Service, body: CompletionRequest, delta: ChunkDelta, offset: int) -> dict[str, Any]:
-    logprobs = None if body.logprobs is None else text_logprobs(service.tokenizer, delta.tokens, offset)
+def _groups(deltas: list[ChunkDelta]) -> Iterator[list[ChunkDelta]]:
+    """Choices to be spelt in one go, beside the event loop. 64 prompts with 20 alternatives at each token are
+    650,000 spellings, between which others must come in; and 64 short ones are not worth 64 changes of
+    thread."""
+    group: list[ChunkDelta] = []
+    tokens = 0
+    for delta in deltas:
+        group.append(delta)
+        tokens += 1 + len(delta.tokens)
+        if tokens >= SPELT_AT_ONCE:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
+
+
+def _choice(
+    service: Service, body: CompletionRequest, delta: ChunkDelta, logprobs: TextLogprobs | None = None
+) -> dict[str, Any]:
+    """A choice, or what is new of it; then `logprobs` is what wrote those before."""
+    if body.logprobs is not None and logprobs is None:
+        logprobs = TextLogprobs(service.tokenizer, service.token_names)
     return {
         "index": delta.choice,
         "text": delta.content,
-        "logprobs": logprobs,
+        "logprobs": None if logprobs is None else logprobs(delta.tokens),
         "finish_reason": delta.finish_reason,
     }
 
@@ -95,12 +116,12 @@ async def _chunks(
 ) -> AsyncIterator[dict[str, Any]]:
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = service.head("cmpl", "text_completion") | ({"usage": None} if wanted else {})
-    offsets = [0] * len(response.choices)
+    names = None if body.logprobs is None else await asyncio.to_thread(lambda: service.token_names)
+    writers = [None if names is None else TextLogprobs(service.tokenizer, names) for _ in response.choices]
     async for deltas in response.deltas():
         for delta in deltas:
             if not delta.empty:
-                choice = await asyncio.to_thread(_choice, service, body, delta, offsets[delta.choice])
+                choice = await asyncio.to_thread(_choice, service, body, delta, writers[delta.choice])
                 yield {**head, "choices": [choice]}
-                offsets[delta.choice] += len(delta.content)
     if wanted:
         yield {**head, "choices": [], "usage": usage()}

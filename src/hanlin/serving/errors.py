@@ -67,7 +67,7 @@ STATUSES = {
     400: "the request is wrong, or its prompt beyond the context",
     401: "no valid API key",
     403: "a host name or origin that is not let in",
-    404: "no such model",
+    404: "no such model or file",
     408: "the body took too long",
     413: "the body is too large",
     429: "too many requests are waiting",

@@ -3,14 +3,15 @@ cancellation."""
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hanlin.inference import IncrementalDecoder, ReplyParser, SamplingParams, StopStrings
+from hanlin.inference import PromptScores, ReplyParser, SamplingParams, StopStrings
 from hanlin.serving.errors import ApiError
-from hanlin.serving.worker import EngineWorker, Scores, TokenEvent
+from hanlin.serving.worker import EngineWorker, TokenEvent
 
 if TYPE_CHECKING:
     from hanlin.tokenizer import Tokenizer
@@ -18,11 +19,19 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """A token of the content, for `logprobs`."""
+    """A token, for `logprobs`.
+
+    Attributes:
+        logprob: NaN for the first token of an echoed prompt, which nothing precedes.
+        top_ids, top_logprobs: the most likely tokens in its place.
+        in_text: whether its bytes are part of the choice's text.
+    """
 
     id: int
     logprob: float
-    top: tuple[tuple[int, float], ...]
+    top_ids: Sequence[int]
+    top_logprobs: Sequence[float]
+    in_text: bool = True
 
 
 @dataclasses.dataclass
@@ -44,10 +53,14 @@ class ChunkDelta:
 class Choice:
     """The text side of one choice.
 
+    Control tokens of a reply never become text. In a chat the tokens reported for `logprobs` are those that
+    spell the content; of a completion every token is, also a control token and what completes a stop string,
+    so that they are as many as prompt and reply have.
+
     Args:
-        chat: reasoning and control tokens are taken apart; otherwise the text is what the tokens spell.
+        chat: reasoning is taken apart; otherwise the text is what the tokens spell.
         reasoning: the prompt ended inside an open <think>.
-        echo: a prompt whose text is the beginning of the answer's.
+        echo: a prompt whose text is the beginning of the answer's, its control tokens by their names.
     """
 
     def __init__(
@@ -63,11 +76,11 @@ class Choice:
     ):
         self.index = index
         self.echo = echo
-        self._decode = tokenizer.decode
+        self._spell = tokenizer.decode_bytes
         self.completion_tokens = 0
         self.finish_reason: str | None = None
         self.parser = ReplyParser(tokenizer, reasoning=reasoning, keep_tags=keep_tags) if chat else None
-        self._decoder = IncrementalDecoder(tokenizer)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopStrings(stops)
         self._control = frozenset(tokenizer.special.values())
         self._vocab_size = tokenizer.vocab_size
@@ -81,44 +94,41 @@ class Choice:
             self._finish(delta, event.finish_reason)
             return delta
         self.completion_tokens += 1
+        spelt = event.token < self._vocab_size and event.token not in self._control
         if self.parser is not None:
-            pieces = self.parser.push(event.token)
-            in_content = self.parser.channel == "content"
+            self._add(delta, self.parser.push(event.token))
+            reported = spelt and self.parser.channel == "content" and not self._stops.hit
         else:
-            known = event.token < self._vocab_size and event.token not in self._control
-            pieces = [("content", self._decoder.push(event.token))] if known else []
-            in_content = True
-        self._add(delta, pieces)
-        if (
-            event.logprob is not None
-            and in_content
-            and event.token not in self._control
-            and not self._stops.hit
-        ):
-            delta.tokens.append(Token(event.token, event.logprob, event.top))
+            self._add(delta, [("content", self._utf8.decode(self._spell([event.token])))] if spelt else [])
+            reported = True
+        if event.logprob is not None and reported:
+            top_ids, top_logprobs = zip(*event.top, strict=True) if event.top else ((), ())
+            delta.tokens.append(Token(event.token, event.logprob, top_ids, top_logprobs, spelt))
         if self._stops.hit:
             self.finish_reason = delta.finish_reason = "stop"
         return delta
 
-    def opening(self, scores: Scores | None = None) -> ChunkDelta:
+    def opening(self, scores: PromptScores | None = None) -> ChunkDelta:
         """The echoed prompt; with its scores, if there are any, as the first tokens. The first of all has no
         log-probability."""
         ids = self.echo or ()
-        delta = ChunkDelta(
-            self.index, content=self._decode([token for token in ids if token < self._vocab_size])
-        )
+        known = [token < self._vocab_size for token in ids]
+        spelt = self._spell([token for token, inside in zip(ids, known, strict=True) if inside])
+        delta = ChunkDelta(self.index, content=self._utf8.decode(spelt))
         if scores is not None:
-            own, top = scores
-            pairs = [tuple(pairs) for pairs in top] or [()] * len(own)
+            logprobs = [math.nan, *scores.logprobs]
+            top = zip([(), *scores.top_ids], [(), *scores.top_logprobs], strict=True)
             delta.tokens = [
-                Token(token, value, best)
-                for token, value, best in zip(ids, [math.nan, *own], [(), *pairs], strict=True)
+                Token(token, logprob, *likeliest, inside)
+                for token, logprob, likeliest, inside in zip(ids, logprobs, top, known, strict=True)
             ]
         return delta
 
     def _finish(self, delta: ChunkDelta, reason: str) -> None:
-        rest = self.parser.finish() if self.parser is not None else [("content", self._decoder.finish())]
-        self._add(delta, rest)
+        if self.parser is not None:
+            self._add(delta, self.parser.finish())
+        else:
+            self._add(delta, [("content", self._utf8.decode(b"", final=True))])
         delta.content += self._stops.finish()
         self.finish_reason = delta.finish_reason = "stop" if self._stops.hit else reason
 

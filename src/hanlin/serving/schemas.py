@@ -51,7 +51,8 @@ def check_bias(bias: Any) -> Any:
     return bias
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
+Id = Annotated[int, Field(ge=0)]
+Ids = Annotated[list[Id], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -78,6 +79,9 @@ class ChatMessage(Body):
     reasoning: str | None = None
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1024, fail_fast=True)]
+
+
 class StreamOptions(Body):
     include_usage: bool | None = None
 
@@ -92,10 +96,15 @@ class ResponseFormat(Body):
     type: str
 
 
-class SamplingBody(Body):
-    """What both endpoints share."""
+class ModelBody(Body):
+    """What all endpoints share."""
 
     model: str | None = Field(None, max_length=256)
+
+
+class SamplingBody(ModelBody):
+    """What the generating endpoints share."""
+
     max_tokens: int | None = Field(None, ge=0, lt=1 << 31)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -118,7 +127,7 @@ class SamplingBody(Body):
 class ChatRequest(SamplingBody):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1024, fail_fast=True)
+    messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1, lt=1 << 31)
     max_tokens: int | None = Field(None, ge=1, lt=1 << 31)
     logprobs: bool | None = None
@@ -147,3 +156,28 @@ class CompletionRequest(SamplingBody):
     logprobs: int | None = Field(None, ge=0, le=20)
     suffix: str | None = None
     best_of: int | None = Field(None, ge=1, le=8)
+
+
+class TokenizeRequest(ModelBody):
+    """`POST /tokenize`: a prompt or messages."""
+
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = Field(
+        None, description="of no effect: this tokenizer puts no token before or after a text"
+    )
+    parse_special: bool | None = Field(
+        None, description="extension; names of control tokens in the prompt become those tokens"
+    )
+    return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = Field(None, description="of messages; true when absent")
+    chat_template_kwargs: TemplateOptions | None = None
+    tools: list[Any] | None = None
+    continue_final_message: bool | None = None
+    chat_template: Any = None
+
+
+class DetokenizeRequest(ModelBody):
+    """`POST /detokenize`."""
+
+    tokens: Annotated[list[Id], Field(max_length=1 << 20, fail_fast=True)]

@@ -77,6 +77,7 @@ def serve(
         max_waiting=max_waiting,
         sampling=sampling,
     )
+    listener.listen()  # who reads that it is ready may connect from then on
     address, beside = addresses(host, listener.getsockname()[1])
     print(
         tr(

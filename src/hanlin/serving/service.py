@@ -4,6 +4,7 @@ answer."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 import secrets
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
+from hanlin.common.atomic import read_json
 from hanlin.inference import SamplingParams, derive_seed
 from hanlin.serving.errors import ApiError, invalid
+from hanlin.serving.formats import token_names
 from hanlin.serving.response_stream import Choice, ChunkDelta, ResponseStream, merge
-from hanlin.serving.schemas import Body, SamplingBody
+from hanlin.serving.schemas import Body, ModelBody, SamplingBody
 from hanlin.serving.security import LOOPBACK
 from hanlin.serving.stream import while_connected
 from hanlin.serving.worker import EngineWorker
+from hanlin.tokenizer.files import TOKENIZER_CONFIG
 
 if TYPE_CHECKING:
     from hanlin.tokenizer import Tokenizer
@@ -66,6 +70,21 @@ class Service:
         self.created = int(time.time())
         self._told: set[tuple[str, ...]] = set()
 
+    @functools.cached_property
+    def token_names(self) -> list[str]:
+        """What `logprobs` calls each id of the model."""
+        return token_names(self.tokenizer, self.engine.model.config.vocab_size)
+
+    @functools.cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """What tokenizer_config.json says, whose file names stay here.
+
+        Raises:
+            HanlinError: there is none, or it is damaged.
+        """
+        found = read_json(self.tokenizer.path / TOKENIZER_CONFIG)
+        return {name: value for name, value in found.items() if name != "name_or_path"}
+
     def card(self) -> dict[str, Any]:
         """The model as `/v1/models` lists it; `max_model_len` is an extension that vLLM has too."""
         length = self.engine.max_length
@@ -93,10 +112,14 @@ class Service:
             raise ApiError(404, message, param="model", code="model_not_found")
 
     def check_request(self, body: SamplingBody) -> None:
-        """What is the same for both endpoints; unknown fields are logged by name, never by value."""
-        self.check_model(body.model)
+        """What is the same for both generating endpoints."""
+        self.check_body(body)
         if body.stream_options is not None and not body.stream:
             raise invalid("stream_options needs stream: true.", "stream_options")
+
+    def check_body(self, body: ModelBody) -> None:
+        """What is the same for all endpoints; unknown fields are logged by name, never by value."""
+        self.check_model(body.model)
         ignored = ignored_fields(body)
         if ignored and ignored not in self._told and len(self._told) < MOST_TOLD:
             self._told.add(ignored)  # once for each set of names, or a client's habit fills the log

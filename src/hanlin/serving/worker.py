@@ -4,7 +4,6 @@ loop."""
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 import functools
 import logging
@@ -13,14 +12,12 @@ import threading
 from collections.abc import Callable, Mapping
 
 from hanlin.common.errors import HanlinError
-from hanlin.inference import Engine, Generation, SamplingParams
+from hanlin.inference import Engine, Generation, PromptScores, SamplingParams
 from hanlin.inference.generation import FinishReason
 from hanlin.serving.errors import ApiError
+from hanlin.serving.scoring import Scoring, ScoringQueue
 
 logger = logging.getLogger("hanlin.serving")
-
-
-Scores = tuple[list[float], list[list[tuple[int, float]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +26,11 @@ class TokenEvent:
     `finish_reason` the end.
 
     Attributes:
-        scores: log-probabilities of the prompt's tokens after the first, and the most likely ones there.
+        scores: of the prompt's tokens after the first.
     """
 
     choice: int
-    scores: Scores | None = None
+    scores: PromptScores | None = None
     token: int = -1
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
@@ -47,16 +44,6 @@ class RequestHandle:
         self.loop = loop
         self.events: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self.generations: list[Generation] = []
-
-
-@dataclasses.dataclass
-class Scoring:
-    """A prompt to be scored, and the choices that continue it once that is done."""
-
-    handle: RequestHandle
-    prompt: list[int]
-    top: int
-    generations: dict[int, Generation]
 
 
 class EngineWorker:
@@ -74,7 +61,7 @@ class EngineWorker:
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[RequestHandle, TokenEvent]]] = {}
-        self._scorings: collections.deque[Scoring] = collections.deque()
+        self._scorings = ScoringQueue(engine, self._end)
         self._thread: threading.Thread | None = None
 
     @property
@@ -128,8 +115,10 @@ class EngineWorker:
             if scored is None or choice not in scored:
                 unscored.append(generation)
                 continue
-            scoring = scorings.setdefault(tuple(prompt), Scoring(handle, prompt, scored[choice], {}))
-            scoring.generations[choice] = generation
+            if tuple(prompt) not in scorings:
+                tell = functools.partial(self._tell_scores, handle)
+                scorings[tuple(prompt)] = Scoring(prompt, scored[choice], {}, tell)
+            scorings[tuple(prompt)].generations[choice] = generation
         self._inbox.put(functools.partial(self._take, list(scorings.values()), unscored))
         return handle
 
@@ -154,7 +143,7 @@ class EngineWorker:
         return Generation(prompt, params, on_token, on_finish)
 
     def _take(self, scorings: list[Scoring], generations: list[Generation]) -> None:
-        self._scorings.extend(scorings)
+        self._scorings.add(scorings)
         for generation in generations:
             self._continue(generation)
 
@@ -170,30 +159,8 @@ class EngineWorker:
         assert generation.on_finish is not None
         generation.on_finish(generation)
 
-    def _score_one(self) -> None:
-        """Score the next prompt that somebody still waits for: one in each turn, so that those who generate
-        go on."""
-        while self._scorings:
-            scoring = self._scorings.popleft()
-            wanted = {}
-            for choice, generation in scoring.generations.items():
-                if generation.finish_reason is None:
-                    wanted[choice] = generation
-                else:
-                    self._end(generation, "cancelled")
-            if not wanted:
-                continue
-            try:
-                scores = self.engine.score(scoring.prompt, scoring.top)
-            except Exception:
-                logger.exception("scoring a prompt failed; its request ends with an error")
-                for generation in wanted.values():
-                    self._end(generation, "error")
-                return
-            for choice, generation in wanted.items():
-                self._emit(scoring.handle, TokenEvent(choice, scores))
-                self._continue(generation)
-            return
+    def _tell_scores(self, handle: RequestHandle, choice: int, scores: PromptScores) -> None:
+        self._emit(handle, TokenEvent(choice, scores))
 
     def _emit(self, handle: RequestHandle, event: TokenEvent) -> None:
         self._outbox.setdefault(handle.loop, []).append((handle, event))
@@ -210,7 +177,7 @@ class EngineWorker:
                 continue
             except queue.Empty:
                 pass
-            self._score_one()
+            self._scorings.step()
             try:
                 busy = self.engine.step() or bool(self._scorings)
             except Exception:
@@ -218,9 +185,7 @@ class EngineWorker:
                 self.engine.abort("error")
                 busy = bool(self._scorings)
             self._deliver()
-        for scoring in self._scorings:
-            for generation in scoring.generations.values():
-                self._end(generation, "cancelled")
+        self._scorings.close()
         self.engine.abort("cancelled")
         self._deliver()
 
