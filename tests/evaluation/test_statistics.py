@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hanlin.evaluation import Metric, beats, bootstrap_mean, bootstrap_ratio, pooled, ranking, wilson
 from hanlin.evaluation.intervals import (
+    UNKNOWN,
     cluster_numbers,
     cluster_sums,
     clustered_wilson,
@@ -22,7 +23,7 @@ from hanlin.evaluation.intervals import (
     student_t,
     student_tail,
 )
-from hanlin.evaluation.statistics import FEWEST, UNKNOWN
+from hanlin.evaluation.statistics import FEWEST
 
 
 def binomial_coverage(p: float, n: int) -> float:
@@ -188,6 +189,9 @@ def test_pairing_finds_what_separate_intervals_hide():
     assert raw == json.loads(json.dumps(raw)) and Metric.from_dict(raw) == controlled
     assert controlled.control is not None and controlled.control.difference is not None
     assert controlled.control.difference[0] > 0 and beats(controlled)
+    for wrong in ([1.0], [2.0, 1.0], [math.nan, 1.0], "ab"):
+        with pytest.raises(ValueError):
+            Metric.from_dict(raw | {"control": raw["control"] | {"difference": wrong}})
     # a control of another metric does not bring that metric's difference with it
     assert ranking(Metric.mean(ours), controlled.control) == "overlap"
 

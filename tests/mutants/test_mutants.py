@@ -35,6 +35,7 @@ STAGES, GATE, LOOP, STEP = (
     "tests/training/test_training.py",
     "tests/training/test_step.py",
 )
+PAIRED = "tests/evaluation/test_paired.py"
 DATA, ENGINE, TEXT, GGUF = (
     "tests/dataset/test_dataset.py",
     "tests/inference/test_engine.py",
@@ -132,6 +133,36 @@ MUTANTS = {
         "half = z / (1 + zz / n)",
         "half = 0.8 * z / (1 + zz / n)",
         "tests/evaluation/test_statistics.py",
+    ),
+    "guards without Holm": Mutant(
+        "evaluation/paired.py",
+        "guards[at][0].upper(1 - part)",
+        "guards[at][0].upper(1 - level)",
+        PAIRED,
+    ),
+    "other items are paired": Mutant(
+        "evaluation/item_scores.py",
+        "bool(self.ids) and self.data == other.data and self.ids == other.ids",
+        "len(self) == len(other)",
+        PAIRED,
+    ),
+    "clusters drawn item by item": Mutant(
+        "evaluation/item_scores.py",
+        "numbers = cluster_numbers(self.clusters)",
+        "numbers = None",
+        PAIRED,
+    ),
+    "models that never differ are equal": Mutant(
+        "evaluation/paired.py", "if gained + lost >= _FEW_DISCORDANT:", "if True:", PAIRED
+    ),
+    "what is undecided is refused": Mutant(
+        "pipeline/gate.py", 'return self.outcome != "refused"', 'return self.outcome == "accepted"', GATE
+    ),
+    "a resumed stage has lost its items": Mutant(
+        "pipeline/stage_run.py",
+        'with_items(metrics, context.out, record.notes.get("scores") or {})',
+        "metrics",
+        GATE,
     ),
     "a refused model is published": Mutant(
         "pipeline/stage_run.py",

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from hanlin.evaluation.statistics import UNKNOWN, Interval
+from hanlin.evaluation.intervals import UNKNOWN, Interval
 
 RESAMPLES = 1000
 

@@ -30,7 +30,7 @@ from hanlin.arena.bradley_terry import (
 )
 from hanlin.arena.rules import Rules, read_arena
 from hanlin.arena.store import Store, Voted
-from hanlin.evaluation.statistics import UNKNOWN, wilson
+from hanlin.evaluation.intervals import UNKNOWN, wilson
 
 STYLES = ("length", "lists", "headings", "bold")
 MOST_DISPUTED = 6

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hanlin.evaluation.statistics import Interval, student_t
+from hanlin.evaluation.intervals import Interval, student_t
 
 RIDGE = 0.01  # times Σθ², subtracted from the log likelihood
 RESAMPLES = 1000

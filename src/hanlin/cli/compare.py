@@ -11,7 +11,7 @@ from hanlin.common.messages import listing, tr
 
 
 def compare(*runs: Path, picture: Path | None = None, stage: str = "pretrain", json: Flag = False) -> None:
-    """Compare runs: figures of their reports, none ranked whose intervals overlap, and their training curves.
+    """Compare runs: figures of their reports, item by item where they had the same items, and their curves.
 
     Parameters
     ----------

@@ -46,7 +46,10 @@ class Control:
     def __post_init__(self):
         _put_unknown(self)
         if self.difference is not None:
-            object.__setattr__(self, "difference", tuple(self.difference))
+            low, high = map(float, self.difference)
+            if not -math.inf < low <= high < math.inf:
+                raise ValueError(f"{self.difference} is no interval")
+            object.__setattr__(self, "difference", (low, high))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 from hanlin.common.messages import Text
 from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, register_doctor, unknown
 from hanlin.evaluation.doctors.context import DoctorContext
-from hanlin.evaluation.statistics import FEWEST, Interval, Metric
+from hanlin.evaluation.intervals import Interval
+from hanlin.evaluation.statistics import FEWEST, Metric
 from hanlin.inference import Engine, SamplingParams
 
 ABOVE = (0.005, 0.05)  # share of exact continuations more than in unseen text: above is yellow, red (ours)
