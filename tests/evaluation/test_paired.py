@@ -275,7 +275,10 @@ def test_the_further_items_do_decide():
         found = paired_difference(scores(each > 0), scores(each < 0))
         decided += non_inferiority([(found, 0.05)])[0].outcome == "accepted"
     assert 0.73 < decided / 300 < 0.87
-    assert judged(50, 1000, 20000, margin=0.0475).further is None  # the loss is what is tolerated
+    # a loss that seems to be near what is tolerated takes more
+    assert judged(15, 22, 100).further > 5 * held.further
+    assert judged(15, 18, 100).further > 2 * held.further
+    assert judged(18, 15, 100).further == items_needed(0.33 - 0.03**2, 0.05) - 100
 
 
 def test_refusals_of_many_guards_are_corrected():

@@ -39,7 +39,7 @@ class Judgement:
         low, high: ends of the difference that decide, in the direction in which more is better: of the target
             the 95 % interval, of a guard the two one-sided 95 % ends.
         allowed: loss that is tolerated; None of the target.
-        further: items more that would decide a guard, if the two models are equally good.
+        further: items more that would decide a guard, if the difference is what was measured.
     """
 
     name: str
