@@ -8,24 +8,21 @@ vote, which is far shorter than people need. Prints one line of JSON.
 
 from __future__ import annotations
 
+import argparse
+import concurrent.futures
+import json
+import os
+import random
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # in place of this folder, whose signal.py hides the standard one
+import httpx
 
-import argparse  # noqa: E402
-import concurrent.futures  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import random  # noqa: E402
-import subprocess  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-
-import httpx  # noqa: E402
-
-from tests.arena.arenas import count, make_arena  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.arena.arenas import count, make_arena
 
 TARGET = 0.1  # seconds, 95th percentile
 

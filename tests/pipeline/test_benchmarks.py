@@ -13,7 +13,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.evaluation.benchmarks import run as asking
 from hanlin.pipeline import benchmarks, load_recipe, run_recipe
-from hanlin.pipeline.against import comparisons, others, plan_table
+from hanlin.pipeline.against import comparisons, others, plan_rows, plan_table
 from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table, questions_of
 from hanlin.pipeline.gate import tolerance
 from hanlin.stages.base import write_model
@@ -152,8 +152,13 @@ def test_two_models_are_compared_over_the_same_items(models, data, tmp_path):
 
 def test_the_plan_says_what_can_be_seen_without_a_model(data):
     questions = questions_of(Asked(data / "no-model", data, names=("c3", "cmath")), Told())
-    text = plan_table(questions)
-    assert "c3/cloze" in text and "cmath/answer" in text
+    rows = {row["name"]: row for row in plan_rows(questions)}
+    assert rows["c3/cloze"]["clusters"] < rows["c3/cloze"]["items"]
+    assert 0.25 <= rows["c3/cloze"]["chance"] <= 0.5 and rows["cmath/answer"]["chance"] is None
+    assert rows["c3/cloze"]["between_models"] == pytest.approx(
+        2.80 * (0.2 / rows["c3/cloze"]["items"]) ** 0.5, rel=1e-3
+    )
+    assert all(name in plan_table(list(rows.values())) for name in rows)
 
 
 def test_own_questions_by_the_command(models, tmp_path, capsys, monkeypatch):
@@ -162,8 +167,21 @@ def test_own_questions_by_the_command(models, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["hanlin", "eval", str(models / "1"), str(file)])
     main()
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"mine/cloze", "mine/letters"}
-    assert found["mine/cloze"]["metrics"]["mine/cloze"]["n"] == 2
+    assert set(found["benchmarks"]) == {"mine/cloze", "mine/letters"}
+    assert found["benchmarks"]["mine/cloze"]["metrics"]["mine/cloze"]["n"] == 2
+    for command, said in (
+        (["--data", str(tmp_path)], "QUESTIONS, --data: one of them at a time"),
+        (["--text", str(file)], "QUESTIONS, --text: one of them at a time"),
+    ):
+        monkeypatch.setattr("sys.argv", ["hanlin", "eval", str(models / "1"), str(file), *command])
+        with pytest.raises(SystemExit):
+            main()
+        assert said in capsys.readouterr().err
+    for command, said in ((["--suite", "zh"], "need --data"), (["--data", str(tmp_path)], "needs --tasks")):
+        monkeypatch.setattr("sys.argv", ["hanlin", "eval", str(models / "1"), *command])
+        with pytest.raises(SystemExit):
+            main()
+        assert said in capsys.readouterr().err
 
 
 def test_a_recipe_asks_benchmarks_of_each_model_and_guards_them(data, tmp_path):

@@ -165,6 +165,9 @@ def test_few_items_decide_nothing():
     verdict = decide_gate("sft", ("x", metric(0, few), metric(few, few)), {})
     assert verdict.accepted and str(few) in verdict.text.zh and str(few) in verdict.text.en
     assert outcome(pair(0.5, 0.6), y=(metric(0, few), metric(few, few))).accepted
+    # what was taught before is guarded all the same
+    lost = decide_gate("sft", ("x", metric(few, few), metric(0, few)), {"y": (*pair(0.9, 0.7), 0.05)})
+    assert lost.outcome == "refused" and "of y:" in lost.text.en
     assert not decide_gate("sft", ("x", metric(0, FEWEST), metric(FEWEST, FEWEST)), {}).accepted
 
 
@@ -270,6 +273,36 @@ def judged(run, name: str) -> StepRecord:
     stage.stage.data_facts = dict
     stage._judge(made)
     return made
+
+
+def test_small_losses_do_not_add_up_from_stage_to_stage(run, monkeypatch):
+    """Greetings 97, 91, 85 percent of 150: neither step alone shows more than five points, both do."""
+    greetings = "tinyworld/greetings"
+    right = {"pretrain": 0, "sft": 146, "reasoning": 137, "dpo": 127}
+    ids = [str(at) for at in range(150)]
+
+    def scores(model, name, seed):
+        if name == BITS:
+            return Metric(0.4, 0.3, 0.5, 100, higher_is_better=False)
+        if name == greetings:
+            return Metric.share(np.arange(150) < right[model], ids=ids)
+        return Metric.share(np.arange(150) < (90 if model == "pretrain" else 120), ids=ids)
+
+    asked = stand_in(run, monkeypatch, scores)
+    for name in ("reasoning", "dpo"):
+        with artifact(run.out / "models" / name, "model", config={"name": name}) as written:
+            (written.path / "weights").write_text(name)
+    kept = []
+    for name in ("sft", "reasoning", "dpo"):
+        made = judged(run, name)
+        made.notes["seconds_by_seed"] = [1.0]
+        StageRun(run, run.recipe.stage(name))._adopt(made)
+        kept.append(made.kept)
+    assert kept == [True, True, False]
+    assert asked["regressions"][greetings][1].value == right["sft"] / 150
+    assert run.lineages["reasoning"].references[greetings].items is not None
+    alone = {greetings: (scores("dpo", greetings, 0), scores("reasoning", greetings, 0), 0.05)}
+    assert decide_gate("dpo", ("x", *pair(0.5, 0.6)), alone).accepted
 
 
 def test_the_gate_hears_of_all_that_was_taught(run, monkeypatch):

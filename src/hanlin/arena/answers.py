@@ -20,7 +20,6 @@ FAMILIES = (
     "minimind",
     "ChatGPT",
     "OpenAI",
-    "Claude",
     "Gemini",
     "Llama",
     "Qwen",

@@ -19,8 +19,30 @@ from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, read_samples
 USUAL_DISCORDANCE = 0.2  # share of items in which two like models differ
 
 
-def plan_table(questions: Sequence[Question]) -> str:
-    """What the items of each benchmark can show, before a model is asked."""
+def plan_rows(questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """What the items of each benchmark can show, before a model is asked: {"name", "items", "clusters",
+    "chance", "against_chance", "between_models"}, the last two being differences that are found four times in
+    five; without choices no chance is known."""
+    rows = []
+    for question in questions:
+        count = len(question.items)
+        shares = [1 / len(item.choices) for item in question.items if item.choices]
+        chance = sum(shares) / count if shares else None
+        rows.append(
+            {
+                "name": question.name,
+                "items": count,
+                "clusters": len({item.cluster or item.id for item in question.items}),
+                "chance": chance,
+                "against_chance": None if chance is None else detectable_against(count, chance),
+                "between_models": detectable_difference(count, USUAL_DISCORDANCE),
+            }
+        )
+    return rows
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The plan as a person reads it."""
     head = [
         tr("benchmark"),
         tr("items"),
@@ -29,27 +51,24 @@ def plan_table(questions: Sequence[Question]) -> str:
         tr("seen against chance"),
         tr("seen between models"),
     ]
-    rows = [head]
-    for question in questions:
-        count = len(question.items)
-        clusters = len({item.cluster or item.id for item in question.items})
-        shares = [1 / len(item.choices) for item in question.items if item.choices]
-        chance = sum(shares) / count if shares else 0.0
-        rows.append(
+    lines = [head]
+    for row in rows:
+        known = row["chance"] is not None
+        lines.append(
             [
-                question.name,
-                f"{count:,}",
-                f"{clusters:,}",
-                f"{chance:.1%}" if shares else "",
-                f"{100 * detectable_against(count, chance):.1f}" if shares else "",
-                f"{100 * detectable_difference(count, USUAL_DISCORDANCE):.1f}",
+                row["name"],
+                f"{row['items']:,}",
+                f"{row['clusters']:,}",
+                f"{row['chance']:.1%}" if known else "",
+                f"{100 * row['against_chance']:.1f}" if known else "",
+                f"{100 * row['between_models']:.1f}",
             ]
         )
     note = tr(
         "Points that are found four times in five at 5 %, for items that don't depend on each other; between "
         "models that differ in a fifth of the items. Of clusters, less is seen."
     )
-    return "\n".join([*table(rows, right=range(1, len(head))), "", note])
+    return "\n".join([*table(lines, right=range(1, len(head))), "", note])
 
 
 def metric_of(samples: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Metric:

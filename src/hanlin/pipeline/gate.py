@@ -87,7 +87,7 @@ class Verdict:
         outcome: accepted: shown better at its target, and shown not to have lost more than is tolerated of
             anything else. refused: shown worse, or to have lost too much. undecided: neither; it is kept, and
             the text says what was not shown.
-        judged: the target first; none where the items are too few.
+        judged: the target first; without what has too few items.
     """
 
     outcome: Outcome
@@ -142,21 +142,11 @@ def decide_gate(
     """
     name, new, old = target
     values = {"stage": stage, "name": name, "old": old.value, "new": new.value}
-    if min(new.n, old.n) < FEWEST:
-        return Verdict(
-            "undecided",
-            Text(
-                "{stage} was kept, but not judged: {name} has {count} held-out items, and {fewest} are "
-                "needed to tell ({old:.3f} → {new:.3f}).",
-                count=min(new.n, old.n),
-                fewest=FEWEST,
-                **values,
-            ),
-        )
-    aim = Judgement.of_target(name, difference(new, old))
+    few = min(new.n, old.n) < FEWEST
+    aim = None if few else Judgement.of_target(name, difference(new, old))
     guards = _guards(regressions)
-    judged = (aim, *guards)
-    if aim.finding == "worse":
+    judged = (*([] if aim is None else [aim]), *guards)
+    if aim is not None and aim.finding == "worse":
         return Verdict(
             "refused",
             Text(
@@ -179,7 +169,7 @@ def decide_gate(
             ),
             judged,
         )
-    said = [_about_target(aim, values)]
+    said = [_not_judged(min(new.n, old.n), values) if aim is None else _about_target(aim, values)]
     undecided = [guard for guard in guards if guard.finding == "undecided"]
     if undecided:
         said.append(
@@ -188,7 +178,7 @@ def decide_gate(
                 guards=joined([_undecided(guard) for guard in undecided], _SEMICOLON),
             )
         )
-    shown = aim.finding == "better" and not undecided
+    shown = aim is not None and aim.finding == "better" and not undecided
     return Verdict("accepted" if shown else "undecided", sentences(said), judged)
 
 
@@ -204,6 +194,17 @@ def _guards(regressions: Mapping[str, tuple[Metric, Metric, float]]) -> list[Jud
     }
     found = non_inferiority(list(asked.values()))
     return [Judgement.of_guard(name, guard) for name, guard in zip(asked, found, strict=True)]
+
+
+def _not_judged(count: int, values: Mapping[str, Any]) -> Text:
+    """Why nothing is said of the target."""
+    return Text(
+        "{stage} was kept, but not judged: {name} has {count} held-out items, and {fewest} are "
+        "needed to tell ({old:.3f} → {new:.3f}).",
+        count=count,
+        fewest=FEWEST,
+        **values,
+    )
 
 
 def _about_target(aim: Judgement, values: Mapping[str, Any]) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from hanlin.evaluation import Metric
@@ -20,6 +21,8 @@ class Lineage:
         scores: what it was measured by, and when that was.
         first_bits: bits per byte of the pretrained model that it descends from, beside their n-gram control.
         external: it came from elsewhere, and is taken to have been taught to answer.
+        references: scores of earlier models, by metric, that a loss which was neither shown nor excluded is
+            still held against: else small losses would add up from stage to stage and none be refused.
     """
 
     stages: tuple[StageConfig, ...] = ()
@@ -27,6 +30,7 @@ class Lineage:
     scores: Measured | None = None
     first_bits: Metric | None = None
     external: bool = False
+    references: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from hanlin.common.messages import Text
 from hanlin.evaluation import Metric, pooled
 from hanlin.evaluation.exam import OVERALL
 from hanlin.evaluation.kept_items import keep_items, with_items
+from hanlin.evaluation.statistics import can_pair
 from hanlin.pipeline.gate import decide_gate, tolerance
 from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run_context import RunContext
@@ -211,20 +212,34 @@ class StageRun:
         metrics = dict(now.metrics)
         if BITS in metrics:
             metrics[BITS] = context.beside_ngram(metrics[BITS], parent.first_bits)
-        verdict = decide_gate(
-            config.id, (target, metrics[target], before[target]), self._regressions(target, metrics, before)
-        )
+        guards = self._regressions(target, metrics, before)
+        verdict = decide_gate(config.id, (target, metrics[target], before[target]), guards)
         record.kept = verdict.accepted
         record.notes["gate"] = verdict.to_dict()
         record.notes["before"] = {name: before[name].to_dict() for name in metrics if name in before}
         record.notes["asked"] = [sorted(now.asked), now.with_reasoning]
         (context.progress.note if verdict.outcome == "accepted" else context.progress.warn)(verdict.text)
         self._keep(record, metrics | self._beside(record, target, metrics, before, after))
+        undecided = [judged.name for judged in verdict.judged if judged.finding == "undecided"]
+        self._keep_references(record, {name: guards[name][1] for name in undecided})
+
+    def _keep_references(self, record: StepRecord, references: dict[str, Metric]) -> None:
+        """Write what the next stage is held against where this one decided nothing."""
+        files = keep_items(self.context.out, f"{self.config.id}/references", references)
+        kept = {name: references[name].to_dict() for name in files}
+        record.notes["references"] = {"metrics": kept, "scores": files}
+
+    def _references(self, record: StepRecord) -> dict[str, Metric]:
+        """What `_keep_references` wrote."""
+        kept = record.notes.get("references") or {"metrics": {}, "scores": {}}
+        metrics = {name: Metric.from_dict(metric) for name, metric in kept["metrics"].items()}
+        return with_items(metrics, self.context.out, kept["scores"])
 
     def _regressions(
         self, target: str, metrics: dict[str, Metric], before: dict[str, Metric]
     ) -> dict[str, tuple[Metric, Metric, float]]:
-        """New and previous values of all that the stage may not spoil, and what is tolerated."""
+        """New and previous values of all that the stage may not spoil, and what is tolerated. Previous is the
+        parent's, or that of the model before which the parent's own loss was not excluded."""
         chosen = self.config.evaluate.regressions
         found = {}
         for name, metric in metrics.items():
@@ -232,7 +247,9 @@ class StageRun:
             if name == target or name not in before or allowed is None:
                 continue
             if chosen is None or name in chosen:
-                found[name] = (metric, before[name], allowed)
+                earlier = self.parent.references.get(name)
+                held = earlier is not None and can_pair(metric, earlier)
+                found[name] = (metric, earlier if held else before[name], allowed)
         first = self.parent.first_bits
         if first is not None and BITS in metrics and target != BITS:
             share = self.context.recipe.evaluation.bits_per_byte_tolerance
@@ -295,7 +312,8 @@ class StageRun:
             metrics[record.target] = published
         scores = Measured(metrics, frozenset(asked[0]), asked[1]) if asked else None
         first = metrics.get(BITS) if self.parent.path is None else self.parent.first_bits
-        after = dataclasses.replace(after, scores=scores, first_bits=first)
+        references = self._references(record)
+        after = dataclasses.replace(after, scores=scores, first_bits=first, references=references)
         context.lineages[config.id] = after
         context.parents[config.id] = self.parent
         if self.is_control or self.stage.produces != "model" or not record.kept:
