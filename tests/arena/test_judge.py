@@ -8,9 +8,10 @@ import random
 
 import pytest
 
-from hanlin.arena import judge as judge_module
+from hanlin.arena import judge_client
 from hanlin.arena.analysis import analyse
-from hanlin.arena.judge import Journal, Judge, judge_arena, judge_text
+from hanlin.arena.judge import judge_arena, judge_text
+from hanlin.arena.judge_client import Journal, Judge
 from hanlin.arena.page import render_arena
 from hanlin.arena.rubric import HARMLESS, ORDER, RUBRIC, question, read_choice
 from hanlin.arena.rules import read_arena
@@ -23,7 +24,7 @@ PROBES = 20  # requests with something put into the losing answer
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(judge_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(judge_client.time, "sleep", lambda seconds: None)
 
 
 @pytest.fixture

@@ -212,7 +212,8 @@ def judge(
     """
     import os
 
-    from hanlin.arena.judge import Judge, estimate_text, judge_arena, judge_text
+    from hanlin.arena.judge import estimate_text, judge_arena, judge_text
+    from hanlin.arena.judge_client import Judge
     from hanlin.common.errors import HanlinError
     from hanlin.common.progress import make_progress
 

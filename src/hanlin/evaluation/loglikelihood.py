@@ -23,7 +23,6 @@ from hanlin.evaluation.benchmarks.items import Request
 from hanlin.model import CausalLM
 from hanlin.model.kv_cache import KVCache
 from hanlin.tokenizer import Tokenizer
-from hanlin.tokenizer.token_bytes import token_bytes
 
 BATCH_TOKENS = 8192  # read at once, padding included
 _WORTH_SHARING = 24  # tokens that a shared beginning must save to be read once; below, rows are cheaper
@@ -75,7 +74,6 @@ class Sequencer:
 
     def __init__(self, tokenizer: Tokenizer, boundary: Boundary, prefix_id: int | None, limit: int):
         self.tokenizer, self.boundary, self.prefix_id, self.limit = tokenizer, boundary, prefix_id, limit
-        self._width = token_bytes(tokenizer).numpy()
 
     def __call__(self, requests: Sequence[Request]) -> list[Sequenced]:
         """All requests.
@@ -84,15 +82,16 @@ class Sequencer:
             HanlinError: a continuation without a token, or one that is longer than the model.
         """
         pairs = [self._moved(request) for request in requests]
-        whole = self.tokenizer.encode_batch([context + said for context, said in pairs])
-        contexts = self.tokenizer.encode_batch([context for context, _ in pairs])
-        made = []
-        for (context, said), ids, alone in zip(pairs, whole, contexts, strict=True):
-            if self.boundary == "tokens":
-                made.append(self._by_tokens(ids, alone))
-            else:
-                made.append(self._by_bytes(ids, len(context.encode()), len(said.encode())))
-        return made
+        texts = [context + said for context, said in pairs]
+        if self.boundary == "tokens":
+            whole = self.tokenizer.encode_batch(texts)
+            contexts = self.tokenizer.encode_batch([context for context, _ in pairs])
+            return [self._by_tokens(ids, alone) for ids, alone in zip(whole, contexts, strict=True)]
+        placed = self.tokenizer.encode_places(texts)
+        return [
+            self._by_bytes(ids, starts, ends, len(context.encode()))
+            for (context, _), (ids, starts, ends) in zip(pairs, placed, strict=True)
+        ]
 
     def _moved(self, request: Request) -> tuple[str, str]:
         """Context and continuation; by tokens, blanks at the context's end belong to the continuation."""
@@ -110,12 +109,14 @@ class Sequencer:
             return self._cut(ids, 1, straddles)
         return self._cut([self.prefix_id, *ids], 1, straddles)
 
-    def _by_bytes(self, ids: list[int], context: int, said: int) -> Sequenced:
-        ends = np.cumsum(self._width[ids])
+    def _by_bytes(self, ids: list[int], starts: np.ndarray, ends: np.ndarray, context: int) -> Sequenced:
+        """
+        Args:
+            starts, ends: of each id, in bytes of the text.
+            context: bytes of the context.
+        """
         first = int(np.searchsorted(ends, context, side="right"))
-        straddles = bool(
-            said and context and first < len(ids) and ends[first] - self._width[ids[first]] < context
-        )
+        straddles = bool(first < len(ids) and starts[first] < context)
         if self.prefix_id is not None:
             return self._cut([self.prefix_id, *ids], first + 1, straddles)
         # a first token that nothing precedes has no probability to tell; all others have

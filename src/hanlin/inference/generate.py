@@ -79,16 +79,17 @@ def refuse_reward_model(folder: Path) -> None:
 
 
 def load_chat_model(path: Path | str, device: str | None = None) -> tuple[CausalLM, Tokenizer]:
-    """Model and tokenizer of a model or run directory, checked to belong together.
+    """Model and tokenizer of a model or run directory, of Hanlin's or in the format of transformers, checked
+    to belong together.
 
     Raises:
         HanlinError: no model, no tokenizer, or the tokenizer has more entries than the model's vocabulary.
     """
-    from hanlin.tokenizer import load_tokenizer
+    from hanlin.tokenizer.foreign import open_any
 
     folder = resolve_model_dir(path)
     refuse_reward_model(folder)
-    model, tokenizer = load_model(folder, device=device), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, device=device), open_any(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise HanlinError(
             "The tokenizer of {folder} has {tokenizer_size} tokens, its model knows {model_size}. They do "

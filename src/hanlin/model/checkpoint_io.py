@@ -145,16 +145,17 @@ def check_weights(file: Path, config: ModelConfig, *, reward: bool = False) -> N
 
 
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by name in a safetensors file, without its data."""
-    if not file.is_file():
-        raise HanlinError("No weights at {file}: the directory is not a whole model.", file=file)
-    try:
-        with safetensors.safe_open(file, "pt") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-            kinds = {name: part.get_dtype() for name, part in slices.items()}
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _damaged(file, error) from None
+    """Shapes by name in a safetensors file or the shards in its place, without the data."""
+    kinds: dict[str, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in _shards(file):
+        try:
+            with safetensors.safe_open(part, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - no mapping
+                    tensor = tensors.get_slice(name)
+                    kinds[name], shapes[name] = tensor.get_dtype(), tuple(tensor.get_shape())
+        except (safetensors.SafetensorError, OSError) as error:
+            raise _damaged(part, error) from None
     wrong = next((name for name, kind in sorted(kinds.items()) if kind not in _FLOATS), None)
     if wrong is not None:
         raise HanlinError(
@@ -166,6 +167,27 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
             floats=listing(_FLOATS),
         )
     return shapes
+
+
+def _shards(file: Path) -> list[Path]:
+    """A file of weights, or the shards that `model.safetensors.index.json` names in its place.
+
+    Raises:
+        HanlinError: neither is there whole.
+    """
+    index = file.with_name(file.name + ".index.json")
+    if file.is_file() or not index.is_file():
+        parts = [file]
+    else:
+        raw = read_json(index)
+        named = raw.get("weight_map") if isinstance(raw, dict) else None
+        if not isinstance(named, dict) or not named:
+            raise HanlinError("{file} has no weight_map: fetch the model anew.", file=index)
+        parts = [file.with_name(Path(str(name)).name) for name in dict.fromkeys(named.values())]
+    for part in parts:
+        if not part.is_file():
+            raise HanlinError("No weights at {file}: the directory is not a whole model.", file=part)
+    return parts
 
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
@@ -218,10 +240,12 @@ def load_weights(module: nn.Module, file: Path, *, file_names: FileNames | None 
         expected["lm_head.weight"] = expected[embedding]
     for name in sorted(expected.keys() | found.keys()):
         _require_shape(file, name, expected.get(name), found)
-    try:
-        tensors = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _damaged(file, error) from None
+    tensors: dict[str, torch.Tensor] = {}
+    for part in _shards(file):
+        try:
+            tensors |= safetensors.torch.load_file(part)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise _damaged(part, error) from None
     if embedding is not None and not torch.equal(tensors.pop("lm_head.weight"), tensors[embedding]):
         raise HanlinError(
             "{file}: by config.json lm_head.weight is the embedding (tie_word_embeddings), but they "

@@ -5,20 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hanlin.common.errors import HanlinError
+from hanlin.tokenizer.foreign import ForeignTokenizer
 from hanlin.tokenizer.segments import CLASSES, segments
 from hanlin.tokenizer.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from hanlin.tokenizer.foreign import ForeignTokenizer
 
 _BATCH_BYTES = 1 << 20
 
 
 def compare(
-    tokenizers: Sequence[Tokenizer | ForeignTokenizer],
+    tokenizers: Sequence[Tokenizer],
     files: Iterable[Path | str],
     max_bytes: int | None = None,
 ) -> dict[str, Any]:
@@ -83,9 +81,9 @@ def compare(
                 "vocab_size": tally.tokenizer.vocab_size,
                 "tokens": tally.tokens,
                 **whole.per_token(tally.tokens),
-                "unused": int((tally.seen[: tally.ordinary] == 0).sum()),
+                "unused": tally.unused(),
                 "unreachable": len(tally.tokenizer.unreachable())
-                if isinstance(tally.tokenizer, Tokenizer)
+                if not isinstance(tally.tokenizer, ForeignTokenizer)
                 else None,
                 "segment_tokens": sum(tally.by_class.values()),
                 "classes": {
@@ -119,17 +117,20 @@ class _Size:
 class _Tally:
     """What one tokenizer made of the text."""
 
-    def __init__(self, tokenizer: Tokenizer | ForeignTokenizer):
+    def __init__(self, tokenizer: Tokenizer):
         import numpy  # a tenth of a second that opening a tokenizer does not need
 
         self.tokenizer = tokenizer
-        self.ordinary = (
-            tokenizer.vocabulary.ordinary if isinstance(tokenizer, Tokenizer) else tokenizer.ordinary
-        )
         self.tokens = self.file_tokens = 0
         self.by_class: dict[str, int] = {name: 0 for name in CLASSES}
         self.seen = numpy.zeros(tokenizer.vocab_size, dtype=numpy.int64)
         self.files: dict[str, dict[str, float]] = {}
+
+    def unused(self) -> int:
+        """Ordinary ids that no text produced."""
+        ordinary = self.seen == 0
+        ordinary[list(self.tokenizer.special.values())] = False
+        return int(ordinary.sum())
 
     def add(self, batch: Sequence[str], by_class: dict[str, list[str]]) -> None:
         import numpy

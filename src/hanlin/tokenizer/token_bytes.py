@@ -10,5 +10,4 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
     """UTF-8 bytes behind each token id, (V,) int64; zero for control tokens."""
-    ordinary = [len(token) for token in tokenizer.vocabulary.tokens]
-    return torch.tensor(ordinary + [0] * (tokenizer.vocab_size - len(ordinary)), dtype=torch.int64)
+    return torch.tensor([len(token) for token in tokenizer.spellings], dtype=torch.int64)

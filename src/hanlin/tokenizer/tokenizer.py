@@ -60,6 +60,11 @@ class Tokenizer:
         """Ids are below this number; control tokens are among them."""
         return len(self._encoder)
 
+    @property
+    def ordinary(self) -> int:
+        """Number of ids that are not control tokens."""
+        return self.vocabulary.ordinary
+
     @cached_property
     def content_hash(self) -> str:
         """Hash of the tokenizer's files: equal where the ids of every text and the chat template are."""
@@ -152,6 +157,24 @@ class Tokenizer:
         except IndexError as error:
             raise self._unknown(error) from None
 
+    @cached_property
+    def spellings(self) -> list[bytes]:
+        """The bytes that each id spells; none for control tokens."""
+        return [*self.vocabulary.tokens, *(b"" for _ in self.special)]
+
+    def encode_places(self, texts: Sequence[str]) -> list[tuple[list[int], numpy.ndarray, numpy.ndarray]]:
+        """Ids of each text, without control tokens; and of each id, where in the text's UTF-8 it begins and
+        where it ends, (T,) int64."""
+        import numpy
+
+        widths = numpy.asarray([len(token) for token in self.spellings], dtype=numpy.int64)
+        found = []
+        for ids in self.encode_batch(texts):
+            width = widths[ids]
+            ends = numpy.cumsum(width)
+            found.append((ids, ends - width, ends))
+        return found
+
     def decode_bytes(self, ids: Iterable[int] | numpy.ndarray) -> bytes:
         """The bytes that ids spell, control tokens by their names: the exact inverse of `encode`.
 
@@ -180,7 +203,7 @@ class Tokenizer:
         Takes what `decode_bytes` takes and raises what it raises.
         """
         if not special:
-            ordinary = self.vocabulary.ordinary
+            ordinary = self.ordinary
             ids = ids[ids < ordinary] if _is_array(ids) else [item for item in ids if item < ordinary]
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
@@ -202,6 +225,18 @@ class Tokenizer:
         """The conversation as text; see `hanlin.tokenizer.chat.pieces`."""
         return chat.render(messages, add_generation_prompt, thinking, tools)
 
+    def pieces(
+        self,
+        messages: Sequence[chat.Message],
+        add_generation_prompt: bool = False,
+        thinking: bool | None = None,
+        tools: Sequence[Any] | None = None,
+        learn_from: int = 0,
+    ) -> Iterable[chat.Piece]:
+        """The conversation in stretches that are tokenised on their own; see
+        `hanlin.tokenizer.chat.pieces`."""
+        return chat.pieces(messages, add_generation_prompt, thinking, tools, learn_from)
+
     def encode_conversation(
         self,
         messages: Sequence[chat.Message],
@@ -221,7 +256,7 @@ class Tokenizer:
         """
         ids: list[int] = []
         mask: list[int] = []
-        for piece in chat.pieces(messages, add_generation_prompt, thinking, tools, learn_from):
+        for piece in self.pieces(messages, add_generation_prompt, thinking, tools, learn_from):
             new = [self.special[piece.text]] if piece.control else self.encode(piece.text)
             ids += new
             mask += [int(piece.learn)] * len(new)

@@ -23,7 +23,7 @@ from hanlin.stages.data.base import (
     without_reasoning,
 )
 
-EXAMPLES_VERSION = 1  # raised when the records made here of tinyworld's change
+EXAMPLES_VERSION = 2  # raised when the records made here of tinyworld's change
 _SCHEMAS: dict[str, Schema] = {
     "chat": "messages",
     "reasoning": "messages",
@@ -142,12 +142,13 @@ def reasoning_conversations(seed: int, count: int, think_share: float) -> Iterat
 
 
 def _known(seed: int, with_problems: bool) -> Iterator[Any]:
-    """What a model has been taught before, but for open requests: chats, half of their stories left out, and
-    as many problems, so that it keeps thinking as often as it did."""
+    """What a model has been taught before, but for open requests: chats, with one in four of their stories,
+    so that more of them are refusals of what it has not learnt, which are the first to go; and as many
+    problems, so that it keeps thinking as often as it did."""
     chats = tinyworld.chat_conversations(seed + 8, 1 << 30, "train", with_problems=with_problems)
     problems = reasoning_conversations(seed, 1 << 30, 0.5) if with_problems else iter(())
     for index, chat in enumerate(chats):
-        if chat["kind"] != "free" and (chat["kind"] != "story" or index % 2):
+        if chat["kind"] != "free" and (chat["kind"] != "story" or index % 4 == 0):
             yield chat
         if problem := next((p for p in problems if "answer" in p), None):
             yield problem
