@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ def evaluate_benchmarks(asked: Asked, out: Path | None, progress: Progress) -> d
         main = outcome.metrics[question.name]
         progress.done(time.monotonic() - began, f"{main.value:.1%}")
         if out is not None:
-            _keep(out, question.name, key, outcome)
+            _keep(out, question.name, key, model_hash, outcome)
     progress.close()
     if out is not None:
         write_json(out / "results_lm_eval.json", lm_eval_results(found, {"model": str(asked.model)}))
@@ -233,7 +233,7 @@ def _file(out: Path, name: str) -> Path:
     return out / f"samples_{name.replace('/', '_')}.jsonl"
 
 
-def _keep(out: Path, name: str, key: str, outcome: Outcome) -> None:
+def _keep(out: Path, name: str, key: str, model_hash: str, outcome: Outcome) -> None:
     """Write the items' records, then the entry that vouches for them."""
     out.mkdir(parents=True, exist_ok=True)
     file = _file(out, name)
@@ -241,6 +241,7 @@ def _keep(out: Path, name: str, key: str, outcome: Outcome) -> None:
     results = _results(out)
     results[name] = {
         "key": key,
+        "model": model_hash,
         "samples_sha256": sha256_file(file),
         "metrics": {metric: value.to_dict() for metric, value in outcome.metrics.items()},
         "notes": dict(outcome.notes),
@@ -270,6 +271,51 @@ def _kept(out: Path, name: str, key: str) -> Outcome | None:
         entry["notes"],
         read_samples(file),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What a directory of `hanlin eval --out` says of one benchmark.
+
+    Attributes:
+        model: content hash of the model that was asked; "" in records of before.
+        whole: whether the items' records are there and as they were written.
+    """
+
+    metric: Metric
+    notes: Mapping[str, Any]
+    model: str
+    whole: bool
+
+
+def recorded(out: Path) -> dict[str, Recorded]:
+    """The scores in a directory that `hanlin eval --out` wrote, by name.
+
+    Raises:
+        HanlinError: there are none, or they are damaged.
+    """
+    if not (out / RESULTS).is_file():
+        raise HanlinError(
+            "{out} has no scores ({results}). Give the --out directory of hanlin eval --data.",
+            out=out,
+            results=RESULTS,
+        )
+    found = {}
+    for name, entry in _results(out).items():
+        try:
+            file = _file(out, name)
+            whole = file.is_file() and sha256_file(file) == entry["samples_sha256"]
+            metric = Metric.from_dict(entry["metrics"][name])
+            found[name] = Recorded(metric, dict(entry["notes"]), str(entry.get("model") or ""), whole)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise HanlinError(
+                "{file} is not what hanlin eval writes: {name}: {reason!r}. Measure again into another "
+                "--out.",
+                file=out / RESULTS,
+                name=name,
+                reason=error,
+            ) from error
+    return found
 
 
 def read_samples(file: Path) -> list[dict[str, Any]]:
