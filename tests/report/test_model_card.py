@@ -189,3 +189,11 @@ def test_doctors_stand_in_a_table_with_their_level_in_a_word():
     _, zh, en = parts(model_card(Card("m", doctors=[row])))
     assert "| 会不会停 | 红 |" in zh and "| Ends \\| replies | red | Good |" in en
     assert "## 体检" not in model_card(Card("m"))
+
+
+def test_questions_of_ones_own_are_shares_too():
+    own = dataclasses.replace(SCORE, name="mine/letters")
+    head, _, en = parts(model_card(Card("m", scores=[own])))
+    (result,) = head["model-index"][0]["results"]
+    assert result["metrics"][0]["type"] == "accuracy" and result["dataset"]["type"] == "mine"
+    assert "| mine/letters | 40.0%" in en

@@ -84,10 +84,10 @@ def card_of(
     if run is not None:
         report = read_report(run / "report.json")
         card = _with_report(card, report, run, name)
-    found = {(score.name, score.split, score.shots): score for score in card.scores}
+    found = {(score.name, score.data, score.shots): score for score in card.scores}
     for directory in scores:
         for score in recorded_scores(directory, digest, folder):
-            found[score.name, score.split, score.shots] = score
+            found[score.name, score.data, score.shots] = score  # says more than the run's own report
     findings = () if doctors is None else doctor_rows(doctors)
     return dataclasses.replace(card, scores=tuple(found.values()), doctors=findings)
 

@@ -244,8 +244,9 @@ def _score_lines(scores: Sequence[Score], language: Language) -> list[str]:
     if shown:
         lines += [
             phrase(
-                "On unseen items, with 95% intervals; fewer than {fewest} items are too few to tell. Scores "
-                "under different protocols cannot be compared.",
+                "With 95% intervals; fewer than {fewest} items are too few to tell. Scores under different "
+                "protocols cannot be compared. Whether text of public benchmarks was in the training data "
+                "was not looked into.",
                 fewest=FEWEST,
             ),
             "",
@@ -297,12 +298,12 @@ def _row(score: Score, language: Language) -> str:
     text, metric, control = metric_text(score.name), score.metric, score.control
     assert control is not None
     verdict = _VERDICTS[ranking(metric, control, metric.higher_is_better)]
-    beside = f"{getattr(control_text(control.name), language)} {show(control.value, text.share)}"
+    beside = f"{getattr(control_text(control.name), language)} {show(control.value, score.share)}"
     shots = getattr(Text(", {shots} shots", shots=score.shots), language) if score.shots else ""
     protocol = f"{score.protocol} ({score.split}{shots})" if score.split else score.protocol + shots
     cells = [
         getattr(text.name, language),
-        f"{show(metric.value, text.share)} {getattr(span(metric, text.share), language)}",
+        f"{show(metric.value, score.share)} {getattr(span(metric, score.share), language)}",
         f"{metric.n:,}",
         beside,
         getattr(verdict, language),

@@ -26,7 +26,7 @@ _LICENCES = frozenset(
         *("cc-by-nc-nd-4.0", "openrail", "odc-by", "cdla-sharing-1.0"),
     ]
 )
-_CHOSEN = ("cloze", "letters", "pairs")
+_CHOSEN = ("cloze", "letters", "pairs")  # forms of benchmarks in which the model chooses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,16 @@ class Score:
         if self.metric.control is None and self.metric.chance is not None:
             return Control("chance", self.metric.chance, self.metric.chance, self.metric.chance)
         return self.metric.control
+
+    @property
+    def share(self) -> bool:
+        """Whether it is a share of items: that of any benchmark is, of one's own questions too."""
+        return metric_text(self.name).share or self.form in (*_CHOSEN, "answer")
+
+    @property
+    def form(self) -> str:
+        """How a benchmark's items were asked: what follows its name."""
+        return self.name.partition("/")[2].partition("/")[0]
 
     def lacks(self) -> tuple[Text, ...]:
         """What is missing for a card to give it: of n, interval, control, protocol and data hash. A metric
@@ -126,10 +136,8 @@ def result(score: Score) -> dict[str, Any]:
     """One entry of `model-index`: a metric on a data set, and in its `args` what it means nothing without."""
     metric, control = score.metric, score.control
     assert control is not None
-    words = metric_text(score.name)
-    dataset, _, form = score.name.partition("/")
-    chosen = form.partition("/")[0] in _CHOSEN
-    title = BENCHMARKS.get(dataset).title if dataset in BENCHMARKS else words.name
+    dataset = score.name.partition("/")[0]
+    title = BENCHMARKS.get(dataset).title if dataset in BENCHMARKS else metric_text(score.name).name
     args: dict[str, Any] = {
         "n": metric.n,
         "interval": [float(metric.low), float(metric.high)],
@@ -148,14 +156,18 @@ def result(score: Score) -> dict[str, Any]:
         args["control"]["difference"] = [float(end) for end in control.difference]
     if score.prompt:
         args["prompt_sha256"] = score.prompt
-    task = ("multiple-choice", "Multiple Choice") if chosen else ("text-generation", "Text Generation")
+    task = (
+        ("multiple-choice", "Multiple Choice")
+        if score.form in _CHOSEN
+        else ("text-generation", "Text Generation")
+    )
     named: Mapping[str, Any] = {"type": dataset, "name": title.en}
     return {
         "task": dict(zip(("type", "name"), task, strict=True)),
         "dataset": {**named, **({"split": score.split} if score.split else {}), "revision": score.data},
         "metrics": [
             {
-                "type": "accuracy" if words.share else dataset,
+                "type": "accuracy" if score.share else dataset,
                 "name": score.name,
                 "value": float(metric.value),
                 "config": score.protocol,
