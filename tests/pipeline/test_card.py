@@ -123,6 +123,7 @@ def test_what_hanlin_did_not_write_stays(model, tmp_path, hanlin):
     assert readme.read_text() == "# mine\n"
     hanlin("card", model, "--out", tmp_path / "cards")
     assert card_state((tmp_path / "cards" / "README.md").read_text(encoding="utf-8")) == "ours"
+    assert "is a file, not a directory" in hanlin("card", model, "--out", model / "config.json")
     hanlin("card", model, "--force")
     again = json.loads(hanlin("card", model, "--name", "小新", "--json"))  # our own is written over
     assert again["name"] == "小新" and "# 小新" in readme.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -229,16 +229,17 @@ def _ngram(asked: Asked, vocab_size: int) -> tuple[NGramModel | None, str]:
 # ------------------------------------------------------------------ what is kept
 
 
-def _file(out: Path, name: str) -> Path:
+def samples_file(out: Path, name: str) -> Path:
+    """Where the items' records of a score are."""
     return out / f"samples_{name.replace('/', '_')}.jsonl"
 
 
 def _keep(out: Path, name: str, key: str, model_hash: str, outcome: Outcome) -> None:
     """Write the items' records, then the entry that vouches for them."""
     out.mkdir(parents=True, exist_ok=True)
-    file = _file(out, name)
+    file = samples_file(out, name)
     atomic_write(file, b"".join(orjson.dumps(sample) + b"\n" for sample in outcome.samples))
-    results = _results(out)
+    results = read_results(out)
     results[name] = {
         "key": key,
         "model": model_hash,
@@ -249,7 +250,8 @@ def _keep(out: Path, name: str, key: str, model_hash: str, outcome: Outcome) -> 
     write_json(out / RESULTS, results)
 
 
-def _results(out: Path) -> dict[str, Any]:
+def read_results(out: Path) -> dict[str, Any]:
+    """The entries of `results_hanlin.json` by score; none where there is no such file."""
     file = out / RESULTS
     if not file.is_file():
         return {}
@@ -261,7 +263,7 @@ def _results(out: Path) -> dict[str, Any]:
 
 def _kept(out: Path, name: str, key: str) -> Outcome | None:
     """What is there already of this very question, whole."""
-    entry, file = _results(out).get(name), _file(out, name)
+    entry, file = read_results(out).get(name), samples_file(out, name)
     if not isinstance(entry, dict) or entry.get("key") != key or not file.is_file():
         return None
     if sha256_file(file) != entry["samples_sha256"]:
@@ -271,51 +273,6 @@ def _kept(out: Path, name: str, key: str) -> Outcome | None:
         entry["notes"],
         read_samples(file),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recorded:
-    """What a directory of `hanlin eval --out` says of one benchmark.
-
-    Attributes:
-        model: content hash of the model that was asked; "" in records of before.
-        whole: whether the items' records are there and as they were written.
-    """
-
-    metric: Metric
-    notes: Mapping[str, Any]
-    model: str
-    whole: bool
-
-
-def recorded(out: Path) -> dict[str, Recorded]:
-    """The scores in a directory that `hanlin eval --out` wrote, by name.
-
-    Raises:
-        HanlinError: there are none, or they are damaged.
-    """
-    if not (out / RESULTS).is_file():
-        raise HanlinError(
-            "{out} has no scores ({results}). Give the --out directory of hanlin eval --data.",
-            out=out,
-            results=RESULTS,
-        )
-    found = {}
-    for name, entry in _results(out).items():
-        try:
-            file = _file(out, name)
-            whole = file.is_file() and sha256_file(file) == entry["samples_sha256"]
-            metric = Metric.from_dict(entry["metrics"][name])
-            found[name] = Recorded(metric, dict(entry["notes"]), str(entry.get("model") or ""), whole)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise HanlinError(
-                "{file} is not what hanlin eval writes: {name}: {reason!r}. Measure again into another "
-                "--out.",
-                file=out / RESULTS,
-                name=name,
-                reason=error,
-            ) from error
-    return found
 
 
 def read_samples(file: Path) -> list[dict[str, Any]]:

@@ -14,13 +14,14 @@ from typing import Any
 
 from hanlin.common.atomic import atomic_write, read_json
 from hanlin.common.errors import HanlinError
-from hanlin.common.manifest import MANIFEST, Manifest, read_manifest
+from hanlin.common.manifest import MANIFEST, Manifest, read_manifest, sha256_file
 from hanlin.common.messages import Text, verbatim
 from hanlin.common.progress import Progress
 from hanlin.evaluation.kept_items import with_items
+from hanlin.evaluation.statistics import Metric
 from hanlin.inference import resolve_model_dir
 from hanlin.model import ModelConfig
-from hanlin.pipeline.benchmarks import Recorded, recorded
+from hanlin.pipeline.benchmarks import RESULTS, read_results, samples_file
 from hanlin.pipeline.facts import about_shape
 from hanlin.report.model_card import Card, DoctorRow, card_state, model_card, reported
 from hanlin.report.model_index import Score
@@ -99,8 +100,10 @@ def write_card(card: Card, out: Path, *, force: bool = False) -> Path:
         force: also in place of a README.md that is not a card as we wrote it.
 
     Raises:
-        HanlinError: there is such a one.
+        HanlinError: there is such a one; `out` is a file.
     """
+    if out.is_file():
+        raise HanlinError("{path} is a file, not a directory. Choose another --out.", path=out)
     file = out / README
     state = None if force else readme_state(file)
     if state == "edited":
@@ -183,6 +186,51 @@ def _reported_scores(report: Mapping[str, Any], run: Path) -> list[Score]:
 
 
 # ------------------------------------------------------------------ what `hanlin eval` kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What a directory of `hanlin eval --out` says of one benchmark.
+
+    Attributes:
+        model: content hash of the model that was asked; "" in records of before.
+        whole: whether the items' records are there and as they were written.
+    """
+
+    metric: Metric
+    notes: Mapping[str, Any]
+    model: str
+    whole: bool
+
+
+def recorded(out: Path) -> dict[str, Recorded]:
+    """The scores in a directory that `hanlin eval --out` wrote, by name.
+
+    Raises:
+        HanlinError: there are none, or they are damaged.
+    """
+    if not (out / RESULTS).is_file():
+        raise HanlinError(
+            "{out} has no scores ({results}). Give the --out directory of hanlin eval --data.",
+            out=out,
+            results=RESULTS,
+        )
+    found = {}
+    for name, entry in read_results(out).items():
+        try:
+            file = samples_file(out, name)
+            whole = file.is_file() and sha256_file(file) == entry["samples_sha256"]
+            metric = Metric.from_dict(entry["metrics"][name])
+            found[name] = Recorded(metric, dict(entry["notes"]), str(entry.get("model") or ""), whole)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise HanlinError(
+                "{file} is not what hanlin eval writes: {name}: {reason!r}. Measure again into another "
+                "--out.",
+                file=out / RESULTS,
+                name=name,
+                reason=error,
+            ) from error
+    return found
 
 
 def recorded_scores(directory: Path, digest: str, model: Path) -> list[Score]:
