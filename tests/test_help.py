@@ -34,6 +34,7 @@ PATHS = [
             "rl",
             "grpo",
             "eval",
+            "card",
             "plan",
             "compare",
             "ablate",

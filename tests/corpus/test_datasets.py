@@ -12,11 +12,12 @@ from hanlin.corpus.download.catalogue import DATASETS, catalogue_text, find
 def test_the_table_is_consistent():
     assert len({data.name for data in DATASETS}) == len(DATASETS)
     for data in DATASETS:
-        assert data.fields and data.licence and (data.huggingface or data.modelscope)
-        assert all(hub == "" or hub.count("/") == 1 for hub in (data.huggingface, data.modelscope))
+        hubs = (data.huggingface, data.modelscope, data.github)
+        assert data.fields and data.licence and any(hubs)
+        assert all(hub == "" or hub.count("/") == 1 for hub in hubs)
         if any(mark in data.licence for mark in ("NC", "GPL", "research")):
             assert data.commercial == "no"
-        if "unknown" in data.licence:
+        if "unknown" in data.licence or "none stated" in data.licence:
             assert data.commercial == "unknown"
         assert find(data.name) is data
 
@@ -30,6 +31,8 @@ def test_listing_shows_every_set_and_its_licence():
 def test_a_wrong_name_gets_a_suggestion():
     with pytest.raises(HanlinError, match="belle-2m"):
         find("bele-2m")
+    with pytest.raises(HanlinError, match="safetybench"):
+        find("safety-bench")
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])

@@ -4,6 +4,7 @@ until one runs."""
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,8 @@ def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) 
     import dataclasses
     import typing
 
-    from hanlin.corpus.download.catalogue import DATASETS, Stage, catalogue_text
+    from hanlin.corpus.download.catalogue import DATASETS, catalogue_text
+    from hanlin.corpus.download.data_set import Stage
 
     if stage not in ("", *typing.get_args(Stage)):
         names = ", ".join(typing.get_args(Stage))
@@ -37,7 +39,8 @@ def list_sets(*, stage: str = "", commercial: Flag = False, json: Flag = False) 
     chosen = [
         entry
         for entry in DATASETS
-        if stage in ("", entry.stage) and (not commercial or entry.commercial == "yes")
+        if (not stage or entry.is_for(typing.cast(Any, stage)))
+        and (not commercial or entry.commercial == "yes")
     ]
     show(
         [dataclasses.asdict(entry) for entry in chosen],
@@ -63,12 +66,12 @@ def fetch_set(
     Parameters
     ----------
     name
-        As hanlin data list has it.
+        As hanlin data list has it, or the name of a benchmark of hanlin eval.
     out
         Directory for the files; data/NAME when absent.
     source
-        hf, hf-mirror, modelscope, or file for files that are already here (see --path); when absent, the
-        first of them that can be reached.
+        hf, hf-mirror, modelscope, github, or file for files that are already here (see --path); when
+        absent, the first of them that has it and can be reached.
     path
         File or directory for --from file.
     files
@@ -89,7 +92,7 @@ def fetch_set(
         size_text,
         terms,
     )
-    from hanlin.corpus.download.hub import open_hub
+    from hanlin.corpus.download.hub import open_hub, sources
 
     data = find(name)
     out = out or Path("data") / data.name
@@ -101,8 +104,13 @@ def fetch_set(
         record = fetch_local(data, path, out, files)
     else:
         if source or revision:  # a revision is one hub's own
-            source = source or ("hf" if data.huggingface else "modelscope")
-            plan = plan_fetch(data, open_hub(source, data.huggingface, data.modelscope), out, files, revision)
+            source = source or next(
+                name
+                for name in ("hf", "modelscope", "github")
+                if name in sources(data.huggingface, data.modelscope, data.github)
+            )
+            hub = open_hub(source, data.huggingface, data.modelscope, github=data.github)
+            plan = plan_fetch(data, hub, out, files, revision)
         else:
             plan = plan_anywhere(data, out, files, say=lambda text: print(text, file=sys.stderr, flush=True))
         print(describe(plan), file=sys.stderr)
@@ -117,6 +125,9 @@ def fetch_set(
         total=size_text(total),
         provenance=out / PROVENANCE,
     )
+    if data.measures:
+        command = f"hanlin eval MODEL --tasks {' '.join(data.measures)} --data {shlex.quote(str(out))}"
+        text += "\n" + tr("To measure a model on it: {command}", command=command)
     show(record, json, text)
 
 

@@ -24,7 +24,7 @@ GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
     (Text("Begin"), ("run", "resume", "report", "recipe", "chat", "serve", "generate", "doctor")),
     (Text("Data"), ("data", "corpus", "tokenizer", "dataset")),
     (Text("Train one stage"), ("pretrain", "sft", "preference", "reward", "rl")),
-    (Text("Evaluate and export"), ("eval", "arena", "judge", "export")),
+    (Text("Evaluate and export"), ("eval", "card", "arena", "judge", "export")),
     (Text("Research"), ("plan", "compare", "ablate", "scaling", "inspect")),
 )
 
@@ -42,6 +42,7 @@ VERBS: dict[str, Text] = {
         "Measure a model, with intervals: on the embedded held-out tasks, or bits per byte of files with "
         "--text"
     ),
+    "card": Text("Write a model's card: README.md for people and hubs, with its scores"),
     "arena": Text("people compare models blindly: answers, voting page, ranking with intervals"),
     "arena build": Text("Have every model answer every prompt, for people to compare blindly afterwards"),
     "arena serve": Text("Serve the voting page and print a code for each rater"),
@@ -149,6 +150,10 @@ EXAMPLES: dict[str, tuple[tuple[str, Text], ...]] = {
     "eval": (
         ("hanlin eval runs/demo --count 200", Text("the embedded tasks")),
         ("hanlin eval runs/mine --text data/unseen.jsonl", Text("bits per byte of unseen text")),
+    ),
+    "card": (
+        ("hanlin card runs/demo --scores eval/demo", Text("with the scores that hanlin eval --out kept")),
+        ("hanlin card runs/demo --licence apache-2.0 --out cards/demo", Text("into another directory")),
     ),
     "arena": (
         (

@@ -310,6 +310,7 @@ for verb_name, kind, others in (
 
 
 app.command("hanlin.cli.evaluate:evaluate", name="eval", **verb("eval"))
+app.command("hanlin.cli.card:card", name="card", **verb("card"))
 
 
 @app.command(**verb("generate"))

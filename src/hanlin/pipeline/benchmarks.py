@@ -208,7 +208,7 @@ def evaluate_benchmarks(asked: Asked, out: Path | None, progress: Progress) -> d
         main = outcome.metrics[question.name]
         progress.done(time.monotonic() - began, f"{main.value:.1%}")
         if out is not None:
-            _keep(out, question.name, key, outcome)
+            _keep(out, question.name, key, model_hash, outcome)
     progress.close()
     if out is not None:
         write_json(out / "results_lm_eval.json", lm_eval_results(found, {"model": str(asked.model)}))
@@ -229,18 +229,20 @@ def _ngram(asked: Asked, vocab_size: int) -> tuple[NGramModel | None, str]:
 # ------------------------------------------------------------------ what is kept
 
 
-def _file(out: Path, name: str) -> Path:
+def samples_file(out: Path, name: str) -> Path:
+    """Where the items' records of a score are."""
     return out / f"samples_{name.replace('/', '_')}.jsonl"
 
 
-def _keep(out: Path, name: str, key: str, outcome: Outcome) -> None:
+def _keep(out: Path, name: str, key: str, model_hash: str, outcome: Outcome) -> None:
     """Write the items' records, then the entry that vouches for them."""
     out.mkdir(parents=True, exist_ok=True)
-    file = _file(out, name)
+    file = samples_file(out, name)
     atomic_write(file, b"".join(orjson.dumps(sample) + b"\n" for sample in outcome.samples))
-    results = _results(out)
+    results = read_results(out)
     results[name] = {
         "key": key,
+        "model": model_hash,
         "samples_sha256": sha256_file(file),
         "metrics": {metric: value.to_dict() for metric, value in outcome.metrics.items()},
         "notes": dict(outcome.notes),
@@ -248,7 +250,8 @@ def _keep(out: Path, name: str, key: str, outcome: Outcome) -> None:
     write_json(out / RESULTS, results)
 
 
-def _results(out: Path) -> dict[str, Any]:
+def read_results(out: Path) -> dict[str, Any]:
+    """The entries of `results_hanlin.json` by score; none where there is no such file."""
     file = out / RESULTS
     if not file.is_file():
         return {}
@@ -260,7 +263,7 @@ def _results(out: Path) -> dict[str, Any]:
 
 def _kept(out: Path, name: str, key: str) -> Outcome | None:
     """What is there already of this very question, whole."""
-    entry, file = _results(out).get(name), _file(out, name)
+    entry, file = read_results(out).get(name), samples_file(out, name)
     if not isinstance(entry, dict) or entry.get("key") != key or not file.is_file():
         return None
     if sha256_file(file) != entry["samples_sha256"]:

@@ -33,17 +33,7 @@ def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     Tokens read are those that pretraining logged; those of its settings where the log is gone.
     """
     shape = ModelConfig.from_hf(out / "model")
-    about = {
-        "family": shape.family,
-        "parameters": shape.parameters(),
-        "layers": shape.num_hidden_layers,
-        "hidden_size": shape.hidden_size,
-        "heads": shape.num_attention_heads,
-        "key_value_heads": shape.num_key_value_heads,
-        "vocab_size": shape.vocab_size,
-        "context": shape.max_position_embeddings,
-        "device": device,
-    }
+    about = about_shape(shape) | {"device": device}
     if not recipe.begins_from_text:
         return about
     corpus, dataset = (_notes(out, name) for name in ("corpus", "dataset"))
@@ -57,6 +47,20 @@ def about_model(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
         "documents": corpus.get("documents_kept"),
         "characters": corpus.get("characters_kept"),
         "sources": dataset.get("sources") or {},
+    }
+
+
+def about_shape(shape: ModelConfig) -> dict[str, Any]:
+    """A model's shape in figures."""
+    return {
+        "family": shape.family,
+        "parameters": shape.parameters(),
+        "layers": shape.num_hidden_layers,
+        "hidden_size": shape.hidden_size,
+        "heads": shape.num_attention_heads,
+        "key_value_heads": shape.num_key_value_heads,
+        "vocab_size": shape.vocab_size,
+        "context": shape.max_position_embeddings,
     }
 
 

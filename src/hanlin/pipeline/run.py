@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hanlin.common.atomic import atomic_write, read_json, write_json
+from hanlin.common.atomic import read_json, write_json
 from hanlin.common.config import to_dict
 from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
@@ -24,12 +24,12 @@ from hanlin.common.tracking import check_trackers
 from hanlin.corpus.readers.read import Kind, check_inputs
 from hanlin.evaluation import Metric
 from hanlin.evaluation.kept_items import with_items
+from hanlin.pipeline.card import write_card_of_run
 from hanlin.pipeline.facts import about_model, examples, tokens_facts
 from hanlin.pipeline.recipe_run import RecipeRun
 from hanlin.pipeline.run_context import RunContext
 from hanlin.recipe.recipe import Recipe
 from hanlin.report.format import FORMAT
-from hanlin.report.model_card import model_card
 from hanlin.report.report import validate_report, write_report
 from hanlin.training.distributed.launch import init_distributed
 from hanlin.training.distributed.process_group import ProcessGroup
@@ -135,8 +135,7 @@ def _report(context: RunContext, seconds: float) -> dict[str, Any]:
         "stages": stages,
     }
     write_report(out, report, _extras(context))
-    card = model_card(report | {"hash": read_manifest(out / "model", verify=False).content_hash})
-    atomic_write(out / "model" / "README.md", card.encode())
+    write_card_of_run(out, context.progress)
     return report
 
 

@@ -9,63 +9,17 @@ terms come from mixed origins.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import Literal
 
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing, tr
 from hanlin.common.terminal import table, width
-
-Stage = Literal["pretrain", "sft", "reasoning", "preference", "evaluation"]
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """One data set.
-
-    Attributes:
-        name: what `hanlin data` calls it.
-        stage: what it is for.
-        fields: keys of a record.
-        huggingface, modelscope: ids on the two hubs, "" where it is not known to be there.
-        licence: as stated, "unknown" where nothing is.
-        commercial: whether the stated terms allow commercial use.
-        size: roughly.
-        files: patterns of the files to fetch when none are asked for, where a repository holds more than
-            this data set.
-    """
-
-    name: str
-    stage: Stage
-    fields: tuple[str, ...]
-    huggingface: str
-    modelscope: str
-    licence: str
-    commercial: Literal["yes", "no", "unknown"]
-    size: str = ""
-    files: tuple[str, ...] = ()
-
-
-def _set(
-    name: str,
-    stage: Stage,
-    fields: str,
-    hf: str,
-    ms: str,
-    licence: str,
-    commercial: Literal["yes", "no", "unknown"],
-    size: str = "",
-    files: str = "",
-) -> DataSet:
-    return DataSet(
-        name, stage, tuple(fields.split()), hf, ms, licence, commercial, size, tuple(files.split())
-    )
-
+from hanlin.corpus.download.benchmark_sets import BENCHMARK_SETS
+from hanlin.corpus.download.data_set import DataSet, Stage, data_set
 
 _MESSAGES = "conversations[role,content]"
 _SHAREGPT = "conversations[from,value]"
 DATASETS: tuple[DataSet, ...] = (
-    _set(
+    data_set(
         "c4-zh",
         "pretrain",
         "text timestamp url",
@@ -76,7 +30,7 @@ DATASETS: tuple[DataSet, ...] = (
         "1024 × json.gz",
         "multilingual/c4-zh.*.json.gz",
     ),
-    _set(
+    data_set(
         "skypile-150b",
         "pretrain",
         "text",
@@ -85,7 +39,7 @@ DATASETS: tuple[DataSet, ...] = (
         "Skywork Community License",
         "unknown",
     ),
-    _set(
+    data_set(
         "wikipedia-zh",
         "pretrain",
         "id url title text",
@@ -96,7 +50,7 @@ DATASETS: tuple[DataSet, ...] = (
         "",
         "20231101.zh/*",
     ),
-    _set(
+    data_set(
         "wikipedia-cn",
         "pretrain",
         "completion source",
@@ -105,8 +59,10 @@ DATASETS: tuple[DataSet, ...] = (
         "CC BY-SA 3.0",
         "yes",
     ),
-    _set("mnbvc", "pretrain", "文件名 段落[行号,内容]", "liwu/MNBVC", "", "MIT (contents vary)", "unknown"),
-    _set(
+    data_set(
+        "mnbvc", "pretrain", "文件名 段落[行号,内容]", "liwu/MNBVC", "", "MIT (contents vary)", "unknown"
+    ),
+    data_set(
         "fineweb-edu-chinese",
         "pretrain",
         "text score source",
@@ -116,7 +72,7 @@ DATASETS: tuple[DataSet, ...] = (
         "yes",
         "90 M documents",
     ),
-    _set(
+    data_set(
         "fineweb-edu-chinese-v2.1",
         "pretrain",
         "text score source",
@@ -125,7 +81,7 @@ DATASETS: tuple[DataSet, ...] = (
         "Apache-2.0",
         "yes",
     ),
-    _set(
+    data_set(
         "cci3-hq",
         "pretrain",
         "id text score",
@@ -135,7 +91,7 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown",
         "500 GB",
     ),
-    _set(
+    data_set(
         "tinystories-chinese",
         "pretrain",
         "story story_zh",
@@ -144,8 +100,8 @@ DATASETS: tuple[DataSet, ...] = (
         "CDLA-Sharing-1.0",
         "yes",
     ),
-    _set("tinystories-zh-2m", "pretrain", "text", "RobinChen2001/TinyStories-Zh-2M", "", "MIT", "yes"),
-    _set(
+    data_set("tinystories-zh-2m", "pretrain", "text", "RobinChen2001/TinyStories-Zh-2M", "", "MIT", "yes"),
+    data_set(
         "minimind-pretrain",
         "pretrain",
         "text",
@@ -155,7 +111,7 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown",
         files="pretrain*",
     ),
-    _set(
+    data_set(
         "minimind",
         "sft",
         f"text | {_MESSAGES} | chosen rejected",
@@ -164,7 +120,7 @@ DATASETS: tuple[DataSet, ...] = (
         "Apache-2.0 (origins mixed)",
         "unknown",
     ),
-    _set(
+    data_set(
         "deepctrl",
         "sft",
         "instruction input output history",
@@ -174,7 +130,7 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown",
         "10 M zh + 2 M en",
     ),
-    _set(
+    data_set(
         "belle-2m",
         "sft",
         "instruction input output",
@@ -184,7 +140,7 @@ DATASETS: tuple[DataSet, ...] = (
         "no",
         "2 M",
     ),
-    _set(
+    data_set(
         "belle-3.5m",
         "sft",
         _SHAREGPT,
@@ -194,7 +150,7 @@ DATASETS: tuple[DataSet, ...] = (
         "no",
         "3.5 M",
     ),
-    _set(
+    data_set(
         "firefly-1.1m",
         "sft",
         "kind input target",
@@ -204,7 +160,7 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown",
         "1.1 M",
     ),
-    _set(
+    data_set(
         "coig-cqia",
         "sft",
         "instruction input output task_type domain",
@@ -213,7 +169,7 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown (platform content)",
         "unknown",
     ),
-    _set(
+    data_set(
         "infinity-instruct",
         "sft",
         f"{_SHAREGPT} label source",
@@ -223,8 +179,10 @@ DATASETS: tuple[DataSet, ...] = (
         "yes",
         "7 M",
     ),
-    _set("huatuo-sft", "sft", "data", "FreedomIntelligence/HuatuoGPT-sft-data-v1", "", "Apache-2.0", "yes"),
-    _set(
+    data_set(
+        "huatuo-sft", "sft", "data", "FreedomIntelligence/HuatuoGPT-sft-data-v1", "", "Apache-2.0", "yes"
+    ),
+    data_set(
         "r1-distill-110k",
         "reasoning",
         "input reasoning_content content repo_name score",
@@ -234,7 +192,7 @@ DATASETS: tuple[DataSet, ...] = (
         "yes",
         "110 k",
     ),
-    _set(
+    data_set(
         "medical-o1-zh",
         "reasoning",
         "Question Complex_CoT Response",
@@ -243,7 +201,7 @@ DATASETS: tuple[DataSet, ...] = (
         "Apache-2.0",
         "yes",
     ),
-    _set(
+    data_set(
         "gsm8k-zh",
         "reasoning",
         "question_zh answer_zh answer_only split",
@@ -252,8 +210,9 @@ DATASETS: tuple[DataSet, ...] = (
         "MIT",
         "yes",
         "7,473 + 1,319",
+        measures="gsm8k_zh",
     ),
-    _set(
+    data_set(
         "dpo-en-zh-20k",
         "preference",
         "conversations chosen rejected",
@@ -263,7 +222,7 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown",
         "20 k",
     ),
-    _set(
+    data_set(
         "ultrafeedback-chinese",
         "preference",
         "prompt chosen rejected",
@@ -272,8 +231,10 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown",
         "unknown",
     ),
-    _set("coig-p", "preference", "conversations chosen rejected", "m-a-p/COIG-P", "", "unknown", "unknown"),
-    _set(
+    data_set(
+        "coig-p", "preference", "conversations chosen rejected", "m-a-p/COIG-P", "", "unknown", "unknown"
+    ),
+    data_set(
         "zhihu-rlhf-3k",
         "preference",
         "prompt chosen rejected",
@@ -283,31 +244,22 @@ DATASETS: tuple[DataSet, ...] = (
         "unknown",
         "3 k",
     ),
-    _set(
-        "c-eval",
-        "evaluation",
-        "id question A B C D answer explanation",
-        "ceval/ceval-exam",
-        "",
-        "CC BY-NC-SA 4.0",
-        "no",
-        "13,948 questions",
-    ),
-    _set("cmmlu", "evaluation", "Question A B C D Answer", "haonan-li/cmmlu", "", "CC BY-NC 4.0", "no"),
-    _set("clue", "evaluation", "by task", "clue/clue", "", "mixed, research", "no"),
+    *BENCHMARK_SETS,
+    data_set("clue", "evaluation", "by task", "clue/clue", "", "mixed, research", "no"),
 )
 
 
 def find(name: str) -> DataSet:
-    """The data set called `name`.
+    """The data set called `name`, or the one that the benchmark of that name reads.
 
     Raises:
         HanlinError: there is none; the message has the nearest names.
     """
-    for data in DATASETS:
-        if data.name == name.lower():
-            return data
-    close = difflib.get_close_matches(name.lower(), [data.name for data in DATASETS], n=3, cutoff=0.4)
+    by_name = {benchmark: data for data in DATASETS for benchmark in data.measures}
+    by_name |= {data.name: data for data in DATASETS}
+    if name.lower() in by_name:
+        return by_name[name.lower()]
+    close = difflib.get_close_matches(name.lower(), by_name, n=3, cutoff=0.4)
     raise HanlinError(
         "No data set is registered as {name!r}. {hint}See hanlin data list.",
         name=name,
@@ -354,15 +306,16 @@ def catalogue_text(stage: Stage | None = None, commercial: bool = False) -> str:
     chosen = [
         data
         for data in DATASETS
-        if stage in (None, data.stage) and (not commercial or data.commercial == "yes")
+        if (stage is None or data.is_for(stage)) and (not commercial or data.commercial == "yes")
     ]
     rows = [tr("name for commercial hubs size").split()]
     for data in chosen:
-        hubs = " ".join(name for name, there in (("HF", data.huggingface), ("MS", data.modelscope)) if there)
+        known = (("HF", data.huggingface), ("MS", data.modelscope), ("GH", data.github))
+        hubs = " ".join(name for name, there in known if there)
         rows.append([data.name, str(_STAGES[data.stage]), commercial_text(data), hubs, data.size or "–"])
     head, *lines = table(rows)
     below = (_cut(f"    {data.licence} · {' '.join(data.fields)}") for data in chosen)
-    hubs = tr("HF: Hugging Face and its mirror hf-mirror; MS: ModelScope.")
+    hubs = tr("HF: Hugging Face and its mirror hf-mirror; MS: ModelScope; GH: GitHub.")
     listed = "\n".join([head, *(line for pair in zip(lines, below, strict=True) for line in pair), "", hubs])
     return listed if stage or commercial else f"{start_here()}\n\n{listed}"
 

@@ -21,7 +21,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.locks import directory_lock
 from hanlin.common.manifest import sha256_file
 from hanlin.common.messages import Text, joined, listing, tr
-from hanlin.corpus.download.catalogue import DataSet, commercial_text
+from hanlin.corpus.download.catalogue import commercial_text
+from hanlin.corpus.download.data_set import DataSet
 from hanlin.corpus.download.hub import Hub, Repository, open_hub, safe_path, sources
 from hanlin.corpus.download.web import RemoteFile, Unreachable, difference, part_of
 from hanlin.corpus.readers.files import COMPRESSED, READABLE
@@ -126,7 +127,7 @@ def plan_anywhere(
     patterns: Sequence[str] = (),
     *,
     say: Callable[[str], None] = lambda text: None,
-    open_: Callable[[str, str, str], Hub] = open_hub,
+    open_: Callable[..., Hub] = open_hub,
 ) -> Plan:
     """`plan_fetch` with the first hub that can be reached of those that have the data set.
 
@@ -137,10 +138,11 @@ def plan_anywhere(
     Raises:
         HanlinError: none can be reached; or what `plan_fetch` raises of the one that can.
     """
-    names = sources(data.huggingface, data.modelscope)
+    names = sources(data.huggingface, data.modelscope, data.github)
+    beside = {"github": data.github} if data.github else {}
     errors: dict[str, Unreachable] = {}
     for index, name in enumerate(names):
-        hub = open_(name, data.huggingface, data.modelscope)
+        hub = open_(name, data.huggingface, data.modelscope, **beside)
         attempts, timeout = hub.web.attempts, hub.web.timeout
         if index + 1 < len(names):  # there is another one: no use waiting long
             hub.web.attempts, hub.web.timeout = 1, _QUICK
@@ -258,7 +260,7 @@ def fetch(plan: Plan, progress: Progress = lambda name, have, total: None) -> di
             def report(have: int, name: str = file.path, before: int = before) -> None:
                 progress(_visible(name), before + have, total)
 
-            plan.hub.web.download(address, file, target, report)
+            plan.hub.files_web.download(address, file, target, report)
             before += file.size
         where = {"page": plan.hub.page, "revision": plan.repository.commit}
         return _record(

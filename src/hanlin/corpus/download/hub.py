@@ -1,7 +1,7 @@
-"""The two hubs of data sets and their mirrors: what is in a repository, and where its files are.
+"""The two hubs of data sets and their mirrors, and GitHub: what is in a repository, and where its files are.
 
-The requests are those of the hubs' own clients (huggingface_hub 2.4, modelscope-hub 0.5). `web.py` does the
-downloading.
+The requests are those of the hubs' own clients (huggingface_hub 2.4, modelscope-hub 0.5) and of GitHub's REST
+API. `web.py` does the downloading.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ HUGGING_FACE, HF_MIRROR, MODELSCOPE = (
     "https://hf-mirror.com",
     "https://www.modelscope.cn",
 )
+GITHUB_API, GITHUB_FILES = "https://api.github.com", "https://raw.githubusercontent.com"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Hub(ABC):
         self.page = f"{self.endpoint}/datasets/{quote(dataset)}"
         self.web = Web(self.endpoint, self._credentials(token) if token else {}, wait)
         self.web.terms(self.page, self.token_variable)
+        self.files_web = self.web  # where the files come from
 
     @abstractmethod
     def repository(self, revision: str) -> Repository:
@@ -194,10 +196,79 @@ class ModelScope(Hub):
         return {**super()._credentials(token), "Cookie": f"m_session_id={token}"}
 
 
+class GitHub(Hub):
+    """A repository on github.com. Its listing and its files come from two servers, and a token goes to the
+    first alone.
+
+    Args:
+        files: address of the server of files, or of a mirror of it.
+    """
+
+    token_variable, revision = "GITHUB_TOKEN", "HEAD"
+
+    def __init__(
+        self,
+        dataset: str,
+        endpoint: str = GITHUB_API,
+        token: str = "",
+        wait: Callable[[float], None] = time.sleep,
+        *,
+        files: str = GITHUB_FILES,
+    ):
+        super().__init__(dataset, endpoint, token, wait)
+        self.page = f"https://github.com/{quote(dataset)}"
+        self.web.terms(self.page, self.token_variable)
+        self._files = files.rstrip("/")
+        self.files_web = Web(self._files, {}, wait)
+        self.files_web.terms(self.page, self.token_variable)
+
+    def repository(self, revision: str) -> Repository:
+        about, _ = self.web.json(f"{self.endpoint}/repos/{quote(self.dataset)}", self.dataset)
+        found, _ = self.web.json(
+            f"{self.endpoint}/repos/{quote(self.dataset)}/commits/{quote(revision, safe='')}", self.dataset
+        )
+        if not isinstance(found, dict) or not _hex(found.get("sha"), 40):
+            raise self._odd()
+        licence = about.get("license") if isinstance(about, dict) else None
+        spdx = str(licence.get("spdx_id") or "") if isinstance(licence, dict) else ""
+        return Repository(found["sha"], "" if spdx == "NOASSERTION" else spdx)
+
+    def files(self, commit: str) -> Iterator[RemoteFile]:
+        found, _ = self.web.json(
+            f"{self.endpoint}/repos/{quote(self.dataset)}/git/trees/{quote(commit, safe='')}?recursive=1",
+            self.dataset,
+        )
+        if not isinstance(found, dict):
+            raise self._odd()
+        entries = self._entries(found.get("tree"))
+        if found.get("truncated") or len(entries) > _MOST_FILES:
+            raise HanlinError(
+                "{host} lists only a part of {dataset}: it has too many files. Download by hand from {page} "
+                "and use --from file.",
+                host=self.web.host,
+                dataset=self.dataset,
+                page=self.page,
+            )
+        for entry in entries:
+            if entry.get("type") == "blob":
+                yield RemoteFile(
+                    str(entry.get("path")), _size(entry.get("size")), "", _hex(entry.get("sha"), 40)
+                )
+
+    def address(self, commit: str, path: str) -> str:
+        return f"{self._files}/{quote(self.dataset)}/{quote(commit, safe='')}/{quote(path)}"
+
+
 def open_hub(
-    source: str, huggingface: str, modelscope: str, wait: Callable[[float], None] = time.sleep
+    source: str,
+    huggingface: str,
+    modelscope: str,
+    wait: Callable[[float], None] = time.sleep,
+    *,
+    github: str = "",
 ) -> Hub:
-    """The hub called `hf`, `hf-mirror` or `modelscope`, with addresses and tokens from the environment.
+    """The hub called `hf`, `hf-mirror`, `modelscope` or `github`, with addresses and tokens from the
+    environment.
 
     `HF_ENDPOINT` replaces huggingface.co for `hf`. `HF_TOKEN` goes to that address, and to a mirror only if
     `HF_ENDPOINT` names it.
@@ -205,11 +276,14 @@ def open_hub(
     Raises:
         HanlinError: the data set is not known to be there, or an unknown hub.
     """
-    dataset = modelscope if source == "modelscope" else huggingface
-    if source not in ("hf", "hf-mirror", "modelscope"):
-        raise HanlinError("--from is hf, hf-mirror, modelscope or file, and not {source!r}.", source=source)
+    ids = {"hf": huggingface, "hf-mirror": huggingface, "modelscope": modelscope, "github": github}
+    if source not in ids:
+        raise HanlinError(
+            "--from is hf, hf-mirror, modelscope, github or file, and not {source!r}.", source=source
+        )
+    dataset = ids[source]
     if not dataset:
-        other = "hf" if source == "modelscope" else "modelscope"
+        other = next(name for name, there in ids.items() if there)
         raise HanlinError(
             "This data set is not known to be on {source}; use --from {other}.", source=source, other=other
         )
@@ -220,6 +294,14 @@ def open_hub(
             os.environ.get("MODELSCOPE_API_TOKEN", ""),
             wait,
         )
+    if source == "github":
+        return GitHub(
+            dataset,
+            os.environ.get("GITHUB_API_URL") or GITHUB_API,
+            os.environ.get("GITHUB_TOKEN", ""),
+            wait,
+            files=os.environ.get("GITHUB_RAW_URL") or GITHUB_FILES,
+        )
     endpoint, token = os.environ.get("HF_ENDPOINT") or HUGGING_FACE, os.environ.get("HF_TOKEN", "")
     if source == "hf" or endpoint.rstrip("/") == HF_MIRROR:
         return HuggingFace(dataset, endpoint, token, wait)
@@ -228,11 +310,11 @@ def open_hub(
     return mirror
 
 
-def sources(huggingface: str, modelscope: str) -> list[str]:
+def sources(huggingface: str, modelscope: str, github: str = "") -> list[str]:
     """The hubs that have a data set, in the order in which they are best tried: first those that are quick
     in China where the reader is Chinese.
 
-    A `HF_ENDPOINT` of the reader's own comes first.
+    A `HF_ENDPOINT` of the reader's own comes first; GitHub, whose files are slow in China, last.
     """
     own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     order = ["hf", "hf-mirror", "modelscope"]
@@ -240,7 +322,8 @@ def sources(huggingface: str, modelscope: str) -> list[str]:
         order = ["hf", "modelscope"] if own == HF_MIRROR else order
     elif prefers_chinese():
         order = ["modelscope", "hf-mirror", "hf"]
-    return [name for name in order if (modelscope if name == "modelscope" else huggingface)]
+    there = [name for name in order if (modelscope if name == "modelscope" else huggingface)]
+    return [*there, *(["github"] if github else [])]
 
 
 def safe_path(path: str) -> bool:

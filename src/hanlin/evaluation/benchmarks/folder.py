@@ -36,7 +36,7 @@ class Folder:
             raise HanlinError("There is no directory {path} with benchmarks.", path=self.path)
         self._files: dict[str, Callable[[], bytes]] = {}
         for file in [self.path] if self.path.is_file() else sorted(self.path.rglob("*")):
-            if not file.is_file():
+            if not file.is_file() or file.name.startswith("."):  # records and parts of downloads
                 continue
             name = file.name if self.path.is_file() else file.relative_to(self.path).as_posix()
             if file.name.lower().endswith(_ARCHIVES):
