@@ -1,0 +1,271 @@
+"""Items of benchmarks looked up in the texts that a model was trained on.
+
+The texts are streamed; what is kept in memory is the items' runs of 13 characters
+(`corpus.dedup.decontamination`), so that one pass over the corpus serves all benchmarks. An item counts as
+seen where a document holds two of its runs near one another, fifty characters on end, or all of it: what
+`hanlin corpus build --decontaminate` drops documents for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+from hanlin._native import TextBatch
+from hanlin.common.manifest import hash_json, read_manifest
+from hanlin.common.savepoint import files_key
+from hanlin.corpus.dedup.decontamination import Benchmarks
+from hanlin.corpus.dedup.fingerprints import comparison_key, comparison_keys
+from hanlin.corpus.readers.artefacts import documents_of, kind_of
+from hanlin.corpus.readers.files import expand
+from hanlin.corpus.readers.read import read_sourced_texts
+from hanlin.dataset import TokenDataset
+from hanlin.evaluation.benchmarks.items import LETTERS, Item, Prompt
+from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.texts import text_batches
+
+Seen = Literal["short", "none", "question", "question+answer"]
+"""Whether the training texts hold an item: too short to be looked up, not found, what is asked, or that with
+the right answer behind it."""
+
+RUN = 13  # characters, as in decontamination
+HITS = 2  # runs near one another
+HELD_OUT = "-heldout"  # ends the names of a run's data that nothing is trained on
+_ROOM = 80  # characters between a question and its answer beside the choices: marks of turns, "the answer is"
+_TAIL = 6  # characters by which the end of a question is known in a document
+_KEY = re.compile(r"答案(?:应该|应当|应)?(?:选择|选|是|为)?(?:选项)?([a-z])(?![a-z])")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What of an item is looked for.
+
+    Attributes:
+        text: what is asked, in the order in which it is shown, without the prompt's own words and without
+            choices.
+        answer: the right one; empty where it cannot be told from a text.
+        wrong: the other choices.
+        letter: of the right choice.
+        whole: the answer is part of the text, since the question alone is too short to be looked up.
+    """
+
+    id: str
+    text: str
+    answer: str
+    wrong: tuple[str, ...] = ()
+    letter: str = ""
+    whole: bool = False
+
+
+def probe_of(item: Item, prompt: Prompt) -> Probe:
+    """What of an item is looked for.
+
+    Args:
+        prompt: one under which the choices' own texts are asked; it says in which order the parts come.
+    """
+    gold = item.gold
+    answer = item.answer if gold is None else item.choices[gold]
+    fields: dict[str, Any] = item.fields() if gold is None else item.fields_of(gold)
+    asked = _filled(prompt.context, {**fields, "options": "", "letter": "", "choice": "", "answer": ""})
+    whole = False
+    if len(comparison_key(asked)) < RUN:
+        together = _filled(prompt.context + prompt.continuation, {**fields, "options": "", "letter": ""})
+        asked, whole = together, True
+    wrong = tuple(choice for at, choice in enumerate(item.choices) if at != gold)
+    return Probe(item.id, asked, answer, wrong, "" if gold is None else LETTERS[gold], whole)
+
+
+def _filled(template: str, fields: Mapping[str, Any]) -> str:
+    """A template's values, without what stands between them."""
+    named = [name for _, name, _, _ in Formatter().parse(template) if name]
+    return "\n".join(value for name in named if isinstance(value := fields.get(name), str) and value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sighting:
+    """An item and where it was seen first.
+
+    Attributes:
+        source, document: name of the document's source, and its number in its corpus from 0; empty and -1
+            where it was not seen.
+        passage: the longest passage that both have, in the comparison key.
+        documents: that hold it.
+    """
+
+    id: str
+    seen: Seen
+    corpus: str = ""
+    source: str = ""
+    document: int = -1
+    passage: str = ""
+    documents: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON lines."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Texts that a model was trained on.
+
+    Attributes:
+        name: for people.
+        hash: of what they are.
+        source: a corpus directory or files; or tokens, which are decoded.
+    """
+
+    name: str
+    hash: str
+    source: Sequence[Path] | tuple[TokenDataset, Tokenizer]
+
+    @classmethod
+    def of(cls, path: Path | str, tokenizer: Tokenizer | None) -> Texts:
+        """A corpus, a token dataset, a file, a directory of files or a glob.
+
+        Raises:
+            HanlinError: nothing there, an artefact of another kind, or a dataset of another tokenizer.
+        """
+        folder = Path(path)
+        if kind_of(folder) == "dataset" and tokenizer is not None:
+            return cls.of_tokens(TokenDataset(folder, verify=False), tokenizer)
+        files = documents_of(folder)
+        if files is not None:
+            return cls(str(path), read_manifest(folder, verify=False).content_hash, files)
+        found = expand(path)
+        return cls(str(path), files_key(found, "texts"), found)
+
+    @classmethod
+    def of_tokens(cls, dataset: TokenDataset, tokenizer: Tokenizer) -> Texts:
+        """The texts of a token dataset.
+
+        Raises:
+            HanlinError: it was made with another tokenizer.
+        """
+        dataset.require_tokenizer(tokenizer)
+        return cls(str(dataset.path), dataset.manifest.content_hash, (dataset, tokenizer))
+
+    def batches(self) -> Iterator[tuple[TextBatch, Sequence[str]]]:
+        """The texts, many at once, with the source of each.
+
+        Raises:
+            HanlinError: as `read_documents`.
+        """
+        if isinstance(self.source, tuple):
+            yield from _decoded(*self.source)
+        else:
+            for batch in read_sourced_texts(list(self.source)):
+                yield batch.texts, batch.names or [""] * len(batch)
+
+
+def _decoded(dataset: TokenDataset, tokenizer: Tokenizer) -> Iterator[tuple[TextBatch, Sequence[str]]]:
+    names = dataset.source_names
+    begun = 0
+    texts = (tokenizer.decode(dataset.document(at)) for at in range(len(dataset)))
+    for batch in text_batches(texts):
+        count = len(batch)
+        numbers = range(begun, begun + count)
+        begun += count
+        sources = dataset.sources
+        yield batch, [names[sources[at]] for at in numbers] if sources is not None else [""] * count
+
+
+class Lookup:
+    """Looks for items in texts.
+
+    Args:
+        probes: by benchmark.
+    """
+
+    def __init__(self, probes: Mapping[str, Sequence[Probe]]):
+        self._probes = {name: list(found) for name, found in probes.items()}
+        self._flat = list(chain.from_iterable(self._probes.values()))
+        named = [(name, at, probe.text) for name, found in self._probes.items() for at, probe in enumerate(found)]
+        self._finder = Benchmarks(named, RUN)
+        self._found: list[Sighting] = [
+            Sighting(probe.id, "none" if known else "short")
+            for probe, known in zip(self._flat, self._finder.can_be_found, strict=True)
+        ]
+        self.documents = 0
+
+    @property
+    def key(self) -> str:
+        """What is looked for, hashed."""
+        return hash_json(
+            [RUN, HITS, {name: [dataclasses.asdict(probe) for probe in found] for name, found in self._probes.items()}]
+        )
+
+    def read(self, texts: Texts) -> None:
+        """Look through some texts."""
+        begun = 0
+        for batch, names in texts.batches():
+            keys = comparison_keys(batch)
+            for text, place, begin, end in self._finder.find_every(keys, HITS):
+                self._note(place, keys[text], begin, end, texts.name, names[text], begun + text)
+            begun += len(names)
+        self.documents += begun
+
+    def _note(
+        self, place: int, key: bytes, begin: int, end: int, corpus: str, source: str, document: int
+    ) -> None:
+        before, probe = self._found[place], self._flat[place]
+        count = before.documents + 1
+        seen: Seen = "question+answer" if probe.whole or _answered(probe, key, begin, end) else "question"
+        if before.documents and (seen == before.seen or before.seen == "question+answer"):
+            self._found[place] = dataclasses.replace(before, documents=count)
+            return
+        passage = key[begin:end].decode("utf-8", "replace")
+        self._found[place] = Sighting(probe.id, seen, corpus, source, document, passage, count)
+
+    def found(self) -> dict[str, list[Sighting]]:
+        """What was seen of each benchmark's items, in their order."""
+        rest = iter(self._found)
+        return {name: [next(rest) for _ in found] for name, found in self._probes.items()}
+
+
+def _answered(probe: Probe, key: bytes, begin: int, end: int) -> bool:
+    """Whether the right answer stands behind the question in a document.
+
+    Behind it is as far as the question, the choices and some room reach. Where all choices stand there, as in
+    a list, the key to them has to: 答案 and the right letter.
+
+    Args:
+        key: the document's comparison key, of which bytes `begin` to `end` are the question's passage.
+    """
+    answer = comparison_key(probe.answer)
+    if not answer:
+        return False
+    question = comparison_key(probe.text)
+    wrong = [comparison_key(choice) for choice in probe.wrong]
+    reach = 2 * len(question) + len(answer) + sum(map(len, wrong)) + _ROOM
+    behind = key[begin : end + 4 * reach].decode("utf-8", "ignore")
+    passage = len(key[begin:end].decode("utf-8", "ignore"))
+    behind = behind[: passage + reach]
+    tail = behind.find(question[-_TAIL:])
+    behind = behind[tail + _TAIL :] if tail >= 0 else behind[passage:]
+    listed = [choice for choice in wrong if choice and _stands(choice, behind)]
+    if wrong and len(listed) == len(wrong):
+        told = _KEY.search(behind)
+        return told is not None and told[1] == probe.letter.lower()
+    return _stands(answer, behind)
+
+
+def _stands(words: str, text: str) -> bool:
+    """Whether words occur in a text; a number or a Latin word not within a longer one."""
+    before = r"(?<![0-9a-z])" if re.match(r"[0-9a-z]", words) else ""
+    after = r"(?![0-9a-z])" if re.search(r"[0-9a-z]$", words) else ""
+    return re.search(before + re.escape(words) + after, text) is not None
+
+
+def texts_of_run(run: Path, tokenizer: Tokenizer | None) -> list[Texts]:
+    """All that a run trained on, as far as its files are still there: its corpus, or where that is gone the
+    tokens made from it, and the conversations and pairs of its stages."""
+    places = [run / "corpus" if kind_of(run / "corpus") == "corpus" else run / "dataset"]
+    if (run / "data").is_dir():
+        places += [place for place in sorted((run / "data").iterdir()) if not place.name.endswith(HELD_OUT)]
+    return [Texts.of(place, tokenizer) for place in places if kind_of(place) in ("corpus", "dataset")]
