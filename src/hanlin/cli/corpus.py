@@ -277,9 +277,7 @@ def score(
     show(report, json, report_text(report))
 
 
-def canary(
-    *, out: Path, seed: int, times: str = "1,4,16", each: int = 20, json: Flag = False
-) -> None:
+def canary(*, out: Path, seed: int, times: str = "1,4,16", each: int = 20, json: Flag = False) -> None:
     """Write documents with canaries, to be mixed into a training corpus: what looks for contamination should
     find them there later.
 
@@ -308,8 +306,8 @@ def canary(
         {"documents": str(out), "count": count, "record": str(record)},
         json,
         tr(
-            "{count} documents with canaries: {out}. Add the file to those that the corpus is built from, and "
-            "keep {record} for hanlin eval --canary.",
+            "{count} documents with canaries: {out}. Add the file to those that the corpus is built from, "
+            "and keep {record} for hanlin eval --canary.",
             count=count,
             out=out,
             record=record,

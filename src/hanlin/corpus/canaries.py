@@ -160,9 +160,7 @@ def twins(canary: Canary, count: int, seed: int = 0) -> list[str]:
     """Other numbers that the canary could as well have got, all different, drawn without replacement."""
     rng = random.Random(f"twins/{seed}/{canary.question}")
     low = 10 ** (DIGITS - 1)
-    found = [
-        str(low + at) for at in rng.sample(range(9 * low), count + 1) if str(low + at) != canary.number
-    ]
+    found = [str(low + at) for at in rng.sample(range(9 * low), count + 1) if str(low + at) != canary.number]
     return found[:count]
 
 
@@ -172,8 +170,6 @@ def _place(rng: random.Random) -> str:
 
 def _document(canary: Canary, rng: random.Random) -> str:
     """The canary somewhere among sentences about other places."""
-    sentences: Sequence[str] = [
-        form.format(a=_place(rng), b=_place(rng)) for form in rng.sample(_FILLERS, 5)
-    ]
+    sentences: Sequence[str] = [form.format(a=_place(rng), b=_place(rng)) for form in rng.sample(_FILLERS, 5)]
     at = rng.randint(1, len(sentences))
     return "".join([*sentences[:at], f"{canary.prompt}{canary.number}。", *sentences[at:]])

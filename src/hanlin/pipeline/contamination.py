@@ -1,5 +1,5 @@
-"""`hanlin eval … --corpus`: what of the benchmarks stands in the model's training texts, and what that does to
-the scores."""
+"""`hanlin eval … --corpus`: what of the benchmarks stands in the model's training texts, and what that does
+to the scores."""
 
 from __future__ import annotations
 

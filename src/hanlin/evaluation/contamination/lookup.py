@@ -185,7 +185,9 @@ class Lookup:
     def __init__(self, probes: Mapping[str, Sequence[Probe]]):
         self._probes = {name: list(found) for name, found in probes.items()}
         self._flat = list(chain.from_iterable(self._probes.values()))
-        named = [(name, at, probe.text) for name, found in self._probes.items() for at, probe in enumerate(found)]
+        named = [
+            (name, at, probe.text) for name, found in self._probes.items() for at, probe in enumerate(found)
+        ]
         self._finder = Benchmarks(named, RUN)
         self._found: list[Sighting] = [
             Sighting(probe.id, "none" if known else "short")
@@ -197,7 +199,14 @@ class Lookup:
     def key(self) -> str:
         """What is looked for, hashed."""
         return hash_json(
-            [RUN, HITS, {name: [dataclasses.asdict(probe) for probe in found] for name, found in self._probes.items()}]
+            [
+                RUN,
+                HITS,
+                {
+                    name: [dataclasses.asdict(probe) for probe in found]
+                    for name, found in self._probes.items()
+                },
+            ]
         )
 
     def read(self, texts: Texts) -> None:

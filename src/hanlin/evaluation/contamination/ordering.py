@@ -2,8 +2,8 @@
 in black-box language models).
 
 Who has not seen the file finds no order of its items likelier than another, whatever he knows of their
-subject: items can be exchanged. So the p value is a proof, unlike any likelihood of the items themselves. What
-it needs is a model that saw the items one after another in one text, and often enough.
+subject: items can be exchanged. So the p value is a proof, unlike any likelihood of the items themselves.
+What it needs is a model that saw the items one after another in one text, and often enough.
 """
 
 from __future__ import annotations

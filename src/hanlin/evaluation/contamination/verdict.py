@@ -28,8 +28,8 @@ VERDICTS: dict[Verdict, Text] = {
     "unknown": Text("Whether the model was trained on these items is unknown."),
     "seen": Text("The model was trained on texts that hold these items."),
     "unproven": Text(
-        "Nothing was found in the training texts, but nobody has shown that it would have been: no canary was "
-        "planted there (hanlin corpus canary)."
+        "Nothing was found in the training texts, but nobody has shown that it would have been: no planted "
+        "canary was found there (hanlin corpus canary)."
     ),
     "clean": Text("Nothing was found in the training texts, in which planted canaries were found."),
 }
