@@ -122,7 +122,8 @@ class ContaminationDoctor(Doctor):
         )
         if gap is not None and enough and gap.low > 0:
             meaning = Text(
-                "{share:.1%} of the questions stand in the training texts, and the model does better on them.",
+                "{share:.1%} of the questions stand in the training texts, and the model does better on "
+                "them.",
                 share=share.value,
             )
             return [Sign("red", meaning, advice)]
