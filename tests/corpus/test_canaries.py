@@ -45,11 +45,8 @@ def test_cleaning_and_deduplication_leave_every_copy(tmp_path: Path, prose, pres
 
 def test_the_command_writes_documents_and_the_record(tmp_path: Path, capsys) -> None:
     out = tmp_path / "mine.jsonl"
-    with pytest.raises(SystemExit) as ended:
-        app(
-            ["corpus", "canary", "--out", str(out), "--seed", "11", "--times", "1,4", "--each", "5", "--json"]
-        )
-    assert ended.value.code in (0, None)
+    words = ["--out", str(out), "--seed", "11", "--times", "1,4", "--each", "5", "--json"]
+    app(["corpus", "canary", *words])
     said = json.loads(capsys.readouterr().out)
     assert said["count"] == 25 == len(out.read_text(encoding="utf-8").splitlines())
     assert read_canaries(Path(said["record"])) == Canaries(11, (1, 4), 5)

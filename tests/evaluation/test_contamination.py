@@ -227,12 +227,12 @@ def models(tokenizer):
             order = list(said)
             if shuffled:
                 rng.shuffle(order)
-            begin = rng.randrange(len(order) - 6)
-            made.append("\n\n".join(order[begin : begin + 6]))
+            begin = rng.randrange(len(order) - 3)
+            made.append("\n\n".join(order[begin : begin + 4]))
         return made
 
     return {
-        kind: train(new_model(tokenizer), text_examples(tokenizer, documents(kind == "shuffled")), 200)
+        kind: train(new_model(tokenizer), text_examples(tokenizer, documents(kind == "shuffled")), 150, 8)
         for kind in ("ordered", "shuffled")
     }
 

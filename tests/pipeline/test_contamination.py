@@ -15,7 +15,7 @@ from hanlin.stages.base import write_model
 from tests.support import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
-THINGS = "铅笔 书包 雨伞 风筝 帽子 饼干 茶杯 灯笼 皮球 苹果".split()
+THINGS = ["铅笔", "书包", "雨伞", "风筝", "帽子", "饼干", "茶杯", "灯笼", "皮球", "苹果"]
 COUNT = 40
 
 
@@ -128,14 +128,19 @@ def test_canaries_and_the_order_are_told_and_shown(model, files, monkeypatch, ca
 def test_the_table_has_a_line_for_each_score(model, files, monkeypatch, capsys) -> None:
     from hanlin.common.progress import Progress
     from hanlin.pipeline.benchmarks import Asked, evaluate_benchmarks, outcome_table, questions_of
-    from hanlin.pipeline.contamination import ContaminationConfig, canary_table, check_contamination
+    from hanlin.pipeline.contamination import (
+        ContaminationConfig,
+        canary_table,
+        check_contamination,
+        open_inputs,
+    )
 
     asked, progress = Asked(model, own=files / "mine.csv"), Progress()
     todo = questions_of(asked, progress)
     outcomes = evaluate_benchmarks(asked, None, progress, todo)
     record = Canaries(5, (1,), 5).write(files / "canaries.jsonl")
-    config = ContaminationConfig((files / "corpus.jsonl",), record)
-    noted, groups = check_contamination(config, model, todo, outcomes, None, progress)
+    inputs = open_inputs(ContaminationConfig((files / "corpus.jsonl",), record), model)
+    noted, groups = check_contamination(inputs, todo, outcomes, None, progress)
     text = outcome_table(noted)
     assert text.count("In the training texts: 50.0% of 40 items, 10 of them with the answer.") == 2
     assert "Difference" in text and "contamination" not in outcomes["mine/cloze"].notes

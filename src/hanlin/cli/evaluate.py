@@ -169,13 +169,14 @@ def _benchmarks(asked: Any, out: Path | None, against: Path | None, **contaminat
         canary_table,
         check_contamination,
         group_dict,
+        open_inputs,
     )
 
     progress = make_progress()
     questions = questions_of(asked, progress)
+    inputs = open_inputs(ContaminationConfig(**contamination), asked.model)
     outcomes = evaluate_benchmarks(asked, out, progress, questions)
-    config = ContaminationConfig(**contamination)
-    outcomes, canaries = check_contamination(config, asked.model, questions, outcomes, out, progress)
+    outcomes, canaries = check_contamination(inputs, questions, outcomes, out, progress)
     benchmarks = {
         name: {
             "metrics": {metric: value.to_dict() for metric, value in outcome.metrics.items()},

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import orjson
 
-from hanlin.common.atomic import atomic_write, read_json
+from hanlin.common.atomic import atomic_write
 from hanlin.common.errors import HanlinError
 
 FORMAT = 1
@@ -143,8 +143,8 @@ def read_canaries(record: Path) -> Canaries:
     """
     if not record.is_file():
         raise HanlinError("No such file: {path}.", path=record)
-    found = read_json(record)
     try:
+        found = orjson.loads(record.read_bytes())
         if found["format"] != FORMAT:
             raise ValueError(found["format"])
         return Canaries(int(found["seed"]), tuple(map(int, found["times"])), int(found["each"]))

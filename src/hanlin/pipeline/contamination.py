@@ -55,9 +55,33 @@ class ContaminationConfig:
     ordering: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class ContaminationInputs:
+    """What was found to look in, and for.
+
+    Attributes:
+        texts: that the model was trained on; none where they are not known.
+    """
+
+    model: Path
+    texts: tuple[Texts, ...]
+    canaries: Canaries | None
+    ordering: bool
+
+
+def open_inputs(config: ContaminationConfig, model: Path) -> ContaminationInputs:
+    """Open what is named, before anything is asked of the model.
+
+    Raises:
+        HanlinError: no model, training texts or a record that can't be read, or a dataset of another
+            tokenizer.
+    """
+    canaries = None if config.canary is None else read_canaries(config.canary)
+    return ContaminationInputs(model, tuple(training_texts(config.corpus, model)), canaries, config.ordering)
+
+
 def check_contamination(
-    config: ContaminationConfig,
-    model: Path,
+    inputs: ContaminationInputs,
     questions: Sequence[Question],
     outcomes: Mapping[str, Outcome],
     out: Path | None,
@@ -66,12 +90,8 @@ def check_contamination(
     """The outcomes with a note `contamination` each (`Contamination.to_dict`), and what was found of the
     canaries. With `out`, `items_seen.jsonl` and `contamination.json` are kept there, and what was looked up
     before in the same texts is not looked up again.
-
-    Raises:
-        HanlinError: training texts or a record that can't be read, or a dataset of another tokenizer.
     """
-    canaries = None if config.canary is None else read_canaries(config.canary)
-    texts = training_texts(config.corpus, model)
+    canaries, texts = inputs.canaries, inputs.texts
     probes = {
         _items_of(question): [probe_of(item, _prompt(question.benchmark)) for item in question.items]
         for question in questions
@@ -80,7 +100,8 @@ def check_contamination(
         probes[_CANARIES] = canary_probes(canaries.drawn())
     lookup = Lookup(probes)
     found = _looked_up(lookup, texts, out, progress) if texts else None
-    groups = _canaries(canaries, None if found is None else found[_CANARIES], model, progress)
+    seen = None if found is None else found.get(_CANARIES)
+    groups = _canaries(canaries, seen, inputs.model, progress)
     control = any(group.in_texts for group in groups)
     noted = {}
     for question in questions:
@@ -100,8 +121,8 @@ def check_contamination(
                 control_found=control,
             )
         noted[question.name] = judged.to_dict()
-    if config.ordering:
-        _add_ordering(noted, questions, model, progress)
+    if inputs.ordering:
+        _add_ordering(noted, questions, inputs.model, progress)
     if out is not None:
         _keep(out, {"benchmarks": noted, "canaries": [group_dict(group) for group in groups]})
     with_notes = {
