@@ -13,6 +13,7 @@ import torch
 from hanlin.common.errors import HanlinError
 from hanlin.corpus.builder.build import CorpusConfig, build_corpus
 from hanlin.corpus.canaries import Canaries
+from hanlin.corpus.dedup.fingerprints import batch_of
 from hanlin.dataset import build_text_dataset
 from hanlin.evaluation.benchmarks.base import CLOZE
 from hanlin.evaluation.benchmarks.items import Item, Prompt
@@ -58,10 +59,8 @@ def texts_in_memory(monkeypatch):
     real = Texts.batches
 
     def batches(self):
-        if isinstance(self.source, list) and self.source and isinstance(self.source[0], dict):
-            from hanlin.corpus.dedup.fingerprints import batch_of
-
-            yield batch_of(document["text"] for document in self.source), [""] * len(self.source)
+        if self.files and isinstance(self.files[0], dict):
+            yield batch_of(document["text"] for document in self.files), [""] * len(self.files)
         else:
             yield from real(self)
 
@@ -287,12 +286,12 @@ def planted(tmp_path_factory):
     canaries = Canaries(9, (1, 16), 10)
     documents = canaries.documents() + [{"text": text, "source": "web"} for text in texts(2, 200)]
     fit = train_tokenizer(
-        iter([document["text"] for document in documents] * 3), 700, folder / "tokenizer", max_token_chars=1
+        iter([document["text"] for document in documents] * 3), 640, folder / "tokenizer", max_token_chars=1
     )
     dataset = build_text_dataset(documents, fit, folder / "dataset")
     # the sentence alone, where the positions of a tiny model do not reach over its document
     said = [f"{c.prompt}{c.number}。" for c in canaries.drawn() for _ in range(c.times)]
-    model = train(new_model(fit), text_examples(fit, said + texts(2, 100)), 250)
+    model = train(new_model(fit), text_examples(fit, said + texts(2, 40)), 60, 8)
     return canaries, fit, dataset, model
 
 

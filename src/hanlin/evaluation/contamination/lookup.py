@@ -117,12 +117,14 @@ class Texts:
     Attributes:
         name: for people.
         hash: of what they are.
-        source: a corpus directory or files; or tokens, which are decoded.
+        files: that hold them.
+        tokens: a dataset that is decoded instead, with its tokenizer.
     """
 
     name: str
     hash: str
-    source: Sequence[Path] | tuple[TokenDataset, Tokenizer]
+    files: Sequence[Path] = ()
+    tokens: tuple[TokenDataset, Tokenizer] | None = None
 
     @classmethod
     def of(cls, path: Path | str, tokenizer: Tokenizer | None) -> Texts:
@@ -148,7 +150,7 @@ class Texts:
             HanlinError: it was made with another tokenizer.
         """
         dataset.require_tokenizer(tokenizer)
-        return cls(str(dataset.path), dataset.manifest.content_hash, (dataset, tokenizer))
+        return cls(str(dataset.path), dataset.manifest.content_hash, tokens=(dataset, tokenizer))
 
     def batches(self) -> Iterator[tuple[TextBatch, Sequence[str]]]:
         """The texts, many at once, with the source of each.
@@ -156,10 +158,10 @@ class Texts:
         Raises:
             HanlinError: as `read_documents`.
         """
-        if isinstance(self.source, tuple):
-            yield from _decoded(*self.source)
+        if self.tokens is not None:
+            yield from _decoded(*self.tokens)
         else:
-            for batch in read_sourced_texts(list(self.source)):
+            for batch in read_sourced_texts(list(self.files)):
                 yield batch.texts, batch.names or [""] * len(batch)
 
 

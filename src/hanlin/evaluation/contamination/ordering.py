@@ -47,7 +47,8 @@ def item_text(item: Item) -> str:
     """An item as it would stand in a text, with its choices and its answer."""
     answer = item.answer if item.gold is None else item.choices[item.gold]
     options = item.fields()["options"]
-    return "\n".join(part for part in (item.passage, item.question, options, answer) if part)
+    parts: tuple[str, ...] = (item.passage, item.question, options, answer)
+    return "\n".join(part for part in parts if part)
 
 
 def shards_of(count: int) -> list[range]:
@@ -87,7 +88,7 @@ def ordering_test(
     rows: list[str] = []
     for shard in shards:
         orders = [np.arange(len(shard)), *(_other_order(rng, len(shard)) for _ in range(shuffles))]
-        rows += [separator.join(texts[shard[at]] for at in order) for order in orders]
+        rows += [separator.join(texts[shard[int(at)]] for at in order) for order in orders]
     before = [] if model.config.bos_token_id is None else [model.config.bos_token_id]
     ids = [np.array([*before, *row], dtype=np.int64) for row in tokenizer.encode_batch(rows)]
     bits = document_bits(model, ids).reshape(len(shards), 1 + shuffles)
