@@ -18,7 +18,7 @@ from hanlin.dataset import build_text_dataset
 from hanlin.evaluation.benchmarks.base import CLOZE
 from hanlin.evaluation.benchmarks.items import Item, Prompt
 from hanlin.evaluation.contamination.exposure import canary_ranks, fisher, look_for_canaries
-from hanlin.evaluation.contamination.lookup import Lookup, Sighting, Texts, probe_of, texts_of_run
+from hanlin.evaluation.contamination.lookup import Lookup, Sighting, Texts, lookup_text, texts_of_run
 from hanlin.evaluation.contamination.ordering import of_bits, ordering_test
 from hanlin.evaluation.contamination.verdict import cluster_names, judge_sightings
 from hanlin.evaluation.doctors.base import DOCTORS, examined
@@ -48,7 +48,7 @@ LETTERS = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCD", POEM
 
 
 def seen(item: Item, *documents: str, prompt: Prompt = CLOZE) -> Sighting:
-    lookup = Lookup({"b": [probe_of(item, prompt)]})
+    lookup = Lookup({"b": [lookup_text(item, prompt)]})
     lookup.read(Texts("t", "", [{"text": text} for text in documents]))  # type: ignore[arg-type]
     return lookup.found()["b"][0]
 
@@ -90,6 +90,13 @@ def test_a_question_and_its_answer_are_told_from_a_question(document: str, expec
     assert seen(POEM, "别的文章。", document).seen == expected
 
 
+def test_a_line_that_many_tests_ask_is_this_item_only_before_one_of_its_choices() -> None:
+    item = Item("c", "下列有关细胞的叙述，正确的是：", ("都有细胞壁", "都有细胞膜", "都有叶绿体"), 1)
+    assert seen(item, item.question + "A. 病毒没有细胞结构 B. 细菌没有细胞核").seen == "none"
+    assert seen(item, item.question + "A. 都有细胞壁 B. 都有中心体").seen == "question"
+    assert seen(item, item.question + "都有细胞膜").seen == "question+answer"
+
+
 def test_a_number_is_the_answer_only_where_it_stands_alone() -> None:
     assert seen(SUM, SUM.question + "答：8个。").seen == "question+answer"
     assert seen(SUM, SUM.question + "这是第18题。").seen == "question"
@@ -113,7 +120,7 @@ def test_a_passage_and_fields_of_a_prompt_belong_to_the_question() -> None:
     clause = "因为昨天夜里下了一场很大的暴雨"
     item = Item("x", "结果是什么？", ("河水涨了", "天很蓝"), 0, more={"clause": clause, "connector": "所以"})
     prompt = Prompt("{clause}，{connector}", main="sum", bare="{connector}")
-    assert probe_of(item, prompt).text == f"{clause}\n所以"
+    assert lookup_text(item, prompt).text == f"{clause}\n所以"
     assert seen(item, f"{clause}，所以河水涨了。", prompt=prompt).seen == "question+answer"
 
 
@@ -129,7 +136,7 @@ def test_corpora_files_and_tokens_say_the_same(tmp_path, tokenizer) -> None:
     build_text_dataset(documents, whole, tmp_path / "dataset")
     found = []
     for name in ("files", "corpus", "dataset"):
-        lookup = Lookup({"b": [probe_of(POEM, CLOZE), probe_of(SUM, CLOZE)]})
+        lookup = Lookup({"b": [lookup_text(POEM, CLOZE), lookup_text(SUM, CLOZE)]})
         lookup.read(Texts.of(tmp_path / name, whole))
         first, second = lookup.found()["b"]
         assert lookup.documents == 30
@@ -140,6 +147,18 @@ def test_corpora_files_and_tokens_say_the_same(tmp_path, tokenizer) -> None:
         Texts.of(tmp_path / "dataset", tokenizer)
     # a run's own, which nothing else is taken for
     assert [part.name for part in texts_of_run(tmp_path, whole)] == [str(tmp_path / "corpus")]
+
+
+def test_conversations_are_texts_too(tmp_path) -> None:
+    turns = [{"role": "user", "content": POEM.question}, {"role": "assistant", "content": "是杜甫。"}]
+    file = tmp_path / "chats.jsonl"
+    file.write_bytes(orjson.dumps({"messages": turns}) + b"\n")
+    lookup = Lookup({"b": [lookup_text(POEM, CLOZE)]})
+    lookup.read(Texts.of(file, None))
+    assert lookup.found()["b"][0].seen == "question+answer" and lookup.documents == 1
+    (tmp_path / "other.jsonl").write_text('{"neither": 1}\n')
+    with pytest.raises(HanlinError, match="neither"):
+        lookup.read(Texts.of(tmp_path / "other.jsonl", None))
 
 
 # ---------------------------------------------------------------- the verdict

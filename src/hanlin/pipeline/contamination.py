@@ -23,10 +23,10 @@ from hanlin.evaluation.benchmarks.run import Outcome, Question
 from hanlin.evaluation.contamination.exposure import (
     CanaryGroup,
     canary_groups,
-    canary_probes,
+    canary_texts,
     with_exposure,
 )
-from hanlin.evaluation.contamination.lookup import Lookup, Sighting, Texts, probe_of, texts_of_run
+from hanlin.evaluation.contamination.lookup import Lookup, Sighting, Texts, lookup_text, texts_of_run
 from hanlin.evaluation.contamination.ordering import item_text, ordering_test
 from hanlin.evaluation.contamination.verdict import UNKNOWN, cluster_names, judge_sightings
 from hanlin.evaluation.doctors.inputs import run_of
@@ -92,13 +92,13 @@ def check_contamination(
     before in the same texts is not looked up again.
     """
     canaries, texts = inputs.canaries, inputs.texts
-    probes = {
-        _items_of(question): [probe_of(item, _prompt(question.benchmark)) for item in question.items]
+    wanted = {
+        _items_of(question): [lookup_text(item, _prompt(question.benchmark)) for item in question.items]
         for question in questions
     }
     if canaries is not None:
-        probes[_CANARIES] = canary_probes(canaries.drawn())
-    lookup = Lookup(probes)
+        wanted[_CANARIES] = canary_texts(canaries.drawn())
+    lookup = Lookup(wanted)
     found = _looked_up(lookup, texts, out, progress) if texts else None
     seen = None if found is None else found.get(_CANARIES)
     groups = _canaries(canaries, seen, inputs.model, progress)

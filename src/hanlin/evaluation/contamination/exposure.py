@@ -12,7 +12,7 @@ import numpy as np
 
 from hanlin.corpus.canaries import Canaries, Canary, twins
 from hanlin.evaluation.benchmarks.items import Request
-from hanlin.evaluation.contamination.lookup import Lookup, Probe, Sighting, Texts
+from hanlin.evaluation.contamination.lookup import Lookup, LookupText, Sighting, Texts
 from hanlin.evaluation.loglikelihood import Sequencer, score_groups
 from hanlin.evaluation.paired import holm
 from hanlin.evaluation.statistics import Metric
@@ -48,9 +48,9 @@ class CanaryGroup:
     found: bool = False
 
 
-def canary_probes(canaries: Sequence[Canary]) -> list[Probe]:
+def canary_texts(canaries: Sequence[Canary]) -> list[LookupText]:
     """What of canaries is looked for in texts: as items of a benchmark with written answers."""
-    return [Probe(canary.id, canary.question, canary.number) for canary in canaries]
+    return [LookupText(canary.id, canary.question, canary.number) for canary in canaries]
 
 
 def look_for_canaries(
@@ -61,7 +61,7 @@ def look_for_canaries(
 ) -> list[CanaryGroup]:
     """Groups of canaries with what was found of them, in the texts and in the model, as far as there are
     such."""
-    lookup = Lookup({"canaries": canary_probes(canaries.drawn())})
+    lookup = Lookup({"canaries": canary_texts(canaries.drawn())})
     for part in texts:
         lookup.read(part)
     groups = canary_groups(canaries, lookup.found()["canaries"] if texts else None)

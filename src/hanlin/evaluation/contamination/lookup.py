@@ -17,13 +17,14 @@ from string import Formatter
 from typing import Any, Literal
 
 from hanlin._native import TextBatch
+from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json, read_manifest
 from hanlin.common.savepoint import files_key
 from hanlin.corpus.dedup.decontamination import Benchmarks
 from hanlin.corpus.dedup.fingerprints import comparison_key, comparison_keys
 from hanlin.corpus.readers.artefacts import documents_of, kind_of
 from hanlin.corpus.readers.files import expand
-from hanlin.corpus.readers.read import read_sourced_texts
+from hanlin.corpus.readers.read import read_conversations, read_sourced_texts
 from hanlin.dataset import TokenDataset
 from hanlin.evaluation.benchmarks.items import LETTERS, Item, Prompt
 from hanlin.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ _KEY = re.compile(r"答案(?:应该|应当|应)?(?:选择|选|是|为)?(?:选项
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class LookupText:
     """What of an item is looked for.
 
     Attributes:
@@ -62,7 +63,7 @@ class Probe:
     whole: bool = False
 
 
-def probe_of(item: Item, prompt: Prompt) -> Probe:
+def lookup_text(item: Item, prompt: Prompt) -> LookupText:
     """What of an item is looked for.
 
     Args:
@@ -77,7 +78,7 @@ def probe_of(item: Item, prompt: Prompt) -> Probe:
         together = _filled(prompt.context + prompt.continuation, {**fields, "options": "", "letter": ""})
         asked, whole = together, True
     wrong = tuple(choice for at, choice in enumerate(item.choices) if at != gold)
-    return Probe(item.id, asked, answer, wrong, "" if gold is None else LETTERS[gold], whole)
+    return LookupText(item.id, asked, answer, wrong, "" if gold is None else LETTERS[gold], whole)
 
 
 def _filled(template: str, fields: Mapping[str, Any]) -> str:
@@ -161,8 +162,39 @@ class Texts:
         if self.tokens is not None:
             yield from _decoded(*self.tokens)
         else:
-            for batch in read_sourced_texts(list(self.files)):
-                yield batch.texts, batch.names or [""] * len(batch)
+            for file in self.files:
+                yield from _texts_of_file(file)
+
+
+def _texts_of_file(file: Path) -> Iterator[tuple[TextBatch, Sequence[str]]]:
+    """The texts of a file of documents, or of conversations, the turns of one behind one another: benchmarks
+    are found in those as well.
+
+    Raises:
+        HanlinError: it holds neither, or is damaged.
+    """
+    begun = False
+    try:
+        for batch in read_sourced_texts([file]):
+            begun = True
+            yield batch.texts, batch.names or [""] * len(batch)
+    except HanlinError:
+        if begun:
+            raise
+        try:
+            first = next(iter(read_conversations([file])), None)
+        except HanlinError:
+            first = None
+        if first is None:
+            raise
+        for batch in text_batches(map(_said, read_conversations([file]))):
+            yield batch, [file.name] * len(batch)
+
+
+def _said(conversation: Mapping[str, Any]) -> str:
+    turns = conversation["messages"]
+    parts = [turn.get(part) for turn in turns for part in ("reasoning_content", "content")]
+    return "\n".join(part for part in parts if isinstance(part, str))
 
 
 def _decoded(dataset: TokenDataset, tokenizer: Tokenizer) -> Iterator[tuple[TextBatch, Sequence[str]]]:
@@ -181,19 +213,19 @@ class Lookup:
     """Looks for items in texts.
 
     Args:
-        probes: by benchmark.
+        wanted: by benchmark.
     """
 
-    def __init__(self, probes: Mapping[str, Sequence[Probe]]):
-        self._probes = {name: list(found) for name, found in probes.items()}
-        self._flat = list(chain.from_iterable(self._probes.values()))
+    def __init__(self, wanted: Mapping[str, Sequence[LookupText]]):
+        self._wanted = {name: list(found) for name, found in wanted.items()}
+        self._flat = list(chain.from_iterable(self._wanted.values()))
         named = [
-            (name, at, probe.text) for name, found in self._probes.items() for at, probe in enumerate(found)
+            (name, at, sought.text) for name, found in self._wanted.items() for at, sought in enumerate(found)
         ]
         self._finder = Benchmarks(named, RUN)
         self._found: list[Sighting] = [
-            Sighting(probe.id, "none" if known else "short")
-            for probe, known in zip(self._flat, self._finder.can_be_found, strict=True)
+            Sighting(sought.id, "none" if known else "short")
+            for sought, known in zip(self._flat, self._finder.can_be_found, strict=True)
         ]
         self.documents = 0
 
@@ -205,8 +237,8 @@ class Lookup:
                 RUN,
                 HITS,
                 {
-                    name: [dataclasses.asdict(probe) for probe in found]
-                    for name, found in self._probes.items()
+                    name: [dataclasses.asdict(sought) for sought in found]
+                    for name, found in self._wanted.items()
                 },
             ]
         )
@@ -224,45 +256,59 @@ class Lookup:
     def _note(
         self, place: int, key: bytes, begin: int, end: int, corpus: str, source: str, document: int
     ) -> None:
-        before, probe = self._found[place], self._flat[place]
+        before, sought = self._found[place], self._flat[place]
+        behind = _behind(sought, key, begin, end)
+        if not sought.whole and _is_common(sought) and not _has_a_choice(sought, behind):
+            return
         count = before.documents + 1
-        seen: Seen = "question+answer" if probe.whole or _answered(probe, key, begin, end) else "question"
+        seen: Seen = "question+answer" if sought.whole or _answered(sought, behind) else "question"
         if before.documents and (seen == before.seen or before.seen == "question+answer"):
             self._found[place] = dataclasses.replace(before, documents=count)
             return
         passage = key[begin:end].decode("utf-8", "replace")
-        self._found[place] = Sighting(probe.id, seen, corpus, source, document, passage, count)
+        self._found[place] = Sighting(sought.id, seen, corpus, source, document, passage, count)
 
     def found(self) -> dict[str, list[Sighting]]:
         """What was seen of each benchmark's items, in their order."""
         rest = iter(self._found)
-        return {name: [next(rest) for _ in found] for name, found in self._probes.items()}
+        return {name: [next(rest) for _ in found] for name, found in self._wanted.items()}
 
 
-def _answered(probe: Probe, key: bytes, begin: int, end: int) -> bool:
-    """Whether the right answer stands behind the question in a document.
-
-    Behind it is as far as the question, the choices and some room reach. Where all choices stand there, as in
-    a list, the key to them has to: 答案 and the right letter.
+def _behind(sought: LookupText, key: bytes, begin: int, end: int) -> str:
+    """What stands behind a question in a document, as far as the question, the choices and some room reach.
 
     Args:
         key: the document's comparison key, of which bytes `begin` to `end` are the question's passage.
     """
-    answer = comparison_key(probe.answer)
+    question = comparison_key(sought.text)
+    reach = 2 * len(question) + sum(map(len, (sought.answer, *sought.wrong))) + _ROOM
+    passage = len(key[begin:end].decode("utf-8", "ignore"))
+    found = key[begin : end + 4 * reach].decode("utf-8", "ignore")[: passage + reach]
+    tail = found.find(question[-_TAIL:])
+    return found[tail + _TAIL :] if tail >= 0 else found[passage:]
+
+
+def _is_common(sought: LookupText) -> bool:
+    """Whether other tests may ask in the same words: a question of a line with choices, such as which of the
+    following is true of cells. Then it is this item only where one of its choices follows."""
+    return bool(sought.wrong) and len(comparison_key(sought.text)) < 2 * RUN
+
+
+def _has_a_choice(sought: LookupText, behind: str) -> bool:
+    choices = map(comparison_key, (sought.answer, *sought.wrong))
+    return any(choice and _stands(choice, behind) for choice in choices)
+
+
+def _answered(sought: LookupText, behind: str) -> bool:
+    """Whether the right answer stands behind the question. Where all choices stand there, as in a list, the
+    key to them has to: 答案 and the right letter."""
+    answer = comparison_key(sought.answer)
+    wrong = [comparison_key(choice) for choice in sought.wrong]
     if not answer:
         return False
-    question = comparison_key(probe.text)
-    wrong = [comparison_key(choice) for choice in probe.wrong]
-    reach = 2 * len(question) + len(answer) + sum(map(len, wrong)) + _ROOM
-    behind = key[begin : end + 4 * reach].decode("utf-8", "ignore")
-    passage = len(key[begin:end].decode("utf-8", "ignore"))
-    behind = behind[: passage + reach]
-    tail = behind.find(question[-_TAIL:])
-    behind = behind[tail + _TAIL :] if tail >= 0 else behind[passage:]
-    listed = [choice for choice in wrong if choice and _stands(choice, behind)]
-    if wrong and len(listed) == len(wrong):
+    if wrong and all(choice and _stands(choice, behind) for choice in wrong):
         told = _KEY.search(behind)
-        return told is not None and told[1] == probe.letter.lower()
+        return told is not None and told[1] == sought.letter.lower()
     return _stands(answer, behind)
 
 

@@ -11,10 +11,10 @@ from hanlin.evaluation.benchmarks.choice import score_items
 from hanlin.evaluation.contamination.exposure import (
     CanaryGroup,
     canary_groups,
-    canary_probes,
+    canary_texts,
     with_exposure,
 )
-from hanlin.evaluation.contamination.lookup import Lookup, Texts, probe_of
+from hanlin.evaluation.contamination.lookup import Lookup, Texts, lookup_text
 from hanlin.evaluation.contamination.verdict import (
     VERDICTS,
     Contamination,
@@ -54,10 +54,10 @@ class ContaminationDoctor(Doctor):
         if not texts:
             return unknown(LACKS["dataset"])
         items, canaries = context.questions, context.canaries
-        probes = {"questions": [probe_of(item, CLOZE) for item in items]}
+        wanted = {"questions": [lookup_text(item, CLOZE) for item in items]}
         if canaries is not None:
-            probes["canaries"] = canary_probes(canaries.drawn())
-        lookup = Lookup(probes)
+            wanted["canaries"] = canary_texts(canaries.drawn())
+        lookup = Lookup(wanted)
         for part in texts:
             lookup.read(part)
         found = lookup.found()
