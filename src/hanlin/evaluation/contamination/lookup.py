@@ -36,6 +36,7 @@ the right answer behind it."""
 
 RUN = 13  # characters, as in decontamination
 HITS = 2  # runs near one another
+COMMON = 20  # characters below which a question with choices may be asked in any test (ours)
 HELD_OUT = "-heldout"  # ends the names of a run's data that nothing is trained on
 _ROOM = 80  # characters between a question and its answer beside the choices: marks of turns, "the answer is"
 _TAIL = 6  # characters by which the end of a question is known in a document
@@ -291,7 +292,7 @@ def _behind(sought: LookupText, key: bytes, begin: int, end: int) -> str:
 def _is_common(sought: LookupText) -> bool:
     """Whether other tests may ask in the same words: a question of a line with choices, such as which of the
     following is true of cells. Then it is this item only where one of its choices follows."""
-    return bool(sought.wrong) and len(comparison_key(sought.text)) < 2 * RUN
+    return bool(sought.wrong) and len(comparison_key(sought.text)) < COMMON
 
 
 def _has_a_choice(sought: LookupText, behind: str) -> bool:
