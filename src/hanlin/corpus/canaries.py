@@ -145,15 +145,17 @@ def read_canaries(record: Path) -> Canaries:
         raise HanlinError("No such file: {path}.", path=record)
     try:
         found = orjson.loads(record.read_bytes())
-        if found["format"] != FORMAT:
-            raise ValueError(found["format"])
-        return Canaries(int(found["seed"]), tuple(map(int, found["times"])), int(found["each"]))
-    except (KeyError, TypeError, ValueError) as error:
+        version = found["format"]
+        canaries = Canaries(int(found["seed"]), tuple(map(int, found["times"])), int(found["each"]))
+    except (KeyError, TypeError, ValueError):
+        version, canaries = None, None
+    if version != FORMAT or canaries is None:
         raise HanlinError(
             "{path} is no record of canaries. It is written beside the documents by hanlin corpus canary and "
             "ends in .record.json.",
             path=record,
-        ) from error
+        )
+    return canaries
 
 
 def twins(canary: Canary, count: int, seed: int = 0) -> list[str]:

@@ -322,8 +322,13 @@ def _stands(words: str, text: str) -> bool:
 
 def texts_of_run(run: Path, tokenizer: Tokenizer | None) -> list[Texts]:
     """All that a run trained on, as far as its files are still there: its corpus, or where that is gone the
-    tokens made from it, and the conversations and pairs of its stages."""
+    tokens made from it, and the conversations and pairs of its stages. What was held out, and what controls
+    learnt beside them, its models have not seen."""
     places = [run / "corpus" if kind_of(run / "corpus") == "corpus" else run / "dataset"]
     if (run / "data").is_dir():
-        places += [place for place in sorted((run / "data").iterdir()) if not place.name.endswith(HELD_OUT)]
+        places += [
+            place
+            for place in sorted((run / "data").iterdir())
+            if not place.name.endswith(HELD_OUT) and not (run / "controls" / place.name).is_dir()
+        ]
     return [Texts.of(place, tokenizer) for place in places if kind_of(place) in ("corpus", "dataset")]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hanlin.common.messages import Text, tr
+from hanlin.common.messages import Text, joined
 from hanlin.evaluation.contamination.lookup import Seen, Sighting
 from hanlin.evaluation.paired import Difference
 from hanlin.evaluation.statistics import Metric, difference
@@ -112,36 +112,44 @@ def cluster_names(clusters: Sequence[str], subjects: Sequence[str]) -> list[str]
 def contamination_line(found: Mapping[str, Any]) -> str:
     """A benchmark's verdict as one line, from `Contamination.to_dict`."""
     verdict, counts, share = found["verdict"], found["items"], found.get("share")
-    short = counts.get("short", 0)
-    if verdict != "seen" or share is None:
-        line = str(VERDICTS[verdict])
-    else:
-        line = tr(
-            "In the training texts: {share:.1%} of {items} items, {answers} of them with the answer.",
-            share=share["value"],
-            items=f"{share['n']:,}",
-            answers=f"{counts.get('question+answer', 0):,}",
-        )
+    said = [VERDICTS[verdict]]
+    if verdict == "seen" and share is not None:
+        said = [
+            Text(
+                "In the training texts: {share:.1%} of {items} items, {answers} of them with the answer.",
+                share=share["value"],
+                items=f"{share['n']:,}",
+                answers=f"{counts.get('question+answer', 0):,}",
+            )
+        ]
         dirty, clean, gap = found.get("dirty"), found.get("clean"), found.get("difference")
         if dirty is not None and clean is not None:
-            line += " " + tr(
-                "Score there {dirty:.1%}, elsewhere {clean:.1%}.", dirty=dirty["value"], clean=clean["value"]
+            said.append(
+                Text(
+                    "Score there {dirty:.1%}, elsewhere {clean:.1%}.",
+                    dirty=dirty["value"],
+                    clean=clean["value"],
+                )
             )
         if gap is not None:
-            line += " " + tr(
-                "Difference {value:+.1f} points, {low:+.1f} to {high:+.1f}.",
-                value=100 * gap["value"],
-                low=100 * gap["low"],
-                high=100 * gap["high"],
+            said.append(
+                Text(
+                    "Difference {value:+.1f} points, {low:+.1f} to {high:+.1f}.",
+                    value=100 * gap["value"],
+                    low=100 * gap["low"],
+                    high=100 * gap["high"],
+                )
             )
-    if short:
-        line += " " + tr("Too short to look up: {short}.", short=f"{short:,}")
+    if counts.get("short"):
+        said.append(Text("Too short to look up: {short}.", short=f"{counts['short']:,}"))
     order = found.get("ordering")
     if order is not None:
-        line += " " + tr(
-            "Published order against shuffles: p = {p}, {bits:+.2f} bits in each of {shards} shards.",
-            p=f"{order['p_value']:.2g}",
-            bits=order["gain"]["value"],
-            shards=order["shards"],
+        said.append(
+            Text(
+                "Published order against shuffles: p = {p}, {bits:+.2f} bits in each of {shards} shards.",
+                p=f"{order['p_value']:.2g}",
+                bits=order["gain"]["value"],
+                shards=order["shards"],
+            )
         )
-    return line
+    return str(joined(said, Text.rendered(en=" ", zh="")))
