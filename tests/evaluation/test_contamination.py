@@ -145,8 +145,14 @@ def test_corpora_files_and_tokens_say_the_same(tmp_path, tokenizer) -> None:
     assert found == [("question+answer", "exams", found[0][2], 1)] * 3
     with pytest.raises(HanlinError, match="another tokenizer"):
         Texts.of(tmp_path / "dataset", tokenizer)
-    # a run's own, which nothing else is taken for
-    assert [part.name for part in texts_of_run(tmp_path, whole)] == [str(tmp_path / "corpus")]
+    # of a run: its corpus, and what its stages learnt, but not what was held out or what controls learnt
+    for name in ("sft", "sft-heldout", "direct"):
+        build_text_dataset(documents[:2], whole, tmp_path / "data" / name)
+    (tmp_path / "controls" / "direct").mkdir(parents=True)
+    read = [part.name for part in texts_of_run(tmp_path, whole)]
+    assert read == [str(tmp_path / "corpus"), str(tmp_path / "data" / "sft")]
+    (tmp_path / "corpus" / "documents.jsonl.zst").unlink()
+    assert texts_of_run(tmp_path, whole)[0].name == str(tmp_path / "dataset")
 
 
 def test_conversations_are_texts_too(tmp_path) -> None:

@@ -22,7 +22,7 @@ from hanlin.common.manifest import hash_json, read_manifest
 from hanlin.common.savepoint import files_key
 from hanlin.corpus.dedup.decontamination import Benchmarks
 from hanlin.corpus.dedup.fingerprints import comparison_key, comparison_keys
-from hanlin.corpus.readers.artefacts import documents_of, kind_of
+from hanlin.corpus.readers.artefacts import CORPUS, DOCUMENTS, documents_of, kind_of
 from hanlin.corpus.readers.files import expand
 from hanlin.corpus.readers.read import read_conversations, read_sourced_texts
 from hanlin.dataset import TokenDataset
@@ -324,11 +324,18 @@ def texts_of_run(run: Path, tokenizer: Tokenizer | None) -> list[Texts]:
     """All that a run trained on, as far as its files are still there: its corpus, or where that is gone the
     tokens made from it, and the conversations and pairs of its stages. What was held out, and what controls
     learnt beside them, its models have not seen."""
-    places = [run / "corpus" if kind_of(run / "corpus") == "corpus" else run / "dataset"]
+    places = [run / "corpus" if _is_there(run / "corpus") else run / "dataset"]
     if (run / "data").is_dir():
         places += [
             place
             for place in sorted((run / "data").iterdir())
             if not place.name.endswith(HELD_OUT) and not (run / "controls" / place.name).is_dir()
         ]
-    return [Texts.of(place, tokenizer) for place in places if kind_of(place) in ("corpus", "dataset")]
+    return [Texts.of(place, tokenizer) for place in places if _is_there(place)]
+
+
+def _is_there(place: Path) -> bool:
+    """Whether a corpus or dataset is there with its texts, which people remove when they need the room."""
+    files = {CORPUS: DOCUMENTS, "dataset": "tokens.bin"}
+    name = files.get(kind_of(place))
+    return name is not None and (place / name).is_file()
