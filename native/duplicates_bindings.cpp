@@ -120,13 +120,13 @@ void bind_duplicates(nb::module_& m) {
   nb::class_<OverlapFinder>(m, "OverlapFinder", "Finds passages of benchmarks' items in texts: see native/overlap.hpp.")
       .def(nb::init<std::size_t>(), "n"_a)
       .def("add", [](OverlapFinder& finder, nb::handle item) { return finder.add(view_of(item)); }, "item"_a, "Make a comparison key the next item; whether it can be found.")
-      .def("find", [](OverlapFinder& finder, const TextBatch& texts, std::uint32_t hits, std::uint32_t longest) {
+      .def("find", [](OverlapFinder& finder, const TextBatch& texts, std::uint32_t hits, std::uint32_t longest, bool every) {
              nb::list result;
-             for (const Overlap& found : finder.find(texts, hits, longest)) {
+             for (const Overlap& found : finder.find(texts, hits, longest, every)) {
                result.append(nb::make_tuple(found.text, found.item, found.hits, found.longest, found.begin, found.end));
              }
              return result;
-           }, "texts"_a, "hits"_a, "longest"_a, "(text, item, hits, characters of the longest passage, its first byte, its end) of each text that has enough.");
+           }, "texts"_a, "hits"_a, "longest"_a, "every"_a = false, "(text, item, hits, characters of the longest passage, its first byte, its end) of the first item, or of every one, of which a text has enough.");
 
   nb::class_<ComparisonKeyTable>(m, "ComparisonKeyTable", "What characters become in comparison keys: see native/comparison_key.hpp.")
       .def(nb::init<>())

@@ -87,18 +87,24 @@ void OverlapFinder::index() {
   indexed_ = true;
 }
 
-std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t hits, std::uint32_t longest) {
+std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t hits, std::uint32_t longest, bool every) {
   if (!indexed_) index();
   const auto n = static_cast<std::uint32_t>(n_);
   std::vector<Overlap> result;
   std::vector<Found> found;
-  std::vector<std::uint64_t> hashes;
+  std::vector<std::uint32_t> places(lengths_.size(), kFree);  // of each item in `found`: a text may hold a whole benchmark
+  std::vector<std::uint64_t> hashes, begins;
+  const std::size_t crowd = every ? grams_.size() : kCrowd;
   const auto bit_of = [&](std::uint64_t hash) { return (hash >> 20) & (seen_.size() * 64 - 1); };
   for (std::size_t text = 0; text < texts.size(); ++text) {
+    for (const Found& one : found) places[one.item] = kFree;
     found.clear();
     const auto match = [&](std::uint32_t item, std::uint32_t window, std::uint64_t hash) {
-      auto place = std::find_if(found.begin(), found.end(), [&](const Found& one) { return one.item == item; });
-      if (place == found.end()) place = found.insert(found.end(), {item, 0, 0, 0, kFree, 0, 0, {}});
+      if (places[item] == kFree) {
+        places[item] = static_cast<std::uint32_t>(found.size());
+        found.push_back({item, 0, 0, 0, kFree, 0, 0, {}});
+      }
+      Found* const place = &found[places[item]];
       place->run = place->last + 1 == window && place->run > 0 ? place->run + 1 : 1;
       place->last = window;
       if (window >= place->free) {
@@ -125,22 +131,20 @@ std::vector<Overlap> OverlapFinder::find(const TextBatch& texts, std::uint32_t h
       for (std::size_t slot = hash & (slots_.size() - 1); slots_[slot] != kFree; slot = (slot + 1) & (slots_.size() - 1)) {
         std::size_t at = slots_[slot];
         if (grams_[at].hash != hash) continue;
-        for (std::size_t end = std::min(at + kCrowd, grams_.size()); at < end && grams_[at].hash == hash; ++at) match(grams_[at].item, window, hash);
+        for (std::size_t end = std::min(at + crowd, grams_.size()); at < end && grams_[at].hash == hash; ++at) match(grams_[at].item, window, hash);
         break;
       }
     }
-    const auto told = std::find_if(found.begin(), found.end(), [&](const Found& one) {
-      return one.most >= hits || one.longest >= longest || one.longest >= lengths_[one.item];
-    });
-    if (told == found.end()) continue;
-    // Windows are counted in characters; the passage is given in bytes.
-    const std::uint32_t first = told->longest_end + n - told->longest, last = told->longest_end + n;
-    std::size_t position = 0, begin = 0;
-    for (std::uint32_t character = 0; character < last; ++character) {
-      if (character == first) begin = position;
-      position += decode_unit(texts[text], position).size;
+    begins.clear();
+    for (const Found& one : found) {
+      if (one.most < hits && one.longest < longest && one.longest < lengths_[one.item]) continue;
+      // Windows are counted in characters; the passage is given in bytes.
+      const std::uint32_t first = one.longest_end + n - one.longest, last = one.longest_end + n;
+      if (begins.empty()) begins.push_back(0);
+      while (begins.size() <= last) begins.push_back(begins.back() + decode_unit(texts[text], begins.back()).size);
+      result.push_back({static_cast<std::uint32_t>(text), one.item, one.most, one.longest, begins[first], begins[last]});
+      if (!every) break;
     }
-    result.push_back({static_cast<std::uint32_t>(text), told->item, told->most, told->longest, begin, position});
   }
   return result;
 }

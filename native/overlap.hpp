@@ -26,8 +26,9 @@ class OverlapFinder {
   // Makes a text the next item. One of fewer than n characters has no run and is never found; whether it has one.
   bool add(std::string_view item);
 
-  // The first item of each text that shares `hits` runs with it, or a passage of `longest` characters, or holds all of the item.
-  std::vector<Overlap> find(const TextBatch& texts, std::uint32_t hits, std::uint32_t longest);
+  // The first item of each text that shares `hits` runs with it, or a passage of `longest` characters, or holds all of the item; with
+  // `every`, all such items, and no run is passed over because many items have it.
+  std::vector<Overlap> find(const TextBatch& texts, std::uint32_t hits, std::uint32_t longest, bool every = false);
 
   std::size_t items() const { return lengths_.size(); }
 

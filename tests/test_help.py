@@ -50,6 +50,7 @@ PATHS = [
             "corpus inspect",
             "corpus diff",
             "corpus score",
+            "corpus canary",
             "tokenizer train",
             "tokenizer encode",
             "tokenizer inspect",

@@ -27,9 +27,11 @@ class OverlapFinder:
         """n: characters of a run that counts."""
     def add(self, item: str | bytes) -> bool:
         """Make a comparison key the next item; whether it has a run and can be found."""
-    def find(self, texts: TextBatch, hits: int, longest: int) -> list[tuple[int, int, int, int, int, int]]:
-        """The first item of which a text has so many runs, a passage so long, or all: (text, item, hits,
-        longest passage, its first byte, its end)."""
+    def find(
+        self, texts: TextBatch, hits: int, longest: int, every: bool = False
+    ) -> list[tuple[int, int, int, int, int, int]]:
+        """The first item (or every one) of which a text has so many runs, a passage so long, or all: (text,
+        item, hits, longest passage, its first byte, its end)."""
 
 class JsonLines:
     """Reads the texts of plain JSON lines; stops in front of every other line."""

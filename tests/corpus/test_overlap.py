@@ -15,7 +15,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import read_manifest
 from hanlin.corpus.builder.build import CorpusConfig, build_corpus, read_corpus
 from hanlin.corpus.dedup.decontamination import PASSAGE, Benchmarks
-from hanlin.corpus.dedup.fingerprints import comparison_key
+from hanlin.corpus.dedup.fingerprints import comparison_key, comparison_keys
 
 QUESTION = "下列四位诗人中，哪一位曾经在成都的浣花溪畔修建草堂，并在那里写下了许多反映民生疾苦的诗篇？"
 OPTIONS = {"A": "李白与他的好友们", "B": "杜甫", "C": "白居易", "D": "王维"}
@@ -57,6 +57,38 @@ def test_equals_the_definition(item: str, text: str, overlap: int, hits: int) ->
     assert (0 in found) == naive(item, text, overlap, hits)
     if found:
         assert found[0].passage in comparison_key(text) and len(found[0].passage) >= overlap
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.text("甲乙丙，A", max_size=30), min_size=1, max_size=6),
+    st.lists(st.text("甲乙丙，A", max_size=80), min_size=1, max_size=4),
+    st.integers(2, 6),
+    st.integers(1, 3),
+)
+def test_every_item_of_a_text_is_found_where_that_is_asked(
+    items: list[str], texts: list[str], overlap: int, hits: int
+) -> None:
+    benchmarks = Benchmarks([("b", at, item) for at, item in enumerate(items)], overlap)
+    keys = comparison_keys(texts)
+    found = benchmarks.find_every(keys, hits)
+    assert {(text, item) for text, item, _, _ in found} == {
+        (at, number)
+        for at, text in enumerate(texts)
+        for number, item in enumerate(items)
+        if naive(item, text, overlap, hits)
+    }
+    assert len(found) == len(set(found))
+    for text, item, begin, end in found:
+        passage = keys[text][begin:end].decode()
+        runs = [passage[at : at + overlap] for at in range(len(passage) - overlap + 1)]
+        assert runs and all(run in comparison_key(items[item]) for run in runs)
+
+
+def test_a_run_that_many_items_have_is_passed_over_only_where_the_first_item_is_wanted() -> None:
+    same = "下列关于这一段话的理解，哪一项是正确的？"
+    benchmarks = Benchmarks([("b", at, same) for at in range(100)], 13)
+    assert len(benchmarks.find_every(comparison_keys([same]), 2)) == 100
 
 
 def test_a_question_is_found_in_any_dress_and_a_saying_is_not_one() -> None:

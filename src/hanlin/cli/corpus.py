@@ -275,3 +275,41 @@ def score(
         good, bad, out, ScoreConfig(orders=tuple(map(int, parts)), max_class_chars=max_class_chars), seed=seed
     )
     show(report, json, report_text(report))
+
+
+def canary(*, out: Path, seed: int, times: str = "1,4,16", each: int = 20, json: Flag = False) -> None:
+    """Write documents with canaries, to be mixed into a training corpus: what looks for contamination should
+    find them there later.
+
+    Beside them the record of what was planted is written; hanlin eval --canary takes it.
+
+    Parameters
+    ----------
+    out
+        File for the documents (jsonl).
+    seed
+        A number of your own: whoever knows it knows the canaries.
+    times
+        How often they are planted, a group for each.
+    each
+        Canaries of a group.
+    """
+    from hanlin.corpus.canaries import Canaries
+
+    parts = [part.strip() for part in times.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise HanlinError("Not numbers of times: {times!r}. Write 1,4,16.", times=times)
+    canaries = Canaries(seed, tuple(map(int, parts)), each)
+    record = canaries.write(out)
+    count = each * sum(canaries.times)
+    show(
+        {"documents": str(out), "count": count, "record": str(record)},
+        json,
+        tr(
+            "{count} documents with canaries: {out}. Add the file to those that the corpus is built from, "
+            "and keep {record} for hanlin eval --canary.",
+            count=count,
+            out=out,
+            record=record,
+        ),
+    )

@@ -27,6 +27,9 @@ def evaluate(
     shots: int = 0,
     chat: Flag = False,
     ngram: Path | None = None,
+    corpus: Files = (),
+    canary: Path | None = None,
+    ordering: Flag = False,
     extensions: Files = (),
     against: Path | None = None,
     plan: Flag = False,
@@ -60,6 +63,14 @@ def evaluate(
         Ask for written answers, and plain prompts of --references, through the chat template.
     ngram
         Dataset that the 5-gram control of benchmarks counts; that of the model's run when absent.
+    corpus
+        Texts that the model was trained on, in which the items of benchmarks are looked up: corpora, token
+        datasets, files; those of the model's run when absent, and none with the word none.
+    canary
+        Record of canaries that were planted in those texts (hanlin corpus canary): shows that what was seen
+        would be found.
+    ordering
+        Also test whether the model knows the order in which the items were published.
     extensions
         Python files that register further benchmarks or tasks.
     against
@@ -97,6 +108,8 @@ def evaluate(
         )
     if data is not None and not (tasks or suite):
         raise HanlinError("--data needs --tasks or --suite: which of the benchmarks there?")
+    if (corpus or canary or ordering) and (plan or data is None and questions is None):
+        raise HanlinError("--corpus, --canary and --ordering look for the items of QUESTIONS or of --data.")
     if text:
         result, shown = _text(model, text, count, convention)
     elif references is not None:
@@ -105,7 +118,11 @@ def evaluate(
         from hanlin.pipeline.benchmarks import Asked
 
         settings = Asked(model, data, questions, tuple(tasks), suite, protocol, split, shots, chat, ngram)
-        result, shown = _plan(settings) if plan else _benchmarks(settings, out, against)
+        result, shown = (
+            _plan(settings)
+            if plan
+            else _benchmarks(settings, out, against, corpus=corpus, canary=canary, ordering=ordering)
+        )
     else:
         from hanlin.pipeline.evaluate import evaluate_model
 
@@ -143,13 +160,23 @@ def _plan(asked: Any) -> Shown:
     return {row["name"]: row for row in rows}, plan_table(rows)
 
 
-def _benchmarks(asked: Any, out: Path | None, against: Path | None) -> Shown:
+def _benchmarks(asked: Any, out: Path | None, against: Path | None, **contamination: Any) -> Shown:
     from hanlin.common.progress import make_progress
     from hanlin.pipeline.against import comparison_table, comparisons, others
-    from hanlin.pipeline.benchmarks import evaluate_benchmarks, outcome_table
+    from hanlin.pipeline.benchmarks import evaluate_benchmarks, outcome_table, questions_of
+    from hanlin.pipeline.contamination import (
+        ContaminationConfig,
+        canary_table,
+        check_contamination,
+        group_dict,
+        open_inputs,
+    )
 
     progress = make_progress()
-    outcomes = evaluate_benchmarks(asked, out, progress)
+    questions = questions_of(asked, progress)
+    inputs = open_inputs(ContaminationConfig(**contamination), asked.model)
+    outcomes = evaluate_benchmarks(asked, out, progress, questions)
+    outcomes, canaries = check_contamination(inputs, questions, outcomes, out, progress)
     benchmarks = {
         name: {
             "metrics": {metric: value.to_dict() for metric, value in outcome.metrics.items()},
@@ -159,6 +186,9 @@ def _benchmarks(asked: Any, out: Path | None, against: Path | None) -> Shown:
     }
     result: dict[str, Any] = {"benchmarks": benchmarks}
     shown = outcome_table(outcomes)
+    if canaries:
+        result["canaries"] = [group_dict(group) for group in canaries]
+        shown += "\n\n" + canary_table(canaries)
     if against is not None:
         compared = comparisons(outcomes, others(asked, against, outcomes, progress))
         result["against"] = {"path": str(against), "benchmarks": compared}

@@ -82,6 +82,9 @@ VERBS: dict[str, Text] = {
     "corpus inspect": Text("Look at what was dropped, changed, found twice"),
     "corpus diff": Text("Show which documents only one of two corpora has"),
     "corpus score": Text("Train a quality score on good and bad examples, or score files with one"),
+    "corpus canary": Text(
+        "Write documents with canaries for a training corpus: what looks for contamination should find them"
+    ),
     "tokenizer train": Text("Learn a byte-level BPE vocabulary from text or corpus files"),
     "tokenizer encode": Text("Show the tokens of a text (or of stdin)"),
     "tokenizer inspect": Text(
@@ -150,6 +153,10 @@ EXAMPLES: dict[str, tuple[tuple[str, Text], ...]] = {
     "eval": (
         ("hanlin eval runs/demo --count 200", Text("the embedded tasks")),
         ("hanlin eval runs/mine --text data/unseen.jsonl", Text("bits per byte of unseen text")),
+        (
+            "hanlin eval runs/mine questions.csv --corpus corpora/mine --canary canaries.record.json",
+            Text("was the model trained on these questions?"),
+        ),
     ),
     "card": (
         ("hanlin card runs/demo --scores eval/demo", Text("with the scores that hanlin eval --out kept")),

@@ -44,6 +44,8 @@ def model(
     text: Files = (),
     chats: Files = (),
     dataset: Path | None = None,
+    questions: Path | None = None,
+    canary: Path | None = None,
     count: int = 200,
     device: str | None = None,
     strict: Flag = False,
@@ -61,6 +63,10 @@ def model(
         Conversations that the model has not seen; of a run on the embedded corpus, those it held out.
     dataset
         Tokens that the model was trained on (hanlin dataset build); those of its run when absent.
+    questions
+        A table of a test's questions (csv, tsv, json, jsonl): was the model trained on them?
+    canary
+        Record of canaries that were planted in its training texts (hanlin corpus canary).
     count
         Texts, conversations and replies at most.
     strict
@@ -74,7 +80,16 @@ def model(
     names = [name for word in doctors for name in word.split(",") if name]
     for name in names:
         DOCTORS.get(name)
-    context = doctor_context(model, text=text, chats=chats, dataset=dataset, count=count, device=device)
+    context = doctor_context(
+        model,
+        text=text,
+        chats=chats,
+        dataset=dataset,
+        questions=questions,
+        canary=canary,
+        count=count,
+        device=device,
+    )
     progress = make_progress()
     findings = list(examine_model(context, names, lambda name: progress.note("{name} …", name=name)))
     show(

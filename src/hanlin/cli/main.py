@@ -226,7 +226,9 @@ def _add_verbs(group: App, prefix: str, **functions: str) -> None:
 
 
 _add_verbs(
-    corpus_app, "hanlin.cli.corpus", **{name: name for name in ("build", "stats", "inspect", "diff", "score")}
+    corpus_app,
+    "hanlin.cli.corpus",
+    **{name: name for name in ("build", "stats", "inspect", "diff", "score", "canary")},
 )
 _add_verbs(
     tokenizer_app,

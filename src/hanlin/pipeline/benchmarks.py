@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hanlin.evaluation.benchmarks.run import Outcome, Question, ask, lm_eval_res
 from hanlin.evaluation.benchmarks.sampling import sample
 from hanlin.evaluation.benchmarks.suites import SUITE_PROTOCOL, SUITES, Entry
 from hanlin.evaluation.benchmarks.written import judge
+from hanlin.evaluation.contamination.verdict import contamination_line
 from hanlin.evaluation.likelihood import CONTROL_TOKENS
 from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import Metric, ranking
@@ -176,14 +177,19 @@ def _question(
     )
 
 
-def evaluate_benchmarks(asked: Asked, out: Path | None, progress: Progress) -> dict[str, Outcome]:
+def evaluate_benchmarks(
+    asked: Asked, out: Path | None, progress: Progress, todo: Sequence[Question] | None = None
+) -> dict[str, Outcome]:
     """Ask everything; with `out`, keep `samples_NAME.jsonl` and `results_hanlin.json` there, and take from
     there what was asked before in the same way.
+
+    Args:
+        todo: what `questions_of` read, where it has been read before.
 
     Raises:
         HanlinError: see `questions_of`; no model.
     """
-    todo = questions_of(asked, progress)
+    todo = questions_of(asked, progress) if todo is None else todo
     model, tokenizer = load_chat_model(asked.model)
     model_hash = content_hash(resolve_model_dir(asked.model))
     control, ngram_hash = _ngram(asked, tokenizer.vocab_size)
@@ -375,4 +381,6 @@ def outcome_table(outcomes: dict[str, Outcome]) -> str:
                     share=notes["straddling"],
                 )
             )
+        if notes.get("contamination"):
+            lines.append("  " + contamination_line(notes["contamination"]))
     return "\n".join(lines)

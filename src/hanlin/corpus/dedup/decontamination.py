@@ -50,6 +50,7 @@ class Benchmarks:
     Attributes:
         items: (name of the file, number of the record from 1) of each.
         short: records too short to be told from chance.
+        can_be_found: of each item, whether it is not.
     """
 
     def __init__(self, texts: Sequence[tuple[str, int, str]], overlap: int) -> None:
@@ -58,7 +59,8 @@ class Benchmarks:
         self._overlap = overlap
         self.items = [(name, number) for name, number, _ in texts]
         batch = comparison_keys([text for _, _, text in texts])
-        self.short = sum(not self._finder.add(batch[index]) for index in range(len(batch)))
+        self.can_be_found = [self._finder.add(batch[index]) for index in range(len(batch))]
+        self.short = self.can_be_found.count(False)
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overlap: int = 13) -> Benchmarks:
@@ -100,6 +102,14 @@ class Benchmarks:
             name, number = self.items[item]
             found[text] = Hit(name, number, keys[text][begin:end].decode("utf-8", "replace"))
         return found
+
+    def find_every(self, keys: TextBatch, hits: int) -> list[tuple[int, int, int, int]]:
+        """All items of which a text holds as much as `find` asks for: (text, place in `items`, first byte of
+        the longest passage in the text's comparison key, its end)."""
+        return [
+            (text, item, begin, end)
+            for text, item, _, _, begin, end in self._finder.find(keys, hits, PASSAGE, True)
+        ]
 
 
 def benchmark_files(paths: Sequence[str | Path]) -> list[Path]:

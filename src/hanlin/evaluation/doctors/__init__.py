@@ -2,12 +2,14 @@
 one registers itself by name (`base.register_doctor`)."""
 
 from hanlin.evaluation.doctors import calibration as calibration
+from hanlin.evaluation.doctors import contamination as contamination
 from hanlin.evaluation.doctors import eos as eos
 from hanlin.evaluation.doctors import first_token as first_token
 from hanlin.evaluation.doctors import frequency as frequency
 from hanlin.evaluation.doctors import invariance as invariance
 from hanlin.evaluation.doctors import loops as loops
 from hanlin.evaluation.doctors import memorisation as memorisation
+from hanlin.evaluation.doctors import ordering as ordering
 from hanlin.evaluation.doctors import positions as positions
 from hanlin.evaluation.doctors import sinks as sinks
 from hanlin.evaluation.doctors import template as template

@@ -16,12 +16,13 @@ from hanlin.evaluation.statistics import FEWEST, Metric
 
 Level = Literal["ok", "unknown", "yellow", "red"]
 LEVELS: tuple[Level, ...] = ("ok", "unknown", "yellow", "red")  # the better first
-Need = Literal["text", "dataset", "chats"]
+Need = Literal["text", "dataset", "chats", "questions"]
 
 LACKS: dict[Need, Text] = {
     "text": Text("No text was given that the model has not seen. Give some with --text."),
     "dataset": Text("The token dataset that the model was trained on was not given. Name it with --dataset."),
     "chats": Text("No conversations were given that the model has not seen. Give some with --chats."),
+    "questions": Text("No questions were given, as a test has them. Give a table of some with --questions."),
 }
 
 

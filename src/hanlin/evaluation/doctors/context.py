@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hanlin.corpus.canaries import Canaries
 from hanlin.dataset import TokenDataset
+from hanlin.evaluation.benchmarks.items import Item
 from hanlin.evaluation.doctors.prompts import BEGINNINGS, QUESTIONS
 from hanlin.inference import Engine, SamplingParams, encode_prompt
 from hanlin.model import CausalLM
@@ -87,6 +89,8 @@ class DoctorContext:
         conversations: `{"messages"}` that it has not seen, each with an assistant's turn at its end.
         dataset: tokens of texts that it was trained on.
         labelled: tokens of conversations that it was trained on, with their mask.
+        questions: of a test, in the order in which they were published.
+        canaries: that were planted in its training texts.
         chat: whether it has been taught to answer; otherwise it continues texts.
         seen: tokens it was trained at; its positions when absent.
         count: texts, conversations and replies that are used at most.
@@ -104,6 +108,8 @@ class DoctorContext:
         conversations: Sequence[Mapping[str, Any]] = (),
         dataset: TokenDataset | None = None,
         labelled: TokenDataset | None = None,
+        questions: Sequence[Item] = (),
+        canaries: Canaries | None = None,
         chat: bool = True,
         seen: int | None = None,
         count: int = 200,
@@ -118,17 +124,19 @@ class DoctorContext:
             if tokens is not None:
                 tokens.require_tokenizer(tokenizer)
         self.dataset, self.labelled = dataset, labelled
+        self.questions, self.canaries = list(questions), canaries
         self.chat, self.count, self.seed = chat, count, seed
         self.seen = min(seen or model.config.max_position_embeddings, model.config.max_position_embeddings)
         self.sampling = dict(sampling or {"temperature": 0.7})
         self.max_new_tokens = max_new_tokens
 
     def has(self, need: str) -> bool:
-        """Whether an input is there: text, dataset or chats."""
+        """Whether an input is there: text, dataset, chats or questions."""
         held: dict[str, Any] = {
             "text": self.documents,
             "dataset": self.dataset,
             "chats": self.conversations,
+            "questions": self.questions,
         }
         return bool(held[need]) if need != "dataset" else self.dataset is not None
 

@@ -11,8 +11,10 @@ from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.corpus import tinyworld
+from hanlin.corpus.canaries import read_canaries
 from hanlin.corpus.readers.read import read_conversations, read_documents
 from hanlin.dataset import TokenDataset
+from hanlin.evaluation.benchmarks.own import read_own
 from hanlin.evaluation.doctors.context import DoctorContext, answered
 from hanlin.inference import load_chat_model, resolve_model_dir, sampling_defaults
 
@@ -26,6 +28,8 @@ def doctor_context(
     text: Sequence[Path | str] = (),
     chats: Sequence[Path | str] = (),
     dataset: Path | None = None,
+    questions: Path | None = None,
+    canary: Path | None = None,
     count: int = 200,
     device: str | None = None,
 ) -> DoctorContext:
@@ -37,6 +41,8 @@ def doctor_context(
         path: of a model, or of a run.
         text, chats: files of texts and of conversations that the model has not seen.
         dataset: tokens it was trained on; one with a mask holds conversations.
+        questions: file of a test's questions, as `read_own` takes it.
+        canary: record of canaries that were planted in its training texts.
         count: texts, conversations and replies used at most.
 
     Raises:
@@ -73,6 +79,8 @@ def doctor_context(
         conversations=conversations,
         dataset=texts,
         labelled=labelled,
+        questions=read_own(questions)[0] if questions is not None else (),
+        canaries=read_canaries(canary) if canary is not None else None,
         chat=said.get("kind") != "pretrain",
         seen=said.get("seq_len"),
         count=count,
