@@ -25,21 +25,27 @@ RECIPE = """
 name: own
 corpus: {files: [DIR/text.jsonl], preset: none, heldout_fraction: 0.1}
 tokenizer: {vocab_size: 600, max_token_chars: 2}
-model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 256}
+model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,\
+ max_position_embeddings: 256}
 stages:
-  - {kind: pretrain, seq_len: 128, batch_tokens: 1024, micro_tokens: 1024, train: {steps: 6, learning_rate: 5e-3}}
-  - {kind: sft, data: {files: [DIR/chats.jsonl]}, seq_len: 256, batch_tokens: 1024, micro_tokens: 1024, train: {steps: 4}}
+  - {kind: pretrain, seq_len: 128, batch_tokens: 1024, micro_tokens: 1024,\
+ train: {steps: 6, learning_rate: 5e-3}}
+  - {kind: sft, data: {files: [DIR/chats.jsonl]}, seq_len: 256, batch_tokens: 1024, micro_tokens: 1024,\
+ train: {steps: 4}}
   - {id: reasoning, kind: sft, data: {files: [DIR/thoughts.jsonl], reasoning: required}, mix: {sft: 0.3},
      seq_len: 256, batch_tokens: 1024, micro_tokens: 1024, train: {steps: 4}}
-  - {id: direct, kind: sft, role: control, of: reasoning, data: {files: [DIR/thoughts.jsonl], reasoning: drop},
+  - {id: direct, kind: sft, role: control, of: reasoning,\
+ data: {files: [DIR/thoughts.jsonl], reasoning: drop},
      seq_len: 256, batch_tokens: 1024, micro_tokens: 1024, train: {steps: 4},
      evaluate: {target: answer_bits_per_byte/reasoning}}
   - {id: dpo, kind: preference, data: {files: [DIR/pairs.jsonl]}, seq_len: 256, pairs: 4,
      train: {steps: 2, learning_rate: 1e-4, muon: false}}
-  - {id: judge, kind: reward_model, data: {files: [DIR/pairs.jsonl]}, seq_len: 256, pairs: 4, train: {steps: 2, muon: false}}
-  - {id: grpo, kind: rl, data: {files: [DIR/problems.jsonl]}, seq_len: 256, prompts: 2, group_size: 2, max_new_tokens: 4,
+  - {id: judge, kind: reward_model, data: {files: [DIR/pairs.jsonl]}, seq_len: 256, pairs: 4,\
+ train: {steps: 2, muon: false}}
+  - {id: grpo, kind: rl, data: {files: [DIR/problems.jsonl]}, seq_len: 256, prompts: 2,\
+ group_size: 2, max_new_tokens: 4,
      rewards: [{kind: numeric}, {kind: model, from: judge, weight: 0.1}], train: {steps: 1, muon: false}}
-  - {id: again, kind: sft, data: {files: [DIR/thoughts.jsonl], limit: 100}, min_tokens: 20, max_tokens: 128,
+  - {id: again, kind: sft, data: {files: [DIR/thoughts.jsonl], limit: 100}, min_tokens: 90, max_tokens: 160,
      seq_len: 256, batch_tokens: 1024, micro_tokens: 1024, train: {steps: 2}}
 evaluation: {count: 8, max_new_tokens: 8, prompts: [你好, 今天天气怎么样？]}
 export: [{kind: gguf}, {kind: gguf, dtype: f16}]
@@ -129,7 +135,9 @@ def test_the_second_stage_of_a_kind_and_one_after_reinforcement_are_stages_like_
         ("gguf", "export"),
         ("gguf-2", "export"),
     ]
-    facts = {n: json.loads((out / "steps" / f"{n}.json").read_text())["notes"] for n in ("reasoning", "again")}
+    facts = {
+        n: json.loads((out / "steps" / f"{n}.json").read_text())["notes"] for n in ("reasoning", "again")
+    }
     assert facts["reasoning"]["mixed_in"] > 0 and facts["again"]["too_short"] > 0
     assert (out / "model.gguf").stat().st_size > (out / "model-f16.gguf").stat().st_size
 
@@ -140,7 +148,9 @@ def test_what_is_held_out_anywhere_is_trained_on_nowhere(finished, tmp_path):
     held = {prompt_key(record) for name in names for record in records(made, name, heldout=True)}
     trained = {prompt_key(record) for name in names for record in records(made, name)}
     assert held and trained and not held & trained
-    thoughts, problems = ({prompt_key(r) for r in records(made, n, heldout=True)} for n in ("reasoning", "grpo"))
+    thoughts, problems = (
+        {prompt_key(r) for r in records(made, n, heldout=True)} for n in ("reasoning", "grpo")
+    )
     assert thoughts == problems  # the same questions, with and without reasoning, fall on the same side
 
 
@@ -195,7 +205,8 @@ def test_killed_in_a_stage_and_started_again_ends_with_the_same_models(finished,
     recipe, whole, _ = finished
     out = tmp_path / "killed"
     code = (
-        "from pathlib import Path; from hanlin.pipeline import *; from hanlin.common.progress import Progress; "
+        "from pathlib import Path; from hanlin.pipeline import *; "
+        "from hanlin.common.progress import Progress; "
         f"run_recipe(load_recipe({str(recipe)!r}), Path({str(out)!r}), Progress())"
     )
     # the bits are promised for the same number of threads

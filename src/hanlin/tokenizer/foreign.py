@@ -50,7 +50,7 @@ class ForeignTokenizer(Tokenizer):
                 file=file,
             ) from None
         try:
-            self._raw = orjson.loads(file.read_bytes())
+            self._raw: dict[str, Any] = orjson.loads(file.read_bytes())
             for token in self._raw.get("added_tokens") or ():
                 token["special"] = True  # or they would be found in plain text
             self._tokenizer = tokenizers.Tokenizer.from_str(orjson.dumps(self._raw).decode())
@@ -66,7 +66,7 @@ class ForeignTokenizer(Tokenizer):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.path = file
-        self.special = {
+        self.special: dict[str, int] = {
             token["content"]: token["id"]
             for token in sorted(self._raw.get("added_tokens") or (), key=lambda token: token["id"])
         }
