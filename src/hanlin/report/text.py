@@ -54,6 +54,35 @@ METRICS: dict[str, MetricText] = {
         Text("bits needed to predict each byte of unseen answers; lower is better"),
         share=False,
     ),
+    "stop_rate": MetricText(
+        Text("Ends by itself"),
+        Text("share of answers that end before they are cut off"),
+    ),
+    "bleu": MetricText(
+        Text("BLEU"), Text("n-grams shared with the reference answers, from 0 to 100"), share=False
+    ),
+    "chrf": MetricText(
+        Text("chrF2"), Text("character n-grams shared with the reference answers, from 0 to 100"), share=False
+    ),
+    "rouge_l": MetricText(
+        Text("ROUGE-L"), Text("longest common subsequence with the reference answers, in characters")
+    ),
+    "repetition_4": MetricText(
+        Text("Repetition"), Text("share of 4-grams of characters that an answer repeats; lower is better")
+    ),
+    "repetition_4/references": MetricText(
+        Text("Repetition of the references"), Text("the same of the reference answers")
+    ),
+    "reference_bits_per_byte": MetricText(
+        Text("Bits per byte of the references"),
+        Text("bits needed to predict each byte of the reference answers; lower is better"),
+        share=False,
+    ),
+    "reference_perplexity": MetricText(
+        Text("Perplexity of the references"),
+        Text("per token, so not to be compared between tokenizers; lower is better"),
+        share=False,
+    ),
     "pair_accuracy": MetricText(
         Text("Pairs judged rightly"),
         Text("share of unseen pairs in which the better answer scores higher"),
