@@ -48,7 +48,9 @@ class TinyworldData(DataSource):
             of that answer, which holds the model where it is. `chat` takes chats, `reasoning` as many
             problems besides. Open requests alone spoil the rest: measured here, problems solved by thinking
             fell from 90 % to 37 %; and small talk rejected for a right answer spoils the answers themselves
-            (greetings 97 % → 57 %).
+            (greetings 97 % → 57 %). But a question from outside is to be declined, and a friendly
+            answer to something else is rejected for it: held in place alone, it was declined 100 % → 89–94 %
+            of the time, since manners are taught on short requests like it; so, 97 %.
         offset: added to the recipe's seed, so that two stages of one task read different records.
     """
 
@@ -123,8 +125,10 @@ class TinyworldData(DataSource):
         known = _known(seed, self.anchors == "reasoning")
         for index, pair in enumerate(pairs):
             if index % 3:
-                *prompt, reply = next(known)["messages"]
-                yield {"prompt": prompt, "chosen": reply, "rejected": reply}
+                chat = next(known)
+                *prompt, reply = chat["messages"]
+                outside = chat.get("kind") == "outside"
+                yield {"prompt": prompt, "chosen": reply, "rejected": pair["chosen"] if outside else reply}
             else:
                 yield pair
 
@@ -141,14 +145,13 @@ def reasoning_conversations(seed: int, count: int, think_share: float) -> Iterat
             yield chat
 
 
-# Of chats of a kind as many are shown again; of others, all.
+# Of the chats of a kind, one in so many is shown again.
 _KNOWN_ONE_IN = {"story": 4, "greeting": 2}
 
 
 def _known(seed: int, with_problems: bool) -> Iterator[Any]:
     """What a model has been taught before, but for open requests: chats, and as many problems, so that it
-    keeps thinking as often as it did. With all the greetings among them, it greets where it should decline
-    (measured here: questions from outside declined 100 % -> 89 %)."""
+    keeps thinking as often as it did."""
     chats = tinyworld.chat_conversations(seed + 8, 1 << 30, "train", with_problems=with_problems)
     problems = reasoning_conversations(seed, 1 << 30, 0.5) if with_problems else iter(())
     for index, chat in enumerate(chats):
