@@ -32,7 +32,7 @@ from hanlin.evaluation.contamination.verdict import UNKNOWN, cluster_names, judg
 from hanlin.evaluation.doctors.inputs import run_of
 from hanlin.inference import load_chat_model, resolve_model_dir
 from hanlin.pipeline.against import metric_of
-from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.foreign import open_any
 
 ITEMS_SEEN, RECORD = "items_seen.jsonl", "contamination.json"
 NOTHING = "none"  # as --corpus: nothing is looked up
@@ -142,10 +142,10 @@ def training_texts(corpus: Sequence[Path], model: Path) -> list[Texts]:
         return []
     folder = resolve_model_dir(model)
     if corpus:
-        tokenizer = load_tokenizer(folder)
+        tokenizer = open_any(folder)
         return [Texts.of(path, tokenizer) for path in corpus]
     run = run_of(folder)
-    return [] if run is None else texts_of_run(run, load_tokenizer(folder))
+    return [] if run is None else texts_of_run(run, open_any(folder))
 
 
 def _items_of(question: Question) -> str:
