@@ -2,7 +2,9 @@
 one registers itself by name (`base.register_doctor`)."""
 
 from hanlin.evaluation.doctors import calibration as calibration
+from hanlin.evaluation.doctors import drift as drift
 from hanlin.evaluation.doctors import eos as eos
+from hanlin.evaluation.doctors import exported as exported
 from hanlin.evaluation.doctors import first_token as first_token
 from hanlin.evaluation.doctors import frequency as frequency
 from hanlin.evaluation.doctors import invariance as invariance
@@ -11,4 +13,6 @@ from hanlin.evaluation.doctors import memorisation as memorisation
 from hanlin.evaluation.doctors import positions as positions
 from hanlin.evaluation.doctors import sinks as sinks
 from hanlin.evaluation.doctors import template as template
+from hanlin.evaluation.doctors import tokenizer_use as tokenizer_use
 from hanlin.evaluation.doctors import undertrained as undertrained
+from hanlin.evaluation.doctors import wording as wording

@@ -16,12 +16,15 @@ from hanlin.evaluation.statistics import FEWEST, Metric
 
 Level = Literal["ok", "unknown", "yellow", "red"]
 LEVELS: tuple[Level, ...] = ("ok", "unknown", "yellow", "red")  # the better first
-Need = Literal["text", "dataset", "chats"]
+Need = Literal["text", "dataset", "chats", "against", "exports", "tasks"]
 
 LACKS: dict[Need, Text] = {
     "text": Text("No text was given that the model has not seen. Give some with --text."),
     "dataset": Text("The token dataset that the model was trained on was not given. Name it with --dataset."),
     "chats": Text("No conversations were given that the model has not seen. Give some with --chats."),
+    "against": Text("The model that it was trained from was not found. Name it with --against."),
+    "exports": Text("No exported files of the model were found. Name some with --exports."),
+    "tasks": Text("No questions with choices were given. Name some with --data DIR --tasks NAME."),
 }
 
 
@@ -109,6 +112,14 @@ class Doctor(abc.ABC):
     labels: ClassVar[Mapping[str, Text]]
     order: ClassVar[int]
 
+    @classmethod
+    def label(cls, name: str) -> Text:
+        """What a metric is. `NAME/PART` is `NAME` of one part, where `labels` has no such whole name."""
+        base, _, part = name.partition("/")
+        if name in cls.labels or not part:
+            return cls.labels[name]
+        return Text("{label}, {part}", label=cls.labels[base], part=part)
+
     @abc.abstractmethod
     def examine(self, context: DoctorContext) -> Finding:
         """Measure the model and judge it. Called only when all that is needed is there."""
@@ -157,6 +168,11 @@ def examined(doctor: Doctor, context: DoctorContext) -> Finding:
 def unknown(why: Text, metrics: Mapping[str, Metric] | None = None) -> Finding:
     """A finding that judges nothing."""
     return Finding("unknown", metrics or {}, why, Text(""))
+
+
+def few_texts() -> Text:
+    """What is said of too few texts."""
+    return Text("It takes {fewest} texts at least (--text).", fewest=FEWEST)
 
 
 def above(metric: Metric, yellow: float, red: float) -> Level:

@@ -55,7 +55,7 @@ def findings_text(findings: Sequence[tuple[Doctor, Finding]]) -> str:
 def _cells(doctor: Doctor, name: str, metric: Metric) -> tuple[str, str, str, str]:
     control = metric.control
     beside = f"{_CONTROLS.get(control.name, control.name)} {_number(control.value)}" if control else ""
-    label = str(doctor.labels[name])
+    label = str(doctor.label(name))
     if metric.low == metric.high == metric.value:
         span = ""
     elif math.isinf(metric.low):

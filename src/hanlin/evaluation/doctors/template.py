@@ -15,7 +15,6 @@ from hanlin.evaluation.doctors.prompts import ALPACA_TEMPLATE, OTHER_TEMPLATE
 from hanlin.evaluation.likelihood import document_bits
 from hanlin.evaluation.statistics import FEWEST, Metric
 from hanlin.tokenizer import CHAT_TEMPLATE
-from hanlin.tokenizer.special import IM_START
 
 LEARNT = 0.01  # bits that the template saves of those without it: below, it has not been learnt (ours)
 _READ = 200
@@ -108,14 +107,9 @@ class TemplateDoctor(Doctor):
         return metrics
 
     def _ids(self, context: DoctorContext, metrics: dict[str, Metric], signs: list[Sign]) -> None:
-        data = context.labelled
-        if data is None:
-            return
         same = total = doubled = 0
-        for index in range(min(len(data), _READ)):
-            ids = np.asarray(data.document(index)).tolist()
-            if context.tokenizer.special[IM_START] not in ids:
-                continue  # a text mixed in
+        for example, _ in context.trained_conversations(_READ):
+            ids = example.tolist()
             total += 1
             same += context.tokenizer.encode(context.tokenizer.decode_bytes(ids), special=True) == ids
             doubled += len(ids) > 1 and ids[0] == ids[1]
