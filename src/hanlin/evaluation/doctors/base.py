@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 from hanlin.common.messages import Text, joined
 from hanlin.common.registry import Registry
 from hanlin.evaluation.doctors.context import DoctorContext
+from hanlin.evaluation.levels import LEVELS, Level
 from hanlin.evaluation.statistics import FEWEST, Metric
 
-Level = Literal["ok", "unknown", "yellow", "red"]
-LEVELS: tuple[Level, ...] = ("ok", "unknown", "yellow", "red")  # the better first
 Need = Literal["text", "dataset", "chats", "against", "exports", "tasks"]
 
 LACKS: dict[Need, Text] = {
@@ -140,6 +139,16 @@ def doctor_names() -> list[str]:
     return sorted(DOCTORS, key=lambda name: (DOCTORS.get(name).order, name))
 
 
+def ordered_doctors(names: Sequence[str]) -> list[Doctor]:
+    """The named doctors in the order of the table.
+
+    Raises:
+        HanlinError: no such doctor; the message lists them.
+    """
+    chosen = [DOCTORS.get(name) for name in dict.fromkeys(names)]
+    return [kind() for kind in sorted(chosen, key=lambda kind: (kind.order, kind.name))]
+
+
 def examine_model(
     context: DoctorContext, names: Sequence[str] = (), on_doctor: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Doctor, Finding]]:
@@ -151,9 +160,7 @@ def examine_model(
     Raises:
         HanlinError: no such doctor; the message lists them.
     """
-    chosen = [DOCTORS.get(name) for name in names] or [DOCTORS.get(name) for name in doctor_names()]
-    for kind in sorted(chosen, key=lambda kind: (kind.order, kind.name)):
-        doctor = kind()
+    for doctor in ordered_doctors(names or doctor_names()):
         if on_doctor is not None:
             on_doctor(doctor.name)
         yield doctor, examined(doctor, context)

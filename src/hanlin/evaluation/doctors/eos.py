@@ -10,7 +10,6 @@ import torch
 from hanlin.common.atomic import read_json
 from hanlin.common.messages import Text, listing
 from hanlin.evaluation.doctors.base import (
-    LEVELS,
     Doctor,
     Finding,
     Sign,
@@ -19,6 +18,7 @@ from hanlin.evaluation.doctors.base import (
     register_doctor,
 )
 from hanlin.evaluation.doctors.context import DoctorContext, padded
+from hanlin.evaluation.levels import LEVELS
 from hanlin.evaluation.statistics import FEWEST, Metric
 
 STOPPED = (0.95, 0.80)  # share of replies that end by themselves: below is yellow, red (ours)
