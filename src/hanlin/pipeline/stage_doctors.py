@@ -21,7 +21,7 @@ from hanlin.report.findings import alarms_text
 from hanlin.stages.stage import StageConfig
 from hanlin.tokenizer import load_tokenizer
 
-COUNT = 64  # texts and conversations, and replies of either sort
+COUNT = 40  # texts and conversations, and replies of either sort: some two seconds for a model of the demo
 
 
 def examine_stage(run: RunContext, before: Lineage, after: Lineage) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def examine_stage(run: RunContext, before: Lineage, after: Lineage) -> dict[str,
         found[doctor.name] = {"title": doctor.title.to_dict(), "labels": labels} | said
     warning = alarms_text(found)
     if warning is not None:
-        run.progress.warn(warning)
+        run.progress.warn("{stage}, doctors: {found}", stage=after.stages[-1].id, found=warning)
     return found
 
 

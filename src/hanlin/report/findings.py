@@ -1,4 +1,4 @@
-"""What doctors found of a stage's model: a line for a terminal, a table for the page. No torch here."""
+"""What doctors found of a stage's model: lines for a terminal, a table for the page. No torch here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,22 @@ def alarms(findings: Findings) -> dict[str, Mapping[str, Any]]:
     return dict(sorted(found.items(), key=lambda item: -LEVELS.index(item[1]["level"])))
 
 
+def alarms_line(findings: Findings) -> Text | None:
+    """The alarms by name, for a summary; None where there are none."""
+    found = alarms(findings)
+    by_level = {
+        level: [name for name, finding in found.items() if finding["level"] == level] for level in ALARMS
+    }
+    said = [
+        Text("{level}: {names}", level=LEVEL_NAMES[level], names=listing(names))
+        for level, names in by_level.items()
+        if names
+    ]
+    return joined(said, Text.in_context("between clauses", "; ")) if said else None
+
+
 def alarms_text(findings: Findings) -> Text | None:
-    """The alarms in one line; None where there are none."""
+    """What the alarms mean; None where there are none."""
     said = [
         Text(
             "{title} ({name}) {level}: {meaning}",

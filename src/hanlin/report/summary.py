@@ -13,7 +13,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json
 from hanlin.common.messages import Text, joined, tr
 from hanlin.evaluation.statistics import FEWEST, Metric, ranking
-from hanlin.report.findings import alarms_text
+from hanlin.report.findings import alarms_line
 from hanlin.report.format import export_steps
 from hanlin.report.report import read_report
 from hanlin.report.stage_tables import SAMPLED, target_of
@@ -206,9 +206,9 @@ def findings_lines(stages: Iterable[Mapping[str, Any]]) -> list[str]:
     """A line for each stage of which a doctor found something yellow or red."""
     lines = []
     for stage in stages:
-        said = alarms_text(stage.get("doctors") or {})
+        said = alarms_line(stage.get("doctors") or {})
         if said is not None:
-            lines.append("  " + tr("{stage}: {found}", stage=stage_text(stage).title, found=said))
+            lines.append("  " + tr("{stage}, doctors: {found}", stage=stage_text(stage).title, found=said))
     return lines
 
 

@@ -32,7 +32,7 @@ def spread_over_wordings(hits: np.ndarray, seed: int = 0) -> Metric:
     value = float(hits.mean(0).std(ddof=1))
     drawn = np.random.default_rng(seed).integers(0, len(hits), (_RESAMPLES, len(hits)))
     spreads = np.array([hits[rows].mean(0).std(ddof=1) for rows in drawn])
-    low, high = 2 * value - np.quantile(spreads, (0.975, 0.025))
+    low, high = (2 * value - float(end) for end in np.quantile(spreads, (0.975, 0.025)))
     return Metric(value, min(value, max(0.0, low)), max(value, high), len(hits), higher_is_better=False)
 
 
