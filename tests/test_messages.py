@@ -52,6 +52,7 @@ CHINESE_DATA = (
     "corpus/tinyworld/*.py",
     "evaluation/benchmarks/*.py",
     "evaluation/doctors/prompts.py",
+    "evaluation/doctors/questions.py",
     "evaluation/tasks/tinyworld.py",
     "tokenizer/chat.py",
     "tokenizer/segments.py",
