@@ -17,6 +17,7 @@ from hanlin.evaluation.statistics import FEWEST, Metric
 SPREAD = (0.02, 0.05)  # standard deviation of the score over wordings: above is yellow, red (ours)
 VOID = 2  # a claimed difference of fewer standard deviations than these rests on the wording
 _RESAMPLES = 1000
+_MOST = 100  # questions: each is read once for every choice and wording
 
 
 def spread_over_wordings(hits: np.ndarray, seed: int = 0) -> Metric:
@@ -61,7 +62,7 @@ class PromptsDoctor(Doctor):
         items = [item for item in context.items if len(item.choices) > 1 and item.question]
         if len(items) < FEWEST:
             return unknown(Text("It takes {fewest} questions with choices (--data, --tasks).", fewest=FEWEST))
-        asked = [item for item in items if _fits(context, item)]
+        asked = [item for item in items if _fits(context, item)][:_MOST]
         if len(asked) < FEWEST:
             return unknown(Text("The questions are longer than the model's positions."))
         hits = np.stack([_hits(context, asked, wording) for wording in WORDINGS], axis=1)
