@@ -54,6 +54,7 @@ CHINESE_DATA = (
     "evaluation/benchmarks/*.py",
     "evaluation/contamination/lookup.py",
     "evaluation/doctors/prompts.py",
+    "evaluation/doctors/questions.py",
     "evaluation/tasks/tinyworld.py",
     "tokenizer/chat.py",
     "tokenizer/segments.py",

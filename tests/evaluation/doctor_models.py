@@ -64,7 +64,7 @@ def conversations(seed: int, count: int) -> list[dict[str, Any]]:
 def make_tokenizer(path: Path) -> Tokenizer:
     said = [m["content"] for record in conversations(1, 500) for m in record["messages"]]
     return train_tokenizer(
-        iter(texts(1, 500) + said + ["user\nassistant\n"] * 200), vocab_size=400, max_token_chars=1, out=path
+        iter(texts(1, 500) + said + ["user\nassistant\n"] * 200), vocab_size=408, max_token_chars=1, out=path
     )
 
 

@@ -110,12 +110,16 @@ def broken(model, change):
 
 
 def test_no_doctor_is_alarmed_by_a_healthy_model(model, given):
-    found = {doctor.name: finding for doctor, finding in examine_model(given(model), UNASKED)}
-    assert list(found) == UNASKED and len(found) == 11
-    assert {name: finding.level for name, finding in found.items()} == dict.fromkeys(found, "ok"), {
+    found = {doctor.name: finding for doctor, finding in examine_model(given(model))}
+    assert list(found) == doctor_names()
+    held_against = {
+        name for name in found if {"against", "exports", "tasks", "questions"} & set(DOCTORS.get(name).needs)
+    }
+    levels = {name: "unknown" if name in held_against else "ok" for name in found}
+    assert {name: finding.level for name, finding in found.items()} == levels, {
         name: finding.meaning.en for name, finding in found.items() if finding.level != "ok"
     }
-    for finding in found.values():
+    for finding in (finding for name, finding in found.items() if name not in held_against):
         assert finding.metrics and finding.meaning and not finding.advice
 
 
@@ -123,8 +127,8 @@ def test_no_doctor_is_alarmed_by_a_healthy_model(model, given):
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_no_doctor_is_alarmed_by_other_healthy_models(tokenizer, given, seed):
     context = given(healthy_model(tokenizer, seed), documents=texts(100 + seed, COUNT))
-    found = {doctor.name: finding.level for doctor, finding in examine_model(context, UNASKED)}
-    assert found == dict.fromkeys(found, "ok")
+    found = {doctor.name: finding.level for doctor, finding in examine_model(context)}
+    assert "yellow" not in found.values() and "red" not in found.values()
 
 
 def test_a_pretrained_model_is_examined_by_texts(model, given):
@@ -271,10 +275,10 @@ def test_tokens_a_model_that_knows_none_is_not_judged(tokenizer, given):
     assert finding.metrics["known_pass"].high < 0.8
 
 
-def test_tokens_ids_that_no_text_has_are_caught(model, given, tokenizer, folder):
+def test_tokenizer_ids_that_no_text_has_are_caught(model, given, tokenizer, folder):
     narrow = [{"text": "小明去了学校。小红去了公园。" * 20}] * 200
     data = build_text_dataset(narrow, tokenizer, folder / "narrow")
-    finding = find("tokens", given(model, dataset=data, labelled=None))
+    finding = find("tokenizer", given(model, dataset=data, labelled=None))
     assert finding.level == "red" and finding.metrics["unused"].value > 0.5
 
 
@@ -517,7 +521,8 @@ def a_run(folder, model, tokenizer):
     with artifact(folder / "model", "model", config={"kind": "sft", "seq_len": 100}) as written:
         save_weights(model, written.path, im_end_id=tokenizer.im_end_id)
         tokenizer.save(written.path)
-    (folder / "recipe.json").write_text(json.dumps({"seed": 1, "corpus": {"kind": "tinyworld"}}))
+    recipe = {"seed": 1, "corpus": {"kind": "tinyworld"}, "stages": [{"id": "sft", "kind": "sft"}]}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
     build_text_dataset([{"text": t} for t in texts(2, 40)], tokenizer, folder / "dataset")
     build_conversation_dataset(conversations(2, 40), tokenizer, folder / "data" / "sft", max_length=128)
     return folder
@@ -557,7 +562,7 @@ def test_the_command_prints_a_table_or_json_and_fails_only_when_strict(
 
 @pytest.mark.parametrize("name", ["eoss", "sinks,nothing"])
 def test_an_unknown_doctor_is_refused_before_the_model_is_opened(tmp_path, name):
-    with pytest.raises(HanlinError, match="There are: calibration, contamination, eos"):
+    with pytest.raises(HanlinError, match="There are: calibration, "):
         app(["inspect", "model", str(tmp_path), "--doctors", name])
 
 

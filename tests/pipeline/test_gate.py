@@ -263,6 +263,7 @@ def stand_in(run, monkeypatch, scores):
 
     monkeypatch.setattr(stage_run, "decide_gate", gate)
     monkeypatch.setattr(stage_run, "speak_samples", lambda *args, **kwargs: [])
+    monkeypatch.setattr(stage_run, "examine_stage", lambda *args: {})
     monkeypatch.setattr(run.suite, "measure", measure)
     return asked
 

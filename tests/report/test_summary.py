@@ -57,6 +57,40 @@ def test_a_finished_run_names_its_figures_and_says_what_did_not_beat_its_control
     assert "bits_per_byte" not in text and "sampled" not in text
 
 
+def test_a_stage_with_faults_has_a_line(run, monkeypatch):
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    file = run / "report.json"
+    report = json.loads(file.read_text())
+    stage = next(stage for stage in report["stages"] if stage["id"] == "sft")
+    stage["doctors"] = {
+        "loops": finding("yellow", "Goes in circles"),
+        "positions": finding("ok", "Positions"),
+        "eos": finding("red", "Ends of replies"),
+    }
+    file.write_text(json.dumps(report))
+    record = run / "steps" / "sft.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"notes": {"doctors": stage["doctors"]}}))
+    for unfinished in (False, True):
+        if unfinished:
+            file.unlink()
+        state = run_state(run)
+        lines = [line for line in state_text(state, run).splitlines() if "doctors" in line]
+        assert len(lines) == 1 and "red: eos; yellow: loops" in lines[0] and "positions" not in lines[0]
+
+
+def finding(level: str, title: str) -> dict:
+    metric = Metric.proportion(3, 40).to_dict()
+    both = {key: {"en": f"{title} {key}", "zh": key} for key in ("meaning", "advice")}
+    label = {"en": "share of replies", "zh": "比例"}
+    title_of = {"en": title, "zh": title}
+    return {
+        "level": level,
+        "title": title_of,
+        "metrics": {"share": metric},
+        "labels": {"share": label},
+    } | both
+
+
 def test_figures_of_few_items_are_flagged(monkeypatch):
     monkeypatch.setenv("HANLIN_LANG", "en")
     few = Metric.mean([0.598] * 6, higher_is_better=False).with_control(

@@ -3,6 +3,7 @@ waits until one runs."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ def model(
     dataset: Path | None = None,
     questions: Path | None = None,
     canary: Path | None = None,
+    against: Path | None = None,
+    exports: Files = (),
+    data: Path | None = None,
+    tasks: Many = (),
     count: int = 200,
     device: str | None = None,
     strict: Flag = False,
@@ -67,6 +72,15 @@ def model(
         A table of a test's questions (csv, tsv, json, jsonl): was the model trained on them?
     canary
         Record of canaries that were planted in its training texts (hanlin corpus canary).
+    against
+        The model that it was trained from; the one its run began the stage with when absent.
+    exports
+        GGUF files and model directories made of it; those of its run when absent.
+    data
+        Directory of public benchmarks as they are published, for the doctor prompts.
+    tasks
+        A benchmark with choices in --data (c3); the held-out questions of a run on the embedded corpus when
+        absent.
     count
         Texts, conversations and replies at most.
     strict
@@ -80,6 +94,8 @@ def model(
     names = [name for word in doctors for name in word.split(",") if name]
     for name in names:
         DOCTORS.get(name)
+    progress = make_progress()
+    asked = _asked(model, data, tasks, progress)
     context = doctor_context(
         model,
         text=text,
@@ -87,10 +103,13 @@ def model(
         dataset=dataset,
         questions=questions,
         canary=canary,
+        against=against,
+        exports=_exports(model, exports, device),
+        items=asked[1],
+        task=asked[0],
         count=count,
         device=device,
     )
-    progress = make_progress()
     findings = list(examine_model(context, names, lambda name: progress.note("{name} …", name=name)))
     show(
         {doctor.name: finding.to_dict() for doctor, finding in findings},
@@ -99,6 +118,43 @@ def model(
     )
     if strict and any(finding.level == "red" for _, finding in findings):
         raise SystemExit(1)
+
+
+def _asked(model: Path, data: Path | None, tasks: Many, progress: Any) -> tuple[str, Any]:
+    """Name and items of the benchmark that was named; nothing where none was."""
+    from hanlin.pipeline.benchmarks import Asked, questions_of
+
+    if data is None and not tasks:
+        return "", ()
+    if data is None or len(tasks) != 1:
+        raise HanlinError("Wordings are compared on one benchmark: --data DIR --tasks c3.")
+    question = questions_of(Asked(model, data, names=tasks), progress)[0]
+    return question.name, question.items
+
+
+def _exports(model: Path, files: Files, device: str | None) -> list[Any]:
+    """The exports that were named; else those of the run whose published model this is."""
+    from hanlin.common.manifest import MANIFEST, read_manifest
+    from hanlin.evaluation.doctors.context import OtherModel
+    from hanlin.evaluation.doctors.inputs import run_of
+    from hanlin.export.read_back import exports_of, read_export
+    from hanlin.inference import resolve_model_dir
+
+    for file in files:
+        if not file.exists():
+            raise HanlinError("No such file: {path}.", path=file)
+    folder = resolve_model_dir(model)
+    run = run_of(folder)
+    if run is not None and not files:
+        made = [place for place in (folder, run / "model") if (place / MANIFEST).is_file()]
+        hashes = {read_manifest(place, verify=False).content_hash for place in made}
+        files = tuple(exports_of(run)) if len(made) == 2 and len(hashes) == 1 else ()
+    names = [file.name for file in files]
+    titles = [file.name if names.count(file.name) == 1 else str(file) for file in files]
+    return [
+        OtherModel(title, partial(read_export, file, folder, device))
+        for title, file in zip(titles, files, strict=True)
+    ]
 
 
 def _folders(run: Path) -> list[Path]:

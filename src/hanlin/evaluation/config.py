@@ -26,6 +26,7 @@ class EvaluationConfig:
         benchmarks: directory of public benchmarks as they are published (see `hanlin eval`): every model of
             the run is asked, and no stage may lose much there.
         suite: which of them, see `benchmarks.suites`.
+        doctors: who examine the model of each stage, see `evaluation.doctors`; none when empty.
     """
 
     count: int = 500
@@ -37,6 +38,7 @@ class EvaluationConfig:
     tasks: tuple[str, ...] = ()
     benchmarks: str = ""
     suite: str = "quick"
+    doctors: tuple[str, ...] = ("eos", "loops", "first_token", "positions")
 
     RANGES: ClassVar[dict[str, Range]] = {
         "count": at_least(1),

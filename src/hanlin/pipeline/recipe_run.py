@@ -6,6 +6,7 @@ whose word the others wait for; trainings are done by all of them together.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 from collections.abc import Callable
@@ -152,7 +153,7 @@ class RecipeRun:
         def inputs() -> Any:
             corpus = self.context.hash_of("corpus") if self.context.recipe.begins_from_text else None
             return [
-                to_dict(self.context.recipe.evaluation),
+                to_dict(dataclasses.replace(self.context.recipe.evaluation, doctors=())),
                 content_hash(path),
                 corpus,
                 list(self.context.current.ids),

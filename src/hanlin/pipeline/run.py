@@ -159,7 +159,7 @@ def stage_entries(context: RunContext) -> list[dict[str, Any]]:
             "metrics": dict(record.metrics),
             "samples": record.samples,
         }
-        entry |= {key: record.notes[key] for key in ("gate", "scores") if record.notes.get(key)}
+        entry |= {key: record.notes[key] for key in ("gate", "scores", "doctors") if record.notes.get(key)}
         entries.append(entry)
     by_id = {entry["id"]: entry for entry in entries}
     for entry in entries:

@@ -24,6 +24,7 @@ from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
 from hanlin.pipeline.samples import speak_samples
+from hanlin.pipeline.stage_doctors import examine_stage
 from hanlin.pipeline.suite import BITS, Measured, comparable
 from hanlin.stages.base import Job, content_hash
 from hanlin.stages.stage import Stage, StageConfig, is_artifact
@@ -171,6 +172,7 @@ class StageRun:
                 self.context.progress,
                 answers=after.chat,
             )
+            record.notes["doctors"] = examine_stage(self.context, self.parent, after)
 
     def _measure_first(self, record: StepRecord) -> None:
         """A model from nothing: its bits per byte on held-out text, beside an n-gram model of the same

@@ -16,6 +16,7 @@ from hanlin.common.messages import listing
 from hanlin.corpus.builder.build import read_corpus
 from hanlin.evaluation import Metric, bits_per_byte
 from hanlin.evaluation.benchmarks.run import Question, ask
+from hanlin.evaluation.doctors.base import DOCTORS
 from hanlin.evaluation.exam import OVERALL, Exam
 from hanlin.evaluation.tasks.base import TaskScope, is_task, task_entries
 from hanlin.model import CausalLM, load_model
@@ -102,6 +103,8 @@ class Suite:
                         name=name,
                     )
         _ = self.questions  # refused here, before anything runs, where the files are not there
+        for name in self.recipe.evaluation.doctors:
+            DOCTORS.get(name, "evaluation.doctors")
         for name in self.recipe.evaluation.tasks:
             if not is_task(name):
                 raise HanlinError(

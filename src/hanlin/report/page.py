@@ -12,6 +12,7 @@ from hanlin.common.messages import Text, listing, sentences
 from hanlin.evaluation.statistics import FEWEST, Control, Metric, beats, ranking
 from hanlin.report import svg
 from hanlin.report.evidence import curves_of, drops_of, facts_of, provenance, samples_of
+from hanlin.report.findings import alarms, findings_of
 from hanlin.report.model_facts import examples_of, in_a_line, model_of, tokens_of
 from hanlin.report.stage_tables import (
     about_bits,
@@ -142,6 +143,9 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
                 stages=_titles(undecided),
             )
         )
+    ill = [stage for stage in stages if _is_red(stage)]
+    if ill:
+        lede.append(Text("The doctors found faults of the models of: {stages}.", stages=_titles(ill)))
     lede.append(
         Text(
             "Every score is measured on unseen items with a 95% confidence interval. Scores of the same "
@@ -164,6 +168,11 @@ def _cover(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 def _is_undecided(stage: Mapping[str, Any]) -> bool:
     """Whether the gate could not decide on a stage's model."""
     return (stage.get("gate") or {}).get("verdict") == "undecided"
+
+
+def _is_red(stage: Mapping[str, Any]) -> bool:
+    """Whether a doctor found its model at fault."""
+    return any(finding["level"] == "red" for finding in alarms(stage.get("doctors") or {}).values())
 
 
 def _titles(stages: Sequence[Mapping[str, Any]]) -> Text:
@@ -271,6 +280,7 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
     name, kind = stage["id"], stage["kind"]
     text, notes = stage_text(stage), dict((extras.get("notes") or {}).get(name) or {})
     gate = notes.pop("gate", None) or stage.get("gate")
+    doctors = notes.pop("doctors", None) or stage.get("doctors")
     samples = (extras.get("samples") or {}).get(name) or stage["samples"]
     aim = target_of(stage)
     before = notes.get("before") or {}
@@ -282,6 +292,7 @@ def _stage(number: int, stage: Mapping[str, Any], extras: Mapping[str, Any]) -> 
         f'<section class="stage" id="{esc(name)}"><h2><span class="ordinal">{number}</span>{both(text.title)}<code>{esc(name)}</code></h2>',
         f'<p class="says">{both(text.does)} {_outcome(aim) if aim else ""}</p>',
         _gate(stage, gate),
+        findings_of(doctors),
         _metrics(main),
         about_bits(main.get("bits_per_byte"), notes.get("pretrained_bits_per_byte")),
         about_control(notes.get("curves")),

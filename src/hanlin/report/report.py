@@ -32,6 +32,14 @@ _STAGE: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
     "samples": list,
 }
+_FINDING: dict[str, type | tuple[type, ...]] = {
+    "level": str,
+    "title": dict,
+    "meaning": dict,
+    "advice": dict,
+    "labels": dict,
+    "metrics": dict,
+}
 
 
 def write_report(
@@ -93,6 +101,10 @@ def validate_report(report: Any) -> None:
         names.add(stage["id"])
         for name, raw in stage["metrics"].items():
             _check_metric(raw, f"{where} ({stage['id']}).metrics.{name}")
+        for doctor, finding in (stage.get("doctors") or {}).items():
+            _check_fields(finding, _FINDING, f"{where}.doctors.{doctor}")
+            for name, raw in finding["metrics"].items():
+                _check_metric(raw, f"{where} ({stage['id']}).doctors.{doctor}.{name}")
 
 
 def _check_fields(

@@ -13,6 +13,7 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import hash_json
 from hanlin.common.messages import Text, joined, tr
 from hanlin.evaluation.statistics import FEWEST, Metric, ranking
+from hanlin.report.findings import alarms_line
 from hanlin.report.format import export_steps
 from hanlin.report.report import read_report
 from hanlin.report.stage_tables import SAMPLED, target_of
@@ -104,6 +105,7 @@ def _record(run: Path, name: str) -> dict[str, Any] | None:
         stage = {"id": name, "kind": raw["kind"] or name}
         stage |= {key: raw[key] for key in ("seconds", "peak_rss_mb", "kept", "metrics", "samples")}
         stage |= {key: raw[key] for key in ("target", "title", "does") if raw.get(key)}
+        stage |= {"doctors": raw["notes"]["doctors"]} if raw["notes"].get("doctors") else {}
         for value in dict(raw["metrics"]).values():
             Metric.from_dict(value)
     except (HanlinError, KeyError, TypeError, ValueError, AttributeError):
@@ -153,6 +155,7 @@ def state_text(state: RunState, run: Path) -> str:
     table = figures_table(state.stages)
     for stage in state.stages:
         lines.append(f"  {str(stage_text(stage).title)}  {str(duration(stage['seconds']))}")
+    table += findings_lines(state.stages)
     return "\n".join([*lines, *(["", *table] if table else [])])
 
 
@@ -165,7 +168,8 @@ def summary_text(report: Mapping[str, Any], out: Path) -> str:
         out=out / "report.html",
         out2=out,
     )
-    return "\n".join([head, *figures_table(report["stages"]), foot])
+    stages = report["stages"]
+    return "\n".join([head, *figures_table(stages), *findings_lines(stages), foot])
 
 
 def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -196,6 +200,16 @@ def figures_table(stages: Iterable[Mapping[str, Any]]) -> list[str]:
                 ]
             )
     return terminal.table(rows) if rows else []
+
+
+def findings_lines(stages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each stage of which a doctor found something yellow or red."""
+    lines = []
+    for stage in stages:
+        said = alarms_line(stage.get("doctors") or {})
+        if said is not None:
+            lines.append("  " + tr("{stage}, doctors: {found}", stage=stage_text(stage).title, found=said))
+    return lines
 
 
 def outcome(target: str, metrics: Mapping[str, Any]) -> Text:

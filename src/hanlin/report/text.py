@@ -223,6 +223,7 @@ HIDDEN_FACTS = frozenset(
         "quarantine_reasons",
         "asked",
         "scores",
+        "doctors",
         "references",
         "seconds_by_seed",
         "seconds_of_cleaning",

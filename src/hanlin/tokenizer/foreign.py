@@ -14,7 +14,7 @@ import orjson
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
 from hanlin.tokenizer import chat
-from hanlin.tokenizer.files import TEMPLATE, TOKENIZER_CONFIG, TOKENIZER_JSON, NotOurs
+from hanlin.tokenizer.files import TEMPLATE, TOKENIZER_CONFIG, TOKENIZER_JSON, NotOurs, Vocabulary
 from hanlin.tokenizer.foreign_template import ForeignTemplate
 from hanlin.tokenizer.special import END_THINK, THINK, from_letters
 from hanlin.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -198,6 +198,11 @@ class ForeignTokenizer(Tokenizer):
             found[at] = b""
         return found
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:  # type: ignore[override]
+        """Spellings and control tokens; its merges stay with the library."""
+        return Vocabulary(self.spellings, [], list(self.special))
+
     def decode_bytes(self, ids: Iterable[int] | numpy.ndarray) -> bytes:
         """The bytes that ids spell, control tokens by their names.
 
@@ -245,6 +250,19 @@ class ForeignTokenizer(Tokenizer):
 
     # -------------------------------------------------------------- conversations
 
+    @property
+    def converses(self) -> bool:
+        """Whether it has a chat template."""
+        return self._template_source is not None
+
+    @cached_property
+    def _template_source(self) -> str | None:
+        file = self.path.parent / TEMPLATE
+        source = file.read_text(encoding="utf-8") if file.is_file() else self._settings.get("chat_template")
+        if isinstance(source, list):  # several by name
+            source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
+        return source if isinstance(source, str) else None
+
     @cached_property
     def template(self) -> ForeignTemplate:
         """Its chat template.
@@ -252,11 +270,8 @@ class ForeignTokenizer(Tokenizer):
         Raises:
             HanlinError: it has none.
         """
-        file = self.path.parent / TEMPLATE
-        source = file.read_text(encoding="utf-8") if file.is_file() else self._settings.get("chat_template")
-        if isinstance(source, list):  # several by name
-            source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
-        if not isinstance(source, str):
+        source = self._template_source
+        if source is None:
             raise HanlinError(
                 "{folder} has no chat template, neither in {template} nor in tokenizer_config.json: this "
                 "model continues texts and does not converse.",

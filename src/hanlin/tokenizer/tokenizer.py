@@ -61,6 +61,11 @@ class Tokenizer:
         return len(self._encoder)
 
     @property
+    def converses(self) -> bool:
+        """Whether it has a chat template."""
+        return True
+
+    @property
     def ordinary(self) -> int:
         """Number of ids that are not control tokens."""
         return self.vocabulary.ordinary

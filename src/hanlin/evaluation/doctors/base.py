@@ -12,17 +12,19 @@ from typing import Any, ClassVar, Literal, TypeVar
 from hanlin.common.messages import Text, joined
 from hanlin.common.registry import Registry
 from hanlin.evaluation.doctors.context import DoctorContext
+from hanlin.evaluation.levels import LEVELS, Level
 from hanlin.evaluation.statistics import FEWEST, Metric
 
-Level = Literal["ok", "unknown", "yellow", "red"]
-LEVELS: tuple[Level, ...] = ("ok", "unknown", "yellow", "red")  # the better first
-Need = Literal["text", "dataset", "chats", "questions"]
+Need = Literal["text", "dataset", "chats", "questions", "against", "exports", "tasks"]
 
 LACKS: dict[Need, Text] = {
     "text": Text("No text was given that the model has not seen. Give some with --text."),
     "dataset": Text("The token dataset that the model was trained on was not given. Name it with --dataset."),
     "chats": Text("No conversations were given that the model has not seen. Give some with --chats."),
     "questions": Text("No questions were given, as a test has them. Give a table of some with --questions."),
+    "against": Text("The model that it was trained from was not found. Name it with --against."),
+    "exports": Text("No exported files of the model were found. Name some with --exports."),
+    "tasks": Text("No questions with choices were given. Name some with --data DIR --tasks NAME."),
 }
 
 
@@ -110,6 +112,14 @@ class Doctor(abc.ABC):
     labels: ClassVar[Mapping[str, Text]]
     order: ClassVar[int]
 
+    @classmethod
+    def label(cls, name: str) -> Text:
+        """What a metric is. `NAME/PART` is `NAME` of one part, where `labels` has no such whole name."""
+        base, _, part = name.partition("/")
+        if name in cls.labels or not part:
+            return cls.labels[name]
+        return Text("{label}, {part}", label=cls.labels[base], part=part)
+
     @abc.abstractmethod
     def examine(self, context: DoctorContext) -> Finding:
         """Measure the model and judge it. Called only when all that is needed is there."""
@@ -130,6 +140,16 @@ def doctor_names() -> list[str]:
     return sorted(DOCTORS, key=lambda name: (DOCTORS.get(name).order, name))
 
 
+def ordered_doctors(names: Sequence[str]) -> list[Doctor]:
+    """The named doctors in the order of the table.
+
+    Raises:
+        HanlinError: no such doctor; the message lists them.
+    """
+    chosen = [DOCTORS.get(name) for name in dict.fromkeys(names)]
+    return [kind() for kind in sorted(chosen, key=lambda kind: (kind.order, kind.name))]
+
+
 def examine_model(
     context: DoctorContext, names: Sequence[str] = (), on_doctor: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Doctor, Finding]]:
@@ -141,9 +161,7 @@ def examine_model(
     Raises:
         HanlinError: no such doctor; the message lists them.
     """
-    chosen = [DOCTORS.get(name) for name in names] or [DOCTORS.get(name) for name in doctor_names()]
-    for kind in sorted(chosen, key=lambda kind: (kind.order, kind.name)):
-        doctor = kind()
+    for doctor in ordered_doctors(names or doctor_names()):
         if on_doctor is not None:
             on_doctor(doctor.name)
         yield doctor, examined(doctor, context)
@@ -158,6 +176,11 @@ def examined(doctor: Doctor, context: DoctorContext) -> Finding:
 def unknown(why: Text, metrics: Mapping[str, Metric] | None = None) -> Finding:
     """A finding that judges nothing."""
     return Finding("unknown", metrics or {}, why, Text(""))
+
+
+def few_texts() -> Text:
+    """What is said of too few texts."""
+    return Text("It takes {fewest} texts at least (--text).", fewest=FEWEST)
 
 
 def above(metric: Metric, yellow: float, red: float) -> Level:

@@ -6,15 +6,12 @@ from __future__ import annotations
 import numpy as np
 
 from hanlin.common.messages import Text
-from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, register_doctor, unknown
+from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, few_texts, register_doctor, unknown
 from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.evaluation.statistics import FEWEST, Metric
 
 ERROR = (0.02, 0.10)  # expected calibration error: this much above its null is yellow, red (ours)
-GAP = (
-    0.1,
-    0.5,
-)  # bits per token between loss and entropy: above is yellow, red (yellow: research; red: ours)
+GAP = (0.1, 0.5)  # bits per token between loss and entropy: above is yellow, red (ours)
 BINS, SIMULATIONS = 10, 500
 
 
@@ -49,7 +46,7 @@ class CalibrationDoctor(Doctor):
         table = context.table
         documents = len(np.unique(table.document))
         if documents < FEWEST:
-            return unknown(Text("It takes {fewest} texts at least (--text).", fewest=FEWEST))
+            return unknown(few_texts())
         confidence = table.confidence.astype(np.float64)
         correct = table.correct.astype(np.float64)
         error = calibration_error(confidence, correct)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hanlin.evaluation.doctors.prompts import BEGINNINGS, QUESTIONS
 from hanlin.inference import Engine, SamplingParams, encode_prompt
 from hanlin.model import CausalLM
 from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.special import IM_START
 
 BATCH_TOKENS = 8192
 MOST_TOKENS = 40_000  # of text that is read for the table: 200 documents of 200 tokens
@@ -44,6 +45,21 @@ class Reply:
     stopped: bool
     room: int
     greedy: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherModel:
+    """A model that the examined one is held against.
+
+    Attributes:
+        name: in tables and messages.
+        open: reads it, with the tokenizer of the examined one; raises `HanlinError` where it cannot be read.
+        chat: whether it has been taught to answer.
+    """
+
+    name: str
+    open: Callable[[], CausalLM]
+    chat: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +102,15 @@ class DoctorContext:
     Args:
         folder: the model's directory; None for one in memory alone.
         documents: texts that the model has not seen.
+        sources: of each text, where it is from; all of one source when absent.
         conversations: `{"messages"}` that it has not seen, each with an assistant's turn at its end.
         dataset: tokens of texts that it was trained on.
         labelled: tokens of conversations that it was trained on, with their mask.
         questions: of a test, in the order in which they were published.
         canaries: that were planted in its training texts.
+        previous: the model that it was trained from.
+        exports: forms of it for other programs.
+        items: questions with choices, of `task`.
         chat: whether it has been taught to answer; otherwise it continues texts.
         seen: tokens it was trained at; its positions when absent.
         count: texts, conversations and replies that are used at most.
@@ -105,11 +125,16 @@ class DoctorContext:
         *,
         folder: Path | None = None,
         documents: Sequence[str] = (),
+        sources: Sequence[str] = (),
         conversations: Sequence[Mapping[str, Any]] = (),
         dataset: TokenDataset | None = None,
         labelled: TokenDataset | None = None,
         questions: Sequence[Item] = (),
         canaries: Canaries | None = None,
+        previous: OtherModel | None = None,
+        exports: Sequence[OtherModel] = (),
+        items: Sequence[Item] = (),
+        task: str = "",
         chat: bool = True,
         seen: int | None = None,
         count: int = 200,
@@ -119,42 +144,69 @@ class DoctorContext:
     ):
         self.model, self.tokenizer, self.folder = model.eval(), tokenizer, folder
         self.documents = list(documents)[:count]
+        self.sources = (list(sources) or [""] * len(self.documents))[:count]
         self.conversations = [record for record in conversations if answered(record)][:count]
         for tokens in (dataset, labelled):
             if tokens is not None:
                 tokens.require_tokenizer(tokenizer)
         self.dataset, self.labelled = dataset, labelled
         self.questions, self.canaries = list(questions), canaries
+        self.previous, self.exports = previous, tuple(exports)
+        self.items, self.task = list(items)[:count], task
         self.chat, self.count, self.seed = chat, count, seed
         self.seen = min(seen or model.config.max_position_embeddings, model.config.max_position_embeddings)
         self.sampling = dict(sampling or {"temperature": 0.7})
         self.max_new_tokens = max_new_tokens
 
     def has(self, need: str) -> bool:
-        """Whether an input is there: text, dataset, chats or questions."""
-        held: dict[str, Any] = {
-            "text": self.documents,
-            "dataset": self.dataset,
-            "chats": self.conversations,
-            "questions": self.questions,
+        """Whether an input is there, called as the option that brings it."""
+        held: dict[str, bool] = {
+            "text": bool(self.documents),
+            "dataset": self.dataset is not None,
+            "chats": bool(self.conversations),
+            "questions": bool(self.questions),
+            "against": self.previous is not None,
+            "exports": bool(self.exports),
+            "tasks": bool(self.items),
         }
-        return bool(held[need]) if need != "dataset" else self.dataset is not None
+        return held[need]
+
+    @property
+    def start(self) -> list[int]:
+        """What the model reads before a text: its start token, where it has one."""
+        bos = self.model.config.bos_token_id
+        return [] if bos is None else [bos]
 
     @cached_property
     def rows(self) -> list[np.ndarray]:
         """Ids of each text, after the start token where the model has one, with its end; int64. What does not
         fit into the length the model was trained at is cut off, and then there is no end."""
-        bos = self.model.config.bos_token_id
-        before = [] if bos is None else [bos]
         made = []
         total = 0
         for ids in self.tokenizer.encode_batch(self.documents):
-            row = np.array([*before, *ids, self.tokenizer.eos_id], dtype=np.int64)[: self.seen + 1]
+            row = np.array([*self.start, *ids, self.tokenizer.eos_id], dtype=np.int64)[: self.seen + 1]
             made.append(row)
             total += len(row)
             if total > MOST_TOKENS:
                 break
         return [row for row in made if len(row) > 1]
+
+    @property
+    def bare_rows(self) -> list[np.ndarray]:
+        """The same without the start token."""
+        return [row[len(self.start) :] for row in self.rows]
+
+    def trained_conversations(self, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids of conversations that it was trained on, and which of them were learnt, bool; of the first
+        `most` records of `labelled`, those that are no text mixed in."""
+        data = self.labelled
+        if data is None or data.mask is None:
+            return
+        begins = self.tokenizer.special[IM_START]
+        for index in range(min(len(data), most)):
+            ids = np.asarray(data.document(index), dtype=np.int64)
+            if begins in ids[:2]:  # a start token may stand before it, which is a fault
+                yield ids, np.asarray(data.mask[data.starts[index] : data.starts[index + 1]], dtype=bool)
 
     @cached_property
     def table(self) -> TokenTable:
@@ -169,18 +221,23 @@ class DoctorContext:
         Prompts are those of the conversations, of the texts' beginnings, or where there are none, embedded
         ones, each of which may be asked several times when sampling.
         """
+        return self.replies_of(self.model)
+
+    def replies_of(self, model: CausalLM) -> list[Reply]:
+        """What another model replies to the same prompts under the same settings, in the same order."""
+        greedy, sampled = self.prompts
+        return self.answers(model, greedy, {"temperature": 0.0}) + self.answers(model, sampled, self.sampling)
+
+    @cached_property
+    def prompts(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Ids of the prompts that are answered greedily, and of those whose answers are sampled."""
         prompts = self._prompts()
         half = min(self.count, 64)
         if len(prompts) >= 2 * half:
-            greedy, sampled = prompts[:half], prompts[half : 2 * half]
-        else:
-            greedy = prompts[:half]
-            sampled = [prompts[at % len(prompts)] for at in range(half)]
-        found = self._answers(greedy, {"temperature": 0.0})
-        return found + self._answers(sampled, self.sampling)
+            return prompts[:half], prompts[half : 2 * half]
+        return prompts[:half], [prompts[at % len(prompts)] for at in range(half)]
 
     def _prompts(self) -> list[list[int]]:
-        bos = self.model.config.bos_token_id
         if self.chat:
             asked = [record["messages"][:-1] for record in self.conversations] or [
                 [{"role": "user", "content": question}] for question in QUESTIONS
@@ -188,14 +245,16 @@ class DoctorContext:
             made = [encode_prompt(self.tokenizer, messages) for messages in asked]
         else:
             encoded = self.tokenizer.encode_batch(self.documents or list(BEGINNINGS))
-            before = [] if bos is None else [bos]
-            made = [[*before, *ids[:PROMPT_TOKENS]] for ids in encoded if ids]
+            made = [[*self.start, *ids[:PROMPT_TOKENS]] for ids in encoded if ids]
         longest = self.model.config.max_position_embeddings // 2
         return [ids for ids in made if len(ids) <= longest]
 
-    def _answers(self, prompts: list[list[int]], settings: Mapping[str, float]) -> list[Reply]:
-        engine = Engine(self.model, self.tokenizer)
-        limit = self.model.config.max_position_embeddings
+    def answers(
+        self, model: CausalLM, prompts: list[list[int]], settings: Mapping[str, float]
+    ) -> list[Reply]:
+        """A model's replies to prompts under settings of sampling."""
+        engine = Engine(model, self.tokenizer)
+        limit = model.config.max_position_embeddings
         params = SamplingParams(max_new_tokens=self.max_new_tokens, seed=self.seed, **settings)  # type: ignore[arg-type]
         return [
             Reply(

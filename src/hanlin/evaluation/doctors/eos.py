@@ -18,6 +18,7 @@ from hanlin.evaluation.doctors.base import (
     register_doctor,
 )
 from hanlin.evaluation.doctors.context import DoctorContext, padded
+from hanlin.evaluation.levels import LEVELS
 from hanlin.evaluation.statistics import FEWEST, Metric
 
 STOPPED = (0.95, 0.80)  # share of replies that end by themselves: below is yellow, red (ours)
@@ -121,7 +122,7 @@ class EosDoctor(Doctor):
         metrics["early_share"] = Metric.mean(early, higher_is_better=False)
         level = max(
             (above(metrics["end_rank"], *RANK), below(metrics["end_share"], *SHARE)),
-            key=("ok", "unknown", "yellow", "red").index,
+            key=LEVELS.index,
         )
         if level in ("yellow", "red"):
             signs.append(
@@ -129,15 +130,8 @@ class EosDoctor(Doctor):
             )
 
     def _labels(self, context: DoctorContext, metrics: dict[str, Metric], signs: list[Sign]) -> None:
-        data = context.labelled
-        if data is None or data.mask is None:
-            return
         ends = good = 0
-        for index in range(min(len(data), _LABELS_READ)):
-            ids = np.asarray(data.document(index))
-            mask = np.asarray(data.mask[data.starts[index] : data.starts[index + 1]], dtype=bool)
-            if ids[0] != context.tokenizer.special["<|im_start|>"]:
-                continue  # a text mixed in
+        for ids, mask in context.trained_conversations(_LABELS_READ):
             last = np.flatnonzero(mask & ~np.append(mask[1:], False))
             ends += len(last)
             good += int((ids[last] == context.tokenizer.im_end_id).sum())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hanlin.common.messages import Text
-from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, above, register_doctor, unknown
+from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, above, few_texts, register_doctor, unknown
 from hanlin.evaluation.doctors.context import DoctorContext, token_table
 from hanlin.evaluation.statistics import FEWEST, Metric
 
@@ -50,7 +50,7 @@ class FirstTokenDoctor(Doctor):
         start = config.bos_token_id if config.bos_token_id is not None else context.tokenizer.eos_id
         firsts = [ids[0] for ids in context.tokenizer.encode_batch(context.documents) if ids]
         if len(firsts) < FEWEST:
-            return unknown(Text("It takes {fewest} texts at least (--text).", fewest=FEWEST))
+            return unknown(few_texts())
         rows = [np.array([start, first], dtype=np.int64) for first in firsts]
         table = token_table(context.model, rows)
         bits = table.by_document(table.bits)

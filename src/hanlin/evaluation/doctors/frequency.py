@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from hanlin.common.messages import Text
-from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, register_doctor, unknown
+from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, few_texts, register_doctor, unknown
 from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import FEWEST, Metric
@@ -35,15 +35,14 @@ class FrequencyDoctor(Doctor):
     def examine(self, context: DoctorContext) -> Finding:
         data = context.dataset
         assert data is not None
-        skip = 0 if context.model.config.bos_token_id is None else 1
-        plain = [row[skip:] for row in context.rows]
+        plain = context.bare_rows
         step = max(1, -(-len(data.tokens) // _COUNTED))
         documents = [np.asarray(data.document(at), dtype=np.int64) for at in range(0, len(data), step)]
         size = context.model.config.vocab_size
         theirs = NGramModel(size).fit(documents).token_bits(plain)
         # the first token counts where a start token precedes it
         first = np.concatenate([np.arange(len(row)) for row in plain]) == 0
-        theirs = theirs if skip else theirs[~first]
+        theirs = theirs if context.start else theirs[~first]
         table = context.table
         # the table is in the order of lengths; the 5-gram's bits in that of the rows
         order = np.lexsort((table.position, table.document))
@@ -60,7 +59,7 @@ class FrequencyDoctor(Doctor):
             )
             if number == 0:
                 if owners < FEWEST:
-                    return unknown(Text("It takes {fewest} texts at least (--text).", fewest=FEWEST))
+                    return unknown(few_texts())
                 metrics["rare_to_5gram"] = Metric.ratio(mine, other, higher_is_better=False)
         mine, other, _, _ = _by_document(document, bits, theirs, np.ones(len(bits), dtype=bool))
         metrics["all_to_5gram"] = Metric.ratio(mine, other, higher_is_better=False)

@@ -47,8 +47,7 @@ class MemorisationDoctor(Doctor):
     def examine(self, context: DoctorContext) -> Finding:
         data = context.dataset
         assert data is not None
-        skip = 0 if context.model.config.bos_token_id is None else 1
-        unseen = [row[skip:] for row in context.rows]
+        unseen = context.bare_rows
         lengths = sorted(map(len, unseen), reverse=True)
         enough = lengths[min(len(lengths), 4 * FEWEST) - 1] if lengths else 0
         size = min(PREFIX, enough // 2, context.seen // 2 - 1)
@@ -101,9 +100,7 @@ class MemorisationDoctor(Doctor):
 
     @staticmethod
     def _recited(context: DoctorContext, rows: list[np.ndarray], size: int) -> Metric:
-        bos = context.model.config.bos_token_id
-        before = [] if bos is None else [bos]
-        prompts = [[*before, *row[:size].tolist()] for row in rows]
+        prompts = [[*context.start, *row[:size].tolist()] for row in rows]
         params = SamplingParams(max_new_tokens=size, temperature=0.0, ignore_eos=True)
         written = Engine(context.model, context.tokenizer).generate(prompts, params)
         same = sum(done.ids == row[size:].tolist() for done, row in zip(written, rows, strict=True))

@@ -99,8 +99,7 @@ class PositionsDoctor(Doctor):
 
     @staticmethod
     def _whole_to_near(context: DoctorContext, long: list[int], size: int) -> Metric:
-        bos = context.model.config.bos_token_id
-        before = [] if bos is None else [bos]
+        before = context.start
         whole, near = [], []
         masks_whole, masks_near = [], []
         start, scored = 5 * size // 8, 3 * size // 4

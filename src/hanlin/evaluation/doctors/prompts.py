@@ -56,3 +56,14 @@ REPETITIONS = (
 # Another family's way of writing a question and its answer.
 OTHER_TEMPLATE = ("[INST] ", " [/INST] ")
 ALPACA_TEMPLATE = ("### 指令：\n", "\n\n### 回答：\n")
+
+# Ways of asking one question about a passage, and what stands before the answer where the model only
+# continues text.
+WORDINGS = (
+    "{given}{question}",
+    "{given}问题：{question}",
+    "{given}请问：{question}",
+    "请先读这一段，再回答问题。\n{given}{question}",
+    "{given}根据上面的内容回答：{question}",
+)
+BEFORE_ANSWER = "\n答案："

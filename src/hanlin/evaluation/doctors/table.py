@@ -1,4 +1,4 @@
-"""Findings of doctors as a person reads them in a terminal. No torch here."""
+"""Findings of doctors as a person reads them in a terminal."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from collections.abc import Sequence
 
 from hanlin.common import terminal
 from hanlin.common.messages import Text, tr
-from hanlin.evaluation.doctors.base import LEVELS, Doctor, Finding
+from hanlin.evaluation.doctors.base import Doctor, Finding
+from hanlin.evaluation.levels import LEVEL_NAMES, LEVELS
 from hanlin.evaluation.statistics import Metric
 
-LEVEL_NAMES: dict[str, Text] = {
-    "ok": Text.in_context("doctor", "ok"),
-    "unknown": Text.in_context("doctor", "unknown"),
-    "yellow": Text.in_context("doctor", "yellow"),
-    "red": Text.in_context("doctor", "red"),
-}
-
-_CONTROLS: dict[str, Text] = {"people": Text("people's text")}
+_CONTROLS: dict[str, Text] = {"people": Text("people's text"), "previous": Text("model before")}
 
 
 def findings_text(findings: Sequence[tuple[Doctor, Finding]]) -> str:
@@ -55,7 +49,7 @@ def findings_text(findings: Sequence[tuple[Doctor, Finding]]) -> str:
 def _cells(doctor: Doctor, name: str, metric: Metric) -> tuple[str, str, str, str]:
     control = metric.control
     beside = f"{_CONTROLS.get(control.name, control.name)} {_number(control.value)}" if control else ""
-    label = str(doctor.labels[name])
+    label = str(doctor.label(name))
     if metric.low == metric.high == metric.value:
         span = ""
     elif math.isinf(metric.low):

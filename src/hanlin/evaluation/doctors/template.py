@@ -15,7 +15,7 @@ from hanlin.evaluation.doctors.prompts import ALPACA_TEMPLATE, OTHER_TEMPLATE
 from hanlin.evaluation.likelihood import document_bits
 from hanlin.evaluation.statistics import FEWEST, Metric
 from hanlin.tokenizer import CHAT_TEMPLATE
-from hanlin.tokenizer.special import IM_START
+from hanlin.tokenizer.foreign import ForeignTokenizer
 
 LEARNT = 0.01  # bits that the template saves of those without it: below, it has not been learnt (ours)
 _READ = 200
@@ -82,10 +82,13 @@ class TemplateDoctor(Doctor):
                 context.model, [ids for ids, _ in rows], [mask for _, mask in rows], context=context.seen
             )
             for name, rows in forms.items()
+            if rows
         }
         metrics = {"own": Metric.ratio(bits["own"], sizes, higher_is_better=False)}
         better = []
         for name, title in _OTHERS.items():
+            if name not in bits:  # no such form of this template
+                continue
             metrics[name] = Metric.ratio(bits[name] - bits["own"], sizes)
             if metrics[name].high < 0:
                 better.append(title)
@@ -108,14 +111,9 @@ class TemplateDoctor(Doctor):
         return metrics
 
     def _ids(self, context: DoctorContext, metrics: dict[str, Metric], signs: list[Sign]) -> None:
-        data = context.labelled
-        if data is None:
-            return
         same = total = doubled = 0
-        for index in range(min(len(data), _READ)):
-            ids = np.asarray(data.document(index)).tolist()
-            if context.tokenizer.special[IM_START] not in ids:
-                continue  # a text mixed in
+        for example, _ in context.trained_conversations(_READ):
+            ids = example.tolist()
             total += 1
             same += context.tokenizer.encode(context.tokenizer.decode_bytes(ids), special=True) == ids
             doubled += len(ids) > 1 and ids[0] == ids[1]
@@ -152,7 +150,7 @@ def _file_signs(context: DoctorContext) -> list[Sign]:
         return []
     source = file.read_text(encoding="utf-8")
     signs = []
-    if source != CHAT_TEMPLATE:
+    if source != CHAT_TEMPLATE and not isinstance(context.tokenizer, ForeignTokenizer):
         wrong = _rendered_otherwise(context, source)
         if wrong:
             signs.append(
@@ -203,10 +201,11 @@ def _forms(context: DoctorContext, record: Mapping[str, Any]) -> dict[str, tuple
     heads = {
         "own": own,
         "none": tokenizer.encode(asked + "\n"),
-        "no_newline": [*own[: len(own) - len(newline)], *tokenizer.encode("assistant")],
         "inst": tokenizer.encode(asked.join(OTHER_TEMPLATE)),
         "alpaca": tokenizer.encode(asked.join(ALPACA_TEMPLATE)),
     }
+    if own[-len(newline) :] == newline:
+        heads["no_newline"] = [*own[: -len(newline)], *tokenizer.encode("assistant")]
     return {
         name: (
             np.array([*head, *reply], dtype=np.int64),

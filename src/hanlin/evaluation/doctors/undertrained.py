@@ -1,5 +1,4 @@
-"""Tokens that the model hardly met in training (Land & Bartolo 2024, "Fishing for Magikarp"), and ids that no
-text uses.
+"""Tokens that the model hardly met in training (Land & Bartolo 2024, "Fishing for Magikarp").
 
 First the tokens that no text can contain are set aside: control tokens, pieces that are not UTF-8, and those
 that encoding never makes. Of the rest, those whose embeddings look most like rows that were never trained are
@@ -18,18 +17,22 @@ from hanlin.common.messages import Text
 from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, register_doctor, unknown
 from hanlin.evaluation.doctors.context import DoctorContext, batches_of, padded
 from hanlin.evaluation.doctors.prompts import REPETITIONS
+from hanlin.evaluation.doctors.vocabulary import (
+    examples,
+    is_text,
+    token_counts,
+    token_text,
+    training_tokens,
+    usable_ids,
+)
 from hanlin.evaluation.statistics import Metric
-from hanlin.tokenizer.special import BYTES
 
 VERIFIED = (0.001, 0.01)  # share of the vocabulary: above is yellow, red (Land & Bartolo find .1 to 1 %)
-UNUSED = (0.02, 0.10)  # share of usable ids that no text has: above is yellow, red (ours)
 LEAST = 0.01  # probability below which a token counts as unknown to the model
 CANDIDATES = 0.02  # of the usable tokens are verified
 _FEWEST_FOUND = 3  # in a small vocabulary one token is a large share
 _FEWEST_CANDIDATES, _KNOWN, _PLACES, _BEFORE = 20, 40, 8, 48
 _CAN_REPEAT = 0.8  # of the commonest tokens have to pass, or verification says nothing
-_COUNTED = 20_000_000  # tokens of the dataset
-_ENOUGH = 50  # tokens of text for each of the vocabulary, to tell that an id is unused
 ADVICE = Text(
     "Text that holds them is read and written badly. Train on text in which they occur by themselves, or "
     "learn a smaller vocabulary from the text that the model is trained on (hanlin tokenizer advise)."
@@ -38,7 +41,7 @@ ADVICE = Text(
 
 @register_doctor
 class TokensDoctor(Doctor):
-    """Verified undertrained tokens, and ids that are never used."""
+    """Verified undertrained tokens."""
 
     name = "tokens"
     title = Text("Undertrained tokens")
@@ -46,30 +49,21 @@ class TokensDoctor(Doctor):
     labels = {
         "undertrained": Text("share of the vocabulary that is verified as undertrained"),
         "known_pass": Text("common tokens that pass the same verification"),
-        "unused": Text("usable ids that no text has"),
-        "unreachable": Text("ids that encoding never makes"),
     }
 
     def examine(self, context: DoctorContext) -> Finding:
         tokens = context.tokenizer.vocabulary.tokens
-        unreachable = set(context.tokenizer.unreachable())
-        broken = {at for at, token in enumerate(tokens) if not _is_text(token)}
-        # single bytes are in every vocabulary, whatever it was learnt from
-        usable = np.array(
-            [at for at in range(BYTES, len(tokens)) if at not in unreachable and at not in broken]
-        )
+        usable = usable_ids(context)
         if len(usable) < _FEWEST_CANDIDATES:
             return unknown(Text("The vocabulary has next to no tokens but bytes."))
-        streams = _streams(context)
-        size = context.model.config.vocab_size
-        counted = [np.bincount(ids, minlength=size) for ids in streams]
-        counts, total = sum(counted, np.zeros(size, dtype=np.int64)), sum(map(len, streams))
+        counted = token_counts(context)
         candidates = usable[np.argsort(_indicator(context)[usable], kind="stable")]
         candidates = candidates[: max(_FEWEST_CANDIDATES, int(CANDIDATES * len(usable)))]
         others = np.setdiff1d(usable, candidates)
         # of conversations much is read and not learnt; so the common tokens are those of the texts
-        known = others[np.argsort(-(counted or [counts])[0][others], kind="stable")][:_KNOWN]
-        if not total:
+        if counted:
+            known = others[np.argsort(-counted[0][others], kind="stable")][:_KNOWN]
+        else:
             known = others[:: max(1, len(others) // _KNOWN)][:_KNOWN]
         most = _most_probable(context, [*candidates.tolist(), *known.tolist()])
         passed = most[len(candidates) :] >= LEAST
@@ -77,7 +71,6 @@ class TokensDoctor(Doctor):
         metrics = {
             "undertrained": exactly(len(found) / len(tokens), len(tokens)),
             "known_pass": Metric.proportion(int(passed.sum()), len(known)),
-            "unreachable": exactly(len(unreachable) / len(tokens), len(tokens)),
         }
         signs: list[Sign] = []
         if passed.mean() < _CAN_REPEAT:
@@ -98,61 +91,21 @@ class TokensDoctor(Doctor):
                     Text(
                         "{count} tokens were hardly trained, such as {examples}.",
                         count=len(found),
-                        examples=_shown(context, found),
+                        examples=examples(context, found),
                     ),
                     ADVICE,
                 )
             )
-        if total >= _ENOUGH * len(tokens):
-            unused = usable[counts[usable] == 0]
-            metrics["unused"] = exactly(len(unused) / len(usable), len(usable))
-            if metrics["unused"].value > UNUSED[0]:
-                signs.append(
-                    Sign(
-                        "red" if metrics["unused"].value > UNUSED[1] else "yellow",
-                        Text(
-                            "{count} ids occur in none of the {total} tokens of text, such as {examples}.",
-                            count=len(unused),
-                            total=total,
-                            examples=_shown(context, unused),
-                        ),
-                        ADVICE,
-                    )
-                )
         return Finding.of(
             metrics,
             signs,
             Text("The tokens that look least trained are known to the model."),
             {
-                "undertrained": [_token(context, at) for at in found.tolist()],
-                "not_text": len(broken),
-                "tokens_counted": total,
+                "undertrained": [token_text(context, at) for at in found.tolist()],
+                "not_text": sum(not is_text(token) for token in tokens),
+                "tokens_counted": int(sum(counts.sum() for counts in counted)),
             },
         )
-
-
-def _is_text(token: bytes) -> bool:
-    try:
-        token.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _token(context: DoctorContext, at: int) -> str:
-    return context.tokenizer.vocabulary.tokens[at].decode("utf-8", "replace")
-
-
-def _shown(context: DoctorContext, ids: np.ndarray) -> str:
-    return " ".join(repr(_token(context, at)) for at in ids[:5].tolist())
-
-
-def _streams(context: DoctorContext) -> list[np.ndarray]:
-    """Tokens of the training text, and of a model that chats, of its conversations; without any, those of the
-    given texts."""
-    trained = (context.dataset, context.labelled if context.chat else None)
-    found = [data.tokens[:_COUNTED] for data in trained if data is not None]
-    return found or ([np.concatenate(context.rows)] if context.rows else [])
 
 
 def _indicator(context: DoctorContext) -> np.ndarray:
@@ -182,10 +135,9 @@ def _indicator(context: DoctorContext) -> np.ndarray:
 
 @torch.inference_mode()
 def _most_probable(context: DoctorContext, ids: Sequence[int]) -> np.ndarray:
-    """Highest probability of each token among places where it stands in `_streams` and where a prompt has
-    it repeated, (ids,)."""
-    bos = context.model.config.bos_token_id
-    before = [] if bos is None else [bos]
+    """Highest probability of each token among places where it stands in `training_tokens` and where a prompt
+    has it repeated, (ids,)."""
+    before = context.start
     rows: list[np.ndarray] = []
     owners: list[int] = []
     for place, at in enumerate(ids):
@@ -196,7 +148,7 @@ def _most_probable(context: DoctorContext, ids: Sequence[int]) -> np.ndarray:
                 row += ([at] if number else []) + part
             rows.append(np.array(row, dtype=np.int64))
             owners.append(place)
-    for stands in _streams(context):
+    for stands in training_tokens(context):
         where = np.flatnonzero(np.isin(stands, np.asarray(ids)))
         tokens_there = np.asarray(stands[where], dtype=np.int64)
         for place, at in enumerate(ids):
