@@ -2,7 +2,7 @@
 2024) over checkpoints and seeds of our own.
 
     python benchmarks/task_signal.py train --data FILES… --work FOLDER [--seeds 4] [--steps 800]
-    python benchmarks/task_signal.py measure --work FOLDER --benchmarks FOLDER [--tasks …]
+    python benchmarks/task_signal.py measure --work FOLDER --benchmarks FOLDER [--tasks …] [--models …]
     python benchmarks/task_signal.py table --work FOLDER
 
 `train` makes a corpus, a tokenizer and, for each seed, a model of the recipe zh-mini with ten checkpoints at
@@ -118,13 +118,17 @@ def measure(options: argparse.Namespace) -> None:
                 self.said.add(text)
 
     folders = sorted((options.work / "models").glob("*/step*"), key=lambda folder: int(folder.name[4:]))
+    last = max((int(folder.name[4:]) for folder in folders), default=0)
     for folder in folders:
+        if options.models and folder.parent.name not in options.models:
+            continue
         asked = Asked(
             folder,
             options.benchmarks,
-            tuple(options.tasks),
-            "" if options.tasks else "quick",
-            ngram=options.work / "dataset",
+            names=tuple(options.tasks),
+            suite="" if options.tasks else "quick",
+            # counting takes as long as the tasks, and the table shows the controls of the end
+            ngram=options.work / "dataset" if folder.name == f"step{last}" else None,
         )
         out = options.work / "scores" / folder.parent.name / folder.name
         found = evaluate_benchmarks(asked, out, Warnings())
@@ -193,6 +197,7 @@ def main() -> int:
     part.add_argument("--work", type=Path, required=True)
     part.add_argument("--benchmarks", type=Path, required=True)
     part.add_argument("--tasks", nargs="*", default=())
+    part.add_argument("--models", nargs="*", default=(), help="new-1 old-1 …; all when absent")
     part = parts.add_parser("table")
     part.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()

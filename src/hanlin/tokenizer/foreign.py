@@ -80,10 +80,10 @@ class ForeignTokenizer(Tokenizer):
         """Ids are below this number; with the tokens that were added."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    @cached_property
-    def ordinary(self) -> int:  # type: ignore[override]
-        """Tokens of its model, without those that were added."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=False)
+    @property
+    def ordinary(self) -> int:
+        """Number of ids that are not control tokens."""
+        return self.vocab_size - len(self.special)
 
     @cached_property
     def im_end_id(self) -> int:  # type: ignore[override]
