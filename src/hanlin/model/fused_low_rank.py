@@ -168,7 +168,11 @@ def fused_swiglu_low_rank(gate: torch.Tensor, up: torch.Tensor, down: LowRank) -
         gate, up: (…, f).
 
     Returns:
-        (…, d).
+        (…, d), in gate's type (the autocast type where that is on).
     """
+    device = gate.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        gate, up = gate.to(dtype), up.to(dtype)
     down = down.to(gate.dtype)
     return _SwiGLULowRank.apply(gate, up, down.weight, down.a, down.b, down.scale)
