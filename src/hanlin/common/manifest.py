@@ -242,3 +242,17 @@ def verify_files(path: Path, manifest: Manifest) -> None:
             problem=problem,
             path=path,
         )
+
+
+def content_hash(path: Path | str) -> str:
+    """Content hash of an artefact already verified; of a model that is not ours, hash of its weights,
+    configuration and tokenizer."""
+    folder = Path(path)
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder, verify=False).content_hash
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.name == "config.json" or file.suffix == ".safetensors" or file.name.startswith("tokenizer")
+    )
+    return hash_json(["external", {file.name: sha256_file(file) for file in files if file.is_file()}])

@@ -1,11 +1,14 @@
 """The transformer: configuration, forward pass, cache, losses over the vocabulary, load and save. Knows
 nothing of data or training."""
 
-import hanlin.model.families  # noqa: F401 - registers them
+import hanlin.model.bias_norm
+import hanlin.model.families
+import hanlin.model.lora  # noqa: F401 - register themselves
 from hanlin.model.attention.backends import AttentionChoice
 from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.checkpoint_io import (
     check_weights,
+    load_adapted,
     load_model,
     load_reward_model,
     load_weights,
@@ -38,6 +41,7 @@ __all__ = [
     "family_of",
     "init_weights",
     "linear_cross_entropy",
+    "load_adapted",
     "load_model",
     "load_reward_model",
     "load_weights",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
@@ -15,6 +16,8 @@ from torch import nn
 from hanlin.common.config import Tagged
 from hanlin.common.messages import Text
 from hanlin.common.registry import Registry
+from hanlin.model.causal_lm import CausalLM
+from hanlin.model.checkpoint_io import load_model
 
 ADAPTERS: Registry[Adapter] = Registry(Text("kind of adapter"))
 
@@ -30,6 +33,17 @@ class Adapter(Tagged):
         """By `kind`."""
         return ADAPTERS.get(str(values.get("kind")), where)
 
+    def open(self, parent: Path, device: str | None = None) -> tuple[CausalLM, Path]:
+        """The model to train, and the directory of the model that it adds to: `parent`, an adapter's
+        directory counting as its base with the adapter merged.
+
+        Raises:
+            HanlinError: no model there, or one that this cannot adapt.
+        """
+        model = load_model(parent, device=device)
+        self.apply(model)
+        return model, parent
+
     def apply(self, model: nn.Module) -> None:
         """Wrap modules in place and freeze what is not to be trained."""
         raise NotImplementedError
@@ -38,6 +52,15 @@ class Adapter(Tagged):
         """Fold what was learnt into the weights and take the wrappers away, in place: what is published is a
         plain model."""
         raise NotImplementedError
+
+    def save(self, model: nn.Module, folder: Path, base: Path, base_hash: str) -> bool:
+        """Write what was learnt into an (unpublished) directory, before it is merged; false where the kind
+        has no format for that, and only the merged model is published.
+
+        Args:
+            base: directory of the model that was adapted; base_hash: its content hash.
+        """
+        return False
 
 
 _Adapter = TypeVar("_Adapter", bound=Adapter)

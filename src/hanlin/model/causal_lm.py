@@ -39,6 +39,10 @@ class LanguageModel(nn.Module):
         """Embedding, blocks and final norm, whatever its family calls it."""
         return getattr(self, self._decoder)
 
+    def take_decoder(self, other: LanguageModel) -> None:
+        """Compute with another model's decoder, whatever has taken the place of its modules."""
+        setattr(self, self._decoder, other.decoder)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""

@@ -18,8 +18,11 @@ from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.common.messages import Text, listing
+from hanlin.model.adapter_io import put_on
 from hanlin.model.causal_lm import CausalLM, RewardModel
 from hanlin.model.config import ModelConfig
+from hanlin.model.low_rank import merge_low_rank
+from hanlin.model.peft_files import is_adapter, read_adapter
 
 WEIGHTS = "model.safetensors"
 # From the name of a weight in the model to its name in the file; None for a weight that the file doesn't
@@ -301,7 +304,7 @@ _SAMPLING: dict[str, tuple[Callable[[float], bool], Text]] = {
 
 def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype | None = None) -> CausalLM:
     """Open a model directory (ours, or a stock qwen3, llama or gpt2 checkpoint) for inference or further
-    training.
+    training; an adapter's directory is its base with the adapter merged.
 
     Args:
         device: `auto`, `cpu`, …; the CPU when absent.
@@ -313,6 +316,10 @@ def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype |
         HanlinError: no model there, damaged or malformed files, an unknown architecture.
     """
     folder = Path(path)
+    if is_adapter(folder):
+        adapted = load_adapted(folder, device=device)
+        merge_low_rank(adapted)
+        return adapted.to(dtype=dtype).eval()
     if not (folder / "config.json").is_file():
         raise HanlinError("{folder} is not a model directory (no config.json).", folder=folder)
     if (folder / MANIFEST).is_file():
@@ -323,6 +330,23 @@ def load_model(path: Path | str, device: str | None = None, dtype: torch.dtype |
     model = CausalLM(config)
     load_weights(model, folder / WEIGHTS)
     return model.to(device=resolve_device(device or "cpu"), dtype=dtype).eval()
+
+
+def load_adapted(adapter: Path | str, base: Path | str | None = None, device: str | None = None) -> CausalLM:
+    """Open an adapter on its base, unmerged: what was trained, in the form in which it was trained.
+
+    Args:
+        base: directory of the model it is for; where the adapter says, when absent.
+
+    Raises:
+        HanlinError: no adapter there, damaged, its base is missing or another model.
+    """
+    directory = read_adapter(adapter)
+    below = directory.base() if base is None else Path(base)
+    model = load_model(below, device)
+    directory.require_base(below)
+    put_on(model, directory)
+    return model.eval()
 
 
 def load_reward_model(path: Path | str, device: str | None = None) -> RewardModel:

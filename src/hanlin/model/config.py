@@ -12,6 +12,7 @@ from hanlin.common.config import Range, above, at_least, require_ranges
 from hanlin.common.errors import ConfigError, HanlinError
 from hanlin.common.messages import Text, listing
 from hanlin.model.family import ConfigField, FamilySpec, families, family_of
+from hanlin.model.peft_files import model_directory
 
 ResidualInit = Literal["zero", "scaled", "plain"]
 
@@ -178,14 +179,14 @@ class ModelConfig(ModelShape):
 
     @classmethod
     def from_hf(cls, path: Path | str) -> ModelConfig:
-        """Read a model directory's `config.json`; what it leaves out is what transformers takes for that
-        architecture.
+        """Read a model directory's `config.json` (an adapter's base's); what it leaves out is what
+        transformers takes for that architecture.
 
         Raises:
             HanlinError: not there, malformed, or an architecture or option (scaled RoPE, biases, another
                 activation) we do not compute.
         """
-        file = Path(path) / "config.json"
+        file = model_directory(path) / "config.json"
         raw = read_json(file)
         if not isinstance(raw, dict):
             raise _malformed(file, Text("should be a JSON object"))

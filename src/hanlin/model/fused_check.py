@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from hanlin.common.messages import Text
-from hanlin.model import fused_ops, losses
+from hanlin.model import fused_low_rank, fused_ops, losses
 from hanlin.model.attention.backends import Fault, Warn, first_line, relative_error, tolerance
+from hanlin.model.fused_low_rank import LowRank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ _WIDTH = 64
 _INNER = 128
 _VOCAB = 160
 _EPS = 1e-6
+_RANK = 8
+_SCALE = 2.0
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -70,6 +73,25 @@ def _plain_cross_entropy(
     return (-_log_probs(hidden, head, labels).sum() + 1e-2 * z,)
 
 
+def _normed_low_rank(x: torch.Tensor, weight: torch.Tensor, *m: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A map with an addition, and one without."""
+    maps = [LowRank(m[0], m[1], m[2], _SCALE), LowRank(m[3])]
+    return fused_low_rank.fused_normed_low_rank(x, weight, _EPS, maps)
+
+
+def _plain_normed_low_rank(
+    x: torch.Tensor, weight: torch.Tensor, *m: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    normed = _normed(x, weight)
+    return F.linear(normed, m[0] + _SCALE * m[2] @ m[1]), F.linear(normed, m[3])
+
+
+def _swiglu_low_rank(
+    gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor
+) -> tuple[torch.Tensor]:
+    return (fused_low_rank.fused_swiglu_low_rank(gate, up, LowRank(weight, a, b, _SCALE)),)
+
+
 OPERATIONS: dict[str, FusedOperation] = {
     "rms_norm": FusedOperation(
         lambda x, weight: (fused_ops.fused_rms_norm(x, weight, _EPS),),
@@ -91,6 +113,23 @@ OPERATIONS: dict[str, FusedOperation] = {
         lambda gate, up, weight: (fused_ops.fused_swiglu(gate, up, weight),),
         lambda gate, up, weight: (F.linear(F.silu(gate) * up, weight),),
         ((2, _TOKENS, _INNER), (2, _TOKENS, _INNER), (_WIDTH, _INNER)),
+    ),
+    "normed_low_rank": FusedOperation(
+        _normed_low_rank,
+        _plain_normed_low_rank,
+        (
+            (2, _TOKENS, _WIDTH),
+            (_WIDTH,),
+            (_WIDTH, _WIDTH),
+            (_RANK, _WIDTH),
+            (_WIDTH, _RANK),
+            (_WIDTH // 2, _WIDTH),
+        ),
+    ),
+    "swiglu_low_rank": FusedOperation(
+        _swiglu_low_rank,
+        lambda gate, up, weight, a, b: (F.linear(F.silu(gate) * up, weight + _SCALE * b @ a),),
+        ((2, _TOKENS, _INNER), (2, _TOKENS, _INNER), (_WIDTH, _INNER), (_RANK, _INNER), (_WIDTH, _RANK)),
     ),
     "linear_cross_entropy": FusedOperation(
         _cross_entropy, _plain_cross_entropy, ((_TOKENS, _WIDTH), (_VOCAB, _WIDTH)), _labels

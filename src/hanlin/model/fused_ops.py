@@ -38,7 +38,7 @@ def cast_gradient(grad: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor
     return None if grad is None else grad.to(dtype)
 
 
-def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+def normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x in float32 over its root mean square, and one over that root, (…, 1)."""
     wide = x.float()
     scale = (
@@ -47,7 +47,7 @@ def _normalise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]
     return wide * scale, scale
 
 
-def _norm_backward(
+def norm_backward(
     grad: torch.Tensor,
     unit: torch.Tensor,
     weight: torch.Tensor,
@@ -70,7 +70,7 @@ def _norm_backward(
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The normed x, and one over its root mean square, (…, 1)."""
-    unit, scale = _normalise(x, eps)
+    unit, scale = normalise(x, eps)
     return unit.mul_(weight.float()).to(x.dtype), scale
 
 
@@ -85,7 +85,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
-        grad_x, grad_weight = _norm_backward(grad.float(), x.float() * scale, weight.float(), scale, wanted)
+        grad_x, grad_weight = norm_backward(grad.float(), x.float() * scale, weight.float(), scale, wanted)
         return cast_gradient(grad_x, x.dtype), cast_gradient(grad_weight, weight.dtype), None
 
 
@@ -114,7 +114,7 @@ def _normed_linears(
     x: torch.Tensor, weight: torch.Tensor, eps: float, matrices: tuple[torch.Tensor, ...]
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """The products, and one over the root mean square of x, (…, 1)."""
-    unit, scale = _normalise(x, eps)
+    unit, scale = normalise(x, eps)
     normed = unit.mul_(weight.float()).to(matrices[0].dtype)
     return tuple([F.linear(normed, matrix) for matrix in matrices]), scale
 
@@ -146,7 +146,7 @@ class _NormedLinears(torch.autograd.Function):
             del normed
         grad_x = grad_weight = None
         if grad_normed is not None:
-            grad_x, grad_weight = _norm_backward(
+            grad_x, grad_weight = norm_backward(
                 grad_normed.float().view(x.shape), unit, weight.float(), scale, (wants_x, wants_weight)
             )
         return cast_gradient(grad_x, x.dtype), cast_gradient(grad_weight, weight.dtype), None, *grad_matrices

@@ -155,6 +155,12 @@ def _check(file: StageFile, path: Path) -> None:
             raise HanlinError("{path}: {key} is missing.", path=path, key=name)
     if not from_nothing and not config.parent:
         raise HanlinError("{path}: `from` is missing: the directory of the model to begin with.", path=path)
+    if from_nothing and config.adapter is not None:
+        raise HanlinError(
+            "{stage} makes a model from nothing, and an adapter is for a model that there is. "
+            "Leave `adapter` out.",
+            stage=config.id,
+        )
     if config.stage.schema is not None:
         if config.data is None:
             raise HanlinError(

@@ -4,21 +4,27 @@ result."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hanlin.common.config import to_dict
 from hanlin.common.devices import resolve_device
 from hanlin.common.errors import HanlinError
-from hanlin.common.manifest import MANIFEST, artifact, hash_json, read_manifest, sha256_file
+from hanlin.common.manifest import artifact, content_hash, sha256_file
+from hanlin.common.messages import Text, listing
 from hanlin.common.progress import Progress
 from hanlin.common.target import refuse_foreign_target
 from hanlin.common.tracking import MetricsLog
 from hanlin.model import CausalLM, RewardModel, load_model, save_weights
 from hanlin.model.adapters import Adapter
+from hanlin.model.checkpoint_io import WEIGHTS
+from hanlin.model.low_rank import adapted_parameters
+from hanlin.model.peft_files import ADAPTER_CONFIG
 from hanlin.tokenizer import Tokenizer, load_tokenizer
 from hanlin.training import BatchSource, Objective, TrainResult, train
 from hanlin.training.distributed.process_group import ProcessGroup
@@ -31,7 +37,8 @@ class Job:
     """One training of one model.
 
     Attributes:
-        out: directory the finished model is published in, whole or not at all.
+        out: directory the finished model is published in, whole or not at all; an adapter that has a format
+            of its own goes beside it, into `adapter_out`.
         work: directory of checkpoints and `metrics.jsonl`; a job with the same one goes on where it was
             interrupted.
         key: what the result depends on, recorded in its manifest.
@@ -50,6 +57,12 @@ class Job:
     max_seconds: float | None = None
     strategy: Strategy = dataclasses.field(default_factory=SingleProcess)
     adapter: Adapter | None = None
+    _adapted: Path | None = dataclasses.field(default=None, init=False)  # what the adapter adds to
+
+    @property
+    def adapter_out(self) -> Path:
+        """Directory of what the adapter learnt: `sft.adapter` beside `sft`."""
+        return self.out.with_name(f"{self.out.name}.adapter")
 
     @property
     def group(self) -> ProcessGroup:
@@ -62,11 +75,35 @@ class Job:
         Raises:
             HanlinError: no model there, or rows of `seq_len` are longer than the positions it knows.
         """
-        model = load_model(parent, device=str(resolve_device(self.device)))
+        device = str(resolve_device(self.device))
+        if self.adapter is None:
+            model = load_model(parent, device=device)
+        else:
+            model, base = self.adapter.open(Path(parent), device)
+            object.__setattr__(self, "_adapted", base)
+            self._say_adapter(model)
         check_length(model, seq_len)
-        if self.adapter is not None:
-            self.adapter.apply(model)
         return model, load_tokenizer(parent)
+
+    def _say_adapter(self, model: CausalLM) -> None:
+        """What is trained, and whether it is worth it."""
+        found = adapted_parameters(model)
+        share = found.trained / max(1, found.base)
+        assert self.adapter is not None
+        self.progress.note(
+            "adapter {kind} on {maps}: {trained:,} of {base:,} parameters are trained ({share:.1%})",
+            kind=self.adapter.kind,
+            maps=listing(found.maps) if found.maps else Text("no linear map"),
+            trained=found.trained,
+            base=found.base,
+            share=share,
+        )
+        if share > 0.5:
+            self.progress.warn(
+                "the adapter trains {share:.0%} as many parameters as the model has: it saves next to "
+                "nothing. Lower its rank (adapter.r), or train without one.",
+                share=share,
+            )
 
     def train(
         self,
@@ -89,7 +126,7 @@ class Job:
         Raises:
             HanlinError: what `out` holds must not be replaced by the result.
         """
-        self.group.run_on_rank0(lambda: refuse_foreign_target(self.out, kind_of(model)))
+        self.group.run_on_rank0(lambda: self._refuse_targets(kind_of(model)))
         log = MetricsLog(None)
         if self.group.is_rank0:
             write_run_file(self.work, dataset, tokenizer and tokenizer.path)
@@ -121,12 +158,28 @@ class Job:
         parents: dict[str, str],
         **metrics: Any,
     ) -> TrainResult:
-        """Write the model directory, with the loop's headline figures in its manifest; returns `result`."""
+        """Write the model directory, with the loop's headline figures in its manifest; returns `result`.
+
+        With an adapter the model is the merged one, and what was learnt goes beside it where the kind has a
+        format for that. The adapter is there first: a model that is there has its adapter.
+        """
         figures = {"seconds": round(result.seconds, 2), "skipped": result.skipped}
         figures |= {name: value for name, value in result.last.items() if name in ("loss", "bits_per_byte")}
-        if self.adapter is not None:
-            self.adapter.merge(model)
-        weights = self.strategy.full_state_dict(model)
+        learnt = self.work / "learnt"
+        if self.adapter is None:
+            weights, has_files = self.strategy.full_state_dict(model), False
+        else:
+            # merging needs whole matrices, and takes the wrappers away
+            whole = self.strategy.unsharded(model)
+            has_files = self.group.run_on_rank0(lambda: self._save_adapter(whole, learnt))
+            self.adapter.merge(whole)
+            weights = {name: part.detach().cpu().contiguous() for name, part in whole.state_dict().items()}
+
+        def publish_adapter(written: Path) -> None:
+            if has_files:
+                merged = sha256_file(written / WEIGHTS)
+                self._publish_adapter(learnt, tokenizer, parents, config, figures | {"merged": merged})
+
         self.group.run_on_rank0(
             lambda: write_model(
                 self.out,
@@ -138,9 +191,47 @@ class Job:
                 metrics=figures | metrics,
                 key=self.key,
                 weights=weights,
+                before_published=publish_adapter,
             )
         )
         return result
+
+    def _refuse_targets(self, kind: str) -> None:
+        refuse_foreign_target(self.out, kind)
+        if self.adapter is not None:
+            refuse_foreign_target(self.adapter_out, "adapter")
+
+    def _save_adapter(self, model: nn.Module, folder: Path) -> bool:
+        """Keep what was learnt before it is merged; whether its kind has files for that."""
+        assert self.adapter is not None and self._adapted is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        base = self._adapted
+        return self.adapter.save(model, folder, base.resolve(), content_hash(base))
+
+    def _publish_adapter(
+        self,
+        learnt: Path,
+        tokenizer: Tokenizer,
+        parents: dict[str, str],
+        config: Any,
+        metrics: dict[str, Any],
+    ) -> None:
+        """Write the adapter's directory; where its base lies is no part of what it is."""
+        assert self._adapted is not None
+        with artifact(
+            self.adapter_out,
+            "adapter",
+            parents=parents | {"base": content_hash(self._adapted)},
+            config=to_dict(config),
+            seed=self.seed,
+            key=self.key,
+            views=(ADAPTER_CONFIG,),
+        ) as written:
+            for file in learnt.iterdir():
+                shutil.copy2(file, written.path / file.name)
+            tokenizer.save(written.path)
+            written.metrics = metrics
+        shutil.rmtree(learnt)
 
 
 def write_model(
@@ -154,15 +245,22 @@ def write_model(
     metrics: dict[str, Any],
     key: str = "",
     weights: dict[str, torch.Tensor] | None = None,
+    before_published: Callable[[Path], None] | None = None,
 ) -> None:
     """Publish a model directory: weights (the model's own, unless given), config, tokenizer, chat template,
-    manifest. Stock transformers opens it."""
+    manifest. Stock transformers opens it.
+
+    Args:
+        before_published: is called with the directory as it will be, before it takes its place.
+    """
     with artifact(
         out, kind_of(model), parents=parents, config=to_dict(config), seed=seed, key=key
     ) as written:
         save_weights(model, written.path, im_end_id=tokenizer.im_end_id, weights=weights)
         tokenizer.save(written.path)
         written.metrics = metrics
+        if before_published is not None:
+            before_published(written.path)
 
 
 def kind_of(model: CausalLM | RewardModel) -> str:
@@ -180,17 +278,3 @@ def check_length(model: CausalLM | RewardModel, seq_len: int) -> None:
             seq_len=seq_len,
             limit=limit,
         )
-
-
-def content_hash(path: Path | str) -> str:
-    """Content hash of an artefact already verified; of a model that is not ours, hash of its weights,
-    configuration and tokenizer."""
-    folder = Path(path)
-    if (folder / MANIFEST).is_file():
-        return read_manifest(folder, verify=False).content_hash
-    files = sorted(
-        file
-        for file in folder.iterdir()
-        if file.name == "config.json" or file.suffix == ".safetensors" or file.name.startswith("tokenizer")
-    )
-    return hash_json(["external", {file.name: sha256_file(file) for file in files if file.is_file()}])

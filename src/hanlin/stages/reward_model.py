@@ -108,7 +108,7 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
     model = RewardModel(trunk.config).to(trunk.device)
-    model.decoder.load_state_dict(trunk.decoder.state_dict())
+    model.take_decoder(trunk)
     with torch.no_grad():  # N(0, 1/sqrt(d+1)) as open-instruct initialises it
         std = (trunk.config.hidden_size + 1) ** -0.5
         model.score.weight.copy_(

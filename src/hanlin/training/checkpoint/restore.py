@@ -20,7 +20,7 @@ from hanlin.training.checkpoint.format import FORMAT, list_checkpoints, step_of
 from hanlin.training.checkpoint.generators import restore_generators
 from hanlin.training.checkpoint.shards import load_shards, names_in, shards_of
 from hanlin.training.checkpoint.source_state import SOURCE_TENSORS, join_tensors
-from hanlin.training.distributed.strategy import SingleProcess, Strategy
+from hanlin.training.distributed.strategy import SingleProcess, Strategy, trained_weights
 from hanlin.training.optim.optimizers import Optimizers
 
 _RENAMED_IN_3 = {"offset": "data_offset", "halvings": "microbatch_halvings", "bad": "bad_steps"}
@@ -148,7 +148,7 @@ def _load_shards(path: Path, model: nn.Module, optimizers: Optimizers, strategy:
             path=path,
             parent=path.parent,
         )
-    weights = model.state_dict()
+    weights = trained_weights(model)
     names = {name for name in names_in(path, but={"generators.safetensors", SOURCE_TENSORS}) if "/" in name}
     moments = optimizers.empty_state(names)
     load_shards(weights | moments, path, strategy.group, strategy.sharded)

@@ -51,6 +51,12 @@ class ObjectiveModule(nn.Module):
         return self._objective(self.model, batch)
 
 
+def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a model without its frozen parameters."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
 class Strategy:
     """How the processes of `group` share one training. The defaults are right where every process has all
     weights.
@@ -134,7 +140,7 @@ class Strategy:
         integers = {torch.float32: torch.int32, torch.float64: torch.int64}
         sums = [
             tensor.view(integers.get(tensor.dtype, torch.int16)).sum(dtype=torch.int64)
-            for tensor in model.state_dict().values()
+            for tensor in trained_weights(model).values()
         ]
         checksums = self.group.all_gather_object(torch.stack(sums).tolist())
         if any(other != checksums[0] for other in checksums):
@@ -149,16 +155,18 @@ class Strategy:
         return {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
 
     def checkpoint_weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Weights as a checkpoint of this strategy holds them, on any device. Call it in every process."""
-        return model.state_dict()
+        """Weights as a checkpoint of this strategy holds them, on any device: those that are trained, since
+        frozen ones come with the model that training begins with. Call it in every process."""
+        return trained_weights(model)
 
     def load_weights(self, model: nn.Module, file: Path) -> None:
-        """Fill the model from a file that holds all its weights.
+        """Fill the model from a file that holds all its trained weights.
 
         Raises:
             HanlinError: as `model.load_weights`.
         """
-        load_weights(model, file)
+        trained = trained_weights(model)
+        load_weights(model, file, file_names=lambda name: name if name in trained else None)
 
 
 class SingleProcess(Strategy):
