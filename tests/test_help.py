@@ -35,6 +35,7 @@ PATHS = [
             "grpo",
             "eval",
             "card",
+            "merge",
             "plan",
             "compare",
             "ablate",

@@ -24,7 +24,7 @@ GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
     (Text("Begin"), ("run", "resume", "report", "recipe", "chat", "serve", "generate", "doctor")),
     (Text("Data"), ("data", "corpus", "tokenizer", "dataset")),
     (Text("Train one stage"), ("pretrain", "sft", "preference", "reward", "rl")),
-    (Text("Evaluate and export"), ("eval", "card", "arena", "judge", "export")),
+    (Text("Evaluate and export"), ("eval", "card", "arena", "judge", "merge", "export")),
     (Text("Research"), ("plan", "compare", "ablate", "scaling", "inspect")),
 )
 
@@ -42,6 +42,7 @@ VERBS: dict[str, Text] = {
         "Measure a model, with intervals: on the embedded held-out tasks, or bits per byte of files with "
         "--text"
     ),
+    "merge": Text("Merge an adapter into its base: a plain model comes of it"),
     "card": Text("Write a model's card: README.md for people and hubs, with its scores"),
     "arena": Text("people compare models blindly: answers, voting page, ranking with intervals"),
     "arena build": Text("Have every model answer every prompt, for people to compare blindly afterwards"),
@@ -156,6 +157,16 @@ EXAMPLES: dict[str, tuple[tuple[str, Text], ...]] = {
         (
             "hanlin eval runs/mine questions.csv --corpus corpora/mine --canary canaries.record.json",
             Text("was the model trained on these questions?"),
+        ),
+    ),
+    "merge": (
+        (
+            "hanlin merge models/chat.adapter --out models/merged --text unseen.jsonl",
+            Text("and how far it is from what was trained"),
+        ),
+        (
+            "hanlin merge models/chat.adapter --out models/merged --onto original",
+            Text("onto the base that was never quantised"),
         ),
     ),
     "card": (

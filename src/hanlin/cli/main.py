@@ -313,6 +313,7 @@ for verb_name, kind, others in (
 
 app.command("hanlin.cli.evaluate:evaluate", name="eval", **verb("eval"))
 app.command("hanlin.cli.card:card", name="card", **verb("card"))
+app.command("hanlin.cli.merge:merge", name="merge", **verb("merge"))
 
 
 @app.command(**verb("generate"))

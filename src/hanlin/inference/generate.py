@@ -13,6 +13,7 @@ from hanlin.common.messages import Text
 from hanlin.inference.engine import Engine
 from hanlin.inference.sampling import SamplingParams, SettingOutOfRange
 from hanlin.model import CausalLM, load_model
+from hanlin.model.peft_files import is_adapter, model_directory
 
 if TYPE_CHECKING:
     from hanlin.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ Message = Mapping[str, Any]
 
 
 def resolve_model_dir(path: Path | str) -> Path:
-    """The model directory meant by `path`: itself, or the `model` in a run's directory.
+    """The model directory meant by `path`: itself (an adapter's too), or the `model` in a run's directory.
 
     Raises:
         HanlinError: there is no model in either place.
@@ -29,7 +30,7 @@ def resolve_model_dir(path: Path | str) -> Path:
     path = Path(path)
     refuse_gguf(path)
     for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
     if not path.exists():
         raise HanlinError(
@@ -68,7 +69,7 @@ def refuse_reward_model(folder: Path) -> None:
     Raises:
         HanlinError: the directory holds one.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(model_directory(folder) / "config.json")
     kinds = config.get("architectures") if isinstance(config, dict) else None
     if isinstance(kinds, list) and any("SequenceClassification" in str(kind) for kind in kinds):
         raise HanlinError(
@@ -85,11 +86,13 @@ def load_chat_model(path: Path | str, device: str | None = None) -> tuple[Causal
     Raises:
         HanlinError: no model, no tokenizer, or the tokenizer has more entries than the model's vocabulary.
     """
+    from hanlin.tokenizer.files import TOKENIZER_JSON
     from hanlin.tokenizer.foreign import open_any
 
     folder = resolve_model_dir(path)
     refuse_reward_model(folder)
-    model, tokenizer = load_model(folder, device=device), open_any(folder)
+    words = folder if (folder / TOKENIZER_JSON).is_file() else model_directory(folder)
+    model, tokenizer = load_model(folder, device=device), open_any(words)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise HanlinError(
             "The tokenizer of {folder} has {tokenizer_size} tokens, its model knows {model_size}. They do "
