@@ -44,14 +44,16 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         weight = dense_weight(linear)
         self.out_features, self.in_features = weight.shape
-        self.quantization = quantization
+        self.quantization: Quantization = quantization
         self.double_quant = double_quant and quantization == "nf4"
         self.transposed = isinstance(linear, Conv1D)
         made = quantize_nf4(weight, double_quant) if quantization == "nf4" else quantize_int8(weight)
         for name in _TENSORS:
             self.register_buffer(name, getattr(made, name, None), persistent=False)
         bias = linear.bias if isinstance(linear, Conv1D) else None
-        self.bias = None if bias is None else bias.requires_grad_(False)
+        self.register_parameter("bias", bias)
+        if bias is not None:
+            bias.requires_grad_(False)
 
     @property
     def matrix(self) -> NF4Matrix | Int8Matrix:

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from hanlin.common.manifest import content_hash
 from hanlin.corpus.readers.read import read_documents
 from hanlin.evaluation.doctors.beside import read_beside
@@ -77,6 +79,6 @@ def _held_against(
     """How far the merged model is from what was trained."""
     beside = read_beside(DoctorContext(merged, tokenizer, documents=texts, chat=False), adapted)
     return {
-        "divergence": Metric.ratio(beside.divergence, beside.tokens, higher_is_better=False),
+        "divergence": Metric.ratio(np.maximum(beside.divergence, 0), beside.tokens, higher_is_better=False),
         "agree": Metric.ratio(beside.agree, beside.tokens),
     }
