@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hanlin.common.errors import HanlinError
-from hanlin.evaluation import NGramModel, loglikelihood
+from hanlin.evaluation import NGramModel, batches
 from hanlin.evaluation.benchmarks.choice import Scored, controls, judge_items, ngram_scores, score_items
 from hanlin.evaluation.benchmarks.items import Item, Prompt, Request
 from hanlin.evaluation.loglikelihood import LogLikelihood, Sequencer, score_groups
@@ -42,9 +42,7 @@ def chain_rule(model, ids: list[int], start: int) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("worth", [2, 1 << 30])
-def test_equals_the_chain_rule_with_and_without_shared_beginnings(tokenizer, family, worth, monkeypatch):
-    monkeypatch.setattr(loglikelihood, "_WORTH_SHARING", worth)
+def test_equals_the_chain_rule(tokenizer, family):
     model = tiny_model(family, tokenizer)
     items = [item("a"), item("b", ("家", "小明的学校")), item("c", ("图", "书", "馆里"))]
     for bos_id in (None, tokenizer.eos_id):
@@ -66,16 +64,14 @@ def test_batches_change_nothing(tokenizer, monkeypatch):
     model = tiny_model("qwen3", tokenizer)
     items = [item(str(at), gold=at % 3, choices=("家" * (at % 4 + 1), "河边", "学校")) for at in range(9)]
     together = score_items(model, tokenizer, items, CLOZE)
-    monkeypatch.setattr(loglikelihood, "BATCH_TOKENS", 10)
+    monkeypatch.setattr(batches, "CPU_TOKENS", 10)
     alone = score_items(model, tokenizer, items, CLOZE)
     for one, other in zip(together, alone, strict=True):
         assert [c.total for c in one.choices] == pytest.approx([c.total for c in other.choices], abs=1e-4)
 
 
-def test_a_beginning_that_leaves_no_room_for_another_s_end(tokenizer, monkeypatch):
-    """Rows of one batch are padded: a long beginning and a long end, each of another item, together would
-    lie beyond the model's positions."""
-    monkeypatch.setattr(loglikelihood, "_WORTH_SHARING", 2)
+def test_a_row_of_choices_may_be_longer_than_the_model(tokenizer):
+    """Each branch counts its positions from the trunk's, so that only the longest must fit."""
     model = tiny_model("qwen3", tokenizer, max_position_embeddings=96)
     long = Item("long", "书" * 80, ("小明", "小红"), 0)
     wide = Item("wide", "书", ("小明" * 70, "小红" * 60), 0)

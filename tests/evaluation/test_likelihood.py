@@ -16,6 +16,7 @@ from hanlin.dataset import build_conversation_dataset, build_text_dataset
 from hanlin.evaluation import (
     NGramModel,
     answer_bits_per_byte,
+    batches,
     bits_per_byte,
     likelihood,
     ngram_bits_per_byte,
@@ -66,7 +67,7 @@ def test_batches_and_neighbours_change_nothing(tokenizer, monkeypatch):
     ids, _ = encode_documents(tokenizer, DOCUMENTS)
     together = document_bits(model, ids)
     alone = np.concatenate([document_bits(model, [row]) for row in ids])
-    monkeypatch.setattr(likelihood, "BATCH_TOKENS", 50)
+    monkeypatch.setattr(batches, "CPU_TOKENS", 50)
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     np.testing.assert_allclose(document_bits(model, ids), alone, rtol=1e-5)
 

@@ -300,3 +300,50 @@ def test_two_models_in_turns_compute_what_each_does_alone():
             in_turns[index].append(run(model, ids, doc_ids))
     for ours, theirs in zip(in_turns[0] + in_turns[1], alone, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+# ------------------------------------------------------------------ texts that begin alike in one row
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_branches_compute_what_whole_texts_do(family):
+    """Two documents in a row, each a trunk with branches, against every text alone; and the gradients."""
+    model = tiny_model(family)
+    draw = np.random.default_rng(3)
+    trunks = [draw.integers(0, 300, 5), draw.integers(0, 300, 3)]
+    rests = [[draw.integers(0, 300, size) for size in sizes] for sizes in ((4, 1, 6), (2, 3))]
+    ids, positions, branches, doc_ids, whole = [], [], [], [], []
+    for document, (trunk, own) in enumerate(zip(trunks, rests, strict=True)):
+        parts = [(0, 0, trunk), *((number, len(trunk), rest) for number, rest in enumerate(own, start=1))]
+        for number, first, part in parts:
+            ids += part.tolist()
+            positions += range(first, first + len(part))
+            branches += [number] * len(part)
+            doc_ids += [document] * len(part)
+        whole += [np.concatenate([trunk, rest]) for rest in own]
+
+    def row(values):
+        return torch.tensor([values])
+
+    hidden = model.hidden(row(ids), positions=row(positions), branches=row(branches), doc_ids=row(doc_ids))[0]
+    alone = [model.hidden(torch.from_numpy(text)[None])[0] for text in whole]
+    at = 0
+    texts = iter(zip(alone, whole, strict=True))
+    ends = []
+    for trunk, own in zip(trunks, rests, strict=True):
+        begun = hidden[at : at + len(trunk)]
+        at += len(trunk)
+        for rest in own:
+            text, _ = next(texts)
+            ends.append(hidden[at : at + len(rest)])
+            torch.testing.assert_close(torch.cat([begun, ends[-1]]), text, atol=2e-5, rtol=2e-5)
+            at += len(rest)
+    sum(end.square().sum() for end in ends).backward()
+    used = [weight for weight in model.parameters() if weight.grad is not None]
+    shared = [weight.grad.clone() for weight in used]
+    model.zero_grad()
+    sizes = [len(rest) for own in rests for rest in own]
+    sum(text[-size:].square().sum() for text, size in zip(alone, sizes, strict=True)).backward()
+    assert len(used) > 10
+    for weight, found in zip(used, shared, strict=True):
+        torch.testing.assert_close(found, weight.grad, atol=1e-3, rtol=1e-3)

@@ -28,6 +28,7 @@ from hanlin.common.errors import ConfigError, HanlinError
 from hanlin.common.manifest import MANIFEST, read_manifest
 from hanlin.corpus.readers.read import read_documents
 from hanlin.dataset import TokenDataset
+from hanlin.evaluation.batches import batches_of
 from hanlin.evaluation.item_scores import digest, item_ids
 from hanlin.evaluation.ngram import NGramModel
 from hanlin.evaluation.statistics import Metric
@@ -38,7 +39,6 @@ from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.token_bytes import token_bytes
 
 Convention = Literal["document", "continuation"]
-BATCH_TOKENS = 8192
 CONTROL_TOKENS = 10_000_000  # what an n-gram control counts at most: 2.2 GB and half a minute (measured here)
 
 
@@ -301,17 +301,10 @@ def document_bits(
     windows = [
         (index, *window) for index, row in enumerate(documents) for window in sliding_windows(len(row), limit)
     ]
-    windows.sort(key=lambda window: window[3] - window[1])  # equal lengths together waste no padding
     totals = np.zeros(len(documents))
-    start = 0
-    while start < len(windows):
-        stop = start + 1
-        while (
-            stop < len(windows) and (stop + 1 - start) * (windows[stop][3] - windows[stop][1]) <= BATCH_TOKENS
-        ):
-            stop += 1
-        batch, start = windows[start:stop], stop
-        width = batch[-1][3] - batch[-1][1]
+    width_of = [end - first for _, first, _, end in windows]
+    for group in batches_of(range(len(windows)), width_of.__getitem__, device):
+        batch, width = [windows[at] for at in group], width_of[group[-1]]
         ids = np.zeros((len(batch), width), dtype=np.int64)
         labels = np.full((len(batch), width), -1, dtype=np.int64)
         for row, (index, first, scored, end) in enumerate(batch):

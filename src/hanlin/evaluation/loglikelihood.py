@@ -12,20 +12,18 @@ Two ways to tell the tokens of a continuation from those of its context:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from hanlin.common.errors import HanlinError
+from hanlin.evaluation.batches import batches_of, padded
 from hanlin.evaluation.benchmarks.items import Request
 from hanlin.model import CausalLM
-from hanlin.model.kv_cache import KVCache
 from hanlin.tokenizer import Tokenizer
 
-BATCH_TOKENS = 8192  # read at once, padding included
-_WORTH_SHARING = 24  # tokens that a shared beginning must save to be read once; below, rows are cheaper
 Boundary = Literal["bytes", "tokens"]
 
 
@@ -141,118 +139,81 @@ def score_groups(
     on_batch: Callable[[int], None] | None = None,
 ) -> list[list[LogLikelihood]]:
     """Log likelihoods of groups of sequences, such as the choices of an item. What the sequences of a group
-    begin with is read once where that spares enough.
+    begin with is read once.
 
     Args:
         on_batch: told how many groups are done by each batch.
     """
     training = model.training
     model.eval()
-    found: list[list[LogLikelihood | None]] = [[None] * len(group) for group in groups]
-    shared = [_shared(group) for group in groups]
-    plain = [at for at, size in enumerate(shared) if not size]
-    for batch in _batches(plain, lambda at: len(groups[at]) * max(len(row.ids) for row in groups[at])):
-        rows = [(at, place) for at in batch for place in range(len(groups[at]))]
-        scored = _score_rows(model, [groups[at][place] for at, place in rows])
-        for (at, place), value in zip(rows, scored, strict=True):
-            found[at][place] = value
-        if on_batch is not None:
-            on_batch(len(batch))
-    together = [at for at, size in enumerate(shared) if size]
-    for batch in _batches(together, lambda at: len(groups[at]) * max(len(row.ids) for row in groups[at])):
-        for at, values in zip(
-            batch, _score_shared(model, [(groups[at], shared[at]) for at in batch]), strict=True
-        ):
-            found[at] = list(values)
+    rows = [_Row.of(group) for group in groups]
+    found: list[list[LogLikelihood]] = [[] for _ in groups]
+    for batch in batches_of(range(len(groups)), lambda at: len(rows[at].ids), model.device):
+        states = _read(model, [rows[at] for at in batch])
+        values = iter(_judge(model, states, [sequence for at in batch for sequence in groups[at]]))
+        for at in batch:
+            found[at] = [next(values) for _ in groups[at]]
         if on_batch is not None:
             on_batch(len(batch))
     model.train(training)
-    return [[value for value in group if value is not None] for group in found]
+    return found
+
+
+class _Row(NamedTuple):
+    """A group in one row of the model: what its sequences begin with, then what each goes on with, as
+    branches that don't see one another. Nothing is read twice, and only rows of other lengths are padded for.
+
+    Attributes:
+        ids, positions, branches: (tokens,) int64; see `AttentionInputs`.
+        scored: places of the states that predict the scored tokens, sequence after sequence.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray
+    branches: np.ndarray
+    scored: np.ndarray
+
+    @classmethod
+    def of(cls, group: Sequence[Sequenced]) -> _Row:
+        """The row of a group."""
+        trunk = _shared(group)
+        ids, positions, branches, scored = [group[0].ids[:trunk]], [np.arange(trunk)], [np.zeros(trunk)], []
+        end = trunk
+        for number, row in enumerate(group, start=1):
+            own = len(row.ids) - 1 - trunk
+            places = np.concatenate([np.arange(trunk), np.arange(end, end + own)])
+            scored.append(places[row.start - 1 :])
+            ids.append(row.ids[trunk:-1])
+            positions.append(np.arange(trunk, trunk + own))
+            branches.append(np.full(own, number))
+            end += own
+        columns = (np.concatenate(part).astype(np.int64) for part in (ids, positions, branches, scored))
+        return cls(*columns)
 
 
 def _shared(group: Sequence[Sequenced]) -> int:
-    """Tokens that all sequences of a group begin with, and that none of them scores; 0 where reading them
-    once would not pay."""
-    if len(group) < 2:
-        return 0
+    """Tokens that all sequences of a group begin with, and that none of them scores."""
     most = min(min(row.start, len(row.ids) - 1) for row in group)
     first = group[0].ids[:most]
     for row in group[1:]:
         differs = np.flatnonzero(first != row.ids[: len(first)])
         if len(differs):
             first = first[: int(differs[0])]
-    return len(first) if len(first) * (len(group) - 1) >= _WORTH_SHARING and len(first) > 1 else 0
+    return len(first)
 
 
-def _batches(indices: Sequence[int], cost: Callable[[int], int]) -> Iterator[list[int]]:
-    """Groups of like cost together, of at most `BATCH_TOKENS` when padded to the largest."""
-    ordered = sorted(indices, key=cost)
-    batch: list[int] = []
-    for index in ordered:
-        if batch and (len(batch) + 1) * cost(index) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _score_rows(model: CausalLM, rows: Sequence[Sequenced]) -> list[LogLikelihood]:
-    """Sequences read as padded rows."""
-    width = max(len(row.ids) for row in rows) - 1
-    ids = np.zeros((len(rows), width), dtype=np.int64)
-    kept = np.zeros((len(rows), width), dtype=bool)
-    for place, row in enumerate(rows):
-        ids[place, : len(row.ids) - 1] = row.ids[:-1]
-        kept[place, row.start - 1 : len(row.ids) - 1] = True
-    hidden = model.hidden(torch.from_numpy(ids).to(model.device))
-    states = hidden[torch.from_numpy(kept).to(model.device)]
-    return _judge(model, states, rows)
-
-
-def _score_shared(
-    model: CausalLM, groups: Sequence[tuple[Sequence[Sequenced], int]]
-) -> list[list[LogLikelihood]]:
-    """Groups whose sequences begin alike: the beginnings are read once into a cache, its rows are repeated,
-    and each sequence reads on from there."""
-    config, device = model.config, model.device
-    owner = [at for at, (group, _) in enumerate(groups) for _ in group]
-    rows = [row for group, _ in groups for row in group]
-    sizes = [size for _, size in groups]
-    rests = [row.ids[sizes[at] : -1] for at, row in zip(owner, rows, strict=True)]
-    longest = max(map(len, rests))
-    if len(groups) > 1 and max(sizes) + longest > config.max_position_embeddings:
-        # padding of the longest beginning by the longest rest would lie beyond the model's positions
-        half = len(groups) // 2
-        return _score_shared(model, groups[:half]) + _score_shared(model, groups[half:])
-    first = KVCache(config, len(groups), max(sizes), device, model.dtype)
-    begun = model.hidden(_padded([group[0].ids[:size] for group, size in groups], device), cache=first)
-    cache = KVCache(config, len(rows), max(sizes) + longest, device, model.dtype)
-    taken = torch.tensor(owner, device=device)
-    for layer in range(config.num_hidden_layers):
-        cache.keys[layer][:, :, : max(sizes)] = first.keys[layer][taken]
-        cache.values[layer][:, :, : max(sizes)] = first.values[layer][taken]
-    cache.set_lengths([sizes[at] for at in owner])
-    hidden = (
-        model.hidden(_padded(rests, device), cache=cache)
-        if longest
-        else torch.empty(len(rows), 0, begun.shape[-1], device=device, dtype=begun.dtype)
+def _read(model: CausalLM, rows: Sequence[_Row]) -> torch.Tensor:
+    """The states that predict the scored tokens of the rows, (tokens, hidden_size), row after row."""
+    device = model.device
+    branched = any(row.branches[-1] > 1 for row in rows)
+    hidden = model.hidden(
+        padded([row.ids for row in rows], device),
+        positions=padded([row.positions for row in rows], device),
+        branches=padded([row.branches for row in rows], device) if branched else None,
     )
-    states = []
-    for place, (at, row) in enumerate(zip(owner, rows, strict=True)):
-        size = sizes[at]
-        own = torch.cat([begun[at, size - 1 : size], hidden[place, : len(rests[place])]])
-        states.append(own[row.start - size :])
-    values = iter(_judge(model, torch.cat(states), rows))
-    return [[next(values) for _ in group] for group, _ in groups]
-
-
-def _padded(rows: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-    """Rows of ids as one array, padded at the end, where no real token looks."""
-    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row
-    return torch.from_numpy(ids).to(device)
+    width = hidden.shape[1]
+    places = np.concatenate([at * width + row.scored for at, row in enumerate(rows)])
+    return hidden.flatten(0, 1)[torch.from_numpy(places).to(device)]
 
 
 def _judge(model: CausalLM, states: torch.Tensor, rows: Sequence[Sequenced]) -> list[LogLikelihood]:

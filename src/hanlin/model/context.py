@@ -8,8 +8,8 @@ from typing import TypedDict
 
 import torch
 
-from hanlin.model.attention.backends import PackedShape, backend_for
-from hanlin.model.attention.reference import attend, cache_mask
+from hanlin.model.attention.backends import BACKENDS, PackedShape, backend_for
+from hanlin.model.attention.reference import attend, branch_mask, cache_mask
 from hanlin.model.config import ModelConfig
 from hanlin.model.kv_cache import KVCache
 
@@ -23,6 +23,9 @@ class AttentionInputs(TypedDict, total=False):
     doc_starts: `common.documents.document_starts` of doc_ids, which spares some attention back ends a wait
         for the device.
     cache: keys and values of earlier tokens; see `KVCache`.
+    branches: (B, T) int64, texts that begin alike in one row: a token of branch n > 0 sees what it could
+        see without this of branch 0, the trunk, and of its own branch. Give their positions, which run on
+        from the trunk's in each. Not with a cache.
     inputs_embeds: (B, T, hidden_size), read in place of the embeddings of the ids.
     """
 
@@ -30,6 +33,7 @@ class AttentionInputs(TypedDict, total=False):
     doc_ids: torch.Tensor | None
     doc_starts: torch.Tensor | None
     cache: KVCache | None
+    branches: torch.Tensor | None
     inputs_embeds: torch.Tensor | None
 
 
@@ -60,6 +64,7 @@ class ForwardContext:
         doc_ids: torch.Tensor | None = None,
         doc_starts: torch.Tensor | None = None,
         cache: KVCache | None = None,
+        branches: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ):
         batch, length = ids.shape
@@ -79,6 +84,10 @@ class ForwardContext:
             self.mask = cache_mask(self.positions, self.filled, dtype)
             return
         self.positions = steps.expand(batch, length) if positions is None else positions
+        if branches is not None:
+            self.backend = BACKENDS["masked_sdpa"]
+            self.mask = branch_mask(branches, doc_ids, dtype)
+            return
         groups = config.num_attention_heads // config.num_key_value_heads
         self.backend = backend_for(ids.device, dtype, config.head_dim, groups)
         self.mask = self.backend.prepare(PackedShape(doc_ids, doc_starts, batch, length, ids.device, dtype))

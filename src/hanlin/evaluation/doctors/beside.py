@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from hanlin.common.errors import HanlinError
-from hanlin.evaluation.doctors.context import DoctorContext, batches_of, padded
+from hanlin.evaluation.batches import batches_of, padded
+from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.model import CausalLM
 
 _LOGITS = 1 << 23  # at once, of each model: 32 MiB
@@ -59,7 +60,7 @@ def read_beside(context: DoctorContext, other: CausalLM) -> Beside:
     sizes = np.zeros(model.config.vocab_size)
     tokens = context.tokenizer.vocabulary.tokens
     sizes[: len(tokens)] = [len(token) for token in tokens]
-    for batch in batches_of(sorted(range(len(rows)), key=lambda at: len(rows[at])), lambda at: len(rows[at])):
+    for batch in batches_of(range(len(rows)), lambda at: len(rows[at]), context.model.device):
         ids = padded([rows[at][:-1] for at in batch])
         states = [each.hidden(ids.to(each.device)) for each in (model, other)]
         for place, at in enumerate(batch):

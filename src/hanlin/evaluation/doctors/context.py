@@ -15,6 +15,7 @@ import torch
 
 from hanlin.corpus.canaries import Canaries
 from hanlin.dataset import TokenDataset
+from hanlin.evaluation.batches import batches_of, padded
 from hanlin.evaluation.benchmarks.items import Item
 from hanlin.evaluation.doctors.prompts import BEGINNINGS, QUESTIONS
 from hanlin.inference import Engine, SamplingParams, encode_prompt
@@ -22,7 +23,6 @@ from hanlin.model import CausalLM
 from hanlin.tokenizer import Tokenizer
 from hanlin.tokenizer.special import IM_START
 
-BATCH_TOKENS = 8192
 MOST_TOKENS = 40_000  # of text that is read for the table: 200 documents of 200 tokens
 _LOGITS = 1 << 24  # at once: 64 MiB
 PROMPT_TOKENS = 16  # of a document's beginning that a model which only continues text is given
@@ -285,9 +285,8 @@ def answered(record: Mapping[str, Any]) -> bool:
 def token_table(model: CausalLM, rows: Sequence[np.ndarray]) -> TokenTable:
     """Read each row's tokens but the first; rows are at most as long as the model's positions and one."""
     parts: dict[str, list[np.ndarray]] = {field.name: [] for field in dataclasses.fields(TokenTable)}
-    order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
-    for batch in batches_of(order, lambda at: len(rows[at])):
-        hidden = model.hidden(padded([rows[at][:-1] for at in batch]).to(model.device))
+    for batch in batches_of(range(len(rows)), lambda at: len(rows[at]), model.device):
+        hidden = model.hidden(padded([rows[at][:-1] for at in batch], model.device))
         for place, at in enumerate(batch):
             row = rows[at]
             states = hidden[place, : len(row) - 1]
@@ -314,21 +313,3 @@ def token_table(model: CausalLM, rows: Sequence[np.ndarray]) -> TokenTable:
                         value if isinstance(value, np.ndarray) else value.cpu().numpy()  # type: ignore[union-attr]
                     )
     return TokenTable(**{name: np.concatenate(values) for name, values in parts.items()})
-
-
-def padded(rows: Sequence[np.ndarray]) -> torch.Tensor:
-    """Rows of ids as one array, padded at their ends, where no real token looks; (rows, longest) int64."""
-    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row
-    return torch.from_numpy(ids)
-
-
-def batches_of(order: Sequence[int], length: Any) -> list[list[int]]:
-    """Indices in an ascending order of length, in groups of at most `BATCH_TOKENS` when padded."""
-    groups: list[list[int]] = []
-    for at in order:
-        if not groups or (len(groups[-1]) + 1) * length(at) > BATCH_TOKENS:
-            groups.append([])
-        groups[-1].append(at)
-    return groups

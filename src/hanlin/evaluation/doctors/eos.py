@@ -9,6 +9,7 @@ import torch
 
 from hanlin.common.atomic import read_json
 from hanlin.common.messages import Text, listing
+from hanlin.evaluation.batches import padded
 from hanlin.evaluation.doctors.base import (
     Doctor,
     Finding,
@@ -17,7 +18,7 @@ from hanlin.evaluation.doctors.base import (
     below,
     register_doctor,
 )
-from hanlin.evaluation.doctors.context import DoctorContext, padded
+from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.evaluation.levels import LEVELS
 from hanlin.evaluation.statistics import FEWEST, Metric
 
@@ -234,7 +235,7 @@ def end_statistics(
     model = context.model
     ranks, shares, early = np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
     for at, (row, first) in enumerate(zip(rows, firsts, strict=True)):
-        hidden = model.hidden(padded([row[:-1]]).to(model.device))[0, first - 1 :]
+        hidden = model.hidden(padded([row[:-1]], model.device))[0, first - 1 :]
         logits = model.logits(hidden).float()
         share = logits.log_softmax(-1).exp()[:, token].double().cpu().numpy()
         ranks[at] = 1 + int((logits[-1] > logits[-1, token]).sum())

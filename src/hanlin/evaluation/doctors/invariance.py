@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from hanlin.common.messages import Text
+from hanlin.evaluation.batches import padded
 from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, register_doctor
-from hanlin.evaluation.doctors.context import DoctorContext, padded
+from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.evaluation.doctors.prompts import BEGINNINGS, QUESTIONS
 from hanlin.model import CausalLM
 from hanlin.model.kv_cache import KVCache
@@ -65,7 +66,7 @@ class InvarianceDoctor(Doctor):
 @torch.inference_mode()
 def _read(model: CausalLM, rows: list[np.ndarray]) -> np.ndarray:
     """Log likelihood of each row's tokens but the first, in one padded pass, (rows,)."""
-    hidden = model.hidden(padded([row[:-1] for row in rows]).to(model.device))
+    hidden = model.hidden(padded([row[:-1] for row in rows], model.device))
     return np.array([_sum(model, hidden[place, : len(row) - 1], row) for place, row in enumerate(rows)])
 
 
@@ -76,7 +77,7 @@ def _cached(model: CausalLM, row: np.ndarray) -> float:
     half = len(row) // 2
     states = []
     for begin, end in [(0, half), *((at, at + 1) for at in range(half, len(row) - 1))]:
-        states.append(model.hidden(padded([row[begin:end]]).to(model.device), cache=cache)[0])
+        states.append(model.hidden(padded([row[begin:end]], model.device), cache=cache)[0])
         cache.advance(end - begin)
     return _sum(model, torch.cat(states), row)
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from hanlin.common.messages import Text
+from hanlin.evaluation.batches import padded
 from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, register_doctor
-from hanlin.evaluation.doctors.context import DoctorContext, padded
+from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.evaluation.doctors.prompts import BEGINNINGS, QUESTIONS
 from hanlin.evaluation.statistics import Metric
 
@@ -112,7 +113,7 @@ def _look(context: DoctorContext, row: np.ndarray) -> dict[str, Any]:
     """One text's pass: by layer largest and median activation, RMS, largest attention logit, and each head's
     mean attention to the first token."""
     model = context.model
-    ids = padded([row]).to(model.device)
+    ids = padded([row], model.device)
     forward = model.context(ids)
     found: dict[str, Any] = {"peak": [], "median": [], "rms": [], "logit": [], "first": []}
     attend = forward.attend

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from hanlin.common.messages import Text
+from hanlin.evaluation.batches import batches_of, padded
 from hanlin.evaluation.doctors.base import Doctor, Finding, Sign, exactly, register_doctor, unknown
-from hanlin.evaluation.doctors.context import DoctorContext, batches_of, padded
+from hanlin.evaluation.doctors.context import DoctorContext
 from hanlin.evaluation.doctors.prompts import REPETITIONS
 from hanlin.evaluation.doctors.vocabulary import (
     examples,
@@ -158,8 +159,8 @@ def _most_probable(context: DoctorContext, ids: Sequence[int]) -> np.ndarray:
                     rows.append(_before(context, np.asarray(stands[max(0, end - _BEFORE) : end]), before))
                     owners.append(place)
     most = np.zeros(len(ids))
-    for batch in batches_of(sorted(range(len(rows)), key=lambda at: len(rows[at])), lambda at: len(rows[at])):
-        hidden = context.model.hidden(padded([rows[at] for at in batch]).to(context.model.device))
+    for batch in batches_of(range(len(rows)), lambda at: len(rows[at]), context.model.device):
+        hidden = context.model.hidden(padded([rows[at] for at in batch], context.model.device))
         last = hidden[torch.arange(len(batch)), torch.tensor([len(rows[at]) - 1 for at in batch])]
         shares = context.model.logits(last).float().softmax(-1).cpu().numpy()
         for place, at in enumerate(batch):

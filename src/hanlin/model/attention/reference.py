@@ -222,6 +222,23 @@ def packed_mask(doc_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> to
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, float("-inf"))[:, None]
 
 
+def branch_mask(
+    branches: torch.Tensor, doc_ids: torch.Tensor | None, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Additive mask (B, 1, T, T): 0 where key j ≤ query i lies in the same document, and in the trunk or in
+    the query's own branch; -inf elsewhere.
+
+    Args:
+        branches: (B, T) int, 0 for the trunk. doc_ids: (B, T) int, or None for one document a row.
+    """
+    key, query = branches[:, None, :], branches[:, :, None]
+    allowed = (key == 0) | (key == query)
+    if doc_ids is not None:
+        allowed &= doc_ids[:, None, :] == doc_ids[:, :, None]
+    allowed = allowed.tril()
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, float("-inf"))[:, None]
+
+
 def cache_mask(positions: torch.Tensor, filled: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Additive mask (B, 1, T, filled) for queries at absolute `positions` (B, T) over cached keys 0 …
     filled-1."""
