@@ -20,6 +20,7 @@ from hanlin.dataset import TokenDataset
 from hanlin.model import ModelConfig
 from hanlin.recipe.recipe import Recipe
 from hanlin.tokenizer import Tokenizer, load_tokenizer
+from hanlin.tokenizer.foreign import open_any
 
 _SENTENCE = 60  # characters of the sentence that is cut into tokens
 _EXAMPLE = 400  # tokens of an item of training data
@@ -94,7 +95,7 @@ def examples(recipe: Recipe, out: Path, problems: Mapping[str, Any]) -> dict[str
     Args:
         problems: one of each stage on problems, which are not encoded.
     """
-    tokenizer = load_tokenizer(out / "model")
+    tokenizer = open_any(out / "model")
     found: dict[str, list[dict[str, Any]]] = {}
     for stage in recipe.stages:
         folder = out / "dataset" if stage.stage.schema is None else out / "data" / stage.id

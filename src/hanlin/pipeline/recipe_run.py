@@ -33,6 +33,7 @@ from hanlin.report.corpus_page import render_corpus
 from hanlin.report.format import export_steps
 from hanlin.stages.base import content_hash
 from hanlin.tokenizer import load_tokenizer, train_tokenizer
+from hanlin.tokenizer.foreign import open_any
 
 SUGGESTIONS = "suggestions.json"  # what the chat page offers to ask; beside the model, no part of it
 
@@ -187,7 +188,7 @@ class RecipeRun:
         metrics |= suite.measure(path, others).metrics
         tasks = [name for name in dict.fromkeys(names) if is_task(name)]
         if tasks:
-            exam = Exam(suite.scope(context.current.reasoning or bool(free_forms)), load_tokenizer(path))
+            exam = Exam(suite.scope(context.current.reasoning or bool(free_forms)), open_any(path))
             model = suite.open(path)
             metrics |= exam(model, tasks)
             usual = sampling_defaults(path)

@@ -9,7 +9,7 @@ from hanlin.common.progress import Progress
 from hanlin.inference import generate_text
 from hanlin.model import load_model
 from hanlin.recipe.recipe import Recipe
-from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.foreign import open_any
 
 TEMPERATURE = 0.7
 
@@ -43,7 +43,7 @@ def speak_samples(
     def speak(path: Path) -> list[str]:
         return generate_text(
             load_model(path, device=recipe.device),
-            load_tokenizer(path),
+            open_any(path),
             [prompt[kind] for prompt in prompts],
             max_new_tokens=recipe.evaluation.max_new_tokens,
             temperature=TEMPERATURE,

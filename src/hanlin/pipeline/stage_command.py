@@ -50,6 +50,7 @@ from hanlin.stages.pretrain import PretrainConfig
 from hanlin.stages.reward_model import require_trunk
 from hanlin.stages.stage import STAGES, StageConfig, StageInputs, is_artifact
 from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.foreign import open_any
 from hanlin.training.distributed.launch import init_distributed
 from hanlin.training.distributed.strategy import Strategy
 from hanlin.training.spikes import RUN, SPIKES, write_run_file
@@ -283,7 +284,7 @@ def _key(file: StageFile) -> str:
     asked["data"] = {key: value for key, value in (asked.get("data") or {}).items() if key != "files"}
     parts: list[Any] = [config.kind, asked, file.seed, file.device]
     if config.parent:
-        load_tokenizer(Path(config.parent))  # says it where there is no model
+        open_any(Path(config.parent))  # says it where there is no model
         parts.append(content_hash(config.parent))
         if config.stage.produces == "reward_model":
             require_trunk(ModelConfig.from_hf(Path(config.parent)))

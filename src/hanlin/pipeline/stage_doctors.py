@@ -19,7 +19,7 @@ from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run_context import RunContext
 from hanlin.report.findings import alarms_text
 from hanlin.stages.stage import StageConfig
-from hanlin.tokenizer import load_tokenizer
+from hanlin.tokenizer.foreign import open_any
 
 COUNT = 40  # texts and conversations, and replies of either sort: some two seconds for a model of the demo
 
@@ -67,7 +67,7 @@ def _context(run: RunContext, before: Lineage, after: Lineage) -> DoctorContext:
     labelled = None if last is None else run.out / "data" / last.id
     return DoctorContext(
         run.suite.open(path),
-        load_tokenizer(path),
+        open_any(path),
         folder=path,
         documents=[document["text"] for document in held],
         sources=[str(document.get("source") or "") for document in held],

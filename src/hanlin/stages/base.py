@@ -25,7 +25,8 @@ from hanlin.model.adapters import Adapter
 from hanlin.model.checkpoint_io import WEIGHTS
 from hanlin.model.low_rank import adapted_parameters
 from hanlin.model.peft_files import ADAPTER_CONFIG
-from hanlin.tokenizer import Tokenizer, load_tokenizer
+from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.foreign import open_any
 from hanlin.training import BatchSource, Objective, TrainResult, train
 from hanlin.training.distributed.process_group import ProcessGroup
 from hanlin.training.distributed.strategy import SingleProcess, Strategy
@@ -83,7 +84,7 @@ class Job:
             object.__setattr__(self, "_adapted", base)
             self._say_adapter(model)
         check_length(model, seq_len)
-        return model, load_tokenizer(parent)
+        return model, open_any(parent)
 
     def _say_adapter(self, model: CausalLM) -> None:
         """What is trained, and whether it is worth it."""

@@ -26,7 +26,8 @@ from hanlin.model import CausalLM, ModelConfig, ModelShape
 from hanlin.model.adapters import Adapter
 from hanlin.stages.base import Job
 from hanlin.stages.data.base import DataScope, DataSource, Schema
-from hanlin.tokenizer import Tokenizer, load_tokenizer
+from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.foreign import open_any
 from hanlin.training import TrainConfig, TrainResult
 
 STAGES: Registry[Stage] = Registry(Text("kind of stage"))
@@ -218,7 +219,7 @@ class Stage:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""
-        return load_tokenizer(self.inputs.tokenizer)
+        return open_any(self.inputs.tokenizer)
 
     def encoded(self, key: Any, build: Callable[[Path, str], TokenDataset]) -> TokenDataset:
         """The data set at `data`, made by `build(path, key)` unless it is there already; a damaged one is

@@ -204,18 +204,27 @@ class ForeignTokenizer(Tokenizer):
         return Vocabulary(self.spellings, [], list(self.special))
 
     def decode_bytes(self, ids: Iterable[int] | numpy.ndarray) -> bytes:
-        """The bytes that ids spell, control tokens by their names.
+        """The bytes that ids spell, control tokens by their names; nothing where the model's vocabulary is
+        padded beyond the tokenizer's.
 
         Raises:
-            HanlinError: an id that is not in the vocabulary.
+            HanlinError: an id that is in neither.
         """
         names = self._names
         parts = []
         for token in map(int, ids):
-            if not 0 <= token < self.vocab_size:
+            if not 0 <= token < self._padded_size:
                 raise self._unknown(token)
-            parts.append(names.get(token) or self.spellings[token])
+            if token < self.vocab_size:
+                parts.append(names.get(token) or self.spellings[token])
         return b"".join(parts)
+
+    @cached_property
+    def _padded_size(self) -> int:
+        """Ids that the model beside it may write are below this number."""
+        file = self.path.parent / "config.json"
+        size = read_json(file).get("vocab_size") if file.is_file() else None
+        return max(self.vocab_size, size if isinstance(size, int) else 0)
 
     @cached_property
     def _names(self) -> dict[int, bytes]:
