@@ -96,10 +96,11 @@ def test_leaving_at_the_moment_a_token_comes_is_noticed():
     `asyncio.wait_for` lost it)."""
 
     async def scene() -> bool:
-        handle = RequestHandle(asyncio.get_running_loop())
+        handle = RequestHandle(asyncio.get_running_loop(), "tiny")
         worker = types.SimpleNamespace(submit=lambda *_: handle)
         run = ResponseStream(
             worker,
+            "tiny",
             [],
             [Choice(0, tiny_tokenizer(), [], chat=False, reasoning=False, keep_tags=False)],
             timeout=60,

@@ -187,7 +187,7 @@ def test_the_address_it_listens_on_is_answered(tmp_path, monkeypatch):
     monkeypatch.setattr("hanlin.serving.server.Engine", lambda *_, **__: None)
     monkeypatch.setattr(
         "hanlin.serving.server.create_app",
-        lambda engine, tokenizer, settings: seen.update(hosts=settings.hosts),
+        lambda engine, tokenizer, settings, others: seen.update(hosts=settings.hosts),
     )
     monkeypatch.setattr(
         "hanlin.serving.server.make_server",

@@ -1,5 +1,5 @@
-"""Stages that begin from a model of others: trained with its own tokenizer and template, and published so that
-transformers opens the result as it opened the base."""
+"""Stages that begin from a model of others: trained with its own tokenizer and template, and published so
+that transformers opens the result as it opened the base."""
 
 from __future__ import annotations
 

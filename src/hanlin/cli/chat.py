@@ -41,6 +41,7 @@ PASTE_PAUSE = 0.03  # seconds without another line after which what was pasted i
 def chat(
     model_dir: Path | str,
     *,
+    adapter: Path | None = None,
     system: str | None = None,
     thinking: str = "auto",
     max_new_tokens: int = 1024,
@@ -55,6 +56,7 @@ def chat(
 
     Args:
         model_dir: a model's directory, or a run's.
+        adapter: directory of one that was trained on it.
         thinking: on, off, or auto (the model decides).
         temperature, top_p: what the model's generation config says when absent.
         source, output: standard input and output when absent.
@@ -75,7 +77,7 @@ def chat(
         name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None
     }
     params = SamplingParams(max_new_tokens=max_new_tokens, seed=seed, **settings)
-    model, tokenizer = load_chat_model(model_dir, device)
+    model, tokenizer = load_chat_model(model_dir, device, adapter)
     session = ChatSession(
         Engine(model, tokenizer, max_batch=1),
         tokenizer,

@@ -321,6 +321,7 @@ def generate(
     model: Path,
     *prompts: str,
     chat: Flag = False,
+    adapter: Path | None = None,
     max_new_tokens: int = 128,
     temperature: float = 0.7,
     seed: int = 0,
@@ -334,6 +335,8 @@ def generate(
         Texts; a line each from stdin when there are none.
     chat
         Answer as in a conversation.
+    adapter
+        Directory of an adapter that was trained on this model.
     """
     from hanlin.inference import SamplingParams, generate_text, load_chat_model, resolve_model_dir
 
@@ -343,7 +346,7 @@ def generate(
             "generate MODEL TEXT."
         )
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    loaded, tokenizer = load_chat_model(model)
+    loaded, tokenizer = load_chat_model(model, adapter=adapter)
     texts = list(prompts) or [line.rstrip("\n") for line in sys.stdin]
     asked: list[Any] = [[{"role": "user", "content": text}] for text in texts] if chat else texts
     answers = generate_text(loaded, tokenizer, asked, params=params)
@@ -371,15 +374,27 @@ def chat(
     model: Path,
     /,
     *,
+    adapter: Path | None = None,
     device: str | None = None,
     temperature: float | None = None,
     max_new_tokens: int | None = None,
     seed: int | None = None,
 ) -> None:
-    """Talk to a model in the terminal."""
+    """Talk to a model in the terminal.
+
+    Parameters
+    ----------
+    adapter
+        Directory of an adapter that was trained on this model.
+    """
     from hanlin.cli.chat import chat as talk
 
-    options = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    options = {
+        "adapter": adapter,
+        "temperature": temperature,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
     talk(model, device=device, **{name: value for name, value in options.items() if value is not None})
 
 
@@ -388,6 +403,7 @@ def serve(
     model: Path,
     /,
     *,
+    adapter: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
@@ -398,6 +414,8 @@ def serve(
 
     Parameters
     ----------
+    adapter
+        NAME=DIR, an adapter that was trained on this model, which clients call by its name; may be repeated.
     host
         Another address than 127.0.0.1 needs an API key.
     port
@@ -411,7 +429,15 @@ def serve(
     from hanlin.serving import serve as start
 
     api_key = api_key or os.environ.get("HANLIN_API_KEY")
-    start(model, host=host, port=port, api_key=api_key, origins=allow_origin, device=device)
+    start(
+        model,
+        host=host,
+        port=port,
+        api_key=api_key,
+        adapters=adapter,
+        origins=allow_origin,
+        device=device,
+    )
 
 
 @export_app.command(name="gguf", **verb("export gguf"))

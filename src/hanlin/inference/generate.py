@@ -12,7 +12,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text
 from hanlin.inference.engine import Engine
 from hanlin.inference.sampling import SamplingParams, SettingOutOfRange
-from hanlin.model import CausalLM, load_model
+from hanlin.model import CausalLM, load_adapted, load_model
+from hanlin.model.low_rank import merge_low_rank
 from hanlin.model.peft_files import is_adapter, model_directory
 
 if TYPE_CHECKING:
@@ -79,12 +80,18 @@ def refuse_reward_model(folder: Path) -> None:
         )
 
 
-def load_chat_model(path: Path | str, device: str | None = None) -> tuple[CausalLM, Tokenizer]:
+def load_chat_model(
+    path: Path | str, device: str | None = None, adapter: Path | str | None = None
+) -> tuple[CausalLM, Tokenizer]:
     """Model and tokenizer of a model or run directory, of Hanlin's or in the format of transformers, checked
     to belong together.
 
+    Args:
+        adapter: directory of one that was trained on this model, to be merged in memory.
+
     Raises:
-        HanlinError: no model, no tokenizer, or the tokenizer has more entries than the model's vocabulary.
+        HanlinError: no model, no tokenizer, or the tokenizer has more entries than the model's vocabulary;
+            the adapter is of another model.
     """
     from hanlin.tokenizer.files import TOKENIZER_JSON
     from hanlin.tokenizer.foreign import open_any
@@ -92,7 +99,12 @@ def load_chat_model(path: Path | str, device: str | None = None) -> tuple[Causal
     folder = resolve_model_dir(path)
     refuse_reward_model(folder)
     words = folder if (folder / TOKENIZER_JSON).is_file() else model_directory(folder)
-    model, tokenizer = load_model(folder, device=device), open_any(words)
+    if adapter is None:
+        model = load_model(folder, device=device)
+    else:
+        model = load_adapted(adapter, folder, device)
+        merge_low_rank(model)
+    tokenizer = open_any(words)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise HanlinError(
             "The tokenizer of {folder} has {tokenizer_size} tokens, its model knows {model_size}. They do "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import stat
@@ -347,6 +348,24 @@ def load_adapted(adapter: Path | str, base: Path | str | None = None, device: st
     directory.require_base(below)
     put_on(model, directory)
     return model.eval()
+
+
+def adapted_copy(model: CausalLM, folder: Path | str, adapter: Path | str) -> CausalLM:
+    """A model with an adapter put on, unmerged, beside the model itself: they share the weights, but for
+    those that the adapter wants quantised.
+
+    Args:
+        folder: the model's directory.
+
+    Raises:
+        HanlinError: no adapter there, damaged, or one of another model.
+    """
+    directory = read_adapter(adapter)
+    directory.require_base(Path(folder))
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    adapted = copy.deepcopy(model, shared)
+    put_on(adapted, directory)
+    return adapted.to(model.device).eval()
 
 
 def load_reward_model(path: Path | str, device: str | None = None) -> RewardModel:

@@ -1,10 +1,10 @@
-"""The OpenAI-compatible API and the chat page, as an ASGI application around one engine."""
+"""The OpenAI-compatible API and the chat page, as an ASGI application around an engine, or several."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,21 @@ STATIC = Path(__file__).parent / "static"
 MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None = None) -> FastAPI:
-    """The application; its engine runs from start-up to shutdown on a thread of its own.
+def create_app(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    settings: Settings | None = None,
+    others: Mapping[str, Engine] | None = None,
+) -> FastAPI:
+    """The application; its engines run from start-up to shutdown on a thread of their own.
 
     Neither prompts nor answers are ever logged.
+
+    Args:
+        others: engines of further models, by name, such as adapters on the first one's.
     """
     settings = settings or Settings()
-    worker = EngineWorker(engine, settings.max_waiting)
+    worker = EngineWorker({settings.model_id: engine, **(others or {})}, settings.max_waiting)
     service = Service(worker, tokenizer, settings)
 
     @contextlib.asynccontextmanager
@@ -64,7 +72,7 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
             f"# TYPE hanlin_{name}_total counter\nhanlin_{name}_total {value}"
             for name, value in worker.totals.items()
         ]
-        gauges = {"running": engine.active, "waiting": max(0, worker.unfinished - engine.active)}
+        gauges = {"running": worker.active, "waiting": max(0, worker.unfinished - worker.active)}
         lines += [f"# TYPE hanlin_{name} gauge\nhanlin_{name} {value}" for name, value in gauges.items()]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
@@ -75,12 +83,12 @@ def create_app(engine: Engine, tokenizer: Tokenizer, settings: Settings | None =
 
     @app.get("/v1/models", responses=declared())
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [service.card()]}
+        return {"object": "list", "data": service.cards()}
 
     @app.get("/v1/models/{model_id:path}", responses=declared(404))
     async def get_model(model_id: str) -> dict[str, Any]:
         service.check_model(model_id)
-        return service.card()
+        return service.card(model_id)
 
     answers: dict[int | str, dict[str, Any]] = {
         200: {

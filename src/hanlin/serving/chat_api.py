@@ -69,7 +69,7 @@ async def chat_completions(service: Service, body: ChatRequest, request: Request
     )
     return await json_response(
         {
-            **service.head("chatcmpl", "chat.completion"),
+            **service.head("chatcmpl", "chat.completion", body),
             "choices": answers,
             "usage": response.usage(len(prompt)),
         }
@@ -104,7 +104,7 @@ async def _chunks(
     """The stream's chunks: the role of every choice, its text as it comes, its finish reason, the usage if
     asked for."""
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    head = service.head("chatcmpl", "chat.completion.chunk") | ({"usage": None} if usage else {})
+    head = service.head("chatcmpl", "chat.completion.chunk", body) | ({"usage": None} if usage else {})
     for choice in response.choices:
         yield {
             **head,

@@ -59,7 +59,7 @@ async def completions(service: Service, body: CompletionRequest, request: Reques
             lambda group=group: [_choice(service, body, delta) for delta in group]
         )
     return await json_response(
-        {**service.head("cmpl", "text_completion"), "choices": answers, "usage": usage()}
+        {**service.head("cmpl", "text_completion", body), "choices": answers, "usage": usage()}
     )
 
 
@@ -115,7 +115,7 @@ async def _chunks(
     service: Service, response: ResponseStream, body: CompletionRequest, usage: Any
 ) -> AsyncIterator[dict[str, Any]]:
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
-    head = service.head("cmpl", "text_completion") | ({"usage": None} if wanted else {})
+    head = service.head("cmpl", "text_completion", body) | ({"usage": None} if wanted else {})
     names = None if body.logprobs is None else await asyncio.to_thread(lambda: service.token_names)
     writers = [None if names is None else TextLogprobs(service.tokenizer, names) for _ in response.choices]
     async for deltas in response.deltas():

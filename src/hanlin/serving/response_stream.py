@@ -144,7 +144,7 @@ class ResponseStream:
     """One request in flight. Iterate over its deltas, then `close` it; closing early cancels what still runs.
 
     Args:
-        scored: see `EngineWorker.submit`.
+        model, scored: see `EngineWorker.submit`.
 
     Raises (while iterating):
         ApiError: the engine failed, or the deadline passed.
@@ -153,6 +153,7 @@ class ResponseStream:
     def __init__(
         self,
         worker: EngineWorker,
+        model: str,
         requests: list[tuple[list[int], SamplingParams]],
         choices: list[Choice],
         timeout: float,
@@ -161,7 +162,7 @@ class ResponseStream:
         self.choices = choices
         self._worker = worker
         self._scored = scored or {}
-        self._handle = worker.submit(requests, scored)
+        self._handle = worker.submit(model, requests, scored)
         # The deadline is an event like any other: `asyncio.wait_for` before Python 3.12 can lose a
         # cancellation that comes with one.
         self._timer = self._handle.loop.call_later(
@@ -198,16 +199,16 @@ class ResponseStream:
                     raise ApiError(status, message, code="engine_error")
                 delta = choice.feed(event)
                 if choice.finish_reason is not None and event.finish_reason is None:
-                    self._worker.cancel(self._handle.generations[choice.index])
+                    self._worker.cancel(self._handle, choice.index)
                 merge(merged.setdefault(choice.index, ChunkDelta(choice.index)), delta)
             yield list(merged.values())
 
     def close(self) -> None:
         """Free the slots of choices that are not finished."""
         self._timer.cancel()
-        for choice, generation in zip(self.choices, self._handle.generations, strict=True):
+        for choice in self.choices:
             if choice.finish_reason is None:
-                self._worker.cancel(generation)
+                self._worker.cancel(self._handle, choice.index)
 
     def usage(self, prompt_tokens: int) -> dict[str, Any]:
         """OpenAI's usage object, over all choices."""

@@ -17,8 +17,9 @@ import uvicorn
 
 from hanlin.common.atomic import read_json
 from hanlin.common.errors import HanlinError
-from hanlin.common.messages import tr
+from hanlin.common.messages import listing, tr
 from hanlin.inference import Engine, load_chat_model, resolve_model_dir, sampling_defaults
+from hanlin.model.checkpoint_io import adapted_copy
 from hanlin.serving.app import create_app
 from hanlin.serving.connections import (
     SEND_BUFFER,
@@ -40,6 +41,7 @@ def serve(
     port: int = 8000,
     api_key: str | None = None,
     *,
+    adapters: Sequence[str] = (),
     origins: Sequence[str] = (),
     model_id: str | None = None,
     max_batch: int = 16,
@@ -51,13 +53,14 @@ def serve(
     Args:
         model_dir: a model's directory, or a run's.
         api_key: required of every client when set; without one only this machine itself can be served.
+        adapters: `NAME=DIR` each, served beside the model under that name.
         origins: pages of other origins whose scripts may call the API; "*" for any, which needs a key.
         model_id: the model's name in the API; the directory's when absent.
         max_batch: replies generated at the same time.
         max_waiting: replies that may wait for their turn.
 
     Raises:
-        HanlinError: no model, an open address without a key, or a port in use.
+        HanlinError: no model, an adapter of another one, an open address without a key, or a port in use.
     """
     check_exposure(host, api_key)
     origins = check_origins(origins, api_key)
@@ -67,6 +70,10 @@ def serve(
     suggestions = read_suggestions(folder)
     model, tokenizer = load_chat_model(folder, device)
     name = model_id or (folder.parent.name if folder.name == "model" else folder.name)
+    others = {
+        own: Engine(adapted_copy(model, folder, path), tokenizer, max_batch=max_batch)
+        for own, path in named_adapters(adapters, name).items()
+    }
     hosts = (*LOOPBACK, host) if is_loopback(host) and api_key is None else None
     settings = Settings(
         model_id=name,
@@ -92,19 +99,44 @@ def serve(
             file=sys.stderr,
             flush=True,
         )
+    if others:
+        print(tr("With adapters: {names}.", names=listing(others)), file=sys.stderr, flush=True)
     if api_key is not None:
         print(
             tr("A browser asks to log in: any user name, the API key as password."),
             file=sys.stderr,
             flush=True,
         )
-    app = create_app(Engine(model, tokenizer, max_batch=max_batch), tokenizer, settings)
+    app = create_app(Engine(model, tokenizer, max_batch=max_batch), tokenizer, settings, others)
     limits = Limits()
     limits = dataclasses.replace(limits, connections=affordable(limits.connections, raise_file_limit()))
     server = make_server(app, limits)
     bound_logs()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is closed
         server.run(sockets=[listener])
+
+
+def named_adapters(given: Sequence[str], model_id: str) -> dict[str, Path]:
+    """`NAME=DIR` each, as name → directory.
+
+    Raises:
+        HanlinError: something else, or a name that is taken.
+    """
+    found: dict[str, Path] = {}
+    for entry in given:
+        name, _, path = entry.partition("=")
+        if not name or not path:
+            raise HanlinError(
+                "--adapter {entry} should be NAME=DIR: the name that clients ask for, and the adapter's "
+                "directory.",
+                entry=entry,
+            )
+        if name == model_id or name in found:
+            raise HanlinError(
+                "--adapter {entry}: {name} is the name of another model.", entry=entry, name=name
+            )
+        found[name] = Path(path)
+    return found
 
 
 def make_server(app: Any, limits: Limits | None = None) -> uvicorn.Server:

@@ -64,7 +64,7 @@ class Service:
 
     def __init__(self, worker: EngineWorker, tokenizer: Tokenizer, settings: Settings):
         self.worker = worker
-        self.engine = worker.engine
+        self.engine = worker.engines[settings.model_id]  # the others have its vocabulary and its positions
         self.tokenizer = tokenizer
         self.settings = settings
         self.created = int(time.time())
@@ -85,30 +85,40 @@ class Service:
         found = read_json(self.tokenizer.path / TOKENIZER_CONFIG)
         return {name: value for name, value in found.items() if name != "name_or_path"}
 
-    def card(self) -> dict[str, Any]:
-        """The model as `/v1/models` lists it; `max_model_len` is an extension that vLLM has too."""
-        length = self.engine.max_length
+    def card(self, name: str) -> dict[str, Any]:
+        """A model as `/v1/models` lists it; `max_model_len`, and `parent` of an adapter, are extensions that
+        vLLM has too."""
+        base = self.settings.model_id
         return {
-            "id": self.settings.model_id,
+            "id": name,
             "object": "model",
             "created": self.created,
             "owned_by": "hanlin",
-            "max_model_len": length,
-        }
+            "max_model_len": self.engine.max_length,
+        } | ({} if name == base else {"parent": base})
 
-    def head(self, prefix: str, kind: str) -> dict[str, Any]:
+    def cards(self) -> list[dict[str, Any]]:
+        """All models, the one that answers by default first."""
+        return [self.card(name) for name in self.worker.engines]
+
+    def model_of(self, body: ModelBody) -> str:
+        """Name of the model that a request is for."""
+        return body.model or self.settings.model_id
+
+    def head(self, prefix: str, kind: str, body: ModelBody) -> dict[str, Any]:
         """The fields every response object and chunk begins with."""
         return {
             "id": f"{prefix}-{secrets.token_hex(12)}",
             "object": kind,
             "created": int(time.time()),
-            "model": self.settings.model_id,
+            "model": self.model_of(body),
         }
 
     def check_model(self, name: str | None) -> None:
-        """Raise a 404 for any model but the one served."""
-        if name is not None and name != self.settings.model_id:
-            message = f"The model {name[:100]!r} does not exist; this server has {self.settings.model_id!r}."
+        """Raise a 404 for a model that is not served."""
+        if name is not None and name not in self.worker.engines:
+            known = ", ".join(map(repr, self.worker.engines))
+            message = f"The model {name[:100]!r} does not exist; this server has {known}."
             raise ApiError(404, message, param="model", code="model_not_found")
 
     def check_request(self, body: SamplingBody) -> None:
@@ -189,7 +199,8 @@ class Service:
                 (ids, dataclasses.replace(params, seed=derive_seed(body.seed or 0, i)))
                 for i, (ids, params) in enumerate(requests)
             ]
-        return ResponseStream(self.worker, requests, choices, self.settings.request_timeout, scored)
+        model, timeout = self.model_of(body), self.settings.request_timeout
+        return ResponseStream(self.worker, model, requests, choices, timeout, scored)
 
 
 async def collect(response: ResponseStream, request: Request) -> list[ChunkDelta] | None:

@@ -40,29 +40,37 @@ class TokenEvent:
 class RequestHandle:
     """One request's choices inside the engine, and the queue their events arrive on."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop):
+    def __init__(self, loop: asyncio.AbstractEventLoop, model: str):
         self.loop = loop
+        self.model = model
         self.events: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self.generations: list[Generation] = []
 
 
 class EngineWorker:
-    """Runs an engine on a thread of its own, all requests in one continuous batch.
+    """Runs an engine on a thread of its own, all requests in one continuous batch; or several engines in
+    turns, such as a base and adapters on it.
 
     Args:
-        max_waiting: choices that may wait for a slot; beyond it `submit` refuses.
+        engines: by the names of their models.
+        max_waiting: choices that may wait for a slot, of all engines together; beyond it `submit` refuses.
     """
 
-    def __init__(self, engine: Engine, max_waiting: int = 64):
-        self.engine = engine
-        self.limit = engine.max_batch + max_waiting
+    def __init__(self, engines: Mapping[str, Engine], max_waiting: int = 64):
+        self.engines = dict(engines)
+        self.limit = max(engine.max_batch for engine in self.engines.values()) + max_waiting
         self.unfinished = 0
         self.totals = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[RequestHandle, TokenEvent]]] = {}
-        self._scorings = ScoringQueue(engine, self._end)
+        self._scorings = {name: ScoringQueue(engine, self._end) for name, engine in self.engines.items()}
         self._thread: threading.Thread | None = None
+
+    @property
+    def active(self) -> int:
+        """Choices being generated now."""
+        return sum(engine.active for engine in self.engines.values())
 
     @property
     def alive(self) -> bool:
@@ -81,11 +89,15 @@ class EngineWorker:
             self._thread.join(timeout=30)
 
     def submit(
-        self, requests: list[tuple[list[int], SamplingParams]], scored: Mapping[int, int] | None = None
+        self,
+        model: str,
+        requests: list[tuple[list[int], SamplingParams]],
+        scored: Mapping[int, int] | None = None,
     ) -> RequestHandle:
         """Queue the choices of one request, from a coroutine.
 
         Args:
+            model: name of the engine that answers.
             scored: choices whose prompts are scored before they are continued, and how many of the likeliest
                 tokens are wanted at each position. A prompt of several choices is scored once. A choice
                 counts as waiting from here to its end.
@@ -106,7 +118,7 @@ class EngineWorker:
             self.unfinished += len(requests)
             self.totals["requests"] += 1
             self.totals["prompt_tokens"] += sum(len(prompt) for prompt, _ in requests)
-        handle = RequestHandle(asyncio.get_running_loop())
+        handle = RequestHandle(asyncio.get_running_loop(), model)
         scorings: dict[tuple[int, ...], Scoring] = {}
         unscored = []
         for choice, (prompt, params) in enumerate(requests):
@@ -119,12 +131,13 @@ class EngineWorker:
                 tell = functools.partial(self._tell_scores, handle)
                 scorings[tuple(prompt)] = Scoring(prompt, scored[choice], {}, tell)
             scorings[tuple(prompt)].generations[choice] = generation
-        self._inbox.put(functools.partial(self._take, list(scorings.values()), unscored))
+        self._inbox.put(functools.partial(self._take, model, list(scorings.values()), unscored))
         return handle
 
-    def cancel(self, generation: Generation) -> None:
+    def cancel(self, handle: RequestHandle, choice: int) -> None:
         """End one choice; its slot is free after the engine's current step."""
-        self._inbox.put(lambda: self.engine.cancel(generation))
+        engine, generation = self.engines[handle.model], handle.generations[choice]
+        self._inbox.put(lambda: engine.cancel(generation))
 
     def _generation(
         self, handle: RequestHandle, choice: int, prompt: list[int], params: SamplingParams
@@ -142,16 +155,13 @@ class EngineWorker:
 
         return Generation(prompt, params, on_token, on_finish)
 
-    def _take(self, scorings: list[Scoring], generations: list[Generation]) -> None:
-        self._scorings.add(scorings)
+    def _take(self, model: str, scorings: list[Scoring], generations: list[Generation]) -> None:
+        self._scorings[model].add(scorings)
         for generation in generations:
-            self._continue(generation)
-
-    def _continue(self, generation: Generation) -> None:
-        try:
-            self.engine.submit(generation)
-        except HanlinError:
-            self._end(generation, "error")
+            try:
+                self.engines[model].submit(generation)
+            except HanlinError:
+                self._end(generation, "error")
 
     def _end(self, generation: Generation, reason: FinishReason) -> None:
         """End a choice that the engine does not have."""
@@ -177,17 +187,23 @@ class EngineWorker:
                 continue
             except queue.Empty:
                 pass
-            self._scorings.step()
-            try:
-                busy = self.engine.step() or bool(self._scorings)
-            except Exception:
-                logger.exception("a generation step failed; its requests end with an error")
-                self.engine.abort("error")
-                busy = bool(self._scorings)
+            busy = any([self._step(name) for name in self.engines])  # every one takes its turn
             self._deliver()
-        self._scorings.close()
-        self.engine.abort("cancelled")
+        for name, engine in self.engines.items():
+            self._scorings[name].close()
+            engine.abort("cancelled")
         self._deliver()
+
+    def _step(self, model: str) -> bool:
+        """A pass over prompts to be scored and a step of one engine; whether it has more to do."""
+        engine, scorings = self.engines[model], self._scorings[model]
+        scorings.step()
+        try:
+            return engine.step() or bool(scorings)
+        except Exception:
+            logger.exception("a generation step failed; its requests end with an error")
+            engine.abort("error")
+            return bool(scorings)
 
     def _deliver(self) -> None:
         """Wake each event loop once per step, whatever the number of tokens."""

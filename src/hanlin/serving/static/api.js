@@ -7,9 +7,10 @@ export class ApiError extends Error {
   }
 }
 
-export async function fetchModel() {
+// All models that are served, the one that answers by default first.
+export async function fetchModels() {
   const response = await request("/v1/models");
-  return (await response.json()).data[0];
+  return (await response.json()).data;
 }
 
 // Stream a reply; `onChunk` gets {content, reasoning, tokens, finish, usage}. Aborting `signal` ends it.

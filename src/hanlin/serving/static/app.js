@@ -1,5 +1,5 @@
 // The chat page: wires the stored chats, the API and the elements together.
-import { ApiError, fetchModel, fetchSuggestions, streamChat } from "./api.js";
+import { ApiError, fetchModels, fetchSuggestions, streamChat } from "./api.js";
 import { SUGGESTIONS, choose, setLanguage, setTitle, t } from "./i18n.js";
 import { DEFAULTS, chatTitle, deleteChat, listChats, loadSettings, newChat, saveChat, saveSettings, toJsonLines } from "./store.js";
 import { MessageView, element, grow, icon, iconButton, isSend } from "./view.js";
@@ -423,10 +423,23 @@ function listen() {
   addEventListener("storage", (event) => { if (event.key?.startsWith("hanlin.chat.")) renderHistory(); });
 }
 
+// The model's name, or a choice where a base is served with adapters.
+function showModels(models) {
+  model = models[0];
+  if (models.length === 1) {
+    $("model").textContent = model.id;
+    return;
+  }
+  const menu = document.createElement("select");
+  menu.setAttribute("aria-label", t("model"));
+  for (const each of models) menu.append(new Option(each.id, each.id));
+  menu.addEventListener("change", () => { model = models[menu.selectedIndex]; });
+  $("model").replaceChildren(menu);
+}
+
 async function connect() {
   try {
-    model = await fetchModel();
-    $("model").textContent = model.id;
+    showModels(await fetchModels());
     const offered = await fetchSuggestions();
     if (offered.length) {
       suggestions = offered;

@@ -14,6 +14,7 @@ const WORDS = {
   language: ["Switch to English", "切换到中文"],
   otherLanguage: ["EN", "中文"],
   sidebar: ["侧栏", "Sidebar"],
+  model: ["模型", "Model"],
   settings: ["设置", "Settings"],
   close: ["关闭", "Close"],
   toBottom: ["回到最新", "Jump to latest"],
