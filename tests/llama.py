@@ -78,10 +78,16 @@ class LlamaVocabulary:
 class LlamaServer:
     """llama.cpp's server on a GGUF file, in single precision throughout."""
 
-    def __init__(self, file: Path, context: int = 256, size: int = 0):
+    def __init__(self, file: Path, context: int = 256, size: int = 0, adapters: Sequence[Path] = ()):
         import xllamacpp
 
         parameters = xllamacpp.CommonParams()
+        loras = []
+        for adapter in adapters:
+            lora = xllamacpp.CommonAdapterLoraInfo()
+            lora.path, lora.scale = str(adapter), 1.0
+            loras.append(lora)
+        parameters.lora_adapters = loras
         parameters.model.path = str(file)
         parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.verbosity = (
             context,

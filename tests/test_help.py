@@ -62,6 +62,7 @@ PATHS = [
             "data list",
             "data fetch",
             "export gguf",
+            "export adapter",
             "inspect spike",
             "inspect model",
             "arena build",

@@ -53,6 +53,7 @@ VERBS: dict[str, Text] = {
     "arena forget": Text("Delete a rater's votes and code"),
     "judge": Text("Have a model behind an OpenAI-compatible URL judge an arena's battles"),
     "export gguf": Text("Write a model as one GGUF file for llama.cpp"),
+    "export adapter": Text("Write an adapter as PEFT or llama.cpp opens it"),
     "pretrain": Text(
         "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates)"
     ),

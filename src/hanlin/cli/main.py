@@ -440,21 +440,8 @@ def serve(
     )
 
 
-@export_app.command(name="gguf", **verb("export gguf"))
-def export_to_gguf(model: Path, /, *, out: Path, dtype: str = "f32") -> None:
-    """Write a model as one GGUF file for llama.cpp.
-
-    Parameters
-    ----------
-    out
-        The file to write.
-    dtype
-        f32, f16 or q8_0.
-    """
-    from hanlin.export import export_gguf
-    from hanlin.inference import resolve_model_dir
-
-    print(export_gguf(resolve_model_dir(model), out, dtype))
+export_app.command("hanlin.cli.export:gguf", name="gguf", **verb("export gguf"))
+export_app.command("hanlin.cli.export:adapter", name="adapter", **verb("export adapter"))
 
 
 @app.command(**verb("doctor"))

@@ -92,7 +92,7 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
     tokenizer = load_tokenizer(folder)
     check_export(config, tokenizer)
     check_weights(folder / WEIGHTS, config)
-    _refuse_other(out)
+    refuse_other(out)
     model_weights = CausalLM(config)
     load_weights(model_weights, folder / WEIGHTS)
     with atomic_file(out) as temporary:
@@ -119,7 +119,7 @@ def export_gguf(model: Path | str, out: Path | str, dtype: str = "f32") -> Path:
     return out
 
 
-def _refuse_other(out: Path) -> None:
+def refuse_other(out: Path) -> None:
     """Refuse to replace what is no GGUF file."""
     if not os.path.lexists(out):
         return
@@ -145,15 +145,16 @@ def _kind_of(gguf, name: str, shape: tuple[int, ...], dtype: str, form: GGUFForm
 
 def _arrange(name: str, tensor: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     """Weights in the layout llama.cpp computes with."""
-    form = config.spec.gguf
-    if name.endswith(form.transposed):
-        return tensor.t()
-    if name.endswith(form.interleaved):
-        heads = tensor.shape[0] // config.head_dim
-        return (
-            tensor.view(heads, 2, config.head_dim // 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
-        )
-    return tensor
+    return tensor.t() if name.endswith(config.spec.gguf.transposed) else arrange_rows(name, tensor, config)
+
+
+def arrange_rows(name: str, tensor: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Rows (out_features, n) of a weight, or of what is added to one, in the order llama.cpp computes with:
+    it turns neighbours where checkpoints turn halves."""
+    if not name.endswith(config.spec.gguf.interleaved):
+        return tensor
+    heads, half = tensor.shape[0] // config.head_dim, config.head_dim // 2
+    return tensor.view(heads, 2, half, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
 
 
 def _write_header(writer, gguf, config: ModelConfig, tokenizer: Tokenizer, name: str, dtype: str) -> None:

@@ -58,8 +58,10 @@ class AdapterDirectory:
         """Refuse another model than the one it was trained on.
 
         Raises:
-            HanlinError: it is another.
+            HanlinError: it is another, or no model.
         """
+        if not (base / "config.json").is_file() and not is_adapter(base):
+            raise HanlinError("{folder} is not a model directory (no config.json).", folder=base)
         if self.base_hash and content_hash(base) != self.base_hash:
             raise HanlinError(
                 "{path} was trained on another model than {base} (base {hash}…): together they would compute "
