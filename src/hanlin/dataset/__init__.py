@@ -9,6 +9,7 @@ from hanlin.dataset.packing import (
     permutation,
 )
 from hanlin.dataset.shards import (
+    DocumentSources,
     TokenDataset,
     TokenDatasetWriter,
     TooLong,
@@ -24,6 +25,7 @@ __all__ = [
     "ConversationRows",
     "Tail",
     "TextRows",
+    "DocumentSources",
     "TokenDataset",
     "TokenDatasetWriter",
     "TooLong",

@@ -109,10 +109,10 @@ def _reopened(path: Path, size: int) -> BinaryIO:
     return file
 
 
-class _Sources:
+class DocumentSources:
     """The source of each document, as it is written; `names` is what a resumed job has saved."""
 
-    def __init__(self, folder: Path, documents: int, names: Sequence[str] = ()):
+    def __init__(self, folder: Path, documents: int = 0, names: Sequence[str] = ()):
         self._path = folder / _SOURCES
         self._file = _reopened(self._path, 2 * documents)
         self._numbers = {name: number for number, name in enumerate(names)}
@@ -192,6 +192,12 @@ class TokenDataset:
         """Tokens in each document, (documents,)."""
         return np.diff(self.starts)
 
+    @property
+    def targets(self) -> np.ndarray:
+        """Tokens whose loss counts in each document of a dataset with a mask, (documents,) int64."""
+        assert self.mask is not None
+        return np.add.reduceat(self.mask.astype(np.int64), self.starts[:-1])
+
     def document(self, index: int) -> np.ndarray:
         """Ids of one document."""
         return self.tokens[self.starts[index] : self.starts[index + 1]]
@@ -248,7 +254,7 @@ def build_text_dataset(
         state = savepoint.state or {"documents": 0, "batches": 0, "bytes": 0}
         done, size = state["batches"], state["bytes"]
         writer = TokenDatasetWriter(savepoint.folder, tokenizer.vocab_size, documents=state["documents"])
-        sources = _Sources(savepoint.folder, state["documents"], state.get("sources", ()))
+        sources = DocumentSources(savepoint.folder, state["documents"], state.get("sources", ()))
         for ids, lengths, read, names in _encoded(itertools.islice(batches, done, None), tokenizer, threads):
             writer.add_many(ids, lengths)
             sources.add(names)

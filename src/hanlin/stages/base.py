@@ -157,9 +157,13 @@ class Job:
         result: TrainResult,
         config: Any,
         parents: dict[str, str],
+        beside: Callable[[Path], None] | None = None,
         **metrics: Any,
     ) -> TrainResult:
         """Write the model directory, with the loop's headline figures in its manifest; returns `result`.
+
+        Args:
+            beside: writes further files of the model into the directory, before it takes its place.
 
         With an adapter the model is the merged one, and what was learnt goes beside it where the kind has a
         format for that. The adapter is there first: a model that is there has its adapter.
@@ -176,7 +180,9 @@ class Job:
             self.adapter.merge(whole)
             weights = {name: part.detach().cpu().contiguous() for name, part in whole.state_dict().items()}
 
-        def publish_adapter(written: Path) -> None:
+        def finish(written: Path) -> None:
+            if beside is not None:
+                beside(written)
             if has_files:
                 merged = sha256_file(written / WEIGHTS)
                 self._publish_adapter(learnt, tokenizer, parents, config, figures | {"merged": merged})
@@ -192,7 +198,7 @@ class Job:
                 metrics=figures | metrics,
                 key=self.key,
                 weights=weights,
-                before_published=publish_adapter,
+                before_published=finish,
             )
         )
         return result

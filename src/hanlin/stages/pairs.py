@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from hanlin.common.config import Range, at_least, require_ranges
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
-from hanlin.dataset import Batch, TokenDataset, TokenDatasetWriter, TooLong, pack_sequences, permutation
+from hanlin.dataset import (
+    Batch,
+    DocumentSources,
+    TokenDataset,
+    TokenDatasetWriter,
+    TooLong,
+    pack_sequences,
+    permutation,
+)
 from hanlin.evaluation import Metric
 from hanlin.evaluation.likelihood import pairs_preferred
 from hanlin.model import CausalLM
@@ -59,6 +69,7 @@ def build_pair_dataset(
     config = {"tokenizer": tokenizer.content_hash, "masked": True, "pairs": True, "max_length": max_length}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
+        sources = DocumentSources(written.path)
         too_long = TooLong(max_length)
         for record in records:
             both = [conversation(record["prompt"], record[side]) for side in ("chosen", "rejected")]
@@ -70,7 +81,9 @@ def build_pair_dataset(
                 continue
             for ids, mask in sides:
                 writer.add(ids, mask)
+            sources.add([str(record.get("source") or "")] * 2)
         writer.close()
+        named = sources.close(written.path)
         if not writer.documents:
             raise HanlinError(
                 "No usable preference pair ({count} longer than {max_length} tokens). Check the data, or "
@@ -79,7 +92,30 @@ def build_pair_dataset(
                 max_length=max_length,
             )
         written.metrics = {"pairs": writer.documents // 2, "tokens": writer.tokens} | too_long.metrics
+        written.metrics |= {"sources": named} if named else {}
     return TokenDataset(out, verify=False)
+
+
+def pairs_by_source(pairs: TokenDataset) -> dict[str, np.ndarray]:
+    """Which pairs are whose: `pair_accuracy` for all, and `pair_accuracy/SOURCE` where there are several
+    sources; indices of pairs, ascending."""
+    found = {"pair_accuracy": np.arange(len(pairs) // 2)}
+    if pairs.sources is not None and len(pairs.source_names) > 1:
+        owner = pairs.sources[0::2]
+        for number, name in enumerate(pairs.source_names):
+            found[f"pair_accuracy/{name}"] = np.flatnonzero(owner == number)
+    return {name: kept for name, kept in found.items() if len(kept)}
+
+
+def pair_prompts(pairs: TokenDataset) -> list[str]:
+    """A name for each pair's prompt, the same for pairs that answer the same."""
+    assert pairs.mask is not None
+    names = []
+    for index in range(0, len(pairs), 2):
+        learnt = pairs.mask[pairs.starts[index] : pairs.starts[index + 1]]
+        prompt = pairs.document(index)[: int(np.argmax(learnt))]
+        names.append(hashlib.sha256(prompt.tobytes()).hexdigest()[:16])
+    return names
 
 
 def conversation(prompt: str | list[dict[str, Any]], answer: str | dict[str, Any]) -> list[dict[str, Any]]:

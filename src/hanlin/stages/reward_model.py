@@ -1,13 +1,15 @@
-"""Reward model: the Bradley-Terry likelihood of preferences, -log σ(r_chosen - r_rejected) + c·(r_chosen +
-r_rejected)².
+"""Reward model: the Bradley-Terry likelihood of preferences,
 
-The second term centres the scores (as TRL does, c = 0.01); the score is read at a conversation's last token.
+    -log σ(r_chosen - r_rejected - m) + c·(r_chosen + r_rejected)²
+
+m is a margin (Llama 2, Touvron et al. 2023, eq. 2); the last term centres the scores (Eisenstein et al. 2023;
+as TRL does, c = 0.01). The score is read at a conversation's last token.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,42 +17,41 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hanlin.common.config import OutOfRange, Range, above, at_least
-from hanlin.common.devices import resolve_device
+from hanlin.common.config import Range, at_least
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
-from hanlin.dataset import Batch, TokenDataset, pack_sequences
+from hanlin.dataset import Batch, TokenDataset
 from hanlin.evaluation import Metric, length_control, pair_accuracy
 from hanlin.evaluation.likelihood import pair_ids
-from hanlin.model import ForwardContext, ModelShape, RewardModel, families, family_of, load_reward_model
-from hanlin.rl.rewards.base import Reward, Sample, register_reward
+from hanlin.model import ModelShape, RewardModel, families, family_of, load_reward_model
+from hanlin.rl.rewards.reward_model import Calibration, scores
 from hanlin.stages.base import Job, content_hash
-from hanlin.stages.pairs import PairConfig, PairSource, PairStage, build_pair_dataset, split_pairs
+from hanlin.stages.pairs import (
+    PairConfig,
+    PairSource,
+    PairStage,
+    build_pair_dataset,
+    pair_prompts,
+    pairs_by_source,
+    split_pairs,
+)
 from hanlin.stages.stage import StageConfig, register_stage
 from hanlin.training import Objective, TrainConfig, TrainResult
+
+CALIBRATED = 256  # pairs whose scores are looked at for the unit
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig(PairConfig):
-    """`centering` is c."""
+    """`margin` is m, `centering` is c."""
 
     train: TrainConfig = dataclasses.field(
         default_factory=lambda: TrainConfig(learning_rate=1e-3, muon=False)
     )
+    margin: float = 0.0
     centering: float = 0.01
 
-    RANGES: ClassVar[dict[str, Range]] = {"centering": at_least(0)}
-
-
-def scores(model: Any, batch: Batch, context: ForwardContext | None = None) -> torch.Tensor:
-    """Score of each document of a batch, read at its last token, (documents,)."""
-    context = context or model.context(batch.ids, **batch.attention_kwargs)
-    values = model(batch.ids, context).flatten()
-    owner = batch.doc_ids.flatten()
-    place = torch.arange(len(owner), device=owner.device)
-    last = torch.zeros(len(batch.documents), dtype=torch.int64, device=owner.device)
-    last.scatter_reduce_(0, owner[owner >= 0], place[owner >= 0], "amax")
-    return values[last]
+    RANGES: ClassVar[dict[str, Range]] = {"margin": at_least(0), "centering": at_least(0)}
 
 
 class PairwiseRewardLoss(Objective):
@@ -67,12 +68,13 @@ class PairwiseRewardLoss(Objective):
         """Summed loss over the pairs of a micro-batch."""
         context = model.context(batch.ids, **batch.attention_kwargs)
         chosen, rejected = split_pairs(scores(model, batch, context), batch)
-        loss = (-F.logsigmoid(chosen - rejected) + self.config.centering * (chosen + rejected).square()).sum()
+        preference = -F.logsigmoid(chosen - rejected - self.config.margin)
+        loss = (preference + self.config.centering * (chosen + rejected).square()).sum()
         metrics = {"accuracy": (chosen > rejected).sum(), "accuracy_count": len(chosen)}
         return context.with_aux(loss, metrics, self.num_items(batch))
 
     def per_sequence_loss(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The loss of each answer's pair, without the centring, (documents,)."""
+        """The loss of each answer's pair, without margin and centring, (documents,)."""
         values = scores(model, batch)
         partner = [batch.documents.index(document ^ 1) for document in batch.documents]
         sign = torch.tensor(
@@ -125,18 +127,39 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
         dataset=data.path,
         tokenizer=tokenizer,
     )
-    return job.publish(model, tokenizer, result, config, parents)
+    return job.publish(
+        model,
+        tokenizer,
+        result,
+        config,
+        parents,
+        beside=lambda folder: calibrate(model, folder, data, config),
+    )
+
+
+def calibrate(model: RewardModel, folder: Path, data: TokenDataset, config: PairConfig) -> None:
+    """Write `calibration.json`: how the scores of both sides of the training pairs lie, a few hundred of
+    them.
+
+    Raises:
+        HanlinError: the scores do not differ.
+    """
+    pairs = range(0, len(data) // 2, max(1, len(data) // 2 // CALIBRATED))
+    sides = score_pairs(model.eval(), data, config, pairs)
+    tokens = data.targets.reshape(-1, 2)[list(pairs)]
+    Calibration.of(np.concatenate(sides), tokens.T.ravel()).save(folder)
 
 
 @torch.no_grad()
 def score_pairs(
-    model: RewardModel, dataset: TokenDataset, config: PairConfig
+    model: RewardModel, dataset: TokenDataset, config: PairConfig, pairs: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of every pair of a dataset: (chosen, rejected), each (pairs,)."""
+    """Scores of pairs of a dataset, all of them when absent: (chosen, rejected), each (pairs,)."""
     source = PairSource(dataset, config, seed=0)
+    pairs = range(source.count) if pairs is None else pairs
     chosen, rejected = [], []
-    for start in range(0, source.count, config.pairs):
-        batch = source.pack(range(start, min(start + config.pairs, source.count))).to(model.device)
+    for start in range(0, len(pairs), config.pairs):
+        batch = source.pack(pairs[start : start + config.pairs]).to(model.device)
         for values, side in zip(split_pairs(scores(model, batch), batch), (chosen, rejected), strict=True):
             side.append(values.cpu().numpy())
     return np.concatenate(chosen), np.concatenate(rejected)
@@ -164,66 +187,22 @@ class RewardModelStage(PairStage):
         return reward(self.inputs.parent, self.data, self.config, job)
 
     def evaluate(self, model: Path) -> dict[str, Metric]:
-        """Pairs ranked rightly, beside the control that knows their lengths only."""
+        """Pairs ranked rightly, of all sources and of each, beside the control that knows their lengths only.
+        Pairs of one prompt count as a cluster."""
         heldout = self.encoded_heldout(build_pair_dataset)
         chosen, rejected = score_pairs(load_reward_model(model), heldout, self.config)
         training = TokenDataset(self.data, verify=False).lengths.reshape(-1, 2)
-        ids = pair_ids(self.tokenizer(), heldout)
-        control = length_control(training, heldout.lengths.reshape(-1, 2), ids)
-        return {"pair_accuracy": pair_accuracy(chosen, rejected, ids).with_control("length", control)}
+        lengths = heldout.lengths.reshape(-1, 2)
+        ids, prompts = np.array(pair_ids(self.tokenizer(), heldout)), np.array(pair_prompts(heldout))
+        found = {}
+        for name, kept in pairs_by_source(heldout).items():
+            items: dict[str, Any] = {"ids": ids[kept].tolist(), "clusters": prompts[kept].tolist()}
+            metric = pair_accuracy(chosen[kept], rejected[kept], **items)
+            found[name] = metric.with_control("length", length_control(training, lengths[kept], **items))
+        return found
 
     @classmethod
     def check(cls, config: RewardModelConfig, shape: ModelShape | None) -> None:
         """The family must have a stock format for scores."""
         if shape is not None:
             require_trunk(shape)
-
-
-@register_reward
-@dataclasses.dataclass(frozen=True)
-class ModelReward(Reward):
-    """The score that a reward model gives an answer; `from` names the stage that trained it.
-
-    Attributes:
-        scale: scores are divided by it; scores of a reward model have no unit of their own.
-    """
-
-    kind: str = "model"
-    source: str = dataclasses.field(default="", metadata={"key": "from"})
-    scale: float = 1.0
-    rows: int = 16
-
-    RANGES: ClassVar[dict[str, Range]] = {"scale": above(0), "rows": at_least(1)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.source:
-            raise OutOfRange("from is empty: a reward of kind model names the stage that trains it")
-
-    def needs(self) -> str:
-        """The stage that trains it."""
-        return self.source
-
-    def load(self, models: Callable[[str], Path], device: str | None) -> None:
-        """Open the reward model."""
-        model = load_reward_model(models(self.source))
-        object.__setattr__(self, "_model", model.to(resolve_device(device)).eval())
-
-    @torch.no_grad()
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Score of each answer, read at its last token, as the model was trained; ids go in as they were
-        written."""
-        model: RewardModel = self._model  # type: ignore[attr-defined]
-        longest = max(len(sample.prompt) + len(sample.ids) for sample in samples)
-        values = []
-        for start in range(0, len(samples), self.rows):
-            part = samples[start : start + self.rows]
-            sequences = [
-                ([*sample.prompt, *sample.ids], [0] * len(sample.prompt) + [1] * len(sample.ids))
-                for sample in part
-            ]
-            batch = pack_sequences(sequences, longest, list(range(len(part))))
-            found = scores(model, batch.to(model.score.weight.device)).float().cpu()
-            order = sorted(range(len(part)), key=batch.documents.__getitem__)
-            values += [float(found[index]) / self.scale for index in order]
-        return values

@@ -202,25 +202,36 @@ def evaluate_turns(
     return metric.with_control("alone", Metric.share(hits, **items)), samples
 
 
-def pair_accuracy(chosen: np.ndarray, rejected: np.ndarray, ids: Sequence[str] = ()) -> Metric:
+def pair_accuracy(
+    chosen: np.ndarray,
+    rejected: np.ndarray,
+    ids: Sequence[str] = (),
+    clusters: Sequence[str] | None = None,
+) -> Metric:
     """Share of pairs whose chosen side scores higher; equal scores count half.
 
     Args:
         chosen, rejected: scores, (pairs,).
-        ids: of the pairs.
+        ids: of the pairs; clusters: of their prompts, where several pairs answer one.
     """
     chosen, rejected = np.asarray(chosen), np.asarray(rejected)
-    return Metric.share((chosen > rejected) + 0.5 * (chosen == rejected), ids=ids, chance=0.5)
+    hits = (chosen > rejected) + 0.5 * (chosen == rejected)
+    return Metric.share(hits, ids=ids, clusters=clusters, chance=0.5)
 
 
-def length_control(training: np.ndarray, heldout: np.ndarray, ids: Sequence[str] = ()) -> Metric:
+def length_control(
+    training: np.ndarray,
+    heldout: np.ndarray,
+    ids: Sequence[str] = (),
+    clusters: Sequence[str] | None = None,
+) -> Metric:
     """Pair accuracy of length alone: whether longer or shorter is preferred is learned from the training
     pairs.
 
     Args:
         training, heldout: lengths of the chosen and the rejected side, (pairs, 2).
-        ids: of the held-out pairs.
+        ids, clusters: of the held-out pairs, see `pair_accuracy`.
     """
     training, heldout = np.asarray(training, dtype=np.int64), np.asarray(heldout, dtype=np.int64)
     sign = 1 if np.sign(training[:, 0] - training[:, 1]).sum() >= 0 else -1
-    return pair_accuracy(sign * heldout[:, 0], sign * heldout[:, 1], ids)
+    return pair_accuracy(sign * heldout[:, 0], sign * heldout[:, 1], ids, clusters)
