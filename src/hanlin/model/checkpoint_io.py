@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -194,7 +195,8 @@ def _shards(file: Path) -> list[Path]:
     return parts
 
 
-_FLOATS = ("F32", "F16", "BF16", "F64")
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_FLOATS = tuple(_TYPES)
 
 
 def _damaged(file: Path, error: Exception) -> HanlinError:
@@ -244,22 +246,50 @@ def load_weights(module: nn.Module, file: Path, *, file_names: FileNames | None 
         expected["lm_head.weight"] = expected[embedding]
     for name in sorted(expected.keys() | found.keys()):
         _require_shape(file, name, expected.get(name), found)
-    tensors: dict[str, torch.Tensor] = {}
-    for part in _shards(file):
-        try:
-            tensors |= safetensors.torch.load_file(part)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise _damaged(part, error) from None
-    if embedding is not None and not torch.equal(tensors.pop("lm_head.weight"), tensors[embedding]):
-        raise HanlinError(
-            "{file}: by config.json lm_head.weight is the embedding (tie_word_embeddings), but they "
-            "differ. Set tie_word_embeddings to false in config.json, or check where the model came from.",
-            file=file,
-        )
-    kept = (
-        {} if file_names is None else {n: t for n, t in module.state_dict().items() if file_names(n) is None}
-    )
-    module.load_state_dict(kept | {weights[name][0]: tensor for name, tensor in tensors.items()}, strict=True)
+    targets = module.state_dict()
+    with torch.no_grad():
+        for part in _shards(file):
+            for name, tensor in _read_tensors(part):
+                if name == "lm_head.weight" and embedding is not None:
+                    continue
+                targets[weights[name][0]].copy_(tensor)
+    if embedding is not None:
+        held = targets[weights[embedding][0]]
+        theirs = (t for part in _shards(file) for _, t in _read_tensors(part, only="lm_head.weight"))
+        if not all(torch.equal(tensor.to(held.dtype), held.cpu()) for tensor in theirs):
+            raise HanlinError(
+                "{file}: by config.json lm_head.weight is the embedding (tie_word_embeddings), but they "
+                "differ. Set tie_word_embeddings to false in config.json, or check where the model came from.",
+                file=file,
+            )
+
+
+def _read_tensors(part: Path, only: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of a safetensors file, one at a time: of a file that is mapped into memory, as the
+    library does it, all pages stay, and opening a model would take twice its memory.
+
+    Args:
+        only: a name, when no other is wanted.
+
+    Raises:
+        HanlinError: the file is cut short or damaged.
+    """
+    try:
+        with open(part, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            header.pop("__metadata__", None)
+            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                if only and name != only:
+                    continue
+                start, end = entry["data_offsets"]
+                file.seek(8 + size + start)
+                data = bytearray(end - start)
+                if file.readinto(data) != len(data):
+                    raise EOFError("the file ends early")
+                yield name, torch.frombuffer(data, dtype=_TYPES[entry["dtype"]]).view(entry["shape"])
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError) as error:
+        raise _damaged(part, error) from None
 
 
 def read_generation_config(folder: Path | str) -> dict[str, float]:

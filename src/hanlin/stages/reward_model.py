@@ -133,19 +133,19 @@ def reward(parent: Path | str, dataset: Path | str, config: RewardConfig, job: J
         result,
         config,
         parents,
-        beside=lambda folder: calibrate(model, folder, data, config),
+        beside=lambda folder: calibrate(folder, data, config, job.device),
     )
 
 
-def calibrate(model: RewardModel, folder: Path, data: TokenDataset, config: PairConfig) -> None:
-    """Write `calibration.json`: how the scores of both sides of the training pairs lie, a few hundred of
-    them.
+def calibrate(folder: Path, data: TokenDataset, config: PairConfig, device: str | None = None) -> None:
+    """Write `calibration.json` into a reward model's directory: how its scores of both sides of the training
+    pairs lie, a few hundred of them.
 
     Raises:
         HanlinError: the scores do not differ.
     """
     pairs = range(0, len(data) // 2, max(1, len(data) // 2 // CALIBRATED))
-    sides = score_pairs(model.eval(), data, config, pairs)
+    sides = score_pairs(load_reward_model(folder, device), data, config, pairs)
     tokens = data.targets.reshape(-1, 2)[list(pairs)]
     Calibration.of(np.concatenate(sides), tokens.T.ravel()).save(folder)
 
