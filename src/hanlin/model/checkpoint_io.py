@@ -259,7 +259,8 @@ def load_weights(module: nn.Module, file: Path, *, file_names: FileNames | None 
         if not all(torch.equal(tensor.to(held.dtype), held.cpu()) for tensor in theirs):
             raise HanlinError(
                 "{file}: by config.json lm_head.weight is the embedding (tie_word_embeddings), but they "
-                "differ. Set tie_word_embeddings to false in config.json, or check where the model came from.",
+                "differ. Set tie_word_embeddings to false in config.json, or check where the model came "
+                "from.",
                 file=file,
             )
 
