@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nightly format messages clean bench-tokenizer bench-corpus bench-train bench-gpu
+.PHONY: demo test nightly format messages clean bench-tokenizer bench-corpus bench-train bench-post bench-gpu
 
 demo: $(STAMP)
 	$(BIN)/hanlin run demo --out runs/demo
@@ -40,6 +40,19 @@ bench-corpus: $(STAMP)
 bench-train: $(STAMP)
 	status=0; $(BIN)/python benchmarks/train.py --data $(CHINESE) || status=1; $(BIN)/python benchmarks/plan.py || status=1; \
 	$(BIN)/python benchmarks/recipes.py $(CHINESE) || status=1; exit $$status
+
+# TRL, PEFT and bitsandbytes in an environment of their own: what post-training is compared with, and what goldens come from.
+ORACLES := .venv-oracles
+$(ORACLES)/.installed: constraints.txt
+	test -x $(ORACLES)/bin/python || $(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check trl peft bitsandbytes datasets
+	touch $@
+
+# Post-training against its peers on real rows: speed and memory of SFT, DPO, reward models, LoRA, QLoRA (half an hour).
+PREFERENCES ?= $(wildcard ../shared/data/preference_zh.jsonl.zst)
+bench-post: $(STAMP) $(ORACLES)/.installed
+	$(BIN)/python benchmarks/post.py --peers $(ORACLES)/bin/python --sft $(CONVERSATIONS) --pairs $(PREFERENCES)
 
 # On one accelerator: speed beside peers, memory, the seed's headline, zh-26m; about half an hour. `make bench-gpu PARTS=speed` runs one.
 # Without an accelerator: `make bench-gpu GPU="--dry-run"` goes through it in small and judges nothing.
