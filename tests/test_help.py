@@ -28,6 +28,8 @@ PATHS = [
             "doctor",
             "pretrain",
             "sft",
+            "distill",
+            "on-policy-distill",
             "preference",
             "dpo",
             "reward",

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
     (Text("Begin"), ("run", "resume", "report", "recipe", "chat", "serve", "generate", "doctor")),
     (Text("Data"), ("data", "corpus", "tokenizer", "dataset")),
-    (Text("Train one stage"), ("pretrain", "sft", "preference", "reward", "rl")),
+    (
+        Text("Train one stage"),
+        ("pretrain", "sft", "distill", "on-policy-distill", "preference", "reward", "rl"),
+    ),
     (Text("Evaluate and export"), ("eval", "card", "arena", "judge", "merge", "export")),
     (Text("Research"), ("plan", "compare", "ablate", "scaling", "inspect")),
 )
@@ -58,6 +61,8 @@ VERBS: dict[str, Text] = {
         "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates)"
     ),
     "sft": Text("Fine-tune a model on conversations"),
+    "distill": Text("Fine-tune a model on conversations with a larger model's probabilities"),
+    "on-policy-distill": Text("Let a model write, and imitate a larger one's probabilities of what it wrote"),
     "preference": Text("Optimise a model for preferences by DPO"),
     "reward": Text("Train a reward model"),
     "rl": Text("Optimise a model for checkable answers by GRPO"),

@@ -301,6 +301,8 @@ app.command(_pretrain, name="pretrain", **verb("pretrain"))
 # Verb → kind of stage; some verbs have a second name that people know.
 for verb_name, kind, others in (
     ("sft", "sft", ()),
+    ("distill", "distill", ()),
+    ("on-policy-distill", "on_policy_distill", ()),
     ("preference", "preference", ("dpo",)),
     ("reward", "reward_model", ()),
     ("rl", "rl", ("grpo",)),

@@ -21,7 +21,7 @@ BLOCK = 128
 CHUNK_ROWS = 256
 
 
-def _chunk_rows(vocab_size: int, device: torch.device) -> int:
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
     return max(CHUNK_ROWS, (CHUNK_ELEMENTS if device.type == "cpu" else DEVICE_CHUNK_ELEMENTS) // vocab_size)
 
 
@@ -117,7 +117,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(states) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         gradients = _compiled_logit_gradients() if compiled else _logit_gradients_in_place
-        rows = _chunk_rows(weight.shape[0], hidden.device)
+        rows = chunk_rows(weight.shape[0], hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], rows):
                 part = slice(start, start + rows)
@@ -193,7 +193,7 @@ class _TokenLogProbs(torch.autograd.Function):
         states = hidden.to(dtype)
         head = weight.to(dtype)
         result = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        rows = _chunk_rows(weight.shape[0], hidden.device)
+        rows = chunk_rows(weight.shape[0], hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             logits = (states[part] @ head.t()).float() / temperature
@@ -211,7 +211,7 @@ class _TokenLogProbs(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(states) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        rows = _chunk_rows(weight.shape[0], hidden.device)
+        rows = chunk_rows(weight.shape[0], hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             scale = grad_output[part, None] / ctx.temperature
@@ -279,10 +279,10 @@ def chunked_cross_entropy(
 
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     nlls = [total.new_empty(0)]
-    rows = _chunk_rows(vocab_size, hidden.device)
+    rows = chunk_rows(vocab_size, hidden.device)
     for start in range(0, hidden.shape[0], rows):
         part = slice(start, start + rows)
-        loss, nll = _recomputed(of_chunk, hidden[part], labels[part], weights[part])
+        loss, nll = recomputed(of_chunk, hidden[part], labels[part], weights[part])
         total = total + loss
         nlls.append(nll.detach())
     return total, torch.cat(nlls)
@@ -306,14 +306,14 @@ def chunked_token_log_probs(
         logits = project(states).float() / temperature
         return logits.gather(1, labels[:, None]).squeeze(1) - logits.logsumexp(-1)
 
-    rows = _chunk_rows(vocab_size, hidden.device)
+    rows = chunk_rows(vocab_size, hidden.device)
     parts = [torch.zeros(0, dtype=torch.float32, device=hidden.device)]
     for start in range(0, hidden.shape[0], rows):
-        parts.append(_recomputed(of_chunk, hidden[start : start + rows], labels[start : start + rows]))
+        parts.append(recomputed(of_chunk, hidden[start : start + rows], labels[start : start + rows]))
     return torch.cat(parts)
 
 
-def _recomputed(function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
+def recomputed(function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
     """The function's value, of which the backward pass keeps the inputs alone."""
     if not torch.is_grad_enabled():
         return function(*inputs)

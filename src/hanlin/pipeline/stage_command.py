@@ -283,6 +283,8 @@ def _key(file: StageFile) -> str:
     asked = config.training_identity()
     asked["data"] = {key: value for key, value in (asked.get("data") or {}).items() if key != "files"}
     parts: list[Any] = [config.kind, asked, file.seed, file.device]
+    further = config.stage.identity(config)
+    parts += [] if further is None else [further]
     if config.parent:
         open_any(Path(config.parent))  # says it where there is no model
         parts.append(content_hash(config.parent))

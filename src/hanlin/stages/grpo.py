@@ -164,21 +164,8 @@ class RolloutSource(BatchSource):
 
         Where none does, the batch is empty.
         """
-        config, count = self.config, len(self.records)
-        own = shard.slice(config.prompts)
-        places = [step * config.prompts + index for index in own]
-        chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
-        repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
-        model.eval()
-        # each answer has a stream of its own, by its place in the whole step
-        seed = self.seed * 1_000_003 + step
-        streams = [derive_seed(seed, own.start * config.group_size + i) for i in range(len(repeated))]
-        sampling = [
-            SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=stream)
-            for stream in streams
-        ]
-        completions = self._generate(cast(CausalLM, model), repeated, sampling)
-        model.train()
+        config = self.config
+        chosen, repeated, completions = self._answers(step, model, shard)
         texts = [self.tokenizer.decode(completion.ids) for completion in completions]
         opened = config.thinking is True
         samples = [
@@ -188,7 +175,7 @@ class RolloutSource(BatchSource):
             for i, text in enumerate(texts)
         ]
         rewards = torch.tensor(self.reward.score(samples))
-        groups = rewards.view(len(own), config.group_size)
+        groups = rewards.view(len(chosen), config.group_size)
         # By comparison: the mean of equal rewards need not be their value (0.1 eight times), and what is
         # left would be an advantage.
         disagree = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
@@ -214,6 +201,27 @@ class RolloutSource(BatchSource):
         ordered = advantages[rows.documents]
         rows.documents = [chosen[i // config.group_size] for i in rows.documents]
         return [RolloutBatch(rows, ordered, len(repeated))]
+
+    def _answers(
+        self, step: int, model: nn.Module, shard: DataShard
+    ) -> tuple[list[int], list[list[int]], list[Completion]]:
+        """The shard's records of a step; their prompts, each as often as it is answered; and the answers."""
+        config, count = self.config, len(self.records)
+        own = shard.slice(config.prompts)
+        places = [step * config.prompts + index for index in own]
+        chosen = [int(permutation(count, self.seed, at // count)[at % count]) for at in places]
+        repeated = [self.prompts[index] for index in chosen for _ in range(config.group_size)]
+        model.eval()
+        # each answer has a stream of its own, by its place in the whole step
+        seed = self.seed * 1_000_003 + step
+        streams = [derive_seed(seed, own.start * config.group_size + i) for i in range(len(repeated))]
+        sampling = [
+            SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=stream)
+            for stream in streams
+        ]
+        completions = self._generate(cast(CausalLM, model), repeated, sampling)
+        model.train()
+        return chosen, repeated, completions
 
     def metrics(self) -> dict[str, float]:
         """`reward` and `answer_length` of the rollout made last, all its answers counted."""

@@ -172,11 +172,14 @@ class NextTokenLoss(Objective):
         context = self._context(model, batch)
         hidden, labels = self._hidden_and_labels(model, batch, context)
         loss, nll = model.head.cross_entropy(hidden, labels, z_loss=self.z_loss)
+        return context.with_aux(loss, self._bits(batch, nll, labels), self.num_items(batch))
+
+    def _bits(self, batch: Batch, nll: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        """What bits per byte are made of, over all and by source."""
         if self.token_bytes.device != labels.device:
             self.token_bytes = to_device_async(self.token_bytes, labels.device)
         size = self.token_bytes[labels]
-        metrics = {"nll": nll.sum(), "bytes": size.sum()} | self._by_source(batch, nll, size)
-        return context.with_aux(loss, metrics, self.num_items(batch))
+        return {"nll": nll.sum(), "bytes": size.sum()} | self._by_source(batch, nll, size)
 
     def _by_source(self, batch: Batch, nll: torch.Tensor, size: torch.Tensor) -> dict[str, torch.Tensor]:
         """Bits and bytes of each source in a micro-batch; which ones are in it the host knows."""
@@ -256,11 +259,14 @@ def next_token_training(
     tokenizer: Tokenizer,
     config: SupervisedConfig,
     origin: Mapping[str, str],
+    *,
+    loss: NextTokenLoss | None = None,
 ) -> TrainResult:
     """Train `model` in place on a dataset's documents, or on the assistant's tokens where it has a mask.
 
     Args:
         origin: content hashes of what the model was made from, by role.
+        loss: another one than plain cross entropy.
 
     Raises:
         HanlinError: the dataset was made with another tokenizer, or holds conversations longer than a row.
@@ -274,11 +280,11 @@ def next_token_training(
         if dataset.mask is None
         else ConversationRows(dataset, config.seq_len, job.seed)
     )
-    objective = NextTokenLoss(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
+    plain = NextTokenLoss(token_bytes(tokenizer), config.z_loss, config.document_mask, dataset)
     return job.train(
         model,
         RowSource(rows, config),
-        objective,
+        loss or plain,
         config,
         origin=origin,
         dataset=dataset.path,
