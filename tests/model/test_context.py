@@ -20,10 +20,9 @@ from hanlin.model.attention.backends import BACKENDS, choose_attention, fault_of
 from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutBatch
 from hanlin.stages.preference.losses import DPO
 from hanlin.stages.preference.objective import PairObjective
-from hanlin.stages.preference.reference import ReferenceModel
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
 from hanlin.stages.supervised import NextTokenLoss
-from tests.support import FAMILIES, tiny_model
+from tests.support import FAMILIES, ReferenceModel, tiny_model
 
 CPU = torch.device("cpu")
 

@@ -24,13 +24,12 @@ from hanlin.stages.base import Job, write_model
 from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource, grpo
 from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, split_pairs
 from hanlin.stages.preference.objective import PairObjective
-from hanlin.stages.preference.reference import ReferenceModel
 from hanlin.stages.preference.stage import PreferenceConfig, optimise_preferences
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig, reward, score_pairs, scores
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from hanlin.training.contract import config_hash
-from tests.support import tiny_model, tiny_tokenizer
+from tests.support import ReferenceModel, tiny_model, tiny_tokenizer
 
 PAIRS = [
     {

@@ -19,7 +19,6 @@ from hanlin.model import RewardModel
 from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource
 from hanlin.stages.pairs import PairSource
 from hanlin.stages.preference.objective import PairObjective
-from hanlin.stages.preference.reference import ReferenceModel
 from hanlin.stages.preference.stage import PreferenceConfig
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
 from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
@@ -29,7 +28,7 @@ from hanlin.training import Objective, TrainConfig, train
 from hanlin.training.optim.optimizers import Optimizers
 from hanlin.training.spikes import write_run_file
 from hanlin.training.trainer import Trainer
-from tests.support import tiny_model
+from tests.support import ReferenceModel, tiny_model
 from tests.training.zygote import TALKS, build_world, poison
 
 pytestmark = pytest.mark.usefixtures("one_thread")

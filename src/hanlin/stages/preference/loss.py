@@ -59,7 +59,6 @@ class PreferenceLoss(Tagged):
 
     Class attributes:
         needs_reference: the loss reads the reference's log-probabilities.
-        paired: it compares two answers to one prompt; without, each answer has a label of its own.
     """
 
     kind: str = ""
@@ -68,7 +67,6 @@ class PreferenceLoss(Tagged):
     RANGES: ClassVar[dict[str, Range]] = {"sft_weight": at_least(0)}
     kind_alone: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = True
-    paired: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -106,6 +104,32 @@ class PairLoss(PreferenceLoss):
 
     def compare(self, chosen: Answers, rejected: Answers) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and margin of each pair, (pairs,) each, without the anchor."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledLoss(PreferenceLoss):
+    """A loss of single answers, each with a label; pairs are taken apart for it."""
+
+    def __call__(
+        self, answers: Answers, good: torch.Tensor, kl: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of each answer with its anchor, and its margin, positive where the answer is on the side of
+        its label; (answers,) each.
+
+        Args:
+            good: label of each answer, (answers,) bool.
+            kl: 0-d, how far the policy is from the reference, without a gradient.
+        """
+        loss, margin = self.judge(answers, good, kl)
+        if self.sft_weight:
+            loss = loss + self.sft_weight * torch.where(good, -answers.mean, 0.0)
+        return loss, margin.detach()
+
+    def judge(
+        self, answers: Answers, good: torch.Tensor, kl: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and margin of each answer, without the anchor."""
         raise NotImplementedError
 
 

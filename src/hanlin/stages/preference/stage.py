@@ -4,25 +4,28 @@ prefer."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hanlin.common.config import OutOfRange, Range, above, at_least, require_ranges
 from hanlin.common.devices import device_capabilities
+from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
-from hanlin.dataset import TokenDataset
+from hanlin.dataset import Batch, TokenDataset
 from hanlin.model import CausalLM, choose_kernels
 from hanlin.stages.base import Job, content_hash
-from hanlin.stages.pairs import PairConfig, PairSource, PairStage
-from hanlin.stages.preference import losses, reference_free
+from hanlin.stages.pairs import PairConfig, PairSource, PairStage, build_pair_dataset, say_equal_pairs
+from hanlin.stages.preference import kto, losses, reference_free
+from hanlin.stages.preference.labelled import LabelledObjective, LabelledSource, build_labelled_dataset
 from hanlin.stages.preference.log_probs import answer_log_probs
-from hanlin.stages.preference.loss import PairLoss, PreferenceLoss
+from hanlin.stages.preference.loss import LabelledLoss, PairLoss, PreferenceLoss
 from hanlin.stages.preference.objective import PairObjective
-from hanlin.stages.preference.reference import Reference, ReferenceModel, cached_reference
+from hanlin.stages.preference.reference import CachedReference, cached_reference
 from hanlin.stages.stage import StageConfig, register_stage
 from hanlin.training import TrainConfig, TrainResult
 
-__all__ = ["PreferenceConfig", "PreferenceStage", "losses", "optimise_preferences", "reference_free"]
+__all__ = ["PreferenceConfig", "PreferenceStage", "kto", "losses", "optimise_preferences", "reference_free"]
 
 _OF_THE_LOSS = ("beta", "length_normalized", "sft_weight")
 
@@ -33,9 +36,8 @@ class PreferenceConfig(PairConfig, StageConfig):
 
     Attributes:
         loss: its kind, or a section with the kind and its parameters.
+        pairs: per step; answers per step for a loss of answers with a label.
         beta, length_normalized, sft_weight: short for those of `loss`.
-        cache_reference: compute the reference's log-probabilities once and read them from disk; otherwise a
-            second model answers at each step, with the packing of that step.
     """
 
     train: TrainConfig = dataclasses.field(
@@ -45,7 +47,6 @@ class PreferenceConfig(PairConfig, StageConfig):
     beta: float | None = None
     length_normalized: bool | None = None
     sft_weight: float | None = None
-    cache_reference: bool = True
 
     RANGES: ClassVar[dict[str, Range]] = {"beta": above(0), "sft_weight": at_least(0)}
 
@@ -69,16 +70,27 @@ def optimise_preferences(
 ) -> TrainResult:
     """Teach a model which answers are preferred, and publish it.
 
+    Args:
+        dataset: as `build_dataset` makes it for the loss.
+
     Raises:
-        HanlinError: the data were encoded by another tokenizer.
+        HanlinError: the data were encoded by another tokenizer, or a row has no answer.
     """
     model, tokenizer = job.load(parent, config.seq_len)
     data = TokenDataset(dataset)
     data.require_tokenizer(tokenizer)
+    require_answers(data)
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
-    source = PairSource(data, config, job.seed)
-    assert isinstance(config.loss, PairLoss)
-    objective = PairObjective(config.loss, reference_of(model, source, config, job, parents))
+    loss, objective = config.loss, None
+    if isinstance(loss, LabelledLoss):
+        source = LabelledSource(data, config, job.seed)
+        source.reference = reference_of(model, source, config, job, parents)
+        objective = LabelledObjective(loss, source.reference)
+    else:
+        assert isinstance(loss, PairLoss)
+        source = PairSource(data, config, job.seed)
+        needed = loss.needs_reference
+        objective = PairObjective(loss, reference_of(model, source, config, job, parents) if needed else None)
     result = job.train(
         model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer
     )
@@ -87,34 +99,54 @@ def optimise_preferences(
 
 def reference_of(
     model: CausalLM, source: PairSource, config: PreferenceConfig, job: Job, parents: dict[str, str]
-) -> Reference | None:
-    """The reference that the loss needs, if any; the model is the one that training begins with."""
-    if not config.loss.needs_reference:
-        return None
-    weight = config.loss.tail_weight
-    if not config.cache_reference:
-        return ReferenceModel.copy_of(model, weight)
+) -> CachedReference:
+    """The reference: the model as it is, with which training begins."""
     choose_kernels(model, model.device, job.progress.warn, config.train.attention)
-    steps = range(min(config.train.steps, -(-source.count // config.pairs)))
-    shard = job.strategy.data_shard
-    batches = (batch for step in steps for batch in source.micro_batches(step, model, shard))
+    weight, shard = config.loss.tail_weight, job.strategy.data_shard
+    steps = min(config.train.steps, -(-source.count // config.pairs))
+    precision = device_capabilities(model.device).train_dtype
+
+    def batches(step: int) -> list[Batch]:
+        if not isinstance(source, LabelledSource):
+            return source.micro_batches(step, model, shard)
+        own = [source.pack_documents([2 * row for row in source.numbers(step, shard)])]
+        return own + [source.mismatched(step)] * (step % shard.world_size == shard.rank)
+
     return cached_reference(
         model,
-        batches,
+        (batch for step in range(steps) for batch in batches(step)),
         len(source.dataset),
         job.work,
-        [
-            parents,
-            source.identity(),
-            shard.world_size,
-            len(steps),
-            device_capabilities(model.device).train_dtype,
-            weight,
-        ],
+        [parents, source.identity(), steps, shard.world_size, precision, weight],
         group=job.group,
         progress=job.progress,
         log_probs=lambda policy, batch: answer_log_probs(policy, batch, weight)[0],
     )
+
+
+def require_answers(data: TokenDataset) -> None:
+    """Refuse a document in which nothing is learnt: its mean log-probability would be 0 / 0.
+
+    Raises:
+        HanlinError: names the first one.
+    """
+    assert data.mask is not None
+    learnt = [int(data.mask[first + 1 : end].sum()) for first, end in itertools.pairwise(data.starts)]
+    empty = [index for index, count in enumerate(learnt) if not count]
+    if empty:
+        raise HanlinError(
+            "{count} answers in {path} have no token to learn, the first in document {first}: they were cut "
+            "away, or are empty. Encode the data again with a larger seq_len, or leave these out.",
+            count=len(empty),
+            path=data.path,
+            first=empty[0],
+        )
+
+
+def build_dataset(loss: PreferenceLoss, *arguments: Any, **options: Any) -> TokenDataset:
+    """Encode records as the loss reads them: `build_pair_dataset` or `build_labelled_dataset`."""
+    build = build_labelled_dataset if isinstance(loss, LabelledLoss) else build_pair_dataset
+    return build(*arguments, **options)
 
 
 @register_stage
@@ -125,6 +157,22 @@ class PreferenceStage(PairStage):
     Config = PreferenceConfig
     title = Text("Preference optimisation")
     does = Text("From pairs of answers the model learns to prefer the manner that people prefer (DPO).")
+
+    def prepare(self) -> None:
+        """Encode the data, and tell of pairs that have nothing to prefer."""
+        super().prepare()
+        data, loss = TokenDataset(self.data, verify=False), self.config.loss
+        if isinstance(loss, PairLoss):
+            say_equal_pairs(data, self.inputs.progress, anchored=loss.sft_weight > 0)
+
+    def data_key(self, *more: Any) -> Any:
+        """With the form that the loss reads."""
+        labelled = isinstance(self.config.loss, LabelledLoss)
+        return super().data_key(*more, *(["labelled"] if labelled else []))
+
+    def build(self, *arguments: Any, **options: Any) -> TokenDataset:
+        """Encode what is trained on."""
+        return build_dataset(self.config.loss, *arguments, **options)
 
     def train(self, job: Job) -> TrainResult:
         """Continue the parent, which is the reference too."""
