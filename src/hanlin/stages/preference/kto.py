@@ -44,5 +44,5 @@ class KTO(LabelledLoss):
         self, answers: Answers, good: torch.Tensor, kl: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         margin = self.beta * torch.where(good, answers.log_ratio - kl, kl - answers.log_ratio)
-        weight = torch.where(good, self.desirable_weight, self.undesirable_weight)
-        return weight * torch.sigmoid(-margin), margin
+        loss = torch.sigmoid(-margin)
+        return torch.where(good, self.desirable_weight * loss, self.undesirable_weight * loss), margin
