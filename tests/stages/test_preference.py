@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import yaml
 from hanlin.common.errors import HanlinError
 from hanlin.common.progress import Progress
 from hanlin.dataset import TokenDataset
+from hanlin.evaluation import Metric
 from hanlin.model import load_model
 from hanlin.pipeline.stage_command import load_stage_file, run_stage
 from hanlin.stages.base import Job
 from hanlin.stages.pairs import PairSource, build_heldout_pairs, build_pair_dataset, say_equal_pairs
 from hanlin.stages.preference import reference as reference_module
+from hanlin.stages.preference.harm import BITS, REPETITION, harm, refuse_harm
 from hanlin.stages.preference.kto import KTO
 from hanlin.stages.preference.labelled import LabelledObjective, LabelledSource, build_labelled_dataset
 from hanlin.stages.preference.log_probs import answer_log_probs
@@ -312,6 +315,76 @@ def test_a_loss_is_named_alone_or_with_its_parameters(world, tmp_path):
         with pytest.raises(HanlinError) as caught:
             loss_of(loss, **changes)
         assert said in caught.value.en
+
+
+# ---------------------------------------------------------------- harm
+
+
+@pytest.fixture(scope="module")
+def many(world):
+    """More pairs than a verdict needs."""
+    records = [{"prompt": f"{n}？", "chosen": f"是{n}，小明在。", "rejected": f"{n}不"} for n in range(60)]
+    return records, build_pair_dataset(records, world[1], world[0] / "many", max_length=64)
+
+
+def test_chosen_answers_that_fall_and_replies_that_repeat_are_shown(world, many):
+    _, tokenizer, model, _, _ = world
+    _, data = many
+    chosen = range(0, len(data), 2)
+    same = harm(model, model, tokenizer, data, chosen)
+    refuse_harm(same, "dpo")
+    assert set(same) == {BITS, REPETITION} and same[BITS][0].value == same[BITS][1].value
+    expected = []
+    for document in chosen:
+        ids = torch.tensor(data.document(document).astype(np.int64))
+        mask = torch.tensor(np.array(data.mask[data.starts[document] : data.starts[document + 1]]))[1:]
+        said = torch.log_softmax(model(ids[None])[0, :-1], -1).gather(1, ids[1:, None])[:, 0]
+        expected.append(-said[mask > 0].sum().item() / np.log(2))
+    tokens = data.mask.reshape(-1)
+    tokens = sum(int(tokens[data.starts[d] : data.starts[d + 1]].sum()) for d in chosen)
+    assert same[BITS][1].value == pytest.approx(sum(expected) / tokens, rel=1e-4)
+    assert same[BITS][2] == pytest.approx(same[BITS][1].value / 10)
+
+    worse = copy.deepcopy(model)
+    with torch.no_grad():
+        worse.model.embed_tokens.weight.mul_(30.0)  # surer of what it says, and so more wrong about these
+    fallen = harm(model, worse, tokenizer, data, chosen)
+    with pytest.raises(HanlinError, match=f"is not published: .*{BITS} went from"):
+        refuse_harm(fallen, "dpo")
+    assert BITS not in harm(model, worse, tokenizer, data, chosen, falls=True)
+
+
+def test_a_reply_that_repeats_itself_twice_as_much_is_refused():
+    ids = tuple(map(str, range(200)))
+
+    def repeats(share):
+        return Metric.mean(share + np.arange(200) % 2 / 50, ids=ids, higher_is_better=False)
+
+    for before, after, refused in (
+        (0.1, 0.15, False),
+        (0.1, 0.3, True),
+        (0.0, 0.005, False),
+        (0.0, 0.2, True),
+    ):
+        guards = {REPETITION: (repeats(after), repeats(before), max(repeats(before).value, 0.01))}
+        if refused:
+            with pytest.raises(HanlinError, match=REPETITION):
+                refuse_harm(guards, "dpo")
+        else:
+            refuse_harm(guards, "dpo")
+
+
+def test_the_command_publishes_nothing_that_does_harm(world, many, tmp_path):
+    """At far too high a learning rate without an anchor the margin grows while both answers fall."""
+    train = {"steps": 6, "muon": False, "learning_rate": 0.3}
+    path = write_stage(tmp_path, world[0], "hinge", train=train, pairs=20)
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in many[0])
+    (tmp_path / "data.jsonl").write_text("".join(lines), encoding="utf-8")
+    with pytest.raises(HanlinError, match="is not published") as caught:
+        run_stage("preference", path, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and "\n" not in caught.value.en
+    run_stage("preference", path, tmp_path / "out", ["refuse_harm=false"])
+    assert (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- data that cannot be used

@@ -81,6 +81,11 @@ def build_labelled_dataset(
     return TokenDataset(out, verify=False)
 
 
+def good_documents(data: TokenDataset) -> list[int]:
+    """Numbers of the documents whose answers are labelled good."""
+    return (2 * np.flatnonzero(np.load(data.path / _LABELS))).tolist()
+
+
 def _rows(record: Mapping[str, Any]) -> Iterator[tuple[Any, Any, bool]]:
     """Prompt, answer and label of what a record holds."""
     if "label" in record:

@@ -59,6 +59,7 @@ class PreferenceLoss(Tagged):
 
     Class attributes:
         needs_reference: the loss reads the reference's log-probabilities.
+        lowers_chosen: it is meant to lower the chosen answer too, so that its fall is no sign of harm.
     """
 
     kind: str = ""
@@ -67,6 +68,7 @@ class PreferenceLoss(Tagged):
     RANGES: ClassVar[dict[str, Range]] = {"sft_weight": at_least(0)}
     kind_alone: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = True
+    lowers_chosen: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_ranges(self)

@@ -124,6 +124,7 @@ class APODown(ReferencedLoss):
     answers worse than the model's own. 1 at the start."""
 
     kind: str = "apo-down"
+    lowers_chosen: ClassVar[bool] = True
 
     def compare(self, chosen: Answers, rejected: Answers) -> Compared:
         better, worse = self.rewards(chosen, rejected)

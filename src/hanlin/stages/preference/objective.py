@@ -21,8 +21,8 @@ class PairObjective(Objective):
 
     Its curves, means over pairs: `accuracy`, the share with a positive margin; `margin`; `chosen_logp` and
     `rejected_logp`, log-probabilities per token; and beside a reference `chosen_log_ratio` and
-    `rejected_log_ratio`, the same less those of the reference (LD-DPO's with its weights). A chosen answer that falls with the rejected
-    one is the sign that the loss does harm.
+    `rejected_log_ratio`, the same less those of the reference (LD-DPO's with its weights). A chosen answer
+    that falls with the rejected one is the sign that the loss does harm.
 
     Args:
         reference: None for a loss that needs none.

@@ -5,19 +5,34 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from hanlin.common.config import OutOfRange, Range, above, at_least, require_ranges
 from hanlin.common.devices import device_capabilities
 from hanlin.common.errors import HanlinError
 from hanlin.common.messages import Text, listing
 from hanlin.dataset import Batch, TokenDataset
-from hanlin.model import CausalLM, choose_kernels
+from hanlin.evaluation import Metric
+from hanlin.model import CausalLM, choose_kernels, load_model
 from hanlin.stages.base import Job, content_hash
-from hanlin.stages.pairs import PairConfig, PairSource, PairStage, build_pair_dataset, say_equal_pairs
+from hanlin.stages.pairs import (
+    PairConfig,
+    PairSource,
+    PairStage,
+    build_heldout_pairs,
+    build_pair_dataset,
+    say_equal_pairs,
+)
 from hanlin.stages.preference import kto, losses, reference_free
-from hanlin.stages.preference.labelled import LabelledObjective, LabelledSource, build_labelled_dataset
+from hanlin.stages.preference.harm import harm, refuse_harm
+from hanlin.stages.preference.labelled import (
+    LabelledObjective,
+    LabelledSource,
+    build_labelled_dataset,
+    good_documents,
+)
 from hanlin.stages.preference.log_probs import answer_log_probs
 from hanlin.stages.preference.loss import LabelledLoss, PairLoss, PreferenceLoss
 from hanlin.stages.preference.objective import PairObjective
@@ -38,6 +53,8 @@ class PreferenceConfig(PairConfig, StageConfig):
         loss: its kind, or a section with the kind and its parameters.
         pairs: per step; answers per step for a loss of answers with a label.
         beta, length_normalized, sft_weight: short for those of `loss`.
+        refuse_harm: do not publish a model whose chosen answers have become a tenth less likely per token, or
+            whose greedy replies repeat themselves twice as much (`harm`).
     """
 
     train: TrainConfig = dataclasses.field(
@@ -47,6 +64,7 @@ class PreferenceConfig(PairConfig, StageConfig):
     beta: float | None = None
     length_normalized: bool | None = None
     sft_weight: float | None = None
+    refuse_harm: bool = True
 
     RANGES: ClassVar[dict[str, Range]] = {"beta": above(0), "sft_weight": at_least(0)}
 
@@ -66,15 +84,17 @@ class PreferenceConfig(PairConfig, StageConfig):
 
 
 def optimise_preferences(
-    parent: Path | str, dataset: Path | str, config: PreferenceConfig, job: Job
+    parent: Path | str, dataset: Path | str, config: PreferenceConfig, job: Job, *, judged: bool = True
 ) -> TrainResult:
     """Teach a model which answers are preferred, and publish it.
 
     Args:
         dataset: as `build_dataset` makes it for the loss.
+        judged: a gate decides on the model afterwards; otherwise what does harm to the answers trained on is
+            refused here.
 
     Raises:
-        HanlinError: the data were encoded by another tokenizer, or a row has no answer.
+        HanlinError: the data were encoded by another tokenizer, a row has no answer, or the model is refused.
     """
     model, tokenizer = job.load(parent, config.seq_len)
     data = TokenDataset(dataset)
@@ -94,6 +114,16 @@ def optimise_preferences(
     result = job.train(
         model, source, objective, config, origin=parents, dataset=data.path, tokenizer=tokenizer
     )
+    if config.refuse_harm and not judged:
+        chosen = good_documents(data) if isinstance(loss, LabelledLoss) else range(0, len(data), 2)
+        trained = cast(CausalLM, job.strategy.unsharded(model))
+
+        def check() -> None:
+            before = load_model(parent, device=str(model.device))
+            found = harm(before, trained, tokenizer, data, chosen, falls=loss.lowers_chosen)
+            refuse_harm(found, job.out.name)
+
+        job.group.run_on_rank0(check)
     return job.publish(model, tokenizer, result, config, parents)
 
 
@@ -177,4 +207,15 @@ class PreferenceStage(PairStage):
     def train(self, job: Job) -> TrainResult:
         """Continue the parent, which is the reference too."""
         assert self.inputs.parent is not None
-        return optimise_preferences(self.inputs.parent, self.data, self.config, job)
+        return optimise_preferences(
+            self.inputs.parent, self.data, self.config, job, judged=self.inputs.judged
+        )
+
+    def harm(self, before: Path, after: Path) -> Mapping[str, tuple[Metric, Metric, float]]:
+        """On the held-out pairs."""
+        if not self.config.refuse_harm:
+            return {}
+        pairs = self.encoded_heldout(build_heldout_pairs)
+        models = (load_model(path) for path in (before, after))
+        falls = self.config.loss.lowers_chosen
+        return harm(*models, self.tokenizer(), pairs, range(0, len(pairs), 2), falls=falls)
