@@ -57,7 +57,7 @@ VERBS: dict[str, Text] = {
         "Pretrain a model (configuration: docs/en/stages.md; --params 26m derives shape, steps and rates)"
     ),
     "sft": Text("Fine-tune a model on conversations"),
-    "preference": Text("Optimise a model for preferences by DPO"),
+    "preference": Text("Optimise a model for preferences: DPO, SimPO, ORPO, KTO and others"),
     "reward": Text("Train a reward model"),
     "rl": Text("Optimise a model for checkable answers by GRPO"),
     "plan": Text(

@@ -186,7 +186,7 @@ class PreferenceStage(PairStage):
     kind = "preference"
     Config = PreferenceConfig
     title = Text("Preference optimisation")
-    does = Text("From pairs of answers the model learns to prefer the manner that people prefer (DPO).")
+    does = Text("From judged answers the model learns to prefer what people prefer.")
 
     def prepare(self) -> None:
         """Encode the data, and tell of pairs that have nothing to prefer."""
