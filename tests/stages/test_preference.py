@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +317,42 @@ def test_a_loss_is_named_alone_or_with_its_parameters(world, tmp_path):
         with pytest.raises(HanlinError) as caught:
             loss_of(loss, **changes)
         assert said in caught.value.en
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_page_lists_every_loss_with_its_defaults(language):
+    page = (Path(__file__).parents[2] / "docs" / language / "preference.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| \S.* \| (`beta`[^|]*) \| [^|]+ \|$", page, re.M)
+    listed = {kind: dict(re.findall(r"`(\w+)` ([\w.]+)", said)) for kind, said in rows}
+    plain = {"kind", "sft_weight", "length_normalized"}  # of any loss; told where they are not off
+    for kind in LOSSES:
+        loss = LOSSES.get(kind)()
+        values = {f.name: getattr(loss, f.name) for f in dataclasses.fields(loss) if f.name != "kind"}
+        told = {name: value for name, value in values.items() if value or name not in plain}
+        assert listed.pop(kind) == {name: str(value).lower() for name, value in told.items()}
+    assert not listed
+
+
+def test_a_loss_in_a_file_of_ones_own_is_known(world, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\n"
+        "from hanlin.stages.preference.loss import PairLoss, register_loss\n"
+        "@register_loss\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Mine(PairLoss):\n"
+        "    kind: str = 'mine-of-a-test'\n"
+        "    def compare(self, chosen, rejected):\n"
+        "        margin = self.beta * (chosen.log_ratio - rejected.log_ratio)\n"
+        "        return (1 - margin).square(), margin\n",
+        encoding="utf-8",
+    )
+    kind = "mine-of-a-test"
+    path = write_stage(tmp_path, world[0], {"kind": kind, "beta": 0.5}, extensions=["mine.py"])
+    try:
+        run_stage("preference", path, tmp_path / "out")
+    finally:
+        LOSSES._kinds.pop(kind, None)
+    assert (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- harm
