@@ -165,10 +165,12 @@ class Ours(Side):
             self.preference(model, train, job)
 
     def preference(self, model: Path, train: Any, job: Any) -> None:
-        from hanlin.stages.dpo import DPOConfig, dpo
+        from hanlin.stages.preference.losses import DPO
+        from hanlin.stages.preference.stage import PreferenceConfig, optimise_preferences
 
-        config = DPOConfig(2 * PAIR_TOKENS, PAIRS, train, beta=0.1, length_normalized=False, sft_weight=0.0)
-        dpo(model, self.folder / "pairs", config, job)
+        loss = DPO(beta=0.1, length_normalized=False, sft_weight=0.0)
+        config = PreferenceConfig(seq_len=2 * PAIR_TOKENS, pairs=PAIRS, train=train, loss=loss)
+        optimise_preferences(model, self.folder / "pairs", config, job)
 
 
 class Theirs(Side):

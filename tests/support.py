@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hanlin.model import CausalLM, ModelConfig, init_weights
+from hanlin.stages.preference.log_probs import answer_log_probs
 from hanlin.tokenizer import Tokenizer, train_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -63,3 +64,15 @@ def tiny_model(family: str, tokenizer: Tokenizer | None = None, seed: int = 0, *
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return model.eval()
+
+
+class ReferenceModel:
+    """The reference of a preference loss as a second model, asked at each step."""
+
+    def __init__(self, model: CausalLM, tail_weight: float = 1.0):
+        self.model, self.tail_weight = model, tail_weight
+
+    @torch.no_grad()
+    def log_probs(self, batch) -> torch.Tensor:
+        """log π_ref of each answer, (documents,)."""
+        return answer_log_probs(self.model, batch, self.tail_weight)[0]

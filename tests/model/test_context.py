@@ -17,11 +17,12 @@ from hanlin.inference import Engine, SamplingParams
 from hanlin.model import KVCache, RewardModel
 from hanlin.model.attention import backends, reference
 from hanlin.model.attention.backends import BACKENDS, choose_attention, fault_of
-from hanlin.stages.dpo import DPOConfig, DPOLoss
 from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutBatch
+from hanlin.stages.preference.losses import DPO
+from hanlin.stages.preference.objective import PairObjective
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
 from hanlin.stages.supervised import NextTokenLoss
-from tests.support import FAMILIES, tiny_model
+from tests.support import FAMILIES, ReferenceModel, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -60,7 +61,7 @@ def objectives():
     rollout = RolloutBatch(batch, torch.tensor([1.0, -1.0]), 2)
     return [
         (NextTokenLoss(torch.ones(300, dtype=torch.int64), 1e-3), tiny_model("qwen3"), batch),
-        (DPOLoss(tiny_model("llama", seed=3), DPOConfig()), tiny_model("llama"), batch),
+        (PairObjective(DPO(), ReferenceModel(tiny_model("llama", seed=3))), tiny_model("llama"), batch),
         (GRPOLoss(GRPOConfig(), tiny_model("gpt2", seed=3)), tiny_model("gpt2"), rollout),
         (PairwiseRewardLoss(RewardConfig()), RewardModel(tiny_model("qwen3").config), batch),
     ]

@@ -78,10 +78,13 @@ MUTANTS = {
         "stages/grpo.py", "loss + self.config.kl_coef * k3", "loss - self.config.kl_coef * k3", STAGES
     ),
     "DPO counts both sides": Mutant(
-        "stages/dpo.py", "return len(batch.documents) / 2", "return float(len(batch.documents))", STAGES
+        "stages/preference/objective.py",
+        "return len(batch.documents) / 2",
+        "return float(len(batch.documents))",
+        STAGES,
     ),
     "the reference is the policy": Mutant(
-        "stages/dpo.py", "reference = copy.deepcopy(model).requires_grad_(False)", "reference = model", STAGES
+        "stages/preference/reference.py", "copy.deepcopy(model).requires_grad_(False)", "model", STAGES
     ),
     "centring of the difference": Mutant(
         "stages/reward_model.py", "(chosen + rejected).square()", "(chosen - rejected).square()", STAGES

@@ -18,13 +18,15 @@ from hanlin.evaluation.config import EvaluationConfig
 from hanlin.evaluation.kept_items import keep_items
 from hanlin.evaluation.tasks.base import TaskScope, make_task, task_entries
 from hanlin.pipeline import load_recipe, stage_run
-from hanlin.pipeline.gate import FEWEST, TOLERANCES, decide_gate, tolerance
+from hanlin.pipeline.gate import FEWEST, TOLERANCES, decide_gate, tolerance, veto
 from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run import expected_work
 from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
 from hanlin.pipeline.stage_run import StageRun, publish
 from hanlin.pipeline.suite import Measured
+from hanlin.stages.preference.stage import PreferenceStage
+from hanlin.stages.stage import Stage
 from tests.pipeline.test_pipeline import TINY
 
 BITS = "bits_per_byte"
@@ -264,6 +266,7 @@ def stand_in(run, monkeypatch, scores):
     monkeypatch.setattr(stage_run, "decide_gate", gate)
     monkeypatch.setattr(stage_run, "speak_samples", lambda *args, **kwargs: [])
     monkeypatch.setattr(stage_run, "examine_stage", lambda *args: {})
+    monkeypatch.setattr(PreferenceStage, "harm", lambda *args: {})
     monkeypatch.setattr(run.suite, "measure", measure)
     return asked
 
@@ -274,6 +277,39 @@ def judged(run, name: str) -> StepRecord:
     stage.stage.data_facts = dict
     stage._judge(made)
     return made
+
+
+def more_bits() -> tuple[Metric, Metric]:
+    """Bits per token that went from 1 to 1.35 on the same items."""
+    ids = tuple(map(str, range(100)))
+    after, before = 1.3 + np.arange(100) % 2 / 10, np.ones(100)
+    return tuple(Metric.mean(values, ids=ids, higher_is_better=False) for values in (after, before))
+
+
+def test_harm_refuses_what_its_target_would_keep():
+    kept = outcome(pair(0.5, 0.6))
+    bits = more_bits()
+    refused = veto("dpo", kept, {"chosen_bits_per_token": (*bits, 0.1)})
+    assert refused.outcome == "refused" and refused.judged[-1].name == "chosen_bits_per_token"
+    assert "1.000 → 1.350 (allowed: 0.10)" in refused.text.en and "harm" in refused.text.en
+    for harmless in ({}, {"x": (*bits, 0.5)}, {"x": (bits[1], bits[0], 0.1)}):
+        assert veto("dpo", kept, harmless) is kept
+    worse = outcome(pair(0.5, 0.4))
+    assert veto("dpo", worse, {"x": (*bits, 0.1)}) is worse
+
+
+def test_a_stage_is_asked_for_the_harm_it_does(run, monkeypatch):
+    stand_in(run, monkeypatch, lambda model, name, seed: metric(60 if model == "pretrain" else 75))
+    assert judged(run, "sft").kept
+    bits = more_bits()
+    asked = []
+
+    def harm(self, before, after):
+        asked.append((before.name, after.name))
+        return {"x": (*bits, 0.1)}
+
+    monkeypatch.setattr(Stage, "harm", harm)
+    assert not judged(run, "sft").kept and asked == [("pretrain", "sft")]
 
 
 def test_small_losses_do_not_add_up_from_stage_to_stage(run, monkeypatch):

@@ -53,9 +53,9 @@ def refused(file: Path, overrides: tuple[str, ...] = (), **flags: Any) -> str:
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ({"kind": "pretain"}, "no kind of stage 'pretain'. Did you mean pretrain? There are: preference, "),
-        ({"kind": "alchemy"}, "no kind of stage 'alchemy'. There are: preference, "),
-        ({"id": "one"}, "one: `kind` is missing. There are: preference, "),
+        ({"kind": "pretain"}, "no kind of stage 'pretain'. Did you mean pretrain? There are: distill, "),
+        ({"kind": "alchemy"}, "no kind of stage 'alchemy'. There are: distill, "),
+        ({"id": "one"}, "one: `kind` is missing. There are: distill, "),
         ({}, "a stage has neither `kind` nor `id`"),
         ("pretrain", "`stages` should be a list, each entry with a kind"),
         (

@@ -21,14 +21,15 @@ from hanlin.model import RewardModel, load_reward_model
 from hanlin.rl.rewards.numeric import numeric_answer, reference_number, stated_numbers
 from hanlin.stages import base as job_module
 from hanlin.stages.base import Job, write_model
-from hanlin.stages.dpo import DPOConfig, DPOLoss, dpo
 from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource, grpo
 from hanlin.stages.pairs import PairConfig, PairSource, build_pair_dataset, split_pairs
+from hanlin.stages.preference.objective import PairObjective
+from hanlin.stages.preference.stage import PreferenceConfig, optimise_preferences
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig, reward, score_pairs, scores
 from hanlin.stages.supervised import SupervisedConfig, finetune
 from hanlin.training import TrainConfig
 from hanlin.training.contract import config_hash
-from tests.support import tiny_model, tiny_tokenizer
+from tests.support import ReferenceModel, tiny_model, tiny_tokenizer
 
 PAIRS = [
     {
@@ -67,8 +68,10 @@ def log_prob(model, ids, mask):
 def test_dpo_loss_is_its_formula(world, normalized):
     _, tokenizer, model, data = world
     reference = tiny_model("qwen3", tokenizer, seed=9)
-    config = DPOConfig(seq_len=128, pairs=5, beta=0.7, sft_weight=0.3, length_normalized=normalized)
-    loss, figures = DPOLoss(reference, config)(model, PairSource(data, config, 0).pack(range(5)))
+    config = PreferenceConfig(seq_len=128, pairs=5, beta=0.7, sft_weight=0.3, length_normalized=normalized)
+    loss, figures = PairObjective(config.loss, ReferenceModel(reference))(
+        model, PairSource(data, config, 0).pack(range(5))
+    )
     expected, right = 0.0, 0
     with torch.no_grad():
         for pair in PAIRS[:5]:
@@ -89,8 +92,10 @@ def test_dpo_loss_is_its_formula(world, normalized):
 
 def test_dpo_of_a_model_against_itself_has_no_preference(world):
     _, _, model, data = world
-    config = DPOConfig(seq_len=128, pairs=4, sft_weight=0.0)
-    loss, _ = DPOLoss(copy.deepcopy(model), config)(model, PairSource(data, config, 0).pack(range(4)))
+    config = PreferenceConfig(seq_len=128, pairs=4, sft_weight=0.0)
+    loss, _ = PairObjective(config.loss, ReferenceModel(copy.deepcopy(model)))(
+        model, PairSource(data, config, 0).pack(range(4))
+    )
     assert float(loss) / 4 == pytest.approx(0.6931, abs=1e-3)
 
 
@@ -154,8 +159,10 @@ def test_a_reward_model_learns_an_easy_preference(world, tmp_path):
 
 def test_dpo_raises_the_preferred_answer(world, tmp_path):
     folder, _, _, data = world
-    config = DPOConfig(seq_len=128, pairs=8, train=TrainConfig(steps=15, learning_rate=1e-3, muon=False))
-    result = dpo(folder / "model", data.path, config, job(tmp_path, "dpo"))
+    config = PreferenceConfig(
+        seq_len=128, pairs=8, train=TrainConfig(steps=15, learning_rate=1e-3, muon=False)
+    )
+    result = optimise_preferences(folder / "model", data.path, config, job(tmp_path, "dpo"))
     assert result.last["accuracy"] > 0.9
 
 
@@ -216,10 +223,10 @@ def test_the_policy_loss_is_divided_by_a_constant(world):
 def test_the_loss_of_dpo_is_a_mean_over_pairs(world, tmp_path):
     """A model against itself has log 2 a pair, whichever way the loop divides."""
     folder, _, _, data = world
-    config = DPOConfig(seq_len=128, pairs=8, sft_weight=0.0, train=TrainConfig(steps=1, muon=False))
-    assert dpo(folder / "model", data.path, config, job(tmp_path, "dpo")).last["loss"] == pytest.approx(
-        0.6931, abs=1e-3
-    )
+    config = PreferenceConfig(seq_len=128, pairs=8, sft_weight=0.0, train=TrainConfig(steps=1, muon=False))
+    assert optimise_preferences(folder / "model", data.path, config, job(tmp_path, "dpo")).last[
+        "loss"
+    ] == pytest.approx(0.6931, abs=1e-3)
 
 
 def test_the_reward_models_loss_is_its_formula(world):
@@ -548,7 +555,7 @@ def test_rows_longer_than_the_model_are_refused(world, tmp_path):
 
 def test_a_batch_of_pairs_stays_one_on_its_device_and_can_still_be_cut(world):
     _, _, _, data = world
-    batch = PairSource(data, DPOConfig(seq_len=128, pairs=4), 0).pack(range(4))
+    batch = PairSource(data, PreferenceConfig(seq_len=128, pairs=4), 0).pack(range(4))
     moved = batch.to(torch.device("meta"))
     assert type(moved) is type(batch) and moved.pairs == [0, 1, 2, 3] and moved.ids.device.type == "meta"
     assert [half.documents for half in moved.split()] == [half.documents for half in batch.split()]

@@ -42,8 +42,8 @@ def train_stage(job_spec: dict[str, Any], strategy: Any) -> dict[str, Any]:
     from hanlin.common.devices import CAPABILITIES
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
-    from hanlin.stages.dpo import DPOConfig, dpo
     from hanlin.stages.grpo import GRPOConfig, grpo
+    from hanlin.stages.preference.stage import PreferenceConfig, optimise_preferences
     from hanlin.stages.pretrain import pretrain
     from hanlin.stages.reward_model import RewardConfig, reward
     from hanlin.stages.supervised import SupervisedConfig, finetune
@@ -116,7 +116,9 @@ def train_stage(job_spec: dict[str, Any], strategy: Any) -> dict[str, Any]:
     elif stage == "sft":
         finetune(world / "model", world / "talks", supervised, job)
     elif stage == "dpo":
-        dpo(world / "model", world / "pairs", DPOConfig(seq_len=128, pairs=5, train=adam), job)
+        optimise_preferences(
+            world / "model", world / "pairs", PreferenceConfig(seq_len=128, pairs=5, train=adam), job
+        )
     elif stage == "reward":
         reward(world / "model", world / "pairs", RewardConfig(seq_len=128, pairs=5, train=adam), job)
     else:

@@ -16,9 +16,10 @@ from hanlin.common.progress import Progress
 from hanlin.dataset import Batch, ConversationRows, TextRows, TokenDataset
 from hanlin.inference import Engine
 from hanlin.model import RewardModel
-from hanlin.stages.dpo import DPOConfig, DPOLoss
 from hanlin.stages.grpo import GRPOConfig, GRPOLoss, RolloutSource
 from hanlin.stages.pairs import PairSource
+from hanlin.stages.preference.objective import PairObjective
+from hanlin.stages.preference.stage import PreferenceConfig
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
 from hanlin.stages.supervised import NextTokenLoss, RowSource, SupervisedConfig
 from hanlin.tokenizer import load_tokenizer
@@ -27,7 +28,7 @@ from hanlin.training import Objective, TrainConfig, train
 from hanlin.training.optim.optimizers import Optimizers
 from hanlin.training.spikes import write_run_file
 from hanlin.training.trainer import Trainer
-from tests.support import tiny_model
+from tests.support import ReferenceModel, tiny_model
 from tests.training.zygote import TALKS, build_world, poison
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -266,8 +267,8 @@ def test_per_sequence_losses_add_up_to_the_objectives(world, stage):
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected, counts = 2 * float(objective(model, batch)[0]), [1] * 6  # each pair is both its sides'
     else:
-        config = DPOConfig(seq_len=128, pairs=3, sft_weight=1.0, beta=1.0)
-        objective = DPOLoss(model, config)
+        config = PreferenceConfig(seq_len=128, pairs=3, sft_weight=1.0, beta=1.0)
+        objective = PairObjective(config.loss, ReferenceModel(model))
         batch = PairSource(TokenDataset(folder / "pairs"), config, 0).pack(range(3))
         expected = float(objective(model, batch)[0]) - 3 * math.log(2)
         counts = [1 - document % 2 for document in batch.documents]  # the anchor is over chosen answers
@@ -389,8 +390,11 @@ def test_batches_of_every_stage_can_be_cut(world, tmp_path, stage):
             NextTokenLoss(token_bytes(tokenizer), 1e-4),
         )
     elif stage == "dpo":
-        config = DPOConfig(seq_len=64, pairs=6)
-        source, objective = PairSource(TokenDataset(folder / "pairs"), config, 0), DPOLoss(reference, config)
+        config = PreferenceConfig(seq_len=64, pairs=6)
+        source, objective = (
+            PairSource(TokenDataset(folder / "pairs"), config, 0),
+            PairObjective(config.loss, ReferenceModel(reference)),
+        )
     elif stage == "reward":
         config = RewardConfig(seq_len=64, pairs=6)
         model = RewardModel(model.config)

@@ -13,9 +13,9 @@ from hanlin.common.config import OutOfRange, Range, build, ranges_of
 from hanlin.common.errors import HanlinError
 from hanlin.model import ModelShape
 from hanlin.recipe.recipe import TokenizerConfig
-from hanlin.stages.dpo import DPOConfig
 from hanlin.stages.grpo import GRPOConfig
 from hanlin.stages.pairs import PairConfig
+from hanlin.stages.preference.stage import PreferenceConfig
 from hanlin.stages.reward_model import RewardConfig
 from hanlin.stages.stage import STAGES
 from hanlin.stages.supervised import SupervisedConfig
@@ -27,7 +27,7 @@ CONFIGS = [
     TrainConfig,
     SupervisedConfig,
     PairConfig,
-    DPOConfig,
+    PreferenceConfig,
     RewardConfig,
     GRPOConfig,
     *(STAGES.get(kind).Config for kind in STAGES),

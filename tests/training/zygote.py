@@ -70,8 +70,8 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
     import hanlin.stages.base as job_module
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
-    from hanlin.stages.dpo import DPOConfig, dpo
     from hanlin.stages.grpo import GRPOConfig, grpo
+    from hanlin.stages.preference.stage import PreferenceConfig, optimise_preferences
     from hanlin.stages.pretrain import pretrain
     from hanlin.stages.reward_model import RewardConfig, reward
     from hanlin.stages.supervised import SupervisedConfig, finetune
@@ -117,7 +117,9 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
         elif stage == "sft":
             finetune(model, world / "talks", supervised, job)
         elif stage == "dpo":
-            dpo(model, world / "pairs", DPOConfig(seq_len=128, pairs=4, train=adam), job)
+            optimise_preferences(
+                model, world / "pairs", PreferenceConfig(seq_len=128, pairs=4, train=adam), job
+            )
         elif stage == "reward":
             reward(model, world / "pairs", RewardConfig(seq_len=128, pairs=4, train=adam), job)
         else:
@@ -213,8 +215,8 @@ def serve(world: Path) -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     import torch._dynamo  # noqa: F401 - an optimiser's first step imports it, for seconds
 
-    import hanlin.stages.dpo
     import hanlin.stages.grpo
+    import hanlin.stages.preference.stage
     import hanlin.stages.pretrain
     import hanlin.stages.reward_model  # noqa: F401
     import tests.support  # noqa: F401

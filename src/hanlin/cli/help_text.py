@@ -63,7 +63,7 @@ VERBS: dict[str, Text] = {
     "sft": Text("Fine-tune a model on conversations"),
     "distill": Text("Fine-tune a model on conversations with a larger model's probabilities"),
     "on-policy-distill": Text("Let a model write, and imitate a larger one's probabilities of what it wrote"),
-    "preference": Text("Optimise a model for preferences by DPO"),
+    "preference": Text("Optimise a model for preferences: DPO, SimPO, ORPO, KTO and others"),
     "reward": Text("Train a reward model"),
     "rl": Text("Optimise a model for checkable answers by GRPO"),
     "plan": Text(

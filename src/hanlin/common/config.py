@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 
@@ -232,7 +232,13 @@ def yaml_key(field: dataclasses.Field[Any]) -> str:
 
 class Tagged:
     """A configuration that exists in several kinds: `kind` in YAML selects the dataclass that the other keys
-    belong to."""
+    belong to.
+
+    Class attributes:
+        kind_alone: a text in YAML instead of a section is the kind, with its defaults.
+    """
+
+    kind_alone: ClassVar[bool] = False
 
     @classmethod
     def variant(cls, values: Mapping[str, Any], where: Text) -> type:
@@ -350,6 +356,8 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
                 return _convert(option, value, where, name)
         return _convert(real[-1], value, where, name)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, str) and isinstance(hint, type) and issubclass(hint, Tagged) and hint.kind_alone:
+            value = {"kind": value}
         if not isinstance(value, Mapping):
             raise _wrong(where, name, Text("a section (mapping)"), value)
         if isinstance(hint, type) and issubclass(hint, Tagged):

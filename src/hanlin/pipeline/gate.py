@@ -182,6 +182,26 @@ def decide_gate(
     return Verdict("accepted" if shown else "undecided", sentences(said), judged)
 
 
+def veto(stage: str, verdict: Verdict, harm: Mapping[str, tuple[Metric, Metric, float]]) -> Verdict:
+    """The verdict, or a refusal where the model is shown to have lost more than is allowed of what its kind
+    of stage is apt to spoil (`Stage.harm`); these are tested apart from the guards, at 5 % over all of them.
+
+    Args:
+        harm: by metric its value after and before, and the loss that is allowed.
+    """
+    lost = [guard for guard in _guards(harm) if guard.finding == "lost"]
+    if not verdict.accepted or not lost:
+        return verdict
+    losses = [_loss(guard, *harm[guard.name][:2]) for guard in lost]
+    text = Text(
+        "{stage} was not kept: it does harm that its target does not show: {losses}; the previous model "
+        "stays.",
+        stage=stage,
+        losses=joined(losses, _SEMICOLON),
+    )
+    return Verdict("refused", text, (*verdict.judged, *lost))
+
+
 _SEMICOLON = Text.in_context("between clauses", "; ")
 
 

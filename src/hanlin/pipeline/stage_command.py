@@ -266,7 +266,9 @@ def _inputs(file: StageFile, work: Path, progress: Progress) -> StageInputs:
     assert tokenizer is not None
     schema = file.stage.stage.schema or "messages"
     scope = DataScope(file.stage.id, schema, file.seed)
-    return StageInputs(parent, tokenizer, work / _DATA, scope, progress, file.dataset, file.model)
+    return StageInputs(
+        parent, tokenizer, work / _DATA, scope, progress, file.dataset, file.model, judged=False
+    )
 
 
 def _check_export(file: StageFile) -> None:

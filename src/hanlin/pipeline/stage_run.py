@@ -19,7 +19,7 @@ from hanlin.evaluation import Metric, pooled
 from hanlin.evaluation.exam import OVERALL
 from hanlin.evaluation.kept_items import keep_items, with_items
 from hanlin.evaluation.statistics import can_pair
-from hanlin.pipeline.gate import decide_gate, tolerance
+from hanlin.pipeline.gate import decide_gate, tolerance, veto
 from hanlin.pipeline.lineage import Lineage
 from hanlin.pipeline.run_context import RunContext
 from hanlin.pipeline.runner import StepRecord
@@ -216,6 +216,8 @@ class StageRun:
             metrics[BITS] = context.beside_ngram(metrics[BITS], parent.first_bits)
         guards = self._regressions(target, metrics, before)
         verdict = decide_gate(config.id, (target, metrics[target], before[target]), guards)
+        if verdict.accepted:
+            verdict = veto(config.id, verdict, self.stage.harm(parent.path, self.model(0)))
         record.kept = verdict.accepted
         record.notes["gate"] = verdict.to_dict()
         record.notes["before"] = {name: before[name].to_dict() for name in metrics if name in before}

@@ -107,6 +107,15 @@ METRICS: dict[str, MetricText] = {
         Text("Pairs ranked rightly"),
         Text("share of unseen pairs whose better answer the model finds more likely"),
     ),
+    "chosen_bits_per_token": MetricText(
+        Text("Bits per token of preferred answers"),
+        Text("bits needed to predict each token of unseen better answers; lower is better"),
+        share=False,
+    ),
+    "greedy_repetition": MetricText(
+        Text("Greedy repetition"),
+        Text("share of 4-token runs of greedy replies that stood before in the reply"),
+    ),
 }
 
 CONTROLS: dict[str, Text] = {

@@ -1,2 +1,2 @@
 """The stages of a model's life, each a batch source and an objective on the one loop: pretrain, sft, distill,
-dpo, reward, grpo."""
+preference, reward, grpo."""

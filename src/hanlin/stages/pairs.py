@@ -1,10 +1,10 @@
-"""Preference pairs as packed rows: what DPO and the reward model read."""
+"""Preference pairs as packed rows: what preference optimisation and the reward model read."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from torch import nn
 from hanlin.common.config import Range, at_least, require_ranges
 from hanlin.common.errors import HanlinError
 from hanlin.common.manifest import artifact, read_manifest
+from hanlin.common.progress import Progress
 from hanlin.dataset import (
     Batch,
     DocumentSources,
@@ -61,24 +62,39 @@ def build_pair_dataset(
 
     Only the answer is learnt: what the assistant says in the prompt is the same on both sides, but would
     count in the length that DPO divides by and in its anchor. Pairs of which a side is longer than
-    `max_length` are left out whole and counted.
+    `max_length` are left out whole and counted; no answer is ever cut. Pairs with the same answer on both
+    sides stay and are counted: there is nothing to prefer, but the anchor learns of them.
+
+    Args:
+        records: with `rejected_prompt` as well where the rejected answer is one to another prompt.
 
     Raises:
-        HanlinError: no pair is left.
+        HanlinError: no pair is left, or the answers are not in pairs.
     """
+    equal = 0
     config = {"tokenizer": tokenizer.content_hash, "masked": True, "pairs": True, "max_length": max_length}
     with artifact(out, "dataset", parents=parents, config=config, key=key) as written:
         writer = TokenDatasetWriter(written.path, tokenizer.vocab_size, masked=True)
         sources = DocumentSources(written.path)
         too_long = TooLong(max_length)
         for record in records:
-            both = [conversation(record["prompt"], record[side]) for side in ("chosen", "rejected")]
+            if "chosen" not in record:
+                raise HanlinError(
+                    "The data have answers with a label (true or false), and this stage compares two answers "
+                    "to one prompt. Take `loss: kto` of a preference stage, or give pairs: prompt, chosen, "
+                    "rejected."
+                )
+            both = [
+                conversation(record.get(f"{side}_prompt", record["prompt"]), record[side])
+                for side in ("chosen", "rejected")
+            ]
             sides = [
                 tokenizer.encode_conversation(messages, learn_from=len(messages) - 1) for messages in both
             ]
             if max(len(ids) for ids, _ in sides) > max_length:
                 too_long.add(both[0], max(len(ids) for ids, _ in sides))
                 continue
+            equal += sides[0] == sides[1]
             for ids, mask in sides:
                 writer.add(ids, mask)
             sources.add([str(record.get("source") or "")] * 2)
@@ -93,6 +109,7 @@ def build_pair_dataset(
             )
         written.metrics = {"pairs": writer.documents // 2, "tokens": writer.tokens} | too_long.metrics
         written.metrics |= {"sources": named} if named else {}
+        written.metrics |= {"equal_pairs": equal} if equal else {}
     return TokenDataset(out, verify=False)
 
 
@@ -116,6 +133,56 @@ def pair_prompts(pairs: TokenDataset) -> list[str]:
         prompt = pairs.document(index)[: int(np.argmax(learnt))]
         names.append(hashlib.sha256(prompt.tobytes()).hexdigest()[:16])
     return names
+
+
+def build_heldout_pairs(
+    records: Iterable[Mapping[str, Any]], *arguments: Any, **options: Any
+) -> TokenDataset:
+    """`build_pair_dataset` of pairs to be judged by; of answers with a label, each good one beside the next
+    bad one, whatever the prompts are."""
+    return build_pair_dataset(_matched(records), *arguments, **options)
+
+
+def _matched(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    waiting: dict[bool, list[Mapping[str, Any]]] = {True: [], False: []}
+    for record in records:
+        if "label" not in record:
+            yield record
+            continue
+        waiting[record["label"]].append(record)
+        if waiting[True] and waiting[False]:
+            good, bad = waiting[True].pop(0), waiting[False].pop(0)
+            yield {
+                "prompt": good["prompt"],
+                "chosen": good["completion"],
+                "rejected_prompt": bad["prompt"],
+                "rejected": bad["completion"],
+            }
+
+
+def say_equal_pairs(data: TokenDataset, progress: Progress, *, anchored: bool) -> None:
+    """Tell how many pairs have the same answer on both sides.
+
+    Args:
+        anchored: the loss has a term for the chosen answer alone.
+
+    Raises:
+        HanlinError: all of them, and nothing else is learnt from them.
+    """
+    equal, count = data.manifest.metrics.get("equal_pairs", 0), data.manifest.metrics["pairs"]
+    if equal == count and not anchored:
+        raise HanlinError(
+            "All {count} pairs have the same answer on both sides: there is nothing to prefer, and without "
+            "an anchor (sft_weight) nothing to learn. Give pairs that differ.",
+            count=count,
+        )
+    if equal:
+        progress.note(
+            "{equal:,} of {count:,} pairs have the same answer on both sides: of these only the likelihood "
+            "of the answer is learnt, as far as the loss has an anchor",
+            equal=equal,
+            count=count,
+        )
 
 
 def conversation(prompt: str | list[dict[str, Any]], answer: str | dict[str, Any]) -> list[dict[str, Any]]:
@@ -153,25 +220,31 @@ class PairSource(BatchSource):
             "seed": self.seed,
         }
 
-    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
-        """The shard's pairs of a step, as one packed batch."""
+    def numbers(self, step: int, shard: DataShard = FULL) -> list[int]:
+        """The shard's pairs of a step."""
         positions = [step * self.config.pairs + place for place in shard.slice(self.config.pairs)]
-        pairs = [
+        return [
             int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions
         ]
-        return [self.pack(pairs)]
+
+    def micro_batches(self, step: int, model: nn.Module, shard: DataShard = FULL) -> list[Batch]:
+        """The shard's pairs of a step, as one packed batch."""
+        return [self.pack(self.numbers(step, shard))]
 
     def pack(self, pairs: Iterable[int]) -> PairBatch:
         """Both sides of the given pairs; `Batch.documents` holds dataset indices, even for chosen."""
         pairs = list(pairs)
-        documents = [document for pair in pairs for document in (2 * pair, 2 * pair + 1)]
-        starts, mask = self.dataset.starts, self.dataset.mask
-        assert mask is not None
-        sequences = [(self.dataset.document(d), mask[starts[d] : starts[d + 1]]) for d in documents]
-        packed = pack_sequences(sequences, self.config.seq_len, documents)
+        packed = self.pack_documents([document for pair in pairs for document in (2 * pair, 2 * pair + 1)])
         return PairBatch(
             packed.ids, packed.labels, packed.positions, packed.doc_ids, packed.documents, pairs, self.pack
         )
+
+    def pack_documents(self, documents: list[int]) -> Batch:
+        """Documents of the dataset, by their indices."""
+        starts, mask = self.dataset.starts, self.dataset.mask
+        assert mask is not None
+        sequences = [(self.dataset.document(d), mask[starts[d] : starts[d + 1]]) for d in documents]
+        return pack_sequences(sequences, self.config.seq_len, documents)
 
 
 def sum_by_document(values: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +280,7 @@ class PairStage(Stage):
         def build(path: Path, key: str) -> TokenDataset:
             self.say_counts()
             source: DataSource = self.config.data
-            return build_pair_dataset(
+            return self.build(
                 source.train(self.inputs.scope),
                 self.tokenizer(),
                 path,
@@ -217,9 +290,13 @@ class PairStage(Stage):
 
         self.encoded(self.data_key(self.config.seq_len), build)
 
+    def build(self, *arguments: Any, **options: Any) -> TokenDataset:
+        """Encode what is trained on, as `build_pair_dataset` does."""
+        return build_pair_dataset(*arguments, **options)
+
     def heldout_metric(self, model: CausalLM, seed: int) -> Metric:
         """Pairs whose better answer the model finds more likely."""
-        return pairs_preferred(model, self.tokenizer(), self.encoded_heldout(build_pair_dataset))
+        return pairs_preferred(model, self.tokenizer(), self.encoded_heldout(build_heldout_pairs))
 
     def data_facts(self) -> dict[str, Any]:
         """Counts of the encoded pairs."""

@@ -109,6 +109,7 @@ class StageInputs:
         scope: what the records depend on.
         dataset: tokens of the pretraining text, where there are any.
         shape: of a model that begins from nothing.
+        judged: a gate decides on the model afterwards; otherwise the stage itself refuses what does harm.
         stage_data: encoded data of an earlier stage, by its id.
         stage_model: model of an earlier stage, by its id.
     """
@@ -120,6 +121,7 @@ class StageInputs:
     progress: Progress = dataclasses.field(default_factory=Progress)
     dataset: Path | None = None
     shape: ModelShape | None = None
+    judged: bool = True
     stage_data: Callable[[str], Path] | None = None
     stage_model: Callable[[str], Path] | None = None
 
@@ -174,6 +176,15 @@ class Stage:
         tokenizer = self.tokenizer()
         data = self.encoded_heldout(build_conversation_dataset)
         return answer_bits_per_byte(model, tokenizer, data)
+
+    def harm(self, before: Path, after: Path) -> Mapping[str, tuple[Metric, Metric, float]]:
+        """What this kind of stage is apt to spoil unnoticed: by metric its value after and before, and the
+        loss that is allowed. A model that is shown to have lost more is refused whatever its target says.
+
+        Args:
+            before, after: directories of the models.
+        """
+        return {}
 
     def data_facts(self) -> dict[str, Any]:
         """Figures of the encoded data, for the report."""

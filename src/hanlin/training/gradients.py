@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from hanlin.common.devices import device_capabilities
 from hanlin.common.progress import Progress
 from hanlin.training.contract import Objective
 from hanlin.training.distributed.strategy import Strategy
@@ -29,7 +28,7 @@ from hanlin.training.memory import (
     remember_halvings,
 )
 from hanlin.training.optim.optimizers import Optimizers
-from hanlin.training.precision import GradientScaler
+from hanlin.training.precision import GradientScaler, train_autocast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +156,11 @@ class GradientAccumulator:
         parameters."""
         loss_sum = torch.zeros((), device=self.device)
         metrics: dict[str, float | torch.Tensor] = collections.defaultdict(float)
-        dtype = device_capabilities(self.device).train_dtype
         last = len(batches) + len(padding) - 1
         for index, micro_batch in enumerate([*batches, *padding]):
             batch = micro_batch.to(self.device)
             with self.strategy.gradient_sync(enabled=sync and index == last):
-                with torch.autocast(self.device.type, getattr(torch, dtype), enabled=dtype != "float32"):
+                with train_autocast(self.device):
                     loss, summed = self.strategy.loss(batch)
                 if index >= len(batches):
                     (loss * 0.0).backward()

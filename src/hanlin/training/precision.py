@@ -17,6 +17,12 @@ GROWTH_INTERVAL = 2000  # steps without an overflow after which the scale double
 _LARGEST = 2.0**40
 
 
+def train_autocast(device: torch.device) -> torch.autocast:
+    """The precision of every forward pass of training: matrix products in the device's `train_dtype`."""
+    dtype = device_capabilities(device).train_dtype
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
+
+
 class GradientScaler:
     """Dynamic loss scaling for float16 (Micikevicius et al. 2018, §3.2), with the numbers of
     `torch.amp.GradScaler`.

@@ -33,7 +33,7 @@ from hanlin.corpus.readers.files import (
 )
 from hanlin.corpus.readers.quarantine import Quarantine, Raw
 from hanlin.corpus.readers.records import PlainText, Sourced, records
-from hanlin.corpus.readers.schema_types import BadRecord, Conversation, Document, Preference
+from hanlin.corpus.readers.schema_types import BadRecord, Conversation, Document, Labelled, Preference
 from hanlin.corpus.readers.schemas import SCHEMAS, recognise_for, text_under
 
 Paths = str | Path | Sequence[str | Path]
@@ -153,9 +153,9 @@ def read_preferences(
     quarantine: Quarantine | None = None,
     limits: ReadLimits = DEFAULT_LIMITS,
     source: str = "record",
-) -> Iterator[Preference]:
-    """Stream `{"prompt", "chosen", "rejected", "source"}`, all as messages; arguments and errors as
-    `read_documents`."""
+) -> Iterator[Preference | Labelled]:
+    """Stream `{"prompt", "chosen", "rejected", "source"}`, all as messages, and of answers with a label
+    `{"prompt", "completion", "label", "source"}`; arguments and errors as `read_documents`."""
     return _read(paths, "preferences", quarantine, limits, source)
 
 

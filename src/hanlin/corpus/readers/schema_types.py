@@ -65,6 +65,18 @@ class Preference(_Pair, total=False):
     source: str
 
 
+class _Labelled(TypedDict):
+    prompt: list[dict[str, Any]]
+    completion: dict[str, Any]
+    label: bool
+
+
+class Labelled(_Labelled, total=False):
+    """`prompt` (messages), one assistant message, and whether it is good: a preference without a pair."""
+
+    source: str
+
+
 class BadRecord(ValueError):
     """A record of a known layout that cannot be used; the message says why."""
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from hanlin.corpus.readers.schema_types import (
     BadRecord,
     Conversation,
+    Labelled,
     Preference,
     answer,
     message,
@@ -365,6 +366,31 @@ def _zhihu_rlhf(record: Record) -> Preference:
     )
 
 
+def _labelled(prompt: list[dict[str, Any]], completion: Any, label: Any) -> Labelled:
+    """One answer, and whether it is good (KTO)."""
+    if not isinstance(label, bool):
+        raise BadRecord("label {label!r} is neither true nor false", label=label)
+    said = message(completion, 1) if isinstance(completion, (str, Mapping)) else _last(completion)
+    if not said["content"].strip():
+        raise BadRecord("an empty answer")
+    if not prompt or prompt[-1]["role"] not in ("user", "tool"):
+        raise BadRecord("the prompt does not end with the user")
+    return {"prompt": prompt, "completion": said, "label": label}
+
+
+def _labelled_turns(key: str, label: str) -> Callable[[Record], Labelled]:
+    """A conversation whose last message is judged."""
+
+    def convert(record: Record) -> Labelled:
+        turns = record[key]
+        if not isinstance(turns, list) or len(turns) < 2:
+            raise BadRecord("an empty conversation")
+        prompt = _prompt(turns[:-1], record.get("system"))
+        return _labelled(prompt, message(turns[-1], len(turns) - 1), record[label])
+
+    return convert
+
+
 PREFERENCES: tuple[Layout, ...] = (
     _layout(
         "prompt, chosen, rejected",
@@ -396,6 +422,19 @@ PREFERENCES: tuple[Layout, ...] = (
     ),
     _layout("minimind DPO (two conversations)", "chosen rejected", _two_lists),
     _layout("oaast (ranked outputs)", "instruction output", _ranked),
+    _layout(
+        "prompt, completion, label (KTO)",
+        "prompt completion label",
+        lambda r: _labelled(_prompt(r["prompt"], r.get("system")), r["completion"], r["label"]),
+    ),
+    _layout("messages, label (KTO)", "messages label", _labelled_turns("messages", "label")),
+    _layout("conversations, label (KTO)", "conversations label", _labelled_turns("conversations", "label")),
+    _layout("messages, kto_tag (LLaMA-Factory)", "messages kto_tag", _labelled_turns("messages", "kto_tag")),
+    _layout(
+        "conversations, kto_tag (LLaMA-Factory)",
+        "conversations kto_tag",
+        _labelled_turns("conversations", "kto_tag"),
+    ),
 )
 
 SCHEMAS: dict[str, tuple[Layout, ...]] = {
