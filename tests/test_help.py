@@ -63,6 +63,7 @@ PATHS = [
             "dataset tail",
             "data list",
             "data fetch",
+            "data sample",
             "export gguf",
             "export adapter",
             "inspect spike",

@@ -100,6 +100,7 @@ VERBS: dict[str, Text] = {
     "tokenizer compare": Text("Compare tokenizers on files"),
     "tokenizer advise": Text("Advise on a vocabulary size for a model of so many parameters"),
     "data list": Text("List public data sets: where they are, their fields and licences"),
+    "data sample": Text("Let a model write training data: right answers, pairs, pairs against itself"),
     "data fetch": Text("Download a public data set, checked and resumed; its licence is shown first"),
     "dataset build": Text("Encode a corpus directory, or files of any layout, into token shards"),
     "dataset tail": Text("Whether the end of each source is dirtier than the rest of it"),

@@ -237,6 +237,7 @@ _add_verbs(
 )
 _add_verbs(recipe_app, "hanlin.cli.recipe", upgrade="upgrade")
 _add_verbs(data_app, "hanlin.cli.data", list="list_sets", fetch="fetch_set")
+_add_verbs(data_app, "hanlin.cli.sample", sample="sample")
 _add_verbs(dataset_app, "hanlin.cli.dataset", build="build", tail="tail")
 _add_verbs(inspect_app, "hanlin.cli.inspect", spike="spike", model="model")
 _add_verbs(
