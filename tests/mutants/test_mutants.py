@@ -88,7 +88,7 @@ MUTANTS = {
         "stages/preference/objective.py",
         "reference = self.reference.log_probs(batch)",
         "reference = policy.detach()",
-        PREFERENCE,
+        STAGES,
     ),
     "the cache of another model": Mutant(
         "stages/preference/reference.py",

@@ -177,8 +177,11 @@ def test_a_second_start_reads_the_cache_unless_it_is_damaged_or_of_another_model
         folder / "base", data.path, config, Job(tmp_path / "c", tmp_path / "work", Progress(), seed=0)
     )
     assert len(computed) == 2
-    optimise_preferences(tmp_path / "a", data.path, config, job(tmp_path, "d"))
-    assert len(computed) == 3
+    with pytest.raises(HanlinError, match="model"):  # its checkpoints are of the other one as well
+        optimise_preferences(
+            tmp_path / "a", data.path, config, Job(tmp_path / "d", tmp_path / "work", Progress(), seed=0)
+        )
+    assert len(computed) == 3 and len(list((tmp_path / "work").glob("reference-*"))) == 2
 
 
 @pytest.mark.parametrize("kind", ["dpo", "kto"])
