@@ -101,7 +101,7 @@ def optimise_preferences(
     data.require_tokenizer(tokenizer)
     require_answers(data)
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
-    loss, objective = config.loss, None
+    loss = config.loss
     if isinstance(loss, LabelledLoss):
         source = LabelledSource(data, config, job.seed)
         source.reference = reference_of(model, source, config, job, parents)
@@ -134,6 +134,7 @@ def reference_of(
     choose_kernels(model, model.device, job.progress.warn, config.train.attention)
     weight, shard = config.loss.tail_weight, job.strategy.data_shard
     steps = min(config.train.steps, -(-source.count // config.pairs))
+    source.period = steps if steps * config.pairs < source.count else None
     precision = device_capabilities(model.device).train_dtype
 
     def batches(step: int) -> list[Batch]:
@@ -216,6 +217,11 @@ class PreferenceStage(PairStage):
         if not self.config.refuse_harm:
             return {}
         pairs = self.encoded_heldout(build_heldout_pairs)
-        models = (load_model(path) for path in (before, after))
-        falls = self.config.loss.lowers_chosen
-        return harm(*models, self.tokenizer(), pairs, range(0, len(pairs), 2), falls=falls)
+        return harm(
+            load_model(before),
+            load_model(after),
+            self.tokenizer(),
+            pairs,
+            range(0, len(pairs), 2),
+            falls=self.config.loss.lowers_chosen,
+        )
