@@ -195,6 +195,8 @@ class PreferenceStage(PairStage):
         data, loss = TokenDataset(self.data, verify=False), self.config.loss
         if isinstance(loss, PairLoss):
             say_equal_pairs(data, self.inputs.progress, anchored=loss.sft_weight > 0)
+        elif self.inputs.judged:  # labels may leave no pair to be judged by, which is better known now
+            self.encoded_heldout(build_heldout_pairs)
 
     def data_key(self, *more: Any) -> Any:
         """With the form that the loss reads."""
