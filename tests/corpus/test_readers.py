@@ -114,6 +114,31 @@ def test_public_layouts_are_recognised_by_exactly_one_schema(shared, name):
             list(READ[other](path))
 
 
+ASKED, SAID = {"role": "user", "content": "好吗？"}, {"role": "assistant", "content": "好。"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "好吗？", "completion": "好。", "label": False},
+        {"prompt": [ASKED], "completion": [SAID], "label": False},
+        {"messages": [ASKED, SAID], "label": False},
+        {
+            "conversations": [{"from": "human", "value": "好吗？"}, {"from": "gpt", "value": "好。"}],
+            "label": False,
+        },
+        {"messages": [ASKED, SAID], "kto_tag": False},
+        {"conversations": [ASKED, SAID], "kto_tag": False},
+    ],
+)
+def test_every_layout_of_answers_with_a_label_is_read_alike(tmp_path, record):
+    file = tmp_path / "labelled.jsonl"
+    lines = [record, {key: True if value is False else value for key, value in record.items()}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    read = [{key: item[key] for key in ("prompt", "completion", "label")} for item in read_preferences(file)]
+    assert read == [{"prompt": [ASKED], "completion": SAID, "label": label} for label in (False, True)]
+
+
 def test_the_fixture_table_is_complete(shared):
     assert {path.name for path in shared("fixtures").iterdir()} == set(FIXTURES)
 

@@ -35,6 +35,7 @@ STAGES, GATE, LOOP, STEP = (
     "tests/training/test_training.py",
     "tests/training/test_step.py",
 )
+PREFERENCE = "tests/stages/test_preference.py"
 PAIRED = "tests/evaluation/test_paired.py"
 DATA, ENGINE, TEXT, GGUF = (
     "tests/dataset/test_dataset.py",
@@ -84,7 +85,40 @@ MUTANTS = {
         STAGES,
     ),
     "the reference is the policy": Mutant(
-        "stages/preference/reference.py", "copy.deepcopy(model).requires_grad_(False)", "model", STAGES
+        "stages/preference/objective.py",
+        "reference = self.reference.log_probs(batch)",
+        "reference = policy.detach()",
+        STAGES,
+    ),
+    "the cache of another model": Mutant(
+        "stages/preference/reference.py",
+        'hash_json(key)\n    path = folder / f"reference-{digest[:10]}"',
+        'hash_json(None)\n    path = folder / f"reference-{digest[:10]}"',
+        PREFERENCE,
+    ),
+    "z of the micro-batch": Mutant(
+        "stages/preference/labelled.py",
+        "self.numbers(step)])",
+        "self.numbers(step)[:2]])",
+        PREFERENCE,
+    ),
+    "z from the answers themselves": Mutant(
+        "stages/preference/labelled.py",
+        "[2 * row + 1 for row in self.numbers(step)]",
+        "[2 * row for row in self.numbers(step)]",
+        PREFERENCE,
+    ),
+    "the tail weighted by the own length": Mutant(
+        "stages/preference/log_probs.py",
+        "torch.minimum(lengths, lengths[partner])",
+        "torch.minimum(lengths, lengths)",
+        PREFERENCE,
+    ),
+    "harm vetoes nothing": Mutant(
+        "pipeline/gate.py",
+        "if not verdict.accepted or not lost:",
+        "if True:",
+        GATE,
     ),
     "centring of the difference": Mutant(
         "stages/reward_model.py", "(chosen + rejected).square()", "(chosen - rejected).square()", STAGES

@@ -30,7 +30,12 @@ from hanlin.stages.preference.loss import LOSSES, PairLoss
 from hanlin.stages.preference.losses import DPO, LengthDesensitizedDPO
 from hanlin.stages.preference.objective import PairObjective
 from hanlin.stages.preference.reference import CachedReference
-from hanlin.stages.preference.stage import PreferenceConfig, optimise_preferences, require_answers
+from hanlin.stages.preference.stage import (
+    PreferenceConfig,
+    optimise_preferences,
+    reference_of,
+    require_answers,
+)
 from hanlin.training import Interrupted, TrainConfig
 from hanlin.training.distributed.shard import DataShard
 from hanlin.training.trainer import Trainer
@@ -152,6 +157,20 @@ def test_the_cache_is_what_a_second_model_would_say_in_every_epoch(world, tmp_pa
         assert torch.allclose(cached.log_probs(batch), asked.log_probs(batch), rtol=1e-6)
 
 
+def test_a_run_that_was_rolled_back_reads_nothing_that_the_reference_does_not_know(world, tmp_path):
+    """Beyond its last step it begins again, while not all pairs have been read."""
+    folder, _, model, data, _ = world
+    for steps, period in ((2, 2), (3, None)):
+        config = PreferenceConfig(seq_len=64, pairs=4, train=TrainConfig(steps=steps, muon=False))
+        source = PairSource(data, config, 0)
+        surroundings = job(tmp_path, f"steps-{steps}")
+        reference = reference_of(model, source, config, surroundings, {})
+        assert source.period == period
+        for step in range(7):
+            assert torch.isfinite(reference.log_probs(source.micro_batches(step, model)[0])).all()
+        assert (source.numbers(steps) == source.numbers(0)) == (period is not None)
+
+
 def test_a_second_start_reads_the_cache_unless_it_is_damaged_or_of_another_model(
     world, tmp_path, monkeypatch
 ):
@@ -177,8 +196,11 @@ def test_a_second_start_reads_the_cache_unless_it_is_damaged_or_of_another_model
         folder / "base", data.path, config, Job(tmp_path / "c", tmp_path / "work", Progress(), seed=0)
     )
     assert len(computed) == 2
-    optimise_preferences(tmp_path / "a", data.path, config, job(tmp_path, "d"))
-    assert len(computed) == 3
+    with pytest.raises(HanlinError, match="model"):  # its checkpoints are of the other one as well
+        optimise_preferences(
+            tmp_path / "a", data.path, config, Job(tmp_path / "d", tmp_path / "work", Progress(), seed=0)
+        )
+    assert len(computed) == 3 and len(list((tmp_path / "work").glob("reference-*"))) == 2
 
 
 @pytest.mark.parametrize("kind", ["dpo", "kto"])

@@ -40,7 +40,7 @@ def alone(start, tmp_path_factory):
     return reference
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "reward", "grpo"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "kto", "reward", "grpo"])
 def test_two_processes_train_every_stage_as_one_does(start, alone, tmp_path, stage):
     """Losses within 1e-6, and the same weights on both ranks to the last bit."""
     code, answers = start(tmp_path, 2, stage)
@@ -49,7 +49,7 @@ def test_two_processes_train_every_stage_as_one_does(start, alone, tmp_path, sta
     same_training(alone(stage), tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "reward", "grpo"])
+@pytest.mark.parametrize("stage", ["pretrain", "kto", "reward", "grpo"])
 def test_three_sharded_processes_train_as_one_does(start, alone, tmp_path, stage):
     code, answers = start(tmp_path, 3, stage, parallel="fsdp")
     assert code == 0 and len({answer["digest"] for answer in answers}) == 1

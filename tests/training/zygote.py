@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("pretrain", "sft", "dpo", "reward", "grpo")
+STAGES = ("pretrain", "sft", "dpo", "kto", "reward", "grpo")
 TEXTS = [
     f"小明在{place}看见了{n}只小鸟，小红把书给了他。" for place in ("学校", "公园", "家里") for n in range(40)
 ]
@@ -54,6 +54,7 @@ def build_world(folder: Path) -> None:
     from hanlin.dataset import build_conversation_dataset, build_text_dataset
     from hanlin.stages.base import write_model
     from hanlin.stages.pairs import build_pair_dataset
+    from hanlin.stages.preference.labelled import build_labelled_dataset
     from tests.support import tiny_model, tiny_tokenizer
 
     tokenizer = tiny_tokenizer(folder / "tokenizer")
@@ -62,6 +63,7 @@ def build_world(folder: Path) -> None:
     build_text_dataset([{"text": text} for text in TEXTS], tokenizer, folder / "text")
     build_conversation_dataset(TALKS, tokenizer, folder / "talks", max_length=128)
     build_pair_dataset(PAIRS, tokenizer, folder / "pairs", max_length=128)
+    build_labelled_dataset(PAIRS, tokenizer, folder / "labelled", max_length=128)
 
 
 def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -> str:
@@ -71,6 +73,7 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
     from hanlin.common.progress import Progress
     from hanlin.model import ModelConfig
     from hanlin.stages.grpo import GRPOConfig, grpo
+    from hanlin.stages.preference.kto import KTO
     from hanlin.stages.preference.stage import PreferenceConfig, optimise_preferences
     from hanlin.stages.pretrain import pretrain
     from hanlin.stages.reward_model import RewardConfig, reward
@@ -120,6 +123,9 @@ def train_stage(stage: str, world: Path, work: Path, async_save: bool = False) -
             optimise_preferences(
                 model, world / "pairs", PreferenceConfig(seq_len=128, pairs=4, train=adam), job
             )
+        elif stage == "kto":
+            config = PreferenceConfig(seq_len=128, pairs=6, loss=KTO(), train=adam)
+            optimise_preferences(model, world / "labelled", config, job)
         elif stage == "reward":
             reward(model, world / "pairs", RewardConfig(seq_len=128, pairs=4, train=adam), job)
         else:

@@ -104,7 +104,9 @@ def examples(recipe: Recipe, out: Path, problems: Mapping[str, Any]) -> dict[str
         elif (folder / MANIFEST).is_file():
             data = TokenDataset(folder, verify=False)
             if stage.stage.schema == "preferences":
-                labels = (Text("the better one"), Text("the worse one"))
+                labels = [Text("the better one"), Text("the worse one")]
+                if data.manifest.config.get("labelled"):
+                    labels = [Text("an answer that has a label")]
                 found[stage.id] = [
                     {"label": {"zh": label.zh, "en": label.en}, "parts": _parts(data, tokenizer, side)}
                     for side, label in enumerate(labels)

@@ -205,7 +205,14 @@ class PairBatch(Batch):
 
 
 class PairSource(BatchSource):
-    """Pairs in a seeded order, both sides of a pair always in the same micro-batch."""
+    """Pairs in a seeded order, both sides of a pair always in the same micro-batch.
+
+    Attributes:
+        period: steps after which the order begins again; None, once all pairs were read, in another order. A
+            run that was rolled back reads on beyond its last step, where a cache may know nothing.
+    """
+
+    period: int | None = None
 
     def __init__(self, dataset: TokenDataset, config: PairConfig, seed: int):
         self.dataset, self.config, self.seed = dataset, config, seed
@@ -222,6 +229,7 @@ class PairSource(BatchSource):
 
     def numbers(self, step: int, shard: DataShard = FULL) -> list[int]:
         """The shard's pairs of a step."""
+        step = step % self.period if self.period else step
         positions = [step * self.config.pairs + place for place in shard.slice(self.config.pairs)]
         return [
             int(permutation(self.count, self.seed, at // self.count)[at % self.count]) for at in positions

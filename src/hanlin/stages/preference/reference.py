@@ -69,6 +69,7 @@ def cached_reference(
     digest = hash_json(key)
     path = folder / f"reference-{digest[:10]}"
     if not group.run_on_rank0(lambda: is_artifact(path, digest, progress)):
+        progress.note("computing the log-probabilities of the reference, once for all epochs")
         parts = group.all_gather_object(_compute(model, batches, documents, log_probs))
         values = parts[0]
         for part in parts[1:]:

@@ -101,7 +101,7 @@ def optimise_preferences(
     data.require_tokenizer(tokenizer)
     require_answers(data)
     parents = {"model": content_hash(parent), "dataset": data.manifest.content_hash}
-    loss, objective = config.loss, None
+    loss = config.loss
     if isinstance(loss, LabelledLoss):
         source = LabelledSource(data, config, job.seed)
         source.reference = reference_of(model, source, config, job, parents)
@@ -134,6 +134,7 @@ def reference_of(
     choose_kernels(model, model.device, job.progress.warn, config.train.attention)
     weight, shard = config.loss.tail_weight, job.strategy.data_shard
     steps = min(config.train.steps, -(-source.count // config.pairs))
+    source.period = steps if steps * config.pairs < source.count else None
     precision = device_capabilities(model.device).train_dtype
 
     def batches(step: int) -> list[Batch]:
@@ -194,6 +195,8 @@ class PreferenceStage(PairStage):
         data, loss = TokenDataset(self.data, verify=False), self.config.loss
         if isinstance(loss, PairLoss):
             say_equal_pairs(data, self.inputs.progress, anchored=loss.sft_weight > 0)
+        elif self.inputs.judged:  # labels may leave no pair to be judged by, which is better known now
+            self.encoded_heldout(build_heldout_pairs)
 
     def data_key(self, *more: Any) -> Any:
         """With the form that the loss reads."""
