@@ -80,6 +80,7 @@ FOR_PROGRAMMERS = (
     "dataset/packing.py",
     "evaluation/intervals.py",
     "evaluation/item_scores.py",
+    "evaluation/pass_at_k.py",
     "evaluation/ngram.py",
     "evaluation/paired.py",
     "evaluation/statistics.py",
