@@ -89,7 +89,7 @@ def test_the_loss_is_its_formula(made, kind, alpha):
         }[kind]()
         entropy = torch.nn.functional.cross_entropy(logits, ids[0, 1:][learnt], reduction="sum")
         expected += (1 - alpha) * 1.7**2 * apart + alpha * float(entropy)
-    assert float(found) == pytest.approx(expected, rel=1e-4)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
     assert loss.num_items(batch) == figures["divergence_count"] == batch.num_loss_tokens
 
 
