@@ -17,6 +17,7 @@ from hanlin.rl.rewards.base import Sample
 from hanlin.rl.rewards.reward_model import CALIBRATION, Calibration, ModelReward, score_answers
 from hanlin.stages.pairs import PairSource, build_pair_dataset, pair_prompts, pairs_by_source
 from hanlin.stages.reward_model import PairwiseRewardLoss, RewardConfig
+from hanlin.tokenizer import load_tokenizer
 from tests.adapters.bench import make_base, write_stage
 from tests.support import tiny_tokenizer
 
@@ -55,8 +56,6 @@ def test_the_margin_moves_the_difference_that_is_asked_for(made, margin):
 
 def test_the_unit_is_that_of_the_answers_of_the_pairs(made):
     """Against a loop over the pairs themselves, and a least-squares line by numpy."""
-    from hanlin.tokenizer import load_tokenizer
-
     tokenizer, model = load_tokenizer(made / "rm"), load_reward_model(made / "rm")
     values, tokens = [], []
     for line in (made / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
@@ -144,3 +143,19 @@ def test_pairs_know_their_sources_and_their_prompts(tmp_path):
     assert first == second != third
     alone = build_pair_dataset(pairs[:2], tokenizer, tmp_path / "alone", max_length=64)
     assert list(pairs_by_source(alone)) == ["pair_accuracy"]
+
+
+def test_the_reward_of_an_answer_is_the_score_that_its_conversation_is_trained_with(made):
+    tokenizer, model = load_tokenizer(made / "rm"), load_reward_model(made / "rm")
+    talk = [{"role": "user", "content": "小明在吗？"}, {"role": "assistant", "content": "在学校。"}]
+    whole = tokenizer.encode_conversation(talk)[0]
+    prompt = tokenizer.encode_conversation(talk[:1], add_generation_prompt=True)[0]
+    written = [*tokenizer.encode("在学校。"), tokenizer.im_end_id]
+    assert whole[: len(prompt) + len(written)] == [*prompt, *written] and len(whole) > len(prompt) + len(
+        written
+    )
+    reward = ModelReward(source="rm", calibrated=False)
+    reward.load(lambda name: made / name, "cpu")
+    with torch.no_grad():
+        trained = float(model(torch.tensor([whole]))[0, -1])
+    assert reward.score([Sample({}, prompt, written, "", False)]) == pytest.approx([trained], abs=1e-4)

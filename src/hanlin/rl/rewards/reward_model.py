@@ -22,6 +22,8 @@ from hanlin.common.errors import HanlinError
 from hanlin.dataset import Batch, pack_sequences
 from hanlin.model import ForwardContext, RewardModel, load_reward_model
 from hanlin.rl.rewards.base import Reward, Sample, register_reward
+from hanlin.tokenizer import Tokenizer
+from hanlin.tokenizer.foreign import open_any
 
 CALIBRATION = "calibration.json"
 
@@ -149,12 +151,17 @@ class ModelReward(Reward):
                 file=CALIBRATION,
             )
         object.__setattr__(self, "_model", model.to(resolve_device(device)).eval())
+        object.__setattr__(self, "_closing", closing(open_any(folder)))
         object.__setattr__(self, "_calibration", calibration)
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Score of each answer, read at its last token, as the model was trained; ids go in as they were
-        written."""
-        pairs = [(sample.prompt, sample.ids) for sample in samples]
+        """Score of each answer, read where the model was trained to be read: behind what the template puts
+        after an answer that ended. Ids go in as they were written."""
+        end, behind = self._closing  # type: ignore[attr-defined]
+        pairs = [
+            (sample.prompt, [*sample.ids, *behind] if list(sample.ids[-1:]) == [end] else sample.ids)
+            for sample in samples
+        ]
         values = score_answers(self._model, pairs, self.rows)  # type: ignore[attr-defined]
         calibration: Calibration | None = self._calibration  # type: ignore[attr-defined]
         if calibration is not None:
@@ -163,6 +170,15 @@ class ModelReward(Reward):
                 values = values - calibration.per_token * (tokens - calibration.mean_tokens)
             values = np.clip((values - calibration.mean) / calibration.sd, -self.clip, self.clip)
         return (values / self.scale).tolist()
+
+
+def closing(tokenizer: Tokenizer) -> tuple[int, list[int]]:
+    """The token that ends an answer, and those that the template puts behind it: with them a conversation
+    ends as it does in training."""
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+    ids = list(tokenizer.encode_conversation(talk)[0])
+    end = tokenizer.im_end_id
+    return end, ids[len(ids) - ids[::-1].index(end) :] if end in ids else []
 
 
 @torch.no_grad()
